@@ -1,0 +1,46 @@
+"""Kandinsky: one library, command line and server for the whole Kandinsky video family.
+
+Importing this module loads nothing heavy and changes nothing; names are resolved on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load": "kandinsky.pipelines.loading",
+    "plan": "kandinsky.runtime.plan",
+    "Request": "kandinsky.types",
+    "TextStates": "kandinsky.types",
+    "Video": "kandinsky.types",
+    "VideoShape": "kandinsky.types",
+    "LatentShape": "kandinsky.types",
+    "KandinskyError": "kandinsky.errors",
+    "RequestError": "kandinsky.errors",
+    "WeightsError": "kandinsky.errors",
+    "BackendError": "kandinsky.errors",
+    "OutOfMemory": "kandinsky.errors",
+    "Cancelled": "kandinsky.errors",
+    "get_T2V_pipeline": "kandinsky.compat.kandinsky5",
+}
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from kandinsky.compat.kandinsky5 import get_T2V_pipeline
+    from kandinsky.errors import BackendError, Cancelled, KandinskyError, OutOfMemory, RequestError, WeightsError
+    from kandinsky.pipelines.loading import load
+    from kandinsky.runtime.plan import plan
+    from kandinsky.types import LatentShape, Request, TextStates, Video, VideoShape
+
+
+def __getattr__(name: str) -> Any:
+    if home := _HOMES.get(name):
+        return getattr(import_module(home), name)
+    raise AttributeError(f"module 'kandinsky' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

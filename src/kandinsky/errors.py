@@ -1,0 +1,52 @@
+"""The one tree of errors this library raises on purpose.
+
+KandinskyError
+├── RequestError     what was asked cannot be done (also a ValueError; CLI exit 2, HTTP 422)
+├── WeightsError     a weight file is absent, truncated, or names or shapes do not fit; names the tensor
+├── BackendError     a device, kernel or optional package is not there
+├── OutOfMemory      memory ran out; names the placement to try
+└── Cancelled        a progress callback asked to stop
+
+A message says what was given, what is allowed and what to do; values stand in backticks; one line, no period.
+``hint`` is a second line, shown by the command line below the message.
+"""
+
+from __future__ import annotations
+
+
+class KandinskyError(Exception):
+    """Root of every deliberate error; ``exit_code`` is what the command line returns for it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class RequestError(KandinskyError, ValueError):
+    """The request itself is wrong; nothing heavy has been loaded."""
+
+    exit_code = 2
+
+
+class WeightsError(KandinskyError):
+    """A weight file is missing, broken, or does not fit the network."""
+
+    exit_code = 2
+
+
+class BackendError(KandinskyError):
+    """A device, kernel or optional package that was asked for is not available."""
+
+    exit_code = 2
+
+
+class OutOfMemory(KandinskyError):  # noqa: N818 - the design fixes this name
+    """Memory ran out; the message names the placement to try next."""
+
+
+class Cancelled(KandinskyError):  # noqa: N818 - not a failure
+    """A progress callback returned False."""
+
+    exit_code = 130

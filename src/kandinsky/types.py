@@ -1,0 +1,139 @@
+"""The frozen values that travel from prompt to file.
+
+Legend: B batch, T frames, H W rows and columns, C channels, L text tokens.
+``width, height`` is the order people see; tensors are always H before W.
+Nothing here imports torch at run time, so that the command line can start fast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kandinsky.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class VideoShape:
+    """Size of a clip in pixels. ``frames`` counts pixel frames (1 = a still image)."""
+
+    frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class LatentShape:
+    """Size of a clip's latent, channels last: (T, H, W, C)."""
+
+    frames: int
+    height: int
+    width: int
+    channels: int
+
+    @classmethod
+    def from_video(cls, video: VideoShape, *, temporal: int, spatial: int, channels: int) -> LatentShape:
+        """Latent of a causal autoencoder: the first frame stands alone, then ``temporal`` frames share one.
+
+        Raises: RequestError where the clip does not fall on the autoencoder's grid.
+        """
+        if (video.frames - 1) % temporal or video.height % spatial or video.width % spatial:
+            raise RequestError(
+                f"a clip of {video.frames} frames of {video.width}x{video.height} is off the autoencoder's grid: "
+                f"frames must be 1 + a multiple of {temporal}, width and height multiples of {spatial}"
+            )
+        return cls((video.frames - 1) // temporal + 1, video.height // spatial, video.width // spatial, channels)
+
+    def as_tuple(self) -> tuple[int, int, int, int]:
+        return (self.frames, self.height, self.width, self.channels)
+
+
+@dataclass(frozen=True, slots=True)
+class TextStates:
+    """What a denoiser gets to know of the prompts.
+
+    tokens_BLC: one state a token. pooled_BC: one state a prompt.
+    mask_BL:    True where a token counts; None when every token does.
+    """
+
+    tokens_BLC: torch.Tensor
+    pooled_BC: torch.Tensor
+    mask_BL: torch.Tensor | None = None
+
+    def to(self, *args: Any, **kwargs: Any) -> TextStates:
+        """Move or cast both state tensors as ``Tensor.to`` does; the mask only follows the device."""
+        tokens = self.tokens_BLC.to(*args, **kwargs)
+        mask = None if self.mask_BL is None else self.mask_BL.to(tokens.device)
+        return TextStates(tokens, self.pooled_BC.to(*args, **kwargs), mask)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything that decides a result. ``None`` means: the card's default."""
+
+    model: str
+    prompt: str
+    negative_prompt: str | None = None
+    seconds: float | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    shift: float | None = None
+    seed: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Request:
+        """Inverse of ``to_dict``. Raises: RequestError on a key that is not a field."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise RequestError(f"unknown request field `{unknown[0]}`: use one of {', '.join(sorted(known))}")
+        return cls(**values)
+
+    def with_values(self, **changes: Any) -> Request:
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A finished result: frames and the recipe that makes them again.
+
+    frames_THWC: uint8 RGB, T ≥ 1.   fps: frames a second.   seed: the seed that was used, given or drawn.
+    recipe:      model, revision, prompt, settings and versions, as stored in the file (see media/recipe.py).
+    audio:       not made by any model yet; reserved by the design.
+    """
+
+    frames_THWC: np.ndarray
+    fps: float
+    seed: int
+    recipe: dict[str, Any] = field(default_factory=dict)
+    audio: Any | None = None
+
+    @property
+    def frames(self) -> np.ndarray:
+        return self.frames_THWC
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return self.recipe
+
+    @property
+    def seconds(self) -> float:
+        return len(self.frames_THWC) / self.fps
+
+    def save(self, target: str | Path) -> Path:
+        """Write the clip in the format the file ending names; returns the path written.
+
+        Raises: RequestError for an unknown ending or a target that cannot be written.
+        """
+        from kandinsky.media.video import write_video
+
+        return write_video(self, Path(target))
