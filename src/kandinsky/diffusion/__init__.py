@@ -1,0 +1,1 @@
+"""Sampling mathematics: schedule, noise, step, guidance, one loop. No networks and no files."""

@@ -1,0 +1,1 @@
+"""Numerical building blocks without weights: attention, rotary positions, precision islands."""

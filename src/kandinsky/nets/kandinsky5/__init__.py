@@ -1,0 +1,1 @@
+"""The Kandinsky 5 diffusion transformer and its denoiser."""

@@ -1,0 +1,49 @@
+"""Classifier-free guidance: two denoisers become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kandinsky.errors import RequestError
+
+# (x_BTHWC, t: float32 scalar in [0, 1]) -> velocity_BTHWC
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """Weight of the prompt against the negative prompt; 1.0 is off, then no second pass runs.
+
+    Source: kandinskylab/kandinsky-5, kandinsky/generation_utils.py, get_velocity.
+    """
+
+    weight: float = 1.0
+
+    @property
+    def is_on(self) -> bool:
+        return abs(self.weight - 1.0) > 1e-6
+
+    def combine(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
+        """v_u + w·(v_c − v_u), in this order of operations."""
+        return unconditional + self.weight * (conditional - unconditional)
+
+    def guide(self, conditional: Denoiser, unconditional: Denoiser | None = None) -> Denoiser:
+        """The guided denoiser: the conditional one alone when guidance is off.
+
+        Raises: RequestError where guidance is on and there is no unconditional denoiser.
+        """
+        if not self.is_on:
+            return conditional
+        if unconditional is None:
+            raise RequestError(f"guidance `{self.weight}` needs states of the negative prompt: give them, or use 1.0")
+        other = unconditional
+
+        def guided(x_BTHWC: Tensor, t: Tensor) -> Tensor:
+            # float32 before the difference: at weight 5 rounding errors would be five times as large
+            v_c = conditional(x_BTHWC, t).to(x_BTHWC.dtype)
+            return self.combine(v_c, other(x_BTHWC, t).to(x_BTHWC.dtype))
+
+        return guided

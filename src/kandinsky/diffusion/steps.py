@@ -1,0 +1,27 @@
+"""One step of a sampler: from the state at t to the state at the next time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Step(Protocol):
+    """x at ``t``, the velocity there, and the two times → x at ``t_next``."""
+
+    def step(self, x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Euler:
+    """x + (t_next − t)·v, first order."""
+
+    def step(self, x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        return x + (t_next - t) * velocity
+
+
+def clean_estimate(x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
+    """What the network believes the clean latent to be: x = (1 − t)·clean + t·noise and v = noise − clean."""
+    return x - t * velocity

@@ -1,0 +1,76 @@
+"""The transformer as a denoiser: what the sampling loop calls, for generation and conformance alike.
+
+Legend: B batch; T H W C latent frames, rows, columns, channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kandinsky.errors import RequestError
+from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.ops.attention import AttentionSpec
+from kandinsky.types import TextStates
+
+
+def join_condition(x_BTHWC: Tensor, params: DiTParams, condition_BTHWC: Tensor | None = None) -> Tensor:
+    """Put the condition channels behind the latent.
+
+    Args:    condition_BTHWC: ``in_visual_dim`` condition channels and a mask; None = nothing given, zeros.
+    Returns: [B, T, H, W, params.input_channels]. A network without condition channels gets x as it is.
+    Raises:  RequestError for a condition the network has no channels for, or of another shape.
+    """
+    if not params.has_condition_channels:
+        if condition_BTHWC is not None:
+            raise RequestError("this model has no condition channels: it cannot take an image")
+        return x_BTHWC
+    shape = (*x_BTHWC.shape[:-1], params.in_visual_dim + 1)
+    if condition_BTHWC is None:
+        condition_BTHWC = x_BTHWC.new_zeros(shape)
+    elif condition_BTHWC.shape != shape:
+        raise RequestError(f"condition channels have shape {tuple(condition_BTHWC.shape)}, the latent needs {shape}")
+    return torch.cat((x_BTHWC, condition_BTHWC.to(x_BTHWC)), dim=-1)
+
+
+class VelocityDenoiser:
+    """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> velocity_BTHWC``.
+
+    Args: text: states of B prompts, or of one prompt for any B.   rope_scale, attention: as in the network.
+          condition_BTHWC: condition channels, see ``join_condition``.
+    """
+
+    def __init__(
+        self,
+        dit: DiffusionTransformer3D,
+        text: TextStates,
+        *,
+        rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        attention: AttentionSpec | None = None,
+        condition_BTHWC: Tensor | None = None,
+    ) -> None:
+        self.dit = dit
+        self.text = text
+        self.rope_scale = rope_scale
+        self.attention = attention
+        self.condition_BTHWC = condition_BTHWC
+
+    def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
+        """Velocity at time t in [0, 1]. Quirk: t·1000 is formed in float32; its last bit shows in the result."""
+        B = x_BTHWC.shape[0]
+        return self.dit(
+            join_condition(x_BTHWC, self.dit.params, self.condition_BTHWC),
+            (t.float() * 1000.0).to(x_BTHWC.device).expand(B),
+            _expand(self.text, B),
+            rope_scale=self.rope_scale,
+            attention=self.attention,
+        )
+
+
+def _expand(text: TextStates, batch: int) -> TextStates:
+    if text.tokens_BLC.shape[0] == batch:
+        return text
+    if text.tokens_BLC.shape[0] != 1:
+        raise RequestError(f"{text.tokens_BLC.shape[0]} prompts do not fit a batch of {batch}")
+    mask = None if text.mask_BL is None else text.mask_BL.expand(batch, -1)
+    return TextStates(text.tokens_BLC.expand(batch, -1, -1), text.pooled_BC.expand(batch, -1), mask)

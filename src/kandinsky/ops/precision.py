@@ -1,0 +1,28 @@
+"""Where the mathematics stays in float32 whatever the compute type is.
+
+The official GPU run computes in bfloat16 under autocast, but keeps a few steps in float32: the time embedding, every
+modulation, normalisation, rotation and gated residual sum. Those are the *islands*. A network here has one compute
+type, the type of its weights; the helpers below do an island's work in float32 and leave the rounding to the caller.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def island(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which autocast does not touch float32 arithmetic on the device of ``x``."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """``layer(x)`` in float32, even where its weights are stored in a smaller type. Call inside ``island``."""
+    bias = None if layer.bias is None else layer.bias.float()
+    return F.linear(x.float(), layer.weight.float(), bias)

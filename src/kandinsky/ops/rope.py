@@ -1,0 +1,59 @@
+"""Rotary positions: angles once a forward pass, then pairs of channels are turned by them.
+
+Legend: S tokens, N heads, K head width. Channel pairs are adjacent: (2i, 2i+1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def frequencies(count: int, device: torch.device, max_period: float = 10000.0) -> Tensor:
+    """Falling frequencies exp(-ln(max_period)·j/count), j = 0 … count-1, float32.
+
+    Source: kandinskylab/kandinsky-5, kandinsky/models/utils.py, get_freqs.
+    Quirk:  float32 from the first operation on; a sinusoid of t·1000 shows the last bit.
+    """
+    j = torch.arange(count, dtype=torch.float32, device=device)
+    return torch.exp(-math.log(max_period) * j / count)
+
+
+def axis_angles(positions: Tensor, width: int, scale: float = 1.0) -> Tensor:
+    """Angles of one axis, [len(positions), width / 2] float32; the angles are divided by ``scale``, not the positions."""
+    angles = torch.outer(positions.float(), frequencies(width // 2, positions.device))
+    return angles if scale == 1.0 else angles / scale
+
+
+def grid_angles(positions: Sequence[Tensor], widths: Sequence[int], scales: Sequence[float]) -> Tensor:
+    """Angles of a row-major grid: per token the axes' angles side by side.
+
+    Args:    positions: one vector an axis (t, h, w).  widths: channels given to each axis, even.
+             scales: divisor of each axis' angles.
+    Returns: [prod(len(p) for p in positions), sum(widths) / 2] float32.
+    Source:  kandinskylab/kandinsky-5, kandinsky/models/nn.py, RoPE3D.
+    """
+    shape = tuple(len(p) for p in positions)
+    parts = []
+    for axis, (p, width, scale) in enumerate(zip(positions, widths, scales, strict=True)):
+        view = [1] * len(shape) + [width // 2]
+        view[axis] = shape[axis]
+        parts.append(axis_angles(p, width, scale).view(view).expand(*shape, width // 2))
+    return torch.cat(parts, dim=-1).flatten(0, -2)
+
+
+class Rotation:
+    """Cosine and sine of a token sequence, shared by all layers and heads of one forward pass."""
+
+    def __init__(self, angles_SK: Tensor) -> None:
+        # [S, 1, K/2]: broadcasts over batch and heads
+        self.cos = angles_SK.cos().unsqueeze(-2)
+        self.sin = angles_SK.sin().unsqueeze(-2)
+
+    def __call__(self, x_BSNK: Tensor) -> Tensor:
+        """Turn adjacent channel pairs: (a, b) → (a·cos − b·sin, a·sin + b·cos). float32 in, float32 out."""
+        a, b = x_BSNK.unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.stack((a * self.cos - b * self.sin, a * self.sin + b * self.cos), dim=-1).flatten(-2)
