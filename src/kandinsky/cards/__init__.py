@@ -22,24 +22,41 @@ DEFAULT_MODEL = "nano-t2v"
 
 
 @dataclass(frozen=True, slots=True)
-class Component:
-    """Where one part of a model comes from.
+class Part:
+    """Files that come from one place.
 
-    kind:  which class builds it (`kandinsky5.dit`, `qwen-clip`, `hunyuan`, `nano.vae`, `nano.text`, …).
-    repo:  Hugging Face repository, or `package` for weights shipped inside this package.
+    repo:  Hugging Face repository, or `package` for weights shipped inside this package (`kandinsky/assets/`).
     files: paths inside the repository; a path ending in `/` means the whole folder.
-    local: where the same files lie in an official `weights/` folder (see the official YAML files).
+    name:  tells the parts of one component apart (`qwen`, `clip`); may be empty where there is one part.
+    local: where the same files lie in an official `weights/` folder: a file, or a folder when it ends in `/`.
     bytes: size to fetch, for `kandinsky plan`.
+    gated: the hub wants a token and an accepted licence first.
     """
 
-    kind: str
     repo: str
     files: tuple[str, ...]
+    name: str = ""
     revision: str = "main"
     local: str = ""
     bytes: int = 0
     gated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One network of a model: the class that builds it, its hyper-parameters, and the files it is read from.
+
+    kind: which class builds it (`kandinsky5.dit`, `qwen-clip`, `hunyuan`, `nano.vae`, `nano.text`, …).
+    """
+
+    kind: str
+    parts: tuple[Part, ...]
     params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all parts together."""
+        return sum(part.bytes for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +176,8 @@ def _build(cls: type, values: Any, where: str) -> Any:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             raise RequestError(
-                f"{where}: unknown key `{key}` in {cls.__name__.lower()}" + (f", did you mean `{near[0]}`" if near else "")
+                f"{where}: unknown key `{key}` in {cls.__name__.lower()}"
+                + (f", did you mean `{near[0]}`" if near else "")
             )
     for name, f in known.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
