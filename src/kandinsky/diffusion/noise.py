@@ -19,15 +19,15 @@ def draw(
     dtype: str = "float32",
     *,
     batch: int = 1,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
 ) -> Tensor:
     """Standard normal noise for a batch of clips.
 
     Args:    seed: one seed for each sample, or one number: then sample i has seed + i.
              dtype: type it is drawn in, "bfloat16" (official, latest) or "float32", the card's ``sampling.noise``.
              batch: samples; ignored when a sequence of seeds is given.
-             device: of the generator; "cpu" gives the same noise on every machine.
-    Returns: [B, T, H, W, C] float32 on ``device``; the sampler's state stays float32 whatever it was drawn in.
+             device: of the generator; None = the processor, which gives the same noise on every machine.
+    Returns: [B, T, H, W, C] float32 on that device; the sampler's state stays float32 whatever it was drawn in.
     Raises:  RequestError for another dtype or a batch below 1.
     Source:  kandinskylab/kandinsky-5, kandinsky/generation_utils.py: one draw of [T, H, W, C] from a fresh generator.
     """
@@ -36,9 +36,10 @@ def draw(
     seeds = [seed + i for i in range(batch)] if isinstance(seed, int) else list(seed)
     if not seeds:
         raise RequestError("a batch needs at least one sample")
-    return torch.stack([_draw_one(shape, s, DTYPES[dtype], torch.device(device)) for s in seeds])
+    return torch.stack([_draw_one(shape, s, DTYPES[dtype], device) for s in seeds])
 
 
-def _draw_one(shape: LatentShape, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    generator = torch.Generator(device=device).manual_seed(seed)
-    return torch.randn(shape.as_tuple(), generator=generator, device=device, dtype=dtype).float()
+def _draw_one(shape: LatentShape, seed: int, dtype: torch.dtype, device: str | torch.device | None) -> Tensor:
+    generator = torch.Generator() if device is None else torch.Generator(device)
+    generator.manual_seed(seed)
+    return torch.randn(shape.as_tuple(), generator=generator, device=generator.device, dtype=dtype).float()

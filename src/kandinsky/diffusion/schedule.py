@@ -23,7 +23,10 @@ def flow_times(steps: int, shift: float) -> Tensor:
 
 
 def shift_times(t: Tensor, shift: float) -> Tensor:
-    """Spend more steps near noise: shift·t / (1 + (shift − 1)·t). Keeps both ends. Raises: RequestError if shift ≤ 0."""
+    """Spend more steps near noise: shift·t / (1 + (shift − 1)·t). Keeps both ends.
+
+    Raises: RequestError if shift ≤ 0.
+    """
     if not shift > 0:
         raise RequestError(f"shift `{shift}` is not allowed: use a number above 0; 1 changes nothing")
     return shift * t / (1 + (shift - 1) * t)

@@ -23,7 +23,7 @@ def frequencies(count: int, device: torch.device, max_period: float = 10000.0) -
 
 
 def axis_angles(positions: Tensor, width: int, scale: float = 1.0) -> Tensor:
-    """Angles of one axis, [len(positions), width / 2] float32; the angles are divided by ``scale``, not the positions."""
+    """Angles of one axis, [len(positions), width / 2] float32; ``scale`` divides angles, not positions."""
     angles = torch.outer(positions.float(), frequencies(width // 2, positions.device))
     return angles if scale == 1.0 else angles / scale
 

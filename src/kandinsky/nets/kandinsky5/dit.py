@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.ops.attention import AttentionSpec, attention
