@@ -25,7 +25,8 @@ DEFAULT_MODEL = "nano-t2v"
 class Part:
     """Files that come from one place.
 
-    repo:  Hugging Face repository, or `package` for weights shipped inside this package (`kandinsky/assets/`).
+    repo:  Hugging Face repository, or `package` for weights shipped inside this package (`kandinsky/assets/`), or a
+           folder of this machine: `/…`, `~/…`, or `./…` from the folder the card lies in.
     files: paths inside the repository; a path ending in `/` means the whole folder.
     name:  tells the parts of one component apart (`qwen`, `clip`); may be empty where there is one part.
     local: where the same files lie in an official `weights/` folder: a file, or a folder when it ends in `/`.
@@ -130,9 +131,24 @@ def parse(values: dict[str, Any], *, where: str) -> Card:
 def read(path: Path) -> Card:
     """Read one card file. Raises: RequestError where it is no valid TOML or no valid card."""
     try:
-        return parse(tomllib.loads(path.read_text(encoding="utf-8")), where=path.name)
+        card = parse(tomllib.loads(path.read_text(encoding="utf-8")), where=path.name)
+        return _anchored(card, path.parent.absolute())
     except tomllib.TOMLDecodeError as error:
         raise RequestError(f"card `{path}` is not valid TOML: {error}") from error
+
+
+def _anchored(card: Card, folder: Path) -> Card:
+    """The card with parts at `./…` made paths below its own folder, so that a model's folder can be moved."""
+
+    def part(entry: Part) -> Part:
+        if entry.repo != "." and not entry.repo.startswith("./"):
+            return entry
+        return dataclasses.replace(entry, repo=str(folder / entry.repo))
+
+    def component(entry: Component) -> Component:
+        return dataclasses.replace(entry, parts=tuple(part(p) for p in entry.parts))
+
+    return dataclasses.replace(card, dit=component(card.dit), text=component(card.text), vae=component(card.vae))
 
 
 @cache

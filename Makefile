@@ -1,0 +1,64 @@
+# The only spelling of each routine. Needs git, make and Python >= 3.11; everything else goes into .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first interpreter that is new enough; `make PYTHON=... demo` overrides.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+CASES  ?= ../shared/reference/kandinsky5
+PROMPT ?= a panda on a blue background
+OUT    ?= out
+
+.PHONY: help demo test lint conformance bench docs clean
+
+help:
+	@echo "make demo          a first video: $(OUT)/demo.mp4 and $(OUT)/demo.png"
+	@echo "make test          the whole test suite"
+	@echo "make lint          ruff and mypy"
+	@echo "make conformance   compare with the official numbers in CASES=$(CASES)"
+	@echo "make bench         measure each stage of a generation"
+	@echo "make docs          write docs/reference again"
+	@echo "make clean         remove $(VENV) and $(OUT)"
+
+# Every install reads constraints.txt, so that torch is pinned before any open range is looked at. The stamps make a
+# second run install nothing; they are older than the two files only after one of them was edited.
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed: install it or say make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	@mkdir -p $(OUT)
+	@$(BIN)/kandinsky generate "$(PROMPT)" --seconds 2 --seed 7 -o $(OUT)/demo.mp4 --sheet $(OUT)/demo.png
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+conformance: $(VENV)/.installed-dev
+	$(BIN)/kandinsky conformance $(CASES)
+
+bench: $(VENV)/.installed
+	$(BIN)/kandinsky bench
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m kandinsky.cli.reference docs/reference/cli.md
+
+clean:
+	rm -rf $(VENV) $(OUT)

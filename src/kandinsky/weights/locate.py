@@ -1,0 +1,197 @@
+"""Where weight files lie on this machine: the package, an official `weights/` folder, or the Hugging Face cache.
+
+Reads folders only: no torch, no network. ``weights/hub.py`` fetches what is missing.
+
+Places, in this order:
+1. `repo = "package"`: `kandinsky/assets/`, and nowhere else;
+2. a `repo` that is a path (`/…`, `~/…`): that folder, and nowhere else (cards turn `./…` into such a path);
+3. the ``root`` given by the caller, an official `weights/` tree (`model/`, `vae/`, `text_encoder/`, `text_encoder2/`),
+   and then nowhere else;
+4. the tree that the variable ``KANDINSKY_WEIGHTS`` names;
+5. the Hugging Face cache (``HF_HUB_CACHE``, ``HF_HOME``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from kandinsky.cards import Card, Component, Part
+from kandinsky.errors import WeightsError
+
+ASSETS = Path(__file__).parent.parent / "assets"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One folder a part may lie in. ``target`` is what a loader gets: the file, or the folder of several files."""
+
+    target: Path
+    files: tuple[Path, ...]
+
+    def missing(self) -> tuple[Path, ...]:
+        """Files that are not there. An entry for a whole folder counts as missing where the folder is empty."""
+        gone = [path for path in self.files if not _is_there(path)]
+        return tuple(dict.fromkeys([*gone, *(path for path in self._shards() if not path.exists())]))
+
+    def _shards(self) -> Iterator[Path]:
+        folder = self.target if self.target.is_dir() else self.target.parent
+        for index in folder.glob("*.safetensors.index.json"):
+            if index not in self.files and folder not in self.files:
+                continue
+            try:
+                names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (OSError, ValueError, KeyError, AttributeError) as error:
+                raise WeightsError(f"`{index}` is no valid index of weight files: {error!r}") from error
+            yield from (folder / name for name in sorted(names))
+
+
+def places(part: Part, *, root: Path | None = None) -> tuple[Place, ...]:
+    """Every place this part may lie in on this machine, best first."""
+    if part.repo == "package":
+        return (_in_tree(part, ASSETS),)
+    if part.repo.startswith(("/", "~")):
+        return (_in_tree(part, Path(part.repo).expanduser()),)
+    if root is not None:
+        return (_official(part, Path(root)),)
+    found = []
+    if tree := os.environ.get("KANDINSKY_WEIGHTS"):
+        found.append(_official(part, Path(tree).expanduser()))
+    found.append(_in_tree(part, _snapshot(part)))
+    return tuple(found)
+
+
+def locate_part(part: Part, *, root: Path | None = None, model: str | None = None) -> Path:
+    """The file of a part with one file, else the folder its files lie in.
+
+    Args:    root: an official `weights/` folder to look in instead of the Hugging Face cache.   model: for the hint.
+    Raises:  WeightsError naming the missing files and every place looked at.
+    """
+    looked = []
+    for place in places(part, root=root):
+        gone = place.missing()
+        if not gone:
+            return place.target
+        looked.append(place)
+    # The place where most is there already is the one whose gaps are worth naming.
+    best = min(looked, key=lambda place: len(place.missing()))
+    gone = best.missing()
+    names = [f"`{_name(path, best, part)}`" for path in gone]
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    where = " or ".join(f"`{place.target}`" for place in looked)
+    raise WeightsError(
+        f"{listed} of `{part.repo}` {'is' if len(names) == 1 else 'are'} not on this machine: looked for {where}",
+        hint=None if part.repo == "package" or part.repo.startswith(("/", "~")) else _hint(model),
+    )
+
+
+def locate(component: Component, *, root: Path | None = None, model: str | None = None) -> Path:
+    """The file or folder of a component that has one part; see ``locate_part``."""
+    if len(component.parts) != 1:
+        raise ValueError(f"`{component.kind}` has {len(component.parts)} parts: use locate_parts")
+    return locate_part(component.parts[0], root=root, model=model)
+
+
+def locate_parts(component: Component, *, root: Path | None = None, model: str | None = None) -> dict[str, Path]:
+    """Where each part of a component lies, by the part's name."""
+    return {part.name: locate_part(part, root=root, model=model) for part in component.parts}
+
+
+def missing_parts(card: Card, *, root: Path | None = None) -> tuple[Part, ...]:
+    """The parts of a model that are not complete on this machine."""
+    parts = [part for name in ("dit", "text", "vae") for part in card.component(name).parts]
+    return tuple(part for part in parts if all(place.missing() for place in places(part, root=root)))
+
+
+def revision(component: Component, *, root: Path | None = None) -> str:
+    """What the recipe records of where weights came from: the hub's commit where known, else the card's revision.
+
+    Weights that ship with the package answer `package`; a folder of the user's answers `local`.
+    """
+    part = component.parts[0]
+    if part.repo == "package":
+        return "package"
+    if part.repo.startswith(("/", "~")):
+        return "local"
+    for place in places(part, root=root):
+        if not place.missing():
+            commits = [name for name in place.target.parts if _COMMIT.fullmatch(name)]
+            return commits[-1] if commits else "local"
+    return part.revision
+
+
+def target_in(part: Part, root: Path) -> Place:
+    """Where a part lies in an official `weights/` tree; ``weights/hub.py`` writes there."""
+    return _official(part, root)
+
+
+def common_folder(files: tuple[str, ...]) -> PurePosixPath:
+    """The deepest folder that holds all entries of a card's file list."""
+    folders = [PurePosixPath(f) if f.endswith("/") else PurePosixPath(f).parent for f in files]
+    shared = folders[0]
+    while not all(folder.is_relative_to(shared) for folder in folders):
+        shared = shared.parent
+    return shared
+
+
+def _in_tree(part: Part, tree: Path) -> Place:
+    """Place of a part whose files lie under ``tree`` by the paths they have in their repository."""
+    files = tuple(tree / name for name in part.files)
+    if len(part.files) == 1:
+        return Place(files[0], files)
+    return Place(tree / common_folder(part.files), files)
+
+
+def _official(part: Part, root: Path) -> Place:
+    if not part.local:
+        return _in_tree(part, root)
+    if not part.local.endswith("/"):
+        return Place(root / part.local, (root / part.local,))
+    shared = common_folder(part.files)
+    folder = root / part.local
+    names = [PurePosixPath(name).relative_to(shared) for name in part.files]
+    return Place(folder, tuple(folder / name for name in names))
+
+
+def _snapshot(part: Part) -> Path:
+    """Folder of the cached snapshot; of a revision never fetched, the folder it would get."""
+    repo = _hub_cache() / ("models--" + part.repo.replace("/", "--"))
+    if _COMMIT.fullmatch(part.revision):
+        return repo / "snapshots" / part.revision
+    try:
+        commit = (repo / "refs" / part.revision).read_text(encoding="utf-8").strip()
+    except OSError:
+        return repo / "snapshots" / part.revision
+    return repo / "snapshots" / commit
+
+
+def _hub_cache() -> Path:
+    """The cache folder, by the variables and defaults of huggingface_hub, without importing it."""
+    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(os.path.expandvars(cache)).expanduser()
+    if home := os.environ.get("HF_HOME"):
+        return Path(os.path.expandvars(home)).expanduser() / "hub"
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "huggingface" / "hub"
+
+
+def _is_there(path: Path) -> bool:
+    # An empty weight file is what a failed copy leaves behind; nothing a card lists is empty.
+    if path.is_dir():
+        return any(path.iterdir())
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _name(path: Path, place: Place, part: Part) -> str:
+    if len(part.files) == 1:
+        return part.files[0]
+    return str(path.relative_to(place.target)) if path.is_relative_to(place.target) else path.name
+
+
+def _hint(model: str | None) -> str:
+    return f"`kandinsky download {model or 'ID'}` fetches what is missing"
