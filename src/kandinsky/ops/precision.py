@@ -26,3 +26,14 @@ def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
     """``layer(x)`` in float32, even where its weights are stored in a smaller type. Call inside ``island``."""
     bias = None if layer.bias is None else layer.bias.float()
     return F.linear(x.float(), layer.weight.float(), bias)
+
+
+def rms_norm_float32(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / √(mean(x²) + eps) · weight over the last axis, in float32. Call inside ``island``.
+
+    On a processor PyTorch's own takes about ten times as long as the same four operations written out.
+    """
+    x, weight = x.float(), weight.float()
+    if x.is_cpu:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+    return F.rms_norm(x, weight.shape, weight, eps)

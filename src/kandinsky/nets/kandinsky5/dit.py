@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.ops.attention import AttentionSpec, attention
-from kandinsky.ops.precision import island, linear_float32
+from kandinsky.ops.precision import island, linear_float32, rms_norm_float32
 from kandinsky.ops.rope import Rotation, axis_angles, frequencies, grid_angles
 from kandinsky.types import TextStates
 
@@ -205,7 +205,7 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x_BSNK: Tensor) -> Tensor:
-        return F.rms_norm(x_BSNK.float(), self.weight.shape, self.weight.float(), HEAD_NORM_EPS)
+        return rms_norm_float32(x_BSNK, self.weight, HEAD_NORM_EPS)
 
 
 class Attention(nn.Module):
