@@ -1,0 +1,153 @@
+"""Writing weights: an official single file, or a Diffusers folder. Written beside and renamed, so that a killed run
+leaves nothing half-written.
+
+The safetensors bytes are made here, because order is part of the promise: what ``read`` read is written back byte for
+byte, metadata included. (safetensors' own writer sorts, and keeps metadata in a hash map.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kandinsky.errors import RequestError
+from kandinsky.weights.read import INDEX_FILES, INT8_SCALE, SINGLE_FILES
+
+SHARD_BYTES = 10_000_000_000  # Diffusers' default
+ALIGNMENT = 8
+DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def write_state(
+    state: Mapping[str, Tensor],
+    path: Path,
+    *,
+    layout: str = "official",
+    metadata: Mapping[str, str] | None = None,
+    int8: Collection[str] = (),
+    config: Mapping[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Write tensors under their names, in their order.
+
+    Args:    path: for "official" the file, for "diffusers" the folder that gets `config.json` and the weights.
+             metadata: text for the header.   config: contents of `config.json` ("diffusers").
+             int8: names or patterns (`*.weight`) stored as int8 rows with one float32 scale a row.
+             shard_bytes: larger Diffusers weights are cut into several files with an index.
+    Returns: ``path``.
+    Raises:  RequestError for an unknown layout or a type safetensors does not have.
+    """
+    tensors = _pack_int8(state, int8)
+    if layout == "official":
+        _write_file(path, tensors, metadata)
+    elif layout == "diffusers":
+        _write_folder(path, tensors, metadata, config or {}, shard_bytes)
+    else:
+        raise RequestError(f"unknown layout `{layout}`: use `official` or `diffusers`")
+    return path
+
+
+def _write_folder(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None,
+    config: Mapping[str, Any],
+    shard_bytes: int,
+) -> None:
+    shards: list[dict[str, Tensor]] = [{}]
+    room = shard_bytes
+    for name, tensor in state.items():
+        if tensor.nbytes > room and shards[-1]:
+            shards.append({})
+            room = shard_bytes
+        shards[-1][name] = tensor
+        room -= tensor.nbytes
+    stem = SINGLE_FILES[0].removesuffix(".safetensors")
+    if len(shards) == 1:
+        _write_file(folder / SINGLE_FILES[0], shards[0], metadata)
+    else:
+        weight_map = {}
+        for i, shard in enumerate(shards, start=1):
+            name = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
+            _write_file(folder / name, shard, metadata)
+            weight_map |= dict.fromkeys(shard, name)
+        index = {"metadata": {"total_size": sum(t.nbytes for t in state.values())}, "weight_map": weight_map}
+        _replace(folder / INDEX_FILES[0], [_pretty(index)])
+    _replace(folder / "config.json", [_pretty(config)])
+
+
+def _write_file(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> None:
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    end = 0
+    for name, tensor in state.items():
+        if tensor.dtype not in DTYPE_NAMES:
+            raise RequestError(f"tensor `{name}` has type {tensor.dtype}, which safetensors cannot hold")
+        begin, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    _replace(path, [len(text).to_bytes(8, "little"), text, *state.values()])
+
+
+def _replace(path: Path, pieces: list[bytes | Tensor]) -> None:
+    """Write pieces one after the other into a file beside ``path``, then put it in its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as stream:
+            for piece in pieces:
+                stream.write(piece if isinstance(piece, bytes) else _bytes(piece))
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _bytes(tensor: Tensor) -> Any:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else b""
+
+
+def _pretty(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _pack_int8(state: Mapping[str, Tensor], patterns: Collection[str]) -> dict[str, Tensor]:
+    packed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if not any(fnmatchcase(name, pattern) for pattern in patterns):
+            packed[name] = tensor
+            continue
+        if tensor.dim() < 1 or not tensor.is_floating_point():
+            raise RequestError(f"tensor `{name}` cannot be stored as int8 rows: it is no matrix of numbers")
+        rows = tensor.detach().float().flatten(1) if tensor.dim() > 1 else tensor.detach().float()[:, None]
+        scale = rows.abs().amax(dim=1) / 127.0
+        scale[scale == 0] = 1.0
+        packed[name] = (rows / scale[:, None]).round().to(torch.int8).view(tensor.shape)
+        packed[name + INT8_SCALE] = scale
+    return packed
