@@ -1,0 +1,9 @@
+"""Conformance: our networks and samplers against recorded numbers of the official implementations.
+
+``check(paths)`` runs cases through the code that generation uses and yields one ``Result`` a case.
+"""
+
+from kandinsky.conformance.cases import Result, Status
+from kandinsky.conformance.run import check
+
+__all__ = ["Result", "Status", "check"]

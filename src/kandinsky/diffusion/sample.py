@@ -41,8 +41,7 @@ def sample(
         for i in range(start, total):
             t, t_next = times[i], times[i + 1]
             velocity = denoiser(x, t).to(x.dtype)
-            preview = clean_estimate(x, velocity, t) if on_step else None
-            x = step.step(x, velocity, t, t_next)
-            if on_step is not None and on_step(i + 1, total, preview) is False:
+            before, x = x, step.step(x, velocity, t, t_next)
+            if on_step is not None and on_step(i + 1, total, clean_estimate(before, velocity, t)) is False:
                 raise Cancelled(f"cancelled after step {i + 1} of {total}")
     return x

@@ -47,10 +47,10 @@ class AttentionSpec:
         Official keys that no official code reads (causal, local, glob, window, chunk, add_sta, method) are accepted
         at their only meaningful values. Raises: RequestError for any other key or value.
         """
-        inert = {"causal": False, "local": False, "glob": False, "chunk": False, "window": 3}
+        inert: dict[str, Any] = {"causal": False, "local": False, "glob": False, "chunk": False, "window": 3}
         inert |= {"add_sta": True, "method": "topcdf"}
         known = {f.name for f in dataclasses.fields(cls)}
-        chosen = {}
+        chosen: dict[str, Any] = {}
         for key, value in values.items():
             if key in known:
                 chosen[key] = "dense" if key == "type" and value == "flash" else value

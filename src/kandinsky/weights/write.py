@@ -86,7 +86,7 @@ def _write_folder(
     if len(shards) == 1:
         _write_file(folder / SINGLE_FILES[0], shards[0], metadata)
     else:
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for i, shard in enumerate(shards, start=1):
             name = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
             _write_file(folder / name, shard, metadata)

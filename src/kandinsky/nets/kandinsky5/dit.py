@@ -129,13 +129,13 @@ class TimeEmbeddings(nn.Module):
 
     def __init__(self, model_dim: int, time_dim: int) -> None:
         super().__init__()
-        self.half = model_dim // 2
+        self.num_frequencies = model_dim // 2
         self.in_layer = nn.Linear(model_dim, time_dim)
         self.out_layer = nn.Linear(time_dim, time_dim)
 
     def forward(self, time_B: Tensor) -> Tensor:
         with island(time_B):
-            angles = torch.outer(time_B.float(), frequencies(self.half, time_B.device))
+            angles = torch.outer(time_B.float(), frequencies(self.num_frequencies, time_B.device))
             wave = torch.cat((angles.cos(), angles.sin()), dim=-1)
             return linear_float32(self.out_layer, F.silu(linear_float32(self.in_layer, wave)))
 

@@ -1,0 +1,117 @@
+"""Runs cases of Kandinsky 5 through the public networks and samplers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kandinsky.conformance.cases import Case, NotBuilt
+from kandinsky.diffusion.guidance import Guidance
+from kandinsky.diffusion.sample import sample
+from kandinsky.diffusion.schedule import flow_times
+from kandinsky.nets.kandinsky5.denoiser import VelocityDenoiser
+from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.nets.vae.hunyuan import HunyuanAutoencoder, HunyuanParams
+from kandinsky.nets.vae.tiling import Tiling
+from kandinsky.ops.attention import AttentionSpec
+from kandinsky.types import TextStates
+from kandinsky.weights import keymaps
+from kandinsky.weights.read import load_into
+
+
+def run_dit(case: Case) -> dict[str, Tensor]:
+    """One forward pass."""
+    case.refuse_other_calls("scale_factor", "attention_mask", "sparse", "visual_rope_pos", "text_rope_pos")
+    spec = _spec(case.call.get("sparse"))
+    net, inputs = _dit(case), case.inputs()
+    positions = [inputs.get(f"visual_rope_pos.{axis}") for axis in range(3)]
+    given = [p for p in positions if p is not None]
+    velocity = net(
+        inputs["x"][None],
+        inputs["time"],
+        TextStates(inputs["text_embed"], inputs["pooled_text_embed"], inputs.get("attention_mask")),
+        rope_scale=_scale(case.call),
+        attention=spec,
+        positions=(given[0], given[1], given[2]) if len(given) == 3 else None,
+        text_positions=inputs.get("text_rope_pos"),
+    )
+    return {"output": velocity[0]}
+
+
+def run_sample(case: Case) -> dict[str, Tensor]:
+    """A whole sampling loop."""
+    case.refuse_other_calls("num_steps", "guidance_weight", "scheduler_scale", "scale_factor", "attention")
+    inputs, call = case.inputs(), case.call
+    if "first_frame" in inputs:
+        raise NotBuilt("image-to-video is not built yet")
+    spec = _spec(call.get("attention"))
+    net = _dit(case)
+    condition = None
+    if (source := inputs.get("source_latent")) is not None:
+        condition = torch.cat((source, torch.ones_like(source[..., :1])), dim=-1)[None]
+
+    def denoiser(prefix: str) -> VelocityDenoiser:
+        states = TextStates(
+            inputs[f"{prefix}text_embeds"], inputs[f"{prefix}pooled_embed"], inputs.get(f"{prefix}attention_mask")
+        )
+        return VelocityDenoiser(net, states, rope_scale=_scale(call), attention=spec, condition_BTHWC=condition)
+
+    guidance = Guidance(float(call["guidance_weight"]))
+    guided = guidance.guide(denoiser(""), denoiser("null_") if guidance.is_on else None)
+    times = flow_times(int(call["num_steps"]), float(call["scheduler_scale"]))
+    return {"output": sample(guided, inputs["noise"][None], times)[0]}
+
+
+def run_timesteps(case: Case) -> dict[str, Tensor]:
+    """Schedules, their differences, and the time the network is told."""
+    outputs: dict[str, Tensor] = {}
+    for entry in case.call["cases"]:
+        steps, shift = int(entry["num_steps"]), float(entry["scheduler_scale"])
+        times = flow_times(steps, shift)
+        name = f"n{steps}.s{shift:g}"
+        outputs |= {f"timesteps.{name}": times, f"dt.{name}": times.diff()}
+        outputs[f"time_input.{name}"] = times[:-1] * 1000.0
+    return outputs
+
+
+def run_vae(case: Case) -> dict[str, Tensor]:
+    """Encode to the unscaled posterior, decode from unscaled latents; whole or in the official tiles."""
+    case.refuse_other_calls("ops", "tile", "stride", "opt_tiling")
+    call, inputs = case.call, case.inputs()
+    tiling = None
+    if call.get("tile"):
+        _, *tile = call["tile"]
+        tiling = Tiling((tile[0], tile[1], tile[2]), tuple(call["stride"]))
+    with torch.device("meta"):
+        vae = HunyuanAutoencoder(HunyuanParams.from_dict(case.config), tiling=tiling)
+    load_into(vae, case.weights, keymap=keymaps.HUNYUAN_VAE, dtype=case.dtype)
+    outputs: dict[str, Tensor] = {}
+    if "encode" in call["ops"]:
+        mean, logvar = vae.posterior(inputs["video"].permute(0, 2, 3, 4, 1))
+        outputs |= {"mean": mean.permute(0, 4, 1, 2, 3), "logvar": logvar.permute(0, 4, 1, 2, 3)}
+    if "decode" in call["ops"]:
+        latents = inputs["latent"].permute(0, 2, 3, 4, 1) * vae.params.scaling_factor
+        outputs["sample"] = vae.decode(latents).permute(0, 4, 1, 2, 3)
+    return outputs
+
+
+def _dit(case: Case) -> DiffusionTransformer3D:
+    with torch.device("meta"):
+        net = DiffusionTransformer3D(DiTParams.from_dict(case.config))
+    load_into(net, case.weights, keymap=keymaps.KANDINSKY5_DIT, dtype=case.dtype)
+    return net
+
+
+def _spec(values: dict[str, Any] | None) -> AttentionSpec:
+    if not values:
+        return AttentionSpec()
+    if values.get("type", "flash") not in ("flash", "dense"):
+        raise NotBuilt(f"attention type `{values['type']}` is not built yet")
+    return AttentionSpec.from_dict(values)
+
+
+def _scale(call: dict[str, Any]) -> tuple[float, float, float]:
+    t, h, w = (float(value) for value in call.get("scale_factor") or (1.0, 1.0, 1.0))
+    return (t, h, w)

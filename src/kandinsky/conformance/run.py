@@ -1,0 +1,62 @@
+"""Finds cases, hands each to its component's runner, and compares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kandinsky.conformance import kandinsky5
+from kandinsky.conformance.cases import Case, NotBuilt, Result, Status, compare, find
+from kandinsky.conformance.manifests import check_manifest
+from kandinsky.errors import KandinskyError
+
+RUNNERS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
+    "kandinsky5.dit": kandinsky5.run_dit,
+    "kandinsky5.sample": kandinsky5.run_sample,
+    "kandinsky5.timesteps": kandinsky5.run_timesteps,
+    "kandinsky5.vae": kandinsky5.run_vae,
+}
+
+
+def check(paths: Iterable[Path]) -> Iterator[Result]:
+    """Run all cases at or below ``paths``, each once, in order.
+
+    Raises: RequestError, before the first case runs, for a path without cases.
+    """
+    found = list(dict.fromkeys(entry for path in paths for entry in find(path)))
+    return (_check_one(entry) for entry in found)
+
+
+def _check_one(entry: Path) -> Result:
+    start = time.perf_counter()
+    result = check_manifest(entry, str(entry)) if entry.is_file() else _check_case(entry)
+    return replace(result, seconds=time.perf_counter() - start)
+
+
+def _check_case(folder: Path) -> Result:
+    def failed(component: str, reason: str) -> Result:
+        return Result(Status.FAIL, component, str(folder), float("inf"), float("inf"), reason=reason)
+
+    try:
+        case = Case.read(folder)
+    except KandinskyError as error:
+        return failed("unknown", str(error))
+    runner = RUNNERS.get(case.component)
+    if runner is None:
+        return Result(Status.SKIP, case.component, str(folder), reason="this component is not built yet")
+    try:
+        with torch.inference_mode():
+            fields = compare(runner(case), case.required_outputs(), rtol=case.rtol, atol=case.atol)
+    except NotBuilt as error:
+        return Result(Status.SKIP, case.component, str(folder), reason=str(error))
+    except KandinskyError as error:
+        return failed(case.component, str(error))
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        # a case that breaks a runner is a failed case, and the others still run
+        return failed(case.component, f"{type(error).__name__}: {error}")
+    return Result(component=case.component, path=str(folder), **fields)
