@@ -14,6 +14,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +121,7 @@ def _fetch_part(part: Part, root: Path | None) -> list[Fetched]:
         ) from error
     except WeightsError:
         raise
-    except (OSError, *_client_errors()) as error:
+    except _transfer_errors() as error:
         missing = ""
         try:
             locate_part(part, root=root)
@@ -246,14 +247,14 @@ def _same_host(a: str, b: str) -> bool:
     return urlsplit(a).netloc == urlsplit(b).netloc
 
 
-def _client_errors() -> tuple[type[Exception], ...]:
-    """The HTTP client's own errors; huggingface_hub changed clients over its versions."""
-    errors: list[type[Exception]] = []
-    for module, name in (("httpx2", "HTTPError"), ("httpx", "HTTPError"), ("requests", "RequestException")):
-        try:
-            errors.append(getattr(__import__(module), name))
-        except ImportError:
-            continue
+def _transfer_errors() -> tuple[type[Exception], ...]:
+    """What a failing transfer raises; huggingface_hub changed its HTTP client over its versions."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    return (*errors, HfHubHTTPError)
+    errors: list[type[Exception]] = [OSError, HfHubHTTPError]
+    for module, name in (("httpx2", "HTTPError"), ("httpx", "HTTPError"), ("requests", "RequestException")):
+        try:
+            errors.append(getattr(import_module(module), name))
+        except ImportError:
+            continue
+    return tuple(errors)

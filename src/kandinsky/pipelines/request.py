@@ -1,0 +1,199 @@
+"""A request held against a card: everything is checked and filled in before anything heavy is loaded.
+
+Imports no torch, so that the command line refuses bad input at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from kandinsky.cards import Card
+from kandinsky.errors import RequestError
+from kandinsky.types import LatentShape, Request, VideoShape
+
+log = logging.getLogger(__name__)
+SEED_LIMIT = 2**63  # torch generators take more, but not every format that stores a seed does
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A request with every blank filled in and every value legal for its card.
+
+    shape:   frames, height, width in pixels.     latent: the same clip for the denoiser.
+    seconds: as asked for; ``shape.frames / fps`` is what the autoencoder's grid makes of it.
+    """
+
+    card: Card
+    prompt: str
+    negative_prompt: str
+    seconds: float
+    fps: float
+    shape: VideoShape
+    latent: LatentShape
+    steps: int
+    guidance: float
+    shift: float
+    seed: int
+
+    def settings(self) -> dict[str, Any]:
+        """The values that decide the result, under the names a recipe uses."""
+        return {
+            "model": self.card.id,
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "seed": self.seed,
+            "width": self.shape.width,
+            "height": self.shape.height,
+            "seconds": self.seconds,
+            "frames": self.shape.frames,
+            "fps": self.fps,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "shift": self.shift,
+            "noise": self.card.sampling.noise,
+        }
+
+
+def resolve(request: Request, card: Card) -> Resolved:
+    """Check a request against its card and fill in the card's defaults; a missing seed is drawn.
+
+    Raises: RequestError with one line: what was given, what is allowed, what to do.
+    """
+    prompt = _prompt(request.prompt)
+    width, height = _size(request.width, request.height, card)
+    seconds = _seconds(request.seconds, card)
+    steps = _steps(request.steps, card)
+    guidance = _number("guidance", request.guidance, card.sampling.guidance)
+    if guidance < 0:
+        raise RequestError(
+            f"guidance `{guidance:g}` is below 0: use 1 for none, the default is {card.sampling.guidance:g}"
+        )
+    shift = _number("shift", request.shift, card.sampling.shift)
+    if shift <= 0:
+        raise RequestError(
+            f"shift `{shift:g}` must be above 0: 1 changes nothing, the default is {card.sampling.shift:g}"
+        )
+    negative = card.sampling.negative_prompt if request.negative_prompt is None else request.negative_prompt
+    if not isinstance(negative, str):
+        raise RequestError(f"negative prompt must be text, not `{type(negative).__name__}`")
+    if guidance == 1 and negative != card.sampling.negative_prompt and negative.strip():
+        log.warning("the negative prompt has no effect at guidance 1: no second pass runs")
+    shape = VideoShape(frames=frames_of(seconds, card), height=height, width=width)
+    latent = LatentShape.from_video(
+        shape, temporal=card.clip.temporal, spatial=card.clip.spatial, channels=card.clip.channels
+    )
+    return Resolved(
+        card=card,
+        prompt=prompt,
+        negative_prompt=negative,
+        seconds=seconds,
+        fps=card.clip.fps,
+        shape=shape,
+        latent=latent,
+        steps=steps,
+        guidance=guidance,
+        shift=shift,
+        seed=_seed(request.seed),
+    )
+
+
+def frames_of(seconds: float, card: Card) -> int:
+    """Pixel frames of a clip: 1 for a still, else 1 + a multiple of the autoencoder's time factor.
+
+    Source: kandinskylab/kandinsky-5, kandinsky/t2v_pipeline.py: time_length · 24 // 4 + 1 latent frames.
+    """
+    if seconds == 0:
+        return 1
+    # 0.7 · 30 is 20.999… in binary; a clip must not lose a step of the grid to that.
+    return int(seconds * card.clip.fps + 1e-6) // card.clip.temporal * card.clip.temporal + 1
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`WIDTHxHEIGHT` as (width, height). Raises: RequestError."""
+    width, cross, height = text.lower().replace("×", "x").partition("x")
+    if not (cross and width.strip().isdecimal() and height.strip().isdecimal()):
+        raise RequestError(f"size `{text}` is not of the form WIDTHxHEIGHT, such as `512x512`")
+    return int(width), int(height)
+
+
+def _prompt(prompt: object) -> str:
+    if not isinstance(prompt, str):
+        raise RequestError(f"prompt must be text, not `{type(prompt).__name__}`")
+    if not prompt.strip():
+        raise RequestError("the prompt is empty: say what the video should show, such as `a panda waves`")
+    return prompt
+
+
+def _size(width: int | None, height: int | None, card: Card) -> tuple[int, int]:
+    if width is None and height is None:
+        return parse_size(card.clip.default_size)
+    allowed = _either(card.clip.sizes)
+    if width is None or height is None:
+        raise RequestError(
+            f"width and height belong together, and only the {'height' if width is None else 'width'} was given: "
+            f"`{card.id}` supports {allowed}"
+        )
+    if f"{width}x{height}" in card.clip.sizes:
+        return int(width), int(height)
+    hint = None
+    if all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (width, height)):
+        # Nearest in shape and area alike: distance of the logarithms, so that twice as wide counts as half as wide.
+        def distance(size: str) -> float:
+            w, h = parse_size(size)
+            return abs(math.log(w / width)) + abs(math.log(h / height))
+
+        hint = f"the nearest is `--size {min(card.clip.sizes, key=distance)}`"
+    raise RequestError(f"size `{width}x{height}` is not supported by `{card.id}`: use {allowed}", hint=hint)
+
+
+def _seconds(seconds: float | None, card: Card) -> float:
+    value = _number("seconds", seconds, card.clip.seconds)
+    low, high = card.clip.min_seconds, card.clip.max_seconds
+    if not low <= value <= high:
+        raise RequestError(
+            f"`{value:g}` seconds are not supported by `{card.id}`: use {low:g} to {high:g}"
+            + (" (0 makes a still image)" if low == 0 else "")
+        )
+    if value > 0 and frames_of(value, card) == 1:
+        least = math.ceil(card.clip.temporal / card.clip.fps * 100) / 100
+        raise RequestError(
+            f"`{value:g}` seconds are too short for one step in time: use 0 for a still, or {least:g} and more"
+        )
+    return value
+
+
+def _steps(steps: int | None, card: Card) -> int:
+    if steps is None:
+        return card.sampling.steps
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= card.sampling.max_steps:
+        raise RequestError(
+            f"steps `{steps}` are not supported by `{card.id}`: "
+            f"use a whole number from 1 to {card.sampling.max_steps}, the default is {card.sampling.steps}"
+        )
+    return steps
+
+
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        # Short enough to be read out and typed again.
+        return secrets.randbelow(2**32)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEED_LIMIT:
+        raise RequestError(f"seed `{seed}` must be a whole number from 0 to 2^63 - 1")
+    return seed
+
+
+def _number(name: str, value: float | None, default: float) -> float:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RequestError(f"{name} `{value}` must be a finite number, the default is {default:g}")
+    return float(value)
+
+
+def _either(names: tuple[str, ...]) -> str:
+    quoted = [f"`{name}`" for name in names]
+    return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " or " + quoted[-1]
