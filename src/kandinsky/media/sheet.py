@@ -1,0 +1,33 @@
+"""A contact sheet: a clip as one picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kandinsky.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+GAP_PX = 2
+_BACKGROUND = (255, 255, 255)
+
+
+def contact_sheet(frames_THWC: np.ndarray, columns: int = 8) -> Image:
+    """Up to ``columns`` frames side by side, evenly spread from the first to the last.
+
+    Args:    frames_THWC: uint8 RGB.   columns: ≥ 1; a shorter clip gives a narrower sheet.
+    Raises:  RequestError for fewer than one column.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if columns < 1:
+        raise RequestError(f"a contact sheet needs at least 1 column, not `{columns}`")
+    T, H, W, _ = frames_THWC.shape
+    chosen = np.unique(np.linspace(0, T - 1, min(columns, T)).round().astype(int))
+    sheet = Image.new("RGB", (len(chosen) * (W + GAP_PX) - GAP_PX, H), _BACKGROUND)
+    for place, index in enumerate(chosen):
+        sheet.paste(Image.fromarray(frames_THWC[index]), (place * (W + GAP_PX), 0))
+    return sheet

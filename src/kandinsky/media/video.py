@@ -1,0 +1,332 @@
+"""Clips to files and back, by the file's ending. Files are written beside their target and renamed.
+
+| target | what is written |
+|---|---|
+| `x.mp4` | H.264, yuv420p, index in front (plays while it loads) |
+| `x.webm` | VP9, yuv420p |
+| `x.gif`, `x.webp` | an animation that repeats |
+| `x.png` | a contact sheet; the picture itself for a still |
+| `x/` or any name without ending | a folder of frames, `0000.png` and on |
+| `x%03d.png` | one file a frame, numbered from 0 |
+
+H.264 and VP9 in yuv420p want even sides: an odd side gets its last row or column twice, and the log says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kandinsky.errors import RequestError
+from kandinsky.media import recipe as recipes
+from kandinsky.types import Video
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from PIL.PngImagePlugin import PngInfo
+
+log = logging.getLogger(__name__)
+
+_CONTAINERS: dict[str, dict[str, Any]] = {
+    ".mp4": {
+        "codec": "libx264",
+        # Visually lossless: the frames are small and their making is what costs.
+        "options": {"crf": "14", "preset": "medium"},
+        "container_options": {"movflags": "+faststart"},
+    },
+    ".webm": {
+        "codec": "libvpx-vp9",
+        # With a bit rate of 0 the quality (crf) decides alone. row-mt changes speed, not the result.
+        "options": {"crf": "18", "b": "0", "deadline": "good", "cpu-used": "3", "row-mt": "1"},
+        "container_options": {},
+    },
+}
+_ANIMATIONS = (".gif", ".webp")
+ENDINGS = (*_CONTAINERS, *_ANIMATIONS, ".png")
+_NUMBERED = re.compile(r"%0?(\d*)d")
+
+
+def check_target(target: str | Path) -> Path:
+    """Refuse a target that cannot be written, before anything heavy is loaded.
+
+    Really creates and removes an empty file in the folder, or the nearest one above it: permission bits alone do not
+    tell on every file system.
+
+    Returns: the target.
+    Raises:  RequestError for an unknown ending, a folder in the way, or a place where no file can be made.
+    """
+    path = Path(target)
+    if not path.name:
+        raise RequestError(f"output `{target}` names no file")
+    ending = path.suffix.lower()
+    if ending and ending not in ENDINGS:
+        raise RequestError(
+            f"output `{path}` has the ending `{path.suffix}`: use {', '.join(ENDINGS)}, or none for a folder of frames"
+        )
+    if _NUMBERED.search(path.name) and ending != ".png":
+        raise RequestError(f"output `{path}`: numbered frames are written as `%03d.png` only")
+    if ending and path.is_dir():
+        raise RequestError(f"output `{path}` is a folder: name a file in it")
+    if not ending and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RequestError(
+            f"output `{path}` exists and is no empty folder: name a new folder, or a file such as `x.mp4`"
+        )
+    if not ending and path.is_dir():
+        folder = path
+    else:
+        folder = next(p for p in path.absolute().parents if p.exists() or p.parent == p)
+    try:
+        if not folder.is_dir():
+            raise NotADirectoryError(f"`{folder}` is not a folder")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RequestError(f"output `{path}` cannot be written: {reason}", hint="name another with `-o`") from error
+    return path
+
+
+def write_video(video: Video, path: Path) -> Path:
+    """Write a clip and its recipe; on any failure nothing is left behind and an older file stays as it was.
+
+    Returns: the path written.
+    Raises:  RequestError for a target that cannot be written, or frames that are not [T, H, W, 3] uint8.
+    """
+    frames_THWC = _checked(video.frames_THWC)
+    path = check_target(path)
+    ending = path.suffix.lower()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not ending:
+        with _beside(path, folder=True) as folder:
+            _write_frames(frames_THWC, folder, f"%0{max(4, len(str(len(frames_THWC) - 1)))}d.png", video.recipe)
+        return path
+    if _NUMBERED.search(path.name):
+        # Renamed one by one: the folder may hold other things.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".kandinsky-") as folder:
+            for name in _write_frames(frames_THWC, Path(folder), path.name, video.recipe):
+                (Path(folder) / name).replace(path.parent / name)
+        return path
+    with _beside(path) as part:
+        if ending in _CONTAINERS:
+            _write_container(frames_THWC, video.fps, video.recipe, part, ending)
+        elif ending == ".png":
+            _write_png(_picture(frames_THWC), part, video.recipe)
+        else:
+            _write_animation(frames_THWC, video.fps, video.recipe, part, ending)
+    return path
+
+
+def write_sheet(video: Video, path: Path, columns: int = 8) -> Path:
+    """Write a contact sheet of a clip as PNG, with the recipe. Raises: RequestError for another ending."""
+    from kandinsky.media.sheet import contact_sheet
+
+    path = check_target(path)
+    if path.suffix.lower() != ".png" or _NUMBERED.search(path.name):
+        raise RequestError(f"a contact sheet is a picture: `{path}` must end in `.png`")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(path) as part:
+        _write_png(contact_sheet(_checked(video.frames_THWC), columns), part, video.recipe)
+    return path
+
+
+def read_video(path: str | Path) -> Video:
+    """Read a clip: mp4, webm and whatever else the decoder knows, gif, webp, a picture, or a folder of frames.
+
+    The recipe, the seed and (where the format has none of its own) the frame rate come from the file's metadata;
+    the seed is 0 and the recipe empty where there is none.
+
+    Raises: RequestError for a file that is absent or holds no frames.
+    """
+    import av
+    import numpy as np
+
+    path = Path(path)
+    if not path.exists():
+        raise RequestError(f"`{path}` does not exist")
+    try:
+        recipe = recipes.read(path)
+    except RequestError:
+        recipe = {}
+    fps = float(recipe.get("fps", 24.0))
+    try:
+        if path.is_dir():
+            frames = [_rgb(p) for p in sorted(path.glob("*.png"))]
+        elif path.suffix.lower() in (*_ANIMATIONS, ".png"):
+            frames, fps = _read_animation(path, fps)
+        else:
+            frames, fps = _read_container(path, fps)
+    except (OSError, av.FFmpegError) as error:
+        raise RequestError(f"`{path}` cannot be read as a video: {error}") from error
+    if not frames:
+        raise RequestError(f"`{path}` holds no frames")
+    return Video(np.stack(frames), fps=fps, seed=int(recipe.get("seed", 0)), recipe=recipe)
+
+
+def _checked(frames_THWC: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    shape: tuple[int, ...] = getattr(frames_THWC, "shape", ())
+    if len(shape) != 4 or shape[-1] != 3 or 0 in shape or frames_THWC.dtype != np.uint8:
+        kind = getattr(frames_THWC, "dtype", type(frames_THWC).__name__)
+        raise RequestError(f"frames must be [T, H, W, 3] of uint8, not {list(shape)} of {kind}")
+    return frames_THWC
+
+
+@contextlib.contextmanager
+def _beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """A temporary file (or folder) in the target's folder, renamed on success and removed on any failure."""
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        if folder:
+            part.mkdir()
+        yield part
+        part.replace(path)
+    except BaseException:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+        raise
+
+
+def _write_container(frames_THWC: np.ndarray, fps: float, recipe: dict[str, Any], part: Path, ending: str) -> None:
+    import av
+    import numpy as np
+    from av.video.reformatter import ColorRange, Colorspace
+
+    _, H, W, _ = frames_THWC.shape
+    if H % 2 or W % 2:
+        log.warning("%dx%d has an odd side: the last row or column is written twice", W, H)
+        frames_THWC = np.pad(frames_THWC, ((0, 0), (0, H % 2), (0, W % 2), (0, 0)), mode="edge")
+    kind = _CONTAINERS[ending]
+    with av.open(str(part), "w", options=kind["container_options"]) as container:
+        if recipe:
+            container.metadata["comment"] = recipes.to_text(recipe)
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream(kind["codec"], rate=rate, options=kind["options"])
+        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        # Said in the file, so that every player turns the colours back the way they were made.
+        context = stream.codec_context
+        context.colorspace = Colorspace.ITU709
+        context.color_primaries = 1
+        context.color_trc = 1
+        context.color_range = ColorRange.MPEG
+        for picture_HWC in frames_THWC:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture_HWC), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _write_animation(frames_THWC: np.ndarray, fps: float, recipe: dict[str, Any], part: Path, ending: str) -> None:
+    from PIL import Image
+
+    pictures = [Image.fromarray(picture) for picture in frames_THWC]
+    unit_ms = 10 if ending == ".gif" else 1
+    # The formats count in whole units; rounding the times and not the steps keeps the length of the whole.
+    times = [round(i * 1000 / fps / unit_ms) * unit_ms for i in range(len(pictures) + 1)]
+    durations = [max(unit_ms, b - a) for a, b in itertools.pairwise(times)]
+    text = recipes.to_text(recipe) if recipe else ""
+    if ending == ".gif":
+        extra: dict[str, Any] = {"comment": text.encode("ascii"), "disposal": 1, "optimize": False}
+    else:
+        exif = Image.Exif()
+        if text:
+            exif[recipes.EXIF_IMAGE_DESCRIPTION] = text
+        extra = {"exif": exif.tobytes(), "quality": 92, "method": 4}
+    first, *rest = pictures
+    first.save(part, save_all=True, append_images=rest, duration=durations, loop=0, **extra)
+
+
+def _write_frames(frames_THWC: np.ndarray, folder: Path, pattern: str, recipe: dict[str, Any]) -> list[str]:
+    from PIL import Image
+
+    digits = _NUMBERED.search(pattern)
+    assert digits
+    names = [
+        f"{pattern[: digits.start()]}{i:0{digits[1] or 0}d}{pattern[digits.end() :]}" for i in range(len(frames_THWC))
+    ]
+    for name, picture in zip(names, frames_THWC, strict=True):
+        _write_png(Image.fromarray(picture), folder / name, recipe)
+    return names
+
+
+def _write_png(image: Image, path: Path, recipe: dict[str, Any]) -> None:
+    image.save(path, format="PNG", pnginfo=_png_text(recipe))
+
+
+def _png_text(recipe: dict[str, Any]) -> PngInfo | None:
+    from PIL.PngImagePlugin import PngInfo
+
+    if not recipe:
+        return None
+    info = PngInfo()
+    info.add_text(recipes.PNG_KEY, recipes.to_text(recipe))
+    return info
+
+
+def _picture(frames_THWC: np.ndarray) -> Image:
+    from PIL import Image
+
+    from kandinsky.media.sheet import contact_sheet
+
+    return Image.fromarray(frames_THWC[0]) if len(frames_THWC) == 1 else contact_sheet(frames_THWC)
+
+
+def _read_container(path: Path, fps: float) -> tuple[list[np.ndarray], float]:
+    import av
+
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            return [], fps
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        rate = stream.average_rate or stream.guessed_rate
+    return frames, float(rate) if rate else fps
+
+
+def _read_animation(path: Path, fps: float) -> tuple[list[np.ndarray], float]:
+    """Frames at an even rate. Writers join equal neighbours into one longer frame; here they are parted again."""
+    import numpy as np
+    from PIL import Image, ImageSequence
+
+    with Image.open(path) as image:
+        pictures, durations = [], []
+        for picture in ImageSequence.Iterator(image):
+            pictures.append(np.asarray(picture.convert("RGB")))
+            durations.append(float(picture.info.get("duration", 0) or 0))
+    total_ms = sum(durations)
+    if total_ms <= 0:  # a picture, or an animation that says nothing of time
+        return pictures, fps
+    if not _has_rate(path):
+        fps = 1000 / min(d for d in durations if d > 0)
+    ends = np.cumsum(durations) * fps / 1000
+    starts = np.concatenate([[0.0], ends[:-1]])
+    copies = np.maximum(1, np.round(ends).astype(int) - np.round(starts).astype(int))
+    return [picture for picture, n in zip(pictures, copies, strict=True) for _ in range(n)], fps
+
+
+def _has_rate(path: Path) -> bool:
+    try:
+        return "fps" in recipes.read(path)
+    except RequestError:
+        return False
+
+
+def _rgb(path: Path) -> np.ndarray:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
