@@ -1,0 +1,1 @@
+"""Prompts to text states: templates (constants of the models) and encoders."""

@@ -1,0 +1,198 @@
+"""Text states of Kandinsky 5: Qwen2.5-VL's last hidden states for the tokens, CLIP-L's pooled output for the whole.
+
+Legend: B prompts, L text tokens, C state width, P pooled width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.text.templates import Template, template
+from kandinsky.types import TextStates
+from kandinsky.weights.read import read_shapes
+
+Padding = Literal["trimmed", "full"]
+# The CLIP repository holds the picture half of the model in the same file.
+CLIP_OTHER_HALF = (
+    "vision_model.",
+    "visual_projection.",
+    "text_projection.",
+    "logit_scale",
+    "text_model.embeddings.position_ids",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QwenClipParams:
+    """How prompts are cut and padded; the defaults are the official video values.
+
+    qwen_max_length: prompt tokens kept, the template not counted.   clip_max_length: tokens CLIP sees, padding too.
+    template, image_template: names of ``text/templates.py`` for clips and for stills.
+    """
+
+    qwen_max_length: int = 256
+    clip_max_length: int = 77
+    template: str = "video"
+    image_template: str = "image"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> QwenClipParams:
+        """Read a card's values. Raises: RequestError for an unknown key or template."""
+        known = cls.__dataclass_fields__
+        if unknown := sorted(set(values) - set(known)):
+            raise RequestError(f"unknown text encoder parameter `{unknown[0]}`: use one of {', '.join(known)}")
+        params = cls(**values)
+        template(params.template), template(params.image_template)
+        return params
+
+
+@dataclass(frozen=True, slots=True)
+class QwenClipFiles:
+    """Folders the two models and their tokenizers are read from; tokenizers usually lie beside their model."""
+
+    qwen: Path
+    clip: Path
+    qwen_tokenizer: Path | None = None
+    clip_tokenizer: Path | None = None
+
+
+class QwenClipEncoder(nn.Module):
+    """Both encoders and their tokenizers.
+
+    Args: qwen: ``Qwen2_5_VLForConditionalGeneration``; only its language half is run.   clip: ``CLIPTextModel``.
+          qwen_tokenizer, clip_tokenizer: of transformers.
+          padding: "trimmed" pads no further than the batch needs; "full" pads to ``qwen_max_length`` and gives a mask,
+                   as the official code does. Both give a denoiser the same result, as masked tokens count for nothing.
+    Raises: WeightsError where the tokenizer does not split the templates as the models' own tokenizer does.
+    Source: kandinskylab/kandinsky-5, kandinsky/models/text_embedders.py.
+    """
+
+    def __init__(
+        self,
+        qwen: nn.Module,
+        clip: nn.Module,
+        *,
+        qwen_tokenizer: Any,
+        clip_tokenizer: Any,
+        params: QwenClipParams | None = None,
+        padding: Padding = "trimmed",
+    ) -> None:
+        super().__init__()
+        self.qwen: Any = qwen.eval().requires_grad_(False)
+        self.clip: Any = clip.eval().requires_grad_(False)
+        self.qwen_tokenizer = qwen_tokenizer
+        self.clip_tokenizer = clip_tokenizer
+        self.params = params or QwenClipParams()
+        self.padding: Padding = padding
+        for name in (self.params.template, self.params.image_template):
+            self._check_prefix(name, template(name))
+
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
+        """Text states of B prompts.
+
+        Args:    still: use the template for images.
+        Returns: tokens [B, L, C] in Qwen's type, L ≤ ``qwen_max_length``; pooled [B, P] float32; mask [B, L], or None
+                 where every token counts.
+        Raises:  RequestError for no prompts.
+        """
+        if isinstance(prompts, str) or not prompts:
+            raise RequestError("encode takes a list of at least one prompt")
+        chosen = template(self.params.image_template if still else self.params.template)
+        with torch.no_grad():
+            tokens, mask = self._token_states(prompts, chosen)
+            pooled = self._pooled_states(prompts)
+        return TextStates(tokens, pooled, mask)
+
+    def _token_states(self, prompts: Sequence[str], chosen: Template) -> tuple[Tensor, Tensor | None]:
+        device = self.qwen.device
+        inputs = self.qwen_tokenizer(
+            [chosen.fill(prompt) for prompt in prompts],
+            padding="max_length" if self.padding == "full" else "longest",
+            # No mask is given to Qwen: its attention is causal, so padding on the right changes no state before it.
+            padding_side="right",
+            truncation=True,
+            max_length=chosen.crop_start + self.params.qwen_max_length,
+            return_tensors="pt",
+        )
+        # The inner model leaves out the projection to the vocabulary, which nobody reads here.
+        states = self.qwen.model(input_ids=inputs["input_ids"].to(device), use_cache=False).last_hidden_state
+        mask = inputs["attention_mask"][:, chosen.crop_start :].bool().to(device)
+        tokens = states[:, chosen.crop_start :]
+        return tokens, None if self.padding == "trimmed" and bool(mask.all()) else mask
+
+    def _pooled_states(self, prompts: Sequence[str]) -> Tensor:
+        inputs = self.clip_tokenizer(
+            list(prompts),
+            padding="max_length",
+            padding_side="right",
+            truncation=True,
+            add_special_tokens=True,
+            max_length=self.params.clip_max_length,
+            return_tensors="pt",
+        ).to(self.clip.device)
+        return self.clip(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).pooler_output.float()
+
+    def _check_prefix(self, name: str, chosen: Template) -> None:
+        length = len(self.qwen_tokenizer(chosen.prefix)["input_ids"])
+        if length != chosen.prefix_tokens:
+            raise WeightsError(
+                f"the tokenizer splits the `{name}` template into {length} tokens, the models were trained with "
+                f"{chosen.prefix_tokens}: is it Qwen2.5-VL's?"
+            )
+
+
+def read_qwen_clip(
+    files: QwenClipFiles, *, params: QwenClipParams | None = None, dtype: torch.dtype, padding: Padding = "trimmed"
+) -> QwenClipEncoder:
+    """Read both models and tokenizers from local folders, strictly, on the host; nothing is fetched or executed.
+
+    Args:   dtype: Qwen's compute type; CLIP stays in float32, as in the official code.
+    Raises: BackendError without transformers; WeightsError naming the folder, and the tensor where one does not fit.
+    """
+    try:
+        from transformers import AutoTokenizer, CLIPTextModel, Qwen2_5_VLForConditionalGeneration
+    except ImportError as error:
+        raise BackendError(
+            "the text encoders Qwen2.5-VL and CLIP need the package `transformers`: install `kandinsky-video[full]`"
+        ) from error
+    return QwenClipEncoder(
+        _read_model(Qwen2_5_VLForConditionalGeneration, files.qwen, dtype),
+        _read_model(CLIPTextModel, files.clip, torch.float32, may_be_left_over=CLIP_OTHER_HALF),
+        qwen_tokenizer=_read_tokenizer(AutoTokenizer, files.qwen_tokenizer or files.qwen),
+        clip_tokenizer=_read_tokenizer(AutoTokenizer, files.clip_tokenizer or files.clip),
+        params=params,
+        padding=padding,
+    )
+
+
+def _read_model(cls: Any, folder: Path, dtype: torch.dtype, *, may_be_left_over: tuple[str, ...] = ()) -> nn.Module:
+    read_shapes(folder)  # names a tensor that is cut off, before any is read
+    try:
+        model, report = cls.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"`{folder}` cannot be read as {cls.__name__}: {_first_line(error)}") from error
+    left_over = [key for key in report["unexpected_keys"] if not key.startswith(may_be_left_over)]
+    for keys, text in ((report["missing_keys"], "is missing in"), (left_over, "belongs to no part of the network, in")):
+        if keys:
+            raise WeightsError(f"tensor `{sorted(keys)[0]}` {text} `{folder}` ({len(keys)} such for {cls.__name__})")
+    return model
+
+
+def _read_tokenizer(cls: Any, folder: Path) -> Any:
+    try:
+        return cls.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"`{folder}` holds no tokenizer: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

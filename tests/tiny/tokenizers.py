@@ -1,0 +1,58 @@
+"""Tokenizers made here that split the official templates into exactly as many tokens as the real ones do."""
+
+import json
+import re
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import CLIPTokenizer, Qwen2Tokenizer
+
+from kandinsky.text.templates import TEMPLATES
+
+QWEN_SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+# Words without a token of their own; splitting these, all four prefixes count what they count with the real vocabulary.
+SPLIT = {" promt": (" prom", "t"), " scren": (" sc", "ren"), " postprocessing": (" post", "processing")}
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    """Byte-level BPE whose merges are learned from the templates' own words."""
+    bare = Qwen2Tokenizer()
+    splitter = bare.backend_tokenizer.pre_tokenizer
+    pieces: list[str] = []
+    for template in TEMPLATES.values():
+        for turn in re.split(r"<\|\w+\|>", template.text.replace("{}", "")):
+            for word, _ in splitter.pre_tokenize_str(turn):
+                plain = decoders.ByteLevel().decode([word])
+                pieces += SPLIT.get(plain, (plain,))
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    learner.train_from_iterator(
+        pieces,
+        trainers.BpeTrainer(
+            vocab_size=5000, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), min_frequency=1
+        ),
+    )
+    vocab, merges = _vocab_and_merges(learner)
+    vocab |= {token: len(vocab) + i for i, token in enumerate(QWEN_SPECIAL)}
+    return Qwen2Tokenizer(vocab=vocab, merges=merges, extra_special_tokens=list(QWEN_SPECIAL[1:]))
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """CLIP's class with the byte alphabet alone: a token a letter."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77)
+
+
+def _vocab_and_merges(learner: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    model = json.loads(learner.to_str())["model"]
+    return model["vocab"], [tuple(pair) for pair in model["merges"]]
