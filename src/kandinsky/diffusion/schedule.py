@@ -12,7 +12,7 @@ def flow_times(steps: int, shift: float) -> Tensor:
     """Falling times of a flow-matching run, more of them near noise.
 
     Args:    steps: number of network steps, ≥ 1.   shift: > 0; 1 spaces them evenly, cards give 5 or 10.
-    Returns: float32 [steps + 1], from exactly 1 to exactly 0.
+    Returns: float32 [steps + 1], from 1 to exactly 0 (for a shift that is no binary fraction, 1 to the last bit).
     Raises:  RequestError for steps < 1 or shift ≤ 0.
     Source:  kandinskylab/kandinsky-5, kandinsky/generation_utils.py, generate.
     Quirk:   float32 from the start; a schedule made in double moves guided results by about 1e-4.

@@ -122,8 +122,8 @@ def weight_files(path: Path) -> list[Path]:
             raise WeightsError(f"`{path}` is no weight file: give a `.safetensors` or `.pt` file, or a folder")
         return [path]
     try:
-        names = dict.fromkeys(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
+        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise WeightsError(f"`{path}` is no index of weight files: fetch it again") from error
     shards = []
     for name in names:
