@@ -310,6 +310,8 @@ def _read_animation(path: Path, fps: float) -> tuple[list[np.ndarray], float]:
     if total_ms <= 0:  # a picture, or an animation that says nothing of time
         return pictures, fps
     if not _has_rate(path):
+        if max(durations) - min(durations) <= 10:  # one unit of GIF: all the same but for rounding
+            return pictures, 1000 * len(pictures) / total_ms
         fps = 1000 / min(d for d in durations if d > 0)
     ends = np.cumsum(durations) * fps / 1000
     starts = np.concatenate([[0.0], ends[:-1]])
