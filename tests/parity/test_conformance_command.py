@@ -66,10 +66,8 @@ def test_a_wrong_number_fails_and_names_the_output(tmp_path):
     result = run(str(tmp_path))
     assert result.exit_code == 1
     bad, good, total = result.stdout.splitlines()
-    assert (
-        bad.startswith("FAIL kandinsky5.timesteps ") and bad.endswith("(timesteps.n3.s2.5)")
+    assert bad.startswith("FAIL kandinsky5.timesteps ") and bad.endswith("(timesteps.n3.s2.5)")
     assert "max_abs=0.001" in bad
-    )
     assert good.startswith("PASS kandinsky5.timesteps ")
     assert total == "1 passed, 1 failed, 0 skipped, 2 in all"
 

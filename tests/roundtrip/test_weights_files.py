@@ -264,7 +264,6 @@ def test_convert_command(official, tmp_path):
     app.command()(convert)
     result = CliRunner().invoke(app, [str(official), str(tmp_path / "out"), "--to", "diffusers"])
     assert result.exit_code == 0 and result.stdout.strip() == str(tmp_path / "out")
-    wrong = CliRunner().invoke(
-        app, [str(official), str(tmp_path / "b"), "--to", "diffusers", "-m", "kandinsky5-lite-t2v-sft-5s"]
-    )
+    of_another_size = ["--to", "diffusers", "-m", "kandinsky5-lite-t2v-sft-5s"]
+    wrong = CliRunner().invoke(app, [str(official), str(tmp_path / "b"), *of_another_size])
     assert isinstance(wrong.exception, WeightsError) and not (tmp_path / "b").exists()
