@@ -39,7 +39,7 @@ CACHE = Path(".cache/nano")
 # Where the subject's centre stands, as a share of the frame away from the middle (right, down).
 POSITIONS = {"left": (-0.2, 0.0), "right": (0.2, 0.0), "top": (0.0, -0.2), "bottom": (0.0, 0.2)}
 SCALES = {"small": 0.55, "large": 1.25}
-CAMERAS = ("zoom in", "zoom out", "pan left", "pan right")
+CAMERAS = ("zoom_in", "zoom_out", "pan_left", "pan_right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def composite(rgba_THWC: np.ndarray, scene: Scene, *, side: int) -> np.ndarray:
     still = scene.position is None and scene.scale is None and scene.camera is None
     for t in range(frames):
         if still:
-            picture = Image.fromarray(rgba_THWC[t], "RGBa").resize((side, side), Image.Resampling.BOX if source % side == 0 else Image.Resampling.BILINEAR)
+            picture = Image.fromarray(rgba_THWC[t], "RGBa").resize((side, side), Image.Resampling.BILINEAR)
         else:
             zoom, pan = _camera(scene.camera, t / max(frames - 1, 1))
             span = source / (scale * zoom)  # side of the window on the source that fills the frame
@@ -177,13 +177,13 @@ def composite(rgba_THWC: np.ndarray, scene: Scene, *, side: int) -> np.ndarray:
 
 def _camera(move: str | None, progress: float) -> tuple[float, float]:
     """(zoom, horizontal shift as a share of the frame) at ``progress`` 0..1 of the clip."""
-    if move == "zoom in":
+    if move == "zoom_in":
         return 0.75 + 0.5 * progress, 0.0
-    if move == "zoom out":
+    if move == "zoom_out":
         return 1.25 - 0.5 * progress, 0.0
-    if move == "pan left":  # the camera turns left: the subject drifts to the right
+    if move == "pan_left":  # the camera turns left: the subject drifts to the right
         return 0.8, -0.2 + 0.4 * progress
-    if move == "pan right":
+    if move == "pan_right":
         return 0.8, 0.2 - 0.4 * progress
     return 1.0, 0.0
 

@@ -1,0 +1,105 @@
+"""From a recipe file to trained weights: ``kandinsky train recipes/….yaml``.
+
+A recipe's ``kind`` names a builder below; everything else in it is that builder's data. A builder returns the objective
+and what to write when the loop has ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kandinsky.errors import RequestError
+from kandinsky.train import loop
+
+
+def run_recipe(
+    recipe: Path | str,
+    *,
+    out: Path | str | None = None,
+    resume: bool = True,
+    steps: int | None = None,
+    device: str = "cpu",
+    on_log: Callable[[dict[str, float]], None] | None = None,
+) -> Path:
+    """Run a recipe to its end; a run that was stopped continues from its last checkpoint.
+
+    Args:    out: overrides the recipe's folder.   steps: overrides the recipe's number of steps.
+    Returns: the weight file written.   Raises: RequestError for a recipe that cannot be read.
+    """
+    path = Path(recipe)
+    if not path.is_file():
+        raise RequestError(f"recipe `{path}` does not exist", hint="shipped recipes stand in the folder `recipes/`")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RequestError(f"recipe `{path}` is not valid YAML: {str(error).splitlines()[0]}") from error
+    kind = values.get("kind") if isinstance(values, dict) else None
+    if kind not in BUILDERS:
+        raise RequestError(f"recipe `{path}` has kind `{kind}`: use one of {', '.join(BUILDERS)}")
+    folder = Path(out or values["out"])
+    if steps is not None:
+        values.setdefault("loop", {})["steps"] = steps
+    return BUILDERS[kind](values, folder, resume=resume, device=device, on_log=on_log)
+
+
+def _autoencoder(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
+    from kandinsky.data.captions import COLOURS
+    from kandinsky.nets.vae.nano import NanoAutoencoderParams
+    from kandinsky.train.autoencoder import AutoencoderObjective
+    from kandinsky.train.splits import autoencoder_rows
+    from kandinsky.weights.write import write_state
+
+    train, _ = autoencoder_rows(Path(values["cache"]), values["held_every"])
+    objective = AutoencoderObjective(
+        Path(values["cache"]),
+        train,
+        [colour.rgb for colour in COLOURS],
+        NanoAutoencoderParams.from_dict(values["network"]),
+        **values["data"],
+    )
+    if start := values.get("start"):
+        from kandinsky.weights.read import load_into
+
+        load_into(objective.network, Path(start))
+    settings = loop.LoopSettings.from_dict(values["loop"])
+    ema = loop.run(objective, settings, out, resume=resume, device=device, on_log=on_log)
+    state = {**objective.network.state_dict(), **ema}
+    (out / "config.json").write_text(json.dumps(values["network"]))
+    return write_state(state, out / "vae.safetensors", layout="official")
+
+
+def _denoiser(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
+    from kandinsky.nets.kandinsky5.dit import DiTParams
+    from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams
+    from kandinsky.text.nano import NanoTextEncoder
+    from kandinsky.train.flow import FlowObjective, Stage, cache_latents
+    from kandinsky.weights.read import load_into
+    from kandinsky.weights.write import write_state
+
+    out.mkdir(parents=True, exist_ok=True)
+    data, text = values["data"], values["text"]
+    latents = out / "latents.npy"
+    if not latents.exists():
+        autoencoder = NanoAutoencoder(NanoAutoencoderParams.from_dict(values["autoencoder"]["params"]))
+        load_into(autoencoder, Path(values["autoencoder"]["weights"]))
+        cache_latents(Path(values["cache"]), autoencoder, latents, side=data["side"], extras=data["extras"])
+    encoder = NanoTextEncoder.from_files(Path(text["weights"]), Path(text["tokenizer"]), text["params"])
+    settings = loop.LoopSettings.from_dict(values["loop"])
+    objective = FlowObjective(
+        latents,
+        encoder,
+        DiTParams.from_dict(values["network"]),
+        [Stage(**stage) for stage in values["stages"]],
+        steps=settings.steps,
+        **values["objective"],
+    )
+    ema = loop.run(objective, settings, out, resume=resume, device=device, on_log=on_log)
+    return write_state(ema, out / "dit.safetensors", layout="official")
+
+
+BUILDERS: dict[str, Callable[..., Path]] = {"nano-autoencoder": _autoencoder, "nano-denoiser": _denoiser}
