@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ def run_vae(case: Case) -> dict[str, Tensor]:
     """Encode to the unscaled posterior, decode from unscaled latents; whole or in the official tiles."""
     case.refuse_other_calls("ops", "tile", "stride", "opt_tiling")
     call, inputs = case.call, case.inputs()
-    tiling = None
+    tiling: Literal["none"] | Tiling = "none"
     if call.get("tile"):
         _, *tile = call["tile"]
         tiling = Tiling((tile[0], tile[1], tile[2]), tuple(call["stride"]))

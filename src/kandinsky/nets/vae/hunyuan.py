@@ -8,14 +8,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.nets.vae.tiling import Tiling, tiled
+from kandinsky.ops.attention import attention
 
 LOGVAR_RANGE = (-30.0, 20.0)
+Tilings = Literal["none", "auto", "official"]
+# frames·rows·columns that "auto" codes whole: about the largest tile of the official rule
+WHOLE_VOXELS = 2**23
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +55,54 @@ class HunyuanParams:
         return cls(**chosen)
 
 
+class CausalMidBlock(nn.Module):
+    """Diffusers' middle block, its tensors and names, without the mask.
+
+    A token sees the tokens of its own and of earlier frames. Diffusers and the official code write that as a matrix of
+    (frames·rows·columns)² numbers, 145 GB for five seconds of 768x512; here each frame asks the frames up to itself.
+    """
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.attentions = block.attentions
+        self.resnets = block.resnets
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] → the same shape."""
+        x = self.resnets[0](x)
+        for layer, resnet in zip(self.attentions, self.resnets[1:], strict=True):
+            x = resnet(x if layer is None else _attend_to_the_past(layer, x))
+        return x
+
+
+def _attend_to_the_past(layer: Any, x: Tensor) -> Tensor:
+    _, _, T, H, W = x.shape
+    tokens_BSD = x.permute(0, 2, 3, 4, 1).flatten(1, 3)
+    normed = layer.group_norm(tokens_BSD.transpose(1, 2)).transpose(1, 2)
+    q, k, v = (linear(normed).unflatten(-1, (layer.heads, -1)) for linear in (layer.to_q, layer.to_k, layer.to_v))
+    ends = range(H * W, T * H * W + 1, H * W)
+    frames = [attention(q[:, end - H * W : end], k[:, :end], v[:, :end]) for end in ends]
+    mixed = layer.to_out[0](torch.cat(frames, dim=1).flatten(-2)) + tokens_BSD
+    return mixed.unflatten(1, (T, H, W)).permute(0, 4, 1, 2, 3)
+
+
 class HunyuanAutoencoder(nn.Module):
     """Encode and decode whole, or in the official tiles.
 
     Args: params: hyper-parameters.
-          tiling: None codes the clip whole: exact, and the default. "official" lays the official tiles
-                  (see ``Tiling.official``); a ``Tiling`` lays exactly these.
+          tiling: "none" codes the clip whole: exact, and the default. "official" lays the official tiles
+                  (see ``Tiling.official``); "auto" does so above ``WHOLE_VOXELS``, whatever the machine; a
+                  ``Tiling`` lays exactly these.
     The weights load with ``keymaps.HUNYUAN_VAE``; the network itself is ``net``.
     Quirk: Diffusers' own ``decode`` tiles in time by itself above 16 frames, which moves the result; its parts are
     called directly here.
-    Raises: BackendError where Diffusers is not installed.
+    Raises: BackendError where Diffusers is not installed; RequestError for an unknown tiling.
     """
 
-    def __init__(
-        self, params: HunyuanParams | None = None, *, tiling: Literal["official"] | Tiling | None = None
-    ) -> None:
+    def __init__(self, params: HunyuanParams | None = None, *, tiling: Tilings | Tiling = "none") -> None:
         super().__init__()
+        if not isinstance(tiling, Tiling) and tiling not in get_args(Tilings):
+            raise RequestError(f"unknown tiling `{tiling}`: use {', '.join(f'`{t}`' for t in get_args(Tilings))}")
         try:
             from diffusers import AutoencoderKLHunyuanVideo
         except ImportError as error:
@@ -74,7 +111,10 @@ class HunyuanAutoencoder(nn.Module):
             ) from error
         self.params = params or HunyuanParams()
         self.tiling = tiling
-        self.net: Any = AutoencoderKLHunyuanVideo(**dataclasses.asdict(self.params))
+        net: Any = AutoencoderKLHunyuanVideo(**dataclasses.asdict(self.params))
+        for coder in (net.encoder, net.decoder):
+            coder.mid_block = CausalMidBlock(coder.mid_block)
+        self.net = net
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:
         """Pixels → scaled latents (the posterior's mode). T must be 1 + a multiple of 4, H and W multiples of 8."""
@@ -95,12 +135,12 @@ class HunyuanAutoencoder(nn.Module):
     def _run(self, coder: Callable[[Tensor], Tensor], x: Tensor, direction: Literal["encode", "decode"]) -> Tensor:
         x = x.to(next(self.net.parameters()).dtype)
         temporal, spatial = self.params.temporal_compression_ratio, self.params.spatial_compression_ratio
-        if self.tiling is None:
+        grow_t, grow_s = (temporal, spatial) if direction == "decode" else (1, 1)
+        height, width = x.shape[3] * grow_s, x.shape[4] * grow_s
+        voxels = ((x.shape[2] - 1) * grow_t + 1) * height * width
+        if self.tiling == "none" or (self.tiling == "auto" and voxels <= WHOLE_VOXELS):
             return coder(x)
-        tiling = self.tiling
-        if not isinstance(tiling, Tiling):
-            factor = spatial if direction == "decode" else 1
-            tiling = Tiling.official(x.shape[3] * factor, x.shape[4] * factor)
+        tiling = self.tiling if isinstance(self.tiling, Tiling) else Tiling.official(height, width)
         return tiled(coder, x, tiling, direction=direction, temporal=temporal, spatial=spatial)
 
     def _moments(self, x: Tensor) -> Tensor:
