@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load": "kandinsky.pipelines.loading",
-    "plan": "kandinsky.runtime.plan",
+    "plan": "kandinsky.pipelines.plan",
     "Request": "kandinsky.types",
     "TextStates": "kandinsky.types",
     "Video": "kandinsky.types",
@@ -26,13 +26,29 @@ _HOMES = {
     "Cancelled": "kandinsky.errors",
     "get_T2V_pipeline": "kandinsky.compat.kandinsky5",
 }
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = [
+    "BackendError",
+    "Cancelled",
+    "KandinskyError",
+    "LatentShape",
+    "OutOfMemory",
+    "Request",
+    "RequestError",
+    "TextStates",
+    "Video",
+    "VideoShape",
+    "WeightsError",
+    "__version__",
+    "get_T2V_pipeline",
+    "load",
+    "plan",
+]
 
 if TYPE_CHECKING:
     from kandinsky.compat.kandinsky5 import get_T2V_pipeline
     from kandinsky.errors import BackendError, Cancelled, KandinskyError, OutOfMemory, RequestError, WeightsError
     from kandinsky.pipelines.loading import load
-    from kandinsky.runtime.plan import plan
+    from kandinsky.pipelines.plan import plan
     from kandinsky.types import LatentShape, Request, TextStates, Video, VideoShape
 
 

@@ -160,7 +160,7 @@ def _official(part: Part, root: Path) -> Place:
 
 def _snapshot(part: Part) -> Path:
     """Folder of the cached snapshot; of a revision never fetched, the folder it would get."""
-    repo = _hub_cache() / ("models--" + part.repo.replace("/", "--"))
+    repo = hub_cache() / ("models--" + part.repo.replace("/", "--"))
     if _COMMIT.fullmatch(part.revision):
         return repo / "snapshots" / part.revision
     try:
@@ -170,7 +170,7 @@ def _snapshot(part: Part) -> Path:
     return repo / "snapshots" / commit
 
 
-def _hub_cache() -> Path:
+def hub_cache() -> Path:
     """The cache folder, by the variables and defaults of huggingface_hub, without importing it."""
     if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(os.path.expandvars(cache)).expanduser()

@@ -1,0 +1,45 @@
+"""`kandinsky.plan`: what a generation will need, said before anything is fetched or loaded."""
+
+from __future__ import annotations
+
+from kandinsky import cards
+from kandinsky.pipelines.request import Resolved, resolve
+from kandinsky.runtime.plan import Plan, plan_clip
+from kandinsky.types import Request
+
+
+def plan(
+    model: str,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    seconds: float | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    offload: str | None = None,
+) -> Plan:
+    """What one clip of a model needs; no prompt is needed, since it changes nothing here.
+
+    Args:    as for a generation; None = the card's default, and for ``offload`` the placement that fits.
+    Raises:  RequestError or BackendError as a generation would.
+    """
+    request = Request(model, "any", seconds=seconds, width=width, height=height, steps=steps, guidance=guidance, seed=0)
+    return plan_resolved(resolve(request, cards.find(model)), device=device, dtype=dtype, offload=offload)
+
+
+def plan_resolved(
+    resolved: Resolved, *, device: str | None = None, dtype: str | None = None, offload: str | None = None
+) -> Plan:
+    """The plan of a request that was already held against its card."""
+    return plan_clip(
+        resolved.card,
+        resolved.shape,
+        resolved.latent,
+        clip_seconds=resolved.seconds,
+        passes=resolved.steps * (1 if resolved.guidance == 1 else 2),
+        device=device,
+        dtype=dtype,
+        offload=offload,
+    )

@@ -1,0 +1,126 @@
+"""Devices and compute types by name: what was asked for, or the best there is. The only place that knows the names.
+
+``check_device`` answers without loading torch where it can, so that a request is refused early.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import metadata
+from pathlib import Path
+
+from kandinsky.errors import BackendError, RequestError
+
+_DEVICE = re.compile(r"(cpu|mps|cuda(:\d+)?)")
+DTYPES = ("float32", "bfloat16", "float16")
+_SHORT = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16", "f16": "float16"}
+
+
+def check_device(name: str | None) -> None:
+    """Refuse a device that is not there. Loads torch only where its build could have that device.
+
+    Raises: RequestError for a name that is none, BackendError for a device this machine does not have.
+    """
+    if name is None or name == "auto":
+        return
+    if not isinstance(name, str) or not _DEVICE.fullmatch(name):
+        raise RequestError(f"device `{name}` is unknown: use `cpu`, `cuda`, `cuda:N`, `mps` or `auto`")
+    if name == "cpu":
+        return
+    if name.startswith("cuda") and _is_cpu_build():
+        raise BackendError(
+            f"device `{name}` was asked for, and the installed torch {_torch_version()} is built for processors only",
+            hint="use `--device cpu`, or install a CUDA build of torch",
+        )
+    import torch
+
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise BackendError("device `mps` was asked for, and there is none here", hint="use `--device cpu`")
+    if name.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = int(name.partition(":")[2] or 0)
+        if index >= count:
+            there = "there is none here" if not count else f"this machine has `cuda:0` to `cuda:{count - 1}`"
+            raise BackendError(f"device `{name}` was asked for, and {there}", hint="use `--device cpu`")
+
+
+def choose_device(name: str | None = None) -> str:
+    """The device to compute on: the one asked for, else the first CUDA device, else the processor.
+
+    Raises: as ``check_device``.
+    """
+    check_device(name)
+    if name is not None and name != "auto":
+        return name
+    if _is_cpu_build():
+        return "cpu"
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def choose_dtype(name: str | None, device: str) -> str:
+    """The compute type: the one asked for, else bfloat16 on CUDA and float32 elsewhere. Raises: RequestError."""
+    if name is None or name == "auto":
+        return "bfloat16" if device.startswith("cuda") else "float32"
+    name = _SHORT.get(name, name)
+    if name not in DTYPES:
+        raise RequestError(f"dtype `{name}` is unknown: use `float32`, `bfloat16` or `float16`")
+    return name
+
+
+def dtype_bytes(name: str) -> int:
+    """Bytes of one number of a compute type."""
+    return 4 if name == "float32" else 2
+
+
+def device_memory(device: str) -> tuple[int, int] | None:
+    """Free and total bytes of an accelerator; None for the processor and where it cannot be told."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    free, total = torch.cuda.mem_get_info(torch.device(device))
+    return int(free), int(total)
+
+
+def host_memory() -> tuple[int, int] | None:
+    """Available and total bytes of main memory, within a container's limit where one is set; None where unknown."""
+    facts = {}
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            key, _, value = line.partition(":")
+            facts[key] = int(value.split()[0]) * 1024
+        free, total = facts["MemAvailable"], facts["MemTotal"]
+    except (OSError, KeyError, ValueError, IndexError):
+        try:
+            total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, OSError, AttributeError):
+            return None
+        return total, total
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return free, total
+    return min(free, max(0, limit - used)), min(total, limit)
+
+
+def processor_count() -> int:
+    """Processor cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def _is_cpu_build() -> bool:
+    return "+cpu" in _torch_version()
+
+
+def _torch_version() -> str:
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError as error:
+        raise BackendError("torch is not installed: run `pip install kandinsky-video`") from error
