@@ -1,4 +1,4 @@
-"""The things nano knows: which emoji, their names and synonyms in two languages, and which synonyms training never sees.
+"""The things nano knows: which emoji, their names and synonyms in two languages, and which of these training never sees.
 
 `concepts.json` is the committed list, in a fixed order; a concept's index in it is its class number everywhere.
 Names and tags are emojibase-data's (MIT), pictures are `@lobehub/fluent-emoji-anim-*` (MIT). Which emoji are in it was
@@ -7,9 +7,12 @@ everything else again from the unpacked packages.
 
 Tags are split by a hash of the tag itself, so a held tag is held for every concept that has it:
 
-- held: only evaluation prompts use it. It is a real synonym: no word of it is akin to a word of the concept's label.
+- held: only evaluation prompts use it. It is a real synonym: no word of it is akin to a word of the concept's label,
+  and a person who read the tag with the list of names before them, and nothing else, found that it means this concept
+  ("chemist" for the scientist; not "small" for the zany face). Nobody looked at a model's answers for this.
 - train: captions may use it. A tag akin to one of the concept's held tags is in neither.
-- unused: akin to a held tag, the name of another concept, or a word that says nothing ("more", «что»).
+- unused: never trained on and never asked: drawn to be held but too vague, akin to a held tag, the name of another
+  concept, or a word that says nothing ("more", «что»).
 """
 
 from __future__ import annotations
@@ -34,10 +37,10 @@ MAX_OWNERS = 4
 """A tag that more concepts than this carry ("face", "animal") does not single one out and is never held."""
 
 _SILENT = {
-    "en": set(
-        "and the for with not you your yourself how what that this are can its it's all more very get got".split()
-    ),
-    "ru": set("вот что это как для при или быть может все кто где когда еще над под без быль его нет очень".split()),
+    "en": frozenset({"and", "the", "for", "with", "not", "you", "your", "yourself", "how", "what", "that", "this"})
+    | {"are", "can", "its", "it's", "all", "more", "very", "get", "got"},
+    "ru": frozenset({"вот", "что", "это", "как", "для", "при", "или", "быть", "может", "все", "кто", "где", "когда"})
+    | {"еще", "над", "под", "без", "быль", "его", "нет", "очень"},
 }
 
 
@@ -196,8 +199,12 @@ def read_emojibase(packages: Path, lang: Language) -> dict[str, dict[str, Any]]:
     return {entry["hexcode"]: entry for entry in json.loads(path.read_text("utf-8"))}
 
 
-def rebuild(packages: Path, listed: Sequence[Concept] | None = None) -> list[Concept]:
-    """The list again from emojibase: same emoji, same order, labels and tags as the packages have them."""
+def rebuild(packages: Path, listed: Sequence[Concept] | None = None, *, reviewed: bool = True) -> list[Concept]:
+    """The list again from emojibase: same emoji, same order, labels and tags as the packages have them.
+
+    reviewed: what the list does not hold stays unheld, so the reading by a person is kept; without it every tag that
+    was drawn is held, for a person to read.
+    """
     listed = list(listed or load_concepts())
     base = {lang: read_emojibase(packages, lang) for lang in LANGUAGES}
     tags = {
@@ -206,6 +213,9 @@ def rebuild(packages: Path, listed: Sequence[Concept] | None = None) -> list[Con
         )
         for lang in LANGUAGES
     }
+    if reviewed:
+        for lang in LANGUAGES:
+            tags[lang] = [_keep_held(t, c.tags(lang).held) for t, c in zip(tags[lang], listed, strict=True)]
     return [
         Concept(
             hexcode=c.hexcode,
@@ -219,6 +229,11 @@ def rebuild(packages: Path, listed: Sequence[Concept] | None = None) -> list[Con
         )
         for i, c in enumerate(listed)
     ]
+
+
+def _keep_held(tags: Tags, held: Sequence[str]) -> Tags:
+    vague = tuple(t for t in tags.held if t not in held)
+    return Tags(tags.train, tuple(t for t in tags.held if t in held), tags.unused + vague)
 
 
 def write(concepts: Sequence[Concept], path: Path) -> None:
