@@ -31,6 +31,7 @@ class Part:
     name:  tells the parts of one component apart (`qwen`, `clip`); may be empty where there is one part.
     local: where the same files lie in an official `weights/` folder: a file, or a folder when it ends in `/`.
     bytes: size to fetch, for `kandinsky plan`.
+    dtype: type of the numbers in the files, also for the plan.
     gated: the hub wants a token and an accepted licence first.
     """
 
@@ -40,6 +41,7 @@ class Part:
     revision: str = "main"
     local: str = ""
     bytes: int = 0
+    dtype: str = "float32"
     gated: bool = False
 
 
@@ -91,15 +93,6 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """Measured or computed needs in GiB, by placement, at the default size."""
-
-    device_none_gib: float = 0.0
-    device_module_gib: float = 0.0
-    host_gib: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Card:
     id: str
     family: str
@@ -113,7 +106,6 @@ class Card:
     vae: Component
     sampling: Sampling
     clip: Clip
-    memory: Memory = field(default_factory=Memory)
     notes: tuple[str, ...] = ()
 
     def component(self, name: str) -> Component:

@@ -96,6 +96,14 @@ def check_target(target: str | Path) -> Path:
     return path
 
 
+def check_sheet(target: str | Path) -> Path:
+    """``check_target`` for a contact sheet, which is one .png file."""
+    path = check_target(target)
+    if path.suffix.lower() != ".png" or _NUMBERED.search(path.name):
+        raise RequestError(f"a contact sheet is a picture: `{path}` must end in `.png`")
+    return path
+
+
 def write_video(video: Video, path: Path) -> Path:
     """Write a clip and its recipe; on any failure nothing is left behind and an older file stays as it was.
 
@@ -130,9 +138,7 @@ def write_sheet(video: Video, path: Path, columns: int = 8) -> Path:
     """Write a contact sheet of a clip as PNG, with the recipe. Raises: RequestError for another ending."""
     from kandinsky.media.sheet import contact_sheet
 
-    path = check_target(path)
-    if path.suffix.lower() != ".png" or _NUMBERED.search(path.name):
-        raise RequestError(f"a contact sheet is a picture: `{path}` must end in `.png`")
+    path = check_sheet(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _beside(path) as part:
         _write_png(contact_sheet(_checked(video.frames_THWC), columns), part, video.recipe)

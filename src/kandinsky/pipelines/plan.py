@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from kandinsky import cards
+from pathlib import Path
+
+from kandinsky.pipelines import sources
 from kandinsky.pipelines.request import Resolved, resolve
 from kandinsky.runtime.plan import Plan, plan_clip
 from kandinsky.types import Request
@@ -26,17 +28,25 @@ def plan(
     Raises:  RequestError or BackendError as a generation would.
     """
     request = Request(model, "any", seconds=seconds, width=width, height=height, steps=steps, guidance=guidance, seed=0)
-    return plan_resolved(resolve(request, cards.find(model)), device=device, dtype=dtype, offload=offload)
+    source = sources.find(model)
+    resolved = resolve(request, source.card)
+    return plan_resolved(resolved, root=source.root, device=device, dtype=dtype, offload=offload)
 
 
 def plan_resolved(
-    resolved: Resolved, *, device: str | None = None, dtype: str | None = None, offload: str | None = None
+    resolved: Resolved,
+    *,
+    root: Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    offload: str | None = None,
 ) -> Plan:
-    """The plan of a request that was already held against its card."""
+    """The plan of a request that was already held against its card; ``root`` as in ``sources.Source``."""
     return plan_clip(
         resolved.card,
         resolved.shape,
         resolved.latent,
+        root=root,
         clip_seconds=resolved.seconds,
         passes=resolved.steps * (1 if resolved.guidance == 1 else 2),
         device=device,

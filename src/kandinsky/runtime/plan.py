@@ -9,9 +9,10 @@ Legend: S visual tokens of one clip, D width, F hidden width.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from kandinsky.cards import Card, Part
+from kandinsky.cards import Card, Component, Part
 from kandinsky.errors import RequestError
 from kandinsky.runtime import devices
 from kandinsky.types import LatentShape, VideoShape
@@ -70,6 +71,7 @@ def plan_clip(
     shape: VideoShape,
     latent: LatentShape,
     *,
+    root: Path | None = None,
     clip_seconds: float,
     passes: int,
     device: str | None = None,
@@ -78,7 +80,8 @@ def plan_clip(
 ) -> Plan:
     """What one clip needs; nothing is fetched or loaded. ``pipelines.plan.plan`` starts from a request.
 
-    Args:   device, dtype: None = the best there is.   offload: None = the placement that fits.
+    Args:   root: an official `weights/` folder the files lie in.   device, dtype: None = the best there is.
+            offload: None = the placement that fits.
     Raises: RequestError or BackendError for a device, type or placement that is not there.
     """
     device = devices.choose_device(device)
@@ -88,10 +91,8 @@ def plan_clip(
     width = devices.dtype_bytes(dtype)
     weights = {
         "dit": card.parameters * width,
-        # Files hold the full-size encoders and autoencoder in 2 or 4 bytes a number; without a card's word on it the
-        # file size stands for both.
-        "text": card.text.bytes,
-        "vae": card.vae.bytes,
+        "text": _loaded_bytes(card.text, width),
+        "vae": _loaded_bytes(card.vae, width),
     }
     tokens = _tokens(card, latent)
     work = {
@@ -107,7 +108,7 @@ def plan_clip(
     free = devices.host_memory() if on_host else devices.device_memory(device)
     chosen, why = _placement(need, None if free is None else int(free[0] * _RESERVE), offload, device)
     seconds = _flops(card, tokens, passes) / _rate(device, dtype)
-    missing = missing_parts(card)
+    missing = missing_parts(card, root=root)
     peak_host = 3 * shape.frames * shape.height * shape.width  # the finished frames, always
     if on_host:
         peak_host += need[chosen]
@@ -151,6 +152,11 @@ def _placement(need: dict[str, int], room: int | None, asked: str | None, device
 
 def _named(part: Part) -> str:
     return f"{part.repo}: {', '.join(part.files[:2])}" + (" …" if len(part.files) > 2 else "")
+
+
+def _loaded_bytes(component: Component, width: int) -> int:
+    """Size of a component's files once its numbers have the compute type."""
+    return sum(part.bytes * width // devices.dtype_bytes(part.dtype) for part in component.parts)
 
 
 def _tokens(card: Card, latent: LatentShape) -> int:

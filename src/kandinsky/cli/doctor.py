@@ -1,0 +1,48 @@
+"""`kandinsky doctor`: what this machine has and what is missing."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+    """Report versions, devices, attention backends, optional packages, hub settings, codecs, memory and disk."""
+    from kandinsky.runtime.doctor import report
+
+    found = report()
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, indent=1))
+        return
+    torch = found["torch"]
+    _line("kandinsky", found["kandinsky"])
+    _line("python", f"{found['python']} on {found['platform']}")
+    _line("torch", f"{torch['version']}, {torch.get('threads', '?')} threads of {found['processors']} cores")
+    for device in torch.get("devices", ()):
+        facts = [device["name"], device.get("model"), device.get("capability"), _room(device.get("memory"))]
+        _line("device", ", ".join(fact for fact in facts if fact))
+    _line("default", torch.get("default_device"))
+    _line("attention", ", ".join(torch.get("attention", ())))
+    for name, package in found["packages"].items():
+        _line("package", f"{name} {package['version'] or '– not installed'} ({package['for']})")
+    _line("codecs", ", ".join(f"{name} {'yes' if there else 'NO'}" for name, there in found["codecs"].items()))
+    _line("memory", _room(found["memory"]) or "unknown")
+    for name, disk in found["disk"].items():
+        _line("disk", f"{disk['free_gb']} GB free for the {name} {disk['path']}")
+    hub = found["hub"]
+    _line("hub", f"cache {hub['cache']}, token {'set' if hub['token'] else 'not set'}")
+    for name, value in hub["settings"].items():
+        _line("setting", f"{name}={value}")
+    for problem in found["problems"]:
+        _line("PROBLEM", problem)
+    print("all is well" if not found["problems"] else f"{len(found['problems'])} problem(s)")
+
+
+def _line(key: str, value: Any) -> None:
+    print(f"{key:<10} {value}")
+
+
+def _room(room: dict[str, float] | None) -> str | None:
+    return None if room is None else f"{room['free_gb']} of {room['total_gb']} GB free"

@@ -1,0 +1,69 @@
+"""`kandinsky download`: fetch a model's files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kandinsky import cards
+
+if TYPE_CHECKING:
+    from kandinsky.weights.hub import Fetched
+
+
+def download(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Catalogue ids, see `kandinsky models`.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Lay files out here as model/, vae/, text_encoder/, text_encoder2/."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+) -> None:
+    """Fetch what models need: only the files their cards list, resumed where a transfer broke, verified by hash."""
+    from kandinsky.cli.main import say
+    from kandinsky.runtime.plan import gigabytes
+
+    wanted = [cards.find(name) for name in ids]
+    # A card has many files and shares some with others: each is named once.
+    if all(
+        part.repo == "package"
+        for card in wanted
+        for name in ("dit", "text", "vae")
+        for part in card.component(name).parts
+    ):
+        say("nothing to fetch: this model ships with the package")
+        return
+    from kandinsky.weights.hub import download as fetch
+
+    if quiet:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
+
+    def report(entry: Fetched) -> None:
+        if as_json:
+            print(
+                json.dumps(
+                    {name: str(getattr(entry, name)) if name == "path" else getattr(entry, name) for name in FIELDS}
+                )
+            )
+        else:
+            print(entry.path, flush=True)
+
+    for card in wanted:
+        if not quiet:
+            size = sum(card.component(name).bytes for name in ("dit", "text", "vae"))
+            say(f"{card.id}: {gigabytes(size)} in all")
+        done = fetch(card, root=folder, on_file=report)
+        if not quiet:
+            came = sum(entry.transferred for entry in done)
+            say(f"{card.id}: {len(done)} files verified, {gigabytes(came)} fetched")
+    if folder and not quiet:
+        say(f"to use this folder: export KANDINSKY_WEIGHTS={folder.absolute()}")
+
+
+FIELDS = ("repo", "file", "path", "bytes", "revision", "transferred")

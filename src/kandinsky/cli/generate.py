@@ -1,0 +1,236 @@
+"""`kandinsky generate`: a prompt becomes a file."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kandinsky import cards
+from kandinsky.errors import RequestError
+from kandinsky.types import Request
+
+if TYPE_CHECKING:
+    from kandinsky.pipelines.request import Resolved
+
+FULL_SIZE_MODEL = "kandinsky5-lite-t2v-sft-5s"
+QUIET_S = 1.0  # what is done sooner needs no progress bar
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What the video shows. Or use --prompts.")] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="Catalogue id, see `kandinsky models`.")] = (
+        cards.DEFAULT_MODEL
+    ),
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="File to write: .mp4 .webm .gif .webp .png, %03d.png, or a folder `x/`."),
+    ] = None,
+    size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Length; 0 makes a still image.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="How strictly to follow; 1 is off.")] = None,
+    shift: Annotated[
+        float | None, typer.Option("--shift", help="Scale of the schedule: more steps near noise.")
+    ] = None,
+    negative: Annotated[str | None, typer.Option("--negative", help="What the video should not show.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same video; drawn when absent.")] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Videos for each prompt, with seeds counting up.")] = 1,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="Text file with one prompt a line; empty lines and # are skipped.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; the best there is.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
+    offload: Annotated[
+        str | None, typer.Option("--offload", help="none: all networks stay loaded. module: one at a time.")
+    ] = None,
+    sheet: Annotated[str | None, typer.Option("--sheet", help="Also write a contact sheet, a .png.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it would need; see `kandinsky plan`.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result instead of its path.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr but errors.")] = False,
+) -> None:
+    """Make a video from a prompt. The result's path is the last line on stdout."""
+    from kandinsky.pipelines import sources
+    from kandinsky.pipelines.request import parse_size, resolve
+    from kandinsky.weights.locate import locate_parts
+
+    source = sources.find(model)
+    width, height = (None, None) if size is None else parse_size(size)
+    jobs: list[Resolved] = []
+    for text in _prompts(prompt, prompts):
+        request = Request(
+            model=model,
+            prompt=text,
+            negative_prompt=negative,
+            seconds=seconds,
+            width=width,
+            height=height,
+            steps=steps,
+            guidance=guidance,
+            shift=shift,
+            seed=seed,
+        )
+        first = resolve(request, source.card)
+        jobs += [first, *(resolve(request.with_values(seed=first.seed + i), source.card) for i in range(1, count))]
+
+    if plan:
+        from kandinsky.cli.plan import show_plan
+        from kandinsky.pipelines.plan import plan_resolved
+
+        show_plan(
+            plan_resolved(jobs[0], root=source.root, device=device, dtype=dtype, offload=offload),
+            as_json=as_json,
+            clips=len(jobs),
+        )
+        return
+
+    targets = [_target(job, output, i, len(jobs)) for i, job in enumerate(jobs)]
+    sheets = [_numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
+    _check(targets, sheets, device, dtype, offload)
+    for name in ("dit", "text", "vae"):
+        locate_parts(source.card.component(name), root=source.root, model=source.card.id)
+    talk = _Talk(quiet)
+    if model == cards.DEFAULT_MODEL and not quiet:
+        _say_default(source.card.title)
+    _run(model, jobs, targets, sheets, device=device, dtype=dtype, offload=offload, as_json=as_json, talk=talk)
+
+
+def _run(
+    model: str,
+    jobs: list[Resolved],
+    targets: list[Path],
+    sheets: list[Path | None],
+    *,
+    device: str | None,
+    dtype: str | None,
+    offload: str | None,
+    as_json: bool,
+    talk: _Talk,
+) -> None:
+    from kandinsky.media.video import write_sheet, write_video
+
+    with talk.waiting("loading"):
+        from kandinsky.pipelines.loading import load
+
+        pipe = load(model, device=device, dtype=dtype, offload=offload or "none")
+    for i, (job, target, sheet) in enumerate(zip(jobs, targets, sheets, strict=True)):
+        begun = time.monotonic()
+        title = job.prompt if len(jobs) == 1 else f"{i + 1}/{len(jobs)} {job.prompt}"
+        with talk.waiting(title) as on_step:
+            video = pipe.run(job, on_step=on_step)
+            written = write_video(video, target)
+            if sheet:
+                write_sheet(video, sheet)
+        taken = time.monotonic() - begun
+        talk.say(f"seed {video.seed}, {len(video.frames)} frames, {taken:.1f} s")
+        if as_json:
+            result = {"path": str(written), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
+            print(json.dumps({**result, "recipe": video.recipe}, ensure_ascii=False), flush=True)
+        else:
+            print(written, flush=True)
+
+
+def _prompts(prompt: str | None, file: Path | None) -> list[str]:
+    if (prompt is None) == (file is None):
+        given = "both a prompt and --prompts were" if prompt is not None else "no prompt was"
+        raise RequestError(f"{given} given: use one, such as `kandinsky generate 'a panda waves'`")
+    if file is None:
+        assert prompt is not None
+        return [prompt]
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"prompts `{file}` cannot be read: {error}") from error
+    found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not found:
+        raise RequestError(f"prompts `{file}` holds no prompt: write one a line")
+    return found
+
+
+def _target(job: Resolved, output: str | None, index: int, total: int) -> Path:
+    """The file of one result; several results get a number each, or the seed where the name is made up."""
+    if output is not None:
+        return _numbered(output, index, total)
+    slug = re.sub(r"[\W_]+", "-", job.prompt.lower()).strip("-")[:48].rstrip("-") or "video"
+    return Path(f"{slug}-{job.seed}{'.png' if job.shape.frames == 1 else '.mp4'}")
+
+
+def _numbered(target: str, index: int, total: int) -> Path:
+    path = Path(target)
+    if total == 1:
+        return path
+    return path.with_name(f"{path.stem}-{index + 1:0{len(str(total))}d}{path.suffix}")
+
+
+def _check(
+    targets: list[Path], sheets: list[Path | None], device: str | None, dtype: str | None, offload: str | None
+) -> None:
+    """All that can be refused before torch is loaded."""
+    from kandinsky.media.video import check_sheet, check_target
+    from kandinsky.runtime.devices import check_device, choose_dtype
+    from kandinsky.runtime.plan import OFFLOADS
+
+    for path in targets:
+        check_target(path)
+    for sheet in sheets:
+        if sheet:
+            check_sheet(sheet)
+    check_device(device)
+    choose_dtype(dtype, device or "cpu")
+    if offload is not None and offload not in OFFLOADS:
+        raise RequestError(f"offload `{offload}` is not available: use `none` or `module`")
+
+
+def _say_default(title: str) -> None:
+    from kandinsky.cli.main import say
+
+    say(f"model {cards.DEFAULT_MODEL} (the default): {title}; it ships with the package and runs anywhere")
+    say(f"for a full-size model: kandinsky plan -m {FULL_SIZE_MODEL}, then generate with -m {FULL_SIZE_MODEL}")
+
+
+class _Talk:
+    """Progress on stderr: nothing for what is quick, a bar on a terminal for what is not."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bars = not quiet and sys.stderr.isatty()
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def waiting(self, title: str) -> Iterator[Any]:
+        """Yields an ``on_step`` callback; the bar appears once a second has passed."""
+        if not self._bars:
+            yield None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        # A prompt is data: its brackets are no markup.
+        task = bar.add_task(title[:48].replace("[", "\\["), total=None)
+        timer = threading.Timer(QUIET_S, bar.start)
+        timer.daemon = True
+
+        def on_step(step: int, total: int, _preview: Any) -> bool:
+            bar.update(task, completed=step, total=total)
+            return True
+
+        timer.start()
+        try:
+            yield on_step
+        finally:
+            timer.cancel()
+            timer.join()
+            bar.stop()

@@ -1,0 +1,78 @@
+"""`kandinsky plan`: what a generation will need, before anything is fetched or loaded."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kandinsky import cards
+
+if TYPE_CHECKING:
+    from kandinsky.runtime.plan import Plan
+
+
+def plan(
+    model: Annotated[str, typer.Option("--model", "-m", help="Catalogue id, see `kandinsky models`.")] = (
+        cards.DEFAULT_MODEL
+    ),
+    size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Length; 0 is a still image.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="1 is off and halves the time.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; the best there is.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
+    offload: Annotated[str | None, typer.Option("--offload", help="none or module; what fits.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Say what a generation needs: gigabytes to fetch, peak memory, time, placement. Fetches and loads nothing."""
+    from kandinsky.pipelines.plan import plan as make
+    from kandinsky.pipelines.request import parse_size
+
+    width, height = (None, None) if size is None else parse_size(size)
+    made = make(
+        model,
+        width=width,
+        height=height,
+        seconds=seconds,
+        steps=steps,
+        guidance=guidance,
+        device=device,
+        dtype=dtype,
+        offload=offload,
+    )
+    show_plan(made, as_json=as_json)
+
+
+def show_plan(made: Plan, *, as_json: bool, clips: int = 1) -> None:
+    """Print a plan; ``clips`` is how many results share it."""
+    from kandinsky.runtime.plan import gigabytes
+
+    if as_json:
+        print(json.dumps({**made.to_dict(), "clips": clips}, ensure_ascii=False))
+        return
+    many = f", {clips} clips one after another" if clips > 1 else ""
+    print(f"model      {made.model}")
+    print(f"clip       {made.size}, {made.clip_seconds:g} s, {made.frames} frames, {made.tokens} tokens{many}")
+    if made.missing:
+        fetch, whole = gigabytes(made.download_bytes), gigabytes(made.files_bytes)
+        print(f"download   {fetch} of {whole}: kandinsky download {made.model}")
+        for entry in made.missing:
+            print(f"           {entry}")
+    else:
+        print("download   nothing: all files are on this machine")
+    on = f"{gigabytes(made.peak_device_bytes)} on {made.device}, " if made.peak_device_bytes else ""
+    print(f"memory     {on}{gigabytes(made.peak_host_bytes)} on the host at the peak (estimate)")
+    print(f"placement  {made.device}, {made.dtype}, offload {made.offload}: {made.why}")
+    if made.fits is False:
+        print("           it will not fit: take a smaller size, fewer seconds or another device")
+    time = made.seconds * clips
+    print(f"time       {made.time_class}: about {_duration(time)} for {made.passes * clips} passes (estimate)")
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

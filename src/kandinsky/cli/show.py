@@ -1,0 +1,63 @@
+"""`kandinsky show`: a model's card, or how a result was made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kandinsky import cards
+
+
+def show(
+    what: Annotated[str, typer.Argument(metavar="ID|FILE", help="A catalogue id, or a file this program wrote.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show a model's card; or a result's recipe and, as the last line, the command that makes it again."""
+    path = Path(what)
+    if what in cards.catalogue() or not (path.exists() or path.suffix or "/" in what):
+        _card(cards.find(what), as_json)
+    else:
+        _result(path, as_json)
+
+
+def _result(path: Path, as_json: bool) -> None:
+    from kandinsky.media import recipe as recipes
+
+    recipe = recipes.read(path)
+    command = recipes.command(recipe)
+    if as_json:
+        print(json.dumps({"path": str(path), "recipe": recipe, "command": command}, ensure_ascii=False))
+        return
+    _print_table(recipe)
+    print()
+    print(command)
+
+
+def _card(card: cards.Card, as_json: bool) -> None:
+    values = cards.to_dict(card)
+    if as_json:
+        print(json.dumps(values, ensure_ascii=False))
+    else:
+        _print_table(values)
+
+
+def _print_table(values: dict[str, Any], indent: str = "") -> None:
+    """Nested plain values as lines; what is empty is left out."""
+    width = max((len(key) for key in values), default=0)
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            print(f"{indent}{key}")
+            _print_table(value, indent + "  ")
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            for entry in value:
+                print(f"{indent}{key}")
+                _print_table(entry, indent + "  ")
+        elif isinstance(value, list | tuple) and sum(map(len, map(str, value))) > 100:
+            for entry in value:
+                print(f"{indent}{key.ljust(width)}  {entry}")
+        elif value not in ("", None, {}, [], ()):
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            print(f"{indent}{key.ljust(width)}  {text}")

@@ -1,0 +1,21 @@
+"""`kandinsky train`: run a training recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="A recipe; examples lie in `recipes/`.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for checkpoints, log and weights.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on from the folder's last checkpoint, or begin anew.")
+    ] = True,
+) -> None:
+    """Train by a recipe. A run that was stopped goes on where its last checkpoint was written."""
+    from kandinsky.train.run import run_recipe
+
+    print(run_recipe(recipe, out=out, resume=resume))
