@@ -1,0 +1,1 @@
+"""Where networks live while they run, in which type, and what a run will need."""

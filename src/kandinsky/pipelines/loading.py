@@ -1,0 +1,179 @@
+"""``load``: from a model's name to a pipeline. Networks are built through a table by the card's component kinds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kandinsky.cards import DEFAULT_MODEL, Card, Component
+from kandinsky.errors import BackendError, RequestError
+from kandinsky.ops.attention import AttentionSpec, backends
+from kandinsky.pipelines import sources
+from kandinsky.pipelines.text_to_video import TextToVideoPipeline
+from kandinsky.runtime.placement import Placement, Precision, place
+from kandinsky.weights import keymaps
+from kandinsky.weights.locate import locate_parts, revision
+from kandinsky.weights.read import PICKLED, check_shapes, load_into, read_shapes, weight_files
+
+Files = Mapping[str, Path]
+COMPONENTS = ("text", "dit", "vae")
+
+
+def load(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    device: str | torch.device | Mapping[str, str | torch.device] | None = None,
+    dtype: str | torch.dtype | None = None,
+    offload: str = "none",
+    weights: str | Path | None = None,
+    attention: str = "auto",
+) -> TextToVideoPipeline:
+    """A pipeline for a model. Files are found and their headers checked now; weights are read at first use.
+
+    Args:   model: catalogue id, local folder (official or Diffusers layout), or Hugging Face repository.
+            device: where to run, `cpu`, `cuda`, `cuda:0`; a mapping places `dit`, `text` and `vae` apart. Default: the
+            first CUDA device, else the processor.   dtype: compute type; default float32, on CUDA bfloat16.
+            offload: `none`, or `module` to hold each network on its device only while it runs.
+            weights: an official `weights/` folder for a catalogue model, instead of the Hugging Face cache.
+            attention: backend of the visual self attention, see ``ops/attention.backends``.
+    Raises: RequestError for a name or option that is not known; WeightsError naming what is missing or broken;
+            BackendError for a device, package or attention backend that is not there.
+    """
+    places = places_for(device)  # before anything is looked for: the answer is immediate
+    source = sources.find(model, weights=weights)
+    return build(source.card, root=source.root, places=places, dtype=dtype, offload=offload, attention=attention,
+                 name=source.name)  # fmt: skip
+
+
+def places_for(device: str | torch.device | Mapping[str, str | torch.device] | None) -> dict[str, torch.device]:
+    """A device for each network. Raises: RequestError, BackendError."""
+    if not isinstance(device, Mapping):
+        return dict.fromkeys(COMPONENTS, place(device))
+    if unknown := sorted(set(device) - set(COMPONENTS)):
+        raise RequestError(f"device given for `{unknown[0]}`: use one of {', '.join(COMPONENTS)}")
+    return {name: place(device.get(name)) for name in COMPONENTS}
+
+
+def build(
+    card: Card,
+    *,
+    root: Path | None = None,
+    places: Mapping[str, torch.device],
+    dtype: str | torch.dtype | None = None,
+    offload: str = "none",
+    attention: str = "auto",
+    name: str | None = None,
+    noise_device: torch.device | None = None,
+) -> TextToVideoPipeline:
+    """A pipeline for a card whose files lie under ``root`` or where the card says.
+
+    Args: name: what finds the model again, for the recipe.   noise_device: of the noise generator; see the pipeline.
+    """
+    if card.task != TextToVideoPipeline.task:
+        raise BackendError(f"`{card.id}` is for `{card.task}`, which is not built yet: use a text-to-video model")
+    spec = dataclasses.replace(AttentionSpec.from_dict(card.sampling.attention), backend=attention)
+    if spec.type != "dense":
+        raise BackendError(f"`{card.id}` needs `{spec.type}` attention, which is not built yet: use a 5-second model")
+    if attention not in backends():
+        raise BackendError(
+            f"attention backend `{attention}` is not available: use {' or '.join(f'`{b}`' for b in backends())}"
+        )
+    precision = Precision.choose(dtype, places["dit"])
+    builders: dict[str, Callable[[], nn.Module]] = {}
+    for part in COMPONENTS:
+        component = card.component(part)
+        files = locate_parts(component, root=root, model=card.id)
+        builders[part] = _builder(component, files, precision)
+    placement = Placement(builders, device=places["dit"], places=places, offload=offload)
+    return TextToVideoPipeline(
+        card,
+        placement,
+        precision,
+        attention=spec,
+        name=name or card.id,
+        revision=revision(card.dit, root=root),
+        noise_device=noise_device,
+    )
+
+
+def _builder(component: Component, files: Files, precision: Precision) -> Callable[[], nn.Module]:
+    if component.kind in NETWORKS:
+        (path,) = files.values()
+        make = partial(NETWORKS[component.kind], component, path)
+        _check_headers(make, component.kind, path)
+        return partial(_read_network, make, component.kind, path, precision)
+    if component.kind in ENCODERS:
+        return partial(ENCODERS[component.kind], component, files, precision)
+    raise BackendError(f"component `{component.kind}` is not built yet: this version knows {', '.join(_kinds())}")
+
+
+def _check_headers(make: Callable[[], nn.Module], kind: str, path: Path) -> None:
+    """Refuse a truncated or wrong file by its header, before anything heavy is read."""
+    if any(file.suffix in PICKLED for file in weight_files(path)):
+        return
+    shapes = read_shapes(path)
+    keymap = keymaps.for_kind(kind)
+    with torch.device("meta"):
+        net = make()
+    check_shapes(net, {keymap.to_ours(name): shape for name, shape in shapes.items()}, keymap=keymap, where=str(path))
+
+
+def _read_network(make: Callable[[], nn.Module], kind: str, path: Path, precision: Precision) -> nn.Module:
+    with torch.device("meta"):
+        net = make()
+    load_into(net, path, keymap=keymaps.for_kind(kind), dtype=precision.compute)
+    return net.requires_grad_(False)
+
+
+def _kandinsky5_dit(component: Component, path: Path) -> nn.Module:
+    from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+
+    return DiffusionTransformer3D(DiTParams.from_dict(component.params))
+
+
+def _hunyuan(component: Component, path: Path) -> nn.Module:
+    from kandinsky.nets.vae.hunyuan import HunyuanAutoencoder, HunyuanParams
+
+    given = dict(component.params)
+    # The official decoder always lays tiles (whole up to 17 frames); `none` decodes whole, at a price in memory.
+    tiling = given.pop("tiling", "official")
+    config = path / "config.json"
+    values = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return HunyuanAutoencoder(HunyuanParams.from_dict(values | given), tiling=None if tiling == "none" else tiling)
+
+
+def _nano_vae(component: Component, path: Path) -> nn.Module:
+    from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams
+
+    return NanoAutoencoder(NanoAutoencoderParams.from_dict(component.params))
+
+
+def _qwen_clip(component: Component, files: Files, precision: Precision) -> nn.Module:
+    from kandinsky.text.qwen_clip import QwenClipFiles, QwenClipParams, read_qwen_clip
+
+    given = dict(component.params)
+    padding = given.pop("padding", "trimmed")
+    return read_qwen_clip(
+        QwenClipFiles(**files), params=QwenClipParams.from_dict(given), dtype=precision.compute, padding=padding
+    )
+
+
+# Builds the bare network; its weights are read by one routine.
+NETWORKS: dict[str, Callable[[Component, Path], nn.Module]] = {
+    "kandinsky5.dit": _kandinsky5_dit,
+    "hunyuan": _hunyuan,
+    "nano.vae": _nano_vae,
+}
+# Reads models and tokenizers together.
+ENCODERS: dict[str, Callable[[Component, Files, Precision], Any]] = {"qwen-clip": _qwen_clip}
+
+
+def _kinds() -> list[str]:
+    return [*NETWORKS, *ENCODERS]

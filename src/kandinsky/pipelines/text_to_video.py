@@ -1,0 +1,221 @@
+"""Text to video: resolve → encode → noise → sample → decode. Each step is public and typed on both sides.
+
+Legend: B batch; T H W C frames, rows, columns, channels (of latents or pixels, as said); L text tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kandinsky.cards import Card
+from kandinsky.diffusion import noise as noise_rule
+from kandinsky.diffusion.guidance import Guidance
+from kandinsky.diffusion.sample import sample
+from kandinsky.diffusion.schedule import flow_times
+from kandinsky.errors import RequestError
+from kandinsky.media import recipe
+from kandinsky.nets.kandinsky5.denoiser import VelocityDenoiser
+from kandinsky.ops.attention import AttentionSpec
+from kandinsky.pipelines.request import Resolved, parse_size, resolve
+from kandinsky.runtime.placement import Placement, Precision
+from kandinsky.types import Request, TextStates, Video
+
+if TYPE_CHECKING:
+    from kandinsky.nets.vae.protocol import VideoAutoencoder
+    from kandinsky.text.protocol import TextEncoder
+
+# (step from 1, total, clean latents expected at present [B, T, H, W, C]); returning False cancels
+OnStep = Callable[[int, int, Tensor], bool | None]
+
+
+class TextToVideoPipeline:
+    """One model, ready to be asked.
+
+    Args: card: the model.   placement: holds `text`, `dit` and `vae`.   precision: types it runs in.
+          attention: of the visual self attention.   name: what ``load`` finds the model by.   revision: of the weights.
+          noise_device: device of the noise generator. None = the processor, so that a seed means the same clip on every
+          machine; the official code draws on its CUDA device, and the official call keeps that.
+    """
+
+    task: ClassVar[str] = "text-to-video"
+
+    def __init__(
+        self,
+        card: Card,
+        placement: Placement,
+        precision: Precision,
+        *,
+        attention: AttentionSpec | None = None,
+        name: str | None = None,
+        revision: str = "main",
+        noise_device: torch.device | None = None,
+    ) -> None:
+        self.card = card
+        self.placement = placement
+        self.precision = precision
+        self.attention = attention
+        self.name = name or card.id
+        self.revision = revision
+        self.noise_device = noise_device
+
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        seconds: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        size: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        shift: float | None = None,
+        negative_prompt: str | None = None,
+        seed: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> Video:
+        """Make one clip; what is left out comes from the model's card.
+
+        Args:    seconds: length; 0 makes one still frame.   width, height: pixels.   size: both, `768x512`.
+                 steps: network steps.   guidance: weight of the prompt, 1 = off.   shift: more time near noise.
+                 negative_prompt: what to keep away from.   seed: drawn when not given; the result carries it.
+                 on_step: ``on_step(step, total, preview_latents)``, called after each step; returning False cancels.
+        Raises:  RequestError before anything is loaded; WeightsError, OutOfMemory, Cancelled later.
+        """
+        width, height = _one_size(width, height, size)
+        request = Request(
+            model=self.card.id,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            seconds=seconds,
+            width=width,
+            height=height,
+            steps=steps,
+            guidance=guidance,
+            shift=shift,
+            seed=seed,
+        )
+        return self.run(self.resolve(request), on_step=on_step)
+
+    def run(self, resolved: Resolved, *, on_step: OnStep | None = None) -> Video:
+        """The whole way for one resolved request."""
+        return self.run_batch([resolved], on_step=on_step)[0]
+
+    def run_batch(self, batch: Sequence[Resolved], *, on_step: OnStep | None = None) -> list[Video]:
+        """Several requests in one pass of each network; they may differ in prompt, negative prompt and seed only.
+
+        Results equal those of single runs up to the rounding of differently ordered sums.
+        Raises: RequestError where the requests differ in size, length, steps, guidance or shift.
+        """
+        first = _common(batch)
+        text, negative = self.encode(batch)
+        latents = self.sample(self.noise(batch), text, negative, first, on_step=on_step)
+        frames = self.decode(latents)
+        return [
+            Video(frames_THWC=clip, fps=one.fps, seed=one.seed, recipe=self.recipe(one))
+            for one, clip in zip(batch, frames, strict=True)
+        ]
+
+    def resolve(self, request: Request) -> Resolved:
+        """Hold a request against the card. Raises: RequestError."""
+        return resolve(request, self.card)
+
+    def encode(self, batch: Sequence[Resolved]) -> tuple[TextStates, TextStates | None]:
+        """States of the prompts, and of the negative prompts where guidance is on."""
+        first = _common(batch)
+        still = first.shape.frames == 1
+        with self.placement.hold("text") as encoder:
+            text = _encode(encoder, [one.prompt for one in batch], still)
+            if not Guidance(first.guidance).is_on:
+                return text, None
+            return text, _encode(encoder, [one.negative_prompt for one in batch], still)
+
+    def noise(self, batch: Sequence[Resolved]) -> Tensor:
+        """Noise [B, T, H, W, C], float32, one generator a sample."""
+        first = _common(batch)
+        seeds = [one.seed for one in batch]
+        return noise_rule.draw(first.latent, seeds, self.card.sampling.noise, device=self.noise_device)
+
+    def sample(
+        self,
+        noise_BTHWC: Tensor,
+        text: TextStates,
+        negative: TextStates | None,
+        resolved: Resolved,
+        *,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Latents [B, T, H, W, C], float32, from noise and text states.
+
+        ``resolved`` gives steps, shift and guidance. Raises: Cancelled when ``on_step`` returns False.
+        """
+        device = self.placement.device("dit")
+        with self.placement.hold("dit") as dit:
+
+            def denoiser(states: TextStates) -> VelocityDenoiser:
+                return VelocityDenoiser(
+                    dit, states.to(device), rope_scale=self.card.sampling.rope_scale, attention=self.attention
+                )
+
+            guided = Guidance(resolved.guidance).guide(denoiser(text), None if negative is None else denoiser(negative))
+            times = flow_times(resolved.steps, resolved.shift)
+            return sample(guided, noise_BTHWC.to(device, self.precision.islands), times, on_step=on_step)
+
+    def decode(self, latents_BTHWC: Tensor) -> np.ndarray:
+        """Frames [B, T, H, W, 3], uint8.
+
+        Quirk: (x + 1)·127.5 is cut, not rounded, as in the official code.
+        """
+        return to_bytes(self.decode_pixels(latents_BTHWC)).cpu().numpy()
+
+    def decode_pixels(self, latents_BTHWC: Tensor) -> Tensor:
+        """Pixels [B, T, H, W, 3] as the autoencoder gives them, about [-1, 1]; one clip at a time."""
+        device = self.placement.device("vae")
+        with self.placement.hold("vae") as vae, torch.no_grad():
+            return torch.cat([_decode(vae, one) for one in latents_BTHWC.to(device).split(1)])
+
+    def recipe(self, resolved: Resolved) -> dict[str, object]:
+        """What makes this result again, as stored in the file."""
+        settings = resolved.settings() | {"model": self.name}
+        if self.noise_device is not None and self.noise_device.type != "cpu":
+            settings["noise"] = f"{settings['noise']} on {self.noise_device.type}"
+        device = str(self.placement.device("dit"))
+        return recipe.build(settings, revision=self.revision, dtype=self.precision.name, device=device)
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """Pixels in [-1, 1] (others are clamped) to uint8, cutting the fraction."""
+    return ((pixels.float().clamp(-1.0, 1.0) + 1.0) * 127.5).to(torch.uint8)
+
+
+def _encode(encoder: TextEncoder, prompts: list[str], still: bool) -> TextStates:
+    return encoder.encode(prompts, still=still)
+
+
+def _decode(vae: VideoAutoencoder, latents_BTHWC: Tensor) -> Tensor:
+    return vae.decode(latents_BTHWC)
+
+
+def _common(batch: Sequence[Resolved]) -> Resolved:
+    """The first request, after a look that all others agree with it."""
+    if not batch:
+        raise RequestError("a batch needs at least one request")
+    first = batch[0]
+    for one in batch[1:]:
+        aligned = dataclasses.replace(one, prompt=first.prompt, negative_prompt=first.negative_prompt, seed=first.seed)
+        if aligned != first:
+            raise RequestError("the requests of one batch may differ in prompt, negative prompt and seed only")
+    return first
+
+
+def _one_size(width: int | None, height: int | None, size: str | None) -> tuple[int | None, int | None]:
+    if size is None:
+        return width, height
+    if width is not None or height is not None:
+        raise RequestError("give either `size` or `width` and `height`, not both")
+    return parse_size(size)

@@ -1,0 +1,128 @@
+"""Devices and types: the one owner of which network is on which device, and when.
+
+| offload | what stays where |
+|---|---|
+| `none` | a network goes to its device at first use and stays |
+| `module` | a network is on its device only while it is held; then it goes back to the host (freed, if it ran there) |
+
+`block` is the design's name for a later placement, which moves single blocks.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from kandinsky.errors import OutOfMemory, RequestError
+from kandinsky.runtime import devices
+
+OFFLOADS = ("none", "module")
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Types a generation runs in.
+
+    compute: type of the weights, the matrix products and the token stream.
+    islands: normalisation, modulation, rotation and the sampler's state; fixed (see ``ops/precision.py``).
+    """
+
+    compute: torch.dtype
+    islands: ClassVar[torch.dtype] = torch.float32
+
+    @classmethod
+    def choose(cls, dtype: str | torch.dtype | None, device: torch.device) -> Precision:
+        """The type asked for; by default bfloat16 on CUDA and float32 elsewhere. Raises: RequestError."""
+        name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
+        return cls(getattr(torch, devices.choose_dtype(name, device.type)))
+
+    @property
+    def name(self) -> str:
+        return str(self.compute).removeprefix("torch.")
+
+
+def place(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, checked to be there, or the best there is. Raises: as ``devices.choose_device``."""
+    return torch.device(devices.choose_device(None if device is None else str(device)))
+
+
+class Placement:
+    """Builds networks at first use and holds them on their device while they run.
+
+    Args:   builders: for each network's name, how to build it on the host, with its weights.
+            device: for networks that ``places`` does not name.   offload: `none` or `module`.
+    Raises: RequestError for an unknown offload mode or a device for a network that is not there.
+    """
+
+    def __init__(
+        self,
+        builders: Mapping[str, Callable[[], nn.Module]],
+        *,
+        device: torch.device,
+        places: Mapping[str, torch.device] | None = None,
+        offload: str = "none",
+    ) -> None:
+        if offload not in OFFLOADS:
+            raise RequestError(f"offload `{offload}` is not available: use `none` or `module`")
+        self.offload = offload
+        self._builders = dict(builders)
+        self._devices = {name: device for name in builders} | dict(places or {})
+        if unknown := sorted(set(self._devices) - set(builders)):
+            raise RequestError(f"device given for `{unknown[0]}`: use one of {', '.join(builders)}")
+        self._built: dict[str, nn.Module] = {}
+
+    def device(self, name: str) -> torch.device:
+        """Where a network runs."""
+        return self._devices[name]
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[Any]:
+        """A network on its device, for the length of a `with` block.
+
+        Raises: OutOfMemory naming the placement to try, also for what runs inside the block.
+        """
+        device = self._devices[name]
+        with self._memory_errors(name):
+            if (net := self._built.get(name)) is None:
+                gc.collect()  # what was freed before may hang in reference cycles
+                net = self._built[name] = self._builders[name]().eval()
+            try:
+                net.to(device)
+                yield net
+            finally:
+                if self.offload == "module":
+                    self._put_away(name, net, device)
+
+    def _put_away(self, name: str, net: nn.Module, device: torch.device) -> None:
+        if device.type == "cpu":
+            # the host is the device: only freeing makes room, and reading again is cheap
+            del self._built[name]
+        else:
+            net.to("cpu")
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    @contextmanager
+    def _memory_errors(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(f"memory of `{self._devices[name]}` ran out in `{name}`: {self._advice()}") from error
+        except MemoryError as error:
+            raise OutOfMemory(f"the host's memory ran out in `{name}`: {self._advice()}") from error
+        except RuntimeError as error:
+            # the processor's allocator has no exception of its own
+            if "DefaultCPUAllocator" not in str(error) and "not enough memory" not in str(error):
+                raise
+            raise OutOfMemory(f"the host's memory ran out in `{name}`: {self._advice()}") from error
+
+    def _advice(self) -> str:
+        if self.offload == "none":
+            return "try `offload=module` (`--offload module`), a smaller size or fewer seconds"
+        return "try a smaller size or fewer seconds"
