@@ -26,6 +26,7 @@ def download(
     """Fetch what models need: only the files their cards list, resumed where a transfer broke, verified by hash."""
     from kandinsky.cli.main import say
     from kandinsky.runtime.plan import gigabytes
+    from kandinsky.weights.locate import card_bytes
 
     wanted = [cards.find(name) for name in ids]
     # A card has many files and shares some with others: each is named once.
@@ -56,8 +57,7 @@ def download(
 
     for card in wanted:
         if not quiet:
-            size = sum(card.component(name).bytes for name in ("dit", "text", "vae"))
-            say(f"{card.id}: {gigabytes(size)} in all")
+            say(f"{card.id}: {gigabytes(card_bytes(card))} in all")
         done = fetch(card, root=folder, on_file=report)
         if not quiet:
             came = sum(entry.transferred for entry in done)

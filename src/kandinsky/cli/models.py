@@ -15,12 +15,11 @@ def models(
 ) -> None:
     """List all models: id, title, size of the files, whether they are on this machine, licence."""
     from kandinsky.runtime.plan import gigabytes
-    from kandinsky.weights.locate import missing_parts
+    from kandinsky.weights.locate import card_bytes, missing_parts
 
     rows = []
     for card in cards.catalogue().values():
-        size = sum(card.component(name).bytes for name in ("dit", "text", "vae"))
-        rows.append((card, size, not missing_parts(card)))
+        rows.append((card, card_bytes(card), not missing_parts(card)))
     rows.sort(key=lambda row: (row[0].id != cards.DEFAULT_MODEL, row[0].id))
     if as_json:
         keys = ("id", "title", "task", "licence", "parameters")

@@ -16,9 +16,10 @@ from kandinsky.cards import Card, Component, Part
 from kandinsky.errors import RequestError
 from kandinsky.runtime import devices
 from kandinsky.types import LatentShape, VideoShape
-from kandinsky.weights.locate import missing_parts
+from kandinsky.weights.locate import card_bytes, missing_parts, part_bytes
 
 OFFLOADS = ("none", "module")
+PROCESS_BYTES = 500_000_000  # Python with torch and its libraries
 TILE_FRAMES = 17  # of the official tiling of the HunyuanVideo autoencoder
 # Sustained matrix-product rates, FLOP/s: what a core with AVX-512 was measured to reach in this library's training
 # (82 GFLOP/s in float32, 204 in bfloat16); and what the published 139 s for 5 s of T2V Lite mean for an H100.
@@ -109,7 +110,7 @@ def plan_clip(
     chosen, why = _placement(need, None if free is None else int(free[0] * _RESERVE), offload, device)
     seconds = _flops(card, tokens, passes) / _rate(device, dtype)
     missing = missing_parts(card, root=root)
-    peak_host = 3 * shape.frames * shape.height * shape.width  # the finished frames, always
+    peak_host = PROCESS_BYTES + 3 * shape.frames * shape.height * shape.width  # the finished frames, always
     if on_host:
         peak_host += need[chosen]
     else:  # what is put away stays on the host; without that, each network passes through it once
@@ -123,7 +124,7 @@ def plan_clip(
         dtype=dtype,
         offload=chosen,
         download_bytes=sum(part.bytes for part in missing if part.repo != "package"),
-        files_bytes=sum(card.component(name).bytes for name in ("dit", "text", "vae")),
+        files_bytes=card_bytes(card),
         peak_device_bytes=0 if on_host else need[chosen],
         peak_host_bytes=peak_host,
         tokens=tokens,
@@ -156,7 +157,7 @@ def _named(part: Part) -> str:
 
 def _loaded_bytes(component: Component, width: int) -> int:
     """Size of a component's files once its numbers have the compute type."""
-    return sum(part.bytes * width // devices.dtype_bytes(part.dtype) for part in component.parts)
+    return sum(part_bytes(part) * width // devices.dtype_bytes(part.dtype) for part in component.parts)
 
 
 def _tokens(card: Card, latent: LatentShape) -> int:

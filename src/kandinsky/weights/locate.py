@@ -108,6 +108,19 @@ def missing_parts(card: Card, *, root: Path | None = None) -> tuple[Part, ...]:
     return tuple(part for part in parts if all(place.missing() for place in places(part, root=root)))
 
 
+def part_bytes(part: Part) -> int:
+    """Size of a part's files: what the card says, or what is on this machine where the card leaves it open."""
+    if part.bytes:
+        return part.bytes
+    files = [path for place in places(part) if not place.missing() for path in place.files]
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def card_bytes(card: Card) -> int:
+    """Size of all files of a model."""
+    return sum(part_bytes(part) for name in ("dit", "text", "vae") for part in card.component(name).parts)
+
+
 def revision(component: Component, *, root: Path | None = None) -> str:
     """What the recipe records of where weights came from: the hub's commit where known, else the card's revision.
 
