@@ -1,0 +1,1 @@
+"""Official call signatures, translated. Nothing in the library imports these modules."""

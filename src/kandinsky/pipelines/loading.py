@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def load(
 ) -> TextToVideoPipeline:
     """A pipeline for a model. Files are found and their headers checked now; weights are read at first use.
 
-    Args:   model: catalogue id, local folder (official or Diffusers layout), or Hugging Face repository.
+    Args:   model: catalogue id, local folder (official or Diffusers layout), official YAML file, or hub repository.
             device: where to run, `cpu`, `cuda`, `cuda:0`; a mapping places `dit`, `text` and `vae` apart. Default: the
             first CUDA device, else the processor.   dtype: compute type; default float32, on CUDA bfloat16.
             offload: `none`, or `module` to hold each network on its device only while it runs.
@@ -86,7 +87,7 @@ def build(
             f"attention backend `{attention}` is not available: use {' or '.join(f'`{b}`' for b in backends())}"
         )
     precision = Precision.choose(dtype, places["dit"])
-    builders: dict[str, Callable[[], nn.Module]] = {}
+    builders: dict[str, Callable[[], Any]] = {}
     for part in COMPONENTS:
         component = card.component(part)
         files = locate_parts(component, root=root, model=card.id)
@@ -103,14 +104,16 @@ def build(
     )
 
 
-def _builder(component: Component, files: Files, precision: Precision) -> Callable[[], nn.Module]:
+def _builder(component: Component, files: Files, precision: Precision) -> Callable[[], Any]:
     if component.kind in NETWORKS:
         (path,) = files.values()
         make = partial(NETWORKS[component.kind], component, path)
         _check_headers(make, component.kind, path)
         return partial(_read_network, make, component.kind, path, precision)
-    if component.kind in ENCODERS:
-        return partial(ENCODERS[component.kind], component, files, precision)
+    if encoder := ENCODERS.get(component.kind):
+        for name in encoder.weights:
+            read_shapes(files[name])  # refuses a truncated file by its header
+        return partial(encoder.read, component, files, precision)
     raise BackendError(f"component `{component.kind}` is not built yet: this version knows {', '.join(_kinds())}")
 
 
@@ -129,7 +132,7 @@ def _read_network(make: Callable[[], nn.Module], kind: str, path: Path, precisio
     with torch.device("meta"):
         net = make()
     load_into(net, path, keymap=keymaps.for_kind(kind), dtype=precision.compute)
-    return net.requires_grad_(False)
+    return net.eval().requires_grad_(False)
 
 
 def _kandinsky5_dit(component: Component, path: Path) -> nn.Module:
@@ -146,7 +149,7 @@ def _hunyuan(component: Component, path: Path) -> nn.Module:
     tiling = given.pop("tiling", "official")
     config = path / "config.json"
     values = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    return HunyuanAutoencoder(HunyuanParams.from_dict(values | given), tiling=None if tiling == "none" else tiling)
+    return HunyuanAutoencoder(HunyuanParams.from_dict(values | given), tiling=tiling)
 
 
 def _nano_vae(component: Component, path: Path) -> nn.Module:
@@ -165,14 +168,30 @@ def _qwen_clip(component: Component, files: Files, precision: Precision) -> nn.M
     )
 
 
+def _nano_text(component: Component, files: Files, precision: Precision) -> Any:
+    from kandinsky.text.nano import NanoTextEncoder
+
+    return NanoTextEncoder.from_files(files["network"], files["tokenizer"], component.params)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Reads models and tokenizers together. ``weights``: the parts that hold tensors."""
+
+    read: Callable[[Component, Files, Precision], Any]
+    weights: tuple[str, ...]
+
+
 # Builds the bare network; its weights are read by one routine.
 NETWORKS: dict[str, Callable[[Component, Path], nn.Module]] = {
     "kandinsky5.dit": _kandinsky5_dit,
     "hunyuan": _hunyuan,
     "nano.vae": _nano_vae,
 }
-# Reads models and tokenizers together.
-ENCODERS: dict[str, Callable[[Component, Files, Precision], Any]] = {"qwen-clip": _qwen_clip}
+ENCODERS = {
+    "qwen-clip": Encoder(_qwen_clip, ("qwen", "clip")),
+    "nano.text": Encoder(_nano_text, ("network",)),
+}
 
 
 def _kinds() -> list[str]:

@@ -1,6 +1,7 @@
 """What a model's name stands for: a card, and the folder its files are looked for in.
 
-A name is a catalogue id, a folder on this machine, or a Hugging Face repository. A folder may hold
+A name is a catalogue id, a folder or an official YAML file on this machine, or a Hugging Face repository. A folder
+may hold
 - `card.toml`, as this library writes it;
 - `model_index.json`, the Diffusers layout;
 - one official YAML file, or the official `model/`, `vae/`, `text_encoder/`, `text_encoder2/` of a catalogue model.
@@ -53,6 +54,10 @@ def find(model: str | Path, *, weights: str | Path | None = None) -> Source:
         if weights is not None:
             raise RequestError("`weights` is for catalogue models: a folder brings its own weights")
         return from_folder(folder.resolve())
+    if folder.is_file() and folder.suffix in (".yaml", ".yml"):
+        if weights is not None:
+            raise RequestError("`weights` is for catalogue models: a YAML file names its own weights")
+        return Source(official_config.read(folder), None, str(folder.resolve()))
     if isinstance(model, Path) or name.startswith((".", "/", "~")):
         raise RequestError(f"model folder `{name}` is not there: give an existing folder or a catalogue id")
     if name.count("/") == 1 and (card := from_repository(name)):

@@ -21,8 +21,7 @@ from torch import nn
 
 from kandinsky.errors import OutOfMemory, RequestError
 from kandinsky.runtime import devices
-
-OFFLOADS = ("none", "module")
+from kandinsky.runtime.plan import OFFLOADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +54,15 @@ def place(device: str | torch.device | None = None) -> torch.device:
 class Placement:
     """Builds networks at first use and holds them on their device while they run.
 
-    Args:   builders: for each network's name, how to build it on the host, with its weights.
+    Args:   builders: for each name, how to build a network on the host, with its weights; an object whose
+            attributes are networks will do.
             device: for networks that ``places`` does not name.   offload: `none` or `module`.
     Raises: RequestError for an unknown offload mode or a device for a network that is not there.
     """
 
     def __init__(
         self,
-        builders: Mapping[str, Callable[[], nn.Module]],
+        builders: Mapping[str, Callable[[], Any]],
         *,
         device: torch.device,
         places: Mapping[str, torch.device] | None = None,
@@ -75,7 +75,7 @@ class Placement:
         self._devices = {name: device for name in builders} | dict(places or {})
         if unknown := sorted(set(self._devices) - set(builders)):
             raise RequestError(f"device given for `{unknown[0]}`: use one of {', '.join(builders)}")
-        self._built: dict[str, nn.Module] = {}
+        self._built: dict[str, Any] = {}
 
     def device(self, name: str) -> torch.device:
         """Where a network runs."""
@@ -91,20 +91,20 @@ class Placement:
         with self._memory_errors(name):
             if (net := self._built.get(name)) is None:
                 gc.collect()  # what was freed before may hang in reference cycles
-                net = self._built[name] = self._builders[name]().eval()
+                net = self._built[name] = self._builders[name]()
             try:
-                net.to(device)
+                _move(net, device)
                 yield net
             finally:
                 if self.offload == "module":
                     self._put_away(name, net, device)
 
-    def _put_away(self, name: str, net: nn.Module, device: torch.device) -> None:
+    def _put_away(self, name: str, net: Any, device: torch.device) -> None:
         if device.type == "cpu":
             # the host is the device: only freeing makes room, and reading again is cheap
             del self._built[name]
         else:
-            net.to("cpu")
+            _move(net, torch.device("cpu"))
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -126,3 +126,9 @@ class Placement:
         if self.offload == "none":
             return "try `offload=module` (`--offload module`), a smaller size or fewer seconds"
         return "try a smaller size or fewer seconds"
+
+
+def _move(held: Any, device: torch.device) -> None:
+    networks = [held] if isinstance(held, nn.Module) else [v for v in vars(held).values() if isinstance(v, nn.Module)]
+    for network in networks:
+        network.to(device)
