@@ -201,7 +201,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _name(path: Path, place: Place, part: Part) -> str:
-    if len(part.files) == 1:
+    if path == place.target:
         return part.files[0]
     return str(path.relative_to(place.target)) if path.is_relative_to(place.target) else path.name
 
