@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,9 +13,19 @@ from kandinsky import cards
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`.")],
+    prompts: Annotated[int | None, typer.Option("--prompts", help="Prompts a group; all when not given.")] = None,
+    cache: Annotated[Path, typer.Option("--cache", help="Where `kandinsky data nano` put the clips.")] = Path(
+        ".cache/nano"
+    ),
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="Write a contact sheet of some clips there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure a model and print the figures as JSON: what was asked for against what was made."""
+    """Measure a model: what was asked for against what was made."""
     cards.find(model)
+    from kandinsky.cli.progress import counted
     from kandinsky.evaluate.run import evaluate as measure
+    from kandinsky.evaluate.run import table
 
-    print(json.dumps(measure(model), ensure_ascii=False, indent=1))
+    with counted("evaluating") as on_batch:
+        result = measure(model, prompts=prompts, cache=cache, sheet=sheet, on_batch=on_batch)
+    print(json.dumps(result, ensure_ascii=False, indent=1) if as_json else table(result))

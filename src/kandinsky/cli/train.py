@@ -14,8 +14,12 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on from the folder's last checkpoint, or begin anew.")
     ] = True,
+    steps: Annotated[int | None, typer.Option("--steps", help="Length of the run instead of the recipe's.")] = None,
 ) -> None:
     """Train by a recipe. A run that was stopped goes on where its last checkpoint was written."""
+    from kandinsky.cli.progress import training
     from kandinsky.train.run import run_recipe
 
-    print(run_recipe(recipe, out=out, resume=resume))
+    with training(recipe.stem) as on_log:
+        written = run_recipe(recipe, out=out, resume=resume, steps=steps, on_log=on_log)
+    print(written)

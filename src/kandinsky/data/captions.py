@@ -17,10 +17,10 @@ from kandinsky.data.concepts import LANGUAGES, Concept, Language, fraction, load
 
 Position = Literal["left", "right", "top", "bottom"]
 Scale = Literal["small", "large"]
-Camera = Literal["zoom_in", "zoom_out", "pan_left", "pan_right"]
+Camera = Literal["zoom in", "zoom out", "pan left", "pan right"]
 POSITIONS: tuple[Position, ...] = ("left", "right", "top", "bottom")
 SCALES: tuple[Scale, ...] = ("small", "large")
-CAMERAS: tuple[Camera, ...] = ("zoom_in", "zoom_out", "pan_left", "pan_right")
+CAMERAS: tuple[Camera, ...] = ("zoom in", "zoom out", "pan left", "pan right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ _RU_VERBS = {
     "plural": ("", "", "", "движутся", "танцуют", "в движении", "оживают", "качаются", "подпрыгивают"),
     "clause": ("",),
 }
-_PLACE = {
+_PLACE: dict[Language, dict[Position, tuple[str, ...]]] = {
     "en": {
         "left": ("on the left", "on the left side", "to the left"),
         "right": ("on the right", "on the right side", "to the right"),
@@ -90,7 +90,7 @@ _PLACE = {
         "bottom": ("внизу", "снизу", "в нижней части кадра"),
     },
 }
-_SIZE = {
+_SIZE: dict[Language, dict[Scale, tuple[str, ...]]] = {
     "en": {"small": ("small", "tiny", "little"), "large": ("large", "big", "huge")},
     "ru": {
         "small": ("маленького размера", "небольшого размера", "маленький размер", "мелко"),
@@ -102,18 +102,18 @@ _RU_SIZE_ADJECTIVES = {
     "small": ("маленький", "маленькая", "маленькое", "маленькие"),
     "large": ("большой", "большая", "большое", "большие"),
 }
-_MOVE = {
+_MOVE: dict[Language, dict[Camera, tuple[str, ...]]] = {
     "en": {
-        "zoom_in": ("the camera zooms in", "zooming in", "zoom in", "slow zoom in"),
-        "zoom_out": ("the camera zooms out", "zooming out", "zoom out", "slow zoom out"),
-        "pan_left": ("the camera pans left", "panning to the left", "pan left", "the camera moves left"),
-        "pan_right": ("the camera pans right", "panning to the right", "pan right", "the camera moves right"),
+        "zoom in": ("the camera zooms in", "zooming in", "zoom in", "slow zoom in"),
+        "zoom out": ("the camera zooms out", "zooming out", "zoom out", "slow zoom out"),
+        "pan left": ("the camera pans left", "panning to the left", "pan left", "the camera moves left"),
+        "pan right": ("the camera pans right", "panning to the right", "pan right", "the camera moves right"),
     },
     "ru": {
-        "zoom_in": ("камера приближается", "с приближением камеры", "наезд камеры", "приближение"),
-        "zoom_out": ("камера отдаляется", "камера удаляется", "отъезд камеры", "отдаление"),
-        "pan_left": ("камера движется влево", "камера смещается влево", "панорама влево"),
-        "pan_right": ("камера движется вправо", "камера смещается вправо", "панорама вправо"),
+        "zoom in": ("камера приближается", "с приближением камеры", "наезд камеры", "приближение"),
+        "zoom out": ("камера отдаляется", "камера удаляется", "отъезд камеры", "отдаление"),
+        "pan left": ("камера движется влево", "камера смещается влево", "панорама влево"),
+        "pan right": ("камера движется вправо", "камера смещается вправо", "панорама вправо"),
     },
 }
 

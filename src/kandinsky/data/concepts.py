@@ -1,4 +1,4 @@
-"""The things nano knows: which emoji, their names and synonyms in two languages, and which of these training never sees.
+"""The things nano knows: which emoji, their names and synonyms in two languages, and which synonyms are held out.
 
 `concepts.json` is the committed list, in a fixed order; a concept's index in it is its class number everywhere.
 Names and tags are emojibase-data's (MIT), pictures are `@lobehub/fluent-emoji-anim-*` (MIT). Which emoji are in it was
@@ -179,7 +179,8 @@ def split_tags(labels: Sequence[str], tags: Sequence[Sequence[str]], lang: Langu
     for label, row in zip(labels, cleaned, strict=True):
         mine = [t for t in row if t in held and may_be_held(t, label)]
         mine_words = [w for t in mine for w in words(t)]
-        train, unused = [], []
+        train: list[str] = []
+        unused: list[str] = []
         for tag in row:
             if tag in mine:
                 continue

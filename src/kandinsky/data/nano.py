@@ -39,7 +39,7 @@ CACHE = Path(".cache/nano")
 # Where the subject's centre stands, as a share of the frame away from the middle (right, down).
 POSITIONS = {"left": (-0.2, 0.0), "right": (0.2, 0.0), "top": (0.0, -0.2), "bottom": (0.0, 0.2)}
 SCALES = {"small": 0.55, "large": 1.25}
-CAMERAS = ("zoom_in", "zoom_out", "pan_left", "pan_right")
+CAMERAS = ("zoom in", "zoom out", "pan left", "pan right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +177,13 @@ def composite(rgba_THWC: np.ndarray, scene: Scene, *, side: int) -> np.ndarray:
 
 def _camera(move: str | None, progress: float) -> tuple[float, float]:
     """(zoom, horizontal shift as a share of the frame) at ``progress`` 0..1 of the clip."""
-    if move == "zoom_in":
+    if move == "zoom in":
         return 0.75 + 0.5 * progress, 0.0
-    if move == "zoom_out":
+    if move == "zoom out":
         return 1.25 - 0.5 * progress, 0.0
-    if move == "pan_left":  # the camera turns left: the subject drifts to the right
+    if move == "pan left":  # the camera turns left: the subject drifts to the right
         return 0.8, -0.2 + 0.4 * progress
-    if move == "pan_right":
+    if move == "pan right":
         return 0.8, 0.2 - 0.4 * progress
     return 1.0, 0.0
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.data.nano import CAMERAS, POSITIONS, SCALES, Clips, Scene, composite
 from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams

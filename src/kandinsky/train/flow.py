@@ -1,4 +1,4 @@
-"""Objective of a Kandinsky 5 denoiser: flow matching on cached latents, with captions made fresh for every batch.
+"""Objective of a Kandinsky 5 denoiser: flow matching on cached latents and the known slots of each clip.
 
 x_t = (1 − t)·x_0 + t·noise, the network learns the velocity noise − x_0 (FACTS section 6; Lipman et al. 2023, eq. 23).
 Legend: B batch, T latent frames, H W latent rows and columns, C channels.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.data import captions
 from kandinsky.data.concepts import Concept, load_concepts
 from kandinsky.data.nano import CAMERAS, POSITIONS, SCALES, Clips, Scene, composite
 from kandinsky.nets.kandinsky5.denoiser import join_condition
 from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.nets.text.nano import ROLES, NanoTextNetwork
 from kandinsky.nets.vae.nano import NanoAutoencoder
-from kandinsky.text.protocol import TextEncoder
 from kandinsky.train.autoencoder import to_unit
+from kandinsky.types import TextStates
 
 log = logging.getLogger(__name__)
 
@@ -82,12 +82,16 @@ def cache_latents(cache: Path, autoencoder: NanoAutoencoder, target: Path, *, si
 
 
 class FlowObjective:
-    """Velocity matching over a curriculum of clip lengths; a causal latent's first frames are a clip themselves."""
+    """Velocity matching over a curriculum of clip lengths; a causal latent's first frames are a clip themselves.
+
+    ``words`` is nano's text network: only its memory of slots is used, and what a clip shows is known, so captions need
+    no reading here. At generation the network reads a prompt and chooses among the same slots.
+    """
 
     def __init__(
         self,
         latents: Path,
-        encoder: TextEncoder,
+        words: NanoTextNetwork,
         params: DiTParams,
         stages: Sequence[Stage],
         *,
@@ -95,63 +99,66 @@ class FlowObjective:
         rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
         plain_share: float = 0.6,
         drop_text: float = 0.1,
-        russian: float = 0.4,
-        use_tags: float = 0.3,
         time_shift: float = 1.0,
+        keep_first: float = 0.0,
     ) -> None:
         self.latents_MTHWC = np.load(latents, mmap_mode="r")
-        self.index = json.loads(latents.with_suffix(".json").read_text())
-        self.entries = load_concepts()
-        is_plain = [row["position"] is None and row["scale"] is None and row["camera"] is None for row in self.index]
+        rows = json.loads(latents.with_suffix(".json").read_text())
+        self.slots_MR = torch.tensor([slots_of(row) for row in rows])
+        is_plain = [row["position"] is None and row["scale"] is None and row["camera"] is None for row in rows]
         self.plain = [number for number, plain in enumerate(is_plain) if plain]
         self.moved = [number for number, plain in enumerate(is_plain) if not plain]
-        self.encoder, self.stages, self.steps = encoder, list(stages), steps
-        self.rope_scale, self.time_shift = rope_scale, time_shift
+        self.words, self.stages, self.steps = words.requires_grad_(False), list(stages), steps
+        self.rope_scale, self.time_shift, self.keep_first = rope_scale, time_shift, keep_first
         self.plain_share, self.drop_text = plain_share if self.moved else 1.0, drop_text
-        self.russian, self.use_tags = russian, use_tags
         self.network = DiffusionTransformer3D(params)
 
     def stage(self, step: int) -> Stage:
         share = step / max(1, self.steps)
         return next((stage for stage in self.stages if share < stage.until), self.stages[-1])
 
-    def batch(self, step: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
+    def batch(self, step: int, generator: torch.Generator) -> tuple[Tensor, TextStates]:
+        """Latents [B, T, H, W, C], float32, and the states of what they show; a share of them says nothing."""
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        stage = self.stage(step)
-        rows, prompts = [], []
-        for _ in range(stage.batch):
-            pool = self.plain if rng.random() < self.plain_share else self.moved
-            row = pool[rng.integers(len(pool))]
-            rows.append(row)
-            prompts.append("" if rng.random() < self.drop_text else self.caption(row, rng))
+        # still pictures stay in the mix, or the network would forget them
+        stage = self.stages[0] if rng.random() < self.keep_first else self.stage(step)
+        pools = [self.plain if rng.random() < self.plain_share else self.moved for _ in range(stage.batch)]
+        rows = [pool[rng.integers(len(pool))] for pool in pools]
+        dropped = torch.from_numpy(rng.random(stage.batch) < self.drop_text)
         latents = np.stack([np.asarray(self.latents_MTHWC[row, : stage.frames]) for row in rows])
-        return torch.from_numpy(latents).float(), prompts
+        return torch.from_numpy(latents).float(), self.states(self.slots_MR[rows], dropped, still=stage.frames == 1)
 
-    def caption(self, row: int, rng: np.random.Generator) -> str:
-        """One way to say what a row shows; a white background goes unnamed half of the time, as a rule of captions."""
-        shown = self.index[row]
-        unnamed = shown["colour"] == captions.WHITE and rng.random() < 0.5
-        return captions.caption(
-            self.entries[shown["concept"]],
-            None if unnamed else shown["colour"],
-            lang="ru" if rng.random() < self.russian else "en",
-            rng=random.Random(int(rng.integers(2**62))),
-            position=shown["position"],
-            scale=shown["scale"],
-            camera=shown["camera"],
-            use_tags=self.use_tags,
-        )
+    def states(self, slots_BR: Tensor, dropped_B: Tensor, *, still: bool) -> TextStates:
+        """Text states of known slots; where ``dropped_B``, those of the empty prompt."""
+        counts = self.words.params.slots
+        choices = {
+            role: F.one_hot(torch.where(dropped_B, counts[role], slots_BR[:, r]), counts[role] + 1).float()
+            for r, role in enumerate(ROLES)
+        }
+        return self.words.speak(choices, torch.where(dropped_B, 2, int(still)))
 
-    def loss(self, batch: tuple[Tensor, list[str]], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        clean, prompts = batch
-        with torch.no_grad():
-            text = self.encoder.encode(prompts)
+    def loss(self, batch: tuple[Tensor, TextStates], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        clean, text = batch
         t = torch.sigmoid(torch.randn(len(clean), generator=generator))
         t = self.time_shift * t / (1 + (self.time_shift - 1) * t)
         noise = torch.randn(clean.shape, generator=generator)
-        spread = t.view(-1, 1, 1, 1, 1)
-        noisy = torch.lerp(clean, noise, spread)
+        noisy = torch.lerp(clean, noise, t.view(-1, 1, 1, 1, 1))
         x = join_condition(noisy, self.network.params)
         velocity = self.network(x, t * 1000, text, rope_scale=self.rope_scale).float()
         loss = F.mse_loss(velocity, noise - clean)
         return loss, {f"loss_{clean.shape[1]}": float(loss.detach())}
+
+
+def slots_of(row: dict[str, Any]) -> tuple[int, ...]:
+    """Slot numbers of a cached clip in the order of ROLES; 0 of position, size and camera means: nothing special."""
+
+    def number(names: Sequence[str], name: str | None) -> int:
+        return 0 if name is None else names.index(name) + 1
+
+    return (
+        row["concept"],
+        row["colour"],
+        number(captions.POSITIONS, row["position"]),
+        number(captions.SCALES, row["scale"]),
+        number(captions.CAMERAS, row["camera"]),
+    )

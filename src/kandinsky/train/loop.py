@@ -116,11 +116,17 @@ def run(
                 optimiser.step()
             keep = min(settings.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(ema.values()), [p.detach() for p in weights.values()], 1 - keep)
-            for name, value in {"loss": float(loss), **parts}.items():
+            for name, value in {"loss": float(loss.detach()), **parts}.items():
                 figures[name] = figures.get(name, value) * 0.95 + value * 0.05
             now = time.monotonic()
             if (step + 1) % settings.log_every == 0 or step + 1 == settings.steps:
-                line = {"step": step + 1, "seconds": seconds + now - began, "lr": settings.rate(step), **figures}
+                line = {
+                    "step": step + 1,
+                    "steps": settings.steps,
+                    "seconds": seconds + now - began,
+                    "lr": settings.rate(step),
+                    **figures,
+                }
                 journal.write(json.dumps({key: round(value, 6) for key, value in line.items()}) + "\n")
                 journal.flush()
                 if on_log:

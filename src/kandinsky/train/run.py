@@ -76,23 +76,22 @@ def _autoencoder(values: dict[str, Any], out: Path, *, resume: bool, device: str
 def _denoiser(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
     from kandinsky.nets.kandinsky5.dit import DiTParams
     from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams
-    from kandinsky.text.nano import NanoTextEncoder
+    from kandinsky.nets.text.nano import NanoTextNetwork, NanoTextParams
     from kandinsky.train.flow import FlowObjective, Stage, cache_latents
     from kandinsky.weights.read import load_into
     from kandinsky.weights.write import write_state
 
     out.mkdir(parents=True, exist_ok=True)
-    data, text = values["data"], values["text"]
+    data = values["data"]
     latents = out / "latents.npy"
     if not latents.exists():
         autoencoder = NanoAutoencoder(NanoAutoencoderParams.from_dict(values["autoencoder"]["params"]))
         load_into(autoencoder, Path(values["autoencoder"]["weights"]))
         cache_latents(Path(values["cache"]), autoencoder, latents, side=data["side"], extras=data["extras"])
-    encoder = NanoTextEncoder.from_files(Path(text["weights"]), Path(text["tokenizer"]), text["params"])
     settings = loop.LoopSettings.from_dict(values["loop"])
     objective = FlowObjective(
         latents,
-        encoder,
+        NanoTextNetwork(NanoTextParams.from_dict(values.get("text", {}))),  # its memory alone is used
         DiTParams.from_dict(values["network"]),
         [Stage(**stage) for stage in values["stages"]],
         steps=settings.steps,
@@ -102,4 +101,14 @@ def _denoiser(values: dict[str, Any], out: Path, *, resume: bool, device: str, o
     return write_state(ema, out / "dit.safetensors", layout="official")
 
 
-BUILDERS: dict[str, Callable[..., Path]] = {"nano-autoencoder": _autoencoder, "nano-denoiser": _denoiser}
+def _text(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
+    from kandinsky.train.text_encoder import train_text_encoder
+
+    return train_text_encoder(values, out, on_log=on_log)
+
+
+BUILDERS: dict[str, Callable[..., Path]] = {
+    "nano-autoencoder": _autoencoder,
+    "nano-text": _text,
+    "nano-denoiser": _denoiser,
+}
