@@ -84,7 +84,7 @@ def read(path: Path) -> dict[str, Any]:
         raise RequestError(f"`{path}` is of no kind that carries a recipe: {', '.join(sorted(readers))}")
     try:
         recipe = from_text(reader(path))
-    except OSError as error:  # PIL and PyAV raise subclasses of it for broken files
+    except OSError as error:
         raise RequestError(f"`{path}` cannot be read: {error}") from error
     if recipe is None:
         raise RequestError(f"`{path}` carries no recipe: it was not written by this program, or was converted since")
@@ -129,8 +129,11 @@ def _plain(value: Any) -> str:
 def _container(path: Path) -> str | None:
     import av
 
-    with av.open(str(path)) as container:
-        tags = {key.lower(): value for key, value in container.metadata.items()}
+    try:
+        with av.open(str(path)) as container:
+            tags = {key.lower(): value for key, value in container.metadata.items()}
+    except av.FFmpegError as error:
+        raise RequestError(f"`{path}` cannot be read: {error}") from error
     return tags.get("comment")
 
 

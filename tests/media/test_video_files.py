@@ -1,0 +1,232 @@
+"""Clips written and read again: frames, rate, size, recipe; targets refused; nothing left behind."""
+
+import math
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from kandinsky.errors import RequestError
+from kandinsky.media import recipe as recipes
+from kandinsky.media import video as media
+from kandinsky.media.sheet import GAP_PX, contact_sheet
+from kandinsky.types import Video
+
+RECIPE = {
+    "kandinsky": "0.1.0",
+    "model": "nano-t2v",
+    "revision": "package",
+    "prompt": 'a "panda" waves, it\'s $HOME; панда машет – 🐼 ' + "long " * 200,
+    "negative_prompt": "",
+    "seed": 2**63 - 1,
+    "width": 64,
+    "height": 48,
+    "seconds": 2.0,
+    "frames": 25,
+    "fps": 12.0,
+    "steps": 25,
+    "guidance": 3.5,
+    "shift": 3.0,
+    "versions": {"torch": "2.13.0+cpu"},
+}
+
+
+def smooth_clip(frames: int = 25, height: int = 48, width: int = 64) -> np.ndarray:
+    """Moving colours without sharp edges: what is lost to them is the codec's fault, not the chroma grid's."""
+    t, y, x = np.meshgrid(*(np.arange(n) for n in (frames, height, width)), indexing="ij")
+    waves = (np.sin((x + 2 * t) / 11), np.cos((y - t) / 13), np.sin((x + y + t) / 17))
+    return np.stack([(128 + 90 * wave).astype(np.uint8) for wave in waves], axis=-1)
+
+
+def picture(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def clip(frames: np.ndarray | None = None, fps: float = 12.0) -> Video:
+    return Video(smooth_clip() if frames is None else frames, fps=fps, seed=RECIPE["seed"], recipe=RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("name", "least_db"), [("a.mp4", 36), ("a.webm", 36), ("a.webp", 36), ("a.gif", 27), ("frames", math.inf)]
+)
+def test_round_trip(tmp_path: Path, name: str, least_db: float) -> None:
+    path = clip().save(tmp_path / "new" / name)
+    assert path == tmp_path / "new" / name
+    assert [entry.name for entry in path.parent.iterdir()] == [name]
+    read = media.read_video(path)
+    assert read.frames.shape == smooth_clip().shape and read.frames.dtype == np.uint8
+    assert read.fps == 12.0
+    assert psnr(read.frames, smooth_clip()) >= least_db
+    assert read.recipe == RECIPE and recipes.read(path) == RECIPE
+    assert read.seed == RECIPE["seed"]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm"])
+@pytest.mark.parametrize("fps", [8.0, 24.0, 23.976, 29.97])
+def test_frame_rates(tmp_path: Path, name: str, fps: float) -> None:
+    Video(smooth_clip(7), fps=fps, seed=0).save(tmp_path / name)
+    read = media.read_video(tmp_path / name)
+    assert len(read.frames) == 7 and read.fps == pytest.approx(fps, rel=1e-3)
+    assert read.recipe == {} and read.seed == 0
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.webp"])
+@pytest.mark.parametrize("colour", [(200, 30, 40), (20, 60, 230), (40, 200, 90), (255, 255, 255), (0, 0, 0)])
+def test_plain_colours_keep_their_hue(tmp_path: Path, name: str, colour: tuple[int, int, int]) -> None:
+    frames = np.zeros((3, 32, 32, 3), np.uint8) + np.array(colour, np.uint8)
+    frames[1:, :2, :2] = 128  # so that no writer joins the frames into one
+    Video(frames, fps=8.0, seed=0).save(tmp_path / name)
+    centre = media.read_video(tmp_path / name).frames[:, 8:24, 8:24].reshape(-1, 3).mean(axis=0)
+    assert np.abs(centre - colour).max() <= 4
+
+
+def test_mp4_is_what_every_player_takes(tmp_path: Path) -> None:
+    path = clip().save(tmp_path / "a.mp4")
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert stream.frames == 25 and stream.average_rate == 12
+        assert float(stream.duration * stream.time_base) == pytest.approx(25 / 12, abs=1e-3)
+    data = path.read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat"), "+faststart puts the index in front"
+    with av.open(str(clip().save(tmp_path / "a.webm"))) as container:
+        assert container.streams.video[0].codec_context.name == "vp9"
+
+
+def test_equal_frames_stay_as_many(tmp_path: Path) -> None:
+    """GIF and WebP writers join equal neighbours; reading parts them again."""
+    frames = smooth_clip(5)[[0, 0, 0, 1, 2, 2, 3, 4]]
+    for name in ("a.gif", "a.webp", "a.mp4"):
+        clip(frames).save(tmp_path / name)
+        read = media.read_video(tmp_path / name)
+        assert len(read.frames) == 8, name
+        assert psnr(read.frames, frames) > 27
+
+
+def test_animations_without_a_recipe_keep_their_rate(tmp_path: Path) -> None:
+    for name, tolerance in (("a.gif", 0.05), ("a.webp", 0.02)):
+        Video(smooth_clip(24), fps=24.0, seed=0).save(tmp_path / name)
+        read = media.read_video(tmp_path / name)
+        assert len(read.frames) == 24 and read.fps == pytest.approx(24, rel=tolerance)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm"])
+def test_odd_sides_are_filled_and_said(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    frames = smooth_clip(3, height=47, width=63)
+    Video(frames, fps=8.0, seed=0).save(tmp_path / name)
+    read = media.read_video(tmp_path / name)
+    assert read.frames.shape == (3, 48, 64, 3)
+    assert psnr(read.frames[:, :47, :63], frames) > 34
+    assert "63x47 has an odd side" in caplog.text
+
+
+def test_numbered_frames(tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("mine")
+    clip(smooth_clip(3)).save(tmp_path / "f%03d.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f000.png", "f001.png", "f002.png", "kept.txt"]
+    assert np.array_equal(picture(tmp_path / "f002.png"), smooth_clip(3)[2])
+    assert recipes.read(tmp_path / "f001.png") == RECIPE
+
+
+def test_png_is_a_sheet_and_a_still_is_itself(tmp_path: Path) -> None:
+    clip().save(tmp_path / "sheet.png")
+    assert picture(tmp_path / "sheet.png").shape == (48, 8 * (64 + GAP_PX) - GAP_PX, 3)
+    assert recipes.read(tmp_path / "sheet.png") == RECIPE
+    clip(smooth_clip(1)).save(tmp_path / "still.png")
+    read = media.read_video(tmp_path / "still.png")
+    assert np.array_equal(read.frames, smooth_clip(1)) and read.recipe == RECIPE
+
+
+def test_sheet_shows_first_and_last_frame() -> None:
+    frames = smooth_clip(25)
+    sheet = np.asarray(contact_sheet(frames, columns=5))
+    assert np.array_equal(sheet[:, :64], frames[0]) and np.array_equal(sheet[:, -64:], frames[-1])
+    assert contact_sheet(frames[:3], columns=8).width == 3 * (64 + GAP_PX) - GAP_PX
+    assert contact_sheet(frames, columns=1).width == 64
+    with pytest.raises(RequestError, match="at least 1 column"):
+        contact_sheet(frames, columns=0)
+    with pytest.raises(RequestError, match=r"must end in `\.png`"):
+        media.check_sheet("sheet.mp4")
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("a.avi", "has the ending `.avi`: use .mp4"),
+        ("a.mp4.txt", "has the ending `.txt`"),
+        ("a%03d.mp4", "`%03d.png` only"),
+        ("folder.mp4", "is a folder"),
+        ("file/a.mp4", "cannot be written"),
+        ("file/deep/er/a.mp4", "cannot be written"),
+        ("full", "is no empty folder"),
+        ("file", "is no empty folder"),
+    ],
+)
+def test_targets_that_are_refused(tmp_path: Path, target: str, said: str) -> None:
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RequestError) as caught:
+        media.check_target(tmp_path / target)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(RequestError):
+        clip().save(tmp_path / target)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_place_without_permission_is_refused() -> None:
+    with pytest.raises(RequestError, match="cannot be written"):
+        media.check_target("/proc/no/such/place.mp4")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp", "a.png", "frames", "f%03d.png"])
+def test_a_failure_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted at the last moment, when all bytes are written."""
+    old = tmp_path / name
+    if old.suffix and "%" not in name:
+        old.write_bytes(b"old")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        clip(smooth_clip(3)).save(old)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ([name] if old.exists() else [])
+    assert not old.exists() or old.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((2, 8, 8, 3), np.float32),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((2, 8, 8, 4), np.uint8),
+        np.zeros((0, 8, 8, 3), np.uint8),
+    ],
+)
+def test_frames_of_another_kind_are_refused(tmp_path: Path, frames: np.ndarray) -> None:
+    with pytest.raises(RequestError, match=r"frames must be \[T, H, W, 3\] of uint8"):
+        Video(frames, fps=8.0, seed=0).save(tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_reading_what_is_no_video(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"not a video")
+    (tmp_path / "empty").mkdir()
+    for name in ("a.mp4", "absent.mp4", "empty"):
+        with pytest.raises(RequestError, match=name):
+            media.read_video(tmp_path / name)
