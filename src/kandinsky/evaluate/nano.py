@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.data import captions
 from kandinsky.data.captions import Prompt
-from kandinsky.data.concepts import load_concepts
+from kandinsky.data.concepts import Concept
 from kandinsky.data.nano import Clips, Scene, composite
 from kandinsky.nets.vae.nano import NanoAutoencoder
 from kandinsky.train.autoencoder import random_scene, to_unit
@@ -48,9 +48,8 @@ class Figures:
 class NanoJudge:
     """The real clips every generated clip is compared with."""
 
-    def __init__(self, cache: Path, *, side: int) -> None:
-        self.entries = load_concepts()
-        clips = Clips(cache)
+    def __init__(self, clips: Clips, entries: Sequence[Concept], *, side: int) -> None:
+        self.entries = entries
         self.rgba = [np.asarray(clips.rgba_NTHWC[clips.row(entry.file)]) for entry in self.entries]
         self.side = side
         self._candidates: dict[int, Tensor] = {}

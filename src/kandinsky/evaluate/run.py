@@ -43,6 +43,8 @@ def evaluate(
     import numpy as np
     import torch
 
+    from kandinsky.data.concepts import load_concepts
+    from kandinsky.data.nano import Clips
     from kandinsky.evaluate import nano
     from kandinsky.pipelines.loading import load
     from kandinsky.pipelines.request import parse_size
@@ -52,7 +54,7 @@ def evaluate(
         torch.set_num_threads(threads)
     pipe = load(model)
     width, height = parse_size(pipe.card.clip.default_size)
-    judge = nano.NanoJudge(Path(cache), side=height)
+    judge = nano.NanoJudge(Clips(Path(cache)), load_concepts(), side=height)
     shown: list[np.ndarray] = []
 
     def generate(texts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
@@ -120,7 +122,8 @@ def table(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"autoencoder on {a['clips']:.0f} clips never trained on: {a['psnr_db']:.1f} dB "
-        f"(worst {a['psnr_worst_db']:.1f}), block edges {a['block_edges_decoded']:.2f} (real clips {a['block_edges_real']:.2f})",
+        f"(worst {a['psnr_worst_db']:.1f}), block edges {a['block_edges_decoded']:.2f} "
+        f"(real clips {a['block_edges_real']:.2f})",
         f"seconds a clip: {result['seconds_a_clip']:.2f} in batches, {result['seconds_cold']:.1f} from the command "
         "line, start-up included",
         f"settings: {json.dumps(result['settings'])}",

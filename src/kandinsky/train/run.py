@@ -75,8 +75,8 @@ def _autoencoder(values: dict[str, Any], out: Path, *, resume: bool, device: str
 
 def _denoiser(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
     from kandinsky.nets.kandinsky5.dit import DiTParams
-    from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams
     from kandinsky.nets.text.nano import NanoTextNetwork, NanoTextParams
+    from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams
     from kandinsky.train.flow import FlowObjective, Stage, cache_latents
     from kandinsky.weights.read import load_into
     from kandinsky.weights.write import write_state
@@ -88,10 +88,12 @@ def _denoiser(values: dict[str, Any], out: Path, *, resume: bool, device: str, o
         autoencoder = NanoAutoencoder(NanoAutoencoderParams.from_dict(values["autoencoder"]["params"]))
         load_into(autoencoder, Path(values["autoencoder"]["weights"]))
         cache_latents(Path(values["cache"]), autoencoder, latents, side=data["side"], extras=data["extras"])
+    words = NanoTextNetwork(NanoTextParams.from_dict(values["text"]["params"]))
+    load_into(words, Path(values["text"]["weights"]))  # its memory alone is used
     settings = loop.LoopSettings.from_dict(values["loop"])
     objective = FlowObjective(
         latents,
-        NanoTextNetwork(NanoTextParams.from_dict(values.get("text", {}))),  # its memory alone is used
+        words,
         DiTParams.from_dict(values["network"]),
         [Stage(**stage) for stage in values["stages"]],
         steps=settings.steps,

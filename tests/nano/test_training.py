@@ -1,0 +1,127 @@
+"""The training loop and nano's objectives: resuming, schedule, averages, curriculum."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from kandinsky.errors import RequestError
+from kandinsky.nets.kandinsky5.dit import DiTParams
+from kandinsky.nets.text.nano import NanoTextNetwork, NanoTextParams
+from kandinsky.train import loop
+from kandinsky.train.flow import FlowObjective, Stage
+from kandinsky.train.run import run_recipe
+
+DIT = DiTParams(
+    in_visual_dim=4, out_visual_dim=4, in_text_dim=8, in_text_dim2=8, time_dim=16, model_dim=16, ff_dim=32,
+    num_text_blocks=1, num_visual_blocks=1, axes_dims=(4, 6, 6),
+)  # fmt: skip
+WORDS = NanoTextParams(
+    vocab_size=20, width=16, heads=2, ff_width=16, layers=1, meaning_dim=8, token_dim=8, pooled_dim=8
+)
+
+
+def latents(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    np.save(folder / "latents.npy", rng.standard_normal((6, 3, 4, 4, 4)).astype(np.float16))
+    rows = [
+        {"concept": i, "colour": i, "position": None, "scale": None, "camera": "zoom in" if i > 3 else None}
+        for i in range(6)
+    ]
+    (folder / "latents.json").write_text(json.dumps(rows))
+    return folder / "latents.npy"
+
+
+def objective(folder: Path, steps: int) -> FlowObjective:
+    torch.manual_seed(3)
+    stages = [Stage(0.5, 1, 4), Stage(1.0, 3, 2)]
+    return FlowObjective(latents(folder), NanoTextNetwork(WORDS), DIT, stages, steps=steps, drop_text=0.3)
+
+
+def settings(steps: int) -> loop.LoopSettings:
+    return loop.LoopSettings(steps=steps, lr=1e-2, warmup=2, bf16=False, log_every=1)
+
+
+def test_a_resumed_run_is_bit_equal_to_one_that_never_stopped(tmp_path: Path) -> None:
+    whole = loop.run(objective(tmp_path, 8), settings(8), tmp_path / "whole")
+    first = objective(tmp_path, 8)
+    with pytest.raises(KeyboardInterrupt):
+
+        def stop(line: dict[str, float]) -> None:
+            if line["step"] == 5:
+                raise KeyboardInterrupt
+
+        every_step = loop.LoopSettings(steps=8, lr=1e-2, warmup=2, bf16=False, log_every=1, checkpoint_minutes=0)
+        loop.run(first, every_step, tmp_path / "cut", on_log=stop)
+    again = loop.run(objective(tmp_path, 8), settings(8), tmp_path / "cut")
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut/log.jsonl").read_text().splitlines()]
+    assert steps[-1] == 8 and len(steps) >= 8
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    lines: list[dict[str, float]] = []
+    loop.run(objective(tmp_path, 120), settings(120), tmp_path / "run", on_log=lines.append)
+    assert lines[-1]["loss"] < 0.9 * lines[5]["loss"]
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    loop.run(objective(tmp_path, 1), settings(1), tmp_path / "run")
+    other = objective(tmp_path, 2)
+    other.network = torch.nn.Linear(2, 2)  # type: ignore[assignment]
+    with pytest.raises(RequestError, match="another network"):
+        loop.run(other, settings(2), tmp_path / "run")
+
+
+def test_curriculum_and_dropped_text(tmp_path: Path) -> None:
+    made = objective(tmp_path, 10)
+    early, text = made.batch(0, loop.generator_for(0, 0))
+    late, _ = made.batch(9, loop.generator_for(0, 9))
+    assert early.shape == (4, 1, 4, 4, 4)
+    assert late.shape == (2, 3, 4, 4, 4)
+    assert text.tokens_BLC.shape == (4, 6, 8)
+    nothing = made.words.memories["concept"].tokens_VC[-1]
+    silent = made.states(made.slots_MR[:1], torch.tensor([True]), still=False)
+    assert torch.equal(silent.tokens_BLC[0, 0], nothing)
+
+
+def test_rate_rises_stays_and_falls() -> None:
+    rates = [loop.LoopSettings(steps=100, lr=1.0, warmup=10, decay=0.2).rate(k) for k in range(100)]
+    assert rates[0] == 0.1 and rates[10:80] == [1.0] * 70
+    assert rates[-1] == pytest.approx(0.05) and sorted(rates[80:], reverse=True) == rates[80:]
+
+
+def test_memory_is_the_same_in_every_network() -> None:
+    a, b = NanoTextNetwork(WORDS), NanoTextNetwork(WORDS)
+    assert torch.equal(a.memories["concept"].tokens_VC, b.memories["concept"].tokens_VC)
+    assert a.memories["concept"].tokens_VC.std() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("kind: nonsense", "nano-denoiser"), ("a: [", "not valid YAML"), ("just words", "kind `None`")],
+)
+def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    with pytest.raises(RequestError, match=message):
+        run_recipe(recipe)
+    with pytest.raises(RequestError, match="does not exist"):
+        run_recipe(tmp_path / "absent.yaml")
+    with pytest.raises(RequestError, match="unknown loop setting"):
+        loop.LoopSettings.from_dict({"stpes": 3})
+
+
+def test_shipped_recipes_are_read() -> None:
+    for path in Path(__file__).parents[2].joinpath("recipes").glob("nano-*.yaml"):
+        values = yaml.safe_load(path.read_text())
+        if "loop" in values:
+            assert loop.LoopSettings.from_dict(values["loop"]).steps > 0
+        if values["kind"] == "nano-denoiser":
+            assert DiTParams.from_dict(values["network"]).in_visual_dim == 48
