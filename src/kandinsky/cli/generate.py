@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +18,6 @@ if TYPE_CHECKING:
     from kandinsky.pipelines.request import Resolved
 
 FULL_SIZE_MODEL = "kandinsky5-lite-t2v-sft-5s"
-QUIET_S = 1.0  # what is done sooner needs no progress bar
 
 
 def generate(
@@ -97,10 +92,9 @@ def generate(
     _check(targets, sheets, device, dtype, offload)
     for name in ("dit", "text", "vae"):
         locate_parts(source.card.component(name), root=source.root, model=source.card.id)
-    talk = _Talk(quiet)
     if model == cards.DEFAULT_MODEL and not quiet:
         _say_default(source.card.title)
-    _run(model, jobs, targets, sheets, device=device, dtype=dtype, offload=offload, as_json=as_json, talk=talk)
+    _run(model, jobs, targets, sheets, device=device, dtype=dtype, offload=offload, as_json=as_json, quiet=quiet)
 
 
 def _run(
@@ -113,24 +107,28 @@ def _run(
     dtype: str | None,
     offload: str | None,
     as_json: bool,
-    talk: _Talk,
+    quiet: bool,
 ) -> None:
+    from kandinsky.cli.main import say
+    from kandinsky.cli.progress import hush_libraries, patient
     from kandinsky.media.video import write_sheet, write_video
 
-    with talk.waiting("loading"):
+    hush_libraries()
+    with patient("loading", quiet=quiet):
         from kandinsky.pipelines.loading import load
 
         pipe = load(model, device=device, dtype=dtype, offload=offload or "none")
     for i, (job, target, sheet) in enumerate(zip(jobs, targets, sheets, strict=True)):
         begun = time.monotonic()
         title = job.prompt if len(jobs) == 1 else f"{i + 1}/{len(jobs)} {job.prompt}"
-        with talk.waiting(title) as on_step:
+        with patient(title, quiet=quiet) as on_step:
             video = pipe.run(job, on_step=on_step)
             written = write_video(video, target)
             if sheet:
                 write_sheet(video, sheet)
         taken = time.monotonic() - begun
-        talk.say(f"seed {video.seed}, {len(video.frames)} frames, {taken:.1f} s")
+        if not quiet:
+            say(f"seed {video.seed}, {len(video.frames)} frames, {taken:.1f} s")
         if as_json:
             result = {"path": str(written), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
             print(json.dumps({**result, "recipe": video.recipe}, ensure_ascii=False), flush=True)
@@ -194,43 +192,3 @@ def _say_default(title: str) -> None:
 
     say(f"model {cards.DEFAULT_MODEL} (the default): {title}; it ships with the package and runs anywhere")
     say(f"for a full-size model: kandinsky plan -m {FULL_SIZE_MODEL}, then generate with -m {FULL_SIZE_MODEL}")
-
-
-class _Talk:
-    """Progress on stderr: nothing for what is quick, a bar on a terminal for what is not."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._bars = not quiet and sys.stderr.isatty()
-
-    def say(self, text: str) -> None:
-        if not self._quiet:
-            print(text, file=sys.stderr, flush=True)
-
-    @contextmanager
-    def waiting(self, title: str) -> Iterator[Any]:
-        """Yields an ``on_step`` callback; the bar appears once a second has passed."""
-        if not self._bars:
-            yield None
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        # A prompt is data: its brackets are no markup.
-        task = bar.add_task(title[:48].replace("[", "\\["), total=None)
-        timer = threading.Timer(QUIET_S, bar.start)
-        timer.daemon = True
-
-        def on_step(step: int, total: int, _preview: Any) -> bool:
-            bar.update(task, completed=step, total=total)
-            return True
-
-        timer.start()
-        try:
-            yield on_step
-        finally:
-            timer.cancel()
-            timer.join()
-            bar.stop()

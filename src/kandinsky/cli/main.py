@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = build()(list(sys.argv[1:] if arguments is None else arguments), "kandinsky", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # newer versions of typer turn the interrupt into this code themselves
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except KandinskyError as error:
         say(f"error: {error}")

@@ -1,0 +1,110 @@
+"""`models`, `show`, `plan`, `doctor`, `bench`, `data`: what they print for people and for programs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import kandinsky
+from kandinsky import cards
+from kandinsky.errors import BackendError, RequestError
+
+Call = Callable[..., "Done"]  # noqa: F821
+LITE = "kandinsky5-lite-t2v-sft-5s"
+
+
+def test_models(tiny: Path, call: Call) -> None:
+    table = call("models").lines
+    assert table[0].split() == ["ID", "TITLE", "FILES", "LOCAL", "LICENCE"]
+    rows = {line.split()[0]: line for line in table[1:]}
+    assert set(rows) == set(cards.catalogue()) and "tiny" in rows
+    assert next(iter(rows)) == "nano-t2v", "the default stands first"
+    assert "23.3 GB" in rows[LITE] and rows[LITE].endswith("no     MIT")
+    facts = {entry["id"]: entry for entry in json.loads(call("models", "--json").out)}
+    assert facts["tiny"]["local"] is True and facts[LITE]["local"] is False
+    assert facts[LITE]["bytes"] == 23_311_500_000 and facts[LITE]["parameters"] == 2_007_702_848
+
+
+def test_show_card(call: Call) -> None:
+    text = call("show", LITE).out
+    for expected in ("Kandinsky 5.0 T2V Lite SFT", "model_dim", "768x512", "openai/clip-vit-large-patch14"):
+        assert expected in text
+    assert json.loads(call("show", LITE, "--json").out) == json.loads(json.dumps(cards.to_dict(cards.find(LITE))))
+
+
+def test_plan_figures() -> None:
+    plan = kandinsky.plan(LITE, device="cpu", offload="none")
+    assert plan.tokens == 31 * 32 * 48 and plan.passes == 100 and plan.frames == 121
+    assert plan.peak_device_bytes == 0 and plan.peak_host_bytes > 4 * 2_007_702_848
+    assert plan.why == "asked for" and plan.time_class in ("hours", "days")
+    assert set(plan.estimates) <= set(plan.to_dict())
+    # needs grow with the work
+    still = kandinsky.plan(LITE, device="cpu", seconds=0, offload="none")
+    assert still.tokens == 32 * 48 and still.seconds < plan.seconds / 31
+    assert still.peak_host_bytes < plan.peak_host_bytes
+    assert kandinsky.plan(LITE, device="cpu", guidance=1).passes == 50
+    assert kandinsky.plan("kandinsky5-lite-t2v-distil-5s", device="cpu").passes == 16
+    # one network at a time needs less than all, half the width needs less than the whole
+    module = kandinsky.plan(LITE, device="cpu", offload="module")
+    assert module.peak_host_bytes < plan.peak_host_bytes
+    assert kandinsky.plan(LITE, device="cpu", dtype="bf16", offload="none").peak_host_bytes < plan.peak_host_bytes
+
+
+def test_plan_chooses_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kandinsky.runtime import devices
+
+    for free_gb, offload, fits in ((1000, "none", True), (45, "module", True), (8, "module", False)):
+        monkeypatch.setattr(devices, "host_memory", lambda free=free_gb: (free * 10**9, free * 10**9))
+        plan = kandinsky.plan(LITE, device="cpu", dtype="float32")
+        assert (plan.offload, plan.fits) == (offload, fits), plan.why
+    monkeypatch.setattr(devices, "host_memory", lambda: None)
+    assert kandinsky.plan(LITE, device="cpu").fits is None
+
+
+def test_plan_refuses_as_a_generation_would() -> None:
+    for wrong, error in (
+        ({"width": 500, "height": 500}, RequestError),
+        ({"seconds": 6}, RequestError),
+        ({"offload": "disk"}, RequestError),
+        ({"dtype": "int3"}, RequestError),
+        ({"device": "cuda:99"}, BackendError),
+    ):
+        with pytest.raises(error):
+            kandinsky.plan(LITE, **wrong)
+
+
+def test_doctor(call: Call) -> None:
+    done = call("doctor")
+    assert done.code == 0 and "all is well" in done.out
+    report = json.loads(call("doctor", "--json").out)
+    assert report["problems"] == [] and report["kandinsky"] == kandinsky.__version__
+    assert {"name": "cpu"} in report["torch"]["devices"] and "sdpa" in report["torch"]["attention"]
+    assert report["codecs"] == {"libx264": True, "libvpx-vp9": True}
+    assert report["memory"]["free_gb"] > 0 and report["packages"]["transformers"]["version"]
+
+
+def test_doctor_keeps_the_token_to_itself(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_very_secret")
+    done = call("doctor", "--json")
+    assert json.loads(done.out)["hub"]["token"] is True and "hf_very_secret" not in done.out
+
+
+def test_bench(tiny: Path, call: Call) -> None:
+    done = call("bench", "-m", "tiny", "--runs", "2", "--seconds", "0", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    stages = {stage["name"]: stage for stage in report["stages"]}
+    assert list(stages) == ["load", "text", "sample, 2 steps", "decode", "write mp4"]
+    assert all(stage["median_s"] > 0 and stage["spread_s"] >= 0 for stage in stages.values())
+    assert stages["sample, 2 steps"]["flops"] > 0 and stages["write mp4"]["flops"] == 0
+    assert report["matmul_rate"] > 1e8 and report["peak_host_bytes"] > 1e8
+    table = call("bench", "-m", "tiny", "--runs", "1", "--seconds", "0").out
+    assert "of matmul" in table and "GB on the host" in table
+
+
+def test_help_without_arguments(call: Call) -> None:
+    for arguments in ((), ("data",)):
+        done = call(*arguments)
+        assert done.code == 0 and "Commands:" in done.out
+    assert call("--version").out.strip() == f"kandinsky {kandinsky.__version__}"
