@@ -73,6 +73,7 @@ class Sampling:
     negative_prompt: str = ""
     max_steps: int = 1000
     noise: str = "float32"  # dtype the noise is drawn in: "bfloat16" (official, latest) or "float32"
+    condition: str = "zeros"  # what the condition channels hold without an image: "zeros" or "coordinates"
     attention: dict[str, Any] = field(default_factory=lambda: {"type": "dense"})
     mag_ratios: tuple[float, ...] = ()
 

@@ -20,7 +20,7 @@ from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times
 from kandinsky.errors import RequestError
 from kandinsky.media import recipe
-from kandinsky.nets.kandinsky5.denoiser import VelocityDenoiser
+from kandinsky.nets.kandinsky5.denoiser import CONDITIONS, VelocityDenoiser
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.pipelines.request import Resolved, parse_size, resolve
 from kandinsky.runtime.placement import Placement, Precision
@@ -155,16 +155,22 @@ class TextToVideoPipeline:
         ``resolved`` gives steps, shift and guidance. Raises: Cancelled when ``on_step`` returns False.
         """
         device = self.placement.device("dit")
+        noise_BTHWC = noise_BTHWC.to(device, self.precision.islands)
+        condition_BTHWC = CONDITIONS[self.card.sampling.condition](noise_BTHWC)
         with self.placement.hold("dit") as dit:
 
             def denoiser(states: TextStates) -> VelocityDenoiser:
                 return VelocityDenoiser(
-                    dit, states.to(device), rope_scale=self.card.sampling.rope_scale, attention=self.attention
+                    dit,
+                    states.to(device),
+                    rope_scale=self.card.sampling.rope_scale,
+                    attention=self.attention,
+                    condition_BTHWC=condition_BTHWC,
                 )
 
             guided = Guidance(resolved.guidance).guide(denoiser(text), None if negative is None else denoiser(negative))
             times = flow_times(resolved.steps, resolved.shift)
-            return sample(guided, noise_BTHWC.to(device, self.precision.islands), times, on_step=on_step)
+            return sample(guided, noise_BTHWC, times, on_step=on_step)
 
     def decode(self, latents_BTHWC: Tensor) -> np.ndarray:
         """Frames [B, T, H, W, 3], uint8.

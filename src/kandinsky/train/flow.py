@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from kandinsky.data import captions
 from kandinsky.data.concepts import Concept, load_concepts
 from kandinsky.data.nano import CAMERAS, POSITIONS, SCALES, Clips, Scene, composite
-from kandinsky.nets.kandinsky5.denoiser import join_condition
+from kandinsky.nets.kandinsky5.denoiser import CONDITIONS, join_condition
 from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.nets.text.nano import ROLES, NanoTextNetwork
 from kandinsky.nets.vae.nano import NanoAutoencoder
@@ -101,6 +101,7 @@ class FlowObjective:
         drop_text: float = 0.1,
         time_shift: float = 1.0,
         keep_first: float = 0.0,
+        condition: str = "zeros",
     ) -> None:
         self.latents_MTHWC = np.load(latents, mmap_mode="r")
         rows = json.loads(latents.with_suffix(".json").read_text())
@@ -109,7 +110,8 @@ class FlowObjective:
         self.plain = [number for number, plain in enumerate(is_plain) if plain]
         self.moved = [number for number, plain in enumerate(is_plain) if not plain]
         self.words, self.stages, self.steps = words.requires_grad_(False), list(stages), steps
-        self.rope_scale, self.time_shift, self.keep_first = rope_scale, time_shift, keep_first
+        self.rope_scale, self.time_shift = rope_scale, time_shift
+        self.keep_first, self.condition = keep_first, condition
         self.plain_share, self.drop_text = plain_share if self.moved else 1.0, drop_text
         self.network = DiffusionTransformer3D(params)
 
@@ -143,7 +145,7 @@ class FlowObjective:
         t = self.time_shift * t / (1 + (self.time_shift - 1) * t)
         noise = torch.randn(clean.shape, generator=generator)
         noisy = torch.lerp(clean, noise, t.view(-1, 1, 1, 1, 1))
-        x = join_condition(noisy, self.network.params)
+        x = join_condition(noisy, self.network.params, CONDITIONS[self.condition](noisy))
         velocity = self.network(x, t * 1000, text, rope_scale=self.rope_scale).float()
         loss = F.mse_loss(velocity, noise - clean)
         return loss, {f"loss_{clean.shape[1]}": float(loss.detach())}

@@ -5,6 +5,8 @@ Legend: B batch; T H W C latent frames, rows, columns, channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,35 @@ def join_condition(x_BTHWC: Tensor, params: DiTParams, condition_BTHWC: Tensor |
     elif condition_BTHWC.shape != shape:
         raise RequestError(f"condition channels have shape {tuple(condition_BTHWC.shape)}, the latent needs {shape}")
     return torch.cat((x_BTHWC, condition_BTHWC.to(x_BTHWC)), dim=-1)
+
+
+def coordinate_channels(latent_BTHWC: Tensor) -> Tensor:
+    """Condition channels that say where each place is: cosines and sines of row and column, and an empty mask.
+
+    Rotary positions are relative only; a small network learns slowly from them alone where the borders are.
+    Args:    latent_BTHWC: gives size, type and device; its C must be a multiple of 4.
+    Returns: [B, T, H, W, C + 1].
+    """
+    B, T, H, W, C = latent_BTHWC.shape
+    if C % 4:
+        raise RequestError(f"coordinates need a multiple of 4 latent channels, not {C}")
+    turns = torch.pi * torch.arange(1, C // 4 + 1, device=latent_BTHWC.device)
+
+    def waves(size: int) -> Tensor:
+        places = (torch.arange(size, device=latent_BTHWC.device) + 0.5) / size
+        angles = torch.outer(places, turns)
+        return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+    rows, columns = waves(H)[:, None].expand(H, W, -1), waves(W)[None].expand(H, W, -1)
+    both = torch.cat((rows, columns, rows.new_zeros(H, W, 1)), dim=-1)
+    return both.to(latent_BTHWC.dtype).expand(B, T, H, W, C + 1)
+
+
+# What a text-to-video model's condition channels hold, by the card's `sampling.condition`.
+CONDITIONS: dict[str, Callable[[Tensor], Tensor | None]] = {
+    "zeros": lambda latent_BTHWC: None,
+    "coordinates": coordinate_channels,
+}
 
 
 class VelocityDenoiser:
