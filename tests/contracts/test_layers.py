@@ -127,3 +127,15 @@ def test_networks_are_plain(path: Path) -> None:
 def test_no_file_is_named_after_nothing() -> None:
     vague = {"utils", "util", "helpers", "common", "misc"}
     assert not [path for path in MODULES if path.stem in vague]
+
+
+def test_readme_shows_the_first_video_early_and_names_every_room() -> None:
+    lines = (SOURCE.parents[1] / "README.md").read_text(encoding="utf-8").splitlines()
+    first = next(i for i, line in enumerate(lines, 1) if line.startswith("kandinsky generate"))
+    assert first <= 40
+    text = "\n".join(lines)
+    for name in RANK:
+        file = SOURCE / f"{name}.py"
+        assert f"| `{name}{'.py' if file.exists() else '/'}` |" in text, name
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    assert links and not [link for link in links if not (SOURCE.parents[1] / link).exists()]
