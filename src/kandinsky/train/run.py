@@ -109,8 +109,32 @@ def _text(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_lo
     return train_text_encoder(values, out, on_log=on_log)
 
 
+def _package(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
+    """Put trained weights into the package: bfloat16, and int8 rows where the recipe says so."""
+    import shutil
+
+    import torch
+
+    from kandinsky.train.curve import draw_curve
+    from kandinsky.weights.read import read_state
+    from kandinsky.weights.write import write_state
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name, entry in values["weights"].items():
+        state = {key: tensor.float() for key, tensor in read_state(Path(entry["from"])).items()}
+        packed = [key for key, t in state.items() if t.ndim == 2 and min(t.shape) >= entry.get("int8_from", 1 << 30)]
+        half = {key: tensor if key in packed else tensor.to(torch.bfloat16) for key, tensor in state.items()}
+        write_state(half, out / f"{name}.safetensors", layout="official", int8=packed)
+    for name, source in values.get("copy", {}).items():
+        shutil.copyfile(source, out / name)
+    for name, entry in values.get("curves", {}).items():
+        draw_curve(Path(entry["from"]), out / name, names=tuple(entry["names"]), title=entry["title"])
+    return out
+
+
 BUILDERS: dict[str, Callable[..., Path]] = {
     "nano-autoencoder": _autoencoder,
     "nano-text": _text,
     "nano-denoiser": _denoiser,
+    "package": _package,
 }
