@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import family
-from tiny.tokenizers import clip_tokenizer, qwen_tokenizer
 
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.text.protocol import TextEncoder
 from kandinsky.text.qwen_clip import QwenClipEncoder, QwenClipFiles, QwenClipParams, read_qwen_clip
 from kandinsky.text.templates import TEMPLATES, template
+from tiny import family
+from tiny.tokenizers import clip_tokenizer, qwen_tokenizer
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "kandinsky5" / "prompts.json"
 PROMPTS = ["a cat", "медведь играет на балалайке, {weird} braces"]
@@ -132,7 +132,7 @@ def test_another_models_tokenizer_is_refused() -> None:
     from transformers import Qwen2Tokenizer
 
     letters = Qwen2Tokenizer(vocab={chr(i): i for i in range(33, 127)}, merges=[])
-    with pytest.raises(WeightsError, match="splits the `video` template into .* trained with 129"):
+    with pytest.raises(WeightsError, match=r"splits the `video` template into .* trained with 129"):
         QwenClipEncoder(family.qwen(), family.clip(), qwen_tokenizer=letters, clip_tokenizer=clip_tokenizer())
 
 

@@ -12,7 +12,6 @@ import torch
 import yaml
 from diffusers import AutoencoderKLHunyuanVideo
 from safetensors.torch import save_file
-from tiny.tokenizers import clip_tokenizer, qwen_tokenizer
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -21,6 +20,7 @@ from transformers import (
 )
 
 from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from tiny.tokenizers import clip_tokenizer, qwen_tokenizer
 
 SEED = 20251121
 CHECKPOINT = "kandinsky5lite_t2v_tiny_5s.safetensors"
@@ -57,7 +57,9 @@ def randomise(net: torch.nn.Module, seed: int = SEED, scale: float = 0.05) -> to
         for name, p in net.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
             is_scale = p.dim() == 1 and name.endswith("weight")
-            p.copy_(1 + 0.1 * noise if is_scale else noise * (scale if p.dim() == 1 else max(scale, p[0].numel() ** -0.5)))
+            p.copy_(
+                1 + 0.1 * noise if is_scale else noise * (scale if p.dim() == 1 else max(scale, p[0].numel() ** -0.5))
+            )
     return net.eval()
 
 

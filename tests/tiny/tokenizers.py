@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, Qwen2Tokenizer
