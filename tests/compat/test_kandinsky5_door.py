@@ -218,7 +218,7 @@ def test_unknown_keys_are_refused() -> None:
 def test_missing_keys_are_named() -> None:
     values = official_values()
     del values["model"]["guidance_weight"]
-    with pytest.raises(RequestError, match="key `model.guidance_weight` is missing"):
+    with pytest.raises(RequestError, match=r"key `model\.guidance_weight` is missing"):
         official_config.card_of(values, name="t", bases=[Path()])
 
 

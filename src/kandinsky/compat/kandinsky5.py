@@ -217,11 +217,12 @@ def _with_paths(card: Card, *, dit: str | None, qwen: str | None, clip: str | No
 
 
 def _official_card(card: Card, text_token_padding: bool) -> Card:
-    """Texts padded as asked, any length the positions allow, and whole official seconds."""
+    """Texts padded as asked, clips decoded in the official tiles, and any length the positions allow."""
     params = card.text.params | {"padding": "full" if text_token_padding else "trimmed"}
     return dataclasses.replace(
         card,
         text=dataclasses.replace(card.text, params=params),
+        vae=dataclasses.replace(card.vae, params=card.vae.params | {"tiling": "official"}),
         clip=dataclasses.replace(card.clip, max_seconds=float(official_config.MAX_SECONDS)),
     )
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from kandinsky.cards import DEFAULT_MODEL, Card, Component
 from kandinsky.errors import BackendError, RequestError
+from kandinsky.nets.kandinsky5.denoiser import CONDITIONS
 from kandinsky.ops.attention import AttentionSpec, backends
 from kandinsky.pipelines import sources
 from kandinsky.pipelines.text_to_video import TextToVideoPipeline
@@ -82,6 +83,10 @@ def build(
     spec = dataclasses.replace(AttentionSpec.from_dict(card.sampling.attention), backend=attention)
     if spec.type != "dense":
         raise BackendError(f"`{card.id}` needs `{spec.type}` attention, which is not built yet: use a 5-second model")
+    if card.sampling.condition not in CONDITIONS:
+        raise RequestError(
+            f"card `{card.id}`: sampling.condition `{card.sampling.condition}` is unknown: use {' or '.join(CONDITIONS)}"
+        )
     if attention not in backends():
         raise BackendError(
             f"attention backend `{attention}` is not available: use {' or '.join(f'`{b}`' for b in backends())}"
@@ -145,8 +150,7 @@ def _hunyuan(component: Component, path: Path) -> nn.Module:
     from kandinsky.nets.vae.hunyuan import HunyuanAutoencoder, HunyuanParams
 
     given = dict(component.params)
-    # The official decoder always lays tiles (whole up to 17 frames); `none` decodes whole, at a price in memory.
-    tiling = given.pop("tiling", "official")
+    tiling = given.pop("tiling", "auto")
     config = path / "config.json"
     values = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     return HunyuanAutoencoder(HunyuanParams.from_dict(values | given), tiling=tiling)
