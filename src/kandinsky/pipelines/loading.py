@@ -84,9 +84,8 @@ def build(
     if spec.type != "dense":
         raise BackendError(f"`{card.id}` needs `{spec.type}` attention, which is not built yet: use a 5-second model")
     if card.sampling.condition not in CONDITIONS:
-        raise RequestError(
-            f"card `{card.id}`: sampling.condition `{card.sampling.condition}` is unknown: use {' or '.join(CONDITIONS)}"
-        )
+        known = " or ".join(CONDITIONS)
+        raise RequestError(f"card `{card.id}`: sampling.condition `{card.sampling.condition}` is unknown: use {known}")
     if attention not in backends():
         raise BackendError(
             f"attention backend `{attention}` is not available: use {' or '.join(f'`{b}`' for b in backends())}"
