@@ -18,6 +18,9 @@ def evaluate(
         ".cache/nano"
     ),
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Write a contact sheet of some clips there.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, or bfloat16 where the processor has it.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure a model: what was asked for against what was made."""
@@ -27,5 +30,5 @@ def evaluate(
     from kandinsky.evaluate.run import table
 
     with counted("evaluating") as on_batch:
-        result = measure(model, prompts=prompts, cache=cache, sheet=sheet, on_batch=on_batch)
+        result = measure(model, prompts=prompts, cache=cache, sheet=sheet, dtype=dtype, on_batch=on_batch)
     print(json.dumps(result, ensure_ascii=False, indent=1) if as_json else table(result))

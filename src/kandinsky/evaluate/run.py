@@ -26,13 +26,14 @@ def evaluate(
     prompts: int | None = None,
     batch: int = 16,
     seed: int = 0,
-    threads: int | None = None,
+    dtype: str | None = None,
     sheet: Path | str | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a model on prompts it was never trained with.
 
     Args:   cache: where ``kandinsky data nano`` put the real clips.   prompts: number a group; None = all.
+            dtype: compute type, as ``load`` takes it; the autoencoder is measured in float32 whatever it is.
             sheet: write a contact sheet of the first clips of each group there.
     Returns: ``groups`` (figures by group), ``autoencoder``, ``seconds_a_clip`` (in batches), ``seconds_cold`` (one
             clip through the command line, start-up included), ``settings``.
@@ -50,9 +51,7 @@ def evaluate(
     from kandinsky.pipelines.request import parse_size
     from kandinsky.types import Request
 
-    if threads:
-        torch.set_num_threads(threads)
-    pipe = load(model)
+    pipe = load(model, dtype=dtype)
     width, height = parse_size(pipe.card.clip.default_size)
     judge = nano.NanoJudge(Clips(Path(cache)), load_concepts(), side=height)
     shown: list[np.ndarray] = []
@@ -66,7 +65,7 @@ def evaluate(
     groups, seconds = nano.judge_groups(
         judge, generate, nano.choose_prompts(prompts), batch=batch, seed=seed, on_batch=on_batch
     )
-    with pipe.placement.hold("vae") as vae:
+    with load(model, dtype="float32").placement.hold("vae") as vae:
         autoencoder = nano.judge_autoencoder(Path(cache), vae, side=height)
     if sheet:
         from kandinsky.media.sheet import contact_sheet
@@ -85,6 +84,7 @@ def evaluate(
             "guidance": sampling.guidance,
             "shift": sampling.shift,
             "seed": seed,
+            "dtype": pipe.precision.name,
             "threads": torch.get_num_threads(),
             "size": f"{width}x{height}",
         },

@@ -1,0 +1,111 @@
+"""The weights that ship: they show what is asked for, in both languages, and the same again from their recipe."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kandinsky
+from kandinsky.data import captions
+from kandinsky.evaluate import nano
+from kandinsky.pipelines.text_to_video import TextToVideoPipeline
+from kandinsky.types import Request
+
+ASSETS = Path(kandinsky.__file__).parent / "assets" / "nano-t2v"
+PROMPTS = {
+    "panda": "a panda on a blue background",
+    "панда": "панда на синем фоне",
+    "tractor": "a tractor on a blue background",
+    "трактор": "трактор на синем фоне",
+    "pink": "a snowman on a pink background",
+    "red": "a snowman on a red background",
+}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TextToVideoPipeline:
+    return kandinsky.load("nano-t2v")
+
+
+@pytest.fixture(scope="module")
+def clips(pipe: TextToVideoPipeline) -> dict[str, np.ndarray]:
+    asked = [pipe.resolve(Request("nano-t2v", text, seed=3, steps=12)) for text in PROMPTS.values()]
+    return {name: video.frames for name, video in zip(PROMPTS, pipe.run_batch(asked), strict=True)}
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    return float((nano.shrink(a) - nano.shrink(b)).pow(2).mean())
+
+
+def test_clips_have_the_promised_form(clips: dict[str, np.ndarray]) -> None:
+    for clip in clips.values():
+        assert clip.shape == (25, 96, 96, 3)
+        assert clip.dtype == np.uint8
+
+
+def test_both_languages_mean_the_same_and_words_differ(clips: dict[str, np.ndarray]) -> None:
+    for english, russian, other in (("panda", "панда", "tractor"), ("tractor", "трактор", "panda")):
+        assert 5 * distance(clips[english], clips[russian]) < distance(clips[english], clips[other])
+
+
+def test_backgrounds_are_as_asked(clips: dict[str, np.ndarray]) -> None:
+    names = [colour.en for colour in captions.COLOURS]
+    assert [names[nano.background_colour(clips[name])] for name in ("panda", "трактор", "pink", "red")] == [
+        "blue",
+        "blue",
+        "pink",
+        "red",
+    ]
+
+
+def test_things_move(clips: dict[str, np.ndarray]) -> None:
+    assert nano.motion(clips["panda"]) > 0.3
+
+
+def test_a_still_and_a_clip_are_both_legal(pipe: TextToVideoPipeline) -> None:
+    still = pipe("a snowman", seconds=0, steps=8, seed=1)
+    assert still.frames.shape == (1, 96, 96, 3)
+
+
+def test_a_batch_equals_single_runs(pipe: TextToVideoPipeline) -> None:
+    asked = [
+        pipe.resolve(Request("nano-t2v", text, seed=seed, steps=3, seconds=1))
+        for seed, text in enumerate(("a panda", "трактор на красном фоне"))
+    ]
+    together = pipe.run_batch(asked)
+    for one, video in zip(asked, together, strict=True):
+        alone = pipe.run(one).frames.astype(int)
+        assert np.abs(alone - video.frames.astype(int)).max() <= 2
+
+
+def test_the_recipe_in_the_file_makes_the_same_frames(tmp_path: Path) -> None:
+    def kandinsky_command(*words: str) -> str:
+        done = subprocess.run([sys.executable, "-m", "kandinsky", *words], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = kandinsky_command("generate", "a fox on a green background", "--steps", "4", "--seconds", "1", "--json")
+    result = json.loads(first.splitlines()[-1])
+    shown = json.loads(kandinsky_command("show", result["path"], "--json"))
+    assert shown["recipe"]["seed"] == result["recipe"]["seed"]
+    words = shown["command"].split(" generate ", 1)[1]
+    kandinsky_command("generate", *shlex.split(words), "-o", "again.mp4", "--quiet")
+    assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / result["path"]).read_bytes()
+
+
+def test_package_size_and_card() -> None:
+    weights = (
+        sum(path.stat().st_size for path in ASSETS.glob("*.safetensors")) + (ASSETS / "tokenizer.json").stat().st_size
+    )
+    assert weights <= 24_000_000
+    card = (ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for heading in ("Data", "Licence", "Recipe", "Quality", "Limits"):
+        assert f"## {heading}" in card
+    for picture in ("contact_sheet.png", "loss_dit.png"):
+        assert (ASSETS / picture).is_file() and picture in card
