@@ -15,11 +15,13 @@ def train(
         bool, typer.Option("--resume/--no-resume", help="Go on from the folder's last checkpoint, or begin anew.")
     ] = True,
     steps: Annotated[int | None, typer.Option("--steps", help="Length of the run instead of the recipe's.")] = None,
+    device: Annotated[str, typer.Option("--device", help="Where to train: cpu, cuda, cuda:0.")] = "cpu",
 ) -> None:
     """Train by a recipe. A run that was stopped goes on where its last checkpoint was written."""
     from kandinsky.cli.progress import training
+    from kandinsky.runtime.devices import choose_device
     from kandinsky.train.run import run_recipe
 
     with training(recipe.stem) as on_log:
-        written = run_recipe(recipe, out=out, resume=resume, steps=steps, on_log=on_log)
+        written = run_recipe(recipe, out=out, resume=resume, steps=steps, device=choose_device(device), on_log=on_log)
     print(written)

@@ -75,13 +75,15 @@ class AutoencoderObjective:
         return to_unit(np.stack([self.clip(rng, self.frames) for _ in range(self.batch_size)]))
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        device = next(self.network.parameters()).device
+        batch = batch.to(device)
         latents = self.network.encode(batch).float()
         level = self.latent_noise * torch.rand((len(batch), 1, 1, 1, 1), generator=generator).round()
-        noisy = latents + level * torch.randn(latents.shape, generator=generator)
+        noisy = latents + (level * torch.randn(latents.shape, generator=generator)).to(device)
         out = self.network.decode(noisy).float()
         error = F.mse_loss(out, batch)
         edges = sum(F.l1_loss(out.diff(dim=d), batch.diff(dim=d)) for d in (2, 3))
-        clean = level.flatten() == 0
+        clean = (level.flatten() == 0).to(device)
         psnr = (
             float(10 * torch.log10(4 / (out - batch)[clean].detach().pow(2).flatten(1).mean(1)).mean())
             if clean.any()

