@@ -216,6 +216,74 @@ def test_yaml_paths_may_be_relative_to_the_folder(official: Path, tmp_path: Path
     assert by_file.name == str(moved / "config.yaml")
 
 
+CARD = """
+id = "tiny"
+family = "kandinsky5"
+task = "text-to-video"
+title = "Tiny"
+licence = "MIT"
+parameters = 1
+source = "tests"
+[dit]
+kind = "kandinsky5.dit"
+params = {dit}
+parts = [{{ repo = "./weights", files = ["model/{checkpoint}"] }}]
+[text]
+kind = "qwen-clip"
+parts = [
+    {{ repo = "./weights", name = "qwen", files = ["text_encoder/"] }},
+    {{ repo = "./weights", name = "clip", files = ["text_encoder2/"] }},
+]
+[vae]
+kind = "hunyuan"
+params = {{ tiling = "{tiling}" }}
+parts = [{{ repo = "./weights", files = ["vae/"] }}]
+[sampling]
+steps = 2
+guidance = 5.0
+shift = 5.0
+rope_scale = [1.0, 2.0, 2.0]
+noise = "bfloat16"
+condition = "{condition}"
+negative_prompt = "{negative}"
+[clip]
+fps = 24
+seconds = 0.2
+min_seconds = 0
+max_seconds = 1
+sizes = ["64x64"]
+default_size = "64x64"
+channels = 4
+"""
+
+
+def write_card(folder: Path, negative: str, tiling: str = "none", condition: str = "zeros") -> None:
+    dit = ", ".join(f"{key} = {str(value).lower()}" for key, value in family.DIT_PARAMS.items())
+    text = CARD.format(
+        dit="{ " + dit + " }",
+        checkpoint=family.CHECKPOINT,
+        tiling=tiling,
+        condition=condition,
+        negative=negative,
+    )
+    (folder / "card.toml").write_text(text, encoding="utf-8")
+
+
+def test_a_card_in_a_folder_is_enough(official: Path, tmp_path: Path, video: kandinsky.Video) -> None:
+    folder = edited(official, tmp_path / "own", dict)
+    write_card(folder, video.recipe["negative_prompt"])
+    own = kandinsky.load(folder, device="cpu")
+    assert np.array_equal(own(PROMPT, seed=7).frames, video.frames), "all settings of the other runs are its defaults"
+
+
+@pytest.mark.parametrize(("key", "value"), [("tiling", "bricks"), ("condition", "sparks")])
+def test_a_card_with_an_unknown_value_is_refused(official: Path, tmp_path: Path, key: str, value: str) -> None:
+    folder = edited(official, tmp_path / "own", dict)
+    write_card(folder, "", **{key: value})
+    with pytest.raises(RequestError, match=f"`{value}`"):
+        kandinsky.load(folder, device="cpu")
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

@@ -69,7 +69,7 @@ def from_folder(folder: Path) -> Source:
     """The model in a folder of this machine. Raises: WeightsError or RequestError where it is not one model."""
     name = str(folder)
     if (path := folder / "card.toml").is_file():
-        return Source(cards.read(path), folder, name)
+        return Source(cards.read(path), None, name)
     if (folder / "model_index.json").is_file():
         return Source(_diffusers_folder(folder), None, name)
     configs = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
@@ -83,7 +83,7 @@ def from_folder(folder: Path) -> Source:
         for card in cards.catalogue().values():
             local = card.dit.parts[0].local
             if local and (root / local).is_file():
-                found.append(Source(card, root, card.id))
+                found.append(Source(card, root, name))
     if not found:
         raise WeightsError(
             f"folder `{folder}` holds no model: looked for `card.toml`, `model_index.json`, an official YAML file, "

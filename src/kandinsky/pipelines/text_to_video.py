@@ -173,17 +173,13 @@ class TextToVideoPipeline:
             return sample(guided, noise_BTHWC, times, on_step=on_step)
 
     def decode(self, latents_BTHWC: Tensor) -> np.ndarray:
-        """Frames [B, T, H, W, 3], uint8.
+        """Frames [B, T, H, W, 3], uint8; one clip at a time.
 
         Quirk: (x + 1)·127.5 is cut, not rounded, as in the official code.
         """
-        return to_bytes(self.decode_pixels(latents_BTHWC)).cpu().numpy()
-
-    def decode_pixels(self, latents_BTHWC: Tensor) -> Tensor:
-        """Pixels [B, T, H, W, 3] as the autoencoder gives them, about [-1, 1]; one clip at a time."""
         device = self.placement.device("vae")
         with self.placement.hold("vae") as vae, torch.no_grad():
-            return torch.cat([_decode(vae, one) for one in latents_BTHWC.to(device).split(1)])
+            return np.concatenate([_decode(vae, one) for one in latents_BTHWC.to(device).split(1)])
 
     def recipe(self, resolved: Resolved) -> dict[str, object]:
         """What makes this result again, as stored in the file."""
@@ -203,8 +199,8 @@ def _encode(encoder: TextEncoder, prompts: list[str], still: bool) -> TextStates
     return encoder.encode(prompts, still=still)
 
 
-def _decode(vae: VideoAutoencoder, latents_BTHWC: Tensor) -> Tensor:
-    return vae.decode(latents_BTHWC)
+def _decode(vae: VideoAutoencoder, latents_BTHWC: Tensor) -> np.ndarray:
+    return to_bytes(vae.decode(latents_BTHWC)).cpu().numpy()
 
 
 def _common(batch: Sequence[Resolved]) -> Resolved:
