@@ -45,7 +45,11 @@ CASES = {
     "unknown type": (["x", "-m", "tiny", "--dtype", "int3"], "dtype `int3` is unknown: use `float32`", ""),
     "unknown placement": (["x", "-m", "tiny", "--offload", "disk"], "offload `disk` is not available: use `none`", ""),
     "unknown option": (["x", "--lightning"], "no such option: --lightning", "kandinsky generate --help"),
-    "word for a number": (["x", "-m", "tiny", "--steps", "ten"], "invalid value for '--steps'", "kandinsky generate --help"),
+    "word for a number": (
+        ["x", "-m", "tiny", "--steps", "ten"],
+        "invalid value for '--steps'",
+        "kandinsky generate --help",
+    ),
     "weights not here": (
         ["x", "-m", "kandinsky5-lite-t2v-sft-5s"],
         "`model/kandinsky5lite_t2v_sft_5s.safetensors` of `kandinskylab/Kandinsky-5.0-T2V-Lite-sft-5s` is not on",
