@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # What each evaluation is called with: the loaded pipeline, and options.
 EVALUATED = ("nano-t2v",)
@@ -34,7 +37,7 @@ def evaluate(
 
     Args:   cache: where ``kandinsky data nano`` put the real clips.   prompts: number a group; None = all.
             dtype: compute type, as ``load`` takes it; the autoencoder is measured in float32 whatever it is.
-            sheet: write a contact sheet of the first clips of each group there.
+            sheet: write a contact sheet of clips from all groups there.
     Returns: ``groups`` (figures by group), ``autoencoder``, ``seconds_a_clip`` (in batches), ``seconds_cold`` (one
             clip through the command line, start-up included), ``settings``.
     Raises: RequestError for a model that has no evaluation, or where the real clips are missing.
@@ -68,10 +71,7 @@ def evaluate(
     with load(model, dtype="float32").placement.hold("vae") as vae:
         autoencoder = nano.judge_autoencoder(Path(cache), vae, side=height)
     if sheet:
-        from kandinsky.media.sheet import contact_sheet
-
-        picked = np.concatenate([clip[:: max(1, len(clip) // 8)][:8] for clip in shown])
-        contact_sheet(picked, columns=16).save(Path(sheet))
+        _sheet(shown, Path(sheet))
     sampling = pipe.card.sampling
     return {
         "model": model,
@@ -89,6 +89,21 @@ def evaluate(
             "size": f"{width}x{height}",
         },
     }
+
+
+def _sheet(clips: list[np.ndarray], target: Path, *, rows: int = 12, frames: int = 6) -> None:
+    """Up to two columns of ``rows`` clips, evenly taken from all, each as ``frames`` frames."""
+    from PIL import Image
+
+    from kandinsky.media.sheet import GAP_PX, contact_sheet
+
+    step = max(1, len(clips) // (2 * rows))
+    strips = [contact_sheet(clip, columns=frames) for clip in clips[::step][: 2 * rows]]
+    width, height = strips[0].width + GAP_PX, strips[0].height + GAP_PX
+    whole = Image.new("RGB", (2 * width, -(-len(strips) // 2) * height), "white")
+    for number, strip in enumerate(strips):
+        whole.paste(strip, (number % 2 * width, number // 2 * height))
+    whole.save(target, optimize=True)
 
 
 def cold_start(model: str) -> float:

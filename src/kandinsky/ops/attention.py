@@ -32,9 +32,9 @@ class AttentionSpec:
     type: str = "dense"
     backend: str = "auto"
     P: float = 0.9
-    wT: int = 11  # noqa: N815
-    wH: int = 3  # noqa: N815
-    wW: int = 3  # noqa: N815
+    wT: int = 11
+    wH: int = 3
+    wW: int = 3
 
     def __post_init__(self) -> None:
         if self.type not in ("dense", "nabla"):

@@ -69,7 +69,7 @@ class NanoTextParams:
 class Reading:
     """What was understood. meaning_BM: unit length.  logits: by role, [B, V] without the empty slot."""
 
-    meaning_BM: Tensor  # noqa: N815
+    meaning_BM: Tensor
     logits: dict[str, Tensor]
 
 
@@ -98,8 +98,8 @@ class Memory(nn.Module):
     The values are fixed buffers of unit variance a channel, drawn once from MEMORY_SEED.
     """
 
-    tokens_VC: Tensor  # noqa: N815
-    pooled_VC: Tensor  # noqa: N815
+    tokens_VC: Tensor
+    pooled_VC: Tensor
 
     def __init__(self, slots: int, token_dim: int, pooled_dim: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 It starts as PCA of its patches (``start_from_pca``) and learns what PCA cannot say: both directions are a fixed
 linear map plus a residual network that begins at zero. All spatial convolutions pad with zeros, so latents near the
-border look different and carry position.
+border look different and carry position. It computes in the type of its weights.
 
 Legend: B batch, T frames (pixel frames outside, latent frames inside), H W rows and columns, C channels, D width.
 A clip has T = 1 + 4k pixel frames and k + 1 latent frames: the first frame is repeated in front, as in other causal
@@ -82,7 +82,7 @@ class NanoAutoencoder(nn.Module):
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:
         """video [-1, 1], T = 1 + 4k → latents_BTHWC with k + 1 frames."""
-        patches = self.patchify(video_BTHWC)
+        patches = self.patchify(video_BTHWC.to(self.to_latent.weight.dtype))
         h = self.encoder_in(patches.movedim(-1, 2).flatten(0, 1)).unflatten(0, patches.shape[:2])
         for block in self.encoder_blocks:
             h = block(h)
@@ -92,6 +92,7 @@ class NanoAutoencoder(nn.Module):
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
         """latents → video_BTHWC, about [-1, 1] (not clamped), 1 + 4 (T − 1) frames."""
         B, T, H, W, _ = latents_BTHWC.shape
+        latents_BTHWC = latents_BTHWC.to(self.from_latent.weight.dtype)
         coarse = self.unpatchify(self.from_latent(latents_BTHWC))
         h = self.decoder_in(latents_BTHWC.movedim(-1, 2).flatten(0, 1)).unflatten(0, (B, T))
         for block in self.decoder_blocks:
