@@ -23,7 +23,11 @@ def to_unit(frames: np.ndarray) -> Tensor:
 
 def random_scene(rng: np.random.Generator, colours: list[tuple[int, int, int]], *, plain: float = 0.5) -> Scene:
     """A scene without a caption: half of the backgrounds are of the palette, half any colour."""
-    rgb = colours[rng.integers(len(colours))] if rng.random() < 0.5 else tuple(int(c) for c in rng.integers(0, 256, 3))
+    if rng.random() < 0.5:
+        rgb = colours[rng.integers(len(colours))]
+    else:
+        red, green, blue = (int(c) for c in rng.integers(0, 256, 3))
+        rgb = (red, green, blue)
     if rng.random() < plain:
         return Scene(rgb)
     move = rng.random() < 0.4

@@ -31,6 +31,9 @@ from kandinsky.types import TextStates
 log = logging.getLogger(__name__)
 
 
+EXTRAS: dict[str, list[str]] = {"position": list(POSITIONS), "scale": list(SCALES), "camera": list(CAMERAS)}
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Until this share of the run: so many latent frames a clip, so many clips a batch."""
@@ -49,7 +52,7 @@ def scenes_for(concept: int, entry: Concept, extras: int) -> list[tuple[int, Sce
         colour = colours[int(rng.integers(len(colours)))]
         words: dict[str, Any] = {"position": None, "scale": None, "camera": None}
         kind = ("position", "scale", "camera")[number % 3]
-        words[kind] = str(rng.choice(list({"position": POSITIONS, "scale": SCALES, "camera": CAMERAS}[kind])))
+        words[kind] = str(rng.choice(EXTRAS[kind]))
         scenes.append((colour, Scene(captions.COLOURS[colour].rgb, **words)))
     return scenes
 

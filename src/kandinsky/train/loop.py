@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 class Objective(Protocol):
     """What is trained. ``network`` holds exactly the trainable parameters (others have requires_grad False)."""
 
-    network: nn.Module
+    @property
+    def network(self) -> nn.Module: ...
 
     def batch(self, step: int, generator: torch.Generator) -> Any:
         """The batch of a step; depends on nothing but the arguments."""
@@ -62,7 +63,10 @@ class LoopSettings:
         known = set(cls.__slots__)
         if unknown := sorted(set(values) - known):
             raise RequestError(f"unknown loop setting `{unknown[0]}`: use one of {', '.join(sorted(known))}")
-        return cls(**{key: tuple(value) if key == "betas" else value for key, value in values.items()})
+        given = dict(values)
+        if "betas" in given:
+            given["betas"] = tuple(given["betas"])
+        return cls(**given)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, constant, linear to zero."""

@@ -77,8 +77,8 @@ class NanoAutoencoder(nn.Module):
         self.fine_blocks = nn.ModuleList(CausalBlock(p.fine_width) for _ in range(p.fine_blocks))
         self.fine_out = nn.Conv2d(p.fine_width, 3 * (p.spatial // 2) ** 2, 3, padding=1)
         for last in (self.encoder_out, self.fine_out):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+            for tensor in last.parameters():
+                nn.init.zeros_(tensor)
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:
         """video [-1, 1], T = 1 + 4k → latents_BTHWC with k + 1 frames."""
