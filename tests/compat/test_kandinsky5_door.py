@@ -93,7 +93,8 @@ def test_video_is_a_uint8_tensor_and_a_file(pipe: Kandinsky5T2VPipeline, tmp_pat
     assert frames.shape == (1, 3, 25, 512, 512) and frames.dtype is torch.uint8
     written = read_video(path)
     assert written.fps == 24 and written.frames.shape == (25, 512, 512, 3)
-    assert np.abs(written.frames.astype(int) - frames[0].permute(1, 2, 3, 0).numpy()).mean() < 12
+    grey = frames[0].float().mean(dim=0).flatten()
+    assert np.corrcoef(grey, written.frames.mean(axis=-1).ravel())[0, 1] > 0.98
 
 
 def test_defaults_reach_the_sampler(pipe: Kandinsky5T2VPipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,9 @@ def test_prompt_to_file(video: kandinsky.Video, tmp_path: Path) -> None:
     path = video.save(tmp_path / "cat.mp4")
     again = read_video(path)
     assert again.frames.shape == video.frames.shape and again.fps == video.fps == 24
-    assert np.abs(again.frames.astype(int) - video.frames).mean() < 12
+    # noise loses its colours to 4:2:0 and keeps its grey
+    grey, written = (clip.frames.mean(axis=-1).ravel() for clip in (video, again))
+    assert np.corrcoef(grey, written)[0, 1] > 0.98
     assert again.recipe["prompt"] == PROMPT and again.recipe["seed"] == 7
 
 

@@ -25,7 +25,7 @@ from kandinsky.weights.locate import locate_parts, revision
 from kandinsky.weights.read import PICKLED, check_shapes, load_into, read_shapes, weight_files
 
 Files = Mapping[str, Path]
-COMPONENTS = ("text", "dit", "vae")
+COMPONENTS = ("dit", "text", "vae")  # the model's own file is looked for first
 
 
 def load(

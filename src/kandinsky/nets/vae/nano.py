@@ -49,8 +49,8 @@ class CausalBlock(nn.Module):
         self.norm = nn.GroupNorm(8, width)
         self.space = nn.Conv2d(width, width, 3, padding=1)
         self.time = nn.Conv2d(2 * width, width, 1)
-        nn.init.zeros_(self.time.weight)
-        nn.init.zeros_(self.time.bias)
+        for tensor in self.time.parameters():
+            nn.init.zeros_(tensor)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         h = self.space(F.silu(self.norm(x_BTCHW.flatten(0, 1))))
