@@ -94,7 +94,7 @@ def test_video_is_a_uint8_tensor_and_a_file(pipe: Kandinsky5T2VPipeline, tmp_pat
     written = read_video(path)
     assert written.fps == 24 and written.frames.shape == (25, 512, 512, 3)
     grey = frames[0].float().mean(dim=0).flatten()
-    assert np.corrcoef(grey, written.frames.mean(axis=-1).ravel())[0, 1] > 0.98
+    assert np.corrcoef(grey, written.frames.mean(axis=-1).ravel())[0, 1] > 0.9
 
 
 def test_defaults_reach_the_sampler(pipe: Kandinsky5T2VPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def test_without_configuration_the_files_are_looked_for_in_cache_dir(official: P
 
 def test_paths_replace_files_of_cache_dir(official: Path, tmp_path: Path) -> None:
     dit = official / "weights" / "model" / family.CHECKPOINT
-    with pytest.raises(WeightsError, match=f"{family.CHECKPOINT}` has shape"):
+    with pytest.raises(WeightsError, match=f"{family.CHECKPOINT}`: is it another model"):
         get_T2V_pipeline("cpu", cache_dir=str(tmp_path), dit_path=str(dit))
 
 

@@ -64,7 +64,7 @@ def test_prompt_to_file(video: kandinsky.Video, tmp_path: Path) -> None:
     assert again.frames.shape == video.frames.shape and again.fps == video.fps == 24
     # noise loses its colours to 4:2:0 and keeps its grey
     grey, written = (clip.frames.mean(axis=-1).ravel() for clip in (video, again))
-    assert np.corrcoef(grey, written)[0, 1] > 0.98
+    assert np.corrcoef(grey, written)[0, 1] > 0.9
     assert again.recipe["prompt"] == PROMPT and again.recipe["seed"] == 7
 
 
