@@ -95,7 +95,7 @@ def test_the_recipe_in_the_file_makes_the_same_frames(tmp_path: Path) -> None:
     shown = json.loads(kandinsky_command("show", result["path"], "--json"))
     assert shown["recipe"]["seed"] == result["recipe"]["seed"]
     words = shown["command"].split(" generate ", 1)[1]
-    kandinsky_command("generate", *shlex.split(words), "-o", "again.mp4", "--quiet")
+    kandinsky_command("generate", "-o", "again.mp4", "--quiet", *shlex.split(words))
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / result["path"]).read_bytes()
 
 
