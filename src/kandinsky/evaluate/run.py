@@ -103,7 +103,7 @@ def _sheet(clips: list[np.ndarray], target: Path, *, rows: int = 12, frames: int
     whole = Image.new("RGB", (2 * width, -(-len(strips) // 2) * height), "white")
     for number, strip in enumerate(strips):
         whole.paste(strip, (number % 2 * width, number // 2 * height))
-    whole.save(target, optimize=True)
+    whole.quantize(256).save(target, optimize=True)
 
 
 def cold_start(model: str) -> float:
