@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 import yaml
 
 from kandinsky.errors import RequestError
-from kandinsky.nets.kandinsky5.dit import DiTParams
+from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.nets.text.nano import NanoTextNetwork, NanoTextParams
 from kandinsky.train import loop
 from kandinsky.train.flow import FlowObjective, Stage
 from kandinsky.train.run import run_recipe
+from kandinsky.weights.read import read_state
+from kandinsky.weights.write import write_state
 
 DIT = DiTParams(
     in_visual_dim=4, out_visual_dim=4, in_text_dim=8, in_text_dim2=8, time_dim=16, model_dim=16, ff_dim=32,
@@ -125,3 +128,38 @@ def test_shipped_recipes_are_read() -> None:
             assert loop.LoopSettings.from_dict(values["loop"]).steps > 0
         if values["kind"] == "nano-denoiser":
             assert DiTParams.from_dict(values["network"]).in_visual_dim == 48
+
+
+def test_a_recipe_trains_resumes_and_starts_from_weights(tmp_path: Path) -> None:
+    words = write_state(NanoTextNetwork(WORDS).state_dict(), tmp_path / "words.safetensors")
+    out = tmp_path / "run"
+    out.mkdir()
+    latents(out)
+    network = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(DIT).items()}
+    values = {
+        "kind": "nano-denoiser",
+        "cache": str(tmp_path),
+        "out": str(out),
+        "text": {"weights": str(words), "params": asdict(WORDS)},
+        "data": {"side": 32, "extras": 0},
+        "network": network,
+        "stages": [{"until": 1.0, "frames": 3, "batch": 2}],
+        "objective": {},
+        "loop": {"steps": 3, "lr": 1e-3, "bf16": False, "log_every": 1},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values))
+    first = read_state(run_recipe(recipe))
+    assert set(first) == set(DiffusionTransformer3D(DIT).state_dict())
+    more = read_state(run_recipe(recipe, steps=5))
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert not torch.equal(first["out_layer.out_layer.weight"], more["out_layer.out_layer.weight"])
+
+    values |= {"start": str(out / "dit.safetensors"), "out": str(tmp_path / "again")}
+    values["loop"] = {"steps": 1, "lr": 0.0, "bf16": False, "log_every": 1}
+    recipe.write_text(yaml.safe_dump(values))
+    (tmp_path / "again").mkdir()
+    latents(tmp_path / "again")
+    again = read_state(run_recipe(recipe))
+    assert all(torch.equal(again[name], more[name]) for name in more)

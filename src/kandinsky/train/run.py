@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from kandinsky.errors import RequestError
 from kandinsky.train import loop
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def run_recipe(
@@ -62,10 +65,7 @@ def _autoencoder(values: dict[str, Any], out: Path, *, resume: bool, device: str
         NanoAutoencoderParams.from_dict(values["network"]),
         **values["data"],
     )
-    if start := values.get("start"):
-        from kandinsky.weights.read import load_into
-
-        load_into(objective.network, Path(start))
+    _start(objective.network, values)
     settings = loop.LoopSettings.from_dict(values["loop"])
     ema = loop.run(objective, settings, out, resume=resume, device=device, on_log=on_log)
     state = {**objective.network.state_dict(), **ema}
@@ -99,8 +99,19 @@ def _denoiser(values: dict[str, Any], out: Path, *, resume: bool, device: str, o
         steps=settings.steps,
         **values["objective"],
     )
+    _start(objective.network, values)
     ema = loop.run(objective, settings, out, resume=resume, device=device, on_log=on_log)
     return write_state(ema, out / "dit.safetensors", layout="official")
+
+
+def _start(network: nn.Module, values: dict[str, Any]) -> None:
+    """Begin from a weight file where the recipe names one (``start``), as for more training of shipped weights."""
+    if "start" in values:
+        import torch
+
+        from kandinsky.weights.read import load_into
+
+        load_into(network, Path(values["start"]), dtype=torch.float32)
 
 
 def _text(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
