@@ -95,8 +95,12 @@ def test_the_recipe_in_the_file_makes_the_same_frames(tmp_path: Path) -> None:
     shown = json.loads(kandinsky_command("show", result["path"], "--json"))
     assert shown["recipe"]["seed"] == result["recipe"]["seed"]
     words = shown["command"].split(" generate ", 1)[1]
-    kandinsky_command("generate", "-o", "again.mp4", "--quiet", *shlex.split(words))
-    assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / result["path"]).read_bytes()
+    # Compared as lossless pictures: the H.264 encoder itself differs a little from process to process.
+    for folder in ("once/", "again/"):
+        kandinsky_command("generate", "-o", folder, "--quiet", *shlex.split(words))
+    once, again = (sorted((tmp_path / folder).glob("*.png")) for folder in ("once", "again"))
+    assert len(once) == len(again) == 13
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(once, again, strict=True))
 
 
 def test_package_size_and_card() -> None:
