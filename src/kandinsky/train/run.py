@@ -87,7 +87,7 @@ def _denoiser(values: dict[str, Any], out: Path, *, resume: bool, device: str, o
     if not latents.exists():
         autoencoder = NanoAutoencoder(NanoAutoencoderParams.from_dict(values["autoencoder"]["params"]))
         load_into(autoencoder, Path(values["autoencoder"]["weights"]))
-        cache_latents(Path(values["cache"]), autoencoder, latents, side=data["side"], extras=data["extras"])
+        cache_latents(Path(values["cache"]), autoencoder, latents, **data)
     words = NanoTextNetwork(NanoTextParams.from_dict(values["text"]["params"]))
     load_into(words, Path(values["text"]["weights"]))  # its memory alone is used
     settings = loop.LoopSettings.from_dict(values["loop"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.nets.kandinsky5.dit import BlockRunner, DiffusionTransformer3D, DiTParams
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.types import TextStates
 
@@ -64,11 +64,23 @@ CONDITIONS: dict[str, Callable[[Tensor], Tensor | None]] = {
 }
 
 
+def mark_first_frame(latent_BTHWC: Tensor, condition_BTHWC: Tensor | None, given_B: Tensor) -> Tensor:
+    """Condition channels whose mask says: the first latent frame is a given image (FACTS section 3.4).
+
+    Args:    condition_BTHWC: the card's channels without an image; None = zeros.   given_B: which clips have one.
+    Returns: a new tensor [B, T, H, W, C + 1].
+    """
+    shape = (*latent_BTHWC.shape[:-1], latent_BTHWC.shape[-1] + 1)
+    marked = latent_BTHWC.new_zeros(shape) if condition_BTHWC is None else condition_BTHWC.clone()
+    marked[given_B, 0, ..., -1] = 1
+    return marked
+
+
 class VelocityDenoiser:
     """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> velocity_BTHWC``.
 
     Args: text: states of B prompts, or of one prompt for any B.   rope_scale, attention: as in the network.
-          condition_BTHWC: condition channels, see ``join_condition``.
+          condition_BTHWC: condition channels, see ``join_condition``.   runner: of the visual blocks.
     """
 
     def __init__(
@@ -79,12 +91,14 @@ class VelocityDenoiser:
         rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
         attention: AttentionSpec | None = None,
         condition_BTHWC: Tensor | None = None,
+        runner: BlockRunner | None = None,
     ) -> None:
         self.dit = dit
         self.text = text
         self.rope_scale = rope_scale
         self.attention = attention
         self.condition_BTHWC = condition_BTHWC
+        self.runner = runner
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
         """Velocity at time t in [0, 1]. Quirk: t·1000 is formed in float32; its last bit shows in the result."""
@@ -95,6 +109,7 @@ class VelocityDenoiser:
             _expand(self.text, B),
             rope_scale=self.rope_scale,
             attention=self.attention,
+            runner=self.runner,
         )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -315,6 +315,18 @@ class OutLayer(nn.Module):
         return unpatchify(x.unflatten(1, tuple(grid)), self.patch)
 
 
+# Runs the visual blocks: (tokens [B, S, D], number of blocks, (block number, tokens) -> tokens) -> tokens.
+# A step cache is one that leaves some of them out.
+BlockRunner = Callable[[Tensor, int, Callable[[int, Tensor], Tensor]], Tensor]
+
+
+def run_all(x_BSD: Tensor, count: int, run: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Every block in turn."""
+    for number in range(count):
+        x_BSD = run(number, x_BSD)
+    return x_BSD
+
+
 class DiffusionTransformer3D(nn.Module):
     """Velocity of a noisy latent clip, given its text states and time.
 
@@ -342,6 +354,7 @@ class DiffusionTransformer3D(nn.Module):
         attention: AttentionSpec | None = None,
         positions: tuple[Tensor, Tensor, Tensor] | None = None,
         text_positions: Tensor | None = None,
+        runner: BlockRunner | None = None,
     ) -> Tensor:
         """Predict the velocity (noise − clean).
 
@@ -349,6 +362,7 @@ class DiffusionTransformer3D(nn.Module):
                  time_B: t·1000, float32, 0 … 1000.   text: token states [B, L, C], pooled states, mask.
                  rope_scale: divisors of the (t, h, w) angles.   attention: of the visual self attention.
                  positions, text_positions: where the tokens stand; 0, 1, 2 … when not given.
+                 runner: runs the visual blocks, all of them in turn when not given.
         Returns: [B, T, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
         Raises:  BackendError for NABLA, which is not built yet; RequestError for a latent that cannot be patched.
         """
@@ -375,6 +389,9 @@ class DiffusionTransformer3D(nn.Module):
 
         for text_block in self.text_transformer_blocks:
             text_BLD = text_block(text_BLD, e_BE, text_rotation, text.mask_BL)
-        for block in self.visual_transformer_blocks:
-            x_BSD = block(x_BSD, text_BLD, e_BE, rotation, text.mask_BL, spec)
+
+        def run(number: int, x_BSD: Tensor) -> Tensor:
+            return self.visual_transformer_blocks[number](x_BSD, text_BLD, e_BE, rotation, text.mask_BL, spec)
+
+        x_BSD = (runner or run_all)(x_BSD, len(self.visual_transformer_blocks), run)
         return self.out_layer(x_BSD, e_BE, grid)
