@@ -1,6 +1,9 @@
 """Clips written and read again: frames, rate, size, recipe; targets refused; nothing left behind."""
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -99,6 +102,32 @@ def test_mp4_is_what_every_player_takes(tmp_path: Path) -> None:
     assert 0 < data.index(b"moov") < data.index(b"mdat"), "+faststart puts the index in front"
     with av.open(str(clip().save(tmp_path / "a.webm"))) as container:
         assert container.streams.video[0].codec_context.name == "vp9"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc fills fresh memory on request")
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
+def test_the_same_frames_give_the_same_file_whatever_memory_held(tmp_path: Path, name: str) -> None:
+    """Encoders that read memory nobody wrote show in processes whose fresh memory is filled differently."""
+    rng = np.random.default_rng(0)
+    y, x = (axis[..., None] for axis in np.mgrid[:96, :96])
+    still = np.where((x - 48) ** 2 + (y - 40) ** 2 < 700, 128 + 90 * np.sin(x / 5) * np.cos(y / 7), [40, 75, 205])
+    moving = [np.roll(still, int(20 * np.sin(i / 4)), axis=1) + rng.normal(0, 2, (96, 96, 3)) for i in range(25)]
+    np.save(tmp_path / "frames.npy", np.clip(moving, 0, 255).astype(np.uint8))
+    code = (
+        "import sys, numpy as np; from kandinsky.types import Video; from kandinsky.media.video import read_video;"
+        "path = Video(np.load(sys.argv[1]), 12, 0).save(sys.argv[2]);"
+        "sys.stdout.buffer.write(read_video(path).frames_THWC.tobytes())"
+    )
+    made = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "frames.npy"), str(tmp_path / name)],
+            env=os.environ | {"MALLOC_PERTURB_": filling},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for filling in ("1", "66", "201")
+    ]
+    assert made[0] == made[1] == made[2]
 
 
 def test_equal_frames_stay_as_many(tmp_path: Path) -> None:

@@ -1,0 +1,184 @@
+"""Given images: read from anywhere, brought upright and to RGB, and fitted to a size a model knows.
+
+Imports neither torch nor Pillow until an image is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from kandinsky.errors import RequestError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Beyond this the official rotary tables end: 128 tokens of 2 x 2 latents of 8 pixels.
+LONGEST_SIDE = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An upright RGB image.
+
+    sha256: of the file, or of size and pixels where it came from memory; two pictures are equal when these are.
+    file:   as it was given; None for one from memory.
+    """
+
+    image: Image = field(compare=False, repr=False)
+    sha256: str
+    file: str | None = field(default=None, compare=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height), after turning."""
+        return self.image.size
+
+
+@dataclass(frozen=True, slots=True)
+class FittedImage:
+    """A picture and the size it is used at.
+
+    how: "stretch" to the size (it is within one grid step of the picture's own shape), or "cover" it and cut the rest.
+    """
+
+    picture: Picture
+    width: int
+    height: int
+    how: Literal["stretch", "cover"]
+
+    def pixels(self) -> Image:
+        """The picture at ``width`` x ``height``."""
+        if self.how == "stretch":
+            return _resized(self.picture.image, self.width, self.height)
+        return cover(self.picture.image, self.width, self.height)
+
+    @property
+    def given(self) -> str:
+        return "{}x{}".format(*self.picture.size)
+
+    @property
+    def used(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    def record(self) -> dict[str, Any]:
+        """What a recipe says of it."""
+        return {"file": self.picture.file, "sha256": self.picture.sha256, "given": self.given, "used": self.used,
+                "fit": self.how}  # fmt: skip
+
+
+def open_picture(source: Any) -> Picture:
+    """An image from a path, a Pillow image or an array, upright and in RGB.
+
+    Args:   source: path of an image (of an animation its first frame); ``PIL.Image.Image``; uint8 array [H, W, 1|3|4]
+            or [H, W].
+    Returns: turned as its EXIF orientation says; what is transparent stands on white.
+    Raises: RequestError for a file that is not there or cannot be read, and for anything else.
+    """
+    from PIL import Image
+
+    if isinstance(source, str | Path):
+        return _read(Path(source))
+    if isinstance(source, Image.Image):
+        image = source
+    elif hasattr(source, "__array_interface__"):
+        image = _from_array(source)
+    else:
+        raise RequestError(
+            f"image is a `{type(source).__name__}`: give a path, a Pillow image or an array [H, W, 3] of uint8"
+        )
+    image = _upright_rgb(image, "the image")
+    digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+    return Picture(image, digest)
+
+
+def area_size(width: int, height: int, *, area: int, multiple: int) -> tuple[int, int]:
+    """The size of about ``area`` pixels with the shape of ``width`` x ``height``, on a grid of ``multiple`` pixels.
+
+    Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py, resize_image. Sides are never 0 nor above
+    ``LONGEST_SIDE`` here.
+    """
+    k = math.sqrt(area / (height * width)) / multiple
+    most = LONGEST_SIDE // multiple
+    width, height = (min(max(round(side * k), 1), most) * multiple for side in (width, height))
+    return width, height
+
+
+def nearest_shape(width: int, height: int, sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    """The size (width, height) whose height/width is nearest; the first one wins a tie.
+
+    Source: kandinskylab/kandinsky-5, kandinsky/i2i_pipeline.py.
+    """
+    return min(sizes, key=lambda size: abs(size[1] / size[0] - height / width))
+
+
+def cover(image: Image, width: int, height: int) -> Image:
+    """Scale an image so that it covers ``width`` x ``height``, and cut out the middle.
+
+    Source: kandinskylab/kandinsky-5, kandinsky/generation_utils.py, resize_video. There a side that should fit exactly
+    can end one pixel short, which draws a black line; here it never does.
+    """
+    factor = min(image.height / height, image.width / width)
+    wide, high = max(width, int(image.width / factor)), max(height, int(image.height / factor))
+    left, top = round((wide - width) / 2), round((high - height) / 2)
+    return _resized(image, wide, high).crop((left, top, left + width, top + height))
+
+
+def _resized(image: Image, width: int, height: int) -> Image:
+    from PIL.Image import Resampling
+
+    # antialiased, as officially
+    return image.resize((width, height), Resampling.BILINEAR) if image.size != (width, height) else image
+
+
+def _read(path: Path) -> Picture:
+    import io
+
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        data = path.expanduser().read_bytes()
+    except FileNotFoundError:
+        raise RequestError(f"image `{path}` is not there: give the path of a picture") from None
+    except OSError as error:
+        raise RequestError(f"image `{path}` cannot be read: {error.strerror or error}") from error
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return Picture(_upright_rgb(image, f"image `{path}`"), hashlib.sha256(data).hexdigest(), str(path))
+    except UnidentifiedImageError:
+        raise RequestError(f"`{path}` is no picture: use a file such as .png, .jpg or .webp") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        # what Pillow raises for files that are cut off or damaged
+        raise RequestError(f"image `{path}` is damaged: {error}") from error
+
+
+def _upright_rgb(image: Image, what: str) -> Image:
+    from PIL import Image as images
+    from PIL import ImageOps
+
+    if 0 in image.size:
+        raise RequestError(f"{what} has no pixels")
+    if image.width * image.height > (images.MAX_IMAGE_PIXELS or math.inf):
+        raise RequestError(f"{what} has {image.width}x{image.height} pixels: give one of at most 16384x5461")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # conversion alone would cut 16 bits off at 255
+        image = image.point(lambda value: value / 256, "L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = images.alpha_composite(images.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _from_array(array: Any) -> Image:
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(array)
+    if values.dtype != np.uint8 or values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
+        raise RequestError(
+            f"image is an array {list(values.shape)} of {values.dtype}: give [H, W, 3] of uint8, 0 to 255"
+        )
+    return Image.fromarray(values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values)
