@@ -1,0 +1,269 @@
+"""Step caches as values: which passes of a network may leave its blocks out, and how a person asks for it.
+
+| kind | leaves a pass out where | what stands in |
+|---|---|---|
+| `magcache` | measured magnitude ratios promise a small error | the last computed residual |
+| `first-block` | the first block's residual has hardly changed | the last computed residual of the other blocks |
+| `taylor` | a fixed interval says so | the residual, extrapolated from those computed |
+
+A residual is the tokens after the blocks minus the tokens before them. ``diffusion/step_cache.py`` holds the state of
+one call; here are only frozen values and plain numbers, without torch, so that a request is refused at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kandinsky.errors import RequestError
+
+BRANCHES = ("conditional", "unconditional")
+# (pass of a branch, from 0) -> left out?
+Plan = tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MagCache:
+    """Leave out while the error that the measured ratios promise stays below ``threshold``.
+
+    threshold: bound of the sum of |1 - product of ratios|.   K: most passes left out in a row.
+    retention: share of the steps at the start that is always computed.
+    ratios:    magnitude of each residual against the one before, conditional and unconditional in turn, from the
+               second step on; 0 = not measured, never left out. Empty = the card's.   source: file they came from.
+    whole_steps: round the start up to whole steps. The official code may let it end between the two passes of one
+               step; False repeats that.
+    Source: kandinskylab/kandinsky-5, kandinsky/magcache_utils.py.
+    """
+
+    threshold: float = 0.12
+    K: int = 2
+    retention: float = 0.2
+    ratios: tuple[float, ...] = ()
+    source: str = ""
+    whole_steps: bool = True
+    kind: ClassVar[str] = "magcache"
+
+    def __post_init__(self) -> None:
+        _check("magcache", "threshold", self.threshold, self.threshold > 0, "a number above 0, such as 0.12")
+        _check("magcache", "K", self.K, self.K >= 1, "a whole number from 1")
+        _check("magcache", "retention", self.retention, 0 <= self.retention <= 1, "a share from 0 to 1")
+        bad = next((ratio for ratio in self.ratios if not (math.isfinite(ratio) and ratio >= 0)), None)
+        if bad is not None or len(self.ratios) % 2:
+            wrong = f"the ratio `{bad}`" if bad is not None else f"{len(self.ratios)} ratios"
+            raise RequestError(f"cache `magcache` cannot use {wrong}: it takes pairs of numbers from 0")
+
+
+@dataclass(frozen=True, slots=True)
+class FirstBlockCache:
+    """Run the first block always, the others where its residual has changed by ``threshold`` of itself or more.
+
+    The change is counted from the last computed pass, for every sample of a batch on its own. Needs no calibration.
+    """
+
+    threshold: float = 0.1
+    kind: ClassVar[str] = "first-block"
+
+    def __post_init__(self) -> None:
+        _check("first-block", "threshold", self.threshold, self.threshold > 0, "a number above 0, such as 0.1")
+
+
+@dataclass(frozen=True, slots=True)
+class TaylorCache:
+    """Compute every ``interval``-th step and continue the residual by finite differences between. No calibration.
+
+    order: 0 repeats the last residual, 1 and 2 extrapolate.   first, last: steps always computed at either end.
+    """
+
+    order: int = 1
+    interval: int = 2
+    first: int = 3
+    last: int = 1
+    kind: ClassVar[str] = "taylor"
+
+    def __post_init__(self) -> None:
+        _check("taylor", "order", self.order, self.order in (0, 1, 2), "0, 1 or 2")
+        _check("taylor", "interval", self.interval, self.interval >= 2, "a whole number from 2")
+        _check("taylor", "first", self.first, self.first >= 1, "a whole number from 1")
+        _check("taylor", "last", self.last, self.last >= 0, "a whole number from 0")
+
+
+CacheSettings = MagCache | FirstBlockCache | TaylorCache
+KINDS: dict[str, type[CacheSettings]] = {kind.kind: kind for kind in (MagCache, FirstBlockCache, TaylorCache)}
+# What a person may set: not where numbers came from, nor an official oddity.
+OPTIONS = {kind: [f.name for f in dataclasses.fields(cls) if f.name not in ("source", "whole_steps")]
+           for kind, cls in KINDS.items()}  # fmt: skip
+
+
+def parse(text: str) -> CacheSettings | None:
+    """`none`, or a kind with options: `first-block:threshold=0.1`, `magcache:K=3,ratios=FILE`.
+
+    Returns: None for `none`.
+    Raises:  RequestError for a kind, option or value that is not allowed, or a file of ratios that cannot be read.
+    """
+    kind, _, rest = text.partition(":")
+    if text == "none":
+        return None
+    if kind not in KINDS:
+        raise RequestError(
+            f"cache `{text}` is unknown: use {', '.join(f'`{name}`' for name in KINDS)} or `none`, "
+            "with options as in `first-block:threshold=0.1`"
+        )
+    chosen: dict[str, Any] = {}
+    for pair in filter(None, rest.split(",")):
+        name, _, value = pair.partition("=")
+        if name not in OPTIONS[kind] or not value:
+            allowed = ", ".join(f"`{option}=…`" for option in OPTIONS[kind])
+            raise RequestError(f"cache `{kind}` has no option `{pair}`: use {allowed}")
+        if name == "ratios":
+            chosen |= {"ratios": read_ratios(Path(value)), "source": value}
+        else:
+            chosen[name] = _number(kind, name, value)
+    return KINDS[kind](**chosen)
+
+
+def describe(settings: CacheSettings) -> str:
+    """The option that ``parse`` reads back; ratios without a file, such as a card's, are left out."""
+    chosen = []
+    for field in dataclasses.fields(settings):
+        if field.name in OPTIONS[settings.kind] and field.name != "ratios":
+            value = getattr(settings, field.name)
+            chosen += [] if value == field.default else [f"{field.name}={value:g}"]
+    if isinstance(settings, MagCache) and settings.source:
+        chosen.append(f"ratios={settings.source}")
+    return settings.kind + (":" + ",".join(chosen) if chosen else "")
+
+
+def choose(cache: str | CacheSettings | None, *, model: str, ratios: Sequence[float]) -> CacheSettings | None:
+    """What was asked for, held against a model: MagCache takes the model's ratios unless it brings its own.
+
+    Args:   model: its id, for the message.   ratios: ``sampling.mag_ratios`` of its card.
+    Raises: RequestError as ``parse``, and where the model has no calibration.
+    """
+    settings = parse(cache) if isinstance(cache, str) else cache
+    if not isinstance(settings, MagCache) or settings.ratios:
+        return settings
+    if not ratios:
+        raise RequestError(
+            f"`{model}` has no MagCache calibration: measure one with `kandinsky calibrate {model} -o ratios.toml` and "
+            "use cache `magcache:ratios=ratios.toml`, or use `first-block` or `taylor`, which need none"
+        )
+    return dataclasses.replace(settings, ratios=tuple(ratios))
+
+
+def read_ratios(file: Path) -> tuple[float, ...]:
+    """The list `mag_ratios` of a JSON or TOML file, as `kandinsky calibrate` writes it, or as a card has it.
+
+    Raises: RequestError.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        values = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        found = values.get("mag_ratios") or values.get("sampling", {})["mag_ratios"]
+        return tuple(float(ratio) for ratio in found)
+    except OSError as error:
+        raise RequestError(f"ratios `{file}` cannot be read: {error.strerror or error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RequestError(
+            f"`{file}` holds no list `mag_ratios` in TOML or JSON: write one with `kandinsky calibrate ID -o FILE`"
+        ) from error
+
+
+def ratio_rows(ratios: Sequence[float], steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Ratios of each branch for ``steps`` steps; the first step has ratio 1.
+
+    Args: ratios: as in ``MagCache``. Another number of steps takes the nearest measured one, ties to even.
+    """
+    rows = []
+    for branch in range(2):
+        row = (1.0, *ratios[branch::2])
+        if len(row) != steps:
+            row = tuple(row[_nearest(i, len(row), steps)] for i in range(steps))
+        rows.append(row)
+    return rows[0], rows[1]
+
+
+def _nearest(index: int, source: int, target: int) -> int:
+    # one step: the official resampling takes the last entry
+    return source - 1 if target == 1 else round(index * (source - 1) / (target - 1))
+
+
+def magcache_plan(settings: MagCache, steps: int) -> tuple[Plan, Plan]:
+    """Which passes of the conditional and the unconditional branch are left out.
+
+    Source: kandinskylab/kandinsky-5, kandinsky/magcache_utils.py, magcache_forward; there, one counter runs through
+            the passes of both branches.
+    """
+    start = int(settings.retention * 2 * steps)
+    if settings.whole_steps:
+        start += start % 2
+    plans = []
+    for branch, row in enumerate(ratio_rows(settings.ratios, steps)):
+        plan, ratio, error, skipped = [], 1.0, 0.0, 0
+        for step, measured in enumerate(row):
+            leave_out = False
+            # the first pass has nothing to repeat, whatever the retention
+            if step > 0 and 2 * step + branch >= start:
+                ratio, skipped = ratio * measured, skipped + 1
+                error += abs(1.0 - ratio)
+                leave_out = error < settings.threshold and skipped <= settings.K
+                if not leave_out:
+                    ratio, error, skipped = 1.0, 0.0, 0
+            plan.append(leave_out)
+        plans.append(tuple(plan))
+    return plans[0], plans[1]
+
+
+def taylor_plan(settings: TaylorCache, steps: int) -> Plan:
+    """Which passes of either branch are left out."""
+    plan, since = [], 0
+    for step in range(steps):
+        exact = step < settings.first or step >= steps - settings.last or since == settings.interval - 1
+        since = 0 if exact else since + 1
+        plan.append(not exact)
+    return tuple(plan)
+
+
+def extrapolation(nodes: Sequence[float], place: float) -> tuple[float, ...]:
+    """Weights of the values at ``nodes`` whose sum continues their polynomial to ``place``.
+
+    For equal distances this is the finite-difference form of Taylor's series; other distances are honoured.
+    """
+    return tuple(math.prod((place - other) / (node - other) for other in nodes if other != node) for node in nodes)
+
+
+def report(settings: CacheSettings, skips: Sequence[bool]) -> dict[str, Any]:
+    """What a recipe says of the passes of one sample: which cache, how many computed, how many left out."""
+    skipped = sum(skips)
+    return {
+        "kind": settings.kind,
+        "option": describe(settings),
+        "computed": len(skips) - skipped,
+        "skipped": skipped,
+    }
+
+
+def option_of(recipe: Mapping[str, Any]) -> str | None:
+    """The `--cache` of a recipe that carries a report."""
+    found = recipe.get("cache")
+    return str(found["option"]) if isinstance(found, Mapping) and found.get("option") else None
+
+
+def _number(kind: str, name: str, value: str) -> float:
+    whole = next(f.type for f in dataclasses.fields(KINDS[kind]) if f.name == name) == "int"
+    try:
+        number: float = int(value) if whole else float(value)
+    except ValueError:
+        number = math.nan
+    _check(kind, name, value, math.isfinite(number), "a whole number" if whole else "a number")
+    return number
+
+
+def _check(kind: str, name: str, value: object, allowed: bool, use: str) -> None:
+    if not allowed:
+        raise RequestError(f"cache `{kind}` cannot use {name} `{value}`: use {use}")
