@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+# Name of the child of a linear layer that holds its low-rank updates (see ``nets/lora.py``).
+LOW_RANK = "low_rank"
+
 
 def island(x: Tensor) -> AbstractContextManager[object]:
     """A context in which autocast does not touch float32 arithmetic on the device of ``x``."""
@@ -25,7 +28,10 @@ def island(x: Tensor) -> AbstractContextManager[object]:
 def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
     """``layer(x)`` in float32, even where its weights are stored in a smaller type. Call inside ``island``."""
     bias = None if layer.bias is None else layer.bias.float()
-    return F.linear(x.float(), layer.weight.float(), bias)
+    x = x.float()
+    out = F.linear(x, layer.weight.float(), bias)
+    update = getattr(layer, LOW_RANK, None)  # the layer is not called, so its hooks do not run
+    return out if update is None else out + update(x)
 
 
 def rms_norm_float32(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,0 +1,140 @@
+"""Low-rank updates of linear layers, applied to a finished network from outside.
+
+An update adds ``scale · up · (down · x)`` to what a linear layer answers. The network's own code and the names of its
+state dict stay as they are: a layer gets a child without persistent tensors, which moves with it from device to device,
+and a hook that adds the child's answer. Layers that ``ops/precision.py`` evaluates in float32 without calling them look
+for the child themselves. Several updates of one layer are joined into one pair of matrices.
+
+Legend: R rank; I inputs, O outputs of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from kandinsky.errors import BackendError
+from kandinsky.ops.precision import LOW_RANK
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """One update of one layer. ``scale`` is α/r (or α/√r), without the strength a user chooses."""
+
+    down_RI: Tensor
+    up_OR: Tensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return self.down_RI.shape[0]
+
+
+# (update, strength); the sum of a layer's updates, each times its strength, is what counts
+Weighted = Sequence[tuple[LowRank, float]]
+
+
+class LowRankSum(nn.Module):
+    """The sum of a layer's updates as one pair of matrices, in the type and on the device of ``like``."""
+
+    down_RI: Tensor
+    up_OR: Tensor
+
+    def __init__(self, updates: Weighted, like: Tensor) -> None:
+        super().__init__()
+        down = torch.cat([update.down_RI.to(like.device, like.dtype) for update, _ in updates])
+        # The scale goes into `up` before rounding, so that one rounding remains.
+        up = torch.cat([update.up_OR.float() * (update.scale * strength) for update, strength in updates], dim=1)
+        self.register_buffer("down_RI", down, persistent=False)
+        self.register_buffer("up_OR", up.to(like.device, like.dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[…, I] → […, O] in the type of x."""
+        return F.linear(F.linear(x, self.down_RI.to(x.dtype)), self.up_OR.to(x.dtype))
+
+
+def linear_layers(net: nn.Module) -> dict[str, nn.Linear]:
+    """The layers of a network that can be updated, by name."""
+    return {name: layer for name, layer in net.named_modules() if isinstance(layer, nn.Linear)}
+
+
+def layer_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    """(outputs, inputs) of each such layer; the network may stand on the meta device."""
+    return {name: (layer.out_features, layer.in_features) for name, layer in linear_layers(net).items()}
+
+
+def attach(net: nn.Module, updates: Mapping[str, Weighted]) -> None:
+    """Give each named layer its updates, in the place of any it had; all other layers lose theirs.
+
+    Attach before compiling: a compiled network may not look for hooks again.
+    """
+    for name, layer in linear_layers(net).items():
+        _detach_one(layer)
+        if chosen := updates.get(name):
+            layer.add_module(LOW_RANK, LowRankSum(chosen, layer.weight))
+            # the handle lies in the child, so that both go together
+            layer.get_submodule(LOW_RANK).handle = layer.register_forward_hook(_add_update)
+
+
+def detach(net: nn.Module) -> None:
+    """The plain network again."""
+    attach(net, {})
+
+
+def fuse(net: nn.Module, updates: Mapping[str, Weighted]) -> dict[str, Tensor]:
+    """Add updates to the weights themselves: no work is left for each call.
+
+    Returns: copies of the weights as they were, on the host, for ``restore``; subtracting would not give them back
+             to the last bit.
+    Raises:  BackendError naming a layer whose weight is quantised; the network is then unchanged.
+    """
+    layers = linear_layers(net)
+    for name in updates:
+        if not is_plain(layers[name].weight):
+            raise BackendError(
+                f"layer `{name}` is quantised, so adapters cannot be fused into it: leave them unfused, or load the "
+                "model without `quantize`"
+            )
+    originals: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, chosen in updates.items():
+            weight = layers[name].weight
+            originals[name] = weight.detach().to("cpu", copy=True)
+            total = weight.float()
+            for update, strength in chosen:
+                down, up = (m.to(weight.device, torch.float32) for m in (update.down_RI, update.up_OR))
+                total = torch.addmm(total, up, down, alpha=update.scale * strength)
+            weight.copy_(total)
+    return originals
+
+
+def restore(net: nn.Module, originals: Mapping[str, Tensor]) -> None:
+    """Undo ``fuse``, to the last bit."""
+    layers = linear_layers(net)
+    with torch.no_grad():
+        for name, weight in originals.items():
+            layers[name].weight.copy_(weight)
+
+
+def is_plain(weight: Tensor) -> bool:
+    """Whether a weight is an ordinary tensor of numbers, not packed by a quantiser."""
+    return type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() and weight.dtype.itemsize > 1
+
+
+def updated_layers(net: nn.Module) -> Iterable[str]:
+    """Names of the layers that carry an update."""
+    return [name for name, layer in linear_layers(net).items() if hasattr(layer, LOW_RANK)]
+
+
+def _add_update(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output + layer.get_submodule(LOW_RANK)(inputs[0])
+
+
+def _detach_one(layer: nn.Linear) -> None:
+    if (child := getattr(layer, LOW_RANK, None)) is not None:
+        child.handle.remove()
+        delattr(layer, LOW_RANK)

@@ -1,0 +1,147 @@
+"""Which LoRAs a model has, which of them are on and how strongly: applied to the network whenever it is held.
+
+A set is plain data. ``apply`` brings a network to what the set says and does nothing where it is so already; a network
+that was read again, because an offload mode had freed it, simply gets everything once more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from kandinsky.errors import RequestError
+from kandinsky.nets.lora import LowRank, attach, detach, fuse, restore
+from kandinsky.weights.lora import Lora, Shapes
+
+State = tuple[tuple[tuple[str, float], ...], bool]
+
+
+@dataclass(slots=True)
+class _Applied:
+    """What a network carries at present. ``originals``: weights as they were before fusing."""
+
+    state: State = ((), False)
+    loras: tuple[Lora, ...] = ()
+    originals: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Adapters:
+    """The LoRAs of one model, by name.
+
+    Args: model: its name, for messages.   layers: gives (outputs, inputs) of its linear layers, asked when needed.
+    """
+
+    def __init__(self, model: str, layers: Callable[[], Shapes]) -> None:
+        self.model = model
+        self._layers = layers
+        self._shapes: Shapes | None = None
+        self._loaded: dict[str, Lora] = {}
+        self._scales: dict[str, float] = {}
+        self._is_fused = False
+        self._networks: WeakKeyDictionary[nn.Module, _Applied] = WeakKeyDictionary()
+
+    @property
+    def layers(self) -> Shapes:
+        """(outputs, inputs) of each linear layer of the network."""
+        if self._shapes is None:
+            self._shapes = self._layers()
+        return self._shapes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that are loaded, on or off."""
+        return tuple(self._loaded)
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Those that are on, and how strongly."""
+        return dict(self._scales)
+
+    @property
+    def is_fused(self) -> bool:
+        return self._is_fused
+
+    @property
+    def trigger(self) -> str:
+        """What stands in front of every prompt: the triggers of those that are on, in their order.
+
+        Source: official ``load_adapter``; no separator, as there. Quirk of the official code not kept: there triggers
+        were added to expanded prompts only.
+        """
+        return "".join(self._loaded[name].trigger for name in self._scales)
+
+    def add(self, lora: Lora, *, scale: float = 1.0) -> str:
+        """Load one more and switch it on beside those that are on. Returns: its name.
+
+        Raises: RequestError for a name that is taken, or a scale that is no finite number.
+        """
+        if lora.name in self._loaded:
+            raise RequestError(f"a LoRA named `{lora.name}` is loaded already: unload it, or give another `name`")
+        checked = _scale(lora.name, scale)
+        self._loaded[lora.name] = lora
+        self._scales[lora.name] = checked
+        return lora.name
+
+    def set(self, scales: Mapping[str, float]) -> None:
+        """Switch exactly these on; all others off. Raises: RequestError for a name that is not loaded."""
+        for name in scales:
+            self._known(name)
+        self._scales = {name: _scale(name, scale) for name, scale in scales.items()}
+
+    def remove(self, name: str | None = None) -> None:
+        """Unload one, or all. Raises: RequestError for a name that is not loaded."""
+        for one in self.names if name is None else (self._known(name),):
+            del self._loaded[one]
+            self._scales.pop(one, None)
+
+    def fuse(self, on: bool = True) -> None:
+        """Add what is on to the weights themselves from now on (or no longer)."""
+        self._is_fused = on
+
+    def recipe(self) -> list[dict[str, Any]]:
+        """What is on, as a result's recipe lists it."""
+        return [
+            {"name": name, "scale": scale, "source": self._loaded[name].source, "sha256": self._loaded[name].sha256}
+            for name, scale in self._scales.items()
+        ]
+
+    def apply(self, net: nn.Module) -> None:
+        """Make a network carry exactly what is on. Raises: BackendError where it is quantised and is to be fused."""
+        chosen = {name: scale for name, scale in self._scales.items() if scale != 0}
+        wanted: State = (tuple(chosen.items()), self._is_fused and bool(chosen))
+        loras = tuple(self._loaded[name] for name in chosen)
+        applied = self._networks.get(net, _Applied())
+        # the same name may stand for another file by now
+        if applied.state == wanted and all(a is b for a, b in zip(applied.loras, loras, strict=True)):
+            return
+        if applied.originals:
+            restore(net, applied.originals)
+        detach(net)
+        self._networks[net] = _Applied()
+        updates: dict[str, list[tuple[LowRank, float]]] = {}
+        for lora, scale in zip(loras, chosen.values(), strict=True):
+            for layer, update in lora.updates.items():
+                updates.setdefault(layer, []).append((update, scale))
+        originals: dict[str, Tensor] = {}
+        if self._is_fused and updates:
+            originals = fuse(net, updates)
+        else:
+            attach(net, updates)
+        self._networks[net] = _Applied(wanted, loras, originals)
+
+    def _known(self, name: str) -> str:
+        if name not in self._loaded:
+            loaded = ", ".join(f"`{n}`" for n in self._loaded) or "none"
+            raise RequestError(f"no LoRA named `{name}` is loaded: loaded are {loaded}")
+        return name
+
+
+def _scale(name: str, scale: float) -> float:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+        raise RequestError(f"scale `{scale}` of LoRA `{name}` must be a finite number: 1 is as trained, 0 is off")
+    return float(scale)

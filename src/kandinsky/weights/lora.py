@@ -1,0 +1,409 @@
+"""LoRA files, read into updates of named linear layers, and written again.
+
+| style | names of one layer's tensors |
+|---|---|
+| `official`, `peft` | `base_model.model.<layer>.lora_A[.default].weight`, `….lora_B…`; numbers in a JSON beside the file |
+| `diffusers` | `transformer.<layer>.lora_A.weight`, `….lora_B.weight`; older: `….lora.down.weight`, `….lora.up.weight` |
+| `comfyui` | `diffusion_model.<layer>.lora_down.weight`, `….lora_up.weight`, `….alpha` |
+| `kohya` | `lora_unet_<layer with _ for .>.lora_down.weight`, `….lora_up.weight`, `….alpha` |
+
+Prefixes and tensor names may be mixed. What decides a layer's scale, first that is there: its `alpha` tensor; the
+configuration (`config_lora.json` or `adapter_config.json` beside the file, or given); the configuration Diffusers puts
+in the header; else α = r. Everything is checked against the base network by the file's header, before a tensor is read.
+Source: kandinskylab/kandinsky-5, kandinsky/t2v_pipeline.py, load_adapter (prefixes, `.default`, trigger).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kandinsky.errors import RequestError, WeightsError
+from kandinsky.nets.lora import LowRank
+from kandinsky.weights.keymaps import IDENTITY, KeyMap
+from kandinsky.weights.read import PICKLED, read_metadata, read_shapes, read_state
+from kandinsky.weights.write import write_state
+
+log = logging.getLogger(__name__)
+Shapes = Mapping[str, tuple[int, ...]]
+
+# weights → the configuration that belongs to them, in the order they are looked for in a folder
+LAYOUTS = {
+    "lora.safetensors": "config_lora.json",
+    "adapter_model.safetensors": "adapter_config.json",
+    "pytorch_lora_weights.safetensors": "adapter_config.json",
+}
+PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "module.", "dit.")
+FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")
+TEXT_ENCODER = re.compile(
+    r"(base_model\.model\.)?(text_encoders?|text_model|conditioner|cond_stage_model|lora_te|te\d)"
+)
+DIFFUSERS_HEADER = "lora_adapter_metadata"
+_DOWN = re.compile(r"(.+)\.(?:lora_A(?:\.[^.]+)?|lora_down|lora\.down)\.weight")
+_UP = re.compile(r"(.+)\.(?:lora_B(?:\.[^.]+)?|lora_up|lora\.up)\.weight")
+_ALPHA = re.compile(r"(.+)\.(?:lora\.)?alpha")
+# relatives of LoRA, by what their tensors are called
+_RELATIVES = (
+    (re.compile(r"dora_scale|lora_magnitude_vector"), "DoRA"),
+    (re.compile(r"\.hada_w"), "LoHa"),
+    (re.compile(r"\.lokr_"), "LoKr"),
+    (re.compile(r"\.(oft_|boft_)"), "OFT"),
+    (re.compile(r"\.lora_mid"), "LoCon with a middle factor"),
+    (re.compile(r"\.lora_(B|up)(\.[^.]+)?\.bias|\.lora\.up\.bias"), "LoRA with biases"),
+    (re.compile(r"lora_embedding_"), "LoRA of embeddings"),
+    (re.compile(r"\.diff(_b)?$"), "whole differences of weights"),
+)
+_STRENGTH = re.compile(r"(?P<source>.+):(?P<scale>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """What scales the tensors: the keys of a PEFT configuration that change a result.
+
+    r, alpha: rank and α; None = not said.   rank_stabilised: α/√r in the place of α/r.
+    ranks, alphas: for some layers, by PEFT's patterns.
+    """
+
+    r: int | None = None
+    alpha: float | None = None
+    rank_stabilised: bool = False
+    ranks: Mapping[str, int] | None = None
+    alphas: Mapping[str, float] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, where: str) -> LoraConfig:
+        """Read a PEFT configuration. Raises: WeightsError for another method than plain LoRA."""
+        kind = str(getattr(values.get("peft_type"), "value", values.get("peft_type")) or "LORA")
+        if kind.upper() != "LORA":
+            raise _is_relative(kind, where)
+        if values.get("use_dora"):
+            raise _is_relative("DoRA", where)
+        try:
+            return cls(
+                r=None if values.get("r") is None else int(values["r"]),
+                alpha=None if values.get("lora_alpha") is None else float(values["lora_alpha"]),
+                rank_stabilised=bool(values.get("use_rslora")),
+                ranks={str(k): int(v) for k, v in (values.get("rank_pattern") or {}).items()},
+                alphas={str(k): float(v) for k, v in (values.get("alpha_pattern") or {}).items()},
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise WeightsError(f"`{where}` is no valid LoRA configuration: {error}") from error
+
+    def rank_of(self, layer: str) -> int | None:
+        return _of_pattern(self.ranks, layer, self.r)
+
+    def scale_of(self, layer: str, rank: int, alpha: float | None) -> float:
+        """α/r or α/√r of a layer. ``alpha``: from the file, which goes before the configuration."""
+        if alpha is None:
+            alpha = _of_pattern(self.alphas, layer, self.alpha)
+        if alpha is None:
+            alpha = float(rank)
+        return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """One LoRA, ready to be applied.
+
+    updates: by our name of the layer.   trigger: text the file wants in front of the prompt.
+    source:  what it was asked for by.   sha256: of the file; empty where there is none.
+    """
+
+    updates: Mapping[str, LowRank]
+    name: str = ""
+    trigger: str = ""
+    source: str = ""
+    sha256: str = ""
+
+
+def parse_spec(spec: str | Path) -> tuple[str, float]:
+    """`FILE[:SCALE]` as (file, scale); the scale is 1 where none is said. Raises: RequestError.
+
+    A colon that no number follows belongs to the name, such as that of a Windows drive.
+    """
+    text = str(spec)
+    if match := _STRENGTH.fullmatch(text):
+        text = match["source"]
+    if not text.strip():
+        raise RequestError(f"LoRA `{spec}` names no file: give FILE or FILE:SCALE")
+    return text, float(match["scale"]) if match else 1.0
+
+
+def find_files(path: Path) -> tuple[Path, Path | None]:
+    """Weights and configuration of a LoRA file or folder. Raises: WeightsError."""
+    if path.is_dir():
+        for name, config in LAYOUTS.items():
+            if (path / name).is_file():
+                return path / name, (path / config) if (path / config).is_file() else None
+        found = sorted(path.glob("*.safetensors"))
+        if len(found) != 1:
+            what = f"holds {len(found)} `.safetensors` files" if found else "holds no LoRA"
+            raise WeightsError(f"folder `{path}` {what}: give the file, or a folder with {' or '.join(LAYOUTS)}")
+        path = found[0]
+    if not path.is_file():
+        raise WeightsError(f"LoRA `{path}` is not there: give a file, a folder or a Hugging Face repository")
+    config = path.with_name(LAYOUTS.get(path.name, "config_lora.json"))
+    return path, config if path.name in LAYOUTS and config.is_file() else None
+
+
+def read_config(path: Path) -> LoraConfig:
+    """A PEFT configuration file. Raises: WeightsError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"LoRA configuration `{path}` cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"LoRA configuration `{path}` must hold a table")
+    return LoraConfig.from_dict(values, where=str(path))
+
+
+def read_lora(
+    path: Path,
+    layers: Shapes,
+    *,
+    model: str,
+    config: LoraConfig | None = None,
+    keymap: KeyMap = IDENTITY,
+    name: str = "",
+    source: str = "",
+) -> Lora:
+    """A LoRA file, checked against the network it is for.
+
+    Args:   path: file or folder.   layers: (outputs, inputs) of the network's linear layers by our name.
+            model: the network's name, for messages.   config: in the place of the one beside the file.
+    Raises: WeightsError naming the tensor, what the network has and what the file has.
+    """
+    file, beside = find_files(path)
+    if config is None and beside is not None:
+        config = read_config(beside)
+    pickled = file.suffix in PICKLED
+    state = read_state(file) if pickled else None  # such a file has no header to look at first
+    shapes = read_shapes(file) if state is None else {key: tuple(tensor.shape) for key, tensor in state.items()}
+    metadata = ({} if pickled else read_metadata(file)) or {}
+    known = config or _header_config(metadata, file)
+    grouped = _group(shapes, file)
+    plan = {raw: _layer(raw, names, layers, keymap, model, file, len(grouped)) for raw, names in grouped.items()}
+    for raw, names in grouped.items():
+        _check(plan[raw], names, shapes, layers, known, model, file)
+    if known is None and any(n.startswith(PREFIXES[0]) for n in shapes) and not any("alpha" in n for n in shapes):
+        log.warning("`%s` has no configuration beside it: its scale is taken as 1 (alpha = rank)", file.name)
+    state = state or read_state(file)
+    updates: dict[str, LowRank] = {}
+    for raw, names in grouped.items():
+        down, up = state[names["down"]], state[names["up"]]
+        alpha = float(state[names["alpha"]]) if "alpha" in names else None
+        scale = (known or LoraConfig()).scale_of(plan[raw], down.shape[0], alpha)
+        updates[plan[raw]] = LowRank(_numbers(down), _numbers(up), scale)
+    return Lora(updates, name or _name_of(file), metadata.get("trigger", ""), source or str(path), _sha256(file))
+
+
+def write_lora(
+    lora: Lora,
+    path: Path,
+    *,
+    style: str = "official",
+    keymap: KeyMap = IDENTITY,
+) -> Path:
+    """Write a LoRA in one of the styles above; one written so is read back with the same values.
+
+    Args:    path: the file, or for `official` and `peft` the folder that gets file and configuration.
+    Returns: the weight file.   Raises: RequestError for an unknown style, or updates a style cannot hold.
+    """
+    official = {_layer_name(keymap.to_official(f"{layer}.weight")): update for layer, update in lora.updates.items()}
+    metadata = {"format": "pt"} | ({"trigger": lora.trigger} if lora.trigger else {})
+    if style in ("official", "peft"):
+        name = "lora.safetensors" if style == "official" else "adapter_model.safetensors"
+        write_state(_named(official, "base_model.model.{}", ("lora_A", "lora_B")), path / name, metadata=metadata)
+        _write_config(official, path / LAYOUTS[name])
+        return path / name
+    if style == "diffusers":
+        # No place for α in this style: it goes into the second matrix.
+        scaled = {k: LowRank(u.down_RI, (u.up_OR.float() * u.scale).to(u.up_OR), 1.0) for k, u in official.items()}
+        state = _named(scaled, "transformer.{}", ("lora_A", "lora_B"))
+    elif style in ("comfyui", "kohya"):
+        flat = style == "kohya"
+        prefix = "lora_unet_{}" if flat else "diffusion_model.{}"
+        named = {k.replace(".", "_") if flat else k: update for k, update in official.items()}
+        state = _named(named, prefix, ("lora_down", "lora_up"))
+        state |= {f"{prefix.format(k)}.alpha": torch.tensor(u.scale * u.rank) for k, u in named.items()}
+    else:
+        raise RequestError(f"unknown LoRA style `{style}`: use official, peft, diffusers, comfyui or kohya")
+    return write_state(state, path, metadata=metadata)
+
+
+def _group(shapes: Shapes, file: Path) -> dict[str, dict[str, str]]:
+    """For each layer, under its name in the file, the names of its tensors by part."""
+    grouped: dict[str, dict[str, str]] = {}
+    foreign: list[str] = []
+    for name in shapes:
+        if TEXT_ENCODER.match(name):
+            foreign.append(name)
+            continue
+        for pattern, kind in _RELATIVES:
+            if pattern.search(name):
+                raise _is_relative(kind, f"{file}", tensor=name)
+        for part, pattern in (("down", _DOWN), ("up", _UP), ("alpha", _ALPHA)):
+            if match := pattern.fullmatch(name):
+                if (other := grouped.setdefault(match[1], {}).setdefault(part, name)) != name:
+                    raise WeightsError(f"tensors `{other}` and `{name}` in `{file}` stand for the same: keep one")
+                break
+        else:
+            raise WeightsError(
+                f"tensor `{name}` in `{file}` is no part of a LoRA: expected `<layer>.lora_A.weight` and "
+                "`.lora_B.weight`, or `.lora_down.weight` and `.lora_up.weight`"
+            )
+    if foreign and not grouped:
+        raise WeightsError(
+            f"`{file}` holds a LoRA of a text encoder only, such as tensor `{foreign[0]}`: "
+            "here a LoRA changes the transformer"
+        )
+    if foreign:
+        log.warning("%d tensors of `%s` are for a text encoder, such as `%s`: they are left out, only the transformer "
+                    "is changed", len(foreign), file.name, foreign[0])  # fmt: skip
+    if not grouped:
+        raise WeightsError(f"`{file}` holds no tensors")
+    for raw, names in grouped.items():
+        for part, title in (("down", "lora_A or lora_down"), ("up", "lora_B or lora_up")):
+            if part not in names:
+                raise WeightsError(f"layer `{raw}` in `{file}` has no {title} tensor: the file is not complete")
+    return grouped
+
+
+def _layer(
+    raw: str, names: Mapping[str, str], layers: Shapes, keymap: KeyMap, model: str, file: Path, total: int
+) -> str:
+    """Our name of the layer a name in a file stands for."""
+    bare, stripped = raw, True
+    while stripped:
+        for candidate in (keymap.to_ours(f"{bare}.weight").removesuffix(".weight"), bare):
+            if candidate in layers:
+                return candidate
+        prefix = next((p for p in PREFIXES if bare.startswith(p)), "")
+        bare, stripped = bare.removeprefix(prefix), bool(prefix)
+    flat = next((bare.removeprefix(p) for p in FLAT_PREFIXES if bare.startswith(p)), None)
+    if flat is not None:
+        for layer in layers:
+            official = _layer_name(keymap.to_official(f"{layer}.weight"))
+            if flat in (official.replace(".", "_"), layer.replace(".", "_")):
+                return layer
+    near = f", one of {total} in the file" if total > 1 else ""
+    raise WeightsError(
+        f"tensor `{names['down']}` in `{file}` changes the layer `{flat or bare}`{near}, but `{model}` has no such "
+        f"linear layer among its {len(layers)}: the LoRA was made for another model"
+    )
+
+
+def _check(
+    layer: str,
+    names: Mapping[str, str],
+    shapes: Shapes,
+    layers: Shapes,
+    config: LoraConfig | None,
+    model: str,
+    file: Path,
+) -> None:
+    down, up = shapes[names["down"]], shapes[names["up"]]
+    outputs, inputs = layers[layer]
+    rank = None if config is None else config.rank_of(layer)
+    for name, shape, axis, needed, what in (
+        (names["down"], down, 1, inputs, "inputs"),
+        (names["up"], up, 0, outputs, "outputs"),
+    ):
+        # a kernel of 1×1 is the same as none
+        if len(shape) < 2 or math.prod(shape[2:]) != 1:
+            raise WeightsError(f"tensor `{name}` in `{file}` has shape {list(shape)}, a LoRA matrix has two axes")
+        if shape[axis] != needed:
+            raise WeightsError(
+                f"tensor `{name}` in `{file}` has {shape[axis]} {what}, the layer `{layer}` of `{model}` has {needed}: "
+                "the LoRA was made for another model"
+            )
+    if down[0] != up[1]:
+        raise WeightsError(
+            f"tensor `{names['down']}` in `{file}` has rank {down[0]}, `{names['up']}` has rank {up[1]}: "
+            "they do not belong together"
+        )
+    if rank is not None and rank != down[0]:
+        raise WeightsError(
+            f"tensor `{names['down']}` in `{file}` has rank {down[0]}, its configuration says {rank}: "
+            "file and configuration do not belong together"
+        )
+
+
+def _header_config(metadata: Mapping[str, str], file: Path) -> LoraConfig | None:
+    """The configuration Diffusers writes into the header: one JSON table, its keys with the component's prefix."""
+    if (text := metadata.get(DIFFUSERS_HEADER)) is None:
+        return None
+    try:
+        values = json.loads(text)
+        own = {key.removeprefix("transformer."): value for key, value in values.items()}
+    except (ValueError, AttributeError) as error:
+        raise WeightsError(f"`{file}` has a header `{DIFFUSERS_HEADER}` that cannot be read: {error}") from error
+    return LoraConfig.from_dict(own, where=f"{file}, {DIFFUSERS_HEADER}")
+
+
+def _of_pattern(patterns: Mapping[str, Any] | None, layer: str, default: Any) -> Any:
+    """PEFT's rule: the first pattern that fits the end of a layer's name, from a dot on."""
+    for pattern, value in (patterns or {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", layer):
+            return value
+    return default
+
+
+def _is_relative(kind: str, where: str, *, tensor: str = "") -> WeightsError:
+    seen = f" (tensor `{tensor}`)" if tensor else ""
+    return WeightsError(f"`{where}` is {kind}{seen}, which is not supported: use a plain LoRA")
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    return tensor.flatten(1) if tensor.is_floating_point() else tensor.flatten(1).float()
+
+
+def _name_of(file: Path) -> str:
+    """The file's name, or its folder's where every LoRA of that layout has the same."""
+    if file.name not in LAYOUTS:
+        return file.stem
+    folder = file.absolute().parent
+    # in the Hugging Face cache: models--owner--name/snapshots/commit/
+    return folder.parents[1].name.rpartition("--")[2] if folder.parent.name == "snapshots" else folder.name
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _layer_name(tensor: str) -> str:
+    return tensor.removesuffix(".weight")
+
+
+def _named(updates: Mapping[str, LowRank], prefix: str, parts: tuple[str, str]) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for layer, update in updates.items():
+        state[f"{prefix.format(layer)}.{parts[0]}.weight"] = update.down_RI
+        state[f"{prefix.format(layer)}.{parts[1]}.weight"] = update.up_OR
+    return state
+
+
+def _write_config(updates: Mapping[str, LowRank], path: Path) -> None:
+    """The PEFT configuration of these updates; layers that differ from the first one get patterns."""
+    first = next(iter(updates.values()))
+    alpha = first.scale * first.rank
+    values: dict[str, Any] = {
+        "peft_type": "LORA",
+        "r": first.rank,
+        "lora_alpha": alpha,
+        "target_modules": sorted(updates),
+        "rank_pattern": {re.escape(k): u.rank for k, u in updates.items() if u.rank != first.rank},
+        "alpha_pattern": {re.escape(k): u.scale * u.rank for k, u in updates.items() if u.scale * u.rank != alpha},
+    }
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
