@@ -2,6 +2,11 @@
 
 ``find(id)`` answers with a validated ``Card``; an unknown key anywhere in a card is an error. Users add cards of their
 own by pointing ``KANDINSKY_CARDS`` at a folder of TOML files. This module imports no torch.
+
+A card may begin with ``base = "NAME"``: it then says only what differs from `_bases/NAME.toml` beside it, else from
+`_bases/NAME.toml` of this package, else from the shipped card NAME. The rule is short: tables are merged key by key,
+notes are added to those of the base, anything else replaces what the base says. A long MagCache table may stand in
+`_tables/mag_ratios.toml`; the card then names it.
 """
 
 from __future__ import annotations
@@ -10,14 +15,17 @@ import dataclasses
 import difflib
 import os
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from kandinsky.errors import RequestError
 
 HERE = Path(__file__).parent
+BASES, TABLES = "_bases", "_tables"
+FITS = ("list", "area")
 DEFAULT_MODEL = "nano-t2v"
 
 
@@ -76,11 +84,32 @@ class Sampling:
     condition: str = "zeros"  # what the condition channels hold without an image: "zeros" or "coordinates"
     attention: dict[str, Any] = field(default_factory=lambda: {"type": "dense"})
     mag_ratios: tuple[float, ...] = ()
+    normalize_first_frame: bool = False  # image to video: bring the first frames to the look of the rest
+
+
+@dataclass(frozen=True, slots=True)
+class SizeClass:
+    """Sizes that share values, as the official SD and HD configurations of one checkpoint do.
+
+    min_pixels: width·height from which the class holds; the largest that is not above the request's decides.
+    area, multiple: what an image of any shape is brought to where ``Clip.fit`` is "area": about so many pixels, both
+                sides multiples of this many.
+    sampling:   keys of ``Sampling`` that differ from the card's own.
+    """
+
+    min_pixels: int = 0
+    area: int = 0
+    multiple: int = 0
+    sampling: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Legal clips. Sizes are `WIDTHxHEIGHT`. A duration of 0 seconds is one still frame."""
+    """Legal clips. Sizes are `WIDTHxHEIGHT`. A duration of 0 seconds is one still frame.
+
+    fit: how an image given by the user decides the size: "list" takes the listed size nearest in shape, "area" keeps
+         the image's shape and takes pixels and multiple of the size class.
+    """
 
     fps: float
     seconds: float
@@ -91,6 +120,7 @@ class Clip:
     temporal: int = 4
     spatial: int = 8
     channels: int = 16
+    fit: str = "list"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,27 +137,121 @@ class Card:
     vae: Component
     sampling: Sampling
     clip: Clip
+    classes: dict[str, SizeClass] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    prompt: str = "required"  # or "optional": beside an image, words may be left out
 
     def component(self, name: str) -> Component:
         return {"dit": self.dit, "text": self.text, "vae": self.vae}[name]
 
+    def class_for(self, width: int, height: int) -> str | None:
+        """Name of the size class of a size in pixels; None where the card has no classes."""
+        fitting = [name for name, entry in self.classes.items() if entry.min_pixels <= width * height]
+        return max(fitting, key=lambda name: self.classes[name].min_pixels, default=None)
+
+    def sampling_for(self, width: int, height: int) -> Sampling:
+        """The sampling defaults for a size in pixels: the card's own, with what the size class changes."""
+        name = self.class_for(width, height)
+        return self.sampling if name is None else _changed(self.sampling, self.classes[name].sampling, self.id)
+
 
 def parse(values: dict[str, Any], *, where: str) -> Card:
     """Build a card from parsed TOML. Raises: RequestError naming the file and the offending key."""
-    card = _build(Card, values, where)
+    card = _build(Card, _with_tables(values, where), where)
     if card.clip.default_size not in card.clip.sizes:
         raise RequestError(f"{where}: clip.default_size `{card.clip.default_size}` is not one of clip.sizes")
+    if card.prompt not in ("required", "optional"):
+        raise RequestError(f"{where}: prompt `{card.prompt}` is unknown: use required or optional")
+    if card.clip.fit not in FITS:
+        raise RequestError(f"{where}: clip.fit `{card.clip.fit}` is unknown: use {' or '.join(FITS)}")
+    if card.classes and all(entry.min_pixels for entry in card.classes.values()):
+        raise RequestError(f"{where}: one of the classes must begin at min_pixels = 0")
+    if card.clip.fit == "area" and not (
+        card.classes and all(c.area > 0 and c.multiple > 0 for c in card.classes.values())
+    ):
+        raise RequestError(f'{where}: clip.fit = "area" needs classes, each with area and multiple')
+    for name, entry in card.classes.items():
+        _changed(card.sampling, entry.sampling, f"{where}: class {name}")
     return card
 
 
 def read(path: Path) -> Card:
-    """Read one card file. Raises: RequestError where it is no valid TOML or no valid card."""
+    """Read one card file, with its bases. Raises: RequestError where it is no valid TOML or no valid card."""
+    return _anchored(parse(_read_values(path), where=path.name), path.parent.absolute())
+
+
+def _read_values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a card file over those of its base. ``above``: the files that lead here."""
+    if path in above:
+        raise RequestError(f"card `{path.name}` is its own base: {' → '.join(p.name for p in (*above, path))}")
     try:
-        card = parse(tomllib.loads(path.read_text(encoding="utf-8")), where=path.name)
-        return _anchored(card, path.parent.absolute())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise RequestError(f"card `{path}` is not valid TOML: {error}") from error
+    if "base" not in values:
+        return values
+    name = values.pop("base")
+    folder = path.parent.parent if path.parent.name == BASES else path.parent
+    places = (folder / BASES / f"{name}.toml", HERE / BASES / f"{name}.toml", HERE / f"{name}.toml")
+    for place in places:
+        if place.is_file():
+            return _merged(_read_values(place, (*above, path)), values)
+    raise RequestError(f"{path.name}: base `{name}` is not there: looked for `{places[0]}` and among the shipped cards")
+
+
+def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in values.items():
+        before = base.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            merged[key] = _merged(before, value)
+        elif key == "notes" and isinstance(before, list) and isinstance(value, list):
+            merged[key] = [*before, *value]
+        else:
+            merged[key] = value
+    return merged
+
+
+def _with_tables(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The card's values with MagCache tables in the place of their names."""
+
+    def filled(sampling: Any) -> Any:
+        if not isinstance(sampling, dict) or not isinstance(name := sampling.get("mag_ratios"), str):
+            return sampling
+        tables = _mag_ratios()
+        if name not in tables:
+            raise RequestError(f"{where}: mag_ratios `{name}` is unknown: use one of {', '.join(sorted(tables))}")
+        return {**sampling, "mag_ratios": tables[name]}
+
+    if not isinstance(values, dict):
+        return values
+    values = dict(values)
+    if "sampling" in values:
+        values["sampling"] = filled(values["sampling"])
+    if isinstance(classes := values.get("classes"), dict):
+        values["classes"] = {
+            name: {**entry, "sampling": filled(entry["sampling"])}
+            if isinstance(entry, dict) and "sampling" in entry
+            else entry
+            for name, entry in classes.items()
+        }
+    return values
+
+
+@cache
+def _mag_ratios() -> dict[str, list[float]]:
+    return tomllib.loads((HERE / TABLES / "mag_ratios.toml").read_text(encoding="utf-8"))
+
+
+def _changed(sampling: Sampling, changes: dict[str, Any], where: str) -> Sampling:
+    """Sampling values with some replaced. Raises: RequestError for a key that is no sampling value."""
+    if not changes:
+        return sampling
+    values = {f.name: getattr(sampling, f.name) for f in dataclasses.fields(sampling)}
+    for key in changes:
+        if key not in values:
+            _unknown(key, values, "sampling", where)
+    return _build(Sampling, values | changes, where)
 
 
 def _anchored(card: Card, folder: Path) -> Card:
@@ -183,16 +307,17 @@ def _build(cls: type, values: Any, where: str) -> Any:
     known = {f.name: f for f in dataclasses.fields(cls)}
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise RequestError(
-                f"{where}: unknown key `{key}` in {cls.__name__.lower()}"
-                + (f", did you mean `{near[0]}`" if near else "")
-            )
+            _unknown(key, known, cls.__name__.lower(), where)
     for name, f in known.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise RequestError(f"{where}: key `{name}` is missing in {cls.__name__.lower()}")
     return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+
+
+def _unknown(key: str, known: Iterable[str], table: str, where: str) -> NoReturn:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    raise RequestError(f"{where}: unknown key `{key}` in {table}" + (f", did you mean `{near[0]}`" if near else ""))
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -207,7 +332,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise RequestError(f"{where} must have {len(kinds)} entries, not {len(value)}")
         return tuple(_convert(kind, entry, where) for kind, entry in zip(kinds, value, strict=True))
     if get_origin(hint) is dict:
-        return dict(value)
+        if not isinstance(value, dict):
+            raise RequestError(f"{where} must be a table")
+        entry = get_args(hint)[1]
+        return {
+            key: _convert(entry, v, f"{where}.{key}") if dataclasses.is_dataclass(entry) else v
+            for key, v in value.items()
+        }
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
