@@ -4,13 +4,15 @@
 |---|---|
 | `none` | a network goes to its device at first use and stays |
 | `module` | a network is on its device only while it is held; then it goes back to the host (freed, if it ran there) |
+| `block` | as `module`, and the blocks of a network visit the device one by one (see ``runtime/blocks.py``) |
 
-`block` is the design's name for a later placement, which moves single blocks.
+What a placement changes is where tensors are, never a result: every mode gives the same bits.
 """
 
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ from torch import nn
 
 from kandinsky.errors import OutOfMemory, RequestError
 from kandinsky.runtime import devices
-from kandinsky.runtime.plan import OFFLOADS
+from kandinsky.runtime.blocks import BlockSwap, block_lists
+from kandinsky.runtime.plan import check_offload
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,9 @@ class Placement:
 
     Args:   builders: for each name, how to build a network on the host, with its weights; an object whose
             attributes are networks will do.
-            device: for networks that ``places`` does not name.   offload: `none` or `module`.
+            device: for networks that ``places`` does not name.   offload: `none`, `module` or `block`.
+            types: compute types of networks whose builder, for `block`, leaves weights as they were read.
+            quantized: whether weights are quantised already, for the advice when memory runs out.
     Raises: RequestError for an unknown offload mode or a device for a network that is not there.
     """
 
@@ -67,19 +72,28 @@ class Placement:
         device: torch.device,
         places: Mapping[str, torch.device] | None = None,
         offload: str = "none",
+        types: Mapping[str, torch.dtype] | None = None,
+        quantized: bool = False,
     ) -> None:
-        if offload not in OFFLOADS:
-            raise RequestError(f"offload `{offload}` is not available: use `none` or `module`")
+        check_offload(offload)
         self.offload = offload
         self._builders = dict(builders)
         self._devices = {name: device for name in builders} | dict(places or {})
         if unknown := sorted(set(self._devices) - set(builders)):
             raise RequestError(f"device given for `{unknown[0]}`: use one of {', '.join(builders)}")
+        self._types = dict(types or {})
+        self._quantized = quantized
         self._built: dict[str, Any] = {}
+        self._swaps: dict[str, list[BlockSwap]] = {}
+        self._held: Counter[str] = Counter()
 
     def device(self, name: str) -> torch.device:
         """Where a network runs."""
         return self._devices[name]
+
+    def swaps(self, name: str) -> list[BlockSwap]:
+        """What moves the blocks of a network at present; empty where none are moved."""
+        return self._swaps.get(name, [])
 
     @contextmanager
     def hold(self, name: str) -> Iterator[Any]:
@@ -87,24 +101,43 @@ class Placement:
 
         Raises: OutOfMemory naming the placement to try, also for what runs inside the block.
         """
-        device = self._devices[name]
         with self._memory_errors(name):
             if (net := self._built.get(name)) is None:
                 gc.collect()  # what was freed before may hang in reference cycles
                 net = self._built[name] = self._builders[name]()
+                if self.offload == "block":
+                    self._swaps[name] = [
+                        BlockSwap(one, self._devices[name], dtype=self._types.get(name))
+                        for one in _networks(net)
+                        if block_lists(one)
+                    ]
+            self._held[name] += 1
             try:
-                _move(net, device)
+                self._move(name, net, self._devices[name])
                 yield net
             finally:
-                if self.offload == "module":
-                    self._put_away(name, net, device)
+                self._held[name] -= 1
+                if self.offload != "none" and not self._held[name]:
+                    self._put_away(name, net)
 
-    def _put_away(self, name: str, net: Any, device: torch.device) -> None:
+    def _move(self, name: str, net: Any, device: torch.device) -> None:
+        swapped = {id(swap.net): swap for swap in self.swaps(name)}
+        for network in _networks(net):
+            if (swap := swapped.get(id(network))) is None:
+                network.to(device)
+            elif device == self._devices[name]:
+                swap.enter()
+            else:
+                swap.leave()
+
+    def _put_away(self, name: str, net: Any) -> None:
+        device = self._devices[name]
         if device.type == "cpu":
             # the host is the device: only freeing makes room, and reading again is cheap
             del self._built[name]
+            self._swaps.pop(name, None)
         else:
-            _move(net, torch.device("cpu"))
+            self._move(name, net, torch.device("cpu"))
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -123,12 +156,15 @@ class Placement:
             raise OutOfMemory(f"the host's memory ran out in `{name}`: {self._advice()}") from error
 
     def _advice(self) -> str:
+        """The next placement to try: none → module → block → quantised weights → a smaller clip."""
         if self.offload == "none":
             return "try `offload=module` (`--offload module`), a smaller size or fewer seconds"
+        if self.offload == "module":
+            return "try `offload=block` (`--offload block`), a smaller size or fewer seconds"
+        if not self._quantized:
+            return "try `quantize=int8` (`--quantize int8`), a smaller size or fewer seconds"
         return "try a smaller size or fewer seconds"
 
 
-def _move(held: Any, device: torch.device) -> None:
-    networks = [held] if isinstance(held, nn.Module) else [v for v in vars(held).values() if isinstance(v, nn.Module)]
-    for network in networks:
-        network.to(device)
+def _networks(held: Any) -> list[nn.Module]:
+    return [held] if isinstance(held, nn.Module) else [v for v in vars(held).values() if isinstance(v, nn.Module)]

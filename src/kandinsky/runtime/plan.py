@@ -18,7 +18,7 @@ from kandinsky.runtime import devices
 from kandinsky.types import LatentShape, VideoShape
 from kandinsky.weights.locate import card_bytes, missing_parts, part_bytes
 
-OFFLOADS = ("none", "module")
+OFFLOADS = ("none", "module", "block")
 PROCESS_BYTES = 500_000_000  # Python with torch and its libraries
 TILE_FRAMES = 17  # of the official tiling of the HunyuanVideo autoencoder
 # Sustained matrix-product rates, FLOP/s: what a core with AVX-512 was measured to reach in this library's training
@@ -67,6 +67,12 @@ class Plan:
         return asdict(self)
 
 
+def check_offload(name: str) -> None:
+    """Raises: RequestError for a placement that is none."""
+    if name not in OFFLOADS:
+        raise RequestError(f"offload `{name}` is not available: use `none`, `module` or `block`")
+
+
 def plan_clip(
     card: Card,
     shape: VideoShape,
@@ -87,8 +93,8 @@ def plan_clip(
     """
     device = devices.choose_device(device)
     dtype = devices.choose_dtype(dtype, device)
-    if offload is not None and offload not in OFFLOADS:
-        raise RequestError(f"offload `{offload}` is not available: use `none` or `module`")
+    if offload is not None:
+        check_offload(offload)
     width = devices.dtype_bytes(dtype)
     weights = {
         "dit": card.parameters * width,
