@@ -8,24 +8,35 @@ import torch
 from torch import Tensor
 
 from kandinsky.conformance.cases import Case, NotBuilt
+from kandinsky.diffusion import step_cache
+from kandinsky.diffusion.caching import MagCache, magcache_plan, ratio_rows
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times
+from kandinsky.errors import WeightsError
 from kandinsky.nets.kandinsky5.denoiser import VelocityDenoiser
 from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.nets.lora import layer_shapes
 from kandinsky.nets.vae.hunyuan import HunyuanAutoencoder, HunyuanParams
 from kandinsky.nets.vae.tiling import Tiling
 from kandinsky.ops.attention import AttentionSpec
+from kandinsky.runtime.adapters import Adapters
 from kandinsky.types import TextStates
 from kandinsky.weights import keymaps
+from kandinsky.weights.lora import LoraConfig, read_lora
 from kandinsky.weights.read import load_into
+
+FORWARD_CALLS = ("scale_factor", "attention_mask", "sparse", "visual_rope_pos", "text_rope_pos")
 
 
 def run_dit(case: Case) -> dict[str, Tensor]:
     """One forward pass."""
-    case.refuse_other_calls("scale_factor", "attention_mask", "sparse", "visual_rope_pos", "text_rope_pos")
-    spec = _spec(case.call.get("sparse"))
-    net, inputs = _dit(case), case.inputs()
+    case.refuse_other_calls(*FORWARD_CALLS)
+    return {"output": _forward(_dit(case), case)}
+
+
+def _forward(net: DiffusionTransformer3D, case: Case) -> Tensor:
+    spec, inputs = _spec(case.call.get("sparse")), case.inputs()
     positions = [inputs.get(f"visual_rope_pos.{axis}") for axis in range(3)]
     given = [p for p in positions if p is not None]
     velocity = net(
@@ -37,13 +48,34 @@ def run_dit(case: Case) -> dict[str, Tensor]:
         positions=(given[0], given[1], given[2]) if len(given) == 3 else None,
         text_positions=inputs.get("text_rope_pos"),
     )
-    return {"output": velocity[0]}
+    return velocity[0]
+
+
+def run_lora(case: Case) -> dict[str, Tensor]:
+    """One forward pass with an adapter file loaded, and one after it was unloaded again."""
+    case.refuse_other_calls("adapter_config", "adapter_file", "metadata", *FORWARD_CALLS)
+    net, file = _dit(case), case.folder / case.call["adapter_file"]
+    layers = layer_shapes(net)
+    config = LoraConfig.from_dict(case.call["adapter_config"], where=str(case.folder))
+    lora = read_lora(file, layers, model=case.component, config=config, keymap=keymaps.KANDINSKY5_DIT)
+    if lora.trigger != (trigger := (case.call.get("metadata") or {}).get("trigger", "")):
+        raise WeightsError(f"trigger `{lora.trigger}` was read from `{file}`, expected `{trigger}`")
+    adapters = Adapters(case.component, lambda: layers)
+    name = adapters.add(lora)
+    adapters.apply(net)
+    output = _forward(net, case)
+    adapters.remove(name)
+    adapters.apply(net)
+    return {"output": output, "output_without_adapter": _forward(net, case)}
 
 
 def run_sample(case: Case) -> dict[str, Tensor]:
     """A whole sampling loop."""
-    case.refuse_other_calls("num_steps", "guidance_weight", "scheduler_scale", "scale_factor", "attention")
+    case.refuse_other_calls("num_steps", "guidance_weight", "scheduler_scale", "scale_factor", "attention", "magcache")
     inputs, call = case.inputs(), case.call
+    cache = None
+    if settings := _magcache(call.get("magcache")):
+        cache = step_cache.start(settings, steps=int(call["num_steps"]))
     if "first_frame" in inputs:
         raise NotBuilt("image-to-video is not built yet")
     spec = _spec(call.get("attention"))
@@ -52,16 +84,38 @@ def run_sample(case: Case) -> dict[str, Tensor]:
     if (source := inputs.get("source_latent")) is not None:
         condition = torch.cat((source, torch.ones_like(source[..., :1])), dim=-1)[None]
 
-    def denoiser(prefix: str) -> VelocityDenoiser:
+    def denoiser(prefix: str, branch: str) -> VelocityDenoiser:
         states = TextStates(
             inputs[f"{prefix}text_embeds"], inputs[f"{prefix}pooled_embed"], inputs.get(f"{prefix}attention_mask")
         )
-        return VelocityDenoiser(net, states, rope_scale=_scale(call), attention=spec, condition_BTHWC=condition)
+        return VelocityDenoiser(
+            net,
+            states,
+            rope_scale=_scale(call),
+            attention=spec,
+            condition_BTHWC=condition,
+            runner=cache.runner(branch) if cache else None,
+        )
 
     guidance = Guidance(float(call["guidance_weight"]))
-    guided = guidance.guide(denoiser(""), denoiser("null_") if guidance.is_on else None)
+    guided = guidance.guide(denoiser("", "conditional"), denoiser("null_", "unconditional") if guidance.is_on else None)
     times = flow_times(int(call["num_steps"]), float(call["scheduler_scale"]))
-    return {"output": sample(guided, inputs["noise"][None], times)[0]}
+    outputs = {"output": sample(guided, inputs["noise"][None], times)[0]}
+    return outputs | ({"skip": torch.tensor(cache.skips)[:, 0]} if cache else {})
+
+
+def run_magcache_schedule(case: Case) -> dict[str, Tensor]:
+    """Which passes official ratio tables leave out, and the tables for other numbers of steps."""
+    outputs: dict[str, Tensor] = {}
+    for entry in case.call["cases"]:
+        steps, name = int(entry["num_steps"]), entry["name"]
+        settings = _magcache(case.config | {"mag_ratios": entry["mag_ratios"]})
+        assert settings is not None
+        branches = magcache_plan(settings, steps)[: 1 if entry.get("no_cfg") else 2]
+        outputs[f"skip.{name}"] = torch.tensor(branches).T.flatten()
+        rows = torch.tensor(ratio_rows(settings.ratios, steps), dtype=torch.float64)
+        outputs[f"ratios.{name}"] = rows.T.flatten()
+    return outputs
 
 
 def run_timesteps(case: Case) -> dict[str, Tensor]:
@@ -97,6 +151,19 @@ def run_vae(case: Case) -> dict[str, Tensor]:
     return outputs
 
 
+def _magcache(values: dict[str, Any] | None) -> MagCache | None:
+    """Official settings; ``no_cfg`` follows from the guidance, and the number of steps from the call."""
+    if not values:
+        return None
+    return MagCache(
+        threshold=float(values["threshold"]),
+        K=int(values["K"]),
+        retention=float(values["retention_ratio"]),
+        ratios=tuple(float(ratio) for ratio in values["mag_ratios"]),
+        whole_steps=False,
+    )
+
+
 def _dit(case: Case) -> DiffusionTransformer3D:
     with torch.device("meta"):
         net = DiffusionTransformer3D(DiTParams.from_dict(case.config))
@@ -107,9 +174,9 @@ def _dit(case: Case) -> DiffusionTransformer3D:
 def _spec(values: dict[str, Any] | None) -> AttentionSpec:
     if not values:
         return AttentionSpec()
-    if values.get("type", "flash") not in ("flash", "dense"):
-        raise NotBuilt(f"attention type `{values['type']}` is not built yet")
-    return AttentionSpec.from_dict(values)
+    if values.get("to_fractal") is False:
+        raise NotBuilt("block-sparse attention of tokens that are not in tile order")
+    return AttentionSpec.from_dict({key: value for key, value in values.items() if key != "to_fractal"})
 
 
 def _scale(call: dict[str, Any]) -> tuple[float, float, float]:

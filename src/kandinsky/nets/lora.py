@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.hooks import RemovableHandle
 
 from kandinsky.errors import BackendError
 from kandinsky.ops.precision import LOW_RANK
@@ -43,6 +44,7 @@ class LowRankSum(nn.Module):
 
     down_RI: Tensor
     up_OR: Tensor
+    hook: RemovableHandle  # of the layer; kept here so that both go together
 
     def __init__(self, updates: Weighted, like: Tensor) -> None:
         super().__init__()
@@ -75,9 +77,9 @@ def attach(net: nn.Module, updates: Mapping[str, Weighted]) -> None:
     for name, layer in linear_layers(net).items():
         _detach_one(layer)
         if chosen := updates.get(name):
-            layer.add_module(LOW_RANK, LowRankSum(chosen, layer.weight))
-            # the handle lies in the child, so that both go together
-            layer.get_submodule(LOW_RANK).handle = layer.register_forward_hook(_add_update)
+            child = LowRankSum(chosen, layer.weight)
+            child.hook = layer.register_forward_hook(_add_update)
+            layer.add_module(LOW_RANK, child)
 
 
 def detach(net: nn.Module) -> None:
@@ -136,5 +138,5 @@ def _add_update(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) ->
 
 def _detach_one(layer: nn.Linear) -> None:
     if (child := getattr(layer, LOW_RANK, None)) is not None:
-        child.handle.remove()
+        child.hook.remove()
         delattr(layer, LOW_RANK)

@@ -2,8 +2,8 @@
 
 | style | names of one layer's tensors |
 |---|---|
-| `official`, `peft` | `base_model.model.<layer>.lora_A[.default].weight`, `….lora_B…`; numbers in a JSON beside the file |
-| `diffusers` | `transformer.<layer>.lora_A.weight`, `….lora_B.weight`; older: `….lora.down.weight`, `….lora.up.weight` |
+| `official`, `peft` | `base_model.model.<layer>.lora_A[.default].weight`, `….lora_B…`; numbers in a JSON beside it |
+| `diffusers` | `transformer.<layer>.lora_A.weight`, `….lora_B.weight`; older: `….lora.down.weight`, `….lora.up…` |
 | `comfyui` | `diffusion_model.<layer>.lora_down.weight`, `….lora_up.weight`, `….alpha` |
 | `kohya` | `lora_unet_<layer with _ for .>.lora_down.weight`, `….lora_up.weight`, `….alpha` |
 
@@ -142,9 +142,8 @@ def parse_spec(spec: str | Path) -> tuple[str, float]:
 def find_files(path: Path) -> tuple[Path, Path | None]:
     """Weights and configuration of a LoRA file or folder. Raises: WeightsError."""
     if path.is_dir():
-        for name, config in LAYOUTS.items():
-            if (path / name).is_file():
-                return path / name, (path / config) if (path / config).is_file() else None
+        if named := next((path / name for name in LAYOUTS if (path / name).is_file()), None):
+            return find_files(named)
         found = sorted(path.glob("*.safetensors"))
         if len(found) != 1:
             what = f"holds {len(found)} `.safetensors` files" if found else "holds no LoRA"
