@@ -134,11 +134,6 @@ def test_unknown_attention_is_refused():
             AttentionSpec.from_dict(values)
 
 
-def test_nabla_is_refused_until_it_is_built(net):
-    with pytest.raises(BackendError, match="nabla"):
-        net(*inputs(), attention=AttentionSpec(type="nabla"))
-
-
 def test_a_batch_equals_single_runs(net):
     x, time, text = inputs(batch=3)
     together = net(x, time, text)

@@ -5,90 +5,103 @@ Legend: B batch, S query tokens, L key tokens, N heads, K head width.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.errors import BackendError
+from kandinsky.ops import block_sparse
+from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.ops.block_sparse import BlockMask, DenseKernel
+from kandinsky.ops.engines import ENGINES
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+__all__ = ["AttentionSpec", "Backend", "BlockMask", "attention", "backends", "require"]
+
+# (q, k, v, blocks) -> [B, S, N, K]; a kernel of one's own is one more entry of the table
+BlockKernel = Callable[[Tensor, Tensor, Tensor, BlockMask], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionSpec:
-    """How the visual self attention is computed.
+class Backend:
+    """What one name of the table can do.
 
-    type:    "dense" or "nabla" (block-sparse; not built yet, see ``DiffusionTransformer3D.forward``).
-    backend: a name of ``backends()`` or "auto".
-    P, wT, wH, wW: NABLA's probability mass and window in blocks, the official names.
+    dense, blocks: its kernels, None where it has none.
+    missing:       (device type) -> why it cannot run there, None where it can.
     """
 
-    type: str = "dense"
-    backend: str = "auto"
-    P: float = 0.9
-    wT: int = 11
-    wH: int = 3
-    wW: int = 3
-
-    def __post_init__(self) -> None:
-        if self.type not in ("dense", "nabla"):
-            raise RequestError(f"unknown attention type `{self.type}`: use `dense` or `nabla`")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> AttentionSpec:
-        """Read the `attention` table of a card or an official YAML file, in which dense attention is called "flash".
-
-        Official keys that no official code reads (causal, local, glob, window, chunk, add_sta, method) are accepted
-        at their only meaningful values. Raises: RequestError for any other key or value.
-        """
-        inert: dict[str, Any] = {"causal": False, "local": False, "glob": False, "chunk": False, "window": 3}
-        inert |= {"add_sta": True, "method": "topcdf"}
-        known = {f.name for f in dataclasses.fields(cls)}
-        chosen: dict[str, Any] = {}
-        for key, value in values.items():
-            if key in known:
-                chosen[key] = "dense" if key == "type" and value == "flash" else value
-            elif key not in inert:
-                raise RequestError(f"unknown attention key `{key}`: use one of {', '.join(sorted(known))}")
-            elif value != inert[key]:
-                raise RequestError(f"attention key `{key}` = `{value}` has no effect in any Kandinsky 5: remove it")
-        return cls(**chosen)
+    dense: DenseKernel | None = None
+    blocks: BlockKernel | None = None
+    missing: Callable[[str], str | None] = lambda device_type: None
 
 
 def attention(
-    q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, *, mask: Tensor | None = None, backend: str = "auto"
+    q_BSNK: Tensor,
+    k_BLNK: Tensor,
+    v_BLNK: Tensor,
+    *,
+    mask: Tensor | None = None,
+    blocks: BlockMask | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     """softmax(q·kᵀ / √K)·v per head.
 
     Args:    mask: bool, True = may be seen; [B, L] for keys, or anything that broadcasts to [B, N, S, L].
+             blocks: which blocks of keys each block of queries sees, instead of ``mask``.
              backend: a name of ``backends()``; "auto" takes the fastest that is exact.
     Returns: [B, S, N, K] in the type of v.
-    Raises:  BackendError for a backend that is not there.
+    Raises:  BackendError for a backend that is not there, or has no kernel for what is asked.
     """
+    if blocks is not None:
+        assert mask is None, "a block mask stands alone"
+        if backend == "auto":
+            backend = _fastest_for_blocks(q_BSNK)
+        kernel = require(backend, q_BSNK.device.type, sparse=True).blocks
+        assert kernel is not None
+        return kernel(q_BSNK, k_BLNK, v_BLNK, blocks)
     if mask is not None and mask.dim() == 2:
         mask = mask[:, None, None, :]
     if backend == "auto":
         backend = "products" if _products_are_faster(q_BSNK, k_BLNK) else "sdpa"
-    return _kernel(backend)(q_BSNK, k_BLNK, v_BLNK, mask)
+    dense = require(backend, q_BSNK.device.type).dense
+    assert dense is not None
+    return dense(q_BSNK, k_BLNK, v_BLNK, mask)
 
 
-def backends() -> tuple[str, ...]:
-    """Names that ``attention`` accepts on this machine."""
-    return ("auto", *_KERNELS)
+def backends(device_type: str | None = None, *, sparse: bool = False) -> tuple[str, ...]:
+    """Names that ``attention`` accepts on this machine, for dense attention or for block masks.
+
+    Args: device_type: such as `cuda`; None = where tensors are made when no device is named.
+    """
+    device_type = device_type or torch.get_default_device().type
+    return ("auto", *(name for name in _BACKENDS if _reason_against(name, device_type, sparse) is None))
 
 
-def _kernel(backend: str) -> Kernel:
-    try:
-        return _KERNELS[backend]
-    except KeyError:
-        choices = ", ".join(f"`{name}`" for name in backends())
-        raise BackendError(f"attention backend `{backend}` is not available: use one of {choices}") from None
+def require(name: str, device_type: str, *, sparse: bool = False) -> Backend:
+    """The table's entry of a name. Raises: BackendError where it cannot do that there, with the names that can."""
+    if reason := _reason_against(name, device_type, sparse):
+        choices = ", ".join(f"`{choice}`" for choice in backends(device_type, sparse=sparse))
+        raise BackendError(f"attention backend `{name}` is not available: {reason}; use one of {choices}")
+    return _BACKENDS[name]
+
+
+def _reason_against(name: str, device_type: str, sparse: bool) -> str | None:
+    """Why a backend cannot be used; None where it can."""
+    if name not in _BACKENDS:
+        return "there is none of this name"
+    entry = _BACKENDS[name]
+    if (entry.blocks if sparse else entry.dense) is None:
+        return f"it has no {'block-sparse' if sparse else 'dense'} kernel"
+    return entry.missing(device_type)
+
+
+def _fastest_for_blocks(q_BSNK: Tensor) -> str:
+    wide_enough = q_BSNK.shape[-1] >= block_sparse.FLEX_MIN_WIDTH
+    return "flex" if wide_enough and block_sparse.flex_missing(q_BSNK.device.type) is None else "gathered"
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -123,4 +136,11 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return torch.einsum("bnsl,blnk->bsnk", scores.softmax(dim=-1), v.float()).to(v.dtype)
 
 
-_KERNELS: dict[str, Kernel] = {"sdpa": _sdpa, "products": _products, "plain": _plain}
+_BACKENDS: dict[str, Backend] = {
+    "sdpa": Backend(_sdpa, partial(block_sparse.expanded, _sdpa)),
+    "products": Backend(_products),
+    "plain": Backend(_plain, partial(block_sparse.expanded, _plain)),
+    "gathered": Backend(blocks=block_sparse.gathered),
+    "flex": Backend(blocks=block_sparse.flex, missing=block_sparse.flex_missing),
+    **{name: Backend(engine, missing=engine.missing) for name, engine in ENGINES.items()},
+}

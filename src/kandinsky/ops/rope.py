@@ -46,13 +46,11 @@ def grid_angles(positions: Sequence[Tensor], widths: Sequence[int], scales: Sequ
 
 
 class Rotation:
-    """Turns of a token sequence, shared by all layers and heads of one forward pass."""
+    """Turns of a token sequence, shared by all layers and heads, and by all passes over clips of one size."""
 
     def __init__(self, angles_SK: Tensor) -> None:
-        # [S, 1, K/2]: broadcasts over batch and heads
-        self.cos = angles_SK.cos().unsqueeze(-2)
-        self.sin = angles_SK.sin().unsqueeze(-2)
-        self.turn = torch.complex(self.cos, self.sin)
+        # cosines and sines side by side, [S, 1, K/2, 2]: broadcasts over batch and heads, and is held once
+        self.table = torch.stack((angles_SK.cos(), angles_SK.sin()), dim=-1).unsqueeze(-3)
 
     def __call__(self, x_BSNK: Tensor) -> Tensor:
         """Turn adjacent channel pairs: (a, b) → (a·cos − b·sin, a·sin + b·cos). float32 in, float32 out.
@@ -62,6 +60,6 @@ class Rotation:
         """
         pairs = x_BSNK.unflatten(-1, (-1, 2))
         if torch.compiler.is_compiling():
-            a, b = pairs.unbind(-1)
-            return torch.stack((a * self.cos - b * self.sin, a * self.sin + b * self.cos), dim=-1).flatten(-2)
-        return torch.view_as_real(torch.view_as_complex(pairs) * self.turn).flatten(-2)
+            (a, b), (cos, sin) = pairs.unbind(-1), self.table.unbind(-1)
+            return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(self.table)).flatten(-2)

@@ -14,14 +14,16 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.errors import RequestError
 from kandinsky.ops.attention import AttentionSpec, attention
+from kandinsky.ops.nabla import KeptBlocks, Nabla
 from kandinsky.ops.precision import island, linear_float32, rms_norm_float32
 from kandinsky.ops.rope import Rotation, axis_angles, frequencies, grid_angles
 from kandinsky.types import TextStates
@@ -208,6 +210,10 @@ class HeadNorm(nn.Module):
         return rms_norm_float32(x_BSNK, self.weight, HEAD_NORM_EPS)
 
 
+# (q [B, S, N, K], k and v [B, L, N, K]) -> [B, S, N, K]
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
 class Attention(nn.Module):
     """Multi-head attention with normalised queries and keys, and rotary positions where given."""
 
@@ -227,10 +233,9 @@ class Attention(nn.Module):
         context_BLD: Tensor | None = None,
         *,
         rotation: Rotation | None = None,
-        mask_BL: Tensor | None = None,
-        backend: str = "auto",
+        mix: Mix = attention,
     ) -> Tensor:
-        """Self attention, or cross attention to ``context_BLD``. ``mask_BL`` tells the keys that count."""
+        """Self attention, or cross attention to ``context_BLD``. ``mix`` is the attention proper."""
         context = x_BSD if context_BLD is None else context_BLD
         heads = (-1, self.head_dim)
         q_BSNK = self.to_query(x_BSD).unflatten(-1, heads)
@@ -241,8 +246,7 @@ class Attention(nn.Module):
             if rotation is not None:
                 q_BSNK, k_BLNK = rotation(q_BSNK), rotation(k_BLNK)
             q_BSNK, k_BLNK = q_BSNK.to(v_BLNK.dtype), k_BLNK.to(v_BLNK.dtype)
-        mixed = attention(q_BSNK, k_BLNK, v_BLNK, mask=mask_BL, backend=backend)
-        return self.out_layer(mixed.flatten(-2))
+        return self.out_layer(mix(q_BSNK, k_BLNK, v_BLNK).flatten(-2))
 
 
 class FeedForward(nn.Module):
@@ -267,7 +271,8 @@ class TextBlock(nn.Module):
     def forward(self, text_BLD: Tensor, e_BE: Tensor, rotation: Rotation, mask_BL: Tensor | None) -> Tensor:
         shift, scale, gate, ff_shift, ff_scale, ff_gate = self.text_modulation(e_BE)
         normed = modulated_norm(text_BLD, shift, scale)
-        text_BLD = gated_sum(text_BLD, gate, self.self_attention(normed, rotation=rotation, mask_BL=mask_BL))
+        mix = partial(attention, mask=mask_BL)
+        text_BLD = gated_sum(text_BLD, gate, self.self_attention(normed, rotation=rotation, mix=mix))
         normed = modulated_norm(text_BLD, ff_shift, ff_scale)
         return gated_sum(text_BLD, ff_gate, self.feed_forward(normed))
 
@@ -289,13 +294,15 @@ class VisualBlock(nn.Module):
         e_BE: Tensor,
         rotation: Rotation,
         mask_BL: Tensor | None,
-        spec: AttentionSpec,
+        mix: Mix,
     ) -> Tensor:
+        """``mask_BL``: text tokens that count.   ``mix``: the attention among the visual tokens."""
         m = self.visual_modulation(e_BE)
         normed = modulated_norm(x_BSD, m[0], m[1])
-        x_BSD = gated_sum(x_BSD, m[2], self.self_attention(normed, rotation=rotation, backend=spec.backend))
+        x_BSD = gated_sum(x_BSD, m[2], self.self_attention(normed, rotation=rotation, mix=mix))
         normed = modulated_norm(x_BSD, m[3], m[4])
-        x_BSD = gated_sum(x_BSD, m[5], self.cross_attention(normed, text_BLD, mask_BL=mask_BL))
+        to_text = partial(attention, mask=mask_BL)
+        x_BSD = gated_sum(x_BSD, m[5], self.cross_attention(normed, text_BLD, mix=to_text))
         normed = modulated_norm(x_BSD, m[6], m[7])
         return gated_sum(x_BSD, m[8], self.feed_forward(normed))
 
@@ -327,6 +334,26 @@ def run_all(x_BSD: Tensor, count: int, run: Callable[[int, Tensor], Tensor]) -> 
     return x_BSD
 
 
+@dataclass(frozen=True, slots=True)
+class VisualLayout:
+    """What follows from a clip's size alone: made once, good for all passes of a generation and both its branches.
+
+    grid: frames, rows, columns of tokens.   rotation: in the order the visual blocks see the tokens.
+    attention: as asked for.   nabla: order and window of block-sparse attention, None where attention is dense.
+    """
+
+    grid: tuple[int, int, int]
+    rotation: Rotation
+    attention: AttentionSpec
+    nabla: Nabla | None = None
+
+    def mix(self, layer: int, kept: KeptBlocks | None = None) -> Mix:
+        """The attention among the visual tokens of one layer; ``kept`` is told the share of blocks it keeps."""
+        if self.nabla is None:
+            return partial(attention, backend=self.attention.backend)
+        return partial(self.nabla.attend, note=None if kept is None else partial(kept.note, layer))
+
+
 class DiffusionTransformer3D(nn.Module):
     """Velocity of a noisy latent clip, given its text states and time.
 
@@ -344,6 +371,27 @@ class DiffusionTransformer3D(nn.Module):
         self.visual_transformer_blocks = nn.ModuleList(VisualBlock(params) for _ in range(params.num_visual_blocks))
         self.out_layer = OutLayer(params)
 
+    def layout(
+        self,
+        grid: tuple[int, int, int],
+        device: torch.device,
+        *,
+        rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        attention: AttentionSpec | None = None,
+        positions: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> VisualLayout:
+        """What ``forward`` needs to know of a clip of ``grid`` tokens (frames, rows, columns); arguments as there."""
+        spec = attention or AttentionSpec()
+        if positions is None:
+            t, h, w = (torch.arange(size, device=device) for size in grid)
+            positions = (t, h, w)
+        angles_SK = grid_angles(positions, self.params.axes_dims, rope_scale)
+        nabla = None
+        if spec.type == "nabla":
+            nabla = Nabla.of(grid, spec, device)
+            angles_SK = angles_SK[nabla.order.order_S]
+        return VisualLayout(grid, Rotation(angles_SK), spec, nabla)
+
     def forward(
         self,
         x_BTHWC: Tensor,
@@ -355,6 +403,8 @@ class DiffusionTransformer3D(nn.Module):
         positions: tuple[Tensor, Tensor, Tensor] | None = None,
         text_positions: Tensor | None = None,
         runner: BlockRunner | None = None,
+        layout: VisualLayout | None = None,
+        kept: KeptBlocks | None = None,
     ) -> Tensor:
         """Predict the velocity (noise − clean).
 
@@ -363,35 +413,42 @@ class DiffusionTransformer3D(nn.Module):
                  rope_scale: divisors of the (t, h, w) angles.   attention: of the visual self attention.
                  positions, text_positions: where the tokens stand; 0, 1, 2 … when not given.
                  runner: runs the visual blocks, all of them in turn when not given.
+                 layout: of this size, from ``layout``, to make it once for many passes; then ``rope_scale``,
+                 ``attention`` and ``positions`` are its own.   kept: told what block-sparse attention keeps.
         Returns: [B, T, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
-        Raises:  BackendError for NABLA, which is not built yet; RequestError for a latent that cannot be patched.
+        Raises:  RequestError for a latent that cannot be patched; BackendError for an attention backend that is absent.
         """
-        spec = attention or AttentionSpec()
-        if spec.type != "dense":
-            raise BackendError(f"attention type `{spec.type}` is not built yet: use `dense`")
         compute = self.visual_embeddings.in_layer.weight.dtype
         device = x_BTHWC.device
 
         e_BE = self.time_embeddings(time_B) + self.pooled_text_embeddings(text.pooled_BC.to(compute))
         text_BLD = self.text_embeddings(text.tokens_BLC.to(compute))
         x = self.visual_embeddings(x_BTHWC.to(compute))
-        grid = x.shape[1:4]
+        frames, rows, columns = x.shape[1:4]
+        grid = (frames, rows, columns)
         x_BSD = x.flatten(1, 3)
 
         with island(x_BTHWC):
             if text_positions is None:
                 text_positions = torch.arange(text_BLD.shape[1], device=device)
-            if positions is None:
-                t, h, w = (torch.arange(size, device=device) for size in grid)
-                positions = (t, h, w)
             text_rotation = Rotation(axis_angles(text_positions, self.params.head_dim))
-            rotation = Rotation(grid_angles(positions, self.params.axes_dims, rope_scale))
+            if layout is None:
+                layout = self.layout(grid, device, rope_scale=rope_scale, attention=attention, positions=positions)
+        assert layout.grid == grid, f"a layout of {layout.grid} tokens for {grid}"
+        shown = layout
 
         for text_block in self.text_transformer_blocks:
             text_BLD = text_block(text_BLD, e_BE, text_rotation, text.mask_BL)
 
         def run(number: int, x_BSD: Tensor) -> Tensor:
-            return self.visual_transformer_blocks[number](x_BSD, text_BLD, e_BE, rotation, text.mask_BL, spec)
+            block = self.visual_transformer_blocks[number]
+            return block(x_BSD, text_BLD, e_BE, shown.rotation, text.mask_BL, shown.mix(number, kept))
 
+        if kept is not None:
+            kept.begin()
+        if layout.nabla is not None:
+            x_BSD = layout.nabla.order.arrange(x_BSD)
         x_BSD = (runner or run_all)(x_BSD, len(self.visual_transformer_blocks), run)
+        if layout.nabla is not None:
+            x_BSD = layout.nabla.order.restore(x_BSD)
         return self.out_layer(x_BSD, e_BE, grid)

@@ -1,0 +1,127 @@
+"""What is asked of the visual self attention: kind, numbers, backend. Imports no torch.
+
+On a command line and in a recipe it is one word with options: `auto`, `dense`, `sdpa`, `nabla`, `nabla:P=0.8,wT=7`,
+`dense:backend=sdpa`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kandinsky.errors import BackendError, RequestError
+
+TYPES = ("dense", "nabla")
+# official name → ours
+_TYPE_ALIASES = {"flash": "dense"}
+DENSE_BACKENDS = ("sdpa", "products", "plain", "flash_attention_2", "flash_attention_3", "sage")
+BLOCK_BACKENDS = ("flex", "gathered", "sdpa", "plain")
+BACKENDS = ("auto", *dict.fromkeys((*DENSE_BACKENDS, *BLOCK_BACKENDS)))
+_NABLA_NUMBERS = ("P", "wT", "wH", "wW")
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """How the visual self attention is computed.
+
+    type:    "dense" or "nabla" (block-sparse, ``ops/nabla.py``).
+    backend: one of ``BACKENDS``; "auto" takes the fastest that is exact.
+    P, wT, wH, wW: NABLA's probability mass, and its window in latent frames and tiles of 8×8 tokens; official names.
+    """
+
+    type: str = "dense"
+    backend: str = "auto"
+    P: float = 0.9
+    wT: int = 11
+    wH: int = 3
+    wW: int = 3
+
+    def __post_init__(self) -> None:
+        if self.type not in TYPES:
+            raise RequestError(f"unknown attention type `{self.type}`: use `dense` or `nabla`")
+        if self.backend not in BACKENDS:
+            raise BackendError(f"attention backend `{self.backend}` is not available: use one of {_quoted(BACKENDS)}")
+        fitting = DENSE_BACKENDS if self.type == "dense" else BLOCK_BACKENDS
+        if self.backend not in ("auto", *fitting):
+            raise BackendError(
+                f"attention backend `{self.backend}` has no {self.type} attention: use `auto` or one of "
+                f"{_quoted(fitting)}"
+            )
+        if isinstance(self.P, bool) or not isinstance(self.P, int | float) or not 0 <= self.P <= 1:
+            raise RequestError(f"attention P `{self.P}` must be a number from 0 to 1: the share of the mass to keep")
+        for name in ("wT", "wH", "wW"):
+            width = getattr(self, name)
+            if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+                raise RequestError(f"attention {name} `{width}` must be a whole number from 1 on: the window's width")
+
+    def __str__(self) -> str:
+        """The inverse of ``chosen``, for recipes and reports."""
+        options = [f"{name}={getattr(self, name):g}" for name in _NABLA_NUMBERS] if self.type == "nabla" else []
+        options += [f"backend={self.backend}"] if self.backend != "auto" else []
+        return ":".join(filter(None, (self.type, ",".join(options))))
+
+    def chosen(self, choice: str) -> AttentionSpec:
+        """This attention, a card's, with what somebody asked for.
+
+        Args:    choice: `WORD[:KEY=VALUE,…]`; the word is a type, a backend or `auto`, the keys are those of this
+                 class. A word that is a backend keeps the type.
+        Raises:  RequestError for a word, key or value that is not known; BackendError for a backend that does not fit.
+        """
+        word, _, rest = choice.strip().partition(":")
+        word = _TYPE_ALIASES.get(word, word)
+        changes: dict[str, Any] = {}
+        if word in TYPES:
+            changes["type"] = word
+        elif word in BACKENDS:
+            changes["backend"] = word
+        else:
+            raise BackendError(
+                f"attention `{word}` is not available: use a type, {_quoted(TYPES)}, or a backend, {_quoted(BACKENDS)}"
+            )
+        for entry in filter(None, rest.split(",")):
+            key, _, text = entry.partition("=")
+            key, text = key.strip(), text.strip()
+            if key in changes or key not in ("backend", *_NABLA_NUMBERS):
+                raise RequestError(
+                    f"attention option `{entry}` is not known: use {_quoted(_NABLA_NUMBERS)} or `backend`, each once, "
+                    "such as `nabla:P=0.8,wT=7`"
+                )
+            changes[key] = text if key == "backend" else _number(key, text)
+        spec = dataclasses.replace(self, **changes)
+        if spec.type != "nabla" and (unused := [name for name in _NABLA_NUMBERS if name in changes]):
+            raise RequestError(f"attention option `{unused[0]}` has no effect on dense attention: use `nabla:{rest}`")
+        return spec
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> AttentionSpec:
+        """Read the `attention` table of a card or an official YAML file, in which dense attention is called "flash".
+
+        Official keys that no official code reads (causal, local, glob, window, chunk, add_sta, method) are accepted
+        at their only meaningful values. Raises: RequestError for any other key or value.
+        """
+        inert: dict[str, Any] = {"causal": False, "local": False, "glob": False, "chunk": False, "window": 3}
+        inert |= {"add_sta": True, "method": "topcdf"}
+        known = {f.name for f in dataclasses.fields(cls)}
+        chosen: dict[str, Any] = {}
+        for key, value in values.items():
+            if key in known:
+                chosen[key] = _TYPE_ALIASES.get(value, value) if key == "type" else value
+            elif key not in inert:
+                raise RequestError(f"unknown attention key `{key}`: use one of {', '.join(sorted(known))}")
+            elif value != inert[key]:
+                raise RequestError(f"attention key `{key}` = `{value}` has no effect in any Kandinsky 5: remove it")
+        return cls(**chosen)
+
+
+def _number(key: str, text: str) -> float | int:
+    try:
+        return float(text) if key == "P" else int(text)
+    except ValueError:
+        kind = "a number" if key == "P" else "a whole number"
+        raise RequestError(f"attention option `{key}={text}` needs {kind}, such as `nabla:P=0.8,wT=7`") from None
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

@@ -1,0 +1,197 @@
+"""Attention over kept blocks of keys: what a block mask is, and the kernels that honour it.
+
+Tokens come in blocks of ``size``; a query block sees a key block whole or not at all. Where the last tokens of a block
+are only padding, ``counts_K`` says how many are real; padding is never seen as a key.
+
+Legend: B batch, S tokens (a multiple of the block size), N heads, K head width; Q, K (as axes of a mask) blocks of
+queries and of keys.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from kandinsky.errors import BackendError
+
+DenseKernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+# most entries of an expanded mask, and of the keys gathered for one batch of query blocks
+MASK_ENTRIES = 2**26
+GATHERED_ENTRIES = 2**21
+# the compiled kernel takes no narrower heads
+FLEX_MIN_WIDTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMask:
+    """Which key blocks a query block sees.
+
+    kept_BNQK: bool, True = seen; every query block sees at least one real key.   size: tokens of a block.
+    counts_K:  real keys of each key block, the first ones; None where all are real.
+    """
+
+    kept_BNQK: Tensor
+    size: int
+    counts_K: Tensor | None = None
+
+    def real_keys(self) -> Tensor | None:
+        """[K, size] bool: which keys are no padding; None where all are real."""
+        if self.counts_K is None:
+            return None
+        return torch.arange(self.size, device=self.counts_K.device) < self.counts_K[:, None]
+
+    def expanded(self, rows: slice = slice(None)) -> Tensor:
+        """The same mask token by token, bool [B, N, rows · size, K · size]; ``rows`` picks query blocks."""
+        columns = self.kept_BNQK[:, :, rows].repeat_interleave(self.size, dim=-1)
+        real = self.real_keys()
+        if real is not None:
+            columns = columns & real.flatten()
+        return columns.repeat_interleave(self.size, dim=-2)
+
+
+def expanded(dense: DenseKernel, q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> Tensor:
+    """A dense kernel under the expanded mask, a range of query blocks at a time: exact, and saves nothing."""
+    B, N, Q, K = blocks.kept_BNQK.shape
+    step = max(1, MASK_ENTRIES // (B * N * K * blocks.size**2))
+    if step >= Q:
+        return dense(q_BSNK, k_BSNK, v_BSNK, blocks.expanded())
+    parts = []
+    for start in range(0, Q, step):
+        rows = slice(start, min(start + step, Q))
+        tokens = slice(rows.start * blocks.size, rows.stop * blocks.size)
+        parts.append(dense(q_BSNK[:, tokens], k_BSNK, v_BSNK, blocks.expanded(rows)))
+    return torch.cat(parts, dim=1)
+
+
+def gathered(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> Tensor:
+    """Each query block with the keys it sees, and no others: exact, on any device.
+
+    Query blocks that see equally many key blocks go together, so that no mask is needed but for padding.
+    """
+    B, N, Q, K = blocks.kept_BNQK.shape
+    size, width = blocks.size, q_BSNK.shape[-1]
+
+    def to_blocks(x_BSNK: Tensor) -> Tensor:
+        return x_BSNK.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4).reshape(-1, size, x_BSNK.shape[-1])
+
+    q, k, v = to_blocks(q_BSNK), to_blocks(k_BSNK), to_blocks(v_BSNK)
+    kept = blocks.kept_BNQK.flatten(0, 2)
+    counts = kept.sum(-1)
+    order = counts.argsort(stable=True)
+    counts, kept = counts[order], kept[order]
+    key_blocks = kept.nonzero()[:, 1]  # row after row
+    # the row's head and clip, as a place in k and v
+    firsts = torch.div(order, Q, rounding_mode="floor") * K
+    real = blocks.real_keys()
+
+    parts = []
+    row = place = 0
+    for count, rows in zip(*(x.tolist() for x in counts.unique_consecutive(return_counts=True)), strict=True):
+        step = max(1, GATHERED_ENTRIES // (count * size * width))
+        for start in range(row, row + rows, step):
+            stop = min(start + step, row + rows)
+            columns = key_blocks[place : place + (stop - start) * count].view(stop - start, count)
+            place += columns.numel()
+            index = (columns + firsts[start:stop, None]).flatten()
+            keys, values = (x.index_select(0, index).view(stop - start, 1, count * size, -1) for x in (k, v))
+            mask = None if real is None else real[columns].view(stop - start, 1, 1, count * size)
+            queries = q.index_select(0, order[start:stop])[:, None]
+            parts.append(F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)[:, 0])
+        row += rows
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    out = torch.cat(parts).index_select(0, back)
+    return out.view(B, N, Q, size, -1).permute(0, 2, 3, 1, 4).flatten(1, 2)
+
+
+def flex(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> Tensor:
+    """PyTorch's FlexAttention, compiled.
+
+    Uncompiled it ignores a mask of whole blocks and computes dense attention without a word, so a small known case is
+    run first on each device and type. Raises: BackendError where that case comes out dense, or does not compile.
+    """
+    _refuse_dense(q_BSNK.device, q_BSNK.dtype)
+    return _run_flex(q_BSNK, k_BSNK, v_BSNK, blocks)
+
+
+def flex_missing(device_type: str) -> str | None:
+    """Why FlexAttention cannot run there; None where it can."""
+    if device_type != "cuda":
+        return "FlexAttention with whole blocks compiles for CUDA devices only"
+    if importlib.util.find_spec("triton") is None:
+        return "FlexAttention is compiled through Triton, which is not installed"
+    from torch import _dynamo
+
+    if _dynamo.config.suppress_errors or _dynamo.config.disable:
+        return "FlexAttention must be compiled, and the compiler is switched off (TORCHDYNAMO settings)"
+    return None
+
+
+def flex_mask(blocks: BlockMask) -> Any:
+    """The same mask as FlexAttention's own value; of blocks with padding every key is asked for."""
+    from torch.nn.attention import flex_attention as torch_flex
+
+    full = partial = blocks.kept_BNQK
+    mask_mod = None
+    if blocks.counts_K is None:
+        partial = torch.zeros_like(partial)
+    else:
+        size, counts = blocks.size, blocks.counts_K
+        is_full = counts == size
+        full, partial = full & is_full, partial & ~is_full
+
+        def mask_mod(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return key % size < counts[key // size]
+
+    (counts_partial, partial_BNQK), (counts_full, full_BNQK) = _lists(partial), _lists(full)
+    return torch_flex.BlockMask.from_kv_blocks(
+        counts_partial, partial_BNQK, counts_full, full_BNQK, BLOCK_SIZE=blocks.size, mask_mod=mask_mod
+    )
+
+
+def _lists(kept_BNQK: Tensor) -> tuple[Tensor, Tensor]:
+    """How many blocks each row keeps, and which, at the head of a row as long as the mask's; int32."""
+    K = kept_BNQK.shape[-1]
+    # one column more takes what is not kept
+    places = torch.where(kept_BNQK, kept_BNQK.cumsum(-1) - 1, K)
+    columns = torch.arange(K, device=kept_BNQK.device, dtype=torch.int32).expand_as(kept_BNQK)
+    listed = columns.new_zeros(*kept_BNQK.shape[:-1], K + 1).scatter_(-1, places, columns)
+    return kept_BNQK.sum(-1, dtype=torch.int32), listed[..., :K].contiguous()
+
+
+def _run_flex(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> Tensor:
+    q, k, v = (x.transpose(1, 2) for x in (q_BSNK, k_BSNK, v_BSNK))
+    return _compiled_flex()(q, k, v, block_mask=flex_mask(blocks)).transpose(1, 2)
+
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # fullgraph: what cannot be compiled is an error instead of a silent return to the uncompiled, dense form
+    return torch.compile(flex_attention, fullgraph=True)
+
+
+@functools.cache
+def _refuse_dense(device: torch.device, dtype: torch.dtype) -> None:
+    """Two blocks, each of which sees itself only. Raises: BackendError."""
+    size, width = 64, 64
+    steps = torch.arange(2 * size * width, device=device).view(1, 2 * size, 1, width)
+    x = torch.sin(steps.float()).to(dtype)
+    blocks = BlockMask(torch.eye(2, dtype=torch.bool, device=device)[None, None], size)
+    try:
+        out = _run_flex(x, x, x, blocks).float()
+    except Exception as error:  # the compiler has no common class of errors
+        cause = str(error).strip().splitlines() or [type(error).__name__]
+        raise BackendError(f"FlexAttention does not compile here: {cause[0]}; use `gathered`") from error
+    halves = x.float()[0, :, 0].view(2, size, width)
+    expected = ((halves @ halves.mT) / math.sqrt(width)).softmax(-1) @ halves
+    if not torch.allclose(out[0, :, 0].view(2, size, width), expected, atol=0.05):
+        raise BackendError("FlexAttention ignores block masks here and would be dense: use `gathered`")
