@@ -10,13 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kandinsky.conformance import kandinsky5
+from kandinsky.conformance import kandinsky5, nabla
 from kandinsky.conformance.cases import Case, NotBuilt, Result, Status, compare, find
 from kandinsky.conformance.manifests import check_manifest
 from kandinsky.errors import KandinskyError
 
 RUNNERS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     "kandinsky5.dit": kandinsky5.run_dit,
+    "kandinsky5.fractal": nabla.run_fractal,
+    "kandinsky5.lora": kandinsky5.run_lora,
+    "kandinsky5.magcache_schedule": kandinsky5.run_magcache_schedule,
+    "kandinsky5.nabla_mask": nabla.run_nabla_mask,
     "kandinsky5.sample": kandinsky5.run_sample,
     "kandinsky5.timesteps": kandinsky5.run_timesteps,
     "kandinsky5.vae": kandinsky5.run_vae,

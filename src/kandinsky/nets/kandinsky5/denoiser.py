@@ -6,17 +6,30 @@ Legend: B batch; T H W C latent frames, rows, columns, channels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError
-from kandinsky.nets.kandinsky5.dit import BlockRunner, DiffusionTransformer3D, DiTParams
+from kandinsky.nets.kandinsky5.dit import BlockRunner, DiffusionTransformer3D, VisualLayout
 from kandinsky.ops.attention import AttentionSpec
+from kandinsky.ops.nabla import KeptBlocks
+from kandinsky.ops.precision import island
 from kandinsky.types import TextStates
 
 
-def join_condition(x_BTHWC: Tensor, params: DiTParams, condition_BTHWC: Tensor | None = None) -> Tensor:
+class TakesCondition(Protocol):
+    """Parameters of a network whose input may carry condition channels."""
+
+    @property
+    def in_visual_dim(self) -> int: ...
+
+    @property
+    def has_condition_channels(self) -> bool: ...
+
+
+def join_condition(x_BTHWC: Tensor, params: TakesCondition, condition_BTHWC: Tensor | None = None) -> Tensor:
     """Put the condition channels behind the latent.
 
     Args:    condition_BTHWC: ``in_visual_dim`` condition channels and a mask; None = nothing given, zeros.
@@ -57,7 +70,7 @@ def coordinate_channels(latent_BTHWC: Tensor) -> Tensor:
     return both.to(latent_BTHWC.dtype).expand(B, T, H, W, C + 1)
 
 
-# What a text-to-video model's condition channels hold, by the card's `sampling.condition`.
+# What the condition channels hold without an image, by the card's `sampling.condition`.
 CONDITIONS: dict[str, Callable[[Tensor], Tensor | None]] = {
     "zeros": lambda latent_BTHWC: None,
     "coordinates": coordinate_channels,
@@ -76,11 +89,17 @@ def mark_first_frame(latent_BTHWC: Tensor, condition_BTHWC: Tensor | None, given
     return marked
 
 
+# Layouts by grid of tokens and device. Made by the caller for one generation, whose branches share it.
+Layouts = dict[tuple[tuple[int, int, int], torch.device], VisualLayout]
+
+
 class VelocityDenoiser:
     """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> velocity_BTHWC``.
 
     Args: text: states of B prompts, or of one prompt for any B.   rope_scale, attention: as in the network.
           condition_BTHWC: condition channels, see ``join_condition``.   runner: of the visual blocks.
+          layouts: filled at the first call; give one to all denoisers of a generation (same scale and attention).
+          kept: told what block-sparse attention keeps.
     """
 
     def __init__(
@@ -92,6 +111,8 @@ class VelocityDenoiser:
         attention: AttentionSpec | None = None,
         condition_BTHWC: Tensor | None = None,
         runner: BlockRunner | None = None,
+        layouts: Layouts | None = None,
+        kept: KeptBlocks | None = None,
     ) -> None:
         self.dit = dit
         self.text = text
@@ -99,6 +120,8 @@ class VelocityDenoiser:
         self.attention = attention
         self.condition_BTHWC = condition_BTHWC
         self.runner = runner
+        self.layouts: Layouts = {} if layouts is None else layouts
+        self.kept = kept
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
         """Velocity at time t in [0, 1]. Quirk: t·1000 is formed in float32; its last bit shows in the result."""
@@ -106,17 +129,19 @@ class VelocityDenoiser:
         return self.dit(
             join_condition(x_BTHWC, self.dit.params, self.condition_BTHWC),
             (t.float() * 1000.0).to(x_BTHWC.device).expand(B),
-            _expand(self.text, B),
-            rope_scale=self.rope_scale,
-            attention=self.attention,
+            self.text.expand(B),
             runner=self.runner,
+            layout=self._layout(x_BTHWC),
+            kept=self.kept,
         )
 
-
-def _expand(text: TextStates, batch: int) -> TextStates:
-    if text.tokens_BLC.shape[0] == batch:
-        return text
-    if text.tokens_BLC.shape[0] != 1:
-        raise RequestError(f"{text.tokens_BLC.shape[0]} prompts do not fit a batch of {batch}")
-    mask = None if text.mask_BL is None else text.mask_BL.expand(batch, -1)
-    return TextStates(text.tokens_BLC.expand(batch, -1, -1), text.pooled_BC.expand(batch, -1), mask)
+    def _layout(self, x_BTHWC: Tensor) -> VisualLayout:
+        frames, rows, columns = (
+            size // patch for size, patch in zip(x_BTHWC.shape[1:4], self.dit.params.patch_size, strict=True)
+        )
+        grid, device = (frames, rows, columns), x_BTHWC.device
+        if (grid, device) not in self.layouts:
+            with island(x_BTHWC):
+                layout = self.dit.layout(grid, device, rope_scale=self.rope_scale, attention=self.attention)
+            self.layouts[grid, device] = layout
+        return self.layouts[grid, device]
