@@ -23,7 +23,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -188,6 +188,33 @@ def split_tags(labels: Sequence[str], tags: Sequence[Sequence[str]], lang: Langu
             bad = tag in held or other_name or not says_something(tag) or any_akin(words(tag), mine_words)
             (unused if bad else train).append(tag)
         result.append(Tags(tuple(train), tuple(mine), tuple(unused)))
+    return result
+
+
+def with_associations(concepts: Sequence[Concept], path: Path) -> list[Concept]:
+    """The concepts with more train tags: words people use for them, written for training (recipes/nano-words.json).
+
+    path: {hexcode: {"en": [...], "ru": [...], "en_text": "...", "ru_text": "..."}}; the texts describe without naming.
+    What was held out stays out: an item is dropped where a word of it is held for any concept, or akin to a held tag of
+    its own.
+    """
+    written: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))
+    result = []
+    held_words = {lang: {w for c in concepts for t in c.tags(lang).held for w in words(t)} for lang in LANGUAGES}
+    for concept in concepts:
+        more: dict[Language, Tags] = {}
+        for lang in LANGUAGES:
+            tags, entry = concept.tags(lang), written.get(concept.hexcode, {})
+            mine = [w for t in tags.held for w in words(t)]
+            known = {plain(t) for t in (concept.label(lang), *tags.all)}
+            items = [plain(t) for t in (*entry.get(lang, []), *filter(None, [entry.get(f"{lang}_text")]))]
+            fresh = [
+                t
+                for t in dict.fromkeys(items)
+                if t and t not in known and not held_words[lang].intersection(words(t)) and not any_akin(words(t), mine)
+            ]
+            more[lang] = replace(tags, train=tags.train + tuple(fresh))
+        result.append(replace(concept, tags_en=more["en"], tags_ru=more["ru"]))
     return result
 
 

@@ -182,7 +182,8 @@ class FlowObjective:
         t = self.time_shift * t / (1 + (self.time_shift - 1) * t)
         noise = torch.randn(clean.shape, generator=generator)
         device = next(self.network.parameters()).device  # numbers are drawn on the processor: the same on any device
-        clean, noise, t, text, given = (x.to(device) for x in (clean, noise, t, text, given))
+        clean, noise, t, given = (x.to(device) for x in (clean, noise, t, given))
+        text = text.to(device)
         noisy = torch.lerp(clean, noise, t.view(-1, 1, 1, 1, 1))
         # the first frame of these is there from the beginning, and nothing is learned from guessing it
         noisy[given, 0] = clean[given, 0]

@@ -49,7 +49,17 @@ from kandinsky.data.captions import (
     Prompt,
     Scale,
 )
-from kandinsky.data.concepts import LANGUAGES, Concept, Language, Tags, load_concepts, plain, read_emojibase, words
+from kandinsky.data.concepts import (
+    LANGUAGES,
+    Concept,
+    Language,
+    Tags,
+    load_concepts,
+    plain,
+    read_emojibase,
+    with_associations,
+    words,
+)
 from kandinsky.errors import BackendError
 from kandinsky.nets.text.nano import ROLES, NanoTextNetwork, NanoTextParams
 from kandinsky.text.nano import NanoTextEncoder
@@ -83,6 +93,9 @@ class Settings:
     width: int = 192
     layers: int = 3
     sharpness: float = 4.0
+    prototypes: int = 4
+    words: str | None = None
+    """Associations written for training, see ``data.concepts.with_associations``."""
     memory: str | None = None
     """A weight file whose slot values a denoiser was trained with; without it they come from the network's own seed."""
 
@@ -111,7 +124,9 @@ def train_text_encoder(
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
-    concepts = load_concepts()
+    concepts: Sequence[Concept] = load_concepts()
+    if settings.words:
+        concepts = with_associations(concepts, Path(settings.words))
 
     sources = gather(concepts, Path(settings.packages), multilingual=settings.multilingual)
     tokenizer = make_tokenizer(sources, settings.vocab_size)
@@ -120,7 +135,11 @@ def train_text_encoder(
     teachers = Teachers(settings, out)
     vocabulary, piece_meanings = embed(sources, pieces, teachers)
     params = NanoTextParams(
-        vocab_size=len(pieces), concepts=len(concepts), width=settings.width, layers=settings.layers
+        vocab_size=len(pieces),
+        concepts=len(concepts),
+        width=settings.width,
+        layers=settings.layers,
+        prototypes=settings.prototypes,
     )
     network = NanoTextNetwork(params)
     initialise(network, concepts, vocabulary, piece_meanings, settings)
@@ -428,16 +447,14 @@ def initialise(
     network.tokens.weight.copy_(piece_meanings[:, -D:] * D**0.5 * 0.7)
     torch.nn.init.zeros_(network.meaning.weight)
     network.meaning.weight[-D:] += torch.eye(D)
-    named = {}
-    for lang in LANGUAGES:
-        for i, concept in enumerate(concepts):
+    groups = network.params.prototypes // len(LANGUAGES) - 2
+    for i, concept in enumerate(concepts):
+        chosen: list[Tensor] = []
+        for lang in LANGUAGES:
             label, tags = plain(concept.label(lang)), [plain(t) for t in concept.tags(lang).train]
-            named[lang, i] = (
-                vocabulary.mean(lang, [label]),
-                vocabulary.mean(lang, [label, label, *tags]),
-            )
-    for i in range(len(concepts)):
-        network.prototypes_VPM[i] = torch.stack([v for lang in LANGUAGES for v in named[lang, i]])
+            chosen += [vocabulary.mean(lang, [label]), vocabulary.mean(lang, [label, label, *tags])]
+            chosen += centres([vocabulary.mean(lang, [t]) for t in tags or [label]], groups)
+        network.prototypes_VPM[i] = torch.stack(chosen)
     centre = network.prototypes_VPM.mean(dim=(0, 1))
     network.prototypes_VPM.copy_(F.normalize(F.normalize(network.prototypes_VPM - 0.5 * centre, dim=-1), dim=-1))
 
@@ -447,6 +464,20 @@ def initialise(
         for name, buffer in network.named_buffers():
             if name.endswith("_VC"):
                 buffer.copy_(stored[name])
+
+
+def centres(meanings: Sequence[Tensor], count: int) -> list[Tensor]:
+    """``count`` directions that the meanings gather around: spherical k-means from the farthest points on."""
+    if not count:
+        return []
+    points = torch.stack(list(meanings))
+    found = points[:1]
+    while len(found) < count:
+        found = torch.cat([found, points[(points @ found.T).amax(dim=1).argmin()][None]])
+    for _ in range(10):
+        nearest = (points @ found.T).argmax(dim=1)
+        found = torch.stack([F.normalize(points[nearest == k].sum(0) + 1e-3 * c, dim=0) for k, c in enumerate(found)])
+    return list(found)
 
 
 @dataclass(frozen=True, slots=True)
