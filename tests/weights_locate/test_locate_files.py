@@ -115,10 +115,10 @@ def test_cards_name_folders_beside_themselves(tmp_path: Path) -> None:
 def test_cards_refuse_what_they_do_not_know(tmp_path: Path) -> None:
     text = (Path(cards.__file__).parent / "kandinsky5-lite-t2v-sft-5s.toml").read_text(encoding="utf-8")
     for old, new, said in (
-        ("steps = 50", "stepps = 50", "unknown key `stepps` in sampling, did you mean `steps`"),
-        ("steps = 50", 'steps = "50"', "steps must be int"),
+        ("shift = 5.0", "shiift = 5.0", "unknown key `shiift` in sampling, did you mean `shift`"),
+        ("shift = 5.0", 'shift = "5.0"', "shift must be float"),
         ("files = [", "file = [", "unknown key `file` in part"),
-        ("guidance = 5.0\n", "", "key `guidance` is missing"),
+        ("shift = 5.0\n", "", "key `shift` is missing"),
     ):
         assert old in text
         with pytest.raises(RequestError, match=said):

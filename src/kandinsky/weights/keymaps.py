@@ -40,10 +40,19 @@ def _regex(pattern: str) -> str:
 
 IDENTITY = KeyMap()
 KANDINSKY5_DIT = IDENTITY
-# HunyuanAutoencoder keeps Diffusers' network behind its own interface
+# these autoencoders keep Diffusers' network behind their own interface
 HUNYUAN_VAE = KeyMap((("{name}", "net.{name}"),))
+COGVIDEOX_VAE = HUNYUAN_VAE  # kept the same way
+KANDINSKY4_DIT = IDENTITY
+FLUX_VAE = HUNYUAN_VAE
 
-_BY_KIND = {"kandinsky5.dit": KANDINSKY5_DIT, "hunyuan": HUNYUAN_VAE}
+_BY_KIND = {
+    "kandinsky5.dit": KANDINSKY5_DIT,
+    "hunyuan": HUNYUAN_VAE,
+    "kandinsky4.dit": KANDINSKY4_DIT,
+    "cogvideox": COGVIDEOX_VAE,
+    "flux": FLUX_VAE,
+}
 
 
 def for_kind(kind: str) -> KeyMap:

@@ -6,15 +6,17 @@ Legend: B batch, T frames, H rows, W columns, C channels; pixels in [-1, 1].
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError
-from kandinsky.nets.vae.tiling import Tiling, tiled
+from kandinsky.nets.vae.layered import Allocate, decode_layered, on_host
+from kandinsky.nets.vae.params import from_config
+from kandinsky.nets.vae.tiling import TIME, Coder, Tiling, tiled
 from kandinsky.ops.attention import attention
 
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -44,15 +46,7 @@ class HunyuanParams:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HunyuanParams:
         """Read a card's or a `config.json`'s values; keys that begin with `_` are notes. Raises: RequestError."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        chosen: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in values.items()
-            if not key.startswith("_")
-        }
-        if unknown := sorted(set(chosen) - known):
-            raise RequestError(f"unknown autoencoder parameter `{unknown[0]}`: use one of {', '.join(sorted(known))}")
-        return cls(**chosen)
+        return from_config(cls, values)
 
 
 class CausalMidBlock(nn.Module):
@@ -92,14 +86,27 @@ class HunyuanAutoencoder(nn.Module):
     Args: params: hyper-parameters.
           tiling: "none" codes the clip whole: exact, and the default. "official" lays the official tiles
                   (see ``Tiling.official``); "auto" does so above ``WHOLE_VOXELS``, whatever the machine; a
-                  ``Tiling`` lays exactly these.
+                  ``Tiling`` lays exactly these. Tiles are another function than the whole clip; their memory does not
+                  grow with its length.
+          layered: decode layer by layer (see ``nets/vae/layered.py``): the same function as without, whole or tile by
+                  tile, in a fraction of the memory and twice the time.
+          allocate: for a layer's frames that are too large for the device.
     The weights load with ``keymaps.HUNYUAN_VAE``; the network itself is ``net``.
     Quirk: Diffusers' own ``decode`` tiles in time by itself above 16 frames, which moves the result; its parts are
     called directly here.
     Raises: BackendError where Diffusers is not installed; RequestError for an unknown tiling.
     """
 
-    def __init__(self, params: HunyuanParams | None = None, *, tiling: Tilings | Tiling = "none") -> None:
+    offload_blocks: ClassVar[tuple[str, ...]] = ()  # layered decoding runs parts of blocks
+
+    def __init__(
+        self,
+        params: HunyuanParams | None = None,
+        *,
+        tiling: Tilings | Tiling = "none",
+        layered: bool = False,
+        allocate: Allocate = on_host,
+    ) -> None:
         super().__init__()
         if not isinstance(tiling, Tiling) and tiling not in get_args(Tilings):
             raise RequestError(f"unknown tiling `{tiling}`: use {', '.join(f'`{t}`' for t in get_args(Tilings))}")
@@ -111,6 +118,8 @@ class HunyuanAutoencoder(nn.Module):
             ) from error
         self.params = params or HunyuanParams()
         self.tiling = tiling
+        self.layered = layered
+        self.allocate = allocate
         net: Any = AutoencoderKLHunyuanVideo(**dataclasses.asdict(self.params))
         for coder in (net.encoder, net.decoder):
             coder.mid_block = CausalMidBlock(coder.mid_block)
@@ -122,31 +131,42 @@ class HunyuanAutoencoder(nn.Module):
 
     def posterior(self, video_BTHWC: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and clamped log-variance of the latents, channels last, without the scaling factor."""
-        moments = self._run(self._moments, _channels_first(video_BTHWC), "encode")
+        x = _channels_first(video_BTHWC)
+        moments = torch.cat(list(self._run(self._moments, x, "encode")), dim=TIME)
         mean, logvar = moments.chunk(2, dim=1)
         # clamped after blending, as the official tiling does
         return _channels_last(mean), _channels_last(logvar.clamp(*LOGVAR_RANGE))
 
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
         """Scaled latents → pixels."""
-        z = _channels_first(latents_BTHWC / self.params.scaling_factor)
-        return _channels_last(self._run(self._pixels, z, "decode"))
+        return torch.cat(list(self.decode_pieces(latents_BTHWC)), dim=1)
 
-    def _run(self, coder: Callable[[Tensor], Tensor], x: Tensor, direction: Literal["encode", "decode"]) -> Tensor:
+    def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
+        """Scaled latents → pixels, piece by piece in time; in one piece where the clip is decoded whole at once."""
+        z = _channels_first(latents_BTHWC / self.params.scaling_factor)
+        yield from map(_channels_last, self._run(self._pixels, z, "decode"))
+
+    def _run(self, coder: Coder, x: Tensor, direction: Literal["encode", "decode"]) -> Iterator[Tensor]:
         x = x.to(next(self.net.parameters()).dtype)
         temporal, spatial = self.params.temporal_compression_ratio, self.params.spatial_compression_ratio
         grow_t, grow_s = (temporal, spatial) if direction == "decode" else (1, 1)
         height, width = x.shape[3] * grow_s, x.shape[4] * grow_s
         voxels = ((x.shape[2] - 1) * grow_t + 1) * height * width
         if self.tiling == "none" or (self.tiling == "auto" and voxels <= WHOLE_VOXELS):
-            return coder(x)
+            if self.layered and direction == "decode":
+                yield from decode_layered(self.net, x, self.allocate)
+            else:
+                yield coder(x)
+            return
         tiling = self.tiling if isinstance(self.tiling, Tiling) else Tiling.official(height, width)
-        return tiled(coder, x, tiling, direction=direction, temporal=temporal, spatial=spatial)
+        yield from tiled(coder, x, tiling, direction=direction, temporal=temporal, spatial=spatial)
 
     def _moments(self, x: Tensor) -> Tensor:
         return self.net.quant_conv(self.net.encoder(x))
 
     def _pixels(self, z: Tensor) -> Tensor:
+        if self.layered:
+            return torch.cat(list(decode_layered(self.net, z, self.allocate)), dim=TIME)
         return self.net.decoder(self.net.post_quant_conv(z))
 
 
