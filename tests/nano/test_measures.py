@@ -14,7 +14,7 @@ from kandinsky.data.captions import Prompt
 from kandinsky.data.concepts import load_concepts
 from kandinsky.data.nano import Clips
 from kandinsky.errors import RequestError
-from kandinsky.evaluate import nano
+from kandinsky.evaluate import nano, nano_image
 from kandinsky.evaluate.run import evaluate, table
 
 ENTRIES = load_concepts()[:5]
@@ -90,7 +90,7 @@ def test_judging_counts_and_seeds(judge: nano.NanoJudge) -> None:
         seen.extend(seeds)
         return np.stack([judge.real(int(text), 5) for text in texts])
 
-    figures, _ = nano.judge_groups(judge, generate, {"en label": prompts(5)}, batch=2, seed=10)
+    figures = nano.judge_groups(judge, generate, {"en label": prompts(5)}, batch=2, seed=10)
     assert seen == [10, 11, 12, 13, 14]
     assert figures["en label"].retrieval_1 == 1.0
     result = {
@@ -103,6 +103,30 @@ def test_judging_counts_and_seeds(judge: nano.NanoJudge) -> None:
         "settings": {},
     }
     assert "| en label | 5 | 5 | 100.0% |" in table(result)
+
+
+def test_clips_made_from_a_picture(judge: nano.NanoJudge) -> None:
+    """The real clip is nearer to itself than its still; the still is not, and does not move; noise loses the picture."""
+    cases = [nano_image.ImageCase("", judge.real(number, 5)) for number in range(3)]
+    real = nano_image.image_figures([case.clip_THWC for case in cases], cases)
+    assert real.clips == 3 and real.first_frame_db > 60 and real.nearer_than_still == 1 and real.motion_ratio == 1
+    stills = [np.repeat(case.picture_HWC[None], len(case.clip_THWC), axis=0) for case in cases]
+    still = nano_image.image_figures(stills, cases)
+    assert still.first_frame_db > 60 and still.nearer_than_still == 0 and still.motion_ratio == 0
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 255, case.clip_THWC.shape, np.uint8) for case in cases]
+    assert nano_image.image_figures(noise, cases).first_frame_db < 15
+
+    seen: list[tuple[str, int]] = []
+
+    def animate(pictures, texts, seeds):  # type: ignore[no-untyped-def]
+        seen.extend(zip(texts, seeds, strict=True))
+        return np.stack([np.repeat(picture[None], 25, axis=0) for picture in pictures])
+
+    figures = nano_image.judge_images(animate, {"picture alone": cases}, batch=2, seed=4)
+    assert seen == [("", 4), ("", 5), ("", 6)]
+    result = {"groups": {name: asdict(one) for name, one in figures.items()}, "seconds_a_clip": 1.0, "settings": {}}
+    assert "| picture alone | 3 | " in table(result)
 
 
 def test_only_models_with_measures() -> None:

@@ -10,7 +10,6 @@ Legend: M generated clips, K concepts, T frames.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,22 +130,19 @@ def judge_groups(
     batch: int = 16,
     seed: int = 0,
     on_batch: Callable[[int, int], None] | None = None,
-) -> tuple[dict[str, Figures], float]:
-    """Generate and judge all groups. Prompt i of a group uses seed ``seed + i``. Returns figures, seconds a clip."""
+) -> dict[str, Figures]:
+    """Generate and judge all groups. Prompt i of a group uses seed ``seed + i``."""
     result, done, total = {}, 0, sum(len(prompts) for prompts in groups.values())
-    spent = 0.0
     for name, prompts in groups.items():
         clips = []
         for at in range(0, len(prompts), batch):
             part = prompts[at : at + batch]
-            began = time.monotonic()
             clips.append(generate([prompt.text for prompt in part], [seed + at + i for i in range(len(part))]))
-            spent += time.monotonic() - began
             done += len(part)
             if on_batch:
                 on_batch(done, total)
         result[name] = judge.figures(np.concatenate(clips), prompts)
-    return result, spent / max(1, total)
+    return result
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,43 @@ from kandinsky.errors import RequestError
 if TYPE_CHECKING:
     import numpy as np
 
-# What each evaluation is called with: the loaded pipeline, and options.
-EVALUATED = ("nano-t2v",)
+    from kandinsky.evaluate.nano import NanoJudge
+    from kandinsky.pipelines.generation import GenerationPipeline
+
+EVALUATED = ("nano-t2v", "nano-i2v")
+
+
+@dataclass(slots=True)
+class Session:
+    """What every measure works with. ``shown`` gathers a clip of every batch for the contact sheet."""
+
+    pipe: GenerationPipeline
+    judge: NanoJudge
+    cache: Path
+    per_group: int | None
+    batch: int
+    seed: int
+    on_batch: Callable[[int, int], None] | None
+    shown: list[np.ndarray]
+    seconds: float = 0.0
+    made: int = 0
+
+    def make(self, prompts: Sequence[str], seeds: Sequence[int], **more: Sequence[Any]) -> np.ndarray:
+        """Clips [M, T, H, W, 3] of one batch; ``more``: further request fields, one value a clip."""
+        import numpy as np
+
+        from kandinsky.types import Request
+
+        began = time.monotonic()
+        requests = [
+            Request(self.pipe.card.id, text, seed=seed, **{name: values[i] for name, values in more.items()})
+            for i, (text, seed) in enumerate(zip(prompts, seeds, strict=True))
+        ]
+        videos = self.pipe.run_batch([self.pipe.resolve(request) for request in requests])
+        self.seconds += time.monotonic() - began
+        self.made += len(videos)
+        self.shown.append(videos[0].frames_THWC)
+        return np.stack([video.frames_THWC for video in videos])
 
 
 def evaluate(
@@ -33,62 +68,86 @@ def evaluate(
     sheet: Path | str | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure a model on prompts it was never trained with.
+    """Measure a model on requests it was never trained with.
 
     Args:   cache: where ``kandinsky data nano`` put the real clips.   prompts: number a group; None = all.
             dtype: compute type, as ``load`` takes it; the autoencoder is measured in float32 whatever it is.
             sheet: write a contact sheet of clips from all groups there.
-    Returns: ``groups`` (figures by group), ``autoencoder``, ``seconds_a_clip`` (in batches), ``seconds_cold`` (one
-            clip through the command line, start-up included), ``settings``.
+    Returns: ``groups`` (figures by group; which ones depends on the task), ``autoencoder`` and ``seconds_cold`` (one
+            clip through the command line, start-up included) for text to video, ``seconds_a_clip`` (in batches),
+            ``settings``.
     Raises: RequestError for a model that has no evaluation, or where the real clips are missing.
     """
     if model not in EVALUATED:
         raise RequestError(f"there is no evaluation for `{model}`: use {', '.join(f'`{name}`' for name in EVALUATED)}")
-    import numpy as np
     import torch
 
     from kandinsky.data.concepts import load_concepts
     from kandinsky.data.nano import Clips
-    from kandinsky.evaluate import nano
+    from kandinsky.evaluate.nano import NanoJudge
     from kandinsky.pipelines.loading import load
     from kandinsky.pipelines.request import parse_size
-    from kandinsky.types import Request
 
     pipe = load(model, dtype=dtype)
     width, height = parse_size(pipe.card.clip.default_size)
-    judge = nano.NanoJudge(Clips(Path(cache)), load_concepts(), side=height)
-    shown: list[np.ndarray] = []
-
-    def generate(texts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        requests = [Request(model, text, seed=one) for text, one in zip(texts, seeds, strict=True)]
-        videos = pipe.run_batch([pipe.resolve(request) for request in requests])
-        shown.append(videos[0].frames_THWC)
-        return np.stack([video.frames_THWC for video in videos])
-
-    groups, seconds = nano.judge_groups(
-        judge, generate, nano.choose_prompts(prompts), batch=batch, seed=seed, on_batch=on_batch
-    )
-    with load(model, dtype="float32").placement.hold("vae") as vae:
-        autoencoder = nano.judge_autoencoder(Path(cache), vae, side=height)
+    judge = NanoJudge(Clips(Path(cache)), load_concepts(), side=height)
+    session = Session(pipe, judge, Path(cache), prompts, batch, seed, on_batch, [])
+    figures = MEASURES[pipe.card.task](session)
     if sheet:
-        _sheet(shown, Path(sheet))
+        _sheet(session.shown, Path(sheet))
     sampling = pipe.card.sampling
+    settings = {
+        "steps": sampling.steps,
+        "guidance": sampling.guidance,
+        "shift": sampling.shift,
+        "seed": seed,
+        "dtype": pipe.precision.name,
+        "threads": torch.get_num_threads(),
+        "size": f"{width}x{height}",
+    }
+    return {"model": model, **figures, "seconds_a_clip": session.seconds / session.made, "settings": settings}
+
+
+def _text_to_video(session: Session) -> dict[str, Any]:
+    from kandinsky.evaluate import nano
+    from kandinsky.pipelines.loading import load
+
+    groups = nano.judge_groups(
+        session.judge,
+        session.make,
+        nano.choose_prompts(session.per_group),
+        batch=session.batch,
+        seed=session.seed,
+        on_batch=session.on_batch,
+    )
+    with load(session.pipe.card.id, dtype="float32").placement.hold("vae") as vae:
+        autoencoder = nano.judge_autoencoder(session.cache, vae, side=session.judge.side)
     return {
-        "model": model,
         "groups": {name: asdict(figures) for name, figures in groups.items()},
         "autoencoder": autoencoder,
-        "seconds_a_clip": seconds,
-        "seconds_cold": cold_start(model),
-        "settings": {
-            "steps": sampling.steps,
-            "guidance": sampling.guidance,
-            "shift": sampling.shift,
-            "seed": seed,
-            "dtype": pipe.precision.name,
-            "threads": torch.get_num_threads(),
-            "size": f"{width}x{height}",
-        },
+        "seconds_cold": cold_start(session.pipe.card.id),
     }
+
+
+def _image_to_video(session: Session) -> dict[str, Any]:
+    from kandinsky.data.nano import Clips
+    from kandinsky.evaluate import nano_image
+
+    groups = nano_image.judge_images(
+        lambda pictures, prompts, seeds: session.make(prompts, seeds, image=pictures),
+        nano_image.choose_cases(session.judge, Clips(session.cache), session.cache, session.per_group),
+        batch=session.batch,
+        seed=session.seed,
+        on_batch=session.on_batch,
+    )
+    return {"groups": {name: asdict(figures) for name, figures in groups.items()}}
+
+
+# By the card's task: a session to figures.
+MEASURES: dict[str, Callable[[Session], dict[str, Any]]] = {
+    "text-to-video": _text_to_video,
+    "image-to-video": _image_to_video,
+}
 
 
 def _sheet(clips: list[np.ndarray], target: Path, *, rows: int = 12, frames: int = 6) -> None:
@@ -122,25 +181,35 @@ def cold_start(model: str) -> float:
         return time.monotonic() - began
 
 
+# Figures of a group, in the order they are printed: field, heading, format.
+COLUMNS = (
+    ("prompts", "number", "d"),
+    ("clips", "number", "d"),
+    ("candidates", "candidates", "d"),
+    ("retrieval_1", "retrieval@1", ".1%"),
+    ("retrieval_5", "@5", ".1%"),
+    ("colour", "background colour", ".1%"),
+    ("first_frame_db", "first frame, dB", ".1f"),
+    ("nearer_than_still", "nearer to the real clip than a still", ".1%"),
+    ("motion_ratio", "motion against real", ".2f"),
+)
+
+
 def table(result: dict[str, Any]) -> str:
     """The figures as a Markdown table, for the terminal and the model card."""
-    lines = [
-        "| prompts | number | candidates | retrieval@1 | @5 | background colour | motion against real |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, f in result["groups"].items():
+    columns = [column for column in COLUMNS if column[0] in next(iter(result["groups"].values()))]
+    lines = ["| group | " + " | ".join(heading for _, heading, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, figures in result["groups"].items():
+        lines.append(f"| {name} | " + " | ".join(format(figures[field], form) for field, _, form in columns) + " |")
+    lines.append("")
+    if a := result.get("autoencoder"):
         lines.append(
-            f"| {name} | {f['prompts']} | {f['candidates']} | {f['retrieval_1']:.1%} | {f['retrieval_5']:.1%} "
-            f"| {f['colour']:.1%} | {f['motion_ratio']:.2f} |"
+            f"autoencoder on {a['clips']:.0f} clips never trained on: {a['psnr_db']:.1f} dB "
+            f"(worst {a['psnr_worst_db']:.1f}), block edges {a['block_edges_decoded']:.2f} "
+            f"(real clips {a['block_edges_real']:.2f})"
         )
-    a = result["autoencoder"]
-    lines += [
-        "",
-        f"autoencoder on {a['clips']:.0f} clips never trained on: {a['psnr_db']:.1f} dB "
-        f"(worst {a['psnr_worst_db']:.1f}), block edges {a['block_edges_decoded']:.2f} "
-        f"(real clips {a['block_edges_real']:.2f})",
-        f"seconds a clip: {result['seconds_a_clip']:.2f} in batches, {result['seconds_cold']:.1f} from the command "
-        "line, start-up included",
-        f"settings: {json.dumps(result['settings'])}",
-    ]
+    seconds = f"seconds a clip: {result['seconds_a_clip']:.2f} in batches"
+    if "seconds_cold" in result:
+        seconds += f", {result['seconds_cold']:.1f} from the command line, start-up included"
+    lines += [seconds, f"settings: {json.dumps(result['settings'])}"]
     return "\n".join(lines)
