@@ -40,19 +40,19 @@ Weighted = Sequence[tuple[LowRank, float]]
 
 
 class LowRankSum(nn.Module):
-    """The sum of a layer's updates as one pair of matrices, in the type and on the device of ``like``."""
+    """The sum of a layer's updates as one pair of matrices."""
 
     down_RI: Tensor
     up_OR: Tensor
     hook: RemovableHandle  # of the layer; kept here so that both go together
 
-    def __init__(self, updates: Weighted, like: Tensor) -> None:
+    def __init__(self, updates: Weighted, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
-        down = torch.cat([update.down_RI.to(like.device, like.dtype) for update, _ in updates])
+        down = torch.cat([update.down_RI.to(device, dtype) for update, _ in updates])
         # The scale goes into `up` before rounding, so that one rounding remains.
         up = torch.cat([update.up_OR.float() * (update.scale * strength) for update, strength in updates], dim=1)
         self.register_buffer("down_RI", down, persistent=False)
-        self.register_buffer("up_OR", up.to(like.device, like.dtype), persistent=False)
+        self.register_buffer("up_OR", up.to(device, dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[…, I] → […, O] in the type of x."""
@@ -69,15 +69,16 @@ def layer_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: (layer.out_features, layer.in_features) for name, layer in linear_layers(net).items()}
 
 
-def attach(net: nn.Module, updates: Mapping[str, Weighted]) -> None:
+def attach(net: nn.Module, updates: Mapping[str, Weighted], *, dtype: torch.dtype | None = None) -> None:
     """Give each named layer its updates, in the place of any it had; all other layers lose theirs.
 
+    Args: dtype: type the updates are kept in; that of a layer's weight when not given.
     Attach before compiling: a compiled network may not look for hooks again.
     """
     for name, layer in linear_layers(net).items():
         _detach_one(layer)
         if chosen := updates.get(name):
-            child = LowRankSum(chosen, layer.weight)
+            child = LowRankSum(chosen, layer.weight.device, dtype or layer.weight.dtype)
             child.hook = layer.register_forward_hook(_add_update)
             layer.add_module(LOW_RANK, child)
 
@@ -87,11 +88,12 @@ def detach(net: nn.Module) -> None:
     attach(net, {})
 
 
-def fuse(net: nn.Module, updates: Mapping[str, Weighted]) -> dict[str, Tensor]:
+def fuse(net: nn.Module, updates: Mapping[str, Weighted], *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Add updates to the weights themselves: no work is left for each call.
 
-    Returns: copies of the weights as they were, on the host, for ``restore``; subtracting would not give them back
-             to the last bit.
+    Args:    dtype: type of the sums; that of a layer's weight when not given.
+    Returns: the weights as they were, on the host, for ``restore``; subtracting would not give them back to the last
+             bit.
     Raises:  BackendError naming a layer whose weight is quantised; the network is then unchanged.
     """
     layers = linear_layers(net)
@@ -102,24 +104,29 @@ def fuse(net: nn.Module, updates: Mapping[str, Weighted]) -> dict[str, Tensor]:
                 "model without `quantize`"
             )
     originals: dict[str, Tensor] = {}
-    with torch.no_grad():
-        for name, chosen in updates.items():
-            weight = layers[name].weight
-            originals[name] = weight.detach().to("cpu", copy=True)
-            total = weight.float()
-            for update, strength in chosen:
-                down, up = (m.to(weight.device, torch.float32) for m in (update.down_RI, update.up_OR))
-                total = torch.addmm(total, up, down, alpha=update.scale * strength)
-            weight.copy_(total)
+    for name, chosen in updates.items():
+        weight = layers[name].weight.detach()
+        originals[name] = weight.to("cpu")
+        total = weight.float()
+        for update, strength in chosen:
+            down, up = (m.to(weight.device, torch.float32) for m in (update.down_RI, update.up_OR))
+            total = torch.addmm(total, up, down, alpha=update.scale * strength)
+        _replace(layers[name], total.to(dtype or weight.dtype))
     return originals
 
 
 def restore(net: nn.Module, originals: Mapping[str, Tensor]) -> None:
     """Undo ``fuse``, to the last bit."""
     layers = linear_layers(net)
-    with torch.no_grad():
-        for name, weight in originals.items():
-            layers[name].weight.copy_(weight)
+    for name, weight in originals.items():
+        _replace(layers[name], weight.to(layers[name].weight.device))
+
+
+def _replace(layer: nn.Linear, weight: Tensor) -> None:
+    old = layer.weight
+    # page-locked weights are those that block offload copies while it computes
+    weight = weight.pin_memory() if old.is_pinned() and not weight.is_pinned() else weight
+    layer.weight = nn.Parameter(weight, requires_grad=old.requires_grad)
 
 
 def is_plain(weight: Tensor) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import RequestError
@@ -110,8 +111,12 @@ class Adapters:
             for name, scale in self._scales.items()
         ]
 
-    def apply(self, net: nn.Module) -> None:
-        """Make a network carry exactly what is on. Raises: BackendError where it is quantised and is to be fused."""
+    def apply(self, net: nn.Module, *, dtype: torch.dtype | None = None) -> None:
+        """Make a network carry exactly what is on.
+
+        Args:   dtype: the compute type, where it may not be that of the weights.
+        Raises: BackendError where the network is quantised and is to be fused.
+        """
         chosen = {name: scale for name, scale in self._scales.items() if scale != 0}
         wanted: State = (tuple(chosen.items()), self._is_fused and bool(chosen))
         loras = tuple(self._loaded[name] for name in chosen)
@@ -129,9 +134,9 @@ class Adapters:
                 updates.setdefault(layer, []).append((update, scale))
         originals: dict[str, Tensor] = {}
         if self._is_fused and updates:
-            originals = fuse(net, updates)
+            originals = fuse(net, updates, dtype=dtype)
         else:
-            attach(net, updates)
+            attach(net, updates, dtype=dtype)
         self._networks[net] = _Applied(wanted, loras, originals)
 
     def _known(self, name: str) -> str:

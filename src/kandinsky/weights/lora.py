@@ -191,9 +191,13 @@ def read_lora(
     metadata = ({} if pickled else read_metadata(file)) or {}
     known = config or _header_config(metadata, file)
     grouped = _group(shapes, file)
-    plan = {raw: _layer(raw, names, layers, keymap, model, file, len(grouped)) for raw, names in grouped.items()}
+    plan: dict[str, str] = {}  # name in the file → our name
+    taken: dict[str, str] = {}
     for raw, names in grouped.items():
-        _check(plan[raw], names, shapes, layers, known, model, file)
+        layer = plan[raw] = _layer(raw, names, layers, keymap, model, file, len(grouped))
+        _check(layer, names, shapes, layers, known, model, file)
+        if (other := taken.setdefault(layer, raw)) != raw:
+            raise WeightsError(f"`{other}` and `{raw}` in `{file}` both stand for the layer `{layer}`: keep one")
     if known is None and any(n.startswith(PREFIXES[0]) for n in shapes) and not any("alpha" in n for n in shapes):
         log.warning("`%s` has no configuration beside it: its scale is taken as 1 (alpha = rank)", file.name)
     state = state or read_state(file)
