@@ -16,6 +16,7 @@ from kandinsky.errors import RequestError
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +72,23 @@ class TextStates:
         mask = None if self.mask_BL is None else self.mask_BL.to(tokens.device)
         return TextStates(tokens, self.pooled_BC.to(*args, **kwargs), mask)
 
+    def expand(self, batch: int) -> TextStates:
+        """States for ``batch`` clips: as many as there are, or one prompt's for all. Raises: RequestError otherwise."""
+        given = self.tokens_BLC.shape[0]
+        if given == batch:
+            return self
+        if given != 1:
+            raise RequestError(f"{given} prompts do not fit a batch of {batch}")
+        mask = None if self.mask_BL is None else self.mask_BL.expand(batch, -1)
+        return TextStates(self.tokens_BLC.expand(batch, -1, -1), self.pooled_BC.expand(batch, -1), mask)
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything that decides a result. ``None`` means: the card's default."""
+    """Everything that decides a result. ``None`` means: the card's default.
+
+    image: a path, a Pillow image or a uint8 array [H, W, 3], for models that take one.
+    """
 
     model: str
     prompt: str
@@ -86,9 +100,13 @@ class Request:
     guidance: float | None = None
     shift: float | None = None
     seed: int | None = None
+    image: Any = None
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values. Raises: RequestError for an image that is no file."""
+        if self.image is not None and not isinstance(self.image, str | Path):
+            raise RequestError("an image from memory cannot be written down: save it, and give its path")
+        return asdict(self) | {"image": None if self.image is None else str(self.image)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Request:
@@ -104,9 +122,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A finished result: frames and the recipe that makes them again.
+    """A finished result, a still image too: frames and the recipe that makes them again.
 
-    frames_THWC: uint8 RGB, T ≥ 1.   fps: frames a second.   seed: the seed that was used, given or drawn.
+    frames_THWC: uint8 RGB, T ≥ 1; a still has one.   fps: frames a second.
+    seed:        that was used, given or drawn.
     recipe:      model, revision, prompt, settings and versions, as stored in the file (see media/recipe.py).
     audio:       not made by any model yet; reserved by the design.
     """
@@ -120,6 +139,20 @@ class Video:
     @property
     def frames(self) -> np.ndarray:
         return self.frames_THWC
+
+    @property
+    def images(self) -> list[Image]:
+        """The frames as Pillow images."""
+        from PIL import Image
+
+        return [Image.fromarray(frame) for frame in self.frames_THWC]
+
+    @property
+    def image(self) -> Image:
+        """The first frame as a Pillow image; all there is of a still."""
+        from PIL import Image
+
+        return Image.fromarray(self.frames_THWC[0])
 
     @property
     def metadata(self) -> dict[str, Any]:

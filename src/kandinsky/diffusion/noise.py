@@ -10,7 +10,12 @@ from torch import Tensor
 from kandinsky.errors import RequestError
 from kandinsky.types import LatentShape
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# By the card's ``sampling.noise``: the type noise is drawn in, and the type it is rounded to.
+RULES = {
+    "float32": (torch.float32, torch.float32),
+    "bfloat16": (torch.bfloat16, torch.bfloat16),
+    "float32 rounded to bfloat16": (torch.float32, torch.bfloat16),
+}
 
 
 def draw(
@@ -24,22 +29,43 @@ def draw(
     """Standard normal noise for a batch of clips.
 
     Args:    seed: one seed for each sample, or one number: then sample i has seed + i.
-             dtype: type it is drawn in, "bfloat16" (official, latest) or "float32", the card's ``sampling.noise``.
+             dtype: a name of ``RULES``, the card's ``sampling.noise``: "bfloat16" (Kandinsky 5, latest), "float32", or
+             "float32 rounded to bfloat16" (Kandinsky 4).
              batch: samples; ignored when a sequence of seeds is given.
              device: of the generator; None = the processor, which gives the same noise on every machine.
     Returns: [B, T, H, W, C] float32 on that device; the sampler's state stays float32 whatever it was drawn in.
     Raises:  RequestError for another dtype or a batch below 1.
     Source:  kandinskylab/kandinsky-5, kandinsky/generation_utils.py: one draw of [T, H, W, C] from a fresh generator.
     """
-    if dtype not in DTYPES:
-        raise RequestError(f"noise rule `{dtype}` is unknown: use {' or '.join(f'`{name}`' for name in DTYPES)}")
+    return draw_series(shape, seed, dtype, count=1, batch=batch, device=device)[0]
+
+
+def draw_series(
+    shape: LatentShape,
+    seed: int | Sequence[int],
+    dtype: str = "float32",
+    *,
+    count: int,
+    batch: int = 1,
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """The first ``count`` draws of each sample's generator, [count, B, T, H, W, C]; otherwise as ``draw``."""
+    if dtype not in RULES:
+        raise RequestError(f"noise rule `{dtype}` is unknown: use {' or '.join(f'`{name}`' for name in RULES)}")
     seeds = [seed + i for i in range(batch)] if isinstance(seed, int) else list(seed)
     if not seeds:
         raise RequestError("a batch needs at least one sample")
-    return torch.stack([_draw_one(shape, s, DTYPES[dtype], device) for s in seeds])
+    return torch.stack([_draw_one(shape, s, dtype, count, device) for s in seeds], dim=1)
 
 
-def _draw_one(shape: LatentShape, seed: int, dtype: torch.dtype, device: str | torch.device | None) -> Tensor:
+def _draw_one(shape: LatentShape, seed: int, rule: str, count: int, device: str | torch.device | None) -> Tensor:
     generator = torch.Generator() if device is None else torch.Generator(device)
     generator.manual_seed(seed)
-    return torch.randn(shape.as_tuple(), generator=generator, device=generator.device, dtype=dtype).float()
+    drawn, rounded = RULES[rule]
+
+    def one() -> Tensor:
+        # one call a draw: a generator does not give the same numbers to one large call
+        noise = torch.randn(shape.as_tuple(), generator=generator, device=generator.device, dtype=drawn)
+        return noise.to(rounded).float()
+
+    return torch.stack([one() for _ in range(count)])

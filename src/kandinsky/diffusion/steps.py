@@ -9,9 +9,13 @@ from torch import Tensor
 
 
 class Step(Protocol):
-    """x at ``t``, the velocity there, and the two times → x at ``t_next``."""
+    """x at ``t``, the network's answer there, and the two times → x at ``t_next``."""
 
     def step(self, x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor: ...
+
+    def clean(self, x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
+        """What the network believes the clean latent to be."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,9 @@ class Euler:
 
     def step(self, x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         return x + (t_next - t) * velocity
+
+    def clean(self, x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
+        return clean_estimate(x, velocity, t)
 
 
 def clean_estimate(x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:

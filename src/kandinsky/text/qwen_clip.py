@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.text.pretrained import read_model, read_tokenizer
 from kandinsky.text.templates import Template, template
 from kandinsky.types import TextStates
-from kandinsky.weights.read import read_shapes
 
 Padding = Literal["trimmed", "full"]
 # The CLIP repository holds the picture half of the model in the same file.
@@ -163,36 +163,10 @@ def read_qwen_clip(
             "the text encoders Qwen2.5-VL and CLIP need the package `transformers`: install `kandinsky-video[full]`"
         ) from error
     return QwenClipEncoder(
-        _read_model(Qwen2_5_VLForConditionalGeneration, files.qwen, dtype),
-        _read_model(CLIPTextModel, files.clip, torch.float32, may_be_left_over=CLIP_OTHER_HALF),
-        qwen_tokenizer=_read_tokenizer(AutoTokenizer, files.qwen_tokenizer or files.qwen),
-        clip_tokenizer=_read_tokenizer(AutoTokenizer, files.clip_tokenizer or files.clip),
+        read_model(Qwen2_5_VLForConditionalGeneration, files.qwen, dtype),
+        read_model(CLIPTextModel, files.clip, torch.float32, may_be_left_over=CLIP_OTHER_HALF),
+        qwen_tokenizer=read_tokenizer(AutoTokenizer, files.qwen_tokenizer or files.qwen),
+        clip_tokenizer=read_tokenizer(AutoTokenizer, files.clip_tokenizer or files.clip),
         params=params,
         padding=padding,
     )
-
-
-def _read_model(cls: Any, folder: Path, dtype: torch.dtype, *, may_be_left_over: tuple[str, ...] = ()) -> nn.Module:
-    read_shapes(folder)  # names a tensor that is cut off, before any is read
-    try:
-        model, report = cls.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"`{folder}` cannot be read as {cls.__name__}: {_first_line(error)}") from error
-    left_over = [key for key in report["unexpected_keys"] if not key.startswith(may_be_left_over)]
-    for keys, text in ((report["missing_keys"], "is missing in"), (left_over, "belongs to no part of the network, in")):
-        if keys:
-            raise WeightsError(f"tensor `{sorted(keys)[0]}` {text} `{folder}` ({len(keys)} such for {cls.__name__})")
-    return model
-
-
-def _read_tokenizer(cls: Any, folder: Path) -> Any:
-    try:
-        return cls.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"`{folder}` holds no tokenizer: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

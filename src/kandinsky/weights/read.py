@@ -82,6 +82,7 @@ def assign_state(
     keymap = keymap or IDENTITY
     ours = {keymap.to_ours(name): tensor for name, tensor in state.items()}
     check_shapes(net, {name: tuple(tensor.shape) for name, tensor in ours.items()}, keymap=keymap, where=where)
+    ours = _made_tensors(net) | ours
     if dtype is not None:
         ours = {name: t.to(dtype) if t.is_floating_point() else t for name, t in ours.items()}
     net.load_state_dict(ours, strict=True, assign=True)
@@ -90,9 +91,14 @@ def assign_state(
 def check_shapes(
     net: nn.Module, shapes: dict[str, tuple[int, ...]], *, keymap: KeyMap | None = None, where: str = "the manifest"
 ) -> None:
-    """Compare a network with names (ours) and shapes. Raises: WeightsError as ``load_into`` does."""
+    """Compare a network with names (ours) and shapes. Raises: WeightsError as ``load_into`` does.
+
+    A network that makes some tensors itself (``made_tensors() -> dict``) does without them in a file, but takes them.
+    """
     keymap = keymap or IDENTITY
     expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    made = {name: tuple(tensor.shape) for name, tensor in _made_tensors(net).items()}
+    shapes = made | shapes
     complaints = [
         ("missing", [name for name in expected if name not in shapes], "is missing"),
         ("unexpected", [name for name in shapes if name not in expected], "belongs to no part of the network"),
@@ -109,6 +115,11 @@ def check_shapes(
                 f"tensor `{keymap.to_official(name)}` in `{where}` has shape {list(shapes[name])}, "
                 f"the network needs {list(shape)}: the file and the model's parameters do not belong together"
             )
+
+
+def _made_tensors(net: nn.Module) -> dict[str, Tensor]:
+    make = getattr(net, "made_tensors", None)
+    return {} if make is None else make()
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -1,0 +1,133 @@
+"""The CogVideoX schedule: 1000 levels of noise, variance preserving, and the two steps that walk on it.
+
+x = √ā·clean + √(1 − ā)·noise, and the network predicts v = √ā·noise − √(1 − ā)·clean. Inside the library a level is a
+time t in [0, 1], 1 = noise: t·1000 − 1 is the index k of the official tables, and t = 0 the clean clip.
+
+Legend: B batch; T H W C latent frames, rows, columns, channels; N draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from kandinsky.errors import RequestError
+
+LEVELS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CogVideoXSchedule:
+    """Share of the signal at each level; the table is float64.
+
+    beta_start, beta_end: of the "scaled linear" schedule; the values of CogVideoX-5b, which Kandinsky 4 took.
+    snr_shift:            > 0; ā becomes ā / (s + (1 − s)·ā): 1 changes nothing, more spends more steps near noise.
+    The last level is then brought to no signal at all, keeping the first (zero terminal signal-to-noise ratio).
+
+    Raises: RequestError for a shift ≤ 0.
+    Source: Diffusers, CogVideoXDDIMScheduler, with the values of THUDM/CogVideoX-5b.
+    """
+
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    snr_shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.snr_shift > 0:
+            raise RequestError(f"shift `{self.snr_shift}` is not allowed: use a number above 0; 1 changes nothing")
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """ā of the levels 0 … 999, float64 [1000]."""
+        return _signal_shares(self)[1:]
+
+    def times(self, steps: int) -> Tensor:
+        """Falling times of a run, float32 [steps + 1], from 1 to 0; "trailing", so that the first is pure noise.
+
+        Raises: RequestError for steps below 1 or above 1000.
+        """
+        if not 1 <= steps <= LEVELS:
+            raise RequestError(f"steps `{steps}` are not possible: use 1 to {LEVELS}")
+        levels = [round(LEVELS - i * LEVELS / steps) for i in range(steps)]
+        return torch.tensor([*levels, 0], dtype=torch.float32) / LEVELS
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """√ā and √(1 − ā) at time t, float32 of t's shape and device: (1, 0) at t = 0 and (0, 1) at t = 1."""
+        share = _signal_shares(self)
+        level = level_of(t)
+        # roots in float64, then float32: not every device has the larger type
+        return share.sqrt().float().to(t.device)[level], (1 - share).sqrt().float().to(t.device)[level]
+
+    def noised(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """√ā·clean + √(1 − ā)·noise."""
+        signal, spread = self.rates(t)
+        return signal * clean + spread * noise
+
+    def clean(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
+        """The clean latent that x and the prediction v mean."""
+        signal, spread = self.rates(t)
+        return signal * x - spread * v
+
+    def noise(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
+        """The noise that x and the prediction v mean."""
+        signal, spread = self.rates(t)
+        return spread * x + signal * v
+
+
+@cache
+def _signal_shares(schedule: CogVideoXSchedule) -> Tensor:
+    """[1001]: entry 0 is the clean clip, entry k + 1 the official ā of index k."""
+    roots = torch.linspace(schedule.beta_start**0.5, schedule.beta_end**0.5, LEVELS, dtype=torch.float64)
+    share = torch.cumprod(1 - roots**2, dim=0)
+    share = share / (schedule.snr_shift + (1 - schedule.snr_shift) * share)
+    root = share.sqrt()
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    return torch.cat((torch.ones(1, dtype=torch.float64), root**2))
+
+
+def level_of(t: Tensor) -> Tensor:
+    """Whole number of the level, 0 … 1000, of a time in [0, 1]; the network is told this number − 1."""
+    return (t.float() * LEVELS).round().long()
+
+
+@dataclass(frozen=True, slots=True)
+class Renoise:
+    """To the clean estimate, then back to the next level with fresh noise; the last step ends with the estimate.
+
+    times:        of the run, to find the draw of a step; float32 as ``CogVideoXSchedule.times`` gives them.
+    draws_NBTHWC: fresh noise, one draw for each step but the last.
+    Source: ai-forever/Kandinsky-4, kandinsky/t2v_pipeline.py, diffusion_generate_renoise.
+    """
+
+    schedule: CogVideoXSchedule
+    times: Tensor
+    draws_NBTHWC: Tensor
+
+    def step(self, x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        clean = self.clean(x, velocity, t)
+        number = int((self.times.to(t_next) > t_next).sum())
+        if number > len(self.draws_NBTHWC):
+            return clean
+        return self.schedule.noised(clean, self.draws_NBTHWC[number - 1].to(clean), t_next)
+
+    def clean(self, x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
+        return self.schedule.clean(x, velocity, t)
+
+
+@dataclass(frozen=True, slots=True)
+class Ddim:
+    """To the clean estimate, then to the next level with the noise that the network saw; nothing random.
+
+    Source: Diffusers, CogVideoXDDIMScheduler.step with eta 0.
+    """
+
+    schedule: CogVideoXSchedule
+
+    def step(self, x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        return self.schedule.noised(self.clean(x, velocity, t), self.schedule.noise(x, velocity, t), t_next)
+
+    def clean(self, x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
+        return self.schedule.clean(x, velocity, t)

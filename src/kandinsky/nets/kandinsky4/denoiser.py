@@ -1,0 +1,55 @@
+"""The transformer as a denoiser: what the sampling loop calls, for generation and conformance alike.
+
+Legend: B batch; T H W C latent frames, rows, columns, channels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kandinsky.diffusion.cogvideox import level_of
+from kandinsky.nets.kandinsky4.dit import DiffusionTransformer3D
+from kandinsky.nets.kandinsky5.denoiser import join_condition
+from kandinsky.nets.kandinsky5.dit import BlockRunner
+from kandinsky.ops.attention import AttentionSpec
+from kandinsky.types import TextStates
+
+
+class DiscreteDenoiser:
+    """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> v_BTHWC``.
+
+    Args: text: states of B prompts, or of one prompt for any B.   rope_scale, attention, runner: as in the network.
+          condition_BTHWC: condition channels, see ``join_condition``.
+    """
+
+    def __init__(
+        self,
+        dit: DiffusionTransformer3D,
+        text: TextStates,
+        *,
+        rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        attention: AttentionSpec | None = None,
+        condition_BTHWC: Tensor | None = None,
+        runner: BlockRunner | None = None,
+    ) -> None:
+        self.dit = dit
+        self.text = text
+        self.rope_scale = rope_scale
+        self.attention = attention
+        self.condition_BTHWC = condition_BTHWC
+        self.runner = runner
+
+    def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
+        """v-prediction at time t in [0, 1], which the network is told as the index t·1000 − 1 of its schedule."""
+        B, T = x_BTHWC.shape[:2]
+        x = join_condition(x_BTHWC, self.dit.params, self.condition_BTHWC)
+        v = self.dit(
+            x.flatten(0, 1),
+            (level_of(t) - 1).to(x.device).expand(B),
+            self.text.expand(B),
+            frames=[T] * B,
+            rope_scale=self.rope_scale,
+            attention=self.attention,
+            runner=self.runner,
+        )
+        return v.unflatten(0, (B, T))

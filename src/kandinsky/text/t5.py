@@ -1,0 +1,119 @@
+"""Text states of Kandinsky 4: the last hidden states of the T5 v1.1 encoder.
+
+Legend: B prompts, L text tokens, C state width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.text.pretrained import read_model
+from kandinsky.text.sentencepiece import read_spiece
+from kandinsky.types import TextStates
+
+PAD, END, EXTRA = 0, 1, 100
+# the table of words stands in the file once or twice
+TIED = ("encoder.embed_tokens.",)
+
+
+@dataclass(frozen=True, slots=True)
+class T5Params:
+    """max_length: tokens of every prompt, the end token counted; longer ones are cut, shorter ones padded."""
+
+    max_length: int = 224
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> T5Params:
+        """Read a card's values. Raises: RequestError for an unknown key or a length below 2."""
+        known = cls.__dataclass_fields__
+        if unknown := sorted(set(values) - set(known)):
+            raise RequestError(f"unknown text encoder parameter `{unknown[0]}`: use one of {', '.join(known)}")
+        params = cls(**values)
+        if params.max_length < 2:
+            raise RequestError(f"max_length `{params.max_length}` leaves no room for a word: use 2 or more")
+        return params
+
+
+class T5Encoder(nn.Module):
+    """The encoder and its tokenizer.
+
+    Every prompt has ``max_length`` tokens, and none is hidden: padding takes part in the encoder's attention and in the
+    denoiser's, as the model was trained. Prompts are taken as they are: no template, no cleaning.
+
+    Args:   encoder: ``T5EncoderModel``.   tokenizer: whole numbers of a text without end token and padding.
+    Source: ai-forever/Kandinsky-4, kandinsky/model/text_embedders.py, EmbedderWithTokenizer.
+    """
+
+    def __init__(self, encoder: nn.Module, tokenizer: Tokenizer, params: T5Params | None = None) -> None:
+        super().__init__()
+        self.encoder: Any = encoder.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.params = params or T5Params()
+
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
+        """Text states of B prompts.
+
+        Args:    still: changes nothing here.
+        Returns: tokens [B, max_length, C] in the encoder's type; pooled states of width 0; no mask.
+        Raises:  RequestError for no prompts.
+        """
+        if isinstance(prompts, str) or not prompts:
+            raise RequestError("encode takes a list of at least one prompt")
+        return self.states(torch.tensor([self.numbers(prompt) for prompt in prompts]))
+
+    def numbers(self, prompt: str) -> list[int]:
+        """Token numbers of one prompt: cut, ended, padded."""
+        room = self.params.max_length - 1
+        numbers = [*self.tokenizer.encode(prompt, add_special_tokens=False).ids[:room], END]
+        return numbers + [PAD] * (self.params.max_length - len(numbers))
+
+    def states(self, numbers_BL: Tensor) -> TextStates:
+        """States of token numbers, without a mask."""
+        with torch.no_grad():
+            tokens = self.encoder(input_ids=numbers_BL.to(self.encoder.device)).last_hidden_state
+        return TextStates(tokens, tokens.new_zeros(len(tokens), 0))
+
+
+def read_t5(folder: Path, tokenizer_folder: Path, *, params: T5Params | None = None, dtype: torch.dtype) -> T5Encoder:
+    """Read encoder and tokenizer from local folders, strictly, on the host; nothing is fetched or executed.
+
+    Raises: BackendError without transformers; WeightsError naming the folder, and the tensor where one does not fit.
+    """
+    try:
+        from transformers import T5EncoderModel
+    except ImportError as error:
+        raise BackendError(
+            "the text encoder T5 needs the package `transformers`: install `kandinsky-video[full]`"
+        ) from error
+    tokenizer = read_t5_tokenizer(tokenizer_folder)  # before the large file
+    return T5Encoder(read_model(T5EncoderModel, folder, dtype, may_be_left_over=TIED), tokenizer, params)
+
+
+def read_t5_tokenizer(folder: Path) -> Tokenizer:
+    """T5's tokenizer from `spiece.model`, as the official repository has it, or from `tokenizer.json`.
+
+    Raises: WeightsError where neither is there, or it is not T5's.
+    """
+    if (file := folder / "spiece.model").is_file():
+        tokenizer = read_spiece(file)
+        tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>", *(f"<extra_id_{i}>" for i in reversed(range(EXTRA)))])
+    elif (file := folder / "tokenizer.json").is_file():
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing narrower
+            raise WeightsError(f"`{file}` is no tokenizer: {error}") from error
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    else:
+        raise WeightsError(f"`{folder}` holds no tokenizer: looked for `spiece.model` and `tokenizer.json`")
+    if (tokenizer.token_to_id("<pad>"), tokenizer.token_to_id("</s>")) != (PAD, END):
+        raise WeightsError(f"`{file}` does not number padding and end as T5 does ({PAD}, {END}): is it T5's?")
+    return tokenizer
