@@ -114,12 +114,12 @@ def test_the_default_model_says_so(call: Call, tmp_path: Path, monkeypatch: pyte
 
 
 def test_interrupt_while_working(tiny: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kandinsky.pipelines.text_to_video import TextToVideoPipeline
+    from kandinsky.pipelines.generation import GenerationPipeline
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(TextToVideoPipeline, "decode", interrupted)
+    monkeypatch.setattr(GenerationPipeline, "decode", interrupted)
     done = call("generate", "a dot", "-m", "tiny", "--seconds", "0", "--steps", "1")
     assert done.code == cli.INTERRUPTED == 130
     assert done.out == "" and "interrupted" in done.err and "Traceback" not in done.err

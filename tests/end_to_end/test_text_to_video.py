@@ -15,7 +15,7 @@ import kandinsky
 from kandinsky import cards
 from kandinsky.errors import BackendError, Cancelled, OutOfMemory, RequestError, WeightsError
 from kandinsky.media.video import read_video
-from kandinsky.pipelines.text_to_video import TextToVideoPipeline, to_bytes
+from kandinsky.pipelines.generation import GenerationPipeline, to_bytes
 from kandinsky.types import Request
 from tiny import family
 
@@ -24,7 +24,7 @@ STILL = CLIP | {"seconds": 0}
 PROMPT = "a cat runs"
 
 
-def small(pipe: TextToVideoPipeline) -> TextToVideoPipeline:
+def small(pipe: GenerationPipeline) -> GenerationPipeline:
     """Allow sizes below the official ones, which take a processor seconds."""
     pipe.card = dataclasses.replace(
         pipe.card, clip=dataclasses.replace(pipe.card.clip, sizes=("64x64", "96x64"), default_size="64x64")
@@ -32,26 +32,26 @@ def small(pipe: TextToVideoPipeline) -> TextToVideoPipeline:
     return pipe
 
 
-def load(folder: Path, **options) -> TextToVideoPipeline:
+def load(folder: Path, **options) -> GenerationPipeline:
     return small(kandinsky.load(folder, **({"device": "cpu"} | options)))
 
 
 @pytest.fixture(scope="module")
-def pipe(official: Path) -> TextToVideoPipeline:
+def pipe(official: Path) -> GenerationPipeline:
     return load(official)
 
 
 @pytest.fixture(scope="module")
-def video(pipe: TextToVideoPipeline) -> kandinsky.Video:
+def video(pipe: GenerationPipeline) -> kandinsky.Video:
     return pipe(PROMPT, **CLIP)
 
 
-def resolved(pipe: TextToVideoPipeline, prompt: str = PROMPT, **changes):
+def resolved(pipe: GenerationPipeline, prompt: str = PROMPT, **changes):
     values = {"seconds": 0, "width": 64, "height": 64, "steps": 2, "seed": 7} | changes
     return pipe.resolve(Request(model=pipe.card.id, prompt=prompt, **values))
 
 
-def latents(pipe: TextToVideoPipeline, *batch, on_step=None) -> torch.Tensor:
+def latents(pipe: GenerationPipeline, *batch, on_step=None) -> torch.Tensor:
     text, negative = pipe.encode(batch)
     return pipe.sample(pipe.noise(batch), text, negative, batch[0], on_step=on_step)
 
@@ -68,7 +68,7 @@ def test_prompt_to_file(video: kandinsky.Video, tmp_path: Path) -> None:
     assert again.recipe["prompt"] == PROMPT and again.recipe["seed"] == 7
 
 
-def test_recipe_makes_the_same_frames_again(pipe: TextToVideoPipeline, official: Path, video: kandinsky.Video) -> None:
+def test_recipe_makes_the_same_frames_again(pipe: GenerationPipeline, official: Path, video: kandinsky.Video) -> None:
     recipe = video.recipe
     assert recipe["model"] == str(official) and recipe["dtype"] == "float32" and recipe["device"] == "cpu"
     again = load(recipe["model"], device=recipe["device"], dtype=recipe["dtype"])(
@@ -80,7 +80,7 @@ def test_recipe_makes_the_same_frames_again(pipe: TextToVideoPipeline, official:
     assert np.array_equal(again.frames, video.frames)
 
 
-def test_both_layouts_give_equal_latents(pipe: TextToVideoPipeline, diffusers_folder: Path) -> None:
+def test_both_layouts_give_equal_latents(pipe: GenerationPipeline, diffusers_folder: Path) -> None:
     other = load(diffusers_folder)
     job = resolved(pipe, seconds=0.2, steps=3, guidance=5.0, shift=5.0)
     theirs = dataclasses.replace(job, card=other.card)
@@ -103,7 +103,7 @@ def test_offload_changes_nothing_and_frees_each_network(official: Path, video: k
     assert not offloaded.placement._built
 
 
-def test_callback_sees_every_step_and_changes_nothing(pipe: TextToVideoPipeline) -> None:
+def test_callback_sees_every_step_and_changes_nothing(pipe: GenerationPipeline) -> None:
     job = resolved(pipe, steps=3)
     seen: list[tuple[int, int]] = []
 
@@ -115,12 +115,12 @@ def test_callback_sees_every_step_and_changes_nothing(pipe: TextToVideoPipeline)
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_callback_can_cancel(pipe: TextToVideoPipeline) -> None:
+def test_callback_can_cancel(pipe: GenerationPipeline) -> None:
     with pytest.raises(Cancelled, match="after step 1 of 2"):
         pipe(PROMPT, **STILL, on_step=lambda step, total, preview: False)
 
 
-def test_a_batch_equals_single_runs(pipe: TextToVideoPipeline) -> None:
+def test_a_batch_equals_single_runs(pipe: GenerationPipeline) -> None:
     jobs = [resolved(pipe, "a cat"), resolved(pipe, "a very long dog in the snow", seed=8)]
     together = latents(pipe, *jobs)
     for one, alone in zip(together, (latents(pipe, job) for job in jobs), strict=True):
@@ -130,18 +130,18 @@ def test_a_batch_equals_single_runs(pipe: TextToVideoPipeline) -> None:
     assert [v.seed for v in videos] == [7, 8] and videos[1].recipe["prompt"] == jobs[1].prompt
 
 
-def test_a_batch_of_different_sizes_is_refused(pipe: TextToVideoPipeline) -> None:
-    with pytest.raises(RequestError, match="prompt, negative prompt and seed only"):
+def test_a_batch_of_different_sizes_is_refused(pipe: GenerationPipeline) -> None:
+    with pytest.raises(RequestError, match="prompt, negative prompt, seed and image only"):
         pipe.run_batch([resolved(pipe), resolved(pipe, width=96)])
 
 
-def test_seed_is_drawn_and_told(pipe: TextToVideoPipeline) -> None:
+def test_seed_is_drawn_and_told(pipe: GenerationPipeline) -> None:
     a, b = (pipe(PROMPT, **(STILL | {"seed": None})) for _ in range(2))
     assert a.seed != b.seed and a.recipe["seed"] == a.seed
     assert np.array_equal(pipe(PROMPT, **(STILL | {"seed": a.seed})).frames, a.frames)
 
 
-def test_guidance_is_the_official_combination(pipe: TextToVideoPipeline) -> None:
+def test_guidance_is_the_official_combination(pipe: GenerationPipeline) -> None:
     """One Euler step by hand: conditional v_c, unconditional v_u, v_u + w·(v_c − v_u)."""
     job = resolved(pipe, steps=1, guidance=3.0)
     text, negative = pipe.encode([job])
@@ -153,7 +153,7 @@ def test_guidance_is_the_official_combination(pipe: TextToVideoPipeline) -> None
     torch.testing.assert_close(latents(pipe, job), expected, rtol=0, atol=0)
 
 
-def test_guidance_one_runs_one_pass(pipe: TextToVideoPipeline) -> None:
+def test_guidance_one_runs_one_pass(pipe: GenerationPipeline) -> None:
     job = resolved(pipe, steps=2, guidance=1.0 + 5e-7)
     text, negative = pipe.encode([job])
     assert negative is None
@@ -165,13 +165,13 @@ def test_guidance_one_runs_one_pass(pipe: TextToVideoPipeline) -> None:
     assert len(calls) == 2
 
 
-def test_the_negative_prompt_counts(pipe: TextToVideoPipeline) -> None:
+def test_the_negative_prompt_counts(pipe: GenerationPipeline) -> None:
     plain, other = resolved(pipe), resolved(pipe, negative_prompt="dogs")
     assert plain.negative_prompt.startswith("Static, 2D cartoon")
     assert not torch.allclose(latents(pipe, plain), latents(pipe, other), atol=1e-3)
 
 
-def test_noise_is_one_official_draw(pipe: TextToVideoPipeline) -> None:
+def test_noise_is_one_official_draw(pipe: GenerationPipeline) -> None:
     job = resolved(pipe, seconds=0.2)
     expected = torch.randn(2, 8, 8, family.CHANNELS, generator=torch.Generator().manual_seed(7), dtype=torch.bfloat16)
     assert torch.equal(pipe.noise([job])[0], expected.float())
@@ -182,7 +182,7 @@ def test_bytes_are_cut_not_rounded() -> None:
     assert to_bytes(pixels).tolist() == [0, 0, 127, 254, 255, 255]
 
 
-def test_bfloat16_stays_near(pipe: TextToVideoPipeline, official: Path) -> None:
+def test_bfloat16_stays_near(pipe: GenerationPipeline, official: Path) -> None:
     rough = load(official, dtype="bfloat16")
     job = resolved(pipe, guidance=1.0)
     exact, near = latents(pipe, job), latents(rough, dataclasses.replace(job, card=rough.card))
@@ -405,7 +405,7 @@ def test_other_errors_keep_their_name(official: Path, monkeypatch: pytest.Monkey
         fresh(PROMPT, **STILL)
 
 
-def test_global_state_is_left_alone(pipe: TextToVideoPipeline, official: Path) -> None:
+def test_global_state_is_left_alone(pipe: GenerationPipeline, official: Path) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled()
     pipe(PROMPT, **STILL)

@@ -14,7 +14,7 @@ import pytest
 import kandinsky
 from kandinsky.data import captions
 from kandinsky.evaluate import nano
-from kandinsky.pipelines.text_to_video import TextToVideoPipeline
+from kandinsky.pipelines.generation import GenerationPipeline
 from kandinsky.types import Request
 
 ASSETS = Path(kandinsky.__file__).parent / "assets" / "nano-t2v"
@@ -29,12 +29,12 @@ PROMPTS = {
 
 
 @pytest.fixture(scope="module")
-def pipe() -> TextToVideoPipeline:
+def pipe() -> GenerationPipeline:
     return kandinsky.load("nano-t2v")
 
 
 @pytest.fixture(scope="module")
-def clips(pipe: TextToVideoPipeline) -> dict[str, np.ndarray]:
+def clips(pipe: GenerationPipeline) -> dict[str, np.ndarray]:
     asked = [pipe.resolve(Request("nano-t2v", text, seed=3, steps=12)) for text in PROMPTS.values()]
     return {name: video.frames for name, video in zip(PROMPTS, pipe.run_batch(asked), strict=True)}
 
@@ -68,12 +68,12 @@ def test_things_move(clips: dict[str, np.ndarray]) -> None:
     assert nano.motion(clips["panda"]) > 0.3
 
 
-def test_a_still_and_a_clip_are_both_legal(pipe: TextToVideoPipeline) -> None:
+def test_a_still_and_a_clip_are_both_legal(pipe: GenerationPipeline) -> None:
     still = pipe("a snowman", seconds=0, steps=8, seed=1)
     assert still.frames.shape == (1, 96, 96, 3)
 
 
-def test_a_batch_equals_single_runs(pipe: TextToVideoPipeline) -> None:
+def test_a_batch_equals_single_runs(pipe: GenerationPipeline) -> None:
     asked = [
         pipe.resolve(Request("nano-t2v", text, seed=seed, steps=3, seconds=1))
         for seed, text in enumerate(("a panda", "трактор на красном фоне"))

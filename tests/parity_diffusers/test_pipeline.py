@@ -21,8 +21,8 @@ from diffusers.models.transformers import transformer_kandinsky
 
 import kandinsky
 from kandinsky.diffusion.schedule import flow_times
+from kandinsky.pipelines.generation import GenerationPipeline
 from kandinsky.pipelines.request import Resolved
-from kandinsky.pipelines.text_to_video import TextToVideoPipeline
 from kandinsky.types import Request, TextStates
 from tiny import family
 
@@ -65,7 +65,7 @@ def theirs(diffusers_folder: Path) -> Kandinsky5T2VPipeline:
 
 
 @pytest.fixture
-def ours(diffusers_folder: Path) -> TextToVideoPipeline:
+def ours(diffusers_folder: Path) -> GenerationPipeline:
     pipe = kandinsky.load(diffusers_folder, device="cpu")
     pipe.card = dataclasses.replace(
         pipe.card,
@@ -75,7 +75,7 @@ def ours(diffusers_folder: Path) -> TextToVideoPipeline:
     return pipe
 
 
-def resolved(pipe: TextToVideoPipeline, guidance: float) -> Resolved:
+def resolved(pipe: GenerationPipeline, guidance: float) -> Resolved:
     request = Request(
         model="tiny", prompt="a cat", seconds=0.2, width=64, height=96, steps=STEPS, shift=SHIFT, guidance=guidance
     )
@@ -106,7 +106,7 @@ def run_theirs(pipe: Kandinsky5T2VPipeline, job: Resolved, noise, text: TextStat
 
 @pytest.mark.usefixtures("exact_rotation")
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
-def test_latents_agree(ours: TextToVideoPipeline, theirs: Kandinsky5T2VPipeline, guidance: float) -> None:
+def test_latents_agree(ours: GenerationPipeline, theirs: Kandinsky5T2VPipeline, guidance: float) -> None:
     text, negative = ours.encode([resolved(ours, 5.0)])
     assert negative is not None
     job = resolved(ours, guidance)
@@ -117,7 +117,7 @@ def test_latents_agree(ours: TextToVideoPipeline, theirs: Kandinsky5T2VPipeline,
 
 
 @pytest.mark.usefixtures("exact_rotation")
-def test_frames_agree(ours: TextToVideoPipeline, theirs: Kandinsky5T2VPipeline) -> None:
+def test_frames_agree(ours: GenerationPipeline, theirs: Kandinsky5T2VPipeline) -> None:
     job = resolved(ours, 5.0)
     text, negative = ours.encode([job])
     assert negative is not None
@@ -129,7 +129,7 @@ def test_frames_agree(ours: TextToVideoPipeline, theirs: Kandinsky5T2VPipeline) 
     assert np.abs(actual / 255.0 - expected).max() <= 1.5 / 255
 
 
-def test_rounded_rotation_is_what_keeps_them_apart(ours: TextToVideoPipeline, theirs: Kandinsky5T2VPipeline) -> None:
+def test_rounded_rotation_is_what_keeps_them_apart(ours: GenerationPipeline, theirs: Kandinsky5T2VPipeline) -> None:
     job = resolved(ours, 5.0)
     text, negative = ours.encode([job])
     assert negative is not None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from kandinsky.pipelines.text_to_video import OnStep, TextToVideoPipeline
+    from kandinsky.pipelines.generation import GenerationPipeline, OnStep
 
 # What the call loads without ``conf_path``.
 BUILT_IN_MODEL = "kandinsky5-lite-t2v-sft-5s"
@@ -106,7 +106,7 @@ class Kandinsky5T2VPipeline:
         from kandinsky.pipelines import loading
 
         devices = loading.places_for(places)
-        self.pipeline: TextToVideoPipeline = loading.build(
+        self.pipeline: GenerationPipeline = loading.build(
             card,
             root=root,
             places=devices,

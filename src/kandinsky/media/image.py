@@ -42,7 +42,7 @@ class Picture:
 class FittedImage:
     """A picture and the size it is used at.
 
-    how: "stretch" to the size (it is within one grid step of the picture's own shape), or "cover" it and cut the rest.
+    how: "stretch" it to the size (which has its shape but for the grid), or "cover" the size with it and cut the rest.
     """
 
     picture: Picture
@@ -98,13 +98,10 @@ def open_picture(source: Any) -> Picture:
 def area_size(width: int, height: int, *, area: int, multiple: int) -> tuple[int, int]:
     """The size of about ``area`` pixels with the shape of ``width`` x ``height``, on a grid of ``multiple`` pixels.
 
-    Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py, resize_image. Sides are never 0 nor above
-    ``LONGEST_SIDE`` here.
+    Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py, resize_image. A side is never 0 here.
     """
     k = math.sqrt(area / (height * width)) / multiple
-    most = LONGEST_SIDE // multiple
-    width, height = (min(max(round(side * k), 1), most) * multiple for side in (width, height))
-    return width, height
+    return max(round(width * k), 1) * multiple, max(round(height * k), 1) * multiple
 
 
 def nearest_shape(width: int, height: int, sizes: list[tuple[int, int]]) -> tuple[int, int]:
@@ -156,19 +153,19 @@ def _read(path: Path) -> Picture:
 
 
 def _upright_rgb(image: Image, what: str) -> Image:
-    from PIL import Image as images
+    from PIL import Image as Pillow
     from PIL import ImageOps
 
     if 0 in image.size:
         raise RequestError(f"{what} has no pixels")
-    if image.width * image.height > (images.MAX_IMAGE_PIXELS or math.inf):
+    if image.width * image.height > (Pillow.MAX_IMAGE_PIXELS or math.inf):
         raise RequestError(f"{what} has {image.width}x{image.height} pixels: give one of at most 16384x5461")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # conversion alone would cut 16 bits off at 255
         image = image.point(lambda value: value / 256, "L")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = images.alpha_composite(images.new("RGBA", image.size, "white"), image)
+        image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 

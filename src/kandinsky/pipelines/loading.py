@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from kandinsky.errors import BackendError, RequestError
 from kandinsky.nets.kandinsky5.denoiser import CONDITIONS
 from kandinsky.ops.attention import AttentionSpec, backends
 from kandinsky.pipelines import sources
-from kandinsky.pipelines.text_to_video import TextToVideoPipeline
+from kandinsky.pipelines.generation import GenerationPipeline
+from kandinsky.pipelines.tasks import task_of
 from kandinsky.runtime.placement import Placement, Precision, place
 from kandinsky.weights import keymaps
 from kandinsky.weights.locate import locate_parts, revision
@@ -36,7 +36,7 @@ def load(
     offload: str = "none",
     weights: str | Path | None = None,
     attention: str = "auto",
-) -> TextToVideoPipeline:
+) -> GenerationPipeline:
     """A pipeline for a model. Files are found and their headers checked now; weights are read at first use.
 
     Args:   model: catalogue id, local folder (official or Diffusers layout), official YAML file, or hub repository.
@@ -73,14 +73,13 @@ def build(
     attention: str = "auto",
     name: str | None = None,
     noise_device: torch.device | None = None,
-) -> TextToVideoPipeline:
+) -> GenerationPipeline:
     """A pipeline for a card whose files lie under ``root`` or where the card says.
 
     Args: name: what finds the model again, for the recipe.   noise_device: of the noise generator; see the pipeline.
     """
-    if card.task != TextToVideoPipeline.task:
-        raise BackendError(f"`{card.id}` is for `{card.task}`, which is not built yet: use a text-to-video model")
-    spec = dataclasses.replace(AttentionSpec.from_dict(card.sampling.attention), backend=attention)
+    task_of(card)  # refuses a task that is none
+    spec = AttentionSpec.from_dict(card.sampling.attention)
     if spec.type != "dense":
         raise BackendError(f"`{card.id}` needs `{spec.type}` attention, which is not built yet: use a 5-second model")
     if card.sampling.condition not in CONDITIONS:
@@ -97,11 +96,11 @@ def build(
         files = locate_parts(component, root=root, model=card.id)
         builders[part] = _builder(component, files, precision)
     placement = Placement(builders, device=places["dit"], places=places, offload=offload)
-    return TextToVideoPipeline(
+    return GenerationPipeline(
         card,
         placement,
         precision,
-        attention=spec,
+        attention=attention,
         name=name or card.id,
         revision=revision(card.dit, root=root),
         noise_device=noise_device,
@@ -150,9 +149,19 @@ def _hunyuan(component: Component, path: Path) -> nn.Module:
 
     given = dict(component.params)
     tiling = given.pop("tiling", "auto")
-    config = path / "config.json"
-    values = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    return HunyuanAutoencoder(HunyuanParams.from_dict(values | given), tiling=tiling)
+    return HunyuanAutoencoder(HunyuanParams.from_dict(_config_in(path) | given), tiling=tiling)
+
+
+def _flux(component: Component, path: Path) -> nn.Module:
+    from kandinsky.nets.vae.flux import FluxAutoencoder, FluxParams
+
+    return FluxAutoencoder(FluxParams.from_dict(_config_in(path) | component.params))
+
+
+def _config_in(folder: Path) -> dict[str, Any]:
+    """`config.json` beside the weights; the card's own values go before it."""
+    config = folder / "config.json"
+    return dict(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else {}
 
 
 def _nano_vae(component: Component, path: Path) -> nn.Module:
@@ -189,6 +198,7 @@ class Encoder:
 NETWORKS: dict[str, Callable[[Component, Path], nn.Module]] = {
     "kandinsky5.dit": _kandinsky5_dit,
     "hunyuan": _hunyuan,
+    "flux": _flux,
     "nano.vae": _nano_vae,
 }
 ENCODERS = {

@@ -11,8 +11,10 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from kandinsky.cards import Card
+from kandinsky.cards import Card, Sampling
 from kandinsky.errors import RequestError
+from kandinsky.media.image import LONGEST_SIDE, FittedImage, Picture, area_size, nearest_shape, open_picture
+from kandinsky.pipelines.tasks import task_of
 from kandinsky.types import LatentShape, Request, VideoShape
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,7 @@ class Resolved:
 
     shape:   frames, height, width in pixels.     latent: the same clip for the denoiser.
     seconds: as asked for; ``shape.frames / fps`` is what the autoencoder's grid makes of it.
+    sampling: the card's values for this size.     image: the given image and the size it is used at.
     """
 
     card: Card
@@ -38,9 +41,12 @@ class Resolved:
     guidance: float
     shift: float
     seed: int
+    sampling: Sampling
+    image: FittedImage | None = None
 
     def settings(self) -> dict[str, Any]:
         """The values that decide the result, under the names a recipe uses."""
+        given = {} if self.image is None else {"image": self.image.record()}
         return {
             "model": self.card.id,
             "prompt": self.prompt,
@@ -54,7 +60,8 @@ class Resolved:
             "steps": self.steps,
             "guidance": self.guidance,
             "shift": self.shift,
-            "noise": self.card.sampling.noise,
+            "noise": self.sampling.noise,
+            **given,
         }
 
 
@@ -63,24 +70,22 @@ def resolve(request: Request, card: Card) -> Resolved:
 
     Raises: RequestError with one line: what was given, what is allowed, what to do.
     """
-    prompt = _prompt(request.prompt)
-    width, height = _size(request.width, request.height, card)
+    picture = _picture(request.image, card)
+    prompt = _prompt(request.prompt, card, picture)
+    width, height, image = _size(request.width, request.height, picture, card)
+    sampling = card.sampling_for(width, height)
     seconds = _seconds(request.seconds, card)
-    steps = _steps(request.steps, card)
-    guidance = _number("guidance", request.guidance, card.sampling.guidance)
+    steps = _steps(request.steps, card, sampling)
+    guidance = _number("guidance", request.guidance, sampling.guidance)
     if guidance < 0:
-        raise RequestError(
-            f"guidance `{guidance:g}` is below 0: use 1 for none, the default is {card.sampling.guidance:g}"
-        )
-    shift = _number("shift", request.shift, card.sampling.shift)
+        raise RequestError(f"guidance `{guidance:g}` is below 0: use 1 for none, the default is {sampling.guidance:g}")
+    shift = _number("shift", request.shift, sampling.shift)
     if shift <= 0:
-        raise RequestError(
-            f"shift `{shift:g}` must be above 0: 1 changes nothing, the default is {card.sampling.shift:g}"
-        )
-    negative = card.sampling.negative_prompt if request.negative_prompt is None else request.negative_prompt
+        raise RequestError(f"shift `{shift:g}` must be above 0: 1 changes nothing, the default is {sampling.shift:g}")
+    negative = sampling.negative_prompt if request.negative_prompt is None else request.negative_prompt
     if not isinstance(negative, str):
         raise RequestError(f"negative prompt must be text, not `{type(negative).__name__}`")
-    if guidance == 1 and negative != card.sampling.negative_prompt and negative.strip():
+    if guidance == 1 and negative != sampling.negative_prompt and negative.strip():
         log.warning("the negative prompt has no effect at guidance 1: no second pass runs")
     shape = VideoShape(frames=frames_of(seconds, card), height=height, width=width)
     latent = LatentShape.from_video(
@@ -98,6 +103,8 @@ def resolve(request: Request, card: Card) -> Resolved:
         guidance=guidance,
         shift=shift,
         seed=_seed(request.seed),
+        sampling=sampling,
+        image=image,
     )
 
 
@@ -120,17 +127,64 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _prompt(prompt: object) -> str:
+def _picture(image: object, card: Card) -> Picture | None:
+    task = task_of(card)
+    if image is None:
+        if task.image == "required":
+            raise RequestError(
+                f"`{card.id}` makes a {task.makes} from an image, and none was given: give `image`, on the command "
+                "line `--image FILE`"
+            )
+        return None
+    if task.image == "none":
+        raise RequestError(
+            f"`{card.id}` makes a {task.makes} from text alone and takes no image: leave it out, or use a model for "
+            "`image-to-video` or `image-editing`, see `kandinsky models`"
+        )
+    return open_picture(image)
+
+
+def _prompt(prompt: object, card: Card, picture: Picture | None) -> str:
     if not isinstance(prompt, str):
         raise RequestError(f"prompt must be text, not `{type(prompt).__name__}`")
-    if not prompt.strip():
-        raise RequestError("the prompt is empty: say what the video should show, such as `a panda waves`")
+    if not prompt.strip() and (picture is None or card.prompt != "optional"):
+        makes = task_of(card).makes
+        raise RequestError(f"the prompt is empty: say what the {makes} should show, such as `a panda waves`")
     return prompt
 
 
-def _size(width: int | None, height: int | None, card: Card) -> tuple[int, int]:
-    if width is None and height is None:
-        return parse_size(card.clip.default_size)
+def _size(
+    width: int | None, height: int | None, picture: Picture | None, card: Card
+) -> tuple[int, int, FittedImage | None]:
+    """Width, height, and the picture at that size. A picture decides where nothing else does."""
+    is_given = width is not None or height is not None
+    if picture is None:
+        size = _legal_size(width, height, card) if is_given else parse_size(card.clip.default_size)
+        return *size, None
+    own = _fitted(picture, card)
+    if not is_given or (width, height) == (own.width, own.height):
+        return own.width, own.height, own
+    size = _legal_size(width, height, card)
+    return *size, FittedImage(picture, *size, how="cover")
+
+
+def _fitted(picture: Picture, card: Card) -> FittedImage:
+    """The picture at the size it has by the card's rule.
+
+    Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py (area), kandinsky/i2i_pipeline.py (list).
+    """
+    if card.clip.fit == "list":
+        size = nearest_shape(*picture.size, [parse_size(size) for size in card.clip.sizes])
+        return FittedImage(picture, *size, how="cover")
+    group = card.classes[card.class_for(*parse_size(card.clip.default_size)) or ""]
+    width, height = area_size(*picture.size, area=group.area, multiple=group.multiple)
+    most = LONGEST_SIDE // group.multiple * group.multiple
+    if max(width, height) > most:  # only of pictures about ten times as long as wide
+        return FittedImage(picture, min(width, most), min(height, most), how="cover")
+    return FittedImage(picture, width, height, how="stretch")
+
+
+def _legal_size(width: int | None, height: int | None, card: Card) -> tuple[int, int]:
     allowed = _either(card.clip.sizes)
     if width is None or height is None:
         raise RequestError(
@@ -153,6 +207,8 @@ def _size(width: int | None, height: int | None, card: Card) -> tuple[int, int]:
 def _seconds(seconds: float | None, card: Card) -> float:
     value = _number("seconds", seconds, card.clip.seconds)
     low, high = card.clip.min_seconds, card.clip.max_seconds
+    if high == 0 and value != 0:
+        raise RequestError(f"`{card.id}` makes images: leave the {value:g} seconds out, or use a video model")
     if not low <= value <= high:
         raise RequestError(
             f"`{value:g}` seconds are not supported by `{card.id}`: use {low:g} to {high:g}"
@@ -166,13 +222,13 @@ def _seconds(seconds: float | None, card: Card) -> float:
     return value
 
 
-def _steps(steps: int | None, card: Card) -> int:
+def _steps(steps: int | None, card: Card, sampling: Sampling) -> int:
     if steps is None:
-        return card.sampling.steps
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= card.sampling.max_steps:
+        return sampling.steps
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= sampling.max_steps:
         raise RequestError(
             f"steps `{steps}` are not supported by `{card.id}`: "
-            f"use a whole number from 1 to {card.sampling.max_steps}, the default is {card.sampling.steps}"
+            f"use a whole number from 1 to {sampling.max_steps}, the default is {sampling.steps}"
         )
     return steps
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from kandinsky.types import TextStates
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @runtime_checkable
@@ -17,4 +20,13 @@ class TextEncoder(Protocol):
 
         still: the result will be one image; encoders with a template for images then use it.
         """
+        ...
+
+
+@runtime_checkable
+class ImageTextEncoder(TextEncoder, Protocol):
+    """Also reads prompts that speak of an image, for image editing."""
+
+    def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextStates:
+        """States of B ≥ 1 prompts, each shown its image (at the size of the result)."""
         ...

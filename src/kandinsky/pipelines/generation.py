@@ -1,4 +1,7 @@
-"""Text to video: resolve → encode → noise → sample → decode. Each step is public and typed on both sides.
+"""Generation: resolve → encode → noise → sample → decode. Each step is public and typed on both sides.
+
+One pipeline serves every task of the transformers of Kandinsky 5 and nano: text to video, image to video, text to image
+and image editing. What an image means to a task stands in two tables, ``tasks.TASKS`` and ``conditioning.IMAGE_USES``.
 
 Legend: B batch; T H W C frames, rows, columns, channels (of latents or pixels, as said); L text tokens.
 """
@@ -7,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,18 +18,24 @@ from torch import Tensor
 
 from kandinsky.cards import Card
 from kandinsky.diffusion import noise as noise_rule
+from kandinsky.diffusion.first_frame import normalize_first_frame
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times
-from kandinsky.errors import RequestError
+from kandinsky.errors import BackendError, RequestError
 from kandinsky.media import recipe
-from kandinsky.nets.kandinsky5.denoiser import CONDITIONS, VelocityDenoiser
+from kandinsky.nets.kandinsky5.denoiser import VelocityDenoiser
 from kandinsky.ops.attention import AttentionSpec
+from kandinsky.pipelines.conditioning import condition
 from kandinsky.pipelines.request import Resolved, parse_size, resolve
+from kandinsky.pipelines.tasks import task_of
 from kandinsky.runtime.placement import Placement, Precision
+from kandinsky.text.protocol import ImageTextEncoder
 from kandinsky.types import Request, TextStates, Video
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from kandinsky.nets.vae.protocol import VideoAutoencoder
     from kandinsky.text.protocol import TextEncoder
 
@@ -34,16 +43,15 @@ if TYPE_CHECKING:
 OnStep = Callable[[int, int, Tensor], bool | None]
 
 
-class TextToVideoPipeline:
+class GenerationPipeline:
     """One model, ready to be asked.
 
     Args: card: the model.   placement: holds `text`, `dit` and `vae`.   precision: types it runs in.
-          attention: of the visual self attention.   name: what ``load`` finds the model by.   revision: of the weights.
+          attention: backend of the visual self attention; its kind stands in the card.
+          name: what ``load`` finds the model by.   revision: of the weights.
           noise_device: device of the noise generator. None = the processor, so that a seed means the same clip on every
           machine; the official code draws on its CUDA device, and the official call keeps that.
     """
-
-    task: ClassVar[str] = "text-to-video"
 
     def __init__(
         self,
@@ -51,7 +59,7 @@ class TextToVideoPipeline:
         placement: Placement,
         precision: Precision,
         *,
-        attention: AttentionSpec | None = None,
+        attention: str = "auto",
         name: str | None = None,
         revision: str = "main",
         noise_device: torch.device | None = None,
@@ -66,8 +74,9 @@ class TextToVideoPipeline:
 
     def __call__(
         self,
-        prompt: str,
+        prompt: str = "",
         *,
+        image: Any = None,
         seconds: float | None = None,
         width: int | None = None,
         height: int | None = None,
@@ -79,9 +88,12 @@ class TextToVideoPipeline:
         seed: int | None = None,
         on_step: OnStep | None = None,
     ) -> Video:
-        """Make one clip; what is left out comes from the model's card.
+        """Make one clip or image; what is left out comes from the model's card.
 
-        Args:    seconds: length; 0 makes one still frame.   width, height: pixels.   size: both, `768x512`.
+        Args:    prompt: what it shows; with an image some models need none.
+                 image: a path, a Pillow image or a uint8 array [H, W, 3], for models whose task takes one. Any size: it
+                 decides the size of the result and is fitted to it; the recipe says how.
+                 seconds: length; 0 makes one still frame.   width, height: pixels.   size: both, `768x512`.
                  steps: network steps.   guidance: weight of the prompt, 1 = off.   shift: more time near noise.
                  negative_prompt: what to keep away from.   seed: drawn when not given; the result carries it.
                  on_step: ``on_step(step, total, preview_latents)``, called after each step; returning False cancels.
@@ -99,6 +111,7 @@ class TextToVideoPipeline:
             guidance=guidance,
             shift=shift,
             seed=seed,
+            image=image,
         )
         return self.run(self.resolve(request), on_step=on_step)
 
@@ -107,14 +120,16 @@ class TextToVideoPipeline:
         return self.run_batch([resolved], on_step=on_step)[0]
 
     def run_batch(self, batch: Sequence[Resolved], *, on_step: OnStep | None = None) -> list[Video]:
-        """Several requests in one pass of each network; they may differ in prompt, negative prompt and seed only.
+        """Several requests in one pass of each network; they may differ in prompt, negative prompt, seed and image
+        (all with one, or none).
 
         Results equal those of single runs up to the rounding of differently ordered sums.
         Raises: RequestError where the requests differ in size, length, steps, guidance or shift.
         """
         first = _common(batch)
+        images = self.encode_images(batch)
         text, negative = self.encode(batch)
-        latents = self.sample(self.noise(batch), text, negative, first, on_step=on_step)
+        latents = self.sample(self.noise(batch), text, negative, first, image_BTHWC=images, on_step=on_step)
         frames = self.decode(latents)
         return [
             Video(frames_THWC=clip, fps=one.fps, seed=one.seed, recipe=self.recipe(one))
@@ -129,17 +144,33 @@ class TextToVideoPipeline:
         """States of the prompts, and of the negative prompts where guidance is on."""
         first = _common(batch)
         still = first.shape.frames == 1
+        images = None
+        if task_of(self.card).text_sees_image and first.image is not None:
+            images = [one.image.pixels() for one in batch if one.image is not None]
         with self.placement.hold("text") as encoder:
-            text = _encode(encoder, [one.prompt for one in batch], still)
+            text = _encode(encoder, [one.prompt for one in batch], still, images)
             if not Guidance(first.guidance).is_on:
                 return text, None
-            return text, _encode(encoder, [one.negative_prompt for one in batch], still)
+            return text, _encode(encoder, [one.negative_prompt for one in batch], still, images)
+
+    def encode_images(self, batch: Sequence[Resolved]) -> Tensor | None:
+        """Clean latents [B, 1, H, W, C] of the given images, float32; None without images.
+
+        The mode of the autoencoder's posterior: the official code takes an unseeded sample of it, so that there a seed
+        does not repeat a result.
+        """
+        if _common(batch).image is None:
+            return None
+        device = self.placement.device("vae")
+        with self.placement.hold("vae") as vae, torch.no_grad():
+            latents = [vae.encode(to_pixels(one.image.pixels()).to(device)) for one in batch if one.image is not None]
+        return torch.cat(latents).to(self.precision.islands)
 
     def noise(self, batch: Sequence[Resolved]) -> Tensor:
         """Noise [B, T, H, W, C], float32, one generator a sample."""
         first = _common(batch)
         seeds = [one.seed for one in batch]
-        return noise_rule.draw(first.latent, seeds, self.card.sampling.noise, device=self.noise_device)
+        return noise_rule.draw(first.latent, seeds, first.sampling.noise, device=self.noise_device)
 
     def sample(
         self,
@@ -148,29 +179,34 @@ class TextToVideoPipeline:
         negative: TextStates | None,
         resolved: Resolved,
         *,
+        image_BTHWC: Tensor | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Latents [B, T, H, W, C], float32, from noise and text states.
+        """Latents [B, T, H, W, C], float32, from noise, text states and the latents of images.
 
-        ``resolved`` gives steps, shift and guidance. Raises: Cancelled when ``on_step`` returns False.
+        ``resolved`` gives steps, shift, guidance and the card's values.
+        Raises: Cancelled when ``on_step`` returns False.
         """
         device = self.placement.device("dit")
         noise_BTHWC = noise_BTHWC.to(device, self.precision.islands)
-        condition_BTHWC = CONDITIONS[self.card.sampling.condition](noise_BTHWC)
+        sampling = resolved.sampling
+        condition_BTHWC, pin = condition(self.card.task, sampling.condition, noise_BTHWC, image_BTHWC)
+        attention = dataclasses.replace(AttentionSpec.from_dict(sampling.attention), backend=self.attention)
         with self.placement.hold("dit") as dit:
 
             def denoiser(states: TextStates) -> VelocityDenoiser:
                 return VelocityDenoiser(
                     dit,
                     states.to(device),
-                    rope_scale=self.card.sampling.rope_scale,
-                    attention=self.attention,
+                    rope_scale=sampling.rope_scale,
+                    attention=attention,
                     condition_BTHWC=condition_BTHWC,
                 )
 
             guided = Guidance(resolved.guidance).guide(denoiser(text), None if negative is None else denoiser(negative))
             times = flow_times(resolved.steps, resolved.shift)
-            return sample(guided, noise_BTHWC, times, on_step=on_step)
+            latents = sample(guided, noise_BTHWC, times, on_step=on_step, pin=pin)
+        return normalize_first_frame(latents) if pin and sampling.normalize_first_frame else latents
 
     def decode(self, latents_BTHWC: Tensor) -> np.ndarray:
         """Frames [B, T, H, W, 3], uint8; one clip at a time.
@@ -195,8 +231,17 @@ def to_bytes(pixels: Tensor) -> Tensor:
     return ((pixels.float().clamp(-1.0, 1.0) + 1.0) * 127.5).to(torch.uint8)
 
 
-def _encode(encoder: TextEncoder, prompts: list[str], still: bool) -> TextStates:
-    return encoder.encode(prompts, still=still)
+def to_pixels(image: Image) -> Tensor:
+    """A Pillow image as a clip of one frame: [1, 1, H, W, 3], float32 in [-1, 1]."""
+    return torch.from_numpy(np.array(image))[None, None].float() / 127.5 - 1.0
+
+
+def _encode(encoder: TextEncoder, prompts: list[str], still: bool, images: list[Image] | None) -> TextStates:
+    if images is None:
+        return encoder.encode(prompts, still=still)
+    if not isinstance(encoder, ImageTextEncoder):
+        raise BackendError(f"`{type(encoder).__name__}` cannot be shown an image: use another text encoder")
+    return encoder.encode_with_images(prompts, images)
 
 
 def _decode(vae: VideoAutoencoder, latents_BTHWC: Tensor) -> np.ndarray:
@@ -209,9 +254,15 @@ def _common(batch: Sequence[Resolved]) -> Resolved:
         raise RequestError("a batch needs at least one request")
     first = batch[0]
     for one in batch[1:]:
-        aligned = dataclasses.replace(one, prompt=first.prompt, negative_prompt=first.negative_prompt, seed=first.seed)
+        aligned = dataclasses.replace(
+            one,
+            prompt=first.prompt,
+            negative_prompt=first.negative_prompt,
+            seed=first.seed,
+            image=first.image if (one.image is None) == (first.image is None) else one.image,
+        )
         if aligned != first:
-            raise RequestError("the requests of one batch may differ in prompt, negative prompt and seed only")
+            raise RequestError("the requests of one batch may differ in prompt, negative prompt, seed and image only")
     return first
 
 

@@ -1,0 +1,50 @@
+"""Image to video: the first latent frame is known, and the first frames are brought to the look of the rest.
+
+Legend: B batch; T H W C latent frames, rows, columns, channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NORMALIZED_FRAMES = 4
+REFERENCE_FRAMES = 5
+# How far a frame's mean and standard deviation may move: (down, up).
+MEAN_ROOM = (0.05, 0.1)
+STD_ROOM = (0.1, 0.25)
+
+
+def pin_first_frame(x_BTHWC: Tensor, image_BTHWC: Tensor) -> Tensor:
+    """The state with its first latent frame replaced by that of the image; a new tensor.
+
+    Args: image_BTHWC: clean latent, T = 1.
+    """
+    return torch.cat((image_BTHWC.to(x_BTHWC), x_BTHWC[:, 1:]), dim=1)
+
+
+def normalize_first_frame(
+    latents_BTHWC: Tensor, *, reference_frames: int = REFERENCE_FRAMES, clamp: bool = False
+) -> Tensor:
+    """Bring mean and spread of the first four latent frames near those of the frames that follow.
+
+    Each clip and each of its first frames is treated by itself. Clips of fewer than five latent frames have nothing to
+    be compared with and come back as they are (the official code returns NaN there).
+
+    Args:    reference_frames: how many frames from the fifth on are looked at.   clamp: keep within their range.
+    Source:  kandinskylab/kandinsky-5, kandinsky/generation_utils.py, normalize_first_frame.
+    """
+    frames = latents_BTHWC.shape[1]
+    if frames <= NORMALIZED_FRAMES:
+        return latents_BTHWC
+    end = NORMALIZED_FRAMES + min(reference_frames, frames - 1)
+    reference = latents_BTHWC[:, NORMALIZED_FRAMES:end]
+    first = latents_BTHWC[:, :NORMALIZED_FRAMES]
+    whole, plane = (1, 2, 3, 4), (2, 3, 4)
+    mean, std = first.mean(plane, keepdim=True), first.std(plane, keepdim=True)
+    new_mean = reference.mean(whole, keepdim=True).clamp(mean - MEAN_ROOM[0], mean + MEAN_ROOM[1])
+    new_std = reference.std(whole, keepdim=True).clamp(std - STD_ROOM[0], std + STD_ROOM[1])
+    moved = (first - mean) / std * new_std + new_mean
+    if clamp:
+        moved = moved.clamp(reference.amin(whole, keepdim=True), reference.amax(whole, keepdim=True))
+    return torch.cat((moved, latents_BTHWC[:, NORMALIZED_FRAMES:]), dim=1)
