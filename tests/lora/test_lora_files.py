@@ -165,7 +165,7 @@ def test_ranks_that_disagree(tmp_path: Path) -> None:
     state = pair()
     state[f"transformer.{LAYER}.lora_B.weight"] = torch.ones(32, 5)
     save_file(state, tmp_path / "a.safetensors")
-    with pytest.raises(WeightsError, match="has rank 2, .* has rank 5"):
+    with pytest.raises(WeightsError, match=r"has rank 2, .* has rank 5"):
         read(tmp_path / "a.safetensors")
     save_file(pair(), tmp_path / "b.safetensors")
     with pytest.raises(WeightsError, match="has rank 2, its configuration says 16"):
@@ -191,7 +191,7 @@ def test_relatives_of_lora_are_refused_by_name(tensor: str, kind: str, tmp_path:
 
 @pytest.mark.parametrize("values", [{"use_dora": True}, {"peft_type": "LOHA"}])
 def test_relatives_are_refused_by_their_configuration(values: dict[str, object]) -> None:
-    with pytest.raises(WeightsError, match="DoRA|LOHA"):
+    with pytest.raises(WeightsError, match=r"DoRA|LOHA"):
         LoraConfig.from_dict(values, where="x.json")
 
 

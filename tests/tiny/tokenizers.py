@@ -21,6 +21,16 @@ QWEN_SPECIAL = (
 # Words without a token of their own; splitting these, all four prefixes count what they count with the real vocabulary.
 SPLIT = {" promt": (" prom", "t"), " scren": (" sc", "ren"), " postprocessing": (" post", "processing")}
 
+# What Qwen2.5-VL's own template makes of turns of text and images, without its other branches.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
 
 def qwen_tokenizer() -> Qwen2Tokenizer:
     """Byte-level BPE whose merges are learned from the templates' own words."""
@@ -42,7 +52,9 @@ def qwen_tokenizer() -> Qwen2Tokenizer:
     )
     vocab, merges = _vocab_and_merges(learner)
     vocab |= {token: len(vocab) + i for i, token in enumerate(QWEN_SPECIAL)}
-    return Qwen2Tokenizer(vocab=vocab, merges=merges, extra_special_tokens=list(QWEN_SPECIAL[1:]))
+    tokenizer = Qwen2Tokenizer(vocab=vocab, merges=merges, extra_special_tokens=list(QWEN_SPECIAL[1:]))
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 
 def clip_tokenizer() -> CLIPTokenizer:

@@ -1,0 +1,23 @@
+"""Libraries that draw from the global generators, made repeatable without leaving a trace in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Global generators of the host and of one device start from ``seed`` inside, and are afterwards as they were."""
+    accelerated = device.type != "cpu"
+    with torch.random.fork_rng(
+        devices=[device] if accelerated else [], device_type=device.type if accelerated else "cuda"
+    ):
+        torch.default_generator.manual_seed(seed)
+        if accelerated:
+            module = torch.get_device_module(device)
+            with module.device(device):
+                module.manual_seed(seed)
+        yield
