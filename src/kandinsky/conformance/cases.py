@@ -36,7 +36,7 @@ class NotBuilt(Exception):  # noqa: N818 - a verdict, not a failure
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One recorded run. ``tolerance``: |a − b| ≤ atol + rtol·|b|; booleans and integers must be equal."""
+    """One recorded run. ``tolerance``: |a − b| ≤ atol + rtol·|b|; booleans must be equal."""
 
     folder: Path
     component: str
@@ -144,7 +144,7 @@ def _compare_one(
         return fail | {"reason": "the output was not made"}, float("inf")
     if actual.shape != expected.shape:
         return fail | {"reason": f"shape {list(actual.shape)}, expected {list(expected.shape)}"}, float("inf")
-    if not expected.is_floating_point():
+    if expected.dtype is torch.bool:
         wrong = int((actual.to(expected.dtype) != expected).sum())
         fields = {"status": Status.FAIL if wrong else Status.PASS, "output": name, "max_abs": float(wrong > 0)}
         return fields | ({"reason": f"{wrong} entries differ"} if wrong else {}), float("inf") if wrong else 0.0

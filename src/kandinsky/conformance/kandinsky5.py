@@ -10,6 +10,7 @@ from torch import Tensor
 from kandinsky.conformance.cases import Case, NotBuilt
 from kandinsky.diffusion import step_cache
 from kandinsky.diffusion.caching import MagCache, magcache_plan, ratio_rows
+from kandinsky.diffusion.first_frame import normalize_first_frame
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times
@@ -20,6 +21,7 @@ from kandinsky.nets.lora import layer_shapes
 from kandinsky.nets.vae.hunyuan import HunyuanAutoencoder, HunyuanParams
 from kandinsky.nets.vae.tiling import Tiling
 from kandinsky.ops.attention import AttentionSpec
+from kandinsky.pipelines.conditioning import condition
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.types import TextStates
 from kandinsky.weights import keymaps
@@ -76,13 +78,12 @@ def run_sample(case: Case) -> dict[str, Tensor]:
     cache = None
     if settings := _magcache(call.get("magcache")):
         cache = step_cache.start(settings, steps=int(call["num_steps"]))
-    if "first_frame" in inputs:
-        raise NotBuilt("image-to-video is not built yet")
     spec = _spec(call.get("attention"))
     net = _dit(case)
-    condition = None
-    if (source := inputs.get("source_latent")) is not None:
-        condition = torch.cat((source, torch.ones_like(source[..., :1])), dim=-1)[None]
+    noise_BTHWC = inputs["noise"][None]
+    task = "image-to-video" if "first_frame" in inputs else "image-editing"
+    image = inputs.get("first_frame", inputs.get("source_latent"))
+    condition_BTHWC, pin = condition(task, "zeros", noise_BTHWC, None if image is None else image[None])
 
     def denoiser(prefix: str, branch: str) -> VelocityDenoiser:
         states = TextStates(
@@ -93,14 +94,15 @@ def run_sample(case: Case) -> dict[str, Tensor]:
             states,
             rope_scale=_scale(call),
             attention=spec,
-            condition_BTHWC=condition,
+            condition_BTHWC=condition_BTHWC,
             runner=cache.runner(branch) if cache else None,
         )
 
     guidance = Guidance(float(call["guidance_weight"]))
     guided = guidance.guide(denoiser("", "conditional"), denoiser("null_", "unconditional") if guidance.is_on else None)
     times = flow_times(int(call["num_steps"]), float(call["scheduler_scale"]))
-    outputs = {"output": sample(guided, inputs["noise"][None], times)[0]}
+    latents_BTHWC = sample(guided, noise_BTHWC, times, pin=pin)
+    outputs = {"output": (normalize_first_frame(latents_BTHWC) if pin else latents_BTHWC)[0]}
     return outputs | ({"skip": torch.tensor(cache.skips)[:, 0]} if cache else {})
 
 

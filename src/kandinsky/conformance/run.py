@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kandinsky.conformance import kandinsky4, kandinsky5, nabla
+from kandinsky.conformance import images, kandinsky4, kandinsky5, nabla
 from kandinsky.conformance.cases import Case, NotBuilt, Result, Status, compare, find
 from kandinsky.conformance.manifests import check_manifest
 from kandinsky.errors import KandinskyError
@@ -26,6 +26,8 @@ RUNNERS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     "kandinsky5.lora": kandinsky5.run_lora,
     "kandinsky5.magcache_schedule": kandinsky5.run_magcache_schedule,
     "kandinsky5.nabla_mask": nabla.run_nabla_mask,
+    "kandinsky5.normalize_first_frame": images.run_normalize_first_frame,
+    "kandinsky5.preprocess_image": images.run_preprocess_image,
     "kandinsky5.sample": kandinsky5.run_sample,
     "kandinsky5.timesteps": kandinsky5.run_timesteps,
     "kandinsky5.vae": kandinsky5.run_vae,

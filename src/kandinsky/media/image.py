@@ -125,10 +125,16 @@ def cover(image: Image, width: int, height: int) -> Image:
 
 
 def _resized(image: Image, width: int, height: int) -> Image:
-    from PIL.Image import Resampling
+    """Bilinear and antialiased, as officially; in float32 with one rounding, which Pillow alone does not do for RGB."""
+    import numpy as np
+    from PIL import Image as Pillow
 
-    # antialiased, as officially
-    return image.resize((width, height), Resampling.BILINEAR) if image.size != (width, height) else image
+    if image.size == (width, height):
+        return image
+    planes = [
+        np.asarray(plane.convert("F").resize((width, height), Pillow.Resampling.BILINEAR)) for plane in image.split()
+    ]
+    return Pillow.fromarray(np.stack(planes, axis=-1).round().clip(0, 255).astype(np.uint8))
 
 
 def _read(path: Path) -> Picture:
