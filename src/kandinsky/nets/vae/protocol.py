@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -21,3 +22,20 @@ class VideoAutoencoder(Protocol):
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
         """Latents as the denoiser sees them → pixels, about [-1, 1], not clamped."""
         ...
+
+
+@runtime_checkable
+class StreamingAutoencoder(VideoAutoencoder, Protocol):
+    """Also gives a clip piece by piece, holding no more of it than the piece needs."""
+
+    def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
+        """Pixels [B, t, H, W, C] in order of time; together they are ``decode``'s."""
+        ...
+
+
+def decode_pieces(vae: VideoAutoencoder, latents_BTHWC: Tensor) -> Iterator[Tensor]:
+    """Pixels piece by piece; in one piece from an autoencoder that does not stream."""
+    if isinstance(vae, StreamingAutoencoder):
+        yield from vae.decode_pieces(latents_BTHWC)
+    else:
+        yield vae.decode(latents_BTHWC)

@@ -1,4 +1,4 @@
-"""The official tiling of the HunyuanVideo autoencoder: overlapping tiles, blended linearly.
+"""The official tiling of the HunyuanVideo autoencoder: overlapping tiles, blended linearly, finished in order of time.
 
 Legend: tensors here are [B, C, T, H, W]. Tiles are laid in time first, in space within each time tile.
 Source: kandinskylab/kandinsky-5, kandinsky/models/vae.py, as described in its numbers (tiles, strides, blends).
@@ -7,7 +7,7 @@ Source: kandinskylab/kandinsky-5, kandinsky/models/vae.py, as described in its n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -50,8 +50,11 @@ class Tiling:
 
 def tiled(
     coder: Coder, x: Tensor, tiling: Tiling, *, direction: Literal["encode", "decode"], temporal: int, spatial: int
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Run ``coder`` (pixels → moments, or latents → pixels) over tiles of x and blend the results.
+
+    Yields: the result in pieces along time, each as soon as it is final: at most two tiles in time are held at once,
+    however long the clip is.
 
     Where the official grid leaves a right or bottom edge (or last frames, when encoding) uncovered, and so returns a
     smaller clip, a last tile is laid flush with the edge; elsewhere the result is the official one.
@@ -90,20 +93,22 @@ def tiled(
 
     frames = x.shape[TIME]
     if frames <= tile_t:
-        return in_space(x)
+        yield in_space(x)
+        return
     # latents: the last tile may be one frame short instead of a further tile
     starts = _starts(frames, tile_t, stride_t, slack=int(decoding))
-    pieces: list[Tensor] = []
+    last: Tensor | None = None
     for k, start in enumerate(starts):
         piece = in_space(x[:, :, start : start + tile_t])
         # a causal coder treats a tile's first frame as a still: later tiles drop it
         piece = piece.clone() if k == 0 else piece[:, :, 1:].clone()
-        if k:
-            overlap = grow(tile_t - 1, temporal) - grow(start - starts[k - 1], temporal)
-            _blend(pieces[-1], piece, overlap, TIME)
-            pieces[-1] = pieces[-1].narrow(TIME, 0, grow(start - starts[k - 1], temporal) + (k == 1))
-        pieces.append(piece)
-    return torch.cat(pieces, dim=TIME)
+        if last is not None:
+            gap = grow(start - starts[k - 1], temporal)
+            _blend(last, piece, grow(tile_t - 1, temporal) - gap, TIME)
+            yield last.narrow(TIME, 0, gap + (k == 1))
+        last = piece
+    assert last is not None
+    yield last
 
 
 def _starts(size: int, tile: int, stride: int, slack: int = 0) -> list[int]:

@@ -1,0 +1,47 @@
+"""Room for frames that are too large for the device: main memory, beyond a limit a temporary file mapped into it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kandinsky.runtime.devices import host_memory
+
+SHARE = 0.5  # of the free main memory that frames may take before they go to a file
+
+
+class Spool:
+    """Allocates tensors; where they lie changes no number in them. Fits ``nets/vae/layered.Allocate``.
+
+    Args: in_memory: bytes of one tensor from which on it lies in a file; default: half of what is free now.
+          folder: of the files; default: the system's temporary folder. They have no name: nothing stays behind.
+    """
+
+    def __init__(self, *, in_memory: int | None = None, folder: Path | None = None) -> None:
+        self.in_memory = in_memory
+        self.folder = folder
+        self.on_disk = 0
+
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        count = torch.Size(shape).numel()
+        size = count * dtype.itemsize
+        if size <= self._limit():
+            return torch.empty(shape, dtype=dtype)
+        self.on_disk += size
+        handle, name = tempfile.mkstemp(prefix="kandinsky-", suffix=".frames", dir=self.folder)
+        try:
+            os.ftruncate(handle, size)
+            return torch.from_file(name, shared=True, size=count, dtype=dtype).view(shape)
+        finally:
+            os.close(handle)
+            Path(name).unlink()  # the mapping keeps the file until the tensor is gone
+
+    def _limit(self) -> int:
+        if self.in_memory is not None:
+            return self.in_memory
+        memory = host_memory()
+        return 2**63 if memory is None else int(memory[0] * SHARE)
