@@ -12,7 +12,8 @@ from kandinsky.cards import catalogue
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.nets.lora import layer_shapes
 from kandinsky.weights.keymaps import KeyMap
-from kandinsky.weights.lora import Lora, LoraConfig, parse_spec, read_lora, write_lora
+from kandinsky.weights.lora import Lora, LoraConfig, read_lora, write_lora
+from kandinsky.weights.lora_files import parse_spec
 from tiny import family
 from tiny.loras import lora
 

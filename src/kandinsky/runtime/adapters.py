@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from kandinsky.errors import RequestError
 from kandinsky.nets.lora import LowRank, attach, detach, fuse, restore
-from kandinsky.weights.lora import Lora, Shapes
+from kandinsky.weights.keymaps import IDENTITY, KeyMap
+from kandinsky.weights.lora import Lora, LoraConfig, Shapes, read_lora
+from kandinsky.weights.lora_files import locate_lora
 
 State = tuple[tuple[tuple[str, float], ...], bool]
 
@@ -35,10 +38,12 @@ class Adapters:
     """The LoRAs of one model, by name.
 
     Args: model: its name, for messages.   layers: gives (outputs, inputs) of its linear layers, asked when needed.
+          keymap: official names of the layers ↔ ours.
     """
 
-    def __init__(self, model: str, layers: Callable[[], Shapes]) -> None:
+    def __init__(self, model: str, layers: Callable[[], Shapes], *, keymap: KeyMap = IDENTITY) -> None:
         self.model = model
+        self.keymap = keymap
         self._layers = layers
         self._shapes: Shapes | None = None
         self._loaded: dict[str, Lora] = {}
@@ -75,6 +80,25 @@ class Adapters:
         were added to expanded prompts only.
         """
         return "".join(self._loaded[name].trigger for name in self._scales)
+
+    def load(
+        self, source: str | Path, *, name: str | None = None, scale: float = 1.0, config: LoraConfig | None = None
+    ) -> str:
+        """Read a LoRA and switch it on beside those that are on.
+
+        Args:    source: file, folder or Hugging Face repository (which is not fetched here).
+                 name: to speak of it by; its file's or folder's when not given.   scale: 1 is as trained.
+                 config: what scales it, in the place of the file beside it.
+        Returns: its name.
+        Raises:  WeightsError naming the tensor that does not fit; RequestError for a name that is taken.
+        """
+        found = locate_lora(source)
+        # a recipe must find it again from any folder; a repository is found by its name
+        shown = str(found.absolute()) if Path(source).expanduser().exists() else str(source)
+        lora = read_lora(
+            found, self.layers, model=self.model, config=config, keymap=self.keymap, name=name or "", source=shown
+        )
+        return self.add(lora, scale=scale)
 
     def add(self, lora: Lora, *, scale: float = 1.0) -> str:
         """Load one more and switch it on beside those that are on. Returns: its name.

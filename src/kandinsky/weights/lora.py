@@ -31,18 +31,13 @@ from torch import Tensor
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.nets.lora import LowRank
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
+from kandinsky.weights.lora_files import LAYOUTS, find_files, name_of
 from kandinsky.weights.read import PICKLED, read_metadata, read_shapes, read_state
 from kandinsky.weights.write import write_state
 
 log = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 
-# weights → the configuration that belongs to them, in the order they are looked for in a folder
-LAYOUTS = {
-    "lora.safetensors": "config_lora.json",
-    "adapter_model.safetensors": "adapter_config.json",
-    "pytorch_lora_weights.safetensors": "adapter_config.json",
-}
 PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "module.", "dit.")
 FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")
 TEXT_ENCODER = re.compile(
@@ -63,7 +58,6 @@ _RELATIVES = (
     (re.compile(r"lora_embedding_"), "LoRA of embeddings"),
     (re.compile(r"\.diff(_b)?$"), "whole differences of weights"),
 )
-_STRENGTH = re.compile(r"(?P<source>.+):(?P<scale>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,35 +120,6 @@ class Lora:
     sha256: str = ""
 
 
-def parse_spec(spec: str | Path) -> tuple[str, float]:
-    """`FILE[:SCALE]` as (file, scale); the scale is 1 where none is said. Raises: RequestError.
-
-    A colon that no number follows belongs to the name, such as that of a Windows drive.
-    """
-    text = str(spec)
-    if match := _STRENGTH.fullmatch(text):
-        text = match["source"]
-    if not text.strip():
-        raise RequestError(f"LoRA `{spec}` names no file: give FILE or FILE:SCALE")
-    return text, float(match["scale"]) if match else 1.0
-
-
-def find_files(path: Path) -> tuple[Path, Path | None]:
-    """Weights and configuration of a LoRA file or folder. Raises: WeightsError."""
-    if path.is_dir():
-        if named := next((path / name for name in LAYOUTS if (path / name).is_file()), None):
-            return find_files(named)
-        found = sorted(path.glob("*.safetensors"))
-        if len(found) != 1:
-            what = f"holds {len(found)} `.safetensors` files" if found else "holds no LoRA"
-            raise WeightsError(f"folder `{path}` {what}: give the file, or a folder with {' or '.join(LAYOUTS)}")
-        path = found[0]
-    if not path.is_file():
-        raise WeightsError(f"LoRA `{path}` is not there: give a file, a folder or a Hugging Face repository")
-    config = path.with_name(LAYOUTS.get(path.name, "config_lora.json"))
-    return path, config if path.name in LAYOUTS and config.is_file() else None
-
-
 def read_config(path: Path) -> LoraConfig:
     """A PEFT configuration file. Raises: WeightsError."""
     try:
@@ -207,7 +172,7 @@ def read_lora(
         alpha = float(state[names["alpha"]]) if "alpha" in names else None
         scale = (known or LoraConfig()).scale_of(plan[raw], down.shape[0], alpha)
         updates[plan[raw]] = LowRank(_numbers(down), _numbers(up), scale)
-    return Lora(updates, name or _name_of(file), metadata.get("trigger", ""), source or str(path), _sha256(file))
+    return Lora(updates, name or name_of(file), metadata.get("trigger", ""), source or str(path), _sha256(file))
 
 
 def write_lora(
@@ -369,15 +334,6 @@ def _is_relative(kind: str, where: str, *, tensor: str = "") -> WeightsError:
 
 def _numbers(tensor: Tensor) -> Tensor:
     return tensor.flatten(1) if tensor.is_floating_point() else tensor.flatten(1).float()
-
-
-def _name_of(file: Path) -> str:
-    """The file's name, or its folder's where every LoRA of that layout has the same."""
-    if file.name not in LAYOUTS:
-        return file.stem
-    folder = file.absolute().parent
-    # in the Hugging Face cache: models--owner--name/snapshots/commit/
-    return folder.parents[1].name.rpartition("--")[2] if folder.parent.name == "snapshots" else folder.name
 
 
 def _sha256(file: Path) -> str:

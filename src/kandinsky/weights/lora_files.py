@@ -1,0 +1,94 @@
+"""Where LoRA files lie: a file, a folder, or a Hugging Face repository in the cache. No torch, no network here.
+
+`kandinsky download OWNER/NAME` fetches a repository; ``weights/lora.py`` reads what is found.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from kandinsky.cards import Part
+from kandinsky.errors import RequestError, WeightsError
+from kandinsky.weights.locate import locate_part
+
+# weights → the configuration that belongs to them, in the order they are looked for in a folder
+LAYOUTS = {
+    "lora.safetensors": "config_lora.json",
+    "adapter_model.safetensors": "adapter_config.json",
+    "pytorch_lora_weights.safetensors": "",  # Diffusers: in the header, or not at all
+}
+_STRENGTH = re.compile(r"(?P<source>.+):(?P<scale>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.IGNORECASE)
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def parse_spec(spec: str | Path) -> tuple[str, float]:
+    """`FILE[:SCALE]` as (file, scale); the scale is 1 where none is said. Raises: RequestError.
+
+    A colon that no number follows belongs to the name, such as that of a Windows drive.
+    """
+    text = str(spec)
+    if match := _STRENGTH.fullmatch(text):
+        text = match["source"]
+    if not text.strip():
+        raise RequestError(f"LoRA `{spec}` names no file: give FILE or FILE:SCALE")
+    return text, float(match["scale"]) if match else 1.0
+
+
+def locate_lora(source: str | Path) -> Path:
+    """The file or folder of a LoRA: what is on this machine by that name, else a repository in the cache.
+
+    Raises: WeightsError saying what was looked for, and how to fetch it.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        find_files(path)
+        return path
+    name = str(source)
+    if not _REPOSITORY.fullmatch(name) or path.suffix in (".safetensors", ".pt", ".bin", ".json"):
+        raise WeightsError(f"LoRA `{name}` is not there: give a file, a folder or a Hugging Face repository")
+    missing: WeightsError | None = None
+    for part in repository_parts(name):
+        try:
+            found = locate_part(part, model=name)
+        except WeightsError as error:
+            missing = missing or error
+        else:
+            return found
+    assert missing is not None
+    raise missing
+
+
+def repository_parts(repo: str) -> list[Part]:
+    """The files of a LoRA repository, once for each layout it may have."""
+    return [
+        Part(
+            repo=repo, files=tuple(name for name in (weights, config) if name), local=f"lora/{repo.partition('/')[2]}/"
+        )
+        for weights, config in LAYOUTS.items()
+    ]
+
+
+def find_files(path: Path) -> tuple[Path, Path | None]:
+    """Weights and configuration of a LoRA file or folder. Raises: WeightsError."""
+    if path.is_dir():
+        if named := next((path / name for name in LAYOUTS if (path / name).is_file()), None):
+            return find_files(named)
+        found = sorted(path.glob("*.safetensors"))
+        if len(found) != 1:
+            what = f"holds {len(found)} `.safetensors` files" if found else "holds no LoRA"
+            raise WeightsError(f"folder `{path}` {what}: give the file, or a folder with {' or '.join(LAYOUTS)}")
+        path = found[0]
+    if not path.is_file():
+        raise WeightsError(f"LoRA `{path}` is not there: give a file, a folder or a Hugging Face repository")
+    config = LAYOUTS.get(path.name)
+    return path, path.with_name(config) if config and path.with_name(config).is_file() else None
+
+
+def name_of(file: Path) -> str:
+    """What a LoRA is called: the file's name, or its folder's where every LoRA of that layout has the same."""
+    if file.name not in LAYOUTS:
+        return file.stem
+    folder = file.absolute().parent
+    # in the Hugging Face cache: models--owner--name/snapshots/commit/
+    return folder.parents[1].name.rpartition("--")[2] if folder.parent.name == "snapshots" else folder.name
