@@ -72,7 +72,11 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Defaults of the sampling loop. guidance 1.0 = off, then no second pass runs."""
+    """Defaults of the sampling loop. guidance 1.0 = off, then no second pass runs.
+
+    sampler: times and step by name, see ``diffusion/samplers.py``.
+    noise:   type it is drawn in, see ``diffusion/noise.RULES``.
+    """
 
     steps: int
     guidance: float
@@ -80,7 +84,8 @@ class Sampling:
     rope_scale: tuple[float, float, float]
     negative_prompt: str = ""
     max_steps: int = 1000
-    noise: str = "float32"  # dtype the noise is drawn in: "bfloat16" (official, latest) or "float32"
+    sampler: str = "flow"
+    noise: str = "float32"
     condition: str = "zeros"  # what the condition channels hold without an image: "zeros" or "coordinates"
     attention: dict[str, Any] = field(default_factory=lambda: {"type": "dense"})
     mag_ratios: tuple[float, ...] = ()
@@ -125,6 +130,13 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Card:
+    """One checkpoint. ``sampling_for`` gives the sampling defaults of a size.
+
+    task:      `text-to-video`, `image-to-video`, `text-to-image` or `image-editing`.
+    source:    where the values come from.   notes: disagreements between sources, and what was decided.
+    diffusers: repository of the same model in the Diffusers layout, where it is not the first one's with `-Diffusers`.
+    """
+
     id: str
     family: str
     task: str
@@ -139,6 +151,7 @@ class Card:
     clip: Clip
     classes: dict[str, SizeClass] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    diffusers: str = ""
     prompt: str = "required"  # or "optional": beside an image, words may be left out
 
     def component(self, name: str) -> Component:

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from kandinsky.cards import DEFAULT_MODEL, Card, Component
+from kandinsky.diffusion import caching
+from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.nets.kandinsky5.denoiser import CONDITIONS
 from kandinsky.ops.attention import AttentionSpec, backends
@@ -22,7 +24,7 @@ from kandinsky.pipelines.tasks import task_of
 from kandinsky.runtime.placement import Placement, Precision, place
 from kandinsky.weights import keymaps
 from kandinsky.weights.locate import locate_parts, revision
-from kandinsky.weights.read import PICKLED, check_shapes, load_into, read_shapes, weight_files
+from kandinsky.weights.read import check_shapes, load_into, read_shapes
 
 Files = Mapping[str, Path]
 COMPONENTS = ("dit", "text", "vae")  # the model's own file is looked for first
@@ -36,6 +38,7 @@ def load(
     offload: str = "none",
     weights: str | Path | None = None,
     attention: str = "auto",
+    cache: str | CacheSettings | None = None,
 ) -> GenerationPipeline:
     """A pipeline for a model. Files are found and their headers checked now; weights are read at first use.
 
@@ -45,13 +48,17 @@ def load(
             offload: `none`, or `module` to hold each network on its device only while it runs.
             weights: an official `weights/` folder for a catalogue model, instead of the Hugging Face cache.
             attention: backend of the visual self attention, see ``ops/attention.backends``.
+            cache: step cache, `magcache`, `first-block`, `taylor` or `none`, with options as in
+            `first-block:threshold=0.1`; or a value of ``diffusion/caching.py``. A call may choose another.
     Raises: RequestError for a name or option that is not known; WeightsError naming what is missing or broken;
             BackendError for a device, package or attention backend that is not there.
     """
+    if isinstance(cache, str):
+        cache = caching.parse(cache)
     places = places_for(device)  # before anything is looked for: the answer is immediate
     source = sources.find(model, weights=weights)
     return build(source.card, root=source.root, places=places, dtype=dtype, offload=offload, attention=attention,
-                 name=source.name)  # fmt: skip
+                 cache=cache, name=source.name)  # fmt: skip
 
 
 def places_for(device: str | torch.device | Mapping[str, str | torch.device] | None) -> dict[str, torch.device]:
@@ -73,6 +80,7 @@ def build(
     attention: str = "auto",
     name: str | None = None,
     noise_device: torch.device | None = None,
+    cache: CacheSettings | None = None,
 ) -> GenerationPipeline:
     """A pipeline for a card whose files lie under ``root`` or where the card says.
 
@@ -89,6 +97,8 @@ def build(
         raise BackendError(
             f"attention backend `{attention}` is not available: use {' or '.join(f'`{b}`' for b in backends())}"
         )
+    calibrated = (card.sampling.mag_ratios, *(entry.sampling.get("mag_ratios") for entry in card.classes.values()))
+    caching.choose(cache, model=card.id, ratios=next(filter(None, calibrated), ()))
     precision = Precision.choose(dtype, places["dit"])
     builders: dict[str, Callable[[], Any]] = {}
     for part in COMPONENTS:
@@ -104,6 +114,7 @@ def build(
         name=name or card.id,
         revision=revision(card.dit, root=root),
         noise_device=noise_device,
+        cache=cache,
     )
 
 
@@ -122,8 +133,6 @@ def _builder(component: Component, files: Files, precision: Precision) -> Callab
 
 def _check_headers(make: Callable[[], nn.Module], kind: str, path: Path) -> None:
     """Refuse a truncated or wrong file by its header, before anything heavy is read."""
-    if any(file.suffix in PICKLED for file in weight_files(path)):
-        return
     shapes = read_shapes(path)
     keymap = keymaps.for_kind(kind)
     with torch.device("meta"):
@@ -144,6 +153,12 @@ def _kandinsky5_dit(component: Component, path: Path) -> nn.Module:
     return DiffusionTransformer3D(DiTParams.from_dict(component.params))
 
 
+def _kandinsky4_dit(component: Component, path: Path) -> nn.Module:
+    from kandinsky.nets.kandinsky4.dit import DiffusionTransformer3D, DiTParams
+
+    return DiffusionTransformer3D(DiTParams.from_dict(component.params))
+
+
 def _hunyuan(component: Component, path: Path) -> nn.Module:
     from kandinsky.nets.vae.hunyuan import HunyuanAutoencoder, HunyuanParams
 
@@ -156,6 +171,12 @@ def _flux(component: Component, path: Path) -> nn.Module:
     from kandinsky.nets.vae.flux import FluxAutoencoder, FluxParams
 
     return FluxAutoencoder(FluxParams.from_dict(_config_in(path) | component.params))
+
+
+def _cogvideox(component: Component, path: Path) -> nn.Module:
+    from kandinsky.nets.vae.cogvideox import CogVideoXAutoencoder, CogVideoXParams
+
+    return CogVideoXAutoencoder(CogVideoXParams.from_dict(_config_in(path) | component.params))
 
 
 def _config_in(folder: Path) -> dict[str, Any]:
@@ -180,6 +201,13 @@ def _qwen_clip(component: Component, files: Files, precision: Precision) -> nn.M
     )
 
 
+def _t5(component: Component, files: Files, precision: Precision) -> nn.Module:
+    from kandinsky.text.t5 import T5Params, read_t5
+
+    params = T5Params.from_dict(component.params)
+    return read_t5(files["t5"], files["tokenizer"], params=params, dtype=precision.compute)
+
+
 def _nano_text(component: Component, files: Files, precision: Precision) -> Any:
     from kandinsky.text.nano import NanoTextEncoder
 
@@ -197,12 +225,15 @@ class Encoder:
 # Builds the bare network; its weights are read by one routine.
 NETWORKS: dict[str, Callable[[Component, Path], nn.Module]] = {
     "kandinsky5.dit": _kandinsky5_dit,
+    "kandinsky4.dit": _kandinsky4_dit,
+    "cogvideox": _cogvideox,
     "hunyuan": _hunyuan,
     "flux": _flux,
     "nano.vae": _nano_vae,
 }
 ENCODERS = {
     "qwen-clip": Encoder(_qwen_clip, ("qwen", "clip")),
+    "t5": Encoder(_t5, ("t5",)),
     "nano.text": Encoder(_nano_text, ("network",)),
 }
 

@@ -28,7 +28,9 @@ def read_spiece(file: Path) -> Tokenizer:
     Raises: WeightsError where the file is damaged or holds another kind of model.
     """
     vocabulary: list[tuple[str, float]] = []
-    unknown, model, table = None, UNIGRAM, b""
+    unknown: int | None = None
+    model: int | bytes = UNIGRAM
+    table = b""
     try:
         for field, value in _fields(file.read_bytes()):
             if field == PIECES:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,12 @@ def read_metadata(path: Path) -> dict[str, str] | None:
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes without reading a tensor (safetensors only). Raises: WeightsError."""
+    """Names and shapes without reading a tensor. Raises: WeightsError."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in weight_files(path):
+        if file.suffix in PICKLED:
+            shapes |= {name: tuple(tensor.shape) for name, tensor in _read_pickled(file, device="meta").items()}
+            continue
         entries = _header(file)[0]
         shapes |= {name: tuple(e["shape"]) for name, e in entries.items() if not name.endswith(INT8_SCALE)}
     return shapes
@@ -182,9 +186,11 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         raise WeightsError(f"`{file}` is a damaged safetensors file: {error}") from error
 
 
-def _read_pickled(file: Path) -> dict[str, Tensor]:
+def _read_pickled(file: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """``device`` "meta" reads names and shapes only."""
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        # mapped into memory, a tensor is read when it is looked at; files of the old format cannot be
+        state = torch.load(file, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise WeightsError(f"`{file}` holds more than tensors; such files are not opened: convert it") from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
