@@ -53,7 +53,7 @@ class FittedImage:
     def pixels(self) -> Image:
         """The picture at ``width`` x ``height``."""
         if self.how == "stretch":
-            return _resized(self.picture.image, self.width, self.height)
+            return resized(self.picture.image, self.width, self.height)
         return cover(self.picture.image, self.width, self.height)
 
     @property
@@ -121,10 +121,10 @@ def cover(image: Image, width: int, height: int) -> Image:
     factor = min(image.height / height, image.width / width)
     wide, high = max(width, int(image.width / factor)), max(height, int(image.height / factor))
     left, top = round((wide - width) / 2), round((high - height) / 2)
-    return _resized(image, wide, high).crop((left, top, left + width, top + height))
+    return resized(image, wide, high).crop((left, top, left + width, top + height))
 
 
-def _resized(image: Image, width: int, height: int) -> Image:
+def resized(image: Image, width: int, height: int) -> Image:
     """Bilinear and antialiased, as officially; in float32 with one rounding, which Pillow alone does not do for RGB."""
     import numpy as np
     from PIL import Image as Pillow

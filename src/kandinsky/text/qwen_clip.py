@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.media.image import resized
 from kandinsky.text.pretrained import read_model, read_tokenizer
-from kandinsky.text.templates import Template, template
+from kandinsky.text.templates import IMAGE_EDIT, IMAGE_PAD, Template, fill_edit, template
 from kandinsky.types import TextStates
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Padding = Literal["trimmed", "full"]
 # The CLIP repository holds the picture half of the model in the same file.
@@ -68,6 +72,7 @@ class QwenClipEncoder(nn.Module):
 
     Args: qwen: ``Qwen2_5_VLForConditionalGeneration``; only its language half is run.   clip: ``CLIPTextModel``.
           qwen_tokenizer, clip_tokenizer: of transformers.
+          image_processor: ``Qwen2VLImageProcessorPil``, needed where Qwen is shown images.
           padding: "trimmed" pads no further than the batch needs; "full" pads to ``qwen_max_length`` and gives a mask,
                    as the official code does. Both give a denoiser the same result, as masked tokens count for nothing.
     Raises: WeightsError where the tokenizer does not split the templates as the models' own tokenizer does.
@@ -81,6 +86,7 @@ class QwenClipEncoder(nn.Module):
         *,
         qwen_tokenizer: Any,
         clip_tokenizer: Any,
+        image_processor: Any | None = None,
         params: QwenClipParams | None = None,
         padding: Padding = "trimmed",
     ) -> None:
@@ -89,6 +95,7 @@ class QwenClipEncoder(nn.Module):
         self.clip: Any = clip.eval().requires_grad_(False)
         self.qwen_tokenizer = qwen_tokenizer
         self.clip_tokenizer = clip_tokenizer
+        self.image_processor = image_processor
         self.params = params or QwenClipParams()
         self.padding: Padding = padding
         for name in (self.params.template, self.params.image_template):
@@ -109,6 +116,48 @@ class QwenClipEncoder(nn.Module):
             tokens, mask = self._token_states(prompts, chosen)
             pooled = self._pooled_states(prompts)
         return TextStates(tokens, pooled, mask)
+
+    def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextStates:
+        """Text states of B prompts for image editing, each with the image it speaks of.
+
+        Qwen sees the image at half its width and height; CLIP sees the words alone. The prompt may have any length.
+        Args:    images: at the size of the result.
+        Returns: as ``encode``; L is as long as the longest prompt with its image.
+        Raises:  WeightsError without an image processor; RequestError for a prompt with an image token in it.
+        """
+        if isinstance(prompts, str) or not prompts or len(prompts) != len(images):
+            raise RequestError("encode_with_images takes a list of at least one prompt, and an image for each")
+        if any(IMAGE_PAD in prompt for prompt in prompts):
+            raise RequestError(f"a prompt must not contain `{IMAGE_PAD}`: it stands for the image")
+        with torch.no_grad():
+            tokens, mask = self._token_states_with_images(prompts, images)
+            pooled = self._pooled_states(prompts)
+        return TextStates(tokens, pooled, mask)
+
+    def _token_states_with_images(
+        self, prompts: Sequence[str], images: Sequence[Image]
+    ) -> tuple[Tensor, Tensor | None]:
+        if self.image_processor is None:
+            raise WeightsError("Qwen2.5-VL cannot be shown images: `preprocessor_config.json` does not lie beside it")
+        device = self.qwen.device
+        halved = [resized(image, max(1, image.width // 2), max(1, image.height // 2)) for image in images]
+        seen = self.image_processor(images=halved, return_tensors="pt")
+        counts = seen["image_grid_thw"].prod(dim=1) // self.image_processor.merge_size**2
+        texts = [fill_edit(prompt, int(count)) for prompt, count in zip(prompts, counts, strict=True)]
+        inputs = self.qwen_tokenizer(texts, padding="longest", padding_side="right", return_tensors="pt").to(device)
+        ids, given = inputs["input_ids"], inputs["attention_mask"]
+        image_token = self.qwen_tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+        states = self.qwen.model(
+            input_ids=ids,
+            attention_mask=given,
+            pixel_values=seen["pixel_values"].to(device),
+            image_grid_thw=seen["image_grid_thw"].to(device),
+            mm_token_type_ids=(ids == image_token).int(),
+            use_cache=False,
+        ).last_hidden_state
+        # Quirk: the template is three tokens shorter than what is cropped, so the prompt's first three are lost.
+        mask = given[:, IMAGE_EDIT.crop_start :].bool()
+        return states[:, IMAGE_EDIT.crop_start :], None if bool(mask.all()) else mask
 
     def _token_states(self, prompts: Sequence[str], chosen: Template) -> tuple[Tensor, Tensor | None]:
         device = self.qwen.device
@@ -166,7 +215,17 @@ def read_qwen_clip(
         read_model(Qwen2_5_VLForConditionalGeneration, files.qwen, dtype),
         read_model(CLIPTextModel, files.clip, torch.float32, may_be_left_over=CLIP_OTHER_HALF),
         qwen_tokenizer=read_tokenizer(AutoTokenizer, files.qwen_tokenizer or files.qwen),
+        image_processor=_read_image_processor(files.qwen_tokenizer or files.qwen),
         clip_tokenizer=read_tokenizer(AutoTokenizer, files.clip_tokenizer or files.clip),
         params=params,
         padding=padding,
     )
+
+
+def _read_image_processor(folder: Path) -> Any | None:
+    """The processor whose values lie beside the tokenizer; None where there are none."""
+    from transformers import Qwen2VLImageProcessorPil  # this one needs no torchvision
+
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        return None
+    return read_tokenizer(Qwen2VLImageProcessorPil, folder)

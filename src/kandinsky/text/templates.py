@@ -102,7 +102,15 @@ IMAGE2VIDEO = Template(
 
 # Follows the prompt of an image-editing request, one for each source image; END_OF_TURN closes it.
 IMAGE_EDIT_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+IMAGE_PAD = "<|image_pad|>"
 END_OF_TURN = "<|im_end|>"
+
+
+def fill_edit(prompt: str, image_tokens: int) -> str:
+    """The image-editing text of a prompt and one source image that takes so many tokens."""
+    image = IMAGE_EDIT_IMAGE.replace(IMAGE_PAD, IMAGE_PAD * image_tokens)
+    return IMAGE_EDIT.fill(prompt) + image + END_OF_TURN
+
 
 TEMPLATES = {"video": VIDEO, "image": IMAGE, "image_edit": IMAGE_EDIT, "image2video": IMAGE2VIDEO}
 
