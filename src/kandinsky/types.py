@@ -88,6 +88,9 @@ class Request:
     """Everything that decides a result. ``None`` means: the card's default.
 
     image: a path, a Pillow image or a uint8 array [H, W, 3], for models that take one.
+    expand: have the text encoder's language model write the prompt out at length first.
+    expanded_prompt: the text it wrote before, to be used again.
+    cache: a step cache, as `--cache` takes it, or a value of ``diffusion/caching.py``; None = the pipeline's.
     """
 
     model: str
@@ -101,12 +104,16 @@ class Request:
     shift: float | None = None
     seed: int | None = None
     image: Any = None
+    cache: Any = None
+    expand: bool = False
+    expanded_prompt: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values. Raises: RequestError for an image that is no file."""
         if self.image is not None and not isinstance(self.image, str | Path):
             raise RequestError("an image from memory cannot be written down: save it, and give its path")
-        return asdict(self) | {"image": None if self.image is None else str(self.image)}
+        image, cache = (None if value is None else str(value) for value in (self.image, self.cache))
+        return asdict(self) | {"image": image, "cache": cache}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Request:

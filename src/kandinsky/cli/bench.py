@@ -1,4 +1,4 @@
-"""`kandinsky bench`: where the time of a generation goes."""
+"""`kandinsky bench`: where the time of a generation goes, against whom, and what each optimisation is worth."""
 
 from __future__ import annotations
 
@@ -8,34 +8,98 @@ from typing import Annotated
 import typer
 
 from kandinsky import cards
+from kandinsky.errors import RequestError
 
 
 def bench(
     model: Annotated[str, typer.Option("--model", "-m", help="Catalogue id, see `kandinsky models`.")] = (
         cards.DEFAULT_MODEL
     ),
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Measured runs of each stage, after one to warm up.")] = 3,
+    stages: Annotated[str | None, typer.Option("--stages", help="Some of text,dit,vae,write; all when absent.")] = None,
+    repeats: Annotated[
+        int, typer.Option("--repeats", "--runs", min=1, help="Measured rounds, after one to warm up.")
+    ] = 3,
+    size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Length of the clip.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="How strictly to follow; 1 is off.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; the best there is.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
+    offload: Annotated[str, typer.Option("--offload", help="As for `kandinsky generate`.")] = "none",
+    attention: Annotated[str, typer.Option("--attention", help="Backend of the visual self attention.")] = "auto",
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Networks filled with noise; nothing is fetched or read.")
+    ] = False,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="With --random-weights: another size, dit.model_dim=512."),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="diffusers: the same work there, side by side.")
+    ] = None,
+    ledger: Annotated[
+        bool, typer.Option("--ledger", help="Every optimisation: speed-up, and distance from the exact result.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Measure each stage of a generation: median, spread, achieved rate, share of the matrix-product rate, memory."""
+    from kandinsky.pipelines.request import parse_size
+
+    width, height = (None, None) if size is None else parse_size(size)
+    request = {"width": width, "height": height, "seconds": seconds, "steps": steps, "guidance": guidance}
+    if ledger and (random_weights or change or against or stages):
+        raise RequestError("`--ledger` measures a model as it is: leave out random weights, rivals and stages")
+    if ledger:
+        _ledger(model, request, repeats=repeats, device=device, dtype=dtype, as_json=as_json)
+        return
     from dataclasses import asdict
 
-    from kandinsky.evaluate.bench import bench as measure
+    from kandinsky.cli.progress import counted, hush_libraries
+    from kandinsky.evaluate import bench as measure
+    from kandinsky.evaluate.random_weights import parse_changes
 
-    report = measure(model, runs=runs, device=device, dtype=dtype, request={"seconds": seconds, "steps": steps})
+    hush_libraries()
+    with counted("measuring") as on_run:
+        report = measure.bench(
+            model,
+            stages=stages.split(",") if stages else None,
+            repeats=repeats,
+            device=device,
+            dtype=dtype,
+            offload=offload,
+            attention=attention,
+            random_weights=random_weights,
+            changes=parse_changes(change or []),
+            against=against,
+            request=request,
+            on_run=on_run,
+        )
     if as_json:
-        stages = [asdict(stage) | {"rate": stage.rate} for stage in report.stages]
-        print(json.dumps(asdict(report) | {"stages": stages}))
-        return
-    print(f"{report.model} on {report.device} in {report.dtype}, {report.runs} runs")
-    print(f"{'stage':<20}{'median s':>10}{'spread s':>10}{'GFLOP/s':>10}{'of matmul':>11}")
-    for stage in report.stages:
-        rate = f"{stage.rate / 1e9:>10.1f}{stage.rate / report.matmul_rate:>11.0%}" if stage.flops else ""
-        print(f"{stage.name:<20}{stage.median_s:>10.3f}{stage.spread_s:>10.3f}{rate}")
-    print(f"matrix products reach {report.matmul_rate / 1e9:.1f} GFLOP/s")
-    device_peak = f", {report.peak_device_bytes / 1e9:.2f} GB on the device" if report.peak_device_bytes else ""
-    print(f"peak memory {report.peak_host_bytes / 1e9:.2f} GB on the host{device_peak}")
+        lines = [
+            asdict(stage) | {"rate": stage.rate, "share": stage.rate / report.matmul_rate} for stage in report.stages
+        ]
+        print(json.dumps(asdict(report) | {"stages": lines}))
+    else:
+        print(measure.table(report))
+
+
+def _ledger(
+    model: str,
+    request: dict[str, int | float | None],
+    *,
+    repeats: int,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
+    from dataclasses import asdict
+
+    from kandinsky.cli.progress import counted, hush_libraries
+    from kandinsky.evaluate import ledger
+
+    hush_libraries()
+    with counted("measuring") as on_run:
+        found = ledger.measure(
+            model, request=request, repeats=repeats, device=device, dtype=dtype, on_run=on_run
+        )  # fmt: skip
+    print(json.dumps(asdict(found)) if as_json else ledger.table(found))

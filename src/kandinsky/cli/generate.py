@@ -47,6 +47,10 @@ def generate(
     offload: Annotated[
         str | None, typer.Option("--offload", help="none: all networks stay loaded. module: one at a time.")
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option("--cache", help="Leave out steps: magcache, first-block or taylor, as in taylor:interval=3."),
+    ] = None,
     sheet: Annotated[str | None, typer.Option("--sheet", help="Also write a contact sheet, a .png.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would need; see `kandinsky plan`.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result instead of its path.")] = False,
@@ -72,6 +76,7 @@ def generate(
             guidance=guidance,
             shift=shift,
             seed=seed,
+            cache=cache,
         )
         first = resolve(request, source.card)
         jobs += [first, *(resolve(request.with_values(seed=first.seed + i), source.card) for i in range(1, count))]

@@ -30,6 +30,7 @@ COMMANDS = (
     "bench",
     "train",
     "evaluate",
+    "calibrate",
 )
 INTERRUPTED = 130
 # typer brings click along, under a name that differs between its versions; its usage error is BadParameter's parent.

@@ -28,8 +28,17 @@ BRANCHES = ("conditional", "unconditional")
 Plan = tuple[bool, ...]
 
 
+class _Option:
+    """Settings read as the option that makes them."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return describe(self)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, slots=True)
-class MagCache:
+class MagCache(_Option):
     """Leave out while the error that the measured ratios promise stays below ``threshold``.
 
     threshold: bound of the sum of |1 - product of ratios|.   K: most passes left out in a row.
@@ -60,7 +69,7 @@ class MagCache:
 
 
 @dataclass(frozen=True, slots=True)
-class FirstBlockCache:
+class FirstBlockCache(_Option):
     """Run the first block always, the others where its residual has changed by ``threshold`` of itself or more.
 
     The change is counted from the last computed pass, for every sample of a batch on its own. Needs no calibration.
@@ -74,7 +83,7 @@ class FirstBlockCache:
 
 
 @dataclass(frozen=True, slots=True)
-class TaylorCache:
+class TaylorCache(_Option):
     """Compute every ``interval``-th step and continue the residual by finite differences between. No calibration.
 
     order: 0 repeats the last residual, 1 and 2 extrapolate.   first, last: steps always computed at either end.

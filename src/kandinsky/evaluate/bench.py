@@ -1,36 +1,69 @@
-"""Time and memory of a generation, stage by stage, through the same public stages that a generation uses."""
+"""Time and memory of a generation, stage by stage, through the same public stages that a generation uses.
+
+Side by side with another implementation, both take turns on the same weights and inputs; then ratios mean something
+also on a machine that does other work.
+"""
 
 from __future__ import annotations
 
-import resource
-import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from kandinsky.errors import RequestError
-from kandinsky.media.video import write_video
+from kandinsky.diffusion.guidance import Guidance
+from kandinsky.errors import BackendError, KandinskyError, RequestError
+from kandinsky.evaluate.diffusers_side import DiffusersSide, Unavailable
+from kandinsky.evaluate.flops import dit_flops
+from kandinsky.evaluate.random_weights import random_pipeline
+from kandinsky.evaluate.timing import Timing, forget_peak, interleaved, matmul_rate, peak_bytes, peak_host_bytes, ratio
+from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.pipelines import sources
+from kandinsky.pipelines.generation import GenerationPipeline
 from kandinsky.pipelines.loading import load
-from kandinsky.types import Request, Video
+from kandinsky.pipelines.request import Resolved
+from kandinsky.types import Request, TextStates, Video
 
-PROBE_SIDE = 1024  # of the square matrices whose product gives the machine's rate
+STAGES = ("text", "dit", "vae", "write")
+RIVALS = ("diffusers",)
+PROMPT = "a panda on a blue background"
+# Text tokens where the stage that makes them is not measured and its network is not there: a prompt of some length.
+TEXT_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """The same stage elsewhere. ratio: median of ours/theirs over rounds; below 1 we are faster.   reason: of none."""
+
+    name: str
+    seconds: tuple[float, ...] = ()
+    ratio: float = 0.0
+    peak_bytes: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One line of the table. spread_s: slowest minus fastest run; flops: of one run, 0 where nothing is multiplied."""
+    """One line of the table.
+
+    flops: products of one run: of the transformer counted from its hyper-parameters, of other networks while they run;
+           0 where nothing is multiplied.   peak_bytes: most memory of the device (on the processor: of the process).
+    """
 
     name: str
+    seconds: tuple[float, ...]
     median_s: float
     spread_s: float
     flops: int
+    peak_bytes: int
+    against: Rival | None = None
 
     @property
     def rate(self) -> float:
@@ -40,15 +73,16 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All stages; ``matmul_rate`` is the measured FLOP/s of a large product in the same type on the same device.
-
-    peak_host_bytes: of the process so far. peak_device_bytes: of the accelerator, 0 on the processor.
-    """
+    """All stages; ``matmul_rate`` is the measured FLOP/s of a large product in the same type on the same device."""
 
     model: str
     device: str
     dtype: str
-    runs: int
+    threads: int
+    repeats: int
+    size: str
+    steps: int
+    guidance: float
     matmul_rate: float
     stages: tuple[Stage, ...]
     peak_host_bytes: int
@@ -58,79 +92,188 @@ class Report:
 def bench(
     model: str,
     *,
-    runs: int = 3,
-    prompt: str = "a panda on a blue background",
+    stages: Sequence[str] | None = None,
+    repeats: int = 3,
+    prompt: str = PROMPT,
     device: str | None = None,
     dtype: str | None = None,
+    offload: str = "none",
+    attention: str = "auto",
+    random_weights: bool = False,
+    changes: Mapping[str, Any] | None = None,
+    against: str | None = None,
     request: dict[str, Any] | None = None,
+    on_run: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Measure each stage ``runs`` times after one run that warms up.
+    """Measure each stage ``repeats`` times after one run that warms up.
 
-    Args:   request: further fields of ``Request``, such as seconds or steps.
-    Raises: RequestError for fewer than one run, and whatever a generation raises.
+    Args:   stages: of `text`, `dit` (the whole sampling loop), `vae` (decoding) and `write` (an mp4); all that can run.
+            random_weights: networks filled with noise, without any file; ``changes`` then replaces hyper-parameters,
+            see ``random_weights.random_pipeline``.   against: `diffusers`.
+            request: further fields of ``Request``, such as seconds or steps.
+    Raises: RequestError for an unknown stage or rival, BackendError where it is not installed, and whatever a
+            generation raises.
     """
-    if runs < 1:
-        raise RequestError(f"`{runs}` runs measure nothing: use 1 or more")
+    for given, allowed, what in ((stages or (), STAGES, "stage"), ([against] if against else (), RIVALS, "rival")):
+        if unknown := [name for name in given if name not in allowed]:
+            raise RequestError(f"unknown {what} `{unknown[0]}`: use {', '.join(f'`{name}`' for name in allowed)}")
+    if changes and not random_weights:
+        raise RequestError("hyper-parameters can only be changed with random weights (`--random-weights`)")
+    if against and find_spec(against) is None:
+        raise BackendError(f"`--against {against}` needs the package `{against}`: install it")
+    if stages is None:
+        stages = [name for name in STAGES if name != "write" or (find_spec("av") and not random_weights)]
     begun = time.perf_counter()
-    pipe = load(model, device=device, dtype=dtype)
-    resolved = pipe.resolve(Request(model=model, prompt=prompt, seed=0, **(request or {})))
-    stages = [Stage("load", time.perf_counter() - begun, 0.0, 0)]
+    if random_weights:
+        card = sources.find(model).card
+        pipe = random_pipeline(
+            card, changes=changes, device=device, dtype=dtype, offload=offload, attention=attention
+        )  # fmt: skip
+    else:
+        pipe = load(model, device=device, dtype=dtype, offload=offload, attention=attention)
+    resolved = pipe.resolve(Request(model=pipe.card.id, prompt=prompt, seed=0, **(request or {})))
+    taken = time.perf_counter() - begun
+    loaded = Stage("load", (taken,), taken, 0.0, 0, peak_bytes(pipe.placement.device("dit")))
+    work = _Work(pipe, resolved, repeats, against, on_run)
+    measured = [getattr(work, name)() for name in STAGES if name in stages]
     place = pipe.placement.device("dit")
-
-    def stage(name: str, work: Callable[[], Any]) -> Any:
-        with FlopCounterMode(display=False) as counter:
-            result = work()  # warms up: weights are read at first use
-        seconds = []
-        for _ in range(runs):
-            _finish(place)
-            begun = time.perf_counter()
-            result = work()
-            _finish(place)
-            seconds.append(time.perf_counter() - begun)
-        spread = max(seconds) - min(seconds)
-        stages.append(Stage(name, statistics.median(seconds), spread, counter.get_total_flops()))
-        return result
-
-    text, negative = stage("text", lambda: pipe.encode([resolved]))
-    noise = pipe.noise([resolved])
-    latents = stage(f"sample, {resolved.steps} steps", lambda: pipe.sample(noise, text, negative, resolved))
-    frames = stage("decode", lambda: pipe.decode(latents))
-    video = Video(frames[0], fps=resolved.fps, seed=0)
-    with tempfile.TemporaryDirectory() as folder:
-        stage("write mp4", lambda: write_video(video, Path(folder) / "bench.mp4"))
     return Report(
-        model=model,
+        model=pipe.name,
         device=str(place),
         dtype=pipe.precision.name,
-        runs=runs,
+        threads=torch.get_num_threads(),
+        repeats=repeats,
+        size=f"{resolved.shape.width}x{resolved.shape.height}, {resolved.shape.frames} frames",
+        steps=resolved.steps,
+        guidance=resolved.guidance,
         matmul_rate=matmul_rate(place, pipe.precision.compute),
-        stages=tuple(stages),
+        stages=(loaded, *measured),
         peak_host_bytes=peak_host_bytes(),
-        peak_device_bytes=torch.cuda.max_memory_allocated(place) if place.type == "cuda" else 0,
+        peak_device_bytes=max(stage.peak_bytes for stage in measured) if place.type == "cuda" and measured else 0,
     )
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, runs: int = 5) -> float:
-    """FLOP/s of the fastest of a few products of square matrices."""
-    side = PROBE_SIDE if device.type == "cpu" else 8 * PROBE_SIDE
-    a = torch.ones(side, side, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(runs + 1):
-        _finish(device)
-        begun = time.perf_counter()
-        a @ a
-        _finish(device)
-        best = min(best, time.perf_counter() - begun)
-    return 2 * side**3 / best
+class _Work:
+    """The stages in order; each hands its result to the next, and a stage left out is stood in for by noise."""
+
+    def __init__(
+        self,
+        pipe: GenerationPipeline,
+        resolved: Resolved,
+        repeats: int,
+        against: str | None,
+        on_run: Callable[[int, int], None] | None,
+    ) -> None:
+        self.pipe, self.resolved, self.repeats, self.against, self.on_run = pipe, resolved, repeats, against, on_run
+        self.rival = DiffusersSide(pipe, resolved) if against else None
+        self.states: tuple[TextStates, TextStates | None] | None = None
+        self.latents: Tensor | None = None
+        self.frames: Any = None
+
+    def text(self) -> Stage:
+        stage, self.states = self._stage(
+            "text", lambda: self.pipe.encode([self.resolved]), self.rival and self.rival.text, None
+        )
+        return stage
+
+    def dit(self) -> Stage:
+        text, negative = self.states or self._made_up_states()
+        noise = self.pipe.noise([self.resolved])
+        rival = self.rival
+        with self.pipe.placement.hold("dit") as net:
+            flops = self._loop_flops(net, text, negative)
+        stage, self.latents = self._stage(
+            "dit",
+            lambda: self.pipe.sample(noise, text, negative, self.resolved),
+            rival and (lambda: rival.dit(noise, text, negative)),
+            flops,
+        )
+        return stage
+
+    def vae(self) -> Stage:
+        latents = self.pipe.noise([self.resolved]) if self.latents is None else self.latents
+        rival = self.rival
+        stage, self.frames = self._stage(
+            "vae", lambda: self.pipe.decode(latents), rival and (lambda: rival.vae(latents)), None
+        )
+        return stage
+
+    def write(self) -> Stage:
+        from kandinsky.media.video import write_video
+
+        frames = self.pipe.decode(self.pipe.noise([self.resolved])) if self.frames is None else self.frames
+        video = Video(frames[0], fps=self.resolved.fps, seed=0)
+        with tempfile.TemporaryDirectory() as folder:
+            stage, _ = self._stage("write", lambda: write_video(video, Path(folder) / "bench.mp4"), None, 0)
+        return stage
+
+    def _stage(
+        self,
+        name: str,
+        ours: Callable[[], Any],
+        rival: Callable[[], Callable[[], Any]] | None,
+        flops: int | None,
+    ) -> tuple[Stage, Any]:
+        """``flops``: of one run; None = count them while it runs."""
+        device = self.pipe.placement.device("dit")
+        if flops is None:
+            with FlopCounterMode(display=False) as counter:
+                ours()
+            flops = counter.get_total_flops()
+        works, reason = {"ours": ours}, ""
+        if rival is not None:
+            try:
+                theirs = rival()
+                forget_peak(device)
+                theirs()
+                works["theirs"] = theirs
+            except (Unavailable, KandinskyError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+                # what the other side cannot do is said in its column, and ours is measured all the same
+                reason = f"{error}".strip().splitlines()[0]
+        timings = interleaved(works, repeats=self.repeats, device=device, on_run=self.on_run)
+        mine = timings["ours"]
+        against = self._against(mine, timings.get("theirs"), reason) if rival is not None else None
+        stage = Stage(name, mine.seconds, mine.median_s, mine.spread_s, flops, mine.peak_bytes, against)
+        return stage, mine.result
+
+    def _against(self, mine: Timing, theirs: Timing | None, reason: str) -> Rival:
+        assert self.against is not None
+        if theirs is None:
+            return Rival(self.against, reason=reason)
+        return Rival(self.against, theirs.seconds, ratio(mine.seconds, theirs.seconds), theirs.peak_bytes)
+
+    def _loop_flops(self, net: Any, text: TextStates, negative: TextStates | None) -> int | None:
+        if not isinstance(net, DiffusionTransformer3D) or self.resolved.sampling.attention.get("type") == "nabla":
+            return None
+        lengths = [states.tokens_BLC.shape[1] for states in (text, negative) if states is not None]
+        latent = self.resolved.latent.as_tuple()[:3]
+        return self.resolved.steps * sum(dit_flops(net.params, latent, length) for length in lengths)
+
+    def _made_up_states(self) -> tuple[TextStates, TextStates | None]:
+        params = self.pipe.card.dit.params
+        generator = torch.Generator().manual_seed(0)
+
+        def states() -> TextStates:
+            tokens = torch.randn(1, TEXT_TOKENS, params["in_text_dim"], generator=generator)
+            return TextStates(tokens, torch.randn(1, params["in_text_dim2"], generator=generator))
+
+        return states(), states() if Guidance(self.resolved.guidance).is_on else None
 
 
-def peak_host_bytes() -> int:
-    """The most main memory this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _finish(device: torch.device) -> None:
-    """Wait for work that was only queued."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def table(report: Report) -> str:
+    """The report for people."""
+    head = f"{report.model} on {report.device} in {report.dtype}, {report.threads} threads, {report.repeats} repeats"
+    rival = next((stage.against.name for stage in report.stages if stage.against), "")
+    columns = f"{'stage':<8}{'median s':>10}{'spread s':>10}{'TFLOP/s':>9}{'of matmul':>11}{'peak GB':>9}"
+    lines = [head, f"{report.size}, {report.steps} steps, guidance {report.guidance:g}"]
+    lines.append(columns + (f"{rival + ' s':>13}{'ours/theirs':>13}" if rival else ""))
+    for stage in report.stages:
+        rate = f"{stage.rate / 1e12:>9.3f}{stage.rate / report.matmul_rate:>11.0%}" if stage.flops else " " * 20
+        line = f"{stage.name:<8}{stage.median_s:>10.3f}{stage.spread_s:>10.3f}{rate}{stage.peak_bytes / 1e9:>9.2f}"
+        if (other := stage.against) is not None:
+            seconds = sorted(other.seconds)
+            middle = seconds[len(seconds) // 2] if seconds else 0.0
+            line += f"{middle:>13.3f}{other.ratio:>13.2f}" if seconds else f"  {other.reason}"
+        lines.append(line)
+    lines.append(f"matrix products reach {report.matmul_rate / 1e12:.3f} TFLOP/s")
+    return "\n".join(lines)

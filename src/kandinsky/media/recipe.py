@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import kandinsky
+from kandinsky.diffusion import caching
 from kandinsky.errors import RequestError
 
 PNG_KEY = "kandinsky"
@@ -117,6 +118,12 @@ def command(recipe: Mapping[str, Any]) -> str:
         if value is None or (key == "negative_prompt" and recipe.get("guidance") == 1):
             continue
         words += [option, _plain(value)]
+    if cache := caching.option_of(recipe):
+        words += ["--cache", cache]
+    for lora in recipe.get("lora") or ():
+        words += ["--lora", f"{lora['source']}:{_plain(lora['scale'])}"]
+    if expanded := recipe.get("expanded_prompt"):
+        words += ["--expanded-prompt", str(expanded)]
     # After `--` a prompt may begin with a dash.
     return shlex.join([*words, "--", str(recipe["prompt"])])
 

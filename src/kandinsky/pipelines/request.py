@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from kandinsky.cards import Card, Sampling
+from kandinsky.diffusion import caching
+from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.errors import RequestError
 from kandinsky.media.image import LONGEST_SIDE, FittedImage, Picture, area_size, nearest_shape, open_picture
 from kandinsky.pipelines.tasks import task_of
+from kandinsky.text.expansion import check_can_expand
 from kandinsky.types import LatentShape, Request, VideoShape
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,8 @@ class Resolved:
     shape:   frames, height, width in pixels.     latent: the same clip for the denoiser.
     seconds: as asked for; ``shape.frames / fps`` is what the autoencoder's grid makes of it.
     sampling: the card's values for this size.     image: the given image and the size it is used at.
+    cache:   the step cache, with its ratios.
+    expand:  the prompt is to be written out at length; ``expanded_prompt`` is the text that came of it.
     """
 
     card: Card
@@ -43,13 +48,23 @@ class Resolved:
     seed: int
     sampling: Sampling
     image: FittedImage | None = None
+    cache: CacheSettings | None = None
+    expand: bool = False
+    expanded_prompt: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The prompt the text encoder reads."""
+        return self.prompt if self.expanded_prompt is None else self.expanded_prompt
 
     def settings(self) -> dict[str, Any]:
         """The values that decide the result, under the names a recipe uses."""
         given = {} if self.image is None else {"image": self.image.record()}
+        expanded = {} if self.expanded_prompt is None else {"expanded_prompt": self.expanded_prompt}
         return {
             "model": self.card.id,
             "prompt": self.prompt,
+            **expanded,
             "negative_prompt": self.negative_prompt,
             "seed": self.seed,
             "width": self.shape.width,
@@ -105,6 +120,9 @@ def resolve(request: Request, card: Card) -> Resolved:
         seed=_seed(request.seed),
         sampling=sampling,
         image=image,
+        cache=caching.choose(request.cache, model=card.id, ratios=sampling.mag_ratios),
+        expand=_expands(request, card),
+        expanded_prompt=request.expanded_prompt,
     )
 
 
@@ -151,6 +169,17 @@ def _prompt(prompt: object, card: Card, picture: Picture | None) -> str:
         makes = task_of(card).makes
         raise RequestError(f"the prompt is empty: say what the {makes} should show, such as `a panda waves`")
     return prompt
+
+
+def _expands(request: Request, card: Card) -> bool:
+    """Whether the prompt is still to be written out."""
+    if request.expanded_prompt is not None:
+        if not isinstance(request.expanded_prompt, str) or not request.expanded_prompt.strip():
+            raise RequestError("the expanded prompt is empty: leave it out, or ask for `expand`")
+        return False
+    if request.expand:
+        check_can_expand(card.id, card.text.kind, card.task)
+    return bool(request.expand)
 
 
 def _size(

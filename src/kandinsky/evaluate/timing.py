@@ -1,0 +1,131 @@
+"""Time and memory of pieces of work, taken in turns, so that a machine that slows down slows all of them."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kandinsky.errors import RequestError
+
+PROBE_SIDE = 1024  # of the square matrices whose product gives the machine's rate
+# Linux: writing 5 here makes the present memory of this process its peak
+CLEAR_PEAK = Path("/proc/self/clear_refs")
+STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Runs of one piece of work, after one that warmed up.
+
+    seconds: of each run, in order.   result: of the run that warmed up.
+    peak_bytes: the most memory while it ran: of the accelerator, else of this process.
+    """
+
+    seconds: tuple[float, ...]
+    peak_bytes: int
+    result: Any
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread_s(self) -> float:
+        """Slowest minus fastest run."""
+        return max(self.seconds) - min(self.seconds)
+
+
+def interleaved(
+    works: Mapping[str, Callable[[], Any]],
+    *,
+    repeats: int,
+    device: torch.device,
+    on_run: Callable[[int, int], None] | None = None,
+) -> dict[str, Timing]:
+    """Run every work once to warm up, then ``repeats`` rounds of all, every other round backwards.
+
+    Args:   device: where they run; waited for, and its memory counted.   on_run: told (done, total).
+    Raises: RequestError for fewer than one round.
+    """
+    if repeats < 1:
+        raise RequestError(f"`{repeats}` repeats measure nothing: use 1 or more")
+    total, done = len(works) * (repeats + 1), 0
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    peaks = dict.fromkeys(works, 0)
+    results: dict[str, Any] = {}
+    for number in range(repeats + 1):
+        for name in sorted(works, key=list(works).index, reverse=number % 2 == 1):
+            forget_peak(device)
+            finish(device)
+            begun = time.perf_counter()
+            result = works[name]()
+            finish(device)
+            taken = time.perf_counter() - begun
+            peaks[name] = max(peaks[name], peak_bytes(device))
+            if number:
+                seconds[name].append(taken)
+            else:
+                results[name] = result
+            del result
+            done += 1
+            if on_run:
+                on_run(done, total)
+    return {name: Timing(tuple(seconds[name]), peaks[name], results[name]) for name in works}
+
+
+def ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
+    """Median over rounds of ours/theirs; both were taken in the same rounds, so that what slowed both cancels."""
+    return statistics.median(a / b for a, b in zip(seconds, others, strict=True))
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, runs: int = 5) -> float:
+    """FLOP/s of the fastest of a few products of square matrices."""
+    side = PROBE_SIDE if device.type == "cpu" else 8 * PROBE_SIDE
+    a = torch.ones(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(runs + 1):
+        finish(device)
+        begun = time.perf_counter()
+        a @ a
+        finish(device)
+        best = min(best, time.perf_counter() - begun)
+    return 2 * side**3 / best
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin to count peak memory anew, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        CLEAR_PEAK.write_text("5", encoding="ascii")
+    except OSError:
+        return  # then the peak is that of the process so far
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory since ``forget_peak``: of the accelerator, on the processor of this process."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_host_bytes()
+
+
+def peak_host_bytes() -> int:
+    """The most main memory this process has held, since ``forget_peak`` where the system can."""
+    try:
+        lines = STATUS.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def finish(device: torch.device) -> None:
+    """Wait for work that was only queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
