@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky import cards
-from kandinsky.cards import Card, Component
+from kandinsky.cards import Card
+from kandinsky.compat.official_call import at_path, devices_of, one_target, progress_bar
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.pipelines import official_config
 from kandinsky.types import Request
@@ -26,12 +25,10 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from kandinsky.pipelines.generation import GenerationPipeline, OnStep
+    from kandinsky.pipelines.generation import GenerationPipeline
 
 # What the call loads without ``conf_path``.
 BUILT_IN_MODEL = "kandinsky5-lite-t2v-sft-5s"
-# official names of the networks → ours
-DEVICE_KEYS = {"dit": "dit", "vae": "vae", "text_embedder": "text"}
 ENGINES = {"auto": "auto", "sdpa": "sdpa"}
 LATER_ENGINES = ("flash_attention_2", "flash_attention_3", "sage")
 SEED_LIMIT = 2**32 - 1
@@ -78,7 +75,7 @@ def get_T2V_pipeline(  # noqa: N802 - the official name
     for name, value in (("magcache", magcache), ("quantized_qwen", quantized_qwen)):
         if value:
             raise BackendError(f"`{name}=True` is not built yet: leave it out")
-    places = _devices(device_map)
+    places = devices_of(device_map)
     if conf_path is not None:
         card, root = official_config.read(Path(conf_path)), None
     else:
@@ -146,7 +143,7 @@ class Kandinsky5T2VPipeline:
         import torch
         from PIL import Image
 
-        target = _one_target(save_path)
+        target = one_target(save_path)
         if expand_prompts and not self._has_warned:
             self._has_warned = True
             warnings.warn(
@@ -172,7 +169,7 @@ class Kandinsky5T2VPipeline:
             from kandinsky.media.video import check_target
 
             check_target(target)
-        with _bar(progress) as on_step:
+        with progress_bar(progress) as on_step:
             video = self.pipeline.run(resolved, on_step=on_step)
         self.seed = video.seed
         is_image = video.frames.shape[0] == 1
@@ -184,35 +181,13 @@ class Kandinsky5T2VPipeline:
         return frames_TCHW.unsqueeze(0).contiguous().to(self.pipeline.placement.device("vae"))
 
 
-def _devices(device_map: str | torch.device | Mapping[str, str | torch.device]) -> dict[str, Any]:
-    """One device for each of our networks. Raises: RequestError for a key that is missing or too many."""
-    if not isinstance(device_map, Mapping):
-        return dict.fromkeys(DEVICE_KEYS.values(), device_map)
-    if wrong := sorted(set(device_map) ^ set(DEVICE_KEYS)):
-        fault = "does not know" if wrong[0] in device_map else "lacks"
-        raise RequestError(f"device_map {fault} `{wrong[0]}`: give `dit`, `vae` and `text_embedder`")
-    return {DEVICE_KEYS[key]: device for key, device in device_map.items()}
-
-
 def _with_paths(card: Card, *, dit: str | None, qwen: str | None, clip: str | None, vae: str | None) -> Card:
     """The card with the given paths in the place of its own files."""
-
-    def at(component: Component, name: str, given: str | None) -> Component:
-        if given is None:
-            return component
-        path = Path(given).expanduser().resolve()
-        entry = path.name if path.suffix else f"{path.name}/"
-        parts = tuple(
-            dataclasses.replace(part, repo=str(path.parent), files=(entry,)) if part.name == name else part
-            for part in component.parts
-        )
-        return dataclasses.replace(component, parts=parts)
-
     return dataclasses.replace(
         card,
-        dit=at(card.dit, "", dit),
-        text=at(at(card.text, "qwen", qwen), "clip", clip),
-        vae=at(card.vae, "", vae),
+        dit=at_path(card.dit, dit),
+        text=at_path(at_path(card.text, qwen, "qwen"), clip, "clip"),
+        vae=at_path(card.vae, vae),
     )
 
 
@@ -225,29 +200,3 @@ def _official_card(card: Card, text_token_padding: bool) -> Card:
         vae=dataclasses.replace(card.vae, params=card.vae.params | {"tiling": "official"}),
         clip=dataclasses.replace(card.clip, max_seconds=float(official_config.MAX_SECONDS)),
     )
-
-
-def _one_target(save_path: str | Sequence[str] | None) -> Path | None:
-    if save_path is None or isinstance(save_path, str | Path):
-        return None if save_path is None else Path(save_path)
-    if len(save_path) != 1:
-        raise RequestError(f"save_path has {len(save_path)} entries: one clip is made, give one path")
-    return Path(save_path[0])
-
-
-@contextmanager
-def _bar(shown: bool) -> Iterator[OnStep | None]:
-    """A progress bar on stderr, where a person looks at it."""
-    if not shown or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("sampling", total=None)
-
-        def on_step(step: int, total: int, preview: torch.Tensor) -> None:
-            progress.update(task, completed=step, total=total)
-
-        yield on_step
