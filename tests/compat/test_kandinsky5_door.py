@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from kandinsky.media.video import read_video
 from kandinsky.pipelines import official_config
 from tiny import family
 
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "kandinsky5" / "configs.json"
 CALL = {"text": "a cat", "time_length": 0, "width": 512, "height": 512, "num_steps": 1, "seed": 3, "progress": False}
 NEGATIVE = (
     "Static, 2D cartoon, cartoon, 2d animation, paintings, images, worst quality, low quality, ugly, deformed, "
@@ -253,40 +251,3 @@ def test_relative_paths_are_looked_for_in_the_working_directory_first(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / "weights").rename(tmp_path / "weights")
     assert official_config.read(conf).dit.parts[0].repo == str(tmp_path / "weights" / "model")
-
-
-@pytest.mark.skipif(not REFERENCE.is_file(), reason="the reference folder is not beside the checkout")
-def test_all_official_configurations_are_read_or_refused_for_a_reason(tmp_path: Path) -> None:
-    """Every one of the 17 files: text and image to video becomes a card, images and NABLA say they are not built."""
-    from kandinsky.pipelines import loading
-
-    configs = json.loads(REFERENCE.read_text(encoding="utf-8"))
-    assert len(configs) == 17
-    read, image, sparse = [], [], []
-    for name, values in configs.items():
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(values), encoding="utf-8")
-        try:
-            card = official_config.read(path)
-        except BackendError as error:
-            assert "image model" in str(error)
-            image.append(name)
-            continue
-        read.append(name)
-        assert card.sampling.steps == values["model"]["num_steps"]
-        assert card.sampling.guidance == values["model"]["guidance_weight"]
-        assert card.sampling.rope_scale == tuple(values["metrics"]["scale_factor"])
-        assert card.sampling.mag_ratios == tuple(values.get("magcache", {}).get("mag_ratios", ()))
-        # the tree is right and the files are not there; NABLA is refused before that
-        with pytest.raises((BackendError, WeightsError)) as caught:
-            loading.build(card, places=loading.places_for("cpu"))
-        if isinstance(caught.value, BackendError):
-            assert "nabla" in str(caught.value)
-            sparse.append(name)
-    assert image == ["k5_lite_i2i_sft_hd", "k5_lite_t2i_sft_hd"]
-    assert len(read) == 15
-    assert sparse == [n for n in read if configs[n]["model"]["attention"]["type"] == "nabla"] and len(sparse) == 8
-    first_release = copy.deepcopy(configs["k5_lite_t2v_10s_sft_sd"]) | {
-        "metrics": {"scheduler_scale": 5, "scale_factor": [1.0, 2.0, 2.0], "resolution": 512}
-    }
-    assert official_config.card_of(first_release, name="config_10s_sft", bases=[tmp_path]).sampling.shift == 5.0

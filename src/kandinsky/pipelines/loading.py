@@ -17,10 +17,13 @@ from kandinsky.diffusion import caching
 from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.nets.kandinsky5.denoiser import CONDITIONS
+from kandinsky.nets.lora import layer_shapes
 from kandinsky.ops.attention import AttentionSpec, backends
 from kandinsky.pipelines import sources
 from kandinsky.pipelines.generation import GenerationPipeline
+from kandinsky.pipelines.lora import LoraSpecs, load_loras
 from kandinsky.pipelines.tasks import task_of
+from kandinsky.runtime.adapters import Adapters
 from kandinsky.runtime.placement import Placement, Precision, place
 from kandinsky.weights import keymaps
 from kandinsky.weights.locate import locate_parts, revision
@@ -39,6 +42,7 @@ def load(
     weights: str | Path | None = None,
     attention: str = "auto",
     cache: str | CacheSettings | None = None,
+    lora: LoraSpecs | None = None,
 ) -> GenerationPipeline:
     """A pipeline for a model. Files are found and their headers checked now; weights are read at first use.
 
@@ -50,6 +54,7 @@ def load(
             attention: backend of the visual self attention, see ``ops/attention.backends``.
             cache: step cache, `magcache`, `first-block`, `taylor` or `none`, with options as in
             `first-block:threshold=0.1`; or a value of ``diffusion/caching.py``. A call may choose another.
+            lora: one or several of `FILE[:SCALE]`; a file, a folder, or a repository that was downloaded.
     Raises: RequestError for a name or option that is not known; WeightsError naming what is missing or broken;
             BackendError for a device, package or attention backend that is not there.
     """
@@ -58,7 +63,7 @@ def load(
     places = places_for(device)  # before anything is looked for: the answer is immediate
     source = sources.find(model, weights=weights)
     return build(source.card, root=source.root, places=places, dtype=dtype, offload=offload, attention=attention,
-                 cache=cache, name=source.name)  # fmt: skip
+                 cache=cache, lora=lora, name=source.name)  # fmt: skip
 
 
 def places_for(device: str | torch.device | Mapping[str, str | torch.device] | None) -> dict[str, torch.device]:
@@ -81,15 +86,14 @@ def build(
     name: str | None = None,
     noise_device: torch.device | None = None,
     cache: CacheSettings | None = None,
+    lora: LoraSpecs | None = None,
 ) -> GenerationPipeline:
     """A pipeline for a card whose files lie under ``root`` or where the card says.
 
     Args: name: what finds the model again, for the recipe.   noise_device: of the noise generator; see the pipeline.
     """
     task_of(card)  # refuses a task that is none
-    spec = AttentionSpec.from_dict(card.sampling.attention)
-    if spec.type != "dense":
-        raise BackendError(f"`{card.id}` needs `{spec.type}` attention, which is not built yet: use a 5-second model")
+    AttentionSpec.from_dict(card.sampling.attention)  # refuses what it does not know
     if card.sampling.condition not in CONDITIONS:
         known = " or ".join(CONDITIONS)
         raise RequestError(f"card `{card.id}`: sampling.condition `{card.sampling.condition}` is unknown: use {known}")
@@ -100,6 +104,8 @@ def build(
     calibrated = (card.sampling.mag_ratios, *(entry.sampling.get("mag_ratios") for entry in card.classes.values()))
     caching.choose(cache, model=card.id, ratios=next(filter(None, calibrated), ()))
     precision = Precision.choose(dtype, places["dit"])
+    adapters = Adapters(card.id, partial(_linear_shapes, card), keymap=keymaps.for_kind(card.dit.kind))
+    load_loras(adapters, lora)
     builders: dict[str, Callable[[], Any]] = {}
     for part in COMPONENTS:
         component = card.component(part)
@@ -115,7 +121,14 @@ def build(
         revision=revision(card.dit, root=root),
         noise_device=noise_device,
         cache=cache,
+        adapters=adapters,
     )
+
+
+def _linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:
+    """(outputs, inputs) of the linear layers of a card's transformer."""
+    with torch.device("meta"):
+        return layer_shapes(NETWORKS[card.dit.kind](card.dit, Path()))
 
 
 def _builder(component: Component, files: Files, precision: Precision) -> Callable[[], Any]:

@@ -21,13 +21,19 @@ from typing import Any
 from kandinsky import cards
 from kandinsky.cards import Card, Component, Part
 from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.pipelines import official_config
 
 log = logging.getLogger(__name__)
 DIFFUSERS_SUFFIX = "-Diffusers"
-# Diffusers folders carry no sampling defaults of their own; one that no card names gets this card's.
-DIFFUSERS_STAND_IN = "kandinsky5-lite-t2v-sft-5s"
-DIFFUSERS_CLASS = "Kandinsky5T2VPipeline"
+# Diffusers' pipelines, and the card whose sampling defaults a folder gets that no card names and none is like:
+# such folders carry no defaults of their own.
+DIFFUSERS_PIPELINES = {
+    "Kandinsky5T2VPipeline": "kandinsky5-lite-t2v-sft-5s",
+    "Kandinsky5I2VPipeline": "kandinsky5-lite-i2v-5s",
+    "Kandinsky5T2IPipeline": "kandinsky5-lite-t2i",
+    "Kandinsky5I2IPipeline": "kandinsky5-lite-i2i",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +102,20 @@ def from_folder(folder: Path) -> Source:
 
 
 def from_repository(repository: str) -> Card | None:
-    """The card of a Hugging Face repository, also of its `-Diffusers` twin; None where no card names it."""
+    """The card of a Hugging Face repository, official or in the Diffusers layout; None where no card names it."""
     owner, _, bare = repository.partition("/")
-    twin = bare.endswith(DIFFUSERS_SUFFIX)
     for card in cards.catalogue().values():
-        known_owner, _, known = card.dit.parts[0].repo.partition("/")
-        # the first release lay under another owner
-        if known and known == bare.removesuffix(DIFFUSERS_SUFFIX) and owner in (known_owner, "ai-forever"):
-            return in_diffusers_layout(card, repository) if twin else card
+        for known, is_twin in ((card.dit.parts[0].repo, False), (diffusers_repository(card), True)):
+            known_owner, _, known_bare = known.partition("/")
+            # the first release lay under another owner
+            if known_bare and known_bare == bare and owner in (known_owner, "ai-forever"):
+                return in_diffusers_layout(card, repository) if is_twin else card
     return None
+
+
+def diffusers_repository(card: Card) -> str:
+    """The repository that holds a card's model in the Diffusers layout."""
+    return card.diffusers or card.dit.parts[0].repo + DIFFUSERS_SUFFIX
 
 
 def in_diffusers_layout(card: Card, repo: str) -> Card:
@@ -129,35 +140,79 @@ def in_diffusers_layout(card: Card, repo: str) -> Card:
 
 def _diffusers_folder(folder: Path) -> Card:
     index = _read_json(folder / "model_index.json")
-    if (kind := index.get("_class_name")) != DIFFUSERS_CLASS:
-        raise BackendError(f"`{folder}` holds a `{kind}`, which is not built yet: use a `{DIFFUSERS_CLASS}`")
+    if (kind := index.get("_class_name")) not in DIFFUSERS_PIPELINES:
+        known = ", ".join(f"`{name}`" for name in DIFFUSERS_PIPELINES)
+        raise BackendError(f"`{folder}` holds a `{kind}`, which is not built yet: use one of {known}")
     values = _read_json(folder / "transformer" / "config.json")
     params = {k: v for k, v in values.items() if not k.startswith(("_", "attention_"))}
-    sparse = {k.removeprefix("attention_"): v for k, v in values.items() if k.startswith("attention_")}
-    attention: dict[str, Any] = {"type": "dense"}
-    if sparse.get("type", "regular") != "regular":
-        attention = {key: value for key, value in sparse.items() if value is not None}
-    base = _named_in(folder)
+    attention = _diffusers_attention(values)
+    stand_in = cards.find(DIFFUSERS_PIPELINES[kind])
+    base = _named_in(folder, stand_in.task)
     if base is None:
-        base = cards.find(DIFFUSERS_STAND_IN)
-        log.warning("no card names `%s`: steps, guidance and sizes are those of `%s`", folder.name, DIFFUSERS_STAND_IN)
+        base = _like(params, attention, stand_in)
+        log.warning("no card names `%s`: steps, guidance and sizes are those of `%s`", folder.name, base.id)
         base = dataclasses.replace(base, id=folder.name, title=folder.name, source=str(folder))
-    shift = _read_json(folder / "scheduler" / "scheduler_config.json").get("shift", base.sampling.shift)
+    if base.dit.params.get("instruct_type") and params.get("visual_cond"):
+        # Diffusers has one flag for condition channels, whatever they carry
+        params |= {"instruct_type": base.dit.params["instruct_type"], "visual_cond": False}
+    said: dict[str, Any] = {}
+    shift = _read_json(folder / "scheduler" / "scheduler_config.json").get("shift")
+    if shift is not None:
+        said["shift"] = float(shift)
+    tables = [
+        base.sampling.attention,
+        *(e.sampling["attention"] for e in base.classes.values() if "attention" in e.sampling),
+    ]
+    # a Pro folder has one table for SD and HD; the card has both
+    if AttentionSpec.from_dict(attention) not in map(AttentionSpec.from_dict, tables):
+        said["attention"] = attention
     card = in_diffusers_layout(base, str(folder))
     return dataclasses.replace(
         card,
         dit=Component(card.dit.kind, card.dit.parts, params),
         vae=Component(card.vae.kind, card.vae.parts, {}),
-        sampling=dataclasses.replace(card.sampling, shift=float(shift), attention=attention),
+        sampling=dataclasses.replace(card.sampling, **said),
         clip=dataclasses.replace(card.clip, channels=int(params.get("in_visual_dim", card.clip.channels))),
+        # what the folder says, it says for all sizes
+        classes={
+            name: dataclasses.replace(entry, sampling={k: v for k, v in entry.sampling.items() if k not in said})
+            for name, entry in card.classes.items()
+        },
     )
 
 
-def _named_in(folder: Path) -> Card | None:
-    """The card whose repository a folder is a copy of, by its name or the cache's folder name above it."""
-    names = {part.rpartition("--")[2].removesuffix(DIFFUSERS_SUFFIX) for part in folder.parts}
+def _diffusers_attention(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The `attention` table of a card from a transformer's `config.json`."""
+    sparse = {k.removeprefix("attention_"): v for k, v in values.items() if k.startswith("attention_")}
+    if sparse.get("type", "regular") == "regular":
+        return {"type": "dense"}
+    return {key: value for key, value in sparse.items() if value is not None}
+
+
+def _like(params: Mapping[str, Any], attention: Mapping[str, Any], stand_in: Card) -> Card:
+    """Of the shipped models for the same task one with the same network, and best the same attention.
+
+    ``stand_in`` where there is none.
+    """
+    same = [
+        card
+        for card in cards.catalogue().values()
+        if card.task == stand_in.task
+        and all(params.get(key) == card.dit.params.get(key) for key in ("model_dim", "num_visual_blocks", "axes_dims"))
+    ]
+    if stand_in in same and attention["type"] == stand_in.sampling.attention["type"]:
+        return stand_in
+    return next(
+        (card for card in same if card.sampling.attention["type"] == attention["type"]), (same or [stand_in])[0]
+    )
+
+
+def _named_in(folder: Path, task: str) -> Card | None:
+    """The card for a task whose repository a folder is a copy of, by its name or the cache's folder name above it."""
+    names = {part.rpartition("--")[2] for part in folder.parts}
     for card in cards.catalogue().values():
-        if card.dit.parts[0].repo.rpartition("/")[2] in names:
+        repositories = (card.dit.parts[0].repo, diffusers_repository(card))
+        if card.task == task and names & {repo.rpartition("/")[2] for repo in repositories}:
             return card
     return None
 
