@@ -9,7 +9,9 @@ Legend: B batch; T H W C frames, rows, columns, channels (of latents or pixels, 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,19 +20,24 @@ from torch import Tensor
 
 from kandinsky.cards import Card
 from kandinsky.diffusion import noise as noise_rule
+from kandinsky.diffusion import step_cache
+from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.diffusion.first_frame import normalize_first_frame
-from kandinsky.diffusion.guidance import Guidance
+from kandinsky.diffusion.guidance import Denoiser, Guidance
 from kandinsky.diffusion.sample import sample
-from kandinsky.diffusion.schedule import flow_times
+from kandinsky.diffusion.samplers import sampler
+from kandinsky.diffusion.step_cache import Branches, StepCache
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.media import recipe
-from kandinsky.nets.kandinsky5.denoiser import VelocityDenoiser
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.pipelines.conditioning import condition
+from kandinsky.pipelines.denoisers import Shared, denoiser
+from kandinsky.pipelines.lora import LoraMethods
 from kandinsky.pipelines.request import Resolved, parse_size, resolve
 from kandinsky.pipelines.tasks import task_of
+from kandinsky.runtime.adapters import Adapters
 from kandinsky.runtime.placement import Placement, Precision
-from kandinsky.text.protocol import ImageTextEncoder
+from kandinsky.text.protocol import ImageTextEncoder, PromptWriter
 from kandinsky.types import Request, TextStates, Video
 
 if TYPE_CHECKING:
@@ -39,11 +46,12 @@ if TYPE_CHECKING:
     from kandinsky.nets.vae.protocol import VideoAutoencoder
     from kandinsky.text.protocol import TextEncoder
 
+log = logging.getLogger(__name__)
 # (step from 1, total, clean latents expected at present [B, T, H, W, C]); returning False cancels
 OnStep = Callable[[int, int, Tensor], bool | None]
 
 
-class GenerationPipeline:
+class GenerationPipeline(LoraMethods):
     """One model, ready to be asked.
 
     Args: card: the model.   placement: holds `text`, `dit` and `vae`.   precision: types it runs in.
@@ -51,6 +59,7 @@ class GenerationPipeline:
           name: what ``load`` finds the model by.   revision: of the weights.
           noise_device: device of the noise generator. None = the processor, so that a seed means the same clip on every
           machine; the official code draws on its CUDA device, and the official call keeps that.
+          cache: step cache of requests that name none.   adapters: LoRAs of the transformer.
     """
 
     def __init__(
@@ -63,6 +72,8 @@ class GenerationPipeline:
         name: str | None = None,
         revision: str = "main",
         noise_device: torch.device | None = None,
+        cache: str | CacheSettings | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         self.card = card
         self.placement = placement
@@ -71,6 +82,8 @@ class GenerationPipeline:
         self.name = name or card.id
         self.revision = revision
         self.noise_device = noise_device
+        self.cache = cache
+        self.adapters = adapters or Adapters(card.id, dict)
 
     def __call__(
         self,
@@ -86,6 +99,8 @@ class GenerationPipeline:
         shift: float | None = None,
         negative_prompt: str | None = None,
         seed: int | None = None,
+        cache: str | CacheSettings | None = None,
+        expand: bool = False,
         on_step: OnStep | None = None,
     ) -> Video:
         """Make one clip or image; what is left out comes from the model's card.
@@ -96,6 +111,8 @@ class GenerationPipeline:
                  seconds: length; 0 makes one still frame.   width, height: pixels.   size: both, `768x512`.
                  steps: network steps.   guidance: weight of the prompt, 1 = off.   shift: more time near noise.
                  negative_prompt: what to keep away from.   seed: drawn when not given; the result carries it.
+                 cache: step cache of this call, `none` for none; see ``diffusion/caching.py``.
+                 expand: have the text encoder's language model write the prompt out first; the recipe keeps its text.
                  on_step: ``on_step(step, total, preview_latents)``, called after each step; returning False cancels.
         Raises:  RequestError before anything is loaded; WeightsError, OutOfMemory, Cancelled later.
         """
@@ -112,6 +129,8 @@ class GenerationPipeline:
             shift=shift,
             seed=seed,
             image=image,
+            cache=cache,
+            expand=expand,
         )
         return self.run(self.resolve(request), on_step=on_step)
 
@@ -128,17 +147,48 @@ class GenerationPipeline:
         """
         first = _common(batch)
         images = self.encode_images(batch)
-        text, negative = self.encode(batch)
-        latents = self.sample(self.noise(batch), text, negative, first, image_BTHWC=images, on_step=on_step)
+        with ExitStack() as held:
+            if any(one.expand for one in batch):
+                held.enter_context(self.placement.hold("text"))  # one visit for writing and reading
+            batch = self.expand(batch)
+            text, negative = self.encode(batch)
+        cache = self.start_cache(first)
+        latents = self.sample(
+            self.noise(batch),
+            text,
+            negative,
+            first,
+            image_BTHWC=images,
+            fresh_NBTHWC=self.fresh_noise(batch),
+            cache=cache,
+            on_step=on_step,
+        )
         frames = self.decode(latents)
         return [
-            Video(frames_THWC=clip, fps=one.fps, seed=one.seed, recipe=self.recipe(one))
-            for one, clip in zip(batch, frames, strict=True)
+            Video(frames_THWC=clip, fps=one.fps, seed=one.seed, recipe=self.recipe(one, cache and cache.report(i)))
+            for i, (one, clip) in enumerate(zip(batch, frames, strict=True))
         ]
 
     def resolve(self, request: Request) -> Resolved:
         """Hold a request against the card. Raises: RequestError."""
-        return resolve(request, self.card)
+        return resolve(request if request.cache is not None else request.with_values(cache=self.cache), self.card)
+
+    def expand(self, batch: Sequence[Resolved]) -> list[Resolved]:
+        """The requests with their prompts written out at length, those that ask for it; each with its own seed."""
+        return [self._expand(one) if one.expand and one.expanded_prompt is None else one for one in batch]
+
+    def _expand(self, one: Resolved) -> Resolved:
+        image = None if one.image is None else one.image.picture.image
+        with self.placement.hold("text") as encoder:
+            if not isinstance(encoder, PromptWriter):
+                raise BackendError(f"`{type(encoder).__name__}` cannot write prompts out: leave `expand` out")
+            written = encoder.expand(one.prompt, task=self.card.task, seed=one.seed, image=image)
+        log.info("expanded prompt: %s", written)
+        return dataclasses.replace(one, expanded_prompt=written)
+
+    def start_cache(self, resolved: Resolved) -> StepCache | None:
+        """A fresh step cache for one ``sample``, where the request names one."""
+        return step_cache.start(resolved.cache, steps=resolved.steps)
 
     def encode(self, batch: Sequence[Resolved]) -> tuple[TextStates, TextStates | None]:
         """States of the prompts, and of the negative prompts where guidance is on."""
@@ -148,7 +198,7 @@ class GenerationPipeline:
         if task_of(self.card).text_sees_image and first.image is not None:
             images = [one.image.pixels() for one in batch if one.image is not None]
         with self.placement.hold("text") as encoder:
-            text = _encode(encoder, [one.prompt for one in batch], still, images)
+            text = _encode(encoder, [self.adapters.trigger + one.text for one in batch], still, images)
             if not Guidance(first.guidance).is_on:
                 return text, None
             return text, _encode(encoder, [one.negative_prompt for one in batch], still, images)
@@ -167,10 +217,19 @@ class GenerationPipeline:
         return torch.cat(latents).to(self.precision.islands)
 
     def noise(self, batch: Sequence[Resolved]) -> Tensor:
-        """Noise [B, T, H, W, C], float32, one generator a sample."""
+        """Noise [B, T, H, W, C] to start from, float32, one generator a sample."""
+        return self._draws(batch)[sampler(_common(batch).sampling.sampler).unused]
+
+    def fresh_noise(self, batch: Sequence[Resolved]) -> Tensor | None:
+        """What samplers that add noise anew draw after the start, [N, B, T, H, W, C]; None for the others."""
+        rules = sampler(_common(batch).sampling.sampler)
+        return self._draws(batch)[rules.unused + 1 :] if rules.fresh else None
+
+    def _draws(self, batch: Sequence[Resolved]) -> Tensor:
         first = _common(batch)
+        count = sampler(first.sampling.sampler).draws(first.steps)
         seeds = [one.seed for one in batch]
-        return noise_rule.draw(first.latent, seeds, first.sampling.noise, device=self.noise_device)
+        return noise_rule.draw_series(first.latent, seeds, first.sampling.noise, count=count, device=self.noise_device)
 
     def sample(
         self,
@@ -180,32 +239,35 @@ class GenerationPipeline:
         resolved: Resolved,
         *,
         image_BTHWC: Tensor | None = None,
+        fresh_NBTHWC: Tensor | None = None,
+        cache: Branches | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Latents [B, T, H, W, C], float32, from noise, text states and the latents of images.
 
-        ``resolved`` gives steps, shift, guidance and the card's values.
-        Raises: Cancelled when ``on_step`` returns False.
+        ``resolved`` gives steps, shift, guidance and the card's values; ``fresh_NBTHWC`` is of ``fresh_noise``.
+        Raises: Cancelled when ``on_step`` returns False; RequestError where a sampler lacks its fresh noise.
         """
         device = self.placement.device("dit")
         noise_BTHWC = noise_BTHWC.to(device, self.precision.islands)
         sampling = resolved.sampling
         condition_BTHWC, pin = condition(self.card.task, sampling.condition, noise_BTHWC, image_BTHWC)
         attention = dataclasses.replace(AttentionSpec.from_dict(sampling.attention), backend=self.attention)
+        rules, shared = sampler(sampling.sampler), Shared(sampling.rope_scale, attention, condition_BTHWC)
+        times = rules.times(resolved.steps, resolved.shift)
+        step = rules.step(times, resolved.shift, fresh_NBTHWC)
+        cache = cache or self.start_cache(resolved)
         with self.placement.hold("dit") as dit:
+            self.adapters.apply(dit, dtype=self.precision.compute)
 
-            def denoiser(states: TextStates) -> VelocityDenoiser:
-                return VelocityDenoiser(
-                    dit,
-                    states.to(device),
-                    rope_scale=sampling.rope_scale,
-                    attention=attention,
-                    condition_BTHWC=condition_BTHWC,
-                )
+            def bound(states: TextStates, branch: str) -> Denoiser:
+                runner = cache.runner(branch) if cache else None
+                return denoiser(self.card.dit.kind, dit, states.to(device), shared, runner)
 
-            guided = Guidance(resolved.guidance).guide(denoiser(text), None if negative is None else denoiser(negative))
-            times = flow_times(resolved.steps, resolved.shift)
-            latents = sample(guided, noise_BTHWC, times, on_step=on_step, pin=pin)
+            guided = Guidance(resolved.guidance).guide(
+                bound(text, "conditional"), None if negative is None else bound(negative, "unconditional")
+            )
+            latents = sample(guided, noise_BTHWC, times, step=step, on_step=on_step, pin=pin)
         return normalize_first_frame(latents) if pin and sampling.normalize_first_frame else latents
 
     def decode(self, latents_BTHWC: Tensor) -> np.ndarray:
@@ -217,9 +279,11 @@ class GenerationPipeline:
         with self.placement.hold("vae") as vae, torch.no_grad():
             return np.concatenate([_decode(vae, one) for one in latents_BTHWC.to(device).split(1)])
 
-    def recipe(self, resolved: Resolved) -> dict[str, object]:
-        """What makes this result again, as stored in the file."""
-        settings = resolved.settings() | {"model": self.name}
+    def recipe(self, resolved: Resolved, cache: dict[str, Any] | None = None) -> dict[str, object]:
+        """What makes this result again, as stored in the file. ``cache``: the step cache's report."""
+        settings = resolved.settings() | {"model": self.name} | ({"cache": cache} if cache else {})
+        if loras := self.adapters.recipe():
+            settings["lora"] = loras
         if self.noise_device is not None and self.noise_device.type != "cpu":
             settings["noise"] = f"{settings['noise']} on {self.noise_device.type}"
         device = str(self.placement.device("dit"))
@@ -259,6 +323,7 @@ def _common(batch: Sequence[Resolved]) -> Resolved:
             prompt=first.prompt,
             negative_prompt=first.negative_prompt,
             seed=first.seed,
+            expanded_prompt=first.expanded_prompt,
             image=first.image if (one.image is None) == (first.image is None) else one.image,
         )
         if aligned != first:

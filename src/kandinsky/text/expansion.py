@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.text.templates import IMAGE_PAD
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,29 +72,51 @@ def messages(prompt: str, task: str, image: Image | None = None) -> list[dict[st
     return [{"role": "user", "content": content}]
 
 
-def expand(model: Any, processor: Any, prompt: str, *, task: str, seed: int, image: Image | None = None) -> str:
+def expand(
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    *,
+    task: str,
+    seed: int,
+    image: Image | None = None,
+    image_processor: Any | None = None,
+) -> str:
     """The prompt written out by the language model.
 
-    Args:    model: ``Qwen2_5_VLForConditionalGeneration``.   processor: its processor, or its tokenizer, which is
-             enough where no image is shown.   task: of the card.   seed: the same one gives the same text.
+    Args:    model: ``Qwen2_5_VLForConditionalGeneration``.   tokenizer: its own, with the chat template.
+             task: of the card.   seed: the same one gives the same text.
+             image: what the task is given, at its full size; ``image_processor`` is needed to show it.
     Returns: the answer as it came; the prompt itself where nothing came.
-    Raises:  WeightsError where no chat template lies beside the model.
+    Raises:  WeightsError where the chat template or the image processor does not lie beside the model.
     """
     import torch
 
     from kandinsky.runtime.randomness import seeded
 
-    if not getattr(processor, "chat_template", None):
+    if not getattr(tokenizer, "chat_template", None):
         raise WeightsError("prompts cannot be expanded: no chat template lies beside the text encoder, fetch it again")
     turns = messages(prompt, task, image)
-    text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     pictures = [part["image"] for part in turns[0]["content"] if part["type"] == "image"]
-    given = {"images": pictures} if pictures else {}
-    inputs = processor(text=[text], padding=True, return_tensors="pt", **given).to(model.device)
+    shown: dict[str, Any] = {}
+    if pictures:
+        if image_processor is None:
+            raise WeightsError("Qwen2.5-VL cannot be shown images: `preprocessor_config.json` does not lie beside it")
+        if IMAGE_PAD in prompt:
+            raise RequestError(f"a prompt must not contain `{IMAGE_PAD}`: it stands for the image")
+        shown = dict(image_processor(images=pictures, return_tensors="pt"))
+        count = int(shown["image_grid_thw"].prod()) // image_processor.merge_size**2
+        text = text.replace(IMAGE_PAD, IMAGE_PAD * count)
+    inputs = dict(tokenizer([text], return_tensors="pt"))
+    if pictures:
+        image_token = tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+        inputs |= shown | {"mm_token_type_ids": (inputs["input_ids"] == image_token).int()}
+    inputs = {name: value.to(model.device) for name, value in inputs.items()}
     with seeded(seed, model.device), torch.no_grad():
         answer = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
     written = answer[:, inputs["input_ids"].shape[1] :]
-    expanded = str(processor.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)[0])
+    expanded = str(tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)[0])
     if not expanded.strip():
         log.warning("the language model wrote nothing: the prompt is used as it is")
         return prompt

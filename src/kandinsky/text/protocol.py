@@ -30,3 +30,12 @@ class ImageTextEncoder(TextEncoder, Protocol):
     def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextStates:
         """States of B ≥ 1 prompts, each shown its image (at the size of the result)."""
         ...
+
+
+@runtime_checkable
+class PromptWriter(TextEncoder, Protocol):
+    """Also writes short prompts out at length."""
+
+    def expand(self, prompt: str, *, task: str, seed: int, image: Image | None = None) -> str:
+        """The prompt written out, see ``text/expansion.py``. image: what the task is given, at its full size."""
+        ...

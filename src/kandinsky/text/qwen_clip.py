@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.media.image import resized
+from kandinsky.text import expansion
 from kandinsky.text.pretrained import read_model, read_tokenizer
 from kandinsky.text.templates import IMAGE_EDIT, IMAGE_PAD, Template, fill_edit, template
 from kandinsky.types import TextStates
@@ -133,6 +134,18 @@ class QwenClipEncoder(nn.Module):
             tokens, mask = self._token_states_with_images(prompts, images)
             pooled = self._pooled_states(prompts)
         return TextStates(tokens, pooled, mask)
+
+    def expand(self, prompt: str, *, task: str, seed: int, image: Image | None = None) -> str:
+        """The prompt written out at length by Qwen, see ``text/expansion.py``."""
+        return expansion.expand(
+            self.qwen,
+            self.qwen_tokenizer,
+            prompt,
+            task=task,
+            seed=seed,
+            image=image,
+            image_processor=self.image_processor,
+        )
 
     def _token_states_with_images(
         self, prompts: Sequence[str], images: Sequence[Image]

@@ -1,0 +1,76 @@
+"""What a pipeline offers for LoRAs. Which are on takes effect with the next generation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from kandinsky.runtime.adapters import Adapters
+from kandinsky.weights.lora import LoraConfig
+from kandinsky.weights.lora_files import locate_lora, name_of, parse_spec
+
+# one or several of `FILE[:SCALE]`
+LoraSpecs = str | Path | Iterable[str | Path]
+
+
+class LoraMethods:
+    """Loading, switching, fusing and unloading. ``adapters`` holds what is loaded."""
+
+    adapters: Adapters
+
+    def load_lora(
+        self, source: str | Path, *, name: str | None = None, scale: float = 1.0, config: LoraConfig | None = None
+    ) -> str:
+        """Read a LoRA and switch it on beside those that are on.
+
+        Args:    source: file, folder, or Hugging Face repository that `kandinsky download` has fetched.
+                 name: to speak of it by; the file's or folder's when not given.   scale: 1 is as trained, 0 is off.
+                 config: α and rank, in the place of the configuration beside the file.
+        Returns: its name.
+        Raises:  WeightsError naming the tensor where it does not fit this model; RequestError for a name that is taken.
+        """
+        return self.adapters.load(source, name=name, scale=scale, config=config)
+
+    def set_lora(self, scales: Mapping[str, float]) -> None:
+        """Switch exactly these on, at these scales; ``{}`` switches all off. Raises: RequestError."""
+        self.adapters.set(scales)
+
+    def unload_lora(self, name: str | None = None) -> None:
+        """Unload one, or all; the weights are what they were before, to the last bit. Raises: RequestError."""
+        self.adapters.remove(name)
+
+    def fuse_lora(self) -> None:
+        """Add what is on to the weights, so that it costs no time. Quantised models refuse when they run."""
+        self.adapters.fuse()
+
+    def unfuse_lora(self) -> None:
+        """Take it out of the weights again, to the last bit; it stays on."""
+        self.adapters.fuse(False)
+
+
+def check_loras(specs: LoraSpecs | None) -> list[tuple[Path, str, float]]:
+    """What is asked for, found on this machine: (where it lies, as it was named, scale).
+
+    Raises: RequestError, WeightsError.
+    """
+    if specs is None:
+        return []
+    listed = [specs] if isinstance(specs, str | Path) else specs
+    parsed = [parse_spec(spec) for spec in listed]
+    return [(locate_lora(source), source, scale) for source, scale in parsed]
+
+
+def load_loras(adapters: Adapters, specs: LoraSpecs | None) -> None:
+    """Load each of ``specs``; where two would have the same name, the later one gets a number.
+
+    Raises: RequestError, WeightsError as ``LoraMethods.load_lora``.
+    """
+    for found, source, scale in check_loras(specs):
+        base = name = name_of(found / "lora.safetensors" if found.is_dir() else found)
+        number = 1
+        while name in adapters.names:
+            number += 1
+            name = f"{base}-{number}"
+        adapters.load(source, name=name, scale=scale)
+
+
