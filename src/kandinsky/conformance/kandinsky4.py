@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kandinsky.conformance.cases import Case, NotBuilt
 from kandinsky.diffusion import noise as noise_rule
-from kandinsky.diffusion.cogvideox import LEVELS, CogVideoXSchedule, level_of
+from kandinsky.diffusion.cogvideox import CogVideoXSchedule, level_of
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.nets.kandinsky4.denoiser import DiscreteDenoiser
@@ -25,18 +25,6 @@ from kandinsky.weights import keymaps
 from kandinsky.weights.read import assign_state, load_into, read_state
 
 NOISE_RULES = {"none": "float32", "bfloat16": "float32 rounded to bfloat16"}
-# values of the scheduler that this library has no setting for
-FIXED_SCHEDULE: dict[str, Any] = {
-    "num_train_timesteps": LEVELS,
-    "beta_schedule": "scaled_linear",
-    "trained_betas": None,
-    "clip_sample": False,
-    "set_alpha_to_one": True,
-    "steps_offset": 0,
-    "prediction_type": "v_prediction",
-    "timestep_spacing": "trailing",
-    "rescale_betas_zero_snr": True,
-}
 
 
 def run_dit(case: Case) -> dict[str, Tensor]:
@@ -84,7 +72,7 @@ def run_sample(case: Case) -> dict[str, Tensor]:
     )
     call, inputs = case.call, case.inputs()
     net = _dit(case, case.config["dit"] | {"num_groups": list(_groups(call))})
-    schedule = _schedule(case.config["scheduler"])
+    schedule = CogVideoXSchedule.from_config(case.config["scheduler"])
     rule = NOISE_RULES[call["noise_rounding"]]
     rounds = rule != "float32"
 
@@ -117,7 +105,7 @@ def run_sample(case: Case) -> dict[str, Tensor]:
 def run_scheduler(case: Case) -> dict[str, Tensor]:
     """The table of the schedule, noised latents, and clean estimates."""
     case.refuse_other_calls("num_inference_steps")
-    schedule, inputs = _schedule(case.config), case.inputs()
+    schedule, inputs = CogVideoXSchedule.from_config(case.config), case.inputs()
     times = schedule.times(int(case.call["num_inference_steps"]))[:-1]
     indices = level_of(times) - 1
     noisy = torch.stack([schedule.noised(inputs["x0"], inputs["noise"], t) for t in times])
@@ -188,13 +176,6 @@ def _listen(net: DiffusionTransformer3D) -> dict[str, Tensor]:
         name = f"block{number // 2}.{('local', 'global')[number % 2]}"
         keep(block, f"{name}.visual", f"{name}.text")
     return heard
-
-
-def _schedule(config: dict[str, Any]) -> CogVideoXSchedule:
-    for key, value in FIXED_SCHEDULE.items():
-        if config.get(key, value) != value:
-            raise NotBuilt(f"scheduler value `{key}` = `{config[key]}` is not built")
-    return CogVideoXSchedule(config["beta_start"], config["beta_end"], config["snr_shift_scale"])
 
 
 def _states(tokens_BLC: Tensor) -> TextStates:

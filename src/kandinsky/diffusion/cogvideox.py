@@ -8,8 +8,10 @@ Legend: B batch; T H W C latent frames, rows, columns, channels; N draws.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +19,21 @@ from torch import Tensor
 from kandinsky.errors import RequestError
 
 LEVELS = 1000
+# Diffusers' settings that this schedule has no choice of
+FIXED: dict[str, Any] = {
+    "num_train_timesteps": LEVELS,
+    "beta_schedule": "scaled_linear",
+    "trained_betas": None,
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "steps_offset": 0,
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "rescale_betas_zero_snr": True,
+}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CogVideoXSchedule:
     """Share of the signal at each level; the table is float64.
 
@@ -38,6 +52,21 @@ class CogVideoXSchedule:
     def __post_init__(self) -> None:
         if not self.snr_shift > 0:
             raise RequestError(f"shift `{self.snr_shift}` is not allowed: use a number above 0; 1 changes nothing")
+
+    @classmethod
+    def from_config(cls, values: Mapping[str, Any]) -> CogVideoXSchedule:
+        """Read Diffusers' `scheduler_config.json`; keys that begin with `_` are notes.
+
+        Raises: RequestError for a value that would make another schedule than this class can.
+        """
+        for key, only in FIXED.items():
+            if (value := values.get(key, only)) != only:
+                raise RequestError(f"scheduler value `{key}` = `{value}` is not built: only `{only}` is")
+        return cls(
+            float(values.get("beta_start", cls.beta_start)),
+            float(values.get("beta_end", cls.beta_end)),
+            float(values.get("snr_shift_scale", cls.snr_shift)),
+        )
 
     @property
     def alphas_cumprod(self) -> Tensor:

@@ -1,0 +1,199 @@
+"""The official Kandinsky 4.0 door: the T2V Flash call of the 4.0 documents and the pipeline it returns.
+
+Arguments, defaults and results are the official ones; work is done by ``kandinsky.pipelines``.
+Source: ai-forever/Kandinsky-4@7506103, kandinsky/utils.py, get_T2V_pipeline; kandinsky/t2v_pipeline.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from kandinsky import cards
+from kandinsky.cards import Card
+from kandinsky.compat.official_call import at_path, devices_of, progress_bar
+from kandinsky.errors import RequestError
+from kandinsky.types import Request
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from kandinsky.pipelines.generation import GenerationPipeline
+
+MODEL = "kandinsky4-t2v-flash"
+RESOLUTION = 512
+SEED_LIMIT = 2**63 - 1
+# positions of the tables of angles on the time axis: 128 latent frames
+MAX_SECONDS = 127 * 4 // 8
+# official YAML: keys of each table; `tokens_lenght` is their spelling
+CONF = {
+    "": {"vae", "text_embedder", "dit", "resolution"},
+    "vae": {"checkpoint_path"},
+    "text_embedder": {"emb_size", "tokens_lenght", "params"},
+    "dit": {"scheduler", "checkpoint_path", "params"},
+}
+
+
+def get_t2v_flash_pipeline(
+    device_map: str | torch.device | dict[str, str | torch.device],
+    resolution: int = RESOLUTION,
+    cache_dir: str = "./weights/",
+    dit_path: str | None = None,
+    text_encoder_path: str | None = None,
+    tokenizer_path: str | None = None,
+    vae_path: str | None = None,
+    scheduler_path: str | None = None,
+    conf_path: str | None = None,
+) -> Kandinsky4T2VPipeline:
+    """The official factory of Kandinsky 4.0, there called ``get_T2V_pipeline``.
+
+    Args:    device_map: one device, or devices for `dit`, `vae` and `text_embedder`; never changed.
+             resolution: 512.   cache_dir: folder with the official files: `kandinsky4_distil_512.pt`, `vae/`,
+             `text_encoder/`, `tokenizer/`. Where there is no such folder, the places `kandinsky download` fills are
+             looked at. Nothing is fetched: what is missing is named.   *_path: a file or folder to use instead.
+             conf_path: an official YAML file; then the paths are not used.
+    Raises:  RequestError for a value or key that is not known; BackendError for a device; WeightsError naming a
+             missing file.
+    """
+    if resolution != RESOLUTION:
+        raise RequestError(f"resolution `{resolution}` is not available: use {RESOLUTION}, the only one released")
+    places = devices_of(device_map)
+    card = cards.find(MODEL)
+    if conf_path is None:
+        card = _with_paths(card, dit_path, text_encoder_path, tokenizer_path, vae_path)
+        card = _scheduled(card, scheduler_path)
+    else:
+        card = read_conf(Path(conf_path))
+    root = Path(cache_dir).expanduser()
+    return Kandinsky4T2VPipeline(card, root if root.is_dir() else None, places, name=conf_path or card.id)
+
+
+def read_conf(path: Path) -> Card:
+    """The shipped card with the values and paths of an official YAML file.
+
+    Raises: RequestError for a file that is not there or no such YAML, or a key of it that is not known.
+    """
+    try:
+        values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"conf_path `{path}` cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise RequestError(f"conf_path `{path}` is no valid YAML: {str(error).splitlines()[0]}") from error
+    for name, known in CONF.items():
+        table = values if not name else values.get(name)
+        if not isinstance(table, dict):
+            raise RequestError(f"conf_path `{path}` has no table `{name}`: give an official Kandinsky 4 file")
+        if unknown := sorted(set(table) - known):
+            raise RequestError(f"conf_path `{path}`: unknown key `{unknown[0]}`: use one of {', '.join(sorted(known))}")
+    if values.get("resolution", RESOLUTION) != RESOLUTION:
+        raise RequestError(f"resolution `{values['resolution']}` is not available: use {RESOLUTION}")
+    card, text, dit = cards.find(MODEL), values["text_embedder"], values["dit"]
+    files = text.get("params") or {}
+    card = _with_paths(
+        card,
+        dit.get("checkpoint_path"),
+        files.get("checkpoint_path"),
+        files.get("tokenizer_path"),
+        values["vae"].get("checkpoint_path"),
+    )
+    length = int(text.get("tokens_lenght", card.text.params["max_length"]))
+    return dataclasses.replace(
+        _scheduled(card, dit.get("scheduler")),
+        dit=dataclasses.replace(card.dit, params=card.dit.params | (dit.get("params") or {})),
+        text=dataclasses.replace(card.text, params=card.text.params | {"max_length": length}),
+    )
+
+
+class Kandinsky4T2VPipeline:
+    """What the factory returns: callable with the official arguments.
+
+    ``pipeline`` is this library's own; ``seed`` is the seed last used.
+    """
+
+    def __init__(self, card: Card, root: Path | None, places: Mapping[str, Any], *, name: str) -> None:
+        from kandinsky.pipelines import loading
+
+        card = dataclasses.replace(card, clip=dataclasses.replace(card.clip, max_seconds=float(MAX_SECONDS)))
+        self.pipeline: GenerationPipeline = loading.build(card, root=root, places=loading.places_for(places), name=name)
+        self.seed: int | None = None
+
+    def __call__(
+        self,
+        text: str,
+        save_path: str = "./test.mp4",
+        bs: int = 1,
+        time_length: int = 12,
+        width: int = 512,
+        height: int = 512,
+        seed: int | None = None,
+        return_frames: bool = False,
+    ) -> list[Image.Image] | None:
+        """Make one clip.
+
+        Args:    save_path: where a clip is written, unless its frames are returned; images are not written.
+                 bs: 1.   time_length: seconds; 0 makes an image.   seed: drawn when not given, see ``seed``.
+                 return_frames: return the frames instead of writing them.
+        Returns: for ``time_length=0`` a list of one PIL image; with ``return_frames`` all frames; else None.
+        Raises:  RequestError for an illegal size, length, batch or path, before anything is loaded.
+        """
+        if bs != 1:
+            raise RequestError(f"bs `{bs}` is not available: the official call makes one clip, use 1")
+        resolved = self.pipeline.resolve(
+            Request(
+                model=self.pipeline.card.id,
+                prompt=text,
+                seconds=time_length,
+                width=width,
+                height=height,
+                seed=secrets.randbelow(SEED_LIMIT) if seed is None else seed,
+            )
+        )
+        is_written = not return_frames and resolved.shape.frames > 1
+        if is_written:
+            from kandinsky.media.video import check_target
+
+            check_target(Path(save_path))
+        with progress_bar(True) as on_step:
+            video = self.pipeline.run(resolved, on_step=on_step)
+        self.seed = video.seed
+        if is_written:
+            video.save(save_path)
+            return None
+        return video.images
+
+
+def _with_paths(card: Card, dit: str | None, text: str | None, tokenizer: str | None, vae: str | None) -> Card:
+    """The card with the given paths in the place of its own files."""
+    return dataclasses.replace(
+        card,
+        dit=at_path(card.dit, dit),
+        text=at_path(at_path(card.text, text, "t5"), tokenizer, "tokenizer"),
+        vae=at_path(card.vae, vae),
+    )
+
+
+def _scheduled(card: Card, path: str | None) -> Card:
+    """The card with the shift of a `scheduler_config.json`. Raises: RequestError where that is another schedule."""
+    if path is None:
+        return card
+    from kandinsky.diffusion.cogvideox import CogVideoXSchedule
+
+    file = Path(path).expanduser()
+    file = file / "scheduler_config.json" if file.is_dir() else file
+    try:
+        schedule = CogVideoXSchedule.from_config(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise RequestError(f"scheduler `{file}` cannot be read: {error.strerror}") from error
+    except (AttributeError, json.JSONDecodeError) as error:
+        raise RequestError(f"scheduler `{file}` is no valid JSON table") from error
+    shift = schedule.snr_shift
+    if schedule != CogVideoXSchedule(snr_shift=shift):
+        raise RequestError(f"scheduler `{file}` has other betas than CogVideoX-5b: only those are built")
+    return dataclasses.replace(card, sampling=dataclasses.replace(card.sampling, shift=shift))
