@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def download(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Catalogue ids, see `kandinsky models`.")],
+    ids: Annotated[
+        list[str],
+        typer.Argument(metavar="ID...", help="Catalogue ids, see `kandinsky models`; LoRA repositories, OWNER/NAME."),
+    ],
     folder: Annotated[
         Path | None,
         typer.Option("--dir", help="Lay files out here as model/, vae/, text_encoder/, text_encoder2/."),
@@ -28,9 +31,11 @@ def download(
     from kandinsky.runtime.plan import gigabytes
     from kandinsky.weights.locate import card_bytes
 
-    wanted = [cards.find(name) for name in ids]
+    # A catalogue id has no slash; what has one is the repository of a LoRA.
+    wanted = [cards.find(name) for name in ids if "/" not in name]
+    loras = [name for name in ids if "/" in name]
     # A card has many files and shares some with others: each is named once.
-    if all(
+    if not loras and all(
         part.repo == "package"
         for card in wanted
         for name in ("dit", "text", "vae")
@@ -39,6 +44,7 @@ def download(
         say("nothing to fetch: this model ships with the package")
         return
     from kandinsky.weights.hub import download as fetch
+    from kandinsky.weights.hub import download_lora
 
     if quiet:
         from huggingface_hub.utils import disable_progress_bars
@@ -62,6 +68,10 @@ def download(
         if not quiet:
             came = sum(entry.transferred for entry in done)
             say(f"{card.id}: {len(done)} files verified, {gigabytes(came)} fetched")
+    for repo in loras:
+        done = download_lora(repo, root=folder, on_file=report)
+        if not quiet:
+            say(f"{repo}: {len(done)} files verified; to use it: kandinsky generate --lora {repo}")
     if folder and not quiet:
         say(f"to use this folder: export KANDINSKY_WEIGHTS={folder.absolute()}")
 

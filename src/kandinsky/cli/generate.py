@@ -51,6 +51,16 @@ def generate(
         str | None,
         typer.Option("--cache", help="Leave out steps: magcache, first-block or taylor, as in taylor:interval=3."),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option("--lora", metavar="F[:SCALE]", help="LoRA file, folder or downloaded repository; repeatable."),
+    ] = None,
+    expand: Annotated[
+        bool, typer.Option("--expand", help="Have the model's language model write the prompt out first.")
+    ] = False,
+    expanded: Annotated[
+        str | None, typer.Option("--expanded-prompt", help="The text it wrote before, to be used again.")
+    ] = None,
     sheet: Annotated[str | None, typer.Option("--sheet", help="Also write a contact sheet, a .png.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would need; see `kandinsky plan`.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result instead of its path.")] = False,
@@ -60,7 +70,10 @@ def generate(
     from kandinsky.pipelines import sources
     from kandinsky.pipelines.request import parse_size, resolve
     from kandinsky.weights.locate import locate_parts
+    from kandinsky.weights.lora_files import find_loras
 
+    if expanded is not None and prompts is not None:
+        raise RequestError("--expanded-prompt belongs to one prompt: give that instead of --prompts")
     source = sources.find(model)
     width, height = (None, None) if size is None else parse_size(size)
     jobs: list[Resolved] = []
@@ -77,6 +90,8 @@ def generate(
             shift=shift,
             seed=seed,
             cache=cache,
+            expand=expand,
+            expanded_prompt=expanded,
         )
         first = resolve(request, source.card)
         jobs += [first, *(resolve(request.with_values(seed=first.seed + i), source.card) for i in range(1, count))]
@@ -95,11 +110,23 @@ def generate(
     targets = [_target(job, output, i, len(jobs)) for i, job in enumerate(jobs)]
     sheets = [_numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
     _check(targets, sheets, device, dtype, offload)
+    find_loras(lora)
     for name in ("dit", "text", "vae"):
         locate_parts(source.card.component(name), root=source.root, model=source.card.id)
     if model == cards.DEFAULT_MODEL and not quiet:
         _say_default(source.card.title)
-    _run(model, jobs, targets, sheets, device=device, dtype=dtype, offload=offload, as_json=as_json, quiet=quiet)
+    _run(
+        model,
+        jobs,
+        targets,
+        sheets,
+        device=device,
+        dtype=dtype,
+        offload=offload,
+        lora=lora,
+        as_json=as_json,
+        quiet=quiet,
+    )
 
 
 def _run(
@@ -111,6 +138,7 @@ def _run(
     device: str | None,
     dtype: str | None,
     offload: str | None,
+    lora: list[str] | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -122,7 +150,7 @@ def _run(
     with patient("loading", quiet=quiet):
         from kandinsky.pipelines.loading import load
 
-        pipe = load(model, device=device, dtype=dtype, offload=offload or "none")
+        pipe = load(model, device=device, dtype=dtype, offload=offload or "none", lora=lora)
     for i, (job, target, sheet) in enumerate(zip(jobs, targets, sheets, strict=True)):
         begun = time.monotonic()
         title = job.prompt if len(jobs) == 1 else f"{i + 1}/{len(jobs)} {job.prompt}"
@@ -133,6 +161,8 @@ def _run(
                 write_sheet(video, sheet)
         taken = time.monotonic() - begun
         if not quiet:
+            if job.expand:
+                say(f"expanded prompt: {video.recipe['expanded_prompt']}")
             say(f"seed {video.seed}, {len(video.frames)} frames, {taken:.1f} s")
         if as_json:
             result = {"path": str(written), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}

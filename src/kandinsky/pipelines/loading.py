@@ -21,12 +21,13 @@ from kandinsky.nets.lora import layer_shapes
 from kandinsky.ops.attention import AttentionSpec, backends
 from kandinsky.pipelines import sources
 from kandinsky.pipelines.generation import GenerationPipeline
-from kandinsky.pipelines.lora import LoraSpecs, load_loras
+from kandinsky.pipelines.lora import load_loras
 from kandinsky.pipelines.tasks import task_of
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.runtime.placement import Placement, Precision, place
 from kandinsky.weights import keymaps
 from kandinsky.weights.locate import locate_parts, revision
+from kandinsky.weights.lora_files import LoraSpecs
 from kandinsky.weights.read import check_shapes, load_into, read_shapes
 
 Files = Mapping[str, Path]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.weights.lora import LoraConfig
-from kandinsky.weights.lora_files import locate_lora, name_of, parse_spec
-
-# one or several of `FILE[:SCALE]`
-LoraSpecs = str | Path | Iterable[str | Path]
+from kandinsky.weights.lora_files import LoraSpecs, find_loras, name_of
 
 
 class LoraMethods:
@@ -48,29 +45,15 @@ class LoraMethods:
         self.adapters.fuse(False)
 
 
-def check_loras(specs: LoraSpecs | None) -> list[tuple[Path, str, float]]:
-    """What is asked for, found on this machine: (where it lies, as it was named, scale).
-
-    Raises: RequestError, WeightsError.
-    """
-    if specs is None:
-        return []
-    listed = [specs] if isinstance(specs, str | Path) else specs
-    parsed = [parse_spec(spec) for spec in listed]
-    return [(locate_lora(source), source, scale) for source, scale in parsed]
-
-
 def load_loras(adapters: Adapters, specs: LoraSpecs | None) -> None:
     """Load each of ``specs``; where two would have the same name, the later one gets a number.
 
     Raises: RequestError, WeightsError as ``LoraMethods.load_lora``.
     """
-    for found, source, scale in check_loras(specs):
+    for found, source, scale in find_loras(specs):
         base = name = name_of(found / "lora.safetensors" if found.is_dir() else found)
         number = 1
         while name in adapters.names:
             number += 1
             name = f"{base}-{number}"
         adapters.load(source, name=name, scale=scale)
-
-

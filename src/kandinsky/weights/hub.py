@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from kandinsky.cards import Card, Part
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.weights.locate import common_folder, locate_part, target_in
+from kandinsky.weights.lora_files import locate_lora, repository_parts
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -70,6 +71,31 @@ def download(
     return tuple(done)
 
 
+def download_lora(
+    repo: str, *, root: Path | None = None, on_file: Callable[[Fetched], None] | None = None
+) -> tuple[Fetched, ...]:
+    """Fetch a LoRA repository: weights and configuration, in the first layout that is complete there.
+
+    Args and errors as ``download``; a repository without a LoRA is named with the file it lacks.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        try:
+            locate_lora(repo)
+        except WeightsError as error:
+            raise WeightsError(
+                f"{error}, and HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE to fetch it"
+            ) from error
+        return ()
+    first, *others = repository_parts(repo)
+    done = _fetch_part(first, root, or_else=others)
+    for entry in done:
+        if on_file:
+            on_file(entry)
+    return tuple(done)
+
+
 def verify(path: Path, *, size: int | None, sha256: str | None = None, git_sha1: str | None = None) -> str | None:
     """What is wrong with a file, in words, or None when size and hash are those the hub reports.
 
@@ -99,7 +125,8 @@ def _offline(part: Part, root: Path | None, model: str) -> None:
     log.info("`%s` is complete; offline, so nothing was compared with the hub", part.repo)
 
 
-def _fetch_part(part: Part, root: Path | None) -> list[Fetched]:
+def _fetch_part(part: Part, root: Path | None, *, or_else: Sequence[Part] = ()) -> list[Fetched]:
+    """The files of a part. ``or_else``: other layouts of the same repository, for where it lacks files of the first."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -107,6 +134,7 @@ def _fetch_part(part: Part, root: Path | None) -> list[Fetched]:
         info = HfApi().model_info(part.repo, revision=part.revision, files_metadata=True)
         siblings = {entry.rfilename: entry for entry in info.siblings or ()}
         commit = info.sha or part.revision
+        part = next((one for one in (part, *or_else) if siblings.keys() >= set(one.files)), part)
         return [_fetch_file(part, siblings[name], commit, root) for name in _listed(part, siblings)]
     except GatedRepoError as error:
         raise WeightsError(

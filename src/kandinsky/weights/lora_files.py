@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from kandinsky.cards import Part
@@ -18,6 +19,8 @@ LAYOUTS = {
     "adapter_model.safetensors": "adapter_config.json",
     "pytorch_lora_weights.safetensors": "",  # Diffusers: in the header, or not at all
 }
+# one or several of `FILE[:SCALE]`
+LoraSpecs = str | Path | Iterable[str | Path]
 _STRENGTH = re.compile(r"(?P<source>.+):(?P<scale>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.IGNORECASE)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -57,6 +60,17 @@ def locate_lora(source: str | Path) -> Path:
             return found
     assert missing is not None
     raise missing
+
+
+def find_loras(specs: LoraSpecs | None) -> list[tuple[Path, str, float]]:
+    """What is asked for, found on this machine: (where it lies, as it was named, scale).
+
+    Raises: RequestError, WeightsError.
+    """
+    if specs is None:
+        return []
+    parsed = [parse_spec(spec) for spec in ([specs] if isinstance(specs, str | Path) else specs)]
+    return [(locate_lora(source), source, scale) for source, scale in parsed]
 
 
 def repository_parts(repo: str) -> list[Part]:
