@@ -151,6 +151,8 @@ def _diffusers_folder(folder: Path) -> Card:
     if base is None:
         base = _like(params, attention, stand_in)
         log.warning("no card names `%s`: steps, guidance and sizes are those of `%s`", folder.name, base.id)
+        # what another checkpoint's steps were measured at says nothing of this one's
+        base = _overruled(base, {"mag_ratios": ()})
         base = dataclasses.replace(base, id=folder.name, title=folder.name, source=str(folder))
     if base.dit.params.get("instruct_type") and params.get("visual_cond"):
         # Diffusers has one flag for condition channels, whatever they carry
@@ -166,19 +168,22 @@ def _diffusers_folder(folder: Path) -> Card:
     # a Pro folder has one table for SD and HD; the card has both
     if AttentionSpec.from_dict(attention) not in map(AttentionSpec.from_dict, tables):
         said["attention"] = attention
-    card = in_diffusers_layout(base, str(folder))
+    card = _overruled(in_diffusers_layout(base, str(folder)), said)
     return dataclasses.replace(
         card,
         dit=Component(card.dit.kind, card.dit.parts, params),
         vae=Component(card.vae.kind, card.vae.parts, {}),
-        sampling=dataclasses.replace(card.sampling, **said),
         clip=dataclasses.replace(card.clip, channels=int(params.get("in_visual_dim", card.clip.channels))),
-        # what the folder says, it says for all sizes
-        classes={
-            name: dataclasses.replace(entry, sampling={k: v for k, v in entry.sampling.items() if k not in said})
-            for name, entry in card.classes.items()
-        },
     )
+
+
+def _overruled(card: Card, sampling: Mapping[str, Any]) -> Card:
+    """The card with these sampling values for all its sizes."""
+    classes = {
+        name: dataclasses.replace(entry, sampling={k: v for k, v in entry.sampling.items() if k not in sampling})
+        for name, entry in card.classes.items()
+    }
+    return dataclasses.replace(card, sampling=dataclasses.replace(card.sampling, **sampling), classes=classes)
 
 
 def _diffusers_attention(values: Mapping[str, Any]) -> dict[str, Any]:
