@@ -16,17 +16,24 @@ class LoraMethods:
     adapters: Adapters
 
     def load_lora(
-        self, source: str | Path, *, name: str | None = None, scale: float = 1.0, config: LoraConfig | None = None
+        self,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        scale: float = 1.0,
+        config: LoraConfig | None = None,
+        trigger: str | None = None,
     ) -> str:
         """Read a LoRA and switch it on beside those that are on.
 
         Args:    source: file, folder, or Hugging Face repository that `kandinsky download` has fetched.
                  name: to speak of it by; the file's or folder's when not given.   scale: 1 is as trained, 0 is off.
                  config: α and rank, in the place of the configuration beside the file.
+                 trigger: text in front of every prompt while it is on; what the file's header says when not given.
         Returns: its name.
         Raises:  WeightsError naming the tensor where it does not fit this model; RequestError for a name that is taken.
         """
-        return self.adapters.load(source, name=name, scale=scale, config=config)
+        return self.adapters.load(source, name=name, scale=scale, config=config, trigger=trigger)
 
     def set_lora(self, scales: Mapping[str, float]) -> None:
         """Switch exactly these on, at these scales; ``{}`` switches all off. Raises: RequestError."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -82,13 +82,19 @@ class Adapters:
         return "".join(self._loaded[name].trigger for name in self._scales)
 
     def load(
-        self, source: str | Path, *, name: str | None = None, scale: float = 1.0, config: LoraConfig | None = None
+        self,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        scale: float = 1.0,
+        config: LoraConfig | None = None,
+        trigger: str | None = None,
     ) -> str:
         """Read a LoRA and switch it on beside those that are on.
 
         Args:    source: file, folder or Hugging Face repository (which is not fetched here).
                  name: to speak of it by; its file's or folder's when not given.   scale: 1 is as trained.
-                 config: what scales it, in the place of the file beside it.
+                 config: what scales it, in the place of the file beside it.   trigger: in the place of the header's.
         Returns: its name.
         Raises:  WeightsError naming the tensor that does not fit; RequestError for a name that is taken.
         """
@@ -98,7 +104,7 @@ class Adapters:
         lora = read_lora(
             found, self.layers, model=self.model, config=config, keymap=self.keymap, name=name or "", source=shown
         )
-        return self.add(lora, scale=scale)
+        return self.add(lora if trigger is None else replace(lora, trigger=trigger), scale=scale)
 
     def add(self, lora: Lora, *, scale: float = 1.0) -> str:
         """Load one more and switch it on beside those that are on. Returns: its name.
