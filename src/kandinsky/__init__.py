@@ -24,7 +24,10 @@ _HOMES = {
     "BackendError": "kandinsky.errors",
     "OutOfMemory": "kandinsky.errors",
     "Cancelled": "kandinsky.errors",
-    "get_T2V_pipeline": "kandinsky.compat.kandinsky5",
+    "get_T2I_pipeline": "kandinsky.compat.kandinsky5",
+    "get_I2V_pipeline": "kandinsky.compat.kandinsky5",
+    "get_I2I_pipeline": "kandinsky.compat.kandinsky5",
+    "get_T2V_pipeline": "kandinsky.compat.get_t2v",
 }
 __all__ = [
     "BackendError",
@@ -39,13 +42,21 @@ __all__ = [
     "VideoShape",
     "WeightsError",
     "__version__",
+    "get_I2I_pipeline",
+    "get_I2V_pipeline",
+    "get_T2I_pipeline",
     "get_T2V_pipeline",
     "load",
     "plan",
 ]
 
 if TYPE_CHECKING:
-    from kandinsky.compat.kandinsky5 import get_T2V_pipeline
+    from kandinsky.compat.get_t2v import get_T2V_pipeline
+    from kandinsky.compat.kandinsky5 import (
+        get_I2I_pipeline,
+        get_I2V_pipeline,
+        get_T2I_pipeline,
+    )
     from kandinsky.errors import BackendError, Cancelled, KandinskyError, OutOfMemory, RequestError, WeightsError
     from kandinsky.pipelines.loading import load
     from kandinsky.pipelines.plan import plan

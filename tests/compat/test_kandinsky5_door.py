@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -136,21 +135,27 @@ def test_device_map_is_not_changed(official: Path) -> None:
         get_T2V_pipeline(before | {"unet": "cpu"}, conf_path=str(official / "config.yaml"))
 
 
-def test_expansion_is_announced_once(official: Path) -> None:
-    fresh = get_T2V_pipeline("cpu", conf_path=str(official / "config.yaml"))
-    with pytest.warns(UserWarning, match="prompt expansion is not built yet"):
-        fresh(**CALL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fresh(**CALL)
+def test_prompts_are_expanded_unless_told_otherwise(pipe: Kandinsky5T2VPipeline, monkeypatch: Any) -> None:
+    asked = []
+
+    def written(prompt: str, **how: Any) -> str:
+        asked.append((prompt, how["task"], how["seed"]))
+        return "a cat, at length"
+
+    with pipe.pipeline.placement.hold("text") as encoder:
+        monkeypatch.setattr(encoder, "expand", written)
+    long = np.asarray(pipe(**CALL)[0])
+    assert asked == [("a cat", "text-to-video", CALL["seed"])]
+    assert np.array_equal(np.asarray(quiet(pipe, text="a cat, at length")[0]), long)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"magcache": True}, BackendError, "`magcache=True` is not built yet"),
+        ({"magcache": True}, RequestError, "has no MagCache calibration"),
         ({"quantized_qwen": True}, BackendError, "`quantized_qwen=True` is not built yet"),
-        ({"attention_engine": "sage"}, BackendError, "attention_engine `sage` is not built yet"),
+        ({"attention_engine": "sage"}, BackendError, "sage"),
         ({"attention_engine": "flush"}, RequestError, "attention_engine `flush` is unknown"),
         ({"resolution": 1024}, RequestError, "resolution `1024` is not available"),
         ({"cache_dir": 512}, RequestError, "give `resolution` by name"),

@@ -1,6 +1,6 @@
 """Fixtures shared by the tests of the whole path; a test folder imports them in its conftest.py."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,21 @@ def diffusers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return family.write_diffusers(tmp_path_factory.mktemp("diffusers"))
 
 
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """(kind of ``family.KINDS``, layout) → its folder, in the layout `official` or `diffusers`; written once."""
+    write = {"official": family.write_official, "diffusers": family.write_diffusers}
+    made: dict[tuple[str, str], Path] = {}
+
+    def folder(kind: str, layout: str = "official") -> Path:
+        if (kind, layout) not in made:
+            made[kind, layout] = tmp_path_factory.mktemp(f"{kind}-{layout}")
+            write[layout](made[kind, layout], kind)
+        return made[kind, layout]
+
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Whatever is asked of the hub fails at once, and no cache of this machine is read."""
@@ -33,4 +48,4 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     yield
 
 
-__all__ = ["diffusers_folder", "no_hub", "official"]
+__all__ = ["diffusers_folder", "folder_of", "no_hub", "official"]

@@ -1,25 +1,25 @@
-"""The official Kandinsky 5.0 door: ``get_T2V_pipeline`` and the pipeline it returns.
+"""The official Kandinsky 5.0 doors: ``get_{T2V,I2V,T2I,I2I}_pipeline`` and the pipelines they return.
 
 Arguments, defaults and results are the official ones; work is done by ``kandinsky.pipelines``. What the official code
-offers and this version does not do yet is refused, or said in a warning where it is on by default.
-Source: kandinskylab/kandinsky-5@6e2a805, kandinsky/utils.py, get_T2V_pipeline; kandinsky/t2v_pipeline.py.
+offers and this version does not do yet is refused.
+Source: kandinskylab/kandinsky-5@6e2a805, kandinsky/utils.py; kandinsky/{t2v,i2v,t2i,i2i}_pipeline.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import secrets
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kandinsky import cards
 from kandinsky.cards import Card
+from kandinsky.compat.official_adapters import OfficialAdapters
 from kandinsky.compat.official_call import at_path, devices_of, one_target, progress_bar
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.pipelines import official_config
-from kandinsky.types import Request
+from kandinsky.types import Request, Video
 
 if TYPE_CHECKING:
     import torch
@@ -27,15 +27,22 @@ if TYPE_CHECKING:
 
     from kandinsky.pipelines.generation import GenerationPipeline
 
-# What the call loads without ``conf_path``.
-BUILT_IN_MODEL = "kandinsky5-lite-t2v-sft-5s"
-ENGINES = {"auto": "auto", "sdpa": "sdpa"}
-LATER_ENGINES = ("flash_attention_2", "flash_attention_3", "sage")
+    Device: TypeAlias = str | torch.device
+    DeviceMap: TypeAlias = Device | dict[str, Device]
+
+# What the doors load without ``conf_path``. The official one for images to video looks for a file that does not exist.
+BUILT_IN = {
+    "text-to-video": "kandinsky5-lite-t2v-sft-5s",
+    "image-to-video": "kandinsky5-lite-i2v-5s",
+    "text-to-image": "kandinsky5-lite-t2i",
+    "image-editing": "kandinsky5-lite-i2i",
+}
+ENGINES = ("auto", "flash_attention_2", "flash_attention_3", "sage", "sdpa")
 SEED_LIMIT = 2**32 - 1
 
 
 def get_T2V_pipeline(  # noqa: N802 - the official name
-    device_map: str | torch.device | dict[str, str | torch.device],
+    device_map: DeviceMap,
     cache_dir: str = "./weights/",
     dit_path: str | None = None,
     text_encoder_path: str | None = None,
@@ -50,71 +57,138 @@ def get_T2V_pipeline(  # noqa: N802 - the official name
     *,
     resolution: int | None = None,
 ) -> Kandinsky5T2VPipeline:
-    """The official factory for Kandinsky 5.0 text to video.
+    """The official factory for text to video.
 
     Args:    device_map: one device, or devices for `dit`, `vae` and `text_embedder`; never changed.
              cache_dir: folder with the official `model/`, `vae/`, `text_encoder/`, `text_encoder2/`. Nothing is
              fetched: what is missing is named.   *_path: a file or folder to use instead.
              conf_path: an official YAML file; then ``cache_dir`` and the paths are not used.
              offload: hold each network on its device only while it runs.
+             magcache: leave out passes, by the configuration's calibration.
              text_token_padding: pad the text to its full length under a mask; False pads nothing. Same result.
-             attention_engine: `auto` or `sdpa`.   resolution: argument of the first release, then the second one in
-             order; by name here, and 512 when given.
-    Raises:  RequestError for a value or key that is not known; BackendError for a device, or for what is not built yet
-             (magcache, quantized_qwen, other engines, 10-second models); WeightsError naming a missing file.
+             attention_engine: `auto`, `sdpa`, `flash_attention_2`, `flash_attention_3` or `sage`.
+             resolution: argument of the first release, then the second one in order; by name here, and 512 when given.
+    Raises:  RequestError for a value or key that is not known; BackendError for a device or kernel that is not there,
+             or for what is not built yet (quantized_qwen); WeightsError naming a missing file.
     """
     if isinstance(cache_dir, int):
         raise RequestError(f"cache_dir is `{cache_dir}`: give `resolution` by name, as `resolution={cache_dir}`")
     if resolution not in (None, 512):
         raise RequestError(f"resolution `{resolution}` is not available: use 512, or a `conf_path` of another class")
-    if attention_engine not in ENGINES:
-        if attention_engine not in LATER_ENGINES:
-            known = ", ".join(f"`{name}`" for name in (*ENGINES, *LATER_ENGINES))
-            raise RequestError(f"attention_engine `{attention_engine}` is unknown: use one of {known}")
-        raise BackendError(f"attention_engine `{attention_engine}` is not built yet: use `auto` or `sdpa`")
-    for name, value in (("magcache", magcache), ("quantized_qwen", quantized_qwen)):
-        if value:
-            raise BackendError(f"`{name}=True` is not built yet: leave it out")
-    places = devices_of(device_map)
-    if conf_path is not None:
-        card, root = official_config.read(Path(conf_path)), None
-    else:
-        card, root = cards.find(BUILT_IN_MODEL), Path(cache_dir)
-        card = _with_paths(card, dit=dit_path, qwen=text_encoder_path, clip=text_encoder2_path, vae=vae_path)
-    return Kandinsky5T2VPipeline(
-        _official_card(card, text_token_padding),
-        root,
-        places,
-        offload="module" if offload else "none",
-        attention=ENGINES[attention_engine],
-        name=str(conf_path) if conf_path is not None else card.id,
-    )
+    files = _Files(cache_dir, dit_path, text_encoder_path, text_encoder2_path, vae_path, conf_path)
+    options = _Options(offload, magcache, quantized_qwen, text_token_padding, attention_engine)
+    return Kandinsky5T2VPipeline(_open("text-to-video", device_map, files, options))
 
 
-class Kandinsky5T2VPipeline:
-    """What ``get_T2V_pipeline`` returns: callable with the official arguments.
+def get_I2V_pipeline(  # noqa: N802 - the official name
+    device_map: DeviceMap,
+    cache_dir: str = "./weights/",
+    dit_path: str | None = None,
+    text_encoder_path: str | None = None,
+    text_encoder2_path: str | None = None,
+    vae_path: str | None = None,
+    conf_path: str | None = None,
+    offload: bool = False,
+    magcache: bool = False,
+    quantized_qwen: bool = False,
+    text_token_padding: bool = True,
+    attention_engine: str = "auto",
+) -> Kandinsky5I2VPipeline:
+    """The official factory for image to video; see ``get_T2V_pipeline``."""
+    files = _Files(cache_dir, dit_path, text_encoder_path, text_encoder2_path, vae_path, conf_path)
+    options = _Options(offload, magcache, quantized_qwen, text_token_padding, attention_engine)
+    return Kandinsky5I2VPipeline(_open("image-to-video", device_map, files, options))
 
-    ``pipeline`` is this library's own; ``seed`` is the seed last used.
-    """
 
-    def __init__(
-        self, card: Card, root: Path | None, places: Mapping[str, Any], *, offload: str, attention: str, name: str
-    ) -> None:
-        from kandinsky.pipelines import loading
+def get_T2I_pipeline(  # noqa: N802 - the official name
+    device_map: DeviceMap,
+    resolution: int = 1024,
+    cache_dir: str = "./weights/",
+    dit_path: str | None = None,
+    text_encoder_path: str | None = None,
+    text_encoder2_path: str | None = None,
+    vae_path: str | None = None,
+    conf_path: str | None = None,
+    offload: bool = False,
+    magcache: bool = False,
+    quantized_qwen: bool = False,
+    text_token_padding: bool = True,
+    attention_engine: str = "auto",
+) -> Kandinsky5T2IPipeline:
+    """The official factory for text to image; see ``get_T2V_pipeline``. ``resolution`` is 1024."""
+    _check_image_resolution(resolution)
+    files = _Files(cache_dir, dit_path, text_encoder_path, text_encoder2_path, vae_path, conf_path)
+    options = _Options(offload, magcache, quantized_qwen, text_token_padding, attention_engine)
+    return Kandinsky5T2IPipeline(_open("text-to-image", device_map, files, options))
 
-        devices = loading.places_for(places)
-        self.pipeline: GenerationPipeline = loading.build(
-            card,
-            root=root,
-            places=devices,
-            offload=offload,
-            attention=attention,
-            name=name,
-            # The official generator lives on the device, which decides what a seed means.
-            noise_device=devices["dit"],
-        )
+
+def get_I2I_pipeline(  # noqa: N802 - the official name
+    device_map: DeviceMap,
+    resolution: int = 1024,
+    cache_dir: str = "./weights/",
+    dit_path: str | None = None,
+    text_encoder_path: str | None = None,
+    text_encoder2_path: str | None = None,
+    vae_path: str | None = None,
+    conf_path: str | None = None,
+    offload: bool = False,
+    magcache: bool = False,
+    quantized_qwen: bool = False,
+    text_token_padding: bool = True,
+    attention_engine: str = "auto",
+) -> Kandinsky5I2IPipeline:
+    """The official factory for image editing; see ``get_T2V_pipeline``. ``resolution`` is 1024."""
+    _check_image_resolution(resolution)
+    files = _Files(cache_dir, dit_path, text_encoder_path, text_encoder2_path, vae_path, conf_path)
+    options = _Options(offload, magcache, quantized_qwen, text_token_padding, attention_engine)
+    return Kandinsky5I2IPipeline(_open("image-editing", device_map, files, options))
+
+
+class _OfficialPipeline:
+    """What the doors return: ``pipeline`` is this library's own; ``seed`` is the seed last used."""
+
+    def __init__(self, pipeline: GenerationPipeline) -> None:
+        self.pipeline = pipeline
         self.seed: int | None = None
-        self._has_warned = False
+
+    def _make(
+        self,
+        text: str,
+        *,
+        seed: int | None,
+        expand_prompts: bool,
+        save_path: str | Sequence[str] | None,
+        progress: bool,
+        **values: Any,
+    ) -> Video:
+        """One result, also written where ``save_path`` says. ``values``: fields of ``Request``."""
+        target = one_target(save_path)
+        seed = secrets.randbelow(SEED_LIMIT) if seed is None else seed
+        request = Request(model=self.pipeline.card.id, prompt=text, seed=seed, expand=expand_prompts, **values)
+        resolved = self.pipeline.resolve(request)
+        if target is not None:
+            from kandinsky.media.video import check_target
+
+            check_target(target)
+        with progress_bar(progress) as on_step:
+            video = self.pipeline.run(resolved, on_step=on_step)
+        self.seed = video.seed
+        if target is not None:
+            video.save(target)
+        return video
+
+    def _in_official_form(self, video: Video) -> torch.Tensor | list[Image.Image]:
+        """uint8 [1, 3, F, H, W] on the autoencoder's device; a still as a list of one PIL image."""
+        import torch
+
+        if len(video.frames) == 1:
+            return video.images
+        frames_TCHW = torch.from_numpy(video.frames).permute(3, 0, 1, 2)
+        return frames_TCHW.unsqueeze(0).contiguous().to(self.pipeline.placement.device("vae"))
+
+
+class Kandinsky5T2VPipeline(OfficialAdapters, _OfficialPipeline):
+    """Text to video, callable with the official arguments."""
 
     def __call__(
         self,
@@ -135,50 +209,196 @@ class Kandinsky5T2VPipeline:
 
         Args:    time_length: seconds; 0 makes an image.   seed: drawn from 0 … 2³²−2 when not given, see ``seed``.
                  num_steps, guidance_weight: None = the configuration's.   scheduler_scale: shift of the schedule.
-                 expand_prompts: not built yet; a warning says so once, and the text is used as it is.
+                 expand_prompts: Qwen writes the text out at length first.
                  save_path: a file, or a list of one.   progress: a bar on stderr.
         Returns: uint8 [1, 3, F, H, W] on the autoencoder's device; for ``time_length=0`` a list of one PIL image.
         Raises:  RequestError for an illegal size, length or path, before anything is loaded.
         """
-        import torch
-        from PIL import Image
-
-        target = one_target(save_path)
-        if expand_prompts and not self._has_warned:
-            self._has_warned = True
-            warnings.warn(
-                "prompt expansion is not built yet: the text is used as it is; expand_prompts=False says so quietly",
-                UserWarning,
-                stacklevel=2,
-            )
-        resolved = self.pipeline.resolve(
-            Request(
-                model=self.pipeline.card.id,
-                prompt=text,
-                negative_prompt=negative_caption,
-                seconds=time_length,
-                width=width,
-                height=height,
-                steps=num_steps,
-                guidance=guidance_weight,
-                shift=scheduler_scale,
-                seed=secrets.randbelow(SEED_LIMIT) if seed is None else seed,
-            )
+        video = self._make(
+            text,
+            seconds=time_length,
+            width=width,
+            height=height,
+            seed=seed,
+            steps=num_steps,
+            guidance=guidance_weight,
+            shift=scheduler_scale,
+            negative_prompt=negative_caption,
+            expand_prompts=expand_prompts,
+            save_path=save_path,
+            progress=progress,
         )
-        if target is not None:
-            from kandinsky.media.video import check_target
+        return self._in_official_form(video)
 
-            check_target(target)
-        with progress_bar(progress) as on_step:
-            video = self.pipeline.run(resolved, on_step=on_step)
-        self.seed = video.seed
-        is_image = video.frames.shape[0] == 1
-        if target is not None:
-            video.save(target)
-        if is_image:
-            return [Image.fromarray(video.frames[0])]
-        frames_TCHW = torch.from_numpy(video.frames).permute(3, 0, 1, 2)
-        return frames_TCHW.unsqueeze(0).contiguous().to(self.pipeline.placement.device("vae"))
+
+class Kandinsky5I2VPipeline(OfficialAdapters, _OfficialPipeline):
+    """Image to video, callable with the official arguments."""
+
+    def __call__(
+        self,
+        text: str,
+        image: str | Image.Image,
+        time_length: int = 5,
+        seed: int | None = None,
+        num_steps: int | None = None,
+        guidance_weight: float | None = None,
+        scheduler_scale: float = 10.0,
+        negative_caption: str = official_config.VIDEO_NEGATIVE_PROMPT,
+        expand_prompts: bool = True,
+        save_path: str | Sequence[str] | None = None,
+        progress: bool = True,
+    ) -> torch.Tensor | list[Image.Image]:
+        """Make one clip that begins with ``image``, a path or a PIL image, whose shape decides the size.
+
+        Other arguments, result and errors are those of ``Kandinsky5T2VPipeline``. A seed repeats a result, which
+        it does not in the official code.
+        """
+        video = self._make(
+            text,
+            image=image,
+            seconds=time_length,
+            seed=seed,
+            steps=num_steps,
+            guidance=guidance_weight,
+            shift=scheduler_scale,
+            negative_prompt=negative_caption,
+            expand_prompts=expand_prompts,
+            save_path=save_path,
+            progress=progress,
+        )
+        return self._in_official_form(video)
+
+
+class Kandinsky5T2IPipeline(_OfficialPipeline):
+    """Text to image, callable with the official arguments."""
+
+    def __call__(
+        self,
+        text: str,
+        width: int = 1024,
+        height: int = 1024,
+        seed: int | None = None,
+        num_steps: int | None = None,
+        guidance_weight: float | None = None,
+        scheduler_scale: float = 3.0,
+        negative_caption: str = "",
+        expand_prompts: bool = True,
+        save_path: str | Sequence[str] | None = None,
+        progress: bool = True,
+    ) -> list[Image.Image]:
+        """Make one image: a list of one PIL image. Arguments and errors as in ``Kandinsky5T2VPipeline``."""
+        video = self._make(
+            text,
+            width=width,
+            height=height,
+            seed=seed,
+            steps=num_steps,
+            guidance=guidance_weight,
+            shift=scheduler_scale,
+            negative_prompt=negative_caption,
+            expand_prompts=expand_prompts,
+            save_path=save_path,
+            progress=progress,
+        )
+        return video.images
+
+
+class Kandinsky5I2IPipeline(_OfficialPipeline):
+    """Image editing, callable with the official arguments."""
+
+    def __call__(
+        self,
+        text: str,
+        width: int | None = None,
+        height: int | None = None,
+        seed: int | None = None,
+        num_steps: int | None = None,
+        guidance_weight: float | None = None,
+        scheduler_scale: float = 3.0,
+        negative_caption: str = "",
+        expand_prompts: bool = True,
+        save_path: str | Sequence[str] | None = None,
+        progress: bool = True,
+        image: str | Image.Image | None = None,
+    ) -> list[Image.Image]:
+        """Edit ``image``, a path or a PIL image: a list of one PIL image. Without an image it is text to image.
+
+        Args:    width, height: both or none; without them the legal size nearest in shape to the image.
+        Other arguments and errors are those of ``Kandinsky5T2VPipeline``.
+        """
+        video = self._make(
+            text,
+            image=image,
+            width=width,
+            height=height,
+            seed=seed,
+            steps=num_steps,
+            guidance=guidance_weight,
+            shift=scheduler_scale,
+            negative_prompt=negative_caption,
+            expand_prompts=expand_prompts,
+            save_path=save_path,
+            progress=progress,
+        )
+        return video.images
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Files:
+    """Where a door's weights lie: ``conf_path`` alone, or a folder and what stands in its files' places."""
+
+    cache_dir: str
+    dit: str | None
+    qwen: str | None
+    clip: str | None
+    vae: str | None
+    conf_path: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Options:
+    offload: bool
+    magcache: bool
+    quantized_qwen: bool
+    text_token_padding: bool
+    attention_engine: str
+
+
+def _open(task: str, device_map: DeviceMap, files: _Files, options: _Options) -> GenerationPipeline:
+    """The pipeline behind a door; see ``get_T2V_pipeline``."""
+    if options.attention_engine not in ENGINES:
+        known = ", ".join(f"`{name}`" for name in ENGINES)
+        raise RequestError(f"attention_engine `{options.attention_engine}` is unknown: use one of {known}")
+    if options.quantized_qwen:
+        raise BackendError("`quantized_qwen=True` is not built yet: leave it out")
+    places = devices_of(device_map)
+    if files.conf_path is not None:
+        card, root, name = official_config.read(Path(files.conf_path), task=task), None, str(files.conf_path)
+    else:
+        card, root = cards.find(BUILT_IN[task]), Path(files.cache_dir)
+        card = _with_paths(card, dit=files.dit, qwen=files.qwen, clip=files.clip, vae=files.vae)
+        name = card.id
+
+    from kandinsky.diffusion.caching import MagCache
+    from kandinsky.pipelines import loading
+
+    devices = loading.places_for(places)
+    return loading.build(
+        _official_card(card, options.text_token_padding),
+        root=root,
+        places=devices,
+        offload="module" if options.offload else "none",
+        attention=options.attention_engine,
+        cache=MagCache() if options.magcache else None,
+        name=name,
+        # The official generator lives on the device, which decides what a seed means.
+        noise_device=devices["dit"],
+    )
+
+
+def _check_image_resolution(resolution: int) -> None:
+    if resolution != 1024:
+        raise RequestError(f"resolution `{resolution}` is not available for images: use 1024")
 
 
 def _with_paths(card: Card, *, dit: str | None, qwen: str | None, clip: str | None, vae: str | None) -> Card:
@@ -194,9 +414,11 @@ def _with_paths(card: Card, *, dit: str | None, qwen: str | None, clip: str | No
 def _official_card(card: Card, text_token_padding: bool) -> Card:
     """Texts padded as asked, clips decoded in the official tiles, and any length the positions allow."""
     params = card.text.params | {"padding": "full" if text_token_padding else "trimmed"}
+    card = dataclasses.replace(card, text=dataclasses.replace(card.text, params=params))
+    if card.clip.max_seconds == 0:  # one image: nothing to tile in time
+        return card
     return dataclasses.replace(
         card,
-        text=dataclasses.replace(card.text, params=params),
         vae=dataclasses.replace(card.vae, params=card.vae.params | {"tiling": "official"}),
         clip=dataclasses.replace(card.clip, max_seconds=float(official_config.MAX_SECONDS)),
     )
