@@ -63,6 +63,16 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def read_ranges(file: Path) -> tuple[bytes, list[tuple[int, int]]]:
+    """The header of a safetensors file as text, and where each tensor's bytes begin and end. Raises: WeightsError."""
+    entries, _ = _header(file)
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = stream.read(length)
+    offsets = [entry["data_offsets"] for entry in entries.values()]
+    return header, [(8 + length + begin, 8 + length + end) for begin, end in offsets]
+
+
 def load_into(net: nn.Module, path: Path, *, keymap: KeyMap | None = None, dtype: torch.dtype | None = None) -> None:
     """Give a network its weights, strictly; the network may stand on the meta device.
 
@@ -155,6 +165,9 @@ def _in_folder(folder: Path) -> Path:
         for name in (*INDEX_FILES, *SINGLE_FILES):
             if (place / name).is_file():
                 return place / name
+    # official repositories have one file in `model/`, under a name of its own
+    if len(alone := sorted(folder.glob("*.safetensors"))) == 1:
+        return alone[0]
     raise WeightsError(f"folder `{folder}` holds no weights: looked for {', '.join(f'`{n}`' for n in SINGLE_FILES)}")
 
 
