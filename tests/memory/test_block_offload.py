@@ -162,7 +162,7 @@ def test_placement_swaps_what_has_blocks_and_moves_the_rest() -> None:
         assert swap.moves.brought == 6
     assert not placement.swaps("dit") and built == [1], "freed, since the host is the device"
     with placement.hold("plain") as plain:
-        assert not placement.swaps("plain") and plain(torch.ones(1, 2)).shape == (1, 2)
+        assert not placement.swaps("plain")[0].blocks and plain(torch.ones(1, 2)).shape == (1, 2)
 
 
 def test_out_of_memory_walks_through_the_placements() -> None:

@@ -118,6 +118,10 @@ def command(recipe: Mapping[str, Any]) -> str:
         if value is None or (key == "negative_prompt" and recipe.get("guidance") == 1):
             continue
         words += [option, _plain(value)]
+    if quantize := recipe.get("quantize"):
+        words += ["--quantize", ",".join(f"{part}={scheme}" for part, scheme in quantize.items())]
+    if tiling := recipe.get("tiling"):
+        words += ["--tiling", tiling]
     if cache := caching.option_of(recipe):
         words += ["--cache", cache]
     for lora in recipe.get("lora") or ():

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,21 +31,23 @@ from kandinsky.diffusion.samplers import sampler
 from kandinsky.diffusion.step_cache import Branches, StepCache
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.media import recipe
+from kandinsky.nets.vae.protocol import decode_pieces
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.pipelines.conditioning import condition
 from kandinsky.pipelines.denoisers import Shared, denoiser
+from kandinsky.pipelines.latents import read_latent, write_latent
 from kandinsky.pipelines.lora import LoraMethods
 from kandinsky.pipelines.request import Resolved, parse_size, resolve
 from kandinsky.pipelines.tasks import task_of
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.runtime.placement import Placement, Precision
 from kandinsky.text.protocol import ImageTextEncoder, PromptWriter
+from kandinsky.text.store import TextStore, encode_each, join
 from kandinsky.types import Request, TextStates, Video
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from kandinsky.nets.vae.protocol import VideoAutoencoder
     from kandinsky.text.protocol import TextEncoder
 
 log = logging.getLogger(__name__)
@@ -60,6 +64,7 @@ class GenerationPipeline(LoraMethods):
           noise_device: device of the noise generator. None = the processor, so that a seed means the same clip on every
           machine; the official code draws on its CUDA device, and the official call keeps that.
           cache: step cache of requests that name none.   adapters: LoRAs of the transformer.
+          text_store: text states on disk.   settings: further entries of every recipe.
     """
 
     def __init__(
@@ -74,6 +79,8 @@ class GenerationPipeline(LoraMethods):
         noise_device: torch.device | None = None,
         cache: str | CacheSettings | None = None,
         adapters: Adapters | None = None,
+        text_store: TextStore | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.card = card
         self.placement = placement
@@ -84,6 +91,8 @@ class GenerationPipeline(LoraMethods):
         self.noise_device = noise_device
         self.cache = cache
         self.adapters = adapters or Adapters(card.id, dict)
+        self.text_store = text_store
+        self.settings = dict(settings or {})
 
     def __call__(
         self,
@@ -101,6 +110,7 @@ class GenerationPipeline(LoraMethods):
         seed: int | None = None,
         cache: str | CacheSettings | None = None,
         expand: bool = False,
+        keep_latent: str | Path | None = None,
         on_step: OnStep | None = None,
     ) -> Video:
         """Make one clip or image; what is left out comes from the model's card.
@@ -113,6 +123,7 @@ class GenerationPipeline(LoraMethods):
                  negative_prompt: what to keep away from.   seed: drawn when not given; the result carries it.
                  cache: step cache of this call, `none` for none; see ``diffusion/caching.py``.
                  expand: have the text encoder's language model write the prompt out first; the recipe keeps its text.
+                 keep_latent: file for the latent, written before it is decoded; see ``finish``.
                  on_step: ``on_step(step, total, preview_latents)``, called after each step; returning False cancels.
         Raises:  RequestError before anything is loaded; WeightsError, OutOfMemory, Cancelled later.
         """
@@ -132,16 +143,20 @@ class GenerationPipeline(LoraMethods):
             cache=cache,
             expand=expand,
         )
-        return self.run(self.resolve(request), on_step=on_step)
+        return self.run(self.resolve(request), keep_latent=keep_latent, on_step=on_step)
 
-    def run(self, resolved: Resolved, *, on_step: OnStep | None = None) -> Video:
+    def run(self, resolved: Resolved, *, keep_latent: str | Path | None = None, on_step: OnStep | None = None) -> Video:
         """The whole way for one resolved request."""
-        return self.run_batch([resolved], on_step=on_step)[0]
+        kept = None if keep_latent is None else [Path(keep_latent)]
+        return self.run_batch([resolved], keep_latents=kept, on_step=on_step)[0]
 
-    def run_batch(self, batch: Sequence[Resolved], *, on_step: OnStep | None = None) -> list[Video]:
+    def run_batch(
+        self, batch: Sequence[Resolved], *, keep_latents: Sequence[Path] | None = None, on_step: OnStep | None = None
+    ) -> list[Video]:
         """Several requests in one pass of each network; they may differ in prompt, negative prompt, seed and image
         (all with one, or none).
 
+        keep_latents: a file for each latent, written before any is decoded.
         Results equal those of single runs up to the rounding of differently ordered sums.
         Raises: RequestError where the requests differ in size, length, steps, guidance or shift.
         """
@@ -163,11 +178,25 @@ class GenerationPipeline(LoraMethods):
             cache=cache,
             on_step=on_step,
         )
+        recipes = [self.recipe(one, cache.report(i) if cache else None) for i, one in enumerate(batch)]
+        for path, one, latent in zip(keep_latents, recipes, latents, strict=True) if keep_latents else ():
+            write_latent(path, latent, one)
         frames = self.decode(latents)
         return [
-            Video(frames_THWC=clip, fps=one.fps, seed=one.seed, recipe=self.recipe(one, cache and cache.report(i)))
-            for i, (one, clip) in enumerate(zip(batch, frames, strict=True))
+            Video(frames_THWC=clip, fps=one.fps, seed=one.seed, recipe=made)
+            for one, clip, made in zip(batch, frames, recipes, strict=True)
         ]
+
+    def finish(self, kept: str | Path) -> Video:
+        """Decode a latent that ``keep_latent`` wrote: the frames that run would have given.
+
+        Raises: RequestError for a file that is none, or of another model.
+        """
+        latent = read_latent(Path(kept))
+        if latent.latents_THWC.shape[-1] != self.card.clip.channels:
+            raise RequestError(f"`{kept}` is a latent of `{latent.recipe.get('model')}`, not of `{self.name}`")
+        frames = self.decode(latent.latents_THWC[None])[0]
+        return Video(frames, fps=float(latent.recipe["fps"]), seed=int(latent.recipe["seed"]), recipe=latent.recipe)
 
     def resolve(self, request: Request) -> Resolved:
         """Hold a request against the card. Raises: RequestError."""
@@ -191,17 +220,25 @@ class GenerationPipeline(LoraMethods):
         return step_cache.start(resolved.cache, steps=resolved.steps)
 
     def encode(self, batch: Sequence[Resolved]) -> tuple[TextStates, TextStates | None]:
-        """States of the prompts, and of the negative prompts where guidance is on."""
+        """States of the prompts, and of the negative prompts where guidance is on.
+
+        Prompts are encoded one by one, so that a state is the same in any batch; from the store where it has them.
+        """
         first = _common(batch)
-        still = first.shape.frames == 1
-        images = None
+        prompts = [self.adapters.trigger + one.text for one in batch]
+        negative = [one.negative_prompt for one in batch] if Guidance(first.guidance).is_on else []
         if task_of(self.card).text_sees_image and first.image is not None:
             images = [one.image.pixels() for one in batch if one.image is not None]
-        with self.placement.hold("text") as encoder:
-            text = _encode(encoder, [self.adapters.trigger + one.text for one in batch], still, images)
-            if not Guidance(first.guidance).is_on:
-                return text, None
-            return text, _encode(encoder, [one.negative_prompt for one in batch], still, images)
+            with self.placement.hold("text") as encoder:
+                text = _encode_with_images(encoder, prompts, images)
+                return text, _encode_with_images(encoder, negative, images) if negative else None
+        states = encode_each(
+            [*prompts, *negative],
+            still=first.shape.frames == 1,
+            encoder=partial(self.placement.hold, "text"),
+            store=self.text_store,
+        )
+        return join(states[: len(prompts)]), join(states[len(prompts) :]) if negative else None
 
     def encode_images(self, batch: Sequence[Resolved]) -> Tensor | None:
         """Clean latents [B, 1, H, W, C] of the given images, float32; None without images.
@@ -271,17 +308,29 @@ class GenerationPipeline(LoraMethods):
         return normalize_first_frame(latents) if pin and sampling.normalize_first_frame else latents
 
     def decode(self, latents_BTHWC: Tensor) -> np.ndarray:
-        """Frames [B, T, H, W, 3], uint8; one clip at a time.
+        """Frames [B, T, H, W, 3], uint8; one clip at a time, see ``decode_pieces``."""
+        with self.placement.hold("vae"):  # once for all clips
+            clips = [np.concatenate(list(self.decode_pieces(one))) for one in latents_BTHWC]
+        return np.stack(clips)
+
+    def decode_pieces(self, latents_THWC: Tensor) -> Iterator[np.ndarray]:
+        """Frames of one clip, [t, H, W, 3] uint8, piece by piece as the autoencoder finishes them.
 
         Quirk: (x + 1)·127.5 is cut, not rounded, as in the official code.
         """
-        device = self.placement.device("vae")
-        with self.placement.hold("vae") as vae, torch.no_grad():
-            return np.concatenate([_decode(vae, one) for one in latents_BTHWC.to(device).split(1)])
+        latents_THWC = latents_THWC.to(self.placement.device("vae"))
+        with self.placement.hold("vae") as vae:
+            pieces = decode_pieces(vae, latents_THWC[None])
+            while True:
+                with torch.no_grad():  # not around the yield: the caller's own arithmetic is not ours to change
+                    if (piece := next(pieces, None)) is None:
+                        return
+                    frames = to_bytes(piece[0]).cpu().numpy()
+                yield frames
 
     def recipe(self, resolved: Resolved, cache: dict[str, Any] | None = None) -> dict[str, object]:
         """What makes this result again, as stored in the file. ``cache``: the step cache's report."""
-        settings = resolved.settings() | {"model": self.name} | ({"cache": cache} if cache else {})
+        settings = resolved.settings() | {"model": self.name} | ({"cache": cache} if cache else {}) | self.settings
         if loras := self.adapters.recipe():
             settings["lora"] = loras
         if self.noise_device is not None and self.noise_device.type != "cpu":
@@ -300,16 +349,10 @@ def to_pixels(image: Image) -> Tensor:
     return torch.from_numpy(np.array(image))[None, None].float() / 127.5 - 1.0
 
 
-def _encode(encoder: TextEncoder, prompts: list[str], still: bool, images: list[Image] | None) -> TextStates:
-    if images is None:
-        return encoder.encode(prompts, still=still)
+def _encode_with_images(encoder: TextEncoder, prompts: list[str], images: list[Image]) -> TextStates:
     if not isinstance(encoder, ImageTextEncoder):
         raise BackendError(f"`{type(encoder).__name__}` cannot be shown an image: use another text encoder")
     return encoder.encode_with_images(prompts, images)
-
-
-def _decode(vae: VideoAutoencoder, latents_BTHWC: Tensor) -> np.ndarray:
-    return to_bytes(vae.decode(latents_BTHWC)).cpu().numpy()
 
 
 def _common(batch: Sequence[Resolved]) -> Resolved:

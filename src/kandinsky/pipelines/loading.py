@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ from kandinsky.pipelines import sources
 from kandinsky.pipelines.generation import GenerationPipeline
 from kandinsky.pipelines.lora import load_loras
 from kandinsky.pipelines.tasks import task_of
+from kandinsky.pipelines.text_states import open_store
+from kandinsky.runtime import quantise
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.runtime.placement import Placement, Precision, place
 from kandinsky.weights import keymaps
@@ -44,18 +47,27 @@ def load(
     attention: str = "auto",
     cache: str | CacheSettings | None = None,
     lora: LoraSpecs | None = None,
+    quantize: str | Mapping[str, str] | None = None,
+    tiling: str | None = None,
+    text_cache: bool | str | Path | None = None,
+    only: Collection[str] = COMPONENTS,
 ) -> GenerationPipeline:
     """A pipeline for a model. Files are found and their headers checked now; weights are read at first use.
 
     Args:   model: catalogue id, local folder (official or Diffusers layout), official YAML file, or hub repository.
             device: where to run, `cpu`, `cuda`, `cuda:0`; a mapping places `dit`, `text` and `vae` apart. Default: the
             first CUDA device, else the processor.   dtype: compute type; default float32, on CUDA bfloat16.
-            offload: `none`, or `module` to hold each network on its device only while it runs.
+            offload: `none`; `module` holds each network on its device only while it runs; `block` only one or two
+            blocks of it at a time. Results are the same to the last bit.
             weights: an official `weights/` folder for a catalogue model, instead of the Hugging Face cache.
             attention: backend of the visual self attention, see ``ops/attention.backends``.
             cache: step cache, `magcache`, `first-block`, `taylor` or `none`, with options as in
             `first-block:threshold=0.1`; or a value of ``diffusion/caching.py``. A call may choose another.
             lora: one or several of `FILE[:SCALE]`; a file, a folder, or a repository that was downloaded.
+            quantize: `int8` or `fp8` for the transformer's linear layers, or `{"dit": "int8", "text": "int8"}`; see
+            ``runtime/quantise.py``.   tiling: of the HunyuanVideo autoencoder, `none`, `auto` or `official`.
+            text_cache: whether, or in which folder, text states are kept on disk; see ``text/store.py``.
+            only: the networks that will be used, of `dit`, `text` and `vae`; the others need not be on this machine.
     Raises: RequestError for a name or option that is not known; WeightsError naming what is missing or broken;
             BackendError for a device, package or attention backend that is not there.
     """
@@ -64,7 +76,8 @@ def load(
     places = places_for(device)  # before anything is looked for: the answer is immediate
     source = sources.find(model, weights=weights)
     return build(source.card, root=source.root, places=places, dtype=dtype, offload=offload, attention=attention,
-                 cache=cache, lora=lora, name=source.name)  # fmt: skip
+                 cache=cache, lora=lora, quantize=quantize, tiling=tiling, text_cache=text_cache, only=only,
+                 name=source.name)  # fmt: skip
 
 
 def places_for(device: str | torch.device | Mapping[str, str | torch.device] | None) -> dict[str, torch.device]:
@@ -88,6 +101,10 @@ def build(
     noise_device: torch.device | None = None,
     cache: CacheSettings | None = None,
     lora: LoraSpecs | None = None,
+    quantize: str | Mapping[str, str] | None = None,
+    tiling: str | None = None,
+    text_cache: bool | str | Path | None = None,
+    only: Collection[str] = COMPONENTS,
 ) -> GenerationPipeline:
     """A pipeline for a card whose files lie under ``root`` or where the card says.
 
@@ -107,12 +124,34 @@ def build(
     precision = Precision.choose(dtype, places["dit"])
     adapters = Adapters(card.id, partial(_linear_shapes, card), keymap=keymaps.for_kind(card.dit.kind))
     load_loras(adapters, lora)
+    schemes = quantise.parse(quantize)
+    quantise.check(schemes, places, offload=offload)
+    card = _with_tiling(card, tiling)
     builders: dict[str, Callable[[], Any]] = {}
+    found: dict[str, Files] = {}
     for part in COMPONENTS:
+        if part not in only:
+            continue
         component = card.component(part)
-        files = locate_parts(component, root=root, model=card.id)
-        builders[part] = _builder(component, files, precision)
-    placement = Placement(builders, device=places["dit"], places=places, offload=offload)
+        files = found[part] = locate_parts(component, root=root, model=card.id)
+        # a swapped block gets its type when it runs: until then it stays mapped from its file
+        stored = offload == "block" and part == "dit" and part not in schemes
+        builder = _builder(component, files, None if stored else precision)
+        builders[part] = partial(_quantised, builder, schemes[part], places[part]) if part in schemes else builder
+    placement = Placement(
+        builders,
+        device=places["dit"],
+        places={part: places[part] for part in builders},
+        offload=offload,
+        types={"dit": precision.compute},
+        quantized=bool(schemes),
+    )
+    store = None
+    if "text" in found:
+        weights = [found["text"][name] for name in ENCODERS[card.text.kind].weights]
+        settings = {"dtype": precision.name, "device": places["text"].type, "quantize": schemes.get("text")}
+        store = open_store(card.text, found["text"], weights, settings, text_cache)
+    named = {"quantize": schemes, "tiling": tiling}
     return GenerationPipeline(
         card,
         placement,
@@ -123,7 +162,25 @@ def build(
         noise_device=noise_device,
         cache=cache,
         adapters=adapters,
+        text_store=store,
+        settings={key: value for key, value in named.items() if value},
     )
+
+
+def _with_tiling(card: Card, tiling: str | None) -> Card:
+    """The card with its autoencoder's tiling replaced. Raises: RequestError for one that has none."""
+    if tiling is None:
+        return card
+    if card.vae.kind not in TILED:
+        raise RequestError(f"tiling `{tiling}` was asked for, and the autoencoder of `{card.id}` is never tiled")
+    vae = dataclasses.replace(card.vae, params=dict(card.vae.params) | {"tiling": tiling})
+    return dataclasses.replace(card, vae=vae)
+
+
+def _quantised(builder: Callable[[], Any], scheme: str, device: torch.device) -> Any:
+    built = builder()
+    quantise.quantise(built, scheme, device=device)
+    return built
 
 
 def _linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:
@@ -132,13 +189,14 @@ def _linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:
         return layer_shapes(NETWORKS[card.dit.kind](card.dit, Path()))
 
 
-def _builder(component: Component, files: Files, precision: Precision) -> Callable[[], Any]:
+def _builder(component: Component, files: Files, precision: Precision | None) -> Callable[[], Any]:
+    """How to build a component. ``precision`` None: in the types its file has (networks only)."""
     if component.kind in NETWORKS:
         (path,) = files.values()
         make = partial(NETWORKS[component.kind], component, path)
         _check_headers(make, component.kind, path)
         return partial(_read_network, make, component.kind, path, precision)
-    if encoder := ENCODERS.get(component.kind):
+    if (encoder := ENCODERS.get(component.kind)) and precision is not None:
         for name in encoder.weights:
             read_shapes(files[name])  # refuses a truncated file by its header
         return partial(encoder.read, component, files, precision)
@@ -154,10 +212,10 @@ def _check_headers(make: Callable[[], nn.Module], kind: str, path: Path) -> None
     check_shapes(net, {keymap.to_ours(name): shape for name, shape in shapes.items()}, keymap=keymap, where=str(path))
 
 
-def _read_network(make: Callable[[], nn.Module], kind: str, path: Path, precision: Precision) -> nn.Module:
+def _read_network(make: Callable[[], nn.Module], kind: str, path: Path, precision: Precision | None) -> nn.Module:
     with torch.device("meta"):
         net = make()
-    load_into(net, path, keymap=keymaps.for_kind(kind), dtype=precision.compute)
+    load_into(net, path, keymap=keymaps.for_kind(kind), dtype=None if precision is None else precision.compute)
     return net.eval().requires_grad_(False)
 
 
@@ -245,6 +303,7 @@ NETWORKS: dict[str, Callable[[Component, Path], nn.Module]] = {
     "flux": _flux,
     "nano.vae": _nano_vae,
 }
+TILED = ("hunyuan",)
 ENCODERS = {
     "qwen-clip": Encoder(_qwen_clip, ("qwen", "clip")),
     "t5": Encoder(_t5, ("t5",)),

@@ -22,9 +22,11 @@ import torch
 from torch import nn
 
 from kandinsky.errors import OutOfMemory, RequestError
+from kandinsky.nets.vae.protocol import LayeredAutoencoder
 from kandinsky.runtime import devices
-from kandinsky.runtime.blocks import BlockSwap, block_lists
+from kandinsky.runtime.blocks import BlockSwap
 from kandinsky.runtime.plan import check_offload
+from kandinsky.runtime.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Placement:
         return self._devices[name]
 
     def swaps(self, name: str) -> list[BlockSwap]:
-        """What moves the blocks of a network at present; empty where none are moved."""
+        """What moves the networks of this name block by block at present; empty for other placements."""
         return self._swaps.get(name, [])
 
     @contextmanager
@@ -106,11 +108,7 @@ class Placement:
                 gc.collect()  # what was freed before may hang in reference cycles
                 net = self._built[name] = self._builders[name]()
                 if self.offload == "block":
-                    self._swaps[name] = [
-                        BlockSwap(one, self._devices[name], dtype=self._types.get(name))
-                        for one in _networks(net)
-                        if block_lists(one)
-                    ]
+                    self._swaps[name] = [self._swap(name, one) for one in networks(net)]
             self._held[name] += 1
             try:
                 self._move(name, net, self._devices[name])
@@ -120,15 +118,17 @@ class Placement:
                 if self.offload != "none" and not self._held[name]:
                     self._put_away(name, net)
 
+    def _swap(self, name: str, net: nn.Module) -> BlockSwap:
+        if isinstance(net, LayeredAutoencoder):  # its blocks are convolutions: what fills the memory is what they make
+            net.layered, net.allocate = True, Spool()
+        return BlockSwap(net, self._devices[name], dtype=self._types.get(name))
+
     def _move(self, name: str, net: Any, device: torch.device) -> None:
-        swapped = {id(swap.net): swap for swap in self.swaps(name)}
-        for network in _networks(net):
-            if (swap := swapped.get(id(network))) is None:
+        if self.offload != "block":
+            for network in networks(net):
                 network.to(device)
-            elif device == self._devices[name]:
-                swap.enter()
-            else:
-                swap.leave()
+        for swap in self.swaps(name):
+            swap.enter() if device == self._devices[name] else swap.leave()
 
     def _put_away(self, name: str, net: Any) -> None:
         device = self._devices[name]
@@ -166,5 +166,6 @@ class Placement:
         return "try a smaller size or fewer seconds"
 
 
-def _networks(held: Any) -> list[nn.Module]:
+def networks(held: Any) -> list[nn.Module]:
+    """The networks of what a builder gave: itself, or its attributes."""
     return [held] if isinstance(held, nn.Module) else [v for v in vars(held).values() if isinstance(v, nn.Module)]

@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from kandinsky.nets.vae.layered import Allocate
+
 
 @runtime_checkable
 class VideoAutoencoder(Protocol):
@@ -31,6 +33,14 @@ class StreamingAutoencoder(VideoAutoencoder, Protocol):
     def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
         """Pixels [B, t, H, W, C] in order of time; together they are ``decode``'s."""
         ...
+
+
+@runtime_checkable
+class LayeredAutoencoder(VideoAutoencoder, Protocol):
+    """Can decode layer by layer, the same function in less memory and more time, see ``nets/vae/layered.py``."""
+
+    layered: bool
+    allocate: Allocate
 
 
 def decode_pieces(vae: VideoAutoencoder, latents_BTHWC: Tensor) -> Iterator[Tensor]:

@@ -1,0 +1,201 @@
+"""Weights in fewer bits: which layers, by which scheme, on which device. The layers that stay exact are listed here.
+
+| name | on a processor | on CUDA | bytes a weight |
+|---|---|---|---|
+| `int8` | weights int8, one scale a row; products in the compute type | inputs too, one scale a token | 1 |
+| `fp8` | weights float8, one scale a row; products in the compute type | inputs too, from capability 8.9 on | 1 |
+| `nf4` | – | weights in 4 bits, a scale for each 64 (bitsandbytes); text encoders only | 0.5 |
+
+Only linear layers inside a network's blocks are quantised: they hold nearly all weights. Embeddings, the output layer
+and all modulation stay exact: they are small, or computed in float32 on purpose (``ops/precision.py``).
+``parse`` and the tables need no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kandinsky.errors import BackendError, RequestError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+COMPONENTS = ("dit", "text")
+# Parts of a layer's dotted name that keep it exact, inside blocks. `modulation`: one vector a pass decides the scale of
+# every token. `clip`: 0.2 GB, in float32 also in the official code. `visual`: Qwen's eyes, which see an image once.
+EXACT = ("modulation", "norm", "embed", "clip", "visual")
+FLOAT8_CAPABILITY = (8, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """weight_bytes: of one quantised weight.   components: what it is for."""
+
+    weight_bytes: float
+    components: tuple[str, ...] = COMPONENTS
+
+
+SCHEMES = {"int8": Scheme(1), "fp8": Scheme(1), "nf4": Scheme(0.5, ("text",))}
+
+
+def parse(value: str | Mapping[str, str] | None) -> dict[str, str]:
+    """Schemes by component. A bare name is for the transformer.
+
+    Args:   value: `int8`, `dit=int8,text=nf4`, a mapping of the same, or None for none.
+    Raises: RequestError for an unknown component or scheme, or one that is not for the component.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        entries = [entry.partition("=") for entry in value.split(",")]
+        value = {"dit" if not equals else name.strip(): scheme.strip() if equals else name.strip()
+                 for name, equals, scheme in entries}  # fmt: skip
+    for component, scheme in value.items():
+        if component not in COMPONENTS:
+            known = " and ".join(f"`{name}`" for name in COMPONENTS)
+            raise RequestError(f"quantize was given for `{component}`: {known} can be quantised")
+        if scheme not in SCHEMES or component not in SCHEMES[scheme].components:
+            allowed = " or ".join(f"`{name}`" for name, known in SCHEMES.items() if component in known.components)
+            raise RequestError(f"quantize `{scheme}` is not available for `{component}`: use {allowed}")
+    return dict(value)
+
+
+def check(schemes: Mapping[str, str], places: Mapping[str, torch.device], *, offload: str) -> None:
+    """Refuse what cannot run here, before weights are read.
+
+    Raises: BackendError for a package or device that is not there; RequestError for what does not combine.
+    """
+    for component, scheme in schemes.items():
+        if scheme == "nf4":
+            if places[component].type != "cuda":
+                raise BackendError(
+                    f"quantize `nf4` needs a CUDA device, and `{component}` runs on `{places[component]}`: use `int8`"
+                )
+            if offload == "block":
+                raise RequestError("quantize `nf4` and offload `block` do not combine: use `int8`, or offload `module`")
+            _bitsandbytes()
+        else:
+            _torchao()
+
+
+def quantise(held: Any, scheme: str, *, device: torch.device) -> int:
+    """Quantise the linear layers of a network's blocks in place, on the host; returns how many.
+
+    Args: held: a network, or an object whose attributes are networks.   device: where it will run.
+    """
+    from torch import nn
+
+    from kandinsky.runtime.placement import networks
+
+    count = 0
+    for net in networks(held):
+        chosen = set(layers(net))
+        if not chosen:
+            continue
+        count += len(chosen)
+        if scheme == "nf4":
+            _to_nf4(net, chosen)
+        else:
+            with _quietly():
+                from torchao.quantization import quantize_
+
+                quantize_(net, _config(scheme, device), filter_fn=lambda module, name: name in chosen)  # noqa: B023
+        assert all(not p.requires_grad for p in net.parameters()), "networks that generate have no gradients"
+        assert all(isinstance(net.get_submodule(name), nn.Linear) for name in chosen)
+    return count
+
+
+def layers(net: nn.Module) -> Iterator[str]:
+    """Names of the linear layers that are quantised: inside blocks, and none of ``EXACT``."""
+    from torch import nn
+
+    from kandinsky.runtime.blocks import block_lists
+
+    inside = {id(module) for blocks in block_lists(net) for module in blocks.modules()}
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Linear) and id(module) in inside:
+            # the list itself may be called visual_…: a block's number ends what names the list
+            parts = name.split(".")
+            own = parts[next(i for i, part in enumerate(parts) if part.isdecimal()) :]
+            outer = parts[: len(parts) - len(own) - 1]
+            if not any(mark in part for part in own for mark in EXACT) and not any(part in EXACT for part in outer):
+                yield name
+
+
+def describe(scheme: str, device: torch.device) -> str:
+    """What a scheme is on a device, for the recipe: `int8 weights`, `fp8 weights and inputs`."""
+    if scheme == "nf4" or not _quantises_inputs(scheme, device):
+        return f"{scheme} weights"
+    return f"{scheme} weights and inputs"
+
+
+def _quantises_inputs(scheme: str, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    import torch
+
+    return scheme == "int8" or torch.cuda.get_device_capability(device) >= FLOAT8_CAPABILITY
+
+
+def _config(scheme: str, device: torch.device) -> Any:
+    from torchao import quantization as ao
+
+    inputs = _quantises_inputs(scheme, device)
+    if scheme == "int8":
+        return ao.Int8DynamicActivationInt8WeightConfig() if inputs else ao.Int8WeightOnlyConfig()
+    if inputs:
+        return ao.Float8DynamicActivationFloat8WeightConfig(granularity=ao.PerRow())
+    return ao.Float8WeightOnlyConfig()
+
+
+def _to_nf4(net: nn.Module, chosen: set[str]) -> None:
+    bnb = _bitsandbytes()
+    for name in chosen:
+        parent, _, leaf = name.rpartition(".")
+        old = net.get_submodule(name)
+        new = bnb.nn.Linear4bit(
+            old.in_features, old.out_features, bias=old.bias is not None, compute_dtype=old.weight.dtype,
+            quant_type="nf4",
+        )  # fmt: skip
+        # the numbers are packed when the layer first goes to its device
+        new.weight = bnb.nn.Params4bit(old.weight.data, requires_grad=False, quant_type="nf4")
+        new.bias = old.bias
+        setattr(net.get_submodule(parent), leaf, new.eval())
+
+
+def _torchao() -> Any:
+    try:
+        with _quietly():
+            import torchao
+    except ImportError as error:
+        raise BackendError("quantize needs the package `torchao`: install `kandinsky-video[full]`") from error
+    return torchao
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise BackendError(
+            "quantize `nf4` needs the package `bitsandbytes`: run `pip install bitsandbytes`, or use `int8`"
+        ) from error
+    return bitsandbytes
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Torchao tells on import which of its compiled parts do not fit this machine; none of them is used here."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,173 @@
+"""Text states on disk: a prompt that was encoded before needs no text encoder, which is most of a model's gigabytes.
+
+One safetensors file a prompt, named by the hash of everything that decides its numbers: the encoder's files, its
+settings, the compute type and kind of device, the versions of the libraries, the prompt. Prompts are encoded one by one
+(`encode_each`), so a state does not depend on its neighbours in a batch; a stored state equals a fresh one bit for bit.
+
+Where: the folder ``KANDINSKY_CACHE`` names, else `kandinsky` in the user's cache folder; in it `text/`.
+When: on where the encoder's files are at least ``WORTH_IT`` bytes, else off (reading a small encoder is as quick).
+``KANDINSKY_CACHE=off`` switches it off everywhere; the option `text_cache` decides otherwise, per pipeline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kandinsky.errors import WeightsError
+from kandinsky.text.protocol import TextEncoder
+from kandinsky.types import TextStates
+from kandinsky.weights.read import PICKLED, read_ranges, read_state
+from kandinsky.weights.write import write_state
+
+log = logging.getLogger(__name__)
+WORTH_IT = 1_000_000_000
+KEPT_FILES = 2000  # of about 2 MB each at full size; the ones not used for longest go
+SAMPLE = 256  # bytes looked at in each tensor
+OFF = ("off", "0", "none", "")
+
+
+def cache_folder() -> Path | None:
+    """The folder of this library's caches; None where they are switched off. Nothing is made."""
+    if (given := os.environ.get("KANDINSKY_CACHE")) is not None:
+        return None if given.strip().lower() in OFF else Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kandinsky"
+
+
+class TextStore:
+    """States of one encoder, by prompt.
+
+    Args: folder: where files lie; made when the first is written.   encoder: gives the ``fingerprint`` of what makes
+          the states, asked at first use.
+    """
+
+    def __init__(self, folder: Path, encoder: Callable[[], str]) -> None:
+        self.folder = folder
+        self._encoder = encoder
+        self._hash: str | None = None
+
+    def path(self, prompt: str, *, still: bool) -> Path:
+        """The file of one prompt."""
+        self._hash = self._hash or self._encoder()
+        text = json.dumps([self._hash, still, prompt])
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
+
+    def get(self, prompt: str, *, still: bool) -> TextStates | None:
+        """The states of a prompt; None where there are none, or the file is damaged (with a warning)."""
+        path = self.path(prompt, still=still)
+        if not path.is_file():
+            return None
+        try:
+            tensors = read_state(path)
+            states = TextStates(tensors["tokens"].clone(), tensors["pooled"].clone(), _mask(tensors))
+            path.touch()  # used: it is among the last to go
+        except (WeightsError, KeyError, OSError) as error:
+            log.warning("text states `%s` are damaged and will be made again: %s", path, error)
+            return None
+        return states
+
+    def put(self, prompt: str, states: TextStates, *, still: bool) -> None:
+        """Keep the states of one prompt. A folder that cannot be written is a warning, not a failure."""
+        tensors = {"tokens": states.tokens_BLC, "pooled": states.pooled_BC}
+        if states.mask_BL is not None:
+            tensors["mask"] = states.mask_BL
+        try:
+            write_state(tensors, self.path(prompt, still=still))
+            self._tidy()
+        except OSError as error:
+            log.warning("text states cannot be kept in `%s`: %s", self.folder, error)
+
+    def _tidy(self) -> None:
+        files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+        for path in files[: max(0, len(files) - KEPT_FILES)]:
+            path.unlink(missing_ok=True)
+
+
+def encode_each(
+    prompts: Sequence[str],
+    *,
+    still: bool,
+    encoder: Callable[[], AbstractContextManager[TextEncoder]],
+    store: TextStore | None = None,
+) -> list[TextStates]:
+    """The states of each prompt, encoded by itself or taken from the store; ``join`` makes a batch of them.
+
+    Args:    encoder: holds the encoder while it is needed; not called where the store has every prompt.
+    Returns: one value a prompt; on the host where it came from the store.
+    """
+    found: dict[str, TextStates] = {}
+    if store is not None:
+        found = {p: states for p in prompts if (states := store.get(p, still=still)) is not None}
+    if missing := [p for p in dict.fromkeys(prompts) if p not in found]:
+        with encoder() as held:
+            for prompt in missing:
+                found[prompt] = held.encode([prompt], still=still)
+                if store is not None:
+                    store.put(prompt, found[prompt], still=still)
+    return [found[prompt] for prompt in prompts]
+
+
+def join(states: Sequence[TextStates]) -> TextStates:
+    """States of single prompts as one batch: shorter ones are filled up with zeros that the mask leaves out."""
+    devices = {one.tokens_BLC.device for one in states}
+    if len(devices) > 1:  # some were stored, some are fresh
+        states = [one.to(next(device for device in devices if device.type != "cpu")) for one in states]
+    lengths = [one.tokens_BLC.shape[1] for one in states]
+    if len(set(lengths)) == 1 and all(one.mask_BL is None for one in states):
+        mask = None
+    else:
+        mask = torch.cat([_filled(_mask_of(one), max(lengths)) for one in states])
+    return TextStates(
+        torch.cat([_filled(one.tokens_BLC, max(lengths)) for one in states]),
+        torch.cat([one.pooled_BC for one in states]),
+        mask,
+    )
+
+
+def fingerprint(weights: Iterable[Path], others: Iterable[Path], settings: Mapping[str, Any]) -> str:
+    """A hash of an encoder: of its weight files, other files (tokenizers), and settings.
+
+    Sixteen gigabytes take long to read, so of each tensor its name, type, shape and first bytes count, beside the size
+    and time of the file; other files count whole.
+    Raises: WeightsError for a file that cannot be read.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for file in sorted(weights):
+        stat = file.stat()
+        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+        if file.suffix not in PICKLED:
+            header, starts = read_ranges(file)
+            digest.update(header)
+            with file.open("rb") as stream:
+                for start, end in starts:
+                    stream.seek(start)
+                    digest.update(stream.read(min(SAMPLE, end - start)))
+    for file in sorted(others):
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _mask(tensors: Mapping[str, Tensor]) -> Tensor | None:
+    return tensors["mask"].clone() if "mask" in tensors else None
+
+
+def _mask_of(states: TextStates) -> Tensor:
+    if states.mask_BL is not None:
+        return states.mask_BL
+    return torch.ones(states.tokens_BLC.shape[:2], dtype=torch.bool, device=states.tokens_BLC.device)
+
+
+def _filled(x: Tensor, length: int) -> Tensor:
+    """[B, L, …] with zeros up to ``length`` behind."""
+    missing = length - x.shape[1]
+    return x if missing == 0 else torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
