@@ -91,16 +91,16 @@ def test_doctor_keeps_the_token_to_itself(call: Call, monkeypatch: pytest.Monkey
 
 
 def test_bench(tiny: Path, call: Call) -> None:
-    done = call("bench", "-m", "tiny", "--runs", "2", "--seconds", "0", "--json")
+    done = call("bench", "-m", "tiny", "--repeats", "2", "--seconds", "0", "--json")
     assert done.code == 0, done.err
     report = json.loads(done.out)
     stages = {stage["name"]: stage for stage in report["stages"]}
-    assert list(stages) == ["load", "text", "sample, 2 steps", "decode", "write mp4"]
+    assert list(stages) == ["load", "text", "dit", "vae", "write"]
     assert all(stage["median_s"] > 0 and stage["spread_s"] >= 0 for stage in stages.values())
-    assert stages["sample, 2 steps"]["flops"] > 0 and stages["write mp4"]["flops"] == 0
+    assert stages["dit"]["flops"] > 0 and stages["write"]["flops"] == 0 and report["steps"] == 2
     assert report["matmul_rate"] > 1e8 and report["peak_host_bytes"] > 1e8
-    table = call("bench", "-m", "tiny", "--runs", "1", "--seconds", "0").out
-    assert "of matmul" in table and "GB on the host" in table
+    table = call("bench", "-m", "tiny", "--repeats", "1", "--seconds", "0", "--stages", "dit").out
+    assert "of matmul" in table and "peak GB" in table
 
 
 def test_help_without_arguments(call: Call) -> None:
