@@ -100,8 +100,9 @@ def _reason_against(name: str, device_type: str, sparse: bool) -> str | None:
 
 
 def _fastest_for_blocks(q_BSNK: Tensor) -> str:
-    wide_enough = q_BSNK.shape[-1] >= block_sparse.FLEX_MIN_WIDTH
-    return "flex" if wide_enough and block_sparse.flex_missing(q_BSNK.device.type) is None else "gathered"
+    """Compiling takes longer than a small clip on a processor, and is no faster there."""
+    compiles = q_BSNK.is_cuda and q_BSNK.shape[-1] >= block_sparse.FLEX_MIN_WIDTH
+    return "flex" if compiles and block_sparse.flex_missing(q_BSNK.device.type) is None else "gathered"
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
