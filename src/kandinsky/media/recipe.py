@@ -118,6 +118,8 @@ def command(recipe: Mapping[str, Any]) -> str:
         if value is None or (key == "negative_prompt" and recipe.get("guidance") == 1):
             continue
         words += [option, _plain(value)]
+    if image := recipe.get("image"):
+        words += ["--image", image["file"] or "IMAGE"]  # one from memory has no name
     if quantize := recipe.get("quantize"):
         words += ["--quantize", ",".join(f"{part}={scheme}" for part, scheme in quantize.items())]
     if tiling := recipe.get("tiling"):

@@ -80,12 +80,13 @@ class Resolved:
         }
 
 
-def resolve(request: Request, card: Card) -> Resolved:
+def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Resolved:
     """Check a request against its card and fill in the card's defaults; a missing seed is drawn.
 
+    Args:   needs_image: False accepts a request without the image its task needs, for plans.
     Raises: RequestError with one line: what was given, what is allowed, what to do.
     """
-    picture = _picture(request.image, card)
+    picture = _picture(request.image, card, needs_image)
     prompt = _prompt(request.prompt, card, picture)
     width, height, image = _size(request.width, request.height, picture, card)
     sampling = card.sampling_for(width, height)
@@ -145,19 +146,20 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _picture(image: object, card: Card) -> Picture | None:
+def _picture(image: object, card: Card, needs_image: bool) -> Picture | None:
     task = task_of(card)
     if image is None:
-        if task.image == "required":
+        if task.image == "required" and needs_image:
             raise RequestError(
-                f"`{card.id}` makes a {task.makes} from an image, and none was given: give `image`, on the command "
-                "line `--image FILE`"
+                f"`{card.id}` makes a {task.makes} from an image, and none was given: give `image`, on the command line "
+                "`--image FILE`"
             )
         return None
     if task.image == "none":
         raise RequestError(
             f"`{card.id}` makes a {task.makes} from text alone and takes no image: leave it out, or use a model for "
-            "`image-to-video` or `image-editing`, see `kandinsky models`"
+            "`image-to-video` or `image-editing`",
+            hint="`nano-i2v` is the smallest; `kandinsky models` lists them all",
         )
     return open_picture(image)
 
