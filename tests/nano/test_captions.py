@@ -1,5 +1,6 @@
 """The list of concepts, its held-out synonyms, and the captions made of it."""
 
+import json
 import random
 import re
 from pathlib import Path
@@ -11,7 +12,8 @@ from kandinsky.data import captions, concepts
 from kandinsky.data.captions import CAMERAS, COLOURS, POSITIONS, SCALES, TRAIN_COLOURS, WHITE, caption, held_colours
 from kandinsky.data.concepts import LANGUAGES, any_akin, load_concepts, plain, split_tags, words
 
-PACKAGES = Path(__file__).parents[2] / ".cache" / "nano" / "packages"
+ROOT = Path(__file__).parents[2]
+PACKAGES = ROOT / ".cache" / "nano" / "packages"
 
 
 def test_concepts_are_many_distinct_and_named_in_both_languages():
@@ -132,3 +134,28 @@ def test_evaluation_prompts_use_held_colours_and_held_words():
             assert set(named) <= held
             others = [c for c in listed if c is not concept and set(named) <= {plain(t) for t in c.tags(p.lang).all}]
             assert not others, "a synonym prompt must single its concept out"
+
+
+def test_written_associations_add_words_but_nothing_held():
+    """Whatever the file says: no word of a held tag, and nothing akin to a concept's own held tags, is trained."""
+    listed = load_concepts()
+    more = concepts.with_associations(listed, ROOT / "recipes" / "nano-words.json")
+    for lang in LANGUAGES:
+        held = {w for c in listed for t in c.tags(lang).held for w in words(t)}
+        for before, after in zip(listed, more, strict=True):
+            new = set(after.tags(lang).train) - set(before.tags(lang).train)
+            assert after.tags(lang).held == before.tags(lang).held
+            assert not held & {w for t in new for w in words(t)}
+            assert not any_akin(
+                [w for t in new for w in words(t)], [w for t in before.tags(lang).held for w in words(t)]
+            )
+        grown = sum(len(c.tags(lang).train) for c in more) / sum(len(c.tags(lang).train) for c in listed)
+        assert grown > 2
+
+
+def test_a_held_tag_in_the_file_is_dropped(tmp_path):
+    concept = next(c for c in load_concepts() if c.tags_en.held)
+    path = tmp_path / "words.json"
+    path.write_text(json.dumps({concept.hexcode: {"en": [concept.tags_en.held[0], "quite another word"]}}))
+    (more,) = (c for c in concepts.with_associations(load_concepts(), path) if c.hexcode == concept.hexcode)
+    assert more.tags_en.train == (*concept.tags_en.train, "quite another word")

@@ -194,11 +194,11 @@ def split_tags(labels: Sequence[str], tags: Sequence[Sequence[str]], lang: Langu
 def with_associations(concepts: Sequence[Concept], path: Path) -> list[Concept]:
     """The concepts with more train tags: words people use for them, written for training (recipes/nano-words.json).
 
-    path: {hexcode: {"en": [...], "ru": [...], "en_text": "...", "ru_text": "..."}}; the texts describe without naming.
+    path: {hexcode: {"en": [...], "ru": [...]}}.
     What was held out stays out: an item is dropped where a word of it is held for any concept, or akin to a held tag of
     its own.
     """
-    written: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))
+    written: dict[str, dict[str, list[str]]] = json.loads(path.read_text("utf-8"))
     result = []
     held_words = {lang: {w for c in concepts for t in c.tags(lang).held for w in words(t)} for lang in LANGUAGES}
     for concept in concepts:
@@ -207,7 +207,7 @@ def with_associations(concepts: Sequence[Concept], path: Path) -> list[Concept]:
             tags, entry = concept.tags(lang), written.get(concept.hexcode, {})
             mine = [w for t in tags.held for w in words(t)]
             known = {plain(t) for t in (concept.label(lang), *tags.all)}
-            items = [plain(t) for t in (*entry.get(lang, []), *filter(None, [entry.get(f"{lang}_text")]))]
+            items = [plain(t) for t in entry.get(lang, [])]
             fresh = [
                 t
                 for t in dict.fromkeys(items)
