@@ -6,7 +6,9 @@ Imports neither torch nor Pillow until an image is opened.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -138,8 +140,6 @@ def resized(image: Image, width: int, height: int) -> Image:
 
 
 def _read(path: Path) -> Picture:
-    import io
-
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -149,10 +149,17 @@ def _read(path: Path) -> Picture:
     except OSError as error:
         raise RequestError(f"image `{path}` cannot be read: {error.strerror or error}") from error
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        # Pillow only warns of sizes that fill the memory; here they are refused.
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+            opened = Image.open(io.BytesIO(data))
+        with opened as image:
             return Picture(_upright_rgb(image, f"image `{path}`"), hashlib.sha256(data).hexdigest(), str(path))
     except UnidentifiedImageError:
         raise RequestError(f"`{path}` is no picture: use a file such as .png, .jpg or .webp") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise RequestError(
+            f"image `{path}` has more than {Image.MAX_IMAGE_PIXELS} pixels: give a smaller one"
+        ) from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         # what Pillow raises for files that are cut off or damaged
         raise RequestError(f"image `{path}` is damaged: {error}") from error
@@ -164,8 +171,6 @@ def _upright_rgb(image: Image, what: str) -> Image:
 
     if 0 in image.size:
         raise RequestError(f"{what} has no pixels")
-    if image.width * image.height > (Pillow.MAX_IMAGE_PIXELS or math.inf):
-        raise RequestError(f"{what} has {image.width}x{image.height} pixels: give one of at most 16384x5461")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # conversion alone would cut 16 bits off at 255
         image = image.point(lambda value: value / 256, "L")

@@ -135,7 +135,7 @@ def frames_of(seconds: float, card: Card) -> int:
     if seconds == 0:
         return 1
     # 0.7 · 30 is 20.999… in binary; a clip must not lose a step of the grid to that.
-    return int(seconds * card.clip.fps + 1e-6) // card.clip.temporal * card.clip.temporal + 1
+    return int(seconds * card.clip.fps + 1e-6) // card.clip.frame_step * card.clip.frame_step + 1
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -151,8 +151,8 @@ def _picture(image: object, card: Card, needs_image: bool) -> Picture | None:
     if image is None:
         if task.image == "required" and needs_image:
             raise RequestError(
-                f"`{card.id}` makes a {task.makes} from an image, and none was given: give `image`, on the command line "
-                "`--image FILE`"
+                f"`{card.id}` makes a {task.makes} from an image, and none was given: give `image`, on the command "
+                "line `--image FILE`"
             )
         return None
     if task.image == "none":
@@ -246,7 +246,7 @@ def _seconds(seconds: float | None, card: Card) -> float:
             + (" (0 makes a still image)" if low == 0 else "")
         )
     if value > 0 and frames_of(value, card) == 1:
-        least = math.ceil(card.clip.temporal / card.clip.fps * 100) / 100
+        least = math.ceil(card.clip.frame_step / card.clip.fps * 100) / 100
         raise RequestError(
             f"`{value:g}` seconds are too short for one step in time: use 0 for a still, or {least:g} and more"
         )

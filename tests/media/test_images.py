@@ -1,0 +1,161 @@
+"""Given images: read upright and in RGB, refused in one line, fitted by the official rules without their faults."""
+
+import hashlib
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from kandinsky.errors import RequestError
+from kandinsky.media.image import FittedImage, area_size, cover, nearest_shape, open_picture
+
+OFFICIAL = [(1024, 1024), (640, 1408), (1408, 640), (768, 1280), (1280, 768), (896, 1152), (1152, 896)]
+SIDES = st.integers(1, 4000)
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    y, x = np.mgrid[0:height, 0:width]
+    return Image.fromarray(np.stack([x % 256, y % 256, (x + y) % 256], axis=-1).astype(np.uint8))
+
+
+def test_a_path_an_image_and_an_array_are_one_picture(tmp_path: Path) -> None:
+    image, file = gradient(30, 20), tmp_path / "a.png"
+    image.save(file)
+    by_path, by_image, by_array = open_picture(str(file)), open_picture(image), open_picture(np.asarray(image))
+    assert by_path.file == str(file) and by_image.file is None
+    assert by_path.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert by_image == by_array and by_image != open_picture(image.rotate(180))
+    for picture in (by_path, by_image, by_array):
+        assert picture.size == (30, 20) and np.array_equal(np.asarray(picture.image), np.asarray(image))
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (30, 20)), (3, (30, 20)), (6, (20, 30)), (8, (20, 30))])
+def test_exif_orientation_is_followed(orientation: int, size: tuple[int, int]) -> None:
+    image, exif, buffer = gradient(30, 20), Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    image.save(buffer, format="PNG", exif=exif)
+    turned = {1: 0, 3: 180, 6: 270, 8: 90}[orientation]
+    picture = open_picture(Image.open(buffer))
+    assert picture.size == size
+    assert np.array_equal(np.asarray(picture.image), np.asarray(image.rotate(turned, expand=True)))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16", "F"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    source = Image.fromarray(np.full((8, 8), 20000, np.uint16)) if mode == "I;16" else gradient(8, 8).convert(mode)
+    picture = open_picture(source)
+    assert picture.image.mode == "RGB" and picture.size == (8, 8)
+    if mode == "I;16":
+        assert np.asarray(picture.image).max() == 20000 // 256, "scaled, not cut off"
+
+
+def test_what_is_transparent_stands_on_white(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, 0] = (10, 20, 30, 255)
+    pixels[1, 1] = (0, 0, 0, 128)
+    clear = Image.fromarray(pixels)
+    values = np.asarray(open_picture(clear).image)
+    assert values[0, 0].tolist() == [10, 20, 30] and values[0, 1].tolist() == [255, 255, 255]
+    assert abs(int(values[1, 1, 0]) - 127) <= 1
+    palette = clear.quantize(4)
+    assert palette.mode == "P" and np.asarray(open_picture(palette).image)[0, 1].tolist() == [255, 255, 255]
+
+
+def test_the_first_frame_of_an_animation_is_taken(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert np.asarray(open_picture(tmp_path / "a.gif").image)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    gradient(64, 64).save(file)
+    (tmp_path / "cut.jpg").write_bytes(file.read_bytes()[:400])
+    (tmp_path / "text.jpg").write_text("words")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    for name, message in (
+        ("gone.jpg", "is not there"),
+        ("cut.jpg", "is damaged"),
+        ("text.jpg", "is no picture"),
+        ("empty.jpg", "is no picture"),
+    ):
+        with pytest.raises(RequestError, match=message) as caught:
+            open_picture(tmp_path / name)
+        assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
+def test_a_picture_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.png"
+    gradient(64, 64).save(file)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
+    with pytest.raises(RequestError, match=r"a\.png` has .*pixels"):
+        open_picture(file)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((2, 4, 4, 3), np.uint8)]
+)
+def test_other_arrays_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(RequestError, match="array"):
+        open_picture(array)
+
+
+@given(SIDES, SIDES)
+@settings(max_examples=200, deadline=None)
+def test_area_rule(width: int, height: int) -> None:
+    w, h = area_size(width, height, area=512 * 768, multiple=16)
+    assert w % 16 == h % 16 == 0 and min(w, h) >= 16
+    if 1 / 8 < width / height < 8:
+        assert abs(math.log(w * h / (512 * 768))) < 0.2
+        assert abs(math.log((w / h) / (width / height))) < 0.15
+
+
+@given(SIDES, SIDES)
+@settings(max_examples=100, deadline=None)
+def test_area_rule_keeps_its_own_results(width: int, height: int) -> None:
+    """A picture already brought to size stays as it is."""
+    size = area_size(min(width, 3000), max(height, 400), area=1024 * 1024, multiple=128)
+    if size[0] * size[1] == 1024 * 1024:
+        assert area_size(*size, area=1024 * 1024, multiple=128) == size
+
+
+@given(SIDES, SIDES)
+@settings(max_examples=100, deadline=None)
+def test_nearest_shape(width: int, height: int) -> None:
+    w, h = nearest_shape(width, height, OFFICIAL)
+    assert all(abs(h / w - height / width) <= abs(b / a - height / width) for a, b in OFFICIAL)
+    assert nearest_shape(w, h, OFFICIAL) == (w, h)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([(112, 88), (64, 140), (72, 57), (14, 18)]))
+@settings(max_examples=150, deadline=None)
+def test_cover_leaves_no_edge(width: int, height: int, size: tuple[int, int]) -> None:
+    """Officially one side of every eleventh picture is a pixel short, which draws a black line."""
+    covered = cover(Image.new("RGB", (width, height), (200, 210, 220)), *size)
+    assert covered.size == size
+    assert np.asarray(covered).min() == 200
+
+
+def test_cover_takes_the_middle() -> None:
+    wide = np.zeros((10, 50, 3), np.uint8)
+    wide[:, 20:30] = 255
+    assert np.asarray(cover(Image.fromarray(wide), 10, 10)).min() == 255
+
+
+def test_a_record_says_what_was_done(tmp_path: Path) -> None:
+    fitted = FittedImage(open_picture(gradient(120, 90)), 96, 64, "cover")
+    assert fitted.record() == {
+        "file": None,
+        "sha256": fitted.picture.sha256,
+        "given": "120x90",
+        "used": "96x64",
+        "fit": "cover",
+    }
+    assert fitted.pixels().size == (96, 64)
+    stretched = FittedImage(open_picture(gradient(120, 90)), 96, 64, "stretch").pixels()
+    assert stretched.size == (96, 64) and not np.array_equal(np.asarray(stretched), np.asarray(fitted.pixels()))
