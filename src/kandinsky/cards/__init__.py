@@ -112,6 +112,7 @@ class SizeClass:
 class Clip:
     """Legal clips. Sizes are `WIDTHxHEIGHT`. A duration of 0 seconds is one still frame.
 
+    step: frames by which clips grow, where that is more than a latent frame's; 0 = ``temporal``.
     fit: how an image given by the user decides the size: "list" takes the listed size nearest in shape, "area" keeps
          the image's shape and takes pixels and multiple of the size class.
     """
@@ -126,6 +127,12 @@ class Clip:
     spatial: int = 8
     channels: int = 16
     fit: str = "list"
+    step: int = 0
+
+    @property
+    def frame_step(self) -> int:
+        """A clip has 1 + a multiple of so many frames."""
+        return self.step or self.temporal
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,11 +91,19 @@ class CogVideoXAutoencoder(nn.Module):
         return mean, logvar.clamp(*LOGVAR_RANGE)
 
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
-        """Scaled latents → pixels."""
+        """Scaled latents → pixels. Raises: RequestError as ``decode_pieces``."""
         return torch.cat(list(self.decode_pieces(latents_BTHWC)), dim=1)
 
     def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
-        """The same pixels, a few frames at a time: 1 + 4·(n − 1) of the first piece, 4·n of each further one."""
+        """The same pixels, a few frames at a time: 1 + 4·(n − 1) of the first piece, 4·n of each further one.
+
+        Raises: RequestError for an even number of latent frames. The network takes the first piece of such a clip for a
+                later one and makes four frames of the first latent, which it was never trained for.
+        """
+        if latents_BTHWC.shape[1] % LATENT_PIECE == 0:
+            raise RequestError(
+                f"{latents_BTHWC.shape[1]} latent frames cannot be decoded: their number must be odd, as 1 + 2 a second"
+            )
         return self._pieces(self.net.decoder, latents_BTHWC / self.params.scaling_factor, LATENT_PIECE)
 
     def _pieces(self, coder: Callable[..., Any], x_BTHWC: Tensor, length: int) -> Iterator[Tensor]:
