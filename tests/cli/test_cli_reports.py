@@ -16,11 +16,13 @@ LITE = "kandinsky5-lite-t2v-sft-5s"
 
 def test_models(tiny: Path, call: Call) -> None:
     table = call("models").lines
-    assert table[0].split() == ["ID", "TITLE", "FILES", "LOCAL", "LICENCE"]
+    assert table[0].split() == ["ID", "TASK", "PARAMETERS", "MAKES", "FILES", "LOCAL", "LICENCE"]
     rows = {line.split()[0]: line for line in table[1:]}
     assert set(rows) == set(cards.catalogue()) and "tiny" in rows
     assert next(iter(rows)) == "nano-t2v", "the default stands first"
     assert "23.3 GB" in rows[LITE] and rows[LITE].endswith("no     MIT")
+    assert rows[LITE].split()[1:4] == ["text-to-video", "2.0", "B"] and "5 s, 768x512 and 2 other sizes" in rows[LITE]
+    assert "image-editing" in rows["kandinsky5-lite-i2i"] and "image, 1024x1024 and 6" in rows["kandinsky5-lite-i2i"]
     facts = {entry["id"]: entry for entry in json.loads(call("models", "--json").out)}
     assert facts["tiny"]["local"] is True and facts[LITE]["local"] is False
     assert facts[LITE]["bytes"] == 23_311_500_000 and facts[LITE]["parameters"] == 2_007_702_848
@@ -31,6 +33,22 @@ def test_show_card(call: Call) -> None:
     for expected in ("Kandinsky 5.0 T2V Lite SFT", "model_dim", "768x512", "openai/clip-vit-large-patch14"):
         assert expected in text
     assert json.loads(call("show", LITE, "--json").out) == json.loads(json.dumps(cards.to_dict(cards.find(LITE))))
+
+
+def test_show_keeps_a_table_of_numbers_short(call: Call) -> None:
+    lines = call("show", LITE).lines
+    assert 5 < sum("mag_ratios" in line for line in lines) < 20 and max(map(len, lines[:-4])) < 200
+
+
+def test_plan_of_every_model(call: Call) -> None:
+    for model, card in cards.catalogue().items():
+        for size in card.clip.sizes:
+            width, height = map(int, size.split("x"))
+            plan = kandinsky.plan(model, device="cpu", width=width, height=height)
+            sampling = card.sampling_for(width, height)
+            assert plan.passes == sampling.steps * (1 if sampling.guidance == 1 else 2)
+    image = call("plan", "-m", "kandinsky5-lite-t2i", "--device", "cpu").out
+    assert "1024x1024, one image, 4096 tokens" in image and "gated: needs a token, HF_TOKEN" in image
 
 
 def test_plan_figures() -> None:

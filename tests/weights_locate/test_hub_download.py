@@ -180,6 +180,7 @@ def test_refusals_are_one_clear_line(kandinsky: Run, hub: Hub) -> None:
     hub.gated.add(CLIP)
     gated = kandinsky("download", "tiny", "--quiet")
     assert gated.returncode == 2 and f"error: `{CLIP}` is gated" in gated.stderr and "HF_TOKEN" in gated.stderr
+    assert f"{hub.url}/{CLIP}" in gated.stderr and "`config.json`" in gated.stderr
     hub.gated.clear()
     del hub.repos[CLIP]["model.safetensors"]
     absent = kandinsky("download", "tiny", "--quiet")
@@ -188,6 +189,24 @@ def test_refusals_are_one_clear_line(kandinsky: Run, hub: Hub) -> None:
     unknown = kandinsky("download", "tiny", "--quiet")
     assert unknown.returncode == 2 and f"error: `{CLIP}` is not on" in unknown.stderr
     assert "Traceback" not in gated.stderr + absent.stderr + unknown.stderr
+
+
+def test_what_may_be_refused_is_asked_for_first(kandinsky: Run, hub: Hub, cards_folder: Path) -> None:
+    text = (cards_folder / "tiny.toml").read_text(encoding="utf-8").replace('id = "tiny"', 'id = "gated"')
+    text = text.replace('files = ["vae/"]', 'files = ["vae/"]\ngated = true')
+    (cards_folder / "gated.toml").write_text(text, encoding="utf-8")
+    hub.gated.add(VAE)
+    refused = kandinsky("download", "gated", "--quiet")
+    assert refused.returncode == 2 and f"`{VAE}` is gated: the hub gives `vae/` only" in refused.stderr
+    assert not hub.fetched(DIT)
+    # the plan says so beforehand
+    assert "token" in kandinsky("plan", "-m", "gated", "--device", "cpu").stdout
+
+
+def test_copies_for_other_frameworks_stay_where_they_are(kandinsky: Run, hub: Hub) -> None:
+    hub.repos[VAE] |= {"vae/w.bin": b"pickle", "vae/tf_model.h5": b"tf", "vae/readme.md": b"words"}
+    assert kandinsky("download", "tiny", "--quiet").returncode == 0
+    assert sorted(hub.fetched(VAE)) == ["vae/config.json", "vae/readme.md", "vae/w.safetensors"]
 
 
 def test_shipped_models_need_no_hub(kandinsky: Run, hub: Hub) -> None:

@@ -13,7 +13,7 @@ from kandinsky import cards
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
 ) -> None:
-    """List all models: id, title, size of the files, whether they are on this machine, licence."""
+    """List all models: id, task, parameters, what they make, size of the files, whether they are on this machine."""
     from kandinsky.runtime.plan import gigabytes
     from kandinsky.weights.locate import card_bytes, missing_parts
 
@@ -23,13 +23,43 @@ def models(
     rows.sort(key=lambda row: (row[0].id != cards.DEFAULT_MODEL, row[0].id))
     if as_json:
         keys = ("id", "title", "task", "licence", "parameters")
-        facts = [{**{k: getattr(card, k) for k in keys}, "bytes": size, "local": local} for card, size, local in rows]
+        facts = [
+            {
+                **{k: getattr(card, k) for k in keys},
+                "seconds": card.clip.max_seconds,
+                "sizes": card.clip.sizes,
+                "bytes": size,
+                "local": local,
+            }
+            for card, size, local in rows
+        ]
         print(json.dumps(facts, ensure_ascii=False, indent=1))
         return
-    table = [("ID", "TITLE", "FILES", "LOCAL", "LICENCE")]
+    table = [("ID", "TASK", "PARAMETERS", "MAKES", "FILES", "LOCAL", "LICENCE")]
     table += [
-        (card.id, card.title, gigabytes(size), "yes" if local else "no", card.licence) for card, size, local in rows
+        (
+            card.id,
+            card.task,
+            _short(card.parameters),
+            _makes(card.clip),
+            gigabytes(size),
+            "yes" if local else "no",
+            card.licence,
+        )
+        for card, size, local in rows
     ]
-    widths = [max(len(row[i]) for row in table) for i in range(5)]
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _makes(clip: cards.Clip) -> str:
+    """`5 s, 768x512 and 9 other sizes`"""
+    others = len(clip.sizes) - 1
+    more = f" and {others} other size{'s' if others > 1 else ''}" if others else ""
+    return f"{f'{clip.max_seconds:g} s' if clip.max_seconds else 'image'}, {clip.default_size}{more}"
+
+
+def _short(count: int) -> str:
+    """`16 M`, `2.0 B`"""
+    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.0f} M"

@@ -54,7 +54,8 @@ def show_plan(made: Plan, *, as_json: bool, clips: int = 1) -> None:
         return
     many = f", {clips} clips one after another" if clips > 1 else ""
     print(f"model      {made.model}")
-    print(f"clip       {made.size}, {made.clip_seconds:g} s, {made.frames} frames, {made.tokens} tokens{many}")
+    length = f"{made.clip_seconds:g} s, {made.frames} frames" if made.frames > 1 else "one image"
+    print(f"clip       {made.size}, {length}, {made.tokens} tokens{many}")
     if made.missing:
         fetch, whole = gigabytes(made.download_bytes), gigabytes(made.files_bytes)
         print(f"download   {fetch} of {whole}: kandinsky download {made.model}")

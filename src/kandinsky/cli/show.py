@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,7 +57,9 @@ def _print_table(values: dict[str, Any], indent: str = "") -> None:
                 print(f"{indent}{key}")
                 _print_table(entry, indent + "  ")
         elif isinstance(value, list | tuple) and sum(map(len, map(str, value))) > 100:
-            for entry in value:
+            # words line by line, numbers as they fit
+            is_numbers = all(isinstance(entry, int | float) for entry in value)
+            for entry in textwrap.wrap(", ".join(map(str, value)), 100) if is_numbers else value:
                 print(f"{indent}{key.ljust(width)}  {entry}")
         elif value not in ("", None, {}, [], ()):
             text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

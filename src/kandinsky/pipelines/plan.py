@@ -22,14 +22,14 @@ def plan(
     dtype: str | None = None,
     offload: str | None = None,
 ) -> Plan:
-    """What one clip of a model needs; no prompt is needed, since it changes nothing here.
+    """What one clip of a model needs; no prompt and no image is needed, since they change nothing here.
 
     Args:    as for a generation; None = the card's default, and for ``offload`` the placement that fits.
     Raises:  RequestError or BackendError as a generation would.
     """
     request = Request(model, "any", seconds=seconds, width=width, height=height, steps=steps, guidance=guidance, seed=0)
     source = sources.find(model)
-    resolved = resolve(request, source.card)
+    resolved = resolve(request, source.card, needs_image=False)
     return plan_resolved(resolved, root=source.root, device=device, dtype=dtype, offload=offload)
 
 

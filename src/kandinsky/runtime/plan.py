@@ -158,7 +158,8 @@ def _placement(need: dict[str, int], room: int | None, asked: str | None, device
 
 
 def _named(part: Part) -> str:
-    return f"{part.repo}: {', '.join(part.files[:2])}" + (" …" if len(part.files) > 2 else "")
+    listed = ", ".join(part.files[:2]) + (" …" if len(part.files) > 2 else "")
+    return f"{part.repo}: {listed}" + (" (gated: needs a token, HF_TOKEN)" if part.gated else "")
 
 
 def _loaded_bytes(component: Component, width: int) -> int:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _CHUNK = 8 << 20
+OTHER_FORMATS = (".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ def download(
     from huggingface_hub import constants
 
     done: list[Fetched] = []
-    for part in _parts(card):
+    # what may be refused comes first, before many gigabytes are fetched in vain
+    for part in sorted(_parts(card), key=lambda part: not part.gated):
         if part.repo == "package" or part.repo.startswith(("/", "~")):
             continue
         if constants.HF_HUB_OFFLINE:
@@ -138,8 +140,8 @@ def _fetch_part(part: Part, root: Path | None, *, or_else: Sequence[Part] = ()) 
         return [_fetch_file(part, siblings[name], commit, root) for name in _listed(part, siblings)]
     except GatedRepoError as error:
         raise WeightsError(
-            f"`{part.repo}` is gated: the hub gives it only to accounts that accepted its licence",
-            hint="accept the licence on the model's page, then set HF_TOKEN",
+            f"`{part.repo}` is gated: the hub gives `{part.files[0]}` only to accounts that accepted its licence",
+            hint=f"accept it at {constants.ENDPOINT}/{part.repo}, then set HF_TOKEN to a token of that account",
         ) from error
     except RevisionNotFoundError as error:
         raise WeightsError(f"`{part.repo}` has no revision `{part.revision}` on {constants.ENDPOINT}") from error
@@ -165,10 +167,18 @@ def _fetch_part(part: Part, root: Path | None, *, or_else: Sequence[Part] = ()) 
 def _listed(part: Part, siblings: dict[str, RepoSibling]) -> list[str]:
     names: list[str] = []
     for entry in part.files:
-        found = [n for n in siblings if n.startswith(entry)] if entry.endswith("/") else [entry][: entry in siblings]
+        found = _in_folder(entry, siblings) if entry.endswith("/") else [entry][: entry in siblings]
         if not found:
             raise WeightsError(f"`{part.repo}` has no `{entry}` at revision `{part.revision}`: the card lists it")
         names.extend(found)
+    return names
+
+
+def _in_folder(folder: str, siblings: dict[str, RepoSibling]) -> list[str]:
+    """Files of a folder, without copies of its weights in formats of other frameworks, which nothing here reads."""
+    names = [name for name in siblings if name.startswith(folder)]
+    if any(name.endswith(".safetensors") for name in names):
+        return [name for name in names if not name.endswith(OTHER_FORMATS)]
     return names
 
 
