@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kandinsky import cards
-from kandinsky.errors import RequestError
+from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.types import Request
 
 if TYPE_CHECKING:
+    from kandinsky.media.image import FittedImage
     from kandinsky.pipelines.request import Resolved
 
 FULL_SIZE_MODEL = "kandinsky5-lite-t2v-sft-5s"
@@ -28,6 +32,9 @@ def generate(
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", help="File to write: .mp4 .webm .gif .webp .png, %03d.png, or a folder `x/`."),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", metavar="FILE", help="Picture to begin with, or to edit.")
     ] = None,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Length; 0 makes a still image.")] = None,
@@ -45,8 +52,19 @@ def generate(
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; the best there is.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
     offload: Annotated[
-        str | None, typer.Option("--offload", help="none: all networks stay loaded. module: one at a time.")
+        str | None,
+        typer.Option("--offload", help="none: all networks stay loaded. module: one at a time. block: one block."),
     ] = None,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", help="int8 or fp8 for the transformer, or dit=int8,text=int8.")
+    ] = None,
+    tiling: Annotated[str | None, typer.Option("--tiling", help="Decoding in tiles: none, auto or official.")] = None,
+    text_cache: Annotated[
+        str | None, typer.Option("--text-cache", metavar="on|off|FOLDER", help="Keep text states on disk.")
+    ] = None,
+    attention: Annotated[
+        str, typer.Option("--attention", help="auto, dense, nabla or a backend, as in nabla:P=0.8 or sdpa.")
+    ] = "auto",
     cache: Annotated[
         str | None,
         typer.Option("--cache", help="Leave out steps: magcache, first-block or taylor, as in taylor:interval=3."),
@@ -66,8 +84,9 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result instead of its path.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr but errors.")] = False,
 ) -> None:
-    """Make a video from a prompt. The result's path is the last line on stdout."""
+    """Make a video or an image from a prompt, and from a picture. The result's path is the last line on stdout."""
     from kandinsky.pipelines import sources
+    from kandinsky.pipelines.attention import attention_for
     from kandinsky.pipelines.request import parse_size, resolve
     from kandinsky.weights.locate import locate_parts
     from kandinsky.weights.lora_files import find_loras
@@ -77,7 +96,7 @@ def generate(
     source = sources.find(model)
     width, height = (None, None) if size is None else parse_size(size)
     jobs: list[Resolved] = []
-    for text in _prompts(prompt, prompts):
+    for text in _prompts(prompt, prompts, may_lack=image is not None and source.card.prompt == "optional"):
         request = Request(
             model=model,
             prompt=text,
@@ -92,8 +111,10 @@ def generate(
             cache=cache,
             expand=expand,
             expanded_prompt=expanded,
+            image=image,
         )
         first = resolve(request, source.card)
+        attention_for(source.card, first.sampling, attention)
         jobs += [first, *(resolve(request.with_values(seed=first.seed + i), source.card) for i in range(1, count))]
 
     if plan:
@@ -109,12 +130,14 @@ def generate(
 
     targets = [_target(job, output, i, len(jobs)) for i, job in enumerate(jobs)]
     sheets = [_numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
-    _check(targets, sheets, device, dtype, offload)
+    _check(targets, sheets, device, dtype, offload, quantize)
     find_loras(lora)
     for name in ("dit", "text", "vae"):
         locate_parts(source.card.component(name), root=source.root, model=source.card.id)
     if model == cards.DEFAULT_MODEL and not quiet:
         _say_default(source.card.title)
+    if (fitted := jobs[0].image) and not quiet:
+        _say_image(fitted)
     _run(
         model,
         jobs,
@@ -124,6 +147,10 @@ def generate(
         dtype=dtype,
         offload=offload,
         lora=lora,
+        quantize=quantize,
+        tiling=tiling,
+        text_cache=text_cache,
+        attention=attention,
         as_json=as_json,
         quiet=quiet,
     )
@@ -139,6 +166,10 @@ def _run(
     dtype: str | None,
     offload: str | None,
     lora: list[str] | None,
+    quantize: str | None,
+    tiling: str | None,
+    text_cache: str | None,
+    attention: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -150,12 +181,22 @@ def _run(
     with patient("loading", quiet=quiet):
         from kandinsky.pipelines.loading import load
 
-        pipe = load(model, device=device, dtype=dtype, offload=offload or "none", lora=lora)
+        pipe = load(
+            model,
+            device=device,
+            dtype=dtype,
+            offload=offload or "none",
+            lora=lora,
+            quantize=quantize,
+            tiling=tiling,
+            text_cache={"on": True, "off": False}.get(text_cache or "", text_cache),
+            attention=attention,
+        )
     for i, (job, target, sheet) in enumerate(zip(jobs, targets, sheets, strict=True)):
         begun = time.monotonic()
         title = job.prompt if len(jobs) == 1 else f"{i + 1}/{len(jobs)} {job.prompt}"
-        with patient(title, quiet=quiet) as on_step:
-            video = pipe.run(job, on_step=on_step)
+        with patient(title, quiet=quiet) as on_step, _keeping_latent(target) as latent:
+            video = pipe.run(job, keep_latent=latent, on_step=on_step)
             written = write_video(video, target)
             if sheet:
                 write_sheet(video, sheet)
@@ -163,6 +204,8 @@ def _run(
         if not quiet:
             if job.expand:
                 say(f"expanded prompt: {video.recipe['expanded_prompt']}")
+            if (kept := video.recipe.get("kept_blocks")) is not None:
+                say(f"attention {video.recipe['attention']}: kept {kept:.0%} of the blocks")
             say(f"seed {video.seed}, {len(video.frames)} frames, {taken:.1f} s")
         if as_json:
             result = {"path": str(written), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
@@ -171,7 +214,30 @@ def _run(
             print(written, flush=True)
 
 
-def _prompts(prompt: str | None, file: Path | None) -> list[str]:
+@contextmanager
+def _keeping_latent(target: Path) -> Iterator[Path]:
+    """Where the latent lies until its file is written; it stays where that fails, and what finishes it is said."""
+    from kandinsky.cli.main import say
+    from kandinsky.pipelines.latent_names import latent_path
+
+    latent = latent_path(target)
+    latent.unlink(missing_ok=True)  # of an earlier run
+    try:
+        yield latent
+    except BaseException as error:
+        if latent.exists():
+            kept = f"the latent is kept: `kandinsky decode {shlex.quote(str(latent))}` goes on from there"
+            if isinstance(error, KandinskyError):
+                error.hint = f"{error.hint}; {kept}" if error.hint else kept
+            else:
+                say(f"hint: {kept}")
+        raise
+    latent.unlink(missing_ok=True)
+
+
+def _prompts(prompt: str | None, file: Path | None, *, may_lack: bool = False) -> list[str]:
+    if prompt is None and file is None and may_lack:
+        return [""]
     if (prompt is None) == (file is None):
         given = "both a prompt and --prompts were" if prompt is not None else "no prompt was"
         raise RequestError(f"{given} given: use one, such as `kandinsky generate 'a panda waves'`")
@@ -192,7 +258,8 @@ def _target(job: Resolved, output: str | None, index: int, total: int) -> Path:
     """The file of one result; several results get a number each, or the seed where the name is made up."""
     if output is not None:
         return _numbered(output, index, total)
-    slug = re.sub(r"[\W_]+", "-", job.prompt.lower()).strip("-")[:48].rstrip("-") or "video"
+    named = job.prompt or (job.image and job.image.picture.file and Path(job.image.picture.file).stem) or ""
+    slug = re.sub(r"[\W_]+", "-", named.lower()).strip("-")[:48].rstrip("-") or "video"
     return Path(f"{slug}-{job.seed}{'.png' if job.shape.frames == 1 else '.mp4'}")
 
 
@@ -204,12 +271,18 @@ def _numbered(target: str, index: int, total: int) -> Path:
 
 
 def _check(
-    targets: list[Path], sheets: list[Path | None], device: str | None, dtype: str | None, offload: str | None
+    targets: list[Path],
+    sheets: list[Path | None],
+    device: str | None,
+    dtype: str | None,
+    offload: str | None,
+    quantize: str | None,
 ) -> None:
     """All that can be refused before torch is loaded."""
     from kandinsky.media.video import check_sheet, check_target
     from kandinsky.runtime.devices import check_device, choose_dtype
-    from kandinsky.runtime.plan import OFFLOADS
+    from kandinsky.runtime.plan import check_offload
+    from kandinsky.runtime.quantise import parse
 
     for path in targets:
         check_target(path)
@@ -218,8 +291,18 @@ def _check(
             check_sheet(sheet)
     check_device(device)
     choose_dtype(dtype, device or "cpu")
-    if offload is not None and offload not in OFFLOADS:
-        raise RequestError(f"offload `{offload}` is not available: use `none` or `module`")
+    check_offload(offload or "none")
+    parse(quantize)
+
+
+def _say_image(image: FittedImage) -> None:
+    """What becomes of the given picture, where it is not used as it is."""
+    from kandinsky.cli.main import say
+
+    if image.given == image.used:
+        return
+    how = "resized" if image.how == "stretch" else "resized and cut to the middle"
+    say(f"image {image.picture.file}: {image.given}, used as {image.used}, {how}")
 
 
 def _say_default(title: str) -> None:

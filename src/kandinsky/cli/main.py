@@ -23,6 +23,7 @@ COMMANDS = (
     "models",
     "show",
     "plan",
+    "decode",
     "download",
     "doctor",
     "convert",

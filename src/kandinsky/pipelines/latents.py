@@ -15,10 +15,10 @@ from torch import Tensor
 
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.media import recipe as recipes
+from kandinsky.pipelines.latent_names import ENDING
 from kandinsky.weights.read import read_metadata, read_state
 from kandinsky.weights.write import write_state
 
-ENDING = ".latent.safetensors"
 KEY = "kandinsky"
 
 
@@ -28,11 +28,6 @@ class KeptLatent:
 
     latents_THWC: Tensor
     recipe: dict[str, Any]
-
-
-def latent_path(target: Path) -> Path:
-    """Where the latent of a result lies: beside it, `x.mp4.latent.safetensors`."""
-    return target.with_name(target.name + ENDING)
 
 
 def write_latent(path: Path, latents_THWC: Tensor, recipe: Mapping[str, Any]) -> Path:

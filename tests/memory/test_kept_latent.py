@@ -1,0 +1,111 @@
+"""The latent is on disk before decoding starts, and decoding goes on from there to the very same frames."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import kandinsky
+from kandinsky.cli.main import main
+from kandinsky.errors import Cancelled, RequestError, WeightsError
+from kandinsky.media.video import read_video
+from kandinsky.nets.vae.nano import NanoAutoencoder
+from kandinsky.pipelines.latent_names import latent_path, target_of
+from kandinsky.pipelines.latents import read_latent, write_latent
+
+NANO = ["-m", "nano-t2v", "--seconds", "0.4", "--steps", "1", "--seed", "7", "--guidance", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, kandinsky.Video]:
+    path = tmp_path_factory.mktemp("kept") / "clip.mp4.latent.safetensors"
+    pipe = kandinsky.load("nano-t2v", device="cpu")
+    return path, pipe("a panda", seconds=0.4, steps=1, guidance=1, seed=7, keep_latent=path)
+
+
+def test_finishing_gives_the_very_same_frames(kept: tuple[Path, kandinsky.Video]) -> None:
+    path, video = kept
+    again = kandinsky.load("nano-t2v", device="cpu", only=("vae",)).finish(path)
+    assert np.array_equal(again.frames, video.frames)
+    assert again.recipe == video.recipe and again.seed == 7 and again.fps == video.fps
+
+
+def test_decode_writes_what_generate_would_have(kept: tuple[Path, kandinsky.Video], tmp_path: Path, capsys) -> None:
+    path, video = kept
+    frames = tmp_path / "frames"
+    assert main(["decode", str(path), "-o", str(frames), "--sheet", str(tmp_path / "sheet.png"), "-q"]) == 0
+    assert capsys.readouterr().out.strip() == str(frames)
+    assert np.array_equal(read_video(frames).frames, video.frames)
+    assert main(["decode", str(path)]) == 0, "beside itself, under the name it was made for"
+    assert read_video(path.parent / "clip.mp4").recipe == video.recipe
+    assert path.exists()
+
+
+def test_the_latent_goes_when_the_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    decode = NanoAutoencoder.decode
+
+    def watched(self, latents):
+        seen.extend(path.name for path in tmp_path.iterdir())
+        return decode(self, latents)
+
+    monkeypatch.setattr(NanoAutoencoder, "decode", watched)
+    assert main(["generate", "a panda", *NANO, "-o", str(tmp_path / "a.mp4")]) == 0
+    assert seen == ["a.mp4.latent.safetensors"], "it was there before decoding began"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_a_decoder_that_fails_leaves_the_latent_and_says_so(
+    kept: tuple[Path, kandinsky.Video], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    target = tmp_path / "a clip.mp4"
+    with monkeypatch.context() as broken:
+        broken.setattr(NanoAutoencoder, "decode", lambda self, latents: torch.empty(2**60))
+        assert main(["generate", "a panda", *NANO, "-o", str(target)]) == 1
+    said = capsys.readouterr().err
+    assert "ran out in `vae`" in said
+    assert f"the latent is kept: `kandinsky decode '{target}.latent.safetensors'` goes on from there" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["a clip.mp4.latent.safetensors"]
+    assert main(["decode", f"{target}.latent.safetensors", "-o", str(tmp_path / "frames"), "-q"]) == 0
+    assert np.array_equal(read_video(tmp_path / "frames").frames, kept[1].frames), "the run of the same seed"
+
+
+def test_a_cancelled_run_keeps_nothing(official: Path, tmp_path: Path) -> None:
+    pipe = kandinsky.load(official, device="cpu")
+    with pytest.raises(Cancelled):
+        pipe("a panda", seconds=0, steps=2, seed=1, keep_latent=tmp_path / "x", on_step=lambda *_: False)
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_is_no_latent_is_refused(tmp_path: Path, capsys) -> None:
+    from safetensors.torch import save_file
+
+    with pytest.raises(RequestError, match="does not exist"):
+        read_latent(tmp_path / "none")
+    (tmp_path / "a.mp4").write_bytes(b"0" * 100)
+    with pytest.raises(RequestError, match="is no kept latent"):
+        read_latent(tmp_path / "a.mp4")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(RequestError, match="was not written by `kandinsky generate`"):
+        read_latent(tmp_path / "other.safetensors")
+    whole = write_latent(tmp_path / "cut.latent.safetensors", torch.zeros(1, 2, 2, 4), {"kandinsky": "0", "model": "m"})
+    whole.write_bytes(whole.read_bytes()[:-5])
+    with pytest.raises(WeightsError, match="cut off within tensor `latent`"):
+        read_latent(whole)
+    assert main(["decode", str(tmp_path / "none.latent.safetensors")]) == 2
+    assert main(["decode", str(tmp_path / "other.safetensors")]) == 2
+    said = capsys.readouterr().err
+    assert "does not exist" in said and "say with `-o` what to write" in said
+
+
+def test_another_models_latent_is_refused(tmp_path: Path) -> None:
+    path = write_latent(tmp_path / "x.latent.safetensors", torch.zeros(1, 2, 2, 16), {"kandinsky": "0", "model": "big"})
+    with pytest.raises(RequestError, match="is a latent of `big`, not of `nano-t2v`"):
+        kandinsky.load("nano-t2v", device="cpu").finish(path)
+
+
+def test_names() -> None:
+    assert latent_path(Path("out/a.mp4")) == Path("out/a.mp4.latent.safetensors")
+    assert target_of(Path("out/a.mp4.latent.safetensors")) == Path("out/a.mp4")
+    assert target_of(Path("latent.safetensors")) is None
