@@ -4,14 +4,17 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.text.protocol import TextEncoder
+from kandinsky.media.image import resized
+from kandinsky.text.protocol import ImageTextEncoder, TextEncoder
 from kandinsky.text.qwen_clip import QwenClipEncoder, QwenClipFiles, QwenClipParams, read_qwen_clip
-from kandinsky.text.templates import TEMPLATES, template
+from kandinsky.text.templates import IMAGE_EDIT_IMAGE, IMAGE_PAD, TEMPLATES, template
 from tiny import family
 from tiny.tokenizers import clip_tokenizer, qwen_tokenizer
 
@@ -167,3 +170,60 @@ def test_compute_type_is_qwens_only(official: Path) -> None:
     states = read_qwen_clip(files, dtype=torch.bfloat16).encode(["a cat"])
     assert states.tokens_BLC.dtype is torch.bfloat16
     assert states.pooled_BC.dtype is torch.float32
+
+
+def pictures(*sizes: tuple[int, int]) -> list[Image.Image]:
+    """Uneven patterns."""
+    made = []
+    for number, (width, height) in enumerate(sizes):
+        y, x = np.mgrid[0:height, 0:width]
+        values = [(x * 7 + number * 50) % 256, (y * 5) % 256, (x * y) % 256]
+        made.append(Image.fromarray(np.stack(values, axis=-1).astype(np.uint8)))
+    return made
+
+
+def test_an_edited_image_is_seen_as_the_processor_shows_it() -> None:
+    """Against transformers' own processor for text and image, spelled out: half the size, cropped at 55."""
+    ours = encoder(image_processor=family.image_processor())
+    (picture,) = pictures((120, 64))
+    states = ours.encode_with_images(["make it snow"], [picture])
+    seen = family.image_processor()(images=[resized(picture, 60, 32)], return_tensors="pt")
+    grid = seen["image_grid_thw"]
+    count = int(grid.prod()) // 4
+    assert count == 2
+    text = template("image_edit").fill("make it snow") + IMAGE_EDIT_IMAGE.replace(IMAGE_PAD, IMAGE_PAD * count)
+    inputs = qwen_tokenizer()([text + "<|im_end|>"], return_tensors="pt")
+    kinds = (inputs["input_ids"] == qwen_tokenizer().convert_tokens_to_ids(IMAGE_PAD)).int()
+    assert int(kinds.sum()) == count
+    with torch.no_grad():
+        full = family.qwen()(
+            **{key: inputs[key] for key in ("input_ids", "attention_mask")},
+            **seen,
+            mm_token_type_ids=kinds,
+            output_hidden_states=True,
+        ).hidden_states[-1]
+    assert torch.equal(states.tokens_BLC, full[:, 55:]) and states.mask_BL is None
+    assert torch.equal(states.pooled_BC, ours.encode(["make it snow"]).pooled_BC)
+
+
+def test_images_of_a_batch_do_not_mix() -> None:
+    ours = encoder(image_processor=family.image_processor())
+    prompts, images = ["a cat in snow", "turn the long road into a river"], pictures((120, 64), (64, 64))
+    both = ours.encode_with_images(prompts, images)
+    assert both.mask_BL is not None
+    for i, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
+        alone = ours.encode_with_images([prompt], [image])
+        kept = both.tokens_BLC[i][both.mask_BL[i]]
+        torch.testing.assert_close(kept, alone.tokens_BLC[0], rtol=1e-4, atol=1e-5)
+
+
+def test_images_need_a_processor_and_clean_prompts() -> None:
+    (picture,) = pictures((64, 64))
+    with pytest.raises(WeightsError, match="preprocessor_config"):
+        encoder().encode_with_images(["a cat"], [picture])
+    ours = encoder(image_processor=family.image_processor())
+    with pytest.raises(RequestError, match="stands for the image"):
+        ours.encode_with_images([f"a {IMAGE_PAD} cat"], [picture])
+    with pytest.raises(RequestError, match="an image for each"):
+        ours.encode_with_images(["a cat"], [])
+    assert isinstance(ours, ImageTextEncoder)
