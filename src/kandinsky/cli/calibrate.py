@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,7 +42,13 @@ def calibrate(
     if card is not None and not card.is_file():
         raise RequestError(f"card `{card}` does not exist: the shipped ones lie in `{cards.HERE}`")
     width, height = (None, None) if size is None else parse_size(size)
-    request = {"width": width, "height": height, "seconds": seconds, "steps": steps, "guidance": guidance}
+    request: dict[str, Any] = {
+        "width": width,
+        "height": height,
+        "seconds": seconds,
+        "steps": steps,
+        "guidance": guidance,
+    }
     if image is not None:
         request["image"] = image
     texts = _prompts(None, prompts) if prompts is not None else None

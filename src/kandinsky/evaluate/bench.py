@@ -23,7 +23,16 @@ from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.evaluate.diffusers_side import DiffusersSide, Unavailable
 from kandinsky.evaluate.flops import dit_flops
 from kandinsky.evaluate.random_weights import random_pipeline
-from kandinsky.evaluate.timing import Timing, forget_peak, interleaved, matmul_rate, peak_bytes, peak_host_bytes, ratio
+from kandinsky.evaluate.timing import (
+    Timing,
+    clock,
+    forget_peak,
+    interleaved,
+    matmul_rate,
+    peak_bytes,
+    peak_host_bytes,
+    ratio,
+)
 from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.pipelines import sources
 from kandinsky.pipelines.generation import GenerationPipeline
@@ -73,12 +82,16 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All stages; ``matmul_rate`` is the measured FLOP/s of a large product in the same type on the same device."""
+    """All stages; ``matmul_rate`` is the measured FLOP/s of a large product in the same type on the same device.
+
+    clock: what the seconds are, see ``timing.clock``.
+    """
 
     model: str
     device: str
     dtype: str
     threads: int
+    clock: str
     repeats: int
     size: str
     steps: int
@@ -142,6 +155,7 @@ def bench(
         device=str(place),
         dtype=pipe.precision.name,
         threads=torch.get_num_threads(),
+        clock=clock(place)[1],
         repeats=repeats,
         size=f"{resolved.shape.width}x{resolved.shape.height}, {resolved.shape.frames} frames",
         steps=resolved.steps,
@@ -172,7 +186,7 @@ class _Work:
 
     def text(self) -> Stage:
         stage, self.states = self._stage(
-            "text", lambda: self.pipe.encode([self.resolved]), self.rival and self.rival.text, None
+            "text", lambda: self.pipe.encode([self.resolved]), self.rival.text if self.rival else None, None
         )
         return stage
 
@@ -185,7 +199,7 @@ class _Work:
         stage, self.latents = self._stage(
             "dit",
             lambda: self.pipe.sample(noise, text, negative, self.resolved),
-            rival and (lambda: rival.dit(noise, text, negative)),
+            (lambda: rival.dit(noise, text, negative)) if rival else None,
             flops,
         )
         return stage
@@ -194,7 +208,7 @@ class _Work:
         latents = self.pipe.noise([self.resolved]) if self.latents is None else self.latents
         rival = self.rival
         stage, self.frames = self._stage(
-            "vae", lambda: self.pipe.decode(latents), rival and (lambda: rival.vae(latents)), None
+            "vae", lambda: self.pipe.decode(latents), (lambda: rival.vae(latents)) if rival else None, None
         )
         return stage
 
@@ -262,7 +276,8 @@ class _Work:
 
 def table(report: Report) -> str:
     """The report for people."""
-    head = f"{report.model} on {report.device} in {report.dtype}, {report.threads} threads, {report.repeats} repeats"
+    how = f"{report.threads} threads, {report.repeats} repeats, {report.clock}"
+    head = f"{report.model} on {report.device} in {report.dtype}, {how}"
     rival = next((stage.against.name for stage in report.stages if stage.against), "")
     columns = f"{'stage':<8}{'median s':>10}{'spread s':>10}{'TFLOP/s':>9}{'of matmul':>11}{'peak GB':>9}"
     lines = [head, f"{report.size}, {report.steps} steps, guidance {report.guidance:g}"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import KandinskyError, RequestError
-from kandinsky.evaluate.timing import finish, interleaved, ratio
+from kandinsky.evaluate.timing import clock, finish, interleaved, ratio
 from kandinsky.pipelines.generation import GenerationPipeline
 from kandinsky.pipelines.loading import load
 from kandinsky.pipelines.request import Resolved
@@ -45,9 +45,10 @@ EXACT = Variation("exact")
 VARIATIONS = (
     Variation("cache=magcache", load={"cache": "magcache"}),
     Variation("cache=first-block", load={"cache": "first-block"}),
+    Variation("cache=first-block:threshold=0.2", load={"cache": "first-block:threshold=0.2"}),
     Variation("cache=taylor", load={"cache": "taylor"}),
     Variation("cache=taylor:order=0", load={"cache": "taylor:order=0"}),
-    Variation("cache=taylor:order=2", load={"cache": "taylor:order=2"}),
+    Variation("cache=taylor:interval=3", load={"cache": "taylor:interval=3"}),
     Variation("half the steps", request={"steps": 0.5}),
     Variation("nabla attention", sampling={"attention": {"type": "nabla", "P": 0.9, "wT": 11, "wH": 3, "wW": 3}}),
     Variation("offload=module", load={"offload": "module"}),
@@ -161,7 +162,8 @@ def measure(
     job = exact.jobs[0]
     setting = (
         f"{job.shape.width}x{job.shape.height}, {job.shape.frames} frames, {job.steps} steps, guidance "
-        f"{job.guidance:g}, {len(prompts)} prompts, {repeats} repeats, {torch.get_num_threads()} threads"
+        f"{job.guidance:g}, {len(prompts)} prompts, {repeats} repeats, {torch.get_num_threads()} threads, "
+        f"{clock(place)[1]}"
     )
     return Ledger(model, str(place), exact.pipe.precision.name, setting, tuple(lines))
 

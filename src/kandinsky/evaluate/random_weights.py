@@ -74,8 +74,8 @@ def changed(card: Card, changes: Mapping[str, Any]) -> Card:
         if not dot or part not in COMPONENTS:
             raise RequestError(f"`{name}` names no hyper-parameter: use `dit.…`, `text.…` or `vae.…`")
         component = card.component(part)
-        params = component.params | {key: value}
-        card = dataclasses.replace(card, **{part: dataclasses.replace(component, params=params)})
+        replaced: Any = {part: dataclasses.replace(component, params=component.params | {key: value})}
+        card = dataclasses.replace(card, **replaced)
     return card
 
 
