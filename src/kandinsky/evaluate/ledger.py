@@ -25,8 +25,6 @@ from kandinsky.types import Request
 
 PROMPTS = (
     "a panda waves on a blue background",
-    "a red heart on a white background",
-    "the face cries on a green background",
     "a rocket flies on a yellow background",
 )
 
@@ -140,7 +138,7 @@ def measure(
             reasons[variation.name] = f"{error}".strip().splitlines()[0] or type(error).__name__
     works = {name: (lambda run=run: run.sample(0)) for name, run in runs.items()}
     place = exact.pipe.placement.device("dit")
-    timings = interleaved(works, repeats=repeats, device=place, on_run=on_run)
+    timings = interleaved(works, repeats=repeats, device=place, warm=True, on_run=on_run)
     lines = []
     for variation in (EXACT, *variations):
         name = variation.name

@@ -29,7 +29,7 @@ STATUS = Path("/proc/self/status")
 class Timing:
     """Runs of one piece of work, after one that warmed up.
 
-    seconds: of each run, in order.   result: of the run that warmed up.
+    seconds: of each run, in order.   result: of the first run.
     peak_bytes: the most memory while it ran: of the accelerator, else of this process.
     """
 
@@ -52,21 +52,24 @@ def interleaved(
     *,
     repeats: int,
     device: torch.device,
+    warm: bool = False,
     on_run: Callable[[int, int], None] | None = None,
 ) -> dict[str, Timing]:
     """Run every work once to warm up, then ``repeats`` rounds of all, every other round backwards.
 
     Args:   device: where they run; waited for, and its memory counted.   on_run: told (done, total).
+            warm: all have run before, so that the first round counts already.
     Raises: RequestError for fewer than one round.
     """
     if repeats < 1:
         raise RequestError(f"`{repeats}` repeats measure nothing: use 1 or more")
     now, _ = clock(device)
-    total, done = len(works) * (repeats + 1), 0
+    rounds = range(1 if warm else 0, repeats + 1)
+    total, done = len(works) * len(rounds), 0
     seconds: dict[str, list[float]] = {name: [] for name in works}
     peaks = dict.fromkeys(works, 0)
     results: dict[str, Any] = {}
-    for number in range(repeats + 1):
+    for number in rounds:
         for name in sorted(works, key=list(works).index, reverse=number % 2 == 1):
             forget_peak(device)
             finish(device)
@@ -77,8 +80,7 @@ def interleaved(
             peaks[name] = max(peaks[name], peak_bytes(device))
             if number:
                 seconds[name].append(taken)
-            else:
-                results[name] = result
+            results.setdefault(name, result)
             del result
             done += 1
             if on_run:
