@@ -269,7 +269,7 @@ class _Work:
 
         def states() -> TextStates:
             tokens = torch.randn(1, TEXT_TOKENS, params["in_text_dim"], generator=generator)
-            return TextStates(tokens, torch.randn(1, params["in_text_dim2"], generator=generator))
+            return TextStates(tokens, torch.randn(1, params.get("in_text_dim2", 1), generator=generator))
 
         return states(), states() if Guidance(self.resolved.guidance).is_on else None
 

@@ -20,7 +20,7 @@ from torch import nn
 from kandinsky.cards import Card, Component
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.pipelines.generation import GenerationPipeline
-from kandinsky.pipelines.loading import COMPONENTS, ENCODERS, NETWORKS, places_for
+from kandinsky.pipelines.loading import COMPONENTS, ENCODERS, NETWORKS, Encoder, places_for
 from kandinsky.runtime.placement import Placement, Precision
 from kandinsky.text.templates import TEMPLATES
 from kandinsky.weights.locate import locate_parts
@@ -60,11 +60,15 @@ def random_pipeline(
             builders[part] = partial(random_qwen_clip, sizes, component, places[part], precision.compute)
         elif encoder := ENCODERS.get(component.kind):
             # encoders that ship with the package, vocabulary and all, need no stand-in
-            builders[part] = partial(encoder.read, component, locate_parts(component, model=card.id), precision)
+            builders[part] = partial(_as_it_is, encoder, component, card.id, precision)
         else:
             raise BackendError(f"component `{component.kind}` cannot be made with random weights")
     placement = Placement(builders, device=places["dit"], places=places, offload=offload)
     return GenerationPipeline(card, placement, precision, attention=attention, name=f"{card.id} (random weights)")
+
+
+def _as_it_is(encoder: Encoder, component: Component, model: str, precision: Precision) -> Any:
+    return encoder.read(component, locate_parts(component, model=model), precision)
 
 
 def changed(card: Card, changes: Mapping[str, Any]) -> Card:
