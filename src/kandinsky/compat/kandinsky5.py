@@ -380,15 +380,21 @@ def _open(task: str, device_map: DeviceMap, files: _Files, options: _Options) ->
         name = card.id
 
     from kandinsky.diffusion.caching import MagCache
+    from kandinsky.ops.attention import AttentionSpec, require
     from kandinsky.pipelines import loading
 
     devices = loading.places_for(places)
+    engine = options.attention_engine
+    if AttentionSpec.from_dict(card.sampling.attention).type == "nabla" and engine != "auto":
+        # officially, too, an engine must be there, and does dense attention only
+        require(engine, devices["dit"].type)
+        engine = "auto"
     return loading.build(
         _official_card(card, options.text_token_padding),
         root=root,
         places=devices,
         offload="module" if options.offload else "none",
-        attention=options.attention_engine,
+        attention=engine,
         cache=MagCache() if options.magcache else None,
         name=name,
         # The official generator lives on the device, which decides what a seed means.

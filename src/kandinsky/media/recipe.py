@@ -124,6 +124,8 @@ def command(recipe: Mapping[str, Any]) -> str:
         words += ["--quantize", ",".join(f"{part}={scheme}" for part, scheme in quantize.items())]
     if tiling := recipe.get("tiling"):
         words += ["--tiling", tiling]
+    if attention := recipe.get("attention"):
+        words += ["--attention", str(attention)]
     if cache := caching.option_of(recipe):
         words += ["--cache", cache]
     for lora in recipe.get("lora") or ():

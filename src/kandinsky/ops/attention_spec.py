@@ -78,7 +78,8 @@ class AttentionSpec:
             changes["backend"] = word
         else:
             raise BackendError(
-                f"attention `{word}` is not available: use a type, {_quoted(TYPES)}, or a backend, {_quoted(BACKENDS)}"
+                f"attention `{word}` is not available: use a type, {_quoted(TYPES)}, or a backend, "
+                f"{_quoted(BACKENDS[1:])}"
             )
         for entry in filter(None, rest.split(",")):
             key, _, text = entry.partition("=")

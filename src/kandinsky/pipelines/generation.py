@@ -33,6 +33,8 @@ from kandinsky.errors import BackendError, RequestError
 from kandinsky.media import recipe
 from kandinsky.nets.vae.protocol import decode_pieces
 from kandinsky.ops.attention import AttentionSpec
+from kandinsky.ops.nabla import KeptBlocks
+from kandinsky.pipelines.attention import attention_for
 from kandinsky.pipelines.conditioning import condition
 from kandinsky.pipelines.denoisers import Shared, denoiser
 from kandinsky.pipelines.latents import read_latent, write_latent
@@ -59,7 +61,7 @@ class GenerationPipeline(LoraMethods):
     """One model, ready to be asked.
 
     Args: card: the model.   placement: holds `text`, `dit` and `vae`.   precision: types it runs in.
-          attention: backend of the visual self attention; its kind stands in the card.
+          attention: of the visual self attention, as in ``AttentionSpec.chosen``; `auto` is the card's.
           name: what ``load`` finds the model by.   revision: of the weights.
           noise_device: device of the noise generator. None = the processor, so that a seed means the same clip on every
           machine; the official code draws on its CUDA device, and the official call keeps that.
@@ -161,6 +163,8 @@ class GenerationPipeline(LoraMethods):
         Raises: RequestError where the requests differ in size, length, steps, guidance or shift.
         """
         first = _common(batch)
+        self.attention_of(first)  # refuses what cannot run, before anything is loaded
+        kept = KeptBlocks()
         images = self.encode_images(batch)
         with ExitStack() as held:
             if any(one.expand for one in batch):
@@ -176,9 +180,10 @@ class GenerationPipeline(LoraMethods):
             image_BTHWC=images,
             fresh_NBTHWC=self.fresh_noise(batch),
             cache=cache,
+            kept=kept,
             on_step=on_step,
         )
-        recipes = [self.recipe(one, cache.report(i) if cache else None) for i, one in enumerate(batch)]
+        recipes = [self.recipe(one, cache.report(i) if cache else None, kept.mean(i)) for i, one in enumerate(batch)]
         for path, one, latent in zip(keep_latents, recipes, latents, strict=True) if keep_latents else ():
             write_latent(path, latent, one)
         frames = self.decode(latents)
@@ -199,8 +204,14 @@ class GenerationPipeline(LoraMethods):
         return Video(frames, fps=float(latent.recipe["fps"]), seed=int(latent.recipe["seed"]), recipe=latent.recipe)
 
     def resolve(self, request: Request) -> Resolved:
-        """Hold a request against the card. Raises: RequestError."""
-        return resolve(request if request.cache is not None else request.with_values(cache=self.cache), self.card)
+        """Hold a request against the card. Raises: RequestError; BackendError for attention that is not there."""
+        resolved = resolve(request if request.cache is not None else request.with_values(cache=self.cache), self.card)
+        self.attention_of(resolved)
+        return resolved
+
+    def attention_of(self, resolved: Resolved) -> AttentionSpec:
+        """The visual self attention of a request. Raises: BackendError where it cannot run on this device."""
+        return attention_for(self.card, resolved.sampling, self.attention, self.placement.device("dit").type)
 
     def expand(self, batch: Sequence[Resolved]) -> list[Resolved]:
         """The requests with their prompts written out at length, those that ask for it; each with its own seed."""
@@ -278,19 +289,21 @@ class GenerationPipeline(LoraMethods):
         image_BTHWC: Tensor | None = None,
         fresh_NBTHWC: Tensor | None = None,
         cache: Branches | None = None,
+        kept: KeptBlocks | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Latents [B, T, H, W, C], float32, from noise, text states and the latents of images.
 
-        ``resolved`` gives steps, shift, guidance and the card's values; ``fresh_NBTHWC`` is of ``fresh_noise``.
+        ``resolved`` gives steps, shift, guidance and the card's values; ``fresh_NBTHWC`` is of ``fresh_noise``;
+        ``kept`` is told what block-sparse attention keeps.
         Raises: Cancelled when ``on_step`` returns False; RequestError where a sampler lacks its fresh noise.
         """
         device = self.placement.device("dit")
         noise_BTHWC = noise_BTHWC.to(device, self.precision.islands)
         sampling = resolved.sampling
         condition_BTHWC, pin = condition(self.card.task, sampling.condition, noise_BTHWC, image_BTHWC)
-        attention = dataclasses.replace(AttentionSpec.from_dict(sampling.attention), backend=self.attention)
-        rules, shared = sampler(sampling.sampler), Shared(sampling.rope_scale, attention, condition_BTHWC)
+        rules = sampler(sampling.sampler)
+        shared = Shared(sampling.rope_scale, self.attention_of(resolved), condition_BTHWC, kept=kept)
         times = rules.times(resolved.steps, resolved.shift)
         step = rules.step(times, resolved.shift, fresh_NBTHWC)
         cache = cache or self.start_cache(resolved)
@@ -328,9 +341,19 @@ class GenerationPipeline(LoraMethods):
                     frames = to_bytes(piece[0]).cpu().numpy()
                 yield frames
 
-    def recipe(self, resolved: Resolved, cache: dict[str, Any] | None = None) -> dict[str, object]:
-        """What makes this result again, as stored in the file. ``cache``: the step cache's report."""
+    def recipe(
+        self, resolved: Resolved, cache: dict[str, Any] | None = None, kept: float | None = None
+    ) -> dict[str, object]:
+        """What makes this result again, as stored in the file.
+
+        Args: cache: the step cache's report.   kept: share of the blocks that block-sparse attention computed.
+        """
         settings = resolved.settings() | {"model": self.name} | ({"cache": cache} if cache else {}) | self.settings
+        attention = self.attention_of(resolved)
+        if attention.type == "nabla" or attention != AttentionSpec.from_dict(resolved.sampling.attention):
+            settings["attention"] = str(attention)
+        if kept is not None:
+            settings["kept_blocks"] = round(kept, 4)
         if loras := self.adapters.recipe():
             settings["lora"] = loras
         if self.noise_device is not None and self.noise_device.type != "cpu":
