@@ -22,6 +22,8 @@ class KandinskyError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")  # Python shows it below the message
 
 
 class RequestError(KandinskyError, ValueError):

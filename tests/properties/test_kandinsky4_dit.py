@@ -180,7 +180,7 @@ def test_nothing_else_may_be_left_out(tmp_path: Path) -> None:
 
 def test_blocks_go_through_a_runner() -> None:
     dit = net()
-    x, times, text = inputs([2])
+    x, _, text = inputs([2])
     seen = []
 
     def runner(tokens: Tensor, count: int, run):  # type: ignore[no-untyped-def]

@@ -36,7 +36,10 @@ class NotBuilt(Exception):  # noqa: N818 - a verdict, not a failure
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One recorded run. ``tolerance``: |a − b| ≤ atol + rtol·|b|; booleans must be equal."""
+    """One recorded run. ``tolerance``: |a − b| ≤ atol + rtol·|b|; booleans must be equal.
+
+    mean_abs: what the mean of |a − b| of an output must not exceed besides, where the case says so.
+    """
 
     folder: Path
     component: str
@@ -45,6 +48,7 @@ class Case:
     dtype: torch.dtype
     rtol: float
     atol: float
+    mean_abs: float | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Case:
@@ -62,6 +66,7 @@ class Case:
                 dtype,
                 float(tolerance["rtol"]),
                 float(tolerance["atol"]),
+                float(tolerance["mean_abs"]) if "mean_abs" in tolerance else None,
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestError(f"`{file}` is no conformance case: {error!r}") from error
@@ -124,12 +129,19 @@ def find(path: Path) -> list[Path]:
     raise RequestError(f"`{path}` {what}: give a folder with a `case.json`, or any folder above such folders")
 
 
-def compare(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], *, rtol: float, atol: float) -> dict[str, Any]:
+def compare(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], *, rtol: float, atol: float, mean_abs: float | None = None
+) -> dict[str, Any]:
     """Compare every required output; returns the fields of a ``Result`` for the one that is furthest off."""
     worst: dict[str, Any] = {"status": Status.FAIL, "reason": "the case records no output"}
     excess = -1.0
     for name, expected in theirs.items():
         fields, over = _compare_one(name, ours.get(name), expected, rtol, atol)
+        if mean_abs is not None and over <= 1.0 and expected.is_floating_point() and expected.numel():
+            mean = float((ours[name].double() - expected.double()).abs().mean())
+            if mean > mean_abs:
+                over = 1.0 + mean / mean_abs
+                fields |= {"status": Status.FAIL, "reason": f"mean distance {mean:.3g}, allowed {mean_abs:g}"}
         if over > excess:
             worst, excess = fields, over
     return worst

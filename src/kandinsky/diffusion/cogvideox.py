@@ -77,8 +77,8 @@ class CogVideoXSchedule:
         """Falling times of a run, float32 [steps + 1], from 1 to 0; "trailing", so that the first is pure noise.
 
         Raises: RequestError for steps below 1 or above 1000.
-        Quirk:  where a level lies between two whole numbers (48 steps: 937.5), the rounding errors of NumPy's ``arange``
-                decide, so they are made here too.
+        Quirk:  where a level lies between two whole numbers (48 steps: 937.5), the rounding errors of NumPy's
+                ``arange`` decide, so they are made here too.
         """
         if not 1 <= steps <= LEVELS:
             raise RequestError(f"steps `{steps}` are not possible: use 1 to {LEVELS}")
