@@ -25,6 +25,7 @@ def test_repositories_name_cards(card: cards.Card) -> None:
     name = sources.diffusers_repository(card)
     twin = sources.find(name).card
     assert twin.id == card.id and twin.sampling == card.sampling and twin.classes == card.classes
+    assert (twin.dit.bytes, twin.text.bytes, twin.vae.bytes) == (card.dit.bytes, card.text.bytes, card.vae.bytes)
     assert {part.repo for part in (*twin.dit.parts, *twin.text.parts, *twin.vae.parts)} == {name}
     assert [part.name for part in twin.text.parts] == ["qwen", "clip", "qwen_tokenizer", "clip_tokenizer"]
 

@@ -203,6 +203,17 @@ def test_what_may_be_refused_is_asked_for_first(kandinsky: Run, hub: Hub, cards_
     assert "token" in kandinsky("plan", "-m", "gated", "--device", "cpu").stdout
 
 
+def test_a_model_is_fetched_by_its_repository_too(kandinsky: Run, hub: Hub) -> None:
+    twin = f"{DIT}-Diffusers"
+    folders = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    hub.repos[twin] = {f"{folder}/config.json": folder.encode() for folder in folders}
+    hub.repos[twin] |= {"scheduler/scheduler_config.json": b"{}", "README.md": b"words"}
+    assert kandinsky("download", DIT, "--quiet").returncode == 0
+    assert hub.fetched(DIT) == LISTED[DIT] and hub.fetched(QWEN)
+    assert kandinsky("download", twin, "--quiet").returncode == 0
+    assert sorted(hub.fetched(twin)) == sorted(f"{folder}/config.json" for folder in folders)
+
+
 def test_copies_for_other_frameworks_stay_where_they_are(kandinsky: Run, hub: Hub) -> None:
     hub.repos[VAE] |= {"vae/w.bin": b"pickle", "vae/tf_model.h5": b"tf", "vae/readme.md": b"words"}
     assert kandinsky("download", "tiny", "--quiet").returncode == 0

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def download(
     ids: Annotated[
         list[str],
-        typer.Argument(metavar="ID...", help="Catalogue ids, see `kandinsky models`; LoRA repositories, OWNER/NAME."),
+        typer.Argument(
+            metavar="ID...",
+            help="Catalogue ids, see `kandinsky models`; OWNER/NAME of a model's repository, or of a LoRA.",
+        ),
     ],
     folder: Annotated[
         Path | None,
@@ -28,12 +31,14 @@ def download(
 ) -> None:
     """Fetch what models need: only the files their cards list, resumed where a transfer broke, verified by hash."""
     from kandinsky.cli.main import say
+    from kandinsky.pipelines import sources
     from kandinsky.runtime.plan import gigabytes
     from kandinsky.weights.locate import card_bytes
 
-    # A catalogue id has no slash; what has one is the repository of a LoRA.
-    wanted = [cards.find(name) for name in ids if "/" not in name]
-    loras = [name for name in ids if "/" in name]
+    # A catalogue id has no slash; what has one and is no model's repository is that of a LoRA.
+    models = {name: sources.from_repository(name) if "/" in name else cards.find(name) for name in ids}
+    wanted = [card for card in models.values() if card is not None]
+    loras = [name for name, card in models.items() if card is None]
     # A card has many files and shares some with others: each is named once.
     if not loras and all(
         part.repo == "package"

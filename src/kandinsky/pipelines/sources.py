@@ -120,21 +120,24 @@ def diffusers_repository(card: Card) -> str:
 
 def in_diffusers_layout(card: Card, repo: str) -> Card:
     """The same model with its files in the Diffusers layout of one repository or local folder (an absolute path)."""
+    is_here = repo.startswith("/")  # then the files themselves tell their size
 
-    def part(folder: str, name: str = "") -> Part:
-        return Part(repo=repo, files=(f"{folder}/",), name=name, local=f"{folder}/")
+    def part(folder: str, name: str = "", like: Part | None = None) -> Part:
+        known: dict[str, Any] = {} if is_here or like is None else {"bytes": like.bytes, "dtype": like.dtype}
+        return Part(repo=repo, files=(f"{folder}/",), name=name, local=f"{folder}/", **known)
 
+    encoders = {entry.name: entry for entry in card.text.parts}
     text = (
-        part("text_encoder", "qwen"),
-        part("text_encoder_2", "clip"),
+        part("text_encoder", "qwen", encoders.get("qwen")),
+        part("text_encoder_2", "clip", encoders.get("clip")),
         part("tokenizer", "qwen_tokenizer"),
         part("tokenizer_2", "clip_tokenizer"),
     )
     return dataclasses.replace(
         card,
-        dit=dataclasses.replace(card.dit, parts=(part("transformer"),)),
+        dit=dataclasses.replace(card.dit, parts=(part("transformer", like=card.dit.parts[0]),)),
         text=dataclasses.replace(card.text, parts=text),
-        vae=dataclasses.replace(card.vae, parts=(part("vae"),)),
+        vae=dataclasses.replace(card.vae, parts=(part("vae", like=card.vae.parts[0]),)),
     )
 
 
