@@ -72,12 +72,38 @@ def test_plan_figures() -> None:
 def test_plan_chooses_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     from kandinsky.runtime import devices
 
-    for free_gb, offload, fits in ((1000, "none", True), (45, "module", True), (8, "module", False)):
+    for free_gb, offload, fits in (
+        (1000, "none", True),
+        (45, "module", True),
+        (12, "block", True),
+        (2, "block", False),
+    ):
         monkeypatch.setattr(devices, "host_memory", lambda free=free_gb: (free * 10**9, free * 10**9))
         plan = kandinsky.plan(LITE, device="cpu", dtype="float32")
         assert (plan.offload, plan.fits) == (offload, fits), plan.why
+    assert "smaller size" in plan.advice
     monkeypatch.setattr(devices, "host_memory", lambda: None)
     assert kandinsky.plan(LITE, device="cpu").fits is None
+
+
+def test_plan_for_a_card_that_is_not_here(call: Call) -> None:
+    """The aims: Lite of 5 seconds within 8 GB, Pro in SD within 16 GB."""
+    for model, memory in ((LITE, "8GB"), ("kandinsky5-pro-t2v-sft-5s", "16 GB")):
+        plan = kandinsky.plan(model, memory=memory)
+        assert (plan.offload, plan.fits, plan.dtype) == ("block", True, "bfloat16"), plan.why
+        assert plan.placements["none"] > plan.placements["module"] > plan.placements["block"]
+        assert plan.peak_device_bytes == plan.placements["block"]
+    exact = kandinsky.plan(LITE, memory="24GB", offload="module")
+    small = kandinsky.plan(LITE, memory="24GB", offload="module", quantize="dit=int8,text=int8")
+    ratio = small.components["dit"].weights / exact.components["dit"].weights
+    assert 0.5 < ratio < 0.65, "all but modulation and embeddings has one byte instead of two"
+    assert small.components["vae"] == exact.components["vae"] and small.quantize == {"dit": "int8", "text": "int8"}
+    tight = kandinsky.plan(LITE, memory="13GB", offload="module")
+    assert tight.fits is False and tight.advice == "try --offload block"
+    said = call("plan", "-m", LITE, "--memory", "13GB", "--offload", "module").out
+    assert "try --offload block" in said and "needs    none" in said
+    with pytest.raises(RequestError, match="memory `much` is no amount"):
+        kandinsky.plan(LITE, memory="much")
 
 
 def test_plan_refuses_as_a_generation_would() -> None:

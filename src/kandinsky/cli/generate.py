@@ -122,7 +122,7 @@ def generate(
         from kandinsky.pipelines.plan import plan_resolved
 
         show_plan(
-            plan_resolved(jobs[0], root=source.root, device=device, dtype=dtype, offload=offload),
+            plan_resolved(jobs[0], root=source.root, device=device, dtype=dtype, offload=offload, quantize=quantize),
             as_json=as_json,
             clips=len(jobs),
         )

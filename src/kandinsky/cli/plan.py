@@ -23,7 +23,13 @@ def plan(
     guidance: Annotated[float | None, typer.Option("--guidance", help="1 is off and halves the time.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; the best there is.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
-    offload: Annotated[str | None, typer.Option("--offload", help="none or module; what fits.")] = None,
+    offload: Annotated[str | None, typer.Option("--offload", help="none, module or block; what fits.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", help="int8 or fp8 for the transformer, or dit=int8,text=int8.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Plan for a card of that size, such as 12GB, not for this machine.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say what a generation needs: gigabytes to fetch, peak memory, time, placement. Fetches and loads nothing."""
@@ -41,6 +47,8 @@ def plan(
         device=device,
         dtype=dtype,
         offload=offload,
+        quantize=quantize,
+        memory=memory,
     )
     show_plan(made, as_json=as_json)
 
@@ -65,9 +73,13 @@ def show_plan(made: Plan, *, as_json: bool, clips: int = 1) -> None:
         print("download   nothing: all files are on this machine")
     on = f"{gigabytes(made.peak_device_bytes)} on {made.device}, " if made.peak_device_bytes else ""
     print(f"memory     {on}{gigabytes(made.peak_host_bytes)} on the host at the peak (estimate)")
+    for name, need in made.components.items():
+        scheme = f" in {made.quantize[name]}" if name in made.quantize else ""
+        print(f"  {name:<9}{gigabytes(need.weights)} of weights{scheme}, {gigabytes(need.work)} of work")
+    print("  needs    " + ", ".join(f"{name} {gigabytes(size)}" for name, size in made.placements.items()))
     print(f"placement  {made.device}, {made.dtype}, offload {made.offload}: {made.why}")
     if made.fits is False:
-        print("           it will not fit: take a smaller size, fewer seconds or another device")
+        print(f"           {made.advice}")
     time = made.seconds * clips
     print(f"time       {made.time_class}: about {_duration(time)} for {made.passes * clips} passes (estimate)")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from kandinsky.pipelines import sources
 from kandinsky.pipelines.request import Resolved, resolve
-from kandinsky.runtime.plan import Plan, plan_clip
+from kandinsky.runtime.plan import Plan, parse_memory, plan_clip
+from kandinsky.runtime.quantise import parse
 from kandinsky.types import Request
 
 
@@ -21,16 +23,20 @@ def plan(
     device: str | None = None,
     dtype: str | None = None,
     offload: str | None = None,
+    quantize: str | Mapping[str, str] | None = None,
+    memory: str | None = None,
 ) -> Plan:
     """What one clip of a model needs; no prompt and no image is needed, since they change nothing here.
 
     Args:    as for a generation; None = the card's default, and for ``offload`` the placement that fits.
+             memory: `12GB`: plan for a card of that size instead of this machine's.
     Raises:  RequestError or BackendError as a generation would.
     """
     request = Request(model, "any", seconds=seconds, width=width, height=height, steps=steps, guidance=guidance, seed=0)
     source = sources.find(model)
     resolved = resolve(request, source.card, needs_image=False)
-    return plan_resolved(resolved, root=source.root, device=device, dtype=dtype, offload=offload)
+    return plan_resolved(resolved, root=source.root, device=device, dtype=dtype, offload=offload, quantize=quantize,
+                         memory=memory)  # fmt: skip
 
 
 def plan_resolved(
@@ -40,6 +46,8 @@ def plan_resolved(
     device: str | None = None,
     dtype: str | None = None,
     offload: str | None = None,
+    quantize: str | Mapping[str, str] | None = None,
+    memory: str | None = None,
 ) -> Plan:
     """The plan of a request that was already held against its card; ``root`` as in ``sources.Source``."""
     return plan_clip(
@@ -52,4 +60,6 @@ def plan_resolved(
         device=device,
         dtype=dtype,
         offload=offload,
+        quantize=parse(quantize),
+        memory=None if memory is None else parse_memory(memory),
     )

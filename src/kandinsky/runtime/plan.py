@@ -8,6 +8,8 @@ Legend: S visual tokens of one clip, D width, F hidden width.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,19 @@ from typing import Any
 from kandinsky.cards import Card, Component, Part
 from kandinsky.errors import RequestError
 from kandinsky.runtime import devices
+from kandinsky.runtime.quantise import SCHEMES
 from kandinsky.types import LatentShape, VideoShape
 from kandinsky.weights.locate import card_bytes, missing_parts, part_bytes
 
 OFFLOADS = ("none", "module", "block")
+OTHER_CARD = "cuda"  # what a card is taken for whose memory alone is given
 PROCESS_BYTES = 500_000_000  # Python with torch and its libraries
 TILE_FRAMES = 17  # of the official tiling of the HunyuanVideo autoencoder
+# Decoding layer by layer (nets/vae/layered.py): numbers of a chunk, and the bytes that are kept on the device.
+LAYER_CHUNK, LAYER_KEPT = 2**26, 2**31
+# Share of a text encoder's weights in blocks, and the share of one block; Qwen2.5-VL's: 60 blocks, and two vocabularies
+# of 152,064 words outside them.
+_TEXT_BLOCKS, _TEXT_BLOCK = 0.86, 0.028
 # Sustained matrix-product rates, FLOP/s: what a core with AVX-512 was measured to reach in this library's training
 # (82 GFLOP/s in float32, 204 in bfloat16); and what the published 139 s for 5 s of T2V Lite mean for an H100.
 _CORE_RATE = {"float32": 80e9, "bfloat16": 200e9, "float16": 80e9}
@@ -28,6 +37,17 @@ _GPU_RATE = {"float32": 40e12, "bfloat16": 500e12, "float16": 500e12}
 _MPS_RATE = {"float32": 5e12, "bfloat16": 8e12, "float16": 8e12}
 _RESERVE = 0.9  # share of free memory that may be planned for
 _TIMES = ((60, "seconds"), (600, "minutes"), (3600, "tens of minutes"), (86400, "hours"))
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one network takes. weights: on its device, whole.   blocks: of those, what is on it at once when its blocks
+    are moved one by one.   work: activations at their peak.   block_work: the same under offload `block`."""
+
+    weights: int
+    blocks: int
+    work: int
+    block_work: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +60,8 @@ class Plan:
     seconds:           estimated time of sampling.   time_class: the same in words.
     offload:           placement: `none` keeps all on the device, `module` one component at a time.
     fits:              whether free memory suffices; None where it cannot be told.   why: the reason for the placement.
+    components:        for `dit`, `text` and `vae` the bytes of ``Need``.   placements: device bytes of each placement.
+    quantize:          schemes asked for, by component.   advice: what to try where nothing fits; empty otherwise.
     """
 
     model: str
@@ -59,8 +81,19 @@ class Plan:
     time_class: str
     fits: bool | None
     why: str
+    components: dict[str, Need]
+    placements: dict[str, int]
+    quantize: dict[str, str]
+    advice: str = ""
     missing: tuple[str, ...] = ()
-    estimates: tuple[str, ...] = ("peak_device_bytes", "peak_host_bytes", "seconds", "time_class")
+    estimates: tuple[str, ...] = (
+        "peak_device_bytes",
+        "peak_host_bytes",
+        "seconds",
+        "time_class",
+        "components",
+        "placements",
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -84,43 +117,40 @@ def plan_clip(
     device: str | None = None,
     dtype: str | None = None,
     offload: str | None = None,
+    quantize: Mapping[str, str] | None = None,
+    memory: int | None = None,
 ) -> Plan:
     """What one clip needs; nothing is fetched or loaded. ``pipelines.plan.plan`` starts from a request.
 
     Args:   root: an official `weights/` folder the files lie in.   device, dtype: None = the best there is.
-            offload: None = the placement that fits.
+            offload: None = the placement that fits.   quantize: schemes by component.
+            memory: plan for a card of so many bytes, which need not be in this machine.
     Raises: RequestError or BackendError for a device, type or placement that is not there.
     """
-    device = devices.choose_device(device)
+    device = devices.choose_device(device) if memory is None else device or OTHER_CARD
     dtype = devices.choose_dtype(dtype, device)
     if offload is not None:
         check_offload(offload)
-    width = devices.dtype_bytes(dtype)
-    weights = {
-        "dit": card.parameters * width,
-        "text": _loaded_bytes(card.text, width),
-        "vae": _loaded_bytes(card.vae, width),
-    }
+    quantize = dict(quantize or {})
     tokens = _tokens(card, latent)
-    work = {
-        "dit": _denoiser_bytes(card, tokens, width),
-        "text": weights["text"] // 20,
-        "vae": _decoder_bytes(card, shape, width),
-    }
-    need = {
-        "none": sum(weights.values()) + max(work.values()),
-        "module": max(weights[name] + work[name] for name in weights),
-    }
+    needs = _needs(card, shape, tokens, devices.dtype_bytes(dtype), quantize)
+    need = _by_placement(needs)
     on_host = device == "cpu"
-    free = devices.host_memory() if on_host else devices.device_memory(device)
-    chosen, why = _placement(need, None if free is None else int(free[0] * _RESERVE), offload, device)
+    free = (memory, memory) if memory is not None else None
+    if free is None:
+        free = devices.host_memory() if on_host else devices.device_memory(device)
+    room = None if free is None else int(free[0] * _RESERVE)
+    chosen, why = _placement(need, room, offload, device)
+    fits = None if room is None else need[chosen] <= room
+    advice = _advice(card, shape, tokens, dtype, chosen, room, quantize) if fits is False else ""
     seconds = _flops(card, tokens, passes) / _rate(device, dtype)
     missing = missing_parts(card, root=root)
     peak_host = PROCESS_BYTES + 3 * shape.frames * shape.height * shape.width  # the finished frames, always
     if on_host:
         peak_host += need[chosen]
     else:  # what is put away stays on the host; without that, each network passes through it once
-        peak_host += sum(weights.values()) if chosen == "module" else max(weights.values())
+        weights = [one.weights for one in needs.values()]
+        peak_host += max(weights) if chosen == "none" else sum(weights)
     return Plan(
         model=card.id,
         size=f"{shape.width}x{shape.height}",
@@ -137,10 +167,23 @@ def plan_clip(
         passes=passes,
         seconds=seconds,
         time_class=next((name for limit, name in _TIMES if seconds < limit), "days"),
-        fits=None if free is None else need[chosen] <= free[0] * _RESERVE,
+        fits=fits,
         why=why,
+        components=needs,
+        placements=need,
+        quantize=quantize,
+        advice=advice,
         missing=tuple(_named(part) for part in missing),
     )
+
+
+def parse_memory(text: str) -> int:
+    """`12GB`, `12`, `11.5 GiB` in bytes; a bare number counts gigabytes. Raises: RequestError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(gb|gib|g|mb|mib|m)?\s*", text.lower())
+    if found is None or float(found[1]) == 0:
+        raise RequestError(f"memory `{text}` is no amount: write it as `12GB` or `11.5GiB`")
+    unit = {"g": 10**9, "gb": 10**9, "gib": 2**30, "m": 10**6, "mb": 10**6, "mib": 2**20}[found[2] or "gb"]
+    return int(float(found[1]) * unit)
 
 
 def _placement(need: dict[str, int], room: int | None, asked: str | None, device: str) -> tuple[str, str]:
@@ -149,12 +192,78 @@ def _placement(need: dict[str, int], room: int | None, asked: str | None, device
     if room is None:
         return "none", f"the free memory of `{device}` cannot be told"
     free = f"{gigabytes(room)} of `{device}` may be used"
+    together, alone, block = (gigabytes(need[name]) for name in OFFLOADS)
     if need["none"] <= room:
-        return "none", f"all networks together need {gigabytes(need['none'])}, and {free}"
+        return "none", f"all networks together need {together}, and {free}"
     if need["module"] <= room:
-        together, alone = gigabytes(need["none"]), gigabytes(need["module"])
         return "module", f"all networks together need {together}, one at a time {alone}, and {free}"
-    return "module", f"even one network at a time needs {gigabytes(need['module'])}, and only {free}"
+    if need["block"] <= room:
+        return "block", f"one network at a time needs {alone}, block by block {block}, and {free}"
+    return "block", f"even block by block {block} are needed, and only {free}"
+
+
+def _by_placement(needs: Mapping[str, Need]) -> dict[str, int]:
+    """Bytes on the device under each placement."""
+    return {
+        "none": sum(one.weights for one in needs.values()) + max(one.work for one in needs.values()),
+        "module": max(one.weights + one.work for one in needs.values()),
+        "block": max(one.blocks + one.block_work for one in needs.values()),
+    }
+
+
+def _advice(
+    card: Card,
+    shape: VideoShape,
+    tokens: int,
+    dtype: str,
+    chosen: str,
+    room: int | None,
+    quantize: Mapping[str, str],
+) -> str:
+    """The first step down that fits: a further placement, then int8 weights, then a smaller clip."""
+    width = devices.dtype_bytes(dtype)
+    for schemes in (dict(quantize), {"dit": "int8"}, {"dit": "int8", "text": "int8"}):
+        need = _by_placement(_needs(card, shape, tokens, width, schemes))
+        for offload in OFFLOADS[OFFLOADS.index(chosen) :]:
+            if room is not None and need[offload] <= room:
+                given = ",".join(f"{part}={scheme}" for part, scheme in schemes.items())
+                return f"try --offload {offload}" + (f" --quantize {given}" if given else "")
+    return "it will not fit: take a smaller size, fewer seconds or another device"
+
+
+def _needs(card: Card, shape: VideoShape, tokens: int, width: int, quantize: Mapping[str, str]) -> dict[str, Need]:
+    """What each network takes, from the card alone. ``width``: bytes of a number of the compute type."""
+    in_blocks, one_block, products = _dit_blocks(card)
+    saved = 1 - SCHEMES[quantize["dit"]].weight_bytes / width if "dit" in quantize else 0.0
+    # blocks are nearly equal: each gets its share of what quantised products save
+    kept = 1 - saved * products / in_blocks
+    dit = int(width * (card.parameters - saved * products))
+    dit_resident = int(width * (card.parameters - in_blocks + 2 * one_block * kept))
+    text = _loaded_bytes(card.text, width)
+    vae = _loaded_bytes(card.vae, width)
+    if "text" in quantize:
+        text = int(text * (1 - _TEXT_BLOCKS * (1 - SCHEMES[quantize["text"]].weight_bytes / width)))
+    work, text_work = _denoiser_bytes(card, tokens, width), text // 20
+    resident = int(text * (1 - _TEXT_BLOCKS + 2 * _TEXT_BLOCK))
+    return {
+        "dit": Need(dit, dit_resident, work, work),
+        "text": Need(text, resident, text_work, text_work),
+        "vae": Need(vae, vae, _decoder_bytes(card, shape, width), _layered_bytes(card, shape, width)),
+    }
+
+
+def _dit_blocks(card: Card) -> tuple[int, int, int]:
+    """Weights in all blocks, in the largest block, and in the products that can be quantised (Kandinsky 5's blocks)."""
+    params = card.dit.params
+    D, F, E = params.get("model_dim", 1792), params.get("ff_dim", 7168), params.get("time_dim", 512)
+    num_visual, num_text = params.get("num_visual_blocks", 32), params.get("num_text_blocks", 2)
+    visual, text = 8 * D * D + 2 * D * F, 4 * D * D + 2 * D * F
+    products = num_visual * visual + num_text * text
+    in_blocks = products + (num_visual * 9 + num_text * 6) * D * (E + 1)
+    if in_blocks > card.parameters:  # blocks of another make: the usual shares
+        in_blocks, products = int(0.9 * card.parameters), int(0.8 * card.parameters)
+        return in_blocks, in_blocks // max(1, num_visual), products
+    return in_blocks, visual + 9 * D * (E + 1), products
 
 
 def _named(part: Part) -> str:
@@ -188,6 +297,15 @@ def _decoder_bytes(card: Card, shape: VideoShape, width: int) -> int:
         return pixels * 3 * 4 * 4
     # Beyond one tile in time only a tile is in work.
     return min(shape.frames, TILE_FRAMES) * shape.height * shape.width * 256 * 3 * width
+
+
+def _layered_bytes(card: Card, shape: VideoShape, width: int) -> int:
+    """Peak of decoding layer by layer: what is kept on the device, and six copies of a chunk, at least of one frame."""
+    if card.vae.kind != "hunyuan":
+        return _decoder_bytes(card, shape, width)
+    area = shape.height * shape.width
+    kept = min(shape.frames, TILE_FRAMES) * area * 128 * width * 3 // 2
+    return min(kept, LAYER_KEPT) + 6 * max(LAYER_CHUNK, 256 * area) * width
 
 
 def _flops(card: Card, tokens: int, passes: int) -> float:
