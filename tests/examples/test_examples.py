@@ -1,0 +1,246 @@
+"""Every script and every notebook in `examples/` runs, with nano or with tiny weights."""
+
+import dataclasses
+import json
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kandinsky.cards import Card
+from kandinsky.media import recipe as recipes
+from kandinsky.media.video import read_video
+from kandinsky.pipelines import official_config
+from kandinsky.weights.lora import write_lora
+from tiny import family
+from tiny.loras import lora
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+FolderOf = Callable[[str, str], Path]
+FAST = ("--steps", "1")
+SHORT = ("--seconds", "0.4", *FAST)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results lie in a folder of the test, and official configurations have sizes a processor makes at once."""
+
+    def small(card: Card) -> Card:
+        clip = dataclasses.replace(card.clip, sizes=("64x64", "96x64"), default_size="64x64")
+        classes = {name: dataclasses.replace(c, area=64 * 64, multiple=16) for name, c in card.classes.items()}
+        return dataclasses.replace(card, clip=clip, classes=classes)
+
+    read = official_config.read
+    monkeypatch.setattr(official_config, "read", lambda *a, **k: small(read(*a, **k)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run a script as a person does; returns its exit code."""
+
+    def run(name: str, *arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        try:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return run
+
+
+def size(file: str) -> tuple[int, int]:
+    with Image.open(file) as image:
+        return image.size
+
+
+def config_in(folder: Path) -> str:
+    """The one YAML file of a tiny model's folder, as source code."""
+    (path,) = folder.glob("*.yaml")
+    return repr(str(path))
+
+
+def cells(notebook: Path, changes: dict[str, str]) -> str:
+    """The code of a notebook with its settings changed; each change must be found, once."""
+    values = json.loads(notebook.read_text(encoding="utf-8"))
+    code = "\n\n".join("".join(cell["source"]) for cell in values["cells"] if cell["cell_type"] == "code")
+    for old, new in changes.items():
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    return code
+
+
+def run_notebook(name: str, changes: dict[str, str]) -> dict[str, Any]:
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(cells(EXAMPLES / name, changes), name, "exec"), scope)
+    return scope
+
+
+def test_text_to_video(script: Callable[..., int]) -> None:
+    assert script("text_to_video.py", *SHORT) == 0
+    video = read_video(Path("text_to_video.mp4"))
+    assert video.frames.shape == (5, 96, 96, 3)
+    assert recipes.read(Path("text_to_video.mp4"))["prompt"] == "a panda waves on a blue background"
+
+
+def test_image_to_video(script: Callable[..., int]) -> None:
+    assert script("image_to_video.py", *SHORT) == 0
+    assert recipes.read(Path("image_to_video.mp4"))["image"]["file"].endswith("panda.png")
+
+
+def test_text_to_image(script: Callable[..., int]) -> None:
+    assert script("text_to_image.py", *FAST) == 0
+    assert size("text_to_image.png") == (96, 96)
+
+
+def test_edit_image(script: Callable[..., int], folder_of: FolderOf) -> None:
+    Image.new("RGB", (90, 70), "red").save("photo.png")
+    assert (
+        script("edit_image.py", "photo.png", "make it blue", "--model", str(folder_of("i2i", "official")), *FAST) == 0
+    )
+    assert size("edited.png") in ((64, 64), (96, 64))
+
+
+def test_a_lora_taught_and_used(script: Callable[..., int]) -> None:
+    assert script("teach_lora.py", *FAST) == 0
+    assert script("use_lora.py", "--lora", "heart_lora", *SHORT) == 0
+    scales = [
+        recipes.read(Path(f"lora-{name}.mp4")).get("lora", [{}])[0].get("scale") for name in ("on", "half", "off")
+    ]
+    assert scales == [1.0, 0.5, None]
+
+
+OFFICIAL = ("--video_duration", "0", "--width", "96", "--height", "64", "--sample_steps", "1", "--expand_prompt", "0")
+
+
+def test_the_official_command_line(
+    script: Callable[..., int], official: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = str(official / "config.yaml")
+    assert script("test.py", "--config", config, *OFFICIAL, "--negative_prompt", "dull") == 0
+    recipe = recipes.read(Path("The_bear_plays_balalaika..png"))
+    # The official script parses the negative prompt and drops it; and 5.0 overrides every configuration there.
+    assert (recipe["negative_prompt"], recipe["seed"], recipe["steps"], recipe["width"]) == ("dull", 1137, 1, 96)
+    assert recipe["shift"] == official_config.read(Path(config)).sampling.shift
+    assert script("test.py", "--config", config, *OFFICIAL, "--width", "100") == 2
+    assert "error: size `100x64` is not supported" in capfd.readouterr().err
+    assert script("test.py", "--config", str(official / "none.yaml"), *OFFICIAL) == 2
+
+
+def test_the_official_options() -> None:
+    parser = runpy.run_path(str(EXAMPLES / "test.py"))["options"]()
+    defaults = vars(parser.parse_args([]))
+    official = {
+        "config": "./configs/k5_lite_t2v_5s_sft_sd.yaml",
+        "prompt": "The bear plays balalaika.",
+        "image": "./assets/test_image.jpg",
+        "width": 768,
+        "height": 512,
+        "video_duration": 5,
+        "expand_prompt": 1,
+        "sample_steps": None,
+        "guidance_weight": None,
+        "output_filename": None,
+        "seed": 1137,
+        "offload": False,
+        "magcache": False,
+        "qwen_quantization": False,
+        "attention_engine": "auto",
+        "hf_token": None,
+    }
+    assert defaults.items() >= official.items()
+    assert set(defaults) - set(official) == {"local_rank", "negative_prompt", "scheduler_scale"}
+
+
+def test_notebook_text_to_video(official: Path) -> None:
+    scope = run_notebook(
+        "text_to_video.ipynb",
+        {
+            "STEPS = None": "STEPS = 1",
+            "SECONDS = 2": "SECONDS = 0.4",
+            "CONFIG = None": f"CONFIG = {config_in(official)}",
+            '"cuda:0"': '"cpu"',
+            '{"time_length": 5, "width": 768, "height": 512}': '{"time_length": 0, "width": 64, "height": 64}',
+            "expand_prompts=True": "expand_prompts=False",
+        },
+    )
+    assert scope["video"].frames.shape == (5, 96, 96, 3) and Path("panda.mp4").exists()
+    assert size("dragon.png") == (64, 64)
+
+
+def test_notebook_image_to_video(folder_of: FolderOf) -> None:
+    scope = run_notebook(
+        "image_to_video.ipynb",
+        {
+            "STEPS = None": "STEPS = 1",
+            "SECONDS = 2": "SECONDS = 0.4",
+            "CONFIG = None": f"CONFIG = {config_in(folder_of('i2v', 'official'))}",
+            '"cuda:0"': '"cpu"',
+            "TIME_LENGTH = 5": "TIME_LENGTH = 0",
+        },
+    )
+    assert scope["video"].recipe["image"]["used"] == "96x96" and Path("moving.mp4").exists()
+
+
+def test_notebook_images(folder_of: FolderOf) -> None:
+    scope = run_notebook(
+        "images.ipynb",
+        {
+            "STEPS = None": "STEPS = 1",
+            "EDIT_MODEL = None": f"EDIT_MODEL = {str(folder_of('i2i', 'official'))!r}",
+            "\nCONFIG = None": f"\nCONFIG = {config_in(folder_of('t2i', 'official'))}",
+            '"cuda:0"': '"cpu"',
+            "width=1024": "width=64",
+            "height=1024": "height=64",
+        },
+    )
+    assert scope["edited"].image.size == (64, 64) and scope["image"].size == (64, 64)
+    assert not np.array_equal(np.asarray(scope["edited"].image), np.asarray(scope["image"]))
+
+
+def test_notebook_lora(official: Path) -> None:
+    import kandinsky
+
+    with kandinsky.load("nano-t2v").placement.hold("dit") as dit:
+        write_lora(lora(dit, size=0.05), Path("heart_lora"), style="peft")
+    write_lora(lora(family.dit()), Path("camera"))
+    scope = run_notebook(
+        "lora.ipynb",
+        {
+            "STEPS = None": "STEPS = 1",
+            "SECONDS = 2": "SECONDS = 0.4",
+            "CONFIG = None": f"CONFIG = {config_in(official)}",
+            '"cuda:0"': '"cpu"',
+            "./loras/dolly_in": "camera",
+        },
+    )
+    assert scope["video"].recipe["lora"][0]["scale"] == 0.8 and scope["pipe"].adapters.names == ()
+    assert scope["official"].pipeline.adapters.names == ("dolly_in",)
+
+
+def test_every_example_is_tested_and_listed() -> None:
+    here = Path(__file__).read_text(encoding="utf-8")
+    page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert len(SCRIPTS) == 7 and len(NOTEBOOKS) == 4
+    for path in (*SCRIPTS, *NOTEBOOKS):
+        assert f'"{path.name}"' in here and f"`{path.name}`" in page, path.name
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_are_small_and_carry_no_outputs(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    values = json.loads(text)
+    assert values["nbformat"] == 4 and len(text) < 10_000
+    for cell in values["cells"]:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
+    assert not re.search(r"/(home|root|work|tmp|Users)/", text)
