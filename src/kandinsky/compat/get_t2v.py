@@ -3,7 +3,7 @@
 Kandinsky 4.0 and 5.0 both call their factory so. In this order decide:
 1. ``conf_path``: its contents; 5.0 files have a table `model`, 4.0 files a table `dit`;
 2. an argument that only one family has;
-3. what lies in ``cache_dir``, where it holds the transformer of one of them;
+3. what is given as ``dit_path`` (5.0's are `.safetensors`), or lies in ``cache_dir`` (5.0 has `model/` there);
 4. nothing: then it is the call of the 4.0 documents, whose 5.0 counterpart always gives ``conf_path``.
 """
 
@@ -112,14 +112,11 @@ def _family_of_conf(path: Path) -> int:
 
 
 def _family_of_files(cache_dir: str | int, dit_path: str | None) -> int:
-    """By the official transformer that is there; the file given before the folder's."""
+    """By the file given for the transformer, else by what the folder holds: 5.0 keeps its models in `model/`."""
     if dit_path is not None:
         return 5 if Path(dit_path).suffix == ".safetensors" else 4
     if isinstance(cache_dir, int):
         return 4
     folder = Path(cache_dir).expanduser()
-    has_4, has_5 = (
-        (folder / cards.find(model).dit.parts[0].local).is_file()
-        for model in (kandinsky4.MODEL, kandinsky5.BUILT_IN["text-to-video"])
-    )
-    return 5 if has_5 and not has_4 else 4
+    has_4 = (folder / cards.find(kandinsky4.MODEL).dit.parts[0].local).is_file()
+    return 5 if (folder / "model").is_dir() and not has_4 else 4
