@@ -88,11 +88,14 @@ def detach(net: nn.Module) -> None:
     attach(net, {})
 
 
-def fuse(net: nn.Module, updates: Mapping[str, Weighted], *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+def fuse(
+    net: nn.Module, updates: Mapping[str, Weighted], *, home: torch.device, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
     """Add updates to the weights themselves: no work is left for each call.
 
-    Args:    dtype: type of the sums; that of a layer's weight when not given.
-    Returns: the weights as they were, on the host, for ``restore``; subtracting would not give them back to the last
+    Args:    home: where the weights as they were are kept.
+             dtype: type of the sums; that of a layer's weight when not given.
+    Returns: the weights as they were, for ``restore``; subtracting would not give them back to the last
              bit.
     Raises:  BackendError naming a layer whose weight is quantised; the network is then unchanged.
     """
@@ -106,7 +109,7 @@ def fuse(net: nn.Module, updates: Mapping[str, Weighted], *, dtype: torch.dtype 
     originals: dict[str, Tensor] = {}
     for name, chosen in updates.items():
         weight = layers[name].weight.detach()
-        originals[name] = weight.to("cpu")
+        originals[name] = weight.to(home)
         total = weight.float()
         for update, strength in chosen:
             down, up = (m.to(weight.device, torch.float32) for m in (update.down_RI, update.up_OR))

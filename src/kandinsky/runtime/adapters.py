@@ -164,7 +164,7 @@ class Adapters:
                 updates.setdefault(layer, []).append((update, scale))
         originals: dict[str, Tensor] = {}
         if self._is_fused and updates:
-            originals = fuse(net, updates, dtype=dtype)
+            originals = fuse(net, updates, home=torch.device("cpu"), dtype=dtype)
         else:
             attach(net, updates, dtype=dtype)
         self._networks[net] = _Applied(wanted, loras, originals)
