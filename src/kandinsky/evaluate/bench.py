@@ -192,13 +192,13 @@ class _Work:
 
     def dit(self) -> Stage:
         text, negative = self.states or self._made_up_states()
-        noise = self.pipe.noise([self.resolved])
+        noise, fresh = self.pipe.noise([self.resolved]), self.pipe.fresh_noise([self.resolved])
         rival = self.rival
         with self.pipe.placement.hold("dit") as net:
             flops = self._loop_flops(net, text, negative)
         stage, self.latents = self._stage(
             "dit",
-            lambda: self.pipe.sample(noise, text, negative, self.resolved),
+            lambda: self.pipe.sample(noise, text, negative, self.resolved, fresh_NBTHWC=fresh),
             (lambda: rival.dit(noise, text, negative)) if rival else None,
             flops,
         )

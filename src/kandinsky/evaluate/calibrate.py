@@ -83,7 +83,15 @@ def calibrate(
             on_run(done, len(jobs))
         recorder = RatioRecorder()
         text, negative = pipe.encode([job])
-        pipe.sample(pipe.noise([job]), text, negative, job, image_BTHWC=pipe.encode_images([job]), cache=recorder)
+        pipe.sample(
+            pipe.noise([job]),
+            text,
+            negative,
+            job,
+            image_BTHWC=pipe.encode_images([job]),
+            fresh_NBTHWC=pipe.fresh_noise([job]),
+            cache=recorder,
+        )
         for branch in BRANCHES:
             measured[branch].append(recorder.ratios(branch) or (0.0,) * (first.steps - 1))
     rows = [tuple(map(statistics.fmean, zip(*measured[branch], strict=True))) for branch in BRANCHES]

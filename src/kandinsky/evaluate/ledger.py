@@ -101,8 +101,14 @@ class _Run:
         job, (text, negative) = self.jobs[number], self.states[number]
         cache = self.pipe.start_cache(job)
         latents = self.pipe.sample(
-            self.pipe.noise([job]), text, negative, job, image_BTHWC=self.pipe.encode_images([job]), cache=cache
-        )  # fmt: skip
+            self.pipe.noise([job]),
+            text,
+            negative,
+            job,
+            image_BTHWC=self.pipe.encode_images([job]),
+            fresh_NBTHWC=self.pipe.fresh_noise([job]),
+            cache=cache,
+        )
         finish(latents.device)
         if cache is not None:
             self.skips += [skip for skips in cache.skips for skip in skips]

@@ -24,6 +24,7 @@ from kandinsky.pipelines.loading import COMPONENTS, ENCODERS, NETWORKS, Encoder,
 from kandinsky.runtime.placement import Placement, Precision
 from kandinsky.text.templates import TEMPLATES
 from kandinsky.weights.locate import locate_parts
+from kandinsky.weights.read import made_tensors
 
 NO_FILES = Path("random-weights")  # a network that would look for a `config.json` finds none
 SEED = 0
@@ -58,6 +59,9 @@ def random_pipeline(
         elif component.kind == "qwen-clip":
             sizes = QwenClipSizes.of(card)
             builders[part] = partial(random_qwen_clip, sizes, component, places[part], precision.compute)
+        elif component.kind == "t5":
+            width = card.dit.params["in_text_dim"]
+            builders[part] = partial(random_t5, width, component, places[part], precision.compute)
         elif encoder := ENCODERS.get(component.kind):
             # encoders that ship with the package, vocabulary and all, need no stand-in
             builders[part] = partial(_as_it_is, encoder, component, card.id, precision)
@@ -105,9 +109,11 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
 def _materialised(make: Callable[[], nn.Module], device: torch.device, dtype: torch.dtype) -> nn.Module:
     with torch.device("meta"):
         net = make()
-    if names := [name for name, _ in net.named_buffers()]:
+    made = made_tensors(net)
+    if names := [name for name, _ in net.named_buffers() if name not in made]:
         raise BackendError(f"buffer `{names[0]}` cannot be made up: this network needs its files")
     net = net.to(dtype).to_empty(device=device)
+    net.load_state_dict(made, strict=False)
     return fill(net).eval().requires_grad_(False)
 
 
@@ -202,6 +208,37 @@ def random_qwen_clip(sizes: QwenClipSizes, component: Component, device: torch.d
         clip_tokenizer=CountingTokenizer(clip_config.vocab_size, {}),
         params=QwenClipParams.from_dict(params),
     )
+
+
+def random_t5(width: int, component: Component, device: torch.device, dtype: torch.dtype) -> Any:
+    """T5 v1.1-XXL of another width, or of another depth by `text.num_layers`; every word is unknown to it."""
+    try:
+        from transformers import T5Config, T5EncoderModel
+    except ImportError as error:
+        raise BackendError("the text encoder needs `transformers`: install `kandinsky-video[full]`") from error
+    from tokenizers import Tokenizer
+    from tokenizers.models import Unigram
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+
+    from kandinsky.text.t5 import T5Encoder, T5Params
+
+    params = dict(component.params)
+    config = T5Config(
+        vocab_size=32128,
+        d_model=width,
+        d_kv=64 if width % 64 == 0 else width,
+        d_ff=width * 5 // 2,
+        num_layers=int(params.pop("num_layers", 24)),
+        num_heads=max(1, width // 64),
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+    with torch.device(device):
+        net = T5EncoderModel._from_config(config, dtype=dtype)
+    tokenizer = Tokenizer(Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], unk_id=2))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return T5Encoder(net, tokenizer, T5Params.from_dict(params))
 
 
 class CountingTokenizer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,9 @@ def assign_state(
 ) -> None:
     """``load_into`` for tensors that are already in memory, under their names in the file."""
     keymap = keymap or IDENTITY
-    ours = {keymap.to_ours(name): tensor for name, tensor in state.items()}
+    ours = {keymap.to_ours(name): tensor for name, tensor in keymap.own(state).items()}
     check_shapes(net, {name: tuple(tensor.shape) for name, tensor in ours.items()}, keymap=keymap, where=where)
-    ours = _made_tensors(net) | ours
+    ours = made_tensors(net) | ours
     if dtype is not None:
         ours = {name: t.to(dtype) if t.is_floating_point() else t for name, t in ours.items()}
     net.load_state_dict(ours, strict=True, assign=True)
@@ -111,7 +112,7 @@ def check_shapes(
     """
     keymap = keymap or IDENTITY
     expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    made = {name: tuple(tensor.shape) for name, tensor in _made_tensors(net).items()}
+    made = {name: tuple(tensor.shape) for name, tensor in made_tensors(net).items()}
     shapes = made | shapes
     complaints = [
         ("missing", [name for name in expected if name not in shapes], "is missing"),
@@ -131,7 +132,8 @@ def check_shapes(
             )
 
 
-def _made_tensors(net: nn.Module) -> dict[str, Tensor]:
+def made_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """Tensors that a network can make itself, so that a file may leave them out."""
     make = getattr(net, "made_tensors", None)
     return {} if make is None else make()
 
@@ -210,9 +212,19 @@ def _read_pickled(file: Path, device: str = "cpu") -> dict[str, Tensor]:
         raise WeightsError(f"`{file}` is damaged or cut off: fetch it again") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    tensors = dict(_flattened(state))
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise WeightsError(f"`{file}` is no table of tensors")
-    return state
+    return tensors
+
+
+def _flattened(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Tables in tables as one table: names are joined with dots, as in a network's own."""
+    for name, value in state.items() if isinstance(state, dict) else ():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _expand_int8(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

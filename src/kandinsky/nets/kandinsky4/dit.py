@@ -424,6 +424,11 @@ class DiffusionTransformer3D(nn.Module):
         for pair in self.transformer_blocks:
             yield from pair.children()
 
+    @property
+    def offload_blocks(self) -> tuple[str, ...]:
+        """The lists whose members may visit their device one by one (``runtime/blocks.py``)."""
+        return tuple(f"transformer_blocks.{number}" for number in range(self.params.num_blocks))
+
     def made_tensors(self) -> dict[str, Tensor]:
         """Tensors a weight file may leave out, with their values: the official file is read without strictness."""
         return {f"rope_embeddings.{name}": table for name, table in self.rope_embeddings.tables().items()}
