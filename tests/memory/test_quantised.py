@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from kandinsky.cli.main import main
+from kandinsky.conformance import kandinsky5 as golden
+from kandinsky.conformance.cases import Case
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.pipelines.loading import load
 from kandinsky.runtime.placement import Placement
@@ -118,3 +121,23 @@ def test_nothing_is_said_on_import() -> None:
     code = "import torch; from kandinsky.runtime.quantise import _torchao; _torchao()"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == said.stderr == ""
+
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "reference" / "kandinsky5" / "golden" / "dit_t2v_dense"
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the reference folder is not beside this checkout")
+@pytest.mark.parametrize(("scheme", "error"), [("int8", 0.006), ("fp8", 0.03)])
+def test_distance_from_the_official_numbers(scheme: str, error: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures of docs/guides/memory.md: 0.5 % and 2.4 %."""
+    case, build = Case.read(GOLDEN), golden._dit
+    expected = golden.run_dit(case)["output"]
+
+    def small(case: Case) -> nn.Module:
+        net = build(case).requires_grad_(False)
+        quantise(net, scheme, device=HERE)
+        return net
+
+    monkeypatch.setattr(golden, "_dit", small)
+    distance = (golden.run_dit(case)["output"] - expected).norm() / expected.norm()
+    assert 0.5 * error < distance < error

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 import kandinsky
+from kandinsky.cli.progress import hush_extensions
 from kandinsky.errors import KandinskyError
 
 COMMANDS = (
@@ -73,6 +74,7 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong request, 130 interrupted."""
     logging.basicConfig(format="note: %(message)s", stream=sys.stderr, level=logging.WARNING)
+    hush_extensions()
     try:
         code = build()(list(sys.argv[1:] if arguments is None else arguments), "kandinsky", standalone_mode=False)
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -39,6 +40,13 @@ def patient(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int, 
         timer.cancel()
         timer.join()
         bar.stop()
+
+
+def hush_extensions() -> None:
+    """Torchao and Diffusers tell on import which compiled extras this machine lacks: nothing here needs them."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # read when it is imported
 
 
 def hush_libraries() -> None:
