@@ -110,3 +110,26 @@ def test_seeded_restores_after_an_error() -> None:
     with pytest.raises(KeyError), seeded(3, torch.device("cpu")):
         raise KeyError
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("task", ["image-to-video", "image-editing"])
+def test_the_model_sees_the_image(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many image tokens as the processor makes patches of it, in the place the task gives it."""
+    model, tokenizer, processor = family.qwen(), qwen_tokenizer(), family.image_processor()
+    monkeypatch.setattr(expansion, "MAX_NEW_TOKENS", 8)
+    given: list[dict[str, torch.Tensor]] = []
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **inputs: given.append(inputs) or generate(**inputs))
+    image = Image.effect_noise((448, 336), 80).convert("RGB")
+    written = expansion.expand(model, tokenizer, "a cat", task=task, seed=1, image=image, image_processor=processor)
+    (inputs,) = given
+    pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    patches = int(inputs["image_grid_thw"].prod())
+    assert written and int((inputs["input_ids"] == pad).sum()) * processor.merge_size**2 == patches
+    assert inputs["pixel_values"].shape[0] == patches
+    ids = inputs["input_ids"][0].tolist()
+    assert ("a cat" in tokenizer.decode(ids[: ids.index(pad)])) == (task == "image-editing")
+    with pytest.raises(WeightsError, match=r"`preprocessor_config.json` does not lie beside it"):
+        expansion.expand(model, tokenizer, "a cat", task=task, seed=1, image=image)
+    with pytest.raises(RequestError, match="must not contain"):
+        expansion.expand(model, tokenizer, "<|image_pad|>", task=task, seed=1, image=image, image_processor=processor)
