@@ -154,7 +154,6 @@ def test_prompts_are_expanded_unless_told_otherwise(pipe: Kandinsky5T2VPipeline,
     ("options", "error", "message"),
     [
         ({"magcache": True}, RequestError, "has no MagCache calibration"),
-        ({"quantized_qwen": True}, BackendError, "`quantized_qwen=True` is not built yet"),
         ({"attention_engine": "sage"}, BackendError, "sage"),
         ({"attention_engine": "flush"}, RequestError, "attention_engine `flush` is unknown"),
         ({"resolution": 1024}, RequestError, "resolution `1024` is not available"),

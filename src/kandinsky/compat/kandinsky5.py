@@ -17,7 +17,7 @@ from kandinsky import cards
 from kandinsky.cards import Card
 from kandinsky.compat.official_adapters import OfficialAdapters
 from kandinsky.compat.official_call import at_path, devices_of, one_target, progress_bar
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.errors import RequestError
 from kandinsky.pipelines import official_config
 from kandinsky.types import Request, Video
 
@@ -65,11 +65,12 @@ def get_T2V_pipeline(  # noqa: N802 - the official name
              conf_path: an official YAML file; then ``cache_dir`` and the paths are not used.
              offload: hold each network on its device only while it runs.
              magcache: leave out passes, by the configuration's calibration.
+             quantized_qwen: Qwen's weights in 4 bits (bitsandbytes), off CUDA in 8 (torchao).
              text_token_padding: pad the text to its full length under a mask; False pads nothing. Same result.
              attention_engine: `auto`, `sdpa`, `flash_attention_2`, `flash_attention_3` or `sage`.
              resolution: argument of the first release, then the second one in order; by name here, and 512 when given.
-    Raises:  RequestError for a value or key that is not known; BackendError for a device or kernel that is not there,
-             or for what is not built yet (quantized_qwen); WeightsError naming a missing file.
+    Raises:  RequestError for a value or key that is not known; BackendError for a device or kernel that is not there;
+             WeightsError naming a missing file.
     """
     if isinstance(cache_dir, int):
         raise RequestError(f"cache_dir is `{cache_dir}`: give `resolution` by name, as `resolution={cache_dir}`")
@@ -369,8 +370,6 @@ def _open(task: str, device_map: DeviceMap, files: _Files, options: _Options) ->
     if options.attention_engine not in ENGINES:
         known = ", ".join(f"`{name}`" for name in ENGINES)
         raise RequestError(f"attention_engine `{options.attention_engine}` is unknown: use one of {known}")
-    if options.quantized_qwen:
-        raise BackendError("`quantized_qwen=True` is not built yet: leave it out")
     places = devices_of(device_map)
     if files.conf_path is not None:
         card, root, name = official_config.read(Path(files.conf_path), task=task), None, str(files.conf_path)
@@ -396,6 +395,7 @@ def _open(task: str, device_map: DeviceMap, files: _Files, options: _Options) ->
         offload="module" if options.offload else "none",
         attention=engine,
         cache=MagCache() if options.magcache else None,
+        quantize={"text": "nf4" if devices["text"].type == "cuda" else "int8"} if options.quantized_qwen else None,
         name=name,
         # The official generator lives on the device, which decides what a seed means.
         noise_device=devices["dit"],

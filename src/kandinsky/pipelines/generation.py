@@ -375,7 +375,8 @@ def to_pixels(image: Image) -> Tensor:
 def _encode_with_images(encoder: TextEncoder, prompts: list[str], images: list[Image]) -> TextStates:
     if not isinstance(encoder, ImageTextEncoder):
         raise BackendError(f"`{type(encoder).__name__}` cannot be shown an image: use another text encoder")
-    return encoder.encode_with_images(prompts, images)
+    # one by one, so that a prompt's states do not depend on its neighbours
+    return join([encoder.encode_with_images([p], [image]) for p, image in zip(prompts, images, strict=True)])
 
 
 def _common(batch: Sequence[Resolved]) -> Resolved:

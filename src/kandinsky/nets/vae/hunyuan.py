@@ -152,7 +152,9 @@ class HunyuanAutoencoder(nn.Module):
         grow_t, grow_s = (temporal, spatial) if direction == "decode" else (1, 1)
         height, width = x.shape[3] * grow_s, x.shape[4] * grow_s
         voxels = ((x.shape[2] - 1) * grow_t + 1) * height * width
-        if self.tiling == "none" or (self.tiling == "auto" and voxels <= WHOLE_VOXELS):
+        # the one image of a clip made from it is never cut, in the official code either
+        is_image = direction == "encode" and x.shape[2] == 1 and self.tiling == "official"
+        if self.tiling == "none" or is_image or (self.tiling == "auto" and voxels <= WHOLE_VOXELS):
             if self.layered and direction == "decode":
                 yield from decode_layered(self.net, x, self.allocate)
             else:
