@@ -19,8 +19,9 @@ from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.nets.kandinsky5.denoiser import CONDITIONS
 from kandinsky.nets.lora import layer_shapes
-from kandinsky.ops.attention import AttentionSpec, backends
+from kandinsky.ops.attention import AttentionSpec
 from kandinsky.pipelines import sources
+from kandinsky.pipelines.attention import check_choice
 from kandinsky.pipelines.generation import GenerationPipeline
 from kandinsky.pipelines.lora import load_loras
 from kandinsky.pipelines.tasks import task_of
@@ -60,7 +61,8 @@ def load(
             offload: `none`; `module` holds each network on its device only while it runs; `block` only one or two
             blocks of it at a time. Results are the same to the last bit.
             weights: an official `weights/` folder for a catalogue model, instead of the Hugging Face cache.
-            attention: backend of the visual self attention, see ``ops/attention.backends``.
+            attention: of the visual self attention: a type, `dense` or `nabla`, or a backend of ``ops/attention.py``,
+            with options as in `nabla:P=0.8,wT=7`; `auto` is the card's.
             cache: step cache, `magcache`, `first-block`, `taylor` or `none`, with options as in
             `first-block:threshold=0.1`; or a value of ``diffusion/caching.py``. A call may choose another.
             lora: one or several of `FILE[:SCALE]`; a file, a folder, or a repository that was downloaded.
@@ -115,10 +117,7 @@ def build(
     if card.sampling.condition not in CONDITIONS:
         known = " or ".join(CONDITIONS)
         raise RequestError(f"card `{card.id}`: sampling.condition `{card.sampling.condition}` is unknown: use {known}")
-    if attention not in backends():
-        raise BackendError(
-            f"attention backend `{attention}` is not available: use {' or '.join(f'`{b}`' for b in backends())}"
-        )
+    check_choice(card, attention, places["dit"].type)
     calibrated = (card.sampling.mag_ratios, *(entry.sampling.get("mag_ratios") for entry in card.classes.values()))
     caching.choose(cache, model=card.id, ratios=next(filter(None, calibrated), ()))
     precision = Precision.choose(dtype, places["dit"])
