@@ -25,6 +25,8 @@ OFFLOADS = ("none", "module", "block")
 OTHER_CARD = "cuda"  # what a card is taken for whose memory alone is given
 PROCESS_BYTES = 500_000_000  # Python with torch and its libraries
 TILE_FRAMES = 17  # of the official tiling of the HunyuanVideo autoencoder
+# Pixel frames in work at once, of autoencoders with 256 channels at full size; CogVideoX's longest piece has nine.
+_DECODER_FRAMES = {"hunyuan": TILE_FRAMES, "cogvideox": 9}
 # Decoding layer by layer (nets/vae/layered.py): numbers of a chunk, and the bytes that are kept on the device.
 LAYER_CHUNK, LAYER_KEPT = 2**26, 2**31
 # Share of a text encoder's weights in blocks, and the share of one block; Qwen2.5-VL's: 60 blocks, and two vocabularies
@@ -253,8 +255,13 @@ def _needs(card: Card, shape: VideoShape, tokens: int, width: int, quantize: Map
 
 
 def _dit_blocks(card: Card) -> tuple[int, int, int]:
-    """Weights in all blocks, in the largest block, and in the products that can be quantised (Kandinsky 5's blocks)."""
+    """Weights in all blocks, in the largest block, and in the products that can be quantised."""
     params = card.dit.params
+    if "num_blocks" in params:  # Kandinsky 4: one make of block, in pairs, with a modulation for each of two streams
+        D, layers = params["model_dim"], _layers(card)
+        products = 4 * D * D + 2 * D * params["ff_dim"]
+        one = products + 12 * D * (params["time_dim"] + 1)
+        return layers * one, one, layers * products
     D, F, E = params.get("model_dim", 1792), params.get("ff_dim", 7168), params.get("time_dim", 512)
     num_visual, num_text = params.get("num_visual_blocks", 32), params.get("num_text_blocks", 2)
     visual, text = 8 * D * D + 2 * D * F, 4 * D * D + 2 * D * F
@@ -288,15 +295,15 @@ def _denoiser_bytes(card: Card, tokens: int, width: int) -> int:
 
 
 def _decoder_bytes(card: Card, shape: VideoShape, width: int) -> int:
-    """Peak of the last, widest layer: two times 256 channels and their padded copy at full size (HunyuanVideo).
+    """Peak of the last, widest layer: two times 256 channels and their padded copy at full size.
 
     Other autoencoders work on patches and stay far below; for them the frames in float32 count, four times over.
     """
     pixels = shape.frames * shape.height * shape.width
-    if card.vae.kind != "hunyuan":
+    if card.vae.kind not in _DECODER_FRAMES:
         return pixels * 3 * 4 * 4
-    # Beyond one tile in time only a tile is in work.
-    return min(shape.frames, TILE_FRAMES) * shape.height * shape.width * 256 * 3 * width
+    # Beyond one tile or piece in time only that is in work.
+    return min(shape.frames, _DECODER_FRAMES[card.vae.kind]) * shape.height * shape.width * 256 * 3 * width
 
 
 def _layered_bytes(card: Card, shape: VideoShape, width: int) -> int:
@@ -308,9 +315,15 @@ def _layered_bytes(card: Card, shape: VideoShape, width: int) -> int:
     return min(kept, LAYER_KEPT) + 6 * max(LAYER_CHUNK, 256 * area) * width
 
 
+def _layers(card: Card) -> int:
+    """Blocks that the visual tokens pass; Kandinsky 4 counts pairs."""
+    params = card.dit.params
+    return 2 * params["num_blocks"] if "num_blocks" in params else params.get("num_visual_blocks", 32)
+
+
 def _flops(card: Card, tokens: int, passes: int) -> float:
     """Two operations a parameter and token, and attention's two products of every token with every other."""
-    D, layers = card.dit.params.get("model_dim", 1792), card.dit.params.get("num_visual_blocks", 32)
+    D, layers = card.dit.params.get("model_dim", 1792), _layers(card)
     # A ninth of the parameters makes the modulation, evaluated once a pass and not once a token: not worth a case.
     return passes * (2.0 * card.parameters * tokens + 4.0 * tokens * tokens * D * layers)
 
