@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from kandinsky.evaluate.timing import (
     ratio,
 )
 from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.pipelines import sources
 from kandinsky.pipelines.generation import GenerationPipeline
 from kandinsky.pipelines.loading import load
@@ -64,6 +65,7 @@ class Stage:
 
     flops: products of one run: of the transformer counted from its hyper-parameters, of other networks while they run;
            0 where nothing is multiplied.   peak_bytes: most memory of the device (on the processor: of the process).
+    kept_blocks: share of the blocks that block-sparse attention computed.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Stage:
     flops: int
     peak_bytes: int
     against: Rival | None = None
+    kept_blocks: float | None = None
 
     @property
     def rate(self) -> float:
@@ -195,14 +198,17 @@ class _Work:
         noise, fresh = self.pipe.noise([self.resolved]), self.pipe.fresh_noise([self.resolved])
         rival = self.rival
         with self.pipe.placement.hold("dit") as net:
-            flops = self._loop_flops(net, text, negative)
+            kept = KeptBlocks()
+            if self.pipe.attention_of(self.resolved).type == "nabla":  # what it computes is known after a run only
+                self.pipe.sample(noise, text, negative, self.resolved, fresh_NBTHWC=fresh, kept=kept)
+            flops = self._loop_flops(net, text, negative, kept.mean())
         stage, self.latents = self._stage(
             "dit",
             lambda: self.pipe.sample(noise, text, negative, self.resolved, fresh_NBTHWC=fresh),
             (lambda: rival.dit(noise, text, negative)) if rival else None,
             flops,
         )
-        return stage
+        return replace(stage, kept_blocks=kept.mean())
 
     def vae(self) -> Stage:
         latents = self.pipe.noise([self.resolved]) if self.latents is None else self.latents
@@ -256,12 +262,16 @@ class _Work:
             return Rival(self.against, reason=reason)
         return Rival(self.against, theirs.seconds, ratio(mine.seconds, theirs.seconds), theirs.peak_bytes)
 
-    def _loop_flops(self, net: Any, text: TextStates, negative: TextStates | None) -> int | None:
-        if not isinstance(net, DiffusionTransformer3D) or self.resolved.sampling.attention.get("type") == "nabla":
+    def _loop_flops(
+        self, net: Any, text: TextStates, negative: TextStates | None, kept: float | None = None
+    ) -> int | None:
+        if not isinstance(net, DiffusionTransformer3D):
             return None
         lengths = [states.tokens_BLC.shape[1] for states in (text, negative) if states is not None]
         latent = self.resolved.latent.as_tuple()[:3]
-        return self.resolved.steps * sum(dit_flops(net.params, latent, length) for length in lengths)
+        return self.resolved.steps * sum(
+            dit_flops(net.params, latent, length, kept=1.0 if kept is None else kept) for length in lengths
+        )
 
     def _made_up_states(self) -> tuple[TextStates, TextStates | None]:
         params = self.pipe.card.dit.params
@@ -290,5 +300,10 @@ def table(report: Report) -> str:
             middle = seconds[len(seconds) // 2] if seconds else 0.0
             line += f"{middle:>13.3f}{other.ratio:>13.2f}" if seconds else f"  {other.reason}"
         lines.append(line)
+    lines += [
+        f"attention of {stage.name} kept {stage.kept_blocks:.0%} of its blocks"
+        for stage in report.stages
+        if stage.kept_blocks is not None
+    ]
     lines.append(f"matrix products reach {report.matmul_rate / 1e12:.3f} TFLOP/s")
     return "\n".join(lines)
