@@ -22,6 +22,7 @@ from kandinsky.types import Request, TextStates
 
 WIDE = "nabla:P=1,wT=99,wH=9,wW=9"
 SHORT = {"seconds": 1.0, "steps": 2, "seed": 3}
+SHORT_BENCH = {"seconds": 1.0, "steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +196,15 @@ def test_cards_of_ten_seconds_choose_it():
         attention_for(flash, flash.sampling, "nabla")
     with pytest.raises(BackendError, match="not installed"):
         attention_for(flash, dataclasses.replace(flash.sampling), "flash_attention_3", "cpu")
+
+
+def test_bench_counts_what_is_computed():
+    from kandinsky.evaluate.bench import bench, table
+
+    runs = {
+        choice: bench("nano-t2v", stages=["dit"], repeats=1, device="cpu", attention=choice, request=SHORT_BENCH)
+        for choice in ("dense", "nabla:P=0.3,wT=1")
+    }
+    dense, sparse = (report.stages[1] for report in runs.values())
+    assert dense.kept_blocks is None and 0 < sparse.kept_blocks < 0.9 and sparse.flops < dense.flops
+    assert f"attention of dit kept {sparse.kept_blocks:.0%} of its blocks" in table(runs["nabla:P=0.3,wT=1"])
