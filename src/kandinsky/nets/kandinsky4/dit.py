@@ -132,16 +132,31 @@ def to_groups(x_BTHW: Tensor, groups: Groups, kind: Kind) -> Tensor:
     Returns: [B, G, T·H·W / G, …], groups and tokens row-major; a view where there is one group.
     Raises:  RequestError where the grid cannot be divided.
     """
+    return _group_view(x_BTHW, groups, kind).flatten(3, 5).flatten(1, 2)
+
+
+def _group_view(x_BTHW: Tensor, groups: Groups, kind: Kind) -> Tensor:
+    """``to_groups`` without moving anything: [B, rows of groups, columns of groups, T, rows, columns, …]."""
     _, gh, gw = groups
     H, W = x_BTHW.shape[2:4]
     if H % gh or W % gw:
         raise RequestError(f"{H} x {W} tokens (rows x columns) cannot be cut into {gh} x {gw} groups: use other sizes")
     if kind == "local":
-        x = x_BTHW.unflatten(3, (gw, -1)).unflatten(2, (gh, -1)).movedim((2, 4), (1, 2))
-    else:
-        x = x_BTHW.unflatten(3, (-1, gw)).unflatten(2, (-1, gh)).movedim((3, 5), (1, 2))
-    # [B, gh, gw, T, rows, columns, …]
-    return x.flatten(3, 5).flatten(1, 2)
+        return x_BTHW.unflatten(3, (gw, -1)).unflatten(2, (gh, -1)).movedim((2, 4), (1, 2))
+    return x_BTHW.unflatten(3, (-1, gw)).unflatten(2, (-1, gh)).movedim((3, 5), (1, 2))
+
+
+def join_text(x_BTHWNK: Tensor, text_BLNK: Tensor, groups: Groups, kind: Kind) -> Tensor:
+    """Each group's visual tokens with all text tokens behind them, [B·G, T·H·W / G + L, N, K].
+
+    Every number is copied once, from its place in the grid to its place in the sequence.
+    """
+    cut = _group_view(x_BTHWNK, groups, kind)
+    size, S, L = cut.shape[3:6], cut.shape[3:6].numel(), text_BLNK.shape[1]
+    joint = cut.new_empty(*cut.shape[:3], S + L, *cut.shape[6:])
+    joint[:, :, :, :S].unflatten(3, size).copy_(cut)
+    joint[:, :, :, S:] = text_BLNK[:, None, None]
+    return joint.flatten(0, 2)
 
 
 def from_groups(x_BGS: Tensor, grid: Sequence[int], groups: Groups, kind: Kind) -> Tensor:
@@ -296,10 +311,7 @@ class JointAttention(nn.Module):
         """Equally long clips: query, key and value [B, T, H, W, N, K] and [B, L, N, K] → [B, T, H, W, D], [B, L, D]."""
         groups = where.groups
         G, grid = groups[1] * groups[2], visual[0].shape[1:4]
-        joint = [
-            torch.cat((to_groups(v, groups, kind), t.unsqueeze(1).expand(-1, G, -1, -1, -1)), dim=2).flatten(0, 1)
-            for v, t in zip(visual, text, strict=True)
-        ]
+        joint = [join_text(v, t, groups, kind) for v, t in zip(visual, text, strict=True)]
         L = text[0].shape[1]
         S = joint[0].shape[1] - L
         mask = None
