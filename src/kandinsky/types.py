@@ -90,6 +90,8 @@ class Request:
     image: a path, a Pillow image or a uint8 array [H, W, 3], for models that take one.
     expand: have the text encoder's language model write the prompt out at length first.
     expanded_prompt: the text it wrote before, to be used again.
+    fps: by name, such as `medium`, and motion, such as `high`, for models that make key frames; also the weights of the
+    first frame and of the key frames around a gap.
     cache: a step cache, as `--cache` takes it, or a value of ``diffusion/caching.py``; None = the pipeline's.
     """
 
@@ -107,6 +109,10 @@ class Request:
     cache: Any = None
     expand: bool = False
     expanded_prompt: str | None = None
+    fps: str | None = None
+    motion: str | None = None
+    image_guidance: float | None = None
+    interpolation_guidance: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values. Raises: RequestError for an image that is no file."""

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import UnionType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from kandinsky.errors import RequestError
@@ -113,6 +114,7 @@ class Clip:
     """Legal clips. Sizes are `WIDTHxHEIGHT`. A duration of 0 seconds is one still frame.
 
     step: frames by which clips grow, where that is more than a latent frame's; 0 = ``temporal``.
+    multiple: sizes that are not listed are legal too where both sides are multiples of this; 0 = only listed ones.
     fit: how an image given by the user decides the size: "list" takes the listed size nearest in shape, "area" keeps
          the image's shape and takes pixels and multiple of the size class.
     """
@@ -128,11 +130,57 @@ class Clip:
     channels: int = 16
     fit: str = "list"
     step: int = 0
+    multiple: int = 0
 
     @property
     def frame_step(self) -> int:
         """A clip has 1 + a multiple of so many frames."""
         return self.step or self.temporal
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFrame:
+    """How a keyframe model makes or takes the first frame.
+
+    vae:         autoencoder for single pictures, both ways.
+    scale:       a picture made from text is so many times as large as the clip, then reduced.
+    guidance:    of the prompt while it is made; 1.0 = off.
+    image_guidance: weight of the first frame in the key frames, against nothing.
+    noise_level: level of noise mixed into it, a number of the schedule.
+    motion:      how much should move, by name.   default_motion: one of these names.
+    """
+
+    vae: Component
+    guidance: float
+    image_guidance: float
+    noise_level: int
+    motion: dict[str, int]
+    default_motion: str
+    scale: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Keyframes:
+    """A model that makes key frames and fills the gaps between them with a second network.
+
+    count:         key frames.   spacing: of the places the first network is told, from one to the next.
+    fps:           frames a second by name, from slow to fast: the first are key frames alone, each further name fills
+                   all gaps once more.   default_fps: one of these names.
+    interpolation: the second network.   sampler, steps, guidance: of its loop.   skips: what it is told in each pass.
+    guides_text:   whether the prompt reaches it, and the pass without prompt knows nothing of neighbouring gaps.
+    """
+
+    count: int
+    spacing: int
+    fps: dict[str, int]
+    default_fps: str
+    interpolation: Component
+    sampler: str
+    steps: int
+    guidance: float
+    skips: tuple[int, ...] = (3, 1)
+    guides_text: bool = False
+    first_frame: FirstFrame | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +208,20 @@ class Card:
     notes: tuple[str, ...] = ()
     diffusers: str = ""
     prompt: str = "required"  # or "optional": beside an image, words may be left out
+    keyframes: Keyframes | None = None
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """All networks by name."""
+        found = {"dit": self.dit, "text": self.text, "vae": self.vae}
+        if self.keyframes is not None:
+            found["interpolation"] = self.keyframes.interpolation
+            if self.keyframes.first_frame is not None:
+                found["image_vae"] = self.keyframes.first_frame.vae
+        return found
 
     def component(self, name: str) -> Component:
-        return {"dit": self.dit, "text": self.text, "vae": self.vae}[name]
+        return self.components[name]
 
     def class_for(self, width: int, height: int) -> str | None:
         """Name of the size class of a size in pixels; None where the card has no classes."""
@@ -285,7 +344,17 @@ def _anchored(card: Card, folder: Path) -> Card:
     def component(entry: Component) -> Component:
         return dataclasses.replace(entry, parts=tuple(part(p) for p in entry.parts))
 
-    return dataclasses.replace(card, dit=component(card.dit), text=component(card.text), vae=component(card.vae))
+    keyframes = card.keyframes
+    if keyframes is not None:
+        first = keyframes.first_frame
+        keyframes = dataclasses.replace(
+            keyframes,
+            interpolation=component(keyframes.interpolation),
+            first_frame=first and dataclasses.replace(first, vae=component(first.vae)),
+        )
+    return dataclasses.replace(
+        card, dit=component(card.dit), text=component(card.text), vae=component(card.vae), keyframes=keyframes
+    )
 
 
 @cache
@@ -341,6 +410,10 @@ def _unknown(key: str, known: Iterable[str], table: str, where: str) -> NoReturn
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(hint, UnionType):  # of a type and None
+        if value is None:
+            return None
+        hint = next(kind for kind in get_args(hint) if kind is not type(None))
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where)  # type: ignore[arg-type]
     if get_origin(hint) is tuple:

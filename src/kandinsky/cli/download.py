@@ -41,10 +41,7 @@ def download(
     loras = [name for name, card in models.items() if card is None]
     # A card has many files and shares some with others: each is named once.
     if not loras and all(
-        part.repo == "package"
-        for card in wanted
-        for name in ("dit", "text", "vae")
-        for part in card.component(name).parts
+        part.repo == "package" for card in wanted for component in card.components.values() for part in component.parts
     ):
         say("nothing to fetch: this model ships with the package")
         return

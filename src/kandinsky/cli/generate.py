@@ -132,8 +132,8 @@ def generate(
     sheets = [_numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
     _check(targets, sheets, device, dtype, offload, quantize)
     find_loras(lora)
-    for name in ("dit", "text", "vae"):
-        locate_parts(source.card.component(name), root=source.root, model=source.card.id)
+    for component in source.card.components.values():
+        locate_parts(component, root=source.root, model=source.card.id)
     if model == cards.DEFAULT_MODEL and not quiet:
         _say_default(source.card.title)
     if (fitted := jobs[0].image) and not quiet:

@@ -18,6 +18,7 @@ from kandinsky import cards
 from kandinsky.cards import Component
 from kandinsky.conformance.cases import NotBuilt, Result, Status
 from kandinsky.errors import KandinskyError
+from kandinsky.nets.unet.params import UNetParams
 from kandinsky.pipelines.loading import NETWORKS
 from kandinsky.weights import keymaps
 from kandinsky.weights.read import check_shapes
@@ -56,17 +57,24 @@ def _components(values: dict[str, Any]) -> Iterator[tuple[str, Component]]:
     config = values.get("config") or {}
     if "dit_params" in values:
         yield "its own parameters", Component("kandinsky5.dit", (), values["dit_params"])
+    elif "model_channels" in config:
+        yield "its own parameters", Component(UNetParams.from_dict(config).kind, (), config)
     elif "num_blocks" in config:
         yield "its own parameters", Component("kandinsky4.dit", (), config)
+    elif "z_channels" in config:
+        yield "its own parameters", Component("movq", (), config)
     elif kind := next((AUTOENCODERS[b] for b in config.get("down_block_types", ()) if b in AUTOENCODERS), None):
         yield "its own parameters", Component(kind, (), config)
     else:
         raise NotBuilt("this network is not built yet")
-    named = values.get("checkpoint") or []
+    named, files = values.get("checkpoint") or [], values.get("file") or []
     repositories = {named} if isinstance(named, str) else set(named)
+    files = {files} if isinstance(files, str) else set(files)
     for card in cards.catalogue().values():
-        for component in (card.dit, card.vae):
-            if any(part.repo in repositories for part in component.parts):
+        for name, component in card.components.items():
+            parts = [part for part in component.parts if part.repo in repositories]
+            # a repository may hold several networks; then the file tells them apart
+            if parts and name != "text" and (len(parts[0].files) != 1 or files & set(parts[0].files)):
                 yield card.id, component
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kandinsky.conformance import images, kandinsky4, kandinsky5, nabla
+from kandinsky.conformance import images, kandinsky4, kandinsky5, nabla, unets
 from kandinsky.conformance.cases import Case, NotBuilt, Result, Status, compare, find
 from kandinsky.conformance.manifests import check_manifest
 from kandinsky.errors import KandinskyError
 
 RUNNERS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
+    "kandinsky3.sample": unets.run_sample_kandinsky3,
+    "kandinsky3.unet": unets.run_unet,
     "kandinsky4.dit": kandinsky4.run_dit,
     "kandinsky4.sample": kandinsky4.run_sample,
     "kandinsky4.scheduler": kandinsky4.run_scheduler,
@@ -31,6 +33,17 @@ RUNNERS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     "kandinsky5.sample": kandinsky5.run_sample,
     "kandinsky5.timesteps": kandinsky5.run_timesteps,
     "kandinsky5.vae": kandinsky5.run_vae,
+    "kandinsky_video1.interpolate": unets.run_interpolate,
+    "kandinsky_video1.interpolate_v11": unets.run_interpolate_1_1,
+    "kandinsky_video1.interpolation_unet": unets.run_interpolation,
+    "kandinsky_video1.interpolation_unet_v11": unets.run_interpolation_1_1,
+    "kandinsky_video1.movq": unets.run_movq,
+    "kandinsky_video1.sample": unets.run_sample,
+    "kandinsky_video1.sample_v11": unets.run_sample_1_1,
+    "kandinsky_video1.text_condition": unets.run_text_condition,
+    "kandinsky_video1.unet": unets.run_keyframes,
+    "kandinsky_video1.unet_v11": unets.run_keyframes_1_1,
+    "kandinsky_video1.video_movq": unets.run_movq,
 }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -125,6 +125,14 @@ def level_of(t: Tensor) -> Tensor:
     return (t.float() * LEVELS).round().long()
 
 
+class Schedule(Protocol):
+    """What re-noising asks of a schedule: the clean latent, and a noised one."""
+
+    def clean(self, x: Tensor, predicted: Tensor, t: Tensor, /) -> Tensor: ...
+
+    def noised(self, clean: Tensor, noise: Tensor, t: Tensor, /) -> Tensor: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Renoise:
     """To the clean estimate, then back to the next level with fresh noise; the last step ends with the estimate.
@@ -134,7 +142,7 @@ class Renoise:
     Source: ai-forever/Kandinsky-4, kandinsky/t2v_pipeline.py, diffusion_generate_renoise.
     """
 
-    schedule: CogVideoXSchedule
+    schedule: Schedule
     times: Tensor
     draws_NBTHWC: Tensor
 

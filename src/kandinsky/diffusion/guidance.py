@@ -47,3 +47,23 @@ class Guidance:
             return self.combine(v_c, other(x_BTHWC, t).to(x_BTHWC.dtype))
 
         return guided
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGuidance:
+    """Weights of a prompt and of an image: a denoiser without either, one with the image, one with both.
+
+    Source: ai-forever/KandinskyVideo@914eac1, kandinsky_video/model/diffusion.py, p_sample_loop.
+    """
+
+    prompt: float
+    image: float
+
+    def guide(self, both: Denoiser, image_alone: Denoiser, neither: Denoiser) -> Denoiser:
+        """The guided denoiser: neither + image·(image alone − neither) + prompt·(both − image alone)."""
+
+        def guided(x_BTHWC: Tensor, t: Tensor) -> Tensor:
+            full, middle, bare = (one(x_BTHWC, t).to(x_BTHWC.dtype) for one in (both, image_alone, neither))
+            return (1 - self.image) * bare + (self.image - self.prompt) * middle + self.prompt * full
+
+        return guided

@@ -69,3 +69,9 @@ def _draw_one(shape: LatentShape, seed: int, rule: str, count: int, device: str 
         return noise.to(rounded).float()
 
     return torch.stack([one() for _ in range(count)])
+
+
+def draw_uniform(shape: LatentShape, seeds: Sequence[int]) -> Tensor:
+    """Numbers in [0, 1) for a batch, [B, T, H, W, C] float32, one generator a sample, on the processor."""
+    made = [torch.rand(shape.as_tuple(), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(made)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from kandinsky.diffusion import cosine
 from kandinsky.diffusion.cogvideox import CogVideoXSchedule, Ddim, Renoise
+from kandinsky.diffusion.cosine import Ancestral, CosineSchedule
 from kandinsky.diffusion.schedule import flow_times
 from kandinsky.diffusion.steps import Euler, Step
 from kandinsky.errors import RequestError
@@ -21,12 +23,18 @@ class Sampler:
     step:   (times, shift, fresh draws or None) → the step.
     unused: draws of a sample's generator before the one that is the initial state.
     fresh:  whether each step but the last needs a draw of its own.
+    begin:  (first draws, times) → the state; by default it is the last of them.
     """
 
     times: Callable[[int, float], Tensor]
     step: Callable[[Tensor, float, Tensor | None], Step]
     unused: int = 0
     fresh: bool = False
+    begin: Callable[[Tensor, Tensor], Tensor] = lambda draws, times: draws[-1]
+
+    def start(self, draws_NBTHWC: Tensor, times: Tensor) -> Tensor:
+        """The state at the first time, of all draws of a run."""
+        return self.begin(draws_NBTHWC[: self.unused + 1], times)
 
     def draws(self, steps: int) -> int:
         """How often each sample's generator is asked: unused draws, the state's, the fresh ones."""
@@ -34,14 +42,43 @@ class Sampler:
 
 
 def _renoise(times: Tensor, shift: float, draws_NBTHWC: Tensor | None) -> Step:
-    if draws_NBTHWC is None or len(draws_NBTHWC) != len(times) - 2:
-        given = 0 if draws_NBTHWC is None else len(draws_NBTHWC)
-        raise RequestError(f"re-noising needs {len(times) - 2} fresh draws for {len(times) - 1} steps, not {given}")
-    return Renoise(CogVideoXSchedule(snr_shift=shift), times, draws_NBTHWC)
+    return Renoise(CogVideoXSchedule(snr_shift=shift), times, _fresh_draws(times, draws_NBTHWC))
 
 
 def _cogvideox_times(steps: int, shift: float) -> Tensor:
     return CogVideoXSchedule(snr_shift=shift).times(steps)
+
+
+def _fresh_draws(times: Tensor, draws_NBTHWC: Tensor | None) -> Tensor:
+    """Raises: RequestError where there is not one for each step but the last."""
+    given = 0 if draws_NBTHWC is None else len(draws_NBTHWC)
+    if draws_NBTHWC is None or given != len(times) - 2:
+        raise RequestError(f"a run of {len(times) - 1} steps needs {len(times) - 2} fresh draws, not {given}")
+    return draws_NBTHWC
+
+
+def _ancestral(
+    levels: Callable[[int], list[int]],
+    *,
+    quantile: float | None,
+    predicts: str = "noise",
+    zero_snr: bool = False,
+    own_table: bool = False,
+) -> Sampler:
+    """Times and step on the cosine schedule. ``own_table``: a table of as many levels as there are steps."""
+
+    def schedule(steps: int) -> CosineSchedule:
+        return CosineSchedule(steps if own_table else cosine.LEVELS, zero_snr, predicts)
+
+    def step(times: Tensor, shift: float, draws_NBTHWC: Tensor | None) -> Step:
+        return Ancestral(schedule(len(times) - 1), times, _fresh_draws(times, draws_NBTHWC), quantile)
+
+    return Sampler(lambda steps, shift: schedule(steps).times(levels(steps)), step, fresh=True)
+
+
+def _flash_begin(draws_NBTHWC: Tensor, times: Tensor) -> Tensor:
+    """Official: the first estimate is noise itself, and more noise is mixed into it as at every step."""
+    return CosineSchedule().noised(draws_NBTHWC[0], draws_NBTHWC[1], times[0])
 
 
 SAMPLERS = {
@@ -49,6 +86,19 @@ SAMPLERS = {
     # Official quirk: a first draw is made and has no influence, since the first level holds no signal.
     "cogvideox-renoise": Sampler(_cogvideox_times, _renoise, unused=1, fresh=True),
     "cogvideox-ddim": Sampler(_cogvideox_times, lambda times, shift, draws: Ddim(CogVideoXSchedule(snr_shift=shift))),
+    "kandinsky3": _ancestral(cosine.from_the_top, quantile=0.99),
+    "kandinsky3-inpainting": _ancestral(cosine.from_the_top, quantile=0.95),
+    "kandinsky3-flash": Sampler(
+        lambda steps, shift: CosineSchedule().times(cosine.distilled(steps)),
+        lambda times, shift, draws: Renoise(CosineSchedule(), times, _fresh_draws(times, draws)),
+        unused=1,
+        fresh=True,
+        begin=_flash_begin,
+    ),
+    "kandinsky-video-1.0": _ancestral(cosine.every_level, quantile=0.98, own_table=True),
+    "kandinsky-video-1.0-interpolation": _ancestral(cosine.every_level, quantile=0.98, predicts="v", own_table=True),
+    "kandinsky-video-1.1": _ancestral(cosine.leading, quantile=None, zero_snr=True),
+    "kandinsky-video-1.1-interpolation": _ancestral(cosine.trailing, quantile=None, predicts="v", zero_snr=True),
 }
 
 

@@ -13,6 +13,7 @@ from kandinsky.errors import BackendError
 from kandinsky.nets.kandinsky4.denoiser import DiscreteDenoiser
 from kandinsky.nets.kandinsky5.denoiser import Layouts, VelocityDenoiser
 from kandinsky.nets.kandinsky5.dit import BlockRunner
+from kandinsky.nets.unet.denoiser import UNetDenoiser
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.types import TextStates
@@ -60,7 +61,13 @@ def _discrete(dit: Any, text: TextStates, shared: Shared, runner: BlockRunner | 
     )
 
 
-DENOISERS: dict[str, Maker] = {"kandinsky5.dit": _velocity, "kandinsky4.dit": _discrete}
+def _unet(dit: Any, text: TextStates, shared: Shared, runner: BlockRunner | None) -> Denoiser:
+    if runner is not None:
+        raise BackendError("step caches are not built for U-Nets: use `none`")
+    return UNetDenoiser(dit, text, condition_BTHWC=shared.condition_BTHWC)
+
+
+DENOISERS: dict[str, Maker] = {"kandinsky5.dit": _velocity, "kandinsky4.dit": _discrete, "kandinsky3.unet": _unet}
 
 
 def denoiser(kind: str, dit: Any, text: TextStates, shared: Shared, runner: BlockRunner | None = None) -> Denoiser:

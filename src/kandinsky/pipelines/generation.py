@@ -112,6 +112,10 @@ class GenerationPipeline(LoraMethods):
         seed: int | None = None,
         cache: str | CacheSettings | None = None,
         expand: bool = False,
+        fps: str | None = None,
+        motion: str | None = None,
+        image_guidance: float | None = None,
+        interpolation_guidance: float | None = None,
         keep_latent: str | Path | None = None,
         on_step: OnStep | None = None,
     ) -> Video:
@@ -125,6 +129,9 @@ class GenerationPipeline(LoraMethods):
                  negative_prompt: what to keep away from.   seed: drawn when not given; the result carries it.
                  cache: step cache of this call, `none` for none; see ``diffusion/caching.py``.
                  expand: have the text encoder's language model write the prompt out first; the recipe keeps its text.
+                 fps: of models that make key frames, `low`, `medium` or `high`: these alone, or the gaps between them
+                 filled once or twice.   motion: `low` to `extreme`, how much should move.   image_guidance: weight of
+                 the first frame.   interpolation_guidance: of the frames around a gap; 1 = off.
                  keep_latent: file for the latent, written before it is decoded; see ``finish``.
                  on_step: ``on_step(step, total, preview_latents)``, called after each step; returning False cancels.
         Raises:  RequestError before anything is loaded; WeightsError, OutOfMemory, Cancelled later.
@@ -144,6 +151,10 @@ class GenerationPipeline(LoraMethods):
             image=image,
             cache=cache,
             expand=expand,
+            fps=fps,
+            motion=motion,
+            image_guidance=image_guidance,
+            interpolation_guidance=interpolation_guidance,
         )
         return self.run(self.resolve(request), keep_latent=keep_latent, on_step=on_step)
 
@@ -164,6 +175,12 @@ class GenerationPipeline(LoraMethods):
         """
         first = _common(batch)
         self.attention_of(first)  # refuses what cannot run, before anything is loaded
+        if first.choice is not None:
+            from kandinsky.pipelines.keyframes import KeyframeStages  # which needs this module
+
+            targets: Sequence[Path | None] = keep_latents or [None] * len(batch)
+            stages = KeyframeStages(self)
+            return [stages.run(one, keep_latent=to, on_step=on_step) for one, to in zip(batch, targets, strict=True)]
         kept = KeptBlocks()
         images = self.encode_images(batch)
         with ExitStack() as held:
@@ -266,7 +283,9 @@ class GenerationPipeline(LoraMethods):
 
     def noise(self, batch: Sequence[Resolved]) -> Tensor:
         """Noise [B, T, H, W, C] to start from, float32, one generator a sample."""
-        return self._draws(batch)[sampler(_common(batch).sampling.sampler).unused]
+        first = _common(batch)
+        rules = sampler(first.sampling.sampler)
+        return rules.start(self._draws(batch), rules.times(first.steps, first.shift))
 
     def fresh_noise(self, batch: Sequence[Resolved]) -> Tensor | None:
         """What samplers that add noise anew draw after the start, [N, B, T, H, W, C]; None for the others."""

@@ -36,6 +36,7 @@ from kandinsky.weights.read import check_shapes, load_into, read_shapes
 
 Files = Mapping[str, Path]
 COMPONENTS = ("dit", "text", "vae")  # the model's own file is looked for first
+BESIDE = {"interpolation": "dit", "image_vae": "vae"}  # further networks run where these do
 
 
 def load(
@@ -128,10 +129,11 @@ def build(
     card = _with_tiling(card, tiling)
     builders: dict[str, Callable[[], Any]] = {}
     found: dict[str, Files] = {}
-    for part in COMPONENTS:
-        if part not in only:
+    places = dict(places)
+    for part, component in card.components.items():
+        if part in COMPONENTS and part not in only:
             continue
-        component = card.component(part)
+        places.setdefault(part, places[BESIDE.get(part, part)])
         files = found[part] = locate_parts(component, root=root, model=card.id)
         # a swapped block gets its type when it runs: until then it stays mapped from its file
         stored = offload == "block" and part == "dit" and part not in schemes
@@ -204,8 +206,8 @@ def _builder(component: Component, files: Files, precision: Precision | None) ->
 
 def _check_headers(make: Callable[[], nn.Module], kind: str, path: Path) -> None:
     """Refuse a truncated or wrong file by its header, before anything heavy is read."""
-    shapes = read_shapes(path)
     keymap = keymaps.for_kind(kind)
+    shapes = keymap.own(read_shapes(path))
     with torch.device("meta"):
         net = make()
     check_shapes(net, {keymap.to_ours(name): shape for name, shape in shapes.items()}, keymap=keymap, where=str(path))
@@ -228,6 +230,22 @@ def _kandinsky4_dit(component: Component, path: Path) -> nn.Module:
     from kandinsky.nets.kandinsky4.dit import DiffusionTransformer3D, DiTParams
 
     return DiffusionTransformer3D(DiTParams.from_dict(component.params))
+
+
+def _unet(component: Component, path: Path) -> nn.Module:
+    from kandinsky.nets.unet.params import UNetParams
+    from kandinsky.nets.unet.unet import UNet
+
+    params = UNetParams.from_dict(component.params)
+    if params.kind != component.kind:
+        raise RequestError(f"the parameters are those of a `{params.kind}`, not of a `{component.kind}`")
+    return UNet(params)
+
+
+def _movq(component: Component, path: Path) -> nn.Module:
+    from kandinsky.nets.vae.movq import MovqAutoencoder, MovqParams
+
+    return MovqAutoencoder(MovqParams.from_dict(component.params))
 
 
 def _hunyuan(component: Component, path: Path) -> nn.Module:
@@ -279,6 +297,15 @@ def _t5(component: Component, files: Files, precision: Precision) -> nn.Module:
     return read_t5(files["t5"], files["tokenizer"], params=params, dtype=precision.compute)
 
 
+def _t5_projected(component: Component, files: Files, precision: Precision) -> nn.Module:
+    from kandinsky.text.projected import ProjectedParams, read_projected_t5
+
+    params = ProjectedParams.from_dict(component.params)
+    return read_projected_t5(
+        files["t5"], files["tokenizer"], files["projection"], files["null"], params=params, dtype=precision.compute
+    )
+
+
 def _nano_text(component: Component, files: Files, precision: Precision) -> Any:
     from kandinsky.text.nano import NanoTextEncoder
 
@@ -297,15 +324,22 @@ class Encoder:
 NETWORKS: dict[str, Callable[[Component, Path], nn.Module]] = {
     "kandinsky5.dit": _kandinsky5_dit,
     "kandinsky4.dit": _kandinsky4_dit,
+    "kandinsky3.unet": _unet,
+    "kandinsky_video1.keyframes-1.0": _unet,
+    "kandinsky_video1.keyframes-1.1": _unet,
+    "kandinsky_video1.interpolation-1.0": _unet,
+    "kandinsky_video1.interpolation-1.1": _unet,
     "cogvideox": _cogvideox,
     "hunyuan": _hunyuan,
     "flux": _flux,
+    "movq": _movq,
     "nano.vae": _nano_vae,
 }
 TILED = ("hunyuan",)
 ENCODERS = {
     "qwen-clip": Encoder(_qwen_clip, ("qwen", "clip")),
     "t5": Encoder(_t5, ("t5",)),
+    "t5-projected": Encoder(_t5_projected, ("t5", "projection", "null")),
     "nano.text": Encoder(_nano_text, ("network",)),
 }
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kandinsky.cards import Card, Sampling
+from kandinsky.cards import Card, Keyframes, Sampling
 from kandinsky.diffusion import caching
 from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.errors import RequestError
@@ -25,6 +26,27 @@ SEED_LIMIT = 2**63  # torch generators take more, but not every format that stor
 
 
 @dataclass(frozen=True, slots=True)
+class KeyframeChoice:
+    """What a model of key frames is asked for, beyond what every model is.
+
+    rate: name of the frame rate.   passes: how often the gaps between frames are filled.
+    motion: name of how much should move; None for models that are not told.
+    image_guidance: weight of the first frame.   interpolation_guidance: of the frames around a gap; 1 = off.
+    """
+
+    rate: str
+    passes: int
+    motion: str | None
+    image_guidance: float
+    interpolation_guidance: float
+
+    def settings(self) -> dict[str, Any]:
+        """Under the names a recipe uses."""
+        told = {} if self.motion is None else {"motion": self.motion, "image_guidance": self.image_guidance}
+        return {"rate": self.rate, "interpolation_guidance": self.interpolation_guidance, **told}
+
+
+@dataclass(frozen=True, slots=True)
 class Resolved:
     """A request with every blank filled in and every value legal for its card.
 
@@ -32,6 +54,7 @@ class Resolved:
     seconds: as asked for; ``shape.frames / fps`` is what the autoencoder's grid makes of it.
     sampling: the card's values for this size.     image: the given image and the size it is used at.
     cache:   the step cache, with its ratios.
+    choice:  of models that make key frames.
     expand:  the prompt is to be written out at length; ``expanded_prompt`` is the text that came of it.
     """
 
@@ -51,6 +74,7 @@ class Resolved:
     cache: CacheSettings | None = None
     expand: bool = False
     expanded_prompt: str | None = None
+    choice: KeyframeChoice | None = None
 
     @property
     def text(self) -> str:
@@ -77,6 +101,7 @@ class Resolved:
             "shift": self.shift,
             "noise": self.sampling.noise,
             **given,
+            **({} if self.choice is None else self.choice.settings()),
         }
 
 
@@ -90,6 +115,7 @@ def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Resolv
     prompt = _prompt(request.prompt, card, picture)
     width, height, image = _size(request.width, request.height, picture, card)
     sampling = card.sampling_for(width, height)
+    choice = _choice(request, card)
     seconds = _seconds(request.seconds, card)
     steps = _steps(request.steps, card, sampling)
     guidance = _number("guidance", request.guidance, sampling.guidance)
@@ -103,7 +129,11 @@ def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Resolv
         raise RequestError(f"negative prompt must be text, not `{type(negative).__name__}`")
     if guidance == 1 and negative != sampling.negative_prompt and negative.strip():
         log.warning("the negative prompt has no effect at guidance 1: no second pass runs")
-    shape = VideoShape(frames=frames_of(seconds, card), height=height, width=width)
+    frames, fps = frames_of(seconds, card), card.clip.fps
+    if choice is not None and card.keyframes is not None:
+        frames, fps = keyframes_of(card.keyframes, choice.passes), float(card.keyframes.fps[choice.rate])
+        seconds = round(frames / fps, 3)
+    shape = VideoShape(frames=frames, height=height, width=width)
     latent = LatentShape.from_video(
         shape, temporal=card.clip.temporal, spatial=card.clip.spatial, channels=card.clip.channels
     )
@@ -112,7 +142,7 @@ def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Resolv
         prompt=prompt,
         negative_prompt=negative,
         seconds=seconds,
-        fps=card.clip.fps,
+        fps=fps,
         shape=shape,
         latent=latent,
         steps=steps,
@@ -124,7 +154,52 @@ def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Resolv
         cache=caching.choose(request.cache, model=card.id, ratios=sampling.mag_ratios),
         expand=_expands(request, card),
         expanded_prompt=request.expanded_prompt,
+        choice=choice,
     )
+
+
+def keyframes_of(keyframes: Keyframes, passes: int) -> int:
+    """Frames of a clip whose gaps were filled ``passes`` times: three frames into each."""
+    return (keyframes.count - 1) * 4**passes + 1
+
+
+def _choice(request: Request, card: Card) -> KeyframeChoice | None:
+    keyframes = card.keyframes
+    if keyframes is None:
+        for name in ("fps", "motion", "image_guidance", "interpolation_guidance"):
+            if getattr(request, name) is not None:
+                raise RequestError(
+                    f"`{card.id}` makes no key frames and takes no {name.replace('_', ' ')}: leave it out"
+                )
+        return None
+    if request.seconds is not None and request.seconds != card.clip.seconds:
+        raise RequestError(f"the length of `{card.id}` is fixed: leave the seconds out; `fps` decides how many frames")
+    rate = _name("fps", request.fps, keyframes.fps, keyframes.default_fps, card)
+    gaps = _weight("interpolation guidance", request.interpolation_guidance, keyframes.guidance)
+    first = keyframes.first_frame
+    if first is None:
+        for name in ("motion", "image_guidance"):
+            if getattr(request, name) is not None:
+                raise RequestError(f"`{card.id}` takes no {name.replace('_', ' ')}: leave it out")
+        return KeyframeChoice(rate, list(keyframes.fps).index(rate), None, 1.0, gaps)
+    motion = _name("motion", request.motion, first.motion, first.default_motion, card)
+    image_guidance = _weight("image guidance", request.image_guidance, first.image_guidance)
+    return KeyframeChoice(rate, list(keyframes.fps).index(rate), motion, image_guidance, gaps)
+
+
+def _name(what: str, given: object, names: Mapping[str, int], default: str, card: Card) -> str:
+    if given is None:
+        return default
+    if not isinstance(given, str) or given not in names:
+        raise RequestError(f"{what} `{given}` is not supported by `{card.id}`: use {_either(tuple(names))}")
+    return given
+
+
+def _weight(what: str, given: float | None, default: float) -> float:
+    value = _number(what, given, default)
+    if value < 0:
+        raise RequestError(f"{what} `{value:g}` is below 0: use 1 for none, the default is {default:g}")
+    return value
 
 
 def frames_of(seconds: float, card: Card) -> int:
@@ -224,6 +299,10 @@ def _legal_size(width: int | None, height: int | None, card: Card) -> tuple[int,
         )
     if f"{width}x{height}" in card.clip.sizes:
         return int(width), int(height)
+    if (unit := card.clip.multiple) and all(_is_multiple(side, unit) for side in (width, height)):
+        return int(width), int(height)
+    if unit:
+        allowed = f"multiples of {unit} up to {LONGEST_SIDE}, such as {allowed}"
     hint = None
     if all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (width, height)):
         # Nearest in shape and area alike: distance of the logarithms, so that twice as wide counts as half as wide.
@@ -233,6 +312,10 @@ def _legal_size(width: int | None, height: int | None, card: Card) -> tuple[int,
 
         hint = f"the nearest is `--size {min(card.clip.sizes, key=distance)}`"
     raise RequestError(f"size `{width}x{height}` is not supported by `{card.id}`: use {allowed}", hint=hint)
+
+
+def _is_multiple(side: object, unit: int) -> bool:
+    return isinstance(side, int) and not isinstance(side, bool) and 0 < side <= LONGEST_SIDE and side % unit == 0
 
 
 def _seconds(seconds: float | None, card: Card) -> float:

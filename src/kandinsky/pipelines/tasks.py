@@ -22,6 +22,7 @@ class Task:
 TASKS = {
     "text-to-video": Task("none", "video"),
     "image-to-video": Task("required", "video"),
+    "text-or-image-to-video": Task("optional", "video"),
     "text-to-image": Task("none", "image"),
     "image-editing": Task("optional", "image", text_sees_image=True),
 }

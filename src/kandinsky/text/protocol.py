@@ -39,3 +39,12 @@ class PromptWriter(TextEncoder, Protocol):
     def expand(self, prompt: str, *, task: str, seed: int, image: Image | None = None) -> str:
         """The prompt written out, see ``text/expansion.py``. image: what the task is given, at its full size."""
         ...
+
+
+@runtime_checkable
+class ContrastingTextEncoder(TextEncoder, Protocol):
+    """Makes the states of a negative prompt with a look at the prompt it stands against."""
+
+    def encode_against(self, negative: str, prompt: str) -> TextStates:
+        """States of one negative prompt."""
+        ...

@@ -20,8 +20,8 @@ from kandinsky.text.sentencepiece import read_spiece
 from kandinsky.types import TextStates
 
 PAD, END, EXTRA = 0, 1, 100
-# the table of words stands in the file once or twice
-TIED = ("encoder.embed_tokens.",)
+# the table of words stands in the file once or twice; files of the whole model hold its decoder too
+LEFT_OVER = ("encoder.embed_tokens.", "decoder.", "lm_head.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def read_t5(folder: Path, tokenizer_folder: Path, *, params: T5Params | None = N
             "the text encoder T5 needs the package `transformers`: install `kandinsky-video[full]`"
         ) from error
     tokenizer = read_t5_tokenizer(tokenizer_folder)  # before the large file
-    return T5Encoder(read_model(T5EncoderModel, folder, dtype, may_be_left_over=TIED), tokenizer, params)
+    return T5Encoder(read_model(T5EncoderModel, folder, dtype, may_be_left_over=LEFT_OVER), tokenizer, params)
 
 
 def read_t5_tokenizer(folder: Path) -> Tokenizer:

@@ -116,7 +116,7 @@ def verify(path: Path, *, size: int | None, sha256: str | None = None, git_sha1:
 
 
 def _parts(card: Card) -> list[Part]:
-    return [part for name in ("dit", "text", "vae") for part in card.component(name).parts]
+    return [part for component in card.components.values() for part in component.parts]
 
 
 def _offline(part: Part, root: Path | None, model: str) -> None:

@@ -9,13 +9,28 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True, slots=True)
 class KeyMap:
-    """``pairs`` of (official pattern, our pattern)."""
+    """``pairs`` of (official pattern, our pattern).
+
+    table: name of the network's table in files that hold several, as official U-Net files do; there its names begin
+    with it, and what lies in other tables belongs to other parts of the model.
+    """
 
     pairs: tuple[tuple[str, str], ...] = ()
+    table: str = ""
+
+    def own(self, tensors: dict[str, Entry]) -> dict[str, Entry]:
+        """What belongs to this network, of all that a file holds."""
+        prefix = f"{self.table}."
+        if not self.table or not any(name.startswith(prefix) for name in tensors):
+            return tensors
+        return {name.removeprefix(prefix): entry for name, entry in tensors.items() if name.startswith(prefix)}
 
     def to_ours(self, official: str) -> str:
         """Our name of an official tensor name."""
@@ -45,6 +60,33 @@ HUNYUAN_VAE = KeyMap((("{name}", "net.{name}"),))
 COGVIDEOX_VAE = HUNYUAN_VAE  # kept the same way
 KANDINSKY4_DIT = IDENTITY
 FLUX_VAE = HUNYUAN_VAE
+# Attention along time is called differently in each official class; the layers are the same.
+UNET = KeyMap(table="unet")
+UNET_FRAMES_1_0 = KeyMap(
+    (
+        (
+            "{level}.temporal_attention_block.temporal_attention.{name}",
+            "{level}.temporal_attention_block.attention.{name}",
+        ),
+    ),
+    table="unet",
+)
+UNET_FRAMES_1_1 = KeyMap(
+    (
+        *UNET_FRAMES_1_0.pairs,
+        ("{level}.temporal_attention_block.temporal_norm.{name}", "{level}.temporal_attention_block.in_norm.{name}"),
+        ("{level}.temporal_attention_block.ff_norm.{name}", "{level}.temporal_attention_block.out_norm.{name}"),
+    ),
+    table="unet",
+)
+UNET_GAPS_1_0 = KeyMap(
+    (
+        ("{block}.temporal_merge", "{block}.mix.temporal_merge"),
+        ("{block}.temporal_projection.{name}", "{block}.mix.temporal_projection.{name}"),
+    ),
+    table="unet",
+)
+UNET_GAPS_1_1 = KeyMap((("{block}.temporal_projection_new.{name}", "{block}.mix.{name}"),), table="unet")
 
 _BY_KIND = {
     "kandinsky5.dit": KANDINSKY5_DIT,
@@ -52,6 +94,11 @@ _BY_KIND = {
     "kandinsky4.dit": KANDINSKY4_DIT,
     "cogvideox": COGVIDEOX_VAE,
     "flux": FLUX_VAE,
+    "kandinsky3.unet": UNET,
+    "kandinsky_video1.keyframes-1.0": UNET_FRAMES_1_0,
+    "kandinsky_video1.keyframes-1.1": UNET_FRAMES_1_1,
+    "kandinsky_video1.interpolation-1.0": UNET_GAPS_1_0,
+    "kandinsky_video1.interpolation-1.1": UNET_GAPS_1_1,
 }
 
 

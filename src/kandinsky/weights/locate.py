@@ -104,7 +104,7 @@ def locate_parts(component: Component, *, root: Path | None = None, model: str |
 
 def missing_parts(card: Card, *, root: Path | None = None) -> tuple[Part, ...]:
     """The parts of a model that are not complete on this machine."""
-    parts = [part for name in ("dit", "text", "vae") for part in card.component(name).parts]
+    parts = [part for component in card.components.values() for part in component.parts]
     return tuple(part for part in parts if all(place.missing() for place in places(part, root=root)))
 
 
@@ -118,7 +118,7 @@ def part_bytes(part: Part) -> int:
 
 def card_bytes(card: Card) -> int:
     """Size of all files of a model."""
-    return sum(part_bytes(part) for name in ("dit", "text", "vae") for part in card.component(name).parts)
+    return sum(part_bytes(part) for component in card.components.values() for part in component.parts)
 
 
 def revision(component: Component, *, root: Path | None = None) -> str:

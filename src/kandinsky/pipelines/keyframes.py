@@ -1,0 +1,276 @@
+"""Key frames → base frames → interpolation: three calls of the one sampling loop (Kandinsky Video 1.0 and 1.1).
+
+encode → [first frame] → key frames → [fill the gaps, once or twice] → decode. Each step is public and typed on both
+sides; a network is read when its step is reached, so a clip without interpolation never reads that network.
+
+Legend: B clips; T H W C latent frames, rows, columns, channels; F frames and G = F − 1 gaps between them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kandinsky.cards import Keyframes
+from kandinsky.diffusion import noise as noise_rule
+from kandinsky.diffusion.cosine import CosineSchedule
+from kandinsky.diffusion.gaps import MISSING, around, fill
+from kandinsky.diffusion.guidance import Denoiser, Guidance, ImageGuidance
+from kandinsky.diffusion.sample import sample
+from kandinsky.diffusion.samplers import sampler
+from kandinsky.errors import BackendError, RequestError
+from kandinsky.nets.unet.denoiser import UNetDenoiser
+from kandinsky.nets.unet.unet import Marks
+from kandinsky.pipelines.generation import GenerationPipeline, OnStep, to_bytes, to_pixels
+from kandinsky.pipelines.latents import write_latent
+from kandinsky.pipelines.request import KeyframeChoice, Resolved
+from kandinsky.text.protocol import ContrastingTextEncoder
+from kandinsky.text.store import encode_each, join
+from kandinsky.types import LatentShape, TextStates, Video
+
+SEED_STEP = 0x9E3779B97F4A7C15  # apart as 64-bit numbers can be, so that stages never share a generator
+STAGES = ("key frames", "first frame", "first frame's noise", "interpolation")
+
+
+class KeyframeStages:
+    """The stages of a model of key frames.
+
+    Every stage draws from a generator of its own, made of the seed and the stage's number; so the key frames of a seed
+    are the same at every frame rate.
+
+    Args:   base: its pipeline, with what all models have in common: networks, text states, decoding, recipes.
+    Raises: BackendError for a model that makes none.
+    """
+
+    def __init__(self, base: GenerationPipeline) -> None:
+        if base.card.keyframes is None:
+            raise BackendError(f"`{base.card.id}` makes no key frames")
+        self.base = base
+        self.placement = base.placement
+        self.keyframes: Keyframes = base.card.keyframes
+
+    def run(self, resolved: Resolved, *, keep_latent: str | Path | None = None, on_step: OnStep | None = None) -> Video:
+        """The whole way for one resolved request."""
+        progress = Progress(on_step, self.total_steps(resolved))
+        text, nothing = self.encode(resolved)
+        first = self.first_frame(resolved, text, nothing, on_step=progress.stage())
+        latents = self.sample_keyframes(resolved, text, nothing, first, on_step=progress.stage())
+        latents = self.interpolate(latents, resolved, text, nothing, stage=progress.stage)
+        recipe = self.base.recipe(resolved)
+        if keep_latent is not None:
+            write_latent(Path(keep_latent), latents[0], recipe)
+        return Video(self.base.decode(latents)[0], fps=resolved.fps, seed=resolved.seed, recipe=recipe)
+
+    def total_steps(self, resolved: Resolved) -> int:
+        """Steps of all stages."""
+        makes_first = self.keyframes.first_frame is not None and resolved.image is None
+        return resolved.steps * (2 if makes_first else 1) + _choice(resolved).passes * self.gap_steps(resolved)
+
+    def gap_steps(self, resolved: Resolved) -> int:
+        """Steps of one interpolation pass: the card's, and no more than the key frames take."""
+        return min(self.keyframes.steps, resolved.steps)
+
+    def encode(self, resolved: Resolved) -> tuple[TextStates, TextStates]:
+        """States of the prompt, and of what it is held against: the negative prompt, else the state for no text."""
+        encode = partial(
+            encode_each, still=False, encoder=partial(self.placement.hold, "text"), store=self.base.text_store
+        )
+        negative = resolved.negative_prompt
+        if not negative.strip():
+            states = encode([resolved.text, ""])
+            return states[0], states[1]
+        with self.placement.hold("text") as encoder:
+            if not isinstance(encoder, ContrastingTextEncoder):
+                states = encode([resolved.text, negative])
+                return states[0], states[1]
+            return join(encode([resolved.text])), encoder.encode_against(negative, resolved.text)
+
+    def first_frame(
+        self, resolved: Resolved, text: TextStates, nothing: TextStates, *, on_step: OnStep | None = None
+    ) -> Tensor | None:
+        """Clean latent [1, 1, H, W, C] of the first frame: of the given image, else of one made from the text.
+
+        None for models that need none. Quirk: the one that is made is larger than the clip, becomes eight-bit pixels,
+        and is reduced, as in the official code.
+        """
+        first = self.keyframes.first_frame
+        if first is None:
+            return None
+        if resolved.image is not None:
+            return self._encode_picture(resolved.image.pixels())
+        latent = resolved.latent
+        shape = LatentShape(1, latent.height * first.scale, latent.width * first.scale, latent.channels)
+        rules = sampler(resolved.sampling.sampler)
+        times = rules.times(resolved.steps, 1.0)
+        draws = self._draws(shape, resolved, "first frame", rules.draws(resolved.steps))
+        step = rules.step(times, 1.0, draws[1:])
+        device = self.placement.device("dit")
+        empty = torch.zeros_like(torch.cat((draws[0], draws[0][..., :1]), dim=-1)).to(device)
+        with self.placement.hold("dit") as net:
+
+            def bound(states: TextStates) -> Denoiser:
+                return UNetDenoiser(net, states.to(device), condition_BTHWC=empty)
+
+            guidance = Guidance(first.guidance)
+            guided = guidance.guide(bound(text), bound(nothing) if guidance.is_on else None)
+            made = sample(guided, draws[0].to(device), times, step=step, on_step=on_step)
+        with self.placement.hold("image_vae") as vae, torch.no_grad():
+            pixels = to_bytes(vae.decode(made.to(self.placement.device("image_vae"))))
+        size = (resolved.shape.width, resolved.shape.height)
+        return self._encode_picture(Image.fromarray(pixels[0, 0].cpu().numpy()).resize(size, Image.Resampling.BICUBIC))
+
+    def sample_keyframes(
+        self,
+        resolved: Resolved,
+        text: TextStates,
+        nothing: TextStates,
+        first_BTHWC: Tensor | None = None,
+        *,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Latents of the key frames [1, F, H, W, C], float32."""
+        shape = dataclasses.replace(resolved.latent, frames=self.keyframes.count)
+        rules = sampler(resolved.sampling.sampler)
+        times = rules.times(resolved.steps, 1.0)
+        draws = self._draws(shape, resolved, "key frames", rules.draws(resolved.steps))
+        step = rules.step(times, 1.0, draws[1:])
+        device = self.placement.device("dit")
+        marks = self._marks(resolved)
+        with self.placement.hold("dit") as net:
+            bound = partial(UNetDenoiser, net, marks=marks)
+            told, untold = text.to(device), nothing.to(device)
+            if first_BTHWC is None:
+                guidance = Guidance(resolved.guidance)
+                guided = guidance.guide(bound(told), bound(untold) if guidance.is_on else None)
+            else:
+                condition = self._condition(first_BTHWC, shape, resolved).to(device)
+                guided = ImageGuidance(resolved.guidance, _choice(resolved).image_guidance).guide(
+                    bound(told, condition_BTHWC=condition),
+                    bound(untold, condition_BTHWC=condition),
+                    bound(untold, condition_BTHWC=torch.zeros_like(condition)),
+                )
+            return sample(guided, draws[0].to(device), times, step=step, on_step=on_step)
+
+    def interpolate(
+        self,
+        latents_BTHWC: Tensor,
+        resolved: Resolved,
+        text: TextStates,
+        nothing: TextStates,
+        *,
+        stage: Callable[[], OnStep | None] = lambda: None,
+    ) -> Tensor:
+        """The clip with its gaps filled as often as the frame rate asks, [1, T, H, W, C].
+
+        stage: gives the progress callback of each pass.
+        """
+        for number in range(_choice(resolved).passes):
+            latents_BTHWC = self.fill_gaps(latents_BTHWC, resolved, text, nothing, number=number, on_step=stage())
+        return latents_BTHWC
+
+    def fill_gaps(
+        self,
+        latents_BTHWC: Tensor,
+        resolved: Resolved,
+        text: TextStates,
+        nothing: TextStates,
+        *,
+        number: int = 0,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """One pass: three frames between every two, [1, 4·(T − 1) + 1, H, W, C].
+
+        Args: number: of the pass; it decides what the network is told of the gaps' length.
+        """
+        rules, steps = sampler(self.keyframes.sampler), self.gap_steps(resolved)
+        left, right = around(latents_BTHWC)
+        shape = LatentShape(left.shape[1], left.shape[2], left.shape[3], left.shape[4] * MISSING)
+        times = rules.times(steps, 1.0)
+        draws = self._draws(shape, resolved, "interpolation", rules.draws(steps), number)
+        step = rules.step(times, 1.0, draws[1:])
+        device = self.placement.device("interpolation")
+        left, right = left.to(device), right.to(device)
+        skips = self.keyframes.skips
+        marks = Marks(skip=skips[min(number, len(skips) - 1)])
+        guides_text = self.keyframes.guides_text
+        alone = dataclasses.replace(marks, mixes=not guides_text)
+        told, untold = (text if guides_text else nothing).to(device), nothing.to(device)
+        nowhere = torch.zeros_like(left)
+        with self.placement.hold("interpolation") as net:
+            guidance = Guidance(_choice(resolved).interpolation_guidance)
+            guided = guidance.guide(
+                UNetDenoiser(net, told, before_BTHWC=left, condition_BTHWC=right, marks=marks),
+                UNetDenoiser(net, untold, before_BTHWC=nowhere, condition_BTHWC=nowhere, marks=alone)
+                if guidance.is_on
+                else None,
+            )
+            filled = sample(guided, draws[0].to(device), times, step=step, on_step=on_step)
+        return fill(latents_BTHWC.to(filled), filled)
+
+    def _encode_picture(self, picture: Image.Image) -> Tensor:
+        device = self.placement.device("image_vae")
+        with self.placement.hold("image_vae") as vae, torch.no_grad():
+            return vae.encode(to_pixels(picture).to(device)).to(self.base.precision.islands)
+
+    def _condition(self, first_BTHWC: Tensor, shape: LatentShape, resolved: Resolved) -> Tensor:
+        """Condition channels [1, F, H, W, C + 1]: the first frame with noise and a mask of ones, zeros behind it.
+
+        Quirk: the noise is uniform in [0, 1), a slip of the official code that the released numbers have.
+        """
+        first = self.keyframes.first_frame
+        assert first is not None
+        schedule = CosineSchedule(zero_snr=True)
+        one = dataclasses.replace(shape, frames=1)
+        noise = noise_rule.draw_uniform(one, [_stage_seed(resolved.seed, "first frame's noise")])
+        key = first_BTHWC.float().cpu()
+        noised = schedule.noised(key, noise, torch.tensor(schedule.time(first.noise_level)))
+        marked = torch.cat((noised, torch.ones_like(noised[..., :1])), dim=-1)
+        return torch.cat((marked, marked.new_zeros(1, shape.frames - 1, *marked.shape[2:])), dim=1)
+
+    def _marks(self, resolved: Resolved) -> Marks:
+        places = tuple(float(i * self.keyframes.spacing) for i in range(self.keyframes.count))
+        first, motion = self.keyframes.first_frame, _choice(resolved).motion
+        if first is None or motion is None:
+            return Marks(places)
+        return Marks(places, noise_level=first.noise_level, motion=first.motion[motion])
+
+    def _draws(self, shape: LatentShape, resolved: Resolved, stage: str, count: int, number: int = 0) -> Tensor:
+        seed = _stage_seed(resolved.seed, stage, number)
+        return noise_rule.draw_series(shape, [seed], resolved.sampling.noise, count=count)
+
+
+class Progress:
+    """Counts the steps of several stages as one run."""
+
+    def __init__(self, on_step: OnStep | None, total: int) -> None:
+        self._on_step = on_step
+        self._total = total
+        self._done = 0
+
+    def stage(self) -> OnStep | None:
+        """The callback of the next stage."""
+        told = self._on_step
+        if told is None:
+            return None
+
+        def on_step(_step: int, _total: int, clean: Tensor) -> bool | None:
+            self._done += 1
+            return told(self._done, self._total, clean)
+
+        return on_step
+
+
+def _choice(resolved: Resolved) -> KeyframeChoice:
+    if resolved.choice is None:
+        raise RequestError(f"this request was held against `{resolved.card.id}`, which makes no key frames")
+    return resolved.choice
+
+
+def _stage_seed(seed: int, stage: str, number: int = 0) -> int:
+    return (seed + (STAGES.index(stage) + number) * SEED_STEP) % 2**63

@@ -1,0 +1,160 @@
+"""Text states of Kandinsky 3 and Kandinsky Video 1: T5's last hidden states, projected; a learned state for no text.
+
+Legend: B prompts, L text tokens, C width of the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from kandinsky.errors import RequestError, WeightsError
+from kandinsky.text.store import join
+from kandinsky.text.t5 import END, T5Encoder, T5Params, read_t5
+from kandinsky.types import TextStates
+from kandinsky.weights.read import assign_state, read_state
+
+NULL = "null_embedding"
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectedParams:
+    """max_length: tokens of a prompt at most, the end token counted.
+
+    table: where the projection lies in its file, such as `projections.t5`; empty: the file holds nothing else.
+    """
+
+    max_length: int = 128
+    table: str = ""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ProjectedParams:
+        """Read a card's values. Raises: RequestError for an unknown key."""
+        if unknown := sorted(set(values) - set(cls.__dataclass_fields__)):
+            raise RequestError(f"unknown text encoder parameter `{unknown[0]}`: use max_length or table")
+        return cls(**values)
+
+
+class Projection(nn.Sequential):
+    """A linear layer and a normalisation; official names 0 and 1."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__(nn.Linear(width, out, bias=False), nn.LayerNorm(out))
+
+    def context(self, hidden_BLC: Tensor, mask_BL: Tensor) -> TextStates:
+        """Context states: masked rows are zero, and rows end one after the last that counts.
+
+        Args:    mask_BL: True or 1 where a token counts.
+        Returns: with the mean over all these rows, the zero ones too, as the pooled state: the network asks with it.
+        Source:  ai-forever/KandinskyVideo@4e10a23, condition_encoders.py, ConditionEncoder.forward.
+        """
+        mask = mask_BL.bool()
+        length = int(mask.sum(dim=1).max()) + 1
+        linear: nn.Linear = self[0]  # type: ignore[assignment]
+        tokens = self(hidden_BLC[:, :length].to(linear.weight.dtype)) * mask[:, :length, None]
+        return TextStates(tokens, tokens.mean(dim=1), mask[:, :length])
+
+
+class ProjectedT5Encoder(nn.Module):
+    """T5's encoder, the projection, and the state that stands for no text.
+
+    An empty text is no text: its state is the learned one alone. Every prompt is encoded by itself, so that its states
+    do not depend on others.
+
+    Args:   encoder, tokenizer: as ``T5Encoder`` takes them.   projection: of the network that will listen.
+            null_embedding: [C].
+    Quirk:  one zero row is left behind the last token, and is part of the pooled mean, except for prompts of the full
+            length.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        tokenizer: Tokenizer,
+        projection: Projection,
+        null_embedding: Tensor,
+        params: ProjectedParams | None = None,
+    ) -> None:
+        super().__init__()
+        self.t5 = T5Encoder(encoder, tokenizer, T5Params((params or ProjectedParams()).max_length))
+        self.projection = projection.eval().requires_grad_(False)
+        self.register_buffer(NULL, null_embedding.flatten())
+
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
+        """Text states of B prompts.
+
+        Args:    still: changes nothing here.
+        Returns: tokens [B, L, C] and mask [B, L]; pooled states [B, C], see ``Projection.context``.
+        Raises:  RequestError for no prompts.
+        """
+        if isinstance(prompts, str) or not prompts:
+            raise RequestError("encode takes a list of at least one prompt")
+        return join([self._one(prompt) for prompt in prompts])
+
+    def encode_against(self, negative: str, prompt: str) -> TextStates:
+        """States of a negative prompt as the official code makes them beside a prompt.
+
+        Quirk: it is cut to the prompt's number of tokens, its last one is the end token, and it is masked as the prompt
+        is, so that a shorter one also shows the padding behind it.
+        """
+        if not negative.strip():
+            return self.nothing()
+        length = len(self._numbers(prompt))
+        numbers = self.t5.numbers(negative)[:length]
+        if numbers[-1] != 0:
+            numbers[-1] = END
+        return self._states(numbers)
+
+    def nothing(self) -> TextStates:
+        """The state for no text, one visible token."""
+        null: Tensor = self.get_buffer(NULL)[None]
+        return TextStates(null[:, None], null, torch.ones(1, 1, dtype=torch.bool, device=null.device))
+
+    def _one(self, prompt: str) -> TextStates:
+        return self._states(self._numbers(prompt)) if prompt.strip() else self.nothing()
+
+    def _numbers(self, prompt: str) -> list[int]:
+        numbers = self.t5.numbers(prompt)
+        return numbers[: numbers.index(END) + 1]
+
+    def _states(self, numbers: list[int]) -> TextStates:
+        hidden = self.t5.states(torch.tensor([numbers])).tokens_BLC
+        room = 1 if len(numbers) < self.t5.params.max_length else 0
+        mask = torch.arange(len(numbers) + room, device=hidden.device)[None] < len(numbers)
+        return self.projection.context(nn.functional.pad(hidden, (0, 0, 0, room)), mask)
+
+
+def read_projected_t5(
+    folder: Path,
+    tokenizer_folder: Path,
+    projection: Path,
+    null: Path,
+    *,
+    params: ProjectedParams | None = None,
+    dtype: torch.dtype,
+) -> ProjectedT5Encoder:
+    """Read encoder, projection and null state from local files, strictly, on the host.
+
+    Args:   projection, null: the files that hold them; may be the U-Net's own.
+    Raises: as ``read_t5``; WeightsError where a tensor is missing.
+    """
+    params = params or ProjectedParams()
+    state, prefix = read_state(projection), f"{params.table}." if params.table else ""
+    tensors = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    if "0.weight" not in tensors:
+        raise WeightsError(f"tensor `{prefix}0.weight` is missing in `{projection}`: it holds no projection")
+    out, width = tensors["0.weight"].shape
+    with torch.device("meta"):
+        layers = Projection(width, out)
+    assign_state(layers, tensors, dtype=dtype, where=str(projection))
+    embeddings = read_state(null) if null != projection else state
+    if NULL not in embeddings:
+        raise WeightsError(f"tensor `{NULL}` is missing in `{null}`: is it an official U-Net file?")
+    bare = read_t5(folder, tokenizer_folder, dtype=dtype)
+    return ProjectedT5Encoder(bare.encoder, bare.tokenizer, layers, embeddings[NULL].to(dtype), params)
