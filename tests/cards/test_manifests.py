@@ -50,6 +50,7 @@ def test_a_card_that_disagrees_fails_by_name(tmp_path: Path, monkeypatch: pytest
         net = NETWORKS[bare.kind](bare, Path("none"))
     values = {
         "checkpoint": card.dit.parts[0].repo,
+        "file": card.dit.parts[0].files[0],
         "dit_params": params,
         "tensors": {name: list(tensor.shape) for name, tensor in net.state_dict().items()},
     }
