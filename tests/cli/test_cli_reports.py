@@ -41,7 +41,8 @@ def test_show_keeps_a_table_of_numbers_short(call: Call) -> None:
 
 
 def test_plan_of_every_model(call: Call) -> None:
-    for model, card in cards.catalogue().items():
+    transformers = {model: card for model, card in cards.catalogue().items() if card.dit.kind == "kandinsky5.dit"}
+    for model, card in transformers.items():
         for size in card.clip.sizes:
             width, height = map(int, size.split("x"))
             plan = kandinsky.plan(model, device="cpu", width=width, height=height)
