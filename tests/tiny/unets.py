@@ -65,6 +65,7 @@ def unet(file: str) -> UNet:
     net: UNet = randomise(UNet(UNetParams.from_dict(UNET | UNETS[file])))  # type: ignore[assignment]
     with torch.no_grad():  # a network that answers with large numbers would drown what a test compares
         net.out_layer[2].weight.mul_(0.3)
+        net.null_embedding.copy_(torch.randn(CONTEXT, generator=torch.Generator().manual_seed(len(file))))
     return net
 
 
@@ -76,10 +77,6 @@ def movq(temporal: bool = False) -> nn.Module:
 @cache
 def projection() -> nn.Module:
     return randomise(Projection(HIDDEN, CONTEXT))
-
-
-def null_embedding() -> Tensor:
-    return torch.randn(CONTEXT, generator=torch.Generator().manual_seed(5))
 
 
 @cache
@@ -110,7 +107,10 @@ def write(folder: Path) -> Path:
     weights = folder / "weights"
     weights.mkdir(parents=True)
     for file in UNETS:
-        tables: dict[str, Any] = {"unet": official_state(file), "null_embedding": null_embedding()[None]}
+        state = official_state(file)
+        null = state.pop("null_embedding")
+        # official files have it with and without an axis of one
+        tables: dict[str, Any] = {"unet": state, "null_embedding": null[None] if "video" in file else null}
         if file == "kandinsky_video.pt":
             tables["projections"] = {"t5": projection().state_dict()}
         torch.save(tables, weights / file)
@@ -142,14 +142,14 @@ def card(model: str) -> str:
 
 
 def _text_parts(model: str) -> str:
-    files = {
-        "kandinsky-video-1.0": {"projection": "kandinsky_video.pt", "null": "kandinsky_video.pt"},
-        "kandinsky-video-1.1": {"projection": "t5_projections.pt", "null": "t2v.pt"},
+    file = {
+        "kandinsky-video-1.0": "kandinsky_video.pt",
+        "kandinsky-video-1.1": "t5_projections.pt",
     }[model]
-    entries = {"tokenizer": ("spiece.model", "flan-ul2/")} | {name: (file, file) for name, file in files.items()}
+    entries = {"tokenizer": ("spiece.model", "flan-ul2/"), "projection": (file, file)}
     return "".join(
-        f'[[text.parts]]\nname = "{name}"\nrepo = "nobody/tiny"\nfiles = ["{file}"]\nlocal = "{local}"\n'
-        for name, (file, local) in entries.items()
+        f'[[text.parts]]\nname = "{name}"\nrepo = "nobody/tiny"\nfiles = ["{one}"]\nlocal = "{local}"\n'
+        for name, (one, local) in entries.items()
     )
 
 

@@ -19,7 +19,7 @@ from kandinsky.nets.unet.denoiser import UNetDenoiser
 from kandinsky.nets.unet.params import UNetParams
 from kandinsky.nets.unet.unet import Marks, UNet
 from kandinsky.nets.vae.movq import MovqAutoencoder, MovqParams
-from kandinsky.text.projected import NULL, Projection
+from kandinsky.text.projected import Projection
 from kandinsky.types import TextStates
 from kandinsky.weights import keymaps
 from kandinsky.weights.keymaps import KeyMap
@@ -281,7 +281,7 @@ def _states(inputs: dict[str, Tensor], frames: int, prefix: str = "") -> TextSta
 
 def _nothing(inputs: dict[str, Tensor]) -> TextStates:
     """The learned state for no text: one token, whatever the pooled state asks."""
-    null = inputs[NULL][None]
+    null = inputs["null_embedding"][None]
     return TextStates(null[:, None], null)
 
 

@@ -302,7 +302,7 @@ def _t5_projected(component: Component, files: Files, precision: Precision) -> n
 
     params = ProjectedParams.from_dict(component.params)
     return read_projected_t5(
-        files["t5"], files["tokenizer"], files["projection"], files["null"], params=params, dtype=precision.compute
+        files["t5"], files["tokenizer"], files["projection"], params=params, dtype=precision.compute
     )
 
 
@@ -339,7 +339,7 @@ TILED = ("hunyuan",)
 ENCODERS = {
     "qwen-clip": Encoder(_qwen_clip, ("qwen", "clip")),
     "t5": Encoder(_t5, ("t5",)),
-    "t5-projected": Encoder(_t5_projected, ("t5", "projection", "null")),
+    "t5-projected": Encoder(_t5_projected, ("t5", "projection")),
     "nano.text": Encoder(_nano_text, ("network",)),
 }
 

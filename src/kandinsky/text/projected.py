@@ -1,4 +1,4 @@
-"""Text states of Kandinsky 3 and Kandinsky Video 1: T5's last hidden states, projected; a learned state for no text.
+"""Text states of Kandinsky 3 and Kandinsky Video 1: T5's last hidden states, projected.
 
 Legend: B prompts, L text tokens, C width of the states.
 """
@@ -19,8 +19,6 @@ from kandinsky.text.store import join
 from kandinsky.text.t5 import END, T5Encoder, T5Params, read_t5
 from kandinsky.types import TextStates
 from kandinsky.weights.read import assign_state, read_state
-
-NULL = "null_embedding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +60,12 @@ class Projection(nn.Sequential):
 
 
 class ProjectedT5Encoder(nn.Module):
-    """T5's encoder, the projection, and the state that stands for no text.
+    """T5's encoder and the projection.
 
-    An empty text is no text: its state is the learned one alone. Every prompt is encoded by itself, so that its states
-    do not depend on others.
+    An empty text is no text: one masked token, in whose place each network puts a state it learned. Every prompt is
+    encoded by itself, so that its states do not depend on others.
 
     Args:   encoder, tokenizer: as ``T5Encoder`` takes them.   projection: of the network that will listen.
-            null_embedding: [C].
     Quirk:  one zero row is left behind the last token, and is part of the pooled mean, except for prompts of the full
             length.
     """
@@ -78,13 +75,11 @@ class ProjectedT5Encoder(nn.Module):
         encoder: nn.Module,
         tokenizer: Tokenizer,
         projection: Projection,
-        null_embedding: Tensor,
         params: ProjectedParams | None = None,
     ) -> None:
         super().__init__()
         self.t5 = T5Encoder(encoder, tokenizer, T5Params((params or ProjectedParams()).max_length))
         self.projection = projection.eval().requires_grad_(False)
-        self.register_buffer(NULL, null_embedding.flatten())
 
     def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
         """Text states of B prompts.
@@ -112,9 +107,10 @@ class ProjectedT5Encoder(nn.Module):
         return self._states(numbers)
 
     def nothing(self) -> TextStates:
-        """The state for no text, one visible token."""
-        null: Tensor = self.get_buffer(NULL)[None]
-        return TextStates(null[:, None], null, torch.ones(1, 1, dtype=torch.bool, device=null.device))
+        """No text: one token, masked."""
+        like = self.projection.get_submodule("1").get_parameter("weight")
+        tokens = like.new_zeros(1, 1, len(like))
+        return TextStates(tokens, tokens[:, 0], torch.zeros(1, 1, dtype=torch.bool, device=like.device))
 
     def _one(self, prompt: str) -> TextStates:
         return self._states(self._numbers(prompt)) if prompt.strip() else self.nothing()
@@ -134,14 +130,13 @@ def read_projected_t5(
     folder: Path,
     tokenizer_folder: Path,
     projection: Path,
-    null: Path,
     *,
     params: ProjectedParams | None = None,
     dtype: torch.dtype,
 ) -> ProjectedT5Encoder:
-    """Read encoder, projection and null state from local files, strictly, on the host.
+    """Read encoder and projection from local files, strictly, on the host.
 
-    Args:   projection, null: the files that hold them; may be the U-Net's own.
+    Args:   projection: the file that holds it; may be the U-Net's own.
     Raises: as ``read_t5``; WeightsError where a tensor is missing.
     """
     params = params or ProjectedParams()
@@ -153,8 +148,5 @@ def read_projected_t5(
     with torch.device("meta"):
         layers = Projection(width, out)
     assign_state(layers, tensors, dtype=dtype, where=str(projection))
-    embeddings = read_state(null) if null != projection else state
-    if NULL not in embeddings:
-        raise WeightsError(f"tensor `{NULL}` is missing in `{null}`: is it an official U-Net file?")
     bare = read_t5(folder, tokenizer_folder, dtype=dtype)
-    return ProjectedT5Encoder(bare.encoder, bare.tokenizer, layers, embeddings[NULL].to(dtype), params)
+    return ProjectedT5Encoder(bare.encoder, bare.tokenizer, layers, params)

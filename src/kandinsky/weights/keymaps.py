@@ -7,9 +7,10 @@ which are also those of Diffusers.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
 
@@ -20,17 +21,20 @@ class KeyMap:
 
     table: name of the network's table in files that hold several, as official U-Net files do; there its names begin
     with it, and what lies in other tables belongs to other parts of the model.
+    beside: tensors of the network that lie outside its table there, as rows of one, or without.
     """
 
     pairs: tuple[tuple[str, str], ...] = ()
     table: str = ""
+    beside: tuple[str, ...] = ()
 
-    def own(self, tensors: dict[str, Entry]) -> dict[str, Entry]:
-        """What belongs to this network, of all that a file holds."""
+    def own(self, entries: dict[str, Entry]) -> dict[str, Entry]:
+        """What belongs to this network of all that a file holds: tensors, or shapes."""
         prefix = f"{self.table}."
-        if not self.table or not any(name.startswith(prefix) for name in tensors):
-            return tensors
-        return {name.removeprefix(prefix): entry for name, entry in tensors.items() if name.startswith(prefix)}
+        if not self.table or not any(name.startswith(prefix) for name in entries):
+            return entries
+        found = {name.removeprefix(prefix): entry for name, entry in entries.items() if name.startswith(prefix)}
+        return found | {name: _flat(entries[name]) for name in self.beside if name in entries}
 
     def to_ours(self, official: str) -> str:
         """Our name of an official tensor name."""
@@ -39,6 +43,10 @@ class KeyMap:
     def to_official(self, ours: str) -> str:
         """The official name of one of our tensor names."""
         return _translate(ours, tuple((b, a) for a, b in self.pairs))
+
+
+def _flat(entry: Any) -> Any:
+    return (math.prod(entry),) if isinstance(entry, tuple) else entry.flatten()
 
 
 def _translate(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
@@ -61,7 +69,8 @@ COGVIDEOX_VAE = HUNYUAN_VAE  # kept the same way
 KANDINSKY4_DIT = IDENTITY
 FLUX_VAE = HUNYUAN_VAE
 # Attention along time is called differently in each official class; the layers are the same.
-UNET = KeyMap(table="unet")
+_IN_FILE: dict[str, Any] = {"table": "unet", "beside": ("null_embedding",)}
+UNET = KeyMap(**_IN_FILE)
 UNET_FRAMES_1_0 = KeyMap(
     (
         (
@@ -69,7 +78,7 @@ UNET_FRAMES_1_0 = KeyMap(
             "{level}.temporal_attention_block.attention.{name}",
         ),
     ),
-    table="unet",
+    **_IN_FILE,
 )
 UNET_FRAMES_1_1 = KeyMap(
     (
@@ -77,16 +86,16 @@ UNET_FRAMES_1_1 = KeyMap(
         ("{level}.temporal_attention_block.temporal_norm.{name}", "{level}.temporal_attention_block.in_norm.{name}"),
         ("{level}.temporal_attention_block.ff_norm.{name}", "{level}.temporal_attention_block.out_norm.{name}"),
     ),
-    table="unet",
+    **_IN_FILE,
 )
 UNET_GAPS_1_0 = KeyMap(
     (
         ("{block}.temporal_merge", "{block}.mix.temporal_merge"),
         ("{block}.temporal_projection.{name}", "{block}.mix.temporal_projection.{name}"),
     ),
-    table="unet",
+    **_IN_FILE,
 )
-UNET_GAPS_1_1 = KeyMap((("{block}.temporal_projection_new.{name}", "{block}.mix.{name}"),), table="unet")
+UNET_GAPS_1_1 = KeyMap((("{block}.temporal_projection_new.{name}", "{block}.mix.{name}"),), **_IN_FILE)
 
 _BY_KIND = {
     "kandinsky5.dit": KANDINSKY5_DIT,

@@ -81,7 +81,9 @@ class UNetParams:
 
         Raises: RequestError for a name that is not known, a value that is not built, or lists of unequal length.
         """
-        given: dict[str, Any] = {key: tuple(value) if isinstance(value, Sequence) else value for key, value in values.items()}
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, Sequence) else value for key, value in values.items()
+        }
         temporal = _temporal(given)
         known = {field.name for field in dataclasses.fields(cls)} - {"temporal"}
         if unknown := sorted(set(given) - known):

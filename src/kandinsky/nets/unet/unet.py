@@ -143,6 +143,7 @@ class UNet(nn.Module):
             self.skip_embeddings = nn.Embedding(SKIPS, D)
             self.time_embed_merge = nn.Parameter(torch.zeros(1))
             self.skip_merge = nn.Parameter(torch.zeros(1))
+        self.register_buffer("null_embedding", torch.zeros(params.context_dim))
         self.in_layer = nn.Conv2d(params.num_channels, first, 3, padding=1)
         self.image_in_layer = nn.Conv2d(params.num_channels, first, 3, padding=1) if temporal.image_layer else None
         self.down_samples = nn.ModuleList(_level_down(i, params) for i in range(len(params.dim_mult)))
@@ -150,6 +151,10 @@ class UNet(nn.Module):
         self.out_layer = nn.Sequential(
             nn.GroupNorm(params.groups, first), nn.SiLU(), nn.Conv2d(first, params.out_channels, 3, padding=1)
         )
+
+    def made_tensors(self) -> dict[str, Tensor]:
+        """Not in files of the network alone: the learned state for no text, which official files keep beside it."""
+        return {"null_embedding": torch.zeros(self.params.context_dim)}
 
     @property
     def offload_blocks(self) -> tuple[str, ...]:
@@ -165,7 +170,8 @@ class UNet(nn.Module):
 
         Args:    x_BTHWC: the state and its condition channels, ``num_channels`` in all.
                  time_B:  what the network calls the time, 0 … 999.
-                 text:    context states; ``pooled_BC`` is the mean over their rows, see ``text/projected.py``.
+                 text:    context states; ``pooled_BC`` is the mean over their rows, see ``text/projected.py``. A clip
+                          whose states are all masked has no text: it gets the network's own state for that.
                  marks:   of a clip. None: nothing is done along time, every frame is an image of its own.
         Returns: [B, T, H, W, out_channels].
         Raises:  RequestError where the sides of a latent do not halve often enough.
@@ -175,7 +181,7 @@ class UNet(nn.Module):
         if H % unit or W % unit:
             raise RequestError(f"a latent of {W}x{H} does not fit the network: both sides must be multiples of {unit}")
         dtype = self.in_layer.weight.dtype
-        told = self._told(time_B, text.to(dtype), marks, T)
+        told = self._told(time_B, self._with_null(text.to(dtype)), marks, T)
         is_clip = marks is not None or self.image_in_layer is None
         layer = self.in_layer if is_clip else self.image_in_layer
         x_NCHW = x_BTHWC.to(dtype).flatten(0, 1).permute(0, 3, 1, 2)
@@ -188,6 +194,16 @@ class UNet(nn.Module):
             skip = skips.pop()
             x = level(x if number == 0 else torch.cat((x, skip), dim=-1), told)
         return self.out_layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(0, (B, T))
+
+    def _with_null(self, text: TextStates) -> TextStates:
+        if text.mask_BL is None:
+            return text
+        null = self.get_buffer("null_embedding").to(text.tokens_BLC.dtype)
+        nothing_B1 = ~text.mask_BL.any(dim=1, keepdim=True)
+        first = torch.where(nothing_B1, null, text.tokens_BLC[:, 0])
+        tokens = torch.cat((first[:, None], text.tokens_BLC[:, 1:]), dim=1)
+        mask = torch.cat((text.mask_BL[:, :1] | nothing_B1, text.mask_BL[:, 1:]), dim=1)
+        return TextStates(tokens, torch.where(nothing_B1, null, text.pooled_BC), mask)
 
     def _told(self, time_B: Tensor, text: TextStates, marks: Marks | None, T: int) -> Told:
         temporal = self.params.temporal
