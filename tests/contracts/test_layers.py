@@ -15,7 +15,7 @@ SOURCE = Path(kandinsky.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
 LAYERS = (
     {"errors"},
-    {"types", "cards"},
+    {"types", "cards", "params"},
     {"diffusion", "ops"},
     {"nets"},
     {"media", "text", "weights", "runtime"},

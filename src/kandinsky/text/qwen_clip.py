@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.media.image import resized
+from kandinsky.params import read_params
 from kandinsky.text import expansion
 from kandinsky.text.pretrained import read_model, read_tokenizer
 from kandinsky.text.templates import IMAGE_EDIT, IMAGE_PAD, Template, fill_edit, template
@@ -50,10 +51,7 @@ class QwenClipParams:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> QwenClipParams:
         """Read a card's values. Raises: RequestError for an unknown key or template."""
-        known = cls.__dataclass_fields__
-        if unknown := sorted(set(values) - set(known)):
-            raise RequestError(f"unknown text encoder parameter `{unknown[0]}`: use one of {', '.join(known)}")
-        params = cls(**values)
+        params = read_params(cls, values, "text encoder parameter")
         template(params.template), template(params.image_template)
         return params
 

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.params import read_params
 from kandinsky.text.pretrained import read_model
 from kandinsky.text.sentencepiece import read_spiece
 from kandinsky.types import TextStates
@@ -33,10 +34,7 @@ class T5Params:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> T5Params:
         """Read a card's values. Raises: RequestError for an unknown key or a length below 2."""
-        known = cls.__dataclass_fields__
-        if unknown := sorted(set(values) - set(known)):
-            raise RequestError(f"unknown text encoder parameter `{unknown[0]}`: use one of {', '.join(known)}")
-        params = cls(**values)
+        params = read_params(cls, values, "text encoder parameter")
         if params.max_length < 2:
             raise RequestError(f"max_length `{params.max_length}` leaves no room for a word: use 2 or more")
         return params

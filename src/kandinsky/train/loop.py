@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import RequestError
+from kandinsky.params import read_params
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +61,8 @@ class LoopSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LoopSettings:
-        known = set(cls.__slots__)
-        if unknown := sorted(set(values) - known):
-            raise RequestError(f"unknown loop setting `{unknown[0]}`: use one of {', '.join(sorted(known))}")
-        given = dict(values)
-        if "betas" in given:
-            given["betas"] = tuple(given["betas"])
-        return cls(**given)
+        """Raises: RequestError for a key that is not a setting."""
+        return read_params(cls, values, "loop setting")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, constant, linear to zero."""

@@ -63,7 +63,7 @@ from kandinsky.data.concepts import (
 from kandinsky.errors import BackendError
 from kandinsky.nets.text.nano import ROLES, NanoTextNetwork, NanoTextParams
 from kandinsky.text.nano import NanoTextEncoder
-from kandinsky.weights.read import read_state
+from kandinsky.weights.read import load_into, read_state
 from kandinsky.weights.write import write_state
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,14 @@ class Settings:
     prototypes: int = 4
     words: str | None = None
     """Associations written for training, see ``data.concepts.with_associations``."""
+    start: str | None = None
+    """Weights to go on from, of the same sizes and the same tokenizer."""
+    near_share: float = 0.0
+    """Share of the drawn words that come from the quarter of the vocabulary nearest to what nano can show."""
+    captions: int = 128
+    unknowns: int = 64
+    words_a_step: int = 128
+    """Texts of each kind in a step of the second phase; a step of the first has four times ``batch`` words."""
     memory: str | None = None
     """A weight file whose slot values a denoiser was trained with; without it they come from the network's own seed."""
 
@@ -143,6 +151,8 @@ def train_text_encoder(
     )
     network = NanoTextNetwork(params)
     initialise(network, concepts, vocabulary, piece_meanings, settings)
+    if settings.start:
+        load_into(network, Path(settings.start), dtype=torch.float32)
     log.info("ready to train after %.0f s", time.perf_counter() - started)
 
     encoder = NanoTextEncoder(network, tokenizer)
@@ -491,17 +501,31 @@ class Example:
 
 
 class Examples:
-    """Draws texts: bare words, words inside captions, captions of concepts."""
+    """Draws texts: bare words, words inside captions, captions of concepts.
 
-    def __init__(self, concepts: Sequence[Concept], vocabulary: Vocabulary, rng: random.Random) -> None:
+    near_share: share of the general words that are drawn from those nearest to a concept's label or tags.
+    """
+
+    def __init__(
+        self, concepts: Sequence[Concept], vocabulary: Vocabulary, rng: random.Random, *, near_share: float = 0.0
+    ) -> None:
         self.concepts, self.vocabulary, self.rng = concepts, vocabulary, rng
         # words of emoji are drawn more often than the rest of the language
         emoji = [(lang, plain(x)) for c in concepts for lang in LANGUAGES for x in (c.label(lang), *c.tags(lang).train)]
         self.known = list(dict.fromkeys(emoji))
         self.general = vocabulary.general
+        self.near_share = near_share
+        shown_KM = vocabulary.meanings_NM[[vocabulary.index[key] for key in self.known]]
+        likeness_N = torch.cat([(part @ shown_KM.T).amax(dim=1) for part in vocabulary.meanings_NM.split(2048)])
+        order = likeness_N.argsort(descending=True)[: len(self.general) // 4].tolist()
+        self.near = [self.general[i] for i in order]
+
+    def any_word(self) -> tuple[Language, str]:
+        """A word or phrase of the vocabulary."""
+        return self.rng.choice(self.near if self.rng.random() < self.near_share else self.general)
 
     def word(self) -> Example:
-        lang, text = self.rng.choice(self.general if self.rng.random() < 0.8 else self.known)
+        lang, text = self.any_word() if self.rng.random() < 0.8 else self.rng.choice(self.known)
         return Example(self._typo(text, 0.03), self.vocabulary.mean(lang, [text]), None, None)
 
     def _caption(self, concept: Concept, lang: Language, colours: Sequence[int]) -> tuple[str, Roles]:
@@ -518,7 +542,7 @@ class Examples:
         lang = self.rng.choice(LANGUAGES)
         texts: list[str] = []
         while len(texts) < self.rng.choice((1, 1, 2, 3)):
-            other, text = self.rng.choice(self.general)
+            other, text = self.any_word()
             if other == lang:
                 texts.append(text)
         name = ", ".join(texts)
@@ -564,7 +588,7 @@ def fit(
 ) -> None:
     """Words first, then words and captions together; one cosine of the learning rate over both."""
     network = encoder.network.train()
-    draw = Examples(concepts, vocabulary, rng)
+    draw = Examples(concepts, vocabulary, rng, near_share=settings.near_share)
     slow = [p for n, p in network.named_parameters() if n.startswith("prototypes")]
     fast = [p for n, p in network.named_parameters() if not n.startswith("prototypes")]
     optimiser = torch.optim.AdamW(
@@ -573,7 +597,7 @@ def fit(
         betas=(0.9, 0.98),
         weight_decay=0.01,
     )
-    total = settings.word_steps + settings.caption_steps
+    total, began = settings.word_steps + settings.caption_steps, time.perf_counter()
     for step in range(total):
         rate = min(1.0, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * step / total)) + 0.01
         for group in optimiser.param_groups:
@@ -581,9 +605,9 @@ def fit(
         if step < settings.word_steps:
             batches = [[draw.word() for _ in range(4 * settings.batch)]]
         else:
-            both = [draw.known_caption() for _ in range(settings.batch)]
-            both += [draw.unknown() for _ in range(settings.batch // 2)]
-            batches = [both, [draw.word() for _ in range(settings.batch)]]
+            both = [draw.known_caption() for _ in range(settings.captions)]
+            both += [draw.unknown() for _ in range(settings.unknowns)]
+            batches = [both, [draw.word() for _ in range(settings.words_a_step)]]
         optimiser.zero_grad(set_to_none=True)
         record: dict[str, float] = {}
         for batch in batches:
@@ -593,7 +617,8 @@ def fit(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         if on_log and (step % 100 == 0 or step == total - 1):
-            on_log({"step": step, **record})
+            spent = round(time.perf_counter() - began, 1)
+            on_log({"step": step, "steps": total, "seconds": spent, "loss": float(loss.detach()), **record})
     network.eval()
 
 

@@ -13,9 +13,7 @@ rotation and gated sums are islands in float32.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +35,7 @@ from kandinsky.nets.kandinsky5.dit import (
 from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.precision import island, linear_float32
 from kandinsky.ops.rope import Rotation, axis_angles
+from kandinsky.params import read_params, three
 from kandinsky.types import TextStates
 
 Kind = Literal["local", "global"]
@@ -102,20 +101,9 @@ class DiTParams:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DiTParams:
         """Read official hyper-parameters. Raises: RequestError for a key that is none of them."""
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        chosen: dict[str, Any] = {}
-        for key, value in values.items():
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                raise RequestError(
-                    f"unknown transformer parameter `{key}`"
-                    + (f", did you mean `{near[0]}`" if near else f": use one of {', '.join(known)}")
-                )
-            chosen[key] = tuple(int(entry) for entry in value) if isinstance(value, list | tuple) else value
-        for key in ("patch_size", "axes_dims", "num_groups"):
-            if key in chosen and (not isinstance(chosen[key], tuple) or len(chosen[key]) != 3):
-                raise RequestError(f"transformer parameter `{key}` needs three numbers (t, h, w), not {chosen[key]}")
-        return cls(**chosen)
+        what = "transformer parameter"
+        axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims", "num_groups") if key in values}
+        return read_params(cls, {**values, **axes}, what)
 
 
 def check_groups(groups: Groups) -> None:
@@ -283,19 +271,9 @@ class JointAttention(nn.Module):
 
     def forward(self, visual_FPD: Tensor, text_BLD: Tensor, where: Where, kind: Kind) -> tuple[Tensor, Tensor]:
         """Returns updates of both streams, in their shapes."""
-        pack = where.pack
-        visual = [pack.split(part) for part in self._heads(visual_FPD, where.rotation)]
-        text = self._heads(text_BLD, None)
-        seen: list[Tensor] = []
-        heard: dict[int, Tensor] = {}
-        for bucket, (_, members) in enumerate(pack.buckets):
-            own = text if len(members) == pack.count else [part[members] for part in text]
-            mask_BL = None if where.mask_BL is None else where.mask_BL[members]
-            visual_BTHWD, text_one = self._attend([part[bucket] for part in visual], own, mask_BL, where, kind)
-            seen.append(visual_BTHWD)
-            heard |= dict(zip(members, text_one, strict=True))
-        answers = text_one if len(seen) == 1 else torch.stack([heard[i] for i in range(pack.count)])
-        return self.output_layer(pack.join(seen)), self.output_layer(answers)
+        visual, text = self._heads(visual_FPD, where.rotation), self._heads(text_BLD, None)
+        seen_FPNK, heard_BLNK = where.mix(visual, text, where, kind)
+        return self.output_layer(seen_FPNK.flatten(-2)), self.output_layer(heard_BLNK.flatten(-2))
 
     def _heads(self, x: Tensor, rotation: Rotation | None) -> list[Tensor]:
         q, k, v = self.to_query_key_value(x).unflatten(-1, (3, -1, self.head_dim)).unbind(-3)
@@ -305,21 +283,42 @@ class JointAttention(nn.Module):
                 q, k = rotation(q), rotation(k)
             return [q.to(v.dtype), k.to(v.dtype), v]
 
-    def _attend(
-        self, visual: Sequence[Tensor], text: Sequence[Tensor], mask_BL: Tensor | None, where: Where, kind: Kind
-    ) -> tuple[Tensor, Tensor]:
-        """Equally long clips: query, key and value [B, T, H, W, N, K] and [B, L, N, K] → [B, T, H, W, D], [B, L, D]."""
-        groups = where.groups
-        G, grid = groups[1] * groups[2], visual[0].shape[1:4]
-        joint = [join_text(v, t, groups, kind) for v, t in zip(visual, text, strict=True)]
-        L = text[0].shape[1]
-        S = joint[0].shape[1] - L
-        mask = None
-        if mask_BL is not None:
-            mask = torch.cat((mask_BL.new_ones(len(mask_BL), S), mask_BL), dim=1).repeat_interleave(G, dim=0)
-        mixed = attention(joint[0], joint[1], joint[2], mask=mask, backend=where.backend)
-        seen, heard = mixed.flatten(-2).unflatten(0, (-1, G)).split((S, L), dim=2)
-        return from_groups(seen, grid, groups, kind), heard[:, 0]
+
+def attend_jointly(visual: Sequence[Tensor], text: Sequence[Tensor], where: Where, kind: Kind) -> tuple[Tensor, Tensor]:
+    """The attention proper: query, key and value [F, P, N, K] and [B, L, N, K] → [F, P, N, K], [B, L, N, K]."""
+    pack = where.pack
+    buckets = [pack.split(part) for part in visual]
+    seen: list[Tensor] = []
+    heard: dict[int, Tensor] = {}
+    for bucket, (_, members) in enumerate(pack.buckets):
+        own = list(text) if len(members) == pack.count else [part[members] for part in text]
+        mask_BL = None if where.mask_BL is None else where.mask_BL[members]
+        visual_BTHWNK, text_one = _attend([part[bucket] for part in buckets], own, mask_BL, where, kind)
+        seen.append(visual_BTHWNK)
+        heard |= dict(zip(members, text_one, strict=True))
+    answers = text_one if len(seen) == 1 else torch.stack([heard[i] for i in range(pack.count)])
+    return pack.join(seen), answers
+
+
+def _attend(
+    visual: Sequence[Tensor], text: Sequence[Tensor], mask_BL: Tensor | None, where: Where, kind: Kind
+) -> tuple[Tensor, Tensor]:
+    """Equally long clips: query, key and value [B, T, H, W, N, K] and [B, L, N, K] → their shapes."""
+    groups = where.groups
+    G, grid = groups[1] * groups[2], visual[0].shape[1:4]
+    joint = [join_text(v, t, groups, kind) for v, t in zip(visual, text, strict=True)]
+    L = text[0].shape[1]
+    S = joint[0].shape[1] - L
+    mask = None
+    if mask_BL is not None:
+        mask = torch.cat((mask_BL.new_ones(len(mask_BL), S), mask_BL), dim=1).repeat_interleave(G, dim=0)
+    mixed = attention(joint[0], joint[1], joint[2], mask=mask, backend=where.backend)
+    seen, heard = mixed.unflatten(0, (-1, G)).split((S, L), dim=2)
+    return from_groups(seen, grid, groups, kind), heard[:, 0]
+
+
+# (visual and text queries, keys and values, where, kind) -> what both see; as ``attend_jointly``
+JointMix = Callable[[Sequence[Tensor], Sequence[Tensor], "Where", Kind], tuple[Tensor, Tensor]]
 
 
 class FeedForward(nn.Module):
@@ -334,13 +333,17 @@ class FeedForward(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """What all blocks of a forward pass share: how the clips stand, how they are cut, how their tokens are turned."""
+    """What all blocks of a forward pass share: how the clips stand, how they are cut, how their tokens are turned.
+
+    mix: the attention proper.
+    """
 
     pack: Pack
     groups: Groups
     rotation: Rotation
     mask_BL: Tensor | None
     backend: str
+    mix: JointMix = attend_jointly
 
     def per_frame(self, m_B1D: Tensor) -> Tensor:
         """A clip's vector for each of its frames, [F, 1, D]; one clip's vector stays as it is, for broadcasting."""

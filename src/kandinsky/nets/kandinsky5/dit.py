@@ -10,8 +10,6 @@ Precision: the compute type is the type of the weights, and the token stream is 
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +24,7 @@ from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.nabla import KeptBlocks, Nabla
 from kandinsky.ops.precision import island, linear_float32, rms_norm_float32
 from kandinsky.ops.rope import Rotation, axis_angles, frequencies, grid_angles
+from kandinsky.params import read_params, three
 from kandinsky.types import TextStates
 
 NORM_EPS = 1e-5
@@ -83,21 +82,9 @@ class DiTParams:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DiTParams:
         """Read official hyper-parameters. Raises: RequestError for a key that is none of them."""
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        chosen: dict[str, Any] = {}
-        for key, value in values.items():
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                raise RequestError(
-                    f"unknown transformer parameter `{key}`"
-                    + (f", did you mean `{near[0]}`" if near else f": use one of {', '.join(known)}")
-                )
-            if key in ("patch_size", "axes_dims"):
-                value = tuple(int(entry) for entry in value)
-                if len(value) != 3:
-                    raise RequestError(f"transformer parameter `{key}` needs three numbers (t, h, w), not {value}")
-            chosen[key] = value
-        return cls(**chosen)
+        what = "transformer parameter"
+        axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims") if key in values}
+        return read_params(cls, {**values, **axes}, what)
 
 
 def patchify(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.errors import RequestError
 from kandinsky.ops.attention import attention
+from kandinsky.params import read_params
 from kandinsky.types import TextStates
 
 ROLES = ("concept", "background", "position", "size", "camera")
@@ -53,10 +53,7 @@ class NanoTextParams:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NanoTextParams:
         """Raises: RequestError for a key that is not a field."""
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise RequestError(f"unknown text network key `{unknown[0]}`: use one of {', '.join(sorted(known))}")
-        return cls(**values)
+        return read_params(cls, values, "text network parameter")
 
     @property
     def slots(self) -> dict[str, int]:

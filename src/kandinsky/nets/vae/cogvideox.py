@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError
-from kandinsky.nets.vae.params import from_config
+from kandinsky.params import read_params
 
 LOGVAR_RANGE = (-30.0, 20.0)
 # latent frames of a piece when decoding, pixel frames when encoding; what is left over joins the first piece
@@ -54,7 +54,9 @@ class CogVideoXParams:
         for key in ("shift_factor", "latents_mean", "latents_std", "use_quant_conv", "use_post_quant_conv"):
             if values.get(key):
                 raise RequestError(f"autoencoder parameter `{key}` = `{values[key]}` is not built: leave it out")
-        return from_config(cls, {key: value for key, value in values.items() if key not in PASSED_OVER})
+        return read_params(
+            cls, {key: value for key, value in values.items() if key not in PASSED_OVER}, "autoencoder parameter"
+        )
 
     @property
     def spatial_compression_ratio(self) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import BackendError
-from kandinsky.nets.vae.params import from_config
+from kandinsky.params import read_params
 
 LOGVAR_RANGE = (-30.0, 20.0)
 
@@ -49,7 +49,7 @@ class FluxParams:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FluxParams:
         """Read a card's or a `config.json`'s values; keys that begin with `_` are notes. Raises: RequestError."""
-        return from_config(cls, values)
+        return read_params(cls, values, "autoencoder parameter")
 
 
 class FluxAutoencoder(nn.Module):

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.nets.vae.layered import Allocate, decode_layered, on_host
-from kandinsky.nets.vae.params import from_config
-from kandinsky.nets.vae.tiling import TIME, Coder, Tiling, tiled
+from kandinsky.nets.vae.tiling import TIME, Coder, Spread, Tiling, tiled
 from kandinsky.ops.attention import attention
+from kandinsky.params import read_params
 
 LOGVAR_RANGE = (-30.0, 20.0)
 Tilings = Literal["none", "auto", "official"]
@@ -46,7 +46,7 @@ class HunyuanParams:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HunyuanParams:
         """Read a card's or a `config.json`'s values; keys that begin with `_` are notes. Raises: RequestError."""
-        return from_config(cls, values)
+        return read_params(cls, values, "autoencoder parameter")
 
 
 class CausalMidBlock(nn.Module):
@@ -91,6 +91,7 @@ class HunyuanAutoencoder(nn.Module):
           layered: decode layer by layer (see ``nets/vae/layered.py``): the same function as without, whole or tile by
                   tile, in a fraction of the memory and twice the time.
           allocate: for a layer's frames that are too large for the device.
+    ``spread``, where somebody sets it, wraps what decodes one tile.
     The weights load with ``keymaps.HUNYUAN_VAE``; the network itself is ``net``.
     Quirk: Diffusers' own ``decode`` tiles in time by itself above 16 frames, which moves the result; its parts are
     called directly here.
@@ -120,6 +121,7 @@ class HunyuanAutoencoder(nn.Module):
         self.tiling = tiling
         self.layered = layered
         self.allocate = allocate
+        self.spread: Spread | None = None
         net: Any = AutoencoderKLHunyuanVideo(**dataclasses.asdict(self.params))
         for coder in (net.encoder, net.decoder):
             coder.mid_block = CausalMidBlock(coder.mid_block)
@@ -152,6 +154,8 @@ class HunyuanAutoencoder(nn.Module):
         grow_t, grow_s = (temporal, spatial) if direction == "decode" else (1, 1)
         height, width = x.shape[3] * grow_s, x.shape[4] * grow_s
         voxels = ((x.shape[2] - 1) * grow_t + 1) * height * width
+        if self.spread is not None and direction == "decode":
+            coder = self.spread(coder, temporal, spatial)
         # the one image of a clip made from it is never cut, in the official code either
         is_image = direction == "encode" and x.shape[2] == 1 and self.tiling == "official"
         if self.tiling == "none" or is_image or (self.tiling == "auto" and voxels <= WHOLE_VOXELS):

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import RequestError
-from kandinsky.nets.vae.params import from_config
 from kandinsky.ops.attention import attention
+from kandinsky.params import read_params
 
 GROUPS, EPS = 32, 1e-6
 PIECE = 4  # a clip is decoded in (number of latents // 4) pieces
@@ -63,7 +63,9 @@ class MovqParams:
         for key, only in ONLY.items():
             if (value := values.get(key, only)) != only and list(value or ()) != list(only or ()):
                 raise RequestError(f"autoencoder parameter `{key}` = `{value}` is not built: only `{only}` is")
-        return from_config(cls, {key: value for key, value in values.items() if key not in ONLY})
+        return read_params(
+            cls, {key: value for key, value in values.items() if key not in ONLY}, "autoencoder parameter"
+        )
 
     @property
     def widths(self) -> tuple[int, ...]:

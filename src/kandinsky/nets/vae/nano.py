@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from kandinsky.params import read_params
+
 
 @dataclass(frozen=True, slots=True)
 class NanoAutoencoderParams:
@@ -34,7 +36,8 @@ class NanoAutoencoderParams:
 
     @classmethod
     def from_dict(cls, values: dict[str, int]) -> NanoAutoencoderParams:
-        return cls(**values)
+        """Raises: RequestError for a key that is not a field."""
+        return read_params(cls, values, "autoencoder parameter")
 
     @property
     def patch_features(self) -> int:
@@ -79,6 +82,16 @@ class NanoAutoencoder(nn.Module):
         for last in (self.encoder_out, self.fine_out):
             for tensor in last.parameters():
                 nn.init.zeros_(tensor)
+
+    @property
+    def temporal(self) -> int:
+        """Pixel frames of a latent frame, but the first."""
+        return self.params.temporal
+
+    @property
+    def reach(self) -> int:
+        """How many latent frames before its own a pixel frame depends on: each block looks back one frame of its grid."""
+        return self.params.blocks + -(-self.params.fine_blocks // self.params.temporal)
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:
         """video [-1, 1], T = 1 + 4k → latents_BTHWC with k + 1 frames."""

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 Coder = Callable[[Tensor], Tensor]
+# (decoder of a tile, temporal and spatial factor) -> the decoder to use, such as one that lets others do a part
+Spread = Callable[[Coder, int, int], Coder]
 TIME, ROWS, COLUMNS = 2, 3, 4
 
 
