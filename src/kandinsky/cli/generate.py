@@ -79,6 +79,18 @@ def generate(
     expanded: Annotated[
         str | None, typer.Option("--expanded-prompt", help="The text it wrote before, to be used again.")
     ] = None,
+    fps: Annotated[
+        str | None, typer.Option("--fps", help="Of models that make key frames: low, medium or high.")
+    ] = None,
+    motion: Annotated[
+        str | None, typer.Option("--motion", help="Of Kandinsky Video 1.1: low, medium, high or extreme.")
+    ] = None,
+    image_guidance: Annotated[
+        float | None, typer.Option("--image-guidance", help="There: weight of the first frame.")
+    ] = None,
+    interpolation_guidance: Annotated[
+        float | None, typer.Option("--interpolation-guidance", help="Of key frames, when gaps are filled; 1 is off.")
+    ] = None,
     sheet: Annotated[str | None, typer.Option("--sheet", help="Also write a contact sheet, a .png.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would need; see `kandinsky plan`.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result instead of its path.")] = False,
@@ -112,6 +124,10 @@ def generate(
             expand=expand,
             expanded_prompt=expanded,
             image=image,
+            fps=fps,
+            motion=motion,
+            image_guidance=image_guidance,
+            interpolation_guidance=interpolation_guidance,
         )
         first = resolve(request, source.card)
         attention_for(source.card, first.sampling, attention)

@@ -25,6 +25,7 @@ COMMANDS = (
     "show",
     "plan",
     "decode",
+    "interpolate",
     "download",
     "doctor",
     "convert",

@@ -103,8 +103,13 @@ def command(recipe: Mapping[str, Any]) -> str:
     words = ["kandinsky", "generate", "--model", str(recipe["model"])]
     if "width" in recipe and "height" in recipe:
         words += ["--size", f"{recipe['width']}x{recipe['height']}"]
+    # where a frame rate was chosen by name, it decides the length too
+    length = ("rate", "--fps") if "rate" in recipe else ("seconds", "--seconds")
     for key, option in (
-        ("seconds", "--seconds"),
+        length,
+        ("motion", "--motion"),
+        ("image_guidance", "--image-guidance"),
+        ("interpolation_guidance", "--interpolation-guidance"),
         ("steps", "--steps"),
         ("guidance", "--guidance"),
         ("shift", "--shift"),

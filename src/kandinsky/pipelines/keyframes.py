@@ -49,11 +49,9 @@ class KeyframeStages:
     """
 
     def __init__(self, base: GenerationPipeline) -> None:
-        if base.card.keyframes is None:
-            raise BackendError(f"`{base.card.id}` makes no key frames")
         self.base = base
         self.placement = base.placement
-        self.keyframes: Keyframes = base.card.keyframes
+        self.keyframes = _keyframes(base)
 
     def run(self, resolved: Resolved, *, keep_latent: str | Path | None = None, on_step: OnStep | None = None) -> Video:
         """The whole way for one resolved request."""
@@ -103,12 +101,12 @@ class KeyframeStages:
         if first is None:
             return None
         if resolved.image is not None:
-            return self._encode_picture(resolved.image.pixels())
+            return encode_picture(self.base, resolved.image.pixels())
         latent = resolved.latent
         shape = LatentShape(1, latent.height * first.scale, latent.width * first.scale, latent.channels)
         rules = sampler(resolved.sampling.sampler)
         times = rules.times(resolved.steps, 1.0)
-        draws = self._draws(shape, resolved, "first frame", rules.draws(resolved.steps))
+        draws = _draws(self.base, shape, _stage_seed(resolved.seed, "first frame"), rules.draws(resolved.steps))
         step = rules.step(times, 1.0, draws[1:])
         device = self.placement.device("dit")
         empty = torch.zeros_like(torch.cat((draws[0], draws[0][..., :1]), dim=-1)).to(device)
@@ -123,7 +121,9 @@ class KeyframeStages:
         with self.placement.hold("image_vae") as vae, torch.no_grad():
             pixels = to_bytes(vae.decode(made.to(self.placement.device("image_vae"))))
         size = (resolved.shape.width, resolved.shape.height)
-        return self._encode_picture(Image.fromarray(pixels[0, 0].cpu().numpy()).resize(size, Image.Resampling.BICUBIC))
+        return encode_picture(
+            self.base, Image.fromarray(pixels[0, 0].cpu().numpy()).resize(size, Image.Resampling.BICUBIC)
+        )
 
     def sample_keyframes(
         self,
@@ -138,7 +138,7 @@ class KeyframeStages:
         shape = dataclasses.replace(resolved.latent, frames=self.keyframes.count)
         rules = sampler(resolved.sampling.sampler)
         times = rules.times(resolved.steps, 1.0)
-        draws = self._draws(shape, resolved, "key frames", rules.draws(resolved.steps))
+        draws = _draws(self.base, shape, _stage_seed(resolved.seed, "key frames"), rules.draws(resolved.steps))
         step = rules.step(times, 1.0, draws[1:])
         device = self.placement.device("dit")
         marks = self._marks(resolved)
@@ -188,35 +188,17 @@ class KeyframeStages:
 
         Args: number: of the pass; it decides what the network is told of the gaps' length.
         """
-        rules, steps = sampler(self.keyframes.sampler), self.gap_steps(resolved)
-        left, right = around(latents_BTHWC)
-        shape = LatentShape(left.shape[1], left.shape[2], left.shape[3], left.shape[4] * MISSING)
-        times = rules.times(steps, 1.0)
-        draws = self._draws(shape, resolved, "interpolation", rules.draws(steps), number)
-        step = rules.step(times, 1.0, draws[1:])
-        device = self.placement.device("interpolation")
-        left, right = left.to(device), right.to(device)
-        skips = self.keyframes.skips
-        marks = Marks(skip=skips[min(number, len(skips) - 1)])
-        guides_text = self.keyframes.guides_text
-        alone = dataclasses.replace(marks, mixes=not guides_text)
-        told, untold = (text if guides_text else nothing).to(device), nothing.to(device)
-        nowhere = torch.zeros_like(left)
-        with self.placement.hold("interpolation") as net:
-            guidance = Guidance(_choice(resolved).interpolation_guidance)
-            guided = guidance.guide(
-                UNetDenoiser(net, told, before_BTHWC=left, condition_BTHWC=right, marks=marks),
-                UNetDenoiser(net, untold, before_BTHWC=nowhere, condition_BTHWC=nowhere, marks=alone)
-                if guidance.is_on
-                else None,
-            )
-            filled = sample(guided, draws[0].to(device), times, step=step, on_step=on_step)
-        return fill(latents_BTHWC.to(filled), filled)
-
-    def _encode_picture(self, picture: Image.Image) -> Tensor:
-        device = self.placement.device("image_vae")
-        with self.placement.hold("image_vae") as vae, torch.no_grad():
-            return vae.encode(to_pixels(picture).to(device)).to(self.base.precision.islands)
+        return fill_gaps(
+            self.base,
+            latents_BTHWC,
+            text if self.keyframes.guides_text else nothing,
+            nothing,
+            steps=self.gap_steps(resolved),
+            guidance=_choice(resolved).interpolation_guidance,
+            seed=resolved.seed,
+            number=number,
+            on_step=on_step,
+        )
 
     def _condition(self, first_BTHWC: Tensor, shape: LatentShape, resolved: Resolved) -> Tensor:
         """Condition channels [1, F, H, W, C + 1]: the first frame with noise and a mask of ones, zeros behind it.
@@ -240,9 +222,65 @@ class KeyframeStages:
             return Marks(places)
         return Marks(places, noise_level=first.noise_level, motion=first.motion[motion])
 
-    def _draws(self, shape: LatentShape, resolved: Resolved, stage: str, count: int, number: int = 0) -> Tensor:
-        seed = _stage_seed(resolved.seed, stage, number)
-        return noise_rule.draw_series(shape, [seed], resolved.sampling.noise, count=count)
+
+def _draws(pipe: GenerationPipeline, shape: LatentShape, seed: int, count: int) -> Tensor:
+    return noise_rule.draw_series(shape, [seed], pipe.card.sampling.noise, count=count)
+
+
+def _keyframes(pipe: GenerationPipeline) -> Keyframes:
+    if pipe.card.keyframes is None:
+        raise BackendError(f"`{pipe.card.id}` makes no key frames")
+    return pipe.card.keyframes
+
+
+def fill_gaps(
+    pipe: GenerationPipeline,
+    latents_BTHWC: Tensor,
+    text: TextStates,
+    nothing: TextStates,
+    *,
+    steps: int,
+    guidance: float,
+    seed: int,
+    number: int = 0,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Three frames between every two of any clip's latents, [1, 4·(T − 1) + 1, H, W, C].
+
+    Args: text, nothing: states for the guided pass, and for the one that knows neither text nor frames.
+          steps, guidance, seed: of this loop.   number: of the pass, from 0.
+    """
+    keyframes = _keyframes(pipe)
+    rules = sampler(keyframes.sampler)
+    left, right = around(latents_BTHWC)
+    shape = LatentShape(left.shape[1], left.shape[2], left.shape[3], left.shape[4] * MISSING)
+    times = rules.times(steps, 1.0)
+    draws = _draws(pipe, shape, _stage_seed(seed, "interpolation", number), rules.draws(steps))
+    step = rules.step(times, 1.0, draws[1:])
+    device = pipe.placement.device("interpolation")
+    left, right = left.to(device), right.to(device)
+    skips = keyframes.skips
+    marks = Marks(skip=skips[min(number, len(skips) - 1)])
+    alone = dataclasses.replace(marks, mixes=not keyframes.guides_text)
+    nowhere = torch.zeros_like(left)
+    with pipe.placement.hold("interpolation") as net:
+        weight = Guidance(guidance)
+        guided = weight.guide(
+            UNetDenoiser(net, text.to(device), before_BTHWC=left, condition_BTHWC=right, marks=marks),
+            UNetDenoiser(net, nothing.to(device), before_BTHWC=nowhere, condition_BTHWC=nowhere, marks=alone)
+            if weight.is_on
+            else None,
+        )
+        filled = sample(guided, draws[0].to(device), times, step=step, on_step=on_step)
+    return fill(latents_BTHWC.to(filled), filled)
+
+
+def encode_picture(pipe: GenerationPipeline, picture: Image.Image) -> Tensor:
+    """Latent [1, 1, H, W, C] of one picture, float32."""
+    name = "image_vae" if "image_vae" in pipe.card.components else "vae"
+    device = pipe.placement.device(name)
+    with pipe.placement.hold(name) as vae, torch.no_grad():
+        return vae.encode(to_pixels(picture).to(device)).to(pipe.precision.islands)
 
 
 class Progress:

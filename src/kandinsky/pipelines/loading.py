@@ -52,7 +52,7 @@ def load(
     quantize: str | Mapping[str, str] | None = None,
     tiling: str | None = None,
     text_cache: bool | str | Path | None = None,
-    only: Collection[str] = COMPONENTS,
+    only: Collection[str] | None = None,
 ) -> GenerationPipeline:
     """A pipeline for a model. Files are found and their headers checked now; weights are read at first use.
 
@@ -70,7 +70,8 @@ def load(
             quantize: `int8` or `fp8` for the transformer's linear layers, or `{"dit": "int8", "text": "int8"}`; see
             ``runtime/quantise.py``.   tiling: of the HunyuanVideo autoencoder, `none`, `auto` or `official`.
             text_cache: whether, or in which folder, text states are kept on disk; see ``text/store.py``.
-            only: the networks that will be used, of `dit`, `text` and `vae`; the others need not be on this machine.
+            only: the networks that will be used, of `dit`, `text` and `vae` (and `interpolation`, `image_vae` where a model
+            has them); the others need not be on this machine. None = all.
     Raises: RequestError for a name or option that is not known; WeightsError naming what is missing or broken;
             BackendError for a device, package or attention backend that is not there.
     """
@@ -107,7 +108,7 @@ def build(
     quantize: str | Mapping[str, str] | None = None,
     tiling: str | None = None,
     text_cache: bool | str | Path | None = None,
-    only: Collection[str] = COMPONENTS,
+    only: Collection[str] | None = None,
 ) -> GenerationPipeline:
     """A pipeline for a card whose files lie under ``root`` or where the card says.
 
@@ -131,7 +132,7 @@ def build(
     found: dict[str, Files] = {}
     places = dict(places)
     for part, component in card.components.items():
-        if part in COMPONENTS and part not in only:
+        if only is not None and part not in only:
             continue
         places.setdefault(part, places[BESIDE.get(part, part)])
         files = found[part] = locate_parts(component, root=root, model=card.id)

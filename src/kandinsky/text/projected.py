@@ -59,6 +59,12 @@ class Projection(nn.Sequential):
         return TextStates(tokens, tokens.mean(dim=1), mask[:, :length])
 
 
+def no_text(width: int) -> TextStates:
+    """States of no text: one masked token, in whose place a network puts a state it learned."""
+    tokens = torch.zeros(1, 1, width)
+    return TextStates(tokens, tokens[:, 0], torch.zeros(1, 1, dtype=torch.bool))
+
+
 class ProjectedT5Encoder(nn.Module):
     """T5's encoder and the projection.
 
@@ -107,10 +113,9 @@ class ProjectedT5Encoder(nn.Module):
         return self._states(numbers)
 
     def nothing(self) -> TextStates:
-        """No text: one token, masked."""
+        """No text, see ``no_text``."""
         like = self.projection.get_submodule("1").get_parameter("weight")
-        tokens = like.new_zeros(1, 1, len(like))
-        return TextStates(tokens, tokens[:, 0], torch.zeros(1, 1, dtype=torch.bool, device=like.device))
+        return no_text(len(like)).to(like.device, like.dtype)
 
     def _one(self, prompt: str) -> TextStates:
         return self._states(self._numbers(prompt)) if prompt.strip() else self.nothing()
