@@ -117,6 +117,11 @@ class FirstBlockRunner:
         self.threshold, self.tell = threshold, tell
         self.first_BSD: Tensor | None = None  # residuals of the last computed pass
         self.rest_BSD: Tensor | None = None
+        self._sum: Callable[[Tensor], Tensor] = lambda x: x
+
+    def agree(self, sum_over_shares: Callable[[Tensor], Tensor]) -> None:
+        """Decide together with others that hold other tokens of the same samples."""
+        self._sum = sum_over_shares
 
     def __call__(self, x_BSD: Tensor, count: int, run: Run) -> Tensor:
         begun = run(0, x_BSD)
@@ -126,7 +131,7 @@ class FirstBlockRunner:
             out = _run(begun, 1, count, run)
             self.first_BSD, self.rest_BSD = first, out - begun
             return out
-        near_B = _change(first, self.first_BSD) < self.threshold
+        near_B = _change(first, self.first_BSD, self._sum) < self.threshold
         left_out = [bool(near) for near in near_B.tolist()]
         self.tell(left_out)
         if all(left_out):
@@ -173,7 +178,8 @@ def _run(x_BSD: Tensor, begin: int, count: int, run: Run) -> Tensor:
     return x_BSD
 
 
-def _change(now_BSD: Tensor, before_BSD: Tensor) -> Tensor:
+def _change(now_BSD: Tensor, before_BSD: Tensor, over_shares: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean absolute change of each sample, relative to its mean absolute value; [B]."""
     now, before = now_BSD.float(), before_BSD.float()
-    return (now - before).abs().mean((1, 2)) / before.abs().mean((1, 2)).clamp_min(1e-12)
+    sums = over_shares(torch.stack(((now - before).abs().sum((1, 2)), before.abs().sum((1, 2)))))
+    return sums[0] / sums[1].clamp_min(1e-12)

@@ -52,6 +52,12 @@ class Rotation:
         # cosines and sines side by side, [S, 1, K/2, 2]: broadcasts over batch and heads, and is held once
         self.table = torch.stack((angles_SK.cos(), angles_SK.sin()), dim=-1).unsqueeze(-3)
 
+    def part(self, start: int, count: int) -> Rotation:
+        """The turns of a stretch of the tokens (of each frame's, where frames stand apart); shares memory."""
+        part = Rotation.__new__(Rotation)
+        part.table = self.table.narrow(-4, start, count)
+        return part
+
     def __call__(self, x_BSNK: Tensor) -> Tensor:
         """Turn adjacent channel pairs: (a, b) → (a·cos − b·sin, a·sin + b·cos). float32 in, float32 out.
 

@@ -90,7 +90,7 @@ class NanoAutoencoder(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How many latent frames before its own a pixel frame depends on: each block looks back one frame of its grid."""
+        """How many latent frames before its own a pixel frame depends on: each block looks one frame back."""
         return self.params.blocks + -(-self.params.fine_blocks // self.params.temporal)
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:

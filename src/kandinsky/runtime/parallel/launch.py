@@ -1,0 +1,257 @@
+"""From several started processes to one job: they meet, watch each other, and end together.
+
+Every process shows a sign of life in the store they met through. One that fails says why and all end; one that goes
+silent is missed within ``SILENCE_S`` and all end; what a scheduler ends says so. The importable part needs no torch.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from kandinsky.errors import KandinskyError, RequestError
+
+BEAT_S = 1.0
+SILENCE_S = 15.0
+# a process that does not leave its work by itself is ended after this time
+GRACE_S = 3.0
+# longer than any one stage: who is really gone is missed by the signs of life
+PATIENCE = timedelta(hours=12)
+ENDED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """How many processes were started, and which of them this is; ``local`` counts within the machine."""
+
+    size: int = 1
+    rank: int = 0
+    local: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @classmethod
+    def started(cls) -> World:
+        """What `torchrun` or another launcher says in the environment. Raises: RequestError for nonsense."""
+        if "WORLD_SIZE" not in os.environ:
+            return cls()
+        size, rank, local = (_number(name, default) for name, default in
+                             (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))  # fmt: skip
+        if not rank < size:
+            raise RequestError(f"RANK is `{rank}` and WORLD_SIZE `{size}`: start the processes with `torchrun`")
+        return cls(size, rank, local)
+
+    def device(self, asked: str | None) -> str | None:
+        """The device of this process: on a machine with several, its own."""
+        from kandinsky.runtime.devices import choose_device
+
+        if self.size == 1:
+            return asked
+        if asked in (None, "auto", "cuda"):
+            best = choose_device(asked)
+            return f"cuda:{self.local}" if best.startswith("cuda") else best
+        return asked
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise RequestError(f"{name} is `{value}`: start the processes with `torchrun`, which sets it")
+    return int(value)
+
+
+def meet(device_type: str) -> None:
+    """Form the group of all started processes, where it does not exist yet, and watch over it."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        return
+    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+    if device_type == "cuda":
+        import torch
+
+        torch.cuda.set_device(World.started().local)
+    dist.init_process_group(backend, timeout=PATIENCE)
+    store: Any = dist.distributed_c10d._get_default_store()
+    _Watch.present = _Watch(store.clone(), World.started())
+
+
+def part(failed: str | None = None) -> None:
+    """Leave the group: the job is done, or has failed for this reason, which ends it for all."""
+    import torch.distributed as dist
+
+    watch, _Watch.present = _Watch.present, None
+    if watch is not None:
+        watch.finish(failed)
+    if dist.is_initialized() and failed is None:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def together(say: Callable[[str], None]) -> Iterator[World]:
+    """Around a job of one or several processes: only what must be said is said, and by one; all end when one does.
+
+    Raises: what the job raises, where it is one process; else SystemExit with its code, after saying it.
+    """
+    world = World.started()
+    if world.size == 1:
+        yield world
+        return
+    try:
+        yield world
+    except KandinskyError as error:
+        # what is wrong with a request is found by every process
+        is_common = isinstance(error, RequestError) and _Watch.present is None
+        if world.is_first or not is_common:
+            say(f"error: {error}" if is_common else f"error: process {world.rank} of {world.size}: {error}")
+            if error.hint:
+                say(f"hint: {error.hint}")
+        part(str(error))
+        _leave(error.exit_code)
+    except KeyboardInterrupt:
+        watch = _Watch.present
+        reason = watch.ending if watch else None
+        if reason is None and world.is_first:
+            say("interrupted: nothing half-written was left behind")
+        part("interrupted" if reason is None else reason)
+        _leave(130 if reason is None else ENDED)
+    except Exception as error:
+        watch = _Watch.present
+        # the others' connections break before anybody has missed the one that is gone
+        reason = watch.explain(error) if watch else None
+        if reason is None:
+            reason = f"{type(error).__name__}: {error}"
+            say("".join(traceback.format_exception(error)).rstrip())
+            say(f"error: process {world.rank} of {world.size}: {reason}")
+        part(reason)
+        _leave(ENDED)
+    else:
+        part()
+
+
+def _leave(code: int) -> None:
+    """End this process now: the group's own clean-up would wait for those that are gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _Watch:
+    """Signs of life of all processes, in a thread; says once why the job ends, and ends it here."""
+
+    present: _Watch | None = None
+
+    def __init__(self, store: Any, world: World) -> None:
+        self.store = store
+        self.world = world
+        self.ending: str | None = None
+        self._done = threading.Event()
+        self._signals, self._signalled = socket.socketpair()
+        self._signals.setblocking(False)
+        self._signalled.setblocking(False)
+        self._restore: list[Callable[[], object]] = []
+        if threading.current_thread() is threading.main_thread():
+            # a handler runs only between two Python instructions, which a process that waits for others never reaches
+            before = signal.signal(signal.SIGTERM, lambda *_: None)
+            wakeup = signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
+            self._restore = [lambda: signal.signal(signal.SIGTERM, before), lambda: signal.set_wakeup_fd(wakeup)]
+        self._thread = threading.Thread(target=self._run, name="kandinsky-watch", daemon=True)
+        self._thread.start()
+
+    def finish(self, failed: str | None) -> None:
+        """This process is done, or has failed."""
+        self._done.set()
+        self._thread.join(2 * BEAT_S)
+        with contextlib.suppress(Exception):
+            if failed is not None:
+                self.store.set("kandinsky/failed", failed)
+            self.store.set(f"kandinsky/done/{self.world.rank}", "1")
+            if self.world.is_first and failed is None:  # the store may live here: leave last
+                end = time.monotonic() + SILENCE_S
+                while time.monotonic() < end and not all(self._is_done(rank) for rank in range(self.world.size)):
+                    time.sleep(0.05)
+        for restore in self._restore:
+            restore()
+
+    def explain(self, error: Exception) -> str | None:
+        """Why a call to others broke, where they are the reason: waits until somebody is missed or has said it."""
+        if type(error).__name__ not in ("RuntimeError", "DistBackendError", "DistNetworkError", "DistError"):
+            return None
+        if not any(word in str(error).lower() for word in ("connection", "peer", "socket", "nccl", "timed out")):
+            return None
+        end = time.monotonic() + SILENCE_S + 5 * BEAT_S
+        with contextlib.suppress(KeyboardInterrupt):
+            while self.ending is None and time.monotonic() < end:
+                time.sleep(0.05)
+        return self.ending or "the connection to another process broke"
+
+    def _run(self) -> None:
+        seen: dict[int, tuple[bytes, float]] = {}
+        beat = 0
+        while not self._done.wait(BEAT_S):
+            beat += 1
+            try:
+                if self._is_ended():
+                    # whoever fails first says it; a moment for it to arrive
+                    time.sleep(0.2)
+                    reason = self._failure() or "the launcher ended it, most likely since another process failed"
+                    return self._end(f"error: process {self.world.rank} of {self.world.size} ends: {reason}", reason)
+                if failure := self._failure():
+                    return self._end(None, failure)
+                self.store.set(f"kandinsky/life/{self.world.rank}", str(beat))
+                now = time.monotonic()
+                for rank in range(self.world.size):
+                    if rank == self.world.rank or self._is_done(rank):
+                        continue
+                    key = f"kandinsky/life/{rank}"
+                    sign = self.store.get(key) if self.store.check([key]) else b""
+                    if rank not in seen or seen[rank][0] != sign:
+                        seen[rank] = (sign, now)
+                    elif now - seen[rank][1] > SILENCE_S:
+                        reason = f"process {rank} has gone: no sign of life for {SILENCE_S:g} s"
+                        first = self.store.add("kandinsky/missed", 1) == 1
+                        return self._end(
+                            f"error: {reason}; the job ends, no file was written" if first else None, reason
+                        )
+            except Exception:  # the store has gone with the process that held it
+                if self._done.is_set():
+                    return None
+                reason = "the process that held the others together has gone"
+                return self._end(f"error: process {self.world.rank}: {reason}", reason)
+        return None
+
+    def _is_ended(self) -> bool:
+        try:
+            return signal.SIGTERM in self._signals.recv(64)
+        except BlockingIOError:
+            return False
+
+    def _failure(self) -> str | None:
+        return self.store.get("kandinsky/failed").decode() if self.store.check(["kandinsky/failed"]) else None
+
+    def _is_done(self, rank: int) -> bool:
+        return bool(self.store.check([f"kandinsky/done/{rank}"]))
+
+    def _end(self, text: str | None, reason: str) -> None:
+        """Interrupt the work, so that nothing half-written stays; end the process where that cannot be heard."""
+        self.ending = reason
+        if text:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+        _thread.interrupt_main()
+        if not self._done.wait(GRACE_S):
+            os._exit(ENDED)

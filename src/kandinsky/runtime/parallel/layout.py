@@ -1,0 +1,200 @@
+"""Which work is split over how many processes: read, chosen and checked before anything heavy is loaded. No torch.
+
+| name | what is split | who holds the weights |
+|---|---|---|
+| `data` | the clips of a batch | every process all of them |
+| `cfg` | the two passes of guidance | every process all of them |
+| `ring` | tokens; keys and values travel round in a ring | every process all of them |
+| `ulysses` | tokens; for attention all of them meet again, heads split | every process all of them |
+| `tp` | the width of the blocks: heads and hidden layer | each process its part of the blocks |
+| `fsdp` | nothing: weights lie in shards with those who share the tokens, and meet block by block | each a shard |
+
+Their product, without `fsdp`, is the number of processes. `fsdp` is 1 or ring·ulysses. Neither tokens nor heads need
+divide: some processes then have one more than others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from kandinsky.errors import RequestError
+
+# slowest first: neighbours in the last axis are neighbours in a machine
+AXES = ("data", "cfg", "ring", "ulysses", "tp")
+AUTO = "auto"
+EXAMPLE = "`cfg=2,ulysses=2`"
+# heads may go unevenly over processes as long as this share of the work is no waiting
+WORTH_IT = 0.85
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How many parts each kind of work is cut into."""
+
+    data: int = 1
+    cfg: int = 1
+    ring: int = 1
+    ulysses: int = 1
+    tp: int = 1
+    fsdp: int = 1
+
+    @property
+    def size(self) -> int:
+        """Processes it needs."""
+        return math.prod(getattr(self, axis) for axis in AXES)
+
+    @property
+    def context(self) -> int:
+        """Processes that share the tokens of a clip."""
+        return self.ring * self.ulysses
+
+    @property
+    def cuts_weights(self) -> bool:
+        """Whether no process holds the whole transformer."""
+        return self.tp > 1 or self.fsdp > 1
+
+    def __str__(self) -> str:
+        """The inverse of ``read``; `1` where nothing is split."""
+        parts = [f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self) if getattr(self, f.name) > 1]
+        return ",".join(parts) or "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What there is to split.
+
+    heads, hidden: of a block's attention and feed-forward.   tokens: that a block sees at once along the split axis.
+    is_guided:     two passes a step.   is_sparse: block-sparse attention.   has_groups: attention within groups.
+    clips:         of one batch.
+    """
+
+    heads: int
+    hidden: int
+    tokens: int
+    is_guided: bool = False
+    is_sparse: bool = False
+    has_groups: bool = False
+    clips: int = 1
+
+
+def read(text: str) -> Layout:
+    """`cfg=2,ulysses=2` as a layout. Raises: RequestError for a name or number that is none."""
+    names = [f.name for f in dataclasses.fields(Layout)]
+    known = ", ".join(f"`{name}`" for name in names)
+    found: dict[str, int] = {}
+    if text.strip() == "1":
+        return Layout()
+    for entry in text.split(","):
+        name, _, number = (part.strip() for part in entry.partition("="))
+        if name not in names or name in found:
+            raise RequestError(f"layout `{text}` has `{entry.strip()}`: use {known}, each once, such as {EXAMPLE}")
+        if not number.isdecimal() or int(number) < 1:
+            raise RequestError(f"layout `{text}`: `{name}` needs a whole number from 1 on, such as {EXAMPLE}")
+        found[name] = int(number)
+    return Layout(**found)
+
+
+def settle(choice: str | Layout | None, world: int, demand: Demand) -> tuple[Layout, str]:
+    """The layout for a number of processes, and why.
+
+    Args:   choice: what somebody asked for; None and `auto` choose.   world: processes that were started.
+    Raises: RequestError for a layout that fits neither the processes nor the work.
+    """
+    if choice is None or choice == AUTO:
+        layout, why = choose(world, demand)
+    else:
+        layout, why = (read(choice) if isinstance(choice, str) else choice), "as asked for"
+        if layout.fsdp > 1 and layout.context == 1 and layout.size * layout.fsdp == world:
+            layout = dataclasses.replace(_over_tokens(layout, layout.fsdp, demand), fsdp=layout.fsdp)
+            why = "as asked for; those who share the weights share the tokens"
+    if layout.size != world:
+        started = "1 process was" if world == 1 else f"{world} processes were"
+        raise RequestError(
+            f"layout `{layout}` needs {layout.size} processes, and {started} started: make the product of its numbers "
+            f"{world}, or start it with `torchrun --nproc-per-node {layout.size}`",
+            hint=_proposal(world, demand),
+        )
+    check(layout, demand)
+    return layout, why
+
+
+def choose(world: int, demand: Demand) -> tuple[Layout, str]:
+    """A layout for so many processes: guidance first, since its passes meet once a step, then the tokens.
+
+    Raises: RequestError where none fits.
+    """
+    if world == 1:
+        return Layout(), "one process"
+    cfg = 2 if demand.is_guided and world % 2 == 0 else 1
+    layout = _over_tokens(Layout(cfg=cfg), world // cfg, demand)
+    reasons = ["two passes a step on two groups"] if cfg == 2 else []
+    if layout.ulysses > 1:
+        uneven = "" if demand.heads % layout.ulysses == 0 else ", not all as many"
+        reasons.append(f"{demand.heads} heads over {layout.ulysses}{uneven}")
+    if layout.ring > 1:
+        reasons.append(f"a ring of {layout.ring} for what the heads do not divide")
+    try:
+        check(layout, demand)
+    except RequestError as error:
+        raise RequestError(f"{world} processes are too many for this request: {error}") from error
+    return layout, "; ".join(reasons)
+
+
+def _over_tokens(layout: Layout, count: int, demand: Demand) -> Layout:
+    """``count`` processes share the tokens: by heads as far as no process waits long, the rest in a ring."""
+    heads = demand.heads // layout.tp
+    may_ring = not (demand.is_sparse or demand.has_groups)
+
+    def busy(ulysses: int) -> float:
+        return heads / (math.ceil(heads / ulysses) * ulysses)
+
+    fitting = [n for n in range(count, 0, -1) if count % n == 0 and n <= heads and busy(n) >= WORTH_IT]
+    ulysses = fitting[0] if may_ring and fitting else count
+    return dataclasses.replace(layout, ulysses=ulysses, ring=count // ulysses)
+
+
+def _proposal(world: int, demand: Demand) -> str | None:
+    try:
+        return f"`--parallel {choose(world, demand)[0]}` fits" if world > 1 else None
+    except RequestError:
+        return None
+
+
+def check(layout: Layout, demand: Demand) -> None:
+    """Hold a layout against the work. Raises: RequestError: what was given, what is allowed, what to do."""
+    given = f"layout `{layout}`"
+    if layout.cfg > 2:
+        raise RequestError(f"{given}: `cfg` is 1 or 2, guidance has two passes")
+    if layout.cfg == 2 and not demand.is_guided:
+        raise RequestError(f"{given}: guidance is off, there is one pass a step: leave `cfg` out")
+    if demand.heads % layout.tp or demand.hidden % layout.tp:
+        raise RequestError(
+            f"{given}: `tp` must divide {demand.heads} heads and the hidden width {demand.hidden}: use one of "
+            f"{_divisors(math.gcd(demand.heads, demand.hidden))}, or `ulysses`, which divides nothing"
+        )
+    if layout.ulysses > demand.heads // layout.tp:
+        rest = "use fewer processes" if demand.is_sparse else "use fewer, and a `ring` for the rest"
+        raise RequestError(
+            f"{given}: `ulysses` can be {demand.heads // layout.tp} at most, the number of heads: {rest}"
+        )
+    if layout.ring > 1 and demand.is_sparse:
+        raise RequestError(f"{given}: block-sparse attention needs all tokens of a head: use `ulysses` for `ring`")
+    if layout.ring > 1 and demand.has_groups:
+        raise RequestError(f"{given}: attention in groups needs all tokens of a head: use `ulysses` for `ring`")
+    if layout.context > demand.tokens:
+        raise RequestError(f"{given}: {demand.tokens} tokens cannot be split over {layout.context}: use fewer")
+    if layout.fsdp not in (1, layout.context):
+        raise RequestError(
+            f"{given}: `fsdp` shards weights over those who share the tokens: use 1 or ring x ulysses, "
+            f"here {layout.context}"
+        )
+    if layout.data > demand.clips:
+        raise RequestError(
+            f"{given}: `data` splits a batch, and it has {demand.clips} clips: give as many prompts, or use `ulysses`"
+        )
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(f"`{n}`" for n in range(1, number + 1) if number % n == 0)

@@ -1,0 +1,140 @@
+"""The processes of one generation: a device mesh with named axes, and what they do together.
+
+A team of one does everything itself, so that a pipeline has one way through its work.
+
+Legend: B batch; T H W C frames, rows, columns, channels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from kandinsky.diffusion.guidance import Denoiser, Guidance
+from kandinsky.errors import KandinskyError, RequestError
+from kandinsky.runtime.parallel import sharding
+from kandinsky.runtime.parallel.context import SHARED, Context, share_tokens
+from kandinsky.runtime.parallel.exchange import collect, gather_into, join_parts, own_part, shares, tell, tell_tensors
+from kandinsky.runtime.parallel.layout import AXES, Layout
+from kandinsky.runtime.parallel.tensor import cut_block
+
+log = logging.getLogger(__name__)
+
+
+class Team:
+    """Args: layout: its product is the number of processes, which have met (``launch.meet``).
+    device: of the transformer on this process.
+    """
+
+    def __init__(self, layout: Layout | None = None, device: torch.device | None = None) -> None:
+        self.layout = layout or Layout()
+        self.device = device or torch.get_default_device()
+        self.size = self.layout.size
+        self.mesh: DeviceMesh | None = None
+        if self.size == 1:
+            return
+        if dist.get_world_size() != self.size:
+            raise RequestError(f"layout `{self.layout}` needs {self.size} processes, and {dist.get_world_size()} met")
+        sizes = tuple(getattr(self.layout, axis) for axis in AXES)
+        self.mesh = init_device_mesh(self.device.type, sizes, mesh_dim_names=AXES)
+        self.context = self.mesh["ring", "ulysses"]._flatten("context")  # who shares the tokens
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.mesh is None or dist.get_rank() == 0
+
+    def group(self, axis: str) -> dist.ProcessGroup:
+        """The processes that differ from this one in one axis only."""
+        assert self.mesh is not None
+        return self.mesh[axis].get_group()
+
+    def build(self, make: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
+        """A transformer on this process: whole, or its part of it, with its tokens shared.
+
+        Args: make: reads it, on the host; where weights are cut, as they are stored.   dtype: of its weights.
+        """
+        net = make()
+        if self.mesh is None:
+            return net
+        if self.layout.cuts_weights:
+            blocks = list(_blocks(net))
+            inside = {id(module) for block in blocks for module in block.modules()}
+            for module in net.modules():
+                if id(module) not in inside:
+                    module._apply(lambda t: t.to(dtype) if t.is_floating_point() else t, recurse=False)
+            for block in blocks:
+                # one at a time: the host never holds a second copy of more than one block
+                block.to(dtype)
+                if self.layout.tp > 1:
+                    cut_block(block, self.mesh["tp"])
+                if self.layout.fsdp > 1:
+                    sharding.shard_block(block, self.context)
+            if self.layout.fsdp > 1:
+                sharding.shard_rest(net, blocks, self.context)
+        if self.layout.context > 1:
+            share_tokens(net, Context(self.group("ring"), self.group("ulysses"), self.context.get_group()))
+        return net
+
+    def guide(self, guidance: Guidance, conditional: Denoiser, unconditional: Denoiser | None) -> Denoiser:
+        """The guided denoiser; with `cfg=2` each process runs one of the passes and they meet once a step."""
+        if self.layout.cfg == 1 or not guidance.is_on or unconditional is None:
+            if self.layout.cfg == 2:
+                log.warning("guidance is off: both halves of `cfg=2` compute the same")
+            return guidance.guide(conditional, unconditional)
+        group = self.group("cfg")
+        own = (conditional, unconditional)[group.rank()]
+
+        def guided(x_BTHWC: Tensor, t: Tensor) -> Tensor:
+            v = own(x_BTHWC, t).to(x_BTHWC.dtype).contiguous()
+            both = v.new_empty(2, *v.shape)
+            gather_into(both.flatten(0, 1), v, group=group)
+            return guidance.combine(both[0], both[1])
+
+        return guided
+
+    def own_clips(self, x_B: Tensor) -> Tensor:
+        """This process' share of a batch, by `data`."""
+        return x_B if self.layout.data == 1 else own_part(x_B, 0, self.group("data"))
+
+    def all_clips(self, x_B: Tensor, clips: int) -> Tensor:
+        """The inverse of ``own_clips``."""
+        if self.layout.data == 1:
+            return x_B
+        return join_parts(x_B, 0, shares(clips, self.layout.data), self.group("data"))
+
+    def agree(self, value: Any) -> Any:
+        """A plain value, as the first process has it."""
+        return value if self.mesh is None else tell(value, 0, self.device)
+
+    def gather(self, value: Any) -> list[Any]:
+        """A plain value of every process."""
+        return [value] if self.mesh is None else collect(value, self.device)
+
+    def once(self, make: Callable[[], Sequence[Tensor | None]]) -> list[Tensor | None]:
+        """Tensors that the first process makes, on all. Raises: what it raised, on all."""
+        if self.mesh is None:
+            return list(make())
+        made: Sequence[Tensor | None] | None = None
+        failure: Exception | None = None
+        if self.is_first:
+            try:
+                made = make()
+            except Exception as error:
+                failure = error
+        told = self.agree(None if failure is None else str(failure))
+        if failure is not None:
+            raise failure
+        if told is not None:
+            raise KandinskyError(told)
+        return tell_tensors(made, 0, self.device)
+
+
+def _blocks(net: nn.Module) -> Iterable[nn.Module]:
+    return next(list(entry.blocks(net)) for kind, entry in SHARED.items() if isinstance(net, kind))
