@@ -10,14 +10,12 @@ Where Diffusers deviates from the official code it is brought in line here, each
 """
 
 import dataclasses
-import inspect
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Kandinsky5T2VPipeline, Kandinsky5Transformer3DModel
-from diffusers.models.transformers import transformer_kandinsky
 
 import kandinsky
 from kandinsky.diffusion.schedule import flow_times
@@ -25,27 +23,10 @@ from kandinsky.pipelines.generation import GenerationPipeline
 from kandinsky.pipelines.request import Resolved
 from kandinsky.types import Request, TextStates
 from tiny import family
+from tiny.alignment import OurTimes, exact_rotation, prompts_of
 
+__all__ = ["exact_rotation"]
 STEPS, SHIFT = 3, 5.0
-
-
-class OurTimes(FlowMatchEulerDiscreteScheduler):
-    """Diffusers' scheduler on the official times."""
-
-    def set_timesteps(self, num_inference_steps=None, device=None, **_):
-        self.sigmas = flow_times(num_inference_steps, SHIFT)
-        self.timesteps = self.sigmas[:-1] * 1000.0
-        self._step_index = self._begin_index = None
-
-
-@pytest.fixture
-def exact_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
-    processor = transformer_kandinsky.Kandinsky5AttnProcessor
-    source = inspect.getsource(processor)
-    assert source.count(".to(torch.bfloat16)") == 1
-    scope = dict(vars(transformer_kandinsky))
-    exec(source.replace(".to(torch.bfloat16)", ""), scope)
-    monkeypatch.setattr(processor, "__call__", scope[processor.__name__].__call__)
 
 
 @pytest.fixture
@@ -83,9 +64,6 @@ def resolved(pipe: GenerationPipeline, guidance: float) -> Resolved:
 
 
 def run_theirs(pipe: Kandinsky5T2VPipeline, job: Resolved, noise, text: TextStates, negative: TextStates, output: str):
-    def lengths(states: TextStates) -> torch.Tensor:
-        return torch.tensor([0, states.tokens_BLC.shape[1]], dtype=torch.int32)
-
     latents = torch.cat([noise, torch.zeros(*noise.shape[:-1], family.CHANNELS + 1)], dim=-1)
     return pipe(
         height=job.shape.height,
@@ -94,12 +72,7 @@ def run_theirs(pipe: Kandinsky5T2VPipeline, job: Resolved, noise, text: TextStat
         num_inference_steps=job.steps,
         guidance_scale=job.guidance,
         latents=latents,
-        prompt_embeds_qwen=text.tokens_BLC,
-        prompt_embeds_clip=text.pooled_BC,
-        prompt_cu_seqlens=lengths(text),
-        negative_prompt_embeds_qwen=negative.tokens_BLC,
-        negative_prompt_embeds_clip=negative.pooled_BC,
-        negative_prompt_cu_seqlens=lengths(negative),
+        **prompts_of(text, negative),
         output_type=output,
     ).frames
 
