@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.nets.unet.params import UNetParams
 from kandinsky.ops.attention import attention
+from kandinsky.ops.linear import linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class FeedForward(nn.Sequential):
 
     def forward(self, x_RHWC: Tensor) -> Tensor:
         first, last = self[0].weight, self[2].weight
-        return F.linear(F.silu(F.linear(x_RHWC, first.flatten(1)), inplace=True), last.flatten(1))  # type: ignore
+        return linear(F.silu(linear(x_RHWC, first.flatten(1)), inplace=True), last.flatten(1))  # type: ignore
 
 
 class AttentionBlock(nn.Module):
@@ -165,7 +166,7 @@ def convolve_time(x_RHWC: Tensor, weight: Tensor, bias: Tensor | None, frames: i
     R, H, W, C = x_RHWC.shape
     weight = weight[..., 0]
     if weight.shape[2] == 1:
-        return F.linear(x_RHWC, weight.flatten(1), bias)
+        return linear(x_RHWC, weight.flatten(1), bias)
     # time is one axis of a picture, all pixels of a frame the other: channels last, that is a view
     x = x_RHWC.reshape(-1, frames, H * W, C).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, padding=(weight.shape[2] // 2, 0)).permute(0, 2, 3, 1).reshape(R, H, W, -1)
@@ -186,7 +187,7 @@ class GapMix(nn.Module):
 
 def _convolve(layer: nn.Conv2d | nn.ConvTranspose2d, x_RHWC: Tensor) -> Tensor:
     if layer.kernel_size == (1, 1):
-        return F.linear(x_RHWC, layer.weight.flatten(1), layer.bias)
+        return linear(x_RHWC, layer.weight.flatten(1), layer.bias)
     return layer(x_RHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
