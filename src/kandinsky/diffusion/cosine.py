@@ -168,5 +168,6 @@ def from_the_top(steps: int) -> list[int]:
 
 def distilled(steps: int) -> list[int]:
     """Levels of the distilled Kandinsky 3.1: 979, 729, 479, 229 for its four steps."""
-    stride = LEVELS // steps
-    return [979 - i * stride for i in range(steps)] + [-1]
+    first = 979
+    stride = min(LEVELS // steps, first // max(steps - 1, 1))
+    return [first - i * stride for i in range(steps)] + [-1]
