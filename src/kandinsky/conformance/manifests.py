@@ -63,6 +63,8 @@ def _components(values: dict[str, Any]) -> Iterator[tuple[str, Component]]:
         yield "its own parameters", Component("kandinsky4.dit", (), config)
     elif "z_channels" in config:
         yield "its own parameters", Component("movq", (), config)
+    elif "cross_attention_dim" in config:
+        yield "its own parameters", Component("kandinsky4.v2a-unet", (), config)
     elif kind := next((AUTOENCODERS[b] for b in config.get("down_block_types", ()) if b in AUTOENCODERS), None):
         yield "its own parameters", Component(kind, (), config)
     else:

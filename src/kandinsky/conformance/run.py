@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kandinsky.conformance import images, kandinsky4, kandinsky5, nabla, unets
+from kandinsky.conformance import images, kandinsky4, kandinsky5, nabla, sound, unets
 from kandinsky.conformance.cases import Case, NotBuilt, Result, Status, compare, find
 from kandinsky.conformance.manifests import check_manifest
 from kandinsky.errors import KandinskyError
@@ -22,6 +22,7 @@ RUNNERS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     "kandinsky4.sample": kandinsky4.run_sample,
     "kandinsky4.scheduler": kandinsky4.run_scheduler,
     "kandinsky4.text_embedder": kandinsky4.run_text_embedder,
+    "kandinsky4.v2a_unet": sound.run_unet,
     "kandinsky4.vae": kandinsky4.run_vae,
     "kandinsky5.dit": kandinsky5.run_dit,
     "kandinsky5.fractal": nabla.run_fractal,

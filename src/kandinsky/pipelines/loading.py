@@ -24,10 +24,15 @@ from kandinsky.pipelines import sources
 from kandinsky.pipelines.attention import check_choice
 from kandinsky.pipelines.generation import GenerationPipeline
 from kandinsky.pipelines.lora import load_loras
+from kandinsky.pipelines.parallel import demand_of_card
 from kandinsky.pipelines.tasks import task_of
 from kandinsky.pipelines.text_states import open_store
 from kandinsky.runtime import quantise
 from kandinsky.runtime.adapters import Adapters
+from kandinsky.runtime.parallel import launch
+from kandinsky.runtime.parallel.launch import World
+from kandinsky.runtime.parallel.layout import Layout, settle
+from kandinsky.runtime.parallel.team import Team
 from kandinsky.runtime.placement import Placement, Precision, place
 from kandinsky.weights import keymaps
 from kandinsky.weights.locate import locate_parts, revision
@@ -53,6 +58,7 @@ def load(
     tiling: str | None = None,
     text_cache: bool | str | Path | None = None,
     only: Collection[str] | None = None,
+    parallel: str | Layout | None = None,
 ) -> GenerationPipeline:
     """A pipeline for a model. Files are found and their headers checked now; weights are read at first use.
 
@@ -72,16 +78,22 @@ def load(
             text_cache: whether, or in which folder, text states are kept on disk; see ``text/store.py``.
             only: the networks that will be used, of `dit`, `text` and `vae` (and `interpolation`, `image_vae` where a model
             has them); the others need not be on this machine. None = all.
+            parallel: how the processes that `torchrun` started work together: `auto`, or as `cfg=2,ulysses=2`, see
+            ``runtime/parallel/layout.py``; each makes the same calls. None = each for itself.
     Raises: RequestError for a name or option that is not known; WeightsError naming what is missing or broken;
             BackendError for a device, package or attention backend that is not there.
     """
     if isinstance(cache, str):
         cache = caching.parse(cache)
-    places = places_for(device)  # before anything is looked for: the answer is immediate
+    world = World.started() if parallel is not None else World()
+    places = places_for(
+        device if isinstance(device, Mapping) else world.device(None if device is None else str(device))
+    )
+    # before anything is looked for: the answer is immediate
     source = sources.find(model, weights=weights)
     return build(source.card, root=source.root, places=places, dtype=dtype, offload=offload, attention=attention,
                  cache=cache, lora=lora, quantize=quantize, tiling=tiling, text_cache=text_cache, only=only,
-                 name=source.name)  # fmt: skip
+                 name=source.name, parallel=parallel)  # fmt: skip
 
 
 def places_for(device: str | torch.device | Mapping[str, str | torch.device] | None) -> dict[str, torch.device]:
@@ -109,6 +121,7 @@ def build(
     tiling: str | None = None,
     text_cache: bool | str | Path | None = None,
     only: Collection[str] | None = None,
+    parallel: str | Layout | None = None,
 ) -> GenerationPipeline:
     """A pipeline for a card whose files lie under ``root`` or where the card says.
 
@@ -128,6 +141,9 @@ def build(
     schemes = quantise.parse(quantize)
     quantise.check(schemes, places, offload=offload)
     card = _with_tiling(card, tiling)
+    team = _team(card, parallel, attention, places["dit"])
+    if team.layout.cuts_weights:
+        _check_whole(team.layout, offload=offload, lora=lora, quantize=bool(schemes))
     builders: dict[str, Callable[[], Any]] = {}
     found: dict[str, Files] = {}
     places = dict(places)
@@ -137,9 +153,12 @@ def build(
         places.setdefault(part, places[BESIDE.get(part, part)])
         files = found[part] = locate_parts(component, root=root, model=card.id)
         # a swapped block gets its type when it runs: until then it stays mapped from its file
-        stored = offload == "block" and part == "dit" and part not in schemes
+        # and one that is cut is converted block by block
+        stored = part == "dit" and part not in schemes and (offload == "block" or team.layout.cuts_weights)
         builder = _builder(component, files, None if stored else precision)
         builders[part] = partial(_quantised, builder, schemes[part], places[part]) if part in schemes else builder
+        if part == "dit":
+            builders[part] = partial(team.build, builders[part], precision.compute)
     placement = Placement(
         builders,
         device=places["dit"],
@@ -166,7 +185,31 @@ def build(
         adapters=adapters,
         text_store=store,
         settings={key: value for key, value in named.items() if value},
+        team=team,
     )
+
+
+def _team(card: Card, parallel: str | Layout | None, attention: str, device: torch.device) -> Team:
+    """The processes that work together. Raises: RequestError for a layout that does not fit them, or the card."""
+    if parallel is None:
+        return Team()
+    # a layout that is settled already was held against the request itself
+    layout = parallel
+    if not isinstance(layout, Layout):
+        layout, _ = settle(layout, World.started().size, demand_of_card(card, attention))
+    if layout.size > 1:
+        launch.meet(device.type)
+    return Team(layout, device)
+
+
+def _check_whole(layout: Layout, *, offload: str, lora: LoraSpecs | None, quantize: bool) -> None:
+    """Raises: RequestError for what needs a whole transformer on every process."""
+    given = {f"offload `{offload}`": offload != "none", "a LoRA": bool(lora), "quantised weights": quantize}
+    if refused := [name for name, is_given in given.items() if is_given]:
+        raise RequestError(
+            f"layout `{layout}` leaves each process a part of the weights, and {refused[0]} needs them whole: leave "
+            "`tp` and `fsdp` out, or that"
+        )
 
 
 def _with_tiling(card: Card, tiling: str | None) -> Card:
@@ -241,6 +284,13 @@ def _unet(component: Component, path: Path) -> nn.Module:
     if params.kind != component.kind:
         raise RequestError(f"the parameters are those of a `{params.kind}`, not of a `{component.kind}`")
     return UNet(params)
+
+
+def _v2a_unet(component: Component, path: Path) -> nn.Module:
+    from kandinsky.nets.v2a.params import V2AParams
+    from kandinsky.nets.v2a.unet import V2AUNet
+
+    return V2AUNet(V2AParams.from_dict(_config_in(path) | component.params))
 
 
 def _movq(component: Component, path: Path) -> nn.Module:
@@ -325,6 +375,7 @@ class Encoder:
 NETWORKS: dict[str, Callable[[Component, Path], nn.Module]] = {
     "kandinsky5.dit": _kandinsky5_dit,
     "kandinsky4.dit": _kandinsky4_dit,
+    "kandinsky4.v2a-unet": _v2a_unet,
     "kandinsky3.unet": _unet,
     "kandinsky_video1.keyframes-1.0": _unet,
     "kandinsky_video1.keyframes-1.1": _unet,
