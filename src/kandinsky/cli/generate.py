@@ -7,23 +7,26 @@ import re
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kandinsky import cards
+from kandinsky.cli.together import together
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.types import Request
 
 if TYPE_CHECKING:
     from kandinsky.media.image import FittedImage
     from kandinsky.pipelines.request import Resolved
+    from kandinsky.runtime.parallel.layout import Layout
 
 FULL_SIZE_MODEL = "kandinsky5-lite-t2v-sft-5s"
 
 
+@together
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What the video shows. Or use --prompts.")] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="Catalogue id, see `kandinsky models`.")] = (
@@ -91,6 +94,10 @@ def generate(
     interpolation_guidance: Annotated[
         float | None, typer.Option("--interpolation-guidance", help="Of key frames, when gaps are filled; 1 is off.")
     ] = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option("--parallel", metavar="LAYOUT", help="Under torchrun: auto, or as cfg=2,ulysses=2."),
+    ] = None,
     sheet: Annotated[str | None, typer.Option("--sheet", help="Also write a contact sheet, a .png.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would need; see `kandinsky plan`.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result instead of its path.")] = False,
@@ -99,12 +106,17 @@ def generate(
     """Make a video or an image from a prompt, and from a picture. The result's path is the last line on stdout."""
     from kandinsky.pipelines import sources
     from kandinsky.pipelines.attention import attention_for
+    from kandinsky.pipelines.parallel import demand_of
     from kandinsky.pipelines.request import parse_size, resolve
+    from kandinsky.runtime.parallel.launch import World
+    from kandinsky.runtime.parallel.layout import settle
     from kandinsky.weights.locate import locate_parts
     from kandinsky.weights.lora_files import find_loras
 
     if expanded is not None and prompts is not None:
         raise RequestError("--expanded-prompt belongs to one prompt: give that instead of --prompts")
+    world = World.started()
+    quiet = quiet or not world.is_first
     source = sources.find(model)
     width, height = (None, None) if size is None else parse_size(size)
     jobs: list[Resolved] = []
@@ -147,9 +159,13 @@ def generate(
     targets = [_target(job, output, i, len(jobs)) for i, job in enumerate(jobs)]
     sheets = [_numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
     _check(targets, sheets, device, dtype, offload, quantize)
+    used = attention_for(source.card, jobs[0].sampling, attention)
+    layout, why = settle(parallel, world.size, demand_of(jobs[0], used, len(jobs)))
     find_loras(lora)
     for component in source.card.components.values():
         locate_parts(component, root=source.root, model=source.card.id)
+    if world.size > 1 and not quiet:
+        _say_layout(str(layout), world.size, why)
     if model == cards.DEFAULT_MODEL and not quiet:
         _say_default(source.card.title)
     if (fitted := jobs[0].image) and not quiet:
@@ -167,6 +183,7 @@ def generate(
         tiling=tiling,
         text_cache=text_cache,
         attention=attention,
+        layout=layout,
         as_json=as_json,
         quiet=quiet,
     )
@@ -186,6 +203,7 @@ def _run(
     tiling: str | None,
     text_cache: str | None,
     attention: str,
+    layout: Layout,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -207,27 +225,37 @@ def _run(
             tiling=tiling,
             text_cache={"on": True, "off": False}.get(text_cache or "", text_cache),
             attention=attention,
+            parallel=layout if layout.size > 1 else None,
         )
-    for i, (job, target, sheet) in enumerate(zip(jobs, targets, sheets, strict=True)):
+    if not pipe.team.is_first:
+        for begin in range(0, len(jobs), layout.data):
+            pipe.run_batch(jobs[begin : begin + layout.data])
+        return
+    for begin in range(0, len(jobs), layout.data):
+        some = slice(begin, begin + layout.data)
         begun = time.monotonic()
-        title = job.prompt if len(jobs) == 1 else f"{i + 1}/{len(jobs)} {job.prompt}"
-        with patient(title, quiet=quiet) as on_step, _keeping_latent(target) as latent:
-            video = pipe.run(job, keep_latent=latent, on_step=on_step)
-            written = write_video(video, target)
-            if sheet:
-                write_sheet(video, sheet)
+        title = jobs[begin].prompt if len(jobs) == 1 else f"{begin + 1}/{len(jobs)} {jobs[begin].prompt}"
+        with ExitStack() as held:
+            latents = [held.enter_context(_keeping_latent(target)) for target in targets[some]]
+            on_step = held.enter_context(patient(title, quiet=quiet))
+            videos = pipe.run_batch(jobs[some], keep_latents=latents, on_step=on_step)
+            written = [write_video(video, target) for video, target in zip(videos, targets[some], strict=True)]
+            for video, sheet in zip(videos, sheets[some], strict=True):
+                if sheet:
+                    write_sheet(video, sheet)
         taken = time.monotonic() - begun
-        if not quiet:
-            if job.expand:
-                say(f"expanded prompt: {video.recipe['expanded_prompt']}")
-            if (kept := video.recipe.get("kept_blocks")) is not None:
-                say(f"attention {video.recipe['attention']}: kept {kept:.0%} of the blocks")
-            say(f"seed {video.seed}, {len(video.frames)} frames, {taken:.1f} s")
-        if as_json:
-            result = {"path": str(written), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
-            print(json.dumps({**result, "recipe": video.recipe}, ensure_ascii=False), flush=True)
-        else:
-            print(written, flush=True)
+        for job, video, path, sheet in zip(jobs[some], videos, written, sheets[some], strict=True):
+            if not quiet:
+                if job.expand:
+                    say(f"expanded prompt: {video.recipe['expanded_prompt']}")
+                if (kept := video.recipe.get("kept_blocks")) is not None:
+                    say(f"attention {video.recipe['attention']}: kept {kept:.0%} of the blocks")
+                say(f"seed {video.seed}, {len(video.frames)} frames, {taken:.1f} s")
+            if as_json:
+                result = {"path": str(path), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
+                print(json.dumps({**result, "recipe": video.recipe}, ensure_ascii=False), flush=True)
+            else:
+                print(path, flush=True)
 
 
 @contextmanager
@@ -319,6 +347,12 @@ def _say_image(image: FittedImage) -> None:
         return
     how = "resized" if image.how == "stretch" else "resized and cut to the middle"
     say(f"image {image.picture.file}: {image.given}, used as {image.used}, {how}")
+
+
+def _say_layout(layout: str, size: int, why: str) -> None:
+    from kandinsky.cli.main import say
+
+    say(f"{size} processes, --parallel {layout}: {why}")
 
 
 def _say_default(title: str) -> None:

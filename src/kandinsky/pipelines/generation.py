@@ -39,9 +39,11 @@ from kandinsky.pipelines.conditioning import condition
 from kandinsky.pipelines.denoisers import Shared, denoiser
 from kandinsky.pipelines.latents import read_latent, write_latent
 from kandinsky.pipelines.lora import LoraMethods
+from kandinsky.pipelines.parallel import SHARED_DECODERS, check_fits, demand_of
 from kandinsky.pipelines.request import Resolved, parse_size, resolve
 from kandinsky.pipelines.tasks import task_of
 from kandinsky.runtime.adapters import Adapters
+from kandinsky.runtime.parallel.team import Team
 from kandinsky.runtime.placement import Placement, Precision
 from kandinsky.text.protocol import ImageTextEncoder, PromptWriter
 from kandinsky.text.store import TextStore, encode_each, join
@@ -67,6 +69,7 @@ class GenerationPipeline(LoraMethods):
           machine; the official code draws on its CUDA device, and the official call keeps that.
           cache: step cache of requests that name none.   adapters: LoRAs of the transformer.
           text_store: text states on disk.   settings: further entries of every recipe.
+          team: the processes that work together; every one of them makes the same calls and gets the same results.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class GenerationPipeline(LoraMethods):
         adapters: Adapters | None = None,
         text_store: TextStore | None = None,
         settings: Mapping[str, Any] | None = None,
+        team: Team | None = None,
     ) -> None:
         self.card = card
         self.placement = placement
@@ -95,6 +99,7 @@ class GenerationPipeline(LoraMethods):
         self.adapters = adapters or Adapters(card.id, dict)
         self.text_store = text_store
         self.settings = dict(settings or {})
+        self.team = team or Team()
 
     def __call__(
         self,
@@ -174,7 +179,9 @@ class GenerationPipeline(LoraMethods):
         Raises: RequestError where the requests differ in size, length, steps, guidance or shift.
         """
         first = _common(batch)
-        self.attention_of(first)  # refuses what cannot run, before anything is loaded
+        # refuses what cannot run, before anything is loaded
+        check_fits(self.team.layout, first, self.attention_of(first), len(batch))
+        batch = self._agreed(batch)
         if first.choice is not None:
             from kandinsky.pipelines.keyframes import KeyframeStages  # which needs this module
 
@@ -184,7 +191,7 @@ class GenerationPipeline(LoraMethods):
         kept = KeptBlocks()
         images = self.encode_images(batch)
         with ExitStack() as held:
-            if any(one.expand for one in batch):
+            if any(one.expand for one in batch) and self.team.is_first:
                 held.enter_context(self.placement.hold("text"))  # one visit for writing and reading
             batch = self.expand(batch)
             text, negative = self.encode(batch)
@@ -200,9 +207,13 @@ class GenerationPipeline(LoraMethods):
             kept=kept,
             on_step=on_step,
         )
-        recipes = [self.recipe(one, cache.report(i) if cache else None, kept.mean(i)) for i, one in enumerate(batch)]
+        if cache:
+            cache.skips = self.team.all_passes(cache.skips)
+        shares = self._kept_shares(kept, first, len(batch))
+        recipes = [self.recipe(one, cache.report(i) if cache else None, shares[i]) for i, one in enumerate(batch)]
         for path, one, latent in zip(keep_latents, recipes, latents, strict=True) if keep_latents else ():
-            write_latent(path, latent, one)
+            if self.team.is_first:
+                write_latent(path, latent, one)
         frames = self.decode(latents)
         return [
             Video(frames_THWC=clip, fps=one.fps, seed=one.seed, recipe=made)
@@ -220,6 +231,17 @@ class GenerationPipeline(LoraMethods):
         frames = self.decode(latent.latents_THWC[None])[0]
         return Video(frames, fps=float(latent.recipe["fps"]), seed=int(latent.recipe["seed"]), recipe=latent.recipe)
 
+    def _agreed(self, batch: Sequence[Resolved]) -> list[Resolved]:
+        """The requests with the first process' seeds: those that were drawn differ."""
+        seeds = self.team.agree([one.seed for one in batch])
+        return [dataclasses.replace(one, seed=seed) for one, seed in zip(batch, seeds, strict=True)]
+
+    def _kept_shares(self, kept: KeptBlocks, first: Resolved, clips: int) -> list[float | None]:
+        """Of each clip, the share of blocks that block-sparse attention computed, over all processes."""
+        own = self.team.own_clips(torch.empty(clips, 0))
+        heads = demand_of(first, self.attention_of(first)).heads
+        return self.team.all_shares([kept.mean(i) for i in range(len(own))], heads)
+
     def resolve(self, request: Request) -> Resolved:
         """Hold a request against the card. Raises: RequestError; BackendError for attention that is not there."""
         resolved = resolve(request if request.cache is not None else request.with_values(cache=self.cache), self.card)
@@ -232,7 +254,13 @@ class GenerationPipeline(LoraMethods):
 
     def expand(self, batch: Sequence[Resolved]) -> list[Resolved]:
         """The requests with their prompts written out at length, those that ask for it; each with its own seed."""
-        return [self._expand(one) if one.expand and one.expanded_prompt is None else one for one in batch]
+        if not any(one.expand and one.expanded_prompt is None for one in batch):
+            return list(batch)
+        made = batch
+        if self.team.is_first:
+            made = [self._expand(one) if one.expand and one.expanded_prompt is None else one for one in batch]
+        texts = self.team.agree([one.expanded_prompt for one in made])
+        return [dataclasses.replace(one, expanded_prompt=text) for one, text in zip(batch, texts, strict=True)]
 
     def _expand(self, one: Resolved) -> Resolved:
         image = None if one.image is None else one.image.picture.image
@@ -252,6 +280,10 @@ class GenerationPipeline(LoraMethods):
 
         Prompts are encoded one by one, so that a state is the same in any batch; from the store where it has them.
         """
+        made = self.team.once(lambda: _tensors_of(*self._encode(batch)))
+        return _states_of(made[:3]), _states_of(made[3:]) if made[3] is not None else None
+
+    def _encode(self, batch: Sequence[Resolved]) -> tuple[TextStates, TextStates | None]:
         first = _common(batch)
         prompts = [self.adapters.trigger + one.text for one in batch]
         negative = [one.negative_prompt for one in batch] if Guidance(first.guidance).is_on else []
@@ -276,6 +308,9 @@ class GenerationPipeline(LoraMethods):
         """
         if _common(batch).image is None:
             return None
+        return self.team.once(lambda: [self._encode_images(batch)])[0]
+
+    def _encode_images(self, batch: Sequence[Resolved]) -> Tensor:
         device = self.placement.device("vae")
         with self.placement.hold("vae") as vae, torch.no_grad():
             latents = [vae.encode(to_pixels(one.image.pixels()).to(device)) for one in batch if one.image is not None]
@@ -319,6 +354,16 @@ class GenerationPipeline(LoraMethods):
         """
         device = self.placement.device("dit")
         noise_BTHWC = noise_BTHWC.to(device, self.precision.islands)
+        clips, own = len(noise_BTHWC), self.team.own_clips
+        noise_BTHWC, text = own(noise_BTHWC), _own_states(text, clips, own)
+        negative = None if negative is None else _own_states(negative, clips, own)
+        image_BTHWC = None if image_BTHWC is None else own(image_BTHWC)
+        if fresh_NBTHWC is not None:
+            fresh_NBTHWC = own(fresh_NBTHWC.transpose(0, 1)).transpose(0, 1)
+        if self.team.layout.cuts_weights and self.adapters.names:
+            raise RequestError(
+                f"LoRAs need whole weights: unload them, or leave `{self.team.layout}` without tp and fsdp"
+            )
         sampling = resolved.sampling
         condition_BTHWC, pin = condition(self.card.task, sampling.condition, noise_BTHWC, image_BTHWC)
         rules = sampler(sampling.sampler)
@@ -333,17 +378,35 @@ class GenerationPipeline(LoraMethods):
                 runner = cache.runner(branch) if cache else None
                 return denoiser(self.card.dit.kind, dit, states.to(device), shared, runner)
 
-            guided = Guidance(resolved.guidance).guide(
-                bound(text, "conditional"), None if negative is None else bound(negative, "unconditional")
+            guided = self.team.guide(
+                Guidance(resolved.guidance),
+                bound(text, "conditional"),
+                None if negative is None else bound(negative, "unconditional"),
             )
-            latents = sample(guided, noise_BTHWC, times, step=step, on_step=on_step, pin=pin)
-        return normalize_first_frame(latents) if pin and sampling.normalize_first_frame else latents
+            latents = sample(guided, noise_BTHWC, times, step=step, on_step=self.team.heed(on_step), pin=pin)
+        latents = normalize_first_frame(latents) if pin and sampling.normalize_first_frame else latents
+        return self.team.all_clips(latents, clips)
 
     def decode(self, latents_BTHWC: Tensor) -> np.ndarray:
         """Frames [B, T, H, W, 3], uint8; one clip at a time, see ``decode_pieces``."""
+        if self.team.size > 1:
+            return self._decode_together(latents_BTHWC)
         with self.placement.hold("vae"):  # once for all clips
             clips = [np.concatenate(list(self.decode_pieces(one))) for one in latents_BTHWC]
         return np.stack(clips)
+
+    def _decode_together(self, latents_BTHWC: Tensor) -> np.ndarray:
+        """Clips in turn by all processes; a single one by all where its autoencoder allows, else by the first."""
+        is_shared = len(latents_BTHWC) == 1 and self.card.vae.kind in SHARED_DECODERS
+
+        def frames(latents_THWC: Tensor) -> Tensor:
+            if not is_shared:
+                return torch.from_numpy(np.concatenate(list(self.decode_pieces(latents_THWC))))
+            with self.placement.hold("vae") as vae, torch.no_grad():
+                latents_1THWC = latents_THWC[None].to(self.placement.device("vae"))
+                return torch.cat([to_bytes(piece[0]) for piece in self.team.decode(vae, latents_1THWC)])
+
+        return np.stack(self.team.by_turns(frames, latents_BTHWC, everyone=is_shared))
 
     def decode_pieces(self, latents_THWC: Tensor) -> Iterator[np.ndarray]:
         """Frames of one clip, [t, H, W, 3] uint8, piece by piece as the autoencoder finishes them.
@@ -389,6 +452,28 @@ def to_bytes(pixels: Tensor) -> Tensor:
 def to_pixels(image: Image) -> Tensor:
     """A Pillow image as a clip of one frame: [1, 1, H, W, 3], float32 in [-1, 1]."""
     return torch.from_numpy(np.array(image))[None, None].float() / 127.5 - 1.0
+
+
+def _tensors_of(*states: TextStates | None) -> list[Tensor | None]:
+    """Tokens, pooled states and mask of each."""
+    return [
+        tensor
+        for one in states
+        for tensor in ((None,) * 3 if one is None else (one.tokens_BLC, one.pooled_BC, one.mask_BL))
+    ]
+
+
+def _states_of(tensors: Sequence[Tensor | None]) -> TextStates:
+    tokens_BLC, pooled_BC, mask_BL = tensors
+    assert tokens_BLC is not None and pooled_BC is not None
+    return TextStates(tokens_BLC, pooled_BC, mask_BL)
+
+
+def _own_states(states: TextStates, clips: int, own: Callable[[Tensor], Tensor]) -> TextStates:
+    """The states of this process' clips; those of one prompt for all clips stay as they are."""
+    if len(states.tokens_BLC) != clips:
+        return states
+    return _states_of([None if tensor is None else own(tensor) for tensor in _tensors_of(states)])
 
 
 def _encode_with_images(encoder: TextEncoder, prompts: list[str], images: list[Image]) -> TextStates:

@@ -190,9 +190,9 @@ def check(layout: Layout, demand: Demand) -> None:
             f"{given}: `fsdp` shards weights over those who share the tokens: use 1 or ring x ulysses, "
             f"here {layout.context}"
         )
-    if layout.data > demand.clips:
+    if demand.clips % layout.data:
         raise RequestError(
-            f"{given}: `data` splits a batch, and it has {demand.clips} clips: give as many prompts, or use `ulysses`"
+            f"{given}: `data` must divide the number of clips, {demand.clips}: use another number, or `ulysses`"
         )
 
 

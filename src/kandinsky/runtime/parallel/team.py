@@ -8,21 +8,23 @@ Legend: B batch; T H W C frames, rows, columns, channels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from kandinsky.diffusion.guidance import Denoiser, Guidance
+from kandinsky.diffusion.sample import OnStep
 from kandinsky.errors import KandinskyError, RequestError
-from kandinsky.runtime.parallel import sharding
+from kandinsky.nets.vae.protocol import VideoAutoencoder
 from kandinsky.runtime.parallel.context import SHARED, Context, share_tokens
+from kandinsky.runtime.parallel.decode import decode_shared
 from kandinsky.runtime.parallel.exchange import collect, gather_into, join_parts, own_part, shares, tell, tell_tensors
 from kandinsky.runtime.parallel.layout import AXES, Layout
-from kandinsky.runtime.parallel.tensor import cut_block
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,10 @@ class Team:
         if self.mesh is None:
             return net
         if self.layout.cuts_weights:
+            # a second of imports that nobody else needs
+            from kandinsky.runtime.parallel import sharding
+            from kandinsky.runtime.parallel.tensor import cut_block
+
             blocks = list(_blocks(net))
             inside = {id(module) for block in blocks for module in block.modules()}
             for module in net.modules():
@@ -116,6 +122,64 @@ class Team:
     def gather(self, value: Any) -> list[Any]:
         """A plain value of every process."""
         return [value] if self.mesh is None else collect(value, self.device)
+
+    def heed(self, on_step: OnStep | None) -> OnStep | None:
+        """The callback whose answer on the first process holds for all; each process tells its own of the steps."""
+        if self.mesh is None:
+            return on_step
+
+        def told(step: int, total: int, preview_BTHWC: Tensor) -> bool | None:
+            answer = None if on_step is None else on_step(step, total, preview_BTHWC)
+            return bool(self.agree(answer is not False))
+
+        return told
+
+    def all_passes(self, passes: list[list[bool]]) -> list[list[bool]]:
+        """What a step cache left out, of all branches and clips: for each pass, for each clip."""
+        every = self.gather({**self._places, "passes": passes})
+        first = [one for one in every if not one["ring"] and not one["ulysses"] and not one["tp"]]
+        branches: list[list[bool]] = []
+        for branch in range(self.layout.cfg):
+            clips = [one["passes"] for one in first if one["cfg"] == branch]  # in order of `data`
+            branches += [[clip for part in same for clip in part] for same in zip(*clips, strict=True)]
+        return branches
+
+    def all_shares(self, own: list[float | None], heads: int) -> list[float | None]:
+        """Means over the heads of this process, one a clip, as means over all heads and passes; of all clips."""
+        weight = shares(heads // self.layout.tp, self.layout.ulysses)[self._places["ulysses"]]
+        every = self.gather({**self._places, "own": own, "weight": weight})
+        found: list[float | None] = []
+        for place in range(self.layout.data):
+            parts = [one for one in every if one["data"] == place]
+            whole = sum(one["weight"] for one in parts)
+            for values in zip(*(one["own"] for one in parts), strict=True):
+                known = all(value is not None for value in values)
+                terms = (one["weight"] * value for one, value in zip(parts, values, strict=True)) if known else ()
+                found.append(sum(terms) / whole if known else None)
+        return found
+
+    def decode(self, vae: VideoAutoencoder, latents_BTHWC: Tensor) -> Iterator[Tensor]:
+        """Pixels of a clip by all processes, see ``decode.py``; the first one's hold."""
+        assert dist.group.WORLD is not None
+        return decode_shared(vae, latents_BTHWC, dist.group.WORLD)
+
+    def by_turns(
+        self, make: Callable[[Tensor], Tensor], items: Iterable[Tensor], *, everyone: bool
+    ) -> list[np.ndarray]:
+        """``make`` of each item on all processes; each by one in turn, or by all, where the first's holds."""
+        items = list(items)
+        owners = [0 if everyone else number % self.size for number in range(len(items))]
+        rank = 0 if self.mesh is None else dist.get_rank()
+        made = {n: make(item) for n, item in enumerate(items) if everyone or owners[n] == rank}
+        told = [
+            tell_tensors([made[n]] if owners[n] == rank else None, owners[n], self.device)[0] for n in range(len(items))
+        ]
+        return [one.cpu().numpy() for one in told if one is not None]
+
+    @property
+    def _places(self) -> dict[str, int]:
+        """Where this process stands on each axis."""
+        return {axis: 0 if self.mesh is None else self.mesh[axis].get_local_rank() for axis in AXES}
 
     def once(self, make: Callable[[], Sequence[Tensor | None]]) -> list[Tensor | None]:
         """Tensors that the first process makes, on all. Raises: what it raised, on all."""
