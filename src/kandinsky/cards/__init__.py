@@ -42,6 +42,7 @@ class Part:
     bytes: size to fetch, for `kandinsky plan`.
     dtype: type of the numbers in the files, also for the plan.
     gated: the hub wants a token and an accepted licence first.
+    loaded: bytes of it that are kept in memory, where that is less than the files.
     """
 
     repo: str
@@ -52,6 +53,7 @@ class Part:
     bytes: int = 0
     dtype: str = "float32"
     gated: bool = False
+    loaded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,27 @@ import typer
 def convert(
     source: Annotated[Path, typer.Argument(help="Official `.safetensors` or `.pt` file, or a Diffusers folder.")],
     target: Annotated[Path, typer.Argument(help="File to write (official), or folder (Diffusers).")],
-    to: Annotated[str, typer.Option("--to", help="official | diffusers")],
+    to: Annotated[str, typer.Option("--to", help="official | diffusers")] = "official",
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Catalogue id whose parameters the weights have.")
     ] = None,
+    trust_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--trust-pickle", help="Open a pickled file of any model, which RUNS what it says, and keep its tensors."
+        ),
+    ] = False,
 ) -> None:
     """Convert Kandinsky 5 transformer weights; every tensor is checked, and none is changed."""
+    if trust_pickle:
+        from kandinsky.cli.main import say
+        from kandinsky.weights.pickled import convert_trusted
+
+        written, left = convert_trusted(source, target)
+        if left:
+            say(f"left behind, since it is no tensor: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}")
+        print(written)
+        return
     from kandinsky import cards
     from kandinsky.errors import RequestError
 

@@ -75,8 +75,8 @@ def show_plan(made: Plan, *, as_json: bool, clips: int = 1) -> None:
     print(f"memory     {on}{gigabytes(made.peak_host_bytes)} on the host at the peak (estimate)")
     for name, need in made.components.items():
         scheme = f" in {made.quantize[name]}" if name in made.quantize else ""
-        print(f"  {name:<9}{gigabytes(need.weights)} of weights{scheme}, {gigabytes(need.work)} of work")
-    print("  needs    " + ", ".join(f"{name} {gigabytes(size)}" for name, size in made.placements.items()))
+        print(f"  {name:<14}{gigabytes(need.weights)} of weights{scheme}, {gigabytes(need.work)} of work")
+    print("  needs         " + ", ".join(f"{name} {gigabytes(size)}" for name, size in made.placements.items()))
     print(f"placement  {made.device}, {made.dtype}, offload {made.offload}: {made.why}")
     if made.fits is False:
         print(f"           {made.advice}")

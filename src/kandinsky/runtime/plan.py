@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kandinsky.cards import Card, Component, Part
 from kandinsky.errors import RequestError
-from kandinsky.runtime import devices
+from kandinsky.runtime import devices, plan_unet
+from kandinsky.runtime.plan_unet import is_unet
 from kandinsky.runtime.quantise import SCHEMES
 from kandinsky.types import LatentShape, VideoShape
 from kandinsky.weights.locate import card_bytes, missing_parts, part_bytes
@@ -26,7 +27,7 @@ OTHER_CARD = "cuda"  # what a card is taken for whose memory alone is given
 PROCESS_BYTES = 500_000_000  # Python with torch and its libraries
 TILE_FRAMES = 17  # of the official tiling of the HunyuanVideo autoencoder
 # Pixel frames in work at once, of autoencoders with 256 channels at full size; CogVideoX's longest piece has nine.
-_DECODER_FRAMES = {"hunyuan": TILE_FRAMES, "cogvideox": 9}
+_DECODER_FRAMES = {"hunyuan": TILE_FRAMES, "cogvideox": 9, "movq": 5}
 # Decoding layer by layer (nets/vae/layered.py): numbers of a chunk, and the bytes that are kept on the device.
 LAYER_CHUNK, LAYER_KEPT = 2**26, 2**31
 # Share of a text encoder's weights in blocks, and the share of one block; Qwen2.5-VL's: 60 blocks, and two vocabularies
@@ -145,7 +146,9 @@ def plan_clip(
     chosen, why = _placement(need, room, offload, device)
     fits = None if room is None else need[chosen] <= room
     advice = _advice(card, shape, tokens, dtype, chosen, room, quantize) if fits is False else ""
-    seconds = _flops(card, tokens, passes) / _rate(device, dtype)
+    flops = _flops(card, shape, tokens, passes)
+    share = plan_unet.GPU_SHARE if is_unet(card.dit.params) and device.startswith("cuda") else 1.0
+    seconds = flops / (share * _rate(device, dtype))
     missing = missing_parts(card, root=root)
     peak_host = PROCESS_BYTES + 3 * shape.frames * shape.height * shape.width  # the finished frames, always
     if on_host:
@@ -245,18 +248,31 @@ def _needs(card: Card, shape: VideoShape, tokens: int, width: int, quantize: Map
     vae = _loaded_bytes(card.vae, width)
     if "text" in quantize:
         text = int(text * (1 - _TEXT_BLOCKS * (1 - SCHEMES[quantize["text"]].weight_bytes / width)))
-    work, text_work = _denoiser_bytes(card, tokens, width), text // 20
+    work, text_work = _denoiser_bytes(card, shape, tokens, width), text // 20
     resident = int(text * (1 - _TEXT_BLOCKS + 2 * _TEXT_BLOCK))
-    return {
+    needs = {
         "dit": Need(dit, dit_resident, work, work),
         "text": Need(text, resident, text_work, text_work),
         "vae": Need(vae, vae, _decoder_bytes(card, shape, width), _layered_bytes(card, shape, width)),
     }
+    for name, component in card.components.items():
+        if name not in needs:
+            whole, at_once = _loaded_bytes(component, width), _decoder_bytes(card, replace(shape, frames=1), width)
+            part = whole
+            if is_unet(component.params):
+                part = int(whole * (1 - plan_unet.IN_STAGES + 2 * plan_unet.LARGEST_STAGE))
+                at_once = plan_unet.work_bytes(component.params, max(1, shape.frames // 4), tokens, width)
+            needs[name] = Need(whole, part, at_once, at_once)
+    return needs
 
 
 def _dit_blocks(card: Card) -> tuple[int, int, int]:
     """Weights in all blocks, in the largest block, and in the products that can be quantised."""
     params = card.dit.params
+    if is_unet(params):
+        shares = (plan_unet.IN_STAGES, plan_unet.LARGEST_STAGE, plan_unet.LINEAR)
+        in_stages, largest, linear = (int(share * card.parameters) for share in shares)
+        return in_stages, largest, linear
     if "num_blocks" in params:  # Kandinsky 4: one make of block, in pairs, with a modulation for each of two streams
         D, layers = params["model_dim"], _layers(card)
         products = 4 * D * D + 2 * D * params["ff_dim"]
@@ -280,16 +296,22 @@ def _named(part: Part) -> str:
 
 def _loaded_bytes(component: Component, width: int) -> int:
     """Size of a component's files once its numbers have the compute type."""
-    return sum(part_bytes(part) * width // devices.dtype_bytes(part.dtype) for part in component.parts)
+    sizes = ((part.loaded or part_bytes(part), part.dtype) for part in component.parts)
+    return sum(size * width // devices.dtype_bytes(dtype) for size, dtype in sizes)
 
 
 def _tokens(card: Card, latent: LatentShape) -> int:
+    if is_unet(card.dit.params):  # its own measure: pixels of a latent frame
+        return latent.height * latent.width
     t, h, w = card.dit.params.get("patch_size", (1, 2, 2))
     return (latent.frames // t) * (latent.height // h) * (latent.width // w)
 
 
-def _denoiser_bytes(card: Card, tokens: int, width: int) -> int:
+def _denoiser_bytes(card: Card, shape: VideoShape, tokens: int, width: int) -> int:
     """Peak of one pass without gradients: the stream and its float32 sum, q, k, v and result, and the hidden layer."""
+    if is_unet(card.dit.params):
+        frames = card.keyframes.count if card.keyframes is not None else shape.frames
+        return plan_unet.work_bytes(card.dit.params, frames, tokens, width)
     D, F = card.dit.params.get("model_dim", 1792), card.dit.params.get("ff_dim", 7168)
     return tokens * (D * (6 * width + 2 * 4) + F * 2 * width)
 
@@ -321,8 +343,10 @@ def _layers(card: Card) -> int:
     return 2 * params["num_blocks"] if "num_blocks" in params else params.get("num_visual_blocks", 32)
 
 
-def _flops(card: Card, tokens: int, passes: int) -> float:
+def _flops(card: Card, shape: VideoShape, tokens: int, passes: int) -> float:
     """Two operations a parameter and token, and attention's two products of every token with every other."""
+    if is_unet(card.dit.params):
+        return plan_unet.flops(card, shape.frames, tokens, max(1, passes // 2), passes)
     D, layers = card.dit.params.get("model_dim", 1792), _layers(card)
     # A ninth of the parameters makes the modulation, evaluated once a pass and not once a token: not worth a case.
     return passes * (2.0 * card.parameters * tokens + 4.0 * tokens * tokens * D * layers)

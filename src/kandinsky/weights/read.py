@@ -207,15 +207,23 @@ def _read_pickled(file: Path, device: str = "cpu") -> dict[str, Tensor]:
         # mapped into memory, a tensor is read when it is looked at; files of the old format cannot be
         state = torch.load(file, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
-        raise WeightsError(f"`{file}` holds more than tensors; such files are not opened: convert it") from error
+        raise WeightsError(
+            f"`{file}` holds more than tensors, and reading it could run a program hidden in it: it is not opened",
+            hint=f"if you trust it: kandinsky convert {file} {file.with_suffix('.safetensors')} --trust-pickle",
+        ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise WeightsError(f"`{file}` is damaged or cut off: fetch it again") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    tensors = dict(_flattened(state))
+    tensors = tables(state)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise WeightsError(f"`{file}` is no table of tensors")
     return tensors
+
+
+def tables(state: Any) -> dict[str, Any]:
+    """What an unpickled file holds as one table: `state_dict` where it has one; tables in it joined with dots."""
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    return dict(_flattened(state))
 
 
 def _flattened(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,63 @@
+"""The U-Net's part of a plan: shares and rates counted on the full-size networks on the meta device.
+
+A pixel here is one of the latent. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kandinsky.cards import Card
+
+# Share of the weights in stages, in the largest of them, and in linear layers; the released networks differ by less
+# than a twentieth.
+IN_STAGES, LARGEST_STAGE, LINEAR = 0.94, 0.11, 0.40
+# Operations of one pass for each pixel of each frame, with 60 text tokens, at the released widths.
+PASS = {
+    "kandinsky3.unet": 2.0e8,
+    "kandinsky_video1.keyframes-1.0": 2.4e8,
+    "kandinsky_video1.keyframes-1.1": 2.4e8,
+    "kandinsky_video1.interpolation-1.0": 2.8e8,
+    "kandinsky_video1.interpolation-1.1": 2.8e8,
+}
+RELEASED_WIDTH = 384
+# Of the rate of plain products that convolutions reach on a GPU: the official notebook's 50 steps of key frames at
+# 640x384 in 24 s are 57 TFLOP/s.
+GPU_SHARE = 0.12
+# Copies of the finest level that live at once: what came in, the way past, the narrow middle before and after.
+COPIES = 6
+
+
+def is_unet(params: Mapping[str, Any]) -> bool:
+    """Whether a component's parameters are those of a U-Net."""
+    return "dim_mult" in params
+
+
+def work_bytes(params: Mapping[str, Any], frames: int, pixels: int, width: int) -> int:
+    """Peak of activations: the finest level on the way up, with what was left there beside it."""
+    return frames * pixels * 2 * params["model_channels"] * COPIES * width
+
+
+def flops(card: Card, frames: int, pixels: int, steps: int, passes: int) -> float:
+    """Operations of all stages of a generation.
+
+    Args: frames: of the finished clip.   pixels: of a latent frame.   steps: of the first network.
+          passes: of it in all, guidance counted.
+    """
+    keyframes = card.keyframes
+    scale = (card.dit.params["model_channels"] / RELEASED_WIDTH) ** 2
+    if keyframes is None:
+        return scale * PASS[card.dit.kind] * frames * pixels * passes
+    total = PASS[card.dit.kind] * keyframes.count * pixels * passes
+    if (first := keyframes.first_frame) is not None:
+        # a third pass without the first frame, and the first frame itself, of so many times the size
+        total *= (passes + steps) / passes
+        total += PASS[card.dit.kind] * first.scale**2 * pixels * 2 * steps
+    gaps = keyframes.count - 1
+    while gaps < frames:  # each pass fills all gaps and makes four of one
+        if gaps * 4 + 1 > frames:
+            break
+        total += PASS[keyframes.interpolation.kind] * gaps * pixels * 2 * keyframes.steps
+        gaps *= 4
+    return scale * total
