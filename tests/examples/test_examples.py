@@ -231,7 +231,9 @@ def test_notebook_lora(official: Path) -> None:
 def test_every_example_is_tested_and_listed() -> None:
     here = Path(__file__).read_text(encoding="utf-8")
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    assert len(SCRIPTS) == 7 and len(NOTEBOOKS) == 4
+    assert len(SCRIPTS) == 8 and len(NOTEBOOKS) == 4
+    elsewhere = {"run_inference_distil.py": "parallel/test_official_launch.py"}
+    assert all((Path(__file__).parents[1] / test).is_file() for test in elsewhere.values())
     for path in (*SCRIPTS, *NOTEBOOKS):
         assert f'"{path.name}"' in here and f"`{path.name}`" in page, path.name
 

@@ -17,7 +17,7 @@ import yaml
 
 from kandinsky import cards
 from kandinsky.cards import Card
-from kandinsky.compat.official_call import at_path, devices_of, progress_bar
+from kandinsky.compat.official_call import at_path, devices_of, in_company, progress_bar
 from kandinsky.errors import RequestError
 from kandinsky.types import Request
 
@@ -121,7 +121,11 @@ class Kandinsky4T2VPipeline:
         from kandinsky.pipelines import loading
 
         card = dataclasses.replace(card, clip=dataclasses.replace(card.clip, max_seconds=float(MAX_SECONDS)))
-        self.pipeline: GenerationPipeline = loading.build(card, root=root, places=loading.places_for(places), name=name)
+        # officially, too, each process that a launcher started takes its part
+        places, parallel = in_company(places)
+        self.pipeline: GenerationPipeline = loading.build(
+            card, root=root, places=loading.places_for(places), name=name, parallel=parallel
+        )
         self.seed: int | None = None
 
     def __call__(
@@ -141,6 +145,7 @@ class Kandinsky4T2VPipeline:
                  bs: 1.   time_length: seconds; 0 makes an image.   seed: drawn when not given, see ``seed``.
                  return_frames: return the frames instead of writing them.
         Returns: for ``time_length=0`` a list of one PIL image; with ``return_frames`` all frames; else None.
+                 None on all processes but the first, where a launcher started several.
         Raises:  RequestError for an illegal size, length, batch or path, before anything is loaded.
         """
         if bs != 1:
@@ -160,9 +165,11 @@ class Kandinsky4T2VPipeline:
             from kandinsky.media.video import check_target
 
             check_target(Path(save_path))
-        with progress_bar(True) as on_step:
+        with progress_bar(self.pipeline.team.is_first) as on_step:
             video = self.pipeline.run(resolved, on_step=on_step)
         self.seed = video.seed
+        if not self.pipeline.team.is_first:
+            return None
         if is_written:
             video.save(save_path)
             return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from kandinsky import cards
 from kandinsky.cards import Card
 from kandinsky.compat.official_adapters import OfficialAdapters
-from kandinsky.compat.official_call import at_path, devices_of, one_target, progress_bar
+from kandinsky.compat.official_call import at_path, devices_of, in_company, one_target, progress_bar
 from kandinsky.errors import RequestError
 from kandinsky.pipelines import official_config
 from kandinsky.types import Request, Video
@@ -146,7 +146,10 @@ def get_I2I_pipeline(  # noqa: N802 - the official name
 
 
 class _OfficialPipeline:
-    """What the doors return: ``pipeline`` is this library's own; ``seed`` is the seed last used."""
+    """What the doors return: ``pipeline`` is this library's own; ``seed`` is the seed last used.
+
+    Where a launcher started several processes, they work together, and calls return None on all but the first.
+    """
 
     def __init__(self, pipeline: GenerationPipeline) -> None:
         self.pipeline = pipeline
@@ -171,10 +174,11 @@ class _OfficialPipeline:
             from kandinsky.media.video import check_target
 
             check_target(target)
-        with progress_bar(progress) as on_step:
+        is_first = self.pipeline.team.is_first
+        with progress_bar(progress and is_first) as on_step:
             video = self.pipeline.run(resolved, on_step=on_step)
         self.seed = video.seed
-        if target is not None:
+        if target is not None and is_first:
             video.save(target)
         return video
 
@@ -205,7 +209,7 @@ class Kandinsky5T2VPipeline(OfficialAdapters, _OfficialPipeline):
         expand_prompts: bool = True,
         save_path: str | Sequence[str] | None = None,
         progress: bool = True,
-    ) -> torch.Tensor | list[Image.Image]:
+    ) -> torch.Tensor | list[Image.Image] | None:
         """Make one clip.
 
         Args:    time_length: seconds; 0 makes an image.   seed: drawn from 0 … 2³²−2 when not given, see ``seed``.
@@ -229,7 +233,7 @@ class Kandinsky5T2VPipeline(OfficialAdapters, _OfficialPipeline):
             save_path=save_path,
             progress=progress,
         )
-        return self._in_official_form(video)
+        return self._in_official_form(video) if self.pipeline.team.is_first else None
 
 
 class Kandinsky5I2VPipeline(OfficialAdapters, _OfficialPipeline):
@@ -248,7 +252,7 @@ class Kandinsky5I2VPipeline(OfficialAdapters, _OfficialPipeline):
         expand_prompts: bool = True,
         save_path: str | Sequence[str] | None = None,
         progress: bool = True,
-    ) -> torch.Tensor | list[Image.Image]:
+    ) -> torch.Tensor | list[Image.Image] | None:
         """Make one clip that begins with ``image``, a path or a PIL image, whose shape decides the size.
 
         Other arguments, result and errors are those of ``Kandinsky5T2VPipeline``. A seed repeats a result, which
@@ -267,7 +271,7 @@ class Kandinsky5I2VPipeline(OfficialAdapters, _OfficialPipeline):
             save_path=save_path,
             progress=progress,
         )
-        return self._in_official_form(video)
+        return self._in_official_form(video) if self.pipeline.team.is_first else None
 
 
 class Kandinsky5T2IPipeline(_OfficialPipeline):
@@ -286,7 +290,7 @@ class Kandinsky5T2IPipeline(_OfficialPipeline):
         expand_prompts: bool = True,
         save_path: str | Sequence[str] | None = None,
         progress: bool = True,
-    ) -> list[Image.Image]:
+    ) -> list[Image.Image] | None:
         """Make one image: a list of one PIL image. Arguments and errors as in ``Kandinsky5T2VPipeline``."""
         video = self._make(
             text,
@@ -301,7 +305,7 @@ class Kandinsky5T2IPipeline(_OfficialPipeline):
             save_path=save_path,
             progress=progress,
         )
-        return video.images
+        return video.images if self.pipeline.team.is_first else None
 
 
 class Kandinsky5I2IPipeline(_OfficialPipeline):
@@ -321,7 +325,7 @@ class Kandinsky5I2IPipeline(_OfficialPipeline):
         save_path: str | Sequence[str] | None = None,
         progress: bool = True,
         image: str | Image.Image | None = None,
-    ) -> list[Image.Image]:
+    ) -> list[Image.Image] | None:
         """Edit ``image``, a path or a PIL image: a list of one PIL image. Without an image it is text to image.
 
         Args:    width, height: both or none; without them the legal size nearest in shape to the image.
@@ -341,7 +345,7 @@ class Kandinsky5I2IPipeline(_OfficialPipeline):
             save_path=save_path,
             progress=progress,
         )
-        return video.images
+        return video.images if self.pipeline.team.is_first else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -370,7 +374,7 @@ def _open(task: str, device_map: DeviceMap, files: _Files, options: _Options) ->
     if options.attention_engine not in ENGINES:
         known = ", ".join(f"`{name}`" for name in ENGINES)
         raise RequestError(f"attention_engine `{options.attention_engine}` is unknown: use one of {known}")
-    places = devices_of(device_map)
+    places, parallel = in_company(devices_of(device_map))
     if files.conf_path is not None:
         card, root, name = official_config.read(Path(files.conf_path), task=task), None, str(files.conf_path)
     else:
@@ -399,6 +403,7 @@ def _open(task: str, device_map: DeviceMap, files: _Files, options: _Options) ->
         name=name,
         # The official generator lives on the device, which decides what a seed means.
         noise_device=devices["dit"],
+        parallel=parallel,
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kandinsky.cards import Component
 from kandinsky.errors import RequestError
+from kandinsky.runtime.parallel.launch import World
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,14 @@ def devices_of(device_map: str | torch.device | Mapping[str, str | torch.device]
         fault = "does not know" if wrong[0] in device_map else "lacks"
         raise RequestError(f"device_map {fault} `{wrong[0]}`: give `dit`, `vae` and `text_embedder`")
     return {DEVICE_KEYS[key]: device for key, device in device_map.items()}
+
+
+def in_company(places: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """The devices on this process, and the layout: as officially, what a launcher started works together."""
+    world = World.started()
+    if world.size == 1:
+        return dict(places), None
+    return {name: world.device("cuda") if str(p).startswith("cuda") else p for name, p in places.items()}, "auto"
 
 
 def at_path(component: Component, given: str | Path | None, name: str = "") -> Component:

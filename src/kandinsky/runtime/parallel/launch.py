@@ -24,12 +24,13 @@ from typing import Any
 from kandinsky.errors import KandinskyError, RequestError
 
 BEAT_S = 1.0
-SILENCE_S = 15.0
+SILENCE_S = 20.0
 # a process that does not leave its work by itself is ended after this time
 GRACE_S = 3.0
 # longer than any one stage: who is really gone is missed by the signs of life
 PATIENCE = timedelta(hours=12)
 ENDED = 1
+BY_LAUNCHER = "the launcher ended it, most likely since another process failed; no file was written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,15 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
     if world.size == 1:
         yield world
         return
+
+    def ended(*_: object) -> None:
+        # before the processes have met, while each still imports and reads
+        say(f"error: process {world.rank} of {world.size} ends: {BY_LAUNCHER}")
+        _leave(ENDED)
+
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ended)
     try:
         yield world
     except KandinskyError as error:
@@ -141,6 +151,9 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
         _leave(ENDED)
     else:
         part()
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _leave(code: int) -> None:
@@ -208,7 +221,7 @@ class _Watch:
                 if self._is_ended():
                     # whoever fails first says it; a moment for it to arrive
                     time.sleep(0.2)
-                    reason = self._failure() or "the launcher ended it, most likely since another process failed"
+                    reason = self._failure() or BY_LAUNCHER
                     return self._end(f"error: process {self.world.rank} of {self.world.size} ends: {reason}", reason)
                 if failure := self._failure():
                     return self._end(None, failure)
