@@ -14,6 +14,9 @@ from kandinsky import cards
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`.")],
     prompts: Annotated[int | None, typer.Option("--prompts", help="Prompts a group; all when not given.")] = None,
+    groups: Annotated[
+        list[str] | None, typer.Option("--group", help="Only this group, such as `en label`; may be repeated.")
+    ] = None,
     cache: Annotated[Path, typer.Option("--cache", help="Where `kandinsky data nano` put the clips.")] = Path(
         ".cache/nano"
     ),
@@ -30,5 +33,5 @@ def evaluate(
     from kandinsky.evaluate.run import table
 
     with counted("evaluating") as on_batch:
-        result = measure(model, prompts=prompts, cache=cache, sheet=sheet, dtype=dtype, on_batch=on_batch)
+        result = measure(model, prompts=prompts, groups=groups or None, cache=cache, sheet=sheet, dtype=dtype, on_batch=on_batch)
     print(json.dumps(result, ensure_ascii=False, indent=1) if as_json else table(result))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kandinsky.errors import RequestError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kandinsky.evaluate.nano import NanoJudge
     from kandinsky.pipelines.generation import GenerationPipeline
 
+Case = TypeVar("Case")
 EVALUATED = ("nano-t2v", "nano-i2v")
 
 
@@ -32,12 +33,20 @@ class Session:
     judge: NanoJudge
     cache: Path
     per_group: int | None
+    groups: tuple[str, ...] | None
     batch: int
     seed: int
     on_batch: Callable[[int, int], None] | None
     shown: list[np.ndarray]
     seconds: float = 0.0
     made: int = 0
+
+    def chosen(self, groups: dict[str, list[Case]]) -> dict[str, list[Case]]:
+        """The groups asked for. Raises: RequestError for one that is not there."""
+        for name in self.groups or ():
+            if name not in groups:
+                raise RequestError(f"there is no group `{name}`: use {', '.join(f'`{one}`' for one in groups)}")
+        return {name: cases for name, cases in groups.items() if self.groups is None or name in self.groups}
 
     def make(self, prompts: Sequence[str], seeds: Sequence[int], **more: Sequence[Any]) -> np.ndarray:
         """Clips [M, T, H, W, 3] of one batch; ``more``: further request fields, one value a clip."""
@@ -62,6 +71,7 @@ def evaluate(
     *,
     cache: Path | str = ".cache/nano",
     prompts: int | None = None,
+    groups: Sequence[str] | None = None,
     batch: int = 16,
     seed: int = 0,
     dtype: str | None = None,
@@ -71,7 +81,7 @@ def evaluate(
     """Measure a model on requests it was never trained with.
 
     Args:   cache: where ``kandinsky data nano`` put the real clips.   prompts: number a group; None = all.
-            dtype: compute type, as ``load`` takes it; the autoencoder is measured in float32 whatever it is.
+            groups: only these, such as `en label`; None = all.   dtype: compute type, as ``load`` takes it; the autoencoder is measured in float32 whatever it is.
             sheet: write a contact sheet of clips from all groups there.
     Returns: ``groups`` (figures by group; which ones depends on the task), ``autoencoder`` and ``seconds_cold`` (one
             clip through the command line, start-up included) for text to video, ``seconds_a_clip`` (in batches),
@@ -91,7 +101,7 @@ def evaluate(
     pipe = load(model, dtype=dtype)
     width, height = parse_size(pipe.card.clip.default_size)
     judge = NanoJudge(Clips(Path(cache)), load_concepts(), side=height)
-    session = Session(pipe, judge, Path(cache), prompts, batch, seed, on_batch, [])
+    session = Session(pipe, judge, Path(cache), prompts, None if groups is None else tuple(groups), batch, seed, on_batch, [])
     figures = MEASURES[pipe.card.task](session)
     if sheet:
         _sheet(session.shown, Path(sheet))
@@ -115,7 +125,7 @@ def _text_to_video(session: Session) -> dict[str, Any]:
     groups = nano.judge_groups(
         session.judge,
         session.make,
-        nano.choose_prompts(session.per_group),
+        session.chosen(nano.choose_prompts(session.per_group)),
         batch=session.batch,
         seed=session.seed,
         on_batch=session.on_batch,
@@ -135,7 +145,7 @@ def _image_to_video(session: Session) -> dict[str, Any]:
 
     groups = nano_image.judge_images(
         lambda pictures, prompts, seeds: session.make(prompts, seeds, image=pictures),
-        nano_image.choose_cases(session.judge, Clips(session.cache), session.cache, session.per_group),
+        session.chosen(nano_image.choose_cases(session.judge, Clips(session.cache), session.cache, session.per_group)),
         batch=session.batch,
         seed=session.seed,
         on_batch=session.on_batch,

@@ -94,6 +94,8 @@ class Settings:
     layers: int = 3
     sharpness: float = 4.0
     prototypes: int = 4
+    whole_words: float = 0.0
+    """Share of the vocabulary, the nearest to what nano can show, whose words are tokens of their own."""
     words: str | None = None
     """Associations written for training, see ``data.concepts.with_associations``."""
     start: str | None = None
@@ -137,10 +139,14 @@ def train_text_encoder(
         concepts = with_associations(concepts, Path(settings.words))
 
     sources = gather(concepts, Path(settings.packages), multilingual=settings.multilingual)
+    teachers = Teachers(settings, out)
     tokenizer = make_tokenizer(sources, settings.vocab_size)
+    if settings.whole_words:
+        everything, _ = embed(sources, ["."], teachers)
+        near = nearest_texts(everything, known_texts(concepts), settings.whole_words)
+        tokenizer = with_whole_words(tokenizer, [text for _, text in near if len(words(text)) == 1])
     tokenizer.save(str(out / "tokenizer.json"))
     pieces = [str(tokenizer.id_to_token(i)) for i in range(tokenizer.get_vocab_size())]
-    teachers = Teachers(settings, out)
     vocabulary, piece_meanings = embed(sources, pieces, teachers)
     params = NanoTextParams(
         vocab_size=len(pieces),
@@ -280,6 +286,36 @@ def make_tokenizer(sources: Sources, vocab_size: int) -> Tokenizer:
     tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="[START] $A", special_tokens=[("[START]", 2)])
     return tokenizer
+
+
+WHOLE_WORD_SCORE = -8.0
+"""Log probability of an added word: above what two pieces of it have together."""
+
+
+def with_whole_words(tokenizer: Tokenizer, added: Sequence[str]) -> Tokenizer:
+    """The tokenizer with more words as tokens of their own: a word in pieces is understood only roughly."""
+    described = json.loads(tokenizer.to_str())
+    pieces = described["model"]["vocab"]
+    there = {piece for piece, _ in pieces}
+    fresh = dict.fromkeys("▁" + text.replace("ё", "е") for text in added)
+    pieces += [[piece, WHOLE_WORD_SCORE] for piece in fresh if piece not in there]
+    return Tokenizer.from_str(json.dumps(described))
+
+
+def known_texts(concepts: Sequence[Concept]) -> list[tuple[Language, str]]:
+    """Labels and train tags."""
+    listed = [(lang, plain(x)) for c in concepts for lang in LANGUAGES for x in (c.label(lang), *c.tags(lang).train)]
+    return list(dict.fromkeys(listed))
+
+
+def nearest_texts(
+    vocabulary: Vocabulary, known: Sequence[tuple[Language, str]], share: float
+) -> list[tuple[Language, str]]:
+    """The share of the vocabulary that means most nearly what some known text means."""
+    known_KM = vocabulary.meanings_NM[[vocabulary.index[key] for key in known]]
+    likeness_N = torch.cat([(part @ known_KM.T).amax(dim=1) for part in vocabulary.meanings_NM.split(2048)])
+    order = likeness_N.argsort(descending=True)[: int(share * len(vocabulary.general))].tolist()
+    return [vocabulary.general[i] for i in order]
 
 
 # ---------------------------------------------------------------- teachers
@@ -511,14 +547,10 @@ class Examples:
     ) -> None:
         self.concepts, self.vocabulary, self.rng = concepts, vocabulary, rng
         # words of emoji are drawn more often than the rest of the language
-        emoji = [(lang, plain(x)) for c in concepts for lang in LANGUAGES for x in (c.label(lang), *c.tags(lang).train)]
-        self.known = list(dict.fromkeys(emoji))
+        self.known = known_texts(concepts)
         self.general = vocabulary.general
         self.near_share = near_share
-        shown_KM = vocabulary.meanings_NM[[vocabulary.index[key] for key in self.known]]
-        likeness_N = torch.cat([(part @ shown_KM.T).amax(dim=1) for part in vocabulary.meanings_NM.split(2048)])
-        order = likeness_N.argsort(descending=True)[: len(self.general) // 4].tolist()
-        self.near = [self.general[i] for i in order]
+        self.near = nearest_texts(vocabulary, self.known, 0.25)
 
     def any_word(self) -> tuple[Language, str]:
         """A word or phrase of the vocabulary."""
