@@ -134,20 +134,43 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Audio:
+    """Sound. samples_SC: int16, one row a sample, one column a channel (1 or 2).   rate: samples a second."""
+
+    samples_SC: np.ndarray
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples_SC) / self.rate
+
+    @property
+    def layout(self) -> str:
+        """`mono` or `stereo`."""
+        return "stereo" if self.samples_SC.shape[1] == 2 else "mono"
+
+    def save(self, target: str | Path) -> Path:
+        """Write the sound alone, `.wav` or `.flac`; returns the path written. Raises: RequestError."""
+        from kandinsky.media.audio import write_audio
+
+        return write_audio(self, target)
+
+
+@dataclass(frozen=True, slots=True)
 class Video:
     """A finished result, a still image too: frames and the recipe that makes them again.
 
     frames_THWC: uint8 RGB, T ≥ 1; a still has one.   fps: frames a second.
     seed:        that was used, given or drawn.
     recipe:      model, revision, prompt, settings and versions, as stored in the file (see media/recipe.py).
-    audio:       not made by any model yet; reserved by the design.
+    audio:       sound, of models that make some.
     """
 
     frames_THWC: np.ndarray
     fps: float
     seed: int
     recipe: dict[str, Any] = field(default_factory=dict)
-    audio: Any | None = None
+    audio: Audio | None = None
 
     @property
     def frames(self) -> np.ndarray:

@@ -7,7 +7,7 @@ A case folder holds `case.json`, `inputs.safetensors`, `outputs.safetensors` and
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,8 @@ from kandinsky.weights.read import read_state
 OPTIONAL_PREFIX = "intermediate."
 # denominators below this do not count as numbers to be relative to
 REL_FLOOR = 1e-6
+# (output's name, what is expected, the case's rtol and atol) -> rtol and atol of this output
+ToleranceRule = Callable[[str, Tensor, float, float], tuple[float, float]]
 
 
 class Status(StrEnum):
@@ -130,13 +132,24 @@ def find(path: Path) -> list[Path]:
 
 
 def compare(
-    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], *, rtol: float, atol: float, mean_abs: float | None = None
+    ours: Mapping[str, Tensor],
+    theirs: Mapping[str, Tensor],
+    *,
+    rtol: float,
+    atol: float,
+    mean_abs: float | None = None,
+    rule: ToleranceRule | None = None,
 ) -> dict[str, Any]:
-    """Compare every required output; returns the fields of a ``Result`` for the one that is furthest off."""
+    """Compare every required output; returns the fields of a ``Result`` for the one that is furthest off.
+
+    rule: gives each output a tolerance of its own, where a case's note says so.
+    """
     worst: dict[str, Any] = {"status": Status.FAIL, "reason": "the case records no output"}
     excess = -1.0
     for name, expected in theirs.items():
-        fields, over = _compare_one(name, ours.get(name), expected, rtol, atol)
+        fields, over = _compare_one(
+            name, ours.get(name), expected, *(rule(name, expected, rtol, atol) if rule else (rtol, atol))
+        )
         if mean_abs is not None and over <= 1.0 and expected.is_floating_point() and expected.numel():
             mean = float((ours[name].double() - expected.double()).abs().mean())
             if mean > mean_abs:

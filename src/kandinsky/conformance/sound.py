@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.conformance.cases import Case
+from kandinsky.media import audio, spectrogram
+from kandinsky.media.spectrogram import SpectrogramParams
 from kandinsky.nets.v2a.layers import Conditions
 from kandinsky.nets.v2a.params import V2AParams
 from kandinsky.nets.v2a.unet import V2AUNet
@@ -26,6 +28,43 @@ def run_unet(case: Case) -> dict[str, Tensor]:
     conditions = Conditions(inputs["encoder_hidden_states"], inputs["image_embeds"])
     outputs["output"] = net(inputs["sample"].movedim(1, -1), level, conditions).movedim(-1, 1)
     return outputs
+
+
+def run_spectrogram(case: Case) -> dict[str, Tensor]:
+    """Sound to a picture; the picture to bands, magnitudes, sound, and its loudness."""
+    case.refuse_other_calls("max_value", "power", "exif", "target_dBFS", "dBFS_filtered", "dBFS_target")
+    params, inputs, call = SpectrogramParams.from_dict(case.config), case.inputs(), case.call
+    mel = spectrogram.mel_of_waveform(inputs["waveform_int16"], params)
+    image, largest = spectrogram.image_of_mel(mel, params)
+    if abs(largest - call["exif"]["MAX_VALUE"]) > 1e-3 * largest:
+        raise ValueError(f"the loudest band is {largest}, recorded is {call['exif']['MAX_VALUE']}")
+    # as the official code: from the recorded picture, so that one level of grey does not decide what follows
+    from_image = spectrogram.mel_of_image(case.required_outputs()["image"], params, max_value=float(call["max_value"]))
+    linear = spectrogram.magnitudes_of_mel(from_image, params)
+    outputs = {"mel": mel, "image": image, "mel_from_image": from_image, "linear_from_image": linear}
+    if "initial_angles" in inputs:
+        outputs["mel_filterbank"] = spectrogram.mel_filters(params)
+        start = torch.view_as_complex(inputs["initial_angles"].contiguous())
+        waveform = spectrogram.griffin_lim(linear, params, angles_CFT=start)
+        outputs["griffin_lim_waveform"] = waveform
+        recorded = {name: tensor.T.numpy() for name, tensor in case.required_outputs().items() if "pcm" in name}
+        filtered = audio.prepare(recorded["pcm_normalized"])
+        if abs(audio.loudness(recorded["pcm_filtered"]) - call["dBFS_filtered"]) > 1e-6:
+            raise ValueError("the loudness is not the recorded one")
+        target = audio.to_loudness(recorded["pcm_filtered"], float(call["target_dBFS"]))
+        made = {"pcm_normalized": audio.pcm(waveform.T.numpy()), "pcm_filtered": filtered, "pcm_target": target}
+        outputs |= {name: torch.from_numpy(samples.T.copy()) for name, samples in made.items()}
+    return outputs
+
+
+def spectrogram_tolerance(name: str, expected: Tensor, rtol: float, atol: float) -> tuple[float, float]:
+    """What the cases' note says: bands and magnitudes within a share of their maximum, pictures within one level, PCM
+    within two, the waveform within a hundredth of its maximum."""
+    absolute = {"image": 1.0, "pcm_normalized": 2.0, "pcm_filtered": 2.0, "pcm_target": 2.0}
+    if name in absolute:
+        return 0.0, absolute[name]
+    largest = float(expected.abs().max())
+    return (0.0, 1e-2 * largest) if name == "griffin_lim_waveform" else (rtol, atol * largest)
 
 
 def _unet(case: Case, config: dict[str, Any]) -> V2AUNet:

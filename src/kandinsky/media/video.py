@@ -77,16 +77,18 @@ def check_target(target: str | Path) -> Path:
         )
     if _NUMBERED.search(path.name) and ending != ".png":
         raise RequestError(f"output `{path}`: numbered frames are written as `%03d.png` only")
-    if ending and path.is_dir():
-        raise RequestError(f"output `{path}` is a folder: name a file in it")
     if not ending and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RequestError(
             f"output `{path}` exists and is no empty folder: name a new folder, or a file such as `x.mp4`"
         )
-    if not ending and path.is_dir():
-        folder = path
-    else:
-        folder = next(p for p in path.absolute().parents if p.exists() or p.parent == p)
+    return check_writable(path)
+
+
+def check_writable(path: Path) -> Path:
+    """Refuse a file, or a folder of frames, whose place takes no files; see ``check_target``. Raises: RequestError."""
+    if path.suffix and path.is_dir():
+        raise RequestError(f"output `{path}` is a folder: name a file in it")
+    folder = path if path.is_dir() else next(p for p in path.absolute().parents if p.exists() or p.parent == p)
     try:
         if not folder.is_dir():
             raise NotADirectoryError(f"`{folder}` is not a folder")
@@ -117,8 +119,8 @@ def write_video(video: Video, path: Path) -> Path:
     ending = path.suffix.lower()
     path.parent.mkdir(parents=True, exist_ok=True)
     if not ending:
-        with _beside(path, folder=True) as folder:
-            _write_frames(frames_THWC, folder, f"%0{max(4, len(str(len(frames_THWC) - 1)))}d.png", video.recipe)
+        with beside(path, folder=True) as folder:
+            _write_frames(frames_THWC, folder, _folder_pattern(len(frames_THWC)), video.recipe)
         return path
     if _NUMBERED.search(path.name):
         # Renamed one by one: the folder may hold other things.
@@ -126,7 +128,7 @@ def write_video(video: Video, path: Path) -> Path:
             for name in _write_frames(frames_THWC, Path(folder), path.name, video.recipe):
                 (Path(folder) / name).replace(path.parent / name)
         return path
-    with _beside(path) as part:
+    with beside(path) as part:
         if ending in _CONTAINERS:
             _write_container(frames_THWC, video.fps, video.recipe, part, ending)
         elif ending == ".png":
@@ -136,13 +138,22 @@ def write_video(video: Video, path: Path) -> Path:
     return path
 
 
+def frame_files(path: Path, frames: int) -> list[Path]:
+    """The files that ``write_video`` makes of a clip of so many frames, in the order they appear."""
+    if not path.suffix:
+        return [path / name for name in _frame_names(_folder_pattern(frames), frames)]
+    if _NUMBERED.search(path.name):
+        return [path.with_name(name) for name in _frame_names(path.name, frames)]
+    return [path]
+
+
 def write_sheet(video: Video, path: Path, columns: int = 8) -> Path:
     """Write a contact sheet of a clip as PNG, with the recipe. Raises: RequestError for another ending."""
     from kandinsky.media.sheet import contact_sheet
 
     path = check_sheet(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(path) as part:
+    with beside(path) as part:
         _write_png(contact_sheet(_checked(video.frames_THWC), columns), part, video.recipe)
     return path
 
@@ -191,7 +202,7 @@ def _checked(frames_THWC: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
+def beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """A temporary file (or folder) in the target's folder, renamed on success and removed on any failure."""
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
@@ -260,14 +271,21 @@ def _write_animation(frames_THWC: np.ndarray, fps: float, recipe: dict[str, Any]
 def _write_frames(frames_THWC: np.ndarray, folder: Path, pattern: str, recipe: dict[str, Any]) -> list[str]:
     from PIL import Image
 
-    digits = _NUMBERED.search(pattern)
-    assert digits
-    names = [
-        f"{pattern[: digits.start()]}{i:0{digits[1] or 0}d}{pattern[digits.end() :]}" for i in range(len(frames_THWC))
-    ]
+    names = _frame_names(pattern, len(frames_THWC))
     for name, picture in zip(names, frames_THWC, strict=True):
         _write_png(Image.fromarray(picture), folder / name, recipe)
     return names
+
+
+def _frame_names(pattern: str, count: int) -> list[str]:
+    digits = _NUMBERED.search(pattern)
+    assert digits
+    before, after = pattern[: digits.start()], pattern[digits.end() :]
+    return [f"{before}{i:0{digits[1] or 0}d}{after}" for i in range(count)]
+
+
+def _folder_pattern(frames: int) -> str:
+    return f"%0{max(4, len(str(frames - 1)))}d.png"
 
 
 def _write_png(image: Image, path: Path, recipe: dict[str, Any]) -> None:

@@ -1,0 +1,212 @@
+"""Sound as a picture, and back: waveform ↔ magnitudes ↔ mel bands ↔ image.
+
+A column of the picture is one step in time (10 ms), a row one mel band, the highest on top; loud is dark.
+
+Legend: C channels of sound, S samples, F bins of the Fourier transform, M mel bands, T steps in time. Samples count in
+units of 16-bit PCM (± 32768), as the official code has them.
+Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/riffusion/spectrogram_{converter,image_converter}.py,
+util/image_util.py; torchaudio's Spectrogram, MelScale, InverseMelScale and GriffinLim, whose formulas these are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kandinsky.errors import RequestError
+from kandinsky.params import read_params
+
+# what full white means where nothing says otherwise; the official default
+MAX_VALUE = 30e6
+MOMENTUM = 0.99
+TINY = 1e-16
+
+
+@dataclass(frozen=True, slots=True)
+class SpectrogramParams:
+    """How sound becomes a picture; official names and defaults.
+
+    padded_duration_ms: length of the Fourier transform; the window stands in its middle.
+    power_for_image:    magnitudes are raised to this before they become grey.
+    mel_scale_norm, mel_scale_type, max_mel_iters: known; only their official values are built.
+    """
+
+    stereo: bool = False
+    sample_rate: int = 44100
+    step_size_ms: int = 10
+    window_duration_ms: int = 100
+    padded_duration_ms: int = 400
+    num_frequencies: int = 512
+    min_frequency: int = 0
+    max_frequency: int = 10000
+    mel_scale_norm: str | None = None
+    mel_scale_type: str = "htk"
+    max_mel_iters: int = 200
+    num_griffin_lim_iters: int = 32
+    power_for_image: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.mel_scale_norm is not None or self.mel_scale_type != "htk":
+            raise RequestError(
+                f"mel scale `{self.mel_scale_type}` with norm `{self.mel_scale_norm}` is not built: use `htk` without"
+            )
+        if not 0 < self.window_duration_ms <= self.padded_duration_ms or not self.step_size_ms > 0:
+            raise RequestError("a spectrogram needs a step and a window above 0 ms, the window no longer than padded")
+        if not 0 <= self.min_frequency < self.max_frequency:
+            raise RequestError(f"frequencies from {self.min_frequency} to {self.max_frequency} Hz are none")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SpectrogramParams:
+        """Raises: RequestError for a key that is unknown or a value that is not built."""
+        return read_params(cls, values, "spectrogram parameter")
+
+    def samples(self, ms: float) -> int:
+        """How many samples a duration has, cut to a whole number."""
+        return int(ms / 1000.0 * self.sample_rate)
+
+    @property
+    def hop(self) -> int:
+        return self.samples(self.step_size_ms)
+
+    @property
+    def channels(self) -> int:
+        return 2 if self.stereo else 1
+
+    def columns(self, seconds: float) -> int:
+        """The least columns whose sound lasts so long: a picture of T columns gives T − 1 steps."""
+        return math.ceil(round(seconds * self.sample_rate / self.hop, 6)) + 1
+
+
+@lru_cache(maxsize=4)
+def mel_filters(params: SpectrogramParams) -> Tensor:
+    """Triangles over the bins, [F, M] float32; their corners are evenly spaced in mel = 2595·log10(1 + f/700)."""
+
+    def mel(frequency: float) -> float:
+        return 2595.0 * math.log10(1.0 + frequency / 700.0)
+
+    bins = torch.linspace(0, params.sample_rate // 2, _fft(params)["n_fft"] // 2 + 1)
+    corners_mel = torch.linspace(mel(params.min_frequency), mel(params.max_frequency), params.num_frequencies + 2)
+    corners = 700.0 * (10.0 ** (corners_mel / 2595.0) - 1.0)
+    widths = corners.diff()
+    slopes = corners - bins[:, None]
+    rising, falling = -slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]
+    return torch.minimum(rising, falling).clamp_min(0.0)
+
+
+def mel_of_waveform(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
+    """Magnitudes in mel bands, [C, M, 1 + S // hop] float32. Raises: RequestError for sound that is too short."""
+    return mel_filters(params).to(waveform_CS.device).T @ magnitudes(waveform_CS, params)
+
+
+def magnitudes(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
+    """|Fourier transform of each window|, [C, F, 1 + S // hop] float32. Raises: RequestError for too short a sound."""
+    need = _fft(params)["n_fft"] // 2 + 1
+    if waveform_CS.shape[-1] < need:
+        raise RequestError(
+            f"sound of {waveform_CS.shape[-1]} samples is too short for a spectrogram: use {need} or more "
+            f"({need / params.sample_rate:.2f} s)"
+        )
+    return _stft(waveform_CS.float(), params).abs()
+
+
+def image_of_mel(mel_CMT: Tensor, params: SpectrogramParams) -> tuple[Tensor, float]:
+    """A picture [M, T, 3] uint8, and the magnitude that its black means.
+
+    Mono is grey; of stereo, green is left and blue is right. Silence is white.
+    """
+    largest = float(mel_CMT.max())
+    share = mel_CMT / largest if largest > 0 else torch.zeros_like(mel_CMT)
+    planes = (255 - share**params.power_for_image * 255).to(torch.uint8)
+    planes = planes.expand(3, -1, -1) if len(planes) == 1 else torch.cat((torch.zeros_like(planes[:1]), planes))
+    return planes.flip(1).permute(1, 2, 0).contiguous(), largest
+
+
+def mel_of_image(image_MTC: Tensor, params: SpectrogramParams, *, max_value: float = MAX_VALUE) -> Tensor:
+    """Mel bands [C, M, T] float32 of a picture [M, T, 3] uint8. Mono reads red, stereo green and blue.
+
+    max_value: the magnitude that black means.
+    """
+    planes = image_MTC.flip(0).permute(2, 0, 1)
+    planes = planes[1:3] if params.stereo else planes[:1]
+    return ((255 - planes.float()) / 255) ** (1 / params.power_for_image) * max_value
+
+
+def magnitudes_of_mel(mel_CMT: Tensor, params: SpectrogramParams) -> Tensor:
+    """The smallest magnitudes [C, F, T] with these mel bands, cut at zero.
+
+    Source: torchaudio's least squares (driver "gels"); solved here through the bands' own 512 × 512 products, which is
+    the same solution and a hundredth of the work.
+    """
+    filters, inverse = _inverse(params)
+    solved = inverse.to(mel_CMT.device) @ mel_CMT.double()
+    return (filters.to(mel_CMT.device).double() @ solved).float().relu()
+
+
+def griffin_lim(
+    magnitudes_CFT: Tensor,
+    params: SpectrogramParams,
+    *,
+    angles_CFT: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """A waveform [C, hop·(T − 1)] whose magnitudes come near the given ones: the fast Griffin-Lim algorithm.
+
+    Args:  angles_CFT: complex start; drawn from ``generator`` when not given, real and imaginary parts in [0, 1).
+    Quirk: the drawn start is not brought to length 1, so the first inverse transform has other magnitudes.
+    """
+    T, momentum = magnitudes_CFT.shape[-1], MOMENTUM / (1 + MOMENTUM)
+    samples = params.hop * (T - 1)
+    if angles_CFT is None:
+        drawn = torch.rand((*magnitudes_CFT.shape, 2), generator=generator, device=_device_of(generator))
+        angles_CFT = torch.view_as_complex(drawn.to(magnitudes_CFT.device))
+    before = torch.zeros_like(angles_CFT)
+    for _ in range(params.num_griffin_lim_iters):
+        rebuilt = _stft(_istft(magnitudes_CFT * angles_CFT, params, samples), params)
+        angles_CFT = rebuilt - before * momentum
+        angles_CFT = angles_CFT / (angles_CFT.abs() + TINY)
+        before = rebuilt
+    return _istft(magnitudes_CFT * angles_CFT, params, samples)
+
+
+def spectral_convergence(waveform_CS: Tensor, wanted_CFT: Tensor, params: SpectrogramParams) -> float:
+    """‖c·|transform of the waveform| − wanted‖ / ‖wanted‖ for the best scale c: 0 is perfect."""
+    made = magnitudes(waveform_CS, params)[..., : wanted_CFT.shape[-1]]
+    wanted = wanted_CFT[..., : made.shape[-1]]
+    scale = (made * wanted).sum() / made.square().sum().clamp_min(TINY)
+    return float((scale * made - wanted).norm() / wanted.norm().clamp_min(TINY))
+
+
+def _fft(params: SpectrogramParams) -> dict[str, int]:
+    n_fft, window = params.samples(params.padded_duration_ms), params.samples(params.window_duration_ms)
+    return {"n_fft": n_fft, "hop_length": params.hop, "win_length": window}
+
+
+def _window(params: SpectrogramParams, device: torch.device) -> Tensor:
+    return torch.hann_window(params.samples(params.window_duration_ms), device=device)
+
+
+def _stft(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
+    window = _window(params, waveform_CS.device)
+    return torch.stft(waveform_CS, **_fft(params), window=window, return_complex=True)  # type: ignore[arg-type]
+
+
+def _istft(transform_CFT: Tensor, params: SpectrogramParams, samples: int) -> Tensor:
+    window = _window(params, transform_CFT.device)
+    return torch.istft(transform_CFT, **_fft(params), window=window, length=samples)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4)
+def _inverse(params: SpectrogramParams) -> tuple[Tensor, Tensor]:
+    filters = mel_filters(params)
+    products = filters.double().T @ filters.double()
+    return filters, torch.linalg.pinv(products, hermitian=True)
+
+
+def _device_of(generator: torch.Generator | None) -> torch.device | None:
+    return None if generator is None else generator.device
