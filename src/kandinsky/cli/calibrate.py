@@ -34,7 +34,7 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Measure MagCache ratios of a model: how much each step's residual grows against the last one's."""
-    from kandinsky.cli.generate import _prompts
+    from kandinsky.pipelines.prompt_files import read_texts
     from kandinsky.pipelines.request import parse_size
 
     if output is not None and output.suffix not in (".toml", ".json"):
@@ -51,7 +51,7 @@ def calibrate(
     }
     if image is not None:
         request["image"] = image
-    texts = _prompts(None, prompts) if prompts is not None else None
+    texts = read_texts(prompts) if prompts is not None else None
 
     from kandinsky.cli.progress import counted, hush_libraries
     from kandinsky.evaluate import calibrate as measure

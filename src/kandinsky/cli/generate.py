@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +18,7 @@ from kandinsky.types import Request
 
 if TYPE_CHECKING:
     from kandinsky.media.image import FittedImage
+    from kandinsky.pipelines.batch import Item, Outcome
     from kandinsky.pipelines.request import Resolved
     from kandinsky.runtime.parallel.layout import Layout
 
@@ -50,7 +49,21 @@ def generate(
     seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same video; drawn when absent.")] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="Videos for each prompt, with seeds counting up.")] = 1,
     prompts: Annotated[
-        Path | None, typer.Option("--prompts", help="Text file with one prompt a line; empty lines and # are skipped.")
+        Path | None,
+        typer.Option(
+            "--prompts", metavar="FILE", help="Many prompts: one a line, or .csv or .jsonl with a column each."
+        ),
+    ] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option("--summary", metavar="FILE", help="What became of each of --prompts; NAME.summary.jsonl."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto, local or ray://HOST:10001."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Of Ray; one for each GPU, or for every four CPUs.")
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; the best there is.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
@@ -104,10 +117,14 @@ def generate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr but errors.")] = False,
 ) -> None:
     """Make a video or an image from a prompt, and from a picture. The result's path is the last line on stdout."""
+    from kandinsky.cli.batch import check_ray, run_batch, summary_path
     from kandinsky.pipelines import sources
     from kandinsky.pipelines.attention import attention_for
+    from kandinsky.pipelines.batch import Loading, part_finished, plan_items
     from kandinsky.pipelines.parallel import demand_of
+    from kandinsky.pipelines.prompt_files import read as read_prompts
     from kandinsky.pipelines.request import parse_size, resolve
+    from kandinsky.pipelines.result_names import numbered
     from kandinsky.runtime.parallel.launch import World
     from kandinsky.runtime.parallel.layout import settle
     from kandinsky.weights.locate import locate_parts
@@ -117,33 +134,52 @@ def generate(
         raise RequestError("--expanded-prompt belongs to one prompt: give that instead of --prompts")
     world = World.started()
     quiet = quiet or not world.is_first
+    check_ray(ray, workers, device, prompts)
+    if summary is not None and prompts is None:
+        raise RequestError("--summary is for many prompts: give them with --prompts FILE")
     source = sources.find(model)
     width, height = (None, None) if size is None else parse_size(size)
-    jobs: list[Resolved] = []
-    for text in _prompts(prompt, prompts, may_lack=image is not None and source.card.prompt == "optional"):
-        request = Request(
-            model=model,
-            prompt=text,
-            negative_prompt=negative,
-            seconds=seconds,
-            width=width,
-            height=height,
-            steps=steps,
-            guidance=guidance,
-            shift=shift,
-            seed=seed,
-            cache=cache,
-            expand=expand,
-            expanded_prompt=expanded,
-            image=image,
-            fps=fps,
-            motion=motion,
-            image_guidance=image_guidance,
-            interpolation_guidance=interpolation_guidance,
-        )
+    request = Request(
+        model=model,
+        prompt=prompt or "",
+        negative_prompt=negative,
+        seconds=seconds,
+        width=width,
+        height=height,
+        steps=steps,
+        guidance=guidance,
+        shift=shift,
+        seed=seed,
+        cache=cache,
+        expand=expand,
+        expanded_prompt=expanded,
+        image=None if image is None else str(image),
+        fps=fps,
+        motion=motion,
+        image_guidance=image_guidance,
+        interpolation_guidance=interpolation_guidance,
+    )
+    _check_prompt(prompt, prompts, may_lack=image is not None and source.card.prompt == "optional")
+    loading = Loading(
+        source,
+        device=device,
+        dtype=dtype,
+        offload=offload or "none",
+        lora=tuple(lora or ()),
+        quantize=quantize,
+        tiling=tiling,
+        text_cache={"on": True, "off": False}.get(text_cache or "", text_cache),
+        attention=attention,
+    )
+    items: list[Item] = []
+    settled: list[Outcome] = []
+    if prompts is not None:
+        items, settled = plan_items(read_prompts(prompts), request, loading, count=count, output=output, sheet=sheet)
+        jobs = [item.job for item in items]
+    else:
         first = resolve(request, source.card)
         attention_for(source.card, first.sampling, attention)
-        jobs += [first, *(resolve(request.with_values(seed=first.seed + i), source.card) for i in range(1, count))]
+        jobs = [first, *(resolve(request.with_values(seed=first.seed + i), source.card) for i in range(1, count))]
 
     if plan:
         from kandinsky.cli.plan import show_plan
@@ -156,8 +192,35 @@ def generate(
         )
         return
 
-    targets = [_target(job, output, i, len(jobs)) for i, job in enumerate(jobs)]
-    sheets = [_numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
+    if prompts is not None and world.size == 1:
+        items, finished = part_finished(items, loading)
+        _check([], [], None if ray else device, dtype, offload, quantize)
+        if items and not ray:  # the workers of a cluster have files of their own
+            find_loras(lora)
+            for component in source.card.components.values():
+                locate_parts(component, root=source.root, model=source.card.id)
+        if model == cards.DEFAULT_MODEL and not quiet:
+            _say_default(source.card.title)
+        run_batch(
+            items,
+            [*settled, *finished],
+            loading,
+            summary=summary or summary_path(prompts),
+            ray=ray,
+            workers=workers,
+            as_json=as_json,
+            quiet=quiet,
+        )
+        return
+    if ray is not None:
+        raise RequestError("--ray starts its own processes: leave `torchrun` out")
+    if settled:
+        raise RequestError(f"prompts `{prompts}`, line {settled[0].line}: {settled[0].error}", hint=settled[0].hint)
+    if prompts is not None:
+        targets, sheets = [item.target for item in items], [item.sheet for item in items]
+    else:
+        targets = [_target(job, output, i, len(jobs)) for i, job in enumerate(jobs)]
+        sheets = [numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
     _check(targets, sheets, device, dtype, offload, quantize)
     used = attention_for(source.card, jobs[0].sampling, attention)
     layout, why = settle(parallel, world.size, demand_of(jobs[0], used, len(jobs)))
@@ -262,7 +325,7 @@ def _run(
 def _keeping_latent(target: Path) -> Iterator[Path]:
     """Where the latent lies until its file is written; it stays where that fails, and what finishes it is said."""
     from kandinsky.cli.main import say
-    from kandinsky.pipelines.latent_names import latent_path
+    from kandinsky.pipelines.latent_names import kept_hint, latent_path
 
     latent = latent_path(target)
     latent.unlink(missing_ok=True)  # of an earlier run
@@ -270,7 +333,7 @@ def _keeping_latent(target: Path) -> Iterator[Path]:
         yield latent
     except BaseException as error:
         if latent.exists():
-            kept = f"the latent is kept: `kandinsky decode {shlex.quote(str(latent))}` goes on from there"
+            kept = kept_hint(latent)
             if isinstance(error, KandinskyError):
                 error.hint = f"{error.hint}; {kept}" if error.hint else kept
             else:
@@ -279,39 +342,22 @@ def _keeping_latent(target: Path) -> Iterator[Path]:
     latent.unlink(missing_ok=True)
 
 
-def _prompts(prompt: str | None, file: Path | None, *, may_lack: bool = False) -> list[str]:
+def _check_prompt(prompt: str | None, file: Path | None, *, may_lack: bool = False) -> None:
     if prompt is None and file is None and may_lack:
-        return [""]
+        return
     if (prompt is None) == (file is None):
         given = "both a prompt and --prompts were" if prompt is not None else "no prompt was"
         raise RequestError(f"{given} given: use one, such as `kandinsky generate 'a panda waves'`")
-    if file is None:
-        assert prompt is not None
-        return [prompt]
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"prompts `{file}` cannot be read: {error}") from error
-    found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not found:
-        raise RequestError(f"prompts `{file}` holds no prompt: write one a line")
-    return found
 
 
 def _target(job: Resolved, output: str | None, index: int, total: int) -> Path:
     """The file of one result; several results get a number each, or the seed where the name is made up."""
-    if output is not None:
-        return _numbered(output, index, total)
-    named = job.prompt or (job.image and job.image.picture.file and Path(job.image.picture.file).stem) or ""
-    slug = re.sub(r"[\W_]+", "-", named.lower()).strip("-")[:48].rstrip("-") or "video"
-    return Path(f"{slug}-{job.seed}{'.png' if job.shape.frames == 1 else '.mp4'}")
+    from kandinsky.pipelines.result_names import NAME, ending_of, made_up_name, numbered
 
-
-def _numbered(target: str, index: int, total: int) -> Path:
-    path = Path(target)
-    if total == 1:
-        return path
-    return path.with_name(f"{path.stem}-{index + 1:0{len(str(total))}d}{path.suffix}")
+    name = made_up_name(job, seed=job.seed)
+    if output is None:
+        return Path(name + ending_of(job))
+    return Path(output.replace(NAME, name)) if NAME in output else numbered(output, index, total)
 
 
 def _check(

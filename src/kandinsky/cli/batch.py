@@ -1,0 +1,140 @@
+"""`kandinsky generate --prompts FILE`: many results, on this machine or on a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from kandinsky.errors import RequestError
+
+if TYPE_CHECKING:
+    from kandinsky.pipelines.batch import Item, Loading, Outcome, Runner, Summary
+    from kandinsky.pipelines.generation import OnStep
+
+
+def summary_path(prompts: Path) -> Path:
+    """Where the summary of a batch lies when nobody says: in the current folder, as the results do."""
+    return Path(f"{prompts.stem}.summary.jsonl")
+
+
+def run_batch(
+    items: list[Item],
+    settled: list[Outcome],
+    loading: Loading,
+    *,
+    summary: Path,
+    ray: str | None,
+    workers: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Make what is not there yet and say what became of each. Raises: typer.Exit(1) where some failed."""
+    from kandinsky.cli.main import say
+    from kandinsky.cli.progress import hush_libraries
+    from kandinsky.pipelines.batch import Summary, settle
+
+    hush_libraries()
+    begun = time.monotonic()
+    record = Summary(summary, items)
+    for outcome in settled:
+        record.add(outcome)
+    total = len(record.outcomes)
+    with record:
+        for outcome in sorted(settled, key=lambda outcome: outcome.number):
+            _tell(outcome, total, as_json=as_json, quiet=quiet)
+        runner = _runner(loading, total, ray=ray, workers=workers, quiet=quiet)
+        with _counting(record, total, is_on=ray is not None and not quiet) as moved:
+            for item, result, attempts in runner.run(items):
+                outcome = settle(item, result, attempts)
+                record.add(outcome)
+                moved()
+                _tell(outcome, total, as_json=as_json, quiet=quiet)
+    counts = record.counts()
+    if as_json:
+        taken_s = round(time.monotonic() - begun, 3)
+        print(json.dumps({"summary": counts, "file": str(summary), "taken_s": taken_s}), flush=True)
+    failed = counts.get("failed", 0)
+    if failed or not quiet:
+        words = {"done": "made", "skipped": "finished before", "failed": "failed"}
+        told = ", ".join(f"{counts[status]} {word}" for status, word in words.items() if status in counts)
+        say(f"{total} results: {told}; {summary} has a line for each")
+    if failed:
+        raise typer.Exit(1)
+
+
+def check_ray(ray: str | None, workers: int | None, device: str | None, prompts: Path | None) -> None:
+    """Refuse what does not belong together. Raises: RequestError."""
+    if ray is None:
+        if workers is not None:
+            raise RequestError("--workers are those of a Ray cluster: give --ray too, such as `--ray local`")
+        return
+    if prompts is None:
+        raise RequestError("--ray is for many prompts: give them with --prompts FILE")
+    if device not in (None, "auto", "cpu", "cuda"):
+        raise RequestError(
+            f"device `{device}` cannot be asked for with --ray: use `cpu` or `cuda`, a GPU for each worker"
+        )
+
+
+def _runner(loading: Loading, total: int, *, ray: str | None, workers: int | None, quiet: bool) -> Runner:
+    from kandinsky.cli.main import say
+    from kandinsky.cli.progress import patient
+    from kandinsky.pipelines.batch import LocalRunner
+
+    if ray is not None:
+        from kandinsky.pipelines.ray_batch import RayRunner
+
+        gpus = {"cpu": False, "cuda": True}.get(loading.device or "")
+        return RayRunner(loading, ray, workers, gpus, tell=(lambda _line: None) if quiet else say)
+
+    @contextmanager
+    def watch(item: Item | None) -> Iterator[OnStep | None]:
+        title = "loading" if item is None else f"{item.number}/{total} {item.job.prompt}"
+        with patient(title, quiet=quiet) as on_step:
+            yield on_step
+
+    return LocalRunner(loading, watch)
+
+
+@contextmanager
+def _counting(record: Summary, total: int, *, is_on: bool) -> Iterator[Callable[[], None]]:
+    """A bar over all results, for runners that show no steps; the value is called when one has moved."""
+    from kandinsky.cli.progress import counted
+
+    if not is_on:
+        yield lambda: None
+        return
+    with counted("results") as tell:
+
+        def moved() -> None:
+            tell(total - record.count("waiting"), total)
+
+        moved()
+        yield moved
+
+
+def _tell(outcome: Outcome, total: int, *, as_json: bool, quiet: bool) -> None:
+    """stdout: the path of what is there now, or one JSON object an entry. stderr: the rest."""
+    from kandinsky.cli.main import say
+
+    place = f"{outcome.number}/{total}"
+    if outcome.error is not None:
+        say(f"error: {place}, line {outcome.line} `{outcome.prompt[:48]}`: {outcome.error}")
+        if outcome.hint:
+            say(f"hint: {outcome.hint}")
+    elif not quiet:
+        if outcome.status == "skipped":
+            say(f"{place}: finished before, seed {outcome.seed}")
+        else:
+            where = f", {outcome.worker}" if outcome.worker else ""
+            say(f"{place}: seed {outcome.seed}, {outcome.recipe.get('frames')} frames, {outcome.taken_s:.1f} s{where}")
+    if as_json:
+        print(json.dumps({**outcome.record(), "recipe": dict(outcome.recipe) or None}, ensure_ascii=False), flush=True)
+    elif outcome.path is not None:
+        print(outcome.path, flush=True)

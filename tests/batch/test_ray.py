@@ -1,0 +1,91 @@
+"""A cluster of two workers in this machine: one prompt fails, one worker is killed, nothing is lost or done twice."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ray: Any = pytest.importorskip("ray", reason="ray is not installed: the extra `ray` brings it")
+
+from batch.prompts import STILL, Watched  # noqa: E402
+from kandinsky.errors import BackendError, RequestError  # noqa: E402
+from kandinsky.media.video import read_video  # noqa: E402
+from kandinsky.pipelines import sources  # noqa: E402
+from kandinsky.pipelines.batch import Loading, Outcome, part_finished, plan_items, settle  # noqa: E402
+from kandinsky.pipelines.prompt_files import Row  # noqa: E402
+from kandinsky.pipelines.ray_batch import RayRunner  # noqa: E402
+from kandinsky.types import Request  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    # ray leaves the closing of its log files and sockets to the interpreter
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray.*"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Any:
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=0,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+        object_store_memory=100_000_000,
+    )
+    yield
+    ray.shutdown()
+
+
+def test_a_failing_prompt_and_a_killed_worker(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trace").mkdir()
+    loading = Watched(sources.find("nano-t2v"), trace=tmp_path / "trace")
+    prompts = ["a dot", "it fails", "this kills 1", "a cat", "that kills 2", "a fox"]
+    rows = [Row(i + 1, {"prompt": prompt}) for i, prompt in enumerate(prompts)]
+    base = Request(model="nano-t2v", prompt="", seed=3, **STILL)  # type: ignore[arg-type]
+    items, _ = plan_items(rows, base, loading)
+    told: list[str] = []
+    runner = RayRunner(loading, "local", workers=2, tell=told.append)
+    yielded = [settle(*entry) for entry in runner.run(items)]
+
+    made: dict[str, Outcome] = {outcome.prompt: outcome for outcome in yielded}
+    assert len(yielded) == len(made) == len(prompts), "each once"
+    done = ["a dot", "this kills 1", "a cat", "a fox"]
+    assert {name for name, one in made.items() if one.status == "done"} == set(done)
+    assert sorted(path.name for path in Path().glob("*.png")) == sorted(f"{p.replace(' ', '-')}-3.png" for p in done)
+    assert made["it fails"].error == "ArithmeticError: this one fails" and made["it fails"].attempts == 1
+    assert "its ray worker died" in (made["that kills 2"].error or ""), "given up after the second worker"
+    assert {name: (one.attempts, loading.times(name)) for name, one in made.items()} == {
+        "a dot": (1, 1), "it fails": (1, 1), "this kills 1": (2, 2), "a cat": (1, 1), "that kills 2": (2, 2),
+        "a fox": (1, 1),
+    }  # fmt: skip
+    assert len({one.worker for one in made.values() if one.worker}) >= 2
+    assert "ray cluster of 1 machine, 2 CPUs, 0 GPUs: 2 workers with 1 CPU each" in told
+    assert sum("died while it made" in line for line in told) == 3
+
+    left, before = part_finished(items, loading)
+    assert {item.job.prompt for item in left} == {"it fails", "that kills 2"} and len(before) == 4
+    # the same frames as in this process
+    video = Loading(loading.source, device="cpu").load().run(items[0].job)
+    distance = np.abs(video.frames.astype(int) - read_video("a-dot-3.png").frames)
+    assert distance.max() <= 1
+
+    with pytest.raises(RequestError, match="`3` workers do not fit the ray cluster"):
+        list(RayRunner(loading, workers=3).run(items))
+    with pytest.raises(BackendError, match="has no GPU"):
+        list(RayRunner(loading, gpus=True).run(items))
+
+
+def test_no_cluster_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    def refuse(**_: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(BackendError, match="no ray cluster answers at `auto`"):
+        list(RayRunner(Loading(sources.find("nano-t2v"))).run([None]))  # type: ignore[list-item]
