@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.conformance.cases import Case
-from kandinsky.media import audio, spectrogram
+from kandinsky.media import audio, clip_frames, spectrogram
 from kandinsky.media.spectrogram import SpectrogramParams
 from kandinsky.nets.v2a.layers import Conditions
 from kandinsky.nets.v2a.params import V2AParams
@@ -55,6 +55,30 @@ def run_spectrogram(case: Case) -> dict[str, Tensor]:
         made = {"pcm_normalized": audio.pcm(waveform.T.numpy()), "pcm_filtered": filtered, "pcm_target": target}
         outputs |= {name: torch.from_numpy(samples.T.copy()) for name, samples in made.items()}
     return outputs
+
+
+def run_video_preprocess(case: Case) -> dict[str, Tensor]:
+    """Which frames of a clip are kept, and which of them are shown to the encoder."""
+    case.refuse_other_calls("fps", "num_frames", "max_duration_sec", "duration_sec", "total_frames")
+    video, call = case.inputs()["video"], case.call
+    seconds, total = clip_frames.whole_seconds(len(video), float(call["fps"]), int(call["max_duration_sec"]))
+    if (seconds, total) != (call["duration_sec"], call["total_frames"]):
+        raise ValueError(
+            f"{seconds} s of {total} frames, recorded are {call['duration_sec']} and {call['total_frames']}"
+        )
+    numbers = clip_frames.spread(total, int(call["num_frames"]))
+    shown = video[:total][numbers].permute(3, 0, 1, 2)
+    return {"frame_ids": torch.tensor(numbers), "video_complete": video[:total], "video_input": shown}
+
+
+def run_frame_transform(case: Case) -> dict[str, Tensor]:
+    """Frames as the encoder wants them; the case keeps every few pixels."""
+    case.refuse_other_calls("scaled_shape", "subset")
+    config = case.config
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    frames = case.inputs()["frames"].permute(1, 2, 3, 0)
+    made = clip_frames.for_encoder(frames, size=int(config["image_size"]), mean=mean, std=std)
+    return {"output_subset": made[:, :, 3::7, 2::5]}
 
 
 def spectrogram_tolerance(name: str, expected: Tensor, rtol: float, atol: float) -> tuple[float, float]:

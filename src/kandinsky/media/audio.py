@@ -8,6 +8,8 @@ what pydub makes of it: levels are measured on whole numbers, and a gain cuts fr
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +109,6 @@ def write_audio(audio: Audio, target: str | Path, *, recipe: dict[str, Any] | No
     Raises: RequestError for another ending or a place that cannot be written; nothing half-written stays.
     """
     import av
-    import numpy as np
 
     from kandinsky.media import recipe as recipes
 
@@ -118,7 +119,7 @@ def write_audio(audio: Audio, target: str | Path, *, recipe: dict[str, Any] | No
         if recipe:
             container.metadata["comment"] = recipes.to_text(recipe)
         stream: Any = container.add_stream(codec, rate=audio.rate, layout=audio.layout)
-        for frame in frames_of(audio, np.int16, size=4096):
+        for frame in frames_of(audio, packed=True, size=4096):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
@@ -152,23 +153,21 @@ def read_audio(path: str | Path) -> Audio:
     return Audio(np.concatenate(samples) if samples else np.zeros((0, channels), np.int16), rate)
 
 
-def frames_of(audio: Audio, kind: type, *, size: int) -> Any:
-    """The sound as PyAV frames of ``size`` samples, numbered.
+def frames_of(audio: Audio, *, packed: bool, size: int, begin: int = 0) -> Iterator[Any]:
+    """The sound as PyAV frames of ``size`` samples, numbered from ``begin``.
 
-    kind: np.int16 for packed integers, np.float32 for planes in [-1, 1].
+    packed: as int16, channels side by side; else planes of float32 in [-1, 1].
     """
-    from fractions import Fraction
-
     import av
     import numpy as np
 
     for start in range(0, len(audio.samples_SC), size):
         piece = audio.samples_SC[start : start + size]
-        if kind is np.int16:
+        if packed:
             frame = av.AudioFrame.from_ndarray(piece.reshape(1, -1), format="s16", layout=audio.layout)
         else:
             planes = np.ascontiguousarray(piece.T.astype(np.float32) / FULL_SCALE)
             frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=audio.layout)
         frame.sample_rate = audio.rate
-        frame.pts, frame.time_base = start, Fraction(1, audio.rate)
+        frame.pts, frame.time_base = begin + start, Fraction(1, audio.rate)
         yield frame
