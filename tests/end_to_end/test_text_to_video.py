@@ -363,7 +363,7 @@ def test_cuda_where_there_is_none(official: Path) -> None:
         ({"dtype": "int8"}, "dtype `int8` is unknown"),
         ({"device": "tpu"}, "device `tpu` is unknown"),
         ({"device": {"unet": "cpu"}}, "device given for `unet`"),
-        ({"attention": "magic"}, "attention backend `magic` is not available"),
+        ({"attention": "magic"}, "attention `magic` is not available"),
     ],
 )
 def test_wrong_options(official: Path, options: dict, message: str) -> None:

@@ -84,7 +84,7 @@ def test_a_component_that_is_not_built_is_skipped_not_passed(tmp_path):
 def test_an_unknown_call_argument_is_skipped(tmp_path):
     folder = timesteps(tmp_path / "case")
     values = json.loads((folder / "case.json").read_text())
-    values |= {"component": "kandinsky5.sample", "call": {"magcache": {"K": 2}}}
+    values |= {"component": "kandinsky5.sample", "call": {"unheard_of": 1}}
     (folder / "case.json").write_text(json.dumps(values))
     assert next(check([folder])).status is Status.SKIP
 
