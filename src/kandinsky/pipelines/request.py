@@ -231,8 +231,9 @@ def _picture(image: object, card: Card, needs_image: bool) -> Picture | None:
             )
         return None
     if task.image == "none":
+        made = {"video": "a video", "image": "an image"}[task.makes]
         raise RequestError(
-            f"`{card.id}` makes a {task.makes} from text alone and takes no image: leave it out, or use a model for "
+            f"`{card.id}` makes {made} from text alone and takes no image: leave it out, or use a model for "
             "`image-to-video` or `image-editing`",
             hint="`nano-i2v` is the smallest; `kandinsky models` lists them all",
         )
