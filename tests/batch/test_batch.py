@@ -86,7 +86,7 @@ def test_any_seed_is_finished_where_none_was_asked_for(loading: Watched) -> None
 
 
 def test_frames_in_a_folder_are_finished_when_all_are_there(loading: Watched) -> None:
-    row = {"prompt": "a dot", "seconds": 0.2, "output": "frames"}
+    row = {"prompt": "a dot", "seconds": 0.4, "output": "frames"}
     (item,) = plan(loading, row)
     run(loading, [item])
     names = sorted(Path("frames").iterdir())
@@ -101,7 +101,7 @@ def test_names_do_not_collide_and_stay(loading: Watched) -> None:
     rows = [{"prompt": long + end} for end in ("one", "two")] + [{"prompt": "b", "output": "o/b.png"}]
     items = plan(loading, *rows, count=2, output="o/{name}.png")
     names = [str(item.target) for item in items]
-    slug = "o/a-very-long-prompt-that-says-the-same-for-more-th"
+    slug = "o/a-very-long-prompt-that-says-the-same-for-more-t"
     assert names == [f"{slug}-1.png", f"{slug}-2.png", f"{slug}-1-2.png", f"{slug}-2-2.png", "o/b-1.png", "o/b-2.png"]
     assert names[:2] == [str(item.target) for item in plan(loading, rows[0], count=2, output="o/{name}.png")]
     assert [str(item.target) for item in plan(loading, *rows[:2], output="x.png")] == ["x-1.png", "x-2.png"]

@@ -145,5 +145,5 @@ def test_a_file_of_another_network_names_the_tensor(folder: Path, tmp_path: Path
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / "kandinsky_video.pt").unlink()
     (tmp_path / "kandinsky_video.pt").symlink_to(folder / "weights" / "kandinsky3.pt")
-    with pytest.raises(WeightsError, match="tensor `to_temporal_embed.1.weight` is missing"):
+    with pytest.raises(WeightsError, match=r"tensor `to_temporal_embed\.1\.weight` is missing"):
         kandinsky.load("kandinsky-video-1.0", weights=tmp_path, device="cpu")

@@ -33,5 +33,7 @@ def evaluate(
     from kandinsky.evaluate.run import table
 
     with counted("evaluating") as on_batch:
-        result = measure(model, prompts=prompts, groups=groups or None, cache=cache, sheet=sheet, dtype=dtype, on_batch=on_batch)
+        result = measure(
+            model, prompts=prompts, groups=groups or None, cache=cache, sheet=sheet, dtype=dtype, on_batch=on_batch
+        )
     print(json.dumps(result, ensure_ascii=False, indent=1) if as_json else table(result))

@@ -63,7 +63,6 @@ def interpolate(
         written = write_video(made, target)
     if not quiet:
         before, after = len(given.frames), len(made.frames)
-        say(
-            f"{before} frames at {given.fps:g} a second became {after} at {made.fps:g}, {time.monotonic() - begun:.1f} s"
-        )
+        spent = time.monotonic() - begun
+        say(f"{before} frames at {given.fps:g} a second became {after} at {made.fps:g}, {spent:.1f} s")
     print(written, flush=True)

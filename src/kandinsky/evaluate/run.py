@@ -81,7 +81,8 @@ def evaluate(
     """Measure a model on requests it was never trained with.
 
     Args:   cache: where ``kandinsky data nano`` put the real clips.   prompts: number a group; None = all.
-            groups: only these, such as `en label`; None = all.   dtype: compute type, as ``load`` takes it; the autoencoder is measured in float32 whatever it is.
+            groups: only these, such as `en label`; None = all.
+            dtype: compute type, as ``load`` takes it; the autoencoder is measured in float32 whatever it is.
             sheet: write a contact sheet of clips from all groups there.
     Returns: ``groups`` (figures by group; which ones depends on the task), ``autoencoder`` and ``seconds_cold`` (one
             clip through the command line, start-up included) for text to video, ``seconds_a_clip`` (in batches),
@@ -101,7 +102,8 @@ def evaluate(
     pipe = load(model, dtype=dtype)
     width, height = parse_size(pipe.card.clip.default_size)
     judge = NanoJudge(Clips(Path(cache)), load_concepts(), side=height)
-    session = Session(pipe, judge, Path(cache), prompts, None if groups is None else tuple(groups), batch, seed, on_batch, [])
+    chosen = None if groups is None else tuple(groups)
+    session = Session(pipe, judge, Path(cache), prompts, chosen, batch, seed, on_batch, [])
     figures = MEASURES[pipe.card.task](session)
     if sheet:
         _sheet(session.shown, Path(sheet))

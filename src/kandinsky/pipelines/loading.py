@@ -76,8 +76,8 @@ def load(
             quantize: `int8` or `fp8` for the transformer's linear layers, or `{"dit": "int8", "text": "int8"}`; see
             ``runtime/quantise.py``.   tiling: of the HunyuanVideo autoencoder, `none`, `auto` or `official`.
             text_cache: whether, or in which folder, text states are kept on disk; see ``text/store.py``.
-            only: the networks that will be used, of `dit`, `text` and `vae` (and `interpolation`, `image_vae` where a model
-            has them); the others need not be on this machine. None = all.
+            only: the networks that will be used, of `dit`, `text` and `vae` (and `interpolation`, `image_vae` where a
+            model has them); the others need not be on this machine. None = all.
             parallel: how the processes that `torchrun` started work together: `auto`, or as `cfg=2,ulysses=2`, see
             ``runtime/parallel/layout.py``; each makes the same calls. None = each for itself.
     Raises: RequestError for a name or option that is not known; WeightsError naming what is missing or broken;
