@@ -27,6 +27,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Any:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # the workers need this folder's modules too
     ray.init(
         address="local",
         num_cpus=2,
@@ -38,6 +40,7 @@ def cluster() -> Any:
     )
     yield
     ray.shutdown()
+    patch.undo()
 
 
 def test_a_failing_prompt_and_a_killed_worker(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

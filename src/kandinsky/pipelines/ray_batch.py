@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ ATTEMPTS = 2  # an item whose worker died is tried once more
 RESTARTS = 3  # of one worker, by Ray
 WORKER_CPUS = 4  # where there are no GPUs: threads of one worker, as far as its machine has them
 PATIENCE_S = 30.0  # a cluster may be busy with other work: it is said that nothing happens yet
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,7 @@ def _is_final(ray: Any, error: Exception) -> bool:
 
 
 def _died(error: Exception | None) -> str:
-    reason = " ".join(str(error).split()) if error else "it gave no reason"
+    reason = " ".join(_COLOURS.sub("", str(error)).split()) if error else "it gave no reason"
     return f"its ray worker died: {reason[:300]}"
 
 
