@@ -67,7 +67,7 @@ def test_a_failing_prompt_and_a_killed_worker(cluster: None, tmp_path: Path, mon
         "a fox": (1, 1),
     }  # fmt: skip
     assert len({one.worker for one in made.values() if one.worker}) >= 2
-    assert "ray cluster of 1 machine, 2 CPUs, 0 GPUs: 2 workers with 1 CPU each" in told
+    assert "ray cluster of 1 machine, 2 CPUs, 0 GPUs; workers: 2, each with CPUs: 1" in told
     assert sum("died while it made" in line for line in told) == 3
 
     left, before = part_finished(items, loading)

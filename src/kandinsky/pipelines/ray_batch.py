@@ -103,7 +103,9 @@ class RayRunner:
         ray = _import_ray()
         with _connected(ray, self.address):
             size, count, cpus, gpus = self._share(ray, len(items))
-            self.tell(f"ray cluster of {size}: {count} workers with {gpus or cpus} {'GPU' if gpus else 'CPU'} each")
+            self.tell(
+                f"ray cluster of {size}; workers: {count}, each with {'GPUs' if gpus else 'CPUs'}: {gpus or cpus}"
+            )
             kind = ray.remote(Worker).options(
                 num_cpus=0 if gpus else cpus, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=0
             )
