@@ -23,6 +23,8 @@ RUNNERS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     "kandinsky4.scheduler": kandinsky4.run_scheduler,
     "kandinsky4.text_embedder": kandinsky4.run_text_embedder,
     "kandinsky4.v2a_frame_transform": sound.run_frame_transform,
+    "kandinsky4.v2a_sample": sound.run_sample,
+    "kandinsky4.v2a_scheduler": sound.run_scheduler,
     "kandinsky4.v2a_spectrogram": sound.run_spectrogram,
     "kandinsky4.v2a_unet": sound.run_unet,
     "kandinsky4.v2a_video_preprocess": sound.run_video_preprocess,

@@ -8,8 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.conformance.cases import Case
+from kandinsky.diffusion.cogvideox import level_of
+from kandinsky.diffusion.guidance import Guidance
+from kandinsky.diffusion.sample import sample
+from kandinsky.diffusion.scaled_linear import Plms, ScaledLinearSchedule
 from kandinsky.media import audio, clip_frames, spectrogram
 from kandinsky.media.spectrogram import SpectrogramParams
+from kandinsky.nets.v2a.denoiser import SoundDenoiser
 from kandinsky.nets.v2a.layers import Conditions
 from kandinsky.nets.v2a.params import V2AParams
 from kandinsky.nets.v2a.unet import V2AUNet
@@ -28,6 +33,50 @@ def run_unet(case: Case) -> dict[str, Tensor]:
     conditions = Conditions(inputs["encoder_hidden_states"], inputs["image_embeds"])
     outputs["output"] = net(inputs["sample"].movedim(1, -1), level, conditions).movedim(-1, 1)
     return outputs
+
+
+def run_scheduler(case: Case) -> dict[str, Tensor]:
+    """The loop with recorded answers of a network: the times it visits, and the state after each."""
+    case.refuse_other_calls("num_inference_steps", "guidance_scale")
+    inputs = case.inputs()
+    answers = [iter(_channels_last(inputs[name], frames=2)) for name in ("eps_cond", "eps_uncond")]
+    visited: list[Tensor] = []
+
+    def positive(_x: Tensor, t: Tensor) -> Tensor:
+        visited.append(level_of(t) - 1)
+        return next(answers[0])
+
+    schedule = ScaledLinearSchedule.from_config(case.config)
+    times = schedule.twice_at_second(int(case.call["num_inference_steps"]))
+    guided = Guidance(float(case.call["guidance_scale"])).guide(positive, lambda _x, _t: next(answers[1]))
+    states: list[Tensor] = []
+    plms = Plms(schedule, times)
+
+    class Kept:
+        """The step, which also keeps what it gives."""
+
+        clean = plms.clean
+
+        def step(self, x: Tensor, noise: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+            states.append(plms.step(x, noise, t, t_next))
+            return states[-1]
+
+    sample(guided, _channels_last(inputs["noise"]), times, step=Kept())
+    return {"timesteps": torch.stack(visited), "latents": torch.stack([_channels_first(x) for x in states])}
+
+
+def run_sample(case: Case) -> dict[str, Tensor]:
+    """The loop with the network and guidance: row 0 of the states is the negative prompt and the black clip."""
+    case.refuse_other_calls("num_inference_steps", "guidance_scale")
+    net, inputs = _unet(case, case.config["unet"]), case.inputs()
+    text, frames = inputs["prompt_embeds"], inputs["image_embeds"]
+    schedule = ScaledLinearSchedule.from_config(case.config["scheduler"])
+    times = schedule.twice_at_second(int(case.call["num_inference_steps"]))
+    guided = Guidance(float(case.call["guidance_scale"])).guide(
+        SoundDenoiser(net, text[1:], frames[1:]), SoundDenoiser(net, text[:1], frames[:1])
+    )
+    latent = sample(guided, _channels_last(inputs["latents"]), times, step=Plms(schedule, times))
+    return {"latent": _channels_first(latent)}
 
 
 def run_spectrogram(case: Case) -> dict[str, Tensor]:
@@ -89,6 +138,15 @@ def spectrogram_tolerance(name: str, expected: Tensor, rtol: float, atol: float)
         return 0.0, absolute[name]
     largest = float(expected.abs().max())
     return (0.0, 1e-2 * largest) if name == "griffin_lim_waveform" else (rtol, atol * largest)
+
+
+def _channels_last(x_BCHW: Tensor, frames: int = 1) -> Tensor:
+    """[…, C, H, W] with an axis of one frame put in at ``frames``, and the channels behind: [B, 1, H, W, C]."""
+    return x_BCHW.unsqueeze(frames).movedim(frames + 1, -1)
+
+
+def _channels_first(x_BTHWC: Tensor) -> Tensor:
+    return x_BTHWC[:, 0].movedim(-1, 1)
 
 
 def _unet(case: Case, config: dict[str, Any]) -> V2AUNet:

@@ -10,6 +10,7 @@ from torch import Tensor
 from kandinsky.diffusion import cosine
 from kandinsky.diffusion.cogvideox import CogVideoXSchedule, Ddim, Renoise
 from kandinsky.diffusion.cosine import Ancestral, CosineSchedule
+from kandinsky.diffusion.scaled_linear import Deterministic, Plms, ScaledLinearSchedule
 from kandinsky.diffusion.schedule import flow_times
 from kandinsky.diffusion.steps import Euler, Step
 from kandinsky.errors import RequestError
@@ -86,6 +87,14 @@ SAMPLERS = {
     # Official quirk: a first draw is made and has no influence, since the first level holds no signal.
     "cogvideox-renoise": Sampler(_cogvideox_times, _renoise, unused=1, fresh=True),
     "cogvideox-ddim": Sampler(_cogvideox_times, lambda times, shift, draws: Ddim(CogVideoXSchedule(snr_shift=shift))),
+    "pndm": Sampler(
+        lambda steps, shift: ScaledLinearSchedule().twice_at_second(steps),
+        lambda times, shift, draws: Plms(ScaledLinearSchedule(), times),
+    ),
+    "ddim": Sampler(
+        lambda steps, shift: ScaledLinearSchedule().times(steps),
+        lambda times, shift, draws: Deterministic(ScaledLinearSchedule()),
+    ),
     "kandinsky3": _ancestral(cosine.from_the_top, quantile=0.99),
     "kandinsky3-inpainting": _ancestral(cosine.from_the_top, quantile=0.95),
     "kandinsky3-flash": Sampler(
