@@ -7,6 +7,7 @@ Nothing here imports torch at run time, so that the command line can start fast.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,7 @@ class Request:
     """Everything that decides a result. ``None`` means: the card's default.
 
     image: a path, a Pillow image or a uint8 array [H, W, 3], for models that take one.
+    mask: the same for models that repaint a part of the image, white or 1 where; mask_grow: pixels it is grown by.
     expand: have the text encoder's language model write the prompt out at length first.
     expanded_prompt: the text it wrote before, to be used again.
     fps: by name, such as `medium`, and motion, such as `high`, for models that make key frames; also the weights of the
@@ -106,6 +108,8 @@ class Request:
     shift: float | None = None
     seed: int | None = None
     image: Any = None
+    mask: Any = None
+    mask_grow: int | None = None
     cache: Any = None
     expand: bool = False
     expanded_prompt: str | None = None
@@ -115,11 +119,14 @@ class Request:
     interpolation_guidance: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values. Raises: RequestError for an image that is no file."""
-        if self.image is not None and not isinstance(self.image, str | Path):
-            raise RequestError("an image from memory cannot be written down: save it, and give its path")
-        image, cache = (None if value is None else str(value) for value in (self.image, self.cache))
-        return asdict(self) | {"image": image, "cache": cache}
+        """Plain values. Raises: RequestError for an image or a mask that is no file."""
+        for what, given in (("an image", self.image), ("a mask", self.mask)):
+            if given is not None and not isinstance(given, str | Path):
+                raise RequestError(f"{what} from memory cannot be written down: save it, and give its path")
+        named = {"image": self.image, "mask": self.mask, "cache": self.cache}
+        return asdict(replace(self, image=None, mask=None, cache=None)) | {
+            key: None if value is None else str(value) for key, value in named.items()
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Request:
@@ -203,6 +210,34 @@ class Video:
 
         Raises: RequestError for an unknown ending or a target that cannot be written.
         """
+        from kandinsky.media.video import write_video
+
+        return write_video(self, Path(target))
+
+
+@dataclass(frozen=True, slots=True)
+class VideoStream:
+    """A result that is still being decoded: for clips that are not to lie in memory whole.
+
+    pieces:     the clip in parts [t, H, W, 3], uint8 RGB, in order of time; they can be taken once.
+    num_frames: of all parts together.
+    fps, seed, recipe: as of ``Video``.
+    """
+
+    pieces: Iterator[np.ndarray]
+    num_frames: int
+    fps: float
+    seed: int
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    def gather(self) -> Video:
+        """The clip as a whole; takes the pieces."""
+        import numpy as np
+
+        return Video(np.concatenate(list(self.pieces)), fps=self.fps, seed=self.seed, recipe=self.recipe)
+
+    def save(self, target: str | Path) -> Path:
+        """``Video.save``, each piece written as it comes; takes the pieces."""
         from kandinsky.media.video import write_video
 
         return write_video(self, Path(target))

@@ -56,8 +56,9 @@ UNETS = {
     "interpolation.pt": INTERPOLATION_1_1,
     "kandinsky3.pt": {},
     "kandinsky3_flash.pt": {},
+    "kandinsky3_inpainting.pt": {"num_channels": 9},
 }
-MODELS = ("kandinsky-video-1.0", "kandinsky-video-1.1", "kandinsky3.0", "kandinsky3.1-flash")
+MODELS = ("kandinsky-video-1.0", "kandinsky-video-1.1", "kandinsky3.0", "kandinsky3.1-flash", "kandinsky3.0-inpaint")
 
 
 @cache
@@ -122,7 +123,7 @@ def write(folder: Path) -> Path:
         t5().save_pretrained(weights / name)
         (weights / name / "spiece.model").write_bytes(spiece())
         (weights / name / "tokenizer_config.json").write_text("{}")
-    for name in ("projection.pt", "projection_flash.pt"):
+    for name in ("projection.pt", "projection_flash.pt", "projection_inpainting.pt"):
         torch.save(projection().state_dict(), weights / "flan_ul2_encoder" / name)
     (folder / "cards").mkdir()
     for model in MODELS:
@@ -134,7 +135,8 @@ def card(model: str) -> str:
     """The shipped card with tiny networks."""
     head = f'base = "{model}"\nid = "{model}"\n'
     t5_part = '[[text.parts]]\nname = "t5"\nrepo = "nobody/tiny"\nfiles = ["config.json", "model.safetensors"]\n'
-    more = _video(model) if "video" in model else f"[dit]\nparams = {_toml(UNET)}\n"
+    channels = UNETS["kandinsky3_inpainting.pt"] if model.endswith("inpaint") else {}
+    more = _video(model) if "video" in model else f"[dit]\nparams = {_toml(UNET | channels)}\n"
     vae = VIDEO_MOVQ if model == "kandinsky-video-1.1" else MOVQ
     text = "" if "video" not in model else t5_part + 'local = "flan-ul2/"\n' + _text_parts(model)
     size = '[clip]\nsizes = ["128x64", "64x64", "64x128"]\ndefault_size = "64x64"\n'

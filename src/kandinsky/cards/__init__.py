@@ -15,7 +15,7 @@ import dataclasses
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from kandinsky.errors import RequestError
 
 HERE = Path(__file__).parent
 BASES, TABLES = "_bases", "_tables"
-FITS = ("list", "area")
+FITS = ("list", "area", "within")
 DEFAULT_MODEL = "nano-t2v"
 
 
@@ -100,8 +100,8 @@ class SizeClass:
     """Sizes that share values, as the official SD and HD configurations of one checkpoint do.
 
     min_pixels: width·height from which the class holds; the largest that is not above the request's decides.
-    area, multiple: what an image of any shape is brought to where ``Clip.fit`` is "area": about so many pixels, both
-                sides multiples of this many.
+    area, multiple: what an image of any shape is brought to where ``Clip.fit`` is "area" or "within": about, or at
+                most, so many pixels, both sides multiples of this many.
     sampling:   keys of ``Sampling`` that differ from the card's own.
     """
 
@@ -118,7 +118,7 @@ class Clip:
     step: frames by which clips grow, where that is more than a latent frame's; 0 = ``temporal``.
     multiple: sizes that are not listed are legal too where both sides are multiples of this; 0 = only listed ones.
     fit: how an image given by the user decides the size: "list" takes the listed size nearest in shape, "area" keeps
-         the image's shape and takes pixels and multiple of the size class.
+         the image's shape and takes pixels and multiple of the size class, "within" the same without enlarging.
     """
 
     fps: float
@@ -189,7 +189,7 @@ class Keyframes:
 class Card:
     """One checkpoint. ``sampling_for`` gives the sampling defaults of a size.
 
-    task:      `text-to-video`, `image-to-video`, `text-to-image` or `image-editing`.
+    task:      `text-to-video`, `image-to-video`, `text-to-image`, …: see ``pipelines/tasks.TASKS``.
     source:    where the values come from.   notes: disagreements between sources, and what was decided.
     diffusers: repository of the same model in the Diffusers layout, where it is not the first one's with `-Diffusers`.
     """
@@ -225,6 +225,19 @@ class Card:
     def component(self, name: str) -> Component:
         return self.components[name]
 
+    def with_components(self, change: Callable[[str, Component], Component]) -> Card:
+        """The card with each network's entry replaced; ``change`` is given its name and the entry."""
+        new = {name: change(name, entry) for name, entry in self.components.items()}
+        keyframes = self.keyframes
+        if keyframes is not None:
+            first = keyframes.first_frame
+            keyframes = dataclasses.replace(
+                keyframes,
+                interpolation=new["interpolation"],
+                first_frame=first and dataclasses.replace(first, vae=new["image_vae"]),
+            )
+        return dataclasses.replace(self, dit=new["dit"], text=new["text"], vae=new["vae"], keyframes=keyframes)
+
     def class_for(self, width: int, height: int) -> str | None:
         """Name of the size class of a size in pixels; None where the card has no classes."""
         fitting = [name for name, entry in self.classes.items() if entry.min_pixels <= width * height]
@@ -244,13 +257,13 @@ def parse(values: dict[str, Any], *, where: str) -> Card:
     if card.prompt not in ("required", "optional"):
         raise RequestError(f"{where}: prompt `{card.prompt}` is unknown: use required or optional")
     if card.clip.fit not in FITS:
-        raise RequestError(f"{where}: clip.fit `{card.clip.fit}` is unknown: use {' or '.join(FITS)}")
+        raise RequestError(f"{where}: clip.fit `{card.clip.fit}` is unknown: use {', '.join(FITS)}")
     if card.classes and all(entry.min_pixels for entry in card.classes.values()):
         raise RequestError(f"{where}: one of the classes must begin at min_pixels = 0")
-    if card.clip.fit == "area" and not (
+    if card.clip.fit != "list" and not (
         card.classes and all(c.area > 0 and c.multiple > 0 for c in card.classes.values())
     ):
-        raise RequestError(f'{where}: clip.fit = "area" needs classes, each with area and multiple')
+        raise RequestError(f'{where}: clip.fit = "{card.clip.fit}" needs classes, each with area and multiple')
     for name, entry in card.classes.items():
         _changed(card.sampling, entry.sampling, f"{where}: class {name}")
     return card
@@ -343,20 +356,10 @@ def _anchored(card: Card, folder: Path) -> Card:
             return entry
         return dataclasses.replace(entry, repo=str(folder / entry.repo))
 
-    def component(entry: Component) -> Component:
+    def component(_name: str, entry: Component) -> Component:
         return dataclasses.replace(entry, parts=tuple(part(p) for p in entry.parts))
 
-    keyframes = card.keyframes
-    if keyframes is not None:
-        first = keyframes.first_frame
-        keyframes = dataclasses.replace(
-            keyframes,
-            interpolation=component(keyframes.interpolation),
-            first_frame=first and dataclasses.replace(first, vae=component(first.vae)),
-        )
-    return dataclasses.replace(
-        card, dit=component(card.dit), text=component(card.text), vae=component(card.vae), keyframes=keyframes
-    )
+    return card.with_components(component)
 
 
 @cache

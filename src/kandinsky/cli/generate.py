@@ -38,6 +38,12 @@ def generate(
     image: Annotated[
         Path | None, typer.Option("--image", metavar="FILE", help="Picture to begin with, or to edit.")
     ] = None,
+    mask: Annotated[
+        Path | None, typer.Option("--mask", metavar="FILE", help="For inpainting: white where --image is repainted.")
+    ] = None,
+    mask_grow: Annotated[
+        int | None, typer.Option("--mask-grow", metavar="PIXELS", help="Make the mask larger on all sides; 6 is usual.")
+    ] = None,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Length; 0 makes a still image.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.")] = None,
@@ -154,6 +160,8 @@ def generate(
         expand=expand,
         expanded_prompt=expanded,
         image=None if image is None else str(image),
+        mask=None if mask is None else str(mask),
+        mask_grow=mask_grow,
         fps=fps,
         motion=motion,
         image_guidance=image_guidance,
@@ -272,7 +280,7 @@ def _run(
 ) -> None:
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries, patient
-    from kandinsky.media.video import write_sheet, write_video
+    from kandinsky.media.video import write_video
 
     hush_libraries()
     with patient("loading", quiet=quiet):
@@ -301,11 +309,8 @@ def _run(
         with ExitStack() as held:
             latents = [held.enter_context(_keeping_latent(target)) for target in targets[some]]
             on_step = held.enter_context(patient(title, quiet=quiet))
-            videos = pipe.run_batch(jobs[some], keep_latents=latents, on_step=on_step)
-            written = [write_video(video, target) for video, target in zip(videos, targets[some], strict=True)]
-            for video, sheet in zip(videos, sheets[some], strict=True):
-                if sheet:
-                    write_sheet(video, sheet)
+            videos = pipe.stream_batch(jobs[some], keep_latents=latents, on_step=on_step)
+            written = [write_video(*one) for one in zip(videos, targets[some], sheets[some], strict=True)]
         taken = time.monotonic() - begun
         for job, video, path, sheet in zip(jobs[some], videos, written, sheets[some], strict=True):
             if not quiet:
@@ -313,7 +318,7 @@ def _run(
                     say(f"expanded prompt: {video.recipe['expanded_prompt']}")
                 if (kept := video.recipe.get("kept_blocks")) is not None:
                     say(f"attention {video.recipe['attention']}: kept {kept:.0%} of the blocks")
-                say(f"seed {video.seed}, {len(video.frames)} frames, {taken:.1f} s")
+                say(f"seed {video.seed}, {video.num_frames} frames, {taken:.1f} s")
             if as_json:
                 result = {"path": str(path), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
                 print(json.dumps({**result, "recipe": video.recipe}, ensure_ascii=False), flush=True)

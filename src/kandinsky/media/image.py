@@ -44,19 +44,31 @@ class Picture:
 class FittedImage:
     """A picture and the size it is used at.
 
-    how: "stretch" it to the size (which has its shape but for the grid), or "cover" the size with it and cut the rest.
+    how: "stretch" it to the size (which has its shape but for the grid); "shrink" does the same by Pillow's own bicubic
+         filter; or "cover" the size with it and cut the rest.
     """
 
     picture: Picture
     width: int
     height: int
-    how: Literal["stretch", "cover"]
+    how: Literal["stretch", "shrink", "cover"]
 
     def pixels(self) -> Image:
         """The picture at ``width`` x ``height``."""
-        if self.how == "stretch":
-            return resized(self.picture.image, self.width, self.height)
-        return cover(self.picture.image, self.width, self.height)
+        if self.how == "cover":
+            return cover(self.picture.image, self.width, self.height)
+        if self.how == "shrink":
+            from PIL import Image as Pillow
+
+            return self.picture.image.resize((self.width, self.height), Pillow.Resampling.BICUBIC)
+        return resized(self.picture.image, self.width, self.height)
+
+    @property
+    def window(self) -> tuple[int, int, int, int]:
+        """The size the whole picture is brought to, and the left and upper edge of what is used of it."""
+        if self.how == "cover":
+            return cover_window(self.picture.size, self.width, self.height)
+        return self.width, self.height, 0, 0
 
     @property
     def given(self) -> str:
@@ -106,6 +118,16 @@ def area_size(width: int, height: int, *, area: int, multiple: int) -> tuple[int
     return max(round(width * k), 1) * multiple, max(round(height * k), 1) * multiple
 
 
+def size_within(width: int, height: int, *, area: int, multiple: int) -> tuple[int, int]:
+    """The size brought down to at most ``area`` pixels, sides cut to multiples; a smaller one is not enlarged.
+
+    Source: ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py. A side is never 0 here.
+    """
+    factor = max(1.0, math.sqrt(width * height / area))
+    w, h = (max(round(side / factor) // multiple, 1) * multiple for side in (width, height))
+    return w, h
+
+
 def nearest_shape(width: int, height: int, sizes: list[tuple[int, int]]) -> tuple[int, int]:
     """The size (width, height) whose height/width is nearest; the first one wins a tie.
 
@@ -120,10 +142,15 @@ def cover(image: Image, width: int, height: int) -> Image:
     Source: kandinskylab/kandinsky-5, kandinsky/generation_utils.py, resize_video. There a side that should fit exactly
     can end one pixel short, which draws a black line; here it never does.
     """
-    factor = min(image.height / height, image.width / width)
-    wide, high = max(width, int(image.width / factor)), max(height, int(image.height / factor))
-    left, top = round((wide - width) / 2), round((high - height) / 2)
+    wide, high, left, top = cover_window(image.size, width, height)
     return resized(image, wide, high).crop((left, top, left + width, top + height))
+
+
+def cover_window(size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
+    """For an image of this size, what it is scaled to, and the left and upper edge of the middle that is cut out."""
+    factor = min(size[1] / height, size[0] / width)
+    wide, high = max(width, int(size[0] / factor)), max(height, int(size[1] / factor))
+    return wide, high, round((wide - width) / 2), round((high - height) / 2)
 
 
 def resized(image: Image, width: int, height: int) -> Image:

@@ -125,6 +125,8 @@ def command(recipe: Mapping[str, Any]) -> str:
         words += [option, _plain(value)]
     if image := recipe.get("image"):
         words += ["--image", image["file"] or "IMAGE"]  # one from memory has no name
+    if mask := recipe.get("mask"):
+        words += ["--mask", mask["file"] or "MASK", *(("--mask-grow", str(mask["grow"])) if mask["grow"] else ())]
     if quantize := recipe.get("quantize"):
         words += ["--quantize", ",".join(f"{part}={scheme}" for part, scheme in quantize.items())]
     if tiling := recipe.get("tiling"):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,10 +40,35 @@ def _source_channels(latent_BTHWC: Tensor, plain_BTHWC: Tensor | None, image_BTH
     return torch.cat((image_BTHWC, torch.ones_like(image_BTHWC[..., :1])), dim=-1)
 
 
+def _given_channels(latent_BTHWC: Tensor, plain_BTHWC: Tensor | None, image_BTHWC: Tensor) -> Tensor:
+    """What ``encode_image`` made of the image and its mask."""
+    return image_BTHWC
+
+
+def encode_image(
+    encode: Callable[[Tensor], Tensor], pixels_BTHWC: Tensor, repaint_HW: np.ndarray | None = None
+) -> Tensor:
+    """Latents of an image; of one with a mask, a channel that says what is kept, and the latents of what is kept.
+
+    Args:   encode: pixels in [-1, 1] to latents.   repaint_HW: weights, 1 = paint anew.
+    Quirk:  any weight above 0 hides a pixel (grey stands in its place), and of each square of pixels that share a
+            latent the first one's weight counts.
+    Source: ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py.
+    """
+    if repaint_HW is None:
+        return encode(pixels_BTHWC)
+    repaint_HW1 = torch.from_numpy(repaint_HW).to(pixels_BTHWC)[..., None]
+    latents = encode(pixels_BTHWC * (repaint_HW1 == 0))
+    square = len(repaint_HW1) // latents.shape[2]
+    kept_HW1 = 1 - repaint_HW1[::square, ::square]
+    return torch.cat((kept_HW1.to(latents).expand(*latents.shape[:-1], 1), latents), dim=-1)
+
+
 # What a given image does, by the card's `task` (FACTS section 3.4).
 IMAGE_USES = {
     "image-to-video": ImageUse(_first_frame_channels, pins_first_frame=True),
     "image-editing": ImageUse(_source_channels, pins_first_frame=False),
+    "inpainting": ImageUse(_given_channels, pins_first_frame=False),
 }
 
 

@@ -35,7 +35,7 @@ from kandinsky.nets.vae.protocol import decode_pieces
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.pipelines.attention import attention_for
-from kandinsky.pipelines.conditioning import condition
+from kandinsky.pipelines.conditioning import condition, encode_image
 from kandinsky.pipelines.denoisers import Shared, denoiser
 from kandinsky.pipelines.latents import read_latent, write_latent
 from kandinsky.pipelines.lora import LoraMethods
@@ -47,7 +47,7 @@ from kandinsky.runtime.parallel.team import Team
 from kandinsky.runtime.placement import Placement, Precision
 from kandinsky.text.protocol import ImageTextEncoder, PromptWriter
 from kandinsky.text.store import TextStore, encode_each, join
-from kandinsky.types import Request, TextStates, Video
+from kandinsky.types import Request, TextStates, Video, VideoStream
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -106,6 +106,8 @@ class GenerationPipeline(LoraMethods):
         prompt: str = "",
         *,
         image: Any = None,
+        mask: Any = None,
+        mask_grow: int | None = None,
         seconds: float | None = None,
         width: int | None = None,
         height: int | None = None,
@@ -129,6 +131,8 @@ class GenerationPipeline(LoraMethods):
         Args:    prompt: what it shows; with an image some models need none.
                  image: a path, a Pillow image or a uint8 array [H, W, 3], for models whose task takes one. Any size: it
                  decides the size of the result and is fitted to it; the recipe says how.
+                 mask: of the image's size, for models that repaint a part of it: white, or 1 in an array [H, W], where.
+                 mask_grow: pixels by which it is grown; the officially prepared masks have 6.
                  seconds: length; 0 makes one still frame.   width, height: pixels.   size: both, `768x512`.
                  steps: network steps.   guidance: weight of the prompt, 1 = off.   shift: more time near noise.
                  negative_prompt: what to keep away from.   seed: drawn when not given; the result carries it.
@@ -154,6 +158,8 @@ class GenerationPipeline(LoraMethods):
             shift=shift,
             seed=seed,
             image=image,
+            mask=mask,
+            mask_grow=mask_grow,
             cache=cache,
             expand=expand,
             fps=fps,
@@ -177,6 +183,18 @@ class GenerationPipeline(LoraMethods):
         keep_latents: a file for each latent, written before any is decoded.
         Results equal those of single runs up to the rounding of differently ordered sums.
         Raises: RequestError where the requests differ in size, length, steps, guidance or shift.
+        """
+        streams = self.stream_batch(batch, keep_latents=keep_latents, on_step=on_step)
+        with ExitStack() as held:
+            if self.team.size == 1:
+                held.enter_context(self.placement.hold("vae"))  # once for all clips
+            return [stream.gather() for stream in streams]
+
+    def stream_batch(
+        self, batch: Sequence[Resolved], *, keep_latents: Sequence[Path] | None = None, on_step: OnStep | None = None
+    ) -> list[VideoStream]:
+        """``run_batch`` up to the latents: clips are decoded as their pieces are taken, so that none need ever lie in
+        memory whole. Several processes, which must decode at the same time, have done so.
         """
         first = _common(batch)
         # refuses what cannot run, before anything is loaded
@@ -214,22 +232,33 @@ class GenerationPipeline(LoraMethods):
         for path, one, latent in zip(keep_latents, recipes, latents, strict=True) if keep_latents else ():
             if self.team.is_first:
                 write_latent(path, latent, one)
-        frames = self.decode(latents)
-        return [
-            Video(frames_THWC=clip, fps=one.fps, seed=one.seed, recipe=made)
-            for one, clip, made in zip(batch, frames, recipes, strict=True)
-        ]
+        return self.streams(latents, recipes)
 
     def finish(self, kept: str | Path) -> Video:
         """Decode a latent that ``keep_latent`` wrote: the frames that run would have given.
 
         Raises: RequestError for a file that is none, or of another model.
         """
+        return self.finish_stream(kept).gather()
+
+    def finish_stream(self, kept: str | Path) -> VideoStream:
+        """``finish``, decoded as the pieces are taken. Raises: as that."""
         latent = read_latent(Path(kept))
         if latent.latents_THWC.shape[-1] != self.card.clip.channels:
             raise RequestError(f"`{kept}` is a latent of `{latent.recipe.get('model')}`, not of `{self.name}`")
-        frames = self.decode(latent.latents_THWC[None])[0]
-        return Video(frames, fps=float(latent.recipe["fps"]), seed=int(latent.recipe["seed"]), recipe=latent.recipe)
+        return self.streams(latent.latents_THWC[None], [latent.recipe])[0]
+
+    def streams(self, latents_BTHWC: Tensor, recipes: Sequence[Mapping[str, Any]]) -> list[VideoStream]:
+        """Clips of these latents and recipes, not decoded yet; by several processes they are."""
+        if self.team.size > 1:
+            clips = [iter([clip]) for clip in self._decode_together(latents_BTHWC)]
+        else:
+            clips = [self.decode_pieces(latents_THWC) for latents_THWC in latents_BTHWC]
+        num_frames = 1 + (latents_BTHWC.shape[1] - 1) * self.card.clip.temporal
+        return [
+            VideoStream(pieces, num_frames, fps=float(made["fps"]), seed=int(made["seed"]), recipe=dict(made))
+            for pieces, made in zip(clips, recipes, strict=True)
+        ]
 
     def _agreed(self, batch: Sequence[Resolved]) -> list[Resolved]:
         """The requests with the first process' seeds: those that were drawn differ."""
@@ -313,7 +342,11 @@ class GenerationPipeline(LoraMethods):
     def _encode_images(self, batch: Sequence[Resolved]) -> Tensor:
         device = self.placement.device("vae")
         with self.placement.hold("vae") as vae, torch.no_grad():
-            latents = [vae.encode(to_pixels(one.image.pixels()).to(device)) for one in batch if one.image is not None]
+            latents = [
+                encode_image(vae.encode, to_pixels(one.image.pixels()).to(device), _fitted_mask(one))
+                for one in batch
+                if one.image is not None
+            ]
         return torch.cat(latents).to(self.precision.islands)
 
     def noise(self, batch: Sequence[Resolved]) -> Tensor:
@@ -422,6 +455,7 @@ class GenerationPipeline(LoraMethods):
                         return
                     frames = to_bytes(piece[0]).cpu().numpy()
                 yield frames
+                del piece, frames  # not while the next is made
 
     def recipe(
         self, resolved: Resolved, cache: dict[str, Any] | None = None, kept: float | None = None
@@ -447,6 +481,10 @@ class GenerationPipeline(LoraMethods):
 def to_bytes(pixels: Tensor) -> Tensor:
     """Pixels in [-1, 1] (others are clamped) to uint8, cutting the fraction."""
     return ((pixels.float().clamp(-1.0, 1.0) + 1.0) * 127.5).to(torch.uint8)
+
+
+def _fitted_mask(one: Resolved) -> np.ndarray | None:
+    return None if one.mask is None or one.image is None else one.mask.fitted(one.image)
 
 
 def to_pixels(image: Image) -> Tensor:
@@ -496,6 +534,7 @@ def _common(batch: Sequence[Resolved]) -> Resolved:
             seed=first.seed,
             expanded_prompt=first.expanded_prompt,
             image=first.image if (one.image is None) == (first.image is None) else one.image,
+            mask=first.mask if (one.mask is None) == (first.mask is None) else one.mask,
         )
         if aligned != first:
             raise RequestError("the requests of one batch may differ in prompt, negative prompt, seed and image only")

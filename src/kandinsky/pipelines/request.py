@@ -16,7 +16,16 @@ from kandinsky.cards import Card, Keyframes, Sampling
 from kandinsky.diffusion import caching
 from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.errors import RequestError
-from kandinsky.media.image import LONGEST_SIDE, FittedImage, Picture, area_size, nearest_shape, open_picture
+from kandinsky.media.image import (
+    LONGEST_SIDE,
+    FittedImage,
+    Picture,
+    area_size,
+    nearest_shape,
+    open_picture,
+    size_within,
+)
+from kandinsky.media.mask import Mask, open_mask
 from kandinsky.pipelines.tasks import task_of
 from kandinsky.text.expansion import check_can_expand
 from kandinsky.types import LatentShape, Request, VideoShape
@@ -53,6 +62,7 @@ class Resolved:
     shape:   frames, height, width in pixels.     latent: the same clip for the denoiser.
     seconds: as asked for; ``shape.frames / fps`` is what the autoencoder's grid makes of it.
     sampling: the card's values for this size.     image: the given image and the size it is used at.
+    mask:    what of the image is repainted, of models that do that.
     cache:   the step cache, with its ratios.
     choice:  of models that make key frames.
     expand:  the prompt is to be written out at length; ``expanded_prompt`` is the text that came of it.
@@ -71,6 +81,7 @@ class Resolved:
     seed: int
     sampling: Sampling
     image: FittedImage | None = None
+    mask: Mask | None = None
     cache: CacheSettings | None = None
     expand: bool = False
     expanded_prompt: str | None = None
@@ -83,7 +94,7 @@ class Resolved:
 
     def settings(self) -> dict[str, Any]:
         """The values that decide the result, under the names a recipe uses."""
-        given = {} if self.image is None else {"image": self.image.record()}
+        given = {name: one.record() for name, one in (("image", self.image), ("mask", self.mask)) if one is not None}
         expanded = {} if self.expanded_prompt is None else {"expanded_prompt": self.expanded_prompt}
         return {
             "model": self.card.id,
@@ -112,6 +123,7 @@ def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Resolv
     Raises: RequestError with one line: what was given, what is allowed, what to do.
     """
     picture = _picture(request.image, card, needs_image)
+    mask = _mask(request, card, picture, needs_image)
     prompt = _prompt(request.prompt, card, picture)
     width, height, image = _size(request.width, request.height, picture, card)
     sampling = card.sampling_for(width, height)
@@ -137,6 +149,8 @@ def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Resolv
     latent = LatentShape.from_video(
         shape, temporal=card.clip.temporal, spatial=card.clip.spatial, channels=card.clip.channels
     )
+    if mask is not None and image is not None:
+        _check_seen(mask, image, card.clip.spatial)
     return Resolved(
         card=card,
         prompt=prompt,
@@ -151,6 +165,7 @@ def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Resolv
         seed=_seed(request.seed),
         sampling=sampling,
         image=image,
+        mask=mask,
         cache=caching.choose(request.cache, model=card.id, ratios=sampling.mag_ratios),
         expand=_expands(request, card),
         expanded_prompt=request.expanded_prompt,
@@ -226,18 +241,46 @@ def _picture(image: object, card: Card, needs_image: bool) -> Picture | None:
     if image is None:
         if task.image == "required" and needs_image:
             raise RequestError(
-                f"`{card.id}` makes a {task.makes} from an image, and none was given: give `image`, on the command "
+                f"`{card.id}` makes {_a(task.makes)} from an image, and none was given: give `image`, on the command "
                 "line `--image FILE`"
             )
         return None
     if task.image == "none":
-        made = {"video": "a video", "image": "an image"}[task.makes]
         raise RequestError(
-            f"`{card.id}` makes {made} from text alone and takes no image: leave it out, or use a model for "
+            f"`{card.id}` makes {_a(task.makes)} from text alone and takes no image: leave it out, or use a model for "
             "`image-to-video` or `image-editing`",
             hint="`nano-i2v` is the smallest; `kandinsky models` lists them all",
         )
     return open_picture(image)
+
+
+def _mask(request: Request, card: Card, picture: Picture | None, needs_image: bool) -> Mask | None:
+    if not task_of(card).mask:
+        for name in ("mask", "mask_grow"):
+            if getattr(request, name) is not None:
+                raise RequestError(
+                    f"`{card.id}` repaints no part of an image and takes no {name.replace('_', ' ')}: leave it out, or "
+                    "use a model for `inpainting`",
+                    hint="`kandinsky models` lists them all",
+                )
+        return None
+    if picture is None:  # of a plan alone
+        return None
+    if request.mask is None:
+        raise RequestError(
+            f"`{card.id}` repaints a part of an image, and no mask says which: give `mask`, white where to repaint, on "
+            "the command line `--mask FILE`"
+        )
+    return open_mask(request.mask, picture, grow=0 if request.mask_grow is None else request.mask_grow)
+
+
+def _check_seen(mask: Mask, image: FittedImage, spatial: int) -> None:
+    """Raises: RequestError where nothing of the mask is left in the latent, which sees one pixel of each square."""
+    if not mask.fitted(image)[::spatial, ::spatial].any():
+        raise RequestError(
+            f"the mask marks too little of the {image.used} that are used: nothing of it is left in squares of "
+            f"{spatial} pixels: grow it, such as with `--mask-grow {spatial}`"
+        )
 
 
 def _prompt(prompt: object, card: Card, picture: Picture | None) -> str:
@@ -278,12 +321,15 @@ def _size(
 def _fitted(picture: Picture, card: Card) -> FittedImage:
     """The picture at the size it has by the card's rule.
 
-    Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py (area), kandinsky/i2i_pipeline.py (list).
+    Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py (area), kandinsky/i2i_pipeline.py (list);
+            ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py (within).
     """
     if card.clip.fit == "list":
         size = nearest_shape(*picture.size, [parse_size(size) for size in card.clip.sizes])
         return FittedImage(picture, *size, how="cover")
     group = card.classes[card.class_for(*parse_size(card.clip.default_size)) or ""]
+    if card.clip.fit == "within":
+        return FittedImage(picture, *size_within(*picture.size, area=group.area, multiple=group.multiple), how="shrink")
     width, height = area_size(*picture.size, area=group.area, multiple=group.multiple)
     most = LONGEST_SIDE // group.multiple * group.multiple
     if max(width, height) > most:  # only of pictures about ten times as long as wide
@@ -368,3 +414,7 @@ def _number(name: str, value: float | None, default: float) -> float:
 def _either(names: tuple[str, ...]) -> str:
     quoted = [f"`{name}`" for name in names]
     return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " or " + quoted[-1]
+
+
+def _a(made: str) -> str:
+    return f"an {made}" if made[0] in "aeiou" else f"a {made}"

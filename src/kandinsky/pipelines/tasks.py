@@ -11,11 +11,15 @@ from kandinsky.errors import BackendError
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """image: whether a request brings one.   makes: said to people.   text_sees_image: the text encoder is shown it."""
+    """image: whether a request brings one.   makes: said to people.   text_sees_image: the text encoder is shown it.
+
+    mask: a request brings one that lies over the image.
+    """
 
     image: Literal["none", "required", "optional"]
     makes: Literal["video", "image"]
     text_sees_image: bool = False
+    mask: bool = False
 
 
 # By the card's `task`. Kandinsky 5's image-to-video text encoder gets no image tokens (FACTS section 10).
@@ -25,6 +29,7 @@ TASKS = {
     "text-or-image-to-video": Task("optional", "video"),
     "text-to-image": Task("none", "image"),
     "image-editing": Task("optional", "image", text_sees_image=True),
+    "inpainting": Task("required", "image", mask=True),
 }
 
 

@@ -1,0 +1,128 @@
+"""Given masks: which pixels of a picture are to be painted anew. White means repaint.
+
+Imports neither torch nor Pillow until a mask is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kandinsky.errors import RequestError
+from kandinsky.media.image import FittedImage, Picture, open_picture
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MOST_GROWTH = 256  # pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Pixels of a picture, each to be repainted or kept; two masks are equal when their sums are.
+
+    repaint_HW: True where the picture is painted anew.   grow: pixels it was grown by.
+    sha256, file: as of ``Picture``.
+    """
+
+    repaint_HW: np.ndarray = field(compare=False, repr=False)
+    sha256: str
+    file: str | None = field(default=None, compare=False)
+    grow: int = 0
+
+    def fitted(self, image: FittedImage) -> np.ndarray:
+        """Weights [height, width] of the mask under its picture, float32: 1 repaint, 0 keep, between them on edges.
+
+        Bilinear without a wider filter, as officially: an edge stays two pixels wide however much is shrunk.
+        Source: ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py (skimage's resize of order 1).
+        """
+        import numpy as np
+
+        H, W = self.repaint_HW.shape
+        wide, high, left, top = image.window
+        rows = (np.arange(image.height) + top + 0.5) * (H / high) - 0.5
+        columns = (np.arange(image.width) + left + 0.5) * (W / wide) - 0.5
+        weights = self.repaint_HW.astype(np.float32)
+        return _between(_between(weights, rows, 0), columns, 1)
+
+    def record(self) -> dict[str, Any]:
+        """What a recipe says of it."""
+        return {"file": self.file, "sha256": self.sha256, "grow": self.grow}
+
+
+def open_mask(source: Any, picture: Picture, *, grow: int = 0) -> Mask:
+    """A mask from a path, a Pillow image or an array, held against the picture it lies over.
+
+    Args:   source: an image, where half of white and more is repainted; or an array [H, W] of bool, of numbers from 0
+            to 1, or of uint8 from 0 to 255.
+            grow: pixels by which it becomes larger on all sides, as edges of things are rarely hit exactly.
+    Raises: RequestError for a mask that cannot be read, is not of the picture's size, or marks nothing.
+    Source: ai-forever/Kandinsky-3@a4c9e92, utils.py, prepare_mask: grown by 6.
+    """
+    if isinstance(grow, bool) or not isinstance(grow, int) or not 0 <= grow <= MOST_GROWTH:
+        raise RequestError(f"mask growth `{grow}` must be a whole number of pixels from 0 to {MOST_GROWTH}")
+    file = str(source) if isinstance(source, str | Path) else None
+    what = f"mask `{file}`" if file else "the mask"
+    repaint = _repainted(source, what)
+    if (given := repaint.shape[::-1]) != picture.size:
+        raise RequestError(
+            f"{what} is {given[0]}x{given[1]} and the image {picture.size[0]}x{picture.size[1]}: give a mask of the "
+            "image's size"
+        )
+    if not repaint.any():
+        raise RequestError(f"{what} marks nothing: what is to be painted anew must be white, what stays black")
+    digest = hashlib.sha256(f"{repaint.shape}".encode() + repaint.tobytes()).hexdigest()
+    return Mask(_grown(repaint, grow), digest, file, grow)
+
+
+def _repainted(source: Any, what: str) -> np.ndarray:
+    import numpy as np
+
+    if not hasattr(source, "__array_interface__") or hasattr(source, "convert"):  # Pillow's images have both
+        try:
+            image = open_picture(source).image
+        except RequestError as error:
+            raise RequestError(str(error).replace("image", "mask", 1), hint=error.hint) from error
+        return np.asarray(image.convert("L")) >= 128
+    values = np.asarray(source)
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
+        values = values[0] if values.shape[0] == 1 else values[..., 0]
+    if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "buif":
+        raise RequestError(
+            f"{what} is an array {list(values.shape)} of {values.dtype}: give [H, W], 1 where to repaint"
+        )
+    if values.dtype == bool:
+        return values
+    low, high = float(values.min()), float(values.max())
+    most = 255 if values.dtype == np.uint8 and high > 1 else 1
+    if not (low >= 0 and high <= most):
+        raise RequestError(f"{what} holds numbers from {low:g} to {high:g}: use 0 to 1, or uint8 from 0 to 255")
+    return values >= most / 2
+
+
+def _grown(repaint_HW: np.ndarray, by: int) -> np.ndarray:
+    """True within ``by`` rows and columns of what was True: the sum over a window is not 0."""
+    import numpy as np
+
+    grown = repaint_HW
+    for axis in (0, 1) if by else ():
+        length = grown.shape[axis]
+        sums = np.insert(np.cumsum(grown, axis=axis), 0, 0, axis=axis)
+        places = np.arange(length)
+        ends, begins = np.minimum(places + by + 1, length), np.maximum(places - by, 0)
+        grown = (sums.take(ends, axis) - sums.take(begins, axis)) > 0
+    return grown
+
+
+def _between(values: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
+    """Values between neighbours along an axis; beyond the ends, those at the ends."""
+    import numpy as np
+
+    last = values.shape[axis] - 1
+    places = places.clip(0, last)
+    below = np.floor(places).astype(int)
+    share = (places - below).astype(np.float32)
+    share = share[:, None] if axis == 0 else share[None]
+    return values.take(below, axis) * (1 - share) + values.take(np.minimum(below + 1, last), axis) * share
