@@ -13,6 +13,8 @@ from kandinsky.errors import RequestError
 from kandinsky.evaluate import ledger, timing
 from kandinsky.evaluate.flops import dit_flops
 from kandinsky.evaluate.ledger import Variation
+from kandinsky.nets.kandinsky4.dit import DiffusionTransformer3D as Kandinsky4
+from kandinsky.nets.kandinsky4.dit import DiTParams as Params4
 from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.types import TextStates
 
@@ -102,6 +104,20 @@ def test_flops_of_the_transformer_are_those_it_multiplies(visual_cond: bool) -> 
     wide = dataclasses.replace(params, model_dim=64)
     half, full = (dit_flops(wide, (4, 64, 64), 7, kept=kept) for kept in (0.5, 1.0))
     assert full - half == 2 * 2 * 4096**2 * 64
+
+
+@pytest.mark.parametrize("num_groups", [(1, 1, 1), (1, 2, 2)])
+def test_flops_of_kandinsky4_are_those_it_multiplies(num_groups: tuple[int, int, int]) -> None:
+    params = Params4(
+        in_text_dim=24, time_dim=16, model_dim=32, ff_dim=96, num_blocks=2, axes_dims=(4, 6, 6), num_groups=num_groups
+    )
+    with torch.device("meta"):
+        net = Kandinsky4(params)
+        text = TextStates(torch.empty(1, 7, 24), torch.empty(1, 1))
+        with FlopCounterMode(display=False) as counter:
+            net(torch.empty(3, 8, 8, params.input_channels), torch.ones(1, dtype=torch.long), text, frames=[3])
+    assert dit_flops(params, (3, 8, 8), 7) == counter.get_total_flops()
+    assert dit_flops(object(), (3, 8, 8), 7) is None
 
 
 def test_peak_memory_is_counted_anew() -> None:

@@ -12,9 +12,11 @@ from kandinsky.errors import RequestError
 
 
 def bench(
-    model: Annotated[str, typer.Option("--model", "-m", help="Catalogue id, see `kandinsky models`.")] = (
-        cards.DEFAULT_MODEL
-    ),
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`; `nano-t2v` when absent."),
+    ] = None,
+    same: Annotated[str | None, typer.Option("--model", "-m", help="The same, as the other commands take it.")] = None,
     stages: Annotated[str | None, typer.Option("--stages", help="Some of text,dit,vae,write; all when absent.")] = None,
     repeats: Annotated[
         int, typer.Option("--repeats", "--runs", min=1, help="Measured rounds, after one to warm up.")
@@ -45,6 +47,9 @@ def bench(
     """Measure each stage of a generation: median, spread, achieved rate, share of the matrix-product rate, memory."""
     from kandinsky.pipelines.request import parse_size
 
+    if model is not None and same is not None and model != same:
+        raise RequestError(f"both `{model}` and `--model {same}` were given: use one")
+    model = model or same or cards.DEFAULT_MODEL
     width, height = (None, None) if size is None else parse_size(size)
     request = {"width": width, "height": height, "seconds": seconds, "steps": steps, "guidance": guidance}
     if ledger and (random_weights or change or against or stages):

@@ -23,6 +23,7 @@ from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.evaluate.diffusers_side import DiffusersSide, Unavailable
 from kandinsky.evaluate.flops import dit_flops
 from kandinsky.evaluate.random_weights import random_pipeline
+from kandinsky.evaluate.shortening import TEXT_TOKENS, Shortened, shorten
 from kandinsky.evaluate.timing import (
     Timing,
     clock,
@@ -33,7 +34,6 @@ from kandinsky.evaluate.timing import (
     peak_host_bytes,
     ratio,
 )
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.pipelines import sources
 from kandinsky.pipelines.generation import GenerationPipeline
@@ -44,8 +44,6 @@ from kandinsky.types import Request, TextStates, Video
 STAGES = ("text", "dit", "vae", "write")
 RIVALS = ("diffusers",)
 PROMPT = "a panda on a blue background"
-# Text tokens where the stage that makes them is not measured and its network is not there: a prompt of some length.
-TEXT_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +64,7 @@ class Stage:
     flops: products of one run: of the transformer counted from its hyper-parameters, of other networks while they run;
            0 where nothing is multiplied.   peak_bytes: most memory of the device (on the processor: of the process).
     kept_blocks: share of the blocks that block-sparse attention computed.
+    whole_s: about how long the whole would take, where less was measured; see ``shortening.py``.
     """
 
     name: str
@@ -76,6 +75,7 @@ class Stage:
     peak_bytes: int
     against: Rival | None = None
     kept_blocks: float | None = None
+    whole_s: float | None = None
 
     @property
     def rate(self) -> float:
@@ -87,7 +87,7 @@ class Stage:
 class Report:
     """All stages; ``matmul_rate`` is the measured FLOP/s of a large product in the same type on the same device.
 
-    clock: what the seconds are, see ``timing.clock``.
+    clock: what the seconds are, see ``timing.clock``.   shortened: what was measured instead of the whole, in words.
     """
 
     model: str
@@ -103,6 +103,7 @@ class Report:
     stages: tuple[Stage, ...]
     peak_host_bytes: int
     peak_device_bytes: int
+    shortened: str = ""
 
 
 def bench(
@@ -125,7 +126,8 @@ def bench(
 
     Args:   stages: of `text`, `dit` (the whole sampling loop), `vae` (decoding) and `write` (an mp4); all that can run.
             random_weights: networks filled with noise, without any file; ``changes`` then replaces hyper-parameters,
-            see ``random_weights.random_pipeline``.   against: `diffusers`.
+            see ``random_weights.random_pipeline``; without any, a processor measures as much as it can, see
+            ``shortening.py``.   against: `diffusers`.
             request: further fields of ``Request``, such as seconds or steps.
     Raises: RequestError for an unknown stage or rival, BackendError where it is not installed, and whatever a
             generation raises.
@@ -139,19 +141,27 @@ def bench(
         raise BackendError(f"`--against {against}` needs the package `{against}`: install it")
     if stages is None:
         stages = [name for name in STAGES if name != "write" or (find_spec("av") and not random_weights)]
+    request, short = dict(request or {}), Shortened()
     begun = time.perf_counter()
     if random_weights:
         card = sources.find(model).card
+        if not changes:
+            short = shorten(card, request, device=device, dtype=dtype, offload=offload)
+            changes, request = short.changes, request | short.request
         pipe = random_pipeline(
             card, changes=changes, device=device, dtype=dtype, offload=offload, attention=attention
         )  # fmt: skip
     else:
         pipe = load(model, device=device, dtype=dtype, offload=offload, attention=attention)
-    resolved = pipe.resolve(Request(model=pipe.card.id, prompt=prompt, seed=0, **(request or {})))
+    resolved = pipe.resolve(Request(model=pipe.card.id, prompt=prompt, seed=0, **request))
     taken = time.perf_counter() - begun
     loaded = Stage("load", (taken,), taken, 0.0, 0, peak_bytes(pipe.placement.device("dit")))
     work = _Work(pipe, resolved, repeats, against, on_run)
     measured = [getattr(work, name)() for name in STAGES if name in stages]
+    measured = [
+        replace(stage, whole_s=stage.median_s * short.times.get(stage.name, 1.0)) if short.said else stage
+        for stage in measured
+    ]
     place = pipe.placement.device("dit")
     return Report(
         model=pipe.name,
@@ -167,6 +177,7 @@ def bench(
         stages=(loaded, *measured),
         peak_host_bytes=peak_host_bytes(),
         peak_device_bytes=max(stage.peak_bytes for stage in measured) if place.type == "cuda" and measured else 0,
+        shortened=short.said,
     )
 
 
@@ -265,13 +276,15 @@ class _Work:
     def _loop_flops(
         self, net: Any, text: TextStates, negative: TextStates | None, kept: float | None = None
     ) -> int | None:
-        if not isinstance(net, DiffusionTransformer3D):
-            return None
-        lengths = [states.tokens_BLC.shape[1] for states in (text, negative) if states is not None]
         latent = self.resolved.latent.as_tuple()[:3]
-        return self.resolved.steps * sum(
-            dit_flops(net.params, latent, length, kept=1.0 if kept is None else kept) for length in lengths
-        )
+        share = 1.0 if kept is None else kept
+        counts = [
+            dit_flops(getattr(net, "params", None), latent, states.tokens_BLC.shape[1], kept=share)
+            for states in (text, negative)
+            if states is not None
+        ]
+        known = [count for count in counts if count is not None]
+        return self.resolved.steps * sum(known) if len(known) == len(counts) else None
 
     def _made_up_states(self) -> tuple[TextStates, TextStates | None]:
         params = self.pipe.card.dit.params
@@ -291,10 +304,15 @@ def table(report: Report) -> str:
     rival = next((stage.against.name for stage in report.stages if stage.against), "")
     columns = f"{'stage':<8}{'median s':>10}{'spread s':>10}{'TFLOP/s':>9}{'of matmul':>11}{'peak GB':>9}"
     lines = [head, f"{report.size}, {report.steps} steps, guidance {report.guidance:g}"]
+    if report.shortened:
+        lines.append(report.shortened)
+        columns += f"{'whole s':>10}"
     lines.append(columns + (f"{rival + ' s':>13}{'ours/theirs':>13}" if rival else ""))
     for stage in report.stages:
         rate = f"{stage.rate / 1e12:>9.3f}{stage.rate / report.matmul_rate:>11.0%}" if stage.flops else " " * 20
         line = f"{stage.name:<8}{stage.median_s:>10.3f}{stage.spread_s:>10.3f}{rate}{stage.peak_bytes / 1e9:>9.2f}"
+        if report.shortened:
+            line += f"{stage.whole_s:>10.0f}" if stage.whole_s is not None else " " * 10
         if (other := stage.against) is not None:
             seconds = sorted(other.seconds)
             middle = seconds[len(seconds) // 2] if seconds else 0.0
