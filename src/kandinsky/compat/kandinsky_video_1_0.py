@@ -7,9 +7,7 @@ Source: ai-forever/KandinskyVideo@4e10a23, video_kandinsky3/__init__.py, t2v_pip
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +17,25 @@ from torch import Tensor, nn
 from kandinsky import cards
 from kandinsky.cards import Component
 from kandinsky.compat.official_call import at_path, progress_bar
+from kandinsky.compat.video_parts import (
+    Device,
+    encoder_folders,
+    found_in,
+    null_state,
+    pipeline_of,
+    read_encoder,
+    read_network,
+)
 from kandinsky.errors import RequestError
 from kandinsky.pipelines import loading
 from kandinsky.pipelines.generation import GenerationPipeline
-from kandinsky.runtime.placement import Placement, Precision, place
-from kandinsky.text.projected import ProjectedT5Encoder, Projection
-from kandinsky.text.t5 import read_t5
-from kandinsky.weights import keymaps
-from kandinsky.weights.locate import locate_part
-from kandinsky.weights.read import assign_state, load_into, read_state
+from kandinsky.runtime.placement import place
+from kandinsky.weights.read import read_state
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MODEL = "kandinsky-video-1.0"
-Device = str | torch.device
 
 
 def get_T2V_unet(  # noqa: N802 - an official name
@@ -48,7 +50,7 @@ def get_T2V_unet(  # noqa: N802 - an official name
         return net, None, None
     prefix = "projections.t5."
     table = {k.removeprefix(prefix): t for k, t in read_state(Path(weights_path)).items() if k.startswith(prefix)}
-    return net, _null(net), {"t5": table}
+    return net, null_state(net), {"t5": table}
 
 
 def get_interpolation_unet(
@@ -56,7 +58,7 @@ def get_interpolation_unet(
 ) -> tuple[nn.Module, Tensor | None]:
     """The network that fills gaps, and its state for no text; None without weights. Raises: WeightsError."""
     net = _network(cards.find(MODEL).component("interpolation"), device, weights_path, fp16)
-    return net, None if weights_path is None else _null(net)
+    return net, None if weights_path is None else null_state(net)
 
 
 def get_movq(device: Device, weights_path: str, fp16: bool = False) -> nn.Module:
@@ -82,18 +84,14 @@ def get_T5encoder(  # noqa: N802 - an official name
         raise RequestError("low_cpu_mem_usage=False and device_map are not available: leave them out, `device` decides")
     if not projections_state_dict or "t5" not in projections_state_dict:
         raise RequestError("projections_state_dict is missing: give what get_T2V_unet(device, weights_path) returned")
-    found = {part.name: part for part in cards.find(MODEL).text.parts}
-    local = Path(weights_path).expanduser()
-    folders = [
-        local if local.is_dir() else locate_part(dataclasses.replace(found[name], repo=weights_path), model=MODEL)
-        for name in ("t5", "tokenizer")
-    ]
-    bare = read_t5(*folders, dtype=torch.float16 if fp16 else torch.float32)
-    tensors = dict(projections_state_dict["t5"])
-    out, width = tensors["0.weight"].shape
-    projection = Projection(width, out)
-    assign_state(projection, tensors, dtype=torch.float32, where="projections_state_dict")
-    return bare.tokenizer, ProjectedT5Encoder(bare.encoder, bare.tokenizer, projection).to(place(str(device)))
+    encoder = read_encoder(
+        encoder_folders(cards.find(MODEL), weights_path),
+        {"text": projections_state_dict["t5"]},
+        dtype=_type(fp16),
+        projection_dtype=torch.float32,
+        where="projections_state_dict",
+    ).to(place(str(device)))
+    return encoder.t5.tokenizer, encoder
 
 
 def get_T2V_pipeline(  # noqa: N802 - an official name
@@ -107,27 +105,30 @@ def get_T2V_pipeline(  # noqa: N802 - an official name
 ) -> VideoKandinsky3T2VPipeline:
     """All networks as one pipeline; each is read when its stage is reached.
 
-    Args:   cache_dir: a folder with the official files; without it, and where it is not there, the places
-            `kandinsky download kandinsky-video-1.0` fills.   *_path: a file or folder to use instead.
+    Args:   cache_dir: a folder with official files, put there by the official code or by hand; what it lacks is looked
+            for where `kandinsky download kandinsky-video-1.0` puts it.   *_path: a file or folder to use instead.
     Raises: WeightsError naming a missing file.
     """
-    card = cards.find(MODEL)
-    text = at_path(at_path(card.text, text_encode_path, "t5"), text_encode_path, "tokenizer")
-    card = dataclasses.replace(
-        card,
-        dit=at_path(card.dit, unet_path),
-        text=at_path(text, unet_path, "projection"),
-        vae=at_path(card.vae, movq_path),
-    )
-    if card.keyframes is not None:
-        gaps = at_path(card.keyframes.interpolation, interpolation_unet_path)
-        card = dataclasses.replace(card, keyframes=dataclasses.replace(card.keyframes, interpolation=gaps))
-    root = Path(cache_dir).expanduser() if cache_dir is not None else None
+    card = found_in(cards.find(MODEL), cache_dir)
+    encoder = tokenizer = None
+    if text_encode_path is not None:
+        encoder, tokenizer = encoder_folders(card, text_encode_path)
+    given = {
+        ("dit", ""): unet_path,
+        ("interpolation", ""): interpolation_unet_path,
+        ("text", "t5"): encoder,
+        ("text", "tokenizer"): tokenizer,
+        ("text", "projection"): unet_path,
+        ("vae", ""): movq_path,
+    }
+
+    def as_given(name: str, component: Component) -> Component:
+        for part in component.parts:
+            component = at_path(component, given[name, part.name], part.name)
+        return component
+
     pipeline = loading.build(
-        card,
-        root=root if root is not None and root.is_dir() else None,
-        places=loading.places_for(str(device)),
-        dtype="float16" if fp16 else "float32",
+        card.with_components(as_given), places=loading.places_for(str(device)), dtype="float16" if fp16 else "float32"
     )
     return VideoKandinsky3T2VPipeline.over(pipeline)
 
@@ -150,14 +151,13 @@ class VideoKandinsky3T2VPipeline:
         movq: nn.Module,
         fp16: bool = True,
     ) -> None:
-        for net, null in ((unet, null_embedding), (interpolation_unet, interpolation_null_embedding)):
-            if null is not None:
-                mine = net.get_buffer("null_embedding")
-                mine.copy_(null.detach().flatten().to(mine))
-        given = {"dit": unet, "text": t5_encoder, "vae": movq, "interpolation": interpolation_unet}
-        placement = Placement({name: partial(_as_it_is, net) for name, net in given.items()}, device=place(str(device)))
-        precision = Precision(torch.float16 if fp16 else torch.float32)
-        self.pipeline = GenerationPipeline(cards.find(MODEL), placement, precision)
+        self.pipeline = pipeline_of(
+            cards.find(MODEL),
+            {"dit": unet, "text": t5_encoder, "vae": movq, "interpolation": interpolation_unet},
+            {"dit": null_embedding, "interpolation": interpolation_null_embedding},
+            devices=dict.fromkeys(("dit", "text", "vae", "interpolation"), place(str(device))),
+            dtype=_type(fp16),
+        )
         self.seed: int | None = None
 
     @classmethod
@@ -204,21 +204,11 @@ class VideoKandinsky3T2VPipeline:
 
 
 def _network(component: Component, device: Device, path: str | None, fp16: bool) -> nn.Module:
-    dtype = torch.float16 if fp16 else torch.float32
-    where = place(str(device))
-    make = partial(loading.NETWORKS[component.kind], component, Path(path or ""))
-    if path is None:  # as a constructor fills it, such as for training
-        with where:
-            return make().to(dtype)
-    with torch.device("meta"):
-        net = make()
-    load_into(net, Path(path).expanduser(), keymap=keymaps.for_kind(component.kind), dtype=dtype)
-    return net.to(where).eval().requires_grad_(False)
+    if path is not None:
+        return read_network(component, device, _type(fp16), Path(path).expanduser())
+    with place(str(device)):  # as a constructor fills it, such as for training
+        return loading.NETWORKS[component.kind](component, Path()).to(_type(fp16))
 
 
-def _null(net: nn.Module) -> Tensor:
-    return net.get_buffer("null_embedding")
-
-
-def _as_it_is(net: nn.Module) -> nn.Module:
-    return net
+def _type(fp16: bool) -> torch.dtype:
+    return torch.float16 if fp16 else torch.float32

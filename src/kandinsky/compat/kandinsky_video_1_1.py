@@ -1,4 +1,4 @@
-"""The official Kandinsky Video 1.1 door: one factory and the pipeline it returns.
+"""The official Kandinsky Video 1.1 door: networks one by one, or a pipeline of all of them, and its stages.
 
 Arguments, defaults and results are the official ones, and a seed beside them; scales of the first frame and of the
 interpolation count from 0 here. Nothing is fetched: what is missing is named, with the command that fetches it.
@@ -9,62 +9,211 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor, nn
+
 from kandinsky import cards
+from kandinsky.cards import Card, Component, Part
 from kandinsky.compat.official_call import progress_bar
-from kandinsky.errors import RequestError
+from kandinsky.compat.video_parts import (
+    Device,
+    encoder_folders,
+    found_in,
+    null_state,
+    pipeline_of,
+    read_encoder,
+    read_network,
+)
+from kandinsky.errors import RequestError, WeightsError
 from kandinsky.pipelines import loading
+from kandinsky.pipelines.generation import GenerationPipeline, to_bytes
+from kandinsky.pipelines.keyframes import KeyframeStages, encode_picture
+from kandinsky.runtime import quantise
+from kandinsky.runtime.devices import choose_dtype
 from kandinsky.runtime.placement import place
+from kandinsky.text.projected import ProjectedParams
+from kandinsky.types import Request
+from kandinsky.weights.locate import locate_part, places
+from kandinsky.weights.read import read_state
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
-    from kandinsky.pipelines.generation import GenerationPipeline
+    from kandinsky.pipelines.request import Resolved
 
 MODEL = "kandinsky-video-1.1"
 # official names of the networks → ours
 DEVICE_KEYS = {"unet": "dit", "interpolation_unet": "interpolation", "text_encoder": "text", "movq": "vae"}
+# sections of configs.json → our networks
+SECTIONS = {"t2v": "dit", "interpolation": "interpolation", "image_movq": "image_vae", "video_movq": "vae"}
+PROJECTIONS = {"text": "projection_base", "gaps": "projection_interpolation"}
 LEVELS = 1000
 
 
+def get_T2V_unet(  # noqa: N802 - an official name
+    cache_dir: str | None,
+    device: Device,
+    configs: Mapping[str, Any] | None = None,
+    dtype: str | torch.dtype = torch.float32,
+) -> tuple[nn.Module, Tensor, None]:
+    """The network of key frames and its state for no text.
+
+    Args:   cache_dir: see ``get_T2V_pipeline``.   configs: its parameters; None = the released ones.
+    Raises: WeightsError for a file that is not there or does not fit; RequestError for parameters that are not known.
+    """
+    return _unet("dit", cache_dir, device, configs, dtype)
+
+
+def get_interpolation_unet(
+    cache_dir: str | None,
+    device: Device,
+    configs: Mapping[str, Any] | None = None,
+    dtype: str | torch.dtype = torch.float32,
+) -> tuple[nn.Module, Tensor, None]:
+    """The network that fills gaps and its state for no text; as ``get_T2V_unet``."""
+    return _unet("interpolation", cache_dir, device, configs, dtype)
+
+
+def get_movq(
+    cache_dir: str | None,
+    device: Device,
+    configs: Mapping[str, Any] | None = None,
+    dtype: str | torch.dtype = torch.float32,
+) -> nn.Module:
+    """The autoencoder of single pictures; as ``get_T2V_unet``."""
+    return _read("image_vae", cache_dir, device, configs, dtype)
+
+
+def get_video_movq(
+    cache_dir: str | None,
+    device: Device,
+    configs: Mapping[str, Any] | None = None,
+    dtype: str | torch.dtype = torch.float32,
+) -> nn.Module:
+    """The autoencoder whose decoder looks along time; as ``get_T2V_unet``."""
+    return _read("vae", cache_dir, device, configs, dtype)
+
+
+def get_T5encoder(  # noqa: N802 - an official name
+    cache_dir: str | None,
+    device: Device,
+    weights_path: str,
+    tokens_length: int = 128,
+    context_dim: int = 4096,
+    dtype: str | torch.dtype = torch.float32,
+    low_cpu_mem_usage: bool = True,
+    load_in_8bit: bool = False,
+    load_in_4bit: bool = False,
+) -> tuple[Any, nn.Module]:
+    """Tokenizer and text encoder with both projections.
+
+    Args:   weights_path: a folder, or `google/flan-ul2` where it was downloaded.   tokens_length: of a prompt at most.
+            context_dim: width of the states; must be the projections'.   low_cpu_mem_usage: always so.
+            load_in_8bit, load_in_4bit: see ``runtime/quantise.py``.
+    Raises: RequestError for what does not fit or combine; WeightsError for files that are not there.
+    """
+    if not low_cpu_mem_usage:
+        raise RequestError("low_cpu_mem_usage=False is not available: leave it out")
+    if load_in_8bit and load_in_4bit:
+        raise RequestError("load_in_8bit and load_in_4bit were both given: choose one")
+    scheme = {"text": "int8" if load_in_8bit else "nf4"} if load_in_8bit or load_in_4bit else {}
+    target = place(str(device))
+    quantise.check(scheme, {"text": target}, offload="none")
+    card = found_in(cards.find(MODEL), cache_dir)
+    path = locate_part(_part(card.text, "projection"), model=MODEL)
+    state = read_state(path)
+    tables = {
+        ours: {n.removeprefix(f"{official}."): t for n, t in state.items() if n.startswith(f"{official}.")}
+        for ours, official in PROJECTIONS.items()
+    }
+    for ours, official in PROJECTIONS.items():
+        if (weight := tables[ours].get("0.weight")) is None:
+            raise WeightsError(f"tensor `{official}.0.weight` is missing in `{path}`: it holds no such projection")
+        if len(weight) != context_dim:
+            raise RequestError(f"context_dim `{context_dim}` is not the projections': they are {len(weight)} wide")
+    encoder = read_encoder(
+        encoder_folders(card, weights_path),
+        tables,
+        params=ProjectedParams(tokens_length),
+        dtype=_type(dtype),
+        projection_dtype=_type(dtype),
+        where=str(path),
+    )
+    if scheme:
+        quantise.quantise(encoder, scheme["text"], device=target)
+    return encoder.t5.tokenizer, encoder.to(target)
+
+
 def get_T2V_pipeline(  # noqa: N802 - an official name
-    device_map: str | torch.device | Mapping[str, str | torch.device], cache_dir: str | None = None
+    device_map: Device | Mapping[str, Device], cache_dir: str | None = None
 ) -> KandinskyVideoT2VPipeline:
-    """All networks as one pipeline; each is read when its stage is reached.
+    """All networks as one pipeline; each is read when its stage is reached. As officially, on a GPU the U-Nets run in
+    float16 and the others in float32.
 
     Args:   device_map: one device, or devices for `unet`, `interpolation_unet`, `text_encoder` and `movq`.
-            cache_dir: a folder with the official files; without it, and where it is not there, the places
-            `kandinsky download kandinsky-video-1.1` fills.
+            cache_dir: a folder with official files, put there by the official code or by hand; what it lacks is looked
+            for where `kandinsky download kandinsky-video-1.1` puts it. A `configs.json` beside them counts.
     Raises: RequestError for a key that is missing or too many; BackendError for a device; WeightsError naming a file.
     """
-    if isinstance(device_map, Mapping):
-        if wrong := sorted(set(device_map) ^ set(DEVICE_KEYS)):
-            fault = "does not know" if wrong[0] in device_map else "lacks"
-            known = ", ".join(f"`{name}`" for name in DEVICE_KEYS)
-            raise RequestError(f"device_map {fault} `{wrong[0]}`: give {known}")
-        places = {DEVICE_KEYS[key]: place(str(device)) for key, device in device_map.items()}
-    else:
-        places = loading.places_for(str(device_map))
-    root = Path(cache_dir).expanduser() if cache_dir is not None else None
-    dtype = "float16" if places["dit"].type == "cuda" else "float32"
-    card = cards.find(MODEL)
-    is_there = root is not None and root.is_dir()
-    return KandinskyVideoT2VPipeline(loading.build(card, root=root if is_there else None, places=places, dtype=dtype))
+    devices = _devices(device_map)
+    is_half = devices["dit"].type == "cuda"
+    pipeline = loading.build(
+        _configured(found_in(cards.find(MODEL), cache_dir)),
+        places=devices,
+        dtype="float16" if is_half else "float32",
+        types={"text": "float32", "vae": "float32", "image_vae": "float32"},
+    )
+    return KandinskyVideoT2VPipeline.over(pipeline)
 
 
 class KandinskyVideoT2VPipeline:
-    """What the factory returns: callable with the official arguments.
+    """Callable with the official arguments; its stages can be called one by one, and with one seed give the same clip.
 
+    Latents have the official layout here, [frames, channels, rows, columns].
     ``pipeline`` is this library's own; ``seed`` is the seed last used.
+
+    Args: device_map: as ``get_T2V_pipeline`` takes it.   dtype_map: types of the networks by the same names; the text
+          encoder keeps the one it was read in.   the others: what the getters gave.
     """
 
-    def __init__(self, pipeline: GenerationPipeline) -> None:
+    def __init__(
+        self,
+        device_map: Device | Mapping[str, Device],
+        dtype_map: Mapping[str, str | torch.dtype],
+        unet: nn.Module,
+        null_embedding: Tensor | None,
+        interpolation_unet: nn.Module,
+        interpolation_null_embedding: Tensor | None,
+        t5_processor: Any,
+        t5_encoder: nn.Module,
+        movq: nn.Module,
+        video_movq: nn.Module,
+    ) -> None:
+        _check_keys("dtype_map", dtype_map)
+        types = {name: _type(dtype_map[key]) for key, name in DEVICE_KEYS.items()}
+        typed = {"dit": unet, "interpolation": interpolation_unet, "vae": video_movq, "image_vae": movq}
+        networks = {name: net.to(types.get(name, types["vae"])) for name, net in typed.items()}
+        devices = _devices(device_map)
+        pipeline = pipeline_of(
+            cards.find(MODEL),
+            networks | {"text": t5_encoder},
+            {"dit": null_embedding, "interpolation": interpolation_null_embedding},
+            devices=devices | {"image_vae": devices["vae"], "interpolation": devices["interpolation"]},
+            dtype=types["dit"],
+        )
         self.pipeline = pipeline
         self.seed: int | None = None
+
+    @classmethod
+    def over(cls, pipeline: GenerationPipeline) -> KandinskyVideoT2VPipeline:
+        """The same door before a pipeline of this library."""
+        door = cls.__new__(cls)
+        door.pipeline, door.seed = pipeline, None
+        return door
 
     def __call__(
         self,
@@ -111,7 +260,109 @@ class KandinskyVideoT2VPipeline:
         self.seed = video.seed
         return video.images
 
-    def _with(self, guidance: float, noise_level: int) -> GenerationPipeline:
+    def generate_key_frame(
+        self, prompt: str, height: int = 512, width: int = 512, guidance_scale: float = 3.0, seed: int | None = None
+    ) -> Image.Image:
+        """A first frame from the prompt, of twice the size asked for. Raises: as the call."""
+        pipeline = self._with(guidance_scale)
+        stages, job = KeyframeStages(pipeline), self._job(pipeline, prompt, width=width, height=height, seed=seed)
+        text, nothing = stages.encode(job)
+        with progress_bar(True) as on_step:
+            return stages.make_first_frame(job, text, nothing, on_step=on_step)
+
+    def generate_base_frames(
+        self,
+        prompt: str,
+        key_frame: Any = None,
+        height: int = 512,
+        width: int = 512,
+        guidance_scale_prompt: float = 5,
+        guidance_weight_image: float = 3.0,
+        motion: str = "normal",
+        noise_augmentation: int = 20,
+        key_frame_guidance_scale: float = 3.0,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Latents of the key frames [12, C, H, W]; ``key_frame`` is the first one's picture. Raises: as the call."""
+        pipeline = self._with(key_frame_guidance_scale, noise_augmentation)
+        stages = KeyframeStages(pipeline)
+        job = self._job(
+            pipeline,
+            prompt,
+            image=key_frame,
+            width=width,
+            height=height,
+            motion=motion,
+            guidance=guidance_scale_prompt,
+            image_guidance=guidance_weight_image,
+            seed=seed,
+        )
+        text, nothing = stages.encode(job)
+        with progress_bar(True) as on_step:
+            first = stages.first_frame(job, text, nothing, on_step=on_step)
+            return _official(stages.sample_keyframes(job, text, nothing, first, on_step=on_step))
+
+    def interpolate_base_frames(
+        self,
+        base_frames: Tensor,
+        height: int,
+        width: int,
+        guidance_scale: float,
+        skip_frames: int,
+        prompt: str,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Latents [n, C, H, W] with three between every two, [4·n − 3, C, H, W].
+
+        Args:   skip_frames: 3 in the first pass, 1 in the second.
+        Raises: RequestError for another number, latents that are not of this size, and as the call.
+        """
+        pipeline = self.pipeline
+        stages = KeyframeStages(pipeline)
+        skips = stages.keyframes.skips
+        if skip_frames not in skips:
+            raise RequestError(f"skip_frames `{skip_frames}` is no pass: use {' or '.join(map(str, skips))}")
+        job = self._job(
+            pipeline,
+            prompt,
+            width=width,
+            height=height,
+            fps=list(stages.keyframes.fps)[1],
+            interpolation_guidance=guidance_scale + 1,
+            seed=seed,
+        )
+        latents = self._ours(base_frames)
+        if latents.shape[2:4] != (job.latent.height, job.latent.width):
+            side = pipeline.card.clip.spatial
+            H, W = latents.shape[2] * side, latents.shape[3] * side
+            raise RequestError(f"base_frames are latents of {W}x{H}, not of {width}x{height}")
+        text, nothing = stages.encode(job)
+        told, number = stages.encode_for_gaps(job, text), skips.index(skip_frames)
+        with progress_bar(True) as on_step:
+            return _official(stages.fill_gaps(latents, job, told, nothing, number=number, on_step=on_step))
+
+    def encode_image(self, image: Any, width: int, height: int) -> Tensor:
+        """Latent [C, H, W] of a picture, which is scaled to cover the size and cut. Raises: RequestError."""
+        job = self.pipeline.resolve(Request(MODEL, "a picture", image=image, width=width, height=height, seed=0))
+        assert job.image is not None
+        return _official(encode_picture(self.pipeline, job.image.pixels()))[0]
+
+    def decode_image(self, image: Tensor) -> Image.Image:
+        """The picture of a latent [1, C, H, W]. Raises: RequestError for another shape."""
+        from PIL import Image
+
+        latents, placement = self._ours(image), self.pipeline.placement
+        with placement.hold("image_vae") as vae, torch.no_grad():
+            pixels = to_bytes(vae.decode(latents.to(placement.device("image_vae"))))
+        return Image.fromarray(pixels[0, 0].cpu().numpy())
+
+    def decode_video(self, video: Tensor) -> list[Image.Image]:
+        """The frames of latents [T, C, H, W]. Raises: RequestError for another shape."""
+        from PIL import Image
+
+        return [Image.fromarray(frame) for frame in self.pipeline.decode(self._ours(video))[0]]
+
+    def _with(self, guidance: float, noise_level: int = 0) -> GenerationPipeline:
         """The pipeline with other values for the first frame; networks are shared."""
         if isinstance(noise_level, bool) or not isinstance(noise_level, int) or not 0 <= noise_level < LEVELS:
             raise RequestError(f"noise_augmentation `{noise_level}` is not a level: use 0 to {LEVELS - 1}")
@@ -126,3 +377,78 @@ class KandinskyVideoT2VPipeline:
             self.pipeline.card, keyframes=dataclasses.replace(keyframes, first_frame=first)
         )
         return other
+
+    def _job(self, pipeline: GenerationPipeline, prompt: str, **values: Any) -> Resolved:
+        job = pipeline.resolve(Request(MODEL, prompt, **values))
+        self.seed = job.seed
+        return job
+
+    def _ours(self, latents: Tensor) -> Tensor:
+        channels = self.pipeline.card.clip.channels
+        if latents.dim() != 4 or latents.shape[1] != channels:
+            raise RequestError(f"latents are [frames, {channels}, rows, columns], not {list(latents.shape)}")
+        return latents.movedim(1, -1)[None]
+
+
+def _official(latents_BTHWC: Tensor) -> Tensor:
+    return latents_BTHWC[0].movedim(-1, 1)
+
+
+def _unet(
+    name: str, cache_dir: str | None, device: Device, configs: Mapping[str, Any] | None, dtype: str | torch.dtype
+) -> tuple[nn.Module, Tensor, None]:
+    net = _read(name, cache_dir, device, configs, dtype)
+    return net, null_state(net), None
+
+
+def _read(
+    name: str, cache_dir: str | None, device: Device, configs: Mapping[str, Any] | None, dtype: str | torch.dtype
+) -> nn.Module:
+    component = found_in(cards.find(MODEL), cache_dir).component(name)
+    return read_network(_with_params(name, component, configs), device, _type(dtype))
+
+
+def _with_params(name: str, component: Component, configs: Mapping[str, Any] | None) -> Component:
+    """The component with official constructor arguments. Those of the interpolation are known by one they may omit."""
+    if configs is None:
+        return component
+    told = {"time_downsample": component.params["time_downsample"]} if name == "interpolation" else {}
+    return dataclasses.replace(component, params=told | dict(configs))
+
+
+def _configured(card: Card) -> Card:
+    """The card with the parameters of the `configs.json` beside its first file, where there is one.
+
+    Raises: WeightsError for one that cannot be read.
+    """
+    here = next((at for at in places(card.dit.parts[0]) if not at.missing()), None)
+    if here is None or not (file := here.target.parent / "configs.json").is_file():
+        return card
+    try:
+        sections = json.loads(file.read_text(encoding="utf-8"))
+        given = {ours: sections[name]["configs"] for name, ours in SECTIONS.items() if name in sections}
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"`{file}` is no configuration of Kandinsky Video 1.1: fetch it again") from error
+    return card.with_components(lambda name, component: _with_params(name, component, given.get(name)))
+
+
+def _part(component: Component, name: str) -> Part:
+    return next(part for part in component.parts if part.name == name)
+
+
+def _devices(device_map: Device | Mapping[str, Device]) -> dict[str, torch.device]:
+    if not isinstance(device_map, Mapping):
+        return dict.fromkeys(DEVICE_KEYS.values(), place(str(device_map)))
+    _check_keys("device_map", device_map)
+    return {DEVICE_KEYS[key]: place(str(device)) for key, device in device_map.items()}
+
+
+def _check_keys(what: str, given: Mapping[str, Any]) -> None:
+    if wrong := sorted(set(given) ^ set(DEVICE_KEYS)):
+        fault = "does not know" if wrong[0] in given else "lacks"
+        known = ", ".join(f"`{name}`" for name in DEVICE_KEYS)
+        raise RequestError(f"{what} {fault} `{wrong[0]}`: give {known}")
+
+
+def _type(dtype: str | torch.dtype) -> torch.dtype:
+    return getattr(torch, choose_dtype(str(dtype).removeprefix("torch."), "cpu"))

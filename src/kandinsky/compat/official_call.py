@@ -44,7 +44,7 @@ def at_path(component: Component, given: str | Path | None, name: str = "") -> C
     """The component with a path of the user's in the place of one part's files; as it is without a path."""
     if given is None:
         return component
-    path = Path(given).expanduser().resolve()
+    path = Path(given).expanduser().absolute()  # not resolved: in huggingface_hub's cache that loses the file's name
     entry = path.name if path.suffix else f"{path.name}/"
     parts = tuple(
         dataclasses.replace(part, repo=str(path.parent), files=(entry,)) if part.name == name else part

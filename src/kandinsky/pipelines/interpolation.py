@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,9 @@ from kandinsky.cards import Card
 from kandinsky.errors import RequestError
 from kandinsky.media import recipe
 from kandinsky.pipelines.generation import GenerationPipeline, OnStep
-from kandinsky.pipelines.keyframes import Progress, encode_picture, fill_gaps
+from kandinsky.pipelines.keyframes import Progress, encode_picture, fill_gaps, gap_states
 from kandinsky.pipelines.latents import write_latent
 from kandinsky.text.projected import no_text
-from kandinsky.text.store import encode_each
 from kandinsky.types import TextStates, Video
 
 log = logging.getLogger(__name__)
@@ -114,7 +112,7 @@ def _states(pipe: GenerationPipeline, prompt: str) -> tuple[TextStates, TextStat
     if not prompt.strip():
         nothing = no_text(int(pipe.card.dit.params["context_dim"]))
         return nothing, nothing
-    text = encode_each([prompt], still=False, encoder=partial(pipe.placement.hold, "text"), store=pipe.text_store)[0]
+    text = gap_states(pipe, prompt)
     return text, no_text(text.tokens_BLC.shape[-1])
 
 

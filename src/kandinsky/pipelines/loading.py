@@ -122,10 +122,12 @@ def build(
     text_cache: bool | str | Path | None = None,
     only: Collection[str] | None = None,
     parallel: str | Layout | None = None,
+    types: Mapping[str, str] | None = None,
 ) -> GenerationPipeline:
     """A pipeline for a card whose files lie under ``root`` or where the card says.
 
     Args: name: what finds the model again, for the recipe.   noise_device: of the noise generator; see the pipeline.
+          types: compute types of single networks (not `dit`) that are not ``dtype``.
     """
     task_of(card)  # refuses a task that is none
     AttentionSpec.from_dict(card.sampling.attention)  # refuses what it does not know
@@ -146,6 +148,7 @@ def build(
         _check_whole(team.layout, offload=offload, lora=lora, quantize=bool(schemes))
     builders: dict[str, Callable[[], Any]] = {}
     found: dict[str, Files] = {}
+    precisions: dict[str, Precision] = {}
     places = dict(places)
     for part, component in card.components.items():
         if only is not None and part not in only:
@@ -155,7 +158,8 @@ def build(
         # a swapped block gets its type when it runs: until then it stays mapped from its file
         # and one that is cut is converted block by block
         stored = part == "dit" and part not in schemes and (offload == "block" or team.layout.cuts_weights)
-        builder = _builder(component, files, None if stored else precision)
+        precisions[part] = Precision.choose((types or {}).get(part, precision.compute), places[part])
+        builder = _builder(component, files, None if stored else precisions[part])
         builders[part] = partial(_quantised, builder, schemes[part], places[part]) if part in schemes else builder
         if part == "dit":
             builders[part] = partial(team.build, builders[part], precision.compute)
@@ -170,7 +174,7 @@ def build(
     store = None
     if "text" in found:
         weights = [found["text"][name] for name in ENCODERS[card.text.kind].weights]
-        settings = {"dtype": precision.name, "device": places["text"].type, "quantize": schemes.get("text")}
+        settings = {"dtype": precisions["text"].name, "device": places["text"].type, "quantize": schemes.get("text")}
         store = open_store(card.text, found["text"], weights, settings, text_cache)
     named = {"quantize": schemes, "tiling": tiling}
     return GenerationPipeline(

@@ -5,8 +5,9 @@ Legend: B prompts, L text tokens, C width of the states.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.params import read_params
 from kandinsky.text.store import join
 from kandinsky.text.t5 import END, T5Encoder, T5Params, read_t5
 from kandinsky.types import TextStates
@@ -26,17 +28,17 @@ class ProjectedParams:
     """max_length: tokens of a prompt at most, the end token counted.
 
     table: where the projection lies in its file, such as `projections.t5`; empty: the file holds nothing else.
+    gap_table: where a projection for the interpolation alone lies in it; empty: that is told what all others are.
     """
 
     max_length: int = 128
     table: str = ""
+    gap_table: str = ""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ProjectedParams:
         """Read a card's values. Raises: RequestError for an unknown key."""
-        if unknown := sorted(set(values) - set(cls.__dataclass_fields__)):
-            raise RequestError(f"unknown text encoder parameter `{unknown[0]}`: use max_length or table")
-        return cls(**values)
+        return read_params(cls, values, "text encoder parameter")
 
 
 class Projection(nn.Sequential):
@@ -72,6 +74,7 @@ class ProjectedT5Encoder(nn.Module):
     encoded by itself, so that its states do not depend on others.
 
     Args:   encoder, tokenizer: as ``T5Encoder`` takes them.   projection: of the network that will listen.
+            gaps: of the interpolation, where that has its own.
     Quirk:  one zero row is left behind the last token, and is part of the pooled mean, except for prompts of the full
             length.
     """
@@ -82,10 +85,13 @@ class ProjectedT5Encoder(nn.Module):
         tokenizer: Tokenizer,
         projection: Projection,
         params: ProjectedParams | None = None,
+        *,
+        gaps: Projection | None = None,
     ) -> None:
         super().__init__()
         self.t5 = T5Encoder(encoder, tokenizer, T5Params((params or ProjectedParams()).max_length))
         self.projection = projection.eval().requires_grad_(False)
+        self.gap_projection = projection if gaps is None else gaps.eval().requires_grad_(False)
 
     def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
         """Text states of B prompts.
@@ -94,9 +100,11 @@ class ProjectedT5Encoder(nn.Module):
         Returns: tokens [B, L, C] and mask [B, L]; pooled states [B, C], see ``Projection.context``.
         Raises:  RequestError for no prompts.
         """
-        if isinstance(prompts, str) or not prompts:
-            raise RequestError("encode takes a list of at least one prompt")
-        return join([self._one(prompt) for prompt in prompts])
+        return self._all(prompts, self.projection)
+
+    def encode_for_gaps(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
+        """``encode`` for the interpolation, through its own projection where there is one."""
+        return self._all(prompts, self.gap_projection)
 
     def encode_against(self, negative: str, prompt: str) -> TextStates:
         """States of a negative prompt as the official code makes them beside a prompt.
@@ -110,25 +118,27 @@ class ProjectedT5Encoder(nn.Module):
         numbers = self.t5.numbers(negative)[:length]
         if numbers[-1] != 0:
             numbers[-1] = END
-        return self._states(numbers)
+        return self._states(numbers, self.projection)
 
     def nothing(self) -> TextStates:
         """No text, see ``no_text``."""
         like = self.projection.get_submodule("1").get_parameter("weight")
         return no_text(len(like)).to(like.device, like.dtype)
 
-    def _one(self, prompt: str) -> TextStates:
-        return self._states(self._numbers(prompt)) if prompt.strip() else self.nothing()
+    def _all(self, prompts: Sequence[str], projection: Projection) -> TextStates:
+        if isinstance(prompts, str) or not prompts:
+            raise RequestError("encode takes a list of at least one prompt")
+        return join([self._states(self._numbers(p), projection) if p.strip() else self.nothing() for p in prompts])
 
     def _numbers(self, prompt: str) -> list[int]:
         numbers = self.t5.numbers(prompt)
         return numbers[: numbers.index(END) + 1]
 
-    def _states(self, numbers: list[int]) -> TextStates:
+    def _states(self, numbers: list[int], projection: Projection) -> TextStates:
         hidden = self.t5.states(torch.tensor([numbers])).tokens_BLC
         room = 1 if len(numbers) < self.t5.params.max_length else 0
         mask = torch.arange(len(numbers) + room, device=hidden.device)[None] < len(numbers)
-        return self.projection.context(nn.functional.pad(hidden, (0, 0, 0, room)), mask)
+        return projection.context(nn.functional.pad(hidden, (0, 0, 0, room)), mask)
 
 
 def read_projected_t5(
@@ -145,13 +155,26 @@ def read_projected_t5(
     Raises: as ``read_t5``; WeightsError where a tensor is missing.
     """
     params = params or ProjectedParams()
-    state, prefix = read_state(projection), f"{params.table}." if params.table else ""
+    state = read_state(projection)
+    read = partial(projection_of, state, dtype=dtype, where=str(projection))
+    layers = read(table=params.table)
+    gaps = read(table=params.gap_table) if params.gap_table else None
+    bare = read_t5(folder, tokenizer_folder, dtype=dtype)
+    return ProjectedT5Encoder(bare.encoder, bare.tokenizer, layers, params, gaps=gaps)
+
+
+def projection_of(state: Mapping[str, Tensor], *, table: str = "", dtype: torch.dtype, where: str) -> Projection:
+    """A projection from the tensors that have it, whose shapes say its size.
+
+    Args:   table: what their names begin with.   where: what to call them.
+    Raises: WeightsError where one is missing or does not fit.
+    """
+    prefix = f"{table}." if table else ""
     tensors = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
     if "0.weight" not in tensors:
-        raise WeightsError(f"tensor `{prefix}0.weight` is missing in `{projection}`: it holds no projection")
+        raise WeightsError(f"tensor `{prefix}0.weight` is missing in `{where}`: it holds no such projection")
     out, width = tensors["0.weight"].shape
     with torch.device("meta"):
         layers = Projection(width, out)
-    assign_state(layers, tensors, dtype=dtype, where=str(projection))
-    bare = read_t5(folder, tokenizer_folder, dtype=dtype)
-    return ProjectedT5Encoder(bare.encoder, bare.tokenizer, layers, params)
+    assign_state(layers, tensors, dtype=dtype, where=where)
+    return layers

@@ -48,3 +48,12 @@ class ContrastingTextEncoder(TextEncoder, Protocol):
     def encode_against(self, negative: str, prompt: str) -> TextStates:
         """States of one negative prompt."""
         ...
+
+
+@runtime_checkable
+class GapTextEncoder(TextEncoder, Protocol):
+    """Tells an interpolation network in words of its own."""
+
+    def encode_for_gaps(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
+        """States of B ≥ 1 prompts for the network that fills gaps."""
+        ...

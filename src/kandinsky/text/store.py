@@ -55,10 +55,13 @@ class TextStore:
         self._encoder = encoder
         self._hash: str | None = None
 
+    def beside(self, name: str) -> TextStore:
+        """A store in the same folder for states that the same encoder makes in another way."""
+        return TextStore(self.folder, lambda: f"{self._named()} {name}")
+
     def path(self, prompt: str, *, still: bool) -> Path:
         """The file of one prompt."""
-        self._hash = self._hash or self._encoder()
-        text = json.dumps([self._hash, still, prompt])
+        text = json.dumps([self._named(), still, prompt])
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
 
     def get(self, prompt: str, *, still: bool) -> TextStates | None:
@@ -85,6 +88,10 @@ class TextStore:
             self._tidy()
         except OSError as error:
             log.warning("text states cannot be kept in `%s`: %s", self.folder, error)
+
+    def _named(self) -> str:
+        self._hash = self._hash or self._encoder()
+        return self._hash
 
     def _tidy(self) -> None:
         files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)

@@ -74,9 +74,19 @@ class T5Encoder(nn.Module):
         return numbers + [PAD] * (self.params.max_length - len(numbers))
 
     def states(self, numbers_BL: Tensor) -> TextStates:
-        """States of token numbers, without a mask."""
+        """States of token numbers, without a mask.
+
+        Raises: BackendError for states that are no numbers: T5's hidden layers can outgrow float16, and what comes of
+                that is a clip of something else (the official code puts zeros in the place of such a prompt).
+        """
         with torch.no_grad():
             tokens = self.encoder(input_ids=numbers_BL.to(self.encoder.device)).last_hidden_state
+        if not bool(torch.isfinite(tokens).all()):
+            name = str(tokens.dtype).removeprefix("torch.")
+            raise BackendError(
+                f"the text encoder's states are not finite in {name}: run it in bfloat16 or float32",
+                hint="`dtype` or `--dtype` of a pipeline; `fp16=False` or `dtype` of an official get_T5encoder",
+            )
         return TextStates(tokens, tokens.new_zeros(len(tokens), 0))
 
 

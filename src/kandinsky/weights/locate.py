@@ -5,8 +5,8 @@ Reads folders only: no torch, no network. ``weights/hub.py`` fetches what is mis
 Places, in this order:
 1. `repo = "package"`: `kandinsky/assets/`, and nowhere else;
 2. a `repo` that is a path (`/…`, `~/…`): that folder, and nowhere else (cards turn `./…` into such a path);
-3. the ``root`` given by the caller, an official `weights/` tree (`model/`, `vae/`, `text_encoder/`, `text_encoder2/`),
-   and then nowhere else;
+3. the ``root`` given by the caller, an official `weights/` tree (`model/`, `vae/`, `text_encoder/`, `text_encoder2/`)
+   or a folder that huggingface_hub was told to cache in, and then nowhere else;
 4. the tree that the variable ``KANDINSKY_WEIGHTS`` names;
 5. the Hugging Face cache (``HF_HUB_CACHE``, ``HF_HOME``).
 """
@@ -58,7 +58,8 @@ def places(part: Part, *, root: Path | None = None) -> tuple[Place, ...]:
     if part.repo.startswith(("/", "~")):
         return (_in_tree(part, Path(part.repo).expanduser()),)
     if root is not None:
-        return (_official(part, Path(root)),)
+        snapshot = _snapshot(part, Path(root))
+        return (_official(part, Path(root)), *([_in_tree(part, snapshot)] if snapshot.is_dir() else []))
     found = []
     if tree := os.environ.get("KANDINSKY_WEIGHTS"):
         found.append(_official(part, Path(tree).expanduser()))
@@ -171,9 +172,9 @@ def _official(part: Part, root: Path) -> Place:
     return Place(folder, tuple(folder / name for name in names))
 
 
-def _snapshot(part: Part) -> Path:
+def _snapshot(part: Part, cache: Path | None = None) -> Path:
     """Folder of the cached snapshot; of a revision never fetched, the folder it would get."""
-    repo = hub_cache() / ("models--" + part.repo.replace("/", "--"))
+    repo = (cache or hub_cache()) / ("models--" + part.repo.replace("/", "--"))
     if _COMMIT.fullmatch(part.revision):
         return repo / "snapshots" / part.revision
     try:

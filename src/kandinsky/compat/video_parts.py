@@ -1,0 +1,112 @@
+"""What the doors of Kandinsky Video 1.0 and 1.1 share: networks one by one, a pipeline of them, and where files lie."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.cards import Card, Component
+from kandinsky.compat.official_call import at_path
+from kandinsky.pipelines import loading
+from kandinsky.pipelines.generation import GenerationPipeline
+from kandinsky.runtime.placement import Placement, Precision, place
+from kandinsky.text.projected import ProjectedParams, ProjectedT5Encoder, projection_of
+from kandinsky.text.t5 import read_t5
+from kandinsky.weights import keymaps
+from kandinsky.weights.locate import locate_part, places
+from kandinsky.weights.read import load_into
+
+Device = str | torch.device
+
+
+def found_in(card: Card, cache_dir: str | Path | None) -> Card:
+    """The card with all files taken from a folder that are there, by their own names or as huggingface_hub caches them.
+
+    What is not there is looked for where it always is. A folder that does not exist holds nothing, and is not made.
+    """
+    if cache_dir is None or not (folder := Path(cache_dir).expanduser()).is_dir():
+        return card
+
+    def from_folder(_name: str, component: Component) -> Component:
+        for part in component.parts:
+            here = next((at for at in places(part, root=folder) if not at.missing()), None)
+            component = component if here is None else at_path(component, here.target.absolute(), part.name)
+        return component
+
+    return card.with_components(from_folder)
+
+
+def read_network(component: Component, device: Device, dtype: torch.dtype, path: Path | None = None) -> nn.Module:
+    """A network on its device. Raises: WeightsError for a file that is not there or does not fit.
+
+    path: its file; by default where its card's entry says.
+    """
+    path = path or locate_part(component.parts[0])
+    with torch.device("meta"):
+        net = loading.NETWORKS[component.kind](component, path)
+    load_into(net, path, keymap=keymaps.for_kind(component.kind), dtype=dtype)
+    return net.to(place(str(device))).eval().requires_grad_(False)
+
+
+def null_state(net: nn.Module) -> Tensor:
+    """What a U-Net is told in the place of a text."""
+    return net.get_buffer("null_embedding")
+
+
+def read_encoder(
+    folders: tuple[Path, Path],
+    projections: Mapping[str, Mapping[str, Tensor]],
+    *,
+    params: ProjectedParams | None = None,
+    dtype: torch.dtype,
+    projection_dtype: torch.dtype,
+    where: str,
+) -> ProjectedT5Encoder:
+    """A text encoder on the host, with projections that are in memory.
+
+    Args: folders: of the encoder and of its tokenizer.   projections: tensors of `text`, and of `gaps` where the
+          interpolation has its own.   where: what to call them where one does not fit.
+    """
+    made = {name: projection_of(tensors, dtype=projection_dtype, where=where) for name, tensors in projections.items()}
+    bare = read_t5(*folders, dtype=dtype)
+    return ProjectedT5Encoder(bare.encoder, bare.tokenizer, made["text"], params, gaps=made.get("gaps"))
+
+
+def encoder_folders(card: Card, weights_path: str) -> tuple[Path, Path]:
+    """Folders of encoder and tokenizer: a folder of this machine, or a repository that was downloaded."""
+    local = Path(weights_path).expanduser()
+    if local.is_dir():
+        return local, local
+    parts = {part.name: dataclasses.replace(part, repo=weights_path) for part in card.text.parts}
+    return locate_part(parts["t5"], model=card.id), locate_part(parts["tokenizer"], model=card.id)
+
+
+def pipeline_of(
+    card: Card,
+    networks: Mapping[str, nn.Module],
+    nulls: Mapping[str, Tensor | None],
+    *,
+    devices: Mapping[str, torch.device],
+    dtype: torch.dtype,
+) -> GenerationPipeline:
+    """A pipeline of networks that are in memory already.
+
+    Args: nulls: states for no text that were handed over beside the networks.   dtype: of the U-Nets.
+    """
+    for name, null in nulls.items():
+        if null is not None:
+            mine = null_state(networks[name])
+            mine.copy_(null.detach().flatten().to(mine))
+    builders = {name: partial(_as_it_is, net) for name, net in networks.items()}
+    placement = Placement(builders, device=devices["dit"], places={name: devices[name] for name in networks})
+    return GenerationPipeline(card, placement, Precision(dtype))
+
+
+def _as_it_is(net: Any) -> Any:
+    return net
