@@ -17,6 +17,7 @@ _HOMES = {
     "TextStates": "kandinsky.types",
     "Video": "kandinsky.types",
     "VideoShape": "kandinsky.types",
+    "VideoStream": "kandinsky.types",
     "LatentShape": "kandinsky.types",
     "KandinskyError": "kandinsky.errors",
     "RequestError": "kandinsky.errors",
@@ -40,6 +41,7 @@ __all__ = [
     "TextStates",
     "Video",
     "VideoShape",
+    "VideoStream",
     "WeightsError",
     "__version__",
     "get_I2I_pipeline",
@@ -60,7 +62,7 @@ if TYPE_CHECKING:
     from kandinsky.errors import BackendError, Cancelled, KandinskyError, OutOfMemory, RequestError, WeightsError
     from kandinsky.pipelines.loading import load
     from kandinsky.pipelines.plan import plan
-    from kandinsky.types import LatentShape, Request, TextStates, Video, VideoShape
+    from kandinsky.types import LatentShape, Request, TextStates, Video, VideoShape, VideoStream
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,7 @@ PUBLIC = {
     "TextStates",
     "Video",
     "VideoShape",
+    "VideoStream",
     "WeightsError",
     "__version__",
     "get_I2I_pipeline",

@@ -4,6 +4,8 @@ import math
 import os
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -15,7 +17,7 @@ from kandinsky.errors import RequestError
 from kandinsky.media import recipe as recipes
 from kandinsky.media import video as media
 from kandinsky.media.sheet import GAP_PX, contact_sheet
-from kandinsky.types import Video
+from kandinsky.types import Video, VideoStream
 
 RECIPE = {
     "kandinsky": "0.1.0",
@@ -259,3 +261,62 @@ def test_reading_what_is_no_video(tmp_path: Path) -> None:
     for name in ("a.mp4", "absent.mp4", "empty"):
         with pytest.raises(RequestError, match=name):
             media.read_video(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp", "a.png", "frames", "f%03d.png"])
+def test_a_stream_is_written_as_the_whole_clip(tmp_path: Path, name: str) -> None:
+    whole, streamed = tmp_path / "whole", tmp_path / "streamed"
+    clip().save(whole / name)
+    media.write_sheet(clip(), whole / "sheet.png")
+    pieces = iter(np.split(smooth_clip(), [5, 9, 24]))
+    stream = VideoStream(pieces, 25, fps=12.0, seed=RECIPE["seed"], recipe=RECIPE)
+    assert media.write_video(stream, streamed / name, streamed / "sheet.png") == streamed / name
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*.*"))
+    assert files == sorted(path.relative_to(streamed) for path in streamed.rglob("*.*"))
+    for file in files:
+        assert (streamed / file).read_bytes() == (whole / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.png", "frames", "f%03d.png"])
+def test_what_is_written_of_a_stream_is_let_go(tmp_path: Path, name: str) -> None:
+    """So memory does not grow with the clip: when a piece is made, at most the one before it is still there."""
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def pieces() -> Iterator[np.ndarray]:
+        for part in np.split(smooth_clip(48), 12):
+            assert sum(piece() is not None for piece in made) <= 1
+            piece = part.copy()
+            made.append(weakref.ref(piece))
+            yield piece
+            del piece
+
+    VideoStream(pieces(), 48, fps=12.0, seed=0).save(tmp_path / name)
+    assert len(made) == 12 and not any(piece() is not None for piece in made)
+
+
+def test_a_stream_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    closed = []
+
+    def pieces(count: int) -> Iterator[np.ndarray]:
+        try:
+            yield from np.split(smooth_clip(count), count)
+            if count == 3:
+                raise MemoryError
+        finally:
+            closed.append(count)
+
+    with pytest.raises(MemoryError):
+        VideoStream(pieces(3), 5, fps=12.0, seed=0).save(tmp_path / "a.mp4")
+    with pytest.raises(RequestError, match="4 frames, not 5 as announced"):
+        VideoStream(pieces(4), 5, fps=12.0, seed=0).save(tmp_path / "a.mp4")
+    with pytest.raises(FileNotFoundError), pytest.MonkeyPatch.context() as broken:
+        broken.setattr(av, "open", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError))
+        VideoStream(source := pieces(5), 5, fps=12.0, seed=0).save(tmp_path / "a.mp4")
+    assert source.gi_frame is None, "what makes the frames is told to stop, and frees its memory"
+    assert closed == [3, 4] and not list(tmp_path.iterdir())
+
+
+def test_gathering_a_stream() -> None:
+    video = VideoStream(iter(np.split(smooth_clip(), 5)), 25, fps=12.0, seed=3, recipe=RECIPE).gather()
+    assert np.array_equal(video.frames, smooth_clip())
+    assert (video.fps, video.seed, video.recipe) == (12.0, 3, RECIPE)

@@ -31,6 +31,25 @@ def test_finishing_gives_the_very_same_frames(kept: tuple[Path, kandinsky.Video]
     assert again.recipe == video.recipe and again.seed == 7 and again.fps == video.fps
 
 
+def test_a_clip_can_be_taken_piece_by_piece(kept: tuple[Path, kandinsky.Video], monkeypatch) -> None:
+    path, video = kept
+    stream = kandinsky.load("nano-t2v", device="cpu", only=("vae",)).finish_stream(path)
+    with monkeypatch.context() as broken:
+        broken.setattr(NanoAutoencoder, "decode", lambda *_: pytest.fail("decoded before anybody asked"))
+        assert stream.num_frames == len(video.frames) and stream.recipe == video.recipe
+    assert np.array_equal(np.concatenate(list(stream.pieces)), video.frames)
+
+
+def test_the_command_line_never_holds_a_whole_clip(
+    kept: tuple[Path, kandinsky.Video], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kandinsky.VideoStream, "gather", lambda _: pytest.fail("held whole"))
+    assert main(["generate", "a panda", *NANO, "-o", str(tmp_path / "a.mp4"), "--sheet", str(tmp_path / "a.png")]) == 0
+    assert main(["decode", str(kept[0]), "-o", str(tmp_path / "b.mp4"), "--sheet", str(tmp_path / "b.png")]) == 0
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
 def test_decode_writes_what_generate_would_have(kept: tuple[Path, kandinsky.Video], tmp_path: Path, capsys) -> None:
     path, video = kept
     frames = tmp_path / "frames"

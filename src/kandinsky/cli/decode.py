@@ -30,7 +30,7 @@ def decode(
     """Finish a result from its latent: the same frames, the autoencoder alone is loaded. The latent stays."""
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries, patient
-    from kandinsky.media.video import check_sheet, check_target, write_sheet, write_video
+    from kandinsky.media.video import check_sheet, check_target, write_video
     from kandinsky.runtime.devices import check_device
     from kandinsky.runtime.plan import check_offload
 
@@ -54,12 +54,10 @@ def decode(
             tiling=tiling or recipe.get("tiling"),
             only=("vae",),
         )
-        video = pipe.finish(latent)
-        written = write_video(video, target)
-        if sheet:
-            write_sheet(video, Path(sheet))
+        video = pipe.finish_stream(latent)
+        written = write_video(video, target, Path(sheet) if sheet else None)
     if not quiet:
-        say(f"seed {video.seed}, {len(video.frames)} frames, {time.monotonic() - begun:.1f} s")
+        say(f"seed {video.seed}, {video.num_frames} frames, {time.monotonic() - begun:.1f} s")
     if as_json:
         print(json.dumps({"path": str(written), "sheet": sheet, "recipe": video.recipe}, ensure_ascii=False))
     else:

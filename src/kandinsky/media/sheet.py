@@ -20,14 +20,20 @@ def contact_sheet(frames_THWC: np.ndarray, columns: int = 8) -> Image:
     Args:    frames_THWC: uint8 RGB.   columns: ≥ 1; a shorter clip gives a narrower sheet.
     Raises:  RequestError for fewer than one column.
     """
-    import numpy as np
     from PIL import Image
 
-    if columns < 1:
-        raise RequestError(f"a contact sheet needs at least 1 column, not `{columns}`")
     T, H, W, _ = frames_THWC.shape
-    chosen = np.unique(np.linspace(0, T - 1, min(columns, T)).round().astype(int))
+    chosen = chosen_frames(T, columns)
     sheet = Image.new("RGB", (len(chosen) * (W + GAP_PX) - GAP_PX, H), _BACKGROUND)
     for place, index in enumerate(chosen):
         sheet.paste(Image.fromarray(frames_THWC[index]), (place * (W + GAP_PX), 0))
     return sheet
+
+
+def chosen_frames(count: int, columns: int = 8) -> list[int]:
+    """Numbers of the frames that a contact sheet shows of so many. Raises: RequestError for fewer than one column."""
+    import numpy as np
+
+    if columns < 1:
+        raise RequestError(f"a contact sheet needs at least 1 column, not `{columns}`")
+    return [int(n) for n in np.unique(np.linspace(0, count - 1, min(columns, count)).round())]

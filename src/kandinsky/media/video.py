@@ -1,5 +1,8 @@
 """Clips to files and back, by the file's ending. Files are written beside their target and renamed.
 
+Frames are written as they come: a ``VideoStream`` becomes a file without lying in memory whole. The writers of `.gif`
+and `.webp` alone need all frames before they begin.
+
 | target | what is written |
 |---|---|
 | `x.mp4` | H.264, yuv420p, index in front (plays while it loads) |
@@ -21,14 +24,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
 from kandinsky.media import recipe as recipes
-from kandinsky.types import Video
+from kandinsky.media.sheet import chosen_frames, contact_sheet
+from kandinsky.types import Video, VideoStream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +54,7 @@ _CONTAINERS: dict[str, dict[str, Any]] = {
         "codec": "libvpx-vp9",
         # With a bit rate of 0 the quality (crf) decides alone. row-mt changes speed, not the result.
         "options": {"crf": "18", "b": "0", "deadline": "good", "cpu-used": "3", "row-mt": "1"},
-        "container_options": {},
+        "container_options": {"fflags": "+bitexact"},  # tracks get a random number otherwise
     },
 }
 _ANIMATIONS = (".gif", ".webp")
@@ -108,34 +112,44 @@ def check_sheet(target: str | Path) -> Path:
     return path
 
 
-def write_video(video: Video, path: Path) -> Path:
+def write_video(video: Video | VideoStream, path: Path, sheet: Path | None = None) -> Path:
     """Write a clip and its recipe; on any failure nothing is left behind and an older file stays as it was.
 
+    Args:    video: a stream's pieces are taken one by one, and let go when they are written.
+             sheet: also write a contact sheet here, see ``write_sheet``.
     Returns: the path written.
     Raises:  RequestError for a target that cannot be written, or frames that are not [T, H, W, 3] uint8.
     """
-    frames_THWC = _checked(video.frames_THWC)
     path = check_target(path)
-    ending = path.suffix.lower()
+    if sheet is not None:
+        sheet = check_sheet(sheet)
+    frames = _Frames(video)
     path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(frames):
+        _write(frames, path)
+    if sheet is not None:
+        _write_sheet(frames.sheet(), sheet, frames.recipe)
+    return path
+
+
+def _write(frames: _Frames, path: Path) -> None:
+    ending = path.suffix.lower()
     if not ending:
         with beside(path, folder=True) as folder:
-            _write_frames(frames_THWC, folder, _folder_pattern(len(frames_THWC)), video.recipe)
-        return path
-    if _NUMBERED.search(path.name):
+            _write_frames(frames, folder, _folder_pattern(frames.count))
+    elif _NUMBERED.search(path.name):
         # Renamed one by one: the folder may hold other things.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".kandinsky-") as folder:
-            for name in _write_frames(frames_THWC, Path(folder), path.name, video.recipe):
+            for name in _write_frames(frames, Path(folder), path.name):
                 (Path(folder) / name).replace(path.parent / name)
-        return path
-    with beside(path) as part:
-        if ending in _CONTAINERS:
-            _write_container(frames_THWC, video.fps, video.recipe, part, ending)
-        elif ending == ".png":
-            _write_png(_picture(frames_THWC), part, video.recipe)
-        else:
-            _write_animation(frames_THWC, video.fps, video.recipe, part, ending)
-    return path
+    else:
+        with beside(path) as part:
+            if ending in _CONTAINERS:
+                _write_container(frames, part, ending)
+            elif ending == ".png":
+                _write_picture(frames, part)
+            else:
+                _write_animation(frames, part, ending)
 
 
 def frame_files(path: Path, frames: int) -> list[Path]:
@@ -149,12 +163,8 @@ def frame_files(path: Path, frames: int) -> list[Path]:
 
 def write_sheet(video: Video, path: Path, columns: int = 8) -> Path:
     """Write a contact sheet of a clip as PNG, with the recipe. Raises: RequestError for another ending."""
-    from kandinsky.media.sheet import contact_sheet
-
     path = check_sheet(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with beside(path) as part:
-        _write_png(contact_sheet(_checked(video.frames_THWC), columns), part, video.recipe)
+    _write_sheet(contact_sheet(_checked(video.frames_THWC), columns), path, video.recipe)
     return path
 
 
@@ -191,6 +201,49 @@ def read_video(path: str | Path) -> Video:
     return Video(np.stack(frames), fps=fps, seed=int(recipe.get("seed", 0)), recipe=recipe)
 
 
+class _Frames:
+    """A clip's frames one by one, [H, W, 3], each piece checked; those of a contact sheet are kept."""
+
+    def __init__(self, video: Video | VideoStream) -> None:
+        if isinstance(video, VideoStream):
+            self.count, self._pieces = video.num_frames, video.pieces
+        else:
+            self.count, self._pieces = len(_checked(video.frames_THWC)), iter([video.frames_THWC])
+        self.fps, self.recipe = video.fps, video.recipe
+        self._chosen, self._kept = set(chosen_frames(self.count)), list[Any]()
+        self._frames = self._taken()
+
+    def __iter__(self) -> _Frames:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        return next(self._frames)
+
+    def sheet(self) -> Image:
+        """The contact sheet, when all frames have been taken."""
+        import numpy as np
+
+        return contact_sheet(np.stack(self._kept))
+
+    def close(self) -> None:
+        """Let go of what makes the frames."""
+        self._frames.close()
+        if isinstance(self._pieces, Generator):
+            self._pieces.close()
+
+    def _taken(self) -> Generator[np.ndarray]:
+        number = 0
+        for piece in self._pieces:
+            for picture in _checked(piece):
+                if number in self._chosen:
+                    self._kept.append(picture.copy())  # a view would keep its whole piece
+                number += 1
+                yield picture
+            del piece, picture  # not while the next is made
+        if number != self.count:
+            raise RequestError(f"the clip has {number} frames, not {self.count} as announced")
+
+
 def _checked(frames_THWC: np.ndarray) -> np.ndarray:
     import numpy as np
 
@@ -218,22 +271,22 @@ def beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
         raise
 
 
-def _write_container(frames_THWC: np.ndarray, fps: float, recipe: dict[str, Any], part: Path, ending: str) -> None:
+def _write_container(frames: _Frames, part: Path, ending: str) -> None:
     import av
     import numpy as np
     from av.video.reformatter import ColorRange, Colorspace
 
-    _, H, W, _ = frames_THWC.shape
-    if H % 2 or W % 2:
-        log.warning("%dx%d has an odd side: the last row or column is written twice", W, H)
-        frames_THWC = np.pad(frames_THWC, ((0, 0), (0, H % 2), (0, W % 2), (0, 0)), mode="edge")
     kind = _CONTAINERS[ending]
     with av.open(str(part), "w", options=kind["container_options"]) as container:
-        if recipe:
-            container.metadata["comment"] = recipes.to_text(recipe)
-        rate = Fraction(fps).limit_denominator(1001)
+        if frames.recipe:
+            container.metadata["comment"] = recipes.to_text(frames.recipe)
+        first_HWC = next(frames).copy()  # a view would keep its whole piece
+        H, W, _ = first_HWC.shape
+        if H % 2 or W % 2:
+            log.warning("%dx%d has an odd side: the last row or column is written twice", W, H)
+        rate = Fraction(frames.fps).limit_denominator(1001)
         stream = container.add_stream(kind["codec"], rate=rate, options=kind["options"])
-        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.height, stream.width = H + H % 2, W + W % 2
         stream.pix_fmt = "yuv420p"
         # Said in the file, so that every player turns the colours back the way they were made.
         context = stream.codec_context
@@ -241,22 +294,23 @@ def _write_container(frames_THWC: np.ndarray, fps: float, recipe: dict[str, Any]
         context.color_primaries = 1
         context.color_trc = 1
         context.color_range = ColorRange.MPEG
-        for picture_HWC in frames_THWC:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture_HWC), format="rgb24")
+        for picture_HWC in itertools.chain([first_HWC], frames):
+            even_HWC = np.pad(picture_HWC, ((0, H % 2), (0, W % 2), (0, 0)), mode="edge")
+            frame = av.VideoFrame.from_ndarray(even_HWC, format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
 
-def _write_animation(frames_THWC: np.ndarray, fps: float, recipe: dict[str, Any], part: Path, ending: str) -> None:
+def _write_animation(frames: _Frames, part: Path, ending: str) -> None:
     from PIL import Image
 
-    pictures = [Image.fromarray(picture) for picture in frames_THWC]
+    pictures = [Image.fromarray(picture) for picture in frames]
     unit_ms = 10 if ending == ".gif" else 1
     # The formats count in whole units; rounding the times and not the steps keeps the length of the whole.
-    times = [round(i * 1000 / fps / unit_ms) * unit_ms for i in range(len(pictures) + 1)]
+    times = [round(i * 1000 / frames.fps / unit_ms) * unit_ms for i in range(len(pictures) + 1)]
     durations = [max(unit_ms, b - a) for a, b in itertools.pairwise(times)]
-    text = recipes.to_text(recipe) if recipe else ""
+    text = recipes.to_text(frames.recipe) if frames.recipe else ""
     if ending == ".gif":
         extra: dict[str, Any] = {"comment": text.encode("ascii"), "disposal": 1, "optimize": False}
     else:
@@ -268,13 +322,32 @@ def _write_animation(frames_THWC: np.ndarray, fps: float, recipe: dict[str, Any]
     first.save(part, save_all=True, append_images=rest, duration=durations, loop=0, **extra)
 
 
-def _write_frames(frames_THWC: np.ndarray, folder: Path, pattern: str, recipe: dict[str, Any]) -> list[str]:
+def _write_frames(frames: _Frames, folder: Path, pattern: str) -> list[str]:
     from PIL import Image
 
-    names = _frame_names(pattern, len(frames_THWC))
-    for name, picture in zip(names, frames_THWC, strict=True):
-        _write_png(Image.fromarray(picture), folder / name, recipe)
+    names = _frame_names(pattern, frames.count)
+    for name, picture in zip(names, frames, strict=True):
+        _write_png(Image.fromarray(picture), folder / name, frames.recipe)
     return names
+
+
+def _write_picture(frames: _Frames, part: Path) -> None:
+    """A still as it is, a clip as its contact sheet."""
+    from PIL import Image
+
+    if frames.count > 1:
+        for _ in frames:
+            pass
+        _write_png(frames.sheet(), part, frames.recipe)
+    else:
+        (picture,) = frames
+        _write_png(Image.fromarray(picture), part, frames.recipe)
+
+
+def _write_sheet(sheet: Image, path: Path, recipe: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path) as part:
+        _write_png(sheet, part, recipe)
 
 
 def _frame_names(pattern: str, count: int) -> list[str]:
@@ -300,14 +373,6 @@ def _png_text(recipe: dict[str, Any]) -> PngInfo | None:
     info = PngInfo()
     info.add_text(recipes.PNG_KEY, recipes.to_text(recipe))
     return info
-
-
-def _picture(frames_THWC: np.ndarray) -> Image:
-    from PIL import Image
-
-    from kandinsky.media.sheet import contact_sheet
-
-    return Image.fromarray(frames_THWC[0]) if len(frames_THWC) == 1 else contact_sheet(frames_THWC)
 
 
 def _read_container(path: Path, fps: float) -> tuple[list[np.ndarray], float]:

@@ -150,7 +150,7 @@ def plan_clip(
     share = plan_unet.GPU_SHARE if is_unet(card.dit.params) and device.startswith("cuda") else 1.0
     seconds = flops / (share * _rate(device, dtype))
     missing = missing_parts(card, root=root)
-    peak_host = PROCESS_BYTES + 3 * shape.frames * shape.height * shape.width  # the finished frames, always
+    peak_host = PROCESS_BYTES + 3 * shape.frames * shape.height * shape.width  # the frames, unless streamed
     if on_host:
         peak_host += need[chosen]
     else:  # what is put away stays on the host; without that, each network passes through it once
