@@ -30,8 +30,8 @@ from kandinsky.nets.unet.unet import Marks
 from kandinsky.pipelines.generation import GenerationPipeline, OnStep, to_bytes, to_pixels
 from kandinsky.pipelines.latents import write_latent
 from kandinsky.pipelines.request import KeyframeChoice, Resolved
-from kandinsky.text.protocol import ContrastingTextEncoder
-from kandinsky.text.store import encode_each, join
+from kandinsky.pipelines.text_states import Asked
+from kandinsky.text.protocol import ContrastingTextEncoder, GapTextEncoder
 from kandinsky.types import LatentShape, TextStates, VideoStream
 
 SEED_STEP = 0x9E3779B97F4A7C15  # apart as 64-bit numbers can be, so that stages never share a generator
@@ -59,9 +59,10 @@ class KeyframeStages:
         """The whole way for one resolved request; decoded as the pieces are taken."""
         progress = Progress(on_step, self.total_steps(resolved))
         text, nothing = self.encode(resolved)
+        told = self.encode_for_gaps(resolved, text)
         first = self.first_frame(resolved, text, nothing, on_step=progress.stage())
         latents = self.sample_keyframes(resolved, text, nothing, first, on_step=progress.stage())
-        latents = self.interpolate(latents, resolved, text, nothing, stage=progress.stage)
+        latents = self.interpolate(latents, resolved, told, nothing, stage=progress.stage)
         recipe = self.base.recipe(resolved)
         if keep_latent is not None:
             write_latent(Path(keep_latent), latents[0], recipe)
@@ -78,18 +79,17 @@ class KeyframeStages:
 
     def encode(self, resolved: Resolved) -> tuple[TextStates, TextStates]:
         """States of the prompt, and of what it is held against: the negative prompt, else the state for no text."""
-        encode = partial(
-            encode_each, still=False, encoder=partial(self.placement.hold, "text"), store=self.base.text_store
-        )
         negative = resolved.negative_prompt
-        if not negative.strip():
-            states = encode([resolved.text, ""])
-            return states[0], states[1]
-        with self.placement.hold("text") as encoder:
-            if not isinstance(encoder, ContrastingTextEncoder):
-                states = encode([resolved.text, negative])
-                return states[0], states[1]
-            return join(encode([resolved.text])), encoder.encode_against(negative, resolved.text)
+        with Asked(self.placement, self.base.text_store) as asked:
+            text = asked.states(resolved.text)
+            if not negative.strip():
+                return text, asked.states("")
+            return text, asked.states(negative, way=f"against {resolved.text}", ask=partial(_against, resolved.text))
+
+    def encode_for_gaps(self, resolved: Resolved, text: TextStates) -> TextStates:
+        """What the interpolation is told of the prompt: ``text``, or its own states where the card gives it any."""
+        is_its_own = self.base.card.text.params.get("gap_table") and _choice(resolved).passes
+        return gap_states(self.base, resolved.text) if is_its_own else text
 
     def first_frame(
         self, resolved: Resolved, text: TextStates, nothing: TextStates, *, on_step: OnStep | None = None
@@ -99,11 +99,21 @@ class KeyframeStages:
         None for models that need none. Quirk: the one that is made is larger than the clip, becomes eight-bit pixels,
         and is reduced, as in the official code.
         """
-        first = self.keyframes.first_frame
-        if first is None:
+        if self.keyframes.first_frame is None:
             return None
         if resolved.image is not None:
             return encode_picture(self.base, resolved.image.pixels())
+        made = self.make_first_frame(resolved, text, nothing, on_step=on_step)
+        size = (resolved.shape.width, resolved.shape.height)
+        return encode_picture(self.base, made.resize(size, Image.Resampling.BICUBIC))
+
+    def make_first_frame(
+        self, resolved: Resolved, text: TextStates, nothing: TextStates, *, on_step: OnStep | None = None
+    ) -> Image.Image:
+        """A first frame from the text, larger than the clip. Raises: BackendError for models that need none."""
+        first = self.keyframes.first_frame
+        if first is None:
+            raise BackendError(f"`{self.base.card.id}` makes no first frame")
         latent = resolved.latent
         shape = LatentShape(1, latent.height * first.scale, latent.width * first.scale, latent.channels)
         rules = sampler(resolved.sampling.sampler)
@@ -122,10 +132,7 @@ class KeyframeStages:
             made = sample(guided, draws[0].to(device), times, step=step, on_step=on_step)
         with self.placement.hold("image_vae") as vae, torch.no_grad():
             pixels = to_bytes(vae.decode(made.to(self.placement.device("image_vae"))))
-        size = (resolved.shape.width, resolved.shape.height)
-        return encode_picture(
-            self.base, Image.fromarray(pixels[0, 0].cpu().numpy()).resize(size, Image.Resampling.BICUBIC)
-        )
+        return Image.fromarray(pixels[0, 0].cpu().numpy())
 
     def sample_keyframes(
         self,
@@ -223,6 +230,21 @@ class KeyframeStages:
         if first is None or motion is None:
             return Marks(places)
         return Marks(places, noise_level=first.noise_level, motion=first.motion[motion])
+
+
+def gap_states(pipe: GenerationPipeline, prompt: str) -> TextStates:
+    """What an interpolation that is told the prompt is told of it."""
+    own = bool(pipe.card.text.params.get("gap_table"))
+    with Asked(pipe.placement, pipe.text_store) as asked:
+        return asked.states(prompt, way="for gaps", ask=_for_gaps) if own else asked.states(prompt)
+
+
+def _against(prompt: str, encoder: ContrastingTextEncoder, negative: str) -> TextStates:
+    return encoder.encode_against(negative, prompt)
+
+
+def _for_gaps(encoder: GapTextEncoder, prompt: str) -> TextStates:
+    return encoder.encode_for_gaps([prompt])
 
 
 def _draws(pipe: GenerationPipeline, shape: LatentShape, seed: int, count: int) -> Tensor:
