@@ -115,13 +115,16 @@ def magnitudes(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
     return _stft(waveform_CS.float(), params).abs()
 
 
-def image_of_mel(mel_CMT: Tensor, params: SpectrogramParams) -> tuple[Tensor, float]:
+def image_of_mel(
+    mel_CMT: Tensor, params: SpectrogramParams, *, max_value: float | None = None
+) -> tuple[Tensor, float]:
     """A picture [M, T, 3] uint8, and the magnitude that its black means.
 
     Mono is grey; of stereo, green is left and blue is right. Silence is white.
+    max_value: what black shall mean, and whatever is louder; None = the largest there is.
     """
-    largest = float(mel_CMT.max())
-    share = mel_CMT / largest if largest > 0 else torch.zeros_like(mel_CMT)
+    largest = float(mel_CMT.max()) if max_value is None else max_value
+    share = (mel_CMT / largest).clamp_max(1) if largest > 0 else torch.zeros_like(mel_CMT)
     planes = (255 - share**params.power_for_image * 255).to(torch.uint8)
     planes = planes.expand(3, -1, -1) if len(planes) == 1 else torch.cat((torch.zeros_like(planes[:1]), planes))
     return planes.flip(1).permute(1, 2, 0).contiguous(), largest

@@ -40,10 +40,7 @@ def random_scene(rng: np.random.Generator, colours: list[tuple[int, int, int]], 
 
 
 class AutoencoderObjective:
-    """Mean squared error plus a small L1 on neighbouring pixels' differences, which sharpens edges.
-
-    Half of the latents get noise of 0.1: a generated latent is never exact, so the decoder learns to forgive.
-    """
+    """Composited clips, for ``reconstruction_loss``."""
 
     def __init__(
         self,
@@ -79,24 +76,7 @@ class AutoencoderObjective:
         return to_unit(np.stack([self.clip(rng, self.frames) for _ in range(self.batch_size)]))
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        device = next(self.network.parameters()).device
-        batch = batch.to(device)
-        latents = self.network.encode(batch).float()
-        level = self.latent_noise * torch.rand((len(batch), 1, 1, 1, 1), generator=generator).round()
-        noisy = latents + (level * torch.randn(latents.shape, generator=generator)).to(device)
-        out = self.network.decode(noisy).float()
-        error = F.mse_loss(out, batch)
-        edges = sum(F.l1_loss(out.diff(dim=d), batch.diff(dim=d)) for d in (2, 3))
-        clean = (level.flatten() == 0).to(device)
-        psnr = (
-            float(10 * torch.log10(4 / (out - batch)[clean].detach().pow(2).flatten(1).mean(1)).mean())
-            if clean.any()
-            else float("nan")
-        )
-        parts = {} if np.isnan(psnr) else {"psnr": psnr}
-        parts["latent_std"] = float(latents.detach().std())
-        # Latents must not drift from unit variance while the encoder learns.
-        return error + 0.05 * edges + 1e-3 * (latents.pow(2).mean() - 1).pow(2), parts
+        return reconstruction_loss(self.network, batch, self.latent_noise, generator)
 
     def _start(self, clips: int) -> float:
         rng = np.random.default_rng(0)
@@ -104,6 +84,33 @@ class AutoencoderObjective:
             self.network.patchify(to_unit(self.clip(rng, self.frames))[None]).flatten(0, 3) for _ in range(clips)
         ]
         return self.network.start_from_pca(torch.cat(patches))
+
+
+def reconstruction_loss(
+    network: NanoAutoencoder, batch_BTHWC: Tensor, latent_noise: float, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """Mean squared error plus a small L1 on neighbouring pixels' differences, which sharpens edges.
+
+    Half of the latents get noise: a generated latent is never exact, so the decoder learns to forgive.
+    """
+    device = next(network.parameters()).device
+    batch = batch_BTHWC.to(device)
+    latents = network.encode(batch).float()
+    level = latent_noise * torch.rand((len(batch), 1, 1, 1, 1), generator=generator).round()
+    noisy = latents + (level * torch.randn(latents.shape, generator=generator)).to(device)
+    out = network.decode(noisy).float()
+    error = F.mse_loss(out, batch)
+    edges = sum(F.l1_loss(out.diff(dim=d), batch.diff(dim=d)) for d in (2, 3))
+    clean = (level.flatten() == 0).to(device)
+    psnr = (
+        float(10 * torch.log10(4 / (out - batch)[clean].detach().pow(2).flatten(1).mean(1)).mean())
+        if clean.any()
+        else float("nan")
+    )
+    parts = {} if np.isnan(psnr) else {"psnr": psnr}
+    parts["latent_std"] = float(latents.detach().std())
+    # Latents must not drift from unit variance while the encoder learns.
+    return error + 0.05 * edges + 1e-3 * (latents.pow(2).mean() - 1).pow(2), parts
 
 
 @torch.no_grad()

@@ -120,6 +120,47 @@ def _text(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_lo
     return train_text_encoder(values, out, on_log=on_log)
 
 
+def _sound_autoencoder(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
+    from kandinsky.nets.vae.nano import NanoAutoencoderParams
+    from kandinsky.train.sound import SoundAutoencoderObjective, read_pictures
+    from kandinsky.weights.write import write_state
+
+    params = NanoAutoencoderParams.from_dict(values["network"])
+    objective = SoundAutoencoderObjective(
+        Path(values["cache"]), read_pictures(values["pictures"]), params, **values["data"]
+    )
+    _start(objective.network, values)
+    settings = loop.LoopSettings.from_dict(values["loop"])
+    ema = loop.run(objective, settings, out, resume=resume, device=device, on_log=on_log)
+    return write_state({**objective.network.state_dict(), **ema}, out / "vae.safetensors", layout="official")
+
+
+def _sound(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
+    from kandinsky.nets.v2a.clip_encoder import NanoClipEncoderParams
+    from kandinsky.nets.v2a.params import V2AParams
+    from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams
+    from kandinsky.train.sound import SoundObjective, read_pictures
+    from kandinsky.weights.read import load_into
+    from kandinsky.weights.write import write_state
+
+    autoencoder = NanoAutoencoder(NanoAutoencoderParams.from_dict(values["autoencoder"]["params"]))
+    load_into(autoencoder, Path(values["autoencoder"]["weights"]))
+    objective = SoundObjective(
+        Path(values["cache"]),
+        read_pictures(values["pictures"]),
+        autoencoder,
+        V2AParams.from_dict(values["network"]),
+        NanoClipEncoderParams.from_dict(values["clip"]),
+        **values["objective"],
+    )
+    settings = loop.LoopSettings.from_dict(values["loop"])
+    ema = loop.run(objective, settings, out, resume=resume, device=device, on_log=on_log)
+    for name in ("unet", "clip"):  # the third, which says events, has done its work
+        part = {key.removeprefix(f"{name}."): tensor for key, tensor in ema.items() if key.startswith(f"{name}.")}
+        target = write_state(part, out / f"{name}.safetensors", layout="official")
+    return target
+
+
 def _package(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
     """Put trained weights into the package: bfloat16, and int8 rows where the recipe says so."""
     import shutil
@@ -147,5 +188,7 @@ BUILDERS: dict[str, Callable[..., Path]] = {
     "nano-autoencoder": _autoencoder,
     "nano-text": _text,
     "nano-denoiser": _denoiser,
+    "nano-sound-autoencoder": _sound_autoencoder,
+    "nano-sound": _sound,
     "package": _package,
 }
