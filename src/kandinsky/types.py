@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from kandinsky.media.mux import Film
+
 
 @dataclass(frozen=True, slots=True)
 class VideoShape:
@@ -241,3 +243,39 @@ class VideoStream:
         from kandinsky.media.video import write_video
 
         return write_video(self, Path(target))
+
+
+@dataclass(frozen=True, slots=True)
+class Soundtrack:
+    """Sound that was made for a film.
+
+    video: the film, as it was given: a clip in memory, or a file that was looked at (``media/mux.Film``).
+    seed, recipe: of the sound, as of ``Video``.
+    """
+
+    audio: Audio
+    seed: int
+    recipe: dict[str, Any]
+    video: Video | Film
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return self.recipe
+
+    def save(self, target: str | Path) -> Path:
+        """Write the film with this sound in place of its own, its picture untouched; or, as `.wav` or `.flac`, the
+        sound alone. Returns the path written. Raises: RequestError."""
+        from kandinsky.media import mux
+        from kandinsky.media.audio import SOUND_FILES, write_audio
+
+        if Path(target).suffix.lower() in SOUND_FILES:
+            return write_audio(self.audio, target, recipe=self.recipe)
+        if isinstance(self.video, Video):
+            return self.with_picture().save(target)
+        return mux.add_sound(self.video, self.audio, target, recipe=self.recipe)
+
+    def with_picture(self) -> Video:
+        """The clip in memory with its sound. Raises: RequestError where the film is a file."""
+        if not isinstance(self.video, Video):
+            raise RequestError(f"`{self.video.path}` is a file and stays one: use `save`")
+        return replace(self.video, audio=self.audio, recipe=self.video.recipe | {"sound": self.recipe})

@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 BASES, TABLES = "_bases", "_tables"
 FITS = ("list", "area", "within")
 DEFAULT_MODEL = "nano-t2v"
+DEFAULT_SOUND = "nano-v2a"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Part:
 
     repo:  Hugging Face repository, or `package` for weights shipped inside this package (`kandinsky/assets/`), or a
            folder of this machine: `/…`, `~/…`, or `./…` from the folder the card lies in.
-    files: paths inside the repository; a path ending in `/` means the whole folder.
+    files: paths inside the repository; a path ending in `/` means the whole folder, `./` all there is.
     name:  tells the parts of one component apart (`qwen`, `clip`); may be empty where there is one part.
     local: where the same files lie in an official `weights/` folder: a file, or a folder when it ends in `/`.
     bytes: size to fetch, for `kandinsky plan`.
@@ -84,7 +85,7 @@ class Sampling:
     steps: int
     guidance: float
     shift: float
-    rope_scale: tuple[float, float, float]
+    rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     negative_prompt: str = ""
     max_steps: int = 1000
     sampler: str = "flow"
@@ -186,12 +187,39 @@ class Keyframes:
 
 
 @dataclass(frozen=True, slots=True)
+class Sound:
+    """How a model of sound looks at a film, and what its pictures of sound mean.
+
+    window_s:    longest stretch of a film made at once.   overlap_s: of neighbouring windows, where they are faded.
+    least_s:     the shortest stretch; a shorter film stands still at its end, and the rest of the sound is cut off.
+    frames:      of each window that the encoder is shown.
+    fps:         so many of them a second from the window's begin, the nearest there are; 0 = evenly from its first
+                 frame to its last.
+    spectrogram: see ``media/spectrogram.SpectrogramParams``, under official names.
+    multiple:    pictures have a multiple of so many columns.   max_value: magnitude that black means.
+    dbfs:        level the whole is brought to; None = the level that the pictures mean.
+    """
+
+    window_s: float
+    overlap_s: float
+    frames: int
+    multiple: int
+    max_value: float
+    spectrogram: dict[str, Any] = field(default_factory=dict)
+    least_s: float = 0.0
+    fps: float = 0.0
+    dbfs: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """One checkpoint. ``sampling_for`` gives the sampling defaults of a size.
 
     task:      `text-to-video`, `image-to-video`, `text-to-image`, …: see ``pipelines/tasks.TASKS``.
     source:    where the values come from.   notes: disagreements between sources, and what was decided.
     diffusers: repository of the same model in the Diffusers layout, where it is not the first one's with `-Diffusers`.
+    sound:     of models that make sound; ``clip`` is then the picture of one window's sound, ``text`` the encoder of
+               frames and words.   sounds_with: the model that gives this one's clips their sound.
     """
 
     id: str
@@ -211,6 +239,8 @@ class Card:
     diffusers: str = ""
     prompt: str = "required"  # or "optional": beside an image, words may be left out
     keyframes: Keyframes | None = None
+    sound: Sound | None = None
+    sounds_with: str = DEFAULT_SOUND
 
     @property
     def components(self) -> dict[str, Component]:
@@ -266,6 +296,10 @@ def parse(values: dict[str, Any], *, where: str) -> Card:
         raise RequestError(f'{where}: clip.fit = "{card.clip.fit}" needs classes, each with area and multiple')
     for name, entry in card.classes.items():
         _changed(card.sampling, entry.sampling, f"{where}: class {name}")
+    if (sound := card.sound) is not None and not (
+        0 <= sound.overlap_s < sound.window_s and sound.least_s <= sound.window_s and sound.frames > 1
+    ):
+        raise RequestError(f"{where}: sound needs two frames or more, and windows longer than overlap_s and least_s")
     return card
 
 
@@ -364,7 +398,7 @@ def _anchored(card: Card, folder: Path) -> Card:
 
 @cache
 def _shipped() -> dict[str, Card]:
-    return {card.id: card for card in (read(path) for path in sorted(HERE.glob("*.toml")))}
+    return {card.id: card for card in (read(path) for path in sorted(HERE.glob("*.toml"), key=lambda path: path.stem))}
 
 
 def catalogue() -> dict[str, Card]:

@@ -1,7 +1,8 @@
 """Stable Diffusion's schedule: 1000 levels of noise, and the steps that walk on it with a network that predicts noise.
 
 x = √ā·clean + √(1 − ā)·noise. Inside the library a level is a time t in [0, 1]: t·1000 − 1 is the index k of the
-official tables. A run begins a little below pure noise and ends a little above the clean picture, as these models were trained.
+official tables. A run begins a little below pure noise and ends a little above the clean picture, as these models were
+trained.
 
 Legend: B batch; T H W C latent frames, rows, columns, channels.
 """

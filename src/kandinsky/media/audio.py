@@ -76,6 +76,15 @@ def prepare(samples_SC: np.ndarray) -> np.ndarray:
     return to_peak(to_loudness(samples_SC, PREPARED_DBFS))
 
 
+def leveled(waveform_SC: np.ndarray, dbfs: float | None) -> np.ndarray:
+    """A waveform as int16: at its own scale, what is too loud cut off; or, of any scale, brought to a level in dB."""
+    import numpy as np
+
+    if dbfs is None:
+        return np.clip(np.rint(waveform_SC), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    return to_loudness(prepare(pcm(waveform_SC)), dbfs)
+
+
 def fit_length(samples_SC: np.ndarray, samples: int) -> np.ndarray:
     """Exactly so many samples: cut at the end, or silence added there."""
     import numpy as np

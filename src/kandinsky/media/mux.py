@@ -84,39 +84,58 @@ def frames_at(film: Film, wanted: Sequence[int]) -> np.ndarray:
 
     Raises: RequestError where the film cannot be decoded that far.
     """
+    (frames,) = frames_of_windows(film, [wanted])
+    return frames
+
+
+def frames_of_windows(film: Film, windows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+    """``frames_at`` for windows one after another, each as soon as it is complete.
+
+    The film is decoded once, and no more frames are held than windows share; the first window begins first.
+    """
     import numpy as np
 
-    needed, found = set(wanted), {}
+    waiting = [list(numbers) for numbers in windows]
+    held: dict[int, np.ndarray] = {}
     with _opened(film.path) as (container, stream):
         for number, frame in enumerate(container.decode(stream)):
-            if number in needed:
+            if not waiting:
+                return
+            if any(number in numbers for numbers in waiting):
                 picture = frame.to_ndarray(format="rgb24")
                 # counter-clockwise, as the file's matrix says it is to be turned
-                found[number] = np.rot90(picture, frame.rotation // 90) if frame.rotation else picture
-                if len(found) == len(needed):
-                    break
-    if missing := sorted(needed - set(found)):
-        raise RequestError(f"video `{film.path}` breaks off: its frame {missing[0]} cannot be decoded")
-    return np.ascontiguousarray(np.stack([found[number] for number in wanted]))
+                held[number] = np.rot90(picture, frame.rotation // 90) if frame.rotation else picture
+            while waiting and number >= max(waiting[0]):
+                yield np.ascontiguousarray(np.stack([held[wanted] for wanted in waiting.pop(0)]))
+                held = {n: kept for n, kept in held.items() if any(n in numbers for numbers in waiting)}
+    if waiting:
+        missing = min(set(waiting[0]) - set(held))
+        raise RequestError(f"video `{film.path}` breaks off: its frame {missing} cannot be decoded")
 
 
-def check_film_target(target: str | Path, film: Film) -> Path:
-    """Refuse a film with sound that cannot be written, before anything heavy is loaded. Raises: RequestError."""
+def check_film_target(target: str | Path, film: Film, *, over: bool = False) -> Path:
+    """Refuse a film with sound that cannot be written, before anything heavy is loaded. Raises: RequestError.
+
+    over: the target may be the film itself.
+    """
     path = Path(target)
     ending = path.suffix.lower()
     if ending not in SOUND_CODECS:
         raise RequestError(f"output `{path}` has the ending `{path.suffix}`: with sound, use {', '.join(SOUND_CODECS)}")
-    if path.exists() and path.samefile(film.path):
+    if not over and path.exists() and path.samefile(film.path):
         raise RequestError(f"output `{path}` is the video itself: name another file")
     if ending == ".webm" and film.codec not in WEBM_PICTURES:
         raise RequestError(f"output `{path}`: a {film.codec} picture does not go into .webm as it is: use .mp4 or .mkv")
     return check_writable(path)
 
 
-def add_sound(film: Film, audio: Audio, target: str | Path, *, recipe: dict[str, Any] | None = None) -> Path:
+def add_sound(
+    film: Film, audio: Audio, target: str | Path, *, recipe: dict[str, Any] | None = None, over: bool = False
+) -> Path:
     """A film's picture, bit for bit, with this sound for as long as it lasts; returns the path written.
 
     Sound that the film has is left out. The new sound is cut, or followed by silence, to the film's length.
+    over: the target may be the film itself, which is then replaced when all is written.
     Raises: RequestError as ``check_film_target``, and for a picture that the target's format cannot carry; the film is
             only read, and nothing half-written stays.
     """
@@ -124,7 +143,7 @@ def add_sound(film: Film, audio: Audio, target: str | Path, *, recipe: dict[str,
 
     from kandinsky.media import recipe as recipes
 
-    path = check_film_target(target, film)
+    path = check_film_target(target, film, over=over)
     codec, only_rate = SOUND_CODECS[path.suffix.lower()]
     samples = fit_length(audio.samples_SC, round(film.seconds * audio.rate))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -124,23 +124,16 @@ def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Resolv
     """
     picture = _picture(request.image, card, needs_image)
     mask = _mask(request, card, picture, needs_image)
-    prompt = _prompt(request.prompt, card, picture)
+    prompt = checked_prompt(request.prompt, card, may_lack=picture is not None and card.prompt == "optional")
     width, height, image = _size(request.width, request.height, picture, card)
     sampling = card.sampling_for(width, height)
     choice = _choice(request, card)
     seconds = _seconds(request.seconds, card)
-    steps = _steps(request.steps, card, sampling)
-    guidance = _number("guidance", request.guidance, sampling.guidance)
-    if guidance < 0:
-        raise RequestError(f"guidance `{guidance:g}` is below 0: use 1 for none, the default is {sampling.guidance:g}")
+    steps = checked_steps(request.steps, card, sampling)
+    guidance, negative = checked_guidance(request.guidance, request.negative_prompt, sampling)
     shift = _number("shift", request.shift, sampling.shift)
     if shift <= 0:
         raise RequestError(f"shift `{shift:g}` must be above 0: 1 changes nothing, the default is {sampling.shift:g}")
-    negative = sampling.negative_prompt if request.negative_prompt is None else request.negative_prompt
-    if not isinstance(negative, str):
-        raise RequestError(f"negative prompt must be text, not `{type(negative).__name__}`")
-    if guidance == 1 and negative != sampling.negative_prompt and negative.strip():
-        log.warning("the negative prompt has no effect at guidance 1: no second pass runs")
     frames, fps = frames_of(seconds, card), card.clip.fps
     if choice is not None and card.keyframes is not None:
         frames, fps = keyframes_of(card.keyframes, choice.passes), float(card.keyframes.fps[choice.rate])
@@ -162,7 +155,7 @@ def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Resolv
         steps=steps,
         guidance=guidance,
         shift=shift,
-        seed=_seed(request.seed),
+        seed=checked_seed(request.seed),
         sampling=sampling,
         image=image,
         mask=mask,
@@ -283,13 +276,27 @@ def _check_seen(mask: Mask, image: FittedImage, spatial: int) -> None:
         )
 
 
-def _prompt(prompt: object, card: Card, picture: Picture | None) -> str:
+def checked_prompt(prompt: object, card: Card, *, may_lack: bool) -> str:
+    """A request's prompt. Raises: RequestError for one that is no text, or empty where it may not be."""
     if not isinstance(prompt, str):
         raise RequestError(f"prompt must be text, not `{type(prompt).__name__}`")
-    if not prompt.strip() and (picture is None or card.prompt != "optional"):
+    if not prompt.strip() and not may_lack:
         makes = task_of(card).makes
         raise RequestError(f"the prompt is empty: say what the {makes} should show, such as `a panda waves`")
     return prompt
+
+
+def checked_guidance(guidance: float | None, negative: object, sampling: Sampling) -> tuple[float, str]:
+    """Weight of the prompt and the negative prompt, the card's where none is given. Raises: RequestError."""
+    value = _number("guidance", guidance, sampling.guidance)
+    if value < 0:
+        raise RequestError(f"guidance `{value:g}` is below 0: use 1 for none, the default is {sampling.guidance:g}")
+    negative = sampling.negative_prompt if negative is None else negative
+    if not isinstance(negative, str):
+        raise RequestError(f"negative prompt must be text, not `{type(negative).__name__}`")
+    if value == 1 and negative != sampling.negative_prompt and negative.strip():
+        log.warning("the negative prompt has no effect at guidance 1: no second pass runs")
+    return value, negative
 
 
 def _expands(request: Request, card: Card) -> bool:
@@ -383,7 +390,8 @@ def _seconds(seconds: float | None, card: Card) -> float:
     return value
 
 
-def _steps(steps: int | None, card: Card, sampling: Sampling) -> int:
+def checked_steps(steps: int | None, card: Card, sampling: Sampling) -> int:
+    """Steps of the sampler, the card's where none are given. Raises: RequestError."""
     if steps is None:
         return sampling.steps
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= sampling.max_steps:
@@ -394,7 +402,8 @@ def _steps(steps: int | None, card: Card, sampling: Sampling) -> int:
     return steps
 
 
-def _seed(seed: int | None) -> int:
+def checked_seed(seed: int | None) -> int:
+    """The seed, drawn where none is given. Raises: RequestError."""
     if seed is None:
         # Short enough to be read out and typed again.
         return secrets.randbelow(2**32)

@@ -17,7 +17,7 @@ class Task:
     """
 
     image: Literal["none", "required", "optional"]
-    makes: Literal["video", "image"]
+    makes: Literal["video", "image", "sound"]
     text_sees_image: bool = False
     mask: bool = False
 
@@ -30,6 +30,7 @@ TASKS = {
     "text-to-image": Task("none", "image"),
     "image-editing": Task("optional", "image", text_sees_image=True),
     "inpainting": Task("required", "image", mask=True),
+    "video-to-audio": Task("none", "sound"),
 }
 
 

@@ -24,7 +24,7 @@ def read_model(cls: Any, folder: Path, dtype: torch.dtype, *, may_be_left_over: 
             folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"`{folder}` cannot be read as {cls.__name__}: {_first_line(error)}") from error
+        raise WeightsError(f"`{folder}` cannot be read as {cls.__name__}: {first_line(error)}") from error
     left_over = [key for key in report["unexpected_keys"] if not key.startswith(may_be_left_over)]
     for keys, text in ((report["missing_keys"], "is missing in"), (left_over, "belongs to no part of the network, in")):
         if keys:
@@ -37,8 +37,9 @@ def read_tokenizer(cls: Any, folder: Path) -> Any:
     try:
         return cls.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise WeightsError(f"`{folder}` holds no tokenizer: {_first_line(error)}") from error
+        raise WeightsError(f"`{folder}` holds no tokenizer: {first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What another library's error says, in one line."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -175,8 +175,9 @@ def _listed(part: Part, siblings: dict[str, RepoSibling]) -> list[str]:
 
 
 def _in_folder(folder: str, siblings: dict[str, RepoSibling]) -> list[str]:
-    """Files of a folder, without copies of its weights in formats of other frameworks, which nothing here reads."""
-    names = [name for name in siblings if name.startswith(folder)]
+    """Files of a folder, `./` for all, without copies of its weights in formats of other frameworks, which nothing here
+    reads."""
+    names = [name for name in siblings if name.startswith(folder.removeprefix("./"))]
     if any(name.endswith(".safetensors") for name in names):
         return [name for name in names if not name.endswith(OTHER_FORMATS)]
     return names

@@ -1,4 +1,4 @@
-"""The FLUX.1 image autoencoder: Diffusers' network behind our interface.
+"""The image autoencoders of FLUX.1 and Stable Diffusion: Diffusers' network behind our interface.
 
 Legend: B batch, T frames, H rows, W columns, C channels; pixels in [-1, 1]. Each frame is an image of its own.
 """
@@ -17,6 +17,15 @@ from kandinsky.errors import BackendError
 from kandinsky.params import read_params
 
 LOGVAR_RANGE = (-30.0, 20.0)
+# What Stable Diffusion's autoencoder has otherwise: the same network, Diffusers' own defaults.
+STABLE_DIFFUSION: dict[str, Any] = {
+    "latent_channels": 4,
+    "sample_size": 512,
+    "scaling_factor": 0.18215,
+    "shift_factor": None,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,93 @@
+"""What a model of sound is told of a film: states of its frames and of words, from an encoder or from a file.
+
+Legend: N windows of a film, T states of a window's frames, L of the words, E their width; H W rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from kandinsky.errors import RequestError, WeightsError
+from kandinsky.weights.read import read_state
+from kandinsky.weights.write import write_state
+
+
+@runtime_checkable
+class FilmEncoder(Protocol):
+    """Frames of a film, and words, to states of one width E."""
+
+    def encode_frames(self, frames_THWC: Tensor, times_s: Tensor) -> Tensor:
+        """States of one window's frames.
+
+        Args:    frames_THWC: uint8 RGB of any size, on the encoder's device.
+                 times_s: when each is shown, from the window's begin.
+        Returns: [1, T', E]; T' may be another number than that of frames.
+        """
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """States of B prompts, [B, L, E] with L ≥ 1, the same for every text; no state is hidden from the denoiser."""
+        ...
+
+
+# name in a file of states → field; the official names of the arguments they stand for
+NAMES = {
+    "image_embeds": "frames_NTE",
+    "prompt_embeds": "text_1LE",
+    "negative_image_embeds": "black_1TE",
+    "negative_prompt_embeds": "negative_1LE",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FilmStates:
+    """All that a denoiser gets to know of a film and two prompts.
+
+    frames_NTE: of each window.   text_1LE: of the prompt.
+    black_1TE, negative_1LE: what guidance holds them against, a black film and the negative prompt; None without.
+    """
+
+    frames_NTE: Tensor
+    text_1LE: Tensor
+    black_1TE: Tensor | None = None
+    negative_1LE: Tensor | None = None
+
+
+def write_states(states: FilmStates, path: Path) -> Path:
+    """Write states as safetensors, for ``read_states`` and `--states`; returns the path."""
+    tensors = {name: getattr(states, field) for name, field in NAMES.items()}
+    return write_state({name: tensor for name, tensor in tensors.items() if tensor is not None}, path)
+
+
+def read_states(path: str | Path) -> FilmStates:
+    """States made elsewhere, under the official names, with or without the first axis.
+
+    Raises: RequestError for a file that is not there, lacks states or has others; WeightsError for a damaged one.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise RequestError(f"states `{path}` are not there: give a .safetensors file with `image_embeds`")
+    try:
+        tensors = read_state(path)
+    except WeightsError as error:
+        raise WeightsError(f"states cannot be read: {error}") from error
+    if unknown := sorted(set(tensors) - set(NAMES)):
+        raise RequestError(f"states `{path}` hold `{unknown[0]}`: only {', '.join(f'`{n}`' for n in NAMES)} are known")
+    for name in ("image_embeds", "prompt_embeds"):
+        if name not in tensors:
+            raise RequestError(f"states `{path}` lack `{name}`: both `image_embeds` and `prompt_embeds` are needed")
+    found = {
+        field: t[None] if (t := tensors[name]).dim() == 2 else t for name, field in NAMES.items() if name in tensors
+    }
+    widths = {tuple(t.shape[2:]) for t in found.values()}
+    if len(widths) != 1 or any(t.dim() != 3 or not t.is_floating_point() for t in found.values()):
+        shapes = ", ".join(f"`{name}` {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))
+        raise RequestError(
+            f"states `{path}` do not fit together: {shapes}; all must be [n, length, width] of one width"
+        )
+    return FilmStates(**found)
