@@ -175,7 +175,7 @@ def changed(model: str, **changes: Any) -> dict[str, Any]:
         ({"classes__sd__min_pixels": 5}, "one of the classes must begin at min_pixels = 0"),
         ({"classes__hd__area": 0}, 'clip.fit = "area" needs classes'),
         ({"classes": {}}, 'clip.fit = "area" needs classes'),
-        ({"clip__fit": "crop"}, "clip.fit `crop` is unknown: use list or area"),
+        ({"clip__fit": "crop"}, "clip.fit `crop` is unknown: use list, area, within"),
         ({"clip__default_size": "1x1"}, "is not one of clip.sizes"),
         ({"sampling__mag_ratios": "none"}, "mag_ratios `none` is unknown"),
     ],

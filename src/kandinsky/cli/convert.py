@@ -1,11 +1,15 @@
-"""`kandinsky convert`: transformer weights between the official file and the Diffusers folder."""
+"""`kandinsky convert`: weights between the official files and the Diffusers folder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from kandinsky.cards import Card
 
 
 def convert(
@@ -22,7 +26,10 @@ def convert(
         ),
     ] = False,
 ) -> None:
-    """Convert Kandinsky 5 transformer weights; every tensor is checked, and none is changed."""
+    """Convert a Kandinsky 5 transformer, or all of Kandinsky 3; every tensor is checked, and none is changed.
+
+    Kandinsky 3 goes from a Diffusers folder to an official `weights/` folder and, with --model, back.
+    """
     if trust_pickle:
         from kandinsky.cli.main import say
         from kandinsky.weights.pickled import convert_trusted
@@ -34,17 +41,45 @@ def convert(
         return
     from kandinsky import cards
     from kandinsky.errors import RequestError
+    from kandinsky.pipelines import sources
 
-    card = None
-    if model is not None:
-        card = cards.find(model)
-        if card.dit.kind != "kandinsky5.dit":
-            raise RequestError(f"model `{model}` has no Kandinsky 5 transformer: only those are converted")
+    card = None if model is None else cards.find(model)
+    if card is None and (source / "model_index.json").is_file():
+        card = sources.find(source.absolute()).card
+    kind = DEFAULT if card is None else card.dit.kind
+    if kind not in CONVERTERS:
+        raise RequestError(f"model `{model or source}` is not converted: only those of {', '.join(CONVERTERS)} are")
+    print(CONVERTERS[kind](source, target, to, card))
 
+
+def _kandinsky5(source: Path, target: Path, to: str, card: Card | None) -> Path:
     from kandinsky.nets.kandinsky5.dit import DiTParams
     from kandinsky.ops.attention import AttentionSpec
     from kandinsky.weights.convert import convert_transformer
 
     params = None if card is None else DiTParams.from_dict(card.dit.params)
     spec = None if card is None else AttentionSpec.from_dict(card.sampling.attention)
-    print(convert_transformer(source, target, to=to, params=params, attention=spec))
+    return convert_transformer(source, target, to=to, params=params, attention=spec)
+
+
+def _kandinsky3(source: Path, target: Path, to: str, card: Card | None) -> Path:
+    from kandinsky.errors import RequestError
+    from kandinsky.weights import convert_kandinsky3
+    from kandinsky.weights.locate import locate_parts
+
+    assert card is not None
+    writers = {"official": convert_kandinsky3.write_official, "diffusers": convert_kandinsky3.write_diffusers}
+    if to not in writers:
+        raise RequestError(f"unknown layout `{to}`: use `official` or `diffusers`")
+    (unet,), (movq,) = (locate_parts(part, root=source).values() for part in (card.dit, card.vae))
+    text = locate_parts(card.text, root=source)
+    files = convert_kandinsky3.Files(unet, movq, text["projection"], text["t5"], text["tokenizer"])
+    return writers[to](files, target, unet=card.dit.params, movq=card.vae.params)
+
+
+DEFAULT = "kandinsky5.dit"
+# By the card's kind of denoiser.
+CONVERTERS: dict[str, Callable[[Path, Path, str, Card | None], Path]] = {
+    "kandinsky5.dit": _kandinsky5,
+    "kandinsky3.unet": _kandinsky3,
+}

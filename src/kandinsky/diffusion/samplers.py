@@ -96,6 +96,7 @@ SAMPLERS = {
         lambda times, shift, draws: Deterministic(ScaledLinearSchedule()),
     ),
     "kandinsky3": _ancestral(cosine.from_the_top, quantile=0.99),
+    "kandinsky3-ddpm": _ancestral(cosine.leading, quantile=None),  # as Diffusers' folder of Kandinsky 3 says
     "kandinsky3-inpainting": _ancestral(cosine.from_the_top, quantile=0.95),
     "kandinsky3-flash": Sampler(
         lambda steps, shift: CosineSchedule().times(cosine.distilled(steps)),

@@ -42,6 +42,7 @@ from kandinsky.pipelines.lora import LoraMethods
 from kandinsky.pipelines.parallel import SHARED_DECODERS, check_fits, demand_of
 from kandinsky.pipelines.request import Resolved, parse_size, resolve
 from kandinsky.pipelines.tasks import task_of
+from kandinsky.pipelines.text_states import CONTRASTING, Asked
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.runtime.parallel.team import Team
 from kandinsky.runtime.placement import Placement, Precision
@@ -321,6 +322,10 @@ class GenerationPipeline(LoraMethods):
             with self.placement.hold("text") as encoder:
                 text = _encode_with_images(encoder, prompts, images)
                 return text, _encode_with_images(encoder, negative, images) if negative else None
+        if negative and self.card.text.kind in CONTRASTING:
+            with Asked(self.placement, self.text_store) as asked:
+                text = join([asked.states(prompt) for prompt in prompts])
+                return text, join([asked.against(n, prompt) for n, prompt in zip(negative, prompts, strict=True)])
         states = encode_each(
             [*prompts, *negative],
             still=first.shape.frames == 1,

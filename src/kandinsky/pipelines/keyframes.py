@@ -31,7 +31,7 @@ from kandinsky.pipelines.generation import GenerationPipeline, OnStep, to_bytes,
 from kandinsky.pipelines.latents import write_latent
 from kandinsky.pipelines.request import KeyframeChoice, Resolved
 from kandinsky.pipelines.text_states import Asked
-from kandinsky.text.protocol import ContrastingTextEncoder, GapTextEncoder
+from kandinsky.text.protocol import GapTextEncoder
 from kandinsky.types import LatentShape, TextStates, VideoStream
 
 SEED_STEP = 0x9E3779B97F4A7C15  # apart as 64-bit numbers can be, so that stages never share a generator
@@ -79,12 +79,8 @@ class KeyframeStages:
 
     def encode(self, resolved: Resolved) -> tuple[TextStates, TextStates]:
         """States of the prompt, and of what it is held against: the negative prompt, else the state for no text."""
-        negative = resolved.negative_prompt
         with Asked(self.placement, self.base.text_store) as asked:
-            text = asked.states(resolved.text)
-            if not negative.strip():
-                return text, asked.states("")
-            return text, asked.states(negative, way=f"against {resolved.text}", ask=partial(_against, resolved.text))
+            return asked.states(resolved.text), asked.against(resolved.negative_prompt, resolved.text)
 
     def encode_for_gaps(self, resolved: Resolved, text: TextStates) -> TextStates:
         """What the interpolation is told of the prompt: ``text``, or its own states where the card gives it any."""
@@ -237,10 +233,6 @@ def gap_states(pipe: GenerationPipeline, prompt: str) -> TextStates:
     own = bool(pipe.card.text.params.get("gap_table"))
     with Asked(pipe.placement, pipe.text_store) as asked:
         return asked.states(prompt, way="for gaps", ask=_for_gaps) if own else asked.states(prompt)
-
-
-def _against(prompt: str, encoder: ContrastingTextEncoder, negative: str) -> TextStates:
-    return encoder.encode_against(negative, prompt)
 
 
 def _for_gaps(encoder: GapTextEncoder, prompt: str) -> TextStates:

@@ -35,9 +35,11 @@ from kandinsky.runtime.parallel.layout import Layout, settle
 from kandinsky.runtime.parallel.team import Team
 from kandinsky.runtime.placement import Placement, Precision, place
 from kandinsky.weights import keymaps
+from kandinsky.weights.keymaps import KeyMap
 from kandinsky.weights.locate import locate_parts, revision
 from kandinsky.weights.lora_files import LoraSpecs
 from kandinsky.weights.read import check_shapes, load_into, read_shapes
+from kandinsky.weights.spellings import for_file
 
 Files = Mapping[str, Path]
 COMPONENTS = ("dit", "text", "vae")  # the model's own file is looked for first
@@ -130,6 +132,8 @@ def build(
           types: compute types of single networks (not `dit`) that are not ``dtype``.
     """
     task_of(card)  # refuses a task that is none
+    if card.sound is not None:
+        raise RequestError(f"`{card.id}` makes sound for a film, no clips: use `kandinsky.load`, or `--video FILE`")
     AttentionSpec.from_dict(card.sampling.attention)  # refuses what it does not know
     if card.sampling.condition not in CONDITIONS:
         known = " or ".join(CONDITIONS)
@@ -141,7 +145,7 @@ def build(
     adapters = Adapters(card.id, partial(_linear_shapes, card), keymap=keymaps.for_kind(card.dit.kind))
     load_loras(adapters, lora)
     schemes = quantise.parse(quantize)
-    quantise.check(schemes, places, offload=offload)
+    quantise.check(schemes)
     card = _with_tiling(card, tiling)
     team = _team(card, parallel, attention, places["dit"])
     if team.layout.cuts_weights:
@@ -159,7 +163,7 @@ def build(
         # and one that is cut is converted block by block
         stored = part == "dit" and part not in schemes and (offload == "block" or team.layout.cuts_weights)
         precisions[part] = Precision.choose((types or {}).get(part, precision.compute), places[part])
-        builder = _builder(component, files, None if stored else precisions[part])
+        builder = network_builder(component, files, None if stored else precisions[part])
         builders[part] = partial(_quantised, builder, schemes[part], places[part]) if part in schemes else builder
         if part == "dit":
             builders[part] = partial(team.build, builders[part], precision.compute)
@@ -238,13 +242,13 @@ def _linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:
         return layer_shapes(NETWORKS[card.dit.kind](card.dit, Path()))
 
 
-def _builder(component: Component, files: Files, precision: Precision | None) -> Callable[[], Any]:
+def network_builder(component: Component, files: Files, precision: Precision | None) -> Callable[[], Any]:
     """How to build a component. ``precision`` None: in the types its file has (networks only)."""
     if component.kind in NETWORKS:
         (path,) = files.values()
         make = partial(NETWORKS[component.kind], component, path)
-        _check_headers(make, component.kind, path)
-        return partial(_read_network, make, component.kind, path, precision)
+        keymap = _check_headers(make, component.kind, path)
+        return partial(_read_network, make, keymap, path, precision)
     if (encoder := ENCODERS.get(component.kind)) and precision is not None:
         for name in encoder.weights:
             read_shapes(files[name])  # refuses a truncated file by its header
@@ -252,19 +256,21 @@ def _builder(component: Component, files: Files, precision: Precision | None) ->
     raise BackendError(f"component `{component.kind}` is not built yet: this version knows {', '.join(_kinds())}")
 
 
-def _check_headers(make: Callable[[], nn.Module], kind: str, path: Path) -> None:
-    """Refuse a truncated or wrong file by its header, before anything heavy is read."""
-    keymap = keymaps.for_kind(kind)
-    shapes = keymap.own(read_shapes(path))
+def _check_headers(make: Callable[[], nn.Module], kind: str, path: Path) -> KeyMap:
+    """Refuse a truncated or wrong file by its header, before anything heavy is read. Returns how its names are read."""
+    shapes = read_shapes(path)
+    keymap = for_file(kind, shapes)
+    shapes = keymap.own(shapes)
     with torch.device("meta"):
         net = make()
     check_shapes(net, {keymap.to_ours(name): shape for name, shape in shapes.items()}, keymap=keymap, where=str(path))
+    return keymap
 
 
-def _read_network(make: Callable[[], nn.Module], kind: str, path: Path, precision: Precision | None) -> nn.Module:
+def _read_network(make: Callable[[], nn.Module], keymap: KeyMap, path: Path, precision: Precision | None) -> nn.Module:
     with torch.device("meta"):
         net = make()
-    load_into(net, path, keymap=keymaps.for_kind(kind), dtype=None if precision is None else precision.compute)
+    load_into(net, path, keymap=keymap, dtype=None if precision is None else precision.compute)
     return net.eval().requires_grad_(False)
 
 
@@ -311,6 +317,12 @@ def _hunyuan(component: Component, path: Path) -> nn.Module:
     return HunyuanAutoencoder(HunyuanParams.from_dict(_config_in(path) | given), tiling=tiling)
 
 
+def _stable_diffusion(component: Component, path: Path) -> nn.Module:
+    from kandinsky.nets.vae.flux import STABLE_DIFFUSION, FluxAutoencoder, FluxParams
+
+    return FluxAutoencoder(FluxParams.from_dict(STABLE_DIFFUSION | _config_in(path) | component.params))
+
+
 def _flux(component: Component, path: Path) -> nn.Module:
     from kandinsky.nets.vae.flux import FluxAutoencoder, FluxParams
 
@@ -333,6 +345,12 @@ def _nano_vae(component: Component, path: Path) -> nn.Module:
     from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams
 
     return NanoAutoencoder(NanoAutoencoderParams.from_dict(component.params))
+
+
+def _nano_clip(component: Component, path: Path) -> nn.Module:
+    from kandinsky.nets.v2a.clip_encoder import NanoClipEncoder, NanoClipEncoderParams
+
+    return NanoClipEncoder(NanoClipEncoderParams.from_dict(component.params))
 
 
 def _qwen_clip(component: Component, files: Files, precision: Precision) -> nn.Module:
@@ -388,8 +406,10 @@ NETWORKS: dict[str, Callable[[Component, Path], nn.Module]] = {
     "cogvideox": _cogvideox,
     "hunyuan": _hunyuan,
     "flux": _flux,
+    "stable-diffusion": _stable_diffusion,
     "movq": _movq,
     "nano.vae": _nano_vae,
+    "nano.clip": _nano_clip,
 }
 TILED = ("hunyuan",)
 ENCODERS = {

@@ -4,6 +4,7 @@ A name is a catalogue id, a folder or an official YAML file on this machine, or 
 may hold
 - `card.toml`, as this library writes it;
 - `model_index.json`, the Diffusers layout;
+- `unet/`, `vae/` and `scheduler/`, the official layout of Kandinsky 4's video to audio, and maybe its `encoder/`;
 - one official YAML file, or the official `model/`, `vae/`, `text_encoder/`, `text_encoder2/` of a catalogue model.
 No torch and no network here.
 """
@@ -14,7 +15,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from kandinsky.cards import Card, Component, Part
 from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.pipelines import official_config
+from kandinsky.weights import kandinsky3_folder
 
 log = logging.getLogger(__name__)
 DIFFUSERS_SUFFIX = "-Diffusers"
@@ -33,7 +35,44 @@ DIFFUSERS_PIPELINES = {
     "Kandinsky5I2VPipeline": "kandinsky5-lite-i2v-5s",
     "Kandinsky5T2IPipeline": "kandinsky5-lite-t2i",
     "Kandinsky5I2IPipeline": "kandinsky5-lite-i2i",
+    kandinsky3_folder.PIPELINE: "kandinsky3.0",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A model's folders in the Diffusers layout: of the denoiser, of the autoencoder, and of each part of the text
+    encoder by name; ``params`` of the text encoder go over the card's."""
+
+    dit: str
+    vae: str
+    text: Mapping[str, str]
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+# By the card's kind of denoiser.
+LAYOUTS = {
+    "kandinsky5.dit": Layout(
+        "transformer",
+        "vae",
+        {
+            "qwen": "text_encoder",
+            "clip": "text_encoder_2",
+            "qwen_tokenizer": "tokenizer",
+            "clip_tokenizer": "tokenizer_2",
+        },
+    ),
+    "kandinsky3.unet": Layout(
+        "unet",
+        "movq",
+        {"t5": "text_encoder", "tokenizer": "tokenizer", "projection": "unet"},
+        kandinsky3_folder.PROJECTION,
+    ),
+}
+
+SOUND_MODEL = "kandinsky4-v2a"
+SOUND_FILES = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+SOUND_SCHEDULERS = {"PNDMScheduler": "pndm", "DDIMScheduler": "ddim"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +115,8 @@ def from_folder(folder: Path) -> Source:
     name = str(folder)
     if (path := folder / "card.toml").is_file():
         return Source(cards.read(path), None, name)
+    if all((folder / file).is_file() for file in SOUND_FILES):
+        return Source(_sound_folder(folder), None, name)
     if (folder / "model_index.json").is_file():
         return Source(_diffusers_folder(folder), None, name)
     configs = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
@@ -126,18 +167,14 @@ def in_diffusers_layout(card: Card, repo: str) -> Card:
         known: dict[str, Any] = {} if is_here or like is None else {"bytes": like.bytes, "dtype": like.dtype}
         return Part(repo=repo, files=(f"{folder}/",), name=name, local=f"{folder}/", **known)
 
+    layout = LAYOUTS[card.dit.kind]
     encoders = {entry.name: entry for entry in card.text.parts}
-    text = (
-        part("text_encoder", "qwen", encoders.get("qwen")),
-        part("text_encoder_2", "clip", encoders.get("clip")),
-        part("tokenizer", "qwen_tokenizer"),
-        part("tokenizer_2", "clip_tokenizer"),
-    )
+    text = tuple(part(folder, name, encoders.get(name)) for name, folder in layout.text.items())
     return dataclasses.replace(
         card,
-        dit=dataclasses.replace(card.dit, parts=(part("transformer", like=card.dit.parts[0]),)),
-        text=dataclasses.replace(card.text, parts=text),
-        vae=dataclasses.replace(card.vae, parts=(part("vae", like=card.vae.parts[0]),)),
+        dit=dataclasses.replace(card.dit, parts=(part(layout.dit, like=card.dit.parts[0]),)),
+        text=dataclasses.replace(card.text, parts=text, params=dict(card.text.params) | dict(layout.params)),
+        vae=dataclasses.replace(card.vae, parts=(part(layout.vae, like=card.vae.parts[0]),)),
     )
 
 
@@ -146,10 +183,13 @@ def _diffusers_folder(folder: Path) -> Card:
     if (kind := index.get("_class_name")) not in DIFFUSERS_PIPELINES:
         known = ", ".join(f"`{name}`" for name in DIFFUSERS_PIPELINES)
         raise BackendError(f"`{folder}` holds a `{kind}`, which is not built yet: use one of {known}")
+    return _READERS.get(kind, _kandinsky5_folder)(folder, cards.find(DIFFUSERS_PIPELINES[kind]))
+
+
+def _kandinsky5_folder(folder: Path, stand_in: Card) -> Card:
     values = _read_json(folder / "transformer" / "config.json")
     params = {k: v for k, v in values.items() if not k.startswith(("_", "attention_"))}
     attention = _diffusers_attention(values)
-    stand_in = cards.find(DIFFUSERS_PIPELINES[kind])
     base = _named_in(folder, stand_in.task)
     if base is None:
         base = _like(params, attention, stand_in)
@@ -177,6 +217,58 @@ def _diffusers_folder(folder: Path) -> Card:
         dit=Component(card.dit.kind, card.dit.parts, params),
         vae=Component(card.vae.kind, card.vae.parts, {}),
         clip=dataclasses.replace(card.clip, channels=int(params.get("in_visual_dim", card.clip.channels))),
+    )
+
+
+def _sound_folder(folder: Path) -> Card:
+    """The card of Kandinsky 4's video to audio, with what the folder's files say otherwise."""
+    from kandinsky.diffusion.scaled_linear import ScaledLinearSchedule  # which needs torch
+
+    unet, vae, schedule = (_read_json(folder / file) for file in SOUND_FILES)
+    kind = schedule.get("_class_name", "PNDMScheduler")
+    if kind not in SOUND_SCHEDULERS:
+        known = " or ".join(f"`{name}`" for name in SOUND_SCHEDULERS)
+        raise RequestError(f"`{folder / SOUND_FILES[2]}` names a `{kind}`, which is not built: use {known}")
+    if ScaledLinearSchedule.from_config(schedule) != ScaledLinearSchedule():
+        raise RequestError(f"`{folder / SOUND_FILES[2]}` has other levels than Stable Diffusion's: only those are built")
+    card = cards.find(SOUND_MODEL)
+
+    def component(name: str, entry: Component, params: Mapping[str, Any]) -> Component:
+        part = Part(repo=str(folder), files=(f"{name}/",), name=entry.parts[0].name, local=f"{name}/")
+        return Component(entry.kind, (part,), dict(params))
+
+    has_encoder = (folder / "encoder").is_dir()
+    return dataclasses.replace(
+        card,
+        dit=component("unet", card.dit, {}),
+        vae=component("vae", card.vae, {}),
+        text=component("encoder", card.text, card.text.params) if has_encoder else card.text,
+        sampling=dataclasses.replace(card.sampling, sampler=SOUND_SCHEDULERS[kind]),
+        clip=dataclasses.replace(
+            card.clip,
+            channels=int(unet.get("in_channels", card.clip.channels)),
+            spatial=2 ** (len(vae.get("block_out_channels", "four")) - 1),
+        ),
+    )
+
+
+def _kandinsky3_folder(folder: Path, card: Card) -> Card:
+    """Kandinsky 3 as Diffusers runs it: its scheduler, guidance and steps, and its way with padding."""
+    if _named_in(folder, card.task) is None:
+        card = dataclasses.replace(card, id=folder.name, title=folder.name, source=str(folder))
+    card = in_diffusers_layout(card, str(folder))
+    params = kandinsky3_folder.unet_params(_read_json(folder / "unet" / "config.json"))
+    vae = kandinsky3_folder.movq_params(_read_json(folder / "movq" / "config.json"))
+    sampler = kandinsky3_folder.sampler_of(_read_json(folder / "scheduler" / "scheduler_config.json"))
+    if sampler is None:
+        log.warning("the scheduler of `%s` is not known: the official one of `%s` is used", folder, card.id)
+    else:
+        card = _overruled(card, {"sampler": sampler} | kandinsky3_folder.DEFAULTS)
+    return dataclasses.replace(
+        card,
+        dit=Component(card.dit.kind, card.dit.parts, params),
+        vae=Component(card.vae.kind, card.vae.parts, vae),
+        clip=dataclasses.replace(card.clip, spatial=2 ** (len(vae["ch_mult"]) - 1), channels=int(vae["z_channels"])),
     )
 
 
@@ -235,3 +327,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     if not isinstance(values, dict):
         raise WeightsError(f"`{path}` must hold a table: fetch it again")
     return values
+
+
+# By Diffusers' pipeline, where its folders are not read as Kandinsky 5's are.
+_READERS = {kandinsky3_folder.PIPELINE: _kandinsky3_folder}

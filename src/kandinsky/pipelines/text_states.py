@@ -16,6 +16,8 @@ from kandinsky.text.store import WORTH_IT, TextStore, cache_folder, encode_each,
 from kandinsky.types import TextStates
 from kandinsky.weights.read import weight_files
 
+# kinds of text encoders that make the states of a negative prompt with a look at the prompt
+CONTRASTING = ("t5-projected",)
 WORDS = (".json", ".txt", ".model")  # what tokenizers and configurations are made of
 
 
@@ -70,6 +72,14 @@ class Asked:
         """
         store = self._store if self._store is None or not way else self._store.beside(way)
         return encode_each([prompt], still=False, encoder=lambda: nullcontext(_Way(self._hold(), ask)), store=store)[0]
+
+    def against(self, negative: str, prompt: str) -> TextStates:
+        """States of a negative prompt, of encoders that make them with a look at the prompt (``CONTRASTING``)."""
+        if not negative.strip():
+            return self.states("")
+        return self.states(
+            negative, way=f"against {prompt}", ask=lambda encoder, text: encoder.encode_against(text, prompt)
+        )
 
     def _hold(self) -> Any:
         if self._encoder is None:

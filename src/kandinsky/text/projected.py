@@ -20,7 +20,10 @@ from kandinsky.params import read_params
 from kandinsky.text.store import join
 from kandinsky.text.t5 import END, T5Encoder, T5Params, read_t5
 from kandinsky.types import TextStates
+from kandinsky.weights.keymaps import PROJECTION
 from kandinsky.weights.read import assign_state, read_state
+
+RULES = ("official", "diffusers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +32,22 @@ class ProjectedParams:
 
     table: where the projection lies in its file, such as `projections.t5`; empty: the file holds nothing else.
     gap_table: where a projection for the interpolation alone lies in it; empty: that is told what all others are.
+    rule: what rows behind the last token hold: "official", zeros; "diffusers", what the projection makes of zeros, and
+          there a negative prompt also keeps an end and a mask of its own, and has as many rows as the prompt.
     """
 
     max_length: int = 128
     table: str = ""
     gap_table: str = ""
+    rule: str = "official"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ProjectedParams:
-        """Read a card's values. Raises: RequestError for an unknown key."""
-        return read_params(cls, values, "text encoder parameter")
+        """Read a card's values. Raises: RequestError for an unknown key or rule."""
+        params = read_params(cls, values, "text encoder parameter")
+        if params.rule not in RULES:
+            raise RequestError(f"text encoder's rule `{params.rule}` is unknown: use {' or '.join(RULES)}")
+        return params
 
 
 class Projection(nn.Sequential):
@@ -59,6 +68,15 @@ class Projection(nn.Sequential):
         linear: nn.Linear = self[0]  # type: ignore[assignment]
         tokens = self(hidden_BLC[:, :length].to(linear.weight.dtype)) * mask[:, :length, None]
         return TextStates(tokens, tokens.mean(dim=1), mask[:, :length])
+
+    def rows(self, hidden_BLC: Tensor, mask_BL: Tensor) -> TextStates:
+        """The same by the rule of Diffusers: every row is projected and none cut off; masked ones are given as zeros.
+
+        Source: Diffusers, models/unets/unet_kandinsky3.py, Kandinsky3EncoderProj.
+        """
+        linear: nn.Linear = self[0]  # type: ignore[assignment]
+        tokens = self(hidden_BLC.to(linear.weight.dtype))
+        return TextStates(tokens, tokens.mean(dim=1), mask_BL)
 
 
 def no_text(width: int) -> TextStates:
@@ -89,7 +107,9 @@ class ProjectedT5Encoder(nn.Module):
         gaps: Projection | None = None,
     ) -> None:
         super().__init__()
-        self.t5 = T5Encoder(encoder, tokenizer, T5Params((params or ProjectedParams()).max_length))
+        params = params or ProjectedParams()
+        self.rule = params.rule
+        self.t5 = T5Encoder(encoder, tokenizer, T5Params(params.max_length))
         self.projection = projection.eval().requires_grad_(False)
         self.gap_projection = projection if gaps is None else gaps.eval().requires_grad_(False)
 
@@ -110,11 +130,13 @@ class ProjectedT5Encoder(nn.Module):
         """States of a negative prompt as the official code makes them beside a prompt.
 
         Quirk: it is cut to the prompt's number of tokens, its last one is the end token, and it is masked as the prompt
-        is, so that a shorter one also shows the padding behind it.
+        is, so that a shorter one also shows the padding behind it. Not so by the other rule, see ``ProjectedParams``.
         """
         if not negative.strip():
             return self.nothing()
         length = len(self._numbers(prompt))
+        if self.rule == "diffusers":
+            return self._states(self._numbers(negative), self.projection, rows=self._rows(length))
         numbers = self.t5.numbers(negative)[:length]
         if numbers[-1] != 0:
             numbers[-1] = END
@@ -134,11 +156,16 @@ class ProjectedT5Encoder(nn.Module):
         numbers = self.t5.numbers(prompt)
         return numbers[: numbers.index(END) + 1]
 
-    def _states(self, numbers: list[int], projection: Projection) -> TextStates:
+    def _rows(self, length: int) -> int:
+        """Rows of a prompt of so many tokens."""
+        return min(length + 1, self.t5.params.max_length)
+
+    def _states(self, numbers: list[int], projection: Projection, *, rows: int | None = None) -> TextStates:
         hidden = self.t5.states(torch.tensor([numbers])).tokens_BLC
-        room = 1 if len(numbers) < self.t5.params.max_length else 0
-        mask = torch.arange(len(numbers) + room, device=hidden.device)[None] < len(numbers)
-        return projection.context(nn.functional.pad(hidden, (0, 0, 0, room)), mask)
+        rows = self._rows(len(numbers)) if rows is None else rows
+        mask = torch.arange(rows, device=hidden.device)[None] < len(numbers)
+        project = projection.rows if self.rule == "diffusers" else projection.context
+        return project(nn.functional.pad(hidden, (0, 0, 0, rows - len(numbers))), mask)  # cut where there are too many
 
 
 def read_projected_t5(
@@ -170,7 +197,7 @@ def projection_of(state: Mapping[str, Tensor], *, table: str = "", dtype: torch.
     Raises: WeightsError where one is missing or does not fit.
     """
     prefix = f"{table}." if table else ""
-    tensors = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    tensors = {PROJECTION.to_ours(name.removeprefix(prefix)): t for name, t in state.items() if name.startswith(prefix)}
     if "0.weight" not in tensors:
         raise WeightsError(f"tensor `{prefix}0.weight` is missing in `{where}`: it holds no such projection")
     out, width = tensors["0.weight"].shape

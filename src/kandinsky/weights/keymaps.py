@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
@@ -22,14 +24,25 @@ class KeyMap:
     table: name of the network's table in files that hold several, as official U-Net files do; there its names begin
     with it, and what lies in other tables belongs to other parts of the model.
     beside: tensors of the network that lie outside its table there, as rows of one, or without.
+    elsewhere: what the names of other parts begin with, in a file without tables.
+    stand_ins: (name in the file, name of another tensor of it that is used where the first is missing).
+    matrices: patterns of matrices in the file that are convolutions of one pixel in the network.
+    then: a map for what comes of these pairs.
     """
 
     pairs: tuple[tuple[str, str], ...] = ()
     table: str = ""
     beside: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    stand_ins: tuple[tuple[str, str], ...] = ()
+    matrices: tuple[str, ...] = ()
+    then: KeyMap | None = None
 
     def own(self, entries: dict[str, Entry]) -> dict[str, Entry]:
         """What belongs to this network of all that a file holds: tensors, or shapes."""
+        stand_ins = {name: entries[other] for name, other in self.stand_ins if other in entries}
+        entries = stand_ins | {name: entry for name, entry in entries.items() if not name.startswith(self.elsewhere)}
+        entries = {name: _widened(entry) if self.is_matrix(name) else entry for name, entry in entries.items()}
         prefix = f"{self.table}."
         if not self.table or not any(name.startswith(prefix) for name in entries):
             return entries
@@ -38,27 +51,43 @@ class KeyMap:
 
     def to_ours(self, official: str) -> str:
         """Our name of an official tensor name."""
-        return _translate(official, self.pairs)
+        name = _translate(official, self.pairs)
+        return name if self.then is None else self.then.to_ours(name)
 
     def to_official(self, ours: str) -> str:
         """The official name of one of our tensor names."""
-        return _translate(ours, tuple((b, a) for a, b in self.pairs))
+        name = ours if self.then is None else self.then.to_official(ours)
+        return _translate(name, tuple((b, a) for a, b in self.pairs))
+
+    def as_file(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """A network's tensors under their names in a file without tables, and in their shapes there."""
+        named = {self.to_official(name): tensor for name, tensor in tensors.items()}
+        return {name: tensor[..., 0, 0] if self.is_matrix(name) else tensor for name, tensor in named.items()}
+
+    def is_matrix(self, official: str) -> bool:
+        """Whether a tensor of a file has two axes less than the network's."""
+        return any(_regex(pattern).fullmatch(official) for pattern in self.matrices)
 
 
 def _flat(entry: Any) -> Any:
     return (math.prod(entry),) if isinstance(entry, tuple) else entry.flatten()
 
 
+def _widened(entry: Any) -> Any:
+    return (*entry, 1, 1) if isinstance(entry, tuple) else entry[..., None, None]
+
+
 def _translate(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
     for source, target in pairs:
-        if match := re.fullmatch(_regex(source), name):
+        if match := _regex(source).fullmatch(name):
             return target.format(**match.groupdict())
     return name
 
 
-def _regex(pattern: str) -> str:
+@cache
+def _regex(pattern: str) -> re.Pattern[str]:
     pieces = re.split(r"\{(\w+)\}", pattern)
-    return "".join(f"(?P<{piece}>.+?)" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces))
+    return re.compile("".join(f"(?P<{piece}>.+?)" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)))
 
 
 IDENTITY = KeyMap()
@@ -97,12 +126,16 @@ UNET_GAPS_1_0 = KeyMap(
 )
 UNET_GAPS_1_1 = KeyMap((("{block}.temporal_projection_new.{name}", "{block}.mix.{name}"),), **_IN_FILE)
 
+# of text states: the official file has two numbered layers, Diffusers' U-Net two with names
+PROJECTION = KeyMap((("projection_linear.{name}", "0.{name}"), ("projection_norm.{name}", "1.{name}")))
+
 _BY_KIND = {
     "kandinsky5.dit": KANDINSKY5_DIT,
     "hunyuan": HUNYUAN_VAE,
     "kandinsky4.dit": KANDINSKY4_DIT,
     "cogvideox": COGVIDEOX_VAE,
     "flux": FLUX_VAE,
+    "stable-diffusion": FLUX_VAE,
     "kandinsky3.unet": UNET,
     "kandinsky_video1.keyframes-1.0": UNET_FRAMES_1_0,
     "kandinsky_video1.keyframes-1.1": UNET_FRAMES_1_1,
