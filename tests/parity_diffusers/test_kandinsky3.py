@@ -13,10 +13,9 @@ from kandinsky.diffusion.samplers import sampler
 from kandinsky.nets.unet.denoiser import UNetDenoiser
 from kandinsky.nets.unet.params import UNetParams
 from kandinsky.nets.unet.unet import UNet
-from kandinsky.ops.linear import linear
 from kandinsky.types import TextStates
+from kandinsky.weights.kandinsky3_folder import UNET
 from tiny.family import randomise
-from tiny.kandinsky3_names import to_diffusers
 
 CONTEXT, GROUPS, HEAD, TIME = 24, 4, 8, 32
 WIDTHS = (16, 16, 32, 32)
@@ -46,7 +45,7 @@ def nets() -> tuple[UNet, Kandinsky3UNet]:
         cross_attention_dim=CONTEXT,
         encoder_hid_dim=CONTEXT,
     )
-    state = {to_diffusers(name): tensor for name, tensor in ours.state_dict().items() if name != "null_embedding"}
+    state = {UNET.to_official(name): tensor for name, tensor in ours.state_dict().items() if name != "null_embedding"}
     report = theirs.load_state_dict(state, strict=False)
     # the projection of text states lies in their network, with the text encoder in ours
     assert not report.unexpected_keys
@@ -143,16 +142,3 @@ def test_every_step_of_the_schedulers_of_kandinsky_video_1_1(name: str, settings
         spread = theirs._get_variance(level) if level > 0 else torch.zeros(())
         expected = quiet - spread * drawn + (spread * draws[i] if i < steps - 1 else 0)
         torch.testing.assert_close(made, expected, rtol=1e-4, atol=2e-5)
-
-
-def test_products_by_the_faster_library() -> None:
-    x, weight, bias = torch.randn(2, 3, 5, 8), torch.randn(6, 8), torch.randn(6)
-    expected = torch.nn.functional.linear(x, weight, bias)
-    with torch.no_grad():
-        torch.testing.assert_close(linear(x, weight, bias), expected)
-        torch.testing.assert_close(
-            linear(x.transpose(1, 2), weight), torch.nn.functional.linear(x, weight).mT.mT.transpose(1, 2)
-        )
-    weight.requires_grad_(True)
-    linear(x, weight).sum().backward()
-    assert weight.grad is not None
