@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": "kandinsky.pipelines.loading",
+    "load": "kandinsky.pipelines.sound_loading",
     "plan": "kandinsky.pipelines.plan",
     "Request": "kandinsky.types",
+    "Soundtrack": "kandinsky.types",
     "TextStates": "kandinsky.types",
     "Video": "kandinsky.types",
     "VideoShape": "kandinsky.types",
@@ -38,6 +39,7 @@ __all__ = [
     "OutOfMemory",
     "Request",
     "RequestError",
+    "Soundtrack",
     "TextStates",
     "Video",
     "VideoShape",
@@ -60,9 +62,9 @@ if TYPE_CHECKING:
         get_T2I_pipeline,
     )
     from kandinsky.errors import BackendError, Cancelled, KandinskyError, OutOfMemory, RequestError, WeightsError
-    from kandinsky.pipelines.loading import load
     from kandinsky.pipelines.plan import plan
-    from kandinsky.types import LatentShape, Request, TextStates, Video, VideoShape, VideoStream
+    from kandinsky.pipelines.sound_loading import load
+    from kandinsky.types import LatentShape, Request, Soundtrack, TextStates, Video, VideoShape, VideoStream
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,10 +17,12 @@ from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.types import Request
 
 if TYPE_CHECKING:
+    from kandinsky.cli.sound import SoundModel
     from kandinsky.media.image import FittedImage
     from kandinsky.pipelines.batch import Item, Outcome
     from kandinsky.pipelines.request import Resolved
     from kandinsky.runtime.parallel.layout import Layout
+    from kandinsky.types import VideoStream
 
 FULL_SIZE_MODEL = "kandinsky5-lite-t2v-sft-5s"
 
@@ -38,6 +40,22 @@ def generate(
     image: Annotated[
         Path | None, typer.Option("--image", metavar="FILE", help="Picture to begin with, or to edit.")
     ] = None,
+    video: Annotated[
+        Path | None, typer.Option("--video", metavar="FILE", help="Film that gets sound, in a copy; -m nano-v2a.")
+    ] = None,
+    audio_only: Annotated[
+        bool, typer.Option("--audio-only", help="With --video: write the sound alone, .wav or .flac.")
+    ] = False,
+    sound: Annotated[bool, typer.Option("--sound", help="Make the clip's sound too, for .mp4 and .webm.")] = False,
+    sound_model: Annotated[
+        str | None, typer.Option("--sound-model", metavar="ID", help="With --sound: the model that makes it.")
+    ] = None,
+    states: Annotated[
+        Path | None, typer.Option("--states", metavar="FILE", help="With --video: states of the encoder, made before.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let an encoder run the program code of its own repository.")
+    ] = False,
     mask: Annotated[
         Path | None, typer.Option("--mask", metavar="FILE", help="For inpainting: white where --image is repainted.")
     ] = None,
@@ -45,7 +63,9 @@ def generate(
         int | None, typer.Option("--mask-grow", metavar="PIXELS", help="Make the mask larger on all sides; 6 is usual.")
     ] = None,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
-    seconds: Annotated[float | None, typer.Option("--seconds", help="Length; 0 makes a still image.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", "--duration", help="Length; 0 makes a still image.")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="How strictly to follow; 1 is off.")] = None,
     shift: Annotated[
@@ -78,7 +98,7 @@ def generate(
         typer.Option("--offload", help="none: all networks stay loaded. module: one at a time. block: one block."),
     ] = None,
     quantize: Annotated[
-        str | None, typer.Option("--quantize", help="int8 or fp8 for the transformer, or dit=int8,text=int8.")
+        str | None, typer.Option("--quantize", help="int8 or fp8 for the network, or dit=int8,text=nf4.")
     ] = None,
     tiling: Annotated[str | None, typer.Option("--tiling", help="Decoding in tiles: none, auto or official.")] = None,
     text_cache: Annotated[
@@ -143,7 +163,43 @@ def generate(
     check_ray(ray, workers, device, prompts)
     if summary is not None and prompts is None:
         raise RequestError("--summary is for many prompts: give them with --prompts FILE")
+    if video is not None and model == cards.DEFAULT_MODEL:
+        model = cards.DEFAULT_SOUND
     source = sources.find(model)
+    if source.card.sound is not None:
+        from kandinsky.cli.sound import SoundModel, generate_sound, refuse
+        from kandinsky.pipelines.sound_request import SoundRequest
+
+        refuse(
+            {
+                "--image": image, "--mask": mask, "--mask-grow": mask_grow, "--size": size, "--shift": shift,
+                "--prompts": prompts, "--quantize": quantize, "--tiling": tiling, "--text-cache": text_cache,
+                "--attention": attention, "--cache": cache, "--lora": lora, "--expand": expand,
+                "--expanded-prompt": expanded, "--fps": fps, "--motion": motion, "--image-guidance": image_guidance,
+                "--interpolation-guidance": interpolation_guidance, "--parallel": parallel, "--sheet": sheet,
+                "--sound": sound, "--sound-model": sound_model,
+            },
+            model,
+        )  # fmt: skip
+        generate_sound(
+            SoundModel(model, device, dtype, offload, trust_remote_code, has_states=states is not None),
+            SoundRequest(model, prompt or "", video, negative, seconds, steps, guidance, seed, states),
+            output,
+            audio_only=audio_only,
+            count=count,
+            plan=plan,
+            as_json=as_json,
+            quiet=quiet,
+        )
+        return
+    for option, given in (("--video", video), ("--audio-only", audio_only), ("--states", states)):
+        if given:
+            raise RequestError(
+                f"`{model}` makes no sound and takes no {option}: use -m {cards.DEFAULT_SOUND}, or --sound"
+            )
+    chained = _sound_model(source.card, sound, sound_model, device, dtype, offload, trust_remote_code)
+    if chained and (prompts is not None or parallel is not None):
+        raise RequestError("--sound is for single prompts: leave --prompts and --parallel out, or add sound afterwards")
     width, height = (None, None) if size is None else parse_size(size)
     request = Request(
         model=model,
@@ -230,6 +286,10 @@ def generate(
         targets = [_target(job, output, i, len(jobs)) for i, job in enumerate(jobs)]
         sheets = [numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
     _check(targets, sheets, device, dtype, offload, quantize)
+    if chained:
+        from kandinsky.cli.sound import check_clip_targets
+
+        check_clip_targets(targets, chained)
     used = attention_for(source.card, jobs[0].sampling, attention)
     layout, why = settle(parallel, world.size, demand_of(jobs[0], used, len(jobs)))
     find_loras(lora)
@@ -255,6 +315,7 @@ def generate(
         text_cache=text_cache,
         attention=attention,
         layout=layout,
+        sound=chained,
         as_json=as_json,
         quiet=quiet,
     )
@@ -275,6 +336,7 @@ def _run(
     text_cache: str | None,
     attention: str,
     layout: Layout,
+    sound: SoundModel | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -302,6 +364,7 @@ def _run(
         for begin in range(0, len(jobs), layout.data):
             pipe.run_batch(jobs[begin : begin + layout.data])
         return
+    silent: list[tuple[Path, VideoStream, dict[str, Any]]] = []
     for begin in range(0, len(jobs), layout.data):
         some = slice(begin, begin + layout.data)
         begun = time.monotonic()
@@ -319,11 +382,43 @@ def _run(
                 if (kept := video.recipe.get("kept_blocks")) is not None:
                     say(f"attention {video.recipe['attention']}: kept {kept:.0%} of the blocks")
                 say(f"seed {video.seed}, {video.num_frames} frames, {taken:.1f} s")
-            if as_json:
-                result = {"path": str(path), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
-                print(json.dumps({**result, "recipe": video.recipe}, ensure_ascii=False), flush=True)
+            facts = {"path": str(path), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
+            if sound is None:
+                _say_result(facts, video.recipe, as_json)
             else:
-                print(path, flush=True)
+                silent.append((path, video, facts))
+    if sound is not None:
+        from kandinsky.cli.sound import add_to_clips
+
+        del pipe  # and with it its networks
+        recipes = add_to_clips(sound, [(path, video) for path, video, _ in silent], quiet=quiet)
+        for (_, _, facts), recipe in zip(silent, recipes, strict=True):
+            _say_result(facts, recipe, as_json)
+
+
+def _say_result(facts: dict[str, Any], recipe: dict[str, Any], as_json: bool) -> None:
+    print(json.dumps({**facts, "recipe": recipe}, ensure_ascii=False) if as_json else facts["path"], flush=True)
+
+
+def _sound_model(
+    card: cards.Card,
+    sound: bool,
+    name: str | None,
+    device: str | None,
+    dtype: str | None,
+    offload: str | None,
+    trust: bool,
+) -> SoundModel | None:
+    """What makes the sound of the clips, where that was asked for. Raises: RequestError for a model that makes none."""
+    from kandinsky.cli.sound import SoundModel
+
+    if not sound:
+        if name is not None:
+            raise RequestError("--sound-model says which model makes sound: add --sound")
+        return None
+    model = SoundModel(name or card.sounds_with, device, dtype, offload, trust)
+    _ = model.card  # refuses what makes no sound
+    return model
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def models(
         facts = [
             {
                 **{k: getattr(card, k) for k in keys},
-                "seconds": card.clip.max_seconds,
+                "seconds": card.clip.max_seconds if card.sound is None else card.sound.window_s,
                 "sizes": card.clip.sizes,
                 "bytes": size,
                 "local": local,
@@ -41,7 +41,7 @@ def models(
             card.id,
             card.task,
             _short(card.parameters),
-            _makes(card.clip),
+            _makes(card),
             gigabytes(size),
             "yes" if local else "no",
             card.licence,
@@ -53,8 +53,11 @@ def models(
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _makes(clip: cards.Clip) -> str:
+def _makes(card: cards.Card) -> str:
     """`5 s, 768x512 and 9 other sizes`"""
+    if card.sound is not None:
+        return f"sound, {card.sound.window_s:g} s at once"
+    clip = card.clip
     others = len(clip.sizes) - 1
     more = f" and {others} other size{'s' if others > 1 else ''}" if others else ""
     return f"{f'{clip.max_seconds:g} s' if clip.max_seconds else 'image'}, {clip.default_size}{more}"

@@ -2,7 +2,7 @@
 
 | ending | where it lies |
 |---|---|
-| .mp4, .webm | the container's `comment` tag, JSON |
+| .mp4, .webm, .mov, .mkv, .wav, .flac | the container's `comment` tag, JSON |
 | .gif | the comment extension, JSON |
 | .webp | EXIF ImageDescription, JSON |
 | .png | a tEXt chunk named `kandinsky`, JSON |
@@ -23,6 +23,7 @@ from kandinsky.diffusion import caching
 from kandinsky.errors import RequestError
 
 PNG_KEY = "kandinsky"
+CONTAINERS = (".mp4", ".webm", ".mov", ".mkv", ".wav", ".flac")
 EXIF_IMAGE_DESCRIPTION = 0x010E
 _VERSIONED = ("torch", "transformers", "diffusers", "tokenizers", "numpy", "av")
 
@@ -79,7 +80,7 @@ def read(path: Path) -> dict[str, Any]:
         path = frames[0]
     if not path.is_file():
         raise RequestError(f"`{path}` does not exist")
-    readers = {".mp4": _container, ".webm": _container, ".gif": _gif, ".webp": _webp, ".png": _png}
+    readers = dict.fromkeys(CONTAINERS, _container) | {".gif": _gif, ".webp": _webp, ".png": _png}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise RequestError(f"`{path}` is of no kind that carries a recipe: {', '.join(sorted(readers))}")
@@ -125,6 +126,12 @@ def command(recipe: Mapping[str, Any]) -> str:
         words += [option, _plain(value)]
     if image := recipe.get("image"):
         words += ["--image", image["file"] or "IMAGE"]  # one from memory has no name
+    if film := recipe.get("video"):
+        words += ["--video", film["file"] or "VIDEO"]  # one from memory has no name
+    if sound := recipe.get("sound"):
+        words += ["--sound", "--sound-model", str(sound["model"])]
+    if states := recipe.get("states"):
+        words += ["--states", str(states)]
     if mask := recipe.get("mask"):
         words += ["--mask", mask["file"] or "MASK", *(("--mask-grow", str(mask["grow"])) if mask["grow"] else ())]
     if quantize := recipe.get("quantize"):

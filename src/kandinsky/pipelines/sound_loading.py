@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from kandinsky.cards import DEFAULT_MODEL, Card, Component
-from kandinsky.errors import RequestError
 from kandinsky.pipelines import loading, sources
 from kandinsky.pipelines.generation import GenerationPipeline
 from kandinsky.pipelines.loading import BESIDE, Files, network_builder, places_for
+from kandinsky.pipelines.remote_code import FOREIGN, check_trust
 from kandinsky.pipelines.sound_request import sound_of
 from kandinsky.pipelines.video_to_audio import VideoToAudioPipeline
 from kandinsky.runtime.placement import Placement, Precision
@@ -92,7 +92,7 @@ def build_sound(
             continue
         files = locate_parts(component, root=root, model=card.id)
         if component.kind in FOREIGN:
-            builders[part] = partial(FOREIGN[component.kind], component, files, precision)
+            builders[part] = partial(READERS[component.kind], component, files)
         else:
             stored = part == "dit" and offload == "block"  # a swapped block gets its type when it runs
             builders[part] = network_builder(
@@ -110,20 +110,11 @@ def build_sound(
     )
 
 
-def check_trust(card: Card, trusted: bool, *, only: Collection[str] = ALL) -> None:
-    """Refuse to run program code from a repository unless that was allowed. Raises: RequestError."""
-    if "text" in only and card.text.kind in FOREIGN and not trusted:
-        raise RequestError(
-            f"the encoder of `{card.id}` brings program code of its own, in `{card.text.parts[0].repo}`, and that is "
-            "not run unasked: add `--trust-remote-code` (`trust_remote_code=True`) if you trust it",
-            hint="states of the encoder that were made elsewhere do as well: --states FILE",
-        )
-
-
-def _cogvlm2(component: Component, files: Files, precision: Precision) -> Any:
+def _cogvlm2(component: Component, files: Files) -> Any:
     (folder,) = files.values()
-    return read_cogvlm2(folder, params=CogVlm2Params.from_dict(component.params), dtype=precision.compute)
+    # twelve billion numbers, which are bfloat16 in the file and in the official run
+    return read_cogvlm2(folder, params=CogVlm2Params.from_dict(component.params), dtype=torch.bfloat16)
 
 
-# Encoders whose classes are code in their own repositories. All others are networks of this library.
-FOREIGN: dict[str, Callable[[Component, Files, Precision], Any]] = {"cogvlm2-video": _cogvlm2}
+# By the names of ``remote_code.FOREIGN``; all other encoders are networks of this library.
+READERS: dict[str, Callable[[Component, Files], Any]] = {"cogvlm2-video": _cogvlm2}

@@ -230,7 +230,7 @@ def _sound_folder(folder: Path) -> Card:
         known = " or ".join(f"`{name}`" for name in SOUND_SCHEDULERS)
         raise RequestError(f"`{folder / SOUND_FILES[2]}` names a `{kind}`, which is not built: use {known}")
     if ScaledLinearSchedule.from_config(schedule) != ScaledLinearSchedule():
-        raise RequestError(f"`{folder / SOUND_FILES[2]}` has other levels than Stable Diffusion's: only those are built")
+        raise RequestError(f"`{folder / SOUND_FILES[2]}` has other levels than Stable Diffusion 1: use those")
     card = cards.find(SOUND_MODEL)
 
     def component(name: str, entry: Component, params: Mapping[str, Any]) -> Component:

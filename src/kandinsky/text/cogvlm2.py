@@ -109,7 +109,7 @@ class CogVlm2Encoder(nn.Module):
 def read_cogvlm2(folder: Path, *, params: CogVlm2Params | None = None, dtype: torch.dtype) -> CogVlm2Encoder:
     """Read model and tokenizer from a local folder, on the host. **Runs the program code in that folder.**
 
-    Nothing is fetched. Callers ask for permission first, see ``pipelines/sound_loading.py``.
+    Nothing is fetched. Callers ask for permission first, see ``pipelines/remote_code.py``.
     Raises: BackendError without transformers, or where the folder's code does not run; WeightsError for damaged files.
     """
     try:
@@ -117,10 +117,11 @@ def read_cogvlm2(folder: Path, *, params: CogVlm2Params | None = None, dtype: to
     except ImportError as error:
         raise BackendError("the encoder needs the package `transformers`: install `kandinsky-video[full]`") from error
     read_shapes(folder)  # names a tensor that is cut off, before any is read
-    local = {"local_files_only": True, "trust_remote_code": True}
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": True}
+    classes: tuple[Any, Any] = (AutoTokenizer, AutoModelForCausalLM)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        tokenizer = classes[0].from_pretrained(folder, **local)
+        model, report = classes[1].from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
         )
     except (torch.OutOfMemoryError, MemoryError):

@@ -1,0 +1,206 @@
+"""The sound side of `kandinsky generate`: sound for a film (`--video`), and for clips just made (`--sound`).
+
+Everything that can be refused is refused before torch is loaded; the film given is only read.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kandinsky.cards import Card
+from kandinsky.errors import RequestError
+
+if TYPE_CHECKING:
+    from kandinsky.media.mux import Film
+    from kandinsky.pipelines.sound_request import ResolvedSound, SoundRequest
+    from kandinsky.pipelines.video_to_audio import VideoToAudioPipeline
+    from kandinsky.types import Video, VideoStream
+
+
+@dataclass(frozen=True, slots=True)
+class SoundModel:
+    """Which model makes sound, and how it runs. has_states: the encoder is not needed."""
+
+    name: str
+    device: str | None = None
+    dtype: str | None = None
+    offload: str | None = None
+    trust_remote_code: bool = False
+    has_states: bool = False
+
+    @property
+    def card(self) -> Card:
+        from kandinsky.pipelines import sources
+        from kandinsky.pipelines.sound_request import sound_of
+
+        card = sources.find(self.name).card
+        sound_of(card)
+        return card
+
+    @property
+    def networks(self) -> set[str]:
+        return set(self.card.components) - ({"text"} if self.has_states else set())
+
+    def check(self) -> None:
+        """All that can be refused before torch is loaded. Raises: RequestError, WeightsError, BackendError."""
+        from kandinsky.pipelines import sources
+        from kandinsky.pipelines.remote_code import check_trust
+        from kandinsky.runtime.devices import check_device, choose_dtype
+        from kandinsky.runtime.plan import check_offload
+        from kandinsky.weights.locate import locate_parts
+
+        check_device(self.device)
+        choose_dtype(self.dtype, self.device or "cpu")
+        check_offload(self.offload or "none")
+        source, needed = sources.find(self.name), self.networks
+        check_trust(source.card, self.trust_remote_code, only=needed)
+        for name in sorted(needed):
+            locate_parts(source.card.component(name), root=source.root, model=source.card.id)
+
+    def load(self, *, quiet: bool) -> VideoToAudioPipeline:
+        from kandinsky.cli.progress import hush_libraries, patient
+
+        hush_libraries()
+        with patient("loading", quiet=quiet):
+            from kandinsky.pipelines.sound_loading import load_sound
+
+            return load_sound(
+                self.name,
+                device=self.device,
+                dtype=self.dtype,
+                offload=self.offload or "none",
+                only=self.networks,
+                trust_remote_code=self.trust_remote_code,
+            )
+
+
+def refuse(given: Mapping[str, Any], model: str) -> None:
+    """Refuse options that say nothing to a model of sound. Raises: RequestError naming the first that was given."""
+    for option, value in given.items():
+        if value not in (None, False, [], "auto"):
+            raise RequestError(f"`{model}` makes sound for a film and takes no {option}: leave it out")
+
+
+def generate_sound(
+    model: SoundModel,
+    request: SoundRequest,
+    output: str | None,
+    *,
+    audio_only: bool,
+    count: int,
+    plan: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Sound for one film, ``count`` times with seeds counting up; prints the path of each file."""
+    import dataclasses
+
+    from kandinsky.cli.main import say
+    from kandinsky.cli.progress import patient
+    from kandinsky.media.mux import Film
+    from kandinsky.pipelines.sound_request import resolve_sound
+
+    first = resolve_sound(request, model.card)
+    jobs = [dataclasses.replace(first, seed=first.seed + i) for i in range(count)]
+    if plan:
+        _show_plan(first, model, clips=len(first.windows.starts_s) * count, as_json=as_json)
+        return
+    assert isinstance(first.film, Film)
+    targets = [_target(first.film, output, audio_only, i, count) for i in range(count)]
+    model.check()
+    if not quiet:
+        _say_film(first.film, targets[0], len(first.windows.starts_s))
+    pipe = model.load(quiet=quiet)
+    for job, target in zip(jobs, targets, strict=True):
+        begun = time.monotonic()
+        with patient(job.prompt or first.film.path.name, quiet=quiet) as on_step:
+            made = pipe.run(job, on_step=on_step)
+            path = made.save(target)
+        if not quiet:
+            say(f"seed {made.seed}, {made.audio.seconds:.2f} s of sound, {time.monotonic() - begun:.1f} s")
+        if as_json:
+            result = {"path": str(path), "taken_s": round(time.monotonic() - begun, 3), "recipe": made.recipe}
+            print(json.dumps(result, ensure_ascii=False), flush=True)
+        else:
+            print(path, flush=True)
+
+
+def check_clip_targets(targets: Sequence[Path], model: SoundModel) -> None:
+    """Refuse clips that cannot carry sound, and a model that cannot run. Raises: RequestError, WeightsError."""
+    from kandinsky.media.mux import SOUND_CODECS
+
+    for path in targets:
+        if path.suffix.lower() not in SOUND_CODECS:
+            raise RequestError(f"output `{path}` cannot hold sound: with --sound, use .mp4 or .webm")
+    model.check()
+
+
+def add_to_clips(
+    model: SoundModel, made: Sequence[tuple[Path, Video | VideoStream]], *, quiet: bool
+) -> list[dict[str, Any]]:
+    """Give clips that were just written their sound, in their files; returns their recipes.
+
+    A clip's prompt and seed are those of its sound. What was written is complete without it: an error leaves it there.
+    """
+    from kandinsky.cli.main import say
+    from kandinsky.cli.progress import patient
+    from kandinsky.media import mux
+
+    gc.collect()  # the networks that made the clips are no longer needed
+    pipe = model.load(quiet=quiet)
+    recipes = []
+    for path, video in made:
+        begun = time.monotonic()
+        with patient(f"sound for {path.name}", quiet=quiet) as on_step:
+            sound = pipe(str(video.recipe.get("prompt", "")), video=path, seed=video.seed, on_step=on_step)
+            told = {key: value for key, value in sound.recipe.items() if key not in ("video", "prompt", "versions")}
+            recipe = video.recipe | {"sound": told}
+            mux.add_sound(mux.probe(path), sound.audio, path, recipe=recipe, over=True)
+        recipes.append(recipe)
+        if not quiet:
+            say(f"sound by {model.name}, {time.monotonic() - begun:.1f} s")
+    return recipes
+
+
+def _target(film: Film, output: str | None, audio_only: bool, index: int, count: int) -> Path:
+    """The file of one result, checked; where none is named, beside where one works, after the film."""
+    from kandinsky.media.audio import SOUND_FILES, check_audio_target
+    from kandinsky.media.mux import SOUND_CODECS, check_film_target
+    from kandinsky.pipelines.result_names import numbered
+
+    ending = film.path.suffix.lower() if film.path.suffix.lower() in SOUND_CODECS else ".mp4"
+    path = numbered(output or f"{film.path.stem}-sound{'.wav' if audio_only else ending}", index, count)
+    if path.suffix.lower() in SOUND_FILES or audio_only:
+        return check_audio_target(path)
+    return check_film_target(path, film)
+
+
+def _say_film(film: Film, target: Path, windows: int) -> None:
+    from kandinsky.cli.main import say
+    from kandinsky.media.audio import SOUND_FILES
+
+    in_windows = f", in {windows} windows" if windows > 1 else ""
+    say(f"video {film.path}: {film.seconds:.2f} s, {len(film.times_s)} frames{in_windows}")
+    if film.has_sound and target.suffix.lower() not in SOUND_FILES:
+        say("its own sound is left out of the new file")
+
+
+def _show_plan(resolved: ResolvedSound, model: SoundModel, *, clips: int, as_json: bool) -> None:
+    from kandinsky.cli.plan import show_plan
+    from kandinsky.pipelines.plan import plan
+
+    made = plan(
+        model.name,
+        steps=resolved.steps,
+        guidance=resolved.guidance,
+        device=model.device,
+        dtype=model.dtype,
+        offload=model.offload,
+    )
+    show_plan(made, as_json=as_json, clips=clips)
