@@ -1,7 +1,8 @@
 """From several started processes to one job: they meet, watch each other, and end together.
 
-Every process shows a sign of life in the store they met through. One that fails says why and all end; one that goes
-silent is missed within ``SILENCE_S`` and all end; what a scheduler ends says so. The importable part needs no torch.
+Every process shows a sign of life in the store they met through. One that fails says why and all end; one that has
+gone, or is silent for ``SILENCE_S``, is missed and all end, also the one that hangs; what a scheduler ends says so. The
+importable part needs no torch.
 """
 
 from __future__ import annotations
@@ -22,14 +23,21 @@ from datetime import timedelta
 from typing import Any
 
 from kandinsky.errors import KandinskyError, RequestError
+from kandinsky.runtime.parallel.neighbours import Neighbour
 
 BEAT_S = 1.0
-SILENCE_S = 20.0
+# counted in beats of who listens: one that was stopped or starved itself judges nobody by the time that passed
+SILENCE_S = 15.0
+# silent for so long, a process is looked for
+DOUBT_S = 3.0
 # a process that does not leave its work by itself is ended after this time
 GRACE_S = 3.0
 # longer than any one stage: who is really gone is missed by the signs of life
 PATIENCE = timedelta(hours=12)
+# machines of a cluster do not start at the same moment
+MEETING_S = 300.0
 ENDED = 1
+NOTHING = "the job ends, no file was written"
 BY_LAUNCHER = "the launcher ended it, most likely since another process failed; no file was written"
 
 
@@ -86,9 +94,11 @@ def meet(device_type: str) -> None:
         import torch
 
         torch.cuda.set_device(World.started().local)
-    dist.init_process_group(backend, timeout=PATIENCE)
-    store: Any = dist.distributed_c10d._get_default_store()
+    store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_S)))
+    # before the group is formed, in which one that has gone would be waited for
     _Watch.present = _Watch(store.clone(), World.started())
+    group_store = dist.PrefixStore("kandinsky-group", store)
+    dist.init_process_group(backend, store=group_store, rank=rank, world_size=size, timeout=PATIENCE)
 
 
 def part(failed: str | None = None) -> None:
@@ -182,13 +192,22 @@ class _Watch:
             before = signal.signal(signal.SIGTERM, lambda *_: None)
             wakeup = signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
             self._restore = [lambda: signal.signal(signal.SIGTERM, before), lambda: signal.set_wakeup_fd(wakeup)]
+        store.set(f"kandinsky/place/{world.rank}", str(Neighbour.myself()))
+        self._beats = 0
         self._thread = threading.Thread(target=self._run, name="kandinsky-watch", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._guard, name="kandinsky-guard", daemon=True).start()
 
     def finish(self, failed: str | None) -> None:
         """This process is done, or has failed."""
         self._done.set()
         self._thread.join(2 * BEAT_S)
+        if not self._thread.is_alive():  # else it waits for a store that does not answer
+            self._tell_end(failed)
+        for restore in self._restore:
+            restore()
+
+    def _tell_end(self, failed: str | None) -> None:
         with contextlib.suppress(Exception):
             if failed is not None:
                 self.store.set("kandinsky/failed", failed)
@@ -197,8 +216,6 @@ class _Watch:
                 end = time.monotonic() + SILENCE_S
                 while time.monotonic() < end and not all(self._is_done(rank) for rank in range(self.world.size)):
                     time.sleep(0.05)
-        for restore in self._restore:
-            restore()
 
     def explain(self, error: Exception) -> str | None:
         """Why a call to others broke, where they are the reason: waits until somebody is missed or has said it."""
@@ -213,10 +230,9 @@ class _Watch:
         return self.ending or "the connection to another process broke"
 
     def _run(self) -> None:
-        seen: dict[int, tuple[bytes, float]] = {}
-        beat = 0
+        heard: dict[int, tuple[bytes, int]] = {}  # the sign, and when it was new
         while not self._done.wait(BEAT_S):
-            beat += 1
+            self._beats += 1
             try:
                 if self._is_ended():
                     # whoever fails first says it; a moment for it to arrive
@@ -225,27 +241,53 @@ class _Watch:
                     return self._end(f"error: process {self.world.rank} of {self.world.size} ends: {reason}", reason)
                 if failure := self._failure():
                     return self._end(None, failure)
-                self.store.set(f"kandinsky/life/{self.world.rank}", str(beat))
-                now = time.monotonic()
+                self.store.set(f"kandinsky/life/{self.world.rank}", str(self._beats))
                 for rank in range(self.world.size):
                     if rank == self.world.rank or self._is_done(rank):
                         continue
-                    key = f"kandinsky/life/{rank}"
-                    sign = self.store.get(key) if self.store.check([key]) else b""
-                    if rank not in seen or seen[rank][0] != sign:
-                        seen[rank] = (sign, now)
-                    elif now - seen[rank][1] > SILENCE_S:
-                        reason = f"process {rank} has gone: no sign of life for {SILENCE_S:g} s"
+                    sign = self._told(f"kandinsky/life/{rank}")
+                    if rank not in heard or heard[rank][0] != sign:
+                        heard[rank] = (sign, self._beats)
+                    elif missing := self._missing(rank, (self._beats - heard[rank][1]) * BEAT_S):
                         first = self.store.add("kandinsky/missed", 1) == 1
-                        return self._end(
-                            f"error: {reason}; the job ends, no file was written" if first else None, reason
-                        )
+                        return self._end(f"error: {missing}; {NOTHING}" if first else None, missing)
             except Exception:  # the store has gone with the process that held it
                 if self._done.is_set():
                     return None
                 reason = "the process that held the others together has gone"
                 return self._end(f"error: process {self.world.rank}: {reason}", reason)
         return None
+
+    def _guard(self) -> None:
+        """The store answers nobody when the process that holds it is stopped: then the other thread hangs too."""
+        beats, same = self._beats, 0
+        while not self._done.wait(BEAT_S) and self.ending is None:
+            same = same + 1 if beats == self._beats else 0
+            beats = self._beats
+            if same * BEAT_S >= SILENCE_S:
+                reason = f"the process that holds the others together does not answer: no sign for {SILENCE_S:g} s"
+                return self._end(f"error: process {self.world.rank}: {reason}; {NOTHING}", reason)
+        return None
+
+    def _missing(self, rank: int, silent_s: float) -> str | None:
+        """Why a process that was silent so long is missed; None where it is not yet. One that hangs here is ended."""
+        if silent_s < DOUBT_S:
+            return None
+        told = self._told(f"kandinsky/place/{rank}")
+        who = Neighbour.parse(told.decode()) if told else None
+        place = f" ({who.place})" if who else ""
+        if who and who.has_gone() and not self._is_done(rank):
+            return f"process {rank}{place} has gone: it was killed, by someone or for want of memory"
+        if silent_s < (SILENCE_S if who else MEETING_S):
+            return None
+        if who:  # a launcher would ask it nicely first, and wait
+            who.end()
+            return f"process {rank}{place} does not answer: no sign of life for {SILENCE_S:g} s"
+        return f"process {rank} did not come within {MEETING_S:g} s"
+
+    def _told(self, key: str) -> bytes:
+        """What another process has put into the store; empty where it has not yet."""
+        return bytes(self.store.get(key)) if self.store.check([key]) else b""
 
     def _is_ended(self) -> bool:
         try:
@@ -254,7 +296,7 @@ class _Watch:
             return False
 
     def _failure(self) -> str | None:
-        return self.store.get("kandinsky/failed").decode() if self.store.check(["kandinsky/failed"]) else None
+        return self._told("kandinsky/failed").decode() or None
 
     def _is_done(self, rank: int) -> bool:
         return bool(self.store.check([f"kandinsky/done/{rank}"]))
