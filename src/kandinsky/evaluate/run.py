@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kandinsky import cards
 from kandinsky.errors import RequestError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from kandinsky.pipelines.generation import GenerationPipeline
 
 Case = TypeVar("Case")
-EVALUATED = ("nano-t2v", "nano-i2v")
+EVALUATED = ("nano-t2v", "nano-i2v", "nano-v2a")
 
 
 @dataclass(slots=True)
@@ -80,7 +81,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model on requests it was never trained with.
 
-    Args:   cache: where ``kandinsky data nano`` put the real clips.   prompts: number a group; None = all.
+    Args:   cache: where ``kandinsky data nano`` put the real clips.   prompts: number a group; None = all. Of a model
+            of sound: clips in all groups together.
             groups: only these, such as `en label`; None = all.
             dtype: compute type, as ``load`` takes it; the autoencoder is measured in float32 whatever it is.
             sheet: write a contact sheet of clips from all groups there.
@@ -91,6 +93,13 @@ def evaluate(
     """
     if model not in EVALUATED:
         raise RequestError(f"there is no evaluation for `{model}`: use {', '.join(f'`{name}`' for name in EVALUATED)}")
+    if cards.find(model).sound is not None:
+        from kandinsky.evaluate.nano_sound import evaluate_sound
+
+        return evaluate_sound(
+            model, cache=Path(cache), clips=prompts, groups=groups, batch=batch, seed=seed, dtype=dtype,
+            sheet=None if sheet is None else Path(sheet), on_batch=on_batch,
+        )  # fmt: skip
     import torch
 
     from kandinsky.data.concepts import load_concepts
@@ -204,6 +213,18 @@ COLUMNS = (
     ("first_frame_db", "first frame, dB", ".1f"),
     ("nearer_than_still", "nearer to the real clip than a still", ".1%"),
     ("motion_ratio", "motion against real", ".2f"),
+    ("events", "events", "d"),
+    ("onset_f1", "onset F1", ".2f"),
+    ("onset_f1_other", "F1, another clip's events", ".2f"),
+    ("precision", "precision", ".2f"),
+    ("recall", "recall", ".2f"),
+    ("timing_ms", "off by, ms", ".0f"),
+    ("false_onsets", "false onsets a silent clip", ".2f"),
+    ("loudness_r", "loudness r", ".2f"),
+    ("pitch_r", "pitch r", ".2f"),
+    ("timbre", "right timbre", ".0%"),
+    ("envelope_r", "envelope r", ".2f"),
+    ("envelope_r_other", "envelope r, another clip", ".2f"),
 )
 
 
@@ -212,7 +233,8 @@ def table(result: dict[str, Any]) -> str:
     columns = [column for column in COLUMNS if column[0] in next(iter(result["groups"].values()))]
     lines = ["| group | " + " | ".join(heading for _, heading, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, figures in result["groups"].items():
-        lines.append(f"| {name} | " + " | ".join(format(figures[field], form) for field, _, form in columns) + " |")
+        told = ["–" if figures[field] is None else format(figures[field], form) for field, _, form in columns]
+        lines.append(f"| {name} | " + " | ".join(told) + " |")
     lines.append("")
     if a := result.get("autoencoder"):
         lines.append(
