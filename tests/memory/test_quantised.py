@@ -16,7 +16,7 @@ from kandinsky.pipelines.loading import load
 from kandinsky.runtime.placement import Placement
 from kandinsky.runtime.quantise import check, layers, parse, quantise
 from memory.test_block_offload import HERE, ask, exact, transformer
-from tiny import family
+from tiny import family, unets
 
 
 def plain() -> nn.Module:
@@ -53,13 +53,12 @@ def test_unknown_names_are_refused(value, message: str, capsys) -> None:
         assert message in capsys.readouterr().err
 
 
-def test_what_cannot_run_here_is_refused_before_weights_are_read() -> None:
-    with pytest.raises(BackendError, match="quantize `nf4` needs a CUDA device, and `text` runs on `cpu`"):
-        check({"text": "nf4"}, {"text": HERE}, offload="none")
-    with pytest.raises(RequestError, match="`nf4` and offload `block` do not combine"):
-        check({"text": "nf4"}, {"text": torch.device("cuda")}, offload="block")
-    with pytest.raises(BackendError, match="needs the package `bitsandbytes`"):
-        check({"text": "nf4"}, {"text": torch.device("cuda")}, offload="none")
+def test_a_package_that_is_not_there_is_named_before_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    check({})
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    check({})
+    with pytest.raises(BackendError, match=r"needs the package `torchao`: install `kandinsky-video\[full\]`"):
+        check({"text": "nf4"})
 
 
 def test_only_products_inside_blocks_are_quantised() -> None:
@@ -85,6 +84,42 @@ def test_results_move_a_little(scheme: str, error: float) -> None:
     assert 0 < distance < error
     held = net.visual_transformer_blocks[0].feed_forward.in_layer.weight
     assert held.qdata.dtype.itemsize == 1 and held.dtype is torch.float32
+
+
+def encoder() -> nn.Module:
+    """T5 at small size, with layers of whole and of broken groups of 64 weights."""
+    net = unets.t5.__wrapped__()
+    assert len(set(layers(net))) == 2 * 7
+    return net.requires_grad_(False)
+
+
+@pytest.mark.parametrize(("scheme", "error", "bits"), [("int8", 0.04, 8), ("nf4", 0.5, 4)])
+def test_text_encoders_in_8_and_4_bits(scheme: str, error: float, bits: int) -> None:
+    words = torch.arange(2, 9)[None]
+    expected = encoder()(words).last_hidden_state
+    net = encoder()
+    assert quantise(net, scheme, device=HERE) == 14
+    distance = (net(words).last_hidden_state - expected).norm() / expected.norm()
+    assert 0 < distance < error
+    weight = net.encoder.block[0].layer[0].SelfAttention.q.weight
+    names, _ = weight.__tensor_flatten__()
+    stored = sum(t.nbytes for t in (getattr(weight, name) for name in names) if t.numel() * 2 >= weight.numel())
+    assert stored == weight.numel() * bits // 8
+
+
+def test_4_bits_visit_the_device_block_by_block() -> None:
+    def small() -> nn.Module:
+        net = encoder()
+        quantise(net, "nf4", device=HERE)
+        return net
+
+    words, states = torch.arange(2, 9)[None], []
+    for offload in ("none", "block"):
+        placement = Placement({"text": small}, device=HERE, offload=offload, quantized=True)
+        with placement.hold("text") as net:
+            states.append(net(words).last_hidden_state)
+            assert [swap.moves.brought for swap in placement.swaps("text")] == ([2] if offload == "block" else [])
+    assert torch.equal(*states)
 
 
 def test_quantised_blocks_visit_the_device() -> None:

@@ -5,6 +5,7 @@ also leaves cards of the shipped models' ids, so that the official calls and `lo
 `KANDINSKY_CARDS` names their folder.
 """
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,8 @@ def movq(temporal: bool = False) -> nn.Module:
 
 
 @cache
-def projection() -> nn.Module:
-    return randomise(Projection(HIDDEN, CONTEXT))
+def projection(gaps: bool = False) -> nn.Module:
+    return randomise(Projection(HIDDEN, CONTEXT), seed=12 if gaps else 11)
 
 
 @cache
@@ -117,7 +118,7 @@ def write(folder: Path) -> Path:
         torch.save(tables, weights / file)
     for file, temporal in (("movq.pt", False), ("video_movq.pt", True)):
         torch.save(movq(temporal).state_dict(), weights / file)
-    both = {"projection_base": projection().state_dict(), "projection_interpolation": projection().state_dict()}
+    both = {"projection_base": projection().state_dict(), "projection_interpolation": projection(True).state_dict()}
     torch.save(both, weights / "t5_projections.pt")
     for name in ("flan-ul2", "flan_ul2_encoder"):
         t5().save_pretrained(weights / name)
@@ -148,10 +149,10 @@ def _text_parts(model: str) -> str:
         "kandinsky-video-1.0": "kandinsky_video.pt",
         "kandinsky-video-1.1": "t5_projections.pt",
     }[model]
-    entries = {"tokenizer": ("spiece.model", "flan-ul2/"), "projection": (file, file)}
+    entries = {"tokenizer": (["spiece.model", "tokenizer_config.json"], "flan-ul2/"), "projection": ([file], file)}
     return "".join(
-        f'[[text.parts]]\nname = "{name}"\nrepo = "nobody/tiny"\nfiles = ["{one}"]\nlocal = "{local}"\n'
-        for name, (one, local) in entries.items()
+        f'[[text.parts]]\nname = "{name}"\nrepo = "nobody/tiny"\nfiles = {json.dumps(files)}\nlocal = "{local}"\n'
+        for name, (files, local) in entries.items()
     )
 
 

@@ -21,11 +21,14 @@ def plan(
     seconds: Annotated[float | None, typer.Option("--seconds", help="Length; 0 is a still image.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="1 is off and halves the time.")] = None,
+    fps: Annotated[
+        str | None, typer.Option("--fps", help="Of models that make key frames: low, medium or high.")
+    ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; the best there is.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
     offload: Annotated[str | None, typer.Option("--offload", help="none, module or block; what fits.")] = None,
     quantize: Annotated[
-        str | None, typer.Option("--quantize", help="int8 or fp8 for the transformer, or dit=int8,text=int8.")
+        str | None, typer.Option("--quantize", help="int8 or fp8 for the network, or dit=int8,text=nf4.")
     ] = None,
     memory: Annotated[
         str | None, typer.Option("--memory", help="Plan for a card of that size, such as 12GB, not for this machine.")
@@ -44,6 +47,7 @@ def plan(
         seconds=seconds,
         steps=steps,
         guidance=guidance,
+        fps=fps,
         device=device,
         dtype=dtype,
         offload=offload,

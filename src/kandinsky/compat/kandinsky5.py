@@ -65,7 +65,7 @@ def get_T2V_pipeline(  # noqa: N802 - the official name
              conf_path: an official YAML file; then ``cache_dir`` and the paths are not used.
              offload: hold each network on its device only while it runs.
              magcache: leave out passes, by the configuration's calibration.
-             quantized_qwen: Qwen's weights in 4 bits (bitsandbytes), off CUDA in 8 (torchao).
+             quantized_qwen: Qwen's weights in 4 bits, off CUDA in 8.
              text_token_padding: pad the text to its full length under a mask; False pads nothing. Same result.
              attention_engine: `auto`, `sdpa`, `flash_attention_2`, `flash_attention_3` or `sage`.
              resolution: argument of the first release, then the second one in order; by name here, and 512 when given.

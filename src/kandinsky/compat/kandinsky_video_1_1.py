@@ -122,7 +122,7 @@ def get_T5encoder(  # noqa: N802 - an official name
         raise RequestError("load_in_8bit and load_in_4bit were both given: choose one")
     scheme = {"text": "int8" if load_in_8bit else "nf4"} if load_in_8bit or load_in_4bit else {}
     target = place(str(device))
-    quantise.check(scheme, {"text": target}, offload="none")
+    quantise.check(scheme)
     card = found_in(cards.find(MODEL), cache_dir)
     path = locate_part(_part(card.text, "projection"), model=MODEL)
     state = read_state(path)

@@ -20,6 +20,7 @@ def plan(
     seconds: float | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    fps: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     offload: str | None = None,
@@ -32,7 +33,17 @@ def plan(
              memory: `12GB`: plan for a card of that size instead of this machine's.
     Raises:  RequestError or BackendError as a generation would.
     """
-    request = Request(model, "any", seconds=seconds, width=width, height=height, steps=steps, guidance=guidance, seed=0)
+    request = Request(
+        model,
+        "any",
+        seconds=seconds,
+        width=width,
+        height=height,
+        steps=steps,
+        guidance=guidance,
+        fps=fps,
+        seed=0,
+    )
     source = sources.find(model)
     resolved = resolve(request, source.card, needs_image=False)
     return plan_resolved(resolved, root=source.root, device=device, dtype=dtype, offload=offload, quantize=quantize,

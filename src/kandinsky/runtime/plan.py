@@ -30,9 +30,9 @@ TILE_FRAMES = 17  # of the official tiling of the HunyuanVideo autoencoder
 _DECODER_FRAMES = {"hunyuan": TILE_FRAMES, "cogvideox": 9, "movq": 5}
 # Decoding layer by layer (nets/vae/layered.py): numbers of a chunk, and the bytes that are kept on the device.
 LAYER_CHUNK, LAYER_KEPT = 2**26, 2**31
-# Share of a text encoder's weights in blocks, and the share of one block; Qwen2.5-VL's: 60 blocks, and two vocabularies
-# of 152,064 words outside them.
-_TEXT_BLOCKS, _TEXT_BLOCK = 0.86, 0.028
+# Share of a text encoder's weights in blocks, and the share of one block: Qwen2.5-VL with 60 blocks, and two
+# vocabularies of 152,064 words outside them; T5-XXL with 24 blocks; Flan-UL2 with 32.
+_TEXT_SHARES = {"qwen-clip": (0.86, 0.028), "t5": (0.97, 0.041), "t5-projected": (0.98, 0.031)}
 # Sustained matrix-product rates, FLOP/s: what a core with AVX-512 was measured to reach in this library's training
 # (82 GFLOP/s in float32, 204 in bfloat16); and what the published 139 s for 5 s of T2V Lite mean for an H100.
 _CORE_RATE = {"float32": 80e9, "bfloat16": 200e9, "float16": 80e9}
@@ -245,17 +245,20 @@ def _needs(card: Card, shape: VideoShape, tokens: int, width: int, quantize: Map
     dit = int(width * (card.parameters - saved * products))
     dit_resident = int(width * (card.parameters - in_blocks + 2 * one_block * kept))
     text = _loaded_bytes(card.text, width)
+    in_layers, one_layer = _TEXT_SHARES.get(card.text.kind, _TEXT_SHARES["qwen-clip"])
     vae = _loaded_bytes(card.vae, width)
     if "text" in quantize:
-        text = int(text * (1 - _TEXT_BLOCKS * (1 - SCHEMES[quantize["text"]].weight_bytes / width)))
+        text = int(text * (1 - in_layers * (1 - SCHEMES[quantize["text"]].weight_bytes / width)))
     work, text_work = _denoiser_bytes(card, shape, tokens, width), text // 20
-    resident = int(text * (1 - _TEXT_BLOCKS + 2 * _TEXT_BLOCK))
+    resident = int(text * (1 - in_layers + 2 * one_layer))
     needs = {
         "dit": Need(dit, dit_resident, work, work),
         "text": Need(text, resident, text_work, text_work),
         "vae": Need(vae, vae, _decoder_bytes(card, shape, width), _layered_bytes(card, shape, width)),
     }
     for name, component in card.components.items():
+        if name == "interpolation" and card.keyframes and shape.frames <= card.keyframes.count:
+            continue  # no gap is filled, and the network is not read
         if name not in needs:
             whole, at_once = _loaded_bytes(component, width), _decoder_bytes(card, replace(shape, frames=1), width)
             part = whole
@@ -270,7 +273,7 @@ def _dit_blocks(card: Card) -> tuple[int, int, int]:
     """Weights in all blocks, in the largest block, and in the products that can be quantised."""
     params = card.dit.params
     if is_unet(params):
-        shares = (plan_unet.IN_STAGES, plan_unet.LARGEST_STAGE, plan_unet.LINEAR)
+        shares = (plan_unet.IN_STAGES, plan_unet.LARGEST_STAGE, plan_unet.linear(card.dit.kind))
         in_stages, largest, linear = (int(share * card.parameters) for share in shares)
         return in_stages, largest, linear
     if "num_blocks" in params:  # Kandinsky 4: one make of block, in pairs, with a modulation for each of two streams

@@ -10,9 +10,10 @@ from typing import Any
 
 from kandinsky.cards import Card
 
-# Share of the weights in stages, in the largest of them, and in linear layers; the released networks differ by less
-# than a twentieth.
-IN_STAGES, LARGEST_STAGE, LINEAR = 0.94, 0.11, 0.40
+# Share of the weights in stages, and in the largest of them; the released networks differ by less than a twentieth.
+IN_STAGES, LARGEST_STAGE = 0.94, 0.11
+# Share in the linear layers that are quantised: attention's, in stages.
+_LINEAR = {"kandinsky3.unet": 0.148, "kandinsky_video1.keyframes-1.0": 0.246, "kandinsky_video1.keyframes-1.1": 0.246}
 # Operations of one pass for each pixel of each frame, with 60 text tokens, at the released widths.
 PASS = {
     "kandinsky3.unet": 2.0e8,
@@ -32,6 +33,11 @@ COPIES = 6
 def is_unet(params: Mapping[str, Any]) -> bool:
     """Whether a component's parameters are those of a U-Net."""
     return "dim_mult" in params
+
+
+def linear(kind: str) -> float:
+    """Share of a network's weights that can be quantised."""
+    return _LINEAR[kind]
 
 
 def work_bytes(params: Mapping[str, Any], frames: int, pixels: int, width: int) -> int:

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | `int8` | weights int8, one scale a row; products in the compute type | inputs too, one scale a token | 1 |
 | `fp8` | weights float8, one scale a row; products in the compute type | inputs too, from capability 8.9 on | 1 |
-| `nf4` | – | weights in 4 bits, a scale for each 64 (bitsandbytes); text encoders only | 0.5 |
+| `nf4` | weights in 4 bits, a scale for each 64; products in the compute type; text encoders only | the same | 0.52 |
 
 Only linear layers inside a network's blocks are quantised: they hold nearly all weights. Embeddings, the output layer
 and all modulation stay exact: they are small, or computed in float32 on purpose (``ops/precision.py``).
@@ -14,6 +14,7 @@ and all modulation stay exact: they are small, or computed in float32 on purpose
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ COMPONENTS = ("dit", "text")
 # every token. `clip`: 0.2 GB, in float32 also in the official code. `visual`: Qwen's eyes, which see an image once.
 EXACT = ("modulation", "norm", "embed", "clip", "visual")
 FLOAT8_CAPABILITY = (8, 9)
+# nf4: so many weights share a scale of one byte, and so many scales one of their own
+NF4_GROUP, NF4_SCALES = 64, 256
+NF4_BYTES = 0.5 + 1 / NF4_GROUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class Scheme:
     components: tuple[str, ...] = COMPONENTS
 
 
-SCHEMES = {"int8": Scheme(1), "fp8": Scheme(1), "nf4": Scheme(0.5, ("text",))}
+SCHEMES = {"int8": Scheme(1), "fp8": Scheme(1), "nf4": Scheme(NF4_BYTES, ("text",))}
 
 
 def parse(value: str | Mapping[str, str] | None) -> dict[str, str]:
@@ -66,22 +70,10 @@ def parse(value: str | Mapping[str, str] | None) -> dict[str, str]:
     return dict(value)
 
 
-def check(schemes: Mapping[str, str], places: Mapping[str, torch.device], *, offload: str) -> None:
-    """Refuse what cannot run here, before weights are read.
-
-    Raises: BackendError for a package or device that is not there; RequestError for what does not combine.
-    """
-    for component, scheme in schemes.items():
-        if scheme == "nf4":
-            if places[component].type != "cuda":
-                raise BackendError(
-                    f"quantize `nf4` needs a CUDA device, and `{component}` runs on `{places[component]}`: use `int8`"
-                )
-            if offload == "block":
-                raise RequestError("quantize `nf4` and offload `block` do not combine: use `int8`, or offload `module`")
-            _bitsandbytes()
-        else:
-            _torchao()
+def check(schemes: Mapping[str, str]) -> None:
+    """Refuse what cannot run here, before weights are read. Raises: BackendError for a package that is not there."""
+    if schemes:
+        _torchao()
 
 
 def quantise(held: Any, scheme: str, *, device: torch.device) -> int:
@@ -98,10 +90,10 @@ def quantise(held: Any, scheme: str, *, device: torch.device) -> int:
         chosen = set(layers(net))
         if not chosen:
             continue
-        count += len(chosen)
         if scheme == "nf4":
-            _to_nf4(net, chosen)
+            count += _to_nf4(net, chosen)
         else:
+            count += len(chosen)
             with _quietly():
                 from torchao.quantization import quantize_
 
@@ -154,19 +146,22 @@ def _config(scheme: str, device: torch.device) -> Any:
     return ao.Float8WeightOnlyConfig()
 
 
-def _to_nf4(net: nn.Module, chosen: set[str]) -> None:
-    bnb = _bitsandbytes()
+def _to_nf4(net: nn.Module, chosen: set[str]) -> int:
+    """Layers whose weights make no whole groups stay exact; there are none at full size."""
+    from torch import nn
+
+    with _quietly():
+        from torchao.quantization import to_nf4
+    count = 0
     for name in chosen:
-        parent, _, leaf = name.rpartition(".")
-        old = net.get_submodule(name)
-        new = bnb.nn.Linear4bit(
-            old.in_features, old.out_features, bias=old.bias is not None, compute_dtype=old.weight.dtype,
-            quant_type="nf4",
-        )  # fmt: skip
-        # the numbers are packed when the layer first goes to its device
-        new.weight = bnb.nn.Params4bit(old.weight.data, requires_grad=False, quant_type="nf4")
-        new.bias = old.bias
-        setattr(net.get_submodule(parent), leaf, new.eval())
+        layer = net.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        groups, rest = divmod(layer.weight.numel(), NF4_GROUP)
+        if not rest:
+            packed = to_nf4(layer.weight.data, NF4_GROUP, math.gcd(groups, NF4_SCALES))
+            layer.weight = nn.Parameter(packed, requires_grad=False)
+            count += 1
+    return count
 
 
 def _torchao() -> Any:
@@ -176,16 +171,6 @@ def _torchao() -> Any:
     except ImportError as error:
         raise BackendError("quantize needs the package `torchao`: install `kandinsky-video[full]`") from error
     return torchao
-
-
-def _bitsandbytes() -> Any:
-    try:
-        import bitsandbytes
-    except ImportError as error:
-        raise BackendError(
-            "quantize `nf4` needs the package `bitsandbytes`: run `pip install bitsandbytes`, or use `int8`"
-        ) from error
-    return bitsandbytes
 
 
 @contextmanager
