@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.evaluate.diffusers_side import DiffusersSide, Unavailable
-from kandinsky.evaluate.flops import dit_flops
+from kandinsky.evaluate.flops import count_flops, dit_flops
 from kandinsky.evaluate.random_weights import random_pipeline
 from kandinsky.evaluate.shortening import TEXT_TOKENS, Shortened, shorten
 from kandinsky.evaluate.timing import (
@@ -248,9 +247,7 @@ class _Work:
         """``flops``: of one run; None = count them while it runs."""
         device = self.pipe.placement.device("dit")
         if flops is None:
-            with FlopCounterMode(display=False) as counter:
-                ours()
-            flops = counter.get_total_flops()
+            flops = count_flops(ours)
         works, reason = {"ours": ours}, ""
         if rival is not None:
             try:
@@ -291,8 +288,10 @@ class _Work:
         generator = torch.Generator().manual_seed(0)
 
         def states() -> TextStates:
-            tokens = torch.randn(1, TEXT_TOKENS, params["in_text_dim"], generator=generator)
-            return TextStates(tokens, torch.randn(1, params.get("in_text_dim2", 1), generator=generator))
+            width = params.get("in_text_dim") or params["context_dim"]  # of a U-Net, which pools as wide
+            pooled = params.get("in_text_dim2", params.get("context_dim", 1))
+            tokens = torch.randn(1, TEXT_TOKENS, width, generator=generator)
+            return TextStates(tokens, torch.randn(1, pooled, generator=generator))
 
         return states(), states() if Guidance(self.resolved.guidance).is_on else None
 

@@ -10,8 +10,23 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from kandinsky.nets.kandinsky4 import dit as kandinsky4
 from kandinsky.nets.kandinsky5 import dit as kandinsky5
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """Of whatever a function computes, counted while it runs; PyTorch's counter does not know oneDNN's products."""
+    known = {torch.ops.mkldnn._linear_pointwise: _linear} if hasattr(torch.ops.mkldnn, "_linear_pointwise") else {}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def _linear(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x) * weight[0]
 
 
 def dit_flops(params: Any, latent: Sequence[int], text_tokens: int, *, kept: float = 1.0) -> int | None:

@@ -33,6 +33,7 @@ from kandinsky.nets.kandinsky5.dit import (
     unpatchify,
 )
 from kandinsky.ops.attention import AttentionSpec, attention
+from kandinsky.ops.linear import Linear
 from kandinsky.ops.precision import island, linear_float32
 from kandinsky.ops.rope import Rotation, axis_angles
 from kandinsky.params import read_params, three
@@ -197,7 +198,7 @@ class TextEmbeddings(nn.Module):
 
     def __init__(self, text_dim: int, width: int) -> None:
         super().__init__()
-        self.in_layer = nn.Linear(text_dim, width)
+        self.in_layer = Linear(text_dim, width)
 
     def forward(self, text_BLC: Tensor) -> Tensor:
         return self.in_layer(text_BLC)
@@ -264,10 +265,10 @@ class JointAttention(nn.Module):
     def __init__(self, width: int, head_dim: int) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.to_query_key_value = nn.Linear(width, 3 * width)
+        self.to_query_key_value = Linear(width, 3 * width)
         self.query_norm = HeadNorm(head_dim)
         self.key_norm = HeadNorm(head_dim)
-        self.output_layer = nn.Linear(width, width)
+        self.output_layer = Linear(width, width)
 
     def forward(self, visual_FPD: Tensor, text_BLD: Tensor, where: Where, kind: Kind) -> tuple[Tensor, Tensor]:
         """Returns updates of both streams, in their shapes."""
@@ -324,8 +325,8 @@ JointMix = Callable[[Sequence[Tensor], Sequence[Tensor], "Where", Kind], tuple[T
 class FeedForward(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.in_layer = nn.Linear(width, hidden)
-        self.out_layer = nn.Linear(hidden, width)
+        self.in_layer = Linear(width, hidden)
+        self.out_layer = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out_layer(F.gelu(self.in_layer(x)))
@@ -402,8 +403,8 @@ class OutLayer(nn.Module):
         self.patch = params.patch_size
         pt, ph, pw = params.patch_size
         self.norm = nn.LayerNorm(params.model_dim, eps=NORM_EPS)
-        self.modulation_out = nn.Linear(params.time_dim, 2 * params.model_dim)
-        self.out_layer = nn.Linear(params.model_dim, pt * ph * pw * params.out_visual_dim)
+        self.modulation_out = Linear(params.time_dim, 2 * params.model_dim)
+        self.out_layer = Linear(params.model_dim, pt * ph * pw * params.out_visual_dim)
         nn.init.zeros_(self.modulation_out.weight)
         nn.init.zeros_(self.modulation_out.bias)
 

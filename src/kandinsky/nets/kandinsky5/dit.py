@@ -21,6 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import RequestError
 from kandinsky.ops.attention import AttentionSpec, attention
+from kandinsky.ops.linear import Linear
 from kandinsky.ops.nabla import KeptBlocks, Nabla
 from kandinsky.ops.precision import island, linear_float32, rms_norm_float32
 from kandinsky.ops.rope import Rotation, axis_angles, frequencies, grid_angles
@@ -119,8 +120,8 @@ class TimeEmbeddings(nn.Module):
     def __init__(self, model_dim: int, time_dim: int) -> None:
         super().__init__()
         self.num_frequencies = model_dim // 2
-        self.in_layer = nn.Linear(model_dim, time_dim)
-        self.out_layer = nn.Linear(time_dim, time_dim)
+        self.in_layer = Linear(model_dim, time_dim)
+        self.out_layer = Linear(time_dim, time_dim)
 
     def forward(self, time_B: Tensor) -> Tensor:
         with island(time_B):
@@ -134,7 +135,7 @@ class TextEmbeddings(nn.Module):
 
     def __init__(self, text_dim: int, width: int) -> None:
         super().__init__()
-        self.in_layer = nn.Linear(text_dim, width)
+        self.in_layer = Linear(text_dim, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 
     def forward(self, text: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ class VisualEmbeddings(nn.Module):
     def __init__(self, channels: int, width: int, patch: tuple[int, int, int]) -> None:
         super().__init__()
         self.patch = patch
-        self.in_layer = nn.Linear(patch[0] * patch[1] * patch[2] * channels, width)
+        self.in_layer = Linear(patch[0] * patch[1] * patch[2] * channels, width)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         return self.in_layer(patchify(x_BTHWC, self.patch)).to(self.in_layer.weight.dtype)
@@ -163,7 +164,7 @@ class Modulation(nn.Module):
     def __init__(self, time_dim: int, width: int, parts: int) -> None:
         super().__init__()
         self.parts = parts
-        self.out_layer = nn.Linear(time_dim, parts * width)
+        self.out_layer = Linear(time_dim, parts * width)
         nn.init.zeros_(self.out_layer.weight)  # every block starts as the identity
         nn.init.zeros_(self.out_layer.bias)
 
@@ -207,12 +208,12 @@ class Attention(nn.Module):
     def __init__(self, width: int, head_dim: int) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.to_query = nn.Linear(width, width)
-        self.to_key = nn.Linear(width, width)
-        self.to_value = nn.Linear(width, width)
+        self.to_query = Linear(width, width)
+        self.to_key = Linear(width, width)
+        self.to_value = Linear(width, width)
         self.query_norm = HeadNorm(head_dim)
         self.key_norm = HeadNorm(head_dim)
-        self.out_layer = nn.Linear(width, width)
+        self.out_layer = Linear(width, width)
 
     def forward(
         self,
@@ -239,8 +240,8 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.in_layer = nn.Linear(width, hidden, bias=False)
-        self.out_layer = nn.Linear(hidden, width, bias=False)
+        self.in_layer = Linear(width, hidden, bias=False)
+        self.out_layer = Linear(hidden, width, bias=False)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         return self.out_layer(F.gelu(self.in_layer(x_BSD)))
@@ -302,7 +303,7 @@ class OutLayer(nn.Module):
         self.patch = params.patch_size
         pt, ph, pw = params.patch_size
         self.modulation = Modulation(params.time_dim, params.model_dim, 2)
-        self.out_layer = nn.Linear(params.model_dim, pt * ph * pw * params.out_visual_dim)
+        self.out_layer = Linear(params.model_dim, pt * ph * pw * params.out_visual_dim)
 
     def forward(self, x_BSD: Tensor, e_BE: Tensor, grid: Sequence[int]) -> Tensor:
         x = self.out_layer(modulated_norm(x_BSD, *self.modulation(e_BE)))

@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.nets.unet.params import UNetParams
 from kandinsky.ops.attention import attention
-from kandinsky.ops.linear import linear
+from kandinsky.ops.linear import Linear, linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +81,10 @@ class Attention(nn.Module):
     def __init__(self, channels: int, context: int, out: int, head_dim: int) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.to_query = nn.Linear(channels, out, bias=False)
-        self.to_key = nn.Linear(context, out, bias=False)
-        self.to_value = nn.Linear(context, out, bias=False)
-        self.output_layer = nn.Linear(out, out, bias=False)
+        self.to_query = Linear(channels, out, bias=False)
+        self.to_key = Linear(context, out, bias=False)
+        self.to_value = Linear(context, out, bias=False)
+        self.output_layer = Linear(out, out, bias=False)
 
     def forward(self, x_BSC: Tensor, context_BLC: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         if context_BLC.shape[1] == 1:  # one token gets all the weight, whatever the query
