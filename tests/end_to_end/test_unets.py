@@ -140,6 +140,33 @@ def test_one_step_runs(folder: Path) -> None:
     assert len(load(folder, "kandinsky-video-1.0")(PROMPT, steps=1, seed=3).frames) == 4
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_latents_are_decoded(folder: Path, count: int) -> None:
+    """The official code cuts them into no pieces at all."""
+    latents = torch.randn(1, count, 8, 8, 4, generator=torch.Generator().manual_seed(count))
+    assert load(folder, "kandinsky-video-1.1").decode(latents).shape == (1, count, 64, 64, 3)
+
+
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_a_text_encoder_in_few_bits(folder: Path, bits: str) -> None:
+    request = {"image": Image.new("RGB", (64, 64), (90, 20, 30)), "size": "64x64", "steps": 1, "seed": 3}
+    exact = load(folder, "kandinsky-video-1.1")(PROMPT, **request)
+    small = load(folder, "kandinsky-video-1.1", quantize={"text": bits}, offload="block")(PROMPT, **request)
+    assert small.recipe["quantize"] == {"text": bits}
+    assert not np.array_equal(exact.frames, small.frames)
+
+
+def test_a_plan_counts_what_a_clip_reads() -> None:
+    low, high, small = (
+        kandinsky.plan("kandinsky-video-1.1", memory="80GB", **how)
+        for how in ({}, {"fps": "high"}, {"fps": "high", "quantize": "text=nf4"})
+    )
+    assert "interpolation" not in low.components and high.frames > low.frames
+    assert high.placements["none"] - low.placements["none"] >= high.components["interpolation"].weights
+    assert small.components["text"].weights < 0.3 * high.components["text"].weights
+    assert high.placements["block"] < high.placements["module"] < high.placements["none"]
+
+
 def test_a_file_of_another_network_names_the_tensor(folder: Path, tmp_path: Path) -> None:
     for file in (folder / "weights").iterdir():
         (tmp_path / file.name).symlink_to(file)

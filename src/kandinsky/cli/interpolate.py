@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+log = logging.getLogger(__name__)
 MODEL = "kandinsky-video-1.1"
+PICTURES = (".gif", ".webp", ".png")
 
 
 def interpolate(
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="File to read: .mp4 .webm .gif .webp, or a folder.")],
     output: Annotated[str, typer.Option("--output", "-o", help="File to write, as for `kandinsky generate`.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Whose interpolation network is used.")] = MODEL,
-    factor: Annotated[int, typer.Option("--factor", help="4 or 16 times the frames a second.")] = 4,
+    factor: Annotated[int | None, typer.Option("--factor", help="2, 4, 8 or 16 times the frames a second; 4.")] = None,
+    fps: Annotated[
+        float | None, typer.Option("--fps", help="Frames a second instead of a factor, up to 16 times as many.")
+    ] = None,
     prompt: Annotated[str, typer.Option("--prompt", help="What the video shows, where the model can be told.")] = "",
     steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.")] = None,
     guidance: Annotated[
@@ -27,10 +33,11 @@ def interpolate(
     offload: Annotated[str | None, typer.Option("--offload", help="As for `kandinsky generate`.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr but errors.")] = False,
 ) -> None:
-    """Fill the gaps between a video's frames with new ones. Length and size stay, sound is not kept."""
+    """Fill the gaps between a video's frames with new ones. Length, size and sound stay."""
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries, patient
     from kandinsky.errors import RequestError
+    from kandinsky.media.mux import SOUND_AS_IT_IS, keep_sound, probe, read_film
     from kandinsky.media.video import check_target, read_video, write_video
     from kandinsky.pipelines import sources
     from kandinsky.runtime.devices import check_device, choose_dtype
@@ -40,6 +47,10 @@ def interpolate(
     target = check_target(output)
     if not video.exists():
         raise RequestError(f"video `{video}` does not exist")
+    if target.exists() and target.samefile(video):
+        raise RequestError(f"output `{target}` is the video itself: name another file")
+    if factor is not None and fps is not None:
+        raise RequestError("--factor and --fps were both given: choose one")
     check_device(device)
     choose_dtype(dtype, device or "cpu")
     check_offload(offload or "none")
@@ -48,19 +59,30 @@ def interpolate(
     from kandinsky.pipelines.interpolation import Raise
     from kandinsky.pipelines.interpolation import interpolate as raised
 
-    settings = Raise(factor, prompt, steps, guidance, seed)
+    settings = Raise(4 if factor is None else factor, fps, prompt, steps, guidance, seed)
     settings.check(source.card)
+    # films have times of their own, sound and a rotation; animations and folders of frames have none of that
+    is_even = video.is_dir() or video.suffix.lower() in PICTURES
+    film = None if is_even else probe(video)
+    if film is not None:
+        settings.rate(film.fps)
     needed = set(source.card.components) - {"dit"} - (set() if prompt.strip() else {"text"})
     for name in sorted(needed):
         locate_parts(source.card.component(name), root=source.root, model=source.card.id)
-    given = read_video(video)
+    given = read_video(video) if film is None else read_film(film)
     begun = time.monotonic()
     with patient(f"interpolating {video.name}", quiet=quiet) as on_step:
         from kandinsky.pipelines.loading import load
 
         pipe = load(model, device=device, dtype=dtype, offload=offload or "none", only=needed)
-        made = raised(pipe, given, settings, on_step=on_step)
+        made = raised(pipe, given, settings, on_step=on_step,
+                      times_s=film and film.times_s, seconds=film and film.seconds)  # fmt: skip
         written = write_video(made, target)
+    if film is not None and film.has_sound:
+        if target.suffix.lower() in SOUND_AS_IT_IS:
+            keep_sound(film, written)
+        else:
+            log.warning("the sound of `%s` is left out: `%s` holds none", video, target)
     if not quiet:
         before, after = len(given.frames), len(made.frames)
         spent = time.monotonic() - begun

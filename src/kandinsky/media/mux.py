@@ -8,6 +8,7 @@ Legend: N frames, H W rows and columns of the upright picture.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
-from kandinsky.media.audio import fit_length, frames_of
+from kandinsky.media.audio import fit_length, frames_of, read_audio
 from kandinsky.media.video import beside, check_writable
-from kandinsky.types import Audio
+from kandinsky.types import Audio, Video
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,8 @@ SOUND_CODECS: dict[str, tuple[str, int | None]] = {
     ".mkv": ("aac", None),
     ".webm": ("libopus", 48000),
 }
+# ending → codecs of sound that its container takes as they are
+SOUND_AS_IT_IS = {".mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"), ".webm": ("opus", "vorbis")}
 BIT_RATE = 192_000
 WEBM_PICTURES = ("vp8", "vp9", "av1")
 SECONDS_AT_ONCE = Fraction(1, 4)  # of sound, between packets of the picture
@@ -113,6 +116,16 @@ def frames_of_windows(film: Film, windows: Sequence[Sequence[int]]) -> Iterator[
         raise RequestError(f"video `{film.path}` breaks off: its frame {missing} cannot be decoded")
 
 
+def read_film(film: Film) -> Video:
+    """All frames, upright, at their average rate, with the recipe of a film that this library made.
+
+    Raises: RequestError where the film cannot be decoded to its end.
+    """
+    recipe = _recipe(film.path)
+    frames = frames_at(film, range(len(film.times_s)))
+    return Video(frames, fps=film.fps, seed=int(recipe.get("seed", 0)), recipe=recipe)
+
+
 def check_film_target(target: str | Path, film: Film, *, over: bool = False) -> Path:
     """Refuse a film with sound that cannot be written, before anything heavy is loaded. Raises: RequestError.
 
@@ -160,6 +173,57 @@ def add_sound(
         except (ValueError, av.FFmpegError) as error:
             raise RequestError(f"video `{film.path}` cannot be copied to `{path}`: {error}") from error
     return path
+
+
+def keep_sound(source: Film, path: Path) -> None:
+    """Put a film's sound under another picture of the same length, in the picture's own file.
+
+    All tracks are copied bit for bit where the file's format takes them; else the first is encoded anew.
+    Raises: RequestError for sound that cannot be read; the file is then as it was.
+    """
+    import av
+
+    with _opened(source.path) as (given, given_picture), _opened(path) as (shown, picture):
+        tracks = given.streams.audio
+        takes = SOUND_AS_IT_IS.get(path.suffix.lower(), ())
+        if all(track.codec_context.name in takes for track in tracks):
+            shift = (picture.start_time or 0) * picture.time_base - (
+                (given_picture.start_time or 0) * given_picture.time_base
+            )
+            options = {"movflags": "+faststart"} if path.suffix.lower() == ".mp4" else {}
+            try:
+                with beside(path) as part, av.open(str(part), "w", options=options) as made:
+                    made.metadata.update(shown.metadata)
+                    copied = {one: made.add_stream_from_template(one) for one in (picture, *tracks)}
+                    sides = (_packets(shown, [picture], Fraction(0)), _packets(given, tracks, shift))
+                    for _, packet in heapq.merge(*sides, key=lambda entry: entry[0]):
+                        packet.stream = copied[packet.stream]
+                        made.mux(packet)
+            except (ValueError, av.FFmpegError) as error:
+                raise RequestError(f"the sound of `{source.path}` cannot be copied: {error}") from error
+            return
+    add_sound(probe(path), read_audio(source.path), path, recipe=_recipe(path), over=True)
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    from kandinsky.media import recipe as recipes
+
+    try:
+        return recipes.read(path)
+    except RequestError:
+        return {}
+
+
+def _packets(container: Any, streams: Sequence[Any], shift: Fraction) -> Iterator[tuple[Fraction, Any]]:
+    """Packets with the time they are to be decoded at, in s; later by ``shift``."""
+    for packet in container.demux(streams):
+        if packet.dts is None:  # the demuxer's sign for the end
+            continue
+        later = round(shift / packet.time_base)
+        packet.dts += later
+        if packet.pts is not None:
+            packet.pts += later
+        yield packet.dts * packet.time_base, packet
 
 
 def _write(made: Any, source: Any, pictures: tuple[Any, Any], track: Any, audio: Audio) -> None:

@@ -198,6 +198,8 @@ def _is_there(path: Path) -> bool:
     # An empty weight file is what a failed copy leaves behind; nothing a card lists is empty.
     if path.is_dir():
         return any(path.iterdir())
+    if path.suffix == ".pt" and path.with_suffix(".safetensors").is_file():  # converted, and read instead
+        return True
     return path.is_file() and path.stat().st_size > 0
 
 

@@ -139,9 +139,14 @@ def made_tensors(net: nn.Module) -> dict[str, Tensor]:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that hold the tensors of ``path``. Raises: WeightsError where one of them is not there."""
+    """The files that hold the tensors of ``path``. Raises: WeightsError where one of them is not there.
+
+    A pickled file that was converted is read from the safetensors file beside it.
+    """
     if path.is_dir():
         path = _in_folder(path)
+    if path.suffix in PICKLED and (converted := path.with_suffix(".safetensors")).is_file():
+        path = converted
     if not path.is_file():
         raise WeightsError(f"weight file `{path}` is not there")
     if path.suffix != ".json":
@@ -209,7 +214,8 @@ def _read_pickled(file: Path, device: str = "cpu") -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"`{file}` holds more than tensors, and reading it could run a program hidden in it: it is not opened",
-            hint=f"if you trust it: kandinsky convert {file} {file.with_suffix('.safetensors')} --trust-pickle",
+            hint="if you trust it, this puts a file beside it that is read instead: "
+            f"kandinsky convert {file} {file.with_suffix('.safetensors')} --trust-pickle",
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise WeightsError(f"`{file}` is damaged or cut off: fetch it again") from error
