@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.diffusion.cogvideox import level_of
-from kandinsky.nets.v2a.layers import Conditions, sinusoid
+from kandinsky.nets.v2a.layers import Conditions
 from kandinsky.nets.v2a.unet import V2AUNet
 
 
 class SoundDenoiser:
     """A network bound to text and frames; callable as ``(x_BTHWC, t) -> noise_BTHWC``. A picture has T = 1.
 
-    A network that takes more channels than it gives is told in these when each column sounds, see ``moments``.
+    A network that takes more channels than it gives is shown in these what is seen when a column sounds, see ``beside``.
     Args: text_BLE, frames_BTE: states of B prompts and clips.
     """
 
@@ -21,22 +22,23 @@ class SoundDenoiser:
         self.net = net
         dtype = next(net.parameters()).dtype
         self.conditions = Conditions(text_BLE.to(dtype), frames_BTE.to(dtype))
+        self.spare = net.params.in_channels - net.params.out_channels
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
-        """The noise at time t in [0, 1], which the network is told as the level t·1000 − 1."""
+        """What the network was trained to predict at time t in [0, 1], which it is told as the level t·1000 − 1."""
         level = (level_of(t) - 1).to(x_BTHWC.device).expand(len(x_BTHWC))
         x_BHWC = x_BTHWC[:, 0]
-        if spare := self.net.params.in_channels - self.net.params.out_channels:
-            told = moments(x_BHWC, self.conditions.frames_BTE.shape[1], spare)
-            x_BHWC = torch.cat((x_BHWC, told.expand(*x_BHWC.shape[:3], -1)), dim=-1)
+        if self.spare:
+            seen = beside(self.conditions.frames_BTE, *x_BHWC.shape[1:3])[..., : self.spare]
+            x_BHWC = torch.cat((x_BHWC, seen.to(x_BHWC.dtype)), dim=-1)
         return self.net(x_BHWC, level, self.conditions)[:, None]
 
 
-def moments(x_BHWC: Tensor, frames: int, channels: int) -> Tensor:
-    """When each column of a picture sounds, counted in frames, by the code that the frames' own places have: [W, C].
+def beside(frames_BTE: Tensor, H: int, W: int) -> Tensor:
+    """The frames' states beside the columns of a picture that sound with them, [B, H, W, E].
 
-    The official network has no such channels: its pixels learn where they are from the borders alone.
+    The official network has no such channels: its pixels must find their frame by attention alone, which a network of
+    few channels, trained for an hour, did not learn.
     """
-    W = x_BHWC.shape[2]
-    places = (torch.arange(W, device=x_BHWC.device) + 0.5) / W * frames - 0.5
-    return sinusoid(places, channels, shift=1).to(x_BHWC.dtype)
+    states = F.interpolate(frames_BTE.transpose(1, 2).float(), size=W, mode="linear", align_corners=False)
+    return states.transpose(1, 2)[:, None].expand(-1, H, -1, -1)
