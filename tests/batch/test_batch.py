@@ -130,16 +130,16 @@ def test_a_latent_that_was_left_is_decoded(loading: Watched, monkeypatch: pytest
     from kandinsky.pipelines.generation import GenerationPipeline
 
     items = plan(loading, {"prompt": "a dot"})
-    decode = GenerationPipeline.decode
+    decode = GenerationPipeline.decode_pieces
 
     def full(*_: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(GenerationPipeline, "decode", full)
+    monkeypatch.setattr(GenerationPipeline, "decode_pieces", full)
     failed = run(loading, items)["a dot"]
     assert failed.status == "failed" and "kandinsky decode a-dot-1.png.latent.safetensors" in (failed.hint or "")
     assert latent_path(items[0].target).exists()
-    monkeypatch.setattr(GenerationPipeline, "decode", decode)
+    monkeypatch.setattr(GenerationPipeline, "decode_pieces", decode)
     assert run(loading, items)["a dot"].status == "done" and loading.times("a dot") == 1
     finished = read_video("a-dot-1.png").frames
     assert not latent_path(items[0].target).exists()

@@ -177,6 +177,17 @@ def nano(world: int) -> Iterator[tuple[str, Any]]:
         yield f"nano recipes {text}", recipes
 
 
+def unets(_world: int) -> Iterator[tuple[str, Any]]:
+    """The passes of models that are no transformers, with three of them and in all stages too, to the frames."""
+    weights = Path(os.environ["KANDINSKY_CARDS"]).parent / "weights"
+    for model, options in (("kandinsky3.0", {}), ("kandinsky-video-1.1", {"fps": "medium"})):
+        made = []
+        for parallel in (None, "auto"):
+            pipe = kandinsky.load(model, weights=weights, device="cpu", text_cache=False, parallel=parallel)
+            made.append(torch.from_numpy(pipe("a cat", seed=3, steps=2, **options).frames).int())
+        yield f"frames of {model} {pipe.team.layout}", int((made[0] - made[1]).abs().max())
+
+
 def agreement(world: int) -> Iterator[tuple[str, Any]]:
     """Seeds that were drawn, and what the first process could not do."""
     team = Team(read(f"ulysses={world}"), HOST)
@@ -199,7 +210,7 @@ def main(target: Path) -> None:
     world = dist.get_world_size()
     found: dict[str, Any] = {}
     with torch.no_grad():
-        for checks in (networks, guided, cached, agreement, nano, *((autoencoders,) if world == 2 else ())):
+        for checks in (networks, guided, cached, agreement, nano, *((autoencoders, unets) if world == 2 else ())):
             found |= dict(checks(world))
     everyone = Team(read(f"ulysses={world}"), HOST).gather({k: v for k, v in found.items() if isinstance(v, float)})
     found |= {name: max(one[name] for one in everyone) for name in everyone[0]}

@@ -89,6 +89,8 @@ def test_the_choice_for_the_released_models() -> None:
         ("ulysses=2,ring=2", {"tokens": 3}, "3 tokens"),
         ("cfg=2,ulysses=2,fsdp=4", {}, "fsdp"),
         ("data=4", {"clips": 3}, "must divide"),
+        ("cfg=2,ulysses=2", {"has_tokens": False}, "a U-Net has no tokens or heads to share: use `cfg=2`"),
+        ("tp=4", {"has_tokens": False, "is_guided": False}, "use one process, since guidance is off"),
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused_in_one_line(text: str, changes: dict, words: str) -> None:
@@ -113,6 +115,17 @@ def test_a_request_says_what_there_is_to_split() -> None:
     demand = demand_of(resolve(Request(card.id, "a panda", seed=0), card), AttentionSpec())
     width, height = map(int, card.clip.default_size.split("x"))
     assert (demand.heads, demand.tokens, demand.is_guided) == (48, width * height // 256, False)
+
+
+def test_unets_share_passes_only() -> None:
+    guided = demand_of(resolve(Request("kandinsky3.0", "a cat", seed=0), cards.find("kandinsky3.0")), AttentionSpec())
+    assert str(choose(2, guided)[0]) == "cfg=2"
+    with pytest.raises(RequestError, match="4 processes are too many") as refused:
+        choose(4, guided)
+    assert refused.value.hint is not None and "--ray local" in refused.value.hint
+    flash = cards.find("kandinsky3.1-flash")
+    with pytest.raises(RequestError, match="one process, since guidance is off"):
+        choose(2, demand_of(resolve(Request(flash.id, "a cat", seed=0), flash), AttentionSpec()))
 
 
 def test_the_command_line_refuses_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from tiny import unets
+
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=lambda world: f"{world} processes")
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    target = tmp_path_factory.mktemp("group") / "found.json"
+    folder = unets.write(tmp_path_factory.mktemp("group") / "unets")
+    target = folder / "found.json"
     command = [
         sys.executable,
         "-m",
@@ -25,7 +28,7 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         str(request.param),
         "--standalone",
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "KANDINSKY_CARDS": str(folder / "cards")}
     done = subprocess.run(
         [*command, str(HERE / "group.py"), str(target)],
         env=environment,
@@ -49,6 +52,13 @@ def test_nano_makes_the_same_frames(found: dict[str, Any]) -> None:
     levels = {name: value for name, value in found.items() if name.startswith("nano ") and isinstance(value, int)}
     assert len(levels) == 3
     assert max(levels.values()) <= 1, levels  # a sum in another order may round to the next of 256 levels
+
+
+def test_unets_share_the_passes_of_guidance(found: dict[str, Any]) -> None:
+    levels = {name: value for name, value in found.items() if name.startswith("frames of ")}
+    expected = {"frames of kandinsky3.0 cfg=2", "frames of kandinsky-video-1.1 cfg=2"}
+    assert set(levels) == (expected if found["world"] == 2 else set())
+    assert not any(level > 1 for level in levels.values()), levels
 
 
 def test_recipes_are_those_of_one_process(found: dict[str, Any]) -> None:

@@ -33,13 +33,21 @@ def run_batch(
     workers: int | None,
     as_json: bool,
     quiet: bool,
+    is_first: bool = True,
 ) -> None:
-    """Make what is not there yet and say what became of each. Raises: typer.Exit(1) where some failed."""
+    """Make what is not there yet and say what became of each; of several processes the first does so.
+
+    Raises: typer.Exit(1) where some failed.
+    """
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries
-    from kandinsky.pipelines.batch import Summary, settle
+    from kandinsky.pipelines.batch import LocalRunner, Summary, settle
 
     hush_libraries()
+    if not is_first:
+        for _ in LocalRunner(loading).run(items):
+            pass
+        return
     begun = time.monotonic()
     record = Summary(summary, items)
     for outcome in settled:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -256,17 +257,26 @@ def generate(
         )
         return
 
-    if prompts is not None and world.size == 1:
-        items, finished = part_finished(items, loading)
+    if ray is not None and world.size > 1:
+        raise RequestError("--ray starts its own processes: leave `torchrun` out")
+    # items of a file are made one by one: there is no batch to split
+    clips = len(jobs) if prompts is None else 1
+    used = attention_for(source.card, jobs[0].sampling, attention)
+    layout, why = settle(parallel, world.size, demand_of(jobs[0], used, clips))
+    if prompts is not None:
+        loading = replace(loading, parallel=layout if layout.size > 1 else None)
+        left, finished = part_finished(items, loading)
         _check([], [], None if ray else device, dtype, offload, quantize)
-        if items and not ray:  # the workers of a cluster have files of their own
+        if left and not ray:  # the workers of a cluster have files of their own
             find_loras(lora)
             for component in source.card.components.values():
                 locate_parts(component, root=source.root, model=source.card.id)
+        if world.size > 1 and not quiet:
+            _say_layout(str(layout), world.size, why)
         if model == cards.DEFAULT_MODEL and not quiet:
             _say_default(source.card.title)
         run_batch(
-            items,
+            left if world.is_first else items,
             [*settled, *finished],
             loading,
             summary=summary or summary_path(prompts),
@@ -274,24 +284,16 @@ def generate(
             workers=workers,
             as_json=as_json,
             quiet=quiet,
+            is_first=world.is_first,
         )
         return
-    if ray is not None:
-        raise RequestError("--ray starts its own processes: leave `torchrun` out")
-    if settled:
-        raise RequestError(f"prompts `{prompts}`, line {settled[0].line}: {settled[0].error}", hint=settled[0].hint)
-    if prompts is not None:
-        targets, sheets = [item.target for item in items], [item.sheet for item in items]
-    else:
-        targets = [_target(job, output, i, len(jobs)) for i, job in enumerate(jobs)]
-        sheets = [numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
+    targets = [_target(job, output, i, len(jobs)) for i, job in enumerate(jobs)]
+    sheets = [numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
     _check(targets, sheets, device, dtype, offload, quantize)
     if chained:
         from kandinsky.cli.sound import check_clip_targets
 
         check_clip_targets(targets, chained)
-    used = attention_for(source.card, jobs[0].sampling, attention)
-    layout, why = settle(parallel, world.size, demand_of(jobs[0], used, len(jobs)))
     find_loras(lora)
     for component in source.card.components.values():
         locate_parts(component, root=source.root, model=source.card.id)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
+import typer
+
 from kandinsky.runtime.parallel import launch
 
 P = ParamSpec("P")
@@ -19,8 +21,13 @@ def together(command: Callable[P, T]) -> Callable[P, T]:
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         from kandinsky.cli.main import say
 
-        with launch.together(say):
+        if launch.World.started().size == 1:
             return command(*args, **kwargs)
+        with launch.together(say):
+            try:
+                return command(*args, **kwargs)
+            except typer.Exit as ending:  # an end that was meant, with a code
+                raise SystemExit(ending.exit_code) from None
         raise AssertionError  # ``together`` passes every exception on
 
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -11,6 +12,16 @@ from kandinsky.errors import RequestError
 
 # (x_BTHWC, t: float32 scalar in [0, 1]) -> velocity_BTHWC
 Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+
+class Mixing(Protocol):
+    """A way to make one denoiser of several: ``combine`` takes what each of ``guide``'s made, in the same order."""
+
+    @property
+    def guide(self) -> Callable[..., Denoiser]: ...
+
+    @property
+    def combine(self) -> Callable[..., Tensor]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +71,13 @@ class ImageGuidance:
     image: float
 
     def guide(self, both: Denoiser, image_alone: Denoiser, neither: Denoiser) -> Denoiser:
-        """The guided denoiser: neither + image·(image alone − neither) + prompt·(both − image alone)."""
+        """The guided denoiser."""
 
         def guided(x_BTHWC: Tensor, t: Tensor) -> Tensor:
-            full, middle, bare = (one(x_BTHWC, t).to(x_BTHWC.dtype) for one in (both, image_alone, neither))
-            return (1 - self.image) * bare + (self.image - self.prompt) * middle + self.prompt * full
+            return self.combine(*(one(x_BTHWC, t).to(x_BTHWC.dtype) for one in (both, image_alone, neither)))
 
         return guided
+
+    def combine(self, both: Tensor, image_alone: Tensor, neither: Tensor) -> Tensor:
+        """neither + image·(image alone − neither) + prompt·(both − image alone)."""
+        return (1 - self.image) * neither + (self.image - self.prompt) * image_alone + self.prompt * both

@@ -31,6 +31,8 @@ from kandinsky.pipelines.result_names import NAME, ending_of, made_up_name, numb
 from kandinsky.pipelines.sources import Source
 from kandinsky.runtime import quantise
 from kandinsky.runtime.devices import choose_dtype
+from kandinsky.runtime.parallel.launch import World
+from kandinsky.runtime.parallel.layout import Layout
 from kandinsky.types import Request, Video
 from kandinsky.weights.lora_files import parse_spec
 
@@ -55,15 +57,18 @@ class Loading:
     tiling: str | None = None
     text_cache: bool | str | None = None
     attention: str = "auto"
+    parallel: Layout | None = None
 
     def load(self) -> GenerationPipeline:
         """Raises: as ``pipelines.loading.load``."""
         from kandinsky.pipelines.loading import build, places_for
 
+        world = World() if self.parallel is None else World.started()
         return build(
             self.source.card,
             root=self.source.root,
-            places=places_for(self.device),
+            places=places_for(world.device(self.device)),
+            parallel=self.parallel,
             dtype=self.dtype,
             offload=self.offload,
             attention=self.attention,
@@ -329,12 +334,12 @@ def _outcome(item: Item, status: Status, *, recipe: Mapping[str, Any] | None = N
     return Outcome(item.number, item.line, item.job.prompt, status, **told, **values)
 
 
-def attempt(work: Callable[[], Video]) -> Made | Failure:
-    """One item's work. Whatever goes wrong in it is that item's failure."""
+def attempt(work: Callable[[], Video], failures: type[Exception] = Exception) -> Made | Failure:
+    """One item's work. Whatever goes wrong in it is that item's failure, where it is one of ``failures``."""
     begun = time.monotonic()
     try:
         video = work()
-    except Exception as error:
+    except failures as error:
         log.debug("an item failed", exc_info=True)
         return Failure.of(error)
     return Made(video, time.monotonic() - begun)
@@ -342,7 +347,11 @@ def attempt(work: Callable[[], Video]) -> Made | Failure:
 
 @dataclass(frozen=True)
 class LocalRunner:
-    """One pipeline in this process, one item after another.
+    """One pipeline, one item after another: in this process, or in all that `torchrun` started.
+
+    Several processes make the same items, each of them yields them, and the first one's results are to be written. What
+    is wrong with a request is found by all alike and fails the item; what goes wrong in one of them ends the job, since
+    the others wait for it, and the next run goes on from there.
 
     loading: how to load it; nothing is loaded without items.
     watch:   what stands around the loading (with None) and each item: a context whose value is an ``on_step``.
@@ -353,14 +362,17 @@ class LocalRunner:
 
     def run(self, items: Sequence[Item]) -> Iterator[tuple[Item, Made | Failure, int]]:
         """Raises: as ``Loading.load``, before any item."""
-        if not items:
+        if not items and self.loading.parallel is None:
             return
         with self.watch(None):
             pipe = self.loading.load()
-        for item in items:
+        failures = Exception if pipe.team.size == 1 else RequestError
+        known = {item.number: item for item in items}
+        # another process may not see the files by which the first knows what is finished
+        for item in [known[number] for number in pipe.team.agree(list(known))]:
             latent = latent_path(item.target)
             with self.watch(item) as on_step:
-                result = attempt(lambda: self._video(pipe, item, on_step))  # noqa: B023 - called at once
+                result = attempt(lambda: self._video(pipe, item, on_step), failures)  # noqa: B023 - called at once
             if isinstance(result, Failure) and latent.exists():
                 hint = kept_hint(latent)
                 result = dataclasses.replace(result, hint=f"{result.hint}; {hint}" if result.hint else hint)
@@ -368,16 +380,23 @@ class LocalRunner:
 
     def _video(self, pipe: GenerationPipeline, item: Item, on_step: OnStep | None) -> Video:
         latent = latent_path(item.target)
-        if latent.exists():
-            from kandinsky.pipelines.latents import read_latent
-
-            try:
-                if is_same_request(read_latent(latent).recipe, item, self.loading):
-                    return pipe.finish(latent)  # an earlier run came this far
-            except KandinskyError:
-                log.debug("latent `%s` is of no use", latent, exc_info=True)
-            latent.unlink()
+        if pipe.team.agree(pipe.team.is_first and self._came_this_far(latent, item)):
+            return pipe.finish(latent)
         return pipe.run(item.job, keep_latent=latent, on_step=on_step)
+
+    def _came_this_far(self, latent: Path, item: Item) -> bool:
+        """Whether an earlier run left the latent of the same request; any other goes."""
+        if not latent.exists():
+            return False
+        from kandinsky.pipelines.latents import read_latent
+
+        try:
+            if is_same_request(read_latent(latent).recipe, item, self.loading):
+                return True
+        except KandinskyError:
+            log.debug("latent `%s` is of no use", latent, exc_info=True)
+        latent.unlink()
+        return False
 
 
 class Summary:

@@ -244,10 +244,19 @@ class GenerationPipeline(LoraMethods):
 
     def finish_stream(self, kept: str | Path) -> VideoStream:
         """``finish``, decoded as the pieces are taken. Raises: as that."""
-        latent = read_latent(Path(kept))
-        if latent.latents_THWC.shape[-1] != self.card.clip.channels:
-            raise RequestError(f"`{kept}` is a latent of `{latent.recipe.get('model')}`, not of `{self.name}`")
-        return self.streams(latent.latents_THWC[None], [latent.recipe])[0]
+        recipe: Mapping[str, Any] | None = None
+
+        def read() -> list[Tensor | None]:
+            nonlocal recipe
+            latent = read_latent(Path(kept))
+            recipe = latent.recipe
+            if latent.latents_THWC.shape[-1] != self.card.clip.channels:
+                raise RequestError(f"`{kept}` is a latent of `{recipe.get('model')}`, not of `{self.name}`")
+            return [latent.latents_THWC[None]]
+
+        (latents_1THWC,) = self.team.once(read)
+        assert latents_1THWC is not None
+        return self.streams(latents_1THWC, [self.team.agree(recipe)])[0]
 
     def streams(self, latents_BTHWC: Tensor, recipes: Sequence[Mapping[str, Any]]) -> list[VideoStream]:
         """Clips of these latents and recipes, not decoded yet; by several processes they are."""

@@ -124,8 +124,8 @@ class KeyframeStages:
                 return UNetDenoiser(net, states.to(device), condition_BTHWC=empty)
 
             guidance = Guidance(first.guidance)
-            guided = guidance.guide(bound(text), bound(nothing) if guidance.is_on else None)
-            made = sample(guided, draws[0].to(device), times, step=step, on_step=on_step)
+            guided = self.base.team.guide(guidance, bound(text), bound(nothing) if guidance.is_on else None)
+            made = sample(guided, draws[0].to(device), times, step=step, on_step=self.base.team.heed(on_step))
         with self.placement.hold("image_vae") as vae, torch.no_grad():
             pixels = to_bytes(vae.decode(made.to(self.placement.device("image_vae"))))
         return Image.fromarray(pixels[0, 0].cpu().numpy())
@@ -152,15 +152,16 @@ class KeyframeStages:
             told, untold = text.to(device), nothing.to(device)
             if first_BTHWC is None:
                 guidance = Guidance(resolved.guidance)
-                guided = guidance.guide(bound(told), bound(untold) if guidance.is_on else None)
+                guided = self.base.team.guide(guidance, bound(told), bound(untold) if guidance.is_on else None)
             else:
                 condition = self._condition(first_BTHWC, shape, resolved).to(device)
-                guided = ImageGuidance(resolved.guidance, _choice(resolved).image_guidance).guide(
+                guided = self.base.team.guide(
+                    ImageGuidance(resolved.guidance, _choice(resolved).image_guidance),
                     bound(told, condition_BTHWC=condition),
                     bound(untold, condition_BTHWC=condition),
                     bound(untold, condition_BTHWC=torch.zeros_like(condition)),
                 )
-            return sample(guided, draws[0].to(device), times, step=step, on_step=on_step)
+            return sample(guided, draws[0].to(device), times, step=step, on_step=self.base.team.heed(on_step))
 
     def interpolate(
         self,
@@ -281,13 +282,14 @@ def fill_gaps(
     nowhere = torch.zeros_like(left)
     with pipe.placement.hold("interpolation") as net:
         weight = Guidance(guidance)
-        guided = weight.guide(
+        guided = pipe.team.guide(
+            weight,
             UNetDenoiser(net, text.to(device), before_BTHWC=left, condition_BTHWC=right, marks=marks),
             UNetDenoiser(net, nothing.to(device), before_BTHWC=nowhere, condition_BTHWC=nowhere, marks=alone)
             if weight.is_on
             else None,
         )
-        filled = sample(guided, draws[0].to(device), times, step=step, on_step=on_step)
+        filled = sample(guided, draws[0].to(device), times, step=step, on_step=pipe.team.heed(on_step))
     return fill(latents_BTHWC.to(filled), filled)
 
 

@@ -25,8 +25,9 @@ _OFFICIAL |= {"num_groups": (1, 1, 1)}
 def demand_of(resolved: Resolved, attention: AttentionSpec, clips: int = 1) -> Demand:
     """What there is to split in a batch of such requests."""
     card, latent = resolved.card, resolved.latent
+    is_guided = abs(resolved.guidance - 1.0) > 1e-6
     if card.dit.kind not in TOKENS_OF_FRAMES:
-        return Demand(heads=1, hidden=1, tokens=1)
+        return Demand(heads=1, hidden=1, tokens=1, is_guided=is_guided, has_tokens=False, clips=clips)
     params: dict[str, Any] = {**_OFFICIAL, **card.dit.params}
     sides = (latent.frames, latent.height, latent.width)
     grid = [side // patch for side, patch in zip(sides, params["patch_size"], strict=True)]
@@ -34,7 +35,7 @@ def demand_of(resolved: Resolved, attention: AttentionSpec, clips: int = 1) -> D
         heads=params["model_dim"] // sum(params["axes_dims"]),
         hidden=params["ff_dim"],
         tokens=math.prod(grid[1:] if TOKENS_OF_FRAMES[card.dit.kind] else grid),
-        is_guided=abs(resolved.guidance - 1.0) > 1e-6,
+        is_guided=is_guided,
         is_sparse=attention.type == "nabla",
         has_groups=math.prod(params["num_groups"]) > 1,
         clips=clips,

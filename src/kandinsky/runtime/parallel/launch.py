@@ -149,6 +149,9 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
             say("interrupted: nothing half-written was left behind")
         part("interrupted" if reason is None else reason)
         _leave(130 if reason is None else ENDED)
+    except SystemExit:
+        part()
+        raise
     except Exception as error:
         watch = _Watch.present
         # the others' connections break before anybody has missed the one that is gone

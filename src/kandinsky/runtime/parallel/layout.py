@@ -67,7 +67,7 @@ class Demand:
 
     heads, hidden: of a block's attention and feed-forward.   tokens: that a block sees at once along the split axis.
     is_guided:     two passes a step.   is_sparse: block-sparse attention.   has_groups: attention within groups.
-    clips:         of one batch.
+    clips:         of one batch.   has_tokens: False for a U-Net, whose passes and clips alone can be split.
     """
 
     heads: int
@@ -77,6 +77,7 @@ class Demand:
     is_sparse: bool = False
     has_groups: bool = False
     clips: int = 1
+    has_tokens: bool = True
 
 
 def read(text: str) -> Layout:
@@ -138,7 +139,7 @@ def choose(world: int, demand: Demand) -> tuple[Layout, str]:
     try:
         check(layout, demand)
     except RequestError as error:
-        raise RequestError(f"{world} processes are too many for this request: {error}") from error
+        raise RequestError(f"{world} processes are too many for this request: {error}", hint=error.hint) from error
     return layout, "; ".join(reasons)
 
 
@@ -169,6 +170,13 @@ def check(layout: Layout, demand: Demand) -> None:
         raise RequestError(f"{given}: `cfg` is 1 or 2, guidance has two passes")
     if layout.cfg == 2 and not demand.is_guided:
         raise RequestError(f"{given}: guidance is off, there is one pass a step: leave `cfg` out")
+    if not demand.has_tokens and (layout.context > 1 or layout.cuts_weights):
+        least = f"`cfg=2`{', or `data` for the clips of a batch' if demand.clips != 1 else ''}"
+        allowed = least if demand.is_guided else "one process, since guidance is off"
+        raise RequestError(
+            f"{given}: a U-Net has no tokens or heads to share: use {allowed}",
+            hint="many prompts go to many processes with `--prompts FILE --ray local`",
+        )
     if demand.heads % layout.tp or demand.hidden % layout.tp:
         raise RequestError(
             f"{given}: `tp` must divide {demand.heads} heads and the hidden width {demand.hidden}: use one of "

@@ -8,6 +8,7 @@ Legend: B batch; T H W C frames, rows, columns, channels.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from kandinsky.diffusion.guidance import Denoiser, Guidance
+from kandinsky.diffusion.guidance import Denoiser, Mixing
 from kandinsky.diffusion.sample import OnStep
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.nets.vae.protocol import VideoAutoencoder
@@ -88,20 +89,28 @@ class Team:
             share_tokens(net, Context(self.group("ring"), self.group("ulysses"), self.context.get_group()))
         return net
 
-    def guide(self, guidance: Guidance, conditional: Denoiser, unconditional: Denoiser | None) -> Denoiser:
-        """The guided denoiser; with `cfg=2` each process runs one of the passes and they meet once a step."""
-        if self.layout.cfg == 1 or not guidance.is_on or unconditional is None:
+    def guide(self, guidance: Mixing, *passes: Denoiser | None) -> Denoiser:
+        """The guided denoiser; with `cfg=2` the passes are shared out to two groups, and meet once a step.
+
+        passes: as ``guidance.guide`` takes them; a single one that is not None means that guidance is off.
+        """
+        given = [one for one in passes if one is not None]
+        if self.layout.cfg == 1 or len(given) == 1:
             if self.layout.cfg == 2:
                 log.warning("guidance is off: both halves of `cfg=2` compute the same")
-            return guidance.guide(conditional, unconditional)
+            return guidance.guide(*passes)
         group = self.group("cfg")
-        own = (conditional, unconditional)[group.rank()]
+        size = group.size()
+        own, most = given[group.rank() :: size], math.ceil(len(given) / size)
 
         def guided(x_BTHWC: Tensor, t: Tensor) -> Tensor:
-            v = own(x_BTHWC, t).to(x_BTHWC.dtype).contiguous()
-            both = v.new_empty(2, *v.shape)
-            gather_into(both.flatten(0, 1), v, group=group)
-            return guidance.combine(both[0], both[1])
+            made = [one(x_BTHWC, t).to(x_BTHWC.dtype) for one in own]
+            made += made[:1] * (most - len(made))  # collectives want equal sizes
+            v = torch.stack(made)
+            every = v.new_empty(size * most, *v.shape[1:])
+            gather_into(every, v, group=group)
+            places = every.unflatten(0, (size, most))
+            return guidance.combine(*(places[n % size, n // size] for n in range(len(given))))
 
         return guided
 
@@ -182,7 +191,7 @@ class Team:
         return {axis: 0 if self.mesh is None else self.mesh[axis].get_local_rank() for axis in AXES}
 
     def once(self, make: Callable[[], Sequence[Tensor | None]]) -> list[Tensor | None]:
-        """Tensors that the first process makes, on all. Raises: what it raised, on all."""
+        """Tensors that the first process makes, on all. Raises: what it raised, on all, as far as its kind matters."""
         if self.mesh is None:
             return list(make())
         made: Sequence[Tensor | None] | None = None
@@ -192,11 +201,12 @@ class Team:
                 made = make()
             except Exception as error:
                 failure = error
-        told = self.agree(None if failure is None else str(failure))
+        told = self.agree(None if failure is None else [isinstance(failure, RequestError), str(failure)])
         if failure is not None:
             raise failure
         if told is not None:
-            raise KandinskyError(told)
+            is_common, text = told
+            raise RequestError(text) if is_common else KandinskyError(text)
         return tell_tensors(made, 0, self.device)
 
 
