@@ -22,6 +22,7 @@ PUBLIC = {
     "OutOfMemory",
     "Request",
     "RequestError",
+    "Soundtrack",
     "TextStates",
     "Video",
     "VideoShape",

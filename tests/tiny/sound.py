@@ -1,7 +1,7 @@
 """Kandinsky 4's video to audio at tiny size: the true U-Net and autoencoder, and an encoder with code of its own.
 
-All weights are random, from one seed. The encoder stands in `encoder/` as a repository with remote code would: its class
-is not this library's, and importing it leaves a file behind, `ran`, so that a test can see that it ran.
+All weights are random, from one seed. The encoder stands in `encoder/` as a repository with remote code would: its
+class is not this library's, and importing it leaves a file behind, `ran`, so that a test can see that it ran.
 """
 
 import json
@@ -66,13 +66,20 @@ least_s = 0.5
 overlap_s = 0.5
 frames = 4
 multiple = 8
-spectrogram = {{ sample_rate = 8000, step_size_ms = 20, window_duration_ms = 40, padded_duration_ms = 64, num_frequencies = 32, max_frequency = 4000, num_griffin_lim_iters = 2 }}
+[sound.spectrogram]
+sample_rate = 8000
+step_size_ms = 20
+window_duration_ms = 40
+padded_duration_ms = 64
+num_frequencies = 32
+max_frequency = 4000
+num_griffin_lim_iters = 2
 
 [clip]
 sizes = ["104x32"]
 default_size = "104x32"
 """
-CODE = '''
+CODE = """
 import pathlib
 import torch
 from torch import nn
@@ -137,7 +144,7 @@ class TinyFilms(PreTrainedModel):
         if output_hidden_states:
             return states
         raise RuntimeError("the head is never needed")
-'''
+"""
 
 
 def unet(**changes) -> V2AUNet:

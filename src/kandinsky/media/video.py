@@ -5,8 +5,8 @@ and `.webp` alone need all frames before they begin.
 
 | target | what is written |
 |---|---|
-| `x.mp4` | H.264, yuv420p, index in front (plays while it loads) |
-| `x.webm` | VP9, yuv420p |
+| `x.mp4` | H.264, yuv420p, index in front (plays while it loads); sound as AAC |
+| `x.webm` | VP9, yuv420p; sound as Opus |
 | `x.gif`, `x.webp` | an animation that repeats |
 | `x.png` | a contact sheet; the picture itself for a still |
 | `x/` or any name without ending | a folder of frames, `0000.png` and on |
@@ -134,6 +134,8 @@ def write_video(video: Video | VideoStream, path: Path, sheet: Path | None = Non
 
 def _write(frames: _Frames, path: Path) -> None:
     ending = path.suffix.lower()
+    if frames.audio is not None and ending not in _CONTAINERS:
+        log.warning("`%s` cannot hold sound: it is left out", path)
     if not ending:
         with beside(path, folder=True) as folder:
             _write_frames(frames, folder, _folder_pattern(frames.count))
@@ -146,10 +148,19 @@ def _write(frames: _Frames, path: Path) -> None:
         with beside(path) as part:
             if ending in _CONTAINERS:
                 _write_container(frames, part, ending)
+                if frames.audio is not None:
+                    _add_audio(part, frames)
             elif ending == ".png":
                 _write_picture(frames, part)
             else:
                 _write_animation(frames, part, ending)
+
+
+def _add_audio(part: Path, frames: _Frames) -> None:
+    from kandinsky.media import mux  # which needs this module
+
+    assert frames.audio is not None
+    mux.add_sound(mux.probe(part), frames.audio, part, recipe=frames.recipe, over=True)
 
 
 def frame_files(path: Path, frames: int) -> list[Path]:
@@ -210,6 +221,7 @@ class _Frames:
         else:
             self.count, self._pieces = len(_checked(video.frames_THWC)), iter([video.frames_THWC])
         self.fps, self.recipe = video.fps, video.recipe
+        self.audio = video.audio if isinstance(video, Video) else None
         self._chosen, self._kept = set(chosen_frames(self.count)), list[Any]()
         self._frames = self._taken()
 

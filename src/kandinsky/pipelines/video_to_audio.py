@@ -10,7 +10,7 @@ channels of its latent; S samples; E width of the encoder's states.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -184,50 +184,68 @@ class VideoToAudioPipeline:
 
         Raises: RequestError for states of another width than the U-Net's; Cancelled when ``on_step`` returns False.
         """
-        device = self.placement.device("dit")
         passes = _passes(
             [(one, self.latent_shape(one), known) for one, known in zip(batch, states, strict=True)], at_once
         )
-        rules = sampler(self.card.sampling.sampler)
-        shift = self.card.sampling.shift
+        rules, shift = sampler(self.card.sampling.sampler), self.card.sampling.shift
         progress = Progress(on_step, sum(len(rules.times(some[0].one.steps, shift)) - 1 for some in passes))
         made: list[list[Tensor]] = [[] for _ in batch]
-        with self.placement.hold("dit") as net:
-            width = net.params.encoder_dim
+        with self.placement.hold("dit"):  # once for all windows
             for some in passes:
-                first = some[0]
-                if (given := first.states.frames_NTE.shape[-1]) != width:
-                    raise RequestError(f"the encoder's states are {given} wide, and `{self.card.id}` takes {width}")
-                times = rules.times(first.one.steps, shift)
+                one = some[0].one
+                seeds = [window_seed(window.one.seed, window.number) for window in some]
                 draws = noise_rule.draw_series(
-                    first.shape,
-                    [window_seed(window.one.seed, window.number) for window in some],
-                    self.card.sampling.noise,
-                    count=rules.draws(first.one.steps),
+                    some[0].shape, seeds, self.card.sampling.noise, count=rules.draws(one.steps)
                 )
-                step = rules.step(times, shift, draws[rules.unused + 1 :] if rules.fresh else None)
-                guidance = Guidance(first.one.guidance)
-
-                def told(pairs: list[tuple[Tensor | None, Tensor | None]]) -> SoundDenoiser:
-                    text, frames = (torch.cat([t for t in side if t is not None]) for side in zip(*pairs, strict=True))
-                    return SoundDenoiser(net, text.to(device), frames.to(device))
-
-                guided = guidance.guide(
-                    told([(w.states.text_1LE, w.states.frames_NTE[w.number, None]) for w in some]),
-                    told([(w.states.negative_1LE, w.states.black_1TE) for w in some]) if guidance.is_on else None,
-                )
-                noise_BTHWC = rules.start(draws, times).to(device, self.precision.islands)
-                latents = sample(guided, noise_BTHWC, times, step=step, on_step=progress.stage())
+                told = _together(some)
+                latents = self.denoise(draws, told, steps=one.steps, guidance=one.guidance, on_step=progress.stage())
                 for window, latent in zip(some, latents, strict=True):
                     made[window.film].append(latent)
         return [torch.stack(windows) for windows in made]
 
+    def denoise(
+        self,
+        draws_NBTHWC: Tensor,
+        states: FilmStates,
+        *,
+        steps: int,
+        guidance: float,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Latents [B, 1, H, W, C] float32 of B windows.
+
+        Args: draws_NBTHWC: noise; its first entry is the state to begin with, unless the sampler wants more of it.
+              states: of B windows, or of one text for all.
+        """
+        device = self.placement.device("dit")
+        rules, shift = sampler(self.card.sampling.sampler), self.card.sampling.shift
+        times = rules.times(steps, shift)
+        step = rules.step(times, shift, draws_NBTHWC[rules.unused + 1 :] if rules.fresh else None)
+        weight = Guidance(guidance)
+        with self.placement.hold("dit") as net:
+            width = net.params.encoder_dim
+            if (given := states.frames_NTE.shape[-1]) != width:
+                raise RequestError(f"the encoder's states are {given} wide, and `{self.card.id}` takes {width}")
+            negative = None
+            if weight.is_on:
+                if states.negative_1LE is None or states.black_1TE is None:
+                    raise RequestError(f"guidance {guidance:g} needs states of a negative prompt and of a black film")
+                negative = SoundDenoiser(net, states.negative_1LE.to(device), states.black_1TE.to(device))
+            guided = weight.guide(
+                SoundDenoiser(net, states.text_1LE.to(device), states.frames_NTE.to(device)), negative
+            )
+            begin_BTHWC = rules.start(draws_NBTHWC, times).to(device, self.precision.islands)
+            return sample(guided, begin_BTHWC, times, step=step, on_step=on_step)
+
     def decode(self, latents_N1HWC: Tensor) -> Tensor:
-        """Pictures of sound [N, M, T, 3], uint8 on the host, window by window; rounded, as officially."""
+        """Pictures of sound [N, M, T, 3], uint8 on the host; rounded, as officially."""
+        return (shares(self.pixels(latents_N1HWC)) * 255).round().to(torch.uint8)
+
+    def pixels(self, latents_N1HWC: Tensor) -> Tensor:
+        """The same as the autoencoder gives it, about [-1, 1], window by window."""
         device = self.placement.device("vae")
         with self.placement.hold("vae") as vae, torch.no_grad():
-            pictures = [vae.decode(one[None].to(device))[0, 0].float().cpu() for one in latents_N1HWC]
-        return ((torch.stack(pictures) / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+            return torch.stack([vae.decode(one[None].to(device))[0, 0].float().cpu() for one in latents_N1HWC])
 
     def listen(self, pictures_NMTC: Tensor, resolved: ResolvedSound) -> Audio:
         """The sound that pictures mean, as long as was asked for."""
@@ -281,6 +299,26 @@ def _passes(films: Sequence[tuple[ResolvedSound, LatentShape, FilmStates]], at_o
             last = key
             passes[-1].append(_Window(place, number, one, shape, states))
     return passes
+
+
+def _together(windows: Sequence[_Window]) -> FilmStates:
+    """States of windows as one batch."""
+
+    def joined(tensors: Iterable[Tensor | None]) -> Tensor | None:
+        found = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(found) if found else None
+
+    return FilmStates(
+        torch.cat([window.states.frames_NTE[window.number, None] for window in windows]),
+        torch.cat([window.states.text_1LE for window in windows]),
+        joined(window.states.black_1TE for window in windows),
+        joined(window.states.negative_1LE for window in windows),
+    )
+
+
+def shares(pixels: Tensor) -> Tensor:
+    """Pixels in [-1, 1] (others are clamped) as shares of white."""
+    return (pixels / 2 + 0.5).clamp(0, 1)
 
 
 def window_seed(seed: int, number: int) -> int:

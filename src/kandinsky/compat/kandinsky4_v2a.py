@@ -1,0 +1,251 @@
+"""The official doors of Kandinsky 4.0 V2A: ``Video2AudioPipeline``, ``load_video`` and ``create_video``.
+
+Arguments, defaults and results are the official ones; work is done by ``kandinsky.pipelines``. What is mended: the film
+keeps its time (officially it is played up to 5 % faster), frames are encoded once, nothing lands in the current folder.
+Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/{video2audio_pipe,utils}.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kandinsky.compat.official_call import at_path, progress_bar
+from kandinsky.diffusion.guidance import Guidance
+from kandinsky.diffusion.samplers import sampler
+from kandinsky.errors import RequestError
+from kandinsky.media import audio as sounds
+from kandinsky.media import clip_frames, spectrogram
+from kandinsky.media.mux import frames_at, probe
+from kandinsky.media.spectrogram import SpectrogramParams
+from kandinsky.media.video import check_target
+from kandinsky.pipelines import sources
+from kandinsky.pipelines.loading import places_for
+from kandinsky.pipelines.sound_loading import build_sound
+from kandinsky.pipelines.video_to_audio import shares
+from kandinsky.runtime.placement import place
+from kandinsky.text.films import FilmStates, read_states
+from kandinsky.types import Audio, Video
+
+if TYPE_CHECKING:
+    from kandinsky.pipelines.video_to_audio import VideoToAudioPipeline
+
+log = logging.getLogger(__name__)
+TRUST = "KANDINSKY_TRUST_REMOTE_CODE"  # so that the documents' lines run as they are
+COLUMN_S = 0.01  # of one column of the picture
+WIDTH_STEP, SPATIAL = 32, 8
+OUTPUTS = ("pil", "np", "pt", "latent")
+MAX_VALUE = spectrogram.MAX_VALUE
+
+
+class Video2AudioPipeline:
+    """A film's frames and a prompt → a picture of sound.
+
+    Args:   path_to_model: folder with `unet/`, `vae/` and `scheduler/`, or the repository's name; nothing is fetched.
+            torch_dtype: officially ignored: U-Net and encoder run in bfloat16 on accelerators; float32 is heeded here.
+            device: of all networks.
+            encoder: folder of CogVLM2-Video, where it is not in `encoder/` of the model's or the Hugging Face cache.
+            trust_remote_code: let it run the program code in its repository, as the official code does; None asks the
+            variable ``KANDINSKY_TRUST_REMOTE_CODE``. Without, calls need ``states``.
+    Raises: RequestError, BackendError or WeightsError naming what is missing.
+    """
+
+    def __init__(
+        self,
+        path_to_model: str | Path,
+        torch_dtype: torch.dtype = torch.float16,
+        device: str | torch.device = "cuda",
+        *,
+        encoder: str | Path | None = None,
+        trust_remote_code: bool | None = None,
+    ) -> None:
+        source = sources.find(path_to_model)
+        card = dataclasses.replace(source.card, text=at_path(source.card.text, encoder, "model"))
+        if trust_remote_code is None:
+            trust_remote_code = os.environ.get(TRUST, "").lower() in ("1", "true", "yes", "on")
+        self.has_encoder = trust_remote_code
+        self.pipeline: VideoToAudioPipeline = build_sound(
+            card,
+            root=source.root,
+            places=places_for(device),
+            dtype="float32" if torch_dtype is torch.float32 else None,
+            only=None if trust_remote_code else {"dit", "vae"},
+            trust_remote_code=trust_remote_code,
+            name=source.name,
+        )
+
+    def __call__(
+        self,
+        images: Tensor,
+        prompt: str,
+        negative_prompt: str | None = None,
+        height: int = 512,
+        duration_sec: float = 10,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 8,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        *,
+        states: str | Path | FilmStates | None = None,
+    ) -> Any:
+        """Pictures of sound, one of them.
+
+        Args:    images: [3, frames, H, W] of whole numbers 0 … 255, as ``load_video`` gives them.
+                 negative_prompt: officially needed; "" when not given.   height: of the picture, rows.
+                 duration_sec: the picture has 100 columns a second, cut to a multiple of 32.
+                 guidance_scale: 1 and below is off.   latents: noise [1, 4, height / 8, width / 8] to begin with.
+                 output_type: `pil`, `np` or `pt` (shares of white), or `latent` (the autoencoder's own numbers).
+                 states: of an encoder, made before; see ``kandinsky.text.films``.
+        Returns: a list with one PIL image; for `np` an array [1, H, W, 3], for the others a tensor [1, 3, H, W].
+        Raises:  RequestError for values that cannot be, before anything is loaded.
+        """
+        if output_type not in OUTPUTS:
+            raise RequestError(f"output_type `{output_type}` is unknown: use {', '.join(OUTPUTS)}")
+        width = int(duration_sec * 100) // WIDTH_STEP * WIDTH_STEP
+        if width < WIDTH_STEP or height < SPATIAL or height % SPATIAL:
+            raise RequestError(
+                f"a picture of {width}x{height} cannot be made: use 1 s or more, and a height that {SPATIAL} divides"
+            )
+        noise = self._noise(
+            latents, generator, (1, self.pipeline.card.clip.channels, height // SPATIAL, width // SPATIAL)
+        )
+        weight = float(guidance_scale) if guidance_scale > 1 else 1.0
+        if states is None:
+            states = self._states(images, prompt, negative_prompt or "", weight)
+        elif not isinstance(states, FilmStates):
+            states = read_states(states)
+        with progress_bar(True) as on_step:
+            made = self.pipeline.denoise(
+                noise.unsqueeze(2).movedim(1, -1)[None],
+                states,
+                steps=num_inference_steps,
+                guidance=weight,
+                on_step=on_step,
+            )
+        if output_type == "pil":
+            return [Image.fromarray(picture.numpy()) for picture in self.pipeline.decode(made)]
+        pixels = self.pipeline.pixels(made)
+        if output_type == "np":
+            return shares(pixels).numpy()
+        return (pixels if output_type == "latent" else shares(pixels)).movedim(-1, 1)
+
+    def _states(self, images: Tensor, prompt: str, negative: str, weight: float) -> FilmStates:
+        if not self.has_encoder:
+            raise RequestError(
+                "the encoder's own program code is not run unasked: make the pipeline with `trust_remote_code=True` "
+                f"or set {TRUST}=1, or give `states`"
+            )
+        if images.dim() != 4 or images.shape[0] != 3:
+            raise RequestError(f"images must be [3, frames, height, width], not {list(images.shape)}")
+        device = self.pipeline.placement.device("text")
+        frames_THWC = images.permute(1, 2, 3, 0).to(device)
+        times_s = torch.arange(len(frames_THWC), device=device, dtype=torch.float32)
+        with self.pipeline.placement.hold("text") as encoder, torch.no_grad():
+            states = FilmStates(encoder.encode_frames(frames_THWC, times_s), encoder.encode_prompts([prompt]))
+            if not Guidance(weight).is_on:
+                return states
+            black = encoder.encode_frames(torch.zeros_like(frames_THWC), times_s)
+            return dataclasses.replace(states, black_1TE=black, negative_1LE=encoder.encode_prompts([negative]))
+
+    def _noise(
+        self,
+        latents: Tensor | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        shape: tuple[int, ...],
+    ) -> Tensor:
+        """As officially: drawn on the generator's device in the U-Net's type, rows of channels first."""
+        if sampler(self.pipeline.card.sampling.sampler).fresh:
+            raise RequestError(f"sampler `{self.pipeline.card.sampling.sampler}` draws more noise than this call knows")
+        if isinstance(generator, list):
+            if len(generator) != 1:
+                raise RequestError(f"{len(generator)} generators were given: use one")
+            (generator,) = generator
+        if latents is not None:
+            if tuple(latents.shape) != shape:
+                raise RequestError(f"latents have shape {list(latents.shape)}, and {list(shape)} is needed")
+            return latents
+        where = self.pipeline.placement.device("dit") if generator is None else generator.device
+        return torch.randn(shape, generator=generator, device=where, dtype=self.pipeline.precision.compute)
+
+
+def load_video(
+    video: Tensor, fps: float, num_frames: int = 38, max_duration_sec: int = 12
+) -> tuple[Tensor, Tensor, int]:
+    """Frames for the pipeline, the part of the film they are of, and how many whole seconds that is.
+
+    Args:    video: [T, H, W, 3] uint8.   num_frames: shown to the encoder.   max_duration_sec: what is longer is cut.
+    Returns: [3, num_frames, H, W]; [T', H, W, 3]; seconds.
+    Raises:  RequestError for a film of less than a second.
+    """
+    seconds, total = clip_frames.whole_seconds(len(video), float(fps), max_duration_sec)
+    complete = video[:total]
+    return complete[clip_frames.spread(total, num_frames)].permute(3, 0, 1, 2), complete, seconds
+
+
+def create_video(
+    spectogram: Image.Image,
+    video: Tensor,
+    target_dBFS: float = -30.0,
+    save_path: str | Path | None = None,
+    display_video: bool = False,
+    device: str | torch.device = "cuda",
+) -> None:
+    """Write a film with the sound that a picture means.
+
+    Args:   spectogram: the pipeline's picture (official spelling).   video: [T, H, W, 3] uint8, of ``load_video``.
+            target_dBFS: level of the sound.   save_path: `.mp4` or `.webm`.   display_video: show it in a notebook.
+            device: where the waveform is found.
+    Raises: RequestError for a path that cannot be written, BackendError for a device that is not there.
+    """
+    if save_path is not None:
+        check_target(save_path)
+    clip = _film(spectogram, video, target_dBFS, place(device))
+    if save_path is not None:
+        clip.save(save_path)
+    if display_video:
+        _display(clip, save_path)
+
+
+def read_video(path: str | Path) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """What ``torchvision.io.read_video`` gave before it was removed: frames [T, H, W, 3], sound [C, S], rates."""
+    film = probe(path)
+    audio = sounds.read_audio(path) if film.has_sound else Audio(np.zeros((0, 1), np.int16), 0)
+    rates = {"video_fps": film.fps} | ({"audio_fps": audio.rate} if film.has_sound else {})
+    frames = torch.from_numpy(frames_at(film, range(len(film.times_s))))
+    return frames, torch.from_numpy(audio.samples_SC.T / sounds.FULL_SCALE), rates
+
+
+def _film(picture: Image.Image, video: Tensor, dbfs: float, device: torch.device) -> Video:
+    """The clip with its sound, for as long as the film lasts: whole seconds, of which the picture has a little less."""
+    image_MTC = torch.from_numpy(np.array(picture.convert("RGB")))
+    params = SpectrogramParams(num_frequencies=len(image_MTC))
+    seconds = math.ceil(image_MTC.shape[1] * COLUMN_S)
+    mel = spectrogram.mel_of_image(image_MTC, params, max_value=MAX_VALUE).to(device)
+    waveform = spectrogram.griffin_lim(spectrogram.magnitudes_of_mel(mel, params), params).cpu()
+    samples = sounds.leveled(waveform.T.numpy(), dbfs)
+    audio = Audio(sounds.fit_length(samples, seconds * params.sample_rate), params.sample_rate)
+    frames = np.ascontiguousarray(video.cpu().numpy())
+    return Video(frames, fps=len(frames) / seconds, seed=0, audio=audio)
+
+
+def _display(clip: Video, path: str | Path | None) -> None:
+    try:
+        from IPython.display import Video as Shown
+        from IPython.display import display
+    except ImportError:
+        log.warning("display_video is for notebooks, and IPython is not there: nothing is shown")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        shown = path or clip.save(Path(folder) / "clip.mp4")
+        display(Shown(str(shown), embed=True))
