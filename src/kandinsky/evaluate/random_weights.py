@@ -56,12 +56,8 @@ def random_pipeline(
             with torch.device("meta"):
                 make()  # refuses a wrong hyper-parameter now
             builders[part] = partial(_materialised, make, places[part], precision.compute)
-        elif component.kind == "qwen-clip":
-            sizes = QwenClipSizes.of(card)
-            builders[part] = partial(random_qwen_clip, sizes, component, places[part], precision.compute)
-        elif component.kind == "t5":
-            width = card.dit.params["in_text_dim"]
-            builders[part] = partial(random_t5, width, component, places[part], precision.compute)
+        elif made_up := ENCODERS_MADE_UP.get(component.kind):
+            builders[part] = partial(made_up, card, places[part], precision.compute)
         elif encoder := ENCODERS.get(component.kind):
             # encoders that ship with the package, vocabulary and all, need no stand-in
             builders[part] = partial(_as_it_is, encoder, component, card.id, precision)
@@ -154,8 +150,9 @@ class QwenClipSizes:
         return next(head for head in (128, 64, 32, 16) if self.qwen_width % head == 0)
 
 
-def random_qwen_clip(sizes: QwenClipSizes, component: Component, device: torch.device, dtype: torch.dtype) -> Any:
+def random_qwen_clip(card: Card, device: torch.device, dtype: torch.dtype) -> Any:
     """Both encoders behind their usual interface, with a tokenizer that only counts."""
+    sizes, component = QwenClipSizes.of(card), card.text
     try:
         from transformers import CLIPTextConfig, CLIPTextModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
     except ImportError as error:
@@ -210,35 +207,66 @@ def random_qwen_clip(sizes: QwenClipSizes, component: Component, device: torch.d
     )
 
 
-def random_t5(width: int, component: Component, device: torch.device, dtype: torch.dtype) -> Any:
+def random_t5(card: Card, device: torch.device, dtype: torch.dtype) -> Any:
     """T5 v1.1-XXL of another width, or of another depth by `text.num_layers`; every word is unknown to it."""
+    from kandinsky.text.t5 import T5Encoder, T5Params
+
+    params, width = dict(card.text.params), card.dit.params["in_text_dim"]
+    layers = int(params.pop("num_layers", 24))
+    net = _t5_network(device, dtype, width=width, hidden=width * 5 // 2, layers=layers, head=64)
+    return T5Encoder(net, _one_word_tokenizer(), T5Params.from_dict(params))
+
+
+def random_projected_t5(card: Card, device: torch.device, dtype: torch.dtype) -> Any:
+    """Flan-UL2's encoder and the projection; of another size by `text.width` and `text.num_layers`."""
+    from kandinsky.text.projected import ProjectedParams, ProjectedT5Encoder, Projection
+
+    params = dict(card.text.params)
+    width, layers = int(params.pop("width", 4096)), int(params.pop("num_layers", 32))
+    net = _t5_network(device, dtype, width=width, hidden=width * 4, layers=layers, head=256)
+    with torch.device(device):
+        projection = fill(Projection(width, card.dit.params["context_dim"]).to(dtype))
+    return ProjectedT5Encoder(net, _one_word_tokenizer(), projection, ProjectedParams.from_dict(params))  # type: ignore
+
+
+def _t5_network(
+    device: torch.device, dtype: torch.dtype, *, width: int, hidden: int, layers: int, head: int
+) -> nn.Module:
     try:
         from transformers import T5Config, T5EncoderModel
     except ImportError as error:
         raise BackendError("the text encoder needs `transformers`: install `kandinsky-video[full]`") from error
-    from tokenizers import Tokenizer
-    from tokenizers.models import Unigram
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-
-    from kandinsky.text.t5 import T5Encoder, T5Params
-
-    params = dict(component.params)
     config = T5Config(
         vocab_size=32128,
         d_model=width,
-        d_kv=64 if width % 64 == 0 else width,
-        d_ff=width * 5 // 2,
-        num_layers=int(params.pop("num_layers", 24)),
-        num_heads=max(1, width // 64),
+        d_kv=head if width % head == 0 else width,
+        d_ff=hidden,
+        num_layers=layers,
+        num_heads=max(1, width // head),
         feed_forward_proj="gated-gelu",
         is_encoder_decoder=False,
         use_cache=False,
     )
     with torch.device(device):
-        net = T5EncoderModel._from_config(config, dtype=dtype)
+        return T5EncoderModel._from_config(config, dtype=dtype)
+
+
+def _one_word_tokenizer() -> Any:
+    from tokenizers import Tokenizer
+    from tokenizers.models import Unigram
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+
     tokenizer = Tokenizer(Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], unk_id=2))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    return T5Encoder(net, tokenizer, T5Params.from_dict(params))
+    return tokenizer
+
+
+# By the card's kind of text encoder.
+ENCODERS_MADE_UP: dict[str, Callable[[Card, torch.device, torch.dtype], Any]] = {
+    "qwen-clip": random_qwen_clip,
+    "t5": random_t5,
+    "t5-projected": random_projected_t5,
+}
 
 
 class CountingTokenizer:
