@@ -67,6 +67,8 @@ def show_plan(made: Plan, *, as_json: bool, clips: int = 1) -> None:
     many = f", {clips} clips one after another" if clips > 1 else ""
     print(f"model      {made.model}")
     length = f"{made.clip_seconds:g} s, {made.frames} frames" if made.frames > 1 else "one image"
+    if (card := cards.catalogue().get(made.model)) is not None and card.sound is not None:
+        length = f"the picture of {card.sound.window_s:g} s of sound"
     print(f"clip       {made.size}, {length}, {made.tokens} tokens{many}")
     if made.missing:
         fetch, whole = gigabytes(made.download_bytes), gigabytes(made.files_bytes)

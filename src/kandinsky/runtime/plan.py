@@ -33,6 +33,7 @@ LAYER_CHUNK, LAYER_KEPT = 2**26, 2**31
 # Share of a text encoder's weights in blocks, and the share of one block: Qwen2.5-VL with 60 blocks, and two
 # vocabularies of 152,064 words outside them; T5-XXL with 24 blocks; Flan-UL2 with 32.
 _TEXT_SHARES = {"qwen-clip": (0.86, 0.028), "t5": (0.97, 0.041), "t5-projected": (0.98, 0.031)}
+_AS_STORED = ("cogvlm2-video",)  # networks that run in the type of their files, whatever the others do
 # Sustained matrix-product rates, FLOP/s: what a core with AVX-512 was measured to reach in this library's training
 # (82 GFLOP/s in float32, 204 in bfloat16); and what the published 139 s for 5 s of T2V Lite mean for an H100.
 _CORE_RATE = {"float32": 80e9, "bfloat16": 200e9, "float16": 80e9}
@@ -273,7 +274,7 @@ def _dit_blocks(card: Card) -> tuple[int, int, int]:
     """Weights in all blocks, in the largest block, and in the products that can be quantised."""
     params = card.dit.params
     if is_unet(params):
-        shares = (plan_unet.IN_STAGES, plan_unet.LARGEST_STAGE, plan_unet.linear(card.dit.kind))
+        shares = (*plan_unet.stages(card.dit.kind), plan_unet.linear(card.dit.kind))
         in_stages, largest, linear = (int(share * card.parameters) for share in shares)
         return in_stages, largest, linear
     if "num_blocks" in params:  # Kandinsky 4: one make of block, in pairs, with a modulation for each of two streams
@@ -298,7 +299,9 @@ def _named(part: Part) -> str:
 
 
 def _loaded_bytes(component: Component, width: int) -> int:
-    """Size of a component's files once its numbers have the compute type."""
+    """Size of a component's files once its numbers have the compute type, where it takes that."""
+    if component.kind in _AS_STORED:
+        return sum(part.loaded or part_bytes(part) for part in component.parts)
     sizes = ((part.loaded or part_bytes(part), part.dtype) for part in component.parts)
     return sum(size * width // devices.dtype_bytes(dtype) for size, dtype in sizes)
 
