@@ -1,4 +1,4 @@
-"""The official launch line of Kandinsky 4.0, with a tiny model of the same shape."""
+"""The official launch lines of Kandinsky 4.0 and 5.0, with tiny models of the same shape."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 from kandinsky.media import recipe as recipes
 from tiny import kandinsky4
+from tiny.fixtures import official  # noqa: F401 - a fixture
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "run_inference_distil.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLE = EXAMPLES / "run_inference_distil.py"
 
 
 def test_the_official_line(tmp_path: Path) -> None:
@@ -30,3 +32,29 @@ def test_the_official_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ["made.mp4"]
     assert recipes.read(tmp_path / "made.mp4")["seed"] == 42
+
+
+def test_the_official_script_of_5_0(official: Path, tmp_path: Path) -> None:  # noqa: F811 - the fixture's value
+    """Its door as well: `get_T2V_pipeline(conf_path=…)` by two processes; a wrong size is said once."""
+    options = ("--config", str(official / "config.yaml"), "--video_duration", "0", "--sample_steps", "1")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command += [str(EXAMPLES / "test.py"), *options, "--expand_prompt", "0", "--output_filename", "made.png"]
+
+    def run(*size: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *size],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    done = run("--width", "512", "--height", "512")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["made.png"] and recipes.read(tmp_path / "made.png")["seed"] == 1137
+    (tmp_path / "made.png").unlink()
+    done = run("--width", "100", "--height", "64")
+    assert done.returncode != 0 and done.stderr.count("size `100x64` is not supported") == 1
+    assert done.stdout == "" and list(tmp_path.iterdir()) == []

@@ -135,8 +135,9 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
         yield world
     except KandinskyError as error:
         # what is wrong with a request is found by every process
-        is_common = isinstance(error, RequestError) and _Watch.present is None
-        if world.is_first or not is_common:
+        watch = _Watch.present
+        is_common = isinstance(error, RequestError) and watch is None
+        if watch.may_speak() if watch else world.is_first or not is_common:
             say(f"error: {error}" if is_common else f"error: process {world.rank} of {world.size}: {error}")
             if error.hint:
                 say(f"hint: {error.hint}")
@@ -219,6 +220,12 @@ class _Watch:
                 end = time.monotonic() + SILENCE_S
                 while time.monotonic() < end and not all(self._is_done(rank) for rank in range(self.world.size)):
                     time.sleep(0.05)
+
+    def may_speak(self) -> bool:
+        """Whether nobody has said yet why the job ends: several may find the same fault."""
+        with contextlib.suppress(Exception):
+            return bool(self.store.add("kandinsky/said", 1) == 1)
+        return True
 
     def explain(self, error: Exception) -> str | None:
         """Why a call to others broke, where they are the reason: waits until somebody is missed or has said it."""
