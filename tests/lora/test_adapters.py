@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import kandinsky
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.nets.lora import layer_shapes, updated_layers
@@ -186,6 +187,18 @@ def test_quantised_layers_take_adapters_but_cannot_be_fused() -> None:
     one.fuse(False)
     one.apply(net, dtype=torch.float32)
     assert torch.equal(forward(net), changed)
+
+
+def test_fusing_into_quantised_weights_is_refused_when_it_is_asked_for() -> None:
+    pytest.importorskip("torchao")
+    pipe = kandinsky.load("nano-t2v", device="cpu", quantize="int8")
+    with pytest.raises(RequestError, match=r"`nano-t2v` are quantised \(`int8`\), so no LoRA can be fused"):
+        pipe.fuse_lora()
+    assert not pipe.adapters.is_fused
+    pipe.unfuse_lora()
+    text_only = kandinsky.load("nano-t2v", device="cpu", quantize={"text": "int8"})
+    text_only.fuse_lora()
+    assert text_only.adapters.is_fused
 
 
 @pytest.mark.parametrize("stabilised", [False, True])

@@ -142,10 +142,11 @@ def build(
     calibrated = (card.sampling.mag_ratios, *(entry.sampling.get("mag_ratios") for entry in card.classes.values()))
     caching.choose(cache, model=card.id, ratios=next(filter(None, calibrated), ()))
     precision = Precision.choose(dtype, places["dit"])
-    adapters = Adapters(card.id, partial(_linear_shapes, card), keymap=keymaps.for_kind(card.dit.kind))
-    load_loras(adapters, lora)
     schemes = quantise.parse(quantize)
     quantise.check(schemes)
+    keymap = keymaps.for_kind(card.dit.kind)
+    adapters = Adapters(card.id, partial(_linear_shapes, card), keymap=keymap, quantised=schemes.get("dit", ""))
+    load_loras(adapters, lora)
     card = _with_tiling(card, tiling)
     team = _team(card, parallel, attention, places["dit"])
     if team.layout.cuts_weights:

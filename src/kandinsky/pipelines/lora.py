@@ -44,7 +44,7 @@ class LoraMethods:
         self.adapters.remove(name)
 
     def fuse_lora(self) -> None:
-        """Add what is on to the weights, so that it costs no time. Quantised models refuse when they run."""
+        """Add what is on to the weights, so that it costs no time. Raises: RequestError for a quantised model."""
         self.adapters.fuse()
 
     def unfuse_lora(self) -> None:

@@ -38,12 +38,15 @@ class Adapters:
     """The LoRAs of one model, by name.
 
     Args: model: its name, for messages.   layers: gives (outputs, inputs) of its linear layers, asked when needed.
-          keymap: official names of the layers ↔ ours.
+          keymap: official names of the layers ↔ ours.   quantised: how its weights are packed; empty = they are not.
     """
 
-    def __init__(self, model: str, layers: Callable[[], Shapes], *, keymap: KeyMap = IDENTITY) -> None:
+    def __init__(
+        self, model: str, layers: Callable[[], Shapes], *, keymap: KeyMap = IDENTITY, quantised: str = ""
+    ) -> None:
         self.model = model
         self.keymap = keymap
+        self.quantised = quantised
         self._layers = layers
         self._shapes: Shapes | None = None
         self._loaded: dict[str, Lora] = {}
@@ -131,7 +134,15 @@ class Adapters:
             self._scales.pop(one, None)
 
     def fuse(self, on: bool = True) -> None:
-        """Add what is on to the weights themselves from now on (or no longer)."""
+        """Add what is on to the weights themselves from now on (or no longer).
+
+        Raises: RequestError where the weights are quantised; nothing has changed then.
+        """
+        if on and self.quantised:
+            raise RequestError(
+                f"the weights of `{self.model}` are quantised (`{self.quantised}`), so no LoRA can be fused into them: "
+                "leave them unfused, or load the model without `quantize`"
+            )
         self._is_fused = on
 
     def recipe(self) -> list[dict[str, Any]]:
