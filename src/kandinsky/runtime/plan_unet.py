@@ -15,8 +15,8 @@ IN_STAGES, LARGEST_STAGE = 0.94, 0.11
 _STAGES = {"kandinsky4.v2a-unet": (0.89, 0.30)}  # which has fewer
 # Share in the linear layers that are quantised: attention's, in stages; 0 for kinds that are not.
 _LINEAR = {"kandinsky3.unet": 0.148, "kandinsky_video1.keyframes-1.0": 0.246, "kandinsky_video1.keyframes-1.1": 0.246}
-# Operations of one pass for each pixel of each frame, with 60 text tokens (of sound, 100 and 96 frames), at the released
-# widths.
+# Operations of one pass for each pixel of each frame, with 60 text tokens (of sound: 100, and 96 frames), at the
+# released widths.
 PASS = {
     "kandinsky3.unet": 2.0e8,
     "kandinsky_video1.keyframes-1.0": 2.4e8,
