@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-CASES  ?= ../shared/reference/kandinsky5
+CASES  ?= $(addprefix ../shared/reference/,kandinsky5 kandinsky4 kandinsky_video1 kandinsky3)
 PROMPT ?= a panda on a blue background
 OUT    ?= out
 
@@ -54,8 +54,16 @@ lint: $(VENV)/.installed-dev
 conformance: $(VENV)/.installed-dev
 	$(BIN)/kandinsky conformance $(CASES)
 
-bench: $(VENV)/.installed
+# The U-Net of Kandinsky 3 and Kandinsky Video beside Diffusers', at two sizes; --set LIST is of that network.
+UNET_TINY := dim_mult=1,1,2,2 model_channels=32 init_channels=16 time_embed_dim=64 context_dim=64 groups=8 head_dim=16
+UNET_MID  := model_channels=64 init_channels=32 time_embed_dim=256 context_dim=256 groups=16 head_dim=32
+unet_bench = OMP_NUM_THREADS=1 $(BIN)/kandinsky bench kandinsky3.0 --random-weights --against diffusers --stages dit,vae \
+	$(addprefix --set dit.,$(1)) --set vae.ch=32 --size 256x256 --steps 2
+
+bench: $(VENV)/.installed-dev
 	$(BIN)/kandinsky bench
+	$(call unet_bench,$(UNET_TINY))
+	$(call unet_bench,$(UNET_MID))
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m kandinsky.cli.reference docs/reference/cli.md

@@ -174,3 +174,8 @@ def test_a_file_of_another_network_names_the_tensor(folder: Path, tmp_path: Path
     (tmp_path / "kandinsky_video.pt").symlink_to(folder / "weights" / "kandinsky3.pt")
     with pytest.raises(WeightsError, match=r"tensor `to_temporal_embed\.1\.weight` is missing"):
         kandinsky.load("kandinsky-video-1.0", weights=tmp_path, device="cpu")
+
+
+def test_a_lora_that_is_not_there_is_said_before_weights_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"LoRA `nowhere\.safetensors` is not there"):
+        kandinsky.load("kandinsky3.1-flash", weights=tmp_path, device="cpu", lora="nowhere.safetensors")

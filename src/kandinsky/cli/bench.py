@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kandinsky import cards
+from kandinsky.cli.chosen import chosen_model
 from kandinsky.errors import RequestError
 
 
@@ -47,9 +47,7 @@ def bench(
     """Measure each stage of a generation: median, spread, achieved rate, share of the matrix-product rate, memory."""
     from kandinsky.pipelines.request import parse_size
 
-    if model is not None and same is not None and model != same:
-        raise RequestError(f"both `{model}` and `--model {same}` were given: use one")
-    model = model or same or cards.DEFAULT_MODEL
+    model = chosen_model(model, same)
     width, height = (None, None) if size is None else parse_size(size)
     request = {"width": width, "height": height, "seconds": seconds, "steps": steps, "guidance": guidance}
     if ledger and (random_weights or change or against or stages):

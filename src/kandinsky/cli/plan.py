@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kandinsky import cards
+from kandinsky.cli.chosen import chosen_model
 
 if TYPE_CHECKING:
     from kandinsky.runtime.plan import Plan
 
 
 def plan(
-    model: Annotated[str, typer.Option("--model", "-m", help="Catalogue id, see `kandinsky models`.")] = (
-        cards.DEFAULT_MODEL
-    ),
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`; `nano-t2v` when absent."),
+    ] = None,
+    same: Annotated[str | None, typer.Option("--model", "-m", help="The same, as the other commands take it.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Length; 0 is a still image.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.")] = None,
@@ -41,7 +44,7 @@ def plan(
 
     width, height = (None, None) if size is None else parse_size(size)
     made = make(
-        model,
+        chosen_model(model, same),
         width=width,
         height=height,
         seconds=seconds,

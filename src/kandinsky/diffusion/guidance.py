@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,6 +12,15 @@ from kandinsky.errors import RequestError
 
 # (x_BTHWC, t: float32 scalar in [0, 1]) -> velocity_BTHWC
 Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+
+@runtime_checkable
+class Pairing(Protocol):
+    """A denoiser that can make two passes at once."""
+
+    def pair(self, other: Denoiser) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+        """What both give for a state, ``other`` second; None where they cannot run together."""
+        ...
 
 
 class Mixing(Protocol):
@@ -51,6 +60,9 @@ class Guidance:
         if unconditional is None:
             raise RequestError(f"guidance `{self.weight}` needs states of the negative prompt: give them, or use 1.0")
         other = unconditional
+        pair = conditional.pair(other) if isinstance(conditional, Pairing) else None
+        if pair is not None:
+            return lambda x_BTHWC, t: self.combine(*(v.to(x_BTHWC.dtype) for v in pair(x_BTHWC, t)))
 
         def guided(x_BTHWC: Tensor, t: Tensor) -> Tensor:
             # float32 before the difference: at weight 5 rounding errors would be five times as large
