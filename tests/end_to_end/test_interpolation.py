@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import kandinsky
 from kandinsky.cli.main import main
 from kandinsky.errors import RequestError
 from kandinsky.media.audio import frames_of, read_audio, write_audio
-from kandinsky.media.mux import Film, frames_at, keep_sound, probe
+from kandinsky.media.mux import Film, frames_at, keep_sound, probe, read_film
 from kandinsky.media.video import read_video, write_video
 from kandinsky.pipelines import interpolation
 from kandinsky.pipelines.interpolation import Raise, fitted_size, interpolate, nearest_frames
@@ -133,6 +134,18 @@ def test_uneven_times_become_even(tmp_path: Path) -> None:
     assert made.seconds == pytest.approx(probe(source).seconds, abs=0.06)
     gaps = np.diff(made.times_s)
     assert np.allclose(gaps, 0.1, atol=0.002)
+
+
+def test_a_film_that_is_turned_comes_out_upright(tmp_path: Path) -> None:
+    source = film(tmp_path / "in.mp4", [0, 400], sound=None)
+    data = bytearray(source.read_bytes())
+    place = data.index(b"tkhd") + 4 + 40  # the matrix of a track header, version 0
+    one = 0x10000
+    data[place : place + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 64 * one, 0, 0x40000000)
+    source.write_bytes(data)
+    assert read_film(probe(source)).frames.shape == (2, 96, 64, 3)
+    made = raised(source, tmp_path / "out.mp4", "--factor", "2")
+    assert read_film(made).frames.shape == (4, 96, 64, 3)
 
 
 def test_the_shared_example(tmp_path: Path) -> None:
