@@ -36,6 +36,10 @@ def plan(
     memory: Annotated[
         str | None, typer.Option("--memory", help="Plan for a card of that size, such as 12GB, not for this machine.")
     ] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", help="Plan for so many processes, each on its own.")] = None,
+    parallel: Annotated[
+        str | None, typer.Option("--parallel", metavar="LAYOUT", help="Their layout, as tp=4; chosen when absent.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say what a generation needs: gigabytes to fetch, peak memory, time, placement. Fetches and loads nothing."""
@@ -56,6 +60,8 @@ def plan(
         offload=offload,
         quantize=quantize,
         memory=memory,
+        gpus=gpus,
+        parallel=parallel,
     )
     show_plan(made, as_json=as_json)
 
@@ -80,8 +86,12 @@ def show_plan(made: Plan, *, as_json: bool, clips: int = 1) -> None:
             print(f"           {entry}")
     else:
         print("download   nothing: all files are on this machine")
+    if made.processes > 1:
+        print(f"processes  {made.processes}, --parallel {made.layout}: {made.layout_why}")
     on = f"{gigabytes(made.peak_device_bytes)} on {made.device}, " if made.peak_device_bytes else ""
     print(f"memory     {on}{gigabytes(made.peak_host_bytes)} on the host at the peak (estimate)")
+    if made.processes > 1:
+        print(f"           {gigabytes(made.other_bytes)} on each process but the first, whose needs these are")
     for name, need in made.components.items():
         scheme = f" in {made.quantize[name]}" if name in made.quantize else ""
         print(f"  {name:<14}{gigabytes(need.weights)} of weights{scheme}, {gigabytes(need.work)} of work")

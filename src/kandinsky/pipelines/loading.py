@@ -24,7 +24,7 @@ from kandinsky.pipelines import sources
 from kandinsky.pipelines.attention import check_choice
 from kandinsky.pipelines.generation import GenerationPipeline
 from kandinsky.pipelines.lora import load_loras
-from kandinsky.pipelines.parallel import demand_of_card
+from kandinsky.pipelines.parallel import check_whole, demand_of_card
 from kandinsky.pipelines.tasks import task_of
 from kandinsky.pipelines.text_states import open_store
 from kandinsky.runtime import quantise
@@ -150,7 +150,7 @@ def build(
     card = _with_tiling(card, tiling)
     team = _team(card, parallel, attention, places["dit"])
     if team.layout.cuts_weights:
-        _check_whole(team.layout, offload=offload, lora=lora, quantize=bool(schemes))
+        check_whole(team.layout, offload=offload, lora=lora, quantize=bool(schemes))
     builders: dict[str, Callable[[], Any]] = {}
     found: dict[str, Files] = {}
     precisions: dict[str, Precision] = {}
@@ -209,16 +209,6 @@ def _team(card: Card, parallel: str | Layout | None, attention: str, device: tor
     if layout.size > 1:
         launch.meet(device.type)
     return Team(layout, device)
-
-
-def _check_whole(layout: Layout, *, offload: str, lora: LoraSpecs | None, quantize: bool) -> None:
-    """Raises: RequestError for what needs a whole transformer on every process."""
-    given = {f"offload `{offload}`": offload != "none", "a LoRA": bool(lora), "quantised weights": quantize}
-    if refused := [name for name, is_given in given.items() if is_given]:
-        raise RequestError(
-            f"layout `{layout}` leaves each process a part of the weights, and {refused[0]} needs them whole: leave "
-            "`tp` and `fsdp` out, or that"
-        )
 
 
 def _with_tiling(card: Card, tiling: str | None) -> Card:

@@ -7,11 +7,13 @@ import math
 from typing import Any
 
 from kandinsky.cards import Card
+from kandinsky.errors import RequestError
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.pipelines.attention import attention_for
 from kandinsky.pipelines.request import Resolved, resolve
 from kandinsky.runtime.parallel.layout import Demand, Layout, check
 from kandinsky.types import Request
+from kandinsky.weights.lora_files import LoraSpecs
 
 # kinds of transformer whose tokens can be shared → whether each frame's tokens are, instead of the whole clip's
 TOKENS_OF_FRAMES = {"kandinsky5.dit": False, "kandinsky4.dit": True}
@@ -55,3 +57,13 @@ def check_fits(layout: Layout, resolved: Resolved, attention: AttentionSpec, cli
     """
     demand = demand_of(resolved, attention, clips)
     check(layout, dataclasses.replace(demand, is_guided=demand.is_guided or layout.cfg > 1))
+
+
+def check_whole(layout: Layout, *, offload: str, lora: LoraSpecs | None, quantize: bool) -> None:
+    """Raises: RequestError for what needs a whole transformer on every process."""
+    given = {f"offload `{offload}`": offload != "none", "a LoRA": bool(lora), "quantised weights": quantize}
+    if refused := [name for name, is_given in given.items() if is_given]:
+        raise RequestError(
+            f"layout `{layout}` leaves each process a part of the weights, and {refused[0]} needs them whole: leave "
+            "`tp` and `fsdp` out, or that"
+        )

@@ -16,7 +16,8 @@ from typing import Any
 
 from kandinsky.cards import Card, Component, Part
 from kandinsky.errors import RequestError
-from kandinsky.runtime import devices, plan_unet
+from kandinsky.runtime import devices, plan_parallel, plan_unet
+from kandinsky.runtime.plan_parallel import Company
 from kandinsky.runtime.plan_unet import is_unet
 from kandinsky.runtime.quantise import SCHEMES
 from kandinsky.types import LatentShape, VideoShape
@@ -66,6 +67,8 @@ class Plan:
     fits:              whether free memory suffices; None where it cannot be told.   why: the reason for the placement.
     components:        for `dit`, `text` and `vae` the bytes of ``Need``.   placements: device bytes of each placement.
     quantize:          schemes asked for, by component.   advice: what to try where nothing fits; empty otherwise.
+    processes:         that share the work by ``layout``, for the reason ``layout_why``; on accelerators the memory is
+                       that of the first, and ``other_bytes`` of each other; on the processor that of all.
     """
 
     model: str
@@ -89,6 +92,10 @@ class Plan:
     placements: dict[str, int]
     quantize: dict[str, str]
     advice: str = ""
+    processes: int = 1
+    layout: str = "1"
+    layout_why: str = ""
+    other_bytes: int = 0
     missing: tuple[str, ...] = ()
     estimates: tuple[str, ...] = (
         "peak_device_bytes",
@@ -123,12 +130,14 @@ def plan_clip(
     offload: str | None = None,
     quantize: Mapping[str, str] | None = None,
     memory: int | None = None,
+    company: Company | None = None,
 ) -> Plan:
     """What one clip needs; nothing is fetched or loaded. ``pipelines.plan.plan`` starts from a request.
 
     Args:   root: an official `weights/` folder the files lie in.   device, dtype: None = the best there is.
             offload: None = the placement that fits.   quantize: schemes by component.
             memory: plan for a card of so many bytes, which need not be in this machine.
+            company: several processes that make it together, each on a card like that.
     Raises: RequestError or BackendError for a device, type or placement that is not there.
     """
     device = devices.choose_device(device) if memory is None else device or OTHER_CARD
@@ -137,19 +146,32 @@ def plan_clip(
         check_offload(offload)
     quantize = dict(quantize or {})
     tokens = _tokens(card, latent)
-    needs = _needs(card, shape, tokens, devices.dtype_bytes(dtype), quantize)
+    whole = _needs(card, shape, tokens, devices.dtype_bytes(dtype), quantize)
+    needs = whole if company is None else _shared(card, whole, company)
     need = _by_placement(needs)
+    other = {} if company is None else _by_placement({name: needs[name] for name in company.everyone if name in needs})
     on_host = device == "cpu"
     free = (memory, memory) if memory is not None else None
     if free is None:
         free = devices.host_memory() if on_host else devices.device_memory(device)
     room = None if free is None else int(free[0] * _RESERVE)
-    chosen, why = _placement(need, room, offload, device)
+    if company is not None and on_host:  # all share its memory: they are seen as one
+        need = {name: size + other[name] * (company.layout.size - 1) for name, size in need.items()}
+    if company and company.layout.cuts_weights:
+        chosen, why = "none", f"`{company.layout}` needs all networks loaded"
+    else:
+        chosen, why = _placement(need, room, offload, device)
     fits = None if room is None else need[chosen] <= room
-    advice = _advice(card, shape, tokens, dtype, chosen, room, quantize) if fits is False else ""
+    advice = ""
+    if fits is False and company is not None:
+        advice = _advice_together(card, whole, company, room)
+    elif fits is False:
+        advice = _advice(card, shape, tokens, dtype, chosen, room, quantize)
     flops = _flops(card, shape, tokens, passes)
     share = plan_unet.GPU_SHARE if is_unet(card.dit.params) and device.startswith("cuda") else 1.0
     seconds = flops / (share * _rate(device, dtype))
+    if company is not None and not on_host:  # processes on one processor share its cores
+        seconds /= company.layout.size
     missing = missing_parts(card, root=root)
     peak_host = PROCESS_BYTES + 3 * shape.frames * shape.height * shape.width  # the frames, unless streamed
     if on_host:
@@ -179,6 +201,10 @@ def plan_clip(
         placements=need,
         quantize=quantize,
         advice=advice,
+        processes=1 if company is None else company.layout.size,
+        layout="1" if company is None else str(company.layout),
+        layout_why="" if company is None else company.why,
+        other_bytes=other.get(chosen, 0),
         missing=tuple(_named(part) for part in missing),
     )
 
@@ -235,6 +261,26 @@ def _advice(
                 given = ",".join(f"{part}={scheme}" for part, scheme in schemes.items())
                 return f"try --offload {offload}" + (f" --quantize {given}" if given else "")
     return "it will not fit: take a smaller size, fewer seconds or another device"
+
+
+def _shared(card: Card, needs: Mapping[str, Need], company: Company) -> dict[str, Need]:
+    """The first process' needs, of those of a process alone."""
+    in_blocks, one_block, _ = _dit_blocks(card)
+    dit, layout = needs["dit"], company.layout
+    bytes_each = dit.weights / card.parameters
+    weights = plan_parallel.dit_weights(
+        dit.weights, int(in_blocks * bytes_each), int(one_block * bytes_each), layout
+    )  # fmt: skip
+    work, block_work = (plan_parallel.dit_work(bytes_, layout) for bytes_ in (dit.work, dit.block_work))
+    return {**needs, "dit": Need(weights, min(weights, dit.blocks), work, block_work)}
+
+
+def _advice_together(card: Card, needs: Mapping[str, Need], company: Company, room: int | None) -> str:
+    """Weights in shards, where that fits."""
+    sharded = replace(company, layout=replace(company.layout, fsdp=company.layout.context))
+    if room is not None and _by_placement(_shared(card, needs, sharded))["none"] <= room:
+        return f"try --parallel {sharded.layout}"
+    return "it will not fit: take more processes, a smaller size or fewer seconds"
 
 
 def _needs(card: Card, shape: VideoShape, tokens: int, width: int, quantize: Mapping[str, str]) -> dict[str, Need]:
