@@ -10,9 +10,11 @@ from kandinsky.diffusion.cosine import Ancestral, CosineSchedule
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
+from kandinsky.evaluate.bench import bench
 from kandinsky.nets.unet.denoiser import UNetDenoiser
 from kandinsky.nets.unet.params import UNetParams
-from kandinsky.nets.unet.unet import UNet
+from kandinsky.nets.unet.unet import Marks, UNet
+from kandinsky.text.projected import no_text
 from kandinsky.types import TextStates
 from kandinsky.weights.kandinsky3_folder import UNET
 from tiny.family import randomise
@@ -142,3 +144,43 @@ def test_every_step_of_the_schedulers_of_kandinsky_video_1_1(name: str, settings
         spread = theirs._get_variance(level) if level > 0 else torch.zeros(())
         expected = quiet - spread * drawn + (spread * draws[i] if i < steps - 1 else 0)
         torch.testing.assert_close(made, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_both_passes_of_guidance_at_once(nets: tuple[UNet, Kandinsky3UNet]) -> None:
+    ours, theirs = nets
+    (_, _, text), nothing = words(theirs, 3, (5,)), no_text(CONTEXT)
+    x, t = torch.randn(2, 1, 8, 16, 4, generator=torch.Generator().manual_seed(5)), torch.tensor(0.5)
+    one, other = UNetDenoiser(ours, text), UNetDenoiser(ours, nothing)
+    both = one.pair(other)
+    assert both is not None
+    with torch.no_grad():
+        for made, alone in zip(both(x, t), (one(x, t), other(x, t)), strict=True):
+            torch.testing.assert_close(made, alone, rtol=1e-4, atol=1e-5)
+    # clips are large enough, and what stands beside the state must be the same
+    assert UNetDenoiser(ours, text, marks=Marks((0.0,))).pair(other) is None
+    assert UNetDenoiser(ours, text, condition_BTHWC=x).pair(other) is None
+
+
+def test_bench_stands_against_diffusers() -> None:
+    sizes = {
+        "model_channels": 16,
+        "init_channels": 8,
+        "time_embed_dim": 16,
+        "context_dim": 16,
+        "groups": 4,
+        "head_dim": 8,
+    }
+    changes = {f"dit.{name}": value for name, value in sizes.items()} | {"dit.dim_mult": [1, 1, 1, 1], "vae.ch": 32}
+    report = bench(
+        "kandinsky3.0",
+        stages=("dit", "vae"),
+        repeats=1,
+        device="cpu",
+        random_weights=True,
+        changes=changes,
+        against="diffusers",
+        request={"width": 64, "height": 64, "steps": 1},
+    )
+    for stage in report.stages[1:]:
+        assert stage.against is not None
+        assert (stage.against.reason, len(stage.against.seconds)) == ("", 1)
