@@ -7,7 +7,7 @@ checkpoint.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,16 @@ def _components(values: dict[str, Any]) -> Iterator[tuple[str, Component]]:
     for card in cards.catalogue().values():
         for name, component in card.components.items():
             parts = [part for part in component.parts if part.repo in repositories]
-            # a repository may hold several networks; then the file tells them apart
-            if parts and name != "text" and (len(parts[0].files) != 1 or files & set(parts[0].files)):
+            # a repository may hold several networks; then the file, or its folder, tells them apart
+            if parts and name != "text" and _share(parts[0].files, files):
                 yield card.id, component
+
+
+def _share(listed: Iterable[str], named: set[str]) -> bool:
+    """Whether one of a part's files, or the folder of several, is among those a manifest names."""
+    if len(of_part := set(listed)) == 1:
+        return bool(of_part & named)
+    return bool({file.partition("/")[0] for file in of_part} & {file.partition("/")[0] for file in named})
 
 
 def _check(component: Component, values: dict[str, Any], file: Path, holder: str) -> None:
