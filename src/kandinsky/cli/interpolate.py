@@ -75,8 +75,8 @@ def interpolate(
         from kandinsky.pipelines.loading import load
 
         pipe = load(model, device=device, dtype=dtype, offload=offload or "none", only=needed)
-        made = raised(pipe, given, settings, on_step=on_step,
-                      times_s=film and film.times_s, seconds=film and film.seconds)  # fmt: skip
+        times = (None, None) if film is None else (film.times_s, film.seconds)
+        made = raised(pipe, given, settings, times_s=times[0], seconds=times[1], on_step=on_step)
         written = write_video(made, target)
     if film is not None and film.has_sound:
         if target.suffix.lower() in SOUND_AS_IT_IS:
