@@ -69,9 +69,7 @@ def test_states_need_neither_encoder_nor_trust(film: Path, tmp_path: Path, call:
     folder = sound.write(tmp_path / "bare")
     for file in (folder / "encoder").iterdir():
         file.unlink()
-    from test_sound_pipeline import states_file
-
-    states = states_file(tmp_path / "states.safetensors")
+    states = sound.states_file(tmp_path / "states.safetensors")
     code, _, err = call("generate", "-m", folder, "--video", film, "--states", states, "rain", "-o", "a.mp4")
     assert code == 0 and streams("a.mp4") == ["video", "audio"], err
     assert f"--states {states}" in call("show", "a.mp4")[1]

@@ -38,13 +38,6 @@ def in_memory(path: Path) -> Video:
     return Video(mux.frames_at(film, range(len(film.times_s))), fps=film.fps, seed=0)
 
 
-def states_file(path: Path, windows: int = 1, **changes: torch.Tensor) -> Path:
-    generator = torch.Generator().manual_seed(5)
-    text, film = (torch.randn(n, length, sound.WIDTH, generator=generator) for n, length in ((1, 6), (windows, 4)))
-    states = FilmStates(film, text, torch.zeros(1, 4, sound.WIDTH), torch.zeros(1, 6, sound.WIDTH))
-    return write_states(dataclasses.replace(states, **changes), path)
-
-
 def test_remote_code_does_not_run_unasked(model: Path, film: Path) -> None:
     with pytest.raises(RequestError, match="not run unasked: add `--trust-remote-code`"):
         kandinsky.load(model, device="cpu")
@@ -158,9 +151,9 @@ def test_states_that_do_not_fit_are_refused(model: Path, film: Path, tmp_path: P
     bare = load_sound(model, device="cpu", only={"dit", "vae"})
     wide = torch.zeros(1, 4, 9)
     cases = {
-        "of 2 windows": states_file(tmp_path / "a.safetensors", windows=2),
-        "lack `negative_image_embeds`": states_file(tmp_path / "b.safetensors", black_1TE=None),
-        "do not fit together": states_file(tmp_path / "c.safetensors", frames_NTE=wide),
+        "of 2 windows": sound.states_file(tmp_path / "a.safetensors", windows=2),
+        "lack `negative_image_embeds`": sound.states_file(tmp_path / "b.safetensors", black_1TE=None),
+        "do not fit together": sound.states_file(tmp_path / "c.safetensors", frames_NTE=wide),
         "states are 9 wide": write_states(FilmStates(*(wide.clone() for _ in range(4))), tmp_path / "d.safetensors"),
     }
     save_file({"image_embeds": wide}, tmp_path / "e.safetensors")

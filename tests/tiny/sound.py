@@ -4,6 +4,7 @@ All weights are random, from one seed. The encoder stands in `encoder/` as a rep
 class is not this library's, and importing it leaves a file behind, `ran`, so that a test can see that it ran.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from kandinsky.media.video import write_video
 from kandinsky.nets.v2a.params import V2AParams
 from kandinsky.nets.v2a.unet import V2AUNet
+from kandinsky.text.films import FilmStates, write_states
 from kandinsky.types import Video
 from tiny.family import SEED, randomise
 from tiny.tokenizers import clip_tokenizer
@@ -196,6 +198,14 @@ def write(folder: Path) -> Path:
     write_encoder(folder / "encoder")
     (folder / "card.toml").write_text(CARD, encoding="utf-8")
     return folder
+
+
+def states_file(path: Path, windows: int = 1, **changes: torch.Tensor) -> Path:
+    """Random states of films with so many windows; ``changes`` of ``FilmStates``."""
+    generator = torch.Generator().manual_seed(5)
+    text, film = (torch.randn(n, length, WIDTH, generator=generator) for n, length in ((1, 6), (windows, 4)))
+    states = FilmStates(film, text, torch.zeros(1, 4, WIDTH), torch.zeros(1, 6, WIDTH))
+    return write_states(dataclasses.replace(states, **changes), path)
 
 
 def film(path: Path, *, seconds: float = 2.0, fps: float = 8, seed: int = 1) -> Path:
