@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_scenes_can_be_told_apart_by_ear_and_nothing_leaves_the_frame(number: in
     scene = draw_scene(np.random.default_rng(number), DATA.sprites, "contact")
     times = [event.time for event in scene.events]
     assert FEWEST <= len(times) <= MOST
-    assert all(later - earlier >= GAP for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier >= GAP for earlier, later in itertools.pairwise(times))
     for thing in scene.things:
         low, high = thing.centres_T2.min(0) - thing.radius, thing.centres_T2.max(0) + thing.radius
         assert (low > -1e-4).all() and (high < 1 + 1e-4).all()
@@ -115,7 +116,9 @@ def test_larger_things_sound_lower_and_faster_ones_louder() -> None:
     assert amplitude(1.0) == pytest.approx(10 * amplitude(0.0))
 
     def strongest(radius: float) -> float:
-        sound = synthesise(Scene((0, 0, 0), events=(Event(0.1, "appear", radius, 1.0),)), np.random.default_rng(0), RATE)
+        sound = synthesise(
+            Scene((0, 0, 0), events=(Event(0.1, "appear", radius, 1.0),)), np.random.default_rng(0), RATE
+        )
         return float(np.abs(np.fft.rfft(sound)).argmax())
 
     assert strongest(0.1) == pytest.approx(pitch(0.1), abs=5)

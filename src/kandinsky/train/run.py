@@ -120,15 +120,18 @@ def _text(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_lo
     return train_text_encoder(values, out, on_log=on_log)
 
 
+def _cache(values: dict[str, Any]) -> Path | None:
+    """Where the emoji are; null in a recipe of sound: drawn shapes alone."""
+    return None if values["cache"] is None else Path(values["cache"])
+
+
 def _sound_autoencoder(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
     from kandinsky.nets.vae.nano import NanoAutoencoderParams
     from kandinsky.train.sound import SoundAutoencoderObjective, read_pictures
     from kandinsky.weights.write import write_state
 
     params = NanoAutoencoderParams.from_dict(values["network"])
-    objective = SoundAutoencoderObjective(
-        Path(values["cache"]), read_pictures(values["pictures"]), params, **values["data"]
-    )
+    objective = SoundAutoencoderObjective(_cache(values), read_pictures(values["pictures"]), params, **values["data"])
     _start(objective.network, values)
     settings = loop.LoopSettings.from_dict(values["loop"])
     ema = loop.run(objective, settings, out, resume=resume, device=device, on_log=on_log)
@@ -146,7 +149,7 @@ def _sound(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_l
     autoencoder = NanoAutoencoder(NanoAutoencoderParams.from_dict(values["autoencoder"]["params"]))
     load_into(autoencoder, Path(values["autoencoder"]["weights"]))
     objective = SoundObjective(
-        Path(values["cache"]),
+        _cache(values),
         read_pictures(values["pictures"]),
         autoencoder,
         V2AParams.from_dict(values["network"]),
