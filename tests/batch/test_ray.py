@@ -8,10 +8,11 @@ import pytest
 
 ray: Any = pytest.importorskip("ray", reason="ray is not installed: the extra `ray` brings it")
 
+import kandinsky  # noqa: E402
 from batch.prompts import STILL, Watched  # noqa: E402
 from kandinsky.errors import BackendError, RequestError  # noqa: E402
 from kandinsky.media.video import read_video  # noqa: E402
-from kandinsky.pipelines import sources  # noqa: E402
+from kandinsky.pipelines import batch, ray_batch, sources  # noqa: E402
 from kandinsky.pipelines.batch import Loading, Outcome, part_finished, plan_items, settle  # noqa: E402
 from kandinsky.pipelines.prompt_files import Row  # noqa: E402
 from kandinsky.pipelines.ray_batch import RayRunner  # noqa: E402
@@ -41,6 +42,12 @@ def cluster() -> Any:
     yield
     ray.shutdown()
     patch.undo()
+
+
+@pytest.fixture
+def one_item() -> list[batch.Item]:
+    base = Request(model="nano-t2v", prompt="", seed=3, **STILL)  # type: ignore[arg-type]
+    return plan_items([Row(1, {"prompt": "a dot"})], base, Loading(sources.find("nano-t2v")))[0]
 
 
 def test_a_failing_prompt_and_a_killed_worker(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,3 +99,39 @@ def test_no_cluster_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(BackendError, match="no ray cluster answers at `auto`"):
         list(RayRunner(Loading(sources.find("nano-t2v"))).run([None]))  # type: ignore[list-item]
+
+
+def test_a_worker_that_takes_long_to_come_back_is_waited_for(
+    one_item: list[batch.Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray refuses calls to an actor at once while it starts it again."""
+    ready = ray_batch.Ready("here", kandinsky.__version__)
+    answers: list[Any] = [ready, *[ray.exceptions.ActorUnavailableError("it is restarting", None)] * 8, ready, "made"]
+    # the item's own call dies first
+    answers.insert(1, ray.exceptions.ActorUnavailableError("gone", None))
+
+    class Call:
+        def remote(self, *_: object) -> int:
+            return len(answers)
+
+    class Actor:
+        start = work = Call()
+
+    class Cluster:
+        exceptions = ray.exceptions
+
+        def wait(self, calls: list[int], **_: object) -> tuple[list[int], list[int]]:
+            return calls[:1], calls[1:]
+
+        def get(self, _: int) -> Any:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    waits: list[float] = []
+    monkeypatch.setattr(ray_batch.time, "sleep", waits.append)
+    runner = RayRunner(Loading(sources.find("nano-t2v")), "local")
+    places = [ray_batch._Place(1, Actor())]
+    assert [entry[1:] for entry in runner._hand_out(Cluster(), places, one_item)] == [("made", 2)]
+    assert len(waits) == 8 and answers == []

@@ -15,6 +15,7 @@ import dataclasses
 import logging
 import os
 import re
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from kandinsky.weights.lora_files import parse_spec
 log = logging.getLogger(__name__)
 ATTEMPTS = 2  # an item whose worker died is tried once more
 RESTARTS = 3  # of one worker, by Ray
+# a worker that comes back imports everything again, and Ray refuses calls meanwhile
+RETURN_S, ASK_AGAIN_S = 600.0, 0.5
 WORKER_CPUS = 4  # where there are no GPUs: threads of one worker, as far as its machine has them
 PATIENCE_S = 30.0  # a cluster may be busy with other work: it is said that nothing happens yet
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")
@@ -70,11 +73,11 @@ class Worker:
 
 @dataclass(slots=True)
 class _Place:
-    """One actor, and how often it was told to load."""
+    """One actor. away_since: when it was first found dead or on its way back; None while it answers."""
 
     number: int
     actor: Any
-    starts: int = 0
+    away_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,6 @@ class RayRunner:
         has_started = False
 
         def start(place: _Place) -> None:
-            place.starts += 1
             running[place.actor.start.remote()] = (place, None)
 
         def assign() -> None:
@@ -178,14 +180,17 @@ class RayRunner:
                 if isinstance(result, Ready):
                     refusal = self._check(result)
                     if refusal is None:
-                        has_started = True
+                        has_started, place.away_since = True, None
                         self.tell(f"worker {place.number} is ready: {result.where}")
                         idle.append(place)
                         continue
                     result = refusal
-                if error is not None and not _is_final(ray, error) and place.starts <= RESTARTS:
-                    start(place)
-                    continue
+                if error is not None and not _is_final(ray, error):
+                    place.away_since = place.away_since or time.monotonic()
+                    if time.monotonic() - place.away_since < RETURN_S:
+                        time.sleep(ASK_AGAIN_S)
+                        start(place)
+                        continue
                 refusals.append(result if isinstance(result, KandinskyError) else BackendError(_died(error)))
                 self.tell(f"worker {place.number} is left out: {refusals[-1]}")
             elif error is None:
