@@ -32,6 +32,23 @@ def read_params(cls: type[Params], values: Mapping[str, Any], what: str) -> Para
     return cls(**chosen)
 
 
+def without_fixed(values: Mapping[str, Any], fixed: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The values of all other keys, after a look that those of ``fixed`` are, where given, what is built.
+
+    Args:   what: how a key is called, such as `autoencoder parameter`.
+    Raises: RequestError for another value.
+    """
+    for key, only in fixed.items():
+        value = values.get(key, only)
+        if value != only and not (_is_list(value) and _is_list(only) and list(value) == list(only)):
+            raise RequestError(f"{what} `{key}` = `{value}` is not built: only `{only}` is")
+    return {key: value for key, value in values.items() if key not in fixed}
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
 def three(values: Mapping[str, Any], key: str, what: str) -> tuple[int, int, int]:
     """Three whole numbers (t, h, w) of a key that is there. Raises: RequestError."""
     value = values[key]

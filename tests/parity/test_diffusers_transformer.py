@@ -9,28 +9,17 @@ import pytest
 import torch
 
 from kandinsky.errors import RequestError
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.nets.vae.hunyuan import HunyuanAutoencoder, HunyuanParams
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.types import TextStates
 from kandinsky.weights.convert import diffusers_config
+from tiny.transformer import TINY
 
 diffusers = pytest.importorskip("diffusers")
 from diffusers.models.transformers import transformer_kandinsky  # noqa: E402
 
-PARAMS = DiTParams(
-    in_visual_dim=4,
-    out_visual_dim=4,
-    in_text_dim=12,
-    in_text_dim2=10,
-    time_dim=16,
-    model_dim=32,
-    ff_dim=48,
-    num_text_blocks=2,
-    num_visual_blocks=2,
-    axes_dims=(4, 6, 6),
-    visual_cond=True,
-)
+PARAMS = dataclasses.replace(TINY, num_text_blocks=2)
 
 
 @pytest.fixture

@@ -20,22 +20,10 @@ from kandinsky.nets.kandinsky5.dit import (
 from kandinsky.ops.attention import AttentionSpec, attention, backends
 from kandinsky.ops.rope import Rotation, axis_angles, frequencies, grid_angles
 from kandinsky.types import TextStates
+from tiny.transformer import TINY as PARAMS
 
 quick = settings(deadline=None, max_examples=25, database=None)
 small = st.integers(1, 3)
-PARAMS = DiTParams(
-    in_visual_dim=4,
-    out_visual_dim=4,
-    in_text_dim=12,
-    in_text_dim2=10,
-    time_dim=16,
-    model_dim=32,
-    ff_dim=48,
-    num_text_blocks=1,
-    num_visual_blocks=2,
-    axes_dims=(4, 6, 6),
-    visual_cond=True,
-)
 
 
 @pytest.fixture(scope="module")

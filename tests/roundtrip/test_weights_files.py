@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,26 +13,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.weights import keymaps
 from kandinsky.weights.convert import convert_transformer, infer_params
 from kandinsky.weights.keymaps import KeyMap
 from kandinsky.weights.read import load_into, read_metadata, read_shapes, read_state
 from kandinsky.weights.write import write_state
+from tiny.transformer import TINY
 
-PARAMS = DiTParams(
-    in_visual_dim=4,
-    out_visual_dim=4,
-    in_text_dim=12,
-    in_text_dim2=10,
-    time_dim=16,
-    model_dim=128,
-    ff_dim=32,
-    num_text_blocks=1,
-    num_visual_blocks=2,
-    axes_dims=(16, 24, 24),
-    visual_cond=True,
-)
+PARAMS = dataclasses.replace(TINY, model_dim=128, ff_dim=32, axes_dims=(16, 24, 24))
 
 
 def fresh(dtype=torch.bfloat16) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError
+from kandinsky.params import without_fixed
 
 LEVELS = 1000
 # Diffusers' settings that this schedule has no choice of
@@ -59,9 +60,7 @@ class CogVideoXSchedule:
 
         Raises: RequestError for a value that would make another schedule than this class can.
         """
-        for key, only in FIXED.items():
-            if (value := values.get(key, only)) != only:
-                raise RequestError(f"scheduler value `{key}` = `{value}` is not built: only `{only}` is")
+        values = without_fixed(values, FIXED, "scheduler value")
         return cls(
             float(values.get("beta_start", cls.beta_start)),
             float(values.get("beta_end", cls.beta_end)),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kandinsky.diffusion.cogvideox import LEVELS, level_of
 from kandinsky.errors import RequestError
+from kandinsky.params import without_fixed
 
 HISTORY = 4  # answers that the linear multistep method looks back on
 # Diffusers' settings that this schedule has no choice of
@@ -55,9 +56,7 @@ class ScaledLinearSchedule:
 
         Raises: RequestError for a value that would make another schedule than this class can.
         """
-        for key, only in FIXED.items():
-            if (value := values.get(key, only)) != only:
-                raise RequestError(f"scheduler value `{key}` = `{value}` is not built: only `{only}` is")
+        values = without_fixed(values, FIXED, "scheduler value")
         return cls(
             float(values.get("beta_start", cls.beta_start)),
             float(values.get("beta_end", cls.beta_end)),

@@ -5,6 +5,8 @@ Legend: B batch; T H W C latent frames, rows, columns, channels.
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
+
 from torch import Tensor
 
 from kandinsky.diffusion.cogvideox import level_of
@@ -15,6 +17,7 @@ from kandinsky.ops.attention import AttentionSpec
 from kandinsky.types import TextStates
 
 
+@dataclass(eq=False, repr=False)
 class DiscreteDenoiser:
     """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> v_BTHWC``.
 
@@ -22,22 +25,13 @@ class DiscreteDenoiser:
           condition_BTHWC: condition channels, see ``join_condition``.
     """
 
-    def __init__(
-        self,
-        dit: DiffusionTransformer3D,
-        text: TextStates,
-        *,
-        rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
-        attention: AttentionSpec | None = None,
-        condition_BTHWC: Tensor | None = None,
-        runner: BlockRunner | None = None,
-    ) -> None:
-        self.dit = dit
-        self.text = text
-        self.rope_scale = rope_scale
-        self.attention = attention
-        self.condition_BTHWC = condition_BTHWC
-        self.runner = runner
+    dit: DiffusionTransformer3D
+    text: TextStates
+    _: KW_ONLY
+    rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    attention: AttentionSpec | None = None
+    condition_BTHWC: Tensor | None = None
+    runner: BlockRunner | None = None
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
         """v-prediction at time t in [0, 1], which the network is told as the index t·1000 − 1 of its schedule."""

@@ -6,6 +6,7 @@ Legend: B batch; T H W C latent frames, rows, columns, channels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
 import torch
@@ -93,6 +94,7 @@ def mark_first_frame(latent_BTHWC: Tensor, condition_BTHWC: Tensor | None, given
 Layouts = dict[tuple[tuple[int, int, int], torch.device], VisualLayout]
 
 
+@dataclass(eq=False, repr=False)
 class VelocityDenoiser:
     """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> velocity_BTHWC``.
 
@@ -102,26 +104,15 @@ class VelocityDenoiser:
           kept: told what block-sparse attention keeps.
     """
 
-    def __init__(
-        self,
-        dit: DiffusionTransformer3D,
-        text: TextStates,
-        *,
-        rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
-        attention: AttentionSpec | None = None,
-        condition_BTHWC: Tensor | None = None,
-        runner: BlockRunner | None = None,
-        layouts: Layouts | None = None,
-        kept: KeptBlocks | None = None,
-    ) -> None:
-        self.dit = dit
-        self.text = text
-        self.rope_scale = rope_scale
-        self.attention = attention
-        self.condition_BTHWC = condition_BTHWC
-        self.runner = runner
-        self.layouts: Layouts = {} if layouts is None else layouts
-        self.kept = kept
+    dit: DiffusionTransformer3D
+    text: TextStates
+    _: KW_ONLY
+    rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    attention: AttentionSpec | None = None
+    condition_BTHWC: Tensor | None = None
+    runner: BlockRunner | None = None
+    layouts: Layouts = field(default_factory=dict)
+    kept: KeptBlocks | None = None
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
         """Velocity at time t in [0, 1]. Quirk: t·1000 is formed in float32; its last bit shows in the result."""

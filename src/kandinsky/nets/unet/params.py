@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kandinsky.errors import RequestError
+from kandinsky.params import without_fixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ class UNetParams:
         Raises: RequestError for a name that is not known, a value that is not built, or lists of unequal length.
         """
         given: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, Sequence) else value for key, value in values.items()
+            key: tuple(value) if isinstance(value, Sequence) else value
+            for key, value in without_fixed(values, ONLY, "U-Net parameter").items()
         }
         temporal = _temporal(given)
         known = {field.name for field in dataclasses.fields(cls)} - {"temporal"}
@@ -120,9 +122,6 @@ class UNetParams:
 def _temporal(given: dict[str, Any]) -> Temporal:
     """Takes the arguments of video networks out of ``given``."""
     frames = given.get("num_frames")
-    for key, only in ONLY.items():
-        if (value := given.pop(key, only)) != only:
-            raise RequestError(f"U-Net parameter `{key}` = `{value}` is not built: only `{only}` is")
     if any(given.get("time_downsample", ())):
         raise RequestError("U-Net parameter `time_downsample` is not built: no released network uses it")
     for key in PASSED_OVER:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kandinsky.errors import RequestError
-from kandinsky.params import read_params
+from kandinsky.params import read_params, without_fixed
 
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
@@ -66,13 +66,10 @@ class V2AParams:
 
         Raises: RequestError for a key that is unknown, or a value that would make another network.
         """
-        for key, only in FIXED.items():
-            value = values.get(key, only)
-            if value != only and not (only is None and value is None):
-                raise RequestError(f"U-Net parameter `{key}` = `{value}` is not built: only `{only}` is")
+        what = "U-Net parameter"
         # Diffusers leaves what is not set as null; the class defaults hold then
-        given = {key: value for key, value in values.items() if key not in FIXED and value is not None}
-        return read_params(cls, given, "U-Net parameter")
+        given = {key: value for key, value in without_fixed(values, FIXED, what).items() if value is not None}
+        return read_params(cls, given, what)
 
     def __post_init__(self) -> None:
         levels = len(self.block_out_channels)

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.errors import RequestError
 from kandinsky.ops.attention import attention
-from kandinsky.params import read_params
+from kandinsky.params import read_params, without_fixed
 
 GROUPS, EPS = 32, 1e-6
 PIECE = 4  # a clip is decoded in (number of latents // 4) pieces
@@ -60,12 +59,8 @@ class MovqParams:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MovqParams:
         """Raises: RequestError for a name that is not known or a value that is not built."""
-        for key, only in ONLY.items():
-            if (value := values.get(key, only)) != only and list(value or ()) != list(only or ()):
-                raise RequestError(f"autoencoder parameter `{key}` = `{value}` is not built: only `{only}` is")
-        return read_params(
-            cls, {key: value for key, value in values.items() if key not in ONLY}, "autoencoder parameter"
-        )
+        what = "autoencoder parameter"
+        return read_params(cls, without_fixed(values, ONLY, what), what)
 
     @property
     def widths(self) -> tuple[int, ...]:
