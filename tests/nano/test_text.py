@@ -11,7 +11,10 @@ from kandinsky.errors import RequestError, WeightsError
 from kandinsky.nets.text.nano import ROLES, NanoTextNetwork, NanoTextParams
 from kandinsky.text.nano import NanoTextEncoder
 from kandinsky.text.protocol import TextEncoder
-from kandinsky.train.text_encoder import Examples, Settings, Sources, Vocabulary, fit, losses, make_tokenizer
+from kandinsky.train.text_encoder import Examples, Settings, fit, losses
+from kandinsky.train.text_teachers import Space, Vocabulary, centred
+from kandinsky.train.text_words import Sources, make_tokenizer
+from kandinsky.train.word_judge import Judgements, WordJudge
 from kandinsky.weights.write import write_state
 
 
@@ -136,16 +139,22 @@ def test_a_few_steps_teach_concepts_and_roles(tokenizer_file):
     )
     meanings = torch.nn.functional.normalize(torch.randn(len(keys), 256), dim=1)
     vocabulary = Vocabulary({k: i for i, k in enumerate(keys)}, meanings, keys)
+    rows = {lang: {text: i for i, (_, text) in enumerate(k for k in keys if k[0] == lang)} for lang in ("en", "ru")}
+    vectors = {lang: centred(meanings[[vocabulary.index[lang, t] for t in rows[lang]]]) for lang in rows}
+    judgements = Judgements(WordJudge(listed, [Space(vectors, rows)]), keys)
     params = NanoTextParams(vocab_size=tokenizer.get_vocab_size(), width=64, ff_width=64, layers=1, concepts=3)
     encoder = NanoTextEncoder(NanoTextNetwork(params), tokenizer)
-    draw = Examples(listed, vocabulary, random.Random(1))
+    draw = Examples(listed, vocabulary, judgements, random.Random(0), near_share=0.5)
     sample = [draw.known_caption() for _ in range(64)]
+    guessed = [draw.unknown() for _ in range(16)]
+    assert all(e.judged is not None and abs(float(e.judged.sum()) - 1) < 1e-5 and e.concept is None for e in guessed)
     with torch.no_grad():
-        before = losses(encoder, sample)[0]
-    settings = Settings(packages="", word_steps=5, caption_steps=60, batch=32, lr=5e-3)
-    fit(encoder, listed, vocabulary, settings, random.Random(0), None)
+        before, judged_before = losses(encoder, sample)[0], losses(encoder, guessed)[1]["judged"]
+    settings = Settings(packages="", word_steps=5, caption_steps=70, batch=32, lr=1e-2)
+    fit(encoder, draw, settings, None)
     with torch.no_grad():
-        after = losses(encoder, sample)[0]
+        after, judged_after = losses(encoder, sample)[0], losses(encoder, guessed)[1]["judged"]
     assert after < 0.7 * before
+    assert judged_after < 0.7 * judged_before
     ids, mask, _ = encoder.tokenize([f"{c.en} on a blue background" for c in listed])
     assert encoder.network.read(ids, mask).logits["concept"].argmax(dim=1).tolist() == [0, 1, 2]

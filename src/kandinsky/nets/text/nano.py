@@ -1,7 +1,8 @@
 """Nano's text network: words to a meaning, and a meaning to what nano's pictures can show.
 
 A small bidirectional transformer reads the tokens. Five learned queries look at its states, one for each thing a
-caption says: concept, background, position, size, camera. Each answer is compared with a memory of slots (the concept
+caption says: concept, background, position, size, camera. The concept's also takes the tokens as the lexicon has them,
+unread, so that a rare word keeps its own meaning. Each answer is compared with a memory of slots (the concept
 by likeness of meaning, the others by a linear layer), and the state handed to the denoiser is the memory's value, a
 nearly hard choice. So a synonym that was never in a caption lands where training captions land, and the denoiser
 sees the same few states from both languages. A sixth state says whether a clip or one picture is wanted.
@@ -122,6 +123,7 @@ class NanoTextNetwork(nn.Module):
         self.norm = nn.LayerNorm(D)
         self.queries = nn.Linear(D, len(ROLES))
         self.meaning = nn.Linear(D, M)
+        self.lexicon = nn.Linear(D, M, bias=False)
         self.prototypes_VPM = nn.Parameter(torch.zeros(params.concepts, params.prototypes, M))
         self.concept_bias_V = nn.Parameter(torch.zeros(params.concepts))
         self.concept_scale = nn.Parameter(torch.tensor(math.log(16.0)))
@@ -149,13 +151,15 @@ class NanoTextNetwork(nn.Module):
 
     def read(self, ids_BL: Tensor, mask_BL: Tensor) -> Reading:
         """Understand B prompts of L ≤ max_tokens tokens; mask: True where a token counts, at least one a row."""
-        x_BLD = self.tokens(ids_BL) + self.places.weight[: ids_BL.shape[1]]
+        words_BLD = self.tokens(ids_BL)
+        x_BLD = words_BLD + self.places.weight[: ids_BL.shape[1]]
         for block in self.blocks:
             x_BLD = block(x_BLD, mask_BL)
         x_BLD = self.norm(x_BLD)
         looks_BLR = self.queries(x_BLD).float().masked_fill(~mask_BL[..., None], float("-inf")).softmax(dim=1)
         seen_BRD = looks_BLR.transpose(1, 2).to(x_BLD.dtype) @ x_BLD
-        meaning_BM = F.normalize(self.meaning(seen_BRD[:, 0]).float(), dim=-1)
+        named_BD = (looks_BLR[:, None, :, 0].to(x_BLD.dtype) @ words_BLD)[:, 0]
+        meaning_BM = F.normalize((self.meaning(seen_BRD[:, 0]) + self.lexicon(named_BD)).float(), dim=-1)
         prototypes_VPM = F.normalize(self.prototypes_VPM.float(), dim=-1)
         likeness_BVP = self.concept_scale.exp() * torch.einsum("bm,vpm->bvp", meaning_BM, prototypes_VPM)
         logits = {"concept": likeness_BVP.logsumexp(dim=-1) + self.concept_bias_V}
