@@ -14,6 +14,7 @@ Legend: S samples, T frames.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ import torch
 from PIL import Image
 
 from kandinsky.data.nano import FPS, FRAMES
-from kandinsky.data.nano_scenes import Event, Scene
+from kandinsky.data.nano_scenes import LARGEST, SMALLEST, Scene
 from kandinsky.data.nano_sound import RATE, WORDS, SoundData, hit, pitch, timbre
 from kandinsky.errors import RequestError
 from kandinsky.evaluate.onsets import Agreement, agree, loudness_steps, onsets, pairs
@@ -35,6 +36,9 @@ from kandinsky.media.spectrogram import SpectrogramParams, image_of_mel, mel_of_
 from kandinsky.types import Video
 
 HIT_S, PITCH_FROM_S, PITCH_TO_S = 0.08, 0.02, 0.15
+LEAD_S = 0.04  # before an onset, when its timbre is compared
+MOMENTS = int((LEAD_S + PITCH_TO_S) * RATE)
+PITCHES = 24  # that a timbre is struck at, a ninth of an octave apart
 SAMPLES = FRAMES * RATE // FPS  # of a clip's length
 CLIPS = 300
 SHOWN, COLUMNS = 10, 13  # clips on a contact sheet, and frames of each
@@ -67,7 +71,8 @@ class SoundFigures:
     """onset_f1, precision, recall: of onsets within 100 ms of the events.   onset_f1_other: against another clip's.
     timing_ms: mean distance of the matched ones.   false_onsets: a clip, where there is no event.
     loudness_r: correlation of the events' levels in dB, made and true.   pitch_r: of the matched bells' and drums'
-    pitches, heard and true, in octaves.   timbre: share of the matched events whose sound is nearest to the right one.
+    pitches, heard and true, in octaves.
+    timbre: share of the matched events whose sound is nearest to the right one, at whatever pitch.
     envelope_r: correlation of the level over the frames, made and true, mean of the clips; envelope_r_other: against
     another clip's sound. None: the group has nothing to measure.
     """
@@ -228,7 +233,7 @@ def measure(sounds: Sequence[np.ndarray], cases: Sequence[SoundCase]) -> SoundFi
             name = timbre(event, case.scene.word)
             if name != "clap":
                 pitches.append((math.log2(heard_pitch(sounds[n], at)), math.log2(pitch(event.radius))))
-            timbres.append(nearest_timbre(sounds[n], at, event) == name)
+            timbres.append(nearest_timbre(sounds[n], at) == name)
     return SoundFigures(
         len(cases),
         events,
@@ -281,28 +286,36 @@ def heard_pitch(sound_S: np.ndarray, at: float) -> float:
     return float(frequencies[inside][np.argmax(gained[inside])])
 
 
-def nearest_timbre(sound_S: np.ndarray, at: float, event: Event) -> str:
-    """Which of the timbres, struck by this thing, is most like what begins at a time: mel bands of the first moments,
-    each brought to the same mean."""
-    moments = int((0.04 + PITCH_TO_S) * RATE)
-    begin = max(0, int((at - 0.04) * RATE))
-    piece = np.zeros(moments, np.float32)
-    taken = sound_S[begin : begin + moments]
+def nearest_timbre(sound_S: np.ndarray, at: float) -> str:
+    """Which timbre, struck at whatever pitch, is most like what begins at a time: mel bands of the first moments."""
+    begin = max(0, int((at - LEAD_S) * RATE))
+    piece = np.zeros(MOMENTS, np.float32)
+    taken = sound_S[begin : begin + MOMENTS]
     piece[: len(taken)] = taken
-
-    def shape(waveform: np.ndarray) -> np.ndarray:
-        steps = loudness_steps(waveform, RATE).numpy()
-        return steps - steps.mean()
-
-    made = shape(piece)
-    rng = np.random.default_rng(0)
-    distances = {}
-    for name in WORDS:
-        stroke = np.zeros(moments, np.float32)
-        times = np.arange(moments - int(0.04 * RATE)) / RATE
-        stroke[-len(times) :] = 4000 * hit(name, pitch(event.radius), times, rng)
-        distances[name] = float(np.abs(made - shape(stroke)).mean())
+    made = _shape(piece)
+    distances = {name: np.abs(shapes - made).mean(axis=(1, 2)).min() for name, shapes in _strokes().items()}
     return min(distances, key=distances.__getitem__)
+
+
+@functools.cache
+def _strokes() -> dict[str, np.ndarray]:
+    """Every timbre at every pitch, as ``_shape`` has them, [pitches, M, T]."""
+    times = np.arange(MOMENTS - int(LEAD_S * RATE)) / RATE
+    out = {}
+    for name in WORDS:
+        rng, shapes = np.random.default_rng(0), []
+        for frequency in np.geomspace(pitch(LARGEST), pitch(SMALLEST), PITCHES):
+            stroke = np.zeros(MOMENTS, np.float32)
+            stroke[-len(times) :] = 4000 * hit(name, float(frequency), times, rng)
+            shapes.append(_shape(stroke))
+        out[name] = np.stack(shapes)
+    return out
+
+
+def _shape(sound_S: np.ndarray) -> np.ndarray:
+    """Mel bands over time, brought to the same mean: how loud it is does not count."""
+    steps = loudness_steps(sound_S, RATE).numpy()
+    return steps - steps.mean()
 
 
 def _mean(values: Sequence[float]) -> float | None:
