@@ -67,6 +67,8 @@ def probe(path: str | Path) -> Film:
     if not path.is_file():
         raise RequestError(f"video `{path}` is no file" if path.exists() else f"video `{path}` is not there")
     with _opened(path) as (container, stream):
+        if container.format.name.endswith("_pipe"):  # the reader of single pictures
+            raise RequestError(f"video `{path}` is a still picture of 0 seconds: give one that lasts")
         base = stream.time_base
         shown = sorted((p.pts, p.duration or 0) for p in container.demux(stream) if p.pts is not None and p.size)
         codec, rate = stream.codec_context.name, stream.average_rate or stream.guessed_rate
