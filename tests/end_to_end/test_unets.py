@@ -156,7 +156,8 @@ def test_a_text_encoder_in_few_bits(folder: Path, bits: str) -> None:
     assert not np.array_equal(exact.frames, small.frames)
 
 
-def test_a_plan_counts_what_a_clip_reads() -> None:
+def test_a_plan_counts_what_a_clip_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KANDINSKY_CARDS")  # at full size
     low, high, small = (
         kandinsky.plan("kandinsky-video-1.1", memory="80GB", **how)
         for how in ({}, {"fps": "high"}, {"fps": "high", "quantize": "text=nf4"})
