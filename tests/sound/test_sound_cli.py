@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kandinsky import cards
 from kandinsky.media import mux
 from kandinsky.media import recipe as recipes
 from kandinsky.media.audio import read_audio, write_audio
@@ -168,6 +169,12 @@ def test_clips_with_sound_are_refused_before_they_are_made(
     filled = [argument.replace("{model}", str(model)) for argument in arguments]
     code, out, err = call("generate", "a heart", *filled)
     assert code == 2 and out == "" and words in err and not list(Path().iterdir())
+
+
+def test_every_model_names_what_gives_its_clips_sound() -> None:
+    named = {card.id: card.sounds_with for card in cards.catalogue().values()}
+    assert named["nano-t2v"] == named["nano-i2v"] == "nano-v2a"
+    assert named["kandinsky5-lite-t2v-sft-5s"] == named["kandinsky4-t2v-flash"] == "kandinsky4-v2a"
 
 
 def test_the_catalogue_knows_sound(call: Call, film: Path) -> None:

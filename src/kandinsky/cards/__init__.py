@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 BASES, TABLES = "_bases", "_tables"
 FITS = ("list", "area", "within")
 DEFAULT_MODEL = "nano-t2v"
-DEFAULT_SOUND = "nano-v2a"
+DEFAULT_SOUND, FULL_SIZE_SOUND = "nano-v2a", "kandinsky4-v2a"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ class Card:
     prompt: str = "required"  # or "optional": beside an image, words may be left out
     keyframes: Keyframes | None = None
     sound: Sound | None = None
-    sounds_with: str = DEFAULT_SOUND
+    sounds_with: str = FULL_SIZE_SOUND
 
     @property
     def components(self) -> dict[str, Component]:
