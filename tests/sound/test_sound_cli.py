@@ -15,6 +15,7 @@ from kandinsky.media import recipe as recipes
 from kandinsky.media.audio import read_audio, write_audio
 from kandinsky.media.video import write_video
 from kandinsky.types import Audio, Video
+from kandinsky.weights import hub
 from tiny import sound
 
 Call = Callable[..., tuple[int, str, str]]
@@ -195,3 +196,10 @@ def test_writing_a_clip_in_memory_with_sound(tmp_path: Path) -> None:
         path = write_video(clip, tmp_path / name)
         assert streams(path) == ["video", "audio"] and recipes.read(path) == {"kandinsky": "x"}
     assert streams(write_video(clip, tmp_path / "x.gif")) == ["video"]
+
+
+def test_a_whole_repository_is_fetched_but_for_other_formats() -> None:
+    """The encoder's part lists `./`: weights, code, tokenizer; no second copy of its weights."""
+    there = dict.fromkeys(["config.json", "films.py", "model.safetensors", "model.bin", "more/x.txt"])
+    assert hub._in_folder("./", there) == ["config.json", "films.py", "model.safetensors", "more/x.txt"]
+    assert hub._in_folder("more/", there) == ["more/x.txt"]
