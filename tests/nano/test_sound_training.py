@@ -57,11 +57,11 @@ def autoencoder() -> NanoAutoencoder:
     return NanoAutoencoder(NanoAutoencoderParams.from_dict(VAE))
 
 
-def objective() -> SoundObjective:
+def objective(drop: float = 0.3) -> SoundObjective:
     net = autoencoder()
     torch.manual_seed(1)
     clip, unet = NanoClipEncoderParams.from_dict(CLIP), V2AParams.from_dict(UNET)
-    return SoundObjective(None, read_pictures(PICTURES), net, unet, clip, batch=3, drop=0.3)
+    return SoundObjective(None, read_pictures(PICTURES), net, unet, clip, batch=3, drop=drop)
 
 
 def test_pictures_show_absolute_loudness_and_silence_is_white() -> None:
@@ -83,11 +83,13 @@ def test_targets_name_the_nearest_frame_and_what_happened_there() -> None:
     perfect = targets.clone()
     perfect[..., 0] = torch.where(targets[..., 0] > 0, 20.0, -20.0)
     perfect[..., 4:] *= 20
-    assert reading_loss(perfect, targets) < 1e-4 < reading_loss(perfect.roll(1, 1), targets)
+    both, first, none = torch.ones(2), torch.tensor([1.0, 0.0]), torch.zeros(2)
+    assert reading_loss(perfect, targets, both) < 1e-4 < reading_loss(perfect.roll(1, 1), targets, both)
+    assert reading_loss(perfect.roll(1, 1), targets, first) > 1 > reading_loss(perfect.roll(1, 1), targets, none) == 0
 
 
 def test_a_step_trains_eye_and_network_and_the_autoencoder_stays() -> None:
-    one = objective()
+    one = objective(drop=0)
     batch = one.batch(0, loop.generator_for(0, 0))
     assert batch.frames_BTCHW.shape == (3, FRAMES, 3, 16, 16) and batch.clean_BTHWC.shape == (3, 1, 2, 27, 4)
     loss, figures = one.loss(batch, loop.generator_for(0, 0, 1))

@@ -116,23 +116,28 @@ def event_targets(scenes: Sequence[Scene], frames: int) -> Tensor:
     return out
 
 
-def reading_loss(read_BTR: Tensor, events_BTR: Tensor) -> Tensor:
-    """How badly events are read: of all frames whether there is one, of those with one all the rest."""
+def reading_loss(read_BTR: Tensor, events_BTR: Tensor, seen_B: Tensor) -> Tensor:
+    """How badly events are read: of all frames whether there is one, of those with one all the rest.
+
+    seen_B: 1 for clips that count, 0 for the others; without any that counts the loss is 0.
+    """
+    counts = seen_B[:, None].expand(events_BTR.shape[:2])
     there = events_BTR[..., 0]
     # one frame in ten has an event
-    whether = F.binary_cross_entropy_with_logits(read_BTR[..., 0], there, pos_weight=torch.tensor(4.0))
-    values = ((read_BTR[..., 1:4] - events_BTR[..., 1:4]).square().sum(-1) * there).sum()
-    kinds = (
-        F.cross_entropy(read_BTR[..., 4:].movedim(-1, 1), events_BTR[..., 4:].argmax(-1), reduction="none")
-    ) * there
-    return whether + (values + kinds.sum()) / there.sum().clamp_min(1)
+    whether = F.binary_cross_entropy_with_logits(
+        read_BTR[..., 0], there, pos_weight=torch.tensor(4.0), reduction="none"
+    )
+    values = (read_BTR[..., 1:4] - events_BTR[..., 1:4]).square().sum(-1)
+    kinds = F.cross_entropy(read_BTR[..., 4:].movedim(-1, 1), events_BTR[..., 4:].argmax(-1), reduction="none")
+    rest = ((values + kinds) * there * counts).sum() / (there * counts).sum().clamp_min(1)
+    return (whether * counts).sum() / counts.sum().clamp_min(1) + rest
 
 
 class SoundObjective:
     """Flow matching on latent pictures of sound, by the video-to-audio U-Net that is shown the clip.
 
-    x_t = (1 − t)·clean + t·noise, and the network learns noise − clean, as nano's clips are made. The large model predicts
-    the noise; near pure noise that says next to nothing of the sound, and a small network learns it last of all.
+    x_t = (1 − t)·clean + t·noise, and the network learns noise − clean, as nano's clips are made. The large model
+    predicts the noise; near pure noise that says next to nothing of the sound, and a small network learns it last.
     Clip and words are dropped together for a share of the batch, for guidance: a black film and no word. The eye also
     learns to say the events (``reading``), whose gradient is far clearer than what comes back through the U-Net.
 
@@ -180,9 +185,8 @@ class SoundObjective:
         words = self.network.clip.words(batch.words_BL * seen[:, None].long())
         predicted = SoundDenoiser(self.network.unet, words, frames)(state, t)
         error = (predicted.float() - (noise - clean)).square().flatten(1).mean(1)
-        read = reading_loss(
-            self.network.reading(frames[seen.bool()]).float(), batch.events_BTR[seen.bool()]
-        )  # a black film shows no events
+        # a black film shows no events: it has no part in saying them
+        read = reading_loss(self.network.reading(frames).float(), batch.events_BTR, seen)
         figures = {
             "loss_velocity": float(error.detach().mean()),
             "loss_early": float(error.detach()[count // 2 :].mean()),
