@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 FULL_SCALE = 32768
 PREPARED_DBFS, HEADROOM_DB = -12.0, 0.1
-TARGET_DBFS = -30.0
 # ending → container, codec
 SOUND_FILES = {".wav": ("wav", "pcm_s16le"), ".flac": ("flac", "flac")}
 

@@ -46,11 +46,6 @@ class CausalAutoencoder(VideoAutoencoder, Protocol):
         ...
 
 
-def can_share(vae: VideoAutoencoder) -> bool:
-    """Whether one clip can be decoded by several processes."""
-    return isinstance(vae, TiledAutoencoder | CausalAutoencoder)
-
-
 def decode_shared(vae: VideoAutoencoder, latents_BTHWC: Tensor, group: Group) -> Iterator[Tensor]:
     """``decode_pieces`` by all processes; only the first one's pieces hold pixels. Every process must take them all."""
     if isinstance(vae, CausalAutoencoder):
