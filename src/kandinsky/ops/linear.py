@@ -35,6 +35,6 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.dtype is weight.dtype is torch.float32
         and type(weight) in (Tensor, nn.Parameter)  # cut and quantised weights have products of their own
         and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")  # which rounds what goes through F.linear
+        and not torch.is_autocast_enabled(x.device.type)  # which rounds what goes through F.linear
         and not torch.compiler.is_compiling()
     )
