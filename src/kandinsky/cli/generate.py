@@ -143,7 +143,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result instead of its path.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr but errors.")] = False,
 ) -> None:
-    """Make a video, an image or sound: from words, a picture or a film. The result's path is the last line on stdout."""
+    """Make a video, an image or sound from words, a picture or a film. The result's path is the last line on stdout."""
     from kandinsky.cli.batch import check_ray, run_batch, summary_path
     from kandinsky.pipelines import sources
     from kandinsky.pipelines.attention import attention_for

@@ -14,7 +14,7 @@ from kandinsky.nets.v2a.unet import V2AUNet
 class SoundDenoiser:
     """A network bound to text and frames; callable as ``(x_BTHWC, t) -> noise_BTHWC``. A picture has T = 1.
 
-    A network that takes more channels than it gives is shown in these what is seen when a column sounds, see ``beside``.
+    A network that takes more channels than it gives shows in these what is seen when a column sounds: ``beside``.
     Args: text_BLE, frames_BTE: states of B prompts and clips.
     """
 
