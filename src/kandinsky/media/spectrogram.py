@@ -115,9 +115,7 @@ def magnitudes(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
     return _stft(waveform_CS.float(), params).abs()
 
 
-def image_of_mel(
-    mel_CMT: Tensor, params: SpectrogramParams, *, max_value: float | None = None
-) -> tuple[Tensor, float]:
+def image_of_mel(mel_CMT: Tensor, params: SpectrogramParams, *, max_value: float | None = None) -> tuple[Tensor, float]:
     """A picture [M, T, 3] uint8, and the magnitude that its black means.
 
     Mono is grey; of stereo, green is left and blue is right. Silence is white.

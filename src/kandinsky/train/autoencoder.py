@@ -111,10 +111,3 @@ def reconstruction_loss(
     parts["latent_std"] = float(latents.detach().std())
     # Latents must not drift from unit variance while the encoder learns.
     return error + 0.05 * edges + 1e-3 * (latents.pow(2).mean() - 1).pow(2), parts
-
-
-@torch.no_grad()
-def reconstruction_psnr(network: NanoAutoencoder, clips_BTHWC: Tensor) -> Tensor:
-    """PSNR in dB of each clip [B] after encode and decode, peak 2 (range [-1, 1])."""
-    out = torch.stack([network.decode(network.encode(clip[None]))[0].clamp(-1, 1) for clip in clips_BTHWC])
-    return 10 * torch.log10(4 / (out.float() - clips_BTHWC).pow(2).flatten(1).mean(1))

@@ -369,7 +369,7 @@ def losses(encoder: NanoTextEncoder, batch: Sequence[Example]) -> tuple[Tensor, 
         shares = torch.stack([e.judged for e in batch if e.judged is not None])
         logits = reading.logits["concept"][asked]
         apart = F.kl_div(logits.log_softmax(dim=1), shares, reduction="batchmean")
-        loss = loss + apart
+        loss = loss + 2 * apart
         parts["judged" if batch[0].roles else "judged_word"] = float(apart.detach())
     return loss, parts
 
