@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -80,7 +81,7 @@ class Settings:
     words: str | None = None
     """Associations written for training, see ``data.concepts.with_associations``."""
     start: str | None = None
-    """Weights to go on from, of the same sizes and the same tokenizer."""
+    """Weights to go on from, of the same sizes; their tokenizer.json stands beside them."""
     near_share: float = 0.0
     """Share of the drawn words that come from those nearest to what nano can show."""
     captions: int = 128
@@ -116,10 +117,13 @@ def train_text_encoder(
         gloss_weight=settings.gloss_weight,
     )
     known = known_texts(concepts)
-    tokenizer = make_tokenizer(sources, settings.vocab_size)
-    if settings.whole_words:
-        near = nearest_texts(teachers.meanings(["."])[0], known, settings.whole_words)
-        tokenizer = with_whole_words(tokenizer, [text for _, text in near if len(words(text)) == 1])
+    if settings.start:
+        tokenizer = Tokenizer.from_file(str(Path(settings.start).with_name("tokenizer.json")))
+    else:
+        tokenizer = make_tokenizer(sources, settings.vocab_size)
+        if settings.whole_words:
+            near = nearest_texts(teachers.meanings(["."])[0], known, settings.whole_words)
+            tokenizer = with_whole_words(tokenizer, [text for _, text in near if len(words(text)) == 1])
     tokenizer.save(str(out / "tokenizer.json"))
     pieces = [str(tokenizer.id_to_token(i)) for i in range(tokenizer.get_vocab_size())]
     vocabulary, piece_meanings = teachers.meanings(pieces)
