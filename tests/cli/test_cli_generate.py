@@ -119,7 +119,7 @@ def test_interrupt_while_working(tiny: Path, call: Call, monkeypatch: pytest.Mon
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(GenerationPipeline, "decode", interrupted)
+    monkeypatch.setattr(GenerationPipeline, "decode_pieces", interrupted)
     done = call("generate", "a dot", "-m", "tiny", "--seconds", "0", "--steps", "1")
     assert done.code == cli.INTERRUPTED == 130
     assert done.out == "" and "interrupted" in done.err and "Traceback" not in done.err

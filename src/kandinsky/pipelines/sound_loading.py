@@ -36,6 +36,7 @@ def load(
     Raises: RequestError for a name or option that is not known; WeightsError naming what is missing or broken;
             BackendError for a device, package or attention backend that is not there.
     """
+    places_for(options.get("device"))  # a device that is not there is said before anything is looked for
     if sources.find(model, weights=options.get("weights")).card.sound is None:
         return loading.load(model, **options)
     return load_sound(model, trust_remote_code=trust_remote_code, **options)
