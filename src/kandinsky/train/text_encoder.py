@@ -141,6 +141,7 @@ def train_text_encoder(
     initialise(network, concepts, vocabulary, piece_meanings, settings)
     if settings.start:
         load_into(network, Path(settings.start), dtype=torch.float32)
+        network.sharpness.fill_(settings.sharpness)
     log.info("ready to train after %.0f s", time.perf_counter() - started)
 
     encoder = NanoTextEncoder(network, tokenizer)
