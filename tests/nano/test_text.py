@@ -144,10 +144,11 @@ def test_a_few_steps_teach_concepts_and_roles(tokenizer_file):
     judgements = Judgements(WordJudge(listed, [Space(vectors, rows)]), keys)
     params = NanoTextParams(vocab_size=tokenizer.get_vocab_size(), width=64, ff_width=64, layers=1, concepts=3)
     encoder = NanoTextEncoder(NanoTextNetwork(params), tokenizer)
-    draw = Examples(listed, vocabulary, judgements, random.Random(0), near_share=0.5)
+    draw = Examples(listed, vocabulary, judgements, random.Random(0), near_share=0.8)
     sample = [draw.known_caption() for _ in range(64)]
-    guessed = [draw.unknown() for _ in range(16)]
-    assert all(e.judged is not None and abs(float(e.judged.sum()) - 1) < 1e-5 and e.concept is None for e in guessed)
+    guessed = [e for e in (draw.unknown() for _ in range(20)) if e.judged is not None]
+    assert 10 < len(guessed) < 20
+    assert all(e.concept is None and float(e.judged.sum()) == pytest.approx(1, abs=2e-3) for e in guessed)
     with torch.no_grad():
         before, judged_before = losses(encoder, sample)[0], losses(encoder, guessed)[1]["judged"]
     settings = Settings(packages="", word_steps=5, caption_steps=70, batch=32, lr=1e-2)

@@ -1,6 +1,7 @@
 """The judge of words: left-out words lose their owners, figures come from exemplars, and what is learned is right."""
 
 import gzip
+import random
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,17 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.data.concepts import Concept, Tags, any_akin, words
-from kandinsky.train.text_teachers import Space, centred, plain_gloss, read_translations
-from kandinsky.train.word_judge import Judgements, WordJudge, compare, conditional_logit, leave_out
+from kandinsky.train.text_teachers import Space, centred, plain_gloss, read_thesaurus, read_translations
+from kandinsky.train.word_judge import (
+    Acquaintance,
+    Exemplars,
+    Judgements,
+    WordJudge,
+    fit_ranker,
+    leave_out,
+    standing,
+    together,
+)
 
 NAMES = ("cat", "boat", "king", "cloud", "drum", "lamp", "rose", "wolf")
 SOUNDS = ("zu", "ka", "mo", "li", "pe", "ta", "no", "vi", "xo", "ba", "fe", "gu")
@@ -56,51 +66,74 @@ def test_a_word_akin_to_the_label_or_shared_by_many_is_never_asked_for() -> None
 
 def test_the_judge_gives_words_back_and_says_how_surely() -> None:
     concepts, space = world()
-    judge = WordJudge(concepts, [space])
+    vectors = torch.cat([space.vectors["en"], torch.zeros(1, 24)])
+    index = {**space.index["en"], "qqq": len(vectors) - 1}
+    judge = WordJudge(concepts, [Space({"en": vectors, "ru": vectors}, {"en": index, "ru": index})])
     assert judge.accuracy["en"] > 0.8
-    unknown = torch.cat([space.vectors["en"], torch.zeros(1, 24)])
-    index = {**space.index["en"], "qqq": len(unknown) - 1}
-    judge.spaces = [Space({"en": unknown, "ru": unknown}, {"en": index, "ru": index})]
-    logits = judge.judge("en", judge.figures("en", ["boat"]))
-    assert int(logits.argmax()) == 1
-    lost = judge.judge("en", judge.figures("en", ["qqq"])).softmax(dim=0)
-    torch.testing.assert_close(lost, torch.full((8,), 1 / 8))
+    known, strange = (together(judge.figures("en", [text])) for text in ("boat", "qqq"))
+    shares = judge.judge("en", torch.stack([known, strange])).softmax(dim=1)
+    assert int(shares[0].argmax()) == 1
+    torch.testing.assert_close(shares[1], torch.full((8,), 1 / 8))
 
 
-def test_judgements_are_those_of_the_judge_and_only_of_what_was_prepared() -> None:
+def test_judgements_are_those_of_the_judge_and_groups_speak_of_one_thing() -> None:
     concepts, space = world()
     judge = WordJudge(concepts, [space])
-    texts = [("en", t) for t in (*NAMES, *concepts[2].tags_en.train)]
-    judgements = Judgements(judge, texts)
-    pair = [concepts[2].tags_en.train[0], "king"]
-    shares = judgements.of("en", pair)
-    assert shares is not None
-    expected = judge.judge("en", judge.figures("en", pair)).softmax(dim=0)
-    torch.testing.assert_close(shares, expected, atol=5e-3, rtol=0)
-    assert judgements.of("en", ["king", concepts[0].tags_en.train[0]]) is None
-    assert judgements.of("ru", ["king"]) is None
+    texts = [("en", t) for c in concepts for t in (c.en, *c.tags_en.train)]
+    judgements = Judgements(judge, texts, groups=5, likely=6)
+    assert [j.texts for j in judgements.singles] == [(t,) for _, t in texts]
+    owners = {t: i for i, c in enumerate(concepts) for t in (c.en, *c.tags_en.train)}
+    for judged in (judgements.singles[3], judgements.groups[0], judgements.groups[-1]):
+        figures = together(judge.figures("en", judged.texts))
+        expected = judge.judge("en", figures[None]).softmax(dim=1)[0]
+        torch.testing.assert_close(judged.shares.float(), expected, atol=1e-2, rtol=0)
+    same = [len({owners[t] for t in j.texts}) == 1 for j in judgements.groups]
+    assert all(1 < len(j.texts) <= 3 for j in judgements.groups)
+    assert sum(same) > 0.9 * len(same)
+    rng = random.Random(0)
+    drawn = [int(judgements.draw(rng).shares.argmax()) for _ in range(400)]
+    assert all(30 < drawn.count(c) < 75 for c in range(8))  # every concept as often
 
 
 def test_figures_fall_with_distance_and_hubs_count_less() -> None:
     base = F.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(1)), dim=1)
     index = {str(i): i for i in range(40)}
-    space = Space({"en": base}, {"en": index})
-    figures = compare(space, "en", ["3"], "en", [["3", "4"], ["5"], ["6", "7", "8"]])
+
+    def compare(vectors: torch.Tensor, known: list[list[str]]) -> torch.Tensor:
+        return Exemplars(Space({"en": vectors}, {"en": index}), "en", known).compare("en", ["3"])
+
+    figures = compare(base, [["3", "4"], ["5"], ["6", "7", "8"]])
     assert figures.shape == (1, 3, 5)
     assert int(figures[0, :, 1].argmax()) == 0
     crowd = base.clone()
     crowd[20:] = F.normalize(base[3] + 0.05 * base[20:], dim=1)  # everything gathers around exemplar 3
-    crowded = compare(Space({"en": crowd}, {"en": index}), "en", ["3"], "en", [["3"], ["5"]])
-    assert crowded[0, 0, 0] < figures[0, 0, 0]
+    assert compare(crowd, [["3"], ["5"]])[0, 0, 0] < figures[0, 0, 0]
 
 
-def test_conditional_logit_finds_the_figure_that_tells() -> None:
+def test_the_regression_of_owners_knows_its_exemplars_and_says_nothing_of_strangers() -> None:
+    concepts, space = world()
+    known = [[c.en, *c.tags_en.train] for c in concepts]
+    figures = Acquaintance([space], {"en": known, "ru": known}).figures("en", [c.en for c in concepts])
+    assert figures.shape == (8, 8, 11)
+    assert figures[..., -1].argmax(dim=1).tolist() == list(range(8))
+
+
+def test_standing_counts_those_before_and_equals_share_a_place() -> None:
+    figures = torch.tensor([0.5, 0.9, 0.1, 0.9])[None, :, None]
+    own, behind, place = standing(figures).unbind(dim=-1)
+    torch.testing.assert_close(own, figures[..., 0])
+    torch.testing.assert_close(behind[0], torch.tensor([-0.4, 0.0, -0.8, 0.0]))
+    torch.testing.assert_close(place[0], -torch.log1p(torch.tensor([2.0, 0.0, 3.0, 0.0])))
+
+
+def test_a_ranker_finds_the_figure_that_tells() -> None:
     generator = torch.Generator().manual_seed(0)
-    figures = torch.randn(200, 5, 3, generator=generator)
+    figures = torch.randn(400, 5, 3, generator=generator)
     owners = figures[:, :, 1].argmax(dim=1)
-    weights = conditional_logit(figures, owners)
-    assert weights.weight.abs().argmax() == 1
-    assert (weights.logits(figures).argmax(dim=1) == owners).float().mean() > 0.95
+    ranker = fit_ranker(figures[:300], owners[:300])
+    again = fit_ranker(figures[:300], owners[:300])
+    assert (ranker(figures[300:]).argmax(dim=1) == owners[300:]).float().mean() > 0.9
+    torch.testing.assert_close(ranker(figures), again(figures), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -127,3 +160,10 @@ def test_a_dictionary_is_read_backwards(tmp_path: Path) -> None:
     assert found["гребец"]["oar"] < found["весло"]["oar"]
     assert set(found["грести"]) == {"row"}
     assert set(found["весла"]) == {"row"}
+
+
+def test_a_thesaurus_becomes_a_gloss_of_synonyms(tmp_path: Path) -> None:
+    path = tmp_path / "thesaurus.dat"
+    lines = ("UTF-8", "Ёж|2", "(синоним)|ежик|зверек", "(сходный термин)|игла", "лук|1", "(сходный термин)|овощ")
+    path.write_text("\n".join(lines), "utf-8-sig")
+    assert read_thesaurus(path) == {"еж": ["еж: ежик, зверек"]}

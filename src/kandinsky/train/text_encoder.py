@@ -24,6 +24,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kandinsky.data import captions
 from kandinsky.data.captions import (
@@ -39,7 +40,7 @@ from kandinsky.data.captions import (
     Scale,
 )
 from kandinsky.data.concepts import LANGUAGES, Concept, Language, Tags, load_concepts, plain, with_associations, words
-from kandinsky.nets.text.nano import ROLES, NanoTextNetwork, NanoTextParams
+from kandinsky.nets.text.nano import ROLES, NanoTextNetwork, NanoTextParams, Reading
 from kandinsky.text.nano import NanoTextEncoder
 from kandinsky.train.text_teachers import Teachers, Vocabulary, nearest_texts
 from kandinsky.train.text_words import gather, known_texts, make_tokenizer, with_whole_words
@@ -65,6 +66,7 @@ class Settings:
     packages: str
     wordnet: str | None = None
     dictionary: str | None = None
+    thesaurus: str | None = None
     vocab_size: int = 10_000
     gloss_weight: float = 0.7
     word_steps: int = 1500
@@ -82,8 +84,8 @@ class Settings:
     """Associations written for training, see ``data.concepts.with_associations``."""
     start: str | None = None
     """Weights to go on from, of the same sizes; their tokenizer.json stands beside them."""
-    near_share: float = 0.0
-    """Share of the drawn words that come from those nearest to what nano can show."""
+    near_share: float = 0.9
+    """Share of the drawn words that a judgement is imitated of; the others only keep their meaning."""
     captions: int = 128
     unknowns: int = 64
     words_a_step: int = 128
@@ -114,6 +116,7 @@ def train_text_encoder(
         out,
         wordnet=Path(settings.wordnet) if settings.wordnet else None,
         dictionary=Path(settings.dictionary) if settings.dictionary else None,
+        thesaurus=Path(settings.thesaurus) if settings.thesaurus else None,
         gloss_weight=settings.gloss_weight,
     )
     known = known_texts(concepts)
@@ -223,7 +226,7 @@ class Example:
 class Examples:
     """Draws texts: bare words, words inside captions, captions of concepts.
 
-    near_share: share of the general words that are drawn from those nearest to a concept's label or tags.
+    near_share: share of the words that are judged ones; the rest are of the whole language, or of labels and tags.
     """
 
     def __init__(
@@ -240,28 +243,19 @@ class Examples:
         self.known = known_texts(concepts)
         self.near_share = near_share
 
-    def any_word(self) -> tuple[Language, str]:
-        """A word or phrase of the vocabulary."""
-        near = self.rng.random() < self.near_share
-        return self.rng.choice(self.judgements.texts if near else self.vocabulary.general)
+    def any_words(self) -> tuple[Language, tuple[str, ...], Tensor | None]:
+        """Texts of one language with their judgement: mostly of something nano can show, or one of all the others."""
+        rng = self.rng
+        if rng.random() < self.near_share:
+            found = self.judgements.draw(rng) if rng.random() < 0.75 else rng.choice(self.judgements.singles)
+            return found.lang, found.texts, found.shares.float()
+        lang, text = rng.choice(self.vocabulary.general) if rng.random() < 0.5 else rng.choice(self.known)
+        return lang, (text,), None
 
     def word(self) -> Example:
-        """A word or phrase, seldom two or three."""
-        lang, texts = self.some_words() if self.rng.random() < 0.3 else (None, [])
-        if lang is None:
-            lang, text = self.any_word() if self.rng.random() < 0.8 else self.rng.choice(self.known)
-            texts = [text]
-        meaning = self.vocabulary.mean(lang, texts)
-        return Example(self._typo(", ".join(texts), 0.03), meaning, judged=self.judgements.of(lang, texts))
-
-    def some_words(self) -> tuple[Language, list[str]]:
-        """One to three words of one language."""
-        lang, texts, count = self.rng.choice(LANGUAGES), list[str](), self.rng.choice((1, 2, 2, 3))
-        while len(texts) < count:
-            other, text = self.any_word()
-            if other == lang:
-                texts.append(text)
-        return lang, texts
+        """A word or phrase, or two or three that speak of the same."""
+        lang, texts, judged = self.any_words()
+        return Example(self._typo(", ".join(texts), 0.03), self.vocabulary.mean(lang, texts), judged=judged)
 
     def _caption(self, concept: Concept, lang: Language, colours: Sequence[int]) -> tuple[str, Roles]:
         rng = self.rng
@@ -274,11 +268,10 @@ class Examples:
 
     def unknown(self) -> Example:
         """One to three words of the language where a caption has its subject."""
-        lang, texts = self.some_words()
-        name = ", ".join(texts)
+        lang, texts, judged = self.any_words()
+        name = ", ".join(self.rng.sample(texts, len(texts)))
         text, roles = self._caption(Concept("", "", "", name, name, "clause"), lang, range(len(COLOURS)))
-        meaning = self.vocabulary.mean(lang, texts)
-        return Example(self._typo(text, 0.01), meaning, roles=roles, judged=self.judgements.of(lang, texts))
+        return Example(self._typo(text, 0.01), self.vocabulary.mean(lang, texts), roles=roles, judged=judged)
 
     def known_caption(self) -> Example:
         """A caption of a concept by its label or by train tags."""
@@ -352,9 +345,7 @@ def fit(
 
 def losses(encoder: NanoTextEncoder, batch: Sequence[Example]) -> tuple[Tensor, dict[str, float]]:
     """Distance to the teachers' meaning; cross entropy of concept, judgement and roles where they are asked."""
-    ids, mask, _ = encoder.tokenize([e.text for e in batch])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        reading = encoder.network.read(ids, mask)
+    reading = read_by_length(encoder, [e.text for e in batch])
     target = torch.stack([e.meaning for e in batch])
     far = 1 - (reading.meaning_BM * target).sum(dim=1)
     # where a concept or a judgement is to be learned the teachers' meaning only keeps the text in place
@@ -377,6 +368,22 @@ def losses(encoder: NanoTextEncoder, batch: Sequence[Example]) -> tuple[Tensor, 
         loss = loss + 2 * apart
         parts["judged" if batch[0].roles else "judged_word"] = float(apart.detach())
     return loss, parts
+
+
+def read_by_length(encoder: NanoTextEncoder, texts: Sequence[str], parts: int = 4) -> Reading:
+    """The network's reading of texts, in parts of like length: most are one word, few a sentence."""
+    ids, mask, _ = encoder.tokenize(texts)
+    lengths = mask.sum(dim=1)
+    order = lengths.argsort()
+    readings = []
+    for rows in order.tensor_split(parts):
+        longest = int(lengths[rows].max())
+        # the fused kernel's backward pass is slow for sequences this short
+        with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            readings.append(encoder.network.read(ids[rows, :longest], mask[rows, :longest]))
+    back = order.argsort()
+    logits = {role: torch.cat([r.logits[role] for r in readings])[back] for role in ROLES}
+    return Reading(torch.cat([r.meaning_BM for r in readings])[back], logits)
 
 
 # ---------------------------------------------------------------- figures

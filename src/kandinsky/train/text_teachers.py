@@ -7,6 +7,7 @@
   stands near them in news,
 - glosses: WordNet 3.0 (WordNet licence; Debian package `wordnet-base`) for English, Russian Wiktionary's as
   `wiki-ru-wordnet` has them (package MIT, texts CC BY-SA; PyPI) for Russian. The sentence models read them,
+- Russian synonyms: LibreOffice's thesaurus (MPL-2.0; Debian package `mythes-ru`), read like one more gloss,
 - translations: Mueller's English-Russian dictionary (GPL; Debian package `mueller7-dict`), read backwards, so that a
   Russian word is also compared as the English words it translates.
 
@@ -78,14 +79,16 @@ class Teachers:
         *,
         wordnet: Path | None,
         dictionary: Path | None,
+        thesaurus: Path | None = None,
         gloss_weight: float = 0.7,
     ) -> None:
         self.english, self.russian = (
             list(dict.fromkeys([*sources.emoji[lang], *sources.held_words[lang], *sources.general[lang]]))
             for lang in ("en", "ru")
         )
-        self.wordnet, self.dictionary, self.gloss_weight = wordnet, dictionary, gloss_weight
-        asked = [*self.english, *self.russian, f"{GLOSSES} {wordnet is None} {dictionary is None}"]
+        self.wordnet, self.dictionary, self.thesaurus, self.gloss_weight = wordnet, dictionary, thesaurus, gloss_weight
+        without = [source is None for source in (wordnet, dictionary, thesaurus)]
+        asked = [*self.english, *self.russian, f"{GLOSSES} {without}"]
         digest = hashlib.sha256("\n".join(asked).encode()).hexdigest()[:12]
         path = cache / f"teachers-{digest}.safetensors"
         if not path.exists():
@@ -130,9 +133,14 @@ class Teachers:
     def _ask(self) -> dict[str, Tensor]:
         english = WordNet(self.wordnet).glosses if self.wordnet else {}
         russian = Russian()
+        synonyms = read_thesaurus(self.thesaurus) if self.thesaurus else {}
         found = {
             "en": [(i, g) for i, t in enumerate(self.english) for g in english.get(t.replace(" ", "_"), [])[:GLOSSES]],
-            "ru": [(i, g) for i, t in enumerate(self.russian) for g in russian.glosses(t)[:GLOSSES]],
+            "ru": [
+                (i, g)
+                for i, t in enumerate(self.russian)
+                for g in [*russian.glosses(t)[:GLOSSES], *synonyms.get(t, synonyms.get(russian.dictionary_form(t), []))]
+            ],
         }
         result = {
             "en": self.both(self.english),
@@ -335,6 +343,22 @@ def read_translations(path: Path) -> dict[str, dict[str, float]]:
                 entry = result[" ".join(meaning)]
                 entry[plain(head)] = max(entry.get(plain(head), 0.0), 1 / (1 + 0.3 * rank))
     return result
+
+
+def read_thesaurus(path: Path) -> dict[str, list[str]]:
+    """By word, its synonyms as one text "word: synonym, synonym".
+
+    path: a thesaurus in the format of MyThes: a line `word|number` before as many lines `(kind)|synonym|…`.
+    """
+    result: dict[str, list[str]] = {}
+    word = ""
+    for line in path.read_text("utf-8-sig").splitlines()[1:]:
+        head, _, rest = line.partition("|")
+        if not head.startswith("("):
+            word = plain(head)
+        elif "синоним" in head:
+            result.setdefault(word, []).append(f"{word}: {', '.join(map(plain, rest.split('|')[:8]))}")
+    return {word: texts[:1] for word, texts in result.items()}
 
 
 def plain_gloss(wiki: str) -> str:

@@ -1,9 +1,10 @@
 """Which of nano's concepts a word speaks of: a judgement over all concepts, learned from words with known owners.
 
 A concept is known by its label and its training words. A new word is compared with all of them in every space of
-meanings (``text_teachers.Space``), and five figures per concept and space go into a conditional logit,
-P(concept | words) = softmax of a weighted sum of the figures. Its weights are fitted by leaving words out: a quarter
-of the training words at a time loses its owners, together with everything spelt alike, and must be given back to them.
+meanings (``text_teachers.Space``), and a ridge regression of owners on meanings says where it belongs. These figures,
+each concept's place in their order and its distance to the first go through a small network shared by all concepts:
+P(concept | words) = softmax of its scores. It is fitted by leaving words out: a quarter of the training words at a
+time loses its owners, together with everything spelt alike, and must be given back to them.
 
 The text network imitates these judgements for all words near to what nano shows. Held tags have no part in it: they
 belong to no concept here and are judged like every other word of the language.
@@ -15,11 +16,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.data.concepts import LANGUAGES, Concept, Language, any_akin, fraction, plain, words
@@ -32,129 +34,249 @@ SPECIFIC = 3
 BACKGROUND = 1500
 """So many words of a language tell how near anything is to an exemplar."""
 SOFTNESS = 1 / 12
-DECAY = 3e-3
+RIDGE = 10.0
+WIDTH = 96
+DROPOUT = 0.25
+EPOCHS = 6
+LEARNING_RATE = 3e-3
+QUERIES = 64
+"""Queries of a step."""
+CHUNK = 250
+"""Words compared at a time."""
 
+_T = TypeVar("_T")
 Known = Sequence[Sequence[str]]
 """By concept: its label and the words it is known by."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Of the conditional logit: figures are standardised, then weighed. All [2F]: means over words, then maxima."""
+class Exemplars:
+    """What the concepts are known by in one language, in one space: rows, owners, and how near everything is to each.
 
-    weight: Tensor
+    Nearness is the cosine less half of what the exemplar has with the words nearest to it in general, since some
+    exemplars are near to everything.
+    """
+
+    def __init__(self, space: Space, lang: Language, known: Known) -> None:
+        self.space, self.lang = space, lang
+        self.owners = torch.tensor([c for c, row in enumerate(known) for _ in row])
+        self.places = torch.cat([torch.arange(len(row)) for row in known])
+        self.rows_ED = space.of(lang, [t for row in known for t in row])
+        self.counts = self.owners.bincount()
+        self._hubs: dict[Language, Tensor] = {}
+
+    def hubs(self, lang: Language) -> Tensor:
+        """[E]: the mean cosine with the twenty nearest of a sample of that language."""
+        if lang not in self._hubs:
+            general = self.space.vectors[lang]
+            general = general[general.norm(dim=1) > 0]
+            sample = general[torch.linspace(0, len(general) - 1, BACKGROUND).long()]
+            self._hubs[lang] = (sample @ self.rows_ED.T).topk(20, dim=0).values.mean(dim=0)
+        return self._hubs[lang]
+
+    def compare(self, lang: Language, texts: Sequence[str]) -> Tensor:
+        """[W, C, 5] of words of a language: nearness to the label, the nearest word, the three nearest, all softly, all
+        on average.
+        """
+        hubs_E = self.hubs(lang)
+        return torch.cat([self._compare(self.space.of(lang, part), hubs_E) for part in chunks(texts, CHUNK)])
+
+    def _compare(self, asked_WD: Tensor, hubs_E: Tensor) -> Tensor:
+        near_WE = asked_WD @ self.rows_ED.T - 0.5 * hubs_E
+        near_WE[:, self.rows_ED.norm(dim=1) == 0] = -0.2  # nothing is known of the exemplar: as far as strangers are
+        concepts, longest = len(self.counts), int(self.counts.max())
+        table_WCK = near_WE.new_full((len(near_WE), concepts, longest), -0.3)
+        table_WCK[:, self.owners, self.places] = near_WE
+        first = table_WCK.topk(min(3, longest), dim=2).values
+        mean_WC = near_WE.new_zeros(len(near_WE), concepts).index_add_(1, self.owners, near_WE) / self.counts
+        soft_WC = (table_WCK / SOFTNESS).logsumexp(dim=2) * SOFTNESS
+        result = torch.stack([table_WCK[..., 0], first[..., 0], first.mean(dim=-1), soft_WC, mean_WC], dim=-1)
+        result[asked_WD.norm(dim=1) == 0] = 0.0  # nothing is known of the word: it speaks for nobody
+        return result
+
+
+class Acquaintance:
+    """All that is known of the concepts: exemplars in every space, and the ridge regression of owners on meanings."""
+
+    def __init__(self, spaces: Sequence[Space], known: Mapping[Language, Known]) -> None:
+        self.spaces = spaces
+        self.exemplars = [Exemplars(s, lang, known[lang]) for s in spaces for lang in LANGUAGES if lang in s.vectors]
+        meanings = torch.cat([self._meanings(lang, [t for row in known[lang] for t in row]) for lang in LANGUAGES])
+        owners = torch.tensor([c for lang in LANGUAGES for c, row in enumerate(known[lang]) for _ in row])
+        owned_EC = F.one_hot(owners).float()
+        normal = meanings.T @ meanings + RIDGE * torch.eye(meanings.shape[1])
+        self.ridge_DC = torch.linalg.solve(normal, meanings.T @ (owned_EC - owned_EC.mean(dim=0)))
+
+    def _meanings(self, lang: Language, texts: Sequence[str]) -> Tensor:
+        """[W, D]: all spaces side by side, zeros where a space has not this language."""
+        parts = []
+        for space in self.spaces:
+            width = next(iter(space.vectors.values())).shape[1]
+            known = lang in space.vectors
+            parts.append(space.of(lang, texts) if known else torch.zeros(len(texts), width))
+        return torch.cat(parts, dim=1)
+
+    def figures(self, lang: Language, texts: Sequence[str]) -> Tensor:
+        """[W, C, F] of single words or phrases of the vocabulary."""
+        compared = [e.compare(lang, texts) for e in self.exemplars if lang in e.space.vectors]
+        return torch.cat([*compared, (self._meanings(lang, texts) @ self.ridge_DC)[..., None]], dim=-1)
+
+
+class Ranker(nn.Module):
+    """Scores [Q, C] of concepts from their figures; the same small network for every concept, beside a linear path."""
+
     centre: Tensor
     scale: Tensor
 
-    def logits(self, figures_QCF: Tensor) -> Tensor:
-        return ((figures_QCF.float() - self.centre) / self.scale) @ self.weight
+    def __init__(self, standing_QCF: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("centre", standing_QCF.float().mean(dim=(0, 1)))
+        self.register_buffer("scale", standing_QCF.float().std(dim=(0, 1)) + 1e-3)
+        count = standing_QCF.shape[-1]
+        self.linear = nn.Linear(count, 1, bias=False)
+        nn.init.zeros_(self.linear.weight)
+        self.layers = nn.Sequential(
+            nn.Linear(count, WIDTH),
+            nn.GELU(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(WIDTH, WIDTH),
+            nn.GELU(),
+            nn.Linear(WIDTH, 1),
+        )
+
+    def forward(self, standing_QCF: Tensor) -> Tensor:
+        x = (standing_QCF.float() - self.centre) / self.scale
+        return (self.linear(x) + self.layers(x))[..., 0]
 
 
 class WordJudge:
-    """Judges words of both languages; fitted when made. ``concepts`` carry the training words as their train tags."""
+    """Judges words of both languages; fitted when made. ``concepts`` carry the training words as their train tags.
+
+    accuracy: by language, the share of the words left out that a judge fitted on the others gives back.
+    """
 
     def __init__(self, concepts: Sequence[Concept], spaces: Sequence[Space]) -> None:
-        self.spaces = spaces
         self.known: dict[Language, Known] = {
             lang: [list(dict.fromkeys(map(plain, (c.label(lang), *c.tags(lang).train)))) for c in concepts]
             for lang in LANGUAGES
         }
+        self.acquaintance = Acquaintance(spaces, self.known)
         self.accuracy: dict[Language, float] = {}
-        self.weights = {lang: self._fit(lang) for lang in LANGUAGES}
+        self.rankers = {lang: self._fit(lang, spaces) for lang in LANGUAGES}
 
-    def figures(self, lang: Language, texts: Sequence[str], known: Known | None = None) -> Tensor:
-        """[W, C, F] of single words or phrases of the vocabulary; ``known`` replaces what concepts of that language are
-        known by.
-        """
-        found = []
-        for space in self.spaces:
-            for other in LANGUAGES:
-                if lang in space.vectors and other in space.vectors:
-                    exemplars = known if known is not None and other == lang else self.known[other]
-                    found.append(compare(space, lang, texts, other, exemplars))
-        return torch.cat(found, dim=-1)
+    def figures(self, lang: Language, texts: Sequence[str]) -> Tensor:
+        """[W, C, F] of single words or phrases of the vocabulary."""
+        return self.acquaintance.figures(lang, texts)
 
-    def judge(self, lang: Language, figures_WCF: Tensor) -> Tensor:
-        """Logits [C] of what W words together speak of, from their figures."""
-        return self.weights[lang].logits(together(figures_WCF)[None])[0]
+    @torch.no_grad()
+    def judge(self, lang: Language, figures_QCF: Tensor) -> Tensor:
+        """Logits [Q, C] of what queries speak of, from the figures of their words ``together``."""
+        return self.rankers[lang](standing(figures_QCF))
 
-    def _fit(self, lang: Language) -> Weights:
-        """The weights of one language; ``accuracy`` is that of words given back by weights that never saw them.
+    def _fit(self, lang: Language, spaces: Sequence[Space]) -> Ranker:
+        """The ranker of one language, and its ``accuracy``.
 
         Raises: RequestError where the concepts have too few words.
         """
         folds = []
         for fold in range(FOLDS):
-            known, queries = leave_out(self.known[lang], lang, fold)
+            kept, queries = leave_out(self.known[lang], lang, fold)
             if not queries:  # few words: the hash may leave a fold empty
                 continue
             texts = list(dict.fromkeys(t for _, query in queries for t in query))
-            rows, figures = {t: i for i, t in enumerate(texts)}, self.figures(lang, texts, known)
+            rows = {t: i for i, t in enumerate(texts)}
+            figures = Acquaintance(spaces, {**self.known, lang: kept}).figures(lang, texts)
             asked = torch.stack([together(figures[[rows[t] for t in query]]) for _, query in queries])
-            folds.append((asked, torch.tensor([owner for owner, _ in queries])))
+            owners = torch.tensor([owner for owner, _ in queries])
+            folds.append((torch.cat([standing(part).half() for part in asked.split(CHUNK)]), owners))
         if len(folds) < 2:
             raise RequestError(
                 f"too few words of concepts to learn from in {lang!r}",
                 hint="give more associations (the recipe's `words`)",
             )
-        right = 0
-        for i, (asked, owners) in enumerate(folds):
-            others = [f for j, f in enumerate(folds) if j != i]
-            logits = conditional_logit(*(torch.cat(part) for part in zip(*others, strict=True))).logits(asked)
-            right += int((logits.argmax(dim=1) == owners).sum())
-        self.accuracy[lang] = right / sum(len(owners) for _, owners in folds)
-        return conditional_logit(*(torch.cat(part) for part in zip(*folds, strict=True)))
+        (asked, owners), *others = folds
+        ranker = fit_ranker(*(torch.cat(part) for part in zip(*others, strict=True)))
+        with torch.no_grad():
+            chosen = torch.cat([ranker(part).argmax(dim=1) for part in asked.split(CHUNK)])
+        self.accuracy[lang] = float((chosen == owners).float().mean())
+        return fit_ranker(*(torch.cat(part) for part in zip(*folds, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Texts of one language, and the shares [C] of the concepts that they together speak of."""
+
+    lang: Language
+    texts: tuple[str, ...]
+    shares: Tensor
 
 
 class Judgements:
-    """A judge's opinion of many texts, ready for any few of them together.
+    """A judge's opinion of many texts, and of groups of two or three that speak of the same.
 
-    texts: those that can be asked for.
+    texts:  those that are judged one by one, of the vocabulary.
+    groups: so many are drawn for every concept and language, from the ``likely`` texts that speak of it most.
     """
 
-    def __init__(self, judge: WordJudge, texts: Sequence[tuple[Language, str]]) -> None:
-        self.judge, self.texts = judge, list(texts)
-        self.rows: dict[Language, dict[str, int]] = {}
-        self.figures: dict[Language, Tensor] = {}
+    def __init__(
+        self,
+        judge: WordJudge,
+        texts: Sequence[tuple[Language, str]],
+        *,
+        groups: int = 100,
+        likely: int = 60,
+        seed: int = 0,
+    ) -> None:
+        rng = random.Random(seed)
+        self.singles: list[Judgement] = []
+        self.groups: list[Judgement] = []
+        self.likely: list[tuple[list[Judgement], list[float]]] = []
+        """By language and concept: the texts that speak of it most, and the shares of them that do."""
         for lang in LANGUAGES:
             mine = list(dict.fromkeys(text for other, text in texts if other == lang))
-            self.rows[lang] = {t: i for i, t in enumerate(mine)}
-            parts = [judge.figures(lang, mine[i : i + 500]).half() for i in range(0, len(mine), 500)]
-            self.figures[lang] = torch.cat(parts) if parts else torch.zeros(0)
+            if not mine:
+                continue
+            figures = torch.cat([judge.figures(lang, part).half() for part in chunks(mine, 1000)])
+            shares = _shares(judge, lang, [[i] for i in range(len(mine))], figures)
+            singles = [Judgement(lang, (text,), share) for text, share in zip(mine, shares, strict=True)]
+            best = shares.float().topk(min(likely, len(mine)), dim=0)
+            drawn = list[tuple[int, ...]]()
+            for rows, weights in zip(best.indices.T.tolist(), best.values.T.clamp(min=1e-6).tolist(), strict=True):
+                drawn += [tuple(sorted({*rng.choices(rows, weights, k=rng.choice((2, 3)))})) for _ in range(groups)]
+                self.likely.append(([singles[r] for r in rows], weights))
+            drawn = [rows for rows in dict.fromkeys(drawn) if len(rows) > 1]
+            shares = _shares(judge, lang, drawn, figures)
+            self.groups += [
+                Judgement(lang, tuple(mine[r] for r in rows), share) for rows, share in zip(drawn, shares, strict=True)
+            ]
+            self.singles += singles
 
-    def of(self, lang: Language, texts: Sequence[str]) -> Tensor | None:
-        """Shares [C] of the concepts that these texts together speak of, or None where one cannot be asked for."""
-        rows = self.rows[lang]
-        if not all(t in rows for t in texts):
-            return None
-        return self.judge.judge(lang, self.figures[lang][[rows[t] for t in texts]].float()).softmax(dim=0)
+    def draw(self, rng: random.Random) -> Judgement:
+        """Texts that speak of a concept, each concept as likely as the others; every second time a group."""
+        if self.groups and rng.random() < 0.5:
+            return rng.choice(self.groups)
+        texts, weights = rng.choice(self.likely)
+        return rng.choices(texts, weights)[0]
 
 
-def compare(space: Space, lang: Language, texts: Sequence[str], other: Language, known: Known) -> Tensor:
-    """[W, C, 5]: nearness to the label, the nearest word, the three nearest, all softly, all on average.
+def _shares(judge: WordJudge, lang: Language, queries: Sequence[Sequence[int]], figures_WCF: Tensor) -> Tensor:
+    """[Q, C] of queries given as rows of ``figures_WCF``, in half precision."""
+    found = []
+    for part in chunks(queries, CHUNK):
+        asked = torch.stack([together(figures_WCF[list(rows)].float()) for rows in part])
+        found.append(judge.judge(lang, asked).softmax(dim=1).half())
+    return torch.cat(found) if found else figures_WCF.new_zeros(0, figures_WCF.shape[1])
 
-    Nearness is the cosine less half of what the exemplar has with the words nearest to it in general, since some
-    exemplars are near to everything.
-    """
-    owners = torch.tensor([c for c, row in enumerate(known) for _ in row])
-    exemplars_ED = space.of(other, [t for row in known for t in row])
-    general = space.vectors[lang]
-    general = general[general.norm(dim=1) > 0]
-    sample = general[torch.linspace(0, len(general) - 1, BACKGROUND).long()]
-    hub_E = (sample @ exemplars_ED.T).topk(20, dim=0).values.mean(dim=0)
-    asked_WD = space.of(lang, texts)
-    near_WE = asked_WD @ exemplars_ED.T - 0.5 * hub_E
-    near_WE[:, exemplars_ED.norm(dim=1) == 0] = -0.2  # nothing is known of the exemplar: as far as strangers are
-    longest = int(owners.bincount().max())
-    places = torch.cat([torch.arange(len(row)) for row in known])
-    table_WCK = near_WE.new_full((len(texts), len(known), longest), -0.3)
-    table_WCK[:, owners, places] = near_WE
-    first = table_WCK.topk(min(3, longest), dim=2).values
-    mean_WC = near_WE.new_zeros(len(texts), len(known)).index_add_(1, owners, near_WE) / owners.bincount()
-    soft_WC = (table_WCK / SOFTNESS).logsumexp(dim=2) * SOFTNESS
-    result = torch.stack([table_WCK[..., 0], first[..., 0], first.mean(dim=-1), soft_WC, mean_WC], dim=-1)
-    result[asked_WD.norm(dim=1) == 0] = 0.0  # nothing is known of the word: it speaks for nobody
-    return result
+
+def chunks(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def standing(figures_QCF: Tensor) -> Tensor:
+    """[Q, C, 3F]: the figures, how far each is behind the best of its query, and -log(1 + how many are better)."""
+    best = figures_QCF.amax(dim=1, keepdim=True)
+    across = figures_QCF.transpose(1, 2).contiguous()
+    better = across.shape[-1] - torch.searchsorted(across.sort(dim=-1).values, across, right=True)
+    return torch.cat([figures_QCF, figures_QCF - best, -torch.log1p(better.float()).transpose(1, 2)], dim=-1)
 
 
 def together(figures_WCF: Tensor) -> Tensor:
@@ -191,19 +313,18 @@ def leave_out(known: Known, lang: Language, fold: int) -> tuple[Known, list[tupl
     return kept, queries
 
 
-def conditional_logit(figures_QCF: Tensor, owners_Q: Tensor) -> Weights:
-    """Maximum likelihood with a little weight decay."""
-    centre = figures_QCF.mean(dim=(0, 1))
-    scale = figures_QCF.std(dim=(0, 1)) + 1e-6
-    standard = (figures_QCF - centre) / scale
-    weight = torch.zeros(figures_QCF.shape[-1], requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        value = F.cross_entropy(standard @ weight, owners_Q) + DECAY * (weight**2).sum()
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    return Weights(weight.detach(), centre, scale)
+def fit_ranker(standing_QCF: Tensor, owners_Q: Tensor) -> Ranker:
+    """Maximum likelihood of the owners by AdamW; the same figures give the same ranker."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ranker = Ranker(standing_QCF)
+        optimiser = torch.optim.AdamW(ranker.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
+        orders = [order for _ in range(EPOCHS) for order in torch.randperm(len(owners_Q)).split(QUERIES)]
+        for step, rows in enumerate(orders):
+            for group in optimiser.param_groups:
+                group["lr"] = LEARNING_RATE * (1 - step / len(orders))
+            loss = F.cross_entropy(ranker(standing_QCF[rows]), owners_Q[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    return ranker.eval()
