@@ -17,7 +17,7 @@ def _root() -> None:
 
 @app.command("nano")
 def nano(
-    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for what is fetched and built.")] = None,
+    cache: Annotated[Path | None, typer.Option("--folder", help="Folder for what is fetched and built.")] = None,
 ) -> None:
     """Build the clips that nano models are trained on: animated 3D emoji, captioned in English and Russian."""
     from kandinsky.data.nano import build

@@ -17,7 +17,7 @@ def evaluate(
     groups: Annotated[
         list[str] | None, typer.Option("--group", help="Only this group, such as `en label`; may be repeated.")
     ] = None,
-    cache: Annotated[Path, typer.Option("--cache", help="Where `kandinsky data nano` put the clips.")] = Path(
+    cache: Annotated[Path, typer.Option("--folder", help="Where `kandinsky data nano` put the clips.")] = Path(
         ".cache/nano"
     ),
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Write a contact sheet of some clips there.")] = None,
