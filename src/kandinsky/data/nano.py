@@ -131,7 +131,7 @@ class Clips:
     def __init__(self, cache: Path = CACHE, *, side: int = SIDE, frames: int = FRAMES) -> None:
         target = cache / f"clips-{side}x{frames}.npy"
         if not target.exists():
-            raise RequestError(f"`{target}` is missing: run `kandinsky data nano --cache {cache}` first")
+            raise RequestError(f"`{target}` is missing: run `kandinsky data nano --folder {cache}` first")
         self.rgba_NTHWC = np.load(target, mmap_mode="r")
         index = json.loads(target.with_suffix(".json").read_text())
         self.files: list[str] = index["files"]
