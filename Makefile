@@ -13,12 +13,14 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CASES  ?= $(addprefix ../shared/reference/,kandinsky5 kandinsky4 kandinsky_video1 kandinsky3)
 PROMPT ?= a panda on a blue background
 OUT    ?= out
+# Processes of `make test`.
+JOBS   ?= 2
 
 .PHONY: help demo test lint conformance bench docs clean
 
 help:
 	@echo "make demo          a first video: $(OUT)/demo.mp4 and $(OUT)/demo.png"
-	@echo "make test          the whole test suite"
+	@echo "make test          the whole test suite, in JOBS=$(JOBS) processes"
 	@echo "make lint          ruff and mypy"
 	@echo "make conformance   compare with the official numbers in CASES=$(CASES)"
 	@echo "make bench         measure each stage of a generation"
@@ -43,8 +45,9 @@ demo: $(VENV)/.installed
 	@mkdir -p $(OUT)
 	@$(BIN)/kandinsky generate "$(PROMPT)" --seconds 2 --seed 7 -o $(OUT)/demo.mp4 --sheet $(OUT)/demo.png
 
+# One thread each: processes that compute with as many threads as there are cores take turns instead of sharing them.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
