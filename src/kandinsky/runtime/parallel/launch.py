@@ -134,6 +134,7 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
     try:
         yield world
     except KandinskyError as error:
+        _leave_undisturbed()
         # what is wrong with a request is found by every process
         watch = _Watch.present
         is_common = isinstance(error, RequestError) and watch is None
@@ -144,6 +145,7 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
         part(str(error))
         _leave(error.exit_code)
     except KeyboardInterrupt:
+        _leave_undisturbed()
         watch = _Watch.present
         reason = watch.ending if watch else None
         if reason is None and world.is_first:
@@ -157,6 +159,7 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
         watch = _Watch.present
         # the others' connections break before anybody has missed the one that is gone
         reason = watch.explain(error) if watch else None
+        _leave_undisturbed()
         if reason is None:
             reason = f"{type(error).__name__}: {error}"
             say("".join(traceback.format_exception(error)).rstrip())
@@ -168,6 +171,12 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+def _leave_undisturbed() -> None:
+    """The job is over here: an interrupt on behalf of the others comes too late, and would only hide why."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _leave(code: int) -> None:
@@ -244,13 +253,14 @@ class _Watch:
         while not self._done.wait(BEAT_S):
             self._beats += 1
             try:
-                if self._is_ended():
-                    # whoever fails first says it; a moment for it to arrive
+                is_ended = self._is_ended()
+                if is_ended:  # whoever fails first says it; a moment for it to arrive
                     time.sleep(0.2)
-                    reason = self._failure() or BY_LAUNCHER
-                    return self._end(f"error: process {self.world.rank} of {self.world.size} ends: {reason}", reason)
                 if failure := self._failure():
                     return self._end(None, failure)
+                if is_ended:
+                    text = f"error: process {self.world.rank} of {self.world.size} ends: {BY_LAUNCHER}"
+                    return self._end(text, BY_LAUNCHER)
                 self.store.set(f"kandinsky/life/{self.world.rank}", str(self._beats))
                 for rank in range(self.world.size):
                     if rank == self.world.rank or self._is_done(rank):
