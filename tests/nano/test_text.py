@@ -149,12 +149,12 @@ def test_a_few_steps_teach_concepts_and_roles(tokenizer_file):
     guessed = [e for e in (draw.unknown() for _ in range(20)) if e.judged is not None]
     assert 10 < len(guessed) < 20
     assert all(e.concept is None and float(e.judged.sum()) == pytest.approx(1, abs=2e-3) for e in guessed)
-    with torch.no_grad():
-        before, judged_before = losses(encoder, sample)[0], losses(encoder, guessed)[1]["judged"]
     settings = Settings(packages="", word_steps=5, caption_steps=70, batch=32, lr=1e-2)
+    with torch.no_grad():
+        before, judged_before = losses(encoder, sample, settings)[0], losses(encoder, guessed, settings)[1]["judged"]
     fit(encoder, draw, settings, None)
     with torch.no_grad():
-        after, judged_after = losses(encoder, sample)[0], losses(encoder, guessed)[1]["judged"]
+        after, judged_after = losses(encoder, sample, settings)[0], losses(encoder, guessed, settings)[1]["judged"]
     assert after < 0.7 * before
     assert judged_after < 0.7 * judged_before
     ids, mask, _ = encoder.tokenize([f"{c.en} on a blue background" for c in listed])

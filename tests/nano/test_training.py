@@ -159,7 +159,9 @@ def test_shipped_recipes_are_read() -> None:
 
 
 def test_a_recipe_trains_resumes_and_starts_from_weights(tmp_path: Path) -> None:
-    words = write_state(NanoTextNetwork(WORDS).state_dict(), tmp_path / "words.safetensors")
+    words = tmp_path / "words"
+    words.mkdir()
+    write_state(NanoTextNetwork(WORDS).state_dict(), words / "text.safetensors")
     out = tmp_path / "run"
     out.mkdir()
     latents(out)
@@ -168,7 +170,7 @@ def test_a_recipe_trains_resumes_and_starts_from_weights(tmp_path: Path) -> None
         "kind": "nano-denoiser",
         "cache": str(tmp_path),
         "out": str(out),
-        "text": {"weights": str(words), "params": asdict(WORDS)},
+        "text": str(words),
         "data": {"side": 32, "extras": 0},
         "network": network,
         "stages": [{"until": 1.0, "frames": 3, "batch": 2}],
@@ -177,6 +179,9 @@ def test_a_recipe_trains_resumes_and_starts_from_weights(tmp_path: Path) -> None
     }
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values))
+    with pytest.raises(RequestError, match="no config"):
+        run_recipe(recipe)
+    (words / "config.json").write_text(json.dumps(asdict(WORDS)))
     first = read_state(run_recipe(recipe))
     assert set(first) == set(DiffusionTransformer3D(DIT).state_dict())
     more = read_state(run_recipe(recipe, steps=5))

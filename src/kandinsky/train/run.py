@@ -88,8 +88,11 @@ def _denoiser(values: dict[str, Any], out: Path, *, resume: bool, device: str, o
         autoencoder = NanoAutoencoder(NanoAutoencoderParams.from_dict(values["autoencoder"]["params"]))
         load_into(autoencoder, Path(values["autoencoder"]["weights"]))
         cache_latents(Path(values["cache"]), autoencoder, latents, **data)
-    words = NanoTextNetwork(NanoTextParams.from_dict(values["text"]["params"]))
-    load_into(words, Path(values["text"]["weights"]))  # its memory alone is used
+    text = Path(values["text"])
+    if not (text / "config.json").is_file():
+        raise RequestError(f"no config.json in `{text}`, the recipe's `text`", hint="train nano-text.yaml first")
+    words = NanoTextNetwork(NanoTextParams.from_dict(json.loads((text / "config.json").read_text())))
+    load_into(words, text / "text.safetensors")  # its memory alone is used
     settings = loop.LoopSettings.from_dict(values["loop"])
     objective = FlowObjective(
         latents,

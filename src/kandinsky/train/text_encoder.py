@@ -76,6 +76,8 @@ class Settings:
     seed: int = 0
     width: int = 192
     layers: int = 3
+    rows_pace: float = 1.0
+    """The learning rate of the tokens' rows, which most steps do not see, in that of the rest."""
     sharpness: float = 4.0
     prototypes: int = 4
     whole_words: float = 0.0
@@ -86,6 +88,8 @@ class Settings:
     """Weights to go on from, of the same sizes; their tokenizer.json stands beside them."""
     near_share: float = 0.9
     """Share of the drawn words that a judgement is imitated of; the others only keep their meaning."""
+    meaning_weight: float = 0.5
+    """What the teachers' meaning of a text counts where its concept or a judgement is to be learned."""
     captions: int = 128
     unknowns: int = 64
     words_a_step: int = 128
@@ -310,10 +314,11 @@ def fit(
 ) -> None:
     """Words first, then words and captions together; one cosine of the learning rate over both."""
     network = encoder.network.train()
-    slow = [p for n, p in network.named_parameters() if n.startswith("prototypes")]
-    fast = [p for n, p in network.named_parameters() if not n.startswith("prototypes")]
+    # a word's own row moves only in the few steps that see it
+    rates = {"tokens": settings.lr * settings.rows_pace, "prototypes_VPM": settings.lr / 2}
+    named = [(name.split(".")[0], p) for name, p in network.named_parameters()]
     optimiser = torch.optim.AdamW(
-        [{"params": fast, "base": settings.lr}, {"params": slow, "base": settings.lr / 2}],
+        [{"params": [p], "base": rates.get(part, settings.lr)} for part, p in named],
         lr=settings.lr,
         betas=(0.9, 0.98),
         weight_decay=0.01,
@@ -332,7 +337,7 @@ def fit(
         optimiser.zero_grad(set_to_none=True)
         record: dict[str, float] = {}
         for batch in batches:
-            loss, parts = losses(encoder, batch)
+            loss, parts = losses(encoder, batch, settings)
             loss.backward()
             record |= parts
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -343,14 +348,14 @@ def fit(
     network.eval()
 
 
-def losses(encoder: NanoTextEncoder, batch: Sequence[Example]) -> tuple[Tensor, dict[str, float]]:
+def losses(encoder: NanoTextEncoder, batch: Sequence[Example], settings: Settings) -> tuple[Tensor, dict[str, float]]:
     """Distance to the teachers' meaning; cross entropy of concept, judgement and roles where they are asked."""
     reading = read_by_length(encoder, [e.text for e in batch])
     target = torch.stack([e.meaning for e in batch])
     far = 1 - (reading.meaning_BM * target).sum(dim=1)
     # where a concept or a judgement is to be learned the teachers' meaning only keeps the text in place
-    weight = torch.tensor([0.5 if e.concept is not None or e.judged is not None else 1.0 for e in batch])
-    loss = 4 * (far * weight).mean()
+    known = [e.concept is not None or e.judged is not None for e in batch]
+    loss = 4 * (far * torch.tensor([settings.meaning_weight if k else 1.0 for k in known])).mean()
     parts = {"caption_meaning" if batch[0].roles else "word_meaning": float(far.detach().mean())}
     if asked := [i for i, e in enumerate(batch) if e.roles is not None]:
         truth = torch.tensor([batch[i].roles for i in asked])
