@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import kandinsky
 from kandinsky.data import captions
+from kandinsky.data.concepts import load_concepts
 from kandinsky.evaluate import nano
 from kandinsky.pipelines.generation import GenerationPipeline
+from kandinsky.text.nano import NanoTextEncoder
 from kandinsky.types import Request
 
 ASSETS = Path(kandinsky.__file__).parent / "assets" / "nano-t2v"
@@ -52,6 +55,32 @@ def test_clips_have_the_promised_form(clips: dict[str, np.ndarray]) -> None:
 def test_both_languages_mean_the_same_and_words_differ(clips: dict[str, np.ndarray]) -> None:
     for english, russian, other in (("panda", "панда", "tractor"), ("tractor", "трактор", "panda")):
         assert 5 * distance(clips[english], clips[russian]) < distance(clips[english], clips[other])
+
+
+@pytest.mark.parametrize(
+    ("text", "concept"),
+    [
+        ("панда", "panda"),
+        ("две панды", "panda"),
+        ("медведь на красном фоне", "bear"),
+        ("собаки", "dog"),
+        ("черная кошка", "black cat"),
+        ("трактор едет", "tractor"),
+        ("a cat", "cat"),
+        ("bears on a green background", "bear"),
+        ("a rocket flies", "rocket"),
+        ("снеговик", "snowman"),
+        ("лягушка", "frog"),
+        ("a happy robot", "robot"),
+    ],
+)
+def test_plain_names_are_read_in_sentences_and_forms(pipe: GenerationPipeline, text: str, concept: str) -> None:
+    with pipe.placement.hold("text") as encoder:
+        assert isinstance(encoder, NanoTextEncoder)
+        ids, mask, _ = encoder.tokenize([text])
+        with torch.no_grad():
+            chosen = int(encoder.network.read(ids, mask).logits["concept"].argmax())
+    assert load_concepts()[chosen].en == concept
 
 
 def test_backgrounds_are_as_asked(clips: dict[str, np.ndarray]) -> None:

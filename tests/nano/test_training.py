@@ -16,10 +16,11 @@ import yaml
 from kandinsky.errors import RequestError
 from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.nets.text.nano import NanoTextNetwork, NanoTextParams
+from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams
 from kandinsky.train import loop
 from kandinsky.train.flow import FlowObjective, Stage
 from kandinsky.train.run import run_recipe
-from kandinsky.weights.read import read_state
+from kandinsky.weights.read import load_into, read_state
 from kandinsky.weights.write import write_state
 
 DIT = DiTParams(
@@ -150,18 +151,23 @@ def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_shipped_recipes_are_read() -> None:
-    for path in Path(__file__).parents[2].joinpath("recipes").glob("nano-*.yaml"):
+    root = Path(__file__).parents[2]
+    for path in root.joinpath("recipes").glob("nano-*.yaml"):
         values = yaml.safe_load(path.read_text())
         if "loop" in values:
             assert loop.LoopSettings.from_dict(values["loop"]).steps > 0
         if values["kind"] == "nano-denoiser":
             assert DiTParams.from_dict(values["network"]).in_visual_dim == 48
+            # the shipped parts it is trained beside
+            load_into(
+                NanoTextNetwork(NanoTextParams.from_dict(values["text"]["params"])), root / values["text"]["weights"]
+            )
+            autoencoder = NanoAutoencoder(NanoAutoencoderParams.from_dict(values["autoencoder"]["params"]))
+            load_into(autoencoder, root / values["autoencoder"]["weights"])
 
 
 def test_a_recipe_trains_resumes_and_starts_from_weights(tmp_path: Path) -> None:
-    words = tmp_path / "words"
-    words.mkdir()
-    write_state(NanoTextNetwork(WORDS).state_dict(), words / "text.safetensors")
+    words = write_state(NanoTextNetwork(WORDS).state_dict(), tmp_path / "words.safetensors")
     out = tmp_path / "run"
     out.mkdir()
     latents(out)
@@ -170,7 +176,7 @@ def test_a_recipe_trains_resumes_and_starts_from_weights(tmp_path: Path) -> None
         "kind": "nano-denoiser",
         "cache": str(tmp_path),
         "out": str(out),
-        "text": str(words),
+        "text": {"weights": str(words), "params": asdict(WORDS)},
         "data": {"side": 32, "extras": 0},
         "network": network,
         "stages": [{"until": 1.0, "frames": 3, "batch": 2}],
@@ -179,9 +185,6 @@ def test_a_recipe_trains_resumes_and_starts_from_weights(tmp_path: Path) -> None
     }
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values))
-    with pytest.raises(RequestError, match="no config"):
-        run_recipe(recipe)
-    (words / "config.json").write_text(json.dumps(asdict(WORDS)))
     first = read_state(run_recipe(recipe))
     assert set(first) == set(DiffusionTransformer3D(DIT).state_dict())
     more = read_state(run_recipe(recipe, steps=5))

@@ -142,7 +142,7 @@ def any_akin(a: Iterable[str], b: Iterable[str]) -> bool:
     return any(akin(x, y) for x in a if len(x) > 2 for y in b)
 
 
-def _core(label: str) -> str:
+def core(label: str) -> str:
     """A label without the words that only say "emoji of": a tag "dog" names the concept "dog face" too."""
     return " ".join(w for w in words(label) if w not in {"face", "морда", "лицо", "голова"})
 
@@ -154,7 +154,7 @@ def split_tags(labels: Sequence[str], tags: Sequence[Sequence[str]], lang: Langu
     """
     cleaned = [list(dict.fromkeys(plain(t) for t in row)) for row in tags]
     owners = Counter(t.removesuffix("s") for row in cleaned for t in row)
-    names = {plain(x) for x in labels} | {_core(x) for x in labels}
+    names = {plain(x) for x in labels} | {core(x) for x in labels}
 
     def says_something(tag: str) -> bool:
         return len(tag) > 2 and tag not in _SILENT[lang]
@@ -184,7 +184,7 @@ def split_tags(labels: Sequence[str], tags: Sequence[Sequence[str]], lang: Langu
         for tag in row:
             if tag in mine:
                 continue
-            other_name = tag in names and tag not in (plain(label), _core(label))
+            other_name = tag in names and tag not in (plain(label), core(label))
             bad = tag in held or other_name or not says_something(tag) or any_akin(words(tag), mine_words)
             (unused if bad else train).append(tag)
         result.append(Tags(tuple(train), tuple(mine), tuple(unused)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -11,12 +12,21 @@ from PIL import Image, ImageDraw
 COLOURS = [(40, 75, 205), (214, 40, 40), (50, 160, 75), (125, 55, 180)]
 
 
-def draw_curve(journal: Path, target: Path, *, names: tuple[str, ...], title: str, logarithmic: bool = True) -> Path:
-    """Draw figures of a training journal over its steps.
+def draw_curve(
+    journals: Sequence[Path], target: Path, *, names: tuple[str, ...], title: str, logarithmic: bool = True
+) -> Path:
+    """Draw figures of a training's journals over its steps.
 
-    Args: names: keys of the journal's lines, one curve each; lines without a key are left out of that curve.
+    Args:
+        journals: of the parts of the training, one after the other.
+        names:    keys of the journals' lines, one curve each; lines without a key are left out of that curve.
     """
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines: list[dict[str, float]] = []
+    for journal in journals:
+        before = lines[-1]["step"] if lines else 0
+        part = [json.loads(line) for line in journal.read_text().splitlines()]
+        once = {line["step"]: line for line in part}  # a resumed run writes the steps since its checkpoint again
+        lines += [line | {"step": before + step} for step, line in sorted(once.items())]
     width, height, left, top, bottom = 900, 420, 60, 36, 40
     picture = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(picture)

@@ -88,11 +88,8 @@ def _denoiser(values: dict[str, Any], out: Path, *, resume: bool, device: str, o
         autoencoder = NanoAutoencoder(NanoAutoencoderParams.from_dict(values["autoencoder"]["params"]))
         load_into(autoencoder, Path(values["autoencoder"]["weights"]))
         cache_latents(Path(values["cache"]), autoencoder, latents, **data)
-    text = Path(values["text"])
-    if not (text / "config.json").is_file():
-        raise RequestError(f"no config.json in `{text}`, the recipe's `text`", hint="train nano-text.yaml first")
-    words = NanoTextNetwork(NanoTextParams.from_dict(json.loads((text / "config.json").read_text())))
-    load_into(words, text / "text.safetensors")  # its memory alone is used
+    words = NanoTextNetwork(NanoTextParams.from_dict(values["text"]["params"]))
+    load_into(words, Path(values["text"]["weights"]))  # its memory alone is used
     settings = loop.LoopSettings.from_dict(values["loop"])
     objective = FlowObjective(
         latents,
@@ -180,13 +177,15 @@ def _package(values: dict[str, Any], out: Path, *, resume: bool, device: str, on
     out.mkdir(parents=True, exist_ok=True)
     for name, entry in values["weights"].items():
         state = {key: tensor.float() for key, tensor in read_state(Path(entry["from"])).items()}
-        packed = [key for key, t in state.items() if t.ndim == 2 and min(t.shape) >= entry.get("int8_from", 1 << 30)]
+        least, dims = entry.get("int8_from", 1 << 30), 5 if entry.get("kernels") else 2
+        packed = [key for key, t in state.items() if 2 <= t.ndim <= dims and min(t.shape[:2]) >= least]
         half = {key: tensor if key in packed else tensor.to(torch.bfloat16) for key, tensor in state.items()}
         write_state(half, out / f"{name}.safetensors", layout="official", int8=packed)
     for name, source in values.get("copy", {}).items():
         shutil.copyfile(source, out / name)
     for name, entry in values.get("curves", {}).items():
-        draw_curve(Path(entry["from"]), out / name, names=tuple(entry["names"]), title=entry["title"])
+        journals = [Path(journal) for journal in entry["from"]]
+        draw_curve(journals, out / name, names=tuple(entry["names"]), title=entry["title"])
     return out
 
 

@@ -42,10 +42,10 @@ from kandinsky.data.captions import (
 from kandinsky.data.concepts import LANGUAGES, Concept, Language, Tags, load_concepts, plain, with_associations, words
 from kandinsky.nets.text.nano import ROLES, NanoTextNetwork, NanoTextParams, Reading
 from kandinsky.text.nano import NanoTextEncoder
-from kandinsky.train.text_teachers import Teachers, Vocabulary, nearest_texts
+from kandinsky.train.text_teachers import Forms, Teachers, Vocabulary, nearest_texts
 from kandinsky.train.text_words import gather, known_texts, make_tokenizer, with_whole_words
 from kandinsky.train.word_judge import Judgements, WordJudge
-from kandinsky.weights.read import load_into, read_state
+from kandinsky.weights.read import read_state
 from kandinsky.weights.write import write_state
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Settings:
     words: str | None = None
     """Associations written for training, see ``data.concepts.with_associations``."""
     start: str | None = None
-    """Weights to go on from, of the same sizes; their tokenizer.json stands beside them."""
+    """Weights to go on from; their tokenizer.json stands beside them, and may get more whole words."""
     near_share: float = 0.9
     """Share of the drawn words that a judgement is imitated of; the others only keep their meaning."""
     meaning_weight: float = 0.5
@@ -110,9 +110,8 @@ def train_text_encoder(
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
-    concepts: Sequence[Concept] = load_concepts()
-    if settings.words:
-        concepts = with_associations(concepts, Path(settings.words))
+    named = load_concepts()
+    concepts = with_associations(named, Path(settings.words)) if settings.words else named
 
     sources = gather(concepts, Path(settings.packages))
     teachers = Teachers(
@@ -128,13 +127,13 @@ def train_text_encoder(
         tokenizer = Tokenizer.from_file(str(Path(settings.start).with_name("tokenizer.json")))
     else:
         tokenizer = make_tokenizer(sources, settings.vocab_size)
-        if settings.whole_words:
-            near = nearest_texts(teachers.meanings(["."])[0], known, settings.whole_words)
-            tokenizer = with_whole_words(tokenizer, [text for _, text in near if len(words(text)) == 1])
-    tokenizer.save(str(out / "tokenizer.json"))
+    if settings.whole_words:
+        near = nearest_texts(teachers.meanings(["."])[0], known, settings.whole_words)
+        tokenizer = with_whole_words(tokenizer, [text for _, text in near if len(words(text)) == 1])
+    tokenizer.save(str(out / "tokenizer.json"), pretty=False)
     pieces = [str(tokenizer.id_to_token(i)) for i in range(tokenizer.get_vocab_size())]
     vocabulary, piece_meanings = teachers.meanings(pieces)
-    judge = WordJudge(concepts, teachers.spaces())
+    judge = WordJudge(concepts, teachers.spaces(), named=named, form=Forms())
     log.info("words given back to their concepts: %s", judge.accuracy)
     judgements = Judgements(judge, nearest_texts(vocabulary, known, NEAR))
     params = NanoTextParams(
@@ -146,9 +145,6 @@ def train_text_encoder(
     )
     network = NanoTextNetwork(params)
     initialise(network, concepts, vocabulary, piece_meanings, settings)
-    if settings.start:
-        load_into(network, Path(settings.start), dtype=torch.float32)
-        network.sharpness.fill_(settings.sharpness)
     log.info("ready to train after %.0f s", time.perf_counter() - started)
 
     encoder = NanoTextEncoder(network, tokenizer)
@@ -177,7 +173,9 @@ def initialise(
     piece_meanings: Tensor,
     settings: Settings,
 ) -> None:
-    """Start near the teachers: token embeddings from their pieces, prototypes from the concepts."""
+    """Start near the teachers: token embeddings from their pieces, prototypes from the concepts; or from a recipe's
+    ``start``, and only the rows it has not from their pieces.
+    """
     D = network.params.width
     network.tokens.weight.copy_(piece_meanings[:, -D:] * D**0.5 * 0.7)
     torch.nn.init.zeros_(network.meaning.weight)
@@ -194,6 +192,10 @@ def initialise(
     centre = network.prototypes_VPM.mean(dim=(0, 1))
     network.prototypes_VPM.copy_(F.normalize(F.normalize(network.prototypes_VPM - 0.5 * centre, dim=-1), dim=-1))
 
+    if settings.start:
+        stored = read_state(Path(settings.start))
+        old = stored["tokens.weight"]
+        network.load_state_dict(stored | {"tokens.weight": torch.cat([old, network.tokens.weight[len(old) :]])})
     network.sharpness.fill_(settings.sharpness)
     if settings.memory:
         stored = read_state(Path(settings.memory))

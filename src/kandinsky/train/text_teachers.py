@@ -326,6 +326,24 @@ class Russian:
         return F.normalize(total, dim=0)
 
 
+class Forms:
+    """Dictionary forms of both languages, word by word: pymorphy3's of Russian, English without the plural's s."""
+
+    def __init__(self) -> None:
+        installed("pymorphy3", "pymorphy3 pymorphy3-dicts-ru dawg2-python")
+        from pymorphy3 import MorphAnalyzer
+
+        self._russian = MorphAnalyzer(lang="ru")
+
+    def __call__(self, lang: Language, text: str) -> str:
+        return " ".join(self._form(lang, word) for word in words(text))
+
+    def _form(self, lang: Language, word: str) -> str:
+        if lang == "ru":
+            return plain(self._russian.parse(word)[0].normal_form)
+        return word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word
+
+
 def read_translations(path: Path) -> dict[str, dict[str, float]]:
     """Mueller's dictionary backwards: for a Russian word or phrase of two, English words, early meanings weighing most.
 

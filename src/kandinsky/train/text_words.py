@@ -126,6 +126,7 @@ def with_whole_words(tokenizer: Tokenizer, added: Sequence[str]) -> Tokenizer:
     there = {piece for piece, _ in pieces}
     fresh = dict.fromkeys("▁" + text.replace("ё", "е") for text in added)
     pieces += [[piece, WHOLE_WORD_SCORE] for piece in fresh if piece not in there]
+    pieces[:] = [[piece, round(score, 3)] for piece, score in pieces]  # as exact as the file needs to be
     return Tokenizer.from_str(json.dumps(described))
 
 

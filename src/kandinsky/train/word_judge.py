@@ -4,9 +4,11 @@ A concept is known by its label and its training words. A new word is compared w
 meanings (``text_teachers.Space``), and a ridge regression of owners on meanings says where it belongs. These figures,
 each concept's place in their order and its distance to the first go through a small network shared by all concepts:
 P(concept | words) = softmax of its scores. It is fitted by leaving words out: a quarter of the training words at a
-time loses its owners, together with everything spelt alike, and must be given back to them.
+time loses its owners, together with everything spelt alike, and must be given back to them. A known word is therefore
+always judged as if it were not known: itself it is like nothing that the ranker was fitted on.
 
-The text network imitates these judgements for all words near to what nano shows. Held tags have no part in it: they
+The text network imitates these judgements for all words near to what nano shows; of known words it is also told their
+owners. Held tags have no part in it: they
 belong to no concept here and are judged like every other word of the language.
 
 Legend: W words, Q queries, C concepts, E exemplars (a concept's label or word), F figures.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.data.concepts import LANGUAGES, Concept, Language, any_akin, fraction, plain, words
+from kandinsky.data.concepts import LANGUAGES, Concept, Language, any_akin, core, fraction, plain, words
 from kandinsky.errors import RequestError
 from kandinsky.train.text_teachers import Space
 
@@ -33,6 +35,11 @@ SPECIFIC = 3
 """A word that more concepts than this have is too vague to ask for one of them."""
 BACKGROUND = 1500
 """So many words of a language tell how near anything is to an exemplar."""
+NAME_TRUST, TAG_TRUST, WORD_TRUST = 0.9, 0.6, 0.3
+"""The part of a judgement that owners have: of a name, of a tag of few, of any known word. "Honey" is a word of the
+bear, and speaks of the bee."""
+STRANGE = -0.2
+"""The nearness of strangers."""
 SOFTNESS = 1 / 12
 RIDGE = 10.0
 WIDTH = 96
@@ -47,6 +54,8 @@ CHUNK = 250
 _T = TypeVar("_T")
 Known = Sequence[Sequence[str]]
 """By concept: its label and the words it is known by."""
+Query = tuple[int, tuple[str, ...]]
+"""An owner and one to three of its words."""
 
 
 class Exemplars:
@@ -62,6 +71,9 @@ class Exemplars:
         self.places = torch.cat([torch.arange(len(row)) for row in known])
         self.rows_ED = space.of(lang, [t for row in known for t in row])
         self.counts = self.owners.bincount()
+        self._rows: dict[str, list[int]] = {}
+        for place, text in enumerate(t for row in known for t in row):
+            self._rows.setdefault(text, []).append(place)
         self._hubs: dict[Language, Tensor] = {}
 
     def hubs(self, lang: Language) -> Tensor:
@@ -75,14 +87,18 @@ class Exemplars:
 
     def compare(self, lang: Language, texts: Sequence[str]) -> Tensor:
         """[W, C, 5] of words of a language: nearness to the label, the nearest word, the three nearest, all softly, all
-        on average.
+        on average. A text is not compared with itself.
         """
         hubs_E = self.hubs(lang)
-        return torch.cat([self._compare(self.space.of(lang, part), hubs_E) for part in chunks(texts, CHUNK)])
+        return torch.cat([self._compare(lang, part, hubs_E) for part in chunks(texts, CHUNK)])
 
-    def _compare(self, asked_WD: Tensor, hubs_E: Tensor) -> Tensor:
+    def _compare(self, lang: Language, texts: Sequence[str], hubs_E: Tensor) -> Tensor:
+        asked_WD = self.space.of(lang, texts)
         near_WE = asked_WD @ self.rows_ED.T - 0.5 * hubs_E
-        near_WE[:, self.rows_ED.norm(dim=1) == 0] = -0.2  # nothing is known of the exemplar: as far as strangers are
+        near_WE[:, self.rows_ED.norm(dim=1) == 0] = STRANGE
+        if lang == self.lang:
+            for w, text in enumerate(texts):
+                near_WE[w, self._rows.get(text, [])] = STRANGE
         concepts, longest = len(self.counts), int(self.counts.max())
         table_WCK = near_WE.new_full((len(near_WE), concepts, longest), -0.3)
         table_WCK[:, self.owners, self.places] = near_WE
@@ -104,7 +120,14 @@ class Acquaintance:
         owners = torch.tensor([c for lang in LANGUAGES for c, row in enumerate(known[lang]) for _ in row])
         owned_EC = F.one_hot(owners).float()
         normal = meanings.T @ meanings + RIDGE * torch.eye(meanings.shape[1])
-        self.ridge_DC = torch.linalg.solve(normal, meanings.T @ (owned_EC - owned_EC.mean(dim=0)))
+        self.inverse_DD = torch.linalg.inv(normal)
+        targets_EC = owned_EC - owned_EC.mean(dim=0)
+        self.ridge_DC = self.inverse_DD @ (meanings.T @ targets_EC)
+        texts = [(lang, t) for lang in LANGUAGES for row in known[lang] for t in row]
+        self._targets: dict[tuple[Language, str], Tensor] = {}
+        self._times = Counter(texts)
+        for key, target in zip(texts, targets_EC, strict=True):
+            self._targets[key] = self._targets.get(key, 0) + target
 
     def _meanings(self, lang: Language, texts: Sequence[str]) -> Tensor:
         """[W, D]: all spaces side by side, zeros where a space has not this language."""
@@ -116,9 +139,19 @@ class Acquaintance:
         return torch.cat(parts, dim=1)
 
     def figures(self, lang: Language, texts: Sequence[str]) -> Tensor:
-        """[W, C, F] of single words or phrases of the vocabulary."""
+        """[W, C, F] of single words or phrases of the vocabulary, each as if it were not among the known ones."""
         compared = [e.compare(lang, texts) for e in self.exemplars if lang in e.space.vectors]
-        return torch.cat([*compared, (self._meanings(lang, texts) @ self.ridge_DC)[..., None]], dim=-1)
+        return torch.cat([*compared, self._regressed(lang, texts)[..., None]], dim=-1)
+
+    def _regressed(self, lang: Language, texts: Sequence[str]) -> Tensor:
+        """[W, C] of the regression without the text itself, by the closed form of leaving out equal rows."""
+        meanings_WD = self._meanings(lang, texts)
+        owned_WC = meanings_WD @ self.ridge_DC
+        for w, text in enumerate(texts):
+            if times := self._times[lang, text]:
+                leverage = meanings_WD[w] @ self.inverse_DD @ meanings_WD[w]
+                owned_WC[w] = (owned_WC[w] - leverage * self._targets[lang, text]) / (1 - times * leverage)
+        return owned_WC
 
 
 class Ranker(nn.Module):
@@ -151,15 +184,35 @@ class Ranker(nn.Module):
 class WordJudge:
     """Judges words of both languages; fitted when made. ``concepts`` carry the training words as their train tags.
 
+    named:    the concepts with no more than their own tags, which are trusted more than other words.
+    form:     the dictionary form of a text.
     accuracy: by language, the share of the words left out that a judge fitted on the others gives back.
     """
 
-    def __init__(self, concepts: Sequence[Concept], spaces: Sequence[Space]) -> None:
+    def __init__(
+        self,
+        concepts: Sequence[Concept],
+        spaces: Sequence[Space],
+        *,
+        named: Sequence[Concept] = (),
+        form: Callable[[Language, str], str] = lambda lang, text: text,
+    ) -> None:
+        self.form = form
         self.known: dict[Language, Known] = {
             lang: [list(dict.fromkeys(map(plain, (c.label(lang), *c.tags(lang).train)))) for c in concepts]
             for lang in LANGUAGES
         }
         self.acquaintance = Acquaintance(spaces, self.known)
+        self._told: dict[Language, list[tuple[float, dict[str, set[int]]]]] = {}
+        for lang in LANGUAGES:
+            labels = [plain(c.label(lang)) for c in concepts]
+            tags = owners_of([[form(lang, plain(t)) for t in c.tags(lang).train] for c in named])
+            self._told[lang] = [
+                (NAME_TRUST, owners_of([[form(lang, label)] for label in labels])),
+                (NAME_TRUST, owners_of([[form(lang, core(label))] for label in labels])),
+                (TAG_TRUST, {text: owners for text, owners in tags.items() if len(owners) <= SPECIFIC}),
+                (WORD_TRUST, owners_of([row[1:] for row in self.known[lang]])),
+            ]
         self.accuracy: dict[Language, float] = {}
         self.rankers = {lang: self._fit(lang, spaces) for lang in LANGUAGES}
 
@@ -182,12 +235,7 @@ class WordJudge:
             kept, queries = leave_out(self.known[lang], lang, fold)
             if not queries:  # few words: the hash may leave a fold empty
                 continue
-            texts = list(dict.fromkeys(t for _, query in queries for t in query))
-            rows = {t: i for i, t in enumerate(texts)}
-            figures = Acquaintance(spaces, {**self.known, lang: kept}).figures(lang, texts)
-            asked = torch.stack([together(figures[[rows[t] for t in query]]) for _, query in queries])
-            owners = torch.tensor([owner for owner, _ in queries])
-            folds.append((torch.cat([standing(part).half() for part in asked.split(CHUNK)]), owners))
+            folds.append(_asked(Acquaintance(spaces, {**self.known, lang: kept}), lang, queries))
         if len(folds) < 2:
             raise RequestError(
                 f"too few words of concepts to learn from in {lang!r}",
@@ -199,6 +247,35 @@ class WordJudge:
             chosen = torch.cat([ranker(part).argmax(dim=1) for part in asked.split(CHUNK)])
         self.accuracy[lang] = float((chosen == owners).float().mean())
         return fit_ranker(*(torch.cat(part) for part in zip(*folds, strict=True)))
+
+    def told(self, lang: Language, text: str) -> tuple[float, Tensor] | None:
+        """What is known of a text beside its judgement: how much that is trusted, and the shares [C] of its owners."""
+        form = self.form(lang, text)
+        for trust, table in self._told[lang]:
+            if owners := table.get(text if trust == WORD_TRUST else form):
+                shares = torch.zeros(len(self.known[lang]))
+                shares[sorted(owners)] = 1 / len(owners)
+                return trust, shares
+        return None
+
+
+def owners_of(rows: Sequence[Sequence[str]]) -> dict[str, set[int]]:
+    """The concepts of every text, from the texts of every concept."""
+    found: dict[str, set[int]] = {}
+    for concept, row in enumerate(rows):
+        for text in row:
+            found.setdefault(text, set()).add(concept)
+    return found
+
+
+def _asked(acquaintance: Acquaintance, lang: Language, queries: Sequence[Query]) -> tuple[Tensor, Tensor]:
+    """The standing [Q, C, F] of queries in half precision, and their owners [Q]."""
+    texts = list(dict.fromkeys(t for _, query in queries for t in query))
+    rows = {t: i for i, t in enumerate(texts)}
+    figures = acquaintance.figures(lang, texts)
+    asked = torch.stack([together(figures[[rows[t] for t in query]]) for _, query in queries])
+    owners = torch.tensor([owner for owner, _ in queries])
+    return torch.cat([standing(part).half() for part in asked.split(CHUNK)]), owners
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +290,7 @@ class Judgement:
 class Judgements:
     """A judge's opinion of many texts, and of groups of two or three that speak of the same.
 
-    texts:  those that are judged one by one, of the vocabulary.
+    texts:  those that are judged one by one, of the vocabulary; with what is ``told`` of a known one.
     groups: so many are drawn for every concept and language, from the ``likely`` texts that speak of it most.
     """
 
@@ -237,8 +314,12 @@ class Judgements:
                 continue
             figures = torch.cat([judge.figures(lang, part).half() for part in chunks(mine, 1000)])
             shares = _shares(judge, lang, [[i] for i in range(len(mine))], figures)
-            singles = [Judgement(lang, (text,), share) for text, share in zip(mine, shares, strict=True)]
             best = shares.float().topk(min(likely, len(mine)), dim=0)
+            for row, text in enumerate(mine):
+                if told := judge.told(lang, text):
+                    trust, owned = told
+                    shares[row] = (1 - trust) * shares[row].float() + trust * owned
+            singles = [Judgement(lang, (text,), share) for text, share in zip(mine, shares, strict=True)]
             drawn = list[tuple[int, ...]]()
             for rows, weights in zip(best.indices.T.tolist(), best.values.T.clamp(min=1e-6).tolist(), strict=True):
                 drawn += [tuple(sorted({*rng.choices(rows, weights, k=rng.choice((2, 3)))})) for _ in range(groups)]
@@ -284,7 +365,7 @@ def together(figures_WCF: Tensor) -> Tensor:
     return torch.cat([figures_WCF.mean(dim=0), figures_WCF.amax(dim=0)], dim=-1)
 
 
-def leave_out(known: Known, lang: Language, fold: int) -> tuple[Known, list[tuple[int, tuple[str, ...]]]]:
+def leave_out(known: Known, lang: Language, fold: int) -> tuple[Known, list[Query]]:
     """What is known without one fold of the words, and queries of one to three of those words with their owner.
 
     Words are drawn by a hash, so a word is left out everywhere; a concept also loses what is spelt like them. A word
@@ -299,7 +380,7 @@ def leave_out(known: Known, lang: Language, fold: int) -> tuple[Known, list[tupl
 
     gone = {t for row in known for t in row[1:] if asked(t, row[0])}
     kept: list[list[str]] = []
-    queries: list[tuple[int, tuple[str, ...]]] = []
+    queries: list[Query] = []
     rng = random.Random(fold)
     for concept, (label, *row) in enumerate(known):
         mine = [t for t in row if t in gone and asked(t, label)]
