@@ -1,19 +1,20 @@
 """The small text network and its encoder, at tiny size from random weights, and how they learn."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from kandinsky.data.concepts import load_concepts
+from kandinsky.data.concepts import load_concepts, plain
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.nets.text.nano import ROLES, NanoTextNetwork, NanoTextParams
 from kandinsky.text.nano import NanoTextEncoder
 from kandinsky.text.protocol import TextEncoder
-from kandinsky.train.text_encoder import Examples, Settings, fit, losses
-from kandinsky.train.text_teachers import Space, Vocabulary, centred
-from kandinsky.train.text_words import Sources, make_tokenizer
+from kandinsky.train.text_encoder import Examples, Settings, fit, initialise, losses
+from kandinsky.train.text_teachers import Forms, Space, Vocabulary, centred
+from kandinsky.train.text_words import Sources, make_tokenizer, with_whole_words
 from kandinsky.train.word_judge import Judgements, WordJudge
 from kandinsky.weights.write import write_state
 
@@ -159,3 +160,50 @@ def test_a_few_steps_teach_concepts_and_roles(tokenizer_file):
     assert judged_after < 0.7 * judged_before
     ids, mask, _ = encoder.tokenize([f"{c.en} on a blue background" for c in listed])
     assert encoder.network.read(ids, mask).logits["concept"].argmax(dim=1).tolist() == [0, 1, 2]
+
+    # a pace of the tokens' rows is theirs alone
+    before = {name: p.detach().clone() for name, p in encoder.network.named_parameters()}
+    fit(encoder, draw, replace(settings, rows_pace=0.0, word_steps=0, caption_steps=2), None)
+    still = [name for name, p in encoder.network.named_parameters() if torch.equal(p, before[name])]
+    assert still == ["tokens.weight"]
+
+
+def test_a_training_goes_on_from_weights_and_gets_more_words(tokenizer_file, tmp_path):
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    more = with_whole_words(tokenizer, ["hullabaloo", "ёж", "hello"])
+    assert more.encode("a hullabaloo").tokens == [*tokenizer.encode("a").tokens, "▁hullabaloo"]
+    assert more.encode("ёж").tokens[1:] == ["▁еж"]
+    fewer_rows, rows = tokenizer.get_vocab_size(), more.get_vocab_size()
+    assert fewer_rows < rows
+
+    sizes = {"width": 32, "ff_width": 32, "layers": 1, "concepts": 3}
+    torch.manual_seed(0)
+    old = NanoTextNetwork(NanoTextParams(vocab_size=fewer_rows, **sizes))
+    start = write_state(old.state_dict(), tmp_path / "text.safetensors")
+    listed = load_concepts()[:3]
+    keys = [(lang, plain(t)) for c in listed for lang in ("en", "ru") for t in (c.label(lang), *c.tags(lang).train)]
+    keys = list(dict.fromkeys(keys))
+    meanings = torch.nn.functional.normalize(torch.randn(len(keys), 256), dim=1)
+    vocabulary = Vocabulary({k: i for i, k in enumerate(keys)}, meanings, keys)
+    pieces = torch.randn(rows, 256)
+
+    network = NanoTextNetwork(NanoTextParams(vocab_size=rows, **sizes))
+    initialise(network, listed, vocabulary, pieces, Settings(packages="", start=str(start), sharpness=7.0))
+    state = network.state_dict()
+    assert float(state.pop("sharpness")) == 7.0
+    assert torch.equal(state["tokens.weight"][:fewer_rows], old.tokens.weight)
+    torch.testing.assert_close(state.pop("tokens.weight")[fewer_rows:], pieces[fewer_rows:, -32:] * 32**0.5 * 0.7)
+    assert all(torch.equal(tensor, old.state_dict()[name]) for name, tensor in state.items())
+
+    wider = NanoTextNetwork(NanoTextParams(vocab_size=rows, **sizes | {"ff_width": 48}))
+    with pytest.raises(WeightsError, match="feed_forward"):
+        initialise(wider, listed, vocabulary, pieces, Settings(packages="", start=str(start)))
+
+
+def test_words_in_their_dictionary_form():
+    pytest.importorskip("pymorphy3", reason="pymorphy3 is needed for training nano's text encoder only")
+    form = Forms()
+    assert [form("ru", t) for t in ("собаки", "морда медведя")] == ["собака", "морда медведь"]
+    assert [form("en", t) for t in ("bears", "grass", "gas", "two cats")] == ["bear", "grass", "gas", "two cat"]

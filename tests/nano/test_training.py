@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from kandinsky.errors import RequestError
 from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.nets.text.nano import NanoTextNetwork, NanoTextParams
 from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams
 from kandinsky.train import loop
+from kandinsky.train.curve import read_journals
 from kandinsky.train.flow import FlowObjective, Stage
-from kandinsky.train.run import run_recipe
+from kandinsky.train.run import read_recipe, run_recipe
+from kandinsky.train.text_encoder import Settings
 from kandinsky.weights.read import load_into, read_state
 from kandinsky.weights.write import write_state
 
@@ -137,7 +140,13 @@ def test_memory_is_the_same_in_every_network() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("kind: nonsense", "nano-denoiser"), ("a: [", "not valid YAML"), ("just words", "kind `None`")],
+    [
+        ("kind: nonsense", "nano-denoiser"),
+        ("a: [", "not valid YAML"),
+        ("just words", "kind is `None`"),
+        ("out: x", "kind `None`"),
+        ("base: no.yaml", "no.yaml` does not"),
+    ],
 )
 def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
     recipe = tmp_path / "recipe.yaml"
@@ -153,7 +162,7 @@ def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
 def test_shipped_recipes_are_read() -> None:
     root = Path(__file__).parents[2]
     for path in root.joinpath("recipes").glob("nano-*.yaml"):
-        values = yaml.safe_load(path.read_text())
+        values = read_recipe(path)
         if "loop" in values:
             assert loop.LoopSettings.from_dict(values["loop"]).steps > 0
         if values["kind"] == "nano-denoiser":
@@ -164,6 +173,44 @@ def test_shipped_recipes_are_read() -> None:
             )
             autoencoder = NanoAutoencoder(NanoAutoencoderParams.from_dict(values["autoencoder"]["params"]))
             load_into(autoencoder, root / values["autoencoder"]["weights"])
+        if values["kind"] == "nano-text":
+            text = Settings(**{name: value for name, value in values.items() if name not in ("kind", "out")})
+            assert text.words and (root / text.words).is_file()
+
+
+def test_a_recipe_says_what_differs_from_its_base(tmp_path: Path) -> None:
+    (tmp_path / "first.yaml").write_text("kind: package\nout: a\nloop: {steps: 3, lr: 1}\n")
+    (tmp_path / "second.yaml").write_text("base: first.yaml\nloop: {steps: 5}\n")
+    (tmp_path / "third.yaml").write_text("base: second.yaml\nout: c\n")
+    assert read_recipe(tmp_path / "third.yaml") == {"kind": "package", "out": "c", "loop": {"steps": 5}}
+
+
+def test_packaging_stores_what_the_recipe_names_as_int8_and_draws_all_parts(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = {"matrix": torch.randn(8, 8), "kernel": torch.randn(8, 8, 3, 3), "thin": torch.randn(2, 8)}
+    write_state(state, tmp_path / "trained.safetensors")
+    for name, steps in (("one", (1, 2, 3, 2, 3, 4)), ("two", (1, 2))):  # the first was resumed at step 1
+        lines = [json.dumps({"step": step, "loss": 1 / step}) for step in steps]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    source = {"from": str(tmp_path / "trained.safetensors"), "int8_from": 4}
+    journals = [str(tmp_path / f"{name}.jsonl") for name in ("one", "two")]
+    values = {
+        "kind": "package",
+        "out": str(tmp_path / "out"),
+        "weights": {"plain": source, "small": source | {"kernels": True}},
+        "curves": {"loss.png": {"from": journals, "names": ["loss"], "title": "loss"}},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    out = run_recipe(tmp_path / "recipe.yaml")
+    kinds = {name: set(load_file(out / f"{name}.safetensors")) for name in ("plain", "small")}
+    assert kinds["plain"] == {*state, "matrix.int8_scale"}
+    assert kinds["small"] == {*state, "matrix.int8_scale", "kernel.int8_scale"}
+    for name, tensor in read_state(out / "small.safetensors").items():
+        torch.testing.assert_close(tensor.float(), state[name], atol=0.02, rtol=0)
+    lines = read_journals([Path(journal) for journal in journals])
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert [line["loss"] for line in lines] == [1, 1 / 2, 1 / 3, 1 / 4, 1, 1 / 2]
+    assert (out / "loss.png").stat().st_size > 500
 
 
 def test_a_recipe_trains_resumes_and_starts_from_weights(tmp_path: Path) -> None:

@@ -12,6 +12,17 @@ from PIL import Image, ImageDraw
 COLOURS = [(40, 75, 205), (214, 40, 40), (50, 160, 75), (125, 55, 180)]
 
 
+def read_journals(journals: Sequence[Path]) -> list[dict[str, float]]:
+    """The lines of several parts of a training, their steps counted on from part to part."""
+    lines: list[dict[str, float]] = []
+    for journal in journals:
+        before = lines[-1]["step"] if lines else 0
+        part = [json.loads(line) for line in journal.read_text().splitlines()]
+        once = {line["step"]: line for line in part}  # a resumed run writes the steps since its checkpoint again
+        lines += [line | {"step": before + step} for step, line in sorted(once.items())]
+    return lines
+
+
 def draw_curve(
     journals: Sequence[Path], target: Path, *, names: tuple[str, ...], title: str, logarithmic: bool = True
 ) -> Path:
@@ -21,12 +32,7 @@ def draw_curve(
         journals: of the parts of the training, one after the other.
         names:    keys of the journals' lines, one curve each; lines without a key are left out of that curve.
     """
-    lines: list[dict[str, float]] = []
-    for journal in journals:
-        before = lines[-1]["step"] if lines else 0
-        part = [json.loads(line) for line in journal.read_text().splitlines()]
-        once = {line["step"]: line for line in part}  # a resumed run writes the steps since its checkpoint again
-        lines += [line | {"step": before + step} for step, line in sorted(once.items())]
+    lines = read_journals(journals)
     width, height, left, top, bottom = 900, 420, 60, 36, 40
     picture = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(picture)

@@ -1,6 +1,7 @@
 """From a recipe file to trained weights: ``kandinsky train recipes/….yaml``.
 
-A recipe's ``kind`` names a builder below; everything else in it is that builder's data. A builder returns the objective
+A recipe's ``kind`` names a builder below; everything else in it is that builder's data. What a recipe does not say is
+taken from the one it names as ``base``. A builder returns the objective
 and what to write when the loop has ended.
 """
 
@@ -35,19 +36,31 @@ def run_recipe(
     Returns: the weight file written.   Raises: RequestError for a recipe that cannot be read.
     """
     path = Path(recipe)
-    if not path.is_file():
-        raise RequestError(f"recipe `{path}` does not exist", hint="shipped recipes stand in the folder `recipes/`")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RequestError(f"recipe `{path}` is not valid YAML: {str(error).splitlines()[0]}") from error
-    kind = values.get("kind") if isinstance(values, dict) else None
+    values = read_recipe(path)
+    kind = values.get("kind")
     if kind not in BUILDERS:
         raise RequestError(f"recipe `{path}` has kind `{kind}`: use one of {', '.join(BUILDERS)}")
     folder = Path(out or values["out"])
     if steps is not None:
         values.setdefault("loop", {})["steps"] = steps
     return BUILDERS[kind](values, folder, resume=resume, device=device, on_log=on_log)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """What a recipe says, over what its ``base`` says, a file beside it; whole values replace each other.
+
+    Raises: RequestError for a file that is missing or no table.
+    """
+    if not path.is_file():
+        raise RequestError(f"recipe `{path}` does not exist", hint="shipped recipes stand in the folder `recipes/`")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RequestError(f"recipe `{path}` is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise RequestError(f"recipe `{path}` is no table, so its kind is `None`: use one of {', '.join(BUILDERS)}")
+    base = values.pop("base", None)
+    return read_recipe(path.with_name(str(base))) | values if base else values
 
 
 def _autoencoder(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:

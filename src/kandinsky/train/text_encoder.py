@@ -45,7 +45,7 @@ from kandinsky.text.nano import NanoTextEncoder
 from kandinsky.train.text_teachers import Forms, Teachers, Vocabulary, nearest_texts
 from kandinsky.train.text_words import gather, known_texts, make_tokenizer, with_whole_words
 from kandinsky.train.word_judge import Judgements, WordJudge
-from kandinsky.weights.read import read_state
+from kandinsky.weights.read import assign_state, read_state
 from kandinsky.weights.write import write_state
 
 log = logging.getLogger(__name__)
@@ -194,8 +194,9 @@ def initialise(
 
     if settings.start:
         stored = read_state(Path(settings.start))
-        old = stored["tokens.weight"]
-        network.load_state_dict(stored | {"tokens.weight": torch.cat([old, network.tokens.weight[len(old) :]])})
+        if (rows := stored.get("tokens.weight")) is not None:
+            stored["tokens.weight"] = torch.cat([rows, network.tokens.weight[len(rows) :]])
+        assign_state(network, stored, dtype=torch.float32, where=settings.start)
     network.sharpness.fill_(settings.sharpness)
     if settings.memory:
         stored = read_state(Path(settings.memory))

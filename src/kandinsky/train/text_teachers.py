@@ -281,16 +281,33 @@ class WordNet:
                     self.glosses.setdefault(fields[0], []).extend(senses[o] for o in fields[-int(fields[2]) :][:2])
 
 
+class Forms:
+    """Dictionary forms of both languages: pymorphy3's of Russian, English without the plural's s."""
+
+    def __init__(self) -> None:
+        installed("pymorphy3", "pymorphy3 pymorphy3-dicts-ru dawg2-python")
+        from pymorphy3 import MorphAnalyzer
+
+        self._russian = MorphAnalyzer()
+
+    def __call__(self, lang: Language, text: str) -> str:
+        return " ".join(self.word(lang, word) for word in words(text))
+
+    def word(self, lang: Language, word: str) -> str:
+        if lang == "ru":
+            return plain(self._russian.parse(word)[0].normal_form)
+        return word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word
+
+
 class Russian:
     """Wiktionary's glosses and navec's vectors, found by a word or by its dictionary form."""
 
     def __init__(self) -> None:
         from navec import Navec
-        from pymorphy3 import MorphAnalyzer
 
         folder = installed("natasha", "natasha") / "data" / "emb"
         self.navec = Navec.load(next(folder.glob("navec_news_*.tar")))
-        self.forms = MorphAnalyzer()
+        self.forms = Forms()
         self.senses: dict[str, list[tuple[int, str]]] = defaultdict(list)
         self.lemmas: dict[int, list[str]] = defaultdict(list)
         database = installed("wiki_ru_wordnet", "wiki-ru-wordnet") / "database" / "wikiwordnet.db"
@@ -302,7 +319,7 @@ class Russian:
                     self.lemmas[sense].append(plain(lemma))
 
     def dictionary_form(self, word: str) -> str:
-        return plain(self.forms.parse(word)[0].normal_form)
+        return self.forms.word("ru", word)
 
     def glosses(self, text: str) -> list[str]:
         """Senses of the text, or of the words it is made of, as "synonyms: gloss"."""
@@ -324,24 +341,6 @@ class Russian:
             if known is not None:
                 total += F.normalize(torch.from_numpy(np.array(self.navec[known])).float(), dim=0)
         return F.normalize(total, dim=0)
-
-
-class Forms:
-    """Dictionary forms of both languages, word by word: pymorphy3's of Russian, English without the plural's s."""
-
-    def __init__(self) -> None:
-        installed("pymorphy3", "pymorphy3 pymorphy3-dicts-ru dawg2-python")
-        from pymorphy3 import MorphAnalyzer
-
-        self._russian = MorphAnalyzer(lang="ru")
-
-    def __call__(self, lang: Language, text: str) -> str:
-        return " ".join(self._form(lang, word) for word in words(text))
-
-    def _form(self, lang: Language, word: str) -> str:
-        if lang == "ru":
-            return plain(self._russian.parse(word)[0].normal_form)
-        return word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word
 
 
 def read_translations(path: Path) -> dict[str, dict[str, float]]:

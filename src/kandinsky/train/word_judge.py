@@ -203,15 +203,15 @@ class WordJudge:
             for lang in LANGUAGES
         }
         self.acquaintance = Acquaintance(spaces, self.known)
-        self._told: dict[Language, list[tuple[float, dict[str, set[int]]]]] = {}
+        self._by_form: dict[Language, list[tuple[float, dict[str, set[int]]]]] = {}
+        self._by_text = {lang: owners_of([row[1:] for row in self.known[lang]]) for lang in LANGUAGES}
         for lang in LANGUAGES:
             labels = [plain(c.label(lang)) for c in concepts]
             tags = owners_of([[form(lang, plain(t)) for t in c.tags(lang).train] for c in named])
-            self._told[lang] = [
+            self._by_form[lang] = [
                 (NAME_TRUST, owners_of([[form(lang, label)] for label in labels])),
                 (NAME_TRUST, owners_of([[form(lang, core(label))] for label in labels])),
                 (TAG_TRUST, {text: owners for text, owners in tags.items() if len(owners) <= SPECIFIC}),
-                (WORD_TRUST, owners_of([row[1:] for row in self.known[lang]])),
             ]
         self.accuracy: dict[Language, float] = {}
         self.rankers = {lang: self._fit(lang, spaces) for lang in LANGUAGES}
@@ -251,8 +251,9 @@ class WordJudge:
     def told(self, lang: Language, text: str) -> tuple[float, Tensor] | None:
         """What is known of a text beside its judgement: how much that is trusted, and the shares [C] of its owners."""
         form = self.form(lang, text)
-        for trust, table in self._told[lang]:
-            if owners := table.get(text if trust == WORD_TRUST else form):
+        found = [(trust, table.get(form)) for trust, table in self._by_form[lang]]
+        for trust, owners in (*found, (WORD_TRUST, self._by_text[lang].get(text))):
+            if owners:
                 shares = torch.zeros(len(self.known[lang]))
                 shares[sorted(owners)] = 1 / len(owners)
                 return trust, shares
