@@ -15,9 +15,9 @@ import peft
 import torch
 
 import kandinsky
-from kandinsky.nets.kandinsky5.denoiser import VelocityDenoiser
-from kandinsky.pipelines.conditioning import condition
-from kandinsky.pipelines.generation import GenerationPipeline
+from kandinsky.engine.conditioning import condition
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser
 
 LAYERS = ["to_query", "to_value", "feed_forward.in_layer", "feed_forward.out_layer"]
 

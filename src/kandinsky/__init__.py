@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": "kandinsky.pipelines.sound_loading",
-    "plan": "kandinsky.pipelines.plan",
-    "Request": "kandinsky.types",
-    "Soundtrack": "kandinsky.types",
-    "TextStates": "kandinsky.types",
-    "Video": "kandinsky.types",
-    "VideoShape": "kandinsky.types",
-    "VideoStream": "kandinsky.types",
-    "LatentShape": "kandinsky.types",
+    "load": "kandinsky.engine.sound_loading",
+    "plan": "kandinsky.engine.plan",
+    "Request": "kandinsky.model.values",
+    "Soundtrack": "kandinsky.model.values",
+    "TextStates": "kandinsky.model.values",
+    "Video": "kandinsky.model.values",
+    "VideoShape": "kandinsky.model.values",
+    "VideoStream": "kandinsky.model.values",
+    "LatentShape": "kandinsky.model.values",
     "KandinskyError": "kandinsky.errors",
     "RequestError": "kandinsky.errors",
     "WeightsError": "kandinsky.errors",
@@ -61,10 +61,10 @@ if TYPE_CHECKING:
         get_I2V_pipeline,
         get_T2I_pipeline,
     )
+    from kandinsky.engine.plan import plan
+    from kandinsky.engine.sound_loading import load
     from kandinsky.errors import BackendError, Cancelled, KandinskyError, OutOfMemory, RequestError, WeightsError
-    from kandinsky.pipelines.plan import plan
-    from kandinsky.pipelines.sound_loading import load
-    from kandinsky.types import LatentShape, Request, Soundtrack, TextStates, Video, VideoShape, VideoStream
+    from kandinsky.model.values import LatentShape, Request, Soundtrack, TextStates, Video, VideoShape, VideoStream
 
 
 def __getattr__(name: str) -> Any:

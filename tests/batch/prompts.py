@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kandinsky.pipelines.batch import Loading
-from kandinsky.pipelines.generation import GenerationPipeline
-from kandinsky.pipelines.request import Resolved
-from kandinsky.types import Video
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.engine.request import Resolved
+from kandinsky.jobs.batch import Loading
+from kandinsky.model.values import Video
 
 STILL = {"seconds": 0.0, "steps": 1, "guidance": 1.0}
 

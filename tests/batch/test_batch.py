@@ -10,13 +10,14 @@ import pytest
 
 from batch.prompts import STILL, Watched
 from kandinsky.cli.main import main
+from kandinsky.engine import sources
+from kandinsky.engine.latent_names import latent_path
 from kandinsky.errors import RequestError
+from kandinsky.jobs import batch
+from kandinsky.jobs.batch import Item, LocalRunner, Summary, part_finished, plan_items, settle
+from kandinsky.jobs.prompt_files import Row
 from kandinsky.media.video import read_video
-from kandinsky.pipelines import batch, sources
-from kandinsky.pipelines.batch import Item, LocalRunner, Summary, part_finished, plan_items, settle
-from kandinsky.pipelines.latent_names import latent_path
-from kandinsky.pipelines.prompt_files import Row
-from kandinsky.types import Request
+from kandinsky.model.values import Request
 
 BASE = Request(model="nano-t2v", prompt="", seed=1, **STILL)  # type: ignore[arg-type]
 
@@ -127,7 +128,7 @@ def test_rows_that_cannot_be_made(loading: Watched) -> None:
 
 
 def test_a_latent_that_was_left_is_decoded(loading: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kandinsky.pipelines.generation import GenerationPipeline
+    from kandinsky.engine.pipeline import GenerationPipeline
 
     items = plan(loading, {"prompt": "a dot"})
     decode = GenerationPipeline.decode_pieces

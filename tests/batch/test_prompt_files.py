@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from kandinsky.errors import RequestError
-from kandinsky.pipelines.prompt_files import read, read_texts
-from kandinsky.types import Request
+from kandinsky.jobs.prompt_files import read, read_texts
+from kandinsky.model.values import Request
 
 BASE = Request(model="nano-t2v", prompt="", steps=3)
 

@@ -10,13 +10,15 @@ ray: Any = pytest.importorskip("ray", reason="ray is not installed: the extra `r
 
 import kandinsky  # noqa: E402
 from batch.prompts import STILL, Watched  # noqa: E402
+from kandinsky.engine import sources  # noqa: E402
 from kandinsky.errors import BackendError, RequestError  # noqa: E402
+from kandinsky.jobs import batch  # noqa: E402
+from kandinsky.jobs import ray_runner as ray_batch  # noqa: E402
+from kandinsky.jobs.batch import Loading, Outcome, part_finished, plan_items, settle  # noqa: E402
+from kandinsky.jobs.prompt_files import Row  # noqa: E402
+from kandinsky.jobs.ray_runner import RayRunner  # noqa: E402
 from kandinsky.media.video import read_video  # noqa: E402
-from kandinsky.pipelines import batch, ray_batch, sources  # noqa: E402
-from kandinsky.pipelines.batch import Loading, Outcome, part_finished, plan_items, settle  # noqa: E402
-from kandinsky.pipelines.prompt_files import Row  # noqa: E402
-from kandinsky.pipelines.ray_batch import RayRunner  # noqa: E402
-from kandinsky.types import Request  # noqa: E402
+from kandinsky.model.values import Request  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kandinsky import cards
 from kandinsky.errors import RequestError
+from kandinsky.model import card as cards
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "kandinsky5"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference folder is not beside the checkout")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kandinsky import cards
 from kandinsky.conformance import Status, check
-from kandinsky.pipelines.loading import NETWORKS
+from kandinsky.engine.build import NETWORKS
+from kandinsky.model import card as cards
 
 MANIFESTS = Path(__file__).parents[3] / "shared" / "reference" / "kandinsky5" / "manifests"
 REPOSITORIES = {card.id: card.dit.parts[0].repo for card in cards.catalogue().values()}

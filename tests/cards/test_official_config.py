@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from kandinsky.cards import Card
+from kandinsky.engine import build as loading
+from kandinsky.engine import sources
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.nets.kandinsky5.dit import DiTParams
-from kandinsky.pipelines import loading, official_config, sources
+from kandinsky.families.kandinsky5 import official_config
+from kandinsky.families.kandinsky5.dit import DiTParams
+from kandinsky.model.card import Card
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "kandinsky5" / "configs.json"
 pytestmark = pytest.mark.skipif(not REFERENCE.is_file(), reason="the reference folder is not beside the checkout")

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from kandinsky import cards
+from kandinsky.engine import build as loading
+from kandinsky.engine import sources
 from kandinsky.errors import BackendError, RequestError, WeightsError
-from kandinsky.pipelines import loading, sources
+from kandinsky.model import card as cards
 from tiny import family, images
 from tiny.images import PIPELINES, write_diffusers_configs
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from kandinsky import cards
-from kandinsky.evaluate.shortening import shorten
+from kandinsky.bench.shortening import shorten
+from kandinsky.model import card as cards
 from kandinsky.runtime import devices
 
 FLASH = "kandinsky4-t2v-flash"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from kandinsky.families.kandinsky5 import expansion
 from kandinsky.media.video import read_video
-from kandinsky.text import expansion
 from kandinsky.weights.lora import write_lora
 from tiny import family
 from tiny.loras import lora

@@ -114,7 +114,7 @@ def test_the_default_model_says_so(call: Call, tmp_path: Path, monkeypatch: pyte
 
 
 def test_interrupt_while_working(tiny: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kandinsky.pipelines.generation import GenerationPipeline
+    from kandinsky.engine.pipeline import GenerationPipeline
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import kandinsky
-from kandinsky import cards
 from kandinsky.errors import BackendError, RequestError
+from kandinsky.model import card as cards
 
 Call = Callable[..., "Done"]  # noqa: F821
 LITE = "kandinsky5-lite-t2v-sft-5s"

@@ -10,9 +10,9 @@ import transformers.dynamic_module_utils as dynamic
 from PIL import Image
 
 from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates
 from kandinsky.media import mux
 from kandinsky.media.audio import loudness, read_audio
-from kandinsky.text.films import FilmStates
 from kandinsky4_video2audio.utils import create_video, load_video, read_video
 from kandinsky4_video2audio.video2audio_pipe import Video2AudioPipeline
 from tiny import sound
@@ -113,7 +113,7 @@ def test_a_guided_step_is_diffusers(folder: Path, states: FilmStates) -> None:
     """Guidance and PLMS as in the official loop, with Diffusers' scheduler."""
     from diffusers import PNDMScheduler
 
-    from kandinsky.nets.v2a.layers import Conditions
+    from kandinsky.families.kandinsky4_v2a.layers import Conditions
 
     pipe = Video2AudioPipeline(folder, torch.float32, "cpu")
     x = noise = torch.randn((1, 4, 8, 12), generator=torch.Generator().manual_seed(3))

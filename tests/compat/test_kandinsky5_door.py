@@ -14,8 +14,8 @@ from PIL import Image
 from kandinsky import get_T2V_pipeline
 from kandinsky.compat.kandinsky5 import Kandinsky5T2VPipeline
 from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.families.kandinsky5 import official_config
 from kandinsky.media.video import read_video
-from kandinsky.pipelines import official_config
 from tiny import family
 
 CALL = {"text": "a cat", "time_length": 0, "width": 512, "height": 512, "num_steps": 1, "seed": 3, "progress": False}

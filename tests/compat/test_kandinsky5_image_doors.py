@@ -14,7 +14,7 @@ from PIL import Image
 import kandinsky
 from kandinsky.compat import kandinsky5
 from kandinsky.errors import BackendError, RequestError, WeightsError
-from kandinsky.pipelines import official_config
+from kandinsky.families.kandinsky5 import official_config
 from tiny import family
 
 FolderOf = Callable[[str, str], Path]

@@ -12,7 +12,7 @@ from torch import Tensor
 from kandinsky import get_T2V_pipeline
 from kandinsky.compat.kandinsky5 import Kandinsky5I2VPipeline, Kandinsky5T2VPipeline
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.types import Request
+from kandinsky.model.values import Request
 from kandinsky.weights.lora import write_lora
 from tiny import family
 from tiny.loras import lora

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import typer
 
-from kandinsky import cards
 from kandinsky.cli.main import build
+from kandinsky.model import card as cards
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,10 +11,10 @@ from PIL import Image
 
 import kandinsky
 from kandinsky.diffusion.first_frame import normalize_first_frame, pin_first_frame
+from kandinsky.engine.pipeline import GenerationPipeline, to_pixels
 from kandinsky.errors import RequestError
 from kandinsky.media.video import read_video
-from kandinsky.pipelines.generation import GenerationPipeline, to_pixels
-from kandinsky.types import Request
+from kandinsky.model.values import Request
 from tiny import family
 
 PROMPT = "the cat turns its head"

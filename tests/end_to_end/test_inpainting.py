@@ -13,12 +13,12 @@ from torch.nn import functional as F  # noqa: N812
 
 import kandinsky
 from kandinsky.cli.main import main
+from kandinsky.engine.conditioning import encode_image
+from kandinsky.engine.pipeline import GenerationPipeline, to_pixels
 from kandinsky.errors import RequestError
 from kandinsky.media.image import FittedImage, open_picture, size_within
 from kandinsky.media.mask import open_mask
 from kandinsky.media.recipe import command, read
-from kandinsky.pipelines.conditioning import encode_image
-from kandinsky.pipelines.generation import GenerationPipeline, to_pixels
 from tiny import unets as tiny
 
 MODEL, PROMPT = "kandinsky3.0-inpaint", "a cat in a red hat"

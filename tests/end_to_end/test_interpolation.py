@@ -13,12 +13,12 @@ import pytest
 import kandinsky
 from kandinsky.cli.main import main
 from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky_video1 import interpolation
+from kandinsky.families.kandinsky_video1.interpolation import Raise, fitted_size, interpolate, nearest_frames
 from kandinsky.media.audio import frames_of, read_audio, write_audio
 from kandinsky.media.mux import Film, frames_at, keep_sound, probe, read_film
 from kandinsky.media.video import read_video, write_video
-from kandinsky.pipelines import interpolation
-from kandinsky.pipelines.interpolation import Raise, fitted_size, interpolate, nearest_frames
-from kandinsky.types import Audio, Video
+from kandinsky.model.values import Audio, Video
 from tiny import unets as tiny
 
 MODEL = "kandinsky-video-1.1"

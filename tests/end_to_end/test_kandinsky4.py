@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 import kandinsky
-from kandinsky import cards
-from kandinsky.cards import Card
 from kandinsky.diffusion.cogvideox import CogVideoXSchedule
+from kandinsky.engine import build as loading
+from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.nets.kandinsky4.denoiser import DiscreteDenoiser
-from kandinsky.nets.kandinsky4.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.pipelines import loading
-from kandinsky.pipelines.generation import GenerationPipeline
-from kandinsky.types import Request
+from kandinsky.families.kandinsky4.denoiser import DiscreteDenoiser
+from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.model import card as cards
+from kandinsky.model.card import Card
+from kandinsky.model.values import Request
 from tiny import kandinsky4 as tiny
 from tiny.family import randomise
 

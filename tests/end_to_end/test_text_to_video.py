@@ -12,11 +12,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import kandinsky
-from kandinsky import cards
+from kandinsky.engine.pipeline import GenerationPipeline, to_bytes
 from kandinsky.errors import BackendError, Cancelled, OutOfMemory, RequestError, WeightsError
 from kandinsky.media.video import read_video
-from kandinsky.pipelines.generation import GenerationPipeline, to_bytes
-from kandinsky.types import Request
+from kandinsky.model import card as cards
+from kandinsky.model.values import Request
 from tiny import family
 
 CLIP = {"seconds": 0.2, "size": "64x64", "steps": 2, "seed": 7, "shift": 5.0}
@@ -342,7 +342,7 @@ def test_an_empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["", "-Diffusers"])
 @pytest.mark.parametrize("owner", ["kandinskylab", "ai-forever"])
 def test_hub_names_find_their_card(owner: str, suffix: str) -> None:
-    from kandinsky.pipelines import sources
+    from kandinsky.engine import sources
 
     source = sources.find(f"{owner}/Kandinsky-5.0-T2V-Lite-nocfg-5s{suffix}")
     assert source.card.id == "kandinsky5-lite-t2v-nocfg-5s"

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 import kandinsky
+from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.pipelines.generation import GenerationPipeline
-from kandinsky.pipelines.keyframes import KeyframeStages
+from kandinsky.families.kandinsky_video1.keyframes import KeyframeStages
 from tiny import unets as tiny
 
 PROMPT = "a cat in a red hat"

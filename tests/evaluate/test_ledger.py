@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from kandinsky.bench import ledger, timing
+from kandinsky.bench.flops import count_flops, dit_flops
+from kandinsky.bench.ledger import Variation
 from kandinsky.errors import RequestError
-from kandinsky.evaluate import ledger, timing
-from kandinsky.evaluate.flops import count_flops, dit_flops
-from kandinsky.evaluate.ledger import Variation
-from kandinsky.nets.kandinsky4.dit import DiffusionTransformer3D as Kandinsky4
-from kandinsky.nets.kandinsky4.dit import DiTParams as Params4
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D as Kandinsky4
+from kandinsky.families.kandinsky4.dit import DiTParams as Params4
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.model.values import TextStates
 from kandinsky.ops.linear import linear
-from kandinsky.types import TextStates
 
 PROCESSOR = torch.device("cpu")
 

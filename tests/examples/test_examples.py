@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kandinsky.cards import Card
+from kandinsky.families.kandinsky5 import official_config
 from kandinsky.media import recipe as recipes
 from kandinsky.media.video import read_video
-from kandinsky.pipelines import official_config
+from kandinsky.model.card import Card
 from kandinsky.weights.lora import write_lora
 from tiny import family
 from tiny.loras import lora

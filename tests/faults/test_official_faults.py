@@ -22,15 +22,15 @@ import kandinsky
 from kandinsky.compat import official_call
 from kandinsky.diffusion import noise
 from kandinsky.diffusion.step_cache import StepCache
+from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.nets.vae.tiling import Tiling, tiled
+from kandinsky.families.kandinsky5 import official_config
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.parts.tiling import Tiling, tiled
+from kandinsky.model.values import LatentShape, Request, TextStates
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.ops.rope import axis_angles
-from kandinsky.pipelines import official_config
-from kandinsky.pipelines.generation import GenerationPipeline
 from kandinsky.runtime.parallel.launch import World
-from kandinsky.types import LatentShape, Request, TextStates
 from tiny import family
 
 ROOT = Path(__file__).parents[2]

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 import kandinsky
 from kandinsky.errors import BackendError, RequestError
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.nets.lora import layer_shapes, updated_layers
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.model.values import TextStates
+from kandinsky.ops.lora import layer_shapes, updated_layers
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.runtime.blocks import BlockSwap
-from kandinsky.types import TextStates
 from kandinsky.weights.lora import Lora, read_lora
 from tiny import family
 from tiny.loras import lora

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kandinsky.cards import catalogue
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.nets.lora import layer_shapes
+from kandinsky.model.card import catalogue
+from kandinsky.ops.lora import layer_shapes
 from kandinsky.weights.keymaps import KeyMap
 from kandinsky.weights.lora import Lora, LoraConfig, read_lora, write_lora
 from kandinsky.weights.lora_files import parse_spec
@@ -242,7 +242,7 @@ def test_an_unknown_style(tmp_path: Path) -> None:
 
 def test_the_official_layers_are_known_by_every_style_of_the_catalogue() -> None:
     """Underscored names are ambiguous only where two layers differ in nothing but dots."""
-    from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+    from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 
     cards = [card for card in catalogue().values() if card.dit.kind == "kandinsky5.dit"]
     assert cards

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import kandinsky
+from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.pipelines.generation import GenerationPipeline
-from kandinsky.text import expansion
+from kandinsky.families.kandinsky5 import expansion
 from kandinsky.weights.lora import Lora, write_lora
 from tiny import family
 from tiny.loras import lora

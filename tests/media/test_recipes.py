@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kandinsky
-from kandinsky import cards
+from kandinsky.engine.request import resolve
 from kandinsky.errors import RequestError
 from kandinsky.media import recipe as recipes
-from kandinsky.pipelines.request import resolve
-from kandinsky.types import Request, Video
+from kandinsky.model import card as cards
+from kandinsky.model.values import Request, Video
 
 CARD = cards.find("kandinsky5-lite-t2v-sft-5s")
 

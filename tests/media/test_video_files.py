@@ -17,7 +17,7 @@ from kandinsky.errors import RequestError
 from kandinsky.media import recipe as recipes
 from kandinsky.media import video as media
 from kandinsky.media.sheet import GAP_PX, contact_sheet
-from kandinsky.types import Video, VideoStream
+from kandinsky.model.values import Video, VideoStream
 
 RECIPE = {
     "kandinsky": "0.1.0",
@@ -116,7 +116,7 @@ def test_the_same_frames_give_the_same_file_whatever_memory_held(tmp_path: Path,
     moving = [np.roll(still, int(20 * np.sin(i / 4)), axis=1) + rng.normal(0, 2, (96, 96, 3)) for i in range(25)]
     np.save(tmp_path / "frames.npy", np.clip(moving, 0, 255).astype(np.uint8))
     code = (
-        "import sys, numpy as np; from kandinsky.types import Video; from kandinsky.media.video import read_video;"
+        "import sys, numpy as np; from kandinsky.media.video import Video, read_video;"
         "path = Video(np.load(sys.argv[1]), 12, 0).save(sys.argv[2]);"
         "sys.stdout.buffer.write(read_video(path).frames_THWC.tobytes())"
     )

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from kandinsky.errors import OutOfMemory, RequestError
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.model.values import TextStates
 from kandinsky.runtime.blocks import BlockSwap, block_lists
 from kandinsky.runtime.placement import Placement
-from kandinsky.types import TextStates
 
 HERE = torch.device("cpu")
 PARAMS = DiTParams.from_dict(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from kandinsky.pipelines.generation import GenerationPipeline
-from kandinsky.pipelines.loading import load
-from kandinsky.types import Request
+from kandinsky.engine.build import load
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.model.values import Request
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import torch
 
 import kandinsky
 from kandinsky.cli.main import main
+from kandinsky.engine.latent_names import latent_path, target_of
+from kandinsky.engine.latents import read_latent, write_latent
 from kandinsky.errors import Cancelled, RequestError, WeightsError
+from kandinsky.families.nano.autoencoder import NanoAutoencoder
 from kandinsky.media.video import read_video
-from kandinsky.nets.vae.nano import NanoAutoencoder
-from kandinsky.pipelines.latent_names import latent_path, target_of
-from kandinsky.pipelines.latents import read_latent, write_latent
 
 NANO = ["-m", "nano-t2v", "--seconds", "0.4", "--steps", "1", "--seed", "7", "--guidance", "1", "--device", "cpu"]
 

@@ -11,8 +11,8 @@ from torch import nn
 from kandinsky.cli.main import main
 from kandinsky.conformance import kandinsky5 as golden
 from kandinsky.conformance.cases import Case
+from kandinsky.engine.build import load
 from kandinsky.errors import BackendError, RequestError
-from kandinsky.pipelines.loading import load
 from kandinsky.runtime.placement import Placement
 from kandinsky.runtime.quantise import check, layers, parse, quantise
 from memory.test_block_offload import HERE, ask, exact, transformer

@@ -7,11 +7,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kandinsky.nets.vae import layered
-from kandinsky.nets.vae.hunyuan import HunyuanAutoencoder, HunyuanParams
-from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams
-from kandinsky.nets.vae.protocol import decode_pieces
-from kandinsky.nets.vae.tiling import Tiling
+from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoderParams
+from kandinsky.families.parts import layered
+from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
+from kandinsky.families.parts.tiling import Tiling
+from kandinsky.model.autoencoder import decode_pieces
 from kandinsky.runtime.spool import Spool
 from tiny.family import randomise
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import kandinsky
+from kandinsky.model.values import Request, TextStates
 from kandinsky.text import store as stores
 from kandinsky.text.store import TextStore, cache_folder, encode_each, fingerprint, join
-from kandinsky.types import Request, TextStates
 
 
 def states_of(prompt: str) -> TextStates:
@@ -127,7 +127,7 @@ def test_a_pipeline_keeps_states_where_they_are_worth_it(
 ) -> None:
     monkeypatch.setenv("KANDINSKY_CACHE", str(tmp_path / "cache"))
     assert kandinsky.load(official, device="cpu").text_store is None, "a small encoder is read as quickly"
-    monkeypatch.setattr("kandinsky.pipelines.text_states.WORTH_IT", 1)
+    monkeypatch.setattr("kandinsky.engine.text_states.WORTH_IT", 1)
     assert kandinsky.load(official, device="cpu", text_cache=False).text_store is None
     pipe = kandinsky.load(official, device="cpu", offload="module")
     assert pipe.text_store is not None and pipe.text_store.folder == tmp_path / "cache" / "text"

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams
+from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoderParams
 
 SMALL = NanoAutoencoderParams(latent_channels=12, encoder_width=16, width=16, fine_width=8)
 

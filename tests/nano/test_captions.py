@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kandinsky.data import captions, concepts
-from kandinsky.data.captions import CAMERAS, COLOURS, POSITIONS, SCALES, TRAIN_COLOURS, WHITE, caption, held_colours
-from kandinsky.data.concepts import LANGUAGES, any_akin, load_concepts, plain, split_tags, words
+from kandinsky.lab.nano import captions, concepts
+from kandinsky.lab.nano.captions import CAMERAS, COLOURS, POSITIONS, SCALES, TRAIN_COLOURS, WHITE, caption, held_colours
+from kandinsky.lab.nano.concepts import LANGUAGES, any_akin, load_concepts, plain, split_tags, words
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ROOT / ".cache" / "nano" / "packages"

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kandinsky.data import captions
-from kandinsky.data.captions import Prompt
-from kandinsky.data.concepts import load_concepts
-from kandinsky.data.nano import Clips
 from kandinsky.errors import RequestError
-from kandinsky.evaluate import nano, nano_image
-from kandinsky.evaluate.run import evaluate, table
+from kandinsky.lab.nano import captions
+from kandinsky.lab.nano import measure as nano
+from kandinsky.lab.nano import measure_image as nano_image
+from kandinsky.lab.nano.captions import Prompt
+from kandinsky.lab.nano.concepts import load_concepts
+from kandinsky.lab.nano.emoji import Clips
+from kandinsky.lab.nano.evaluate import evaluate, table
 
 ENTRIES = load_concepts()[:5]
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kandinsky.data import nano
 from kandinsky.errors import BackendError, RequestError
+from kandinsky.lab.nano import emoji as nano
 
 
 def animated_webp(colour: tuple[int, int, int], frames: int = 6, side: int = 64) -> bytes:

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import kandinsky
-from kandinsky.data import captions
-from kandinsky.data.concepts import load_concepts
-from kandinsky.evaluate import nano
-from kandinsky.pipelines.generation import GenerationPipeline
-from kandinsky.text.nano import NanoTextEncoder
-from kandinsky.types import Request
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.families.nano.text_encoder import NanoTextEncoder
+from kandinsky.lab.nano import captions
+from kandinsky.lab.nano import measure as nano
+from kandinsky.lab.nano.concepts import load_concepts
+from kandinsky.model.values import Request
 
 ASSETS = Path(kandinsky.__file__).parent / "assets" / "nano-t2v"
 PROMPTS = {

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import kandinsky
-from kandinsky import cards
-from kandinsky.data.nano import FPS
-from kandinsky.data.nano_sound import RATE, WORDS, SoundData
-from kandinsky.evaluate.nano_sound import SAMPLES, SoundCase, group_of, measure
-from kandinsky.nets.v2a.clip_encoder import NanoClipEncoderParams
-from kandinsky.pipelines.sound_loading import load_sound
-from kandinsky.pipelines.sound_request import SoundRequest
-from kandinsky.pipelines.video_to_audio import VideoToAudioPipeline
-from kandinsky.types import Video
+from kandinsky.engine.sound_loading import load_sound
+from kandinsky.families.kandinsky4_v2a.pipeline import VideoToAudioPipeline
+from kandinsky.families.kandinsky4_v2a.request import SoundRequest
+from kandinsky.families.nano.clip_encoder import NanoClipEncoderParams
+from kandinsky.lab.nano.emoji import FPS
+from kandinsky.lab.nano.measure_sound import SAMPLES, SoundCase, group_of, measure
+from kandinsky.lab.nano.sound_data import RATE, WORDS, SoundData
+from kandinsky.model import card as cards
+from kandinsky.model.values import Video
 
 MODEL = "nano-v2a"
 FOLDER = Path(kandinsky.__file__).parent / "assets" / MODEL

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from kandinsky.errors import RequestError
-from kandinsky.nets.v2a.clip_encoder import NanoClipEncoder, NanoClipEncoderParams
-from kandinsky.nets.v2a.denoiser import SoundDenoiser, beside
-from kandinsky.nets.v2a.params import V2AParams
-from kandinsky.nets.v2a.unet import V2AUNet
-from kandinsky.text.films import FilmEncoder
+from kandinsky.families.kandinsky4_v2a.clip_states import FilmEncoder
+from kandinsky.families.kandinsky4_v2a.denoiser import SoundDenoiser, beside
+from kandinsky.families.kandinsky4_v2a.params import V2AParams
+from kandinsky.families.kandinsky4_v2a.unet import V2AUNet
+from kandinsky.families.nano.clip_encoder import NanoClipEncoder, NanoClipEncoderParams
 
 PARAMS = NanoClipEncoderParams(
     encoder_dim=16, side=16, widths=(8, 8), places=4, moments=2, words=("drum|барабан", "bell")

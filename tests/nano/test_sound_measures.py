@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kandinsky.data.nano_sound import RATE, SoundData
-from kandinsky.evaluate.nano_sound import SAMPLES, SoundCase, group_of, judge_sounds, measure
-from kandinsky.evaluate.onsets import Agreement, agree, onsets, pairs
-from kandinsky.evaluate.run import table
+from kandinsky.lab.nano.evaluate import table
+from kandinsky.lab.nano.measure_sound import SAMPLES, SoundCase, group_of, judge_sounds, measure
+from kandinsky.lab.nano.onsets import Agreement, agree, onsets, pairs
+from kandinsky.lab.nano.sound_data import RATE, SoundData
 
 
 @pytest.fixture(scope="module")

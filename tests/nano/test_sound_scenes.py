@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kandinsky.data.nano import FPS, FRAMES
-from kandinsky.data.nano_scenes import (
+from kandinsky.lab.nano.emoji import FPS, FRAMES
+from kandinsky.lab.nano.sound_data import RATE, SoundData, amplitude, pitch, synthesise
+from kandinsky.lab.nano.sound_scenes import (
     FEWEST,
     GAP,
     HELD_SHAPES,
@@ -28,7 +29,6 @@ from kandinsky.data.nano_scenes import (
     sprites,
     told_apart,
 )
-from kandinsky.data.nano_sound import RATE, SoundData, amplitude, pitch, synthesise
 
 BOX = (0.0, 0.0, 1.0, 1.0)
 DATA = SoundData(None)

@@ -10,18 +10,16 @@ import pytest
 import torch
 import yaml
 
-from kandinsky.data.nano import FRAMES
-from kandinsky.data.nano_scenes import Event, Scene
-from kandinsky.data.nano_sound import pitch
 from kandinsky.errors import RequestError
-from kandinsky.media.spectrogram import SpectrogramParams
-from kandinsky.nets.v2a.clip_encoder import NanoClipEncoder, NanoClipEncoderParams
-from kandinsky.nets.v2a.params import V2AParams
-from kandinsky.nets.v2a.unet import V2AUNet
-from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams
-from kandinsky.train import loop
-from kandinsky.train.run import run_recipe
-from kandinsky.train.sound import (
+from kandinsky.families.kandinsky4_v2a.params import V2AParams
+from kandinsky.families.kandinsky4_v2a.unet import V2AUNet
+from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoderParams
+from kandinsky.families.nano.clip_encoder import NanoClipEncoder, NanoClipEncoderParams
+from kandinsky.lab.nano.emoji import FRAMES
+from kandinsky.lab.nano.sound_data import pitch
+from kandinsky.lab.nano.sound_scenes import Event, Scene
+from kandinsky.lab.nano.train import run_recipe
+from kandinsky.lab.nano.train_sound import (
     PictureSettings,
     SoundAutoencoderObjective,
     SoundObjective,
@@ -29,6 +27,8 @@ from kandinsky.train.sound import (
     read_pictures,
     reading_loss,
 )
+from kandinsky.media.spectrogram import SpectrogramParams
+from kandinsky.train import loop
 from kandinsky.weights.read import load_into
 
 PICTURES = {

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from kandinsky.data.concepts import load_concepts, plain
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.nets.text.nano import ROLES, NanoTextNetwork, NanoTextParams
-from kandinsky.text.nano import NanoTextEncoder
+from kandinsky.families.nano.text import ROLES, NanoTextNetwork, NanoTextParams
+from kandinsky.families.nano.text_encoder import NanoTextEncoder
+from kandinsky.lab.nano.concepts import load_concepts, plain
+from kandinsky.lab.nano.text_encoder import Examples, Settings, fit, initialise, losses
+from kandinsky.lab.nano.text_teachers import Forms, Space, Vocabulary, centred
+from kandinsky.lab.nano.text_words import Sources, make_tokenizer, with_whole_words
+from kandinsky.lab.nano.word_judge import Judgements, WordJudge
 from kandinsky.text.protocol import TextEncoder
-from kandinsky.train.text_encoder import Examples, Settings, fit, initialise, losses
-from kandinsky.train.text_teachers import Forms, Space, Vocabulary, centred
-from kandinsky.train.text_words import Sources, make_tokenizer, with_whole_words
-from kandinsky.train.word_judge import Judgements, WordJudge
 from kandinsky.weights.write import write_state
 
 

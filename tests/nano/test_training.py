@@ -15,14 +15,14 @@ import yaml
 from safetensors.torch import load_file
 
 from kandinsky.errors import RequestError
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.nets.text.nano import NanoTextNetwork, NanoTextParams
-from kandinsky.nets.vae.nano import NanoAutoencoder, NanoAutoencoderParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoderParams
+from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
+from kandinsky.lab.nano.flow import FlowObjective, Stage
+from kandinsky.lab.nano.text_encoder import Settings
+from kandinsky.lab.nano.train import read_recipe, run_recipe
 from kandinsky.train import loop
 from kandinsky.train.curve import read_journals
-from kandinsky.train.flow import FlowObjective, Stage
-from kandinsky.train.run import read_recipe, run_recipe
-from kandinsky.train.text_encoder import Settings
 from kandinsky.weights.read import load_into, read_state
 from kandinsky.weights.write import write_state
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.data.concepts import Concept, Tags, any_akin, words
-from kandinsky.train.text_teachers import Space, centred, plain_gloss, read_thesaurus, read_translations
-from kandinsky.train.word_judge import (
+from kandinsky.lab.nano.concepts import Concept, Tags, any_akin, words
+from kandinsky.lab.nano.text_teachers import Space, centred, plain_gloss, read_thesaurus, read_translations
+from kandinsky.lab.nano.word_judge import (
     Acquaintance,
     Exemplars,
     Judgements,

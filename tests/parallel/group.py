@@ -24,18 +24,18 @@ from kandinsky.diffusion.caching import FirstBlockCache
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.step_cache import StepCache
 from kandinsky.errors import KandinskyError
-from kandinsky.nets.kandinsky4.dit import DiffusionTransformer3D as Kandinsky4
-from kandinsky.nets.kandinsky4.dit import DiTParams as Params4
-from kandinsky.nets.kandinsky5.denoiser import VelocityDenoiser
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D as Kandinsky5
-from kandinsky.nets.kandinsky5.dit import DiTParams as Params5
-from kandinsky.nets.vae.hunyuan import HunyuanAutoencoder, HunyuanParams
-from kandinsky.nets.vae.tiling import Tiling
+from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D as Kandinsky4
+from kandinsky.families.kandinsky4.dit import DiTParams as Params4
+from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D as Kandinsky5
+from kandinsky.families.kandinsky5.dit import DiTParams as Params5
+from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
+from kandinsky.families.parts.tiling import Tiling
+from kandinsky.model.values import Request, TextStates
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime.parallel import launch
 from kandinsky.runtime.parallel.layout import read
 from kandinsky.runtime.parallel.team import Team
-from kandinsky.types import Request, TextStates
 
 HOST = torch.device("cpu")
 SPARSE = AttentionSpec(type="nabla", P=0.5, wT=1, wH=1, wW=1)

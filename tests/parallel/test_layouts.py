@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kandinsky import cards
 from kandinsky.cli.main import main
+from kandinsky.engine.parallel import demand_of
+from kandinsky.engine.request import resolve
 from kandinsky.errors import RequestError
+from kandinsky.model import card as cards
+from kandinsky.model.values import Request
 from kandinsky.ops.attention_spec import AttentionSpec
-from kandinsky.pipelines.parallel import demand_of
-from kandinsky.pipelines.request import resolve
 from kandinsky.runtime.parallel.layout import AXES, Demand, Layout, check, choose, read, settle
-from kandinsky.types import Request
 
 LITE = Demand(heads=28, hidden=7168, tokens=31 * 16 * 24, is_guided=True)
 
@@ -141,7 +141,5 @@ def test_every_axis_is_an_axis_of_the_mesh_but_shards() -> None:
 
 
 def test_layouts_need_no_torch() -> None:
-    code = (
-        "import sys, kandinsky.pipelines.parallel, kandinsky.runtime.parallel.launch; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, kandinsky.engine.parallel, kandinsky.runtime.parallel.launch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

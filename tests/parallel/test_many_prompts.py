@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kandinsky.pipelines.latent_names import latent_path
+from kandinsky.engine.latent_names import latent_path
 
 PROMPTS = """prompt,output,seconds,guidance,size
 a panda,panda.png,0,3,

@@ -14,8 +14,8 @@ from kandinsky.cli.conformance import conformance
 from kandinsky.conformance import Status, check
 from kandinsky.diffusion.schedule import flow_times
 from kandinsky.errors import RequestError
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.types import TextStates
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.model.values import TextStates
 from kandinsky.weights.write import write_state
 
 CONFIG = dict(in_visual_dim=3, out_visual_dim=3, in_text_dim=5, in_text_dim2=7, time_dim=8, model_dim=24, ff_dim=16)

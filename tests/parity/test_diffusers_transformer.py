@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from kandinsky.errors import RequestError
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D
-from kandinsky.nets.vae.hunyuan import HunyuanAutoencoder, HunyuanParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
+from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec
-from kandinsky.types import TextStates
 from kandinsky.weights.convert import diffusers_config
 from tiny.transformer import TINY
 
@@ -100,7 +100,7 @@ def test_autoencoder_equals_diffusers_untiled():
 
 @torch.no_grad()
 def test_official_tiling_covers_sizes_the_official_grid_leaves_open():
-    from kandinsky.nets.vae.tiling import Tiling
+    from kandinsky.families.parts.tiling import Tiling
 
     torch.manual_seed(0)
     params = HunyuanParams(latent_channels=4, block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=2)
@@ -114,7 +114,7 @@ def test_official_tiling_covers_sizes_the_official_grid_leaves_open():
 
 
 def test_official_tile_rule():
-    from kandinsky.nets.vae.tiling import Tiling
+    from kandinsky.families.parts.tiling import Tiling
 
     assert Tiling.official(768, 1280) == Tiling((17, 400, 448), (8, 368, 416))
     assert Tiling.official(512, 768) == Tiling((17, 512, 768), (8, 512, 768))
@@ -131,7 +131,7 @@ def test_tiling_is_chosen_by_size_and_never_by_the_machine(monkeypatch):
     latents = torch.randn(1, 7, 2, 2, 4)
     clips = {tiling: net.decode(latents) for tiling, net in nets.items()}
     assert torch.equal(clips["auto"], clips["none"]) and not torch.equal(clips["official"], clips["none"])
-    monkeypatch.setattr("kandinsky.nets.vae.hunyuan.WHOLE_VOXELS", 25 * 16 * 16 - 1)
+    monkeypatch.setattr("kandinsky.families.parts.hunyuan.WHOLE_VOXELS", 25 * 16 * 16 - 1)
     assert torch.equal(nets["auto"].decode(latents), clips["official"])
     with pytest.raises(RequestError, match="clever"):
         HunyuanAutoencoder(params, tiling="clever")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kandinsky import cards
 from kandinsky.conformance import Status, check
 from kandinsky.diffusion.cogvideox import CogVideoXSchedule
 from kandinsky.diffusion.samplers import sampler
-from kandinsky.nets.kandinsky4.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.model import card as cards
 from kandinsky.weights.read import read_state
 from kandinsky.weights.write import write_state
 

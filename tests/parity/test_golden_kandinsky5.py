@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from kandinsky import cards
 from kandinsky.conformance import Status, check
 from kandinsky.conformance.cases import find
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.model import card as cards
 from kandinsky.ops.attention import AttentionSpec
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "kandinsky5"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kandinsky.conformance import Status, check
-from kandinsky.nets.unet.params import UNetParams
+from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.weights import keymaps
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"

@@ -22,8 +22,8 @@ from PIL import Image
 
 import kandinsky
 from kandinsky.diffusion.first_frame import normalize_first_frame
-from kandinsky.pipelines.generation import GenerationPipeline
-from kandinsky.types import Request
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.model.values import Request
 from tiny import family
 from tiny.alignment import OurTimes, exact_rotation, prompts_of
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, Kandinsky3Pipeline, Kandinsky3UNet
 
+from kandinsky.bench.run import bench
 from kandinsky.diffusion.cosine import Ancestral, CosineSchedule
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
-from kandinsky.evaluate.bench import bench
-from kandinsky.nets.unet.denoiser import UNetDenoiser
-from kandinsky.nets.unet.params import UNetParams
-from kandinsky.nets.unet.unet import Marks, UNet
-from kandinsky.text.projected import no_text
-from kandinsky.types import TextStates
-from kandinsky.weights.kandinsky3_folder import UNET
+from kandinsky.families.kandinsky3.folder import UNET
+from kandinsky.families.parts.projected import no_text
+from kandinsky.families.parts.unet.denoiser import UNetDenoiser
+from kandinsky.families.parts.unet.params import UNetParams
+from kandinsky.families.parts.unet.unet import Marks, UNet
+from kandinsky.model.values import TextStates
 from tiny.family import randomise
 
 CONTEXT, GROUPS, HEAD, TIME = 24, 4, 8, 32

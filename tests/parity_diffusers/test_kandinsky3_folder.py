@@ -20,13 +20,13 @@ from kandinsky.cli.main import main
 from kandinsky.diffusion.cogvideox import Renoise
 from kandinsky.diffusion.cosine import CosineSchedule
 from kandinsky.diffusion.samplers import sampler
+from kandinsky.engine import sources
+from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import BackendError, RequestError, WeightsError
-from kandinsky.nets.vae.movq import MovqParams
-from kandinsky.pipelines import sources
-from kandinsky.pipelines.generation import GenerationPipeline
+from kandinsky.families.kandinsky3 import folder as kandinsky3_folder
+from kandinsky.families.parts.movq import MovqParams
+from kandinsky.model.values import Request
 from kandinsky.text.t5 import read_t5_tokenizer
-from kandinsky.types import Request
-from kandinsky.weights import kandinsky3_folder
 from kandinsky.weights.read import read_state
 from kandinsky.weights.spellings import for_file
 from tiny import unets as tiny

@@ -19,9 +19,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, Kandinsky5T2VPipeline, Ka
 
 import kandinsky
 from kandinsky.diffusion.schedule import flow_times
-from kandinsky.pipelines.generation import GenerationPipeline
-from kandinsky.pipelines.request import Resolved
-from kandinsky.types import Request, TextStates
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.engine.request import Resolved
+from kandinsky.model.values import Request, TextStates
 from tiny import family
 from tiny.alignment import OurTimes, exact_rotation, prompts_of
 

@@ -14,7 +14,7 @@ from kandinsky.diffusion.noise import RULES, draw, draw_series
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import SAMPLERS, sampler
 from kandinsky.errors import RequestError
-from kandinsky.types import LatentShape
+from kandinsky.model.values import LatentShape
 
 SHAPE = LatentShape(2, 3, 4, 5)
 CONFIG = {

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kandinsky.errors import RequestError
-from kandinsky.nets.vae.cogvideox import CogVideoXAutoencoder, CogVideoXParams
-from kandinsky.nets.vae.protocol import StreamingAutoencoder, VideoAutoencoder
+from kandinsky.families.parts.cogvideox import CogVideoXAutoencoder, CogVideoXParams
+from kandinsky.model.autoencoder import StreamingAutoencoder, VideoAutoencoder
 from kandinsky.weights import keymaps
 from kandinsky.weights.read import assign_state
 from tiny import kandinsky4 as tiny

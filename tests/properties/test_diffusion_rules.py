@@ -13,7 +13,7 @@ from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times, shift_times, unshift_times
 from kandinsky.diffusion.steps import Euler, clean_estimate
 from kandinsky.errors import Cancelled, RequestError
-from kandinsky.types import LatentShape
+from kandinsky.model.values import LatentShape
 
 SHAPE = LatentShape(2, 4, 6, 3)
 quick = settings(deadline=None, max_examples=40, database=None)

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kandinsky.errors import BackendError, RequestError
-from kandinsky.nets.kandinsky5.denoiser import VelocityDenoiser, join_condition
-from kandinsky.nets.kandinsky5.dit import (
+from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser, join_condition
+from kandinsky.families.kandinsky5.dit import (
     DiffusionTransformer3D,
     DiTParams,
     patchify,
     unpatchify,
 )
+from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec, attention, backends
 from kandinsky.ops.rope import Rotation, axis_angles, frequencies, grid_angles
-from kandinsky.types import TextStates
 from tiny.transformer import TINY as PARAMS
 
 quick = settings(deadline=None, max_examples=25, database=None)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kandinsky.diffusion.first_frame import normalize_first_frame, pin_first_frame
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times
-from kandinsky.pipelines.conditioning import condition
+from kandinsky.engine.conditioning import condition
 
 
 def clip(frames: int, batch: int = 1, seed: int = 0) -> torch.Tensor:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.nets.kandinsky4 import dit as kandinsky4
-from kandinsky.nets.kandinsky4.denoiser import DiscreteDenoiser
-from kandinsky.nets.kandinsky4.dit import DiffusionTransformer3D, DiTParams, from_groups, to_groups
+from kandinsky.families.kandinsky4 import dit as kandinsky4
+from kandinsky.families.kandinsky4.denoiser import DiscreteDenoiser
+from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams, from_groups, to_groups
+from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec
-from kandinsky.types import TextStates
 from kandinsky.weights.read import load_into
 from kandinsky.weights.write import write_state
 from tiny.family import randomise

@@ -6,10 +6,10 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kandinsky.nets.kandinsky4.dit import DiffusionTransformer3D as Kandinsky4
-from kandinsky.nets.kandinsky4.dit import DiTParams as Params4
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D as Kandinsky5
-from kandinsky.nets.kandinsky5.dit import DiTParams as Params5
+from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D as Kandinsky4
+from kandinsky.families.kandinsky4.dit import DiTParams as Params4
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D as Kandinsky5
+from kandinsky.families.kandinsky5.dit import DiTParams as Params5
 from kandinsky.ops import linear as products
 from kandinsky.ops.linear import Linear
 

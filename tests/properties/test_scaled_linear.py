@@ -11,7 +11,7 @@ from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.diffusion.scaled_linear import Plms, ScaledLinearSchedule
 from kandinsky.errors import RequestError
-from kandinsky.types import LatentShape
+from kandinsky.model.values import LatentShape
 
 CONFIG = {
     "num_train_timesteps": 1000,

@@ -19,9 +19,9 @@ from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times
 from kandinsky.diffusion.step_cache import RatioRecorder, StepCache, start
 from kandinsky.errors import RequestError
-from kandinsky.nets.kandinsky5.denoiser import VelocityDenoiser
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.types import TextStates
+from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.model.values import TextStates
 
 RATIOS = tuple(1 + 0.01 * (i % 7) for i in range(2 * 12 - 2))
 ALL = (

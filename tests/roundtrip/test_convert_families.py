@@ -9,9 +9,9 @@ import torch
 from diffusers import Kandinsky5Transformer3DModel
 from safetensors.torch import save_file
 
-from kandinsky.cards import find
 from kandinsky.errors import WeightsError
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.model.card import find
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.weights.convert import convert_transformer, infer_params
 from kandinsky.weights.read import load_into, read_shapes, read_state

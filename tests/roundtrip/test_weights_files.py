@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.weights import keymaps
 from kandinsky.weights.convert import convert_transformer, infer_params
 from kandinsky.weights.keymaps import KeyMap

@@ -13,7 +13,7 @@ from kandinsky.media import mux
 from kandinsky.media.audio import read_audio, write_audio
 from kandinsky.media.clip_frames import spread, whole_seconds
 from kandinsky.media.video import write_video
-from kandinsky.types import Audio, Video
+from kandinsky.model.values import Audio, Video
 
 SHARED = Path(__file__).parents[3] / "shared"
 GOLDEN = SHARED / "reference" / "kandinsky4" / "golden"

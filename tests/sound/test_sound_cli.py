@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kandinsky import cards
 from kandinsky.media import mux
 from kandinsky.media import recipe as recipes
 from kandinsky.media.audio import read_audio, write_audio
 from kandinsky.media.video import write_video
-from kandinsky.types import Audio, Video
+from kandinsky.model import card as cards
+from kandinsky.model.values import Audio, Video
 from kandinsky.weights import hub
 from tiny import sound
 

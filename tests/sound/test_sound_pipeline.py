@@ -10,19 +10,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kandinsky
-from kandinsky import cards
+from kandinsky.engine import sources
+from kandinsky.engine.sound_loading import build_sound, load_sound, places_for
 from kandinsky.errors import BackendError, Cancelled, RequestError, WeightsError
+from kandinsky.families.kandinsky4_v2a.clip_states import FilmEncoder, FilmStates, read_states, write_states
+from kandinsky.families.kandinsky4_v2a.cogvlm2 import CogVlm2Encoder
+from kandinsky.families.kandinsky4_v2a.pipeline import VideoToAudioPipeline
+from kandinsky.families.kandinsky4_v2a.request import SoundRequest
+from kandinsky.families.parts.flux import FluxAutoencoder
 from kandinsky.media import mux
 from kandinsky.media import recipe as recipes
 from kandinsky.media.audio import loudness, read_audio
-from kandinsky.nets.vae.flux import FluxAutoencoder
-from kandinsky.pipelines import sources
-from kandinsky.pipelines.sound_loading import build_sound, load_sound, places_for
-from kandinsky.pipelines.sound_request import SoundRequest
-from kandinsky.pipelines.video_to_audio import VideoToAudioPipeline
-from kandinsky.text.cogvlm2 import CogVlm2Encoder
-from kandinsky.text.films import FilmEncoder, FilmStates, read_states, write_states
-from kandinsky.types import Video
+from kandinsky.model import card as cards
+from kandinsky.model.values import Video
 from tiny import sound
 
 

@@ -12,7 +12,7 @@ from kandinsky.errors import RequestError
 from kandinsky.media import audio
 from kandinsky.media import spectrogram as spectrograms
 from kandinsky.media.spectrogram import SpectrogramParams
-from kandinsky.types import Audio
+from kandinsky.model.values import Audio
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "kandinsky4" / "golden"
 OFFICIAL = SpectrogramParams()

@@ -9,10 +9,10 @@ from diffusers import UNet2DConditionModel
 
 from kandinsky.conformance import Status, check
 from kandinsky.errors import RequestError
-from kandinsky.nets.v2a.denoiser import SoundDenoiser
-from kandinsky.nets.v2a.layers import Conditions, sinusoid
-from kandinsky.nets.v2a.params import V2AParams
-from kandinsky.nets.v2a.unet import V2AUNet
+from kandinsky.families.kandinsky4_v2a.denoiser import SoundDenoiser
+from kandinsky.families.kandinsky4_v2a.layers import Conditions, sinusoid
+from kandinsky.families.kandinsky4_v2a.params import V2AParams
+from kandinsky.families.kandinsky4_v2a.unet import V2AUNet
 from kandinsky.runtime.blocks import BlockSwap
 from tiny.family import randomise
 

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kandinsky import cards
 from kandinsky.errors import RequestError
-from kandinsky.media.clip_frames import spread
-from kandinsky.pipelines.sound_request import (
+from kandinsky.families.kandinsky4_v2a.pipeline import faded, window_seed
+from kandinsky.families.kandinsky4_v2a.request import (
     SoundRequest,
     Windows,
     resolve_sound,
     shown_frames,
     times_of,
 )
-from kandinsky.pipelines.video_to_audio import faded, window_seed
-from kandinsky.types import Video
+from kandinsky.media.clip_frames import spread
+from kandinsky.model import card as cards
+from kandinsky.model.values import Video
 
 CARD = cards.find("kandinsky4-v2a")
 SOUND = CARD.sound
@@ -139,7 +139,7 @@ def test_cards_of_sound_are_checked() -> None:
 
 
 def test_pictures_are_as_long_as_their_sound() -> None:
-    from kandinsky.pipelines.video_to_audio import VideoToAudioPipeline
+    from kandinsky.families.kandinsky4_v2a.pipeline import VideoToAudioPipeline
 
     pipe = VideoToAudioPipeline(CARD, None, None)  # type: ignore[arg-type]
     shapes = {}

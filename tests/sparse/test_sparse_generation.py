@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import kandinsky
-from kandinsky import cards
 from kandinsky.cli.main import main
+from kandinsky.engine.attention import attention_for
 from kandinsky.errors import BackendError, RequestError
-from kandinsky.nets.kandinsky5.denoiser import Layouts, VelocityDenoiser
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky5.denoiser import Layouts, VelocityDenoiser
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.model import card as cards
+from kandinsky.model.values import Request, TextStates
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.ops.nabla import KeptBlocks
-from kandinsky.pipelines.attention import attention_for
-from kandinsky.types import Request, TextStates
 
 WIDE = "nabla:P=1,wT=99,wH=9,wW=9"
 SHORT = {"seconds": 1.0, "steps": 2, "seed": 3}
@@ -199,7 +199,7 @@ def test_cards_of_ten_seconds_choose_it():
 
 
 def test_bench_counts_what_is_computed():
-    from kandinsky.evaluate.bench import bench, table
+    from kandinsky.bench.run import bench, table
 
     runs = {
         choice: bench("nano-t2v", stages=["dit"], repeats=1, device="cpu", attention=choice, request=SHORT_BENCH)

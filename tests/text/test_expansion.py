@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.families.kandinsky5 import expansion
 from kandinsky.runtime.randomness import seeded
-from kandinsky.text import expansion
 from tiny import family
 from tiny.tokenizers import qwen_tokenizer
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 import kandinsky
 from kandinsky.errors import BackendError, RequestError, WeightsError
-from kandinsky.text.projected import ProjectedParams, ProjectedT5Encoder, read_projected_t5
+from kandinsky.families.parts.projected import ProjectedParams, ProjectedT5Encoder, read_projected_t5
 from kandinsky.text.t5 import read_t5_tokenizer
 from kandinsky.weights.read import read_state
 from kandinsky.weights.write import write_state
@@ -109,7 +109,7 @@ def test_stored_states_stand_for_the_encoder_also_for_negative_prompts(
     def read(*_: object, **__: object) -> None:
         raise AssertionError("the text encoder was read")
 
-    monkeypatch.setattr("kandinsky.text.projected.read_t5", read)
+    monkeypatch.setattr("kandinsky.families.parts.projected.read_t5", read)
     assert np.array_equal(ask(folder, cache), fresh["plain"])
     assert np.array_equal(ask(folder, cache, **given), fresh["against"])
     with pytest.raises(AssertionError, match="was read"):

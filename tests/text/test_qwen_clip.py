@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.families.kandinsky5.qwen_clip import QwenClipEncoder, QwenClipFiles, QwenClipParams, read_qwen_clip
+from kandinsky.families.kandinsky5.templates import IMAGE_EDIT_IMAGE, IMAGE_PAD, TEMPLATES, template
 from kandinsky.media.image import resized
 from kandinsky.text.protocol import ImageTextEncoder, TextEncoder
-from kandinsky.text.qwen_clip import QwenClipEncoder, QwenClipFiles, QwenClipParams, read_qwen_clip
-from kandinsky.text.templates import IMAGE_EDIT_IMAGE, IMAGE_PAD, TEMPLATES, template
 from tiny import family
 from tiny.tokenizers import clip_tokenizer, qwen_tokenizer
 

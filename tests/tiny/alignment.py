@@ -10,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.models.transformers import transformer_kandinsky
 
 from kandinsky.diffusion.schedule import flow_times
-from kandinsky.types import TextStates
+from kandinsky.model.values import TextStates
 
 
 class OurTimes(FlowMatchEulerDiscreteScheduler):

@@ -9,7 +9,7 @@ import yaml
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from tiny import family
 from tiny.tokenizers import clip_tokenizer, qwen_tokenizer
 

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from transformers import T5Config, T5EncoderModel
 
-from kandinsky.nets.kandinsky4.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams
 from tiny.family import randomise
 
 MODEL = "kandinsky4-t2v-flash"

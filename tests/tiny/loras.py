@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from kandinsky.nets.lora import LowRank, layer_shapes
+from kandinsky.ops.lora import LowRank, layer_shapes
 from kandinsky.weights.lora import Lora
 
 

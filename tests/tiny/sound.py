@@ -13,11 +13,11 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler
 from safetensors.torch import save_file
 
+from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates, write_states
+from kandinsky.families.kandinsky4_v2a.params import V2AParams
+from kandinsky.families.kandinsky4_v2a.unet import V2AUNet
 from kandinsky.media.video import write_video
-from kandinsky.nets.v2a.params import V2AParams
-from kandinsky.nets.v2a.unet import V2AUNet
-from kandinsky.text.films import FilmStates, write_states
-from kandinsky.types import Video
+from kandinsky.model.values import Video
 from tiny.family import SEED, randomise
 from tiny.tokenizers import clip_tokenizer
 

@@ -6,7 +6,7 @@ import re
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, Qwen2Tokenizer
 
-from kandinsky.text.templates import TEMPLATES
+from kandinsky.families.kandinsky5.templates import TEMPLATES
 
 QWEN_SPECIAL = (
     "<|endoftext|>",

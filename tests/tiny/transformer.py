@@ -1,6 +1,6 @@
 """A Kandinsky 5 transformer that takes milliseconds, with condition channels."""
 
-from kandinsky.nets.kandinsky5.dit import DiTParams
+from kandinsky.families.kandinsky5.dit import DiTParams
 
 TINY = DiTParams(
     in_visual_dim=4,

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
-from kandinsky.nets.unet.params import UNetParams
-from kandinsky.nets.unet.unet import UNet
-from kandinsky.nets.vae.movq import MovqAutoencoder, MovqParams
-from kandinsky.text.projected import Projection
+from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
+from kandinsky.families.parts.projected import Projection
+from kandinsky.families.parts.unet.params import UNetParams
+from kandinsky.families.parts.unet.unet import UNet
 from kandinsky.weights import keymaps
 from tiny.family import randomise
 from tiny.kandinsky4 import PIECES, spiece

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from kandinsky.errors import RequestError
-from kandinsky.nets.vae.flux import FluxAutoencoder, FluxParams
-from kandinsky.nets.vae.protocol import VideoAutoencoder
+from kandinsky.families.parts.flux import FluxAutoencoder, FluxParams
+from kandinsky.model.autoencoder import VideoAutoencoder
 from kandinsky.weights import keymaps
 from kandinsky.weights.read import load_into
 from tiny.family import randomise

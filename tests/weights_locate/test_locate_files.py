@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kandinsky import cards
-from kandinsky.cards import Component, Part
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.model import card as cards
+from kandinsky.model.card import Component, Part
 from kandinsky.weights import locate
 
 HUB_PART = Part(repo="acme/model", files=("model/a.safetensors",), local="model/a.safetensors")

@@ -14,8 +14,8 @@ import typer
 from kandinsky.errors import RequestError
 
 if TYPE_CHECKING:
-    from kandinsky.pipelines.batch import Item, Loading, Outcome, Runner, Summary
-    from kandinsky.pipelines.generation import OnStep
+    from kandinsky.engine.pipeline import OnStep
+    from kandinsky.jobs.batch import Item, Loading, Outcome, Runner, Summary
 
 
 def summary_path(prompts: Path) -> Path:
@@ -41,7 +41,7 @@ def run_batch(
     """
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries
-    from kandinsky.pipelines.batch import LocalRunner, Summary, settle
+    from kandinsky.jobs.batch import LocalRunner, Summary, settle
 
     hush_libraries()
     if not is_first:
@@ -93,10 +93,10 @@ def check_ray(ray: str | None, workers: int | None, device: str | None, prompts:
 def _runner(loading: Loading, total: int, *, ray: str | None, workers: int | None, quiet: bool) -> Runner:
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import patient
-    from kandinsky.pipelines.batch import LocalRunner
+    from kandinsky.jobs.batch import LocalRunner
 
     if ray is not None:
-        from kandinsky.pipelines.ray_batch import RayRunner
+        from kandinsky.jobs.ray_runner import RayRunner
 
         gpus = {"cpu": False, "cuda": True}.get(loading.device or "")
         return RayRunner(loading, ray, workers, gpus, tell=(lambda _line: None) if quiet else say)

@@ -45,7 +45,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Measure each stage of a generation: median, spread, achieved rate, share of the matrix-product rate, memory."""
-    from kandinsky.pipelines.request import parse_size
+    from kandinsky.engine.request import parse_size
 
     model = chosen_model(model, same)
     width, height = (None, None) if size is None else parse_size(size)
@@ -57,9 +57,9 @@ def bench(
         return
     from dataclasses import asdict
 
+    from kandinsky.bench import run as measure
+    from kandinsky.bench.random_weights import parse_changes
     from kandinsky.cli.progress import counted, hush_libraries
-    from kandinsky.evaluate import bench as measure
-    from kandinsky.evaluate.random_weights import parse_changes
 
     hush_libraries()
     with counted("measuring") as on_run:
@@ -97,8 +97,8 @@ def _ledger(
 ) -> None:
     from dataclasses import asdict
 
+    from kandinsky.bench import ledger
     from kandinsky.cli.progress import counted, hush_libraries
-    from kandinsky.evaluate import ledger
 
     hush_libraries()
     with counted("measuring") as on_run:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kandinsky import cards
 from kandinsky.errors import RequestError
+from kandinsky.model import card as cards
 
 
 def calibrate(
@@ -34,8 +34,8 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Measure MagCache ratios of a model: how much each step's residual grows against the last one's."""
-    from kandinsky.pipelines.prompt_files import read_texts
-    from kandinsky.pipelines.request import parse_size
+    from kandinsky.engine.request import parse_size
+    from kandinsky.jobs.prompt_files import read_texts
 
     if output is not None and output.suffix not in (".toml", ".json"):
         raise RequestError(f"output `{output}` has an unknown ending: use `.toml` or `.json`")
@@ -53,8 +53,8 @@ def calibrate(
         request["image"] = image
     texts = read_texts(prompts) if prompts is not None else None
 
+    from kandinsky.bench import calibrate as measure
     from kandinsky.cli.progress import counted, hush_libraries
-    from kandinsky.evaluate import calibrate as measure
 
     hush_libraries()
     with counted("calibrating") as on_run:

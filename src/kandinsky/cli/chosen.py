@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kandinsky import cards
 from kandinsky.errors import RequestError
+from kandinsky.model import card as cards
 
 
 def chosen_model(bare: str | None, option: str | None) -> str:

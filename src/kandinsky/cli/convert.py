@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from kandinsky.cards import Card
+    from kandinsky.model.card import Card
 
 
 def convert(
@@ -39,9 +39,9 @@ def convert(
             say(f"left behind, since it is no tensor: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}")
         print(written)
         return
-    from kandinsky import cards
+    from kandinsky.engine import sources
     from kandinsky.errors import RequestError
-    from kandinsky.pipelines import sources
+    from kandinsky.model import card as cards
 
     card = None if model is None else cards.find(model)
     if card is None and (source / "model_index.json").is_file():
@@ -53,7 +53,7 @@ def convert(
 
 
 def _kandinsky5(source: Path, target: Path, to: str, card: Card | None) -> Path:
-    from kandinsky.nets.kandinsky5.dit import DiTParams
+    from kandinsky.families.kandinsky5.dit import DiTParams
     from kandinsky.ops.attention import AttentionSpec
     from kandinsky.weights.convert import convert_transformer
 
@@ -64,7 +64,7 @@ def _kandinsky5(source: Path, target: Path, to: str, card: Card | None) -> Path:
 
 def _kandinsky3(source: Path, target: Path, to: str, card: Card | None) -> Path:
     from kandinsky.errors import RequestError
-    from kandinsky.weights import convert_kandinsky3
+    from kandinsky.families.kandinsky3 import convert as convert_kandinsky3
     from kandinsky.weights.locate import locate_parts
 
     assert card is not None

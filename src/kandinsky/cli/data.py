@@ -20,6 +20,6 @@ def nano(
     cache: Annotated[Path | None, typer.Option("--folder", help="Folder for what is fetched and built.")] = None,
 ) -> None:
     """Build the clips that nano models are trained on: animated 3D emoji, captioned in English and Russian."""
-    from kandinsky.data.nano import build
+    from kandinsky.lab.nano.emoji import build
 
     print(build() if cache is None else build(cache=cache))

@@ -42,8 +42,8 @@ def decode(
     hush_libraries()
     begun = time.monotonic()
     with patient("decoding", quiet=quiet):
-        from kandinsky.pipelines.latents import read_latent
-        from kandinsky.pipelines.loading import load
+        from kandinsky.engine.build import load
+        from kandinsky.engine.latents import read_latent
 
         recipe = read_latent(latent).recipe
         pipe = load(
@@ -65,7 +65,7 @@ def decode(
 
 
 def _target(latent: Path, output: str | None) -> Path:
-    from kandinsky.pipelines.latent_names import ENDING, target_of
+    from kandinsky.engine.latent_names import ENDING, target_of
 
     if output is not None:
         return Path(output)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kandinsky import cards
+from kandinsky.model import card as cards
 
 if TYPE_CHECKING:
     from kandinsky.weights.hub import Fetched
@@ -31,7 +31,7 @@ def download(
 ) -> None:
     """Fetch what models need: only the files their cards list, resumed where a transfer broke, verified by hash."""
     from kandinsky.cli.main import say
-    from kandinsky.pipelines import sources
+    from kandinsky.engine import sources
     from kandinsky.runtime.plan import gigabytes
     from kandinsky.weights.locate import card_bytes
 

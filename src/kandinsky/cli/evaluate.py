@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kandinsky import cards
+from kandinsky.model import card as cards
 
 
 def evaluate(
@@ -29,8 +29,8 @@ def evaluate(
     """Measure a model: what was asked for against what was made."""
     cards.find(model)
     from kandinsky.cli.progress import counted
-    from kandinsky.evaluate.run import evaluate as measure
-    from kandinsky.evaluate.run import table
+    from kandinsky.lab.nano.evaluate import evaluate as measure
+    from kandinsky.lab.nano.evaluate import table
 
     with counted("evaluating") as on_batch:
         result = measure(

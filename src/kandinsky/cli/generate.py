@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kandinsky import cards
 from kandinsky.cli.together import together
 from kandinsky.errors import KandinskyError, RequestError
-from kandinsky.types import Request
+from kandinsky.model import card as cards
+from kandinsky.model.values import Request
 
 if TYPE_CHECKING:
     from kandinsky.cli.sound import SoundModel
+    from kandinsky.engine.request import Resolved
+    from kandinsky.jobs.batch import Item, Outcome
     from kandinsky.media.image import FittedImage
-    from kandinsky.pipelines.batch import Item, Outcome
-    from kandinsky.pipelines.request import Resolved
+    from kandinsky.model.values import VideoStream
     from kandinsky.runtime.parallel.layout import Layout
-    from kandinsky.types import VideoStream
 
 FULL_SIZE_MODEL = "kandinsky5-lite-t2v-sft-5s"
 
@@ -145,13 +145,13 @@ def generate(
 ) -> None:
     """Make a video, an image or sound from words, a picture or a film. The result's path is the last line on stdout."""
     from kandinsky.cli.batch import check_ray, run_batch, summary_path
-    from kandinsky.pipelines import sources
-    from kandinsky.pipelines.attention import attention_for
-    from kandinsky.pipelines.batch import Loading, part_finished, plan_items
-    from kandinsky.pipelines.parallel import demand_of
-    from kandinsky.pipelines.prompt_files import read as read_prompts
-    from kandinsky.pipelines.request import parse_size, resolve
-    from kandinsky.pipelines.result_names import numbered
+    from kandinsky.engine import sources
+    from kandinsky.engine.attention import attention_for
+    from kandinsky.engine.parallel import demand_of
+    from kandinsky.engine.request import parse_size, resolve
+    from kandinsky.jobs.batch import Loading, part_finished, plan_items
+    from kandinsky.jobs.names import numbered
+    from kandinsky.jobs.prompt_files import read as read_prompts
     from kandinsky.runtime.parallel.launch import World
     from kandinsky.runtime.parallel.layout import settle
     from kandinsky.weights.locate import locate_parts
@@ -169,7 +169,7 @@ def generate(
     source = sources.find(model)
     if source.card.sound is not None:
         from kandinsky.cli.sound import SoundModel, generate_sound, refuse
-        from kandinsky.pipelines.sound_request import SoundRequest
+        from kandinsky.families.kandinsky4_v2a.request import SoundRequest
 
         refuse(
             {
@@ -248,7 +248,7 @@ def generate(
 
     if plan:
         from kandinsky.cli.plan import show_plan
-        from kandinsky.pipelines.plan import plan_resolved
+        from kandinsky.engine.plan import plan_resolved
 
         show_plan(
             plan_resolved(jobs[0], root=source.root, device=device, dtype=dtype, offload=offload, quantize=quantize),
@@ -348,7 +348,7 @@ def _run(
 
     hush_libraries()
     with patient("loading", quiet=quiet):
-        from kandinsky.pipelines.loading import load
+        from kandinsky.engine.build import load
 
         pipe = load(
             model,
@@ -427,7 +427,7 @@ def _sound_model(
 def _keeping_latent(target: Path) -> Iterator[Path]:
     """Where the latent lies until its file is written; it stays where that fails, and what finishes it is said."""
     from kandinsky.cli.main import say
-    from kandinsky.pipelines.latent_names import kept_hint, latent_path
+    from kandinsky.engine.latent_names import kept_hint, latent_path
 
     latent = latent_path(target)
     latent.unlink(missing_ok=True)  # of an earlier run
@@ -454,7 +454,7 @@ def _check_prompt(prompt: str | None, file: Path | None, *, may_lack: bool = Fal
 
 def _target(job: Resolved, output: str | None, index: int, total: int) -> Path:
     """The file of one result; several results get a number each, or the seed where the name is made up."""
-    from kandinsky.pipelines.result_names import NAME, ending_of, made_up_name, numbered
+    from kandinsky.jobs.names import NAME, ending_of, made_up_name, numbered
 
     name = made_up_name(job, seed=job.seed)
     if output is None:

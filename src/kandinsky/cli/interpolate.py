@@ -36,10 +36,10 @@ def interpolate(
     """Fill the gaps between a video's frames with new ones. Length, size and sound stay."""
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries, patient
+    from kandinsky.engine import sources
     from kandinsky.errors import RequestError
     from kandinsky.media.mux import SOUND_AS_IT_IS, keep_sound, probe, read_film
     from kandinsky.media.video import check_target, read_video, write_video
-    from kandinsky.pipelines import sources
     from kandinsky.runtime.devices import check_device, choose_dtype
     from kandinsky.runtime.plan import check_offload
     from kandinsky.weights.locate import locate_parts
@@ -56,8 +56,8 @@ def interpolate(
     check_offload(offload or "none")
     source = sources.find(model)
     hush_libraries()
-    from kandinsky.pipelines.interpolation import Raise
-    from kandinsky.pipelines.interpolation import interpolate as raised
+    from kandinsky.families.kandinsky_video1.interpolation import Raise
+    from kandinsky.families.kandinsky_video1.interpolation import interpolate as raised
 
     settings = Raise(4 if factor is None else factor, fps, prompt, steps, guidance, seed)
     settings.check(source.card)
@@ -72,7 +72,7 @@ def interpolate(
     given = read_video(video) if film is None else read_film(film)
     begun = time.monotonic()
     with patient(f"interpolating {video.name}", quiet=quiet) as on_step:
-        from kandinsky.pipelines.loading import load
+        from kandinsky.engine.build import load
 
         pipe = load(model, device=device, dtype=dtype, offload=offload or "none", only=needed)
         times = (None, None) if film is None else (film.times_s, film.seconds)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kandinsky import cards
+from kandinsky.model import card as cards
 
 
 def models(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kandinsky import cards
 from kandinsky.cli.chosen import chosen_model
+from kandinsky.model import card as cards
 
 if TYPE_CHECKING:
     from kandinsky.runtime.plan import Plan
@@ -43,8 +43,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say what a generation needs: gigabytes to fetch, peak memory, time, placement. Fetches and loads nothing."""
-    from kandinsky.pipelines.plan import plan as make
-    from kandinsky.pipelines.request import parse_size
+    from kandinsky.engine.plan import plan as make
+    from kandinsky.engine.request import parse_size
 
     width, height = (None, None) if size is None else parse_size(size)
     made = make(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kandinsky import cards
+from kandinsky.model import card as cards
 
 
 def show(

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kandinsky.cards import Card
 from kandinsky.errors import RequestError
+from kandinsky.model.card import Card
 
 if TYPE_CHECKING:
+    from kandinsky.families.kandinsky4_v2a.pipeline import VideoToAudioPipeline
+    from kandinsky.families.kandinsky4_v2a.request import ResolvedSound, SoundRequest
     from kandinsky.media.mux import Film
-    from kandinsky.pipelines.sound_request import ResolvedSound, SoundRequest
-    from kandinsky.pipelines.video_to_audio import VideoToAudioPipeline
-    from kandinsky.types import Video, VideoStream
+    from kandinsky.model.values import Video, VideoStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class SoundModel:
 
     @property
     def card(self) -> Card:
-        from kandinsky.pipelines import sources
-        from kandinsky.pipelines.sound_request import sound_of
+        from kandinsky.engine import sources
+        from kandinsky.families.kandinsky4_v2a.request import sound_of
 
         card = sources.find(self.name).card
         sound_of(card)
@@ -49,8 +49,8 @@ class SoundModel:
 
     def check(self) -> None:
         """All that can be refused before torch is loaded. Raises: RequestError, WeightsError, BackendError."""
-        from kandinsky.pipelines import sources
-        from kandinsky.pipelines.remote_code import check_trust
+        from kandinsky.engine import sources
+        from kandinsky.engine.remote_code import check_trust
         from kandinsky.runtime.devices import check_device, choose_dtype
         from kandinsky.runtime.plan import check_offload
         from kandinsky.weights.locate import locate_parts
@@ -68,7 +68,7 @@ class SoundModel:
 
         hush_libraries()
         with patient("loading", quiet=quiet):
-            from kandinsky.pipelines.sound_loading import load_sound
+            from kandinsky.engine.sound_loading import load_sound
 
             return load_sound(
                 self.name,
@@ -103,8 +103,8 @@ def generate_sound(
 
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import patient
+    from kandinsky.families.kandinsky4_v2a.request import resolve_sound
     from kandinsky.media.mux import Film
-    from kandinsky.pipelines.sound_request import resolve_sound
 
     first = resolve_sound(request, model.card)
     jobs = [dataclasses.replace(first, seed=first.seed + i) for i in range(count)]
@@ -170,9 +170,9 @@ def add_to_clips(
 
 def _target(film: Film, output: str | None, audio_only: bool, index: int, count: int) -> Path:
     """The file of one result, checked; where none is named, beside where one works, after the film."""
+    from kandinsky.jobs.names import numbered
     from kandinsky.media.audio import SOUND_FILES, check_audio_target
     from kandinsky.media.mux import SOUND_CODECS, check_film_target
-    from kandinsky.pipelines.result_names import numbered
 
     ending = film.path.suffix.lower() if film.path.suffix.lower() in SOUND_CODECS else ".mp4"
     path = numbered(output or f"{film.path.stem}-sound{'.wav' if audio_only else ending}", index, count)
@@ -193,7 +193,7 @@ def _say_film(film: Film, target: Path, windows: int) -> None:
 
 def _show_plan(resolved: ResolvedSound, model: SoundModel, *, clips: int, as_json: bool) -> None:
     from kandinsky.cli.plan import show_plan
-    from kandinsky.pipelines.plan import plan
+    from kandinsky.engine.plan import plan
 
     made = plan(
         model.name,

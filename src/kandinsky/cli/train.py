@@ -19,8 +19,8 @@ def train(
 ) -> None:
     """Train by a recipe. A run that was stopped goes on where its last checkpoint was written."""
     from kandinsky.cli.progress import training
+    from kandinsky.lab.nano.train import run_recipe
     from kandinsky.runtime.devices import choose_device
-    from kandinsky.train.run import run_recipe
 
     with training(recipe.stem) as on_log:
         written = run_recipe(recipe, out=out, resume=resume, steps=steps, device=choose_device(device), on_log=on_log)

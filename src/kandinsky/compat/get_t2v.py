@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from kandinsky import cards
 from kandinsky.compat import kandinsky4, kandinsky5
 from kandinsky.errors import RequestError
+from kandinsky.model import card as cards
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,6 @@
 """The official Kandinsky 4.0 door: the T2V Flash call of the 4.0 documents and the pipeline it returns.
 
-Arguments, defaults and results are the official ones; work is done by ``kandinsky.pipelines``.
+Arguments, defaults and results are the official ones; work is done by ``kandinsky.engine``.
 Source: ai-forever/Kandinsky-4@7506103, kandinsky/utils.py, get_T2V_pipeline; kandinsky/t2v_pipeline.py.
 """
 
@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from kandinsky import cards
-from kandinsky.cards import Card
 from kandinsky.compat.official_call import at_path, devices_of, in_company, progress_bar
 from kandinsky.errors import RequestError
-from kandinsky.types import Request
+from kandinsky.model import card as cards
+from kandinsky.model.card import Card
+from kandinsky.model.values import Request
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from kandinsky.pipelines.generation import GenerationPipeline
+    from kandinsky.engine.pipeline import GenerationPipeline
 
 MODEL = "kandinsky4-t2v-flash"
 RESOLUTION = 512
@@ -118,7 +118,7 @@ class Kandinsky4T2VPipeline:
     """
 
     def __init__(self, card: Card, root: Path | None, places: Mapping[str, Any], *, name: str) -> None:
-        from kandinsky.pipelines import loading
+        from kandinsky.engine import build as loading
 
         card = dataclasses.replace(card, clip=dataclasses.replace(card.clip, max_seconds=float(MAX_SECONDS)))
         # officially, too, each process that a launcher started takes its part

@@ -1,6 +1,6 @@
 """The official doors of Kandinsky 4.0 V2A: ``Video2AudioPipeline``, ``load_video`` and ``create_video``.
 
-Arguments, defaults and results are the official ones; work is done by ``kandinsky.pipelines``. What is mended: the film
+Arguments, defaults and results are the official ones; work is done by ``kandinsky.engine``. What is mended: the film
 keeps its time (officially it is played up to 5 % faster), frames are encoded once, nothing lands in the current folder.
 Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/{video2audio_pipe,utils}.py.
 """
@@ -23,22 +23,22 @@ from torch import Tensor
 from kandinsky.compat.official_call import at_path, progress_bar
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.samplers import sampler
+from kandinsky.engine import sources
+from kandinsky.engine.build import places_for
+from kandinsky.engine.sound_loading import build_sound
 from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates, read_states
+from kandinsky.families.kandinsky4_v2a.pipeline import shares
 from kandinsky.media import audio as sounds
 from kandinsky.media import clip_frames, spectrogram
 from kandinsky.media.mux import frames_at, probe
 from kandinsky.media.spectrogram import SpectrogramParams
 from kandinsky.media.video import check_target
-from kandinsky.pipelines import sources
-from kandinsky.pipelines.loading import places_for
-from kandinsky.pipelines.sound_loading import build_sound
-from kandinsky.pipelines.video_to_audio import shares
+from kandinsky.model.values import Audio, Video
 from kandinsky.runtime.placement import place
-from kandinsky.text.films import FilmStates, read_states
-from kandinsky.types import Audio, Video
 
 if TYPE_CHECKING:
-    from kandinsky.pipelines.video_to_audio import VideoToAudioPipeline
+    from kandinsky.families.kandinsky4_v2a.pipeline import VideoToAudioPipeline
 
 log = logging.getLogger(__name__)
 TRUST = "KANDINSKY_TRUST_REMOTE_CODE"  # so that the documents' lines run as they are
@@ -106,7 +106,7 @@ class Video2AudioPipeline:
                  duration_sec: the picture has 100 columns a second, cut to a multiple of 32.
                  guidance_scale: 1 and below is off.   latents: noise [1, 4, height / 8, width / 8] to begin with.
                  output_type: `pil`, `np` or `pt` (shares of white), or `latent` (the autoencoder's own numbers).
-                 states: of an encoder, made before; see ``kandinsky.text.films``.
+                 states: of an encoder, made before; see ``kandinsky.families.kandinsky4_v2a.clip_states``.
         Returns: a list with one PIL image; for `np` an array [1, H, W, 3], for the others a tensor [1, 3, H, W].
         Raises:  RequestError for values that cannot be, before anything is loaded.
         """

@@ -1,6 +1,6 @@
 """The official Kandinsky 5.0 doors: ``get_{T2V,I2V,T2I,I2I}_pipeline`` and the pipelines they return.
 
-Arguments, defaults and results are the official ones; work is done by ``kandinsky.pipelines``. What the official code
+Arguments, defaults and results are the official ones; work is done by ``kandinsky.engine``. What the official code
 offers and this version does not do yet is refused.
 Source: kandinskylab/kandinsky-5@6e2a805, kandinsky/utils.py; kandinsky/{t2v,i2v,t2i,i2i}_pipeline.py.
 """
@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kandinsky import cards
-from kandinsky.cards import Card
 from kandinsky.compat.official_adapters import OfficialAdapters
 from kandinsky.compat.official_call import at_path, devices_of, in_company, one_target, progress_bar
 from kandinsky.errors import RequestError
-from kandinsky.pipelines import official_config
-from kandinsky.types import Request, Video
+from kandinsky.families.kandinsky5 import official_config
+from kandinsky.model import card as cards
+from kandinsky.model.card import Card
+from kandinsky.model.values import Request, Video
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from kandinsky.pipelines.generation import GenerationPipeline
+    from kandinsky.engine.pipeline import GenerationPipeline
 
     Device: TypeAlias = str | torch.device
     DeviceMap: TypeAlias = Device | dict[str, Device]
@@ -383,8 +383,8 @@ def _open(task: str, device_map: DeviceMap, files: _Files, options: _Options) ->
         name = card.id
 
     from kandinsky.diffusion.caching import MagCache
+    from kandinsky.engine import build as loading
     from kandinsky.ops.attention import AttentionSpec, require
-    from kandinsky.pipelines import loading
 
     devices = loading.places_for(places)
     engine = options.attention_engine

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky import cards
-from kandinsky.cards import Component
 from kandinsky.compat.official_call import at_path, progress_bar
 from kandinsky.compat.video_parts import (
     Device,
@@ -26,9 +24,11 @@ from kandinsky.compat.video_parts import (
     read_encoder,
     read_network,
 )
+from kandinsky.engine import build as loading
+from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError
-from kandinsky.pipelines import loading
-from kandinsky.pipelines.generation import GenerationPipeline
+from kandinsky.model import card as cards
+from kandinsky.model.card import Component
 from kandinsky.runtime.placement import place
 from kandinsky.weights.read import read_state
 

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky import cards
-from kandinsky.cards import Card, Component, Part
 from kandinsky.compat.official_call import progress_bar
 from kandinsky.compat.video_parts import (
     Device,
@@ -28,22 +26,24 @@ from kandinsky.compat.video_parts import (
     read_encoder,
     read_network,
 )
+from kandinsky.engine import build as loading
+from kandinsky.engine.pipeline import GenerationPipeline, to_bytes
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.pipelines import loading
-from kandinsky.pipelines.generation import GenerationPipeline, to_bytes
-from kandinsky.pipelines.keyframes import KeyframeStages, encode_picture
+from kandinsky.families.kandinsky_video1.keyframes import KeyframeStages, encode_picture
+from kandinsky.families.parts.projected import ProjectedParams
+from kandinsky.model import card as cards
+from kandinsky.model.card import Card, Component, Part
+from kandinsky.model.values import Request
 from kandinsky.runtime import quantise
 from kandinsky.runtime.devices import choose_dtype
 from kandinsky.runtime.placement import place
-from kandinsky.text.projected import ProjectedParams
-from kandinsky.types import Request
 from kandinsky.weights.locate import locate_part, places
 from kandinsky.weights.read import read_state
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from kandinsky.pipelines.request import Resolved
+    from kandinsky.engine.request import Resolved
 
 MODEL = "kandinsky-video-1.1"
 # official names of the networks → ours

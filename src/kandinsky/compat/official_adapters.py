@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kandinsky.errors import RequestError
 
 if TYPE_CHECKING:
-    from kandinsky.pipelines.generation import GenerationPipeline
+    from kandinsky.engine.pipeline import GenerationPipeline
     from kandinsky.weights.lora import LoraConfig
 
 DEFAULT_NAME = "default"

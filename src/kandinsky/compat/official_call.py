@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kandinsky.cards import Component
 from kandinsky.errors import RequestError
+from kandinsky.model.card import Component
 from kandinsky.runtime.parallel.launch import World
 
 if TYPE_CHECKING:
     import torch
 
-    from kandinsky.pipelines.generation import OnStep
+    from kandinsky.engine.pipeline import OnStep
 
 # official names of the networks → ours
 DEVICE_KEYS = {"dit": "dit", "vae": "vae", "text_embedder": "text"}

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky.cards import Card, Component
 from kandinsky.compat.official_call import at_path
-from kandinsky.pipelines import loading
-from kandinsky.pipelines.generation import GenerationPipeline
+from kandinsky.engine import build as loading
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.families.parts.projected import ProjectedParams, ProjectedT5Encoder, projection_of
+from kandinsky.model.card import Card, Component
 from kandinsky.runtime.placement import Placement, Precision, place
-from kandinsky.text.projected import ProjectedParams, ProjectedT5Encoder, projection_of
 from kandinsky.text.t5 import read_t5
 from kandinsky.weights import keymaps
 from kandinsky.weights.locate import locate_part, places

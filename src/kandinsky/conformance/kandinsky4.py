@@ -14,13 +14,13 @@ from kandinsky.diffusion import noise as noise_rule
 from kandinsky.diffusion.cogvideox import CogVideoXSchedule, level_of
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
-from kandinsky.nets.kandinsky4.denoiser import DiscreteDenoiser
-from kandinsky.nets.kandinsky4.dit import DiffusionTransformer3D, DiTParams, Groups, Pack
-from kandinsky.nets.vae.cogvideox import LATENT_PIECE, CogVideoXAutoencoder, CogVideoXParams
+from kandinsky.engine.pipeline import to_bytes
+from kandinsky.families.kandinsky4.denoiser import DiscreteDenoiser
+from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams, Groups, Pack
+from kandinsky.families.parts.cogvideox import LATENT_PIECE, CogVideoXAutoencoder, CogVideoXParams
+from kandinsky.model.values import LatentShape, TextStates
 from kandinsky.ops.rope import Rotation
-from kandinsky.pipelines.generation import to_bytes
 from kandinsky.text.t5 import T5Encoder, T5Params
-from kandinsky.types import LatentShape, TextStates
 from kandinsky.weights import keymaps
 from kandinsky.weights.read import assign_state, load_into, read_state
 

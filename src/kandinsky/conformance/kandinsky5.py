@@ -14,16 +14,16 @@ from kandinsky.diffusion.first_frame import normalize_first_frame
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times
+from kandinsky.engine.conditioning import condition
 from kandinsky.errors import WeightsError
-from kandinsky.nets.kandinsky5.denoiser import VelocityDenoiser
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.nets.lora import layer_shapes
-from kandinsky.nets.vae.hunyuan import HunyuanAutoencoder, HunyuanParams
-from kandinsky.nets.vae.tiling import Tiling
+from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
+from kandinsky.families.parts.tiling import Tiling
+from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec
-from kandinsky.pipelines.conditioning import condition
+from kandinsky.ops.lora import layer_shapes
 from kandinsky.runtime.adapters import Adapters
-from kandinsky.types import TextStates
 from kandinsky.weights import keymaps
 from kandinsky.weights.lora import LoraConfig, read_lora
 from kandinsky.weights.read import load_into

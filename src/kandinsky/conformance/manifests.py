@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from kandinsky import cards
-from kandinsky.cards import Component
 from kandinsky.conformance.cases import NotBuilt, Result, Status
+from kandinsky.engine.build import NETWORKS
 from kandinsky.errors import KandinskyError
-from kandinsky.nets.unet.params import UNetParams
-from kandinsky.pipelines.loading import NETWORKS
+from kandinsky.families.parts.unet.params import UNetParams
+from kandinsky.model import card as cards
+from kandinsky.model.card import Component
 from kandinsky.weights import keymaps
 from kandinsky.weights.read import check_shapes
 

@@ -12,12 +12,12 @@ from kandinsky.diffusion.cogvideox import level_of
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.scaled_linear import Plms, ScaledLinearSchedule
+from kandinsky.families.kandinsky4_v2a.denoiser import SoundDenoiser
+from kandinsky.families.kandinsky4_v2a.layers import Conditions
+from kandinsky.families.kandinsky4_v2a.params import V2AParams
+from kandinsky.families.kandinsky4_v2a.unet import V2AUNet
 from kandinsky.media import audio, clip_frames, spectrogram
 from kandinsky.media.spectrogram import SpectrogramParams
-from kandinsky.nets.v2a.denoiser import SoundDenoiser
-from kandinsky.nets.v2a.layers import Conditions
-from kandinsky.nets.v2a.params import V2AParams
-from kandinsky.nets.v2a.unet import V2AUNet
 from kandinsky.weights.read import load_into
 
 INSIDE = "inter."

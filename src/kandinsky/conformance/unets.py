@@ -15,12 +15,12 @@ from kandinsky.diffusion.gaps import around, fill
 from kandinsky.diffusion.guidance import Denoiser, Guidance, ImageGuidance
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
-from kandinsky.nets.unet.denoiser import UNetDenoiser
-from kandinsky.nets.unet.params import UNetParams
-from kandinsky.nets.unet.unet import Marks, UNet
-from kandinsky.nets.vae.movq import MovqAutoencoder, MovqParams
-from kandinsky.text.projected import Projection
-from kandinsky.types import TextStates
+from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
+from kandinsky.families.parts.projected import Projection
+from kandinsky.families.parts.unet.denoiser import UNetDenoiser
+from kandinsky.families.parts.unet.params import UNetParams
+from kandinsky.families.parts.unet.unet import Marks, UNet
+from kandinsky.model.values import TextStates
 from kandinsky.weights import keymaps
 from kandinsky.weights.keymaps import KeyMap
 from kandinsky.weights.read import load_into

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError
-from kandinsky.params import without_fixed
+from kandinsky.model.params import without_fixed
 
 LEVELS = 1000
 # Diffusers' settings that this schedule has no choice of

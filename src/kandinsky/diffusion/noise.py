@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError
-from kandinsky.types import LatentShape
+from kandinsky.model.values import LatentShape
 
 # By the card's ``sampling.noise``: the type noise is drawn in, and the type it is rounded to.
 RULES = {

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kandinsky.diffusion.cogvideox import LEVELS, level_of
 from kandinsky.errors import RequestError
-from kandinsky.params import without_fixed
+from kandinsky.model.params import without_fixed
 
 HISTORY = 4  # answers that the linear multistep method looks back on
 # Diffusers' settings that this schedule has no choice of

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
 from kandinsky.media.video import beside, check_writable
-from kandinsky.types import Audio
+from kandinsky.model.values import Audio
 
 if TYPE_CHECKING:
     import numpy as np

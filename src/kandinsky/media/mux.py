@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from kandinsky.errors import RequestError
 from kandinsky.media.audio import fit_length, frames_of, read_audio
 from kandinsky.media.video import beside, check_writable
-from kandinsky.types import Audio, Video
+from kandinsky.model.values import Audio, Video
 
 if TYPE_CHECKING:
     import numpy as np

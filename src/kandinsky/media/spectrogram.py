@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError
-from kandinsky.params import read_params
+from kandinsky.model.params import read_params
 
 # what full white means where nothing says otherwise; the official default
 MAX_VALUE = 30e6

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from kandinsky.errors import RequestError
 from kandinsky.media import recipe as recipes
 from kandinsky.media.sheet import chosen_frames, contact_sheet
-from kandinsky.types import Video, VideoStream
+from kandinsky.model.values import Video, VideoStream
 
 if TYPE_CHECKING:
     import numpy as np

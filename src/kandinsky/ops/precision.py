@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-# Name of the child of a linear layer that holds its low-rank updates (see ``nets/lora.py``).
+# Name of the child of a linear layer that holds its low-rank updates (see ``ops/lora.py``).
 LOW_RANK = "low_rank"
 
 

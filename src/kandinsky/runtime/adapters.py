@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import RequestError
-from kandinsky.nets.lora import LowRank, attach, detach, fuse, restore
+from kandinsky.ops.lora import LowRank, attach, detach, fuse, restore
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
 from kandinsky.weights.lora import Lora, LoraConfig, Shapes, read_lora
 from kandinsky.weights.lora_files import locate_lora

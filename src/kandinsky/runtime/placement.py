@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from kandinsky.errors import OutOfMemory, RequestError
-from kandinsky.nets.vae.protocol import LayeredAutoencoder
+from kandinsky.model.autoencoder import LayeredAutoencoder
 from kandinsky.runtime import devices
 from kandinsky.runtime.blocks import BlockSwap
 from kandinsky.runtime.plan import check_offload

@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kandinsky.cards import Card, Component, Part
 from kandinsky.errors import RequestError
+from kandinsky.model.card import Card, Component, Part
+from kandinsky.model.values import LatentShape, VideoShape
 from kandinsky.runtime import devices, plan_parallel, plan_unet
 from kandinsky.runtime.plan_parallel import Company
 from kandinsky.runtime.plan_unet import is_unet
 from kandinsky.runtime.quantise import SCHEMES
-from kandinsky.types import LatentShape, VideoShape
 from kandinsky.weights.locate import card_bytes, missing_parts, part_bytes
 
 OFFLOADS = ("none", "module", "block")
@@ -29,7 +29,7 @@ PROCESS_BYTES = 500_000_000  # Python with torch and its libraries
 TILE_FRAMES = 17  # of the official tiling of the HunyuanVideo autoencoder
 # Pixel frames in work at once, of autoencoders with 256 channels at full size; CogVideoX's longest piece has nine.
 _DECODER_FRAMES = {"hunyuan": TILE_FRAMES, "cogvideox": 9, "movq": 5}
-# Decoding layer by layer (nets/vae/layered.py): numbers of a chunk, and the bytes that are kept on the device.
+# Decoding layer by layer (families/parts/layered.py): numbers of a chunk, and the bytes that are kept on the device.
 LAYER_CHUNK, LAYER_KEPT = 2**26, 2**31
 # Share of a text encoder's weights in blocks, and the share of one block: Qwen2.5-VL with 60 blocks, and two
 # vocabularies of 152,064 words outside them; T5-XXL with 24 blocks; Flan-UL2 with 32.

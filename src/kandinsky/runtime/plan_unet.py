@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kandinsky.cards import Card
+from kandinsky.model.card import Card
 
 # Share of the weights in stages, and in the largest of them; the released networks differ by less than a twentieth.
 IN_STAGES, LARGEST_STAGE = 0.94, 0.11

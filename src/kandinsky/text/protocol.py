@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from kandinsky.types import TextStates
+from kandinsky.model.values import TextStates
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,7 +37,7 @@ class PromptWriter(TextEncoder, Protocol):
     """Also writes short prompts out at length."""
 
     def expand(self, prompt: str, *, task: str, seed: int, image: Image | None = None) -> str:
-        """The prompt written out, see ``text/expansion.py``. image: what the task is given, at its full size."""
+        """The prompt written out. image: what the task is given, at its full size."""
         ...
 
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import WeightsError
+from kandinsky.model.values import TextStates
 from kandinsky.text.protocol import TextEncoder
-from kandinsky.types import TextStates
 from kandinsky.weights.read import PICKLED, read_ranges, read_state
 from kandinsky.weights.write import write_state
 

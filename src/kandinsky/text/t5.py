@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError, WeightsError
-from kandinsky.params import read_params
+from kandinsky.model.params import read_params
+from kandinsky.model.values import TextStates
 from kandinsky.text.pretrained import read_model
 from kandinsky.text.sentencepiece import read_spiece
-from kandinsky.types import TextStates
 
 PAD, END, EXTRA = 0, 1, 100
 # the table of words stands in the file once or twice; files of the whole model hold its decoder too

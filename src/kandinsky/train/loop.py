@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import RequestError
-from kandinsky.params import read_params
+from kandinsky.model.params import read_params
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.nets.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.weights import keymaps
 from kandinsky.weights.read import check_shapes, read_metadata, read_state

@@ -18,8 +18,8 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from kandinsky.cards import Card, Part
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.model.card import Card, Part
 from kandinsky.weights.locate import common_folder, locate_part, target_in
 from kandinsky.weights.lora_files import locate_lora, repository_parts
 

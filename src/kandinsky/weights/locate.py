@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from kandinsky.cards import Card, Component, Part
 from kandinsky.errors import WeightsError
+from kandinsky.model.card import Card, Component, Part
 
 ASSETS = Path(__file__).parent.parent / "assets"
 _COMMIT = re.compile(r"[0-9a-f]{40}")

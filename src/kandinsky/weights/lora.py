@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.nets.lora import LowRank
+from kandinsky.ops.lora import LowRank
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
 from kandinsky.weights.lora_files import LAYOUTS, find_files, name_of
 from kandinsky.weights.read import PICKLED, read_metadata, read_shapes, read_state

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from kandinsky.cards import Part
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.model.card import Part
 from kandinsky.weights.locate import locate_part
 
 # weights → the configuration that belongs to them, in the order they are looked for in a folder

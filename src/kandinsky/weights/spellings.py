@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from kandinsky.weights import kandinsky3_folder, keymaps
+from kandinsky.families.kandinsky3 import folder as kandinsky3_folder
+from kandinsky.weights import keymaps
 from kandinsky.weights.keymaps import KeyMap
 
 # By the card's kind of network: each says whether names are of its spelling, and then how they are read.

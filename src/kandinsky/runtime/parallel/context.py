@@ -21,9 +21,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError
-from kandinsky.nets.kandinsky4 import dit as kandinsky4
-from kandinsky.nets.kandinsky5 import dit as kandinsky5
-from kandinsky.nets.kandinsky5.dit import BlockRunner, Mix, run_all
+from kandinsky.families.kandinsky4 import dit as kandinsky4
+from kandinsky.families.kandinsky5 import dit as kandinsky5
+from kandinsky.families.kandinsky5.dit import BlockRunner, Mix, run_all
 from kandinsky.runtime.parallel.exchange import Group, join_parts, narrow, own_part, shares, span, trade
 from kandinsky.runtime.parallel.ring import ring_attention
 

@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kandinsky.nets.vae.protocol import VideoAutoencoder, decode_pieces
-from kandinsky.nets.vae.tiling import Coder, Spread
+from kandinsky.model.autoencoder import VideoAutoencoder, decode_pieces
 from kandinsky.runtime.parallel.exchange import Group, shares, span
+
+if TYPE_CHECKING:
+    from kandinsky.model.autoencoder import Coder, Spread
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from kandinsky.diffusion.guidance import Denoiser, Mixing
 from kandinsky.diffusion.sample import OnStep
 from kandinsky.errors import KandinskyError, RequestError
-from kandinsky.nets.vae.protocol import VideoAutoencoder
+from kandinsky.model.autoencoder import VideoAutoencoder
 from kandinsky.runtime.parallel.context import SHARED, Context, share_tokens
 from kandinsky.runtime.parallel.decode import decode_shared
 from kandinsky.runtime.parallel.exchange import collect, gather_into, join_parts, own_part, shares, tell, tell_tensors

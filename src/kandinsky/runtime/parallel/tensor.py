@@ -16,8 +16,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from kandinsky.errors import BackendError
-from kandinsky.nets.kandinsky4 import dit as kandinsky4
-from kandinsky.nets.kandinsky5 import dit as kandinsky5
+from kandinsky.families.kandinsky4 import dit as kandinsky4
+from kandinsky.families.kandinsky5 import dit as kandinsky5
 
 
 def cut_block(block: nn.Module, mesh: DeviceMesh) -> None:

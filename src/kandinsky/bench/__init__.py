@@ -1,0 +1,1 @@
+"""Timing, the ledger of optimisations, and rivals."""

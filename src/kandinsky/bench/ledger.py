@@ -1,0 +1,229 @@
+"""The ledger: what each optimisation is worth, and what it costs in exactness, all from one harness.
+
+A line is data: a name, and options of ``load``, of the request, or values of the card's `[sampling]`. All lines run the
+same prompts and seeds in turns; the first is the exact run that the others are held against.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kandinsky.bench.timing import clock, finish, interleaved, ratio
+from kandinsky.engine.build import load
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.engine.request import Resolved
+from kandinsky.errors import KandinskyError, RequestError
+from kandinsky.model.values import Request
+
+PROMPTS = (
+    "a panda waves on a blue background",
+    "a rocket flies on a yellow background",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """One line. load: options of ``load``.   request: fields of ``Request``.   sampling: values of the card."""
+
+    name: str
+    load: Mapping[str, Any] = field(default_factory=dict)
+    request: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+EXACT = Variation("exact")
+VARIATIONS = (
+    Variation("cache=magcache", load={"cache": "magcache"}),
+    Variation("cache=first-block", load={"cache": "first-block"}),
+    Variation("cache=first-block:threshold=0.2", load={"cache": "first-block:threshold=0.2"}),
+    Variation("cache=taylor", load={"cache": "taylor"}),
+    Variation("cache=taylor:order=0", load={"cache": "taylor:order=0"}),
+    Variation("cache=taylor:interval=3", load={"cache": "taylor:interval=3"}),
+    Variation("half the steps", request={"steps": 0.5}),
+    Variation("attention=nabla", load={"attention": "nabla"}),
+    Variation("attention=nabla:P=0.5", load={"attention": "nabla:P=0.5,wT=3"}),
+    Variation("offload=module", load={"offload": "module"}),
+    Variation("offload=block", load={"offload": "block"}),
+    Variation("quantize=int8", load={"quantize": "int8"}),
+    Variation("quantize=fp8", load={"quantize": "fp8"}),
+    Variation("dtype=bfloat16", load={"dtype": "bfloat16"}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One optimisation, measured.
+
+    speedup: exact seconds / its seconds, of sampling and decoding, median over rounds.   latent_error: ‖a − b‖ / ‖b‖,
+    mean over clips.   psnr_db: of the frames, mean over clips; None where they are equal.
+    left_out: share of the passes that a step cache left out.   reason: why there is nothing to report.
+    """
+
+    name: str
+    seconds: tuple[float, ...] = ()
+    speedup: float = 0.0
+    latent_error: float = 0.0
+    psnr_db: float | None = None
+    left_out: float | None = None
+    peak_bytes: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    model: str
+    device: str
+    dtype: str
+    setting: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(slots=True)
+class _Run:
+    """A variation that is available: its pipeline, jobs, text states, and the latents and frames it made."""
+
+    pipe: GenerationPipeline
+    jobs: list[Resolved]
+    states: list[Any]
+    latents: list[Tensor] = field(default_factory=list)
+    frames: list[np.ndarray] = field(default_factory=list)
+    skips: list[bool] = field(default_factory=list)
+
+    def sample(self, number: int) -> Tensor:
+        job, (text, negative) = self.jobs[number], self.states[number]
+        cache = self.pipe.start_cache(job)
+        latents = self.pipe.sample(
+            self.pipe.noise([job]),
+            text,
+            negative,
+            job,
+            image_BTHWC=self.pipe.encode_images([job]),
+            fresh_NBTHWC=self.pipe.fresh_noise([job]),
+            cache=cache,
+        )
+        finish(latents.device)
+        if cache is not None:
+            self.skips += [skip for skips in cache.skips for skip in skips]
+        return latents
+
+    def clip(self, number: int) -> np.ndarray:
+        """Sampled and decoded."""
+        return self.pipe.decode(self.sample(number))[0]
+
+
+def measure(
+    model: str,
+    *,
+    variations: Sequence[Variation] = VARIATIONS,
+    prompts: Sequence[str] = PROMPTS,
+    request: Mapping[str, Any] | None = None,
+    repeats: int = 3,
+    device: str | None = None,
+    dtype: str | None = None,
+    on_run: Callable[[int, int], None] | None = None,
+) -> Ledger:
+    """Run every variation on every prompt once, and in turns on the first for time.
+
+    Raises: RequestError for no prompts, and whatever the exact run raises. A variation that cannot run here becomes a
+            line with the reason.
+    """
+    if not prompts:
+        raise RequestError("a ledger needs at least one prompt")
+    options = {"device": device, "dtype": dtype}
+    exact = _run(model, EXACT, options, prompts, dict(request or {}))
+    runs: dict[str, _Run] = {EXACT.name: exact}
+    reasons: dict[str, str] = {}
+    for variation in variations:
+        try:
+            runs[variation.name] = _run(model, variation, options, prompts, dict(request or {}))
+        except (KandinskyError, RuntimeError, TypeError, NotImplementedError, ImportError) as error:
+            # one line of the table must not cost the others
+            reasons[variation.name] = f"{error}".strip().splitlines()[0] or type(error).__name__
+    works = {name: (lambda run=run: run.clip(0)) for name, run in runs.items()}
+    place = exact.pipe.placement.device("dit")
+    timings = interleaved(works, repeats=repeats, device=place, warm=True, on_run=on_run)
+    lines = []
+    for variation in (EXACT, *variations):
+        name = variation.name
+        if name in reasons:
+            lines.append(Line(name, reason=reasons[name]))
+            continue
+        run, timing = runs[name], timings[name]
+        lines.append(
+            Line(
+                name,
+                timing.seconds,
+                ratio(timings[EXACT.name].seconds, timing.seconds),
+                latent_error(run.latents, exact.latents),
+                psnr(run.frames, exact.frames),
+                sum(run.skips) / len(run.skips) if run.skips else None,
+                timing.peak_bytes,
+            )
+        )
+    job = exact.jobs[0]
+    setting = (
+        f"{job.shape.width}x{job.shape.height}, {job.shape.frames} frames, {job.steps} steps, guidance "
+        f"{job.guidance:g}, {len(prompts)} prompts, {repeats} repeats, {torch.get_num_threads()} threads, "
+        f"{clock(place)[1]}"
+    )
+    return Ledger(model, str(place), exact.pipe.precision.name, setting, tuple(lines))
+
+
+def latent_error(latents: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """‖a − b‖ / ‖b‖, mean over clips."""
+    pairs = zip(latents, exact, strict=True)
+    return float(np.mean([float((a.float() - b.float()).norm() / b.float().norm()) for a, b in pairs]))
+
+
+def psnr(frames: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> float | None:
+    """Peak signal-to-noise ratio of uint8 frames in dB, mean over the clips that differ; None where none does."""
+    errors = [float(np.mean((a.astype(np.float64) - b) ** 2)) for a, b in zip(frames, exact, strict=True)]
+    found = [10 * math.log10(255**2 / error) for error in errors if error > 0]
+    return float(np.mean(found)) if found else None
+
+
+def _run(
+    model: str, variation: Variation, options: dict[str, Any], prompts: Sequence[str], request: dict[str, Any]
+) -> _Run:
+    pipe = load(model, **options | dict(variation.load))
+    if variation.sampling:
+        sampling = dataclasses.replace(pipe.card.sampling, **variation.sampling)
+        pipe.card = dataclasses.replace(pipe.card, sampling=sampling)
+    fields = request | dict(variation.request)
+    if isinstance(share := fields.get("steps"), float):  # of the usual number
+        fields["steps"] = max(1, round(share * (request.get("steps") or pipe.card.sampling.steps)))
+    jobs = [pipe.resolve(Request(pipe.card.id, prompt, seed=i, **fields)) for i, prompt in enumerate(prompts)]
+    run = _Run(pipe, jobs, [pipe.encode([job]) for job in jobs])
+    for number in range(len(jobs)):
+        run.latents.append(run.sample(number))
+        run.frames.append(pipe.decode(run.latents[-1])[0])
+    return run
+
+
+def table(ledger: Ledger) -> str:
+    """The ledger for people."""
+    width = max(len(line.name) for line in ledger.lines) + 2
+    lines = [f"{ledger.model} on {ledger.device} in {ledger.dtype}: {ledger.setting}"]
+    lines.append(
+        f"{'optimisation':<{width}}{'median s':>10}{'speed-up':>10}{'left out':>10}{'latent error':>14}{'PSNR dB':>9}"
+        f"{'peak GB':>9}"
+    )
+    for line in ledger.lines:
+        if line.reason:
+            lines.append(f"{line.name:<{width}}  not here: {line.reason}")
+            continue
+        psnr_db = "equal" if line.psnr_db is None else f"{line.psnr_db:.1f}"
+        left_out = "" if line.left_out is None else f"{line.left_out:.0%}"
+        lines.append(
+            f"{line.name:<{width}}{float(np.median(line.seconds)):>10.3f}{line.speedup:>10.2f}{left_out:>10}"
+            f"{line.latent_error:>14.2e}{psnr_db:>9}{line.peak_bytes / 1e9:>9.2f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,326 @@
+"""Time and memory of a generation, stage by stage, through the same public stages that a generation uses.
+
+Side by side with another implementation, both take turns on the same weights and inputs; then ratios mean something
+also on a machine that does other work.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kandinsky.bench.flops import count_flops, dit_flops
+from kandinsky.bench.random_weights import random_pipeline
+from kandinsky.bench.rivals import DiffusersSide, Unavailable
+from kandinsky.bench.shortening import TEXT_TOKENS, Shortened, shorten
+from kandinsky.bench.timing import (
+    Timing,
+    clock,
+    forget_peak,
+    interleaved,
+    matmul_rate,
+    peak_bytes,
+    peak_host_bytes,
+    ratio,
+)
+from kandinsky.diffusion.guidance import Guidance
+from kandinsky.engine import sources
+from kandinsky.engine.build import load
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.engine.request import Resolved
+from kandinsky.errors import BackendError, KandinskyError, RequestError
+from kandinsky.model.values import Request, TextStates, Video
+from kandinsky.ops.nabla import KeptBlocks
+
+STAGES = ("text", "dit", "vae", "write")
+RIVALS = ("diffusers",)
+PROMPT = "a panda on a blue background"
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """The same stage elsewhere. ratio: median of ours/theirs over rounds; below 1 we are faster.   reason: of none."""
+
+    name: str
+    seconds: tuple[float, ...] = ()
+    ratio: float = 0.0
+    peak_bytes: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One line of the table.
+
+    flops: products of one run: of the transformer counted from its hyper-parameters, of other networks while they run;
+           0 where nothing is multiplied.   peak_bytes: most memory of the device (on the processor: of the process).
+    kept_blocks: share of the blocks that block-sparse attention computed.
+    whole_s: about how long the whole would take, where less was measured; see ``shortening.py``.
+    """
+
+    name: str
+    seconds: tuple[float, ...]
+    median_s: float
+    spread_s: float
+    flops: int
+    peak_bytes: int
+    against: Rival | None = None
+    kept_blocks: float | None = None
+    whole_s: float | None = None
+
+    @property
+    def rate(self) -> float:
+        """Achieved FLOP/s."""
+        return self.flops / self.median_s
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All stages; ``matmul_rate`` is the measured FLOP/s of a large product in the same type on the same device.
+
+    clock: what the seconds are, see ``timing.clock``.   shortened: what was measured instead of the whole, in words.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    threads: int
+    clock: str
+    repeats: int
+    size: str
+    steps: int
+    guidance: float
+    matmul_rate: float
+    stages: tuple[Stage, ...]
+    peak_host_bytes: int
+    peak_device_bytes: int
+    shortened: str = ""
+
+
+def bench(
+    model: str,
+    *,
+    stages: Sequence[str] | None = None,
+    repeats: int = 3,
+    prompt: str = PROMPT,
+    device: str | None = None,
+    dtype: str | None = None,
+    offload: str = "none",
+    attention: str = "auto",
+    random_weights: bool = False,
+    changes: Mapping[str, Any] | None = None,
+    against: str | None = None,
+    request: dict[str, Any] | None = None,
+    on_run: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Measure each stage ``repeats`` times after one run that warms up.
+
+    Args:   stages: of `text`, `dit` (the whole sampling loop), `vae` (decoding) and `write` (an mp4); all that can run.
+            random_weights: networks filled with noise, without any file; ``changes`` then replaces hyper-parameters,
+            see ``random_weights.random_pipeline``; without any, a processor measures as much as it can, see
+            ``shortening.py``.   against: `diffusers`.
+            request: further fields of ``Request``, such as seconds or steps.
+    Raises: RequestError for an unknown stage or rival, BackendError where it is not installed, and whatever a
+            generation raises.
+    """
+    for given, allowed, what in ((stages or (), STAGES, "stage"), ([against] if against else (), RIVALS, "rival")):
+        if unknown := [name for name in given if name not in allowed]:
+            raise RequestError(f"unknown {what} `{unknown[0]}`: use {', '.join(f'`{name}`' for name in allowed)}")
+    if changes and not random_weights:
+        raise RequestError("hyper-parameters can only be changed with random weights (`--random-weights`)")
+    if against and find_spec(against) is None:
+        raise BackendError(f"`--against {against}` needs the package `{against}`: install it")
+    if stages is None:
+        stages = [name for name in STAGES if name != "write" or (find_spec("av") and not random_weights)]
+    request, short = dict(request or {}), Shortened()
+    begun = time.perf_counter()
+    if random_weights:
+        card = sources.find(model).card
+        if not changes:
+            short = shorten(card, request, device=device, dtype=dtype, offload=offload)
+            changes, request = short.changes, request | short.request
+        pipe = random_pipeline(
+            card, changes=changes, device=device, dtype=dtype, offload=offload, attention=attention
+        )  # fmt: skip
+    else:
+        pipe = load(model, device=device, dtype=dtype, offload=offload, attention=attention)
+    resolved = pipe.resolve(Request(model=pipe.card.id, prompt=prompt, seed=0, **request))
+    taken = time.perf_counter() - begun
+    loaded = Stage("load", (taken,), taken, 0.0, 0, peak_bytes(pipe.placement.device("dit")))
+    work = _Work(pipe, resolved, repeats, against, on_run)
+    measured = [getattr(work, name)() for name in STAGES if name in stages]
+    measured = [
+        replace(stage, whole_s=stage.median_s * short.times.get(stage.name, 1.0)) if short.said else stage
+        for stage in measured
+    ]
+    place = pipe.placement.device("dit")
+    return Report(
+        model=pipe.name,
+        device=str(place),
+        dtype=pipe.precision.name,
+        threads=torch.get_num_threads(),
+        clock=clock(place)[1],
+        repeats=repeats,
+        size=f"{resolved.shape.width}x{resolved.shape.height}, {resolved.shape.frames} frames",
+        steps=resolved.steps,
+        guidance=resolved.guidance,
+        matmul_rate=matmul_rate(place, pipe.precision.compute),
+        stages=(loaded, *measured),
+        peak_host_bytes=peak_host_bytes(),
+        peak_device_bytes=max(stage.peak_bytes for stage in measured) if place.type == "cuda" and measured else 0,
+        shortened=short.said,
+    )
+
+
+class _Work:
+    """The stages in order; each hands its result to the next, and a stage left out is stood in for by noise."""
+
+    def __init__(
+        self,
+        pipe: GenerationPipeline,
+        resolved: Resolved,
+        repeats: int,
+        against: str | None,
+        on_run: Callable[[int, int], None] | None,
+    ) -> None:
+        self.pipe, self.resolved, self.repeats, self.against, self.on_run = pipe, resolved, repeats, against, on_run
+        self.rival = DiffusersSide(pipe, resolved) if against else None
+        self.states: tuple[TextStates, TextStates | None] | None = None
+        self.latents: Tensor | None = None
+        self.frames: Any = None
+
+    def text(self) -> Stage:
+        stage, self.states = self._stage(
+            "text", lambda: self.pipe.encode([self.resolved]), self.rival.text if self.rival else None, None
+        )
+        return stage
+
+    def dit(self) -> Stage:
+        text, negative = self.states or self._made_up_states()
+        noise, fresh = self.pipe.noise([self.resolved]), self.pipe.fresh_noise([self.resolved])
+        rival = self.rival
+        with self.pipe.placement.hold("dit") as net:
+            kept = KeptBlocks()
+            if self.pipe.attention_of(self.resolved).type == "nabla":  # what it computes is known after a run only
+                self.pipe.sample(noise, text, negative, self.resolved, fresh_NBTHWC=fresh, kept=kept)
+            flops = self._loop_flops(net, text, negative, kept.mean())
+        stage, self.latents = self._stage(
+            "dit",
+            lambda: self.pipe.sample(noise, text, negative, self.resolved, fresh_NBTHWC=fresh),
+            (lambda: rival.dit(noise, text, negative)) if rival else None,
+            flops,
+        )
+        return replace(stage, kept_blocks=kept.mean())
+
+    def vae(self) -> Stage:
+        latents = self.pipe.noise([self.resolved]) if self.latents is None else self.latents
+        rival = self.rival
+        stage, self.frames = self._stage(
+            "vae", lambda: self.pipe.decode(latents), (lambda: rival.vae(latents)) if rival else None, None
+        )
+        return stage
+
+    def write(self) -> Stage:
+        from kandinsky.media.video import write_video
+
+        frames = self.pipe.decode(self.pipe.noise([self.resolved])) if self.frames is None else self.frames
+        video = Video(frames[0], fps=self.resolved.fps, seed=0)
+        with tempfile.TemporaryDirectory() as folder:
+            stage, _ = self._stage("write", lambda: write_video(video, Path(folder) / "bench.mp4"), None, 0)
+        return stage
+
+    def _stage(
+        self,
+        name: str,
+        ours: Callable[[], Any],
+        rival: Callable[[], Callable[[], Any]] | None,
+        flops: int | None,
+    ) -> tuple[Stage, Any]:
+        """``flops``: of one run; None = count them while it runs."""
+        device = self.pipe.placement.device("dit")
+        if flops is None:
+            flops = count_flops(ours)
+        works, reason = {"ours": ours}, ""
+        if rival is not None:
+            try:
+                theirs = rival()
+                forget_peak(device)
+                theirs()
+                works["theirs"] = theirs
+            except (Unavailable, KandinskyError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+                # what the other side cannot do is said in its column, and ours is measured all the same
+                reason = f"{error}".strip().splitlines()[0]
+        timings = interleaved(works, repeats=self.repeats, device=device, on_run=self.on_run)
+        mine = timings["ours"]
+        against = self._against(mine, timings.get("theirs"), reason) if rival is not None else None
+        stage = Stage(name, mine.seconds, mine.median_s, mine.spread_s, flops, mine.peak_bytes, against)
+        return stage, mine.result
+
+    def _against(self, mine: Timing, theirs: Timing | None, reason: str) -> Rival:
+        assert self.against is not None
+        if theirs is None:
+            return Rival(self.against, reason=reason)
+        return Rival(self.against, theirs.seconds, ratio(mine.seconds, theirs.seconds), theirs.peak_bytes)
+
+    def _loop_flops(
+        self, net: Any, text: TextStates, negative: TextStates | None, kept: float | None = None
+    ) -> int | None:
+        latent = self.resolved.latent.as_tuple()[:3]
+        share = 1.0 if kept is None else kept
+        counts = [
+            dit_flops(getattr(net, "params", None), latent, states.tokens_BLC.shape[1], kept=share)
+            for states in (text, negative)
+            if states is not None
+        ]
+        known = [count for count in counts if count is not None]
+        return self.resolved.steps * sum(known) if len(known) == len(counts) else None
+
+    def _made_up_states(self) -> tuple[TextStates, TextStates | None]:
+        params = self.pipe.card.dit.params
+        generator = torch.Generator().manual_seed(0)
+
+        def states() -> TextStates:
+            width = params.get("in_text_dim") or params["context_dim"]  # of a U-Net, which pools as wide
+            pooled = params.get("in_text_dim2", params.get("context_dim", 1))
+            tokens = torch.randn(1, TEXT_TOKENS, width, generator=generator)
+            return TextStates(tokens, torch.randn(1, pooled, generator=generator))
+
+        return states(), states() if Guidance(self.resolved.guidance).is_on else None
+
+
+def table(report: Report) -> str:
+    """The report for people."""
+    how = f"{report.threads} threads, {report.repeats} repeats, {report.clock}"
+    head = f"{report.model} on {report.device} in {report.dtype}, {how}"
+    rival = next((stage.against.name for stage in report.stages if stage.against), "")
+    columns = f"{'stage':<8}{'median s':>10}{'spread s':>10}{'TFLOP/s':>9}{'of matmul':>11}{'peak GB':>9}"
+    lines = [head, f"{report.size}, {report.steps} steps, guidance {report.guidance:g}"]
+    if report.shortened:
+        lines.append(report.shortened)
+        columns += f"{'whole s':>10}"
+    lines.append(columns + (f"{rival + ' s':>13}{'ours/theirs':>13}" if rival else ""))
+    for stage in report.stages:
+        rate = f"{stage.rate / 1e12:>9.3f}{stage.rate / report.matmul_rate:>11.0%}" if stage.flops else " " * 20
+        line = f"{stage.name:<8}{stage.median_s:>10.3f}{stage.spread_s:>10.3f}{rate}{stage.peak_bytes / 1e9:>9.2f}"
+        if report.shortened:
+            line += f"{stage.whole_s:>10.0f}" if stage.whole_s is not None else " " * 10
+        if (other := stage.against) is not None:
+            seconds = sorted(other.seconds)
+            middle = seconds[len(seconds) // 2] if seconds else 0.0
+            line += f"{middle:>13.3f}{other.ratio:>13.2f}" if seconds else f"  {other.reason}"
+        lines.append(line)
+    lines += [
+        f"attention of {stage.name} kept {stage.kept_blocks:.0%} of its blocks"
+        for stage in report.stages
+        if stage.kept_blocks is not None
+    ]
+    lines.append(f"matrix products reach {report.matmul_rate / 1e12:.3f} TFLOP/s")
+    return "\n".join(lines)

@@ -1,0 +1,114 @@
+"""Full-size models on a processor that cannot hold them, or not measure them in an hour: fewer blocks, one frame.
+
+The blocks of a network are alike, so that a few of them show the rate of all; from that follows about how long the
+whole would take. It is done only with random weights, where nobody chose another size, and is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from kandinsky.bench.flops import dit_flops
+from kandinsky.bench.random_weights import NO_FILES, changed
+from kandinsky.engine.build import NETWORKS
+from kandinsky.engine.plan import plan_resolved
+from kandinsky.engine.request import Resolved, resolve
+from kandinsky.model.card import Card
+from kandinsky.model.values import Request
+from kandinsky.runtime import devices
+from kandinsky.runtime.plan import Plan, gigabytes
+
+LIMIT_S = 1800.0  # of one run of the sampling loop, as planned
+# Text tokens where the stage that makes them is not measured and its network is not there: a prompt of some length.
+TEXT_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """A hyper-parameter that counts like blocks. whole: where a card leaves it out.   kept: of them."""
+
+    name: str
+    whole: int
+    kept: int
+
+
+# by component kind; the text encoders' wholes are those of ``random_weights``
+DEPTHS = {
+    "kandinsky4.dit": Depth("num_blocks", 8, 1),
+    "kandinsky5.dit": Depth("num_visual_blocks", 32, 2),
+    "t5": Depth("num_layers", 24, 2),
+    "qwen-clip": Depth("qwen_layers", 28, 2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shortened:
+    """What is measured instead.
+
+    changes: hyper-parameters, as for ``random_pipeline``.   request: fields of ``Request``.
+    times: what a stage's time is multiplied with for the whole.   said: in words; empty where nothing is shortened.
+    """
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    request: dict[str, Any] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
+    said: str = ""
+
+
+def shorten(
+    card: Card, request: Mapping[str, Any], *, device: str | None, dtype: str | None, offload: str
+) -> Shortened:
+    """What this machine can measure of a model; nothing is shortened that fits, or that runs on an accelerator.
+
+    Args:   request: fields of ``Request``; a length that is given is kept.
+    Raises: as ``resolve`` and ``plan``.
+    """
+    if not devices.choose_device(device).startswith("cpu") or not card.dit.kind.endswith(".dit"):
+        return Shortened()
+    whole = _resolved(card, request)
+    plan = plan_resolved(whole, device=device, dtype=dtype, offload=offload)
+    if plan.fits is not False and plan.seconds < LIMIT_S:
+        return Shortened()
+    changes: dict[str, Any] = {}
+    parts: list[str] = []
+    times: dict[str, float] = {}
+    for part in ("dit", "text"):
+        component = card.component(part)
+        depth = DEPTHS.get(component.kind)
+        if depth is None:
+            continue
+        count = int(component.params.get(depth.name, depth.whole))
+        if count > depth.kept:
+            changes[f"{part}.{depth.name}"] = depth.kept
+            parts.append(f"{part}.{depth.name} {depth.kept} of {count}")
+            times[part] = count / depth.kept
+    still = request.get("seconds") is None and card.clip.min_seconds == 0 and whole.shape.frames > 1
+    asked = {"seconds": 0} if still else {}
+    short = _resolved(card, {**request, **asked})
+    if still:
+        parts.append(f"frames 1 of {whole.shape.frames}")
+        times["vae"] = times["write"] = float(whole.shape.frames)
+    dit = _dit_flops(card, whole), _dit_flops(changed(card, changes), short)
+    if dit[0] and dit[1]:
+        times["dit"] = dit[0] / dit[1]
+    return Shortened(changes, asked, times, f"measured {', '.join(parts)}, since the whole {_reason(plan)}")
+
+
+def _resolved(card: Card, request: Mapping[str, Any]) -> Resolved:
+    return resolve(Request(model=card.id, prompt="any", seed=0, **request), card, needs_image=False)
+
+
+def _dit_flops(card: Card, resolved: Resolved) -> int | None:
+    with torch.device("meta"):
+        params = NETWORKS[card.dit.kind](card.dit, NO_FILES).params
+    return dit_flops(params, resolved.latent.as_tuple(), TEXT_TOKENS)
+
+
+def _reason(plan: Plan) -> str:
+    needs = f"takes {gigabytes(plan.placements[plan.offload])} with --offload {plan.offload}"
+    hours = f"{plan.seconds / 3600:.1f} h for one run"
+    return f"{needs} and about {hours} on this processor"

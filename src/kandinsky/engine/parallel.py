@@ -1,0 +1,69 @@
+"""What a request offers to be split over processes. Imports no torch, so that a bad layout is refused at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from kandinsky.engine.attention import attention_for
+from kandinsky.engine.request import Resolved, resolve
+from kandinsky.errors import RequestError
+from kandinsky.model.card import Card
+from kandinsky.model.values import Request
+from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.runtime.parallel.layout import Demand, Layout, check
+from kandinsky.weights.lora_files import LoraSpecs
+
+# kinds of transformer whose tokens can be shared → whether each frame's tokens are, instead of the whole clip's
+TOKENS_OF_FRAMES = {"kandinsky5.dit": False, "kandinsky4.dit": True}
+# kinds of autoencoder that decode one clip on several processes (``runtime/parallel/decode.py``)
+SHARED_DECODERS = frozenset({"hunyuan", "nano.vae"})
+# the official constructor's defaults, for cards that leave them out
+_OFFICIAL = {"model_dim": 2048, "ff_dim": 5120, "axes_dims": (16, 24, 24), "patch_size": (1, 2, 2)}
+_OFFICIAL |= {"num_groups": (1, 1, 1)}
+
+
+def demand_of(resolved: Resolved, attention: AttentionSpec, clips: int = 1) -> Demand:
+    """What there is to split in a batch of such requests."""
+    card, latent = resolved.card, resolved.latent
+    is_guided = abs(resolved.guidance - 1.0) > 1e-6
+    if card.dit.kind not in TOKENS_OF_FRAMES:
+        return Demand(heads=1, hidden=1, tokens=1, is_guided=is_guided, has_tokens=False, clips=clips)
+    params: dict[str, Any] = {**_OFFICIAL, **card.dit.params}
+    sides = (latent.frames, latent.height, latent.width)
+    grid = [side // patch for side, patch in zip(sides, params["patch_size"], strict=True)]
+    return Demand(
+        heads=params["model_dim"] // sum(params["axes_dims"]),
+        hidden=params["ff_dim"],
+        tokens=math.prod(grid[1:] if TOKENS_OF_FRAMES[card.dit.kind] else grid),
+        is_guided=is_guided,
+        is_sparse=attention.type == "nabla",
+        has_groups=math.prod(params["num_groups"]) > 1,
+        clips=clips,
+    )
+
+
+def demand_of_card(card: Card, attention: str) -> Demand:
+    """The same for the card's default request, and any number of clips."""
+    resolved = resolve(Request(card.id, "any", seed=0), card, needs_image=False)
+    return demand_of(resolved, attention_for(card, resolved.sampling, attention), clips=0)
+
+
+def check_fits(layout: Layout, resolved: Resolved, attention: AttentionSpec, clips: int = 1) -> None:
+    """Hold a running team's layout against a request; guidance that is off only leaves processes idle.
+
+    Raises: RequestError as ``layout.check``.
+    """
+    demand = demand_of(resolved, attention, clips)
+    check(layout, dataclasses.replace(demand, is_guided=demand.is_guided or layout.cfg > 1))
+
+
+def check_whole(layout: Layout, *, offload: str, lora: LoraSpecs | None, quantize: bool) -> None:
+    """Raises: RequestError for what needs a whole transformer on every process."""
+    given = {f"offload `{offload}`": offload != "none", "a LoRA": bool(lora), "quantised weights": quantize}
+    if refused := [name for name, is_given in given.items() if is_given]:
+        raise RequestError(
+            f"layout `{layout}` leaves each process a part of the weights, and {refused[0]} needs them whole: leave "
+            "`tp` and `fsdp` out, or that"
+        )

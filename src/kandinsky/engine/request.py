@@ -1,0 +1,429 @@
+"""A request held against a card: everything is checked and filled in before anything heavy is loaded.
+
+Imports no torch, so that the command line refuses bad input at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kandinsky.diffusion import caching
+from kandinsky.diffusion.caching import CacheSettings
+from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky5.expansion import check_can_expand
+from kandinsky.media.image import (
+    LONGEST_SIDE,
+    FittedImage,
+    Picture,
+    area_size,
+    nearest_shape,
+    open_picture,
+    size_within,
+)
+from kandinsky.media.mask import Mask, open_mask
+from kandinsky.model.card import Card, Keyframes, Sampling
+from kandinsky.model.task import task_of
+from kandinsky.model.values import LatentShape, Request, VideoShape
+
+log = logging.getLogger(__name__)
+SEED_LIMIT = 2**63  # torch generators take more, but not every format that stores a seed does
+
+
+@dataclass(frozen=True, slots=True)
+class KeyframeChoice:
+    """What a model of key frames is asked for, beyond what every model is.
+
+    rate: name of the frame rate.   passes: how often the gaps between frames are filled.
+    motion: name of how much should move; None for models that are not told.
+    image_guidance: weight of the first frame.   interpolation_guidance: of the frames around a gap; 1 = off.
+    """
+
+    rate: str
+    passes: int
+    motion: str | None
+    image_guidance: float
+    interpolation_guidance: float
+
+    def settings(self) -> dict[str, Any]:
+        """Under the names a recipe uses."""
+        told = {} if self.motion is None else {"motion": self.motion, "image_guidance": self.image_guidance}
+        return {"rate": self.rate, "interpolation_guidance": self.interpolation_guidance, **told}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A request with every blank filled in and every value legal for its card.
+
+    shape:   frames, height, width in pixels.     latent: the same clip for the denoiser.
+    seconds: as asked for; ``shape.frames / fps`` is what the autoencoder's grid makes of it.
+    sampling: the card's values for this size.     image: the given image and the size it is used at.
+    mask:    what of the image is repainted, of models that do that.
+    cache:   the step cache, with its ratios.
+    choice:  of models that make key frames.
+    expand:  the prompt is to be written out at length; ``expanded_prompt`` is the text that came of it.
+    """
+
+    card: Card
+    prompt: str
+    negative_prompt: str
+    seconds: float
+    fps: float
+    shape: VideoShape
+    latent: LatentShape
+    steps: int
+    guidance: float
+    shift: float
+    seed: int
+    sampling: Sampling
+    image: FittedImage | None = None
+    mask: Mask | None = None
+    cache: CacheSettings | None = None
+    expand: bool = False
+    expanded_prompt: str | None = None
+    choice: KeyframeChoice | None = None
+
+    @property
+    def text(self) -> str:
+        """The prompt the text encoder reads."""
+        return self.prompt if self.expanded_prompt is None else self.expanded_prompt
+
+    def settings(self) -> dict[str, Any]:
+        """The values that decide the result, under the names a recipe uses."""
+        given = {name: one.record() for name, one in (("image", self.image), ("mask", self.mask)) if one is not None}
+        expanded = {} if self.expanded_prompt is None else {"expanded_prompt": self.expanded_prompt}
+        return {
+            "model": self.card.id,
+            "prompt": self.prompt,
+            **expanded,
+            "negative_prompt": self.negative_prompt,
+            "seed": self.seed,
+            "width": self.shape.width,
+            "height": self.shape.height,
+            "seconds": self.seconds,
+            "frames": self.shape.frames,
+            "fps": self.fps,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "shift": self.shift,
+            "noise": self.sampling.noise,
+            **given,
+            **({} if self.choice is None else self.choice.settings()),
+        }
+
+
+def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Resolved:
+    """Check a request against its card and fill in the card's defaults; a missing seed is drawn.
+
+    Args:   needs_image: False accepts a request without the image its task needs, for plans.
+    Raises: RequestError with one line: what was given, what is allowed, what to do.
+    """
+    picture = _picture(request.image, card, needs_image)
+    mask = _mask(request, card, picture, needs_image)
+    prompt = checked_prompt(request.prompt, card, may_lack=picture is not None and card.prompt == "optional")
+    width, height, image = _size(request.width, request.height, picture, card)
+    sampling = card.sampling_for(width, height)
+    choice = _choice(request, card)
+    seconds = _seconds(request.seconds, card)
+    steps = checked_steps(request.steps, card, sampling)
+    guidance, negative = checked_guidance(request.guidance, request.negative_prompt, sampling)
+    shift = _number("shift", request.shift, sampling.shift)
+    if shift <= 0:
+        raise RequestError(f"shift `{shift:g}` must be above 0: 1 changes nothing, the default is {sampling.shift:g}")
+    frames, fps = frames_of(seconds, card), card.clip.fps
+    if choice is not None and card.keyframes is not None:
+        frames, fps = keyframes_of(card.keyframes, choice.passes), float(card.keyframes.fps[choice.rate])
+        seconds = round(frames / fps, 3)
+    shape = VideoShape(frames=frames, height=height, width=width)
+    latent = LatentShape.from_video(
+        shape, temporal=card.clip.temporal, spatial=card.clip.spatial, channels=card.clip.channels
+    )
+    if mask is not None and image is not None:
+        _check_seen(mask, image, card.clip.spatial)
+    return Resolved(
+        card=card,
+        prompt=prompt,
+        negative_prompt=negative,
+        seconds=seconds,
+        fps=fps,
+        shape=shape,
+        latent=latent,
+        steps=steps,
+        guidance=guidance,
+        shift=shift,
+        seed=checked_seed(request.seed),
+        sampling=sampling,
+        image=image,
+        mask=mask,
+        cache=caching.choose(request.cache, model=card.id, ratios=sampling.mag_ratios),
+        expand=_expands(request, card),
+        expanded_prompt=request.expanded_prompt,
+        choice=choice,
+    )
+
+
+def keyframes_of(keyframes: Keyframes, passes: int) -> int:
+    """Frames of a clip whose gaps were filled ``passes`` times: three frames into each."""
+    return (keyframes.count - 1) * 4**passes + 1
+
+
+def _choice(request: Request, card: Card) -> KeyframeChoice | None:
+    keyframes = card.keyframes
+    if keyframes is None:
+        for name in ("fps", "motion", "image_guidance", "interpolation_guidance"):
+            if getattr(request, name) is not None:
+                raise RequestError(
+                    f"`{card.id}` makes no key frames and takes no {name.replace('_', ' ')}: leave it out"
+                )
+        return None
+    if request.seconds is not None and request.seconds != card.clip.seconds:
+        raise RequestError(f"the length of `{card.id}` is fixed: leave the seconds out; `fps` decides how many frames")
+    rate = _name("fps", request.fps, keyframes.fps, keyframes.default_fps, card)
+    gaps = _weight("interpolation guidance", request.interpolation_guidance, keyframes.guidance)
+    first = keyframes.first_frame
+    if first is None:
+        for name in ("motion", "image_guidance"):
+            if getattr(request, name) is not None:
+                raise RequestError(f"`{card.id}` takes no {name.replace('_', ' ')}: leave it out")
+        return KeyframeChoice(rate, list(keyframes.fps).index(rate), None, 1.0, gaps)
+    motion = _name("motion", request.motion, first.motion, first.default_motion, card)
+    image_guidance = _weight("image guidance", request.image_guidance, first.image_guidance)
+    return KeyframeChoice(rate, list(keyframes.fps).index(rate), motion, image_guidance, gaps)
+
+
+def _name(what: str, given: object, names: Mapping[str, int], default: str, card: Card) -> str:
+    if given is None:
+        return default
+    if not isinstance(given, str) or given not in names:
+        raise RequestError(f"{what} `{given}` is not supported by `{card.id}`: use {_either(tuple(names))}")
+    return given
+
+
+def _weight(what: str, given: float | None, default: float) -> float:
+    value = _number(what, given, default)
+    if value < 0:
+        raise RequestError(f"{what} `{value:g}` is below 0: use 1 for none, the default is {default:g}")
+    return value
+
+
+def frames_of(seconds: float, card: Card) -> int:
+    """Pixel frames of a clip: 1 for a still, else 1 + a multiple of the autoencoder's time factor.
+
+    Source: kandinskylab/kandinsky-5, kandinsky/t2v_pipeline.py: time_length · 24 // 4 + 1 latent frames.
+    """
+    if seconds == 0:
+        return 1
+    # 0.7 · 30 is 20.999… in binary; a clip must not lose a step of the grid to that.
+    return int(seconds * card.clip.fps + 1e-6) // card.clip.frame_step * card.clip.frame_step + 1
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`WIDTHxHEIGHT` as (width, height). Raises: RequestError."""
+    width, cross, height = text.lower().replace("×", "x").partition("x")
+    if not (cross and width.strip().isdecimal() and height.strip().isdecimal()):
+        raise RequestError(f"size `{text}` is not of the form WIDTHxHEIGHT, such as `512x512`")
+    return int(width), int(height)
+
+
+def _picture(image: object, card: Card, needs_image: bool) -> Picture | None:
+    task = task_of(card)
+    if image is None:
+        if task.image == "required" and needs_image:
+            raise RequestError(
+                f"`{card.id}` makes {_a(task.makes)} from an image, and none was given: give `image`, on the command "
+                "line `--image FILE`"
+            )
+        return None
+    if task.image == "none":
+        raise RequestError(
+            f"`{card.id}` makes {_a(task.makes)} from text alone and takes no image: leave it out, or use a model for "
+            "`image-to-video` or `image-editing`",
+            hint="`nano-i2v` is the smallest; `kandinsky models` lists them all",
+        )
+    return open_picture(image)
+
+
+def _mask(request: Request, card: Card, picture: Picture | None, needs_image: bool) -> Mask | None:
+    if not task_of(card).mask:
+        for name in ("mask", "mask_grow"):
+            if getattr(request, name) is not None:
+                raise RequestError(
+                    f"`{card.id}` repaints no part of an image and takes no {name.replace('_', ' ')}: leave it out, or "
+                    "use a model for `inpainting`",
+                    hint="`kandinsky models` lists them all",
+                )
+        return None
+    if picture is None:  # of a plan alone
+        return None
+    if request.mask is None:
+        raise RequestError(
+            f"`{card.id}` repaints a part of an image, and no mask says which: give `mask`, white where to repaint, on "
+            "the command line `--mask FILE`"
+        )
+    return open_mask(request.mask, picture, grow=0 if request.mask_grow is None else request.mask_grow)
+
+
+def _check_seen(mask: Mask, image: FittedImage, spatial: int) -> None:
+    """Raises: RequestError where nothing of the mask is left in the latent, which sees one pixel of each square."""
+    if not mask.fitted(image)[::spatial, ::spatial].any():
+        raise RequestError(
+            f"the mask marks too little of the {image.used} that are used: nothing of it is left in squares of "
+            f"{spatial} pixels: grow it, such as with `--mask-grow {spatial}`"
+        )
+
+
+def checked_prompt(prompt: object, card: Card, *, may_lack: bool) -> str:
+    """A request's prompt. Raises: RequestError for one that is no text, or empty where it may not be."""
+    if not isinstance(prompt, str):
+        raise RequestError(f"prompt must be text, not `{type(prompt).__name__}`")
+    if not prompt.strip() and not may_lack:
+        makes = task_of(card).makes
+        raise RequestError(f"the prompt is empty: say what the {makes} should show, such as `a panda waves`")
+    return prompt
+
+
+def checked_guidance(guidance: float | None, negative: object, sampling: Sampling) -> tuple[float, str]:
+    """Weight of the prompt and the negative prompt, the card's where none is given. Raises: RequestError."""
+    value = _number("guidance", guidance, sampling.guidance)
+    if value < 0:
+        raise RequestError(f"guidance `{value:g}` is below 0: use 1 for none, the default is {sampling.guidance:g}")
+    negative = sampling.negative_prompt if negative is None else negative
+    if not isinstance(negative, str):
+        raise RequestError(f"negative prompt must be text, not `{type(negative).__name__}`")
+    if value == 1 and negative != sampling.negative_prompt and negative.strip():
+        log.warning("the negative prompt has no effect at guidance 1: no second pass runs")
+    return value, negative
+
+
+def _expands(request: Request, card: Card) -> bool:
+    """Whether the prompt is still to be written out."""
+    if request.expanded_prompt is not None:
+        if not isinstance(request.expanded_prompt, str) or not request.expanded_prompt.strip():
+            raise RequestError("the expanded prompt is empty: leave it out, or ask for `expand`")
+        return False
+    if request.expand:
+        check_can_expand(card.id, card.text.kind, card.task)
+    return bool(request.expand)
+
+
+def _size(
+    width: int | None, height: int | None, picture: Picture | None, card: Card
+) -> tuple[int, int, FittedImage | None]:
+    """Width, height, and the picture at that size. A picture decides where nothing else does."""
+    is_given = width is not None or height is not None
+    if picture is None:
+        size = _legal_size(width, height, card) if is_given else parse_size(card.clip.default_size)
+        return *size, None
+    own = _fitted(picture, card)
+    if not is_given or (width, height) == (own.width, own.height):
+        return own.width, own.height, own
+    size = _legal_size(width, height, card)
+    return *size, FittedImage(picture, *size, how="cover")
+
+
+def _fitted(picture: Picture, card: Card) -> FittedImage:
+    """The picture at the size it has by the card's rule.
+
+    Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py (area), kandinsky/i2i_pipeline.py (list);
+            ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py (within).
+    """
+    if card.clip.fit == "list":
+        size = nearest_shape(*picture.size, [parse_size(size) for size in card.clip.sizes])
+        return FittedImage(picture, *size, how="cover")
+    group = card.classes[card.class_for(*parse_size(card.clip.default_size)) or ""]
+    if card.clip.fit == "within":
+        return FittedImage(picture, *size_within(*picture.size, area=group.area, multiple=group.multiple), how="shrink")
+    width, height = area_size(*picture.size, area=group.area, multiple=group.multiple)
+    most = LONGEST_SIDE // group.multiple * group.multiple
+    if max(width, height) > most:  # only of pictures about ten times as long as wide
+        return FittedImage(picture, min(width, most), min(height, most), how="cover")
+    return FittedImage(picture, width, height, how="stretch")
+
+
+def _legal_size(width: int | None, height: int | None, card: Card) -> tuple[int, int]:
+    allowed = _either(card.clip.sizes)
+    if width is None or height is None:
+        raise RequestError(
+            f"width and height belong together, and only the {'height' if width is None else 'width'} was given: "
+            f"`{card.id}` supports {allowed}"
+        )
+    if f"{width}x{height}" in card.clip.sizes:
+        return int(width), int(height)
+    if (unit := card.clip.multiple) and all(_is_multiple(side, unit) for side in (width, height)):
+        return int(width), int(height)
+    if unit:
+        allowed = f"multiples of {unit} up to {LONGEST_SIDE}, such as {allowed}"
+    hint = None
+    if all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (width, height)):
+        # Nearest in shape and area alike: distance of the logarithms, so that twice as wide counts as half as wide.
+        def distance(size: str) -> float:
+            w, h = parse_size(size)
+            return abs(math.log(w / width)) + abs(math.log(h / height))
+
+        hint = f"the nearest is `--size {min(card.clip.sizes, key=distance)}`"
+    raise RequestError(f"size `{width}x{height}` is not supported by `{card.id}`: use {allowed}", hint=hint)
+
+
+def _is_multiple(side: object, unit: int) -> bool:
+    return isinstance(side, int) and not isinstance(side, bool) and 0 < side <= LONGEST_SIDE and side % unit == 0
+
+
+def _seconds(seconds: float | None, card: Card) -> float:
+    value = _number("seconds", seconds, card.clip.seconds)
+    low, high = card.clip.min_seconds, card.clip.max_seconds
+    if high == 0 and value != 0:
+        raise RequestError(f"`{card.id}` makes images: leave the {value:g} seconds out, or use a video model")
+    if not low <= value <= high:
+        raise RequestError(
+            f"`{value:g}` seconds are not supported by `{card.id}`: use {low:g} to {high:g}"
+            + (" (0 makes a still image)" if low == 0 else "")
+        )
+    if value > 0 and frames_of(value, card) == 1:
+        least = math.ceil(card.clip.frame_step / card.clip.fps * 100) / 100
+        raise RequestError(
+            f"`{value:g}` seconds are too short for one step in time: use 0 for a still, or {least:g} and more"
+        )
+    return value
+
+
+def checked_steps(steps: int | None, card: Card, sampling: Sampling) -> int:
+    """Steps of the sampler, the card's where none are given. Raises: RequestError."""
+    if steps is None:
+        return sampling.steps
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= sampling.max_steps:
+        raise RequestError(
+            f"steps `{steps}` are not supported by `{card.id}`: "
+            f"use a whole number from 1 to {sampling.max_steps}, the default is {sampling.steps}"
+        )
+    return steps
+
+
+def checked_seed(seed: int | None) -> int:
+    """The seed, drawn where none is given. Raises: RequestError."""
+    if seed is None:
+        # Short enough to be read out and typed again.
+        return secrets.randbelow(2**32)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEED_LIMIT:
+        raise RequestError(f"seed `{seed}` must be a whole number from 0 to 2^63 - 1")
+    return seed
+
+
+def _number(name: str, value: float | None, default: float) -> float:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RequestError(f"{name} `{value}` must be a finite number, the default is {default:g}")
+    return float(value)
+
+
+def _either(names: tuple[str, ...]) -> str:
+    quoted = [f"`{name}`" for name in names]
+    return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " or " + quoted[-1]
+
+
+def _a(made: str) -> str:
+    return f"an {made}" if made[0] in "aeiou" else f"a {made}"

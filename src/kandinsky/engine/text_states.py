@@ -1,0 +1,103 @@
+"""Text states that may lie on disk: opens a model's store by the rule of ``text/store.py``, and asks it first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from kandinsky.media.recipe import versions
+from kandinsky.model.card import Component
+from kandinsky.model.values import TextStates
+from kandinsky.runtime.placement import Placement
+from kandinsky.text.store import WORTH_IT, TextStore, cache_folder, encode_each, fingerprint
+from kandinsky.weights.read import weight_files
+
+# kinds of text encoders that make the states of a negative prompt with a look at the prompt
+CONTRASTING = ("t5-projected",)
+WORDS = (".json", ".txt", ".model")  # what tokenizers and configurations are made of
+
+
+def open_store(
+    component: Component,
+    files: Mapping[str, Path],
+    weights: Iterable[Path],
+    settings: Mapping[str, Any],
+    text_cache: bool | str | Path | None,
+) -> TextStore | None:
+    """The store of a text encoder, or None where its states are not kept.
+
+    Args:   component: of the card.   files: where its parts lie.   weights: those of them that hold tensors.
+            settings: what else decides the numbers, such as the compute type.
+            text_cache: a folder, True, False, or None for the rule of ``text/store.py``.
+    """
+    if isinstance(text_cache, str | Path):
+        folder: Path | None = Path(text_cache).expanduser()
+    else:
+        folder = cache_folder()
+        folder = folder / "text" if folder is not None else None
+    tensors = [file for path in weights for file in weight_files(path)]
+    if text_cache is None and sum(file.stat().st_size for file in tensors) < WORTH_IT:
+        return None
+    if folder is None or text_cache is False:
+        return None
+    everything = {"kind": component.kind, "params": dict(component.params), "versions": versions()} | dict(settings)
+    others = {file for path in files.values() for file in _words(path) if file not in tensors}
+    return TextStore(folder, partial(fingerprint, tensors, others, everything))
+
+
+class Asked:
+    """A text encoder, for the length of a `with` block: read when a state is not in the store, and then held."""
+
+    def __init__(self, placement: Placement, store: TextStore | None) -> None:
+        self._placement = placement
+        self._store = store
+        self._held = ExitStack()
+        self._encoder: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        self._encoder = None
+        self._held.__exit__(*failure)
+
+    def states(self, prompt: str, *, way: str = "", ask: Callable[[Any, str], TextStates] | None = None) -> TextStates:
+        """States of one prompt.
+
+        Args: ask: how the encoder is asked, unless plainly; ``way`` names it, as other states of the same prompt.
+        """
+        store = self._store if self._store is None or not way else self._store.beside(way)
+        return encode_each([prompt], still=False, encoder=lambda: nullcontext(_Way(self._hold(), ask)), store=store)[0]
+
+    def against(self, negative: str, prompt: str) -> TextStates:
+        """States of a negative prompt, of encoders that make them with a look at the prompt (``CONTRASTING``)."""
+        if not negative.strip():
+            return self.states("")
+        return self.states(
+            negative, way=f"against {prompt}", ask=lambda encoder, text: encoder.encode_against(text, prompt)
+        )
+
+    def _hold(self) -> Any:
+        if self._encoder is None:
+            self._encoder = self._held.enter_context(self._placement.hold("text"))
+        return self._encoder
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    encoder: Any
+    ask: Callable[[Any, str], TextStates] | None
+
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
+        if self.ask is None:
+            return self.encoder.encode(prompts, still=still)
+        (prompt,) = prompts
+        return self.ask(self.encoder, prompt)
+
+
+def _words(path: Path) -> Iterable[Path]:
+    return [file for file in path.iterdir() if file.suffix in WORDS] if path.is_dir() else [path]

@@ -1,0 +1,1 @@
+"""One folder a family: its networks, denoiser, stages, formats and conformance runners."""

@@ -1,0 +1,1 @@
+"""Kandinsky 4.0 text to video."""

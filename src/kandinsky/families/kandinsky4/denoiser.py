@@ -1,0 +1,49 @@
+"""The transformer as a denoiser: what the sampling loop calls, for generation and conformance alike.
+
+Legend: B batch; T H W C latent frames, rows, columns, channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+from torch import Tensor
+
+from kandinsky.diffusion.cogvideox import level_of
+from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D
+from kandinsky.families.kandinsky5.denoiser import join_condition
+from kandinsky.families.kandinsky5.dit import BlockRunner
+from kandinsky.model.values import TextStates
+from kandinsky.ops.attention import AttentionSpec
+
+
+@dataclass(eq=False, repr=False)
+class DiscreteDenoiser:
+    """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> v_BTHWC``.
+
+    Args: text: states of B prompts, or of one prompt for any B.   rope_scale, attention, runner: as in the network.
+          condition_BTHWC: condition channels, see ``join_condition``.
+    """
+
+    dit: DiffusionTransformer3D
+    text: TextStates
+    _: KW_ONLY
+    rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    attention: AttentionSpec | None = None
+    condition_BTHWC: Tensor | None = None
+    runner: BlockRunner | None = None
+
+    def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
+        """v-prediction at time t in [0, 1], which the network is told as the index t·1000 − 1 of its schedule."""
+        B, T = x_BTHWC.shape[:2]
+        x = join_condition(x_BTHWC, self.dit.params, self.condition_BTHWC)
+        v = self.dit(
+            x.flatten(0, 1),
+            (level_of(t) - 1).to(x.device).expand(B),
+            self.text.expand(B),
+            frames=[T] * B,
+            rope_scale=self.rope_scale,
+            attention=self.attention,
+            runner=self.runner,
+        )
+        return v.unflatten(0, (B, T))

@@ -1,0 +1,503 @@
+"""The Kandinsky 4 multimodal transformer: parameters, groups, blocks from small to large, the network.
+
+Legend: B clips; F latent frames of all clips together; T frames of one clip; H W C rows, columns, channels; P tokens of
+one frame; S visual tokens; L text tokens; G groups; D width; N heads; K head width; E width of the time vector.
+Tensor names are the official ones.
+
+Clips of different length make one batch by standing one behind the other: everything but attention works on frames,
+and attention takes all clips of the same length at once. No cumulative lengths live on the device, so nothing waits.
+
+Precision: as in ``families/kandinsky5/dit.py``. The compute type is the type of the weights; modulation, normalisation,
+rotation and gated sums are islands in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky5.dit import (
+    NORM_EPS,
+    BlockRunner,
+    Modulation,
+    TimeEmbeddings,
+    VisualEmbeddings,
+    gated_sum,
+    run_all,
+    unpatchify,
+)
+from kandinsky.model.params import read_params, three
+from kandinsky.model.values import TextStates
+from kandinsky.ops.attention import AttentionSpec, attention
+from kandinsky.ops.linear import Linear
+from kandinsky.ops.precision import island, linear_float32
+from kandinsky.ops.rope import Rotation, axis_angles
+
+Kind = Literal["local", "global"]
+Groups = tuple[int, int, int]
+WHOLE: Groups = (1, 1, 1)
+POSITIONS = 128  # rows of the official tables of angles
+
+
+@dataclass(frozen=True, slots=True)
+class DiTParams:
+    """Hyper-parameters under their official names, with the official constructor defaults; then ours.
+
+    num_blocks:  pairs of a local and a global block.
+    num_groups:  parts that attention cuts frames, rows and columns into; (1, 1, 1) attends to everything. An argument
+                 of the official call; the released model was run with (1, 1, 1), HD was to take (1, 2, 2).
+    rope_angles: "stored" takes the angles as they are in the file, or exact ones where it has none; "bfloat16" rounds
+                 them, as the official loader does by casting the whole module: up to 0.06 rad, and trained weights are
+                 used that way. "exact" is without rounding, whatever the file holds.
+    visual_cond: the input carries condition channels and a mask besides the latent (image-to-video ability).
+    """
+
+    in_visual_dim: int = 4
+    in_text_dim: int = 2048
+    time_dim: int = 512
+    out_visual_dim: int = 4
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    model_dim: int = 2048
+    ff_dim: int = 5120
+    num_blocks: int = 8
+    axes_dims: tuple[int, int, int] = (16, 24, 24)
+    num_groups: Groups = WHOLE
+    rope_angles: str = "stored"
+    visual_cond: bool = False
+
+    def __post_init__(self) -> None:
+        if self.model_dim % self.head_dim or self.model_dim % 2:
+            raise RequestError(f"model_dim {self.model_dim} is not a multiple of the head width {self.head_dim}")
+        if any(width % 2 for width in self.axes_dims):
+            raise RequestError(f"axes_dims {list(self.axes_dims)}: every entry must be even")
+        if self.rope_angles not in ("stored", "bfloat16", "exact"):
+            raise RequestError(f"unknown rope_angles `{self.rope_angles}`: use `stored`, `bfloat16` or `exact`")
+        if self.patch_size[0] != 1:
+            raise RequestError(f"patch_size {list(self.patch_size)}: a patch of Kandinsky 4 is one frame deep")
+        check_groups(self.num_groups)
+
+    @property
+    def head_dim(self) -> int:
+        return sum(self.axes_dims)
+
+    @property
+    def num_heads(self) -> int:
+        return self.model_dim // self.head_dim
+
+    @property
+    def has_condition_channels(self) -> bool:
+        return self.visual_cond
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the input: the latent, and with conditioning as many again and a mask."""
+        return 2 * self.in_visual_dim + 1 if self.visual_cond else self.in_visual_dim
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DiTParams:
+        """Read official hyper-parameters. Raises: RequestError for a key that is none of them."""
+        what = "transformer parameter"
+        axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims", "num_groups") if key in values}
+        return read_params(cls, {**values, **axes}, what)
+
+
+def check_groups(groups: Groups) -> None:
+    """Raises: RequestError for groups that cut time, which the official segment bounds do not allow, or below 1."""
+    if groups[0] != 1 or min(groups) < 1:
+        raise RequestError(f"num_groups {list(groups)} is not allowed: (1, rows, columns), each 1 or more")
+
+
+def to_groups(x_BTHW: Tensor, groups: Groups, kind: Kind) -> Tensor:
+    """Cut the rows and columns of clips into groups.
+
+    Args:    x_BTHW: [B, T, H, W, …].   kind: "local" makes contiguous windows; "global" deals rows and columns out in
+             turn, so that group (i, j) has the rows = i and columns = j modulo their numbers.
+    Returns: [B, G, T·H·W / G, …], groups and tokens row-major; a view where there is one group.
+    Raises:  RequestError where the grid cannot be divided.
+    """
+    return _group_view(x_BTHW, groups, kind).flatten(3, 5).flatten(1, 2)
+
+
+def _group_view(x_BTHW: Tensor, groups: Groups, kind: Kind) -> Tensor:
+    """``to_groups`` without moving anything: [B, rows of groups, columns of groups, T, rows, columns, …]."""
+    _, gh, gw = groups
+    H, W = x_BTHW.shape[2:4]
+    if H % gh or W % gw:
+        raise RequestError(f"{H} x {W} tokens (rows x columns) cannot be cut into {gh} x {gw} groups: use other sizes")
+    if kind == "local":
+        return x_BTHW.unflatten(3, (gw, -1)).unflatten(2, (gh, -1)).movedim((2, 4), (1, 2))
+    return x_BTHW.unflatten(3, (-1, gw)).unflatten(2, (-1, gh)).movedim((3, 5), (1, 2))
+
+
+def join_text(x_BTHWNK: Tensor, text_BLNK: Tensor, groups: Groups, kind: Kind) -> Tensor:
+    """Each group's visual tokens with all text tokens behind them, [B·G, T·H·W / G + L, N, K].
+
+    Every number is copied once, from its place in the grid to its place in the sequence.
+    """
+    cut = _group_view(x_BTHWNK, groups, kind)
+    size, S, L = cut.shape[3:6], cut.shape[3:6].numel(), text_BLNK.shape[1]
+    joint = cut.new_empty(*cut.shape[:3], S + L, *cut.shape[6:])
+    joint[:, :, :, :S].unflatten(3, size).copy_(cut)
+    joint[:, :, :, S:] = text_BLNK[:, None, None]
+    return joint.flatten(0, 2)
+
+
+def from_groups(x_BGS: Tensor, grid: Sequence[int], groups: Groups, kind: Kind) -> Tensor:
+    """Inverse of ``to_groups``: [B, G, S, …] → [B, T, H, W, …]. ``grid``: (T, H, W)."""
+    T, H, W = grid
+    _, gh, gw = groups
+    x = x_BGS.unflatten(2, (T, H // gh, W // gw)).unflatten(1, (gh, gw))
+    x = x.movedim((1, 2), (2, 4)) if kind == "local" else x.movedim((1, 2), (3, 5))
+    return x.flatten(4, 5).flatten(2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Clips that stand one behind the other: how many frames each has, and the tokens of a frame.
+
+    buckets:  for each length that occurs, its frames and the numbers of its clips.
+    """
+
+    frames: tuple[int, ...]
+    grid: tuple[int, int]
+
+    @property
+    def count(self) -> int:
+        return len(self.frames)
+
+    @property
+    def buckets(self) -> list[tuple[int, list[int]]]:
+        return [(n, [i for i, own in enumerate(self.frames) if own == n]) for n in dict.fromkeys(self.frames)]
+
+    def split(self, x_FP: Tensor) -> list[Tensor]:
+        """Frames [F, P, …] → one tensor a bucket, [clips, T, H, W, …]; views where all clips are equally long."""
+        if len(self.buckets) == 1:
+            return [x_FP.unflatten(0, (self.count, -1)).unflatten(2, self.grid)]
+        clips = x_FP.split(self.frames)
+        return [torch.stack([clips[i] for i in members]).unflatten(2, self.grid) for _, members in self.buckets]
+
+    def join(self, buckets: Sequence[Tensor]) -> Tensor:
+        """Inverse of ``split``."""
+        flat = [x.flatten(2, 3) for x in buckets]
+        if len(flat) == 1:
+            return flat[0].flatten(0, 1)
+        clips: dict[int, Tensor] = {}
+        for (_, members), bucket in zip(self.buckets, flat, strict=True):
+            clips |= dict(zip(members, bucket, strict=True))
+        return torch.cat([clips[i] for i in range(self.count)])
+
+
+class TextEmbeddings(nn.Module):
+    """Text states to the width of the network."""
+
+    def __init__(self, text_dim: int, width: int) -> None:
+        super().__init__()
+        self.in_layer = Linear(text_dim, width)
+
+    def forward(self, text_BLC: Tensor) -> Tensor:
+        return self.in_layer(text_BLC)
+
+
+class RotaryTables(nn.Module):
+    """Angles position · frequency of 128 positions on each axis, kept as tensors since the official file keeps them.
+
+    Source: ai-forever/Kandinsky-4, kandinsky/model/nn.py, RoPE3D.
+    """
+
+    def __init__(self, axes_dims: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.axes_dims = axes_dims
+        for name, table in self.tables().items():
+            self.register_buffer(name, table)
+
+    def tables(self) -> dict[str, Tensor]:
+        """The exact tables by name, float32."""
+        positions = torch.arange(POSITIONS)
+        return {f"args_{axis}": axis_angles(positions, width) for axis, width in enumerate(self.axes_dims)}
+
+    def forward(self, pack: Pack, scales: Sequence[float], rounding: str) -> Tensor:
+        """Angles of a pack's tokens, [F, P, K/2] float32; frames count from 0 in every clip.
+
+        Args:    scales: divisors of the (t, h, w) angles.   rounding: see ``DiTParams.rope_angles``.
+        Raises:  RequestError for a grid of more than 128 positions.
+        """
+        sizes = (max(pack.frames), *pack.grid)
+        if max(sizes) > POSITIONS:
+            shown = " x ".join(map(str, sizes))
+            raise RequestError(f"a clip of {shown} tokens (frames x rows x columns) is too large: {POSITIONS} at most")
+        axes = []
+        for axis, (size, scale) in enumerate(zip(sizes, scales, strict=True)):
+            table = self.get_buffer(f"args_{axis}")[:size]
+            if rounding == "exact":
+                table = axis_angles(torch.arange(size, device=table.device), self.axes_dims[axis])
+            elif rounding == "bfloat16":
+                table = table.bfloat16()
+            axes.append(table.float() / scale)
+        frames = torch.cat([axes[0][:count] for count in pack.frames])
+        H, W = pack.grid
+        parts = (frames[:, None, None], axes[1][None, :, None], axes[2][None, None, :])
+        return torch.cat([part.expand(len(frames), H, W, -1) for part in parts], dim=-1).flatten(1, 2)
+
+
+class HeadNorm(nn.LayerNorm):
+    """LayerNorm over a head's width, one weight for all heads, in float32 (the result stays float32)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
+
+
+class JointAttention(nn.Module):
+    """Visual and text tokens attend to each other, within groups of visual tokens; the text is in every group.
+
+    Quirk: the text is answered by the first group only, so with groups it sees a part of the clip.
+    Source: ai-forever/Kandinsky-4, kandinsky/model/nn.py, MultiheadSelfAttention and its local and global grouping.
+    """
+
+    def __init__(self, width: int, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.to_query_key_value = Linear(width, 3 * width)
+        self.query_norm = HeadNorm(head_dim)
+        self.key_norm = HeadNorm(head_dim)
+        self.output_layer = Linear(width, width)
+
+    def forward(self, visual_FPD: Tensor, text_BLD: Tensor, where: Where, kind: Kind) -> tuple[Tensor, Tensor]:
+        """Returns updates of both streams, in their shapes."""
+        visual, text = self._heads(visual_FPD, where.rotation), self._heads(text_BLD, None)
+        seen_FPNK, heard_BLNK = where.mix(visual, text, where, kind)
+        return self.output_layer(seen_FPNK.flatten(-2)), self.output_layer(heard_BLNK.flatten(-2))
+
+    def _heads(self, x: Tensor, rotation: Rotation | None) -> list[Tensor]:
+        q, k, v = self.to_query_key_value(x).unflatten(-1, (3, -1, self.head_dim)).unbind(-3)
+        with island(x):
+            q, k = self.query_norm(q), self.key_norm(k)
+            if rotation is not None:
+                q, k = rotation(q), rotation(k)
+            return [q.to(v.dtype), k.to(v.dtype), v]
+
+
+def attend_jointly(visual: Sequence[Tensor], text: Sequence[Tensor], where: Where, kind: Kind) -> tuple[Tensor, Tensor]:
+    """The attention proper: query, key and value [F, P, N, K] and [B, L, N, K] → [F, P, N, K], [B, L, N, K]."""
+    pack = where.pack
+    buckets = [pack.split(part) for part in visual]
+    seen: list[Tensor] = []
+    heard: dict[int, Tensor] = {}
+    for bucket, (_, members) in enumerate(pack.buckets):
+        own = list(text) if len(members) == pack.count else [part[members] for part in text]
+        mask_BL = None if where.mask_BL is None else where.mask_BL[members]
+        visual_BTHWNK, text_one = _attend([part[bucket] for part in buckets], own, mask_BL, where, kind)
+        seen.append(visual_BTHWNK)
+        heard |= dict(zip(members, text_one, strict=True))
+    answers = text_one if len(seen) == 1 else torch.stack([heard[i] for i in range(pack.count)])
+    return pack.join(seen), answers
+
+
+def _attend(
+    visual: Sequence[Tensor], text: Sequence[Tensor], mask_BL: Tensor | None, where: Where, kind: Kind
+) -> tuple[Tensor, Tensor]:
+    """Equally long clips: query, key and value [B, T, H, W, N, K] and [B, L, N, K] → their shapes."""
+    groups = where.groups
+    G, grid = groups[1] * groups[2], visual[0].shape[1:4]
+    joint = [join_text(v, t, groups, kind) for v, t in zip(visual, text, strict=True)]
+    L = text[0].shape[1]
+    S = joint[0].shape[1] - L
+    mask = None
+    if mask_BL is not None:
+        mask = torch.cat((mask_BL.new_ones(len(mask_BL), S), mask_BL), dim=1).repeat_interleave(G, dim=0)
+    mixed = attention(joint[0], joint[1], joint[2], mask=mask, backend=where.backend)
+    seen, heard = mixed.unflatten(0, (-1, G)).split((S, L), dim=2)
+    return from_groups(seen, grid, groups, kind), heard[:, 0]
+
+
+# (visual and text queries, keys and values, where, kind) -> what both see; as ``attend_jointly``
+JointMix = Callable[[Sequence[Tensor], Sequence[Tensor], "Where", Kind], tuple[Tensor, Tensor]]
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.in_layer = Linear(width, hidden)
+        self.out_layer = Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out_layer(F.gelu(self.in_layer(x)))
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What all blocks of a forward pass share: how the clips stand, how they are cut, how their tokens are turned.
+
+    mix: the attention proper.
+    """
+
+    pack: Pack
+    groups: Groups
+    rotation: Rotation
+    mask_BL: Tensor | None
+    backend: str
+    mix: JointMix = attend_jointly
+
+    def per_frame(self, m_B1D: Tensor) -> Tensor:
+        """A clip's vector for each of its frames, [F, 1, D]; one clip's vector stays as it is, for broadcasting."""
+        frames = self.pack.frames
+        if len(frames) == 1:
+            return m_B1D
+        return torch.cat([m.expand(count, -1, -1) for m, count in zip(m_B1D.split(1), frames, strict=True)])
+
+
+def modulated_norm(norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """LayerNorm(x)·(1 + scale) + shift in float32, rounded to the type of x.
+
+    The norm's own weight and bias are taken into scale and shift, which have a row a frame instead of a row a token.
+    """
+    with island(x):
+        scale = scale + 1.0
+        shift = torch.addcmul(shift, norm.bias.float(), scale)
+        normed = F.layer_norm(x.float(), norm.normalized_shape, eps=norm.eps)
+        return torch.addcmul(shift, normed, norm.weight.float() * scale).to(x.dtype)
+
+
+class Block(nn.Module):
+    """Joint attention, then feed-forward. Both streams share everything but the modulation."""
+
+    def __init__(self, params: DiTParams, kind: Kind) -> None:
+        super().__init__()
+        D = params.model_dim
+        self.kind: Kind = kind
+        self.visual_modulation = Modulation(params.time_dim, D, 6)
+        self.text_modulation = Modulation(params.time_dim, D, 6)
+        self.self_attention_norm = nn.LayerNorm(D, eps=NORM_EPS)
+        self.self_attention = JointAttention(D, params.head_dim)
+        self.feed_forward_norm = nn.LayerNorm(D, eps=NORM_EPS)
+        self.feed_forward = FeedForward(D, params.ff_dim)
+
+    def forward(self, visual_FPD: Tensor, text_BLD: Tensor, e_BE: Tensor, where: Where) -> tuple[Tensor, Tensor]:
+        v = [where.per_frame(part) for part in self.visual_modulation(e_BE)]
+        t = self.text_modulation(e_BE)
+        norm = self.self_attention_norm
+        visual_update, text_update = self.self_attention(
+            modulated_norm(norm, visual_FPD, v[0], v[1]), modulated_norm(norm, text_BLD, t[0], t[1]), where, self.kind
+        )
+        visual_FPD = gated_sum(visual_FPD, v[2], visual_update)
+        text_BLD = gated_sum(text_BLD, t[2], text_update)
+        return self._fed(visual_FPD, *v[3:]), self._fed(text_BLD, *t[3:])
+
+    def _fed(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+        return gated_sum(x, gate, self.feed_forward(modulated_norm(self.feed_forward_norm, x, shift, scale)))
+
+
+class OutLayer(nn.Module):
+    """Tokens back to a latent velocity."""
+
+    def __init__(self, params: DiTParams) -> None:
+        super().__init__()
+        self.patch = params.patch_size
+        pt, ph, pw = params.patch_size
+        self.norm = nn.LayerNorm(params.model_dim, eps=NORM_EPS)
+        self.modulation_out = Linear(params.time_dim, 2 * params.model_dim)
+        self.out_layer = Linear(params.model_dim, pt * ph * pw * params.out_visual_dim)
+        nn.init.zeros_(self.modulation_out.weight)
+        nn.init.zeros_(self.modulation_out.bias)
+
+    def forward(self, visual_FPD: Tensor, e_BE: Tensor, where: Where) -> Tensor:
+        """Returns [F, H, W, C]."""
+        with island(e_BE):
+            m = linear_float32(self.modulation_out, F.silu(e_BE)).unsqueeze(1)
+        shift, scale = where.per_frame(m).chunk(2, dim=-1)
+        x = self.out_layer(modulated_norm(self.norm, visual_FPD, shift, scale))
+        return unpatchify(x.unflatten(1, where.pack.grid)[None], self.patch)[0]
+
+
+class DiffusionTransformer3D(nn.Module):
+    """v-prediction of noisy latent clips, given their text states and time.
+
+    Source: ai-forever/Kandinsky-4, kandinsky/model/dit.py, DiffusionTransformer3D.
+    """
+
+    def __init__(self, params: DiTParams) -> None:
+        super().__init__()
+        self.params = params
+        self.time_embeddings = TimeEmbeddings(params.model_dim, params.time_dim)
+        self.text_embeddings = TextEmbeddings(params.in_text_dim, params.model_dim)
+        self.visual_embeddings = VisualEmbeddings(params.input_channels, params.model_dim, params.patch_size)
+        self.rope_embeddings = RotaryTables(params.axes_dims)
+        self.transformer_blocks = nn.ModuleList(
+            nn.ModuleList((Block(params, "local"), Block(params, "global"))) for _ in range(params.num_blocks)
+        )
+        self.out_layer = OutLayer(params)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """All blocks in order, local and global in turn."""
+        for pair in self.transformer_blocks:
+            yield from pair.children()
+
+    @property
+    def offload_blocks(self) -> tuple[str, ...]:
+        """The lists whose members may visit their device one by one (``runtime/blocks.py``)."""
+        return tuple(f"transformer_blocks.{number}" for number in range(self.params.num_blocks))
+
+    def made_tensors(self) -> dict[str, Tensor]:
+        """Tensors a weight file may leave out, with their values: the official file is read without strictness."""
+        return {f"rope_embeddings.{name}": table for name, table in self.rope_embeddings.tables().items()}
+
+    def forward(
+        self,
+        x_FHWC: Tensor,
+        time_B: Tensor,
+        text: TextStates,
+        *,
+        frames: Sequence[int],
+        rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        groups: Groups | None = None,
+        attention: AttentionSpec | None = None,
+        runner: BlockRunner | None = None,
+    ) -> Tensor:
+        """Predict v = √ā·noise − √(1 − ā)·clean.
+
+        Args:    x_FHWC: frames of all clips, one clip behind the other, with condition channels where the network has
+                 them.   time_B: index of the discrete schedule, 0 … 999, of each clip.
+                 text: token states [B, L, C]; a mask hides tokens from all others. Pooled states are not looked at.
+                 frames: of each clip; the clips of a pack may differ in nothing else.
+                 rope_scale: divisors of the (t, h, w) angles.   groups: instead of ``params.num_groups``.
+                 attention: its backend is taken.   runner: runs the 2·num_blocks blocks on the visual tokens
+                 [F, P, D]; the text goes along beside them.
+        Returns: [F, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
+        Raises:  RequestError for clips that cannot be patched, grouped or positioned, or do not add up.
+        """
+        spec = attention or AttentionSpec()
+        if spec.type != "dense":
+            raise RequestError(f"attention type `{spec.type}` is not for Kandinsky 4: use `dense`; it has groups")
+        if sum(frames) != len(x_FHWC) or min(frames) < 1 or not len(frames) == len(time_B) == len(text.tokens_BLC):
+            raise RequestError(
+                f"clips of {list(frames)} frames do not fit {len(x_FHWC)} frames, {len(time_B)} times and "
+                f"{len(text.tokens_BLC)} texts"
+            )
+        groups = groups or self.params.num_groups
+        check_groups(groups)
+        compute = self.visual_embeddings.in_layer.weight.dtype
+        e_BE = self.time_embeddings(time_B)
+        text_BLD = self.text_embeddings(text.tokens_BLC.to(compute))
+        x_FhwD = self.visual_embeddings(x_FHWC.to(compute)[None])[0]
+        pack = Pack(tuple(frames), (x_FhwD.shape[1], x_FhwD.shape[2]))
+        with island(x_FHWC):
+            rotation = Rotation(self.rope_embeddings(pack, rope_scale, self.params.rope_angles))
+        where = Where(pack, groups, rotation, text.mask_BL, spec.backend)
+
+        blocks = list(self.blocks())
+
+        def run(number: int, visual_FPD: Tensor) -> Tensor:
+            nonlocal text_BLD
+            visual_FPD, text_BLD = blocks[number](visual_FPD, text_BLD, e_BE, where)
+            return visual_FPD
+
+        visual_FPD = (runner or run_all)(x_FhwD.flatten(1, 2), len(blocks), run)
+        return self.out_layer(visual_FPD, e_BE, where)

@@ -1,0 +1,143 @@
+"""Films and words through CogVLM2-Video-LLaMA3, as Kandinsky 4's video to audio was trained with.
+
+The model's class is program code in its own repository. It runs only where the caller has said that it may; what is
+not there in this library is then what that code says (which frames' size, which tokens).
+
+Legend: T frames, P places of a frame's tokens, L words, E width of the states.
+Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/video2audio_pipe.py, extract_video_embedding and
+extract_text_embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.errors import BackendError, OutOfMemory, WeightsError
+from kandinsky.model.params import read_params
+from kandinsky.text.pretrained import first_line
+from kandinsky.weights.read import read_shapes
+
+TEMPLATE = "base"  # the text as it is, no numbers between the frames
+SEES, READS = 1, 0  # kinds of tokens
+
+
+@dataclass(frozen=True, slots=True)
+class CogVlm2Params:
+    """max_words: states of every prompt; longer ones are cut, shorter ones filled up with zeros, which are attended."""
+
+    max_words: int = 100
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CogVlm2Params:
+        """Raises: RequestError for a key that is unknown."""
+        return read_params(cls, values, "encoder parameter")
+
+
+class _Reached(Exception):  # noqa: N818 - no fault: the rest of the model is not needed
+    """Carries the states."""
+
+    def __init__(self, states_BLE: Tensor) -> None:
+        self.states_BLE = states_BLE
+
+
+class CogVlm2Encoder(nn.Module):
+    """A ``FilmEncoder``: states before the last layer of the language model, one a frame and one a word.
+
+    Args: model: with ``build_conversation_input_ids``, as its repository has it.   tokenizer: of the same repository.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, params: CogVlm2Params | None = None) -> None:
+        super().__init__()
+        self.model: Any = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.params = params or CogVlm2Params()
+
+    def encode_frames(self, frames_THWC: Tensor, times_s: Tensor) -> Tensor:
+        """[1, T, E]: of each frame the mean over its tokens. The times are not told to this model."""
+        states_SE = self._states("", [frames_THWC.permute(3, 0, 1, 2)], SEES)
+        return states_SE.unflatten(0, (len(frames_THWC), -1)).mean(dim=1)[None]
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """[B, max_words, E]; each prompt in a run of its own."""
+        return torch.stack([self._words(prompt) for prompt in prompts])
+
+    def _words(self, prompt: str) -> Tensor:
+        states_LE = self._states(prompt, [], READS)[: self.params.max_words]
+        missing = self.params.max_words - len(states_LE)
+        return torch.cat((states_LE, states_LE.new_zeros(missing, states_LE.shape[1])))
+
+    def _states(self, text: str, films_CTHW: list[Tensor], kind: int) -> Tensor:
+        """Of the tokens of one kind, [n, E]. Raises: BackendError where the model's own code fails."""
+        device = next(self.model.parameters()).device
+        try:
+            given = self.model.build_conversation_input_ids(
+                tokenizer=self.tokenizer, query=text, images=films_CTHW, history=[], template_version=TEMPLATE
+            )
+            inputs = {name: given[name][None].to(device) for name in ("input_ids", "token_type_ids", "attention_mask")}
+            if films_CTHW:
+                inputs["images"] = [[given["images"][0].to(device, next(self.model.parameters()).dtype)]]
+            states_BLE = self._before_last_layer(inputs)
+        except (torch.OutOfMemoryError, MemoryError, OutOfMemory):
+            raise
+        except Exception as error:  # it is foreign code: anything may come
+            raise _foreign(error) from error
+        return states_BLE[0, inputs["token_type_ids"][0] == kind]
+
+    def _before_last_layer(self, inputs: dict[str, Any]) -> Tensor:
+        """What the last layer would be given; it, and the head's 128,000 words a token, are not computed."""
+
+        def stop(_layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            raise _Reached(named["hidden_states"] if "hidden_states" in named else given[0])
+
+        hook = self.model.model.layers[-1].register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            with torch.no_grad():
+                self.model(**inputs)
+        except _Reached as reached:
+            return reached.states_BLE
+        finally:
+            hook.remove()
+        raise BackendError("the encoder never came to its last layer: is it CogVLM2-Video?")
+
+
+def read_cogvlm2(folder: Path, *, params: CogVlm2Params | None = None, dtype: torch.dtype) -> CogVlm2Encoder:
+    """Read model and tokenizer from a local folder, on the host. **Runs the program code in that folder.**
+
+    Nothing is fetched. Callers ask for permission first, see ``engine/remote_code.py``.
+    Raises: BackendError without transformers, or where the folder's code does not run; WeightsError for damaged files.
+    """
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise BackendError("the encoder needs the package `transformers`: install `kandinsky-video[full]`") from error
+    read_shapes(folder)  # names a tensor that is cut off, before any is read
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": True}
+    classes: tuple[Any, Any] = (AutoTokenizer, AutoModelForCausalLM)
+    try:
+        tokenizer = classes[0].from_pretrained(folder, **local)
+        model, report = classes[1].from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+        )
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # it is foreign code: anything may come
+        raise _foreign(error) from error
+    if missing := sorted(report["missing_keys"]):
+        raise WeightsError(f"tensor `{missing[0]}` is missing in `{folder}` ({len(missing)} such)")
+    return CogVlm2Encoder(model, tokenizer, params)
+
+
+def _foreign(error: Exception) -> BackendError:
+    from transformers import __version__
+
+    return BackendError(
+        f"the encoder's own program code fails with transformers {__version__}: {type(error).__name__}: "
+        f"{first_line(error)}",
+        hint="install the versions that its repository names, or give states made elsewhere with --states FILE",
+    )

@@ -1,0 +1,44 @@
+"""The U-Net as a denoiser: what the sampling loop calls, for generation and conformance alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from kandinsky.diffusion.cogvideox import level_of
+from kandinsky.families.kandinsky4_v2a.layers import Conditions
+from kandinsky.families.kandinsky4_v2a.unet import V2AUNet
+
+
+class SoundDenoiser:
+    """A network bound to text and frames; callable as ``(x_BTHWC, t) -> noise_BTHWC``. A picture has T = 1.
+
+    A network that takes more channels than it gives shows in these what is seen when a column sounds: ``beside``.
+    Args: text_BLE, frames_BTE: states of B prompts and clips.
+    """
+
+    def __init__(self, net: V2AUNet, text_BLE: Tensor, frames_BTE: Tensor) -> None:
+        self.net = net
+        dtype = next(net.parameters()).dtype
+        self.conditions = Conditions(text_BLE.to(dtype), frames_BTE.to(dtype))
+        self.spare = net.params.in_channels - net.params.out_channels
+
+    def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
+        """What the network was trained to predict at time t in [0, 1], which it is told as the level t·1000 − 1."""
+        level = (level_of(t) - 1).to(x_BTHWC.device).expand(len(x_BTHWC))
+        x_BHWC = x_BTHWC[:, 0]
+        if self.spare:
+            seen = beside(self.conditions.frames_BTE, *x_BHWC.shape[1:3])[..., : self.spare]
+            x_BHWC = torch.cat((x_BHWC, seen.to(x_BHWC.dtype)), dim=-1)
+        return self.net(x_BHWC, level, self.conditions)[:, None]
+
+
+def beside(frames_BTE: Tensor, H: int, W: int) -> Tensor:
+    """The frames' states beside the columns of a picture that sound with them, [B, H, W, E].
+
+    The official network has no such channels: its pixels must find their frame by attention alone, which a network of
+    few channels, trained for an hour, did not learn.
+    """
+    states = F.interpolate(frames_BTE.transpose(1, 2).float(), size=W, mode="linear", align_corners=False)
+    return states.transpose(1, 2)[:, None].expand(-1, H, -1, -1)

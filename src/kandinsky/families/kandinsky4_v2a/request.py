@@ -1,0 +1,191 @@
+"""A request for sound held against a card and a film: everything is checked before anything heavy is loaded.
+
+Imports no torch. A film is a file or a clip in memory; of a file only the times of its packets are read here.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kandinsky.engine.request import checked_guidance, checked_prompt, checked_seed, checked_steps
+from kandinsky.errors import RequestError
+from kandinsky.media.mux import Film, probe
+from kandinsky.model.card import Card, Sound
+from kandinsky.model.values import Video
+
+CLOSE_S = 1e-6  # moments nearer than this are the same: times in files are rounded
+
+
+@dataclass(frozen=True, slots=True)
+class SoundRequest:
+    """What sound is asked for. ``None`` means: the card's default.
+
+    video:   the film, a path or a clip in memory.   seconds: of it that get sound; None = all.
+    states:  a file of encoder states, see ``families/kandinsky4_v2a/clip_states.py``; the encoder is then not needed.
+    """
+
+    model: str
+    prompt: str = ""
+    video: str | Path | Video | None = None
+    negative_prompt: str | None = None
+    seconds: float | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int | None = None
+    states: str | Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Stretches of a film, each of ``length_s``, whose sounds are made one by one. starts_s: rising, from 0."""
+
+    starts_s: tuple[float, ...]
+    length_s: float
+
+    @classmethod
+    def over(cls, seconds: float, sound: Sound) -> Windows:
+        """As few as cover so many seconds, evenly spread; neighbours share at least the card's overlap."""
+        if seconds <= sound.window_s + CLOSE_S:
+            return cls((0.0,), max(min(seconds, sound.window_s), sound.least_s))
+        count = math.ceil((seconds - sound.overlap_s) / (sound.window_s - sound.overlap_s) - CLOSE_S)
+        apart = (seconds - sound.window_s) / (count - 1)
+        return cls(tuple(i * apart for i in range(count)), sound.window_s)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSound:
+    """A request with every blank filled in. seconds: of sound.   film: where the frames come from."""
+
+    card: Card
+    prompt: str
+    negative_prompt: str
+    film: Film | Video
+    seconds: float
+    windows: Windows
+    steps: int
+    guidance: float
+    seed: int
+    states: Path | None = None
+
+    @property
+    def sound(self) -> Sound:
+        return sound_of(self.card)
+
+    def settings(self) -> dict[str, Any]:
+        """The values that decide the result, under the names a recipe uses."""
+        given = {} if self.states is None else {"states": str(self.states)}
+        return {
+            "model": self.card.id,
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "seed": self.seed,
+            "video": {"file": str(self.film.path) if isinstance(self.film, Film) else None},
+            "seconds": round(self.seconds, 6),
+            "windows": len(self.windows.starts_s),
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "noise": self.card.sampling.noise,
+            **given,
+        }
+
+
+def sound_of(card: Card) -> Sound:
+    """What a card says of sound. Raises: RequestError for a model that makes none."""
+    if card.sound is None:
+        raise RequestError(f"`{card.id}` makes no sound: use a model for `video-to-audio`, such as `kandinsky4-v2a`")
+    return card.sound
+
+
+def resolve_sound(request: SoundRequest, card: Card) -> ResolvedSound:
+    """Check a request against its card and its film, and fill in the card's defaults; a missing seed is drawn.
+
+    Raises: RequestError with one line: what was given, what is allowed, what to do.
+    """
+    sound = sound_of(card)
+    prompt = checked_prompt(request.prompt, card, may_lack=True)
+    steps = checked_steps(request.steps, card, card.sampling)
+    guidance, negative = checked_guidance(request.guidance, request.negative_prompt, card.sampling)
+    states = None if request.states is None else Path(request.states).expanduser()
+    if states is not None and not states.is_file():
+        raise RequestError(f"states `{states}` are not there: give a .safetensors file with `image_embeds`")
+    film = _film(request.video, card)
+    seconds = _seconds(request.seconds, film)
+    return ResolvedSound(
+        card=card,
+        prompt=prompt,
+        negative_prompt=negative,
+        film=film,
+        seconds=seconds,
+        windows=Windows.over(seconds, sound),
+        steps=steps,
+        guidance=guidance,
+        seed=checked_seed(request.seed),
+        states=states,
+    )
+
+
+def times_of(film: Film | Video) -> tuple[float, ...]:
+    """When each frame is shown, in seconds from 0."""
+    return film.times_s if isinstance(film, Film) else tuple(i / film.fps for i in range(len(film.frames_THWC)))
+
+
+def shown_frames(
+    times_s: Sequence[float], start_s: float, length_s: float, sound: Sound
+) -> tuple[list[int], list[float]]:
+    """Which frames of a film the encoder is shown of one window, and when, from the window's begin.
+
+    Where the film ends within the window, its last frame is shown on. Frames of even rate are those of the official
+    rule (numbers spread evenly from first to last and cut to whole ones).
+    """
+    if sound.fps:
+        wanted = [start_s + i / sound.fps for i in range(sound.frames)]
+        return [_nearest(times_s, moment) for moment in wanted], [moment - start_s for moment in wanted]
+    first = _on_screen(times_s, start_s)
+    if times_s[first] < start_s - CLOSE_S and first + 1 < len(times_s) and times_s[first + 1] < start_s + length_s:
+        first += 1
+    last = max(first, bisect_right(times_s, start_s + length_s - 2 * CLOSE_S) - 1)
+    step = (times_s[last] - times_s[first]) / (sound.frames - 1)
+    wanted = [times_s[first] + i * step for i in range(sound.frames)]
+    return [_on_screen(times_s, moment) for moment in wanted], [moment - start_s for moment in wanted]
+
+
+def _on_screen(times_s: Sequence[float], moment_s: float) -> int:
+    return max(0, bisect_right(times_s, moment_s + CLOSE_S) - 1)
+
+
+def _nearest(times_s: Sequence[float], moment_s: float) -> int:
+    before = _on_screen(times_s, moment_s)
+    if before + 1 == len(times_s):
+        return before
+    return before + (times_s[before + 1] - moment_s < moment_s - times_s[before] - CLOSE_S)
+
+
+def _film(video: object, card: Card) -> Film | Video:
+    if video is None:
+        raise RequestError(
+            f"`{card.id}` makes sound for a film, and none was given: give `video`, on the command line `--video FILE`"
+        )
+    if isinstance(video, Video):
+        if not len(video.frames_THWC) or not video.fps > 0:
+            raise RequestError(f"a clip of {len(video.frames_THWC)} frames at {video.fps:g} a second has no length")
+        return video
+    if not isinstance(video, str | Path):
+        raise RequestError(f"video must be a path or a `Video`, not `{type(video).__name__}`")
+    return probe(Path(video).expanduser())
+
+
+def _seconds(seconds: float | None, film: Film | Video) -> float:
+    if seconds is None:
+        return film.seconds
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise RequestError(f"seconds `{seconds}` must be a number above 0; left out, all of the film gets sound")
+    if seconds > film.seconds + 0.01:
+        raise RequestError(
+            f"the video lasts {film.seconds:.2f} s, and {seconds:g} s of sound were asked for: ask for no more"
+        )
+    return min(float(seconds), film.seconds)

@@ -1,0 +1,138 @@
+"""The transformer as a denoiser: what the sampling loop calls, for generation and conformance alike.
+
+Legend: B batch; T H W C latent frames, rows, columns, channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky5.dit import BlockRunner, DiffusionTransformer3D, VisualLayout
+from kandinsky.model.values import TextStates
+from kandinsky.ops.attention import AttentionSpec
+from kandinsky.ops.nabla import KeptBlocks
+from kandinsky.ops.precision import island
+
+
+class TakesCondition(Protocol):
+    """Parameters of a network whose input may carry condition channels."""
+
+    @property
+    def in_visual_dim(self) -> int: ...
+
+    @property
+    def has_condition_channels(self) -> bool: ...
+
+
+def join_condition(x_BTHWC: Tensor, params: TakesCondition, condition_BTHWC: Tensor | None = None) -> Tensor:
+    """Put the condition channels behind the latent.
+
+    Args:    condition_BTHWC: ``in_visual_dim`` condition channels and a mask; None = nothing given, zeros.
+    Returns: [B, T, H, W, params.input_channels]. A network without condition channels gets x as it is.
+    Raises:  RequestError for a condition the network has no channels for, or of another shape.
+    """
+    if not params.has_condition_channels:
+        if condition_BTHWC is not None:
+            raise RequestError("this model has no condition channels: it cannot take an image")
+        return x_BTHWC
+    shape = (*x_BTHWC.shape[:-1], params.in_visual_dim + 1)
+    if condition_BTHWC is None:
+        condition_BTHWC = x_BTHWC.new_zeros(shape)
+    elif condition_BTHWC.shape != shape:
+        raise RequestError(f"condition channels have shape {tuple(condition_BTHWC.shape)}, the latent needs {shape}")
+    return torch.cat((x_BTHWC, condition_BTHWC.to(x_BTHWC)), dim=-1)
+
+
+def coordinate_channels(latent_BTHWC: Tensor) -> Tensor:
+    """Condition channels that say where each place is: cosines and sines of row and column, and an empty mask.
+
+    Rotary positions are relative only; a small network learns slowly from them alone where the borders are.
+    Args:    latent_BTHWC: gives size, type and device; its C must be a multiple of 4.
+    Returns: [B, T, H, W, C + 1].
+    """
+    B, T, H, W, C = latent_BTHWC.shape
+    if C % 4:
+        raise RequestError(f"coordinates need a multiple of 4 latent channels, not {C}")
+    turns = torch.pi * torch.arange(1, C // 4 + 1, device=latent_BTHWC.device)
+
+    def waves(size: int) -> Tensor:
+        places = (torch.arange(size, device=latent_BTHWC.device) + 0.5) / size
+        angles = torch.outer(places, turns)
+        return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+    rows, columns = waves(H)[:, None].expand(H, W, -1), waves(W)[None].expand(H, W, -1)
+    both = torch.cat((rows, columns, rows.new_zeros(H, W, 1)), dim=-1)
+    return both.to(latent_BTHWC.dtype).expand(B, T, H, W, C + 1)
+
+
+# What the condition channels hold without an image, by the card's `sampling.condition`.
+CONDITIONS: dict[str, Callable[[Tensor], Tensor | None]] = {
+    "zeros": lambda latent_BTHWC: None,
+    "coordinates": coordinate_channels,
+}
+
+
+def mark_first_frame(latent_BTHWC: Tensor, condition_BTHWC: Tensor | None, given_B: Tensor) -> Tensor:
+    """Condition channels whose mask says: the first latent frame is a given image (FACTS section 3.4).
+
+    Args:    condition_BTHWC: the card's channels without an image; None = zeros.   given_B: which clips have one.
+    Returns: a new tensor [B, T, H, W, C + 1].
+    """
+    shape = (*latent_BTHWC.shape[:-1], latent_BTHWC.shape[-1] + 1)
+    marked = latent_BTHWC.new_zeros(shape) if condition_BTHWC is None else condition_BTHWC.clone()
+    marked[given_B, 0, ..., -1] = 1
+    return marked
+
+
+# Layouts by grid of tokens and device. Made by the caller for one generation, whose branches share it.
+Layouts = dict[tuple[tuple[int, int, int], torch.device], VisualLayout]
+
+
+@dataclass(eq=False, repr=False)
+class VelocityDenoiser:
+    """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> velocity_BTHWC``.
+
+    Args: text: states of B prompts, or of one prompt for any B.   rope_scale, attention: as in the network.
+          condition_BTHWC: condition channels, see ``join_condition``.   runner: of the visual blocks.
+          layouts: filled at the first call; give one to all denoisers of a generation (same scale and attention).
+          kept: told what block-sparse attention keeps.
+    """
+
+    dit: DiffusionTransformer3D
+    text: TextStates
+    _: KW_ONLY
+    rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    attention: AttentionSpec | None = None
+    condition_BTHWC: Tensor | None = None
+    runner: BlockRunner | None = None
+    layouts: Layouts = field(default_factory=dict)
+    kept: KeptBlocks | None = None
+
+    def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
+        """Velocity at time t in [0, 1]. Quirk: t·1000 is formed in float32; its last bit shows in the result."""
+        B = x_BTHWC.shape[0]
+        return self.dit(
+            join_condition(x_BTHWC, self.dit.params, self.condition_BTHWC),
+            (t.float() * 1000.0).to(x_BTHWC.device).expand(B),
+            self.text.expand(B),
+            runner=self.runner,
+            layout=self._layout(x_BTHWC),
+            kept=self.kept,
+        )
+
+    def _layout(self, x_BTHWC: Tensor) -> VisualLayout:
+        frames, rows, columns = (
+            size // patch for size, patch in zip(x_BTHWC.shape[1:4], self.dit.params.patch_size, strict=True)
+        )
+        grid, device = (frames, rows, columns), x_BTHWC.device
+        if (grid, device) not in self.layouts:
+            with island(x_BTHWC):
+                layout = self.dit.layout(grid, device, rope_scale=self.rope_scale, attention=self.attention)
+            self.layouts[grid, device] = layout
+        return self.layouts[grid, device]

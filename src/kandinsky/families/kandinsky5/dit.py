@@ -1,0 +1,442 @@
+"""The Kandinsky 5 diffusion transformer: parameters, blocks from small to large, the network.
+
+Legend: B batch; T H W C latent frames, rows, columns, channels; S visual tokens; L text tokens; D width; N heads;
+K head width; E width of the conditioning vector (time_dim). Tensor names are the official ones, so that official
+files load as they are. Positions, frequencies and masks are made in ``forward``: the network has no buffers.
+
+Precision: the compute type is the type of the weights, and the token stream is kept in it. The islands of
+``ops/precision.py`` run in float32 always. Under autocast the matrix products are rounded and the stream stays float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from kandinsky.errors import RequestError
+from kandinsky.model.params import read_params, three
+from kandinsky.model.values import TextStates
+from kandinsky.ops.attention import AttentionSpec, attention
+from kandinsky.ops.linear import Linear
+from kandinsky.ops.nabla import KeptBlocks, Nabla
+from kandinsky.ops.precision import island, linear_float32, rms_norm_float32
+from kandinsky.ops.rope import Rotation, axis_angles, frequencies, grid_angles
+
+NORM_EPS = 1e-5
+# torch's default for float32 input of RMSNorm, which the official module leaves unset
+HEAD_NORM_EPS = torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True, slots=True)
+class DiTParams:
+    """Hyper-parameters under their official names, with the official constructor defaults.
+
+    visual_cond: the input carries condition channels and a mask besides the latent (image-to-video ability).
+    instruct_type: "channel" for image editing: source latent and a mask in the same extra channels.
+    """
+
+    in_visual_dim: int = 4
+    in_text_dim: int = 3584
+    in_text_dim2: int = 768
+    time_dim: int = 512
+    out_visual_dim: int = 4
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    model_dim: int = 2048
+    ff_dim: int = 5120
+    num_text_blocks: int = 2
+    num_visual_blocks: int = 32
+    axes_dims: tuple[int, int, int] = (16, 24, 24)
+    visual_cond: bool = False
+    instruct_type: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.model_dim % self.head_dim or self.model_dim % 2:
+            raise RequestError(f"model_dim {self.model_dim} is not a multiple of the head width {self.head_dim}")
+        if any(width % 2 for width in self.axes_dims):
+            raise RequestError(f"axes_dims {list(self.axes_dims)}: every entry must be even")
+        if self.instruct_type not in (None, "channel"):
+            raise RequestError(f"unknown instruct_type `{self.instruct_type}`: use `channel` or leave it out")
+
+    @property
+    def head_dim(self) -> int:
+        return sum(self.axes_dims)
+
+    @property
+    def num_heads(self) -> int:
+        return self.model_dim // self.head_dim
+
+    @property
+    def has_condition_channels(self) -> bool:
+        return self.visual_cond or self.instruct_type == "channel"
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of ``x_BTHWC``: the latent, and with conditioning as many again and a mask."""
+        return 2 * self.in_visual_dim + 1 if self.has_condition_channels else self.in_visual_dim
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DiTParams:
+        """Read official hyper-parameters. Raises: RequestError for a key that is none of them."""
+        what = "transformer parameter"
+        axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims") if key in values}
+        return read_params(cls, {**values, **axes}, what)
+
+
+def patchify(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """[B, T, H, W, C] → [B, T/pt, H/ph, W/pw, pt·ph·pw·C], C fastest.
+
+    Raises: RequestError where the latent is no multiple of the patch.
+    """
+    if any(size % p for size, p in zip(x_BTHWC.shape[1:4], patch, strict=True)):
+        raise RequestError(
+            f"latent of {'x'.join(map(str, x_BTHWC.shape[1:4]))} (frames x rows x columns) cannot be cut into patches "
+            f"of {'x'.join(map(str, patch))}: choose a size that is a multiple"
+        )
+    pt, ph, pw = patch
+    x = x_BTHWC.unflatten(3, (-1, pw)).unflatten(2, (-1, ph)).unflatten(1, (-1, pt))
+    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4)
+
+
+def unpatchify(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """[B, t, h, w, C·pt·ph·pw] → [B, t·pt, h·ph, w·pw, C].
+
+    Quirk: C is slowest here, unlike in ``patchify``; the official output layer learnt this order.
+    """
+    pt, ph, pw = patch
+    B, t, h, w, _ = x_BTHWC.shape
+    x = x_BTHWC.view(B, t, h, w, -1, pt, ph, pw).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(B, t * pt, h * ph, w * pw, -1)
+
+
+class TimeEmbeddings(nn.Module):
+    """Sinusoid of t·1000 (cosines first), then a small network; float32 throughout."""
+
+    def __init__(self, model_dim: int, time_dim: int) -> None:
+        super().__init__()
+        self.num_frequencies = model_dim // 2
+        self.in_layer = Linear(model_dim, time_dim)
+        self.out_layer = Linear(time_dim, time_dim)
+
+    def forward(self, time_B: Tensor) -> Tensor:
+        with island(time_B):
+            angles = torch.outer(time_B.float(), frequencies(self.num_frequencies, time_B.device))
+            wave = torch.cat((angles.cos(), angles.sin()), dim=-1)
+            return linear_float32(self.out_layer, F.silu(linear_float32(self.in_layer, wave)))
+
+
+class TextEmbeddings(nn.Module):
+    """Linear, then LayerNorm in float32; the result returns to the compute type."""
+
+    def __init__(self, text_dim: int, width: int) -> None:
+        super().__init__()
+        self.in_layer = Linear(text_dim, width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+
+    def forward(self, text: Tensor) -> Tensor:
+        x = self.in_layer(text)
+        with island(x):
+            norm = self.norm
+            x = F.layer_norm(x.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+        return x.to(self.in_layer.weight.dtype)
+
+
+class VisualEmbeddings(nn.Module):
+    """Patches of the latent to tokens."""
+
+    def __init__(self, channels: int, width: int, patch: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.patch = patch
+        self.in_layer = Linear(patch[0] * patch[1] * patch[2] * channels, width)
+
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        return self.in_layer(patchify(x_BTHWC, self.patch)).to(self.in_layer.weight.dtype)
+
+
+class Modulation(nn.Module):
+    """The conditioning vector to ``parts`` shifts, scales and gates of width D, in float32."""
+
+    def __init__(self, time_dim: int, width: int, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.out_layer = Linear(time_dim, parts * width)
+        nn.init.zeros_(self.out_layer.weight)  # every block starts as the identity
+        nn.init.zeros_(self.out_layer.bias)
+
+    def forward(self, e_BE: Tensor) -> tuple[Tensor, ...]:
+        """Returns ``parts`` tensors [B, 1, D], to be spread over tokens."""
+        with island(e_BE):
+            return linear_float32(self.out_layer, F.silu(e_BE)).unsqueeze(1).chunk(self.parts, dim=-1)
+
+
+def modulated_norm(x_BSD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
+    """LayerNorm(x)·(1 + scale) + shift in float32, rounded to the type of x."""
+    with island(x_BSD):
+        normed = F.layer_norm(x_BSD.float(), x_BSD.shape[-1:], eps=NORM_EPS)
+        return torch.addcmul(shift_B1D, normed, scale_B1D + 1.0).to(x_BSD.dtype)
+
+
+def gated_sum(x_BSD: Tensor, gate_B1D: Tensor, update_BSD: Tensor) -> Tensor:
+    """x + gate·update in float32, rounded to the type of x."""
+    with island(x_BSD):
+        return torch.addcmul(x_BSD.float(), gate_B1D, update_BSD.float()).to(x_BSD.dtype)
+
+
+class HeadNorm(nn.Module):
+    """RMSNorm over a head's width, one weight for all heads, in float32 (the result stays float32)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x_BSNK: Tensor) -> Tensor:
+        return rms_norm_float32(x_BSNK, self.weight, HEAD_NORM_EPS)
+
+
+# (q [B, S, N, K], k and v [B, L, N, K]) -> [B, S, N, K]
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with normalised queries and keys, and rotary positions where given."""
+
+    def __init__(self, width: int, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.to_query = Linear(width, width)
+        self.to_key = Linear(width, width)
+        self.to_value = Linear(width, width)
+        self.query_norm = HeadNorm(head_dim)
+        self.key_norm = HeadNorm(head_dim)
+        self.out_layer = Linear(width, width)
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        context_BLD: Tensor | None = None,
+        *,
+        rotation: Rotation | None = None,
+        mix: Mix = attention,
+    ) -> Tensor:
+        """Self attention, or cross attention to ``context_BLD``. ``mix`` is the attention proper."""
+        context = x_BSD if context_BLD is None else context_BLD
+        heads = (-1, self.head_dim)
+        q_BSNK = self.to_query(x_BSD).unflatten(-1, heads)
+        k_BLNK = self.to_key(context).unflatten(-1, heads)
+        v_BLNK = self.to_value(context).unflatten(-1, heads)
+        with island(x_BSD):
+            q_BSNK, k_BLNK = self.query_norm(q_BSNK), self.key_norm(k_BLNK)
+            if rotation is not None:
+                q_BSNK, k_BLNK = rotation(q_BSNK), rotation(k_BLNK)
+            q_BSNK, k_BLNK = q_BSNK.to(v_BLNK.dtype), k_BLNK.to(v_BLNK.dtype)
+        return self.out_layer(mix(q_BSNK, k_BLNK, v_BLNK).flatten(-2))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.in_layer = Linear(width, hidden, bias=False)
+        self.out_layer = Linear(hidden, width, bias=False)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        return self.out_layer(F.gelu(self.in_layer(x_BSD)))
+
+
+class TextBlock(nn.Module):
+    """Self attention and feed-forward over the text tokens, modulated by the time."""
+
+    def __init__(self, params: DiTParams) -> None:
+        super().__init__()
+        self.text_modulation = Modulation(params.time_dim, params.model_dim, 6)
+        self.self_attention = Attention(params.model_dim, params.head_dim)
+        self.feed_forward = FeedForward(params.model_dim, params.ff_dim)
+
+    def forward(self, text_BLD: Tensor, e_BE: Tensor, rotation: Rotation, mask_BL: Tensor | None) -> Tensor:
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = self.text_modulation(e_BE)
+        normed = modulated_norm(text_BLD, shift, scale)
+        mix = partial(attention, mask=mask_BL)
+        text_BLD = gated_sum(text_BLD, gate, self.self_attention(normed, rotation=rotation, mix=mix))
+        normed = modulated_norm(text_BLD, ff_shift, ff_scale)
+        return gated_sum(text_BLD, ff_gate, self.feed_forward(normed))
+
+
+class VisualBlock(nn.Module):
+    """Self attention over the clip, cross attention to the text, feed-forward."""
+
+    def __init__(self, params: DiTParams) -> None:
+        super().__init__()
+        self.visual_modulation = Modulation(params.time_dim, params.model_dim, 9)
+        self.self_attention = Attention(params.model_dim, params.head_dim)
+        self.cross_attention = Attention(params.model_dim, params.head_dim)
+        self.feed_forward = FeedForward(params.model_dim, params.ff_dim)
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        text_BLD: Tensor,
+        e_BE: Tensor,
+        rotation: Rotation,
+        mask_BL: Tensor | None,
+        mix: Mix,
+    ) -> Tensor:
+        """``mask_BL``: text tokens that count.   ``mix``: the attention among the visual tokens."""
+        m = self.visual_modulation(e_BE)
+        normed = modulated_norm(x_BSD, m[0], m[1])
+        x_BSD = gated_sum(x_BSD, m[2], self.self_attention(normed, rotation=rotation, mix=mix))
+        normed = modulated_norm(x_BSD, m[3], m[4])
+        to_text = partial(attention, mask=mask_BL)
+        x_BSD = gated_sum(x_BSD, m[5], self.cross_attention(normed, text_BLD, mix=to_text))
+        normed = modulated_norm(x_BSD, m[6], m[7])
+        return gated_sum(x_BSD, m[8], self.feed_forward(normed))
+
+
+class OutLayer(nn.Module):
+    """Tokens back to a latent velocity."""
+
+    def __init__(self, params: DiTParams) -> None:
+        super().__init__()
+        self.patch = params.patch_size
+        pt, ph, pw = params.patch_size
+        self.modulation = Modulation(params.time_dim, params.model_dim, 2)
+        self.out_layer = Linear(params.model_dim, pt * ph * pw * params.out_visual_dim)
+
+    def forward(self, x_BSD: Tensor, e_BE: Tensor, grid: Sequence[int]) -> Tensor:
+        x = self.out_layer(modulated_norm(x_BSD, *self.modulation(e_BE)))
+        return unpatchify(x.unflatten(1, tuple(grid)), self.patch)
+
+
+# Runs the visual blocks: (tokens [B, S, D], number of blocks, (block number, tokens) -> tokens) -> tokens.
+# A step cache is one that leaves some of them out.
+BlockRunner = Callable[[Tensor, int, Callable[[int, Tensor], Tensor]], Tensor]
+
+
+def run_all(x_BSD: Tensor, count: int, run: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Every block in turn."""
+    for number in range(count):
+        x_BSD = run(number, x_BSD)
+    return x_BSD
+
+
+@dataclass(frozen=True, slots=True)
+class VisualLayout:
+    """What follows from a clip's size alone: made once, good for all passes of a generation and both its branches.
+
+    grid: frames, rows, columns of tokens.   rotation: in the order the visual blocks see the tokens.
+    attention: as asked for.   nabla: order and window of block-sparse attention, None where attention is dense.
+    """
+
+    grid: tuple[int, int, int]
+    rotation: Rotation
+    attention: AttentionSpec
+    nabla: Nabla | None = None
+
+    def mix(self, layer: int, kept: KeptBlocks | None = None) -> Mix:
+        """The attention among the visual tokens of one layer; ``kept`` is told the share of blocks it keeps."""
+        if self.nabla is None:
+            return partial(attention, backend=self.attention.backend)
+        return partial(self.nabla.attend, note=None if kept is None else partial(kept.note, layer))
+
+
+class DiffusionTransformer3D(nn.Module):
+    """Velocity of a noisy latent clip, given its text states and time.
+
+    Source: kandinskylab/kandinsky-5, kandinsky/models/dit.py, DiffusionTransformer3D; batched here.
+    """
+
+    def __init__(self, params: DiTParams) -> None:
+        super().__init__()
+        self.params = params
+        self.time_embeddings = TimeEmbeddings(params.model_dim, params.time_dim)
+        self.text_embeddings = TextEmbeddings(params.in_text_dim, params.model_dim)
+        self.pooled_text_embeddings = TextEmbeddings(params.in_text_dim2, params.time_dim)
+        self.visual_embeddings = VisualEmbeddings(params.input_channels, params.model_dim, params.patch_size)
+        self.text_transformer_blocks = nn.ModuleList(TextBlock(params) for _ in range(params.num_text_blocks))
+        self.visual_transformer_blocks = nn.ModuleList(VisualBlock(params) for _ in range(params.num_visual_blocks))
+        self.out_layer = OutLayer(params)
+
+    def layout(
+        self,
+        grid: tuple[int, int, int],
+        device: torch.device,
+        *,
+        rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        attention: AttentionSpec | None = None,
+        positions: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> VisualLayout:
+        """What ``forward`` needs to know of a clip of ``grid`` tokens (frames, rows, columns); arguments as there."""
+        spec = attention or AttentionSpec()
+        if positions is None:
+            t, h, w = (torch.arange(size, device=device) for size in grid)
+            positions = (t, h, w)
+        angles_SK = grid_angles(positions, self.params.axes_dims, rope_scale)
+        nabla = None
+        if spec.type == "nabla":
+            nabla = Nabla.of(grid, spec, device)
+            angles_SK = angles_SK[nabla.order.order_S]
+        return VisualLayout(grid, Rotation(angles_SK), spec, nabla)
+
+    def forward(
+        self,
+        x_BTHWC: Tensor,
+        time_B: Tensor,
+        text: TextStates,
+        *,
+        rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        attention: AttentionSpec | None = None,
+        positions: tuple[Tensor, Tensor, Tensor] | None = None,
+        text_positions: Tensor | None = None,
+        runner: BlockRunner | None = None,
+        layout: VisualLayout | None = None,
+        kept: KeptBlocks | None = None,
+    ) -> Tensor:
+        """Predict the velocity (noise − clean).
+
+        Args:    x_BTHWC: latent with its condition channels, ``params.input_channels`` in all.
+                 time_B: t·1000, float32, 0 … 1000.   text: token states [B, L, C], pooled states, mask.
+                 rope_scale: divisors of the (t, h, w) angles.   attention: of the visual self attention.
+                 positions, text_positions: where the tokens stand; 0, 1, 2 … when not given.
+                 runner: runs the visual blocks, all of them in turn when not given.
+                 layout: of this size, from ``layout``, to make it once for many passes; then ``rope_scale``,
+                 ``attention`` and ``positions`` are its own.   kept: told what block-sparse attention keeps.
+        Returns: [B, T, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
+        Raises:  RequestError for a latent that cannot be patched; BackendError for an attention backend that is absent.
+        """
+        compute = self.visual_embeddings.in_layer.weight.dtype
+        device = x_BTHWC.device
+
+        e_BE = self.time_embeddings(time_B) + self.pooled_text_embeddings(text.pooled_BC.to(compute))
+        text_BLD = self.text_embeddings(text.tokens_BLC.to(compute))
+        x = self.visual_embeddings(x_BTHWC.to(compute))
+        frames, rows, columns = x.shape[1:4]
+        grid = (frames, rows, columns)
+        x_BSD = x.flatten(1, 3)
+
+        with island(x_BTHWC):
+            if text_positions is None:
+                text_positions = torch.arange(text_BLD.shape[1], device=device)
+            text_rotation = Rotation(axis_angles(text_positions, self.params.head_dim))
+            if layout is None:
+                layout = self.layout(grid, device, rope_scale=rope_scale, attention=attention, positions=positions)
+        assert layout.grid == grid, f"a layout of {layout.grid} tokens for {grid}"
+        shown = layout
+
+        for text_block in self.text_transformer_blocks:
+            text_BLD = text_block(text_BLD, e_BE, text_rotation, text.mask_BL)
+
+        def run(number: int, x_BSD: Tensor) -> Tensor:
+            block = self.visual_transformer_blocks[number]
+            return block(x_BSD, text_BLD, e_BE, shown.rotation, text.mask_BL, shown.mix(number, kept))
+
+        if kept is not None:
+            kept.begin()
+        if layout.nabla is not None:
+            x_BSD = layout.nabla.order.arrange(x_BSD)
+        x_BSD = (runner or run_all)(x_BSD, len(self.visual_transformer_blocks), run)
+        if layout.nabla is not None:
+            x_BSD = layout.nabla.order.restore(x_BSD)
+        return self.out_layer(x_BSD, e_BE, grid)

@@ -1,0 +1,242 @@
+"""Text states of Kandinsky 5: Qwen2.5-VL's last hidden states for the tokens, CLIP-L's pooled output for the whole.
+
+Legend: B prompts, L text tokens, C state width, P pooled width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.families.kandinsky5 import expansion
+from kandinsky.families.kandinsky5.templates import IMAGE_EDIT, IMAGE_PAD, Template, fill_edit, template
+from kandinsky.media.image import resized
+from kandinsky.model.params import read_params
+from kandinsky.model.values import TextStates
+from kandinsky.text.pretrained import read_model, read_tokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Padding = Literal["trimmed", "full"]
+# The CLIP repository holds the picture half of the model in the same file.
+CLIP_OTHER_HALF = (
+    "vision_model.",
+    "visual_projection.",
+    "text_projection.",
+    "logit_scale",
+    "text_model.embeddings.position_ids",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QwenClipParams:
+    """How prompts are cut and padded; the defaults are the official video values.
+
+    qwen_max_length: prompt tokens kept, the template not counted.   clip_max_length: tokens CLIP sees, padding too.
+    template, image_template: names of ``families/kandinsky5/templates.py`` for clips and for stills.
+    """
+
+    qwen_max_length: int = 256
+    clip_max_length: int = 77
+    template: str = "video"
+    image_template: str = "image"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> QwenClipParams:
+        """Read a card's values. Raises: RequestError for an unknown key or template."""
+        params = read_params(cls, values, "text encoder parameter")
+        template(params.template), template(params.image_template)
+        return params
+
+
+@dataclass(frozen=True, slots=True)
+class QwenClipFiles:
+    """Folders the two models and their tokenizers are read from; tokenizers usually lie beside their model."""
+
+    qwen: Path
+    clip: Path
+    qwen_tokenizer: Path | None = None
+    clip_tokenizer: Path | None = None
+
+
+class QwenClipEncoder(nn.Module):
+    """Both encoders and their tokenizers.
+
+    Args: qwen: ``Qwen2_5_VLForConditionalGeneration``; only its language half is run.   clip: ``CLIPTextModel``.
+          qwen_tokenizer, clip_tokenizer: of transformers.
+          image_processor: ``Qwen2VLImageProcessorPil``, needed where Qwen is shown images.
+          padding: "trimmed" pads no further than the batch needs; "full" pads to ``qwen_max_length`` and gives a mask,
+                   as the official code does. Both give a denoiser the same result, as masked tokens count for nothing.
+    Raises: WeightsError where the tokenizer does not split the templates as the models' own tokenizer does.
+    Source: kandinskylab/kandinsky-5, kandinsky/models/text_embedders.py.
+    """
+
+    def __init__(
+        self,
+        qwen: nn.Module,
+        clip: nn.Module,
+        *,
+        qwen_tokenizer: Any,
+        clip_tokenizer: Any,
+        image_processor: Any | None = None,
+        params: QwenClipParams | None = None,
+        padding: Padding = "trimmed",
+    ) -> None:
+        super().__init__()
+        self.qwen: Any = qwen.eval().requires_grad_(False)
+        self.clip: Any = clip.eval().requires_grad_(False)
+        self.qwen_tokenizer = qwen_tokenizer
+        self.clip_tokenizer = clip_tokenizer
+        self.image_processor = image_processor
+        self.params = params or QwenClipParams()
+        self.padding: Padding = padding
+        for name in (self.params.template, self.params.image_template):
+            self._check_prefix(name, template(name))
+
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
+        """Text states of B prompts.
+
+        Args:    still: use the template for images.
+        Returns: tokens [B, L, C] in Qwen's type, L ≤ ``qwen_max_length``; pooled [B, P] float32; mask [B, L], or None
+                 where every token counts.
+        Raises:  RequestError for no prompts.
+        """
+        if isinstance(prompts, str) or not prompts:
+            raise RequestError("encode takes a list of at least one prompt")
+        chosen = template(self.params.image_template if still else self.params.template)
+        with torch.no_grad():
+            tokens, mask = self._token_states(prompts, chosen)
+            pooled = self._pooled_states(prompts)
+        return TextStates(tokens, pooled, mask)
+
+    def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextStates:
+        """Text states of B prompts for image editing, each with the image it speaks of.
+
+        Qwen sees the image at half its width and height; CLIP sees the words alone. The prompt may have any length.
+        Args:    images: at the size of the result.
+        Returns: as ``encode``; L is as long as the longest prompt with its image.
+        Raises:  WeightsError without an image processor; RequestError for a prompt with an image token in it.
+        """
+        if isinstance(prompts, str) or not prompts or len(prompts) != len(images):
+            raise RequestError("encode_with_images takes a list of at least one prompt, and an image for each")
+        if any(IMAGE_PAD in prompt for prompt in prompts):
+            raise RequestError(f"a prompt must not contain `{IMAGE_PAD}`: it stands for the image")
+        with torch.no_grad():
+            tokens, mask = self._token_states_with_images(prompts, images)
+            pooled = self._pooled_states(prompts)
+        return TextStates(tokens, pooled, mask)
+
+    def expand(self, prompt: str, *, task: str, seed: int, image: Image | None = None) -> str:
+        """The prompt written out at length by Qwen, see ``families/kandinsky5/expansion.py``."""
+        return expansion.expand(
+            self.qwen,
+            self.qwen_tokenizer,
+            prompt,
+            task=task,
+            seed=seed,
+            image=image,
+            image_processor=self.image_processor,
+        )
+
+    def _token_states_with_images(
+        self, prompts: Sequence[str], images: Sequence[Image]
+    ) -> tuple[Tensor, Tensor | None]:
+        if self.image_processor is None:
+            raise WeightsError("Qwen2.5-VL cannot be shown images: `preprocessor_config.json` does not lie beside it")
+        device = self.qwen.device
+        halved = [resized(image, max(1, image.width // 2), max(1, image.height // 2)) for image in images]
+        seen = self.image_processor(images=halved, return_tensors="pt")
+        counts = seen["image_grid_thw"].prod(dim=1) // self.image_processor.merge_size**2
+        texts = [fill_edit(prompt, int(count)) for prompt, count in zip(prompts, counts, strict=True)]
+        inputs = self.qwen_tokenizer(texts, padding="longest", padding_side="right", return_tensors="pt").to(device)
+        ids, given = inputs["input_ids"], inputs["attention_mask"]
+        image_token = self.qwen_tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+        states = self.qwen.model(
+            input_ids=ids,
+            attention_mask=given,
+            pixel_values=seen["pixel_values"].to(device),
+            image_grid_thw=seen["image_grid_thw"].to(device),
+            mm_token_type_ids=(ids == image_token).int(),
+            use_cache=False,
+        ).last_hidden_state
+        # Quirk: the template is three tokens shorter than what is cropped, so the prompt's first three are lost.
+        mask = given[:, IMAGE_EDIT.crop_start :].bool()
+        return states[:, IMAGE_EDIT.crop_start :], None if bool(mask.all()) else mask
+
+    def _token_states(self, prompts: Sequence[str], chosen: Template) -> tuple[Tensor, Tensor | None]:
+        device = self.qwen.device
+        inputs = self.qwen_tokenizer(
+            [chosen.fill(prompt) for prompt in prompts],
+            padding="max_length" if self.padding == "full" else "longest",
+            # No mask is given to Qwen: its attention is causal, so padding on the right changes no state before it.
+            padding_side="right",
+            truncation=True,
+            max_length=chosen.crop_start + self.params.qwen_max_length,
+            return_tensors="pt",
+        )
+        # The inner model leaves out the projection to the vocabulary, which nobody reads here.
+        states = self.qwen.model(input_ids=inputs["input_ids"].to(device), use_cache=False).last_hidden_state
+        mask = inputs["attention_mask"][:, chosen.crop_start :].bool().to(device)
+        tokens = states[:, chosen.crop_start :]
+        return tokens, None if self.padding == "trimmed" and bool(mask.all()) else mask
+
+    def _pooled_states(self, prompts: Sequence[str]) -> Tensor:
+        inputs = self.clip_tokenizer(
+            list(prompts),
+            padding="max_length",
+            padding_side="right",
+            truncation=True,
+            add_special_tokens=True,
+            max_length=self.params.clip_max_length,
+            return_tensors="pt",
+        ).to(self.clip.device)
+        return self.clip(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).pooler_output.float()
+
+    def _check_prefix(self, name: str, chosen: Template) -> None:
+        length = len(self.qwen_tokenizer(chosen.prefix)["input_ids"])
+        if length != chosen.prefix_tokens:
+            raise WeightsError(
+                f"the tokenizer splits the `{name}` template into {length} tokens, the models were trained with "
+                f"{chosen.prefix_tokens}: is it Qwen2.5-VL's?"
+            )
+
+
+def read_qwen_clip(
+    files: QwenClipFiles, *, params: QwenClipParams | None = None, dtype: torch.dtype, padding: Padding = "trimmed"
+) -> QwenClipEncoder:
+    """Read both models and tokenizers from local folders, strictly, on the host; nothing is fetched or executed.
+
+    Args:   dtype: Qwen's compute type; CLIP stays in float32, as in the official code.
+    Raises: BackendError without transformers; WeightsError naming the folder, and the tensor where one does not fit.
+    """
+    try:
+        from transformers import AutoTokenizer, CLIPTextModel, Qwen2_5_VLForConditionalGeneration
+    except ImportError as error:
+        raise BackendError(
+            "the text encoders Qwen2.5-VL and CLIP need the package `transformers`: install `kandinsky-video[full]`"
+        ) from error
+    return QwenClipEncoder(
+        read_model(Qwen2_5_VLForConditionalGeneration, files.qwen, dtype),
+        read_model(CLIPTextModel, files.clip, torch.float32, may_be_left_over=CLIP_OTHER_HALF),
+        qwen_tokenizer=read_tokenizer(AutoTokenizer, files.qwen_tokenizer or files.qwen),
+        image_processor=_read_image_processor(files.qwen_tokenizer or files.qwen),
+        clip_tokenizer=read_tokenizer(AutoTokenizer, files.clip_tokenizer or files.clip),
+        params=params,
+        padding=padding,
+    )
+
+
+def _read_image_processor(folder: Path) -> Any | None:
+    """The processor whose values lie beside the tokenizer; None where there are none."""
+    from transformers import Qwen2VLImageProcessorPil  # this one needs no torchvision
+
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        return None
+    return read_tokenizer(Qwen2VLImageProcessorPil, folder)

@@ -1,0 +1,1 @@
+"""Kandinsky Video 1.0 and 1.1."""

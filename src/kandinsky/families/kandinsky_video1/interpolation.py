@@ -1,0 +1,186 @@
+"""The frame rate of any clip raised by a model's interpolation network.
+
+Legend: T frames; H W rows and columns; C channels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from kandinsky.engine.latents import write_latent
+from kandinsky.engine.pipeline import GenerationPipeline, OnStep
+from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky_video1.keyframes import Progress, encode_picture, fill_gaps, gap_states
+from kandinsky.families.parts.projected import no_text
+from kandinsky.media import recipe
+from kandinsky.model.card import Card
+from kandinsky.model.values import TextStates, Video
+
+log = logging.getLogger(__name__)
+# Frames come in threes between two, so a pass raises a rate by 4; of other rates the frames nearest in time are kept.
+PER_PASS, PASSES = 4, 2
+FACTORS = (2, 4, 8, 16)
+GAPS_AT_ONCE = 56  # as many as the official code's second pass has of a clip of key frames
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """How a clip's frame rate is raised.
+
+    factor: 2, 4, 8 or 16.   fps: a rate instead of a factor.
+    prompt: what the clip shows, for models whose interpolation is told; may be empty.
+    steps, guidance: of each pass; None = the card's, guidance 1 = off.   seed: of the noise.
+    """
+
+    factor: int = 4
+    fps: float | None = None
+    prompt: str = ""
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int = SEED
+
+    def check(self, card: Card) -> None:
+        """Raises: RequestError for a model without interpolation or a value that is not legal."""
+        if card.keyframes is None:
+            raise RequestError(f"`{card.id}` has no interpolation network: use `kandinsky-video-1.1`")
+        if self.factor not in FACTORS:
+            raise RequestError(f"factor `{self.factor}` is not possible: use 2, 4, 8 or 16, or `fps`")
+        if self.steps is not None and not 1 <= self.steps <= card.sampling.max_steps:
+            raise RequestError(f"steps `{self.steps}` are not possible: use 1 to {card.sampling.max_steps}")
+        if self.guidance is not None and not 0 <= self.guidance < float("inf"):
+            raise RequestError(f"guidance `{self.guidance}` is not possible: use 0 or more, 1 is off")
+        if self.prompt.strip() and not card.keyframes.guides_text:
+            log.warning("the prompt has no effect: the interpolation of `%s` is not told any", card.id)
+
+    def rate(self, given_fps: float) -> float:
+        """Frames a second that come of ``given_fps``. Raises: RequestError for a rate that cannot be reached."""
+        if self.fps is None:
+            return given_fps * self.factor
+        most = given_fps * PER_PASS**PASSES
+        if not given_fps < self.fps <= most:
+            raise RequestError(
+                f"`{self.fps:g}` frames a second are not possible for a clip of {given_fps:g}: "
+                f"use more than that, up to {most:g}"
+            )
+        return self.fps
+
+
+def nearest_frames(times_s: Sequence[float], seconds: float, fps: float) -> list[int]:
+    """Which frame is shown at each moment of an even rate: the one nearest in time, the last one to the very end.
+
+    Args: times_s: when each frame is shown, rising from 0.   seconds: the whole clip's length.
+    """
+    shown = np.asarray(times_s)
+    moments = np.arange(max(1, round(seconds * fps))) / fps
+    after = np.clip(np.searchsorted(shown, moments), 1, len(shown) - 1)
+    is_before = moments - shown[after - 1] <= shown[after] - moments
+    return [int(i) for i in after - is_before]
+
+
+def fitted_size(width: int, height: int, unit: int) -> tuple[int, int]:
+    """The nearest size whose sides are multiples of ``unit``, at least one."""
+    wide, high = (max(unit, round(side / unit) * unit) for side in (width, height))
+    return wide, high
+
+
+def interpolate(
+    pipe: GenerationPipeline,
+    video: Video,
+    settings: Raise,
+    *,
+    times_s: Sequence[float] | None = None,
+    seconds: float | None = None,
+    keep_latent: str | Path | None = None,
+    on_step: OnStep | None = None,
+) -> Video:
+    """The clip with more frames a second, of the same length and size.
+
+    The given frames pass through the autoencoder too, so that they do not stand out. Sides that are no multiples of 64
+    are scaled to the nearest for the network, and back. Long clips are filled in parts that share a given frame.
+
+    Args:   times_s, seconds: when each frame is shown, from 0, and the length of the clip, where its rate is not even.
+    Raises: RequestError for a clip of fewer than two frames, or settings that are not legal.
+    """
+    settings.check(pipe.card)
+    keyframes = pipe.card.keyframes
+    assert keyframes is not None
+    count = len(video.frames_THWC)
+    if count < 2:
+        raise RequestError("a clip of one frame has no gaps to fill: give one of two frames or more")
+    fps = settings.rate(video.fps)
+    passes = 1 if fps <= video.fps * PER_PASS else PASSES
+    height, width = video.frames_THWC.shape[1:3]
+    size = fitted_size(width, height, pipe.card.clip.multiple)
+    prompt = settings.prompt if keyframes.guides_text else ""
+    states = _states(pipe, prompt)
+    latents = torch.cat([encode_picture(pipe, _resized(frame, size)) for frame in video.frames_THWC], dim=1)
+    steps = settings.steps or keyframes.steps
+    guidance = keyframes.guidance if settings.guidance is None else settings.guidance
+    parts = [_parts((count - 1) * PER_PASS**number) for number in range(passes)]
+    progress = Progress(on_step, sum(map(len, parts)) * steps)
+    for number, ranges in enumerate(parts):
+        filled = [
+            fill_gaps(pipe, latents[:, begin : end + 1], *states, steps=steps, guidance=guidance, seed=settings.seed,
+                      number=number, on_step=progress.stage())
+            for begin, end in ranges
+        ]  # fmt: skip
+        latents = torch.cat([part[:, :-1] for part in filled] + [filled[-1][:, -1:]], dim=1)
+    made = _recipe(pipe, video, settings, {"steps": steps, "interpolation_guidance": guidance, "fps": fps})
+    if keep_latent is not None:
+        write_latent(Path(keep_latent), latents[0], made)
+    frames = pipe.decode(latents)[0]
+    times = np.asarray(times_s if times_s is not None else np.arange(count) / video.fps)
+    dense = np.interp(np.arange(len(frames)) / PER_PASS**passes, np.arange(count), times)
+    kept = nearest_frames(dense, seconds if seconds is not None else count / video.fps, fps)
+    return Video(
+        np.stack([np.asarray(_resized(frames[i], (width, height))) for i in kept]),
+        fps=fps,
+        seed=settings.seed,
+        recipe=made,
+    )
+
+
+def _parts(gaps: int) -> list[tuple[int, int]]:
+    """Gaps in parts of nearly the same length: the first frame and the last of each."""
+    count = -(-gaps // GAPS_AT_ONCE)
+    ends = [gaps * i // count for i in range(count + 1)]
+    return list(itertools.pairwise(ends))
+
+
+def _resized(frame_HWC: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    picture = Image.fromarray(frame_HWC)
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _states(pipe: GenerationPipeline, prompt: str) -> tuple[TextStates, TextStates]:
+    """States of the prompt and of no text. The text encoder is read for a prompt only."""
+    if not prompt.strip():
+        nothing = no_text(int(pipe.card.dit.params["context_dim"]))
+        return nothing, nothing
+    text = gap_states(pipe, prompt)
+    return text, no_text(text.tokens_BLC.shape[-1])
+
+
+def _recipe(pipe: GenerationPipeline, video: Video, settings: Raise, used: Mapping[str, Any]) -> dict[str, Any]:
+    height, width = video.frames_THWC.shape[1:3]
+    values = {
+        "model": pipe.name,
+        "prompt": settings.prompt,
+        "seed": settings.seed,
+        "width": width,
+        "height": height,
+        "interpolated": {"factor": used["fps"] / video.fps, "from": dict(video.recipe)},
+        **used,
+    }
+    device = str(pipe.placement.device("interpolation"))
+    return recipe.build(values, revision=pipe.revision, dtype=pipe.precision.name, device=device)

@@ -1,0 +1,1 @@
+"""Nano: the family in miniature, trained by this project."""

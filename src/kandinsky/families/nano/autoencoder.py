@@ -1,0 +1,161 @@
+"""Nano's autoencoder: causal in time, 4 frames × 8 × 8 pixels to one latent vector.
+
+It starts as PCA of its patches (``start_from_pca``) and learns what PCA cannot say: both directions are a fixed
+linear map plus a residual network that begins at zero. All spatial convolutions pad with zeros, so latents near the
+border look different and carry position. It computes in the type of its weights.
+
+Legend: B batch, T frames (pixel frames outside, latent frames inside), H W rows and columns, C channels, D width.
+A clip has T = 1 + 4k pixel frames and k + 1 latent frames: the first frame is repeated in front, as in other causal
+video autoencoders, so a still image is a clip of one frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from kandinsky.model.params import read_params
+
+
+@dataclass(frozen=True, slots=True)
+class NanoAutoencoderParams:
+    """latent_channels: C of the latent. width: of the latent grid. fine_width: of the grid of 4 × 4 pixels."""
+
+    latent_channels: int = 48
+    temporal: int = 4
+    spatial: int = 8
+    encoder_width: int = 160
+    encoder_blocks: int = 1
+    width: int = 192
+    blocks: int = 2
+    fine_width: int = 64
+    fine_blocks: int = 2
+
+    @classmethod
+    def from_dict(cls, values: dict[str, int]) -> NanoAutoencoderParams:
+        """Raises: RequestError for a key that is not a field."""
+        return read_params(cls, values, "autoencoder parameter")
+
+    @property
+    def patch_features(self) -> int:
+        return self.temporal * self.spatial**2 * 3
+
+
+class CausalBlock(nn.Module):
+    """Residual block: a 3×3 convolution in space, then a linear look at this frame and the one before."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.space = nn.Conv2d(width, width, 3, padding=1)
+        self.time = nn.Conv2d(2 * width, width, 1)
+        for tensor in self.time.parameters():
+            nn.init.zeros_(tensor)
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        h = self.space(F.silu(self.norm(x_BTCHW.flatten(0, 1))))
+        h = F.silu(h).unflatten(0, x_BTCHW.shape[:2])
+        before = torch.cat([h[:, :1], h[:, :-1]], dim=1)
+        h = self.time(torch.cat([h, before], dim=2).flatten(0, 1))
+        return x_BTCHW + h.unflatten(0, x_BTCHW.shape[:2])
+
+
+class NanoAutoencoder(nn.Module):
+    """Clip ↔ latent. Both directions are deterministic; latents have about unit variance."""
+
+    def __init__(self, params: NanoAutoencoderParams) -> None:
+        super().__init__()
+        self.params = p = params
+        self.to_latent = nn.Linear(p.patch_features, p.latent_channels)
+        self.encoder_in = nn.Conv2d(p.patch_features, p.encoder_width, 1)
+        self.encoder_blocks = nn.ModuleList(CausalBlock(p.encoder_width) for _ in range(p.encoder_blocks))
+        self.encoder_out = nn.Conv2d(p.encoder_width, p.latent_channels, 1)
+        self.from_latent = nn.Linear(p.latent_channels, p.patch_features)
+        self.decoder_in = nn.Conv2d(p.latent_channels, p.width, 3, padding=1)
+        self.decoder_blocks = nn.ModuleList(CausalBlock(p.width) for _ in range(p.blocks))
+        self.to_fine = nn.Conv2d(p.width, p.temporal * 4 * p.fine_width, 1)
+        self.fine_blocks = nn.ModuleList(CausalBlock(p.fine_width) for _ in range(p.fine_blocks))
+        self.fine_out = nn.Conv2d(p.fine_width, 3 * (p.spatial // 2) ** 2, 3, padding=1)
+        for last in (self.encoder_out, self.fine_out):
+            for tensor in last.parameters():
+                nn.init.zeros_(tensor)
+
+    @property
+    def temporal(self) -> int:
+        """Pixel frames of a latent frame, but the first."""
+        return self.params.temporal
+
+    @property
+    def reach(self) -> int:
+        """How many latent frames before its own a pixel frame depends on: each block looks one frame back."""
+        return self.params.blocks + -(-self.params.fine_blocks // self.params.temporal)
+
+    def encode(self, video_BTHWC: Tensor) -> Tensor:
+        """video [-1, 1], T = 1 + 4k → latents_BTHWC with k + 1 frames."""
+        patches = self.patchify(video_BTHWC.to(self.to_latent.weight.dtype))
+        h = self.encoder_in(patches.movedim(-1, 2).flatten(0, 1)).unflatten(0, patches.shape[:2])
+        for block in self.encoder_blocks:
+            h = block(h)
+        residual = self.encoder_out(h.flatten(0, 1)).unflatten(0, patches.shape[:2])
+        return self.to_latent(patches) + residual.movedim(2, -1)
+
+    def decode(self, latents_BTHWC: Tensor) -> Tensor:
+        """latents → video_BTHWC, about [-1, 1] (not clamped), 1 + 4 (T − 1) frames."""
+        B, T, H, W, _ = latents_BTHWC.shape
+        latents_BTHWC = latents_BTHWC.to(self.from_latent.weight.dtype)
+        coarse = self.unpatchify(self.from_latent(latents_BTHWC))
+        h = self.decoder_in(latents_BTHWC.movedim(-1, 2).flatten(0, 1)).unflatten(0, (B, T))
+        for block in self.decoder_blocks:
+            h = block(h)
+        p = self.params
+        h = self.to_fine(h.flatten(0, 1)).view(B, T, p.temporal, p.fine_width, 2, 2, H, W)
+        h = h.permute(0, 1, 2, 3, 6, 4, 7, 5).reshape(B, T * p.temporal, p.fine_width, 2 * H, 2 * W)
+        h = h[:, p.temporal - 1 :]
+        for block in self.fine_blocks:
+            h = block(h)
+        fine = F.pixel_shuffle(self.fine_out(h.flatten(0, 1)), p.spatial // 2).unflatten(0, (B, -1))
+        return coarse + fine.movedim(2, -1)
+
+    def forward(self, video_BTHWC: Tensor) -> Tensor:
+        return self.decode(self.encode(video_BTHWC))
+
+    def patchify(self, video_BTHWC: Tensor) -> Tensor:
+        """[B, 1+4k, H, W, 3] → [B, k+1, H/8, W/8, 768]; features ordered (time, row, column, colour)."""
+        p = self.params
+        B, T, H, W, _ = video_BTHWC.shape
+        front = video_BTHWC[:, :1].expand(-1, p.temporal - 1, -1, -1, -1)
+        x = torch.cat([front, video_BTHWC], dim=1)
+        x = x.reshape(B, (T - 1) // p.temporal + 1, p.temporal, H // p.spatial, p.spatial, W // p.spatial, p.spatial, 3)
+        return x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4)
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """Inverse of ``patchify``: drops the repeated frames in front."""
+        p = self.params
+        B, T, H, W, _ = patches.shape
+        x = patches.reshape(B, T, H, W, p.temporal, p.spatial, p.spatial, 3).permute(0, 1, 4, 2, 5, 3, 6, 7)
+        return x.reshape(B, T * p.temporal, H * p.spatial, W * p.spatial, 3)[:, p.temporal - 1 :]
+
+    def start_from_pca(self, patches_NF: Tensor, *, whitening: float = 0.6) -> float:
+        """Set both linear maps to the PCA of sample patches [N, 768].
+
+        whitening: 0 keeps the spread of the components, 1 gives each the same variance; between the two a denoiser
+        hears the important components louder. The mean variance is 1 in any case.
+        Returns:   share of the patches' variance that the kept components explain.
+        """
+        x = patches_NF.double()
+        mean = x.mean(0)
+        covariance = (x - mean).T @ (x - mean) / len(x)
+        values, vectors = torch.linalg.eigh(covariance)
+        keep = self.params.latent_channels
+        spread, basis = values[-keep:].flip(0).clamp_min(1e-9).sqrt(), vectors[:, -keep:].flip(1)
+        scale = spread ** (-whitening)
+        scale = scale / (spread * scale).pow(2).mean().sqrt()
+        with torch.no_grad():
+            self.to_latent.weight.copy_((basis * scale).T)
+            self.to_latent.bias.copy_(-(mean @ basis) * scale)
+            self.from_latent.weight.copy_(basis / scale)
+            self.from_latent.bias.copy_(mean)
+        return float(spread.pow(2).sum() / values.sum())

@@ -1,0 +1,119 @@
+"""The CogVideoX causal 3D autoencoder: Diffusers' network behind our interface.
+
+Clips pass in pieces of a few frames whose convolutions remember the piece before, as the official code does; the
+normalisation looks at one piece, so the pieces are part of the result. Memory does not grow with the length of a clip
+where the pieces are taken one by one (``decode_pieces``).
+
+Legend: B batch, T frames, H rows, W columns, C channels; pixels in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.errors import BackendError, RequestError
+from kandinsky.model.params import read_params
+
+LOGVAR_RANGE = (-30.0, 20.0)
+# latent frames of a piece when decoding, pixel frames when encoding; what is left over joins the first piece
+LATENT_PIECE, PIXEL_PIECE = 2, 8
+PASSED_OVER = {"sample_height", "sample_width", "force_upcast", "invert_scale_latents", "shift_factor", "latents_mean"}
+PASSED_OVER |= {"latents_std", "use_quant_conv", "use_post_quant_conv"}
+
+
+@dataclass(frozen=True, slots=True)
+class CogVideoXParams:
+    """Hyper-parameters under Diffusers' names; the defaults are those of CogVideoX-5b, which Kandinsky 4 uses."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 16
+    down_block_types: tuple[str, ...] = ("CogVideoXDownBlock3D",) * 4
+    up_block_types: tuple[str, ...] = ("CogVideoXUpBlock3D",) * 4
+    block_out_channels: tuple[int, ...] = (128, 256, 256, 512)
+    layers_per_block: int = 3
+    act_fn: str = "silu"
+    norm_eps: float = 1e-6
+    norm_num_groups: int = 32
+    temporal_compression_ratio: int = 4
+    scaling_factor: float = 0.7
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CogVideoXParams:
+        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes.
+
+        Diffusers' keys that nothing here depends on are passed over; those that would change the result and that no
+        CogVideoX of Kandinsky sets are refused. Raises: RequestError.
+        """
+        for key in ("shift_factor", "latents_mean", "latents_std", "use_quant_conv", "use_post_quant_conv"):
+            if values.get(key):
+                raise RequestError(f"autoencoder parameter `{key}` = `{values[key]}` is not built: leave it out")
+        return read_params(
+            cls, {key: value for key, value in values.items() if key not in PASSED_OVER}, "autoencoder parameter"
+        )
+
+    @property
+    def spatial_compression_ratio(self) -> int:
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+class CogVideoXAutoencoder(nn.Module):
+    """Encode and decode in the official pieces. Weights load with ``keymaps.COGVIDEOX_VAE``; the network is ``net``.
+
+    Raises: BackendError where Diffusers is not installed.
+    Source: ai-forever/Kandinsky-4, kandinsky/t2v_pipeline.py; Diffusers, AutoencoderKLCogVideoX.
+    """
+
+    def __init__(self, params: CogVideoXParams | None = None) -> None:
+        super().__init__()
+        try:
+            from diffusers import AutoencoderKLCogVideoX
+        except ImportError as error:
+            raise BackendError(
+                "the CogVideoX autoencoder needs the package `diffusers`: install `kandinsky-video[full]`"
+            ) from error
+        self.params = params or CogVideoXParams()
+        net: Any = AutoencoderKLCogVideoX(**dataclasses.asdict(self.params))
+        self.net = net
+
+    def encode(self, video_BTHWC: Tensor) -> Tensor:
+        """Pixels → scaled latents (the posterior's mode). T must be 1 + a multiple of 4, H and W multiples of 8."""
+        return self.posterior(video_BTHWC)[0] * self.params.scaling_factor
+
+    def posterior(self, video_BTHWC: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and clamped log-variance of the latents, channels last, without the scaling factor."""
+        moments = torch.cat(list(self._pieces(self.net.encoder, video_BTHWC, PIXEL_PIECE)), dim=1)
+        mean, logvar = moments.chunk(2, dim=-1)
+        return mean, logvar.clamp(*LOGVAR_RANGE)
+
+    def decode(self, latents_BTHWC: Tensor) -> Tensor:
+        """Scaled latents → pixels. Raises: RequestError as ``decode_pieces``."""
+        return torch.cat(list(self.decode_pieces(latents_BTHWC)), dim=1)
+
+    def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
+        """The same pixels, a few frames at a time: 1 + 4·(n − 1) of the first piece, 4·n of each further one.
+
+        Raises: RequestError for an even number of latent frames. The network takes the first piece of such a clip for a
+                later one and makes four frames of the first latent, which it was never trained for.
+        """
+        if latents_BTHWC.shape[1] % LATENT_PIECE == 0:
+            raise RequestError(
+                f"{latents_BTHWC.shape[1]} latent frames cannot be decoded: their number must be odd, as 1 + 2 a second"
+            )
+        return self._pieces(self.net.decoder, latents_BTHWC / self.params.scaling_factor, LATENT_PIECE)
+
+    def _pieces(self, coder: Callable[..., Any], x_BTHWC: Tensor, length: int) -> Iterator[Tensor]:
+        x = x_BTHWC.to(next(self.net.parameters()).dtype).permute(0, 4, 1, 2, 3)
+        frames = x.shape[2]
+        memory = None
+        start, end = 0, frames - max(frames // length - 1, 0) * length
+        while start < frames:
+            out, memory = coder(x[:, :, start:end], conv_cache=memory)
+            yield out.permute(0, 2, 3, 4, 1)
+            start, end = end, end + length

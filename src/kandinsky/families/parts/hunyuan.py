@@ -1,0 +1,184 @@
+"""The HunyuanVideo causal 3D autoencoder: Diffusers' network behind our interface.
+
+Legend: B batch, T frames, H rows, W columns, C channels; pixels in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.errors import BackendError, RequestError
+from kandinsky.families.parts.layered import Allocate, decode_layered, on_host
+from kandinsky.families.parts.tiling import TIME, Coder, Spread, Tiling, tiled
+from kandinsky.model.params import read_params
+from kandinsky.ops.attention import attention
+
+LOGVAR_RANGE = (-30.0, 20.0)
+Tilings = Literal["none", "auto", "official"]
+# frames·rows·columns that "auto" codes whole: about the largest tile of the official rule
+WHOLE_VOXELS = 2**23
+
+
+@dataclass(frozen=True, slots=True)
+class HunyuanParams:
+    """Hyper-parameters under Diffusers' names; the defaults are the released autoencoder's."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 16
+    down_block_types: tuple[str, ...] = ("HunyuanVideoDownBlock3D",) * 4
+    up_block_types: tuple[str, ...] = ("HunyuanVideoUpBlock3D",) * 4
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    act_fn: str = "silu"
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.476986
+    spatial_compression_ratio: int = 8
+    temporal_compression_ratio: int = 4
+    mid_block_add_attention: bool = True
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HunyuanParams:
+        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes. Raises: RequestError."""
+        return read_params(cls, values, "autoencoder parameter")
+
+
+class CausalMidBlock(nn.Module):
+    """Diffusers' middle block, its tensors and names, without the mask.
+
+    A token sees the tokens of its own and of earlier frames. Diffusers and the official code write that as a matrix of
+    (frames·rows·columns)² numbers, 145 GB for five seconds of 768x512; here each frame asks the frames up to itself.
+    """
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.attentions = block.attentions
+        self.resnets = block.resnets
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] → the same shape."""
+        x = self.resnets[0](x)
+        for layer, resnet in zip(self.attentions, self.resnets[1:], strict=True):
+            x = resnet(x if layer is None else _attend_to_the_past(layer, x))
+        return x
+
+
+def _attend_to_the_past(layer: Any, x: Tensor) -> Tensor:
+    _, _, T, H, W = x.shape
+    tokens_BSD = x.permute(0, 2, 3, 4, 1).flatten(1, 3)
+    normed = layer.group_norm(tokens_BSD.transpose(1, 2)).transpose(1, 2)
+    q, k, v = (linear(normed).unflatten(-1, (layer.heads, -1)) for linear in (layer.to_q, layer.to_k, layer.to_v))
+    ends = range(H * W, T * H * W + 1, H * W)
+    frames = [attention(q[:, end - H * W : end], k[:, :end], v[:, :end]) for end in ends]
+    mixed = layer.to_out[0](torch.cat(frames, dim=1).flatten(-2)) + tokens_BSD
+    return mixed.unflatten(1, (T, H, W)).permute(0, 4, 1, 2, 3)
+
+
+class HunyuanAutoencoder(nn.Module):
+    """Encode and decode whole, or in the official tiles.
+
+    Args: params: hyper-parameters.
+          tiling: "none" codes the clip whole: exact, and the default. "official" lays the official tiles
+                  (see ``Tiling.official``); "auto" does so above ``WHOLE_VOXELS``, whatever the machine; a
+                  ``Tiling`` lays exactly these. Tiles are another function than the whole clip; their memory does not
+                  grow with its length.
+          layered: decode layer by layer (see ``layered.py``): the same function as without, whole or tile by
+                  tile, in a fraction of the memory and twice the time.
+          allocate: for a layer's frames that are too large for the device.
+    ``spread``, where somebody sets it, wraps what decodes one tile.
+    The weights load with ``keymaps.HUNYUAN_VAE``; the network itself is ``net``.
+    Quirk: Diffusers' own ``decode`` tiles in time by itself above 16 frames, which moves the result; its parts are
+    called directly here.
+    Raises: BackendError where Diffusers is not installed; RequestError for an unknown tiling.
+    """
+
+    offload_blocks: ClassVar[tuple[str, ...]] = ()  # layered decoding runs parts of blocks
+
+    def __init__(
+        self,
+        params: HunyuanParams | None = None,
+        *,
+        tiling: Tilings | Tiling = "none",
+        layered: bool = False,
+        allocate: Allocate = on_host,
+    ) -> None:
+        super().__init__()
+        if not isinstance(tiling, Tiling) and tiling not in get_args(Tilings):
+            raise RequestError(f"unknown tiling `{tiling}`: use {', '.join(f'`{t}`' for t in get_args(Tilings))}")
+        try:
+            from diffusers import AutoencoderKLHunyuanVideo
+        except ImportError as error:
+            raise BackendError(
+                "the HunyuanVideo autoencoder needs the package `diffusers`: install `kandinsky-video[full]`"
+            ) from error
+        self.params = params or HunyuanParams()
+        self.tiling = tiling
+        self.layered = layered
+        self.allocate = allocate
+        self.spread: Spread | None = None
+        net: Any = AutoencoderKLHunyuanVideo(**dataclasses.asdict(self.params))
+        for coder in (net.encoder, net.decoder):
+            coder.mid_block = CausalMidBlock(coder.mid_block)
+        self.net = net
+
+    def encode(self, video_BTHWC: Tensor) -> Tensor:
+        """Pixels → scaled latents (the posterior's mode). T must be 1 + a multiple of 4, H and W multiples of 8."""
+        return self.posterior(video_BTHWC)[0] * self.params.scaling_factor
+
+    def posterior(self, video_BTHWC: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and clamped log-variance of the latents, channels last, without the scaling factor."""
+        x = _channels_first(video_BTHWC)
+        moments = torch.cat(list(self._run(self._moments, x, "encode")), dim=TIME)
+        mean, logvar = moments.chunk(2, dim=1)
+        # clamped after blending, as the official tiling does
+        return _channels_last(mean), _channels_last(logvar.clamp(*LOGVAR_RANGE))
+
+    def decode(self, latents_BTHWC: Tensor) -> Tensor:
+        """Scaled latents → pixels."""
+        return torch.cat(list(self.decode_pieces(latents_BTHWC)), dim=1)
+
+    def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
+        """Scaled latents → pixels, piece by piece in time; in one piece where the clip is decoded whole at once."""
+        z = _channels_first(latents_BTHWC / self.params.scaling_factor)
+        yield from map(_channels_last, self._run(self._pixels, z, "decode"))
+
+    def _run(self, coder: Coder, x: Tensor, direction: Literal["encode", "decode"]) -> Iterator[Tensor]:
+        x = x.to(next(self.net.parameters()).dtype)
+        temporal, spatial = self.params.temporal_compression_ratio, self.params.spatial_compression_ratio
+        grow_t, grow_s = (temporal, spatial) if direction == "decode" else (1, 1)
+        height, width = x.shape[3] * grow_s, x.shape[4] * grow_s
+        voxels = ((x.shape[2] - 1) * grow_t + 1) * height * width
+        if self.spread is not None and direction == "decode":
+            coder = self.spread(coder, temporal, spatial)
+        # the one image of a clip made from it is never cut, in the official code either
+        is_image = direction == "encode" and x.shape[2] == 1 and self.tiling == "official"
+        if self.tiling == "none" or is_image or (self.tiling == "auto" and voxels <= WHOLE_VOXELS):
+            if self.layered and direction == "decode":
+                yield from decode_layered(self.net, x, self.allocate)
+            else:
+                yield coder(x)
+            return
+        tiling = self.tiling if isinstance(self.tiling, Tiling) else Tiling.official(height, width)
+        yield from tiled(coder, x, tiling, direction=direction, temporal=temporal, spatial=spatial)
+
+    def _moments(self, x: Tensor) -> Tensor:
+        return self.net.quant_conv(self.net.encoder(x))
+
+    def _pixels(self, z: Tensor) -> Tensor:
+        if self.layered:
+            return torch.cat(list(decode_layered(self.net, z, self.allocate)), dim=TIME)
+        return self.net.decoder(self.net.post_quant_conv(z))
+
+
+def _channels_first(x_BTHWC: Tensor) -> Tensor:
+    return x_BTHWC.permute(0, 4, 1, 2, 3)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 4, 1)

@@ -1,0 +1,334 @@
+"""MoVQ, the autoencoder of Kandinsky 3 and Kandinsky Video: images, or clips with a decoder that looks along time.
+
+The decoder's norms are modulated by the latent itself. There is no codebook and no scaling: latents are what the
+encoder gives. Names of tensors are the official ones.
+
+Legend: B clips, T frames, H rows, W columns, C channels; R = B·T pictures; pixels in [-1, 1]. Latents have an eighth of
+the sides at full size. Inside, pictures are [R, C, H, W] in a channels-last memory format.
+Source: ai-forever/KandinskyVideo@4e10a23 and @914eac1, movq.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from kandinsky.model.params import read_params, without_fixed
+from kandinsky.ops.attention import attention
+
+GROUPS, EPS = 32, 1e-6
+PIECE = 4  # a clip is decoded in (number of latents // 4) pieces
+# official arguments of the decoder along time that only one value is built for
+ONLY: dict[str, Any] = {
+    "double_z": False,
+    "dropout": 0.0,
+    "temporal_mid_blocks": True,
+    "temporal_kernel_size": (3, 3, 3),
+    "temporal_conv_padding": (1, 1, 1),
+    "temporal_blocks": False,
+    "flicker_augmentation": False,
+    "build_3D_decoder": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MovqParams:
+    """Official names; the defaults are the released image autoencoder's.
+
+    attn_resolutions: sizes at which levels have attention, counted from ``resolution`` whatever the picture's size.
+    temporal:         the decoder mixes every convolution with one along time.
+    temporal_attention_block: and has attention along time.
+    """
+
+    z_channels: int = 4
+    resolution: int = 256
+    in_channels: int = 3
+    out_ch: int = 3
+    ch: int = 256
+    ch_mult: tuple[int, ...] = (1, 2, 2, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...] = (32,)
+    temporal: bool = False
+    temporal_attention_block: bool = False
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MovqParams:
+        """Raises: RequestError for a name that is not known or a value that is not built."""
+        what = "autoencoder parameter"
+        return read_params(cls, without_fixed(values, ONLY, what), what)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(self.ch * factor for factor in self.ch_mult)
+
+    @property
+    def spatial(self) -> int:
+        """Pixels of a latent's side."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+    def attends(self, level: int) -> bool:
+        return self.resolution // 2**level in self.attn_resolutions
+
+
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """What the decoder's layers know besides the pictures: latents [R, z, h, w] and frames a clip."""
+
+    latents: Tensor | None
+    frames: int
+
+
+class Norm(nn.Module):
+    """Group normalisation; in the decoder scaled and shifted by the latent at each pixel."""
+
+    def __init__(self, channels: int, z_channels: int | None) -> None:
+        super().__init__()
+        self.norm_layer = nn.GroupNorm(GROUPS, channels, eps=EPS)
+        if z_channels is not None:
+            self.conv_y = nn.Conv2d(z_channels, channels, 1)
+            self.conv_b = nn.Conv2d(z_channels, channels, 1)
+
+    def forward(self, x: Tensor, latents: Tensor | None) -> Tensor:
+        normed = self.norm_layer(x)
+        if latents is None:
+            return normed
+        # a 1x1 convolution and repeating pixels may change places: the small one is convolved
+        size = (x.shape[-2], x.shape[-1])
+        scale, shift = (F.interpolate(layer(latents), size, mode="nearest") for layer in (self.conv_y, self.conv_b))
+        return torch.addcmul(shift, normed, scale)
+
+
+class ResnetBlock(nn.Module):
+    """Two convolutions past a sum, each mixed with one along time where the clip's frames know of each other."""
+
+    def __init__(self, channels: int, out: int, z_channels: int | None, *, temporal: bool = False) -> None:
+        super().__init__()
+        self.norm1 = Norm(channels, z_channels)
+        self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
+        self.norm2 = Norm(out, z_channels)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(channels, out, 1) if channels != out else None
+        self.temporal = temporal
+        if temporal:
+            for number in "12":
+                self.register_parameter(f"temporal_merge{number}", nn.Parameter(torch.zeros(1)))
+                self.add_module(f"temporal_projection{number}", nn.Conv3d(out, out, 3, padding=1))
+
+    def forward(self, x: Tensor, clips: Clips) -> Tensor:
+        h = self._mixed(self.conv1(F.silu(self.norm1(x, clips.latents))), "1", clips.frames)
+        h = self._mixed(self.conv2(F.silu(self.norm2(h, clips.latents))), "2", clips.frames)
+        return (x if self.nin_shortcut is None else self.nin_shortcut(x)) + h
+
+    def _mixed(self, x: Tensor, number: str, frames: int) -> Tensor:
+        if not self.temporal:
+            return x
+        clip = x.unflatten(0, (-1, frames)).transpose(1, 2)
+        along = self.get_submodule(f"temporal_projection{number}")(clip).transpose(1, 2).flatten(0, 1)
+        return torch.lerp(x, along, self.get_parameter(f"temporal_merge{number}"))
+
+
+class AttnBlock(nn.Module):
+    """Attention with one head: over the pixels of a picture, or over the frames of a clip at each pixel."""
+
+    def __init__(self, channels: int, z_channels: int | None) -> None:
+        super().__init__()
+        self.norm = Norm(channels, z_channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def over_pixels(self, x: Tensor, clips: Clips) -> Tensor:
+        latents = clips.latents
+        if latents is not None and clips.frames > 1:
+            # official quirk: every frame of a clip is normalised with the first frame's latent
+            latents = latents[:: clips.frames].repeat_interleave(clips.frames, dim=0)
+        tokens = self.norm(x, latents).flatten(2).transpose(1, 2)
+        return x + self._attend(tokens).transpose(1, 2).view_as(x)
+
+    def over_time(self, x: Tensor, frames: int) -> Tensor:
+        """Official quirk: the norm is not told the latent, so that its convolutions have no influence."""
+        tokens = self.norm(x, None).unflatten(0, (-1, frames)).permute(0, 3, 4, 1, 2)  # B H W T C
+        mixed = self._attend(tokens.flatten(0, 2)).view_as(tokens)
+        return x + mixed.permute(0, 3, 4, 1, 2).flatten(0, 1)
+
+    def _attend(self, tokens: Tensor) -> Tensor:
+        q, k, v = (F.linear(tokens, one.weight.flatten(1), one.bias)[:, :, None] for one in (self.q, self.k, self.v))
+        return F.linear(attention(q, k, v)[:, :, 0], self.proj_out.weight.flatten(1), self.proj_out.bias)
+
+
+class Halving(nn.Module):
+    """A convolution at every second pixel, with zeros added to the right and below only."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Doubling(nn.Module):
+    """Every pixel four times, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Middle(nn.Module):
+    """The narrowest place of both halves."""
+
+    def __init__(self, channels: int, z_channels: int | None, *, temporal: bool, attends_time: bool) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels, z_channels, temporal=temporal)
+        self.attn_1 = AttnBlock(channels, z_channels)
+        self.temporal_attn_1 = AttnBlock(channels, z_channels) if attends_time else None
+        self.block_2 = ResnetBlock(channels, channels, z_channels, temporal=temporal)
+
+    def forward(self, x: Tensor, clips: Clips) -> Tensor:
+        x = self.attn_1.over_pixels(self.block_1(x, clips), clips)
+        if self.temporal_attn_1 is not None:
+            x = self.temporal_attn_1.over_time(x, clips.frames)
+        return self.block_2(x, clips)
+
+
+class Level(nn.Module):
+    """The blocks of one size, attention after each where the size has it, and the step to the next size."""
+
+    def __init__(
+        self,
+        widths: tuple[int, int],
+        count: int,
+        z_channels: int | None = None,
+        *,
+        attends: bool,
+        temporal: bool = False,
+        attends_time: bool = False,
+    ) -> None:
+        super().__init__()
+        before, width = widths
+        self.block = nn.ModuleList(
+            ResnetBlock(width if i else before, width, z_channels, temporal=temporal) for i in range(count)
+        )
+        self.attn = nn.ModuleList(AttnBlock(width, z_channels) for _ in range(count if attends else 0))
+        along = count if attends and attends_time else 0
+        self.temporal_attn = nn.ModuleList(AttnBlock(width, z_channels) for _ in range(along))
+        self.downsample: nn.Module | None = None
+        self.upsample: nn.Module | None = None
+
+    def forward(self, x: Tensor, clips: Clips) -> Tensor:
+        for i, block in enumerate(self.block):
+            x = block(x, clips)
+            if len(self.attn):
+                x = cast(AttnBlock, self.attn[i]).over_pixels(x, clips)
+            if len(self.temporal_attn):
+                x = cast(AttnBlock, self.temporal_attn[i]).over_time(x, clips.frames)
+        step = self.downsample or self.upsample
+        return x if step is None else step(x)
+
+
+class Encoder(nn.Module):
+    """Pictures to latents; every picture by itself."""
+
+    def __init__(self, params: MovqParams) -> None:
+        super().__init__()
+        widths, last = params.widths, len(params.ch_mult) - 1
+        self.conv_in = nn.Conv2d(params.in_channels, params.ch, 3, padding=1)
+        self.down = nn.ModuleList()
+        for i, width in enumerate(widths):
+            level = Level((widths[i - 1] if i else params.ch, width), params.num_res_blocks, attends=params.attends(i))
+            level.downsample = Halving(width) if i < last else None
+            self.down.append(level)
+        self.mid = Middle(widths[-1], None, temporal=False, attends_time=False)
+        self.norm_out = Norm(widths[-1], None)
+        self.conv_out = nn.Conv2d(widths[-1], params.z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        alone = Clips(None, 1)
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x, alone)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x, alone), None)))
+
+
+class Decoder(nn.Module):
+    """Latents to pictures. ``up.0`` is the finest level."""
+
+    def __init__(self, params: MovqParams) -> None:
+        super().__init__()
+        widths, z, last = params.widths, params.z_channels, len(params.ch_mult) - 1
+        time = {"temporal": params.temporal, "attends_time": params.temporal and params.temporal_attention_block}
+        self.conv_in = nn.Conv2d(z, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1], z, **time)
+        self.up = nn.ModuleList()
+        for i, width in enumerate(widths):
+            before = widths[min(i + 1, last)]
+            level = Level((before, width), params.num_res_blocks + 1, z, attends=params.attends(i), **time)
+            level.upsample = Doubling(width) if i > 0 else None
+            self.up.append(level)
+        self.norm_out = Norm(widths[0], z)
+        self.conv_out = nn.Conv2d(widths[0], params.out_ch, 3, padding=1)
+
+    def forward(self, x: Tensor, clips: Clips) -> Tensor:
+        x = self.mid(self.conv_in(x), clips)
+        for level in reversed(self.up):
+            x = level(x, clips)
+        return self.conv_out(F.silu(self.norm_out(x, clips.latents)))
+
+
+class MovqAutoencoder(nn.Module):
+    """Pictures and clips to latents and back.
+
+    With ``params.temporal`` a clip is decoded in the official pieces, which decide the numbers, as frames of different
+    pieces know nothing of each other; otherwise every frame is a picture by itself.
+    """
+
+    def __init__(self, params: MovqParams | None = None) -> None:
+        super().__init__()
+        self.params = params = params or MovqParams()
+        z = params.z_channels
+        self.encoder = Encoder(params)
+        self.decoder = Decoder(params)
+        self.quant_conv = nn.Conv2d(z, z, 1)
+        self.post_quant_conv = nn.Conv2d(z, z, 1)
+
+    @property
+    def offload_blocks(self) -> tuple[str, ...]:
+        """Lists of blocks that may be moved one by one."""
+        return ("encoder.down", "decoder.up")
+
+    def encode(self, video_BTHWC: Tensor) -> Tensor:
+        """Pixels → latents; H and W must be multiples of 8 (of ``params.spatial``)."""
+        pictures = [self.quant_conv(self.encoder(one)) for one in self._pictures(video_BTHWC).split(1)]
+        return self._clips(torch.cat(pictures), video_BTHWC)
+
+    def decode(self, latents_BTHWC: Tensor) -> Tensor:
+        """Latents → pixels, about [-1, 1], not clamped."""
+        return torch.cat(list(self.decode_pieces(latents_BTHWC)), dim=1)
+
+    def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
+        """The same pixels piece by piece: as many pieces as the clip has latents, divided by 4, at least one."""
+        frames = latents_BTHWC.shape[1]
+        yield from map(self.decode_whole, latents_BTHWC.chunk(max(frames // PIECE, 1), dim=1))
+
+    def decode_whole(self, latents_BTHWC: Tensor) -> Tensor:
+        """All frames as one piece; a network that does not look along time still takes them one by one."""
+        z = self._pictures(latents_BTHWC)
+        frames = latents_BTHWC.shape[1] if self.params.temporal else 1
+        done = [self.decoder(self.post_quant_conv(one), Clips(one, frames)) for one in z.split(frames)]
+        return self._clips(torch.cat(done), latents_BTHWC)
+
+    def _pictures(self, x_BTHWC: Tensor) -> Tensor:
+        return x_BTHWC.flatten(0, 1).movedim(-1, 1).to(self.quant_conv.weight.dtype)
+
+    def _clips(self, pictures: Tensor, like_BTHWC: Tensor) -> Tensor:
+        return pictures.movedim(1, -1).unflatten(0, like_BTHWC.shape[:2])

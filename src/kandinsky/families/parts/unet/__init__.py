@@ -1,0 +1,1 @@
+"""The U-Net of Kandinsky 3 and Kandinsky Video 1.x."""

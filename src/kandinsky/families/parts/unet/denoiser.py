@@ -1,0 +1,82 @@
+"""The U-Net as a denoiser: what the sampling loop calls, for generation and conformance alike.
+
+Legend: B clips; T H W C latent frames (or gaps), rows, columns, channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from kandinsky.diffusion.cogvideox import level_of
+from kandinsky.families.parts.unet.unet import Marks, UNet
+from kandinsky.model.values import TextStates
+
+
+class UNetDenoiser:
+    """A network bound to one prompt batch; callable as ``(x_BTHWC, t) -> prediction_BTHWC``.
+
+    Args: text: states of B prompts, or of one prompt for any B.
+          before_BTHWC, condition_BTHWC: channels that go in before and behind the state's own.
+          marks: what a video network is told of the clip; None for images.
+    """
+
+    def __init__(
+        self,
+        net: UNet,
+        text: TextStates,
+        *,
+        before_BTHWC: Tensor | None = None,
+        condition_BTHWC: Tensor | None = None,
+        marks: Marks | None = None,
+    ) -> None:
+        self.net = net
+        self.text = text
+        self.before_BTHWC = before_BTHWC
+        self.condition_BTHWC = condition_BTHWC
+        self.marks = marks
+
+    def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
+        """Noise or v at time t in [0, 1], which the network is told as t·1000 − 1."""
+        return self._pass(self._around(x_BTHWC), t, self.text.expand(len(x_BTHWC)))
+
+    def pair(self, other: object) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+        """This pass and another of the same images as one of twice the batch; None where that is no gain.
+
+        A pass over one image is many small steps, so that two together cost little more on small images. Clips are
+        large enough, and would take twice the memory.
+        """
+        if not isinstance(other, UNetDenoiser) or other.net is not self.net or self.marks or other.marks:
+            return None
+        if self.before_BTHWC is not other.before_BTHWC or self.condition_BTHWC is not other.condition_BTHWC:
+            return None
+        mine, theirs = self.text, other.text
+
+        def both(x_BTHWC: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            text = _beside(mine.expand(len(x_BTHWC)), theirs.expand(len(x_BTHWC)))
+            first, second = self._pass(self._around(x_BTHWC).repeat(2, 1, 1, 1, 1), t, text).chunk(2)
+            return first, second
+
+        return both
+
+    def _around(self, x_BTHWC: Tensor) -> Tensor:
+        around = (self.before_BTHWC, x_BTHWC, self.condition_BTHWC)
+        return torch.cat([one.to(x_BTHWC) for one in around if one is not None], dim=-1)
+
+    def _pass(self, x_BTHWC: Tensor, t: Tensor, text: TextStates) -> Tensor:
+        return self.net(x_BTHWC, (level_of(t) - 1).to(x_BTHWC.device).expand(len(x_BTHWC)), text, self.marks)
+
+
+def _beside(first: TextStates, second: TextStates) -> TextStates:
+    """Both batches as one; rows that one has fewer of are masked."""
+    longest = max(first.tokens_BLC.shape[1], second.tokens_BLC.shape[1])
+    tokens, masks = [], []
+    for states in (first, second):
+        B, L, _ = states.tokens_BLC.shape
+        mask = states.tokens_BLC.new_ones(B, L, dtype=torch.bool) if states.mask_BL is None else states.mask_BL
+        tokens.append(F.pad(states.tokens_BLC, (0, 0, 0, longest - L)))
+        masks.append(F.pad(mask, (0, longest - L)))
+    return TextStates(torch.cat(tokens), torch.cat((first.pooled_BC, second.pooled_BC)), torch.cat(masks))

@@ -1,0 +1,1 @@
+"""Many requests: prompt files, runners and summaries."""

@@ -1,0 +1,447 @@
+"""Many requests with one model: what is finished already is left out, what fails does not stop the rest, and a summary
+says what became of each.
+
+Who computes is a ``Runner``: ``LocalRunner`` here, ``RayRunner`` in ``jobs/ray_runner.py``. Files are written where
+``settle`` is called, so a cluster needs no file system in common. Imports no torch until a pipeline is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from kandinsky.diffusion import caching
+from kandinsky.engine.attention import attention_for
+from kandinsky.engine.latent_names import kept_hint, latent_path
+from kandinsky.engine.request import Resolved, resolve
+from kandinsky.engine.sources import Source
+from kandinsky.errors import KandinskyError, RequestError
+from kandinsky.jobs.names import NAME, ending_of, made_up_name, numbered
+from kandinsky.jobs.prompt_files import Row
+from kandinsky.media import recipe as recipes
+from kandinsky.media.video import beside, check_sheet, check_target, frame_files, write_sheet, write_video
+from kandinsky.model.values import Request, Video
+from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.runtime import quantise
+from kandinsky.runtime.devices import choose_dtype
+from kandinsky.runtime.parallel.launch import World
+from kandinsky.runtime.parallel.layout import Layout
+from kandinsky.weights.lora_files import parse_spec
+
+if TYPE_CHECKING:
+    from kandinsky.engine.pipeline import GenerationPipeline, OnStep
+
+log = logging.getLogger(__name__)
+SUMMARY_EVERY_S = 1.0  # a long batch must not spend its time on writing its record
+Status = Literal["done", "skipped", "failed", "waiting"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How the pipeline of a batch is loaded; the arguments of ``pipelines.loading.load``."""
+
+    source: Source
+    device: str | None = None
+    dtype: str | None = None
+    offload: str = "none"
+    lora: tuple[str, ...] = ()
+    quantize: str | None = None
+    tiling: str | None = None
+    text_cache: bool | str | None = None
+    attention: str = "auto"
+    parallel: Layout | None = None
+
+    def load(self) -> GenerationPipeline:
+        """Raises: as ``pipelines.loading.load``."""
+        from kandinsky.engine.build import build, places_for
+
+        world = World() if self.parallel is None else World.started()
+        return build(
+            self.source.card,
+            root=self.source.root,
+            places=places_for(world.device(self.device)),
+            parallel=self.parallel,
+            dtype=self.dtype,
+            offload=self.offload,
+            attention=self.attention,
+            lora=self.lora or None,
+            quantize=self.quantize,
+            tiling=self.tiling,
+            text_cache=self.text_cache,
+            name=self.source.name,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One result that is wanted.
+
+    number: from 1, in the order of the file, those that cannot be made counted too.   line: of the file.
+    any_seed: nobody asked for a seed, so a finished file with any fits.
+    """
+
+    number: int
+    line: int
+    job: Resolved
+    any_seed: bool
+    target: Path
+    sheet: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A result before it is written. taken_s: to compute it.   worker: where, in words."""
+
+    video: Video
+    taken_s: float
+    worker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is none. details: a traceback, where the error is none of this library's own."""
+
+    message: str
+    hint: str | None = None
+    details: str | None = None
+    worker: str | None = None
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        if isinstance(error, KandinskyError):
+            return cls(str(error), error.hint)
+        return cls(f"{type(error).__name__}: {error}", details="".join(traceback.format_exception(error)))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one entry; ``record`` is its line in the summary."""
+
+    number: int
+    line: int
+    prompt: str
+    status: Status
+    seed: int | None = None
+    path: str | None = None
+    sheet: str | None = None
+    taken_s: float | None = None
+    attempts: int = 0
+    worker: str | None = None
+    error: str | None = None
+    hint: str | None = None
+    details: str | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, what is absent left out; the recipe is in the result's own file."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "recipe"}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Runner(Protocol):
+    """Computes items, in any order; each is yielded once, with how often it was tried."""
+
+    def run(self, items: Sequence[Item]) -> Iterator[tuple[Item, Made | Failure, int]]: ...
+
+
+def plan_items(
+    rows: Sequence[Row],
+    base: Request,
+    loading: Loading,
+    *,
+    count: int = 1,
+    output: str | None = None,
+    sheet: str | None = None,
+) -> tuple[list[Item], list[Outcome]]:
+    """Every row held against the card, with a file for each result; and the rows that cannot be, as failures.
+
+    Args:   base: what rows leave out.   count: results for each row, with seeds counting up.
+            output: as `--output`: `{name}` in it becomes the name made up from prompt and seed, another name gets
+            numbers; rows with an output of their own keep that.   sheet: a name for contact sheets, which get numbers.
+    Raises: the first row's error where none of them can be made.
+    """
+    items: list[Item] = []
+    refused: list[tuple[Outcome, KandinskyError]] = []
+    owners: dict[Path, int] = {}
+    total = len(rows) * count
+    for index, row in enumerate(rows):
+        first = 1 + index * count
+        try:
+            jobs = _jobs(row.request(base), loading, count)
+            wanted = [_wanted(row, job, output, first + i, total, i, count) for i, job in enumerate(jobs)]
+            any_seed = base.seed is None and not row.has_seed
+            planned = []
+            for i, (job, target) in enumerate(zip(jobs, wanted, strict=True)):
+                if target is None:
+                    target = _free(_made_up(output, job, any_seed), owners)
+                elif target.absolute() in owners:
+                    raise RequestError(f"output `{target}` is that of line {owners[target.absolute()]} already")
+                owners[target.absolute()] = row.line
+                page = None if sheet is None else check_sheet(numbered(sheet, first + i - 1, total))
+                planned.append(Item(first + i, row.line, job, any_seed, target, page))
+        except KandinskyError as error:
+            prompt = str(row.values.get("prompt", ""))
+            failed = Outcome(first, row.line, prompt, "failed", error=str(error), hint=error.hint)
+            refused += [(dataclasses.replace(failed, number=first + i), error) for i in range(count)]
+        else:
+            items += planned
+    if not items:
+        raise refused[0][1]
+    return items, [outcome for outcome, _ in refused]
+
+
+def _jobs(request: Request, loading: Loading, count: int) -> list[Resolved]:
+    card = loading.source.card
+    first = resolve(request, card)
+    attention_for(card, first.sampling, loading.attention)
+    return [first, *(resolve(request.with_values(seed=first.seed + i), card) for i in range(1, count))]
+
+
+def _wanted(
+    row: Row, job: Resolved, output: str | None, number: int, total: int, copy: int, copies: int
+) -> Path | None:
+    """The file somebody named; None where the name is to be made up."""
+    if row.output is not None:
+        return numbered(row.output, copy, copies)
+    return None if output is None or NAME in output else numbered(output, number - 1, total)
+
+
+def _made_up(pattern: str | None, job: Resolved, any_seed: bool) -> Path:
+    # without the seed where it is drawn: the next run must find the file
+    name = made_up_name(job, seed=None if any_seed else job.seed)
+    return Path((pattern or NAME + ending_of(job)).replace(NAME, name))
+
+
+def _free(path: Path, owners: Mapping[Path, int]) -> Path:
+    """The name, or with `-2`, `-3`, … where another result has it. The same in every run of the same file."""
+    free, copy = path, 1
+    while free.absolute() in owners:
+        copy += 1
+        free = path.with_name(f"{path.stem}-{copy}{path.suffix}")
+    return free
+
+
+def part_finished(items: Iterable[Item], loading: Loading) -> tuple[list[Item], list[Outcome]]:
+    """Those still to be made; and those whose file is there, whole, with the recipe of the same request.
+
+    A file with another recipe, or none, is made again; a target that cannot be written is a failure.
+    Raises: the first failure's error where all of them are failures.
+    """
+    open_: list[Item] = []
+    settled: list[Outcome] = []
+    refused: list[RequestError] = []
+    for item in items:
+        recipe = finished_recipe(item, loading)
+        if recipe is not None:
+            settled.append(_outcome(item, "skipped", recipe=recipe))
+            continue
+        try:
+            check_target(item.target)
+        except RequestError as error:
+            settled.append(_outcome(item, "failed", error=str(error), hint=error.hint))
+            refused.append(error)
+        else:
+            open_.append(item)
+    if refused and len(refused) == len(settled) and not open_:
+        raise refused[0]
+    return open_, settled
+
+
+def finished_recipe(item: Item, loading: Loading) -> dict[str, Any] | None:
+    """The recipe of an item's file where an earlier run finished it."""
+    files = frame_files(item.target, item.job.shape.frames)
+    if not all(file.exists() for file in (*files, *([item.sheet] if item.sheet else []))):
+        return None
+    try:
+        recipe = recipes.read(files[0])
+        # frames are renamed one by one: where a run was killed between two of them, the ends differ
+        is_whole = len(files) == 1 or recipes.read(files[-1]) == recipe
+    except KandinskyError:
+        return None
+    return recipe if is_whole and is_same_request(recipe, item, loading) else None
+
+
+def is_same_request(recipe: Mapping[str, Any], item: Item, loading: Loading) -> bool:
+    """Whether a recipe is what an item asks for. Device, versions and revision may differ, a type nobody named too."""
+    job = item.job
+    asked: dict[str, Any] = json.loads(recipes.to_text(job.settings() | {"model": loading.source.name}))
+    left_out = {"image"}  # compared by content below
+    if item.any_seed:
+        left_out.add("seed")
+    if job.guidance == 1:
+        left_out.add("negative_prompt")  # no second pass reads it
+    if any(recipe.get(name) != value for name, value in asked.items() if name not in left_out):
+        return False
+    spec = attention_for(job.card, job.sampling, loading.attention)
+    is_cards = spec.type != "nabla" and spec == AttentionSpec.from_dict(job.sampling.attention)
+    pairs: list[tuple[Any, Any]] = [
+        (_content(recipe.get("image")), _content(asked.get("image"))),
+        ("expanded_prompt" in recipe, job.expand or job.expanded_prompt is not None),
+        (caching.option_of(recipe), None if job.cache is None else str(job.cache)),
+        ([(_place(lora["source"]), lora["scale"]) for lora in recipe.get("lora", ())],
+         [(_place(source), scale) for source, scale in map(parse_spec, loading.lora)]),
+        (recipe.get("quantize", {}), quantise.parse(loading.quantize)),
+        (recipe.get("tiling"), loading.tiling),
+        (recipe.get("attention"), None if is_cards else str(spec)),
+    ]  # fmt: skip
+    if loading.dtype not in (None, "auto"):
+        pairs.append((recipe.get("dtype"), choose_dtype(loading.dtype, loading.device or "")))
+    return all(found == wanted for found, wanted in pairs)
+
+
+def _content(image: Any) -> dict[str, Any] | None:
+    """An image's record without the name of its file."""
+    return {key: value for key, value in image.items() if key != "file"} if isinstance(image, Mapping) else None
+
+
+def _place(source: str) -> str:
+    return str(Path(source).expanduser().absolute())
+
+
+def settle(item: Item, result: Made | Failure, attempts: int = 1) -> Outcome:
+    """Write a result's files, or say why there are none. A kept latent goes once its file is there."""
+    if isinstance(result, Made):
+        try:
+            written = write_video(result.video, item.target)
+            if item.sheet:
+                write_sheet(result.video, item.sheet)
+        except Exception as error:  # a full disk, or frames a format cannot hold: this result's failure alone
+            result = dataclasses.replace(Failure.of(error), worker=result.worker)
+        else:
+            latent_path(item.target).unlink(missing_ok=True)
+            made = _outcome(item, "done", recipe=result.video.recipe, attempts=attempts)
+            return dataclasses.replace(
+                made, path=str(written), taken_s=round(result.taken_s, 3), worker=result.worker, seed=result.video.seed
+            )
+    failed = _outcome(item, "failed", error=result.message, hint=result.hint, attempts=attempts)
+    return dataclasses.replace(failed, details=result.details, worker=result.worker)
+
+
+def _outcome(item: Item, status: Status, *, recipe: Mapping[str, Any] | None = None, **values: Any) -> Outcome:
+    told: dict[str, Any] = {"seed": item.job.seed, "recipe": recipe or {}}
+    if status == "skipped" and recipe:
+        told["seed"] = recipe["seed"]
+    if status in ("done", "skipped"):
+        told |= {"path": str(item.target), "sheet": str(item.sheet) if item.sheet else None}
+    return Outcome(item.number, item.line, item.job.prompt, status, **told, **values)
+
+
+def attempt(work: Callable[[], Video], failures: type[Exception] = Exception) -> Made | Failure:
+    """One item's work. Whatever goes wrong in it is that item's failure, where it is one of ``failures``."""
+    begun = time.monotonic()
+    try:
+        video = work()
+    except failures as error:
+        log.debug("an item failed", exc_info=True)
+        return Failure.of(error)
+    return Made(video, time.monotonic() - begun)
+
+
+@dataclass(frozen=True)
+class LocalRunner:
+    """One pipeline, one item after another: in this process, or in all that `torchrun` started.
+
+    Several processes make the same items, each of them yields them, and the first one's results are to be written. What
+    is wrong with a request is found by all alike and fails the item; what goes wrong in one of them ends the job, since
+    the others wait for it, and the next run goes on from there.
+
+    loading: how to load it; nothing is loaded without items.
+    watch:   what stands around the loading (with None) and each item: a context whose value is an ``on_step``.
+    """
+
+    loading: Loading
+    watch: Callable[[Item | None], AbstractContextManager[OnStep | None]] = lambda _item: nullcontext()
+
+    def run(self, items: Sequence[Item]) -> Iterator[tuple[Item, Made | Failure, int]]:
+        """Raises: as ``Loading.load``, before any item."""
+        if not items and self.loading.parallel is None:
+            return
+        with self.watch(None):
+            pipe = self.loading.load()
+        failures = Exception if pipe.team.size == 1 else RequestError
+        known = {item.number: item for item in items}
+        # another process may not see the files by which the first knows what is finished
+        for item in [known[number] for number in pipe.team.agree(list(known))]:
+            latent = latent_path(item.target)
+            with self.watch(item) as on_step:
+                result = attempt(lambda: self._video(pipe, item, on_step), failures)  # noqa: B023 - called at once
+            if isinstance(result, Failure) and latent.exists():
+                hint = kept_hint(latent)
+                result = dataclasses.replace(result, hint=f"{result.hint}; {hint}" if result.hint else hint)
+            yield item, result, 1
+
+    def _video(self, pipe: GenerationPipeline, item: Item, on_step: OnStep | None) -> Video:
+        latent = latent_path(item.target)
+        if pipe.team.agree(pipe.team.is_first and self._came_this_far(latent, item)):
+            return pipe.finish(latent)
+        return pipe.run(item.job, keep_latent=latent, on_step=on_step)
+
+    def _came_this_far(self, latent: Path, item: Item) -> bool:
+        """Whether an earlier run left the latent of the same request; any other goes."""
+        if not latent.exists():
+            return False
+        from kandinsky.engine.latents import read_latent
+
+        try:
+            if is_same_request(read_latent(latent).recipe, item, self.loading):
+                return True
+        except KandinskyError:
+            log.debug("latent `%s` is of no use", latent, exc_info=True)
+        latent.unlink()
+        return False
+
+
+class Summary:
+    """The outcomes of a batch, and a file that always holds them whole: one JSON line an entry, in the file's order.
+
+    Entries nothing has become of yet stand there as `waiting`. As a context, it writes the file at its end, whatever
+    ended it.
+    """
+
+    def __init__(self, path: Path | None, items: Iterable[Item]) -> None:
+        self.path = path
+        self.outcomes = {item.number: _outcome(item, "waiting") for item in items}
+        self._written = float("-inf")
+
+    def add(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.number] = outcome
+        if time.monotonic() - self._written >= SUMMARY_EVERY_S:
+            self.write()
+
+    def count(self, status: Status) -> int:
+        return sum(outcome.status == status for outcome in self.outcomes.values())
+
+    def counts(self) -> dict[str, int]:
+        """Entries by status, those that occur."""
+        found: dict[str, int] = {}
+        for outcome in self.outcomes.values():
+            found[outcome.status] = found.get(outcome.status, 0) + 1
+        return found
+
+    def write(self) -> None:
+        """Written beside and renamed. Raises: RequestError where it cannot be."""
+        if self.path is None:
+            return
+        self._written = time.monotonic()
+        lines = [json.dumps(self.outcomes[number].record(), ensure_ascii=False) for number in sorted(self.outcomes)]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with beside(self.path) as part:
+                part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        except OSError as error:
+            raise RequestError(f"summary `{self.path}` cannot be written: {error.strerror or error}") from error
+
+    def __enter__(self) -> Summary:
+        self.write()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.write()

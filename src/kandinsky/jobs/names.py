@@ -1,0 +1,29 @@
+"""What the file of a result is called where nobody, or only a pattern, says so. No torch here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from kandinsky.engine.request import Resolved
+
+NAME = "{name}"
+
+
+def made_up_name(job: Resolved, *, seed: int | None) -> str:
+    """The prompt as a file name, without ending; the seed in it tells results of one prompt apart."""
+    named = job.prompt or (job.image and job.image.picture.file and Path(job.image.picture.file).stem) or ""
+    slug = re.sub(r"[\W_]+", "-", named.lower()).strip("-")[:48].rstrip("-") or "video"
+    return slug if seed is None else f"{slug}-{seed}"
+
+
+def ending_of(job: Resolved) -> str:
+    return ".png" if job.shape.frames == 1 else ".mp4"
+
+
+def numbered(target: str | Path, index: int, total: int) -> Path:
+    """The ``index``-th of several files, from 0: `x-07.mp4`. The name itself where there is one."""
+    path = Path(target)
+    if total == 1:
+        return path
+    return path.with_name(f"{path.stem}-{index + 1:0{len(str(total))}d}{path.suffix}")

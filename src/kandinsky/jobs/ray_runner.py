@@ -1,0 +1,282 @@
+"""A batch over a Ray cluster: one actor a GPU (or a share of the processors), each with one loaded pipeline.
+
+Items are handed out one by one, as actors become free (``ray.wait``). Actors compute; frames come back through Ray's
+object store and are written where the batch was started, so the machines need no file system in common. Every item
+brings its card's values, its seed and its picture along; the model's weights must be on each machine.
+
+An actor whose process dies is started again by Ray, and its item is handed out once more, to whichever actor is free
+first. A result is written once: an item is either handed out, or waiting, or yielded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kandinsky
+from kandinsky.engine.request import Resolved
+from kandinsky.errors import BackendError, KandinskyError, RequestError
+from kandinsky.jobs.batch import Failure, Item, Loading, Made, attempt
+from kandinsky.weights.lora_files import parse_spec
+
+log = logging.getLogger(__name__)
+ATTEMPTS = 2  # an item whose worker died is tried once more
+RESTARTS = 3  # of one worker, by Ray
+# a worker that comes back imports everything again, and Ray refuses calls meanwhile
+RETURN_S, ASK_AGAIN_S = 600.0, 0.5
+WORKER_CPUS = 4  # where there are no GPUs: threads of one worker, as far as its machine has them
+PATIENCE_S = 30.0  # a cluster may be busy with other work: it is said that nothing happens yet
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker that has found its model. where: machine and process, for people.   version: of this library there."""
+
+    where: str
+    version: str
+
+
+class Worker:
+    """What an actor does. Nothing is loaded in the constructor: Ray would not tell its error from a dead process."""
+
+    def __init__(self, loading: Loading, threads: int | None) -> None:
+        self.loading = loading
+        self.threads = threads
+        self.where = f"{os.uname().nodename}, process {os.getpid()}"
+
+    def start(self) -> Ready | KandinskyError:
+        """Load the pipeline."""
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
+        try:
+            self.pipe = self.loading.load()
+        except KandinskyError as error:
+            return error
+        return Ready(self.where, kandinsky.__version__)
+
+    def work(self, job: Resolved) -> Made | Failure:
+        """Compute one result."""
+        return dataclasses.replace(attempt(lambda: self.pipe.run(job)), worker=self.where)
+
+
+@dataclass(slots=True)
+class _Place:
+    """One actor. away_since: when it was first found dead or on its way back; None while it answers."""
+
+    number: int
+    actor: Any
+    away_since: float | None = None
+
+
+@dataclass(frozen=True)
+class RayRunner:
+    """Runs items on a cluster; see ``batch.Runner``.
+
+    address: `local` starts a cluster on this machine for this run, `auto` finds the one this machine belongs to,
+             `ray://HOST:10001` reaches one from outside. A connection this process has is used as it is.
+    workers: how many at the same time; None = one a GPU, or one for every four processor cores.
+    gpus:    whether workers sit on GPUs; None = where the cluster has some.
+    tell:    gets a line about workers that come and go.
+    """
+
+    loading: Loading
+    address: str = "auto"
+    workers: int | None = None
+    gpus: bool | None = None
+    tell: Callable[[str], None] = log.info
+
+    def run(self, items: Sequence[Item]) -> Iterator[tuple[Item, Made | Failure, int]]:
+        """Raises: BackendError without Ray, without a cluster, or where no worker could start; the workers' own error
+        where none could load the model.
+        """
+        if not items:
+            return
+        ray = _import_ray()
+        with _connected(ray, self.address):
+            size, count, cpus, gpus = self._share(ray, len(items))
+            self.tell(
+                f"ray cluster of {size}; workers: {count}, each with {'GPUs' if gpus else 'CPUs'}: {gpus or cpus}"
+            )
+            kind = ray.remote(Worker).options(
+                num_cpus=0 if gpus else cpus, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=0
+            )
+            loading = _anywhere(self.loading)
+            places = [_Place(i + 1, kind.remote(loading, None if gpus else cpus)) for i in range(count)]
+            try:
+                yield from self._hand_out(ray, places, items)
+            finally:
+                for place in places:
+                    with contextlib.suppress(Exception):  # it may be gone, or the connection
+                        ray.kill(place.actor, no_restart=True)
+
+    def _share(self, ray: Any, items: int) -> tuple[str, int, int, int]:
+        """(the cluster in words, workers, CPUs of each, GPUs of each). Raises: BackendError, RequestError."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        total_cpus = int(sum(node.get("CPU", 0) for node in nodes))
+        total_gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        size = f"{len(nodes)} {'machine' if len(nodes) == 1 else 'machines'}, {total_cpus} CPUs, {total_gpus} GPUs"
+        if self.gpus and not total_gpus:
+            raise BackendError(f"the ray cluster has no GPU ({size}): leave `--device` out, or use `cpu`")
+        if self.gpus or (self.gpus is None and total_gpus):
+            most, cpus, gpus = total_gpus, 0, 1
+        else:
+            per_machine = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+            if not per_machine:
+                raise BackendError(f"the ray cluster has no CPU to work with ({size})")
+            most, gpus = sum(per_machine), 0
+            cpus = min(WORKER_CPUS, *per_machine)
+            if self.workers is not None:
+                while cpus > 1 and sum(n // cpus for n in per_machine) < self.workers:
+                    cpus -= 1
+        if self.workers is not None and not 1 <= self.workers <= most:
+            raise RequestError(f"`{self.workers}` workers do not fit the ray cluster ({size}): use 1 to {most}")
+        fitting = most if gpus else sum(n // cpus for n in per_machine)
+        return size, min(self.workers or fitting, items), cpus, gpus
+
+    def _hand_out(
+        self, ray: Any, places: list[_Place], items: Sequence[Item]
+    ) -> Iterator[tuple[Item, Made | Failure, int]]:
+        waiting, attempts = deque(items), Counter[int]()
+        running: dict[Any, tuple[_Place, Item | None]] = {}  # None: it loads
+        idle: list[_Place] = []
+        refusals: list[KandinskyError] = []
+        has_started = False
+
+        def start(place: _Place) -> None:
+            running[place.actor.start.remote()] = (place, None)
+
+        def assign() -> None:
+            while waiting and idle:
+                place, item = idle.pop(0), waiting.popleft()
+                attempts[item.number] += 1
+                running[place.actor.work.remote(item.job)] = (place, item)
+
+        for place in places:
+            start(place)
+        while waiting or any(item is not None for _, item in running.values()):
+            assign()
+            if not running:  # every worker is gone
+                break
+            done, _ = ray.wait(list(running), num_returns=1, timeout=PATIENCE_S)
+            if not done:
+                if not has_started:
+                    self.tell("no ray worker has started yet: they load their models, or the cluster is busy")
+                continue
+            place, given = running.pop(done[0])
+            result, error = _fetch(ray, done[0])
+            if given is None:
+                if isinstance(result, Ready):
+                    refusal = self._check(result)
+                    if refusal is None:
+                        has_started, place.away_since = True, None
+                        self.tell(f"worker {place.number} is ready: {result.where}")
+                        idle.append(place)
+                        continue
+                    result = refusal
+                if error is not None and not _is_final(ray, error):
+                    place.away_since = place.away_since or time.monotonic()
+                    if time.monotonic() - place.away_since < RETURN_S:
+                        time.sleep(ASK_AGAIN_S)
+                        start(place)
+                        continue
+                refusals.append(result if isinstance(result, KandinskyError) else BackendError(_died(error)))
+                self.tell(f"worker {place.number} is left out: {refusals[-1]}")
+            elif error is None:
+                idle.append(place)  # the next item runs while this one is written
+                assign()
+                yield given, result, attempts[given.number]
+            else:
+                self.tell(f"worker {place.number} died while it made number {given.number}")
+                start(place)
+                if attempts[given.number] < ATTEMPTS:
+                    waiting.appendleft(given)
+                else:
+                    hint = "its workers may have run out of memory: a smaller size, or `--offload module`, needs less"
+                    yield given, Failure(_died(error), hint), attempts[given.number]
+        if waiting and not has_started:
+            raise refusals[0]
+        for item in waiting:
+            yield item, Failure("no ray worker is left to make it"), attempts[item.number]
+
+    @staticmethod
+    def _check(ready: Ready) -> KandinskyError | None:
+        if ready.version == kandinsky.__version__:
+            return None
+        return BackendError(
+            f"version {ready.version} is installed on {ready.where}, and {kandinsky.__version__} here: install the same"
+        )
+
+
+def _anywhere(loading: Loading) -> Loading:
+    """With whole paths: a worker has another current folder."""
+    lora = []
+    for spec in loading.lora:
+        source, scale = parse_spec(spec)
+        there = Path(source).expanduser()
+        lora.append(f"{there.absolute() if there.exists() else source}:{scale}")
+    cache = loading.text_cache
+    return dataclasses.replace(
+        loading, lora=tuple(lora), text_cache=str(Path(cache).absolute()) if isinstance(cache, str) else cache
+    )
+
+
+def _fetch(ray: Any, reference: Any) -> tuple[Any, Exception | None]:
+    """A call's value; or why there is none, the actor's death or a lost result."""
+    try:
+        return ray.get(reference), None
+    except ray.exceptions.RayTaskError as error:  # the actor lives: the call itself went wrong
+        return Failure.of(error), None
+    except ray.exceptions.RayError as error:
+        return None, error
+
+
+def _is_final(ray: Any, error: Exception) -> bool:
+    """Whether Ray will not start the actor again."""
+    return isinstance(error, ray.exceptions.ActorDiedError)
+
+
+def _died(error: Exception | None) -> str:
+    reason = " ".join(_COLOURS.sub("", str(error)).split()) if error else "it gave no reason"
+    return f"its ray worker died: {reason[:300]}"
+
+
+@contextlib.contextmanager
+def _connected(ray: Any, address: str) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    # no report of this run to anybody, unless somebody asked for it
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BackendError(
+            f"no ray cluster answers at `{address}`: {reason}",
+            hint="`--ray local` starts one on this machine, `ray start --head` one that others can join",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise BackendError("ray is not installed: run `pip install 'kandinsky-video[ray]'`") from error
+    return ray

@@ -1,0 +1,1 @@
+"""Research code that makes the shipped models."""

@@ -1,0 +1,1 @@
+"""Data, training and measures of Nano."""

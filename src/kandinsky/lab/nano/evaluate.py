@@ -1,0 +1,249 @@
+"""``kandinsky evaluate ID``: the model's own measures, by its task and data."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kandinsky.errors import RequestError
+from kandinsky.model import card as cards
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kandinsky.engine.pipeline import GenerationPipeline
+    from kandinsky.lab.nano.measure import NanoJudge
+
+Case = TypeVar("Case")
+EVALUATED = ("nano-t2v", "nano-i2v", "nano-v2a")
+
+
+@dataclass(slots=True)
+class Session:
+    """What every measure works with. ``shown`` gathers a clip of every batch for the contact sheet."""
+
+    pipe: GenerationPipeline
+    judge: NanoJudge
+    cache: Path
+    per_group: int | None
+    groups: tuple[str, ...] | None
+    batch: int
+    seed: int
+    on_batch: Callable[[int, int], None] | None
+    shown: list[np.ndarray]
+    seconds: float = 0.0
+    made: int = 0
+
+    def chosen(self, groups: dict[str, list[Case]]) -> dict[str, list[Case]]:
+        """The groups asked for. Raises: RequestError for one that is not there."""
+        for name in self.groups or ():
+            if name not in groups:
+                raise RequestError(f"there is no group `{name}`: use {', '.join(f'`{one}`' for one in groups)}")
+        return {name: cases for name, cases in groups.items() if self.groups is None or name in self.groups}
+
+    def make(self, prompts: Sequence[str], seeds: Sequence[int], **more: Sequence[Any]) -> np.ndarray:
+        """Clips [M, T, H, W, 3] of one batch; ``more``: further request fields, one value a clip."""
+        import numpy as np
+
+        from kandinsky.model.values import Request
+
+        began = time.monotonic()
+        requests = [
+            Request(self.pipe.card.id, text, seed=seed, **{name: values[i] for name, values in more.items()})
+            for i, (text, seed) in enumerate(zip(prompts, seeds, strict=True))
+        ]
+        videos = self.pipe.run_batch([self.pipe.resolve(request) for request in requests])
+        self.seconds += time.monotonic() - began
+        self.made += len(videos)
+        self.shown.append(videos[0].frames_THWC)
+        return np.stack([video.frames_THWC for video in videos])
+
+
+def evaluate(
+    model: str,
+    *,
+    cache: Path | str = ".cache/nano",
+    prompts: int | None = None,
+    groups: Sequence[str] | None = None,
+    batch: int = 16,
+    seed: int = 0,
+    dtype: str | None = None,
+    sheet: Path | str | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure a model on requests it was never trained with.
+
+    Args:   cache: where ``kandinsky data nano`` put the real clips.   prompts: number a group; None = all. Of a model
+            of sound: clips in all groups together.
+            groups: only these, such as `en label`; None = all.
+            dtype: compute type, as ``load`` takes it; the autoencoder is measured in float32 whatever it is.
+            sheet: write a contact sheet of clips from all groups there.
+    Returns: ``groups`` (figures by group; which ones depends on the task), ``autoencoder`` and ``seconds_cold`` (one
+            clip through the command line, start-up included) for text to video, ``seconds_a_clip`` (in batches),
+            ``settings``.
+    Raises: RequestError for a model that has no evaluation, or where the real clips are missing.
+    """
+    if model not in EVALUATED:
+        raise RequestError(f"there is no evaluation for `{model}`: use {', '.join(f'`{name}`' for name in EVALUATED)}")
+    if cards.find(model).sound is not None:
+        from kandinsky.lab.nano.measure_sound import evaluate_sound
+
+        return evaluate_sound(
+            model, cache=Path(cache), clips=prompts, groups=groups, batch=batch, seed=seed, dtype=dtype,
+            sheet=None if sheet is None else Path(sheet), on_batch=on_batch,
+        )  # fmt: skip
+    import torch
+
+    from kandinsky.engine.build import load
+    from kandinsky.engine.request import parse_size
+    from kandinsky.lab.nano.concepts import load_concepts
+    from kandinsky.lab.nano.emoji import Clips
+    from kandinsky.lab.nano.measure import NanoJudge
+
+    pipe = load(model, dtype=dtype)
+    width, height = parse_size(pipe.card.clip.default_size)
+    judge = NanoJudge(Clips(Path(cache)), load_concepts(), side=height)
+    chosen = None if groups is None else tuple(groups)
+    session = Session(pipe, judge, Path(cache), prompts, chosen, batch, seed, on_batch, [])
+    figures = MEASURES[pipe.card.task](session)
+    if sheet:
+        _sheet(session.shown, Path(sheet))
+    sampling = pipe.card.sampling
+    settings = {
+        "steps": sampling.steps,
+        "guidance": sampling.guidance,
+        "shift": sampling.shift,
+        "seed": seed,
+        "dtype": pipe.precision.name,
+        "threads": torch.get_num_threads(),
+        "size": f"{width}x{height}",
+    }
+    return {"model": model, **figures, "seconds_a_clip": session.seconds / session.made, "settings": settings}
+
+
+def _text_to_video(session: Session) -> dict[str, Any]:
+    from kandinsky.engine.build import load
+    from kandinsky.lab.nano import measure as nano
+
+    groups = nano.judge_groups(
+        session.judge,
+        session.make,
+        session.chosen(nano.choose_prompts(session.per_group)),
+        batch=session.batch,
+        seed=session.seed,
+        on_batch=session.on_batch,
+    )
+    with load(session.pipe.card.id, dtype="float32").placement.hold("vae") as vae:
+        autoencoder = nano.judge_autoencoder(session.cache, vae, side=session.judge.side)
+    return {
+        "groups": {name: asdict(figures) for name, figures in groups.items()},
+        "autoencoder": autoencoder,
+        "seconds_cold": cold_start(session.pipe.card.id),
+    }
+
+
+def _image_to_video(session: Session) -> dict[str, Any]:
+    from kandinsky.lab.nano import measure_image as nano_image
+    from kandinsky.lab.nano.emoji import Clips
+
+    groups = nano_image.judge_images(
+        lambda pictures, prompts, seeds: session.make(prompts, seeds, image=pictures),
+        session.chosen(nano_image.choose_cases(session.judge, Clips(session.cache), session.cache, session.per_group)),
+        batch=session.batch,
+        seed=session.seed,
+        on_batch=session.on_batch,
+    )
+    return {"groups": {name: asdict(figures) for name, figures in groups.items()}}
+
+
+# By the card's task: a session to figures.
+MEASURES: dict[str, Callable[[Session], dict[str, Any]]] = {
+    "text-to-video": _text_to_video,
+    "image-to-video": _image_to_video,
+}
+
+
+def _sheet(clips: list[np.ndarray], target: Path, *, rows: int = 12, frames: int = 6) -> None:
+    """Up to two columns of ``rows`` clips, evenly taken from all, each as ``frames`` frames."""
+    from PIL import Image
+
+    from kandinsky.media.sheet import GAP_PX, contact_sheet
+
+    step = max(1, len(clips) // (2 * rows))
+    strips = [contact_sheet(clip, columns=frames) for clip in clips[::step][: 2 * rows]]
+    width, height = strips[0].width + GAP_PX, strips[0].height + GAP_PX
+    whole = Image.new("RGB", (2 * width, -(-len(strips) // 2) * height), "white")
+    for number, strip in enumerate(strips):
+        whole.paste(strip, (number % 2 * width, number // 2 * height))
+    whole.quantize(256).save(target, optimize=True)
+
+
+def cold_start(model: str) -> float:
+    """Seconds from starting the command to having a clip on disk, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "kandinsky", "generate", "a panda waves on a blue background", "-m", model]
+        began = time.monotonic()
+        done = subprocess.run(
+            [*command, "--seed", "1", "-o", str(Path(folder) / "clip.mp4"), "--quiet"],
+            capture_output=True,
+            text=True,
+            env=os.environ.copy(),
+        )
+        if done.returncode:
+            raise RequestError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
+        return time.monotonic() - began
+
+
+# Figures of a group, in the order they are printed: field, heading, format.
+COLUMNS = (
+    ("prompts", "number", "d"),
+    ("clips", "number", "d"),
+    ("candidates", "candidates", "d"),
+    ("retrieval_1", "retrieval@1", ".1%"),
+    ("retrieval_5", "@5", ".1%"),
+    ("colour", "background colour", ".1%"),
+    ("first_frame_db", "first frame, dB", ".1f"),
+    ("nearer_than_still", "nearer to the real clip than a still", ".1%"),
+    ("motion_ratio", "motion against real", ".2f"),
+    ("events", "events", "d"),
+    ("onset_f1", "onset F1", ".2f"),
+    ("onset_f1_other", "F1, another clip's events", ".2f"),
+    ("precision", "precision", ".2f"),
+    ("recall", "recall", ".2f"),
+    ("timing_ms", "off by, ms", ".0f"),
+    ("false_onsets", "false onsets a silent clip", ".2f"),
+    ("loudness_r", "loudness r", ".2f"),
+    ("pitch_r", "pitch r", ".2f"),
+    ("timbre", "right timbre", ".0%"),
+    ("envelope_r", "envelope r", ".2f"),
+    ("envelope_r_other", "envelope r, another clip", ".2f"),
+)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as a Markdown table, for the terminal and the model card."""
+    columns = [column for column in COLUMNS if column[0] in next(iter(result["groups"].values()))]
+    lines = ["| group | " + " | ".join(heading for _, heading, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, figures in result["groups"].items():
+        told = ["–" if figures[field] is None else format(figures[field], form) for field, _, form in columns]
+        lines.append(f"| {name} | " + " | ".join(told) + " |")
+    lines.append("")
+    if a := result.get("autoencoder"):
+        lines.append(
+            f"autoencoder on {a['clips']:.0f} clips never trained on: {a['psnr_db']:.1f} dB "
+            f"(worst {a['psnr_worst_db']:.1f}), block edges {a['block_edges_decoded']:.2f} "
+            f"(real clips {a['block_edges_real']:.2f})"
+        )
+    seconds = f"seconds a clip: {result['seconds_a_clip']:.2f} in batches"
+    if "seconds_cold" in result:
+        seconds += f", {result['seconds_cold']:.1f} from the command line, start-up included"
+    lines += [seconds, f"settings: {json.dumps(result['settings'])}"]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Values, cards and protocols that everything else speaks in; no torch."""

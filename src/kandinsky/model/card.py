@@ -1,0 +1,478 @@
+"""Cards: one TOML file per checkpoint, the only home of a default.
+
+``find(id)`` answers with a validated ``Card``; an unknown key anywhere in a card is an error. Users add cards of their
+own by pointing ``KANDINSKY_CARDS`` at a folder of TOML files. This module imports no torch.
+
+A card may begin with ``base = "NAME"``: it then says only what differs from `_bases/NAME.toml` beside it, else from
+`_bases/NAME.toml` of this package, else from the shipped card NAME. The rule is short: tables are merged key by key,
+notes are added to those of the base, anything else replaces what the base says. A long MagCache table may stand in
+`_tables/mag_ratios.toml`; the card then names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+
+from kandinsky.errors import RequestError
+
+HERE = Path(__file__).parent.parent / "cards"
+BASES, TABLES = "_bases", "_tables"
+FITS = ("list", "area", "within")
+DEFAULT_MODEL = "nano-t2v"
+DEFAULT_SOUND, FULL_SIZE_SOUND = "nano-v2a", "kandinsky4-v2a"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Files that come from one place.
+
+    repo:  Hugging Face repository, or `package` for weights shipped inside this package (`kandinsky/assets/`), or a
+           folder of this machine: `/…`, `~/…`, or `./…` from the folder the card lies in.
+    files: paths inside the repository; a path ending in `/` means the whole folder, `./` all there is.
+    name:  tells the parts of one component apart (`qwen`, `clip`); may be empty where there is one part.
+    local: where the same files lie in an official `weights/` folder: a file, or a folder when it ends in `/`.
+    bytes: size to fetch, for `kandinsky plan`.
+    dtype: type of the numbers in the files, also for the plan.
+    gated: the hub wants a token and an accepted licence first.
+    loaded: bytes of it that are kept in memory, where that is less than the files.
+    """
+
+    repo: str
+    files: tuple[str, ...]
+    name: str = ""
+    revision: str = "main"
+    local: str = ""
+    bytes: int = 0
+    dtype: str = "float32"
+    gated: bool = False
+    loaded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One network of a model: the class that builds it, its hyper-parameters, and the files it is read from.
+
+    kind: which class builds it (`kandinsky5.dit`, `qwen-clip`, `hunyuan`, `nano.vae`, `nano.text`, …).
+    """
+
+    kind: str
+    parts: tuple[Part, ...]
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all parts together."""
+        return sum(part.bytes for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Defaults of the sampling loop. guidance 1.0 = off, then no second pass runs.
+
+    sampler: times and step by name, see ``diffusion/samplers.py``.
+    noise:   type it is drawn in, see ``diffusion/noise.RULES``.
+    """
+
+    steps: int
+    guidance: float
+    shift: float
+    rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    negative_prompt: str = ""
+    max_steps: int = 1000
+    sampler: str = "flow"
+    noise: str = "float32"
+    condition: str = "zeros"  # what the condition channels hold without an image: "zeros" or "coordinates"
+    attention: dict[str, Any] = field(default_factory=lambda: {"type": "dense"})
+    mag_ratios: tuple[float, ...] = ()
+    normalize_first_frame: bool = False  # image to video: bring the first frames to the look of the rest
+
+
+@dataclass(frozen=True, slots=True)
+class SizeClass:
+    """Sizes that share values, as the official SD and HD configurations of one checkpoint do.
+
+    min_pixels: width·height from which the class holds; the largest that is not above the request's decides.
+    area, multiple: what an image of any shape is brought to where ``Clip.fit`` is "area" or "within": about, or at
+                most, so many pixels, both sides multiples of this many.
+    sampling:   keys of ``Sampling`` that differ from the card's own.
+    """
+
+    min_pixels: int = 0
+    area: int = 0
+    multiple: int = 0
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Legal clips. Sizes are `WIDTHxHEIGHT`. A duration of 0 seconds is one still frame.
+
+    step: frames by which clips grow, where that is more than a latent frame's; 0 = ``temporal``.
+    multiple: sizes that are not listed are legal too where both sides are multiples of this; 0 = only listed ones.
+    fit: how an image given by the user decides the size: "list" takes the listed size nearest in shape, "area" keeps
+         the image's shape and takes pixels and multiple of the size class, "within" the same without enlarging.
+    """
+
+    fps: float
+    seconds: float
+    min_seconds: float
+    max_seconds: float
+    sizes: tuple[str, ...]
+    default_size: str
+    temporal: int = 4
+    spatial: int = 8
+    channels: int = 16
+    fit: str = "list"
+    step: int = 0
+    multiple: int = 0
+
+    @property
+    def frame_step(self) -> int:
+        """A clip has 1 + a multiple of so many frames."""
+        return self.step or self.temporal
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFrame:
+    """How a keyframe model makes or takes the first frame.
+
+    vae:         autoencoder for single pictures, both ways.
+    scale:       a picture made from text is so many times as large as the clip, then reduced.
+    guidance:    of the prompt while it is made; 1.0 = off.
+    image_guidance: weight of the first frame in the key frames, against nothing.
+    noise_level: level of noise mixed into it, a number of the schedule.
+    motion:      how much should move, by name.   default_motion: one of these names.
+    """
+
+    vae: Component
+    guidance: float
+    image_guidance: float
+    noise_level: int
+    motion: dict[str, int]
+    default_motion: str
+    scale: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Keyframes:
+    """A model that makes key frames and fills the gaps between them with a second network.
+
+    count:         key frames.   spacing: of the places the first network is told, from one to the next.
+    fps:           frames a second by name, from slow to fast: the first are key frames alone, each further name fills
+                   all gaps once more.   default_fps: one of these names.
+    interpolation: the second network.   sampler, steps, guidance: of its loop.   skips: what it is told in each pass.
+    guides_text:   whether the prompt reaches it, and the pass without prompt knows nothing of neighbouring gaps.
+    """
+
+    count: int
+    spacing: int
+    fps: dict[str, int]
+    default_fps: str
+    interpolation: Component
+    sampler: str
+    steps: int
+    guidance: float
+    skips: tuple[int, ...] = (3, 1)
+    guides_text: bool = False
+    first_frame: FirstFrame | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """How a model of sound looks at a film, and what its pictures of sound mean.
+
+    window_s:    longest stretch of a film made at once.   overlap_s: of neighbouring windows, where they are faded.
+    least_s:     the shortest stretch; a shorter film stands still at its end, and the rest of the sound is cut off.
+    frames:      of each window that the encoder is shown.
+    fps:         so many of them a second from the window's begin, the nearest there are; 0 = evenly from its first
+                 frame to its last.
+    spectrogram: see ``media/spectrogram.SpectrogramParams``, under official names.
+    multiple:    pictures have a multiple of so many columns.   max_value: magnitude that black means.
+    dbfs:        level the whole is brought to; None = the level that the pictures mean.
+    """
+
+    window_s: float
+    overlap_s: float
+    frames: int
+    multiple: int
+    max_value: float
+    spectrogram: dict[str, Any] = field(default_factory=dict)
+    least_s: float = 0.0
+    fps: float = 0.0
+    dbfs: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One checkpoint. ``sampling_for`` gives the sampling defaults of a size.
+
+    task:      `text-to-video`, `image-to-video`, `text-to-image`, …: see ``pipelines/tasks.TASKS``.
+    source:    where the values come from.   notes: disagreements between sources, and what was decided.
+    diffusers: repository of the same model in the Diffusers layout, where it is not the first one's with `-Diffusers`.
+    sound:     of models that make sound; ``clip`` is then the picture of one window's sound, ``text`` the encoder of
+               frames and words.   sounds_with: the model that gives this one's clips their sound.
+    """
+
+    id: str
+    family: str
+    task: str
+    title: str
+    licence: str
+    parameters: int
+    source: str
+    dit: Component
+    text: Component
+    vae: Component
+    sampling: Sampling
+    clip: Clip
+    classes: dict[str, SizeClass] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    diffusers: str = ""
+    prompt: str = "required"  # or "optional": beside an image, words may be left out
+    keyframes: Keyframes | None = None
+    sound: Sound | None = None
+    sounds_with: str = FULL_SIZE_SOUND
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """All networks by name."""
+        found = {"dit": self.dit, "text": self.text, "vae": self.vae}
+        if self.keyframes is not None:
+            found["interpolation"] = self.keyframes.interpolation
+            if self.keyframes.first_frame is not None:
+                found["image_vae"] = self.keyframes.first_frame.vae
+        return found
+
+    def component(self, name: str) -> Component:
+        return self.components[name]
+
+    def with_components(self, change: Callable[[str, Component], Component]) -> Card:
+        """The card with each network's entry replaced; ``change`` is given its name and the entry."""
+        new = {name: change(name, entry) for name, entry in self.components.items()}
+        keyframes = self.keyframes
+        if keyframes is not None:
+            first = keyframes.first_frame
+            keyframes = dataclasses.replace(
+                keyframes,
+                interpolation=new["interpolation"],
+                first_frame=first and dataclasses.replace(first, vae=new["image_vae"]),
+            )
+        return dataclasses.replace(self, dit=new["dit"], text=new["text"], vae=new["vae"], keyframes=keyframes)
+
+    def class_for(self, width: int, height: int) -> str | None:
+        """Name of the size class of a size in pixels; None where the card has no classes."""
+        fitting = [name for name, entry in self.classes.items() if entry.min_pixels <= width * height]
+        return max(fitting, key=lambda name: self.classes[name].min_pixels, default=None)
+
+    def sampling_for(self, width: int, height: int) -> Sampling:
+        """The sampling defaults for a size in pixels: the card's own, with what the size class changes."""
+        name = self.class_for(width, height)
+        return self.sampling if name is None else _changed(self.sampling, self.classes[name].sampling, self.id)
+
+
+def parse(values: dict[str, Any], *, where: str) -> Card:
+    """Build a card from parsed TOML. Raises: RequestError naming the file and the offending key."""
+    card = _build(Card, _with_tables(values, where), where)
+    if card.clip.default_size not in card.clip.sizes:
+        raise RequestError(f"{where}: clip.default_size `{card.clip.default_size}` is not one of clip.sizes")
+    if card.prompt not in ("required", "optional"):
+        raise RequestError(f"{where}: prompt `{card.prompt}` is unknown: use required or optional")
+    if card.clip.fit not in FITS:
+        raise RequestError(f"{where}: clip.fit `{card.clip.fit}` is unknown: use {', '.join(FITS)}")
+    if card.classes and all(entry.min_pixels for entry in card.classes.values()):
+        raise RequestError(f"{where}: one of the classes must begin at min_pixels = 0")
+    if card.clip.fit != "list" and not (
+        card.classes and all(c.area > 0 and c.multiple > 0 for c in card.classes.values())
+    ):
+        raise RequestError(f'{where}: clip.fit = "{card.clip.fit}" needs classes, each with area and multiple')
+    for name, entry in card.classes.items():
+        _changed(card.sampling, entry.sampling, f"{where}: class {name}")
+    if (sound := card.sound) is not None and not (
+        0 <= sound.overlap_s < sound.window_s and sound.least_s <= sound.window_s and sound.frames > 1
+    ):
+        raise RequestError(f"{where}: sound needs two frames or more, and windows longer than overlap_s and least_s")
+    return card
+
+
+def read(path: Path) -> Card:
+    """Read one card file, with its bases. Raises: RequestError where it is no valid TOML or no valid card."""
+    return _anchored(parse(_read_values(path), where=path.name), path.parent.absolute())
+
+
+def _read_values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a card file over those of its base. ``above``: the files that lead here."""
+    if path in above:
+        raise RequestError(f"card `{path.name}` is its own base: {' → '.join(p.name for p in (*above, path))}")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"card `{path}` is not valid TOML: {error}") from error
+    if "base" not in values:
+        return values
+    name = values.pop("base")
+    folder = path.parent.parent if path.parent.name == BASES else path.parent
+    places = (folder / BASES / f"{name}.toml", HERE / BASES / f"{name}.toml", HERE / f"{name}.toml")
+    for place in places:
+        if place.is_file():
+            return _merged(_read_values(place, (*above, path)), values)
+    raise RequestError(f"{path.name}: base `{name}` is not there: looked for `{places[0]}` and among the shipped cards")
+
+
+def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in values.items():
+        before = base.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            merged[key] = _merged(before, value)
+        elif key == "notes" and isinstance(before, list) and isinstance(value, list):
+            merged[key] = [*before, *value]
+        else:
+            merged[key] = value
+    return merged
+
+
+def _with_tables(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The card's values with MagCache tables in the place of their names."""
+
+    def filled(sampling: Any) -> Any:
+        if not isinstance(sampling, dict) or not isinstance(name := sampling.get("mag_ratios"), str):
+            return sampling
+        tables = _mag_ratios()
+        if name not in tables:
+            raise RequestError(f"{where}: mag_ratios `{name}` is unknown: use one of {', '.join(sorted(tables))}")
+        return {**sampling, "mag_ratios": tables[name]}
+
+    if not isinstance(values, dict):
+        return values
+    values = dict(values)
+    if "sampling" in values:
+        values["sampling"] = filled(values["sampling"])
+    if isinstance(classes := values.get("classes"), dict):
+        values["classes"] = {
+            name: {**entry, "sampling": filled(entry["sampling"])}
+            if isinstance(entry, dict) and "sampling" in entry
+            else entry
+            for name, entry in classes.items()
+        }
+    return values
+
+
+@cache
+def _mag_ratios() -> dict[str, list[float]]:
+    return tomllib.loads((HERE / TABLES / "mag_ratios.toml").read_text(encoding="utf-8"))
+
+
+def _changed(sampling: Sampling, changes: dict[str, Any], where: str) -> Sampling:
+    """Sampling values with some replaced. Raises: RequestError for a key that is no sampling value."""
+    if not changes:
+        return sampling
+    values = {f.name: getattr(sampling, f.name) for f in dataclasses.fields(sampling)}
+    for key in changes:
+        if key not in values:
+            _unknown(key, values, "sampling", where)
+    return _build(Sampling, values | changes, where)
+
+
+def _anchored(card: Card, folder: Path) -> Card:
+    """The card with parts at `./…` made paths below its own folder, so that a model's folder can be moved."""
+
+    def part(entry: Part) -> Part:
+        if entry.repo != "." and not entry.repo.startswith("./"):
+            return entry
+        return dataclasses.replace(entry, repo=str(folder / entry.repo))
+
+    def component(_name: str, entry: Component) -> Component:
+        return dataclasses.replace(entry, parts=tuple(part(p) for p in entry.parts))
+
+    return card.with_components(component)
+
+
+@cache
+def _shipped() -> dict[str, Card]:
+    return {card.id: card for card in (read(path) for path in sorted(HERE.glob("*.toml"), key=lambda path: path.stem))}
+
+
+def catalogue() -> dict[str, Card]:
+    """All cards by id: the shipped ones, then those of the folder ``KANDINSKY_CARDS`` names, which win."""
+    cards = dict(_shipped())
+    if folder := os.environ.get("KANDINSKY_CARDS"):
+        for path in sorted(Path(folder).glob("*.toml")):
+            card = read(path)
+            cards[card.id] = card
+    return cards
+
+
+def find(model: str) -> Card:
+    """The card of a catalogue id. Raises: RequestError with the nearest ids."""
+    cards = catalogue()
+    if model in cards:
+        return cards[model]
+    near = difflib.get_close_matches(model, cards, n=3, cutoff=0.3) or sorted(cards)[:3]
+    raise RequestError(
+        f"unknown model `{model}`: `kandinsky models` lists all {len(cards)}",
+        hint="the nearest are " + ", ".join(f"`{name}`" for name in near),
+    )
+
+
+def to_dict(card: Card) -> dict[str, Any]:
+    """A card as plain values, the inverse of ``parse``."""
+    return dataclasses.asdict(card)
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise RequestError(f"{where}: `{cls.__name__.lower()}` must be a table")
+    hints = get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in known:
+            _unknown(key, known, cls.__name__.lower(), where)
+    for name, f in known.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise RequestError(f"{where}: key `{name}` is missing in {cls.__name__.lower()}")
+    return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+
+
+def _unknown(key: str, known: Iterable[str], table: str, where: str) -> NoReturn:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    raise RequestError(f"{where}: unknown key `{key}` in {table}" + (f", did you mean `{near[0]}`" if near else ""))
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(hint, UnionType):  # of a type and None
+        if value is None:
+            return None
+        hint = next(kind for kind in get_args(hint) if kind is not type(None))
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)  # type: ignore[arg-type]
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise RequestError(f"{where} must be a list")
+        args = get_args(hint)
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(kinds) != len(value):
+            raise RequestError(f"{where} must have {len(kinds)} entries, not {len(value)}")
+        return tuple(_convert(kind, entry, where) for kind, entry in zip(kinds, value, strict=True))
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise RequestError(f"{where} must be a table")
+        entry = get_args(hint)[1]
+        return {
+            key: _convert(entry, v, f"{where}.{key}") if dataclasses.is_dataclass(entry) else v
+            for key, v in value.items()
+        }
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise RequestError(f"{where} must be {hint.__name__}, not `{value!r}`")
+    return value

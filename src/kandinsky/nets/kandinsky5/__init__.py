@@ -1,1 +1,0 @@
-"""The Kandinsky 5 diffusion transformer and its denoiser."""

@@ -1,1 +1,0 @@
-"""Video to audio: a Stable Diffusion U-Net over pictures of sound, which also attends to the frames of a clip."""
