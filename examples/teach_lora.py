@@ -15,9 +15,9 @@ import peft
 import torch
 
 import kandinsky
-from kandinsky.engine.conditioning import condition
 from kandinsky.engine.pipeline import GenerationPipeline
-from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser
+from kandinsky.families.kandinsky5.denoiser import bind
+from kandinsky.model.denoiser import VIDEO, Known, Pass
 
 LAYERS = ["to_query", "to_value", "feed_forward.in_layer", "feed_forward.out_layer"]
 
@@ -39,9 +39,9 @@ def teach(pipe: GenerationPipeline, shown: str, asked: str, folder: Path, *, ste
         noise = torch.randn(clean.shape, generator=generator)
         t = torch.rand(1, generator=generator)
         x = (1 - t) * clean + t * noise
-        channels, _ = condition(pipe.card.task, pipe.card.sampling.condition, x, None)
-        denoiser = VelocityDenoiser(network, text, rope_scale=pipe.card.sampling.rope_scale, condition_BTHWC=channels)
-        loss = (denoiser(x, t) - (noise - clean)).square().mean()
+        sampling = pipe.card.sampling
+        denoiser = bind(network, Known(), Pass(text, condition=sampling.condition, rope_scale=sampling.rope_scale))
+        loss = (denoiser({VIDEO: x}, t)[VIDEO] - (noise - clean)).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": "kandinsky.engine.sound_loading",
-    "plan": "kandinsky.engine.plan",
+    "load": "kandinsky.catalogue",
+    "plan": "kandinsky.catalogue",
     "Request": "kandinsky.model.values",
     "Soundtrack": "kandinsky.model.values",
     "TextStates": "kandinsky.model.values",
@@ -55,14 +55,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from kandinsky.catalogue import load, plan
     from kandinsky.compat.get_t2v import get_T2V_pipeline
     from kandinsky.compat.kandinsky5 import (
         get_I2I_pipeline,
         get_I2V_pipeline,
         get_T2I_pipeline,
     )
-    from kandinsky.engine.plan import plan
-    from kandinsky.engine.sound_loading import load
     from kandinsky.errors import BackendError, Cancelled, KandinskyError, OutOfMemory, RequestError, WeightsError
     from kandinsky.model.values import LatentShape, Request, Soundtrack, TextStates, Video, VideoShape, VideoStream
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky.engine.pipeline import GenerationPipeline
-from kandinsky.engine.request import Resolved
+from kandinsky.engine.request import Job
 from kandinsky.jobs.batch import Loading
 from kandinsky.model.values import Video
 
@@ -27,7 +27,7 @@ class Watched(Loading):
         pipe = Loading.load(self)
         run = pipe.run
 
-        def watched(resolved: Resolved, **options: Any) -> Video:
+        def watched(resolved: Job, **options: Any) -> Video:
             slug = resolved.prompt.replace(" ", "-")
             before = len(list(self.trace.glob(f"{slug}.*")))
             (self.trace / f"{slug}.{before}").touch()

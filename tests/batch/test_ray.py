@@ -10,7 +10,7 @@ ray: Any = pytest.importorskip("ray", reason="ray is not installed: the extra `r
 
 import kandinsky  # noqa: E402
 from batch.prompts import STILL, Watched  # noqa: E402
-from kandinsky.engine import sources  # noqa: E402
+from kandinsky import catalogue  # noqa: E402
 from kandinsky.errors import BackendError, RequestError  # noqa: E402
 from kandinsky.jobs import batch  # noqa: E402
 from kandinsky.jobs import ray_runner as ray_batch  # noqa: E402
@@ -49,13 +49,13 @@ def cluster() -> Any:
 @pytest.fixture
 def one_item() -> list[batch.Item]:
     base = Request(model="nano-t2v", prompt="", seed=3, **STILL)  # type: ignore[arg-type]
-    return plan_items([Row(1, {"prompt": "a dot"})], base, Loading(sources.find("nano-t2v")))[0]
+    return plan_items([Row(1, {"prompt": "a dot"})], base, Loading(catalogue.source_of("nano-t2v")))[0]
 
 
 def test_a_failing_prompt_and_a_killed_worker(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trace").mkdir()
-    loading = Watched(sources.find("nano-t2v"), trace=tmp_path / "trace")
+    loading = Watched(catalogue.source_of("nano-t2v"), trace=tmp_path / "trace")
     prompts = ["a dot", "it fails", "this kills 1", "a cat", "that kills 2", "a fox"]
     rows = [Row(i + 1, {"prompt": prompt}) for i, prompt in enumerate(prompts)]
     base = Request(model="nano-t2v", prompt="", seed=3, **STILL)  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def test_no_cluster_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(BackendError, match="no ray cluster answers at `auto`"):
-        list(RayRunner(Loading(sources.find("nano-t2v"))).run([None]))  # type: ignore[list-item]
+        list(RayRunner(Loading(catalogue.source_of("nano-t2v"))).run([None]))  # type: ignore[list-item]
 
 
 def test_a_worker_that_takes_long_to_come_back_is_waited_for(
@@ -133,7 +133,7 @@ def test_a_worker_that_takes_long_to_come_back_is_waited_for(
 
     waits: list[float] = []
     monkeypatch.setattr(ray_batch.time, "sleep", waits.append)
-    runner = RayRunner(Loading(sources.find("nano-t2v")), "local")
+    runner = RayRunner(Loading(catalogue.source_of("nano-t2v")), "local")
     places = [ray_batch._Place(1, Actor())]
     assert [entry[1:] for entry in runner._hand_out(Cluster(), places, one_item)] == [("made", 2)]
     assert len(waits) == 8 and answers == []

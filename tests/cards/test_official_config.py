@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from kandinsky.engine import build as loading
-from kandinsky.engine import sources
+from kandinsky import catalogue
+from kandinsky.engine.build import build
+from kandinsky.engine.options import RunOptions
+from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.kandinsky5 import official_config
 from kandinsky.families.kandinsky5.dit import DiTParams
@@ -37,7 +39,7 @@ def card_of(name: str, *, called: str | None = None, **changes: Any) -> Card:
         for key in tables:
             table = table[key]
         table[last] = value
-    return official_config.card_of(values, name=called or name, bases=[Path("/nowhere")])
+    return official_config.card_of(values, name=called or name, cards=catalogue.CARDS, bases=[Path("/nowhere")])
 
 
 @pytest.mark.parametrize("name", sorted(configs()) if REFERENCE.is_file() else [])
@@ -45,7 +47,7 @@ def test_every_official_file_is_a_card(name: str, tmp_path: Path) -> None:
     values = configs()[name]
     path = tmp_path / f"{name}.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    card = sources.find(path).card
+    card = catalogue.source_of(path).card
     model, metrics = values["model"], values["metrics"]
     assert card.task == TASKS[name.split("_")[2]]
     assert (card.sampling.steps, card.sampling.guidance) == (model["num_steps"], model["guidance_weight"])
@@ -59,7 +61,7 @@ def test_every_official_file_is_a_card(name: str, tmp_path: Path) -> None:
     assert card.dit.parts[0].files == (Path(model["checkpoint_path"]).name,)
     # all that is wrong with it is that its files are not there
     with pytest.raises(WeightsError, match="not on this machine"):
-        loading.build(card, places=loading.places_for("cpu"))
+        GenerationPipeline(build(card, RunOptions(device="cpu")))
 
 
 def test_the_name_says_what_a_file_is_for_and_else_its_contents() -> None:

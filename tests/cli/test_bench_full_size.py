@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
+from kandinsky import catalogue
 from kandinsky.bench.shortening import shorten
-from kandinsky.model import card as cards
 from kandinsky.runtime import devices
 
 FLASH = "kandinsky4-t2v-flash"
@@ -34,22 +34,22 @@ def test_the_model_stands_where_it_is_looked_for(call: Callable[..., "Done"]) ->
 
 def test_what_does_not_fit_is_shortened_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "host_memory", lambda: (20 * 10**9, 20 * 10**9))
-    short = shorten(cards.find(FLASH), {}, **CPU)
+    short = shorten(catalogue.find(FLASH), {}, **CPU)
     assert short.changes == {"dit.num_blocks": 1, "text.num_layers": 2} and short.request == {"seconds": 0}
     assert "dit.num_blocks 1 of 21, text.num_layers 2 of 24, frames 1 of 97" in short.said
     assert "49.4 GB with --offload none" in short.said
     assert short.times["text"] == 12 and short.times["vae"] == 97
     assert short.times["dit"] > 21 * 25  # attention grows faster than the tokens
-    kept = shorten(cards.find(FLASH), {"seconds": 3}, **CPU)
+    kept = shorten(catalogue.find(FLASH), {"seconds": 3}, **CPU)
     assert kept.request == {} and "frames" not in kept.said and "vae" not in kept.times
-    assert shorten(cards.find("nano-t2v"), {}, **CPU).said == ""
-    lite = shorten(cards.find("kandinsky5-lite-t2v-sft-5s"), {}, **CPU)
+    assert shorten(catalogue.find("nano-t2v"), {}, **CPU).said == ""
+    lite = shorten(catalogue.find("kandinsky5-lite-t2v-sft-5s"), {}, **CPU)
     assert lite.changes == {"dit.num_visual_blocks": 2, "text.qwen_layers": 2}
 
 
 def test_what_fits_is_measured_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "host_memory", lambda: (500 * 10**9, 500 * 10**9))
     monkeypatch.setattr(devices, "processor_count", lambda: 1000)
-    assert shorten(cards.find(FLASH), {}, **CPU).changes == {}
+    assert shorten(catalogue.find(FLASH), {}, **CPU).changes == {}
     monkeypatch.setattr(devices, "processor_count", lambda: 1)  # it fits, and would take hours
-    assert "h for one run" in shorten(cards.find(FLASH), {}, **CPU).said
+    assert "h for one run" in shorten(catalogue.find(FLASH), {}, **CPU).said

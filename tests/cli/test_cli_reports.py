@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import kandinsky
+from kandinsky import catalogue
 from kandinsky.errors import BackendError, RequestError
-from kandinsky.model import card as cards
 
 Call = Callable[..., "Done"]  # noqa: F821
 LITE = "kandinsky5-lite-t2v-sft-5s"
@@ -18,7 +18,7 @@ def test_models(tiny: Path, call: Call) -> None:
     table = call("models").lines
     assert table[0].split() == ["ID", "TASK", "PARAMETERS", "MAKES", "FILES", "LOCAL", "LICENCE"]
     rows = {line.split()[0]: line for line in table[1:]}
-    assert set(rows) == set(cards.catalogue()) and "tiny" in rows
+    assert set(rows) == set(catalogue.cards()) and "tiny" in rows
     assert next(iter(rows)) == "nano-t2v", "the default stands first"
     assert "23.3 GB" in rows[LITE] and rows[LITE].endswith("no     MIT")
     assert rows[LITE].split()[1:4] == ["text-to-video", "2.0", "B"] and "5 s, 768x512 and 2 other sizes" in rows[LITE]
@@ -32,7 +32,9 @@ def test_show_card(call: Call) -> None:
     text = call("show", LITE).out
     for expected in ("Kandinsky 5.0 T2V Lite SFT", "model_dim", "768x512", "openai/clip-vit-large-patch14"):
         assert expected in text
-    assert json.loads(call("show", LITE, "--json").out) == json.loads(json.dumps(cards.to_dict(cards.find(LITE))))
+    assert json.loads(call("show", LITE, "--json").out) == json.loads(
+        json.dumps(catalogue.to_dict(catalogue.find(LITE)))
+    )
 
 
 def test_show_keeps_a_table_of_numbers_short(call: Call) -> None:
@@ -41,7 +43,7 @@ def test_show_keeps_a_table_of_numbers_short(call: Call) -> None:
 
 
 def test_plan_of_every_model(call: Call) -> None:
-    transformers = {model: card for model, card in cards.catalogue().items() if card.dit.kind == "kandinsky5.dit"}
+    transformers = {model: card for model, card in catalogue.cards().items() if card.dit.kind == "kandinsky5.dit"}
     for model, card in transformers.items():
         for size in card.clip.sizes:
             width, height = map(int, size.split("x"))

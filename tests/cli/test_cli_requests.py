@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kandinsky import catalogue
 from kandinsky.engine.request import frames_of, parse_size, resolve
 from kandinsky.errors import RequestError
-from kandinsky.model import card as cards
 from kandinsky.model.values import Request
 
-CARD = cards.find("kandinsky5-lite-t2v-sft-5s")
+CARD = catalogue.find("kandinsky5-lite-t2v-sft-5s")
 ASK = Request(model=CARD.id, prompt="a panda")
 
 

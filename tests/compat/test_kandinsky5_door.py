@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from kandinsky import get_T2V_pipeline
+from kandinsky import catalogue, get_T2V_pipeline
 from kandinsky.compat.kandinsky5 import Kandinsky5T2VPipeline
 from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.families.kandinsky5 import official_config
@@ -233,13 +233,13 @@ def test_disagreeing_widths_are_refused() -> None:
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="is not there"):
-        official_config.read(tmp_path / "no.yaml")
+        official_config.read(tmp_path / "no.yaml", cards=catalogue.CARDS)
     (tmp_path / "bad.yaml").write_text("a: [1", encoding="utf-8")
     with pytest.raises(RequestError, match="is not valid YAML"):
-        official_config.read(tmp_path / "bad.yaml")
+        official_config.read(tmp_path / "bad.yaml", cards=catalogue.CARDS)
     (tmp_path / "list.yaml").write_text("- 1", encoding="utf-8")
     with pytest.raises(RequestError, match="must be a table"):
-        official_config.read(tmp_path / "list.yaml")
+        official_config.read(tmp_path / "list.yaml", cards=catalogue.CARDS)
 
 
 def test_relative_paths_are_looked_for_in_the_working_directory_first(
@@ -251,7 +251,9 @@ def test_relative_paths_are_looked_for_in_the_working_directory_first(
     conf.write_text(yaml.safe_dump(official_values("./weights")), encoding="utf-8")
     (tmp_path / "run" / "weights" / "model" / family.CHECKPOINT).touch()
     monkeypatch.chdir(tmp_path / "run")
-    assert official_config.read(conf).dit.parts[0].repo == str(tmp_path / "run" / "weights" / "model")
+    assert official_config.read(conf, cards=catalogue.CARDS).dit.parts[0].repo == str(
+        tmp_path / "run" / "weights" / "model"
+    )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / "weights").rename(tmp_path / "weights")
-    assert official_config.read(conf).dit.parts[0].repo == str(tmp_path / "weights" / "model")
+    assert official_config.read(conf, cards=catalogue.CARDS).dit.parts[0].repo == str(tmp_path / "weights" / "model")

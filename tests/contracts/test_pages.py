@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import typer
 
+from kandinsky import catalogue
 from kandinsky.cli.main import build
-from kandinsky.model import card as cards
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def commands(page: str) -> list[str]:
 def test_the_readme_names_every_model_and_no_other() -> None:
     table = README.split("## The models")[1].split("```")[0]
     named = [name for cell in re.findall(r"`([^`]+)`", table) for name in spread(cell)]
-    assert sorted(named) == sorted(cards.catalogue())
+    assert sorted(named) == sorted(catalogue.cards())
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 
 import kandinsky
-from kandinsky.diffusion.first_frame import normalize_first_frame, pin_first_frame
-from kandinsky.engine.pipeline import GenerationPipeline, to_pixels
+from kandinsky.diffusion.first_frame import normalize_first_frame
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.engine.stages import to_pixels
 from kandinsky.errors import RequestError
 from kandinsky.media.video import read_video
+from kandinsky.model.denoiser import VIDEO
 from kandinsky.model.values import Request
 from tiny import family
 
@@ -53,9 +55,9 @@ def resolved(pipe: GenerationPipeline, prompt: str = PROMPT, **changes):
 
 
 def latents(pipe: GenerationPipeline, *batch, on_step=None) -> torch.Tensor:
-    images = pipe.encode_images(batch)
+    known = pipe.known(batch)
     text, negative = pipe.encode(batch)
-    return pipe.sample(pipe.noise(batch), text, negative, batch[0], image_BTHWC=images, on_step=on_step)
+    return pipe.sample(pipe.noise(batch), text, negative, batch[0], known=known, on_step=on_step)
 
 
 def test_layouts_agree_on_the_task(folder_of: FolderOf) -> None:
@@ -86,19 +88,19 @@ def test_first_frame_is_the_image_before_every_step(pipes, picture: Image.Image)
     """Two guided steps by hand: frame 0 clean, zeros in the condition channels, 1 in the mask of frame 0."""
     pipe = pipes["i2v"]
     job = resolved(pipe, image=picture, guidance=3.0, shift=5.0)
-    image = pipe.encode_images([job])
+    known = pipe.known([job])
     text, negative = pipe.encode([job])
     x = pipe.noise([job])
     mask = torch.zeros(*x.shape[:-1], 1)
     mask[:, 0] = 1
     with torch.no_grad(), pipe.placement.hold("dit") as dit:
         for t, t_next in ((1.0, 5 / 6), (5 / 6, 0.0)):
-            x = pin_first_frame(x, image)
+            x = known.pin({VIDEO: x})[VIDEO]
             given = torch.cat([x, torch.zeros_like(x), mask], dim=-1)
             time = torch.tensor([t]) * 1000
             v_c, v_u = (dit(given, time, s, rope_scale=(1.0, 2.0, 2.0)) for s in (text, negative))
             x = x + (t_next - t) * (v_u + 3.0 * (v_c - v_u))
-    expected = normalize_first_frame(pin_first_frame(x, image))
+    expected = normalize_first_frame(known.pin({VIDEO: x})[VIDEO])
     torch.testing.assert_close(latents(pipe, job), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -106,7 +108,7 @@ def test_first_frames_are_normalised_by_the_card_alone(pipes, picture: Image.Ima
     pipe = pipes["i2v"]
     job = resolved(pipe, image=picture)
     assert job.latent.frames == 6 and job.sampling.normalize_first_frame
-    image = pipe.encode_images([job])
+    image = pipe.known([job]).clean[VIDEO][:, :1]
     plain = dataclasses.replace(job, sampling=dataclasses.replace(job.sampling, normalize_first_frame=False))
     kept = latents(pipe, plain)
     assert torch.equal(kept[:, :1], image)
@@ -121,7 +123,7 @@ def test_short_clips_from_images_are_finite(pipes, picture: Image.Image, seconds
     job = resolved(pipe, image=picture, seconds=seconds)
     result = latents(pipe, job)
     assert result.shape[1] == {0: 1, 0.2: 2, 0.5: 4}[seconds]
-    assert torch.isfinite(result).all() and torch.equal(result[:, :1], pipe.encode_images([job]))
+    assert torch.isfinite(result).all() and torch.equal(result[:, :1], pipe.known([job]).clean[VIDEO][:, :1])
 
 
 def test_seeds_repeat_a_clip_whatever_came_before(pipes, picture: Image.Image) -> None:
@@ -134,13 +136,13 @@ def test_seeds_repeat_a_clip_whatever_came_before(pipes, picture: Image.Image) -
     before = torch.get_rng_state()
     assert torch.equal(latents(pipe, resolved(pipe, image=picture)), a)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(pipe.encode_images([job]), pipe.encode_images([job]))
+    assert torch.equal(pipe.known([job]).clean[VIDEO], pipe.known([job]).clean[VIDEO])
 
 
 def test_preview_shows_the_image(pipes, picture: Image.Image) -> None:
     pipe = pipes["i2v"]
     job = resolved(pipe, image=picture)
-    image, seen = pipe.encode_images([job]), []
+    image, seen = pipe.known([job]).clean[VIDEO][:, :1], []
     latents(pipe, job, on_step=lambda step, total, preview: seen.append(torch.equal(preview[:, :1], image)))
     assert seen == [True, True]
 

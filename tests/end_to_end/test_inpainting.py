@@ -13,8 +13,8 @@ from torch.nn import functional as F  # noqa: N812
 
 import kandinsky
 from kandinsky.cli.main import main
-from kandinsky.engine.conditioning import encode_image
-from kandinsky.engine.pipeline import GenerationPipeline, to_pixels
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.engine.stages import encode_image, to_pixels
 from kandinsky.errors import RequestError
 from kandinsky.media.image import FittedImage, open_picture, size_within
 from kandinsky.media.mask import open_mask
@@ -106,7 +106,7 @@ def test_the_channels_are_the_official_ones(pipe: GenerationPipeline) -> None:
     expected = torch.cat((F.interpolate(keep, (16, 32)).permute(0, 2, 3, 1)[:, None], latent), dim=-1)
     torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
     resolved = pipe.resolve(kandinsky.Request(MODEL, PROMPT, image=picture.image, mask=repaint, seed=1))
-    torch.testing.assert_close(pipe.encode_images([resolved]), made)
+    torch.testing.assert_close(pipe.known([resolved]).extra["kept"], made)
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 import kandinsky
+from kandinsky import catalogue
 from kandinsky.diffusion.cogvideox import CogVideoXSchedule
-from kandinsky.engine import build as loading
+from kandinsky.engine.build import build
+from kandinsky.engine.options import RunOptions
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.kandinsky4.denoiser import DiscreteDenoiser
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.model import card as cards
 from kandinsky.model.card import Card
 from kandinsky.model.values import Request
 from tiny import kandinsky4 as tiny
@@ -40,8 +41,8 @@ def tiny_cards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def pipe(folder: Path) -> GenerationPipeline:
-    card = cards.read(folder / "cards" / "tiny.toml")
-    return loading.build(card, root=folder / "weights", places=loading.places_for("cpu"))
+    card = catalogue.read(folder / "cards" / "tiny.toml")
+    return GenerationPipeline(build(card, RunOptions(device="cpu"), root=folder / "weights"))
 
 
 def request(**changes: object) -> Request:
@@ -97,7 +98,7 @@ def test_a_batch_is_its_clips(pipe: GenerationPipeline) -> None:
 
 def test_placement_does_not_change_the_latent(pipe: GenerationPipeline, folder: Path) -> None:
     for offload in ("module", "block"):
-        away = loading.build(pipe.card, root=folder / "weights", places=loading.places_for("cpu"), offload=offload)
+        away = GenerationPipeline(build(pipe.card, RunOptions(device="cpu", offload=offload), root=folder / "weights"))
         assert torch.equal(latents(away, request()), latents(pipe, request())), offload
     watched = pipe.resolve(request())
     text, negative = pipe.encode([watched])
@@ -123,7 +124,7 @@ def undistilled(card: Card) -> Card:
 
 
 def test_many_steps_with_guidance_are_card_fields(pipe: GenerationPipeline, folder: Path) -> None:
-    guided = loading.build(undistilled(pipe.card), root=folder / "weights", places=loading.places_for("cpu"))
+    guided = GenerationPipeline(build(undistilled(pipe.card), RunOptions(device="cpu"), root=folder / "weights"))
     calls = []
     one = guided.resolve(request(negative_prompt="snow"))
     assert (one.steps, one.guidance) == (6, 4.0) and guided.fresh_noise([one]) is None
@@ -146,7 +147,7 @@ def test_many_steps_with_guidance_are_card_fields(pipe: GenerationPipeline, fold
 @pytest.fixture(scope="module")
 def image_to_video(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> GenerationPipeline:
     """The same family with condition channels and a mask, as card fields, and weights of that shape."""
-    card = cards.read(folder / "cards" / "tiny.toml")
+    card = catalogue.read(folder / "cards" / "tiny.toml")
     params = card.dit.params | {"visual_cond": True}
     root = tmp_path_factory.mktemp("i2v")
     for entry in (folder / "weights").iterdir():
@@ -154,22 +155,25 @@ def image_to_video(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ge
             (root / entry.name).symlink_to(entry)
     torch.save(randomise(DiffusionTransformer3D(DiTParams.from_dict(params))).state_dict(), root / tiny.CHECKPOINT)
     card = dataclasses.replace(card, task="image-to-video", dit=dataclasses.replace(card.dit, params=params))
-    return loading.build(card, root=root, places=loading.places_for("cpu"))
+    return GenerationPipeline(build(card, RunOptions(device="cpu"), root=root))
 
 
 def test_image_to_video_keeps_the_first_frame(image_to_video: GenerationPipeline) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
     one = image_to_video.resolve(Request(tiny.MODEL, PROMPT, seconds=1, seed=3, image=image))
-    given = image_to_video.encode_images([one])
+    given = image_to_video.known([one])
     text, negative = image_to_video.encode([one])
     fresh = image_to_video.fresh_noise([one])
-    made = image_to_video.sample(
-        image_to_video.noise([one]), text, negative, one, image_BTHWC=given, fresh_NBTHWC=fresh
-    )
+    made = image_to_video.sample(image_to_video.noise([one]), text, negative, one, known=given, fresh_NBTHWC=fresh)
     assert given is not None and given.shape == (1, 1, 6, 8, tiny.CHANNELS)
     torch.testing.assert_close(made[:, :1], given)
     other = image_to_video.sample(
-        image_to_video.noise([one]), text, negative, one, image_BTHWC=given + 1, fresh_NBTHWC=fresh
+        image_to_video.noise([one]),
+        text,
+        negative,
+        one,
+        known=given.over(lambda x: x + 1 if x.is_floating_point() else x),
+        fresh_NBTHWC=fresh,
     )
     assert (made[:, 1:] - other[:, 1:]).abs().max() > 1e-4
     assert image_to_video.run(one).frames.shape == (9, 48, 64, 3)
@@ -182,14 +186,14 @@ class Trap:
 
 def test_no_pickle_is_executed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    card = cards.find(tiny.MODEL)
+    card = catalogue.find(tiny.MODEL)
     root = damaged(folder, tmp_path)
     torch.save({"time_embeddings.in_layer.weight": Trap()}, root / tiny.CHECKPOINT)
     with pytest.raises(WeightsError, match="holds more than tensors"):
-        loading.build(card, root=root, places=loading.places_for("cpu"))
+        GenerationPipeline(build(card, RunOptions(device="cpu"), root=root))
     (root / tiny.CHECKPOINT).write_bytes(pickle.dumps(Trap(), protocol=2))
     with pytest.raises(WeightsError):
-        loading.build(card, root=root, places=loading.places_for("cpu"))
+        GenerationPipeline(build(card, RunOptions(device="cpu"), root=root))
     assert not (tmp_path / "sprung").exists()
 
 
@@ -218,7 +222,7 @@ def test_a_wrong_checkpoint_is_refused_before_it_is_read(folder: Path, tmp_path:
     root = damaged(folder, tmp_path)
     torch.save(damage(tiny.dit().state_dict()), root / tiny.CHECKPOINT)
     with pytest.raises(WeightsError, match=message):
-        loading.build(cards.find(tiny.MODEL), root=root, places=loading.places_for("cpu"))
+        GenerationPipeline(build(catalogue.find(tiny.MODEL), RunOptions(device="cpu"), root=root))
 
 
 def test_a_truncated_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
@@ -226,7 +230,7 @@ def test_a_truncated_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
     data = (folder / "weights" / tiny.CHECKPOINT).read_bytes()
     (root / tiny.CHECKPOINT).write_bytes(data[: len(data) // 2])
     with pytest.raises(WeightsError, match=r"kandinsky4_distil_512\.pt` is damaged"):
-        loading.build(cards.find(tiny.MODEL), root=root, places=loading.places_for("cpu"))
+        GenerationPipeline(build(catalogue.find(tiny.MODEL), RunOptions(device="cpu"), root=root))
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import kandinsky
-from kandinsky.engine.pipeline import GenerationPipeline, to_bytes
+from kandinsky import catalogue
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.engine.stages import to_bytes
 from kandinsky.errors import BackendError, Cancelled, OutOfMemory, RequestError, WeightsError
 from kandinsky.media.video import read_video
-from kandinsky.model import card as cards
 from kandinsky.model.values import Request
 from tiny import family
 
@@ -191,7 +192,7 @@ def test_bfloat16_stays_near(pipe: GenerationPipeline, official: Path) -> None:
 
 
 def test_weights_of_a_catalogue_model_are_found_in_a_folder(official: Path, tmp_path: Path) -> None:
-    card = cards.find("kandinsky5-lite-t2v-sft-5s")
+    card = catalogue.find("kandinsky5-lite-t2v-sft-5s")
     with pytest.raises(WeightsError, match=r"kandinsky5lite_t2v_sft_5s\.safetensors"):
         kandinsky.load(card.id, weights=official / "weights", device="cpu")
     weights = tmp_path / "weights"
@@ -342,9 +343,9 @@ def test_an_empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["", "-Diffusers"])
 @pytest.mark.parametrize("owner", ["kandinskylab", "ai-forever"])
 def test_hub_names_find_their_card(owner: str, suffix: str) -> None:
-    from kandinsky.engine import sources
+    from kandinsky import catalogue
 
-    source = sources.find(f"{owner}/Kandinsky-5.0-T2V-Lite-nocfg-5s{suffix}")
+    source = catalogue.source_of(f"{owner}/Kandinsky-5.0-T2V-Lite-nocfg-5s{suffix}")
     assert source.card.id == "kandinsky5-lite-t2v-nocfg-5s"
     assert (source.card.dit.parts[0].files == ("transformer/",)) == bool(suffix)
 

@@ -12,7 +12,7 @@ from PIL import Image
 import kandinsky
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.families.kandinsky_video1.keyframes import KeyframeStages
+from kandinsky.families.kandinsky_video1 import keyframes as stages
 from tiny import unets as tiny
 
 PROMPT = "a cat in a red hat"
@@ -56,10 +56,12 @@ def test_a_clip_from_text(folder: Path, model: str, first: bool) -> None:
     assert seen == [(i + 1, total) for i in range(total)]
     assert video.recipe["rate"] == "medium"
     # the key frames of a seed are the same at every rate, up to the pieces the decoder takes them in
-    stages, resolved = KeyframeStages(pipe), pipe.resolve(kandinsky.Request(model, PROMPT, steps=3, seed=3))
-    text, nothing = stages.encode(resolved)
-    key = stages.sample_keyframes(resolved, text, nothing, stages.first_frame(resolved, text, nothing))
-    filled = stages.fill_gaps(key, resolved, text, nothing)
+    context, job = pipe.context, pipe.resolve(kandinsky.Request(model, PROMPT, steps=3, seed=3))
+    text, nothing = stages.encode(context, job)
+    made = stages.KeyframesMade((job,), text=text, negative=nothing)
+    made = pipe.drive(stages.FirstFrame()(context, made), None)
+    key = pipe.drive(stages.sample_keyframes(context, job, text, nothing, made.first), None)
+    filled = pipe.drive(stages.fill_gaps_of(context, job, key, text, nothing), None)
     assert torch.equal(filled[:, ::4], key)
     assert not torch.allclose(filled[:, 1], key[:, 0])
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kandinsky import catalogue
 from kandinsky.families.kandinsky5 import official_config
 from kandinsky.media import recipe as recipes
 from kandinsky.media.video import read_video
@@ -131,7 +132,7 @@ def test_the_official_command_line(
     recipe = recipes.read(Path("The_bear_plays_balalaika..png"))
     # The official script parses the negative prompt and drops it; and 5.0 overrides every configuration there.
     assert (recipe["negative_prompt"], recipe["seed"], recipe["steps"], recipe["width"]) == ("dull", 1137, 1, 96)
-    assert recipe["shift"] == official_config.read(Path(config)).sampling.shift
+    assert recipe["shift"] == official_config.read(Path(config), cards=catalogue.CARDS).sampling.shift
     assert script("test.py", "--config", config, *OFFICIAL, "--width", "100") == 2
     assert "error: size `100x64` is not supported" in capfd.readouterr().err
     assert script("test.py", "--config", str(official / "none.yaml"), *OFFICIAL) == 2

@@ -90,8 +90,8 @@ def small(pipe: GenerationPipeline) -> GenerationPipeline:
 def latents(pipe: GenerationPipeline, on_step: Any = None, **values: Any) -> Tensor:
     job = pipe.resolve(Request(model=pipe.card.id, **({"prompt": "a cat", "seed": 3} | values)))
     text, negative = pipe.encode([job])
-    images = pipe.encode_images([job])
-    return pipe.sample(pipe.noise([job]), text, negative, job, image_BTHWC=images, on_step=on_step)
+    known = pipe.known([job])
+    return pipe.sample(pipe.noise([job]), text, negative, job, known=known, on_step=on_step)
 
 
 def test_a_seed_repeats_an_edit_whatever_came_before(folder_of: FolderOf) -> None:

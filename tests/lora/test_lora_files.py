@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kandinsky.catalogue import cards as catalogue
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.model.card import catalogue
 from kandinsky.ops.lora import layer_shapes
 from kandinsky.weights.keymaps import KeyMap
 from kandinsky.weights.lora import Lora, LoraConfig, read_lora, write_lora

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kandinsky
+from kandinsky import catalogue
 from kandinsky.engine.request import resolve
 from kandinsky.errors import RequestError
 from kandinsky.media import recipe as recipes
-from kandinsky.model import card as cards
 from kandinsky.model.values import Request, Video
 
-CARD = cards.find("kandinsky5-lite-t2v-sft-5s")
+CARD = catalogue.find("kandinsky5-lite-t2v-sft-5s")
 
 
 def made(**fields: object) -> dict[str, object]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kandinsky.engine.build import load
+from kandinsky.catalogue import load
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.model.values import Request
 

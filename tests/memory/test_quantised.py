@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from kandinsky.catalogue import load
 from kandinsky.cli.main import main
 from kandinsky.conformance import kandinsky5 as golden
 from kandinsky.conformance.cases import Case
-from kandinsky.engine.build import load
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.runtime.placement import Placement
 from kandinsky.runtime.quantise import check, layers, parse, quantise

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 import kandinsky
-from kandinsky.engine.sound_loading import load_sound
-from kandinsky.families.kandinsky4_v2a.pipeline import VideoToAudioPipeline
-from kandinsky.families.kandinsky4_v2a.request import SoundRequest
+from kandinsky import catalogue
+from kandinsky.catalogue import load
+from kandinsky.engine.pipeline import VideoToAudioPipeline
 from kandinsky.families.nano.clip_encoder import NanoClipEncoderParams
 from kandinsky.lab.nano.emoji import FPS
 from kandinsky.lab.nano.measure_sound import SAMPLES, SoundCase, group_of, measure
 from kandinsky.lab.nano.sound_data import RATE, WORDS, SoundData
-from kandinsky.model import card as cards
-from kandinsky.model.values import Video
+from kandinsky.model.values import Request, Video
 
 MODEL = "nano-v2a"
 FOLDER = Path(kandinsky.__file__).parent / "assets" / MODEL
@@ -25,7 +24,7 @@ SEEDS = range(8)
 
 @pytest.fixture(scope="module")
 def pipe() -> VideoToAudioPipeline:
-    return load_sound(MODEL)
+    return load(MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +45,13 @@ def test_the_files_are_small_and_their_card_is_there() -> None:
 
 
 def test_words_of_the_card_are_those_of_the_data() -> None:
-    words = NanoClipEncoderParams.from_dict(cards.find(MODEL).text.params).words
+    words = NanoClipEncoderParams.from_dict(catalogue.find(MODEL).text.params).words
     assert [tuple(entry.split("|")) for entry in words] == list(WORDS.values())
 
 
 def test_hits_are_heard_when_things_touch(pipe: VideoToAudioPipeline, cases: list[SoundCase]) -> None:
     requests = [
-        SoundRequest(MODEL, case.prompt, video=Video(case.frames_THWC, FPS, seed=0), seed=case.number) for case in cases
+        Request(MODEL, case.prompt, video=Video(case.frames_THWC, FPS, seed=0), seed=case.number) for case in cases
     ]
     made = pipe.run_batch([pipe.resolve(request) for request in requests], at_once=len(cases))
     assert all(one.audio.rate == RATE and abs(one.audio.seconds - 25 / 12) < 1e-3 for one in made)

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import kandinsky
+from kandinsky import catalogue
 from kandinsky.diffusion.caching import FirstBlockCache
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.step_cache import StepCache
@@ -97,6 +98,10 @@ def runs() -> Iterator[tuple[str, Callable[[int], Callable[[], nn.Module]], Call
     yield "kandinsky4 groups", kandinsky4, lambda net: net(grouped, t, text, frames=[2, 4], groups=(1, 2, 2))
 
 
+# names of runs begin with the family's
+SPLITS = {name: catalogue.part(f"{name}.dit").split.rules for name in ("kandinsky5", "kandinsky4")}
+
+
 def distance(made: Tensor, expected: Tensor) -> float:
     return float((made - expected).abs().max() / expected.abs().max())
 
@@ -110,7 +115,10 @@ def networks(world: int) -> Iterator[tuple[str, float]]:
                 continue
             heads = 5 if layout.tp == 1 else 4
             expected = run(make(heads)())
-            yield f"{name} {text}", distance(run(Team(layout, HOST).build(make(heads), torch.float32)), expected)
+            yield (
+                f"{name} {text}",
+                distance(run(Team(layout, HOST).build(make(heads), torch.float32, SPLITS[name.split()[0]])), expected),
+            )
 
 
 def guided(world: int) -> Iterator[tuple[str, float]]:
@@ -121,7 +129,7 @@ def guided(world: int) -> Iterator[tuple[str, float]]:
     make, guidance = kandinsky5(4), Guidance(5.0)
 
     def both(team: Team) -> Tensor:
-        net = team.build(make, torch.float32)
+        net = team.build(make, torch.float32, SPLITS["kandinsky5"])
         return team.guide(guidance, *(VelocityDenoiser(net, text) for text in texts))(x, t)  # type: ignore[arg-type]
 
     text = "cfg=2" if world == 2 else "cfg=2,ulysses=2"
@@ -143,7 +151,7 @@ def cached(world: int) -> Iterator[tuple[str, Any]]:
         return x, cache.skips
 
     expected, plain = walk(make(5)())
-    made, skips = walk(Team(read(f"ulysses={world}"), HOST).build(make(5), torch.float32))
+    made, skips = walk(Team(read(f"ulysses={world}"), HOST).build(make(5), torch.float32, SPLITS["kandinsky5"]))
     yield f"first-block ulysses={world}", distance(made, expected)
     yield "first-block decisions", [skips, plain]
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kandinsky import catalogue
 from kandinsky.cli.main import main
 from kandinsky.engine.parallel import demand_of
 from kandinsky.engine.request import resolve
 from kandinsky.errors import RequestError
-from kandinsky.model import card as cards
 from kandinsky.model.values import Request
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime.parallel.layout import AXES, Demand, Layout, check, choose, read, settle
@@ -107,23 +107,25 @@ def test_sharded_weights_bring_shared_tokens() -> None:
 
 
 def test_a_request_says_what_there_is_to_split() -> None:
-    card = cards.find("nano-t2v")
+    card = catalogue.find("nano-t2v")
     resolved = resolve(Request(card.id, "a panda", seconds=1, seed=0), card)
     demand = demand_of(resolved, AttentionSpec())
     assert (demand.heads, demand.tokens, demand.is_guided) == (8, 4 * 6 * 6, True)
-    card = cards.find("kandinsky4-t2v-flash")
+    card = catalogue.find("kandinsky4-t2v-flash")
     demand = demand_of(resolve(Request(card.id, "a panda", seed=0), card), AttentionSpec())
     width, height = map(int, card.clip.default_size.split("x"))
     assert (demand.heads, demand.tokens, demand.is_guided) == (48, width * height // 256, False)
 
 
 def test_unets_share_passes_only() -> None:
-    guided = demand_of(resolve(Request("kandinsky3.0", "a cat", seed=0), cards.find("kandinsky3.0")), AttentionSpec())
+    guided = demand_of(
+        resolve(Request("kandinsky3.0", "a cat", seed=0), catalogue.find("kandinsky3.0")), AttentionSpec()
+    )
     assert str(choose(2, guided)[0]) == "cfg=2"
     with pytest.raises(RequestError, match="4 processes are too many") as refused:
         choose(4, guided)
     assert refused.value.hint is not None and "--ray local" in refused.value.hint
-    flash = cards.find("kandinsky3.1-flash")
+    flash = catalogue.find("kandinsky3.1-flash")
     with pytest.raises(RequestError, match="one process, since guidance is off"):
         choose(2, demand_of(resolve(Request(flash.id, "a cat", seed=0), flash), AttentionSpec()))
 

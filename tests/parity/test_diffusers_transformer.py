@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky5.convert import diffusers_config
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
 from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec
-from kandinsky.weights.convert import diffusers_config
 from tiny.transformer import TINY
 
 diffusers = pytest.importorskip("diffusers")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from kandinsky import catalogue
 from kandinsky.conformance import Status, check
 from kandinsky.conformance.cases import find
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.model import card as cards
 from kandinsky.ops.attention import AttentionSpec
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "kandinsky5"
@@ -40,7 +40,7 @@ def test_cases_are_found_below_any_folder():
 @pytest.mark.parametrize("name", ["sft", "pretrain", "nocfg", "distil"])
 def test_cards_agree_with_the_official_configuration(name):
     official = json.loads((REFERENCE / "configs.json").read_text())[f"k5_lite_t2v_5s_{name}_sd"]
-    card, model = cards.find(f"kandinsky5-lite-t2v-{name}-5s"), official["model"]
+    card, model = catalogue.find(f"kandinsky5-lite-t2v-{name}-5s"), official["model"]
     assert card.dit.params == model["dit_params"]
     assert (card.sampling.steps, card.sampling.guidance) == (model["num_steps"], model["guidance_weight"])
     assert list(card.sampling.rope_scale) == official["metrics"]["scale_factor"]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from kandinsky import catalogue
 from kandinsky.conformance import Status, check
 from kandinsky.families.parts.unet.params import UNetParams
-from kandinsky.weights import keymaps
+from kandinsky.weights.keymaps import keymap_of
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 FAMILIES = ("kandinsky_video1", "kandinsky3")
@@ -35,7 +36,7 @@ def test_manifest_matches_and_its_names_go_there_and_back(file: Path) -> None:
     values = json.loads(file.read_text())
     if "model_channels" not in values["config"]:
         return
-    keymap = keymaps.for_kind(UNetParams.from_dict(values["config"]).kind)
+    keymap = keymap_of(catalogue.part(UNetParams.from_dict(values["config"]).kind))
     ours = [keymap.to_ours(name) for name in values["tensors"]]
     assert len(set(ours)) == len(ours)
     assert [keymap.to_official(name) for name in ours] == list(values["tensors"])

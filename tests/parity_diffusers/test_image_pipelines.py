@@ -67,8 +67,8 @@ def test_latents_and_frames_agree(folder_of: Callable[[str, str], Path], kind: s
     job = pipe.resolve(request.with_values(seed=11, seconds=0.9 if kind == "i2v" else 0))
     text, negative = pipe.encode([job])
     assert negative is not None
-    noise, source = pipe.noise([job]), pipe.encode_images([job])
-    actual = pipe.sample(noise, text, negative, job, image_BTHWC=source)
+    noise, source = pipe.noise([job]), pipe.known([job])
+    actual = pipe.sample(noise, text, negative, job, known=source)
 
     given = noise.clone()
     ones = torch.ones_like(noise[..., :1])

@@ -16,19 +16,19 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 import kandinsky
+from kandinsky import catalogue
 from kandinsky.cli.main import main
 from kandinsky.diffusion.cogvideox import Renoise
 from kandinsky.diffusion.cosine import CosineSchedule
 from kandinsky.diffusion.samplers import sampler
-from kandinsky.engine import sources
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.families.kandinsky3 import folder as kandinsky3_folder
 from kandinsky.families.parts.movq import MovqParams
 from kandinsky.model.values import Request
 from kandinsky.text.t5 import read_t5_tokenizer
+from kandinsky.weights.keymaps import keymap_for
 from kandinsky.weights.read import read_state
-from kandinsky.weights.spellings import for_file
 from tiny import unets as tiny
 from tiny.family import randomise
 from tiny.kandinsky4 import spiece
@@ -169,7 +169,7 @@ def test_four_distilled_steps(theirs: Kandinsky3Pipeline, ours: GenerationPipeli
 @pytest.mark.parametrize(("part", "kind"), [("unet", "kandinsky3.unet"), ("movq", "movq")])
 def test_names_there_and_back(folder: Path, part: str, kind: str) -> None:
     state = read_state(folder / part)
-    keymap = for_file(kind, state)
+    keymap = keymap_for(catalogue.part(kind), state)
     own = {name for name in state if not name.startswith(keymap.elsewhere)}
     assert {keymap.to_official(keymap.to_ours(name)) for name in own} == own
     tensors = {keymap.to_ours(name): tensor for name, tensor in keymap.own(state).items()}
@@ -250,14 +250,14 @@ def test_a_scheduler_that_is_not_known_is_said(folder: Path, tmp_path: Path, cap
         "scheduler/scheduler_config.json",
         lambda values: values.update({"prediction_type": "v_prediction"}),
     )
-    assert sources.find(other).card.sampling.sampler == "kandinsky3"
+    assert catalogue.source_of(other).card.sampling.sampler == "kandinsky3"
     assert "scheduler of" in caplog.text
 
 
 def test_the_repository_is_known() -> None:
-    card = sources.find("kandinsky-community/kandinsky-3").card
+    card = catalogue.source_of("kandinsky-community/kandinsky-3").card
     assert card.id == "kandinsky3.0"
     assert card.dit.parts[0].files == ("unet/",)
-    assert sources.find("ai-forever/Kandinsky3.1").card.id == "kandinsky3.0"
+    assert catalogue.source_of("ai-forever/Kandinsky3.1").card.id == "kandinsky3.0"
     with pytest.raises(RequestError):
         kandinsky.load("kandinsky-community/kandinsky-4000", device="cpu")

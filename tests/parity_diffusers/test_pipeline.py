@@ -20,7 +20,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, Kandinsky5T2VPipeline, Ka
 import kandinsky
 from kandinsky.diffusion.schedule import flow_times
 from kandinsky.engine.pipeline import GenerationPipeline
-from kandinsky.engine.request import Resolved
+from kandinsky.engine.request import Job
 from kandinsky.model.values import Request, TextStates
 from tiny import family
 from tiny.alignment import OurTimes, exact_rotation, prompts_of
@@ -56,14 +56,14 @@ def ours(diffusers_folder: Path) -> GenerationPipeline:
     return pipe
 
 
-def resolved(pipe: GenerationPipeline, guidance: float) -> Resolved:
+def resolved(pipe: GenerationPipeline, guidance: float) -> Job:
     request = Request(
         model="tiny", prompt="a cat", seconds=0.2, width=64, height=96, steps=STEPS, shift=SHIFT, guidance=guidance
     )
     return pipe.resolve(request.with_values(seed=11))
 
 
-def run_theirs(pipe: Kandinsky5T2VPipeline, job: Resolved, noise, text: TextStates, negative: TextStates, output: str):
+def run_theirs(pipe: Kandinsky5T2VPipeline, job: Job, noise, text: TextStates, negative: TextStates, output: str):
     latents = torch.cat([noise, torch.zeros(*noise.shape[:-1], family.CHANNELS + 1)], dim=-1)
     return pipe(
         height=job.shape.height,

@@ -4,10 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kandinsky.diffusion.first_frame import normalize_first_frame, pin_first_frame
+from kandinsky.diffusion.first_frame import normalize_first_frame
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times
-from kandinsky.engine.conditioning import condition
+from kandinsky.engine.stages import with_frames
+from kandinsky.families.kandinsky5.denoiser import condition_channels
+from kandinsky.model.denoiser import VIDEO, Known
 
 
 def clip(frames: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
@@ -46,29 +48,44 @@ def test_each_clip_of_a_batch_is_treated_alone() -> None:
     assert torch.equal(both[:1], normalize_first_frame(a)) and torch.equal(both[1:], normalize_first_frame(b))
 
 
+def begins_with(image: torch.Tensor, frames: int) -> Known:
+    return with_frames(Known(), VIDEO, image, 0, frames)
+
+
 def test_the_state_holds_the_image_at_every_step() -> None:
     noise, image = clip(3, batch=2, seed=3), clip(1, batch=2, seed=4)
-    channels, pin = condition("image-to-video", "zeros", noise, image)
-    assert channels is not None and pin is not None
+    known = begins_with(image, 3)
+    channels = condition_channels(noise, known, "zeros")
+    assert channels is not None
     assert channels.shape == (2, 3, 4, 6, 5)
     assert channels[..., :-1].abs().max() == 0
     assert channels[:, 0, ..., -1].min() == 1 and channels[:, 1:, ..., -1].max() == 0
     seen = []
 
-    def denoiser(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        seen.append(torch.equal(x[:, :1], image))
-        return torch.ones_like(x)
+    def denoiser(x: dict[str, torch.Tensor], t: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.append(torch.equal(x[VIDEO][:, :1], image))
+        return {VIDEO: torch.ones_like(x[VIDEO])}
 
-    result = sample(denoiser, noise, flow_times(3, 5.0), pin=pin)
+    result = sample(denoiser, {VIDEO: noise}, flow_times(3, 5.0), pin=known.pin)[VIDEO]
     assert seen == [True] * 3
     assert torch.equal(result[:, :1], image)
     torch.testing.assert_close(result[:, 1:], noise[:, 1:] - 1)
 
 
+def test_any_frames_may_be_known() -> None:
+    noise, end, middle = clip(5, seed=3), clip(1, seed=4), clip(2, seed=5)
+    known = with_frames(with_frames(Known(), VIDEO, end, 4, 5), VIDEO, middle, 1, 5)
+    pinned = known.pin({VIDEO: noise})[VIDEO]
+    assert torch.equal(pinned[:, 4:], end) and torch.equal(pinned[:, 1:3], middle)
+    assert torch.equal(pinned[:, [0, 3]], noise[:, [0, 3]])
+    channels = condition_channels(noise, known, "zeros")
+    assert channels is not None and channels[0, :, 0, 0, -1].tolist() == [0, 1, 1, 0, 1]
+
+
 def test_coordinates_stay_beside_the_mask() -> None:
     noise, image = clip(2), clip(1)
-    without, _ = condition("text-to-video", "coordinates", noise, None)
-    marked, _ = condition("image-to-video", "coordinates", noise, image)
+    without = condition_channels(noise, Known(), "coordinates")
+    marked = condition_channels(noise, begins_with(image, 2), "coordinates")
     assert without is not None and marked is not None
     assert torch.equal(marked[..., :-1], without[..., :-1]) and without[..., -1].max() == 0
     assert marked[:, 0, ..., -1].min() == 1
@@ -76,15 +93,16 @@ def test_coordinates_stay_beside_the_mask() -> None:
 
 def test_editing_channels_are_the_source_and_ones() -> None:
     noise, image = clip(1, seed=1), clip(1, seed=2)
-    channels, pin = condition("image-editing", "zeros", noise, image)
-    assert pin is None and channels is not None
+    known = Known(extra={"source": image})
+    channels = condition_channels(noise, known, "zeros")
+    assert channels is not None and known.pin({VIDEO: noise})[VIDEO] is noise
     assert torch.equal(channels[..., :-1], image) and channels[..., -1].min() == 1
-    assert condition("image-editing", "zeros", noise, None) == (None, None)
+    assert condition_channels(noise, Known(), "zeros") is None
 
 
 def test_pinning_leaves_the_given_state_alone() -> None:
     x, image = clip(3), clip(1, seed=9)
     before = x.clone()
-    pinned = pin_first_frame(x, image.double())
+    pinned = begins_with(image.double(), 3).pin({VIDEO: x})[VIDEO]
     assert torch.equal(x, before) and pinned.dtype is x.dtype
     assert torch.equal(pinned[:, 1:], x[:, 1:]) and torch.equal(pinned[:, :1], image)

@@ -9,11 +9,11 @@ import torch
 from diffusers import Kandinsky5Transformer3DModel
 from safetensors.torch import save_file
 
+from kandinsky.catalogue import find
 from kandinsky.errors import WeightsError
+from kandinsky.families.kandinsky5.convert import convert_transformer, infer_params
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.model.card import find
 from kandinsky.ops.attention_spec import AttentionSpec
-from kandinsky.weights.convert import convert_transformer, infer_params
 from kandinsky.weights.read import load_into, read_shapes, read_state
 from tiny.family import randomise
 

@@ -11,9 +11,10 @@ import torch
 
 import kandinsky_video
 import video_kandinsky3
+from kandinsky import catalogue
 from kandinsky.cli.main import main
 from kandinsky.errors import WeightsError
-from kandinsky.weights import keymaps
+from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import read_state
 from tiny import unets as tiny
 
@@ -44,7 +45,7 @@ def tiny_cards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("file", NETWORKS)
 def test_names_of_the_tiny_networks(file: str) -> None:
     net = tiny.unet(file)
-    keymap = keymaps.for_kind(net.params.kind)
+    keymap = keymap_of(catalogue.part(net.params.kind))
     official = tiny.official_state(file)
     assert {keymap.to_ours(name) for name in official} == set(net.state_dict())
     assert [keymap.to_official(keymap.to_ours(name)) for name in official] == list(official)
@@ -56,7 +57,7 @@ def test_names_of_the_full_size_networks() -> None:
     for path in MANIFESTS.glob("*unet*.json"):
         number = "1.0" if "1.0" in path.name else "1.1"
         kind = f"kandinsky_video1.{'keyframes' if 'keyframe' in path.name else 'interpolation'}-{number}"
-        keymap = keymaps.for_kind(kind)
+        keymap = keymap_of(catalogue.part(kind))
         names = json.loads(path.read_text(encoding="utf-8"))["tensors"]
         assert [keymap.to_official(keymap.to_ours(name)) for name in names] == list(names)
         assert len({keymap.to_ours(name) for name in names}) == len(names)

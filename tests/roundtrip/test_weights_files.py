@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from kandinsky import catalogue
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.families.kandinsky5.convert import convert_transformer, infer_params
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.weights import keymaps
-from kandinsky.weights.convert import convert_transformer, infer_params
-from kandinsky.weights.keymaps import KeyMap
+from kandinsky.weights.keymaps import KeyMap, keymap_of
 from kandinsky.weights.read import load_into, read_metadata, read_shapes, read_state
 from kandinsky.weights.write import write_state
 from tiny.transformer import TINY
@@ -227,9 +228,9 @@ def test_key_maps_work_both_ways(index, rest):
 
 
 def test_the_transformer_needs_no_translation():
-    keymap = keymaps.for_kind("kandinsky5.dit")
+    keymap = keymap_of(catalogue.part("kandinsky5.dit"))
     assert all(keymap.to_ours(name) == name == keymap.to_official(name) for name in fresh())
-    assert keymaps.for_kind("hunyuan") is keymaps.HUNYUAN_VAE
+    assert keymap_of(catalogue.part("hunyuan")) is keymaps.HUNYUAN_VAE
 
 
 def test_parameters_are_inferred_from_shapes(tmp_path):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kandinsky import catalogue
 from kandinsky.media import mux
 from kandinsky.media import recipe as recipes
 from kandinsky.media.audio import read_audio, write_audio
 from kandinsky.media.video import write_video
-from kandinsky.model import card as cards
 from kandinsky.model.values import Audio, Video
 from kandinsky.weights import hub
 from tiny import sound
@@ -173,7 +173,7 @@ def test_clips_with_sound_are_refused_before_they_are_made(
 
 
 def test_every_model_names_what_gives_its_clips_sound() -> None:
-    named = {card.id: card.sounds_with for card in cards.catalogue().values()}
+    named = {card.id: card.sounds_with for card in catalogue.cards().values()}
     assert named["nano-t2v"] == named["nano-i2v"] == "nano-v2a"
     assert named["kandinsky5-lite-t2v-sft-5s"] == named["kandinsky4-t2v-flash"] == "kandinsky4-v2a"
 

@@ -10,19 +10,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kandinsky
-from kandinsky.engine import sources
-from kandinsky.engine.sound_loading import build_sound, load_sound, places_for
+from kandinsky import catalogue
+from kandinsky.engine.build import build
+from kandinsky.engine.options import RunOptions
+from kandinsky.engine.pipeline import VideoToAudioPipeline
 from kandinsky.errors import BackendError, Cancelled, RequestError, WeightsError
+from kandinsky.families.kandinsky4_v2a import stages
 from kandinsky.families.kandinsky4_v2a.clip_states import FilmEncoder, FilmStates, read_states, write_states
 from kandinsky.families.kandinsky4_v2a.cogvlm2 import CogVlm2Encoder
-from kandinsky.families.kandinsky4_v2a.pipeline import VideoToAudioPipeline
-from kandinsky.families.kandinsky4_v2a.request import SoundRequest
+from kandinsky.families.kandinsky4_v2a.request import sound_of
 from kandinsky.families.parts.flux import FluxAutoencoder
 from kandinsky.media import mux
 from kandinsky.media import recipe as recipes
 from kandinsky.media.audio import loudness, read_audio
-from kandinsky.model import card as cards
-from kandinsky.model.values import Video
+from kandinsky.model.values import Request, Video
 from tiny import sound
 
 
@@ -112,11 +113,11 @@ def test_part_of_a_film(pipe: VideoToAudioPipeline, film: Path, tmp_path: Path) 
 
 def test_many_windows_in_one_pass_sound_as_they_do_alone(pipe: VideoToAudioPipeline, tmp_path: Path) -> None:
     films = [sound.film(tmp_path / f"{i}.mp4", seconds=s, seed=i) for i, s in enumerate((2.0, 4.5, 2.0, 1.0))]
-    batch = [pipe.resolve(SoundRequest("", "rain", film, seed=i)) for i, film in enumerate(films)]
-    states = pipe.encode(batch)
-    together = pipe.sample(batch, states, at_once=4)
+    batch = [pipe.resolve(Request("", "rain", video=film, seed=i)) for i, film in enumerate(films)]
+    states = stages.encode(pipe.context, batch)
+    together = pipe.drive(stages.sample(pipe.context, batch, states, at_once=4), None)
     for latents, one, known in zip(together, batch, states, strict=True):
-        (alone,) = pipe.sample([one], [known])
+        (alone,) = pipe.drive(stages.sample(pipe.context, [one], [known]), None)
         torch.testing.assert_close(latents, alone, rtol=1e-3, atol=1e-3)
     assert [len(latents) for latents in together] == [1, 3, 1, 1]
     assert [made.audio.seconds for made in pipe.run_batch(batch, at_once=4)] == pytest.approx([2, 4.5, 2, 1])
@@ -124,7 +125,7 @@ def test_many_windows_in_one_pass_sound_as_they_do_alone(pipe: VideoToAudioPipel
 
 def test_placements_do_not_change_a_bit(model: Path, film: Path) -> None:
     made = [
-        load_sound(model, device="cpu", offload=offload, trust_remote_code=True)("rain", video=film, seed=3)
+        kandinsky.load(model, device="cpu", offload=offload, trust_remote_code=True)("rain", video=film, seed=3)
         for offload in ("none", "module", "block")
     ]
     for one in made[1:]:
@@ -134,11 +135,11 @@ def test_placements_do_not_change_a_bit(model: Path, film: Path) -> None:
 def test_states_from_a_file_need_no_encoder(
     pipe: VideoToAudioPipeline, model: Path, film: Path, tmp_path: Path
 ) -> None:
-    request = pipe.resolve(SoundRequest("", "rain", film, seed=7))
-    (states,) = pipe.encode([request])
+    request = pipe.resolve(Request("", "rain", video=film, seed=7))
+    (states,) = stages.encode(pipe.context, [request])
     file = write_states(states, tmp_path / "states.safetensors")
     assert set(load_file(file)) == {"image_embeds", "prompt_embeds", "negative_image_embeds", "negative_prompt_embeds"}
-    bare = load_sound(model, device="cpu", only={"dit", "vae"})
+    bare = kandinsky.load(model, device="cpu", only={"dit", "vae"})
     made = bare("rain", video=film, seed=7, states=file)
     assert np.array_equal(made.audio.samples_SC, pipe.run(request).audio.samples_SC)
     assert made.recipe["states"] == str(file)
@@ -148,7 +149,7 @@ def test_states_from_a_file_need_no_encoder(
 
 
 def test_states_that_do_not_fit_are_refused(model: Path, film: Path, tmp_path: Path) -> None:
-    bare = load_sound(model, device="cpu", only={"dit", "vae"})
+    bare = kandinsky.load(model, device="cpu", only={"dit", "vae"})
     wide = torch.zeros(1, 4, 9)
     cases = {
         "of 2 windows": sound.states_file(tmp_path / "a.safetensors", windows=2),
@@ -182,7 +183,9 @@ def test_the_encoder_stops_before_its_last_layer(pipe: VideoToAudioPipeline, mod
     states = theirs(given["input_ids"][None], kinds, None, images=images, output_hidden_states=True)[-2]
     assert torch.equal(made[0], states[kinds == 1].reshape(4, -1, sound.WIDTH).mean(dim=1))
     assert words.shape == (2, 6, sound.WIDTH) and (words[1, -1] == 0).all() and words[0, 0].abs().sum() > 0
-    long = pipe.encode([pipe.resolve(SoundRequest("", "a cat " * 50, Video(frames.numpy(), 4, 0)))])[0].text_1LE
+    long = stages.encode(pipe.context, [pipe.resolve(Request("", "a cat " * 50, video=Video(frames.numpy(), 4, 0)))])[
+        0
+    ].text_1LE
     assert long.shape == (1, 6, sound.WIDTH) and long.abs().sum(-1).all(), "cut"
 
 
@@ -213,8 +216,9 @@ def test_broken_weights_are_named(film: Path, tmp_path: Path, model: Path) -> No
         kandinsky.load(copy, device="cpu", trust_remote_code=True)
     (copy / "encoder" / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match="holds no weights"):
-        load_sound(copy, device="cpu", only={"text"}, trust_remote_code=True).encode(
-            [load_sound(model, device="cpu", only=set()).resolve(SoundRequest("", "rain", film))]
+        stages.encode(
+            kandinsky.load(copy, device="cpu", only={"text"}, trust_remote_code=True).context,
+            [kandinsky.load(model, device="cpu", only=set()).resolve(Request("", "rain", video=film))],
         )
 
 
@@ -225,8 +229,8 @@ def test_cancelled_by_a_callback(pipe: VideoToAudioPipeline, film: Path) -> None
 
 def test_the_official_folder_is_a_model(tmp_path: Path, film: Path, model: Path) -> None:
     folder = sound.write_official(tmp_path / "kandinsky-4-v2a")
-    card = sources.find(folder).card
-    assert card.sound == cards.find("kandinsky4-v2a").sound
+    card = catalogue.source_of(folder).card
+    assert card.sound == catalogue.find("kandinsky4-v2a").sound
     assert card.text.parts[0].repo == "THUDM/cogvlm2-video-llama3-chat" and card.clip.spatial == 8
     scheduler = folder / "scheduler" / "scheduler_config.json"
     text = scheduler.read_text()
@@ -237,18 +241,18 @@ def test_the_official_folder_is_a_model(tmp_path: Path, film: Path, model: Path)
     ):
         scheduler.write_text(text.replace(old, new))
         with pytest.raises(RequestError, match=words):
-            load_sound(folder, device="cpu", only={"dit"})
+            kandinsky.load(folder, device="cpu", only={"dit"})
     scheduler.write_text(text.replace("PNDMScheduler", "DDIMScheduler"))
-    assert load_sound(folder, device="cpu", only={"dit"}).card.sampling.sampler == "ddim"
+    assert kandinsky.load(folder, device="cpu", only={"dit"}).card.sampling.sampler == "ddim"
 
 
 def test_other_samplers_of_the_card(model: Path, film: Path) -> None:
     """Whatever the table has: the loop is one."""
-    base = sources.find(model).card
+    base = catalogue.source_of(model).card
     heard = set()
     for name in ("pndm", "ddim", "flow"):
         card = dataclasses.replace(base, sampling=dataclasses.replace(base.sampling, sampler=name))
-        pipe = build_sound(card, places=places_for("cpu"), only={"dit", "vae", "text"}, trust_remote_code=True)
+        pipe = VideoToAudioPipeline(build(card, RunOptions(device="cpu", trust_remote_code=True)))
         heard.add(pipe("rain", video=film, seed=3).audio.samples_SC.tobytes())
     assert len(heard) == 3
 
@@ -263,20 +267,21 @@ def test_stable_diffusions_autoencoder_is_diffusers(pipe: VideoToAudioPipeline, 
         mine = vae.decode(latents)
         expected = theirs.decode(latents[:, 0].movedim(-1, 1) / 0.18215).sample
     torch.testing.assert_close(mine[:, 0].movedim(-1, 1), expected)
-    picture = pipe.decode(latents)
+    picture = stages.decode(pipe.context, latents)
     assert picture.dtype is torch.uint8 and picture.shape == (1, 32, 104, 3)
     wanted = ((expected / 2 + 0.5).clamp(0, 1) * 255).round()
     assert torch.equal(picture[0].float(), wanted[0].movedim(0, -1))
 
 
 def test_loudness_may_be_what_the_pictures_mean(pipe: VideoToAudioPipeline, film: Path) -> None:
-    one = pipe.resolve(SoundRequest("", "rain", film, seed=1))
+    one = pipe.resolve(Request("", "rain", video=film, seed=1))
     white, grey = (torch.full((1, 32, 104, 3), shade, dtype=torch.uint8) for shade in (255, 128))
-    assert loudness(pipe.listen(grey, one).samples_SC) == pytest.approx(-30, abs=0.2)
-    pipe.rules = dataclasses.replace(pipe.rules, dbfs=None, max_value=1e6)
-    quiet, loud = pipe.listen(grey, one), pipe.listen(grey - 64, one)
+    assert loudness(stages.listen(grey, one).samples_SC) == pytest.approx(-30, abs=0.2)
+    rules = dataclasses.replace(sound_of(one.card), dbfs=None, max_value=1e6)
+    one = dataclasses.replace(one, card=dataclasses.replace(one.card, sound=rules))
+    quiet, loud = stages.listen(grey, one), stages.listen(grey - 64, one)
     assert -60 < loudness(quiet.samples_SC) < loudness(loud.samples_SC) - 10
-    assert not pipe.listen(white, one).samples_SC.any(), "silence is a legal answer"
+    assert not stages.listen(white, one).samples_SC.any(), "silence is a legal answer"
 
 
 def test_other_classes_than_the_encoders_are_not_taken(tmp_path: Path, film: Path, model: Path) -> None:

@@ -8,20 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kandinsky import catalogue
 from kandinsky.errors import RequestError
-from kandinsky.families.kandinsky4_v2a.pipeline import faded, window_seed
 from kandinsky.families.kandinsky4_v2a.request import (
-    SoundRequest,
     Windows,
+    choice_of,
     resolve_sound,
     shown_frames,
     times_of,
 )
+from kandinsky.families.kandinsky4_v2a.stages import faded, spectrogram_params
 from kandinsky.media.clip_frames import spread
-from kandinsky.model import card as cards
-from kandinsky.model.values import Video
+from kandinsky.model.values import Request, Video
+from kandinsky.runtime.randomness import stage_seed
 
-CARD = cards.find("kandinsky4-v2a")
+CARD = catalogue.find("kandinsky4-v2a")
 SOUND = CARD.sound
 FIXED = dataclasses.replace(SOUND, window_s=25 / 12, least_s=25 / 12, overlap_s=0.5, frames=25, fps=12)
 quick = settings(deadline=None, max_examples=60, database=None)
@@ -90,8 +91,8 @@ def test_only_the_middle_of_what_two_have_in_common_is_faded() -> None:
 
 
 def test_seeds_of_windows_are_far_apart() -> None:
-    seeds = {window_seed(seed, number) for seed in range(50) for number in range(50)}
-    assert len(seeds) == 2500 and window_seed(7, 0) == 7
+    seeds = {stage_seed(seed, number) for seed in range(50) for number in range(50)}
+    assert len(seeds) == 2500 and stage_seed(7, 0) == 7
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
@@ -113,38 +114,35 @@ def test_seeds_of_windows_are_far_apart() -> None:
     ],
 )
 def test_requests_are_refused_in_one_line(change: dict, words: str) -> None:
-    request = dataclasses.replace(SoundRequest(CARD.id, "rain", clip()), **change)
+    request = dataclasses.replace(Request(CARD.id, "rain", video=clip()), **change)
     with pytest.raises(RequestError, match=words) as error:
         resolve_sound(request, CARD)
     assert "\n" not in str(error.value)
 
 
 def test_what_is_left_out_comes_from_the_card() -> None:
-    one = resolve_sound(SoundRequest(CARD.id, video=clip()), CARD)
+    one = resolve_sound(Request(CARD.id, video=clip()), CARD)
     assert (one.steps, one.guidance, one.prompt, one.seconds) == (50, 8.0, "", 3.0)
     assert one.negative_prompt.startswith("hissing noise")
-    assert one.windows == Windows((0.0,), 3.0) and one.seed >= 0
+    assert choice_of(one).windows == Windows((0.0,), 3.0) and one.seed >= 0
 
 
 def test_a_model_of_clips_is_refused() -> None:
     with pytest.raises(RequestError, match="makes no sound"):
-        resolve_sound(SoundRequest("nano-t2v", video=clip()), cards.find("nano-t2v"))
+        resolve_sound(Request("nano-t2v", video=clip()), catalogue.find("nano-t2v"))
 
 
 def test_cards_of_sound_are_checked() -> None:
-    values = cards.to_dict(CARD) | {"sound": dataclasses.asdict(dataclasses.replace(SOUND, overlap_s=12.0))}
+    values = catalogue.to_dict(CARD) | {"sound": dataclasses.asdict(dataclasses.replace(SOUND, overlap_s=12.0))}
     with pytest.raises(RequestError, match="windows longer than overlap_s"):
-        cards.parse(values, where="x")
-    assert cards.parse(cards.to_dict(CARD), where="x") == CARD
+        catalogue.parse(values, where="x")
+    assert catalogue.parse(catalogue.to_dict(CARD), where="x") == CARD
 
 
 def test_pictures_are_as_long_as_their_sound() -> None:
-    from kandinsky.families.kandinsky4_v2a.pipeline import VideoToAudioPipeline
-
-    pipe = VideoToAudioPipeline(CARD, None, None)  # type: ignore[arg-type]
     shapes = {}
     for seconds in (1.0, 2.5, 12.0):
-        one = resolve_sound(SoundRequest(CARD.id, video=clip(int(seconds * 8))), CARD)
-        shapes[seconds] = pipe.latent_shape(one).as_tuple()
-        assert (shapes[seconds][2] * 8 - 1) * pipe.params.hop >= seconds * 44100
+        one = resolve_sound(Request(CARD.id, video=clip(int(seconds * 8))), CARD)
+        shapes[seconds] = one.latent.as_tuple()
+        assert (shapes[seconds][2] * 8 - 1) * spectrogram_params(CARD).hop >= seconds * 44100
     assert shapes == {1.0: (1, 64, 16, 4), 2.5: (1, 64, 32, 4), 12.0: (1, 64, 152, 4)}

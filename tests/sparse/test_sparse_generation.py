@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import kandinsky
+from kandinsky import catalogue
 from kandinsky.cli.main import main
 from kandinsky.engine.attention import attention_for
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.families.kandinsky5.denoiser import Layouts, VelocityDenoiser
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.model import card as cards
 from kandinsky.model.values import Request, TextStates
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.ops.nabla import KeptBlocks
@@ -184,13 +184,13 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 
 def test_cards_of_ten_seconds_choose_it():
-    card = cards.find("kandinsky5-lite-t2v-sft-10s")
+    card = catalogue.find("kandinsky5-lite-t2v-sft-10s")
     spec = attention_for(card, card.sampling, "auto", "cpu")
     assert (spec.type, spec.P, spec.wT, spec.wH, spec.wW) == ("nabla", 0.9, 11, 3, 3)
     assert attention_for(card, card.sampling, "dense").type == "dense"
     with pytest.raises(BackendError, match="`sage` has no nabla attention"):
         attention_for(card, card.sampling, "sage")
-    flash = cards.find("kandinsky4-t2v-flash")
+    flash = catalogue.find("kandinsky4-t2v-flash")
     assert attention_for(flash, flash.sampling, "sdpa", "cpu") == AttentionSpec(backend="sdpa")
     with pytest.raises(RequestError, match="`nabla` is not for `kandinsky4-t2v-flash`"):
         attention_for(flash, flash.sampling, "nabla")

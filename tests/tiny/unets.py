@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
+from kandinsky import catalogue
 from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
 from kandinsky.families.parts.projected import Projection
 from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.families.parts.unet.unet import UNet
-from kandinsky.weights import keymaps
+from kandinsky.weights.keymaps import keymap_of
 from tiny.family import randomise
 from tiny.kandinsky4 import PIECES, spiece
 
@@ -100,7 +101,7 @@ def t5() -> T5EncoderModel:
 def official_state(file: str) -> dict[str, Tensor]:
     """The tensors of a U-Net under their official names."""
     net = unet(file)
-    keymap = keymaps.for_kind(net.params.kind)
+    keymap = keymap_of(catalogue.part(net.params.kind))
     return {keymap.to_official(name): tensor for name, tensor in net.state_dict().items()}
 
 

@@ -9,10 +9,11 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from kandinsky import catalogue
 from kandinsky.errors import RequestError
 from kandinsky.families.parts.flux import FluxAutoencoder, FluxParams
 from kandinsky.model.autoencoder import VideoAutoencoder
-from kandinsky.weights import keymaps
+from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import load_into
 from tiny.family import randomise
 
@@ -34,7 +35,7 @@ def ours(plain: AutoencoderKL, tmp_path_factory: pytest.TempPathFactory) -> Flux
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     with torch.device("meta"):
         net = FluxAutoencoder(FluxParams.from_dict(values))
-    load_into(net, folder, keymap=keymaps.for_kind("flux"))
+    load_into(net, folder, keymap=keymap_of(catalogue.part("flux")))
     return net.eval().requires_grad_(False)
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from kandinsky import catalogue
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.model import card as cards
-from kandinsky.model.card import Component, Part
+from kandinsky.model.card import Component, FileSet
 from kandinsky.weights import locate
 
-HUB_PART = Part(repo="acme/model", files=("model/a.safetensors",), local="model/a.safetensors")
-FOLDER_PART = Part(repo="acme/vae", files=("vae/config.json", "vae/w.safetensors"), local="vae/", name="vae")
+HUB_PART = FileSet(repo="acme/model", files=("model/a.safetensors",), local="model/a.safetensors")
+FOLDER_PART = FileSet(repo="acme/vae", files=("vae/config.json", "vae/w.safetensors"), local="vae/", name="vae")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -73,7 +73,7 @@ def test_an_empty_file_or_folder_is_not_there(tmp_path: Path) -> None:
     write(snapshot(tmp_path, "acme/model") / "model" / "a.safetensors", "")
     with pytest.raises(WeightsError):
         locate.locate_part(HUB_PART)
-    whole = Part(repo=str(tmp_path), files=("empty/",))
+    whole = FileSet(repo=str(tmp_path), files=("empty/",))
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError):
         locate.locate_part(whole)
@@ -83,7 +83,7 @@ def test_an_empty_file_or_folder_is_not_there(tmp_path: Path) -> None:
 
 def test_shards_the_index_names_must_be_there(tmp_path: Path) -> None:
     index = write(tmp_path / "te" / "model.safetensors.index.json", '{"weight_map": {"a": "m-1.safetensors"}}')
-    part = Part(repo=str(tmp_path), files=("te/",))
+    part = FileSet(repo=str(tmp_path), files=("te/",))
     with pytest.raises(WeightsError, match=r"`m-1\.safetensors`"):
         locate.locate_part(part)
     write(tmp_path / "te" / "m-1.safetensors")
@@ -94,26 +94,26 @@ def test_shards_the_index_names_must_be_there(tmp_path: Path) -> None:
 
 
 def test_package_weights_are_looked_for_in_the_package_only(tmp_path: Path) -> None:
-    part = Part(repo="package", files=("no-such-model/dit.safetensors",))
+    part = FileSet(repo="package", files=("no-such-model/dit.safetensors",))
     with pytest.raises(WeightsError) as caught:
         locate.locate_part(part, root=tmp_path)
     assert str(locate.ASSETS) in str(caught.value) and caught.value.hint is None
 
 
 def test_cards_name_folders_beside_themselves(tmp_path: Path) -> None:
-    values = cards.to_dict(cards.find("kandinsky5-lite-t2v-sft-5s"))
-    text = (Path(cards.__file__).parent / "kandinsky5-lite-t2v-sft-5s.toml").read_text(encoding="utf-8")
+    values = catalogue.to_dict(catalogue.find("kandinsky5-lite-t2v-sft-5s"))
+    text = (Path(catalogue.__file__).parent / "kandinsky5-lite-t2v-sft-5s.toml").read_text(encoding="utf-8")
     moved = text.replace(f'repo = "{values["dit"]["parts"][0]["repo"]}"', 'repo = "./weights"')
     path = write(tmp_path / "mine" / "card.toml", moved)
-    assert cards.read(path).dit.parts[0].repo == str(tmp_path / "mine" / "weights")
-    assert cards.read(path).vae.parts[0].repo == values["vae"]["parts"][0]["repo"]
+    assert catalogue.read(path).dit.parts[0].repo == str(tmp_path / "mine" / "weights")
+    assert catalogue.read(path).vae.parts[0].repo == values["vae"]["parts"][0]["repo"]
     file = write(tmp_path / "mine" / "weights" / "model" / "kandinsky5lite_t2v_sft_5s.safetensors")
-    assert locate.locate(cards.read(path).dit) == file
-    assert locate.revision(cards.read(path).dit) == "local"
+    assert locate.locate(catalogue.read(path).dit) == file
+    assert locate.revision(catalogue.read(path).dit) == "local"
 
 
 def test_cards_refuse_what_they_do_not_know(tmp_path: Path) -> None:
-    text = (Path(cards.__file__).parent / "kandinsky5-lite-t2v-sft-5s.toml").read_text(encoding="utf-8")
+    text = (Path(catalogue.__file__).parent / "kandinsky5-lite-t2v-sft-5s.toml").read_text(encoding="utf-8")
     for old, new, said in (
         ("shift = 5.0", "shiift = 5.0", "unknown key `shiift` in sampling, did you mean `shift`"),
         ("shift = 5.0", 'shift = "5.0"', "shift must be float"),
@@ -122,4 +122,4 @@ def test_cards_refuse_what_they_do_not_know(tmp_path: Path) -> None:
     ):
         assert old in text
         with pytest.raises(RequestError, match=said):
-            cards.read(write(tmp_path / "card.toml", text.replace(old, new, 1)))
+            catalogue.read(write(tmp_path / "card.toml", text.replace(old, new, 1)))

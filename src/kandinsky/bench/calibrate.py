@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import kandinsky
+from kandinsky.catalogue import load
 from kandinsky.diffusion.caching import BRANCHES, MagCache, magcache_plan
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.step_cache import RatioRecorder
-from kandinsky.engine.build import load
 from kandinsky.errors import RequestError
 from kandinsky.model.values import Request
 
@@ -88,7 +88,7 @@ def calibrate(
             text,
             negative,
             job,
-            image_BTHWC=pipe.encode_images([job]),
+            known=pipe.known([job]),
             fresh_NBTHWC=pipe.fresh_noise([job]),
             cache=recorder,
         )
@@ -100,7 +100,8 @@ def calibrate(
     guidance = f"guidance {first.guidance:g}" if Guidance(first.guidance).is_on else "no guidance"
     setting = (
         f"{first.steps} steps, {guidance}, shift {first.shift:g}, {size}, {pipe.precision.name}; "
-        f"{len(prompts)} prompts x {len(seeds)} seeds; weights {pipe.revision}, kandinsky {kandinsky.__version__}"
+        f"{len(prompts)} prompts x {len(seeds)} seeds; "
+        f"weights {pipe.context.revision}, kandinsky {kandinsky.__version__}"
     )
     return Calibration(model, first.steps, (rows[0], rows[1]), (spread[0], spread[1]), setting)
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from kandinsky.bench.timing import clock, finish, interleaved, ratio
-from kandinsky.engine.build import load
+from kandinsky.catalogue import load
 from kandinsky.engine.pipeline import GenerationPipeline
-from kandinsky.engine.request import Resolved
+from kandinsky.engine.request import Job
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.model.values import Request
 
@@ -91,7 +91,7 @@ class _Run:
     """A variation that is available: its pipeline, jobs, text states, and the latents and frames it made."""
 
     pipe: GenerationPipeline
-    jobs: list[Resolved]
+    jobs: list[Job]
     states: list[Any]
     latents: list[Tensor] = field(default_factory=list)
     frames: list[np.ndarray] = field(default_factory=list)
@@ -105,7 +105,7 @@ class _Run:
             text,
             negative,
             job,
-            image_BTHWC=self.pipe.encode_images([job]),
+            known=self.pipe.known([job]),
             fresh_NBTHWC=self.pipe.fresh_noise([job]),
             cache=cache,
         )
@@ -196,7 +196,7 @@ def _run(
     pipe = load(model, **options | dict(variation.load))
     if variation.sampling:
         sampling = dataclasses.replace(pipe.card.sampling, **variation.sampling)
-        pipe.card = dataclasses.replace(pipe.card, sampling=sampling)
+        pipe = GenerationPipeline(pipe.context.with_card(dataclasses.replace(pipe.card, sampling=sampling)))
     fields = request | dict(variation.request)
     if isinstance(share := fields.get("steps"), float):  # of the usual number
         fields["steps"] = max(1, round(share * (request.get("steps") or pipe.card.sampling.steps)))

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.engine.pipeline import GenerationPipeline
-from kandinsky.engine.request import Resolved
+from kandinsky.engine.request import Job
 from kandinsky.errors import BackendError
 from kandinsky.families.kandinsky3 import folder as kandinsky3_folder
+from kandinsky.families.kandinsky5.convert import diffusers_config
 from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec
-from kandinsky.weights.convert import diffusers_config
 
 
 class Unavailable(Exception):  # noqa: N818 - a verdict, not a failure
@@ -34,7 +34,7 @@ class DiffusersSide:
     Raises: BackendError where Diffusers is not installed.
     """
 
-    def __init__(self, pipe: GenerationPipeline, resolved: Resolved) -> None:
+    def __init__(self, pipe: GenerationPipeline, resolved: Job) -> None:
         try:
             import diffusers
         except ImportError as error:

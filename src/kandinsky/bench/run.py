@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kandinsky import catalogue
 from kandinsky.bench.flops import count_flops, dit_flops
 from kandinsky.bench.random_weights import random_pipeline
 from kandinsky.bench.rivals import DiffusersSide, Unavailable
@@ -31,11 +32,10 @@ from kandinsky.bench.timing import (
     peak_host_bytes,
     ratio,
 )
+from kandinsky.catalogue import load
 from kandinsky.diffusion.guidance import Guidance
-from kandinsky.engine import sources
-from kandinsky.engine.build import load
 from kandinsky.engine.pipeline import GenerationPipeline
-from kandinsky.engine.request import Resolved
+from kandinsky.engine.request import Job
 from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.model.values import Request, TextStates, Video
 from kandinsky.ops.nabla import KeptBlocks
@@ -143,7 +143,7 @@ def bench(
     request, short = dict(request or {}), Shortened()
     begun = time.perf_counter()
     if random_weights:
-        card = sources.find(model).card
+        card = catalogue.source_of(model).card
         if not changes:
             short = shorten(card, request, device=device, dtype=dtype, offload=offload)
             changes, request = short.changes, request | short.request
@@ -186,7 +186,7 @@ class _Work:
     def __init__(
         self,
         pipe: GenerationPipeline,
-        resolved: Resolved,
+        resolved: Job,
         repeats: int,
         against: str | None,
         on_run: Callable[[int, int], None] | None,

@@ -14,9 +14,10 @@ import torch
 
 from kandinsky.bench.flops import dit_flops
 from kandinsky.bench.random_weights import NO_FILES, changed
-from kandinsky.engine.build import NETWORKS
+from kandinsky.engine.build import bare_network
+from kandinsky.engine.options import RunOptions
 from kandinsky.engine.plan import plan_resolved
-from kandinsky.engine.request import Resolved, resolve
+from kandinsky.engine.request import Job, resolve
 from kandinsky.model.card import Card
 from kandinsky.model.values import Request
 from kandinsky.runtime import devices
@@ -70,7 +71,7 @@ def shorten(
     if not devices.choose_device(device).startswith("cpu") or not card.dit.kind.endswith(".dit"):
         return Shortened()
     whole = _resolved(card, request)
-    plan = plan_resolved(whole, device=device, dtype=dtype, offload=offload)
+    plan = plan_resolved(whole, RunOptions(device=device, dtype=dtype, offload=offload))
     if plan.fits is not False and plan.seconds < LIMIT_S:
         return Shortened()
     changes: dict[str, Any] = {}
@@ -98,13 +99,13 @@ def shorten(
     return Shortened(changes, asked, times, f"measured {', '.join(parts)}, since the whole {_reason(plan)}")
 
 
-def _resolved(card: Card, request: Mapping[str, Any]) -> Resolved:
+def _resolved(card: Card, request: Mapping[str, Any]) -> Job:
     return resolve(Request(model=card.id, prompt="any", seed=0, **request), card, needs_image=False)
 
 
-def _dit_flops(card: Card, resolved: Resolved) -> int | None:
+def _dit_flops(card: Card, resolved: Job) -> int | None:
     with torch.device("meta"):
-        params = NETWORKS[card.dit.kind](card.dit, NO_FILES).params
+        params = bare_network(card.part("dit"), card.dit, NO_FILES).params
     return dit_flops(params, resolved.latent.as_tuple(), TEXT_TOKENS)
 
 

@@ -14,7 +14,7 @@ import typer
 from kandinsky.errors import RequestError
 
 if TYPE_CHECKING:
-    from kandinsky.engine.pipeline import OnStep
+    from kandinsky.diffusion.sample import OnStep
     from kandinsky.jobs.batch import Item, Loading, Outcome, Runner, Summary
 
 
@@ -98,7 +98,7 @@ def _runner(loading: Loading, total: int, *, ray: str | None, workers: int | Non
     if ray is not None:
         from kandinsky.jobs.ray_runner import RayRunner
 
-        gpus = {"cpu": False, "cuda": True}.get(loading.device or "")
+        gpus = {"cpu": False, "cuda": True}.get(str(loading.options.device or ""))
         return RayRunner(loading, ray, workers, gpus, tell=(lambda _line: None) if quiet else say)
 
     @contextmanager

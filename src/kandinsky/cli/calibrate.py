@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from kandinsky import catalogue
 from kandinsky.errors import RequestError
-from kandinsky.model import card as cards
 
 
 def calibrate(
@@ -40,7 +40,7 @@ def calibrate(
     if output is not None and output.suffix not in (".toml", ".json"):
         raise RequestError(f"output `{output}` has an unknown ending: use `.toml` or `.json`")
     if card is not None and not card.is_file():
-        raise RequestError(f"card `{card}` does not exist: the shipped ones lie in `{cards.HERE}`")
+        raise RequestError(f"card `{card}` does not exist: the shipped ones lie in `{catalogue.HERE}`")
     width, height = (None, None) if size is None else parse_size(size)
     request: dict[str, Any] = {
         "width": width,

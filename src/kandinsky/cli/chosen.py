@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from kandinsky import catalogue
 from kandinsky.errors import RequestError
-from kandinsky.model import card as cards
 
 
 def chosen_model(bare: str | None, option: str | None) -> str:
     """The one that was given, else the default. Raises: RequestError for two that differ."""
     if bare is not None and option is not None and bare != option:
         raise RequestError(f"both `{bare}` and `--model {option}` were given: use one")
-    return bare or option or cards.DEFAULT_MODEL
+    return bare or option or catalogue.DEFAULT_MODEL

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from kandinsky.model.card import Card
+    pass
 
 
 def convert(
@@ -39,47 +38,14 @@ def convert(
             say(f"left behind, since it is no tensor: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}")
         print(written)
         return
-    from kandinsky.engine import sources
+    from kandinsky import catalogue
     from kandinsky.errors import RequestError
-    from kandinsky.model import card as cards
 
-    card = None if model is None else cards.find(model)
+    card = None if model is None else catalogue.find(model)
     if card is None and (source / "model_index.json").is_file():
-        card = sources.find(source.absolute()).card
-    kind = DEFAULT if card is None else card.dit.kind
-    if kind not in CONVERTERS:
-        raise RequestError(f"model `{model or source}` is not converted: only those of {', '.join(CONVERTERS)} are")
-    print(CONVERTERS[kind](source, target, to, card))
-
-
-def _kandinsky5(source: Path, target: Path, to: str, card: Card | None) -> Path:
-    from kandinsky.families.kandinsky5.dit import DiTParams
-    from kandinsky.ops.attention import AttentionSpec
-    from kandinsky.weights.convert import convert_transformer
-
-    params = None if card is None else DiTParams.from_dict(card.dit.params)
-    spec = None if card is None else AttentionSpec.from_dict(card.sampling.attention)
-    return convert_transformer(source, target, to=to, params=params, attention=spec)
-
-
-def _kandinsky3(source: Path, target: Path, to: str, card: Card | None) -> Path:
-    from kandinsky.errors import RequestError
-    from kandinsky.families.kandinsky3 import convert as convert_kandinsky3
-    from kandinsky.weights.locate import locate_parts
-
-    assert card is not None
-    writers = {"official": convert_kandinsky3.write_official, "diffusers": convert_kandinsky3.write_diffusers}
-    if to not in writers:
-        raise RequestError(f"unknown layout `{to}`: use `official` or `diffusers`")
-    (unet,), (movq,) = (locate_parts(part, root=source).values() for part in (card.dit, card.vae))
-    text = locate_parts(card.text, root=source)
-    files = convert_kandinsky3.Files(unet, movq, text["projection"], text["t5"], text["tokenizer"])
-    return writers[to](files, target, unet=card.dit.params, movq=card.vae.params)
-
-
-DEFAULT = "kandinsky5.dit"
-# By the card's kind of denoiser.
-CONVERTERS: dict[str, Callable[[Path, Path, str, Card | None], Path]] = {
-    "kandinsky5.dit": _kandinsky5,
-    "kandinsky3.unet": _kandinsky3,
-}
+        card = catalogue.source_of(source.absolute()).card
+    family = catalogue.family("kandinsky5") if card is None else card.family
+    if family.convert is None:
+        able = ", ".join(one.name for one in catalogue.families() if one.convert is not None)
+        raise RequestError(f"model `{model or source}` is not converted: only those of {able} are")
+    print(family.convert()(source, target, to, card))

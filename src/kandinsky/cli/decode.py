@@ -42,7 +42,7 @@ def decode(
     hush_libraries()
     begun = time.monotonic()
     with patient("decoding", quiet=quiet):
-        from kandinsky.engine.build import load
+        from kandinsky.catalogue import load
         from kandinsky.engine.latents import read_latent
 
         recipe = read_latent(latent).recipe

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kandinsky.model import card as cards
+from kandinsky import catalogue
 
 if TYPE_CHECKING:
     from kandinsky.weights.hub import Fetched
@@ -31,12 +31,11 @@ def download(
 ) -> None:
     """Fetch what models need: only the files their cards list, resumed where a transfer broke, verified by hash."""
     from kandinsky.cli.main import say
-    from kandinsky.engine import sources
     from kandinsky.runtime.plan import gigabytes
     from kandinsky.weights.locate import card_bytes
 
     # A catalogue id has no slash; what has one and is no model's repository is that of a LoRA.
-    models = {name: sources.from_repository(name) if "/" in name else cards.find(name) for name in ids}
+    models = {name: catalogue.from_repository(name) if "/" in name else catalogue.find(name) for name in ids}
     wanted = [card for card in models.values() if card is not None]
     loras = [name for name, card in models.items() if card is None]
     # A card has many files and shares some with others: each is named once.

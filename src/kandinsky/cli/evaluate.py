@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kandinsky.model import card as cards
+from kandinsky import catalogue
 
 
 def evaluate(
@@ -27,7 +27,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure a model: what was asked for against what was made."""
-    cards.find(model)
+    catalogue.find(model)
     from kandinsky.cli.progress import counted
     from kandinsky.lab.nano.evaluate import evaluate as measure
     from kandinsky.lab.nano.evaluate import table

@@ -34,9 +34,9 @@ def interpolate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr but errors.")] = False,
 ) -> None:
     """Fill the gaps between a video's frames with new ones. Length, size and sound stay."""
+    from kandinsky import catalogue
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries, patient
-    from kandinsky.engine import sources
     from kandinsky.errors import RequestError
     from kandinsky.media.mux import SOUND_AS_IT_IS, keep_sound, probe, read_film
     from kandinsky.media.video import check_target, read_video, write_video
@@ -54,7 +54,7 @@ def interpolate(
     check_device(device)
     choose_dtype(dtype, device or "cpu")
     check_offload(offload or "none")
-    source = sources.find(model)
+    source = catalogue.source_of(model)
     hush_libraries()
     from kandinsky.families.kandinsky_video1.interpolation import Raise
     from kandinsky.families.kandinsky_video1.interpolation import interpolate as raised
@@ -72,7 +72,7 @@ def interpolate(
     given = read_video(video) if film is None else read_film(film)
     begun = time.monotonic()
     with patient(f"interpolating {video.name}", quiet=quiet) as on_step:
-        from kandinsky.engine.build import load
+        from kandinsky.catalogue import load
 
         pipe = load(model, device=device, dtype=dtype, offload=offload or "none", only=needed)
         times = (None, None) if film is None else (film.times_s, film.seconds)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kandinsky.model import card as cards
+from kandinsky import catalogue
 
 
 def models(
@@ -18,9 +18,9 @@ def models(
     from kandinsky.weights.locate import card_bytes, missing_parts
 
     rows = []
-    for card in cards.catalogue().values():
+    for card in catalogue.cards().values():
         rows.append((card, card_bytes(card), not missing_parts(card)))
-    rows.sort(key=lambda row: (row[0].id != cards.DEFAULT_MODEL, row[0].id))
+    rows.sort(key=lambda row: (row[0].id != catalogue.DEFAULT_MODEL, row[0].id))
     if as_json:
         keys = ("id", "title", "task", "licence", "parameters")
         facts = [
@@ -53,7 +53,7 @@ def models(
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _makes(card: cards.Card) -> str:
+def _makes(card: catalogue.Card) -> str:
     """`5 s, 768x512 and 9 other sizes`"""
     if card.sound is not None:
         return f"sound, {card.sound.window_s:g} s at once"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kandinsky import catalogue
 from kandinsky.cli.chosen import chosen_model
-from kandinsky.model import card as cards
 
 if TYPE_CHECKING:
     from kandinsky.runtime.plan import Plan
@@ -43,7 +43,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say what a generation needs: gigabytes to fetch, peak memory, time, placement. Fetches and loads nothing."""
-    from kandinsky.engine.plan import plan as make
+    from kandinsky.catalogue import plan as make
     from kandinsky.engine.request import parse_size
 
     width, height = (None, None) if size is None else parse_size(size)
@@ -76,7 +76,7 @@ def show_plan(made: Plan, *, as_json: bool, clips: int = 1) -> None:
     many = f", {clips} clips one after another" if clips > 1 else ""
     print(f"model      {made.model}")
     length = f"{made.clip_seconds:g} s, {made.frames} frames" if made.frames > 1 else "one image"
-    if (card := cards.catalogue().get(made.model)) is not None and card.sound is not None:
+    if (card := catalogue.cards().get(made.model)) is not None and card.sound is not None:
         length = f"the picture of {card.sound.window_s:g} s of sound"
     print(f"clip       {made.size}, {length}, {made.tokens} tokens{many}")
     if made.missing:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kandinsky.model import card as cards
+from kandinsky import catalogue
 
 
 def show(
@@ -18,8 +18,8 @@ def show(
 ) -> None:
     """Show a model's card; or a result's recipe and, as the last line, the command that makes it again."""
     path = Path(what)
-    if what in cards.catalogue() or not (path.exists() or path.suffix or "/" in what):
-        _card(cards.find(what), as_json)
+    if what in catalogue.cards() or not (path.exists() or path.suffix or "/" in what):
+        _card(catalogue.find(what), as_json)
     else:
         _result(path, as_json)
 
@@ -37,8 +37,8 @@ def _result(path: Path, as_json: bool) -> None:
     print(command)
 
 
-def _card(card: cards.Card, as_json: bool) -> None:
-    values = cards.to_dict(card)
+def _card(card: catalogue.Card, as_json: bool) -> None:
+    values = catalogue.to_dict(card)
     if as_json:
         print(json.dumps(values, ensure_ascii=False))
     else:

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card
 
 if TYPE_CHECKING:
-    from kandinsky.families.kandinsky4_v2a.pipeline import VideoToAudioPipeline
-    from kandinsky.families.kandinsky4_v2a.request import ResolvedSound, SoundRequest
+    from kandinsky.engine.pipeline import VideoToAudioPipeline
+    from kandinsky.engine.request import Job
     from kandinsky.media.mux import Film
-    from kandinsky.model.values import Video, VideoStream
+    from kandinsky.model.values import Request, Video, VideoStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,56 +29,53 @@ class SoundModel:
     """Which model makes sound, and how it runs. has_states: the encoder is not needed."""
 
     name: str
-    device: str | None = None
-    dtype: str | None = None
-    offload: str | None = None
-    trust_remote_code: bool = False
+    asked: RunOptions
     has_states: bool = False
 
     @property
     def card(self) -> Card:
-        from kandinsky.engine import sources
+        from kandinsky import catalogue
         from kandinsky.families.kandinsky4_v2a.request import sound_of
 
-        card = sources.find(self.name).card
+        card = catalogue.source_of(self.name).card
         sound_of(card)
         return card
 
     @property
-    def networks(self) -> set[str]:
-        return set(self.card.components) - ({"text"} if self.has_states else set())
+    def options(self) -> RunOptions:
+        """Of what was asked for, what says something to a model of sound."""
+        asked = self.asked
+        return RunOptions(
+            device=asked.device,
+            dtype=asked.dtype,
+            offload=asked.offload,
+            trust_remote_code=asked.trust_remote_code,
+            only=set(self.card.components) - ({"text"} if self.has_states else set()),
+        )
 
     def check(self) -> None:
         """All that can be refused before torch is loaded. Raises: RequestError, WeightsError, BackendError."""
-        from kandinsky.engine import sources
+        from kandinsky import catalogue
         from kandinsky.engine.remote_code import check_trust
-        from kandinsky.runtime.devices import check_device, choose_dtype
-        from kandinsky.runtime.plan import check_offload
         from kandinsky.weights.locate import locate_parts
 
-        check_device(self.device)
-        choose_dtype(self.dtype, self.device or "cpu")
-        check_offload(self.offload or "none")
-        source, needed = sources.find(self.name), self.networks
-        check_trust(source.card, self.trust_remote_code, only=needed)
+        options = self.options
+        options.check()
+        source, needed = catalogue.source_of(self.name), set(options.only or ())
+        check_trust(source.card, options.trust_remote_code, only=needed)
         for name in sorted(needed):
             locate_parts(source.card.component(name), root=source.root, model=source.card.id)
 
     def load(self, *, quiet: bool) -> VideoToAudioPipeline:
+        from kandinsky import catalogue
         from kandinsky.cli.progress import hush_libraries, patient
+        from kandinsky.engine.pipeline import VideoToAudioPipeline
 
         hush_libraries()
         with patient("loading", quiet=quiet):
-            from kandinsky.engine.sound_loading import load_sound
-
-            return load_sound(
-                self.name,
-                device=self.device,
-                dtype=self.dtype,
-                offload=self.offload or "none",
-                only=self.networks,
-                trust_remote_code=self.trust_remote_code,
-            )
+            pipe = catalogue.open_model(catalogue.source_of(self.name), self.options)
+        assert isinstance(pipe, VideoToAudioPipeline)
+        return pipe
 
 
 def refuse(given: Mapping[str, Any], model: str) -> None:
@@ -89,7 +87,7 @@ def refuse(given: Mapping[str, Any], model: str) -> None:
 
 def generate_sound(
     model: SoundModel,
-    request: SoundRequest,
+    request: Request,
     output: str | None,
     *,
     audio_only: bool,
@@ -103,23 +101,25 @@ def generate_sound(
 
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import patient
-    from kandinsky.families.kandinsky4_v2a.request import resolve_sound
+    from kandinsky.engine.request import resolve
+    from kandinsky.families.kandinsky4_v2a.request import choice_of
     from kandinsky.media.mux import Film
 
-    first = resolve_sound(request, model.card)
+    first = resolve(request, model.card)
+    film, windows = choice_of(first).film, len(choice_of(first).windows.starts_s)
     jobs = [dataclasses.replace(first, seed=first.seed + i) for i in range(count)]
     if plan:
-        _show_plan(first, model, clips=len(first.windows.starts_s) * count, as_json=as_json)
+        _show_plan(first, model, clips=windows * count, as_json=as_json)
         return
-    assert isinstance(first.film, Film)
-    targets = [_target(first.film, output, audio_only, i, count) for i in range(count)]
+    assert isinstance(film, Film)
+    targets = [_target(film, output, audio_only, i, count) for i in range(count)]
     model.check()
     if not quiet:
-        _say_film(first.film, targets[0], len(first.windows.starts_s))
+        _say_film(film, targets[0], windows)
     pipe = model.load(quiet=quiet)
     for job, target in zip(jobs, targets, strict=True):
         begun = time.monotonic()
-        with patient(job.prompt or first.film.path.name, quiet=quiet) as on_step:
+        with patient(job.prompt or film.path.name, quiet=quiet) as on_step:
             made = pipe.run(job, on_step=on_step)
             path = made.save(target)
         if not quiet:
@@ -191,16 +191,8 @@ def _say_film(film: Film, target: Path, windows: int) -> None:
         say("its own sound is left out of the new file")
 
 
-def _show_plan(resolved: ResolvedSound, model: SoundModel, *, clips: int, as_json: bool) -> None:
+def _show_plan(job: Job, model: SoundModel, *, clips: int, as_json: bool) -> None:
     from kandinsky.cli.plan import show_plan
-    from kandinsky.engine.plan import plan
+    from kandinsky.engine.plan import plan_resolved
 
-    made = plan(
-        model.name,
-        steps=resolved.steps,
-        guidance=resolved.guidance,
-        device=model.device,
-        dtype=model.dtype,
-        offload=model.offload,
-    )
-    show_plan(made, as_json=as_json, clips=clips)
+    show_plan(plan_resolved(job, model.options), as_json=as_json, clips=clips)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from kandinsky import catalogue
 from kandinsky.compat import kandinsky4, kandinsky5
 from kandinsky.errors import RequestError
-from kandinsky.model import card as cards
 
 if TYPE_CHECKING:
     import torch
@@ -118,5 +118,5 @@ def _family_of_files(cache_dir: str | int, dit_path: str | None) -> int:
     if isinstance(cache_dir, int):
         return 4
     folder = Path(cache_dir).expanduser()
-    has_4 = (folder / cards.find(kandinsky4.MODEL).dit.parts[0].local).is_file()
+    has_4 = (folder / catalogue.find(kandinsky4.MODEL).dit.parts[0].local).is_file()
     return 5 if (folder / "model").is_dir() and not has_4 else 4

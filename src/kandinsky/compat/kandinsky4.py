@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from kandinsky import catalogue
 from kandinsky.compat.official_call import at_path, devices_of, in_company, progress_bar
 from kandinsky.errors import RequestError
-from kandinsky.model import card as cards
 from kandinsky.model.card import Card
 from kandinsky.model.values import Request
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from kandinsky.engine.pipeline import GenerationPipeline
 
 MODEL = "kandinsky4-t2v-flash"
 RESOLUTION = 512
@@ -65,7 +64,7 @@ def get_t2v_flash_pipeline(
     if resolution != RESOLUTION:
         raise RequestError(f"resolution `{resolution}` is not available: use {RESOLUTION}, the only one released")
     places = devices_of(device_map)
-    card = cards.find(MODEL)
+    card = catalogue.find(MODEL)
     if conf_path is None:
         card = _with_paths(card, dit_path, text_encoder_path, tokenizer_path, vae_path)
         card = _scheduled(card, scheduler_path)
@@ -94,7 +93,7 @@ def read_conf(path: Path) -> Card:
             raise RequestError(f"conf_path `{path}`: unknown key `{unknown[0]}`: use one of {', '.join(sorted(known))}")
     if values.get("resolution", RESOLUTION) != RESOLUTION:
         raise RequestError(f"resolution `{values['resolution']}` is not available: use {RESOLUTION}")
-    card, text, dit = cards.find(MODEL), values["text_embedder"], values["dit"]
+    card, text, dit = catalogue.find(MODEL), values["text_embedder"], values["dit"]
     files = text.get("params") or {}
     card = _with_paths(
         card,
@@ -118,13 +117,15 @@ class Kandinsky4T2VPipeline:
     """
 
     def __init__(self, card: Card, root: Path | None, places: Mapping[str, Any], *, name: str) -> None:
-        from kandinsky.engine import build as loading
+        from kandinsky.engine.build import build
+        from kandinsky.engine.options import RunOptions
+        from kandinsky.engine.pipeline import GenerationPipeline
 
         card = dataclasses.replace(card, clip=dataclasses.replace(card.clip, max_seconds=float(MAX_SECONDS)))
         # officially, too, each process that a launcher started takes its part
         places, parallel = in_company(places)
-        self.pipeline: GenerationPipeline = loading.build(
-            card, root=root, places=loading.places_for(places), name=name, parallel=parallel
+        self.pipeline = GenerationPipeline(
+            build(card, RunOptions(device=places, parallel=parallel), root=root, name=name)
         )
         self.seed: int | None = None
 

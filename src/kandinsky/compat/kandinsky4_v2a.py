@@ -13,22 +13,24 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from kandinsky import catalogue
 from kandinsky.compat.official_call import at_path, progress_bar
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.samplers import sampler
-from kandinsky.engine import sources
-from kandinsky.engine.build import places_for
-from kandinsky.engine.sound_loading import build_sound
+from kandinsky.engine.build import build
+from kandinsky.engine.options import RunOptions
+from kandinsky.engine.pipeline import VideoToAudioPipeline
 from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky4_v2a import stages
 from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates, read_states
-from kandinsky.families.kandinsky4_v2a.pipeline import shares
+from kandinsky.families.kandinsky4_v2a.stages import shares
 from kandinsky.media import audio as sounds
 from kandinsky.media import clip_frames, spectrogram
 from kandinsky.media.mux import frames_at, probe
@@ -36,9 +38,6 @@ from kandinsky.media.spectrogram import SpectrogramParams
 from kandinsky.media.video import check_target
 from kandinsky.model.values import Audio, Video
 from kandinsky.runtime.placement import place
-
-if TYPE_CHECKING:
-    from kandinsky.families.kandinsky4_v2a.pipeline import VideoToAudioPipeline
 
 log = logging.getLogger(__name__)
 TRUST = "KANDINSKY_TRUST_REMOTE_CODE"  # so that the documents' lines run as they are
@@ -69,20 +68,18 @@ class Video2AudioPipeline:
         encoder: str | Path | None = None,
         trust_remote_code: bool | None = None,
     ) -> None:
-        source = sources.find(path_to_model)
+        source = catalogue.source_of(path_to_model)
         card = dataclasses.replace(source.card, text=at_path(source.card.text, encoder, "model"))
         if trust_remote_code is None:
             trust_remote_code = os.environ.get(TRUST, "").lower() in ("1", "true", "yes", "on")
         self.has_encoder = trust_remote_code
-        self.pipeline: VideoToAudioPipeline = build_sound(
-            card,
-            root=source.root,
-            places=places_for(device),
+        options = RunOptions(
+            device=device,
             dtype="float32" if torch_dtype is torch.float32 else None,
             only=None if trust_remote_code else {"dit", "vae"},
             trust_remote_code=trust_remote_code,
-            name=source.name,
         )
+        self.pipeline = VideoToAudioPipeline(build(card, options, root=source.root, name=source.name))
 
     def __call__(
         self,
@@ -126,16 +123,17 @@ class Video2AudioPipeline:
         elif not isinstance(states, FilmStates):
             states = read_states(states)
         with progress_bar(True) as on_step:
-            made = self.pipeline.denoise(
+            walk = stages.denoise(
+                self.pipeline.context,
                 noise.unsqueeze(2).movedim(1, -1)[None],
                 states,
                 steps=num_inference_steps,
                 guidance=weight,
-                on_step=on_step,
             )
+            made = self.pipeline.drive(walk, on_step)
         if output_type == "pil":
-            return [Image.fromarray(picture.numpy()) for picture in self.pipeline.decode(made)]
-        pixels = self.pipeline.pixels(made)
+            return [Image.fromarray(picture.numpy()) for picture in stages.decode(self.pipeline.context, made)]
+        pixels = stages.pixels(self.pipeline.context, made)
         if output_type == "np":
             return shares(pixels).numpy()
         return (pixels if output_type == "latent" else shares(pixels)).movedim(-1, 1)

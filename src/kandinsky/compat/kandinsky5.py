@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from kandinsky import catalogue
 from kandinsky.compat.official_adapters import OfficialAdapters
 from kandinsky.compat.official_call import at_path, devices_of, in_company, one_target, progress_bar
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5 import official_config
-from kandinsky.model import card as cards
 from kandinsky.model.card import Card
 from kandinsky.model.values import Request, Video
 
@@ -376,35 +376,39 @@ def _open(task: str, device_map: DeviceMap, files: _Files, options: _Options) ->
         raise RequestError(f"attention_engine `{options.attention_engine}` is unknown: use one of {known}")
     places, parallel = in_company(devices_of(device_map))
     if files.conf_path is not None:
-        card, root, name = official_config.read(Path(files.conf_path), task=task), None, str(files.conf_path)
+        card, root, name = (
+            official_config.read(Path(files.conf_path), cards=catalogue.CARDS, task=task),
+            None,
+            str(files.conf_path),
+        )
     else:
-        card, root = cards.find(BUILT_IN[task]), Path(files.cache_dir)
+        card, root = catalogue.find(BUILT_IN[task]), Path(files.cache_dir)
         card = _with_paths(card, dit=files.dit, qwen=files.qwen, clip=files.clip, vae=files.vae)
         name = card.id
 
     from kandinsky.diffusion.caching import MagCache
-    from kandinsky.engine import build as loading
+    from kandinsky.engine.build import build, places_for
+    from kandinsky.engine.options import RunOptions
+    from kandinsky.engine.pipeline import GenerationPipeline
     from kandinsky.ops.attention import AttentionSpec, require
 
-    devices = loading.places_for(places)
+    devices = places_for(RunOptions(device=places))
     engine = options.attention_engine
     if AttentionSpec.from_dict(card.sampling.attention).type == "nabla" and engine != "auto":
         # officially, too, an engine must be there, and does dense attention only
         require(engine, devices["dit"].type)
         engine = "auto"
-    return loading.build(
-        _official_card(card, options.text_token_padding),
-        root=root,
-        places=devices,
+    asked = RunOptions(
+        device=places,
         offload="module" if options.offload else "none",
         attention=engine,
         cache=MagCache() if options.magcache else None,
         quantize={"text": "nf4" if devices["text"].type == "cuda" else "int8"} if options.quantized_qwen else None,
-        name=name,
-        # The official generator lives on the device, which decides what a seed means.
-        noise_device=devices["dit"],
         parallel=parallel,
     )
+    # The official generator lives on the device, which decides what a seed means.
+    card = _official_card(card, options.text_token_padding)
+    return GenerationPipeline(build(card, asked, root=root, name=name, noise_device=devices["dit"]))
 
 
 def _check_image_resolution(resolution: int) -> None:

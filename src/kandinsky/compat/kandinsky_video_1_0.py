@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from kandinsky import catalogue
 from kandinsky.compat.official_call import at_path, progress_bar
 from kandinsky.compat.video_parts import (
     Device,
@@ -24,10 +25,10 @@ from kandinsky.compat.video_parts import (
     read_encoder,
     read_network,
 )
-from kandinsky.engine import build as loading
+from kandinsky.engine.build import bare_network, build
+from kandinsky.engine.options import RunOptions
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError
-from kandinsky.model import card as cards
 from kandinsky.model.card import Component
 from kandinsky.runtime.placement import place
 from kandinsky.weights.read import read_state
@@ -45,7 +46,7 @@ def get_T2V_unet(  # noqa: N802 - an official name
 
     Raises: WeightsError for a file that is not there or does not fit.
     """
-    net = _network(cards.find(MODEL).dit, device, weights_path, fp16)
+    net = _network("dit", device, weights_path, fp16)
     if weights_path is None:
         return net, None, None
     prefix = "projections.t5."
@@ -57,13 +58,13 @@ def get_interpolation_unet(
     device: Device, weights_path: str | None = None, fp16: bool = False
 ) -> tuple[nn.Module, Tensor | None]:
     """The network that fills gaps, and its state for no text; None without weights. Raises: WeightsError."""
-    net = _network(cards.find(MODEL).component("interpolation"), device, weights_path, fp16)
+    net = _network("interpolation", device, weights_path, fp16)
     return net, None if weights_path is None else null_state(net)
 
 
 def get_movq(device: Device, weights_path: str, fp16: bool = False) -> nn.Module:
     """The autoencoder. Raises: WeightsError."""
-    return _network(cards.find(MODEL).vae, device, weights_path, fp16)
+    return _network("vae", device, weights_path, fp16)
 
 
 def get_T5encoder(  # noqa: N802 - an official name
@@ -85,7 +86,7 @@ def get_T5encoder(  # noqa: N802 - an official name
     if not projections_state_dict or "t5" not in projections_state_dict:
         raise RequestError("projections_state_dict is missing: give what get_T2V_unet(device, weights_path) returned")
     encoder = read_encoder(
-        encoder_folders(cards.find(MODEL), weights_path),
+        encoder_folders(catalogue.find(MODEL), weights_path),
         {"text": projections_state_dict["t5"]},
         dtype=_type(fp16),
         projection_dtype=torch.float32,
@@ -109,7 +110,7 @@ def get_T2V_pipeline(  # noqa: N802 - an official name
             for where `kandinsky download kandinsky-video-1.0` puts it.   *_path: a file or folder to use instead.
     Raises: WeightsError naming a missing file.
     """
-    card = found_in(cards.find(MODEL), cache_dir)
+    card = found_in(catalogue.find(MODEL), cache_dir)
     encoder = tokenizer = None
     if text_encode_path is not None:
         encoder, tokenizer = encoder_folders(card, text_encode_path)
@@ -127,10 +128,8 @@ def get_T2V_pipeline(  # noqa: N802 - an official name
             component = at_path(component, given[name, part.name], part.name)
         return component
 
-    pipeline = loading.build(
-        card.with_components(as_given), places=loading.places_for(str(device)), dtype="float16" if fp16 else "float32"
-    )
-    return VideoKandinsky3T2VPipeline.over(pipeline)
+    options = RunOptions(device=str(device), dtype="float16" if fp16 else "float32")
+    return VideoKandinsky3T2VPipeline.over(GenerationPipeline(build(card.with_components(as_given), options)))
 
 
 class VideoKandinsky3T2VPipeline:
@@ -152,7 +151,7 @@ class VideoKandinsky3T2VPipeline:
         fp16: bool = True,
     ) -> None:
         self.pipeline = pipeline_of(
-            cards.find(MODEL),
+            catalogue.find(MODEL),
             {"dit": unet, "text": t5_encoder, "vae": movq, "interpolation": interpolation_unet},
             {"dit": null_embedding, "interpolation": interpolation_null_embedding},
             devices=dict.fromkeys(("dit", "text", "vae", "interpolation"), place(str(device))),
@@ -203,11 +202,13 @@ class VideoKandinsky3T2VPipeline:
         return video.images
 
 
-def _network(component: Component, device: Device, path: str | None, fp16: bool) -> nn.Module:
+def _network(name: str, device: Device, path: str | None, fp16: bool) -> nn.Module:
+    card = catalogue.find(MODEL)
+    component = card.component(name)
     if path is not None:
-        return read_network(component, device, _type(fp16), Path(path).expanduser())
+        return read_network(card, component, device, _type(fp16), Path(path).expanduser())
     with place(str(device)):  # as a constructor fills it, such as for training
-        return loading.NETWORKS[component.kind](component, Path()).to(_type(fp16))
+        return bare_network(card.part(name), component, Path()).to(_type(fp16))
 
 
 def _type(fp16: bool) -> torch.dtype:

@@ -7,7 +7,6 @@ Source: ai-forever/KandinskyVideo@914eac1, kandinsky_video/__init__.py, t2v_pipe
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from kandinsky import catalogue
 from kandinsky.compat.official_call import progress_bar
 from kandinsky.compat.video_parts import (
     Device,
@@ -26,13 +26,15 @@ from kandinsky.compat.video_parts import (
     read_encoder,
     read_network,
 )
-from kandinsky.engine import build as loading
-from kandinsky.engine.pipeline import GenerationPipeline, to_bytes
+from kandinsky.engine.build import build
+from kandinsky.engine.options import RunOptions
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.engine.stages import to_bytes
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.families.kandinsky_video1.keyframes import KeyframeStages, encode_picture
+from kandinsky.families.kandinsky_video1 import keyframes as stages
+from kandinsky.families.kandinsky_video1.request import keyframes_of
 from kandinsky.families.parts.projected import ProjectedParams
-from kandinsky.model import card as cards
-from kandinsky.model.card import Card, Component, Part
+from kandinsky.model.card import Card, Component, FileSet
 from kandinsky.model.values import Request
 from kandinsky.runtime import quantise
 from kandinsky.runtime.devices import choose_dtype
@@ -43,7 +45,7 @@ from kandinsky.weights.read import read_state
 if TYPE_CHECKING:
     from PIL import Image
 
-    from kandinsky.engine.request import Resolved
+    from kandinsky.engine.request import Job
 
 MODEL = "kandinsky-video-1.1"
 # official names of the networks → ours
@@ -123,7 +125,7 @@ def get_T5encoder(  # noqa: N802 - an official name
     scheme = {"text": "int8" if load_in_8bit else "nf4"} if load_in_8bit or load_in_4bit else {}
     target = place(str(device))
     quantise.check(scheme)
-    card = found_in(cards.find(MODEL), cache_dir)
+    card = found_in(catalogue.find(MODEL), cache_dir)
     path = locate_part(_part(card.text, "projection"), model=MODEL)
     state = read_state(path)
     tables = {
@@ -161,13 +163,12 @@ def get_T2V_pipeline(  # noqa: N802 - an official name
     """
     devices = _devices(device_map)
     is_half = devices["dit"].type == "cuda"
-    pipeline = loading.build(
-        _configured(found_in(cards.find(MODEL), cache_dir)),
-        places=devices,
-        dtype="float16" if is_half else "float32",
+    context = build(
+        _configured(found_in(catalogue.find(MODEL), cache_dir)),
+        RunOptions(device=devices, dtype="float16" if is_half else "float32"),
         types={"text": "float32", "vae": "float32", "image_vae": "float32"},
     )
-    return KandinskyVideoT2VPipeline.over(pipeline)
+    return KandinskyVideoT2VPipeline.over(GenerationPipeline(context))
 
 
 class KandinskyVideoT2VPipeline:
@@ -199,7 +200,7 @@ class KandinskyVideoT2VPipeline:
         networks = {name: net.to(types.get(name, types["vae"])) for name, net in typed.items()}
         devices = _devices(device_map)
         pipeline = pipeline_of(
-            cards.find(MODEL),
+            catalogue.find(MODEL),
             networks | {"text": t5_encoder},
             {"dit": null_embedding, "interpolation": interpolation_null_embedding},
             devices=devices | {"image_vae": devices["vae"], "interpolation": devices["interpolation"]},
@@ -265,10 +266,10 @@ class KandinskyVideoT2VPipeline:
     ) -> Image.Image:
         """A first frame from the prompt, of twice the size asked for. Raises: as the call."""
         pipeline = self._with(guidance_scale)
-        stages, job = KeyframeStages(pipeline), self._job(pipeline, prompt, width=width, height=height, seed=seed)
-        text, nothing = stages.encode(job)
+        context, job = pipeline.context, self._job(pipeline, prompt, width=width, height=height, seed=seed)
+        text, nothing = stages.encode(context, job)
         with progress_bar(True) as on_step:
-            return stages.make_first_frame(job, text, nothing, on_step=on_step)
+            return pipeline.drive(stages.make_first_frame(context, job, text, nothing), on_step)
 
     def generate_base_frames(
         self,
@@ -285,7 +286,7 @@ class KandinskyVideoT2VPipeline:
     ) -> Tensor:
         """Latents of the key frames [12, C, H, W]; ``key_frame`` is the first one's picture. Raises: as the call."""
         pipeline = self._with(key_frame_guidance_scale, noise_augmentation)
-        stages = KeyframeStages(pipeline)
+        context = pipeline.context
         job = self._job(
             pipeline,
             prompt,
@@ -297,10 +298,13 @@ class KandinskyVideoT2VPipeline:
             image_guidance=guidance_weight_image,
             seed=seed,
         )
-        text, nothing = stages.encode(job)
+        text, nothing = stages.encode(context, job)
+        made = stages.KeyframesMade((job,), text=text, negative=nothing)
         with progress_bar(True) as on_step:
-            first = stages.first_frame(job, text, nothing, on_step=on_step)
-            return _official(stages.sample_keyframes(job, text, nothing, first, on_step=on_step))
+            first = pipeline.drive(stages.FirstFrame()(context, made), on_step)
+            assert isinstance(first, stages.KeyframesMade)
+            walk = stages.sample_keyframes(context, job, text, nothing, first.first)
+            return _official(pipeline.drive(walk, on_step))
 
     def interpolate_base_frames(
         self,
@@ -317,9 +321,8 @@ class KandinskyVideoT2VPipeline:
         Args:   skip_frames: 3 in the first pass, 1 in the second.
         Raises: RequestError for another number, latents that are not of this size, and as the call.
         """
-        pipeline = self.pipeline
-        stages = KeyframeStages(pipeline)
-        skips = stages.keyframes.skips
+        pipeline, keyframes = self.pipeline, keyframes_of(self.pipeline.card)
+        context, skips = pipeline.context, keyframes.skips
         if skip_frames not in skips:
             raise RequestError(f"skip_frames `{skip_frames}` is no pass: use {' or '.join(map(str, skips))}")
         job = self._job(
@@ -327,7 +330,7 @@ class KandinskyVideoT2VPipeline:
             prompt,
             width=width,
             height=height,
-            fps=list(stages.keyframes.fps)[1],
+            fps=list(keyframes.fps)[1],
             interpolation_guidance=guidance_scale + 1,
             seed=seed,
         )
@@ -336,16 +339,17 @@ class KandinskyVideoT2VPipeline:
             side = pipeline.card.clip.spatial
             H, W = latents.shape[2] * side, latents.shape[3] * side
             raise RequestError(f"base_frames are latents of {W}x{H}, not of {width}x{height}")
-        text, nothing = stages.encode(job)
-        told, number = stages.encode_for_gaps(job, text), skips.index(skip_frames)
+        text, nothing = stages.encode(context, job)
+        told, number = stages.encode_for_gaps(context, job, text), skips.index(skip_frames)
         with progress_bar(True) as on_step:
-            return _official(stages.fill_gaps(latents, job, told, nothing, number=number, on_step=on_step))
+            walk = stages.fill_gaps_of(context, job, latents, told, nothing, number=number)
+            return _official(pipeline.drive(walk, on_step))
 
     def encode_image(self, image: Any, width: int, height: int) -> Tensor:
         """Latent [C, H, W] of a picture, which is scaled to cover the size and cut. Raises: RequestError."""
         job = self.pipeline.resolve(Request(MODEL, "a picture", image=image, width=width, height=height, seed=0))
         assert job.image is not None
-        return _official(encode_picture(self.pipeline, job.image.pixels()))[0]
+        return _official(stages.encode_picture(self.pipeline.context, job.image.pixels()))[0]
 
     def decode_image(self, image: Tensor) -> Image.Image:
         """The picture of a latent [1, C, H, W]. Raises: RequestError for another shape."""
@@ -368,17 +372,14 @@ class KandinskyVideoT2VPipeline:
             raise RequestError(f"noise_augmentation `{noise_level}` is not a level: use 0 to {LEVELS - 1}")
         if guidance < 0:
             raise RequestError(f"key_frame_guidance_scale `{guidance}` is below 0: use 0 for none")
-        keyframes = self.pipeline.card.keyframes
-        assert keyframes is not None
+        card = self.pipeline.card
+        keyframes = keyframes_of(card)
         assert keyframes.first_frame is not None
         first = dataclasses.replace(keyframes.first_frame, guidance=guidance + 1, noise_level=noise_level)
-        other = copy.copy(self.pipeline)
-        other.card = dataclasses.replace(
-            self.pipeline.card, keyframes=dataclasses.replace(keyframes, first_frame=first)
-        )
-        return other
+        other = dataclasses.replace(card, keyframes=dataclasses.replace(keyframes, first_frame=first))
+        return GenerationPipeline(self.pipeline.context.with_card(other))
 
-    def _job(self, pipeline: GenerationPipeline, prompt: str, **values: Any) -> Resolved:
+    def _job(self, pipeline: GenerationPipeline, prompt: str, **values: Any) -> Job:
         job = pipeline.resolve(Request(MODEL, prompt, **values))
         self.seed = job.seed
         return job
@@ -404,8 +405,8 @@ def _unet(
 def _read(
     name: str, cache_dir: str | None, device: Device, configs: Mapping[str, Any] | None, dtype: str | torch.dtype
 ) -> nn.Module:
-    component = found_in(cards.find(MODEL), cache_dir).component(name)
-    return read_network(_with_params(name, component, configs), device, _type(dtype))
+    card = found_in(catalogue.find(MODEL), cache_dir)
+    return read_network(card, _with_params(name, card.component(name), configs), device, _type(dtype))
 
 
 def _with_params(name: str, component: Component, configs: Mapping[str, Any] | None) -> Component:
@@ -432,7 +433,7 @@ def _configured(card: Card) -> Card:
     return card.with_components(lambda name, component: _with_params(name, component, given.get(name)))
 
 
-def _part(component: Component, name: str) -> Part:
+def _part(component: Component, name: str) -> FileSet:
     return next(part for part in component.parts if part.name == name)
 
 

@@ -16,7 +16,7 @@ from kandinsky.runtime.parallel.launch import World
 if TYPE_CHECKING:
     import torch
 
-    from kandinsky.engine.pipeline import OnStep
+    from kandinsky.diffusion.sample import OnStep
 
 # official names of the networks → ours
 DEVICE_KEYS = {"dit": "dit", "vae": "vae", "text_embedder": "text"}

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.compat.official_call import at_path
-from kandinsky.engine import build as loading
+from kandinsky.engine.build import bare_network
+from kandinsky.engine.context import Context
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.families.parts.projected import ProjectedParams, ProjectedT5Encoder, projection_of
 from kandinsky.model.card import Card, Component
 from kandinsky.runtime.placement import Placement, Precision, place
 from kandinsky.text.t5 import read_t5
-from kandinsky.weights import keymaps
+from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.locate import locate_part, places
 from kandinsky.weights.read import load_into
 
@@ -42,15 +43,17 @@ def found_in(card: Card, cache_dir: str | Path | None) -> Card:
     return card.with_components(from_folder)
 
 
-def read_network(component: Component, device: Device, dtype: torch.dtype, path: Path | None = None) -> nn.Module:
+def read_network(
+    card: Card, component: Component, device: Device, dtype: torch.dtype, path: Path | None = None
+) -> nn.Module:
     """A network on its device. Raises: WeightsError for a file that is not there or does not fit.
 
     path: its file; by default where its card's entry says.
     """
-    path = path or locate_part(component.parts[0])
+    path, part = path or locate_part(component.parts[0]), card.family.part(component.kind)
     with torch.device("meta"):
-        net = loading.NETWORKS[component.kind](component, path)
-    load_into(net, path, keymap=keymaps.for_kind(component.kind), dtype=dtype)
+        net = bare_network(part, component, path)
+    load_into(net, path, keymap=keymap_of(part), dtype=dtype)
     return net.to(place(str(device))).eval().requires_grad_(False)
 
 
@@ -105,7 +108,7 @@ def pipeline_of(
             mine.copy_(null.detach().flatten().to(mine))
     builders = {name: partial(_as_it_is, net) for name, net in networks.items()}
     placement = Placement(builders, device=devices["dit"], places={name: devices[name] for name in networks})
-    return GenerationPipeline(card, placement, Precision(dtype))
+    return GenerationPipeline(Context(card, placement, Precision(dtype)))
 
 
 def _as_it_is(net: Any) -> Any:

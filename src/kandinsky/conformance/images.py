@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kandinsky.conformance.cases import Case, NotBuilt
 from kandinsky.diffusion.first_frame import normalize_first_frame
-from kandinsky.engine.pipeline import to_pixels
+from kandinsky.engine.stages import to_pixels
 from kandinsky.media.image import FittedImage, area_size, open_picture
 
 

@@ -14,9 +14,10 @@ from kandinsky.diffusion import noise as noise_rule
 from kandinsky.diffusion.cogvideox import CogVideoXSchedule, level_of
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
-from kandinsky.engine.pipeline import to_bytes
+from kandinsky.engine.stages import to_bytes
 from kandinsky.families.kandinsky4.denoiser import DiscreteDenoiser
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams, Groups, Pack
+from kandinsky.families.parts import keymaps as shared_keymaps
 from kandinsky.families.parts.cogvideox import LATENT_PIECE, CogVideoXAutoencoder, CogVideoXParams
 from kandinsky.model.values import LatentShape, TextStates
 from kandinsky.ops.rope import Rotation
@@ -142,7 +143,7 @@ def run_vae(case: Case) -> dict[str, Tensor]:
         raise NotBuilt(f"pieces of {pieces} latent frames are not built: the released autoencoder takes {LATENT_PIECE}")
     with torch.device("meta"):
         vae = CogVideoXAutoencoder(CogVideoXParams.from_dict(case.config))
-    load_into(vae, case.weights, keymap=keymaps.COGVIDEOX_VAE, dtype=case.dtype)
+    load_into(vae, case.weights, keymap=shared_keymaps.DIFFUSERS_INSIDE, dtype=case.dtype)
     pixels = vae.decode(inputs["latent"][None])
     mean, logvar = (x.permute(0, 4, 1, 2, 3) for x in vae.posterior(inputs["pixels"].permute(0, 2, 3, 4, 1)))
     return {
@@ -155,7 +156,7 @@ def run_vae(case: Case) -> dict[str, Tensor]:
 def _dit(case: Case, config: dict[str, Any]) -> DiffusionTransformer3D:
     with torch.device("meta"):
         net = DiffusionTransformer3D(DiTParams.from_dict(config))
-    load_into(net, case.weights, keymap=keymaps.KANDINSKY4_DIT, dtype=case.dtype)
+    load_into(net, case.weights, keymap=keymaps.IDENTITY, dtype=case.dtype)
     return net
 
 

@@ -14,12 +14,14 @@ from kandinsky.diffusion.first_frame import normalize_first_frame
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times
-from kandinsky.engine.conditioning import condition
+from kandinsky.engine.stages import with_frames
 from kandinsky.errors import WeightsError
-from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser
+from kandinsky.families.kandinsky5.denoiser import bind
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.parts import keymaps as shared_keymaps
 from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
 from kandinsky.families.parts.tiling import Tiling
+from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
 from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.lora import layer_shapes
@@ -59,7 +61,7 @@ def run_lora(case: Case) -> dict[str, Tensor]:
     net, file = _dit(case), case.folder / case.call["adapter_file"]
     layers = layer_shapes(net)
     config = LoraConfig.from_dict(case.call["adapter_config"], where=str(case.folder))
-    lora = read_lora(file, layers, model=case.component, config=config, keymap=keymaps.KANDINSKY5_DIT)
+    lora = read_lora(file, layers, model=case.component, config=config, keymap=keymaps.IDENTITY)
     if lora.trigger != (trigger := (case.call.get("metadata") or {}).get("trigger", "")):
         raise WeightsError(f"trigger `{lora.trigger}` was read from `{file}`, expected `{trigger}`")
     adapters = Adapters(case.component, lambda: layers)
@@ -81,28 +83,24 @@ def run_sample(case: Case) -> dict[str, Tensor]:
     spec = _spec(call.get("attention"))
     net = _dit(case)
     noise_BTHWC = inputs["noise"][None]
-    task = "image-to-video" if "first_frame" in inputs else "image-editing"
-    image = inputs.get("first_frame", inputs.get("source_latent"))
-    condition_BTHWC, pin = condition(task, "zeros", noise_BTHWC, None if image is None else image[None])
+    known = Known()
+    if (first := inputs.get("first_frame")) is not None:
+        known = with_frames(known, VIDEO, first[None], 0, noise_BTHWC.shape[1])
+    if (source := inputs.get("source_latent")) is not None:
+        known = Known(extra={"source": source[None]})
 
-    def denoiser(prefix: str, branch: str) -> VelocityDenoiser:
+    def denoiser(prefix: str, branch: str) -> Denoiser:
         states = TextStates(
             inputs[f"{prefix}text_embeds"], inputs[f"{prefix}pooled_embed"], inputs.get(f"{prefix}attention_mask")
         )
-        return VelocityDenoiser(
-            net,
-            states,
-            rope_scale=_scale(call),
-            attention=spec,
-            condition_BTHWC=condition_BTHWC,
-            runner=cache.runner(branch) if cache else None,
-        )
+        runner = cache.runner(branch) if cache else None
+        return bind(net, known, Pass(states, rope_scale=_scale(call), attention=spec, runner=runner))
 
     guidance = Guidance(float(call["guidance_weight"]))
     guided = guidance.guide(denoiser("", "conditional"), denoiser("null_", "unconditional") if guidance.is_on else None)
     times = flow_times(int(call["num_steps"]), float(call["scheduler_scale"]))
-    latents_BTHWC = sample(guided, noise_BTHWC, times, pin=pin)
-    outputs = {"output": (normalize_first_frame(latents_BTHWC) if pin else latents_BTHWC)[0]}
+    latents_BTHWC = sample(guided, {VIDEO: noise_BTHWC}, times, pin=known.pin)[VIDEO]  # type: ignore[arg-type]
+    outputs = {"output": (normalize_first_frame(latents_BTHWC) if known.mask else latents_BTHWC)[0]}
     return outputs | ({"skip": torch.tensor(cache.skips)[:, 0]} if cache else {})
 
 
@@ -142,7 +140,7 @@ def run_vae(case: Case) -> dict[str, Tensor]:
         tiling = Tiling((tile[0], tile[1], tile[2]), tuple(call["stride"]))
     with torch.device("meta"):
         vae = HunyuanAutoencoder(HunyuanParams.from_dict(case.config), tiling=tiling)
-    load_into(vae, case.weights, keymap=keymaps.HUNYUAN_VAE, dtype=case.dtype)
+    load_into(vae, case.weights, keymap=shared_keymaps.DIFFUSERS_INSIDE, dtype=case.dtype)
     outputs: dict[str, Tensor] = {}
     if "encode" in call["ops"]:
         mean, logvar = vae.posterior(inputs["video"].permute(0, 2, 3, 4, 1))
@@ -169,7 +167,7 @@ def _magcache(values: dict[str, Any] | None) -> MagCache | None:
 def _dit(case: Case) -> DiffusionTransformer3D:
     with torch.device("meta"):
         net = DiffusionTransformer3D(DiTParams.from_dict(case.config))
-    load_into(net, case.weights, keymap=keymaps.KANDINSKY5_DIT, dtype=case.dtype)
+    load_into(net, case.weights, keymap=keymaps.IDENTITY, dtype=case.dtype)
     return net
 
 

@@ -12,16 +12,16 @@ from kandinsky.diffusion import cosine
 from kandinsky.diffusion.cogvideox import Renoise
 from kandinsky.diffusion.cosine import Ancestral, CosineSchedule
 from kandinsky.diffusion.gaps import around, fill
-from kandinsky.diffusion.guidance import Denoiser, Guidance, ImageGuidance
+from kandinsky.diffusion.guidance import Denoising, Guidance, ImageGuidance
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
+from kandinsky.families.parts import keymaps as shared_keymaps
 from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
 from kandinsky.families.parts.projected import Projection
 from kandinsky.families.parts.unet.denoiser import UNetDenoiser
 from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.families.parts.unet.unet import Marks, UNet
 from kandinsky.model.values import TextStates
-from kandinsky.weights import keymaps
 from kandinsky.weights.keymaps import KeyMap
 from kandinsky.weights.read import load_into
 
@@ -29,14 +29,14 @@ from kandinsky.weights.read import load_into
 def run_unet(case: Case) -> dict[str, Tensor]:
     """Kandinsky 3: one pass over images."""
     case.refuse_other_calls()
-    inputs, net = case.inputs(), _unet(case, keymaps.UNET)
+    inputs, net = case.inputs(), _unet(case, shared_keymaps.UNET)
     return {"sample": _pictures(net(_rows(inputs["x"], 1), inputs["time"], _states(inputs, 1)))}
 
 
 def run_keyframes(case: Case) -> dict[str, Tensor]:
     """1.0: one pass over clips."""
     case.refuse_other_calls()
-    inputs, net = case.inputs(), _unet(case, keymaps.UNET_FRAMES_1_0)
+    inputs, net = case.inputs(), _unet(case, shared_keymaps.UNET_FRAMES_1_0)
     frames = int(case.config["num_frames"])
     marks = Marks(tuple(inputs["temporal_embed"][:frames].tolist()))
     return {"sample": _over_clips(net, inputs, frames, marks)}
@@ -45,7 +45,7 @@ def run_keyframes(case: Case) -> dict[str, Tensor]:
 def run_keyframes_1_1(case: Case) -> dict[str, Tensor]:
     """1.1: one pass over clips, and one over images with the same weights."""
     case.refuse_other_calls("num_frames")
-    inputs, net = case.inputs(), _unet(case, keymaps.UNET_FRAMES_1_1)
+    inputs, net = case.inputs(), _unet(case, shared_keymaps.UNET_FRAMES_1_1)
     frames = int(case.call["num_frames"])
     marks = Marks(
         tuple(inputs["temporal_embed"][:frames].tolist()),
@@ -59,7 +59,7 @@ def run_keyframes_1_1(case: Case) -> dict[str, Tensor]:
 def run_interpolation(case: Case) -> dict[str, Tensor]:
     """1.0: one pass over the gaps of clips."""
     case.refuse_other_calls("num_temporal_groups")
-    inputs, net = case.inputs(), _unet(case, keymaps.UNET_GAPS_1_0)
+    inputs, net = case.inputs(), _unet(case, shared_keymaps.UNET_GAPS_1_0)
     marks = Marks(skip=int(inputs["skip_frames"][0]))
     return {"sample": _over_clips(net, inputs, int(case.call["num_temporal_groups"]), marks)}
 
@@ -67,7 +67,7 @@ def run_interpolation(case: Case) -> dict[str, Tensor]:
 def run_interpolation_1_1(case: Case) -> dict[str, Tensor]:
     """1.1: the same; clips whose temporal mask is 0 do not know of their neighbouring gaps."""
     case.refuse_other_calls("num_predicted_groups")
-    inputs, net = case.inputs(), _unet(case, keymaps.UNET_GAPS_1_1)
+    inputs, net = case.inputs(), _unet(case, shared_keymaps.UNET_GAPS_1_1)
     gaps = int(case.call["num_predicted_groups"])
     outputs = []
     for part in range(len(inputs["x"]) // gaps):
@@ -111,13 +111,13 @@ def run_sample_kandinsky3(case: Case) -> dict[str, Tensor]:
         *("times", "schedule", "num_train_timesteps", "latent_shape"),
         *("flash", "steps", "percentile", "guidance_scale", "eta"),
     )
-    inputs, call, net = case.inputs(), case.call, _unet(case, keymaps.UNET)
+    inputs, call, net = case.inputs(), case.call, _unet(case, shared_keymaps.UNET)
     schedule = CosineSchedule(_levels(call))
     channels = [_rows(inputs[name], 1) for name in ("mask", "masked_latent") if name in inputs]
     condition = torch.cat(channels, dim=-1) if channels else None
     start, draws = _rows(inputs["noise_init"], 1), _draws(inputs["noise_steps"], 1)
 
-    def bound(states: TextStates) -> Denoiser:
+    def bound(states: TextStates) -> Denoising[Tensor]:
         return UNetDenoiser(net, states, condition_BTHWC=condition)
 
     guided = bound(_states(inputs, 1))
@@ -136,7 +136,7 @@ def run_sample_kandinsky3(case: Case) -> dict[str, Tensor]:
 def run_sample(case: Case) -> dict[str, Tensor]:
     """1.0: the loop of key frames."""
     case.refuse_other_calls("steps", "schedule", "percentile", "guidance_scale", "latent_shape")
-    inputs, call, net = case.inputs(), case.call, _unet(case, keymaps.UNET_FRAMES_1_0)
+    inputs, call, net = case.inputs(), case.call, _unet(case, shared_keymaps.UNET_FRAMES_1_0)
     frames = int(case.config["num_frames"])
     marks = Marks(tuple(inputs["temporal_positions"].tolist()))
     guided = _guidance(call["guidance_scale"]).guide(
@@ -151,7 +151,7 @@ def run_sample(case: Case) -> dict[str, Tensor]:
 def run_interpolate(case: Case) -> dict[str, Tensor]:
     """1.0: the loop that fills the gaps; no prompt reaches it."""
     case.refuse_other_calls("steps", "schedule", "percentile", "guidance_scale", "skip_frames")
-    inputs, call, net = case.inputs(), case.call, _unet(case, keymaps.UNET_GAPS_1_0)
+    inputs, call, net = case.inputs(), case.call, _unet(case, shared_keymaps.UNET_GAPS_1_0)
     schedule = CosineSchedule(_levels(call), predicts="v")
     times = schedule.times(cosine.every_level(int(call["steps"])))
     nothing, marks = _nothing(inputs), Marks(skip=int(call["skip_frames"]))
@@ -163,7 +163,7 @@ def run_interpolate(case: Case) -> dict[str, Tensor]:
 def run_interpolate_1_1(case: Case) -> dict[str, Tensor]:
     """1.1: the same in ten steps, with the prompt, and without neighbours in the unconditional pass."""
     case.refuse_other_calls("guidance_scale", "skip_frames", "perturbation_time", "use_temporal_mask")
-    inputs, call, net = case.inputs(), case.call, _unet(case, keymaps.UNET_GAPS_1_1)
+    inputs, call, net = case.inputs(), case.call, _unet(case, shared_keymaps.UNET_GAPS_1_1)
     gaps = len(inputs["noise_init"])
     told: dict[str, Any] = {"skip": int(call["skip_frames"]), "perturbation": float(call["perturbation_time"])}
     marks = (Marks(**told), Marks(**told, mixes=not call["use_temporal_mask"]))
@@ -181,7 +181,7 @@ def run_sample_1_1(case: Case) -> dict[str, Tensor]:
         *("num_frames", "guidance_weight_prompt", "guidance_weight_image", "key_frame_guidance_scale"),
         *("motion_score", "noise_augmentation", "image_latent_shape", "latent_shape"),
     )
-    inputs, call, net = case.inputs(), case.call, _unet(case, keymaps.UNET_FRAMES_1_1)
+    inputs, call, net = case.inputs(), case.call, _unet(case, shared_keymaps.UNET_FRAMES_1_1)
     frames, rules = int(call["num_frames"]), sampler("kandinsky-video-1.1")
     text, nothing = _states(inputs, frames), _nothing(inputs)
     start = _rows(inputs["image_noise_init"], 1)
@@ -233,7 +233,7 @@ def _interpolated(
     return {"groups": _pictures(filled), "video": _pictures(fill(given, filled))}
 
 
-def _recorded(denoiser: Denoiser, start: Tensor, times: Tensor, step: Any) -> dict[str, Tensor]:
+def _recorded(denoiser: Denoising[Tensor], start: Tensor, times: Tensor, step: Any) -> dict[str, Tensor]:
     """Run the loop, and keep the state after every step (of the distilled loop, the estimate)."""
     states: list[Tensor] = []
 

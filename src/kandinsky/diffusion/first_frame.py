@@ -1,4 +1,4 @@
-"""Image to video: the first latent frame is known, and the first frames are brought to the look of the rest.
+"""Image to video: the first frames are brought to the look of the rest.
 
 Legend: B batch; T H W C latent frames, rows, columns, channels.
 """
@@ -13,14 +13,6 @@ REFERENCE_FRAMES = 5
 # How far a frame's mean and standard deviation may move: (down, up).
 MEAN_ROOM = (0.05, 0.1)
 STD_ROOM = (0.1, 0.25)
-
-
-def pin_first_frame(x_BTHWC: Tensor, image_BTHWC: Tensor) -> Tensor:
-    """The state with its first latent frame replaced by that of the image; a new tensor.
-
-    Args: image_BTHWC: clean latent, T = 1.
-    """
-    return torch.cat((image_BTHWC.to(x_BTHWC), x_BTHWC[:, 1:]), dim=1)
 
 
 def normalize_first_frame(

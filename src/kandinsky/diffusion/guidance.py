@@ -1,24 +1,26 @@
-"""Classifier-free guidance: two denoisers become one."""
+"""Classifier-free guidance: several denoisers become one. States are tensors, or mappings of tracks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
 from kandinsky.errors import RequestError
+from kandinsky.model.denoiser import each
 
-# (x_BTHWC, t: float32 scalar in [0, 1]) -> velocity_BTHWC
-Denoiser = Callable[[Tensor, Tensor], Tensor]
+X = TypeVar("X", bound=Tensor | Mapping[str, Tensor])
+# (x, t: float32 scalar in [0, 1]) -> prediction of the same form as x
+Denoising = Callable[[X, Tensor], X]
 
 
 @runtime_checkable
 class Pairing(Protocol):
     """A denoiser that can make two passes at once."""
 
-    def pair(self, other: Denoiser) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    def pair(self, other: Any) -> Callable[[Any, Tensor], tuple[Any, Any]] | None:
         """What both give for a state, ``other`` second; None where they cannot run together."""
         ...
 
@@ -27,7 +29,7 @@ class Mixing(Protocol):
     """A way to make one denoiser of several: ``combine`` takes what each of ``guide``'s made, in the same order."""
 
     @property
-    def guide(self) -> Callable[..., Denoiser]: ...
+    def guide(self) -> Callable[..., Any]: ...
 
     @property
     def combine(self) -> Callable[..., Tensor]: ...
@@ -50,7 +52,7 @@ class Guidance:
         """v_u + w·(v_c − v_u), in this order of operations."""
         return unconditional + self.weight * (conditional - unconditional)
 
-    def guide(self, conditional: Denoiser, unconditional: Denoiser | None = None) -> Denoiser:
+    def guide(self, conditional: Denoising[X], unconditional: Denoising[X] | None = None) -> Denoising[X]:
         """The guided denoiser: the conditional one alone when guidance is off.
 
         Raises: RequestError where guidance is on and there is no unconditional denoiser.
@@ -61,13 +63,11 @@ class Guidance:
             raise RequestError(f"guidance `{self.weight}` needs states of the negative prompt: give them, or use 1.0")
         other = unconditional
         pair = conditional.pair(other) if isinstance(conditional, Pairing) else None
-        if pair is not None:
-            return lambda x_BTHWC, t: self.combine(*(v.to(x_BTHWC.dtype) for v in pair(x_BTHWC, t)))
 
-        def guided(x_BTHWC: Tensor, t: Tensor) -> Tensor:
+        def guided(x: X, t: Tensor) -> X:
             # float32 before the difference: at weight 5 rounding errors would be five times as large
-            v_c = conditional(x_BTHWC, t).to(x_BTHWC.dtype)
-            return self.combine(v_c, other(x_BTHWC, t).to(x_BTHWC.dtype))
+            v_c, v_u = pair(x, t) if pair is not None else (conditional(x, t), other(x, t))
+            return each(self.combine, as_state(v_c, x), as_state(v_u, x))
 
         return guided
 
@@ -82,14 +82,19 @@ class ImageGuidance:
     prompt: float
     image: float
 
-    def guide(self, both: Denoiser, image_alone: Denoiser, neither: Denoiser) -> Denoiser:
+    def guide(self, both: Denoising[X], image_alone: Denoising[X], neither: Denoising[X]) -> Denoising[X]:
         """The guided denoiser."""
 
-        def guided(x_BTHWC: Tensor, t: Tensor) -> Tensor:
-            return self.combine(*(one(x_BTHWC, t).to(x_BTHWC.dtype) for one in (both, image_alone, neither)))
+        def guided(x: X, t: Tensor) -> X:
+            return each(self.combine, *(as_state(one(x, t), x) for one in (both, image_alone, neither)))
 
         return guided
 
     def combine(self, both: Tensor, image_alone: Tensor, neither: Tensor) -> Tensor:
         """neither + image·(image alone − neither) + prompt·(both − image alone)."""
         return (1 - self.image) * neither + (self.image - self.prompt) * image_alone + self.prompt * both
+
+
+def as_state(prediction: X, state: X) -> X:
+    """A prediction in the number type of the state."""
+    return each(lambda v, x: v.to(x.dtype), prediction, state)

@@ -1,54 +1,103 @@
-"""The one sampling loop."""
+"""The one sampling loop, over a tensor or over a state of several tracks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from kandinsky.diffusion.guidance import Denoiser
 from kandinsky.diffusion.steps import Euler, Step
 from kandinsky.errors import Cancelled
 
-# (step, total, preview_latents); returning False cancels, anything else goes on
+X = TypeVar("X", bound=Tensor | Mapping[str, Tensor])
+# (step from 1, total, the clean latent expected at present); returning False cancels, anything else goes on
 OnStep = Callable[[int, int, Tensor], bool | None]
+ALONE = ""  # the track of a state that is given as a plain tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Generic[X]):
+    """A step that was taken: its number, from 1, of how many; ``clean`` computes the clean estimate at present."""
+
+    step: int
+    total: int
+    clean: Callable[[], X]
+
+
+def steps(
+    denoiser: Callable[[X, Tensor], X],
+    noise: X,
+    times: Tensor,
+    *,
+    step: Step | Mapping[str, Step] | None = None,
+    start: int = 0,
+    pin: Callable[[X], X] | None = None,
+) -> Generator[Progress[X], None, X]:
+    """Walk from noise to a clean latent, one step at a time; the value the generator returns is the latent.
+
+    Args:
+        denoiser: ``(x, t) -> prediction``, both as ``noise`` is.
+        noise: state at ``times[start]``, [B, T, H, W, C], or one for each track; its type is the state's type.
+        times: falling, [steps + 1], 1 = noise (``flow_times``).
+        step: what each step does; one for each track where it remembers; ``Euler()`` when not given.
+        start: first step to take, to resume a loop whose state was kept.
+        pin: puts what is known of the clean latent into a state; applied before every step and at the end.
+    """
+    is_plain = isinstance(noise, Tensor)
+
+    def given(state: dict[str, Tensor]) -> X:
+        return cast(X, state[ALONE] if is_plain else state)
+
+    def named(x: X) -> dict[str, Tensor]:
+        return {ALONE: x} if isinstance(x, Tensor) else dict(x)
+
+    def pinned(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return state if pin is None else named(pin(given(state)))
+
+    state, total = pinned(named(noise)), len(times) - 1
+    rules = step if isinstance(step, Mapping) else dict.fromkeys(state, step or Euler())
+    times = times.to(device=next(iter(state.values())).device)
+    for i in range(start, total):
+        t, t_next = times[i], times[i + 1]
+        with torch.no_grad():  # not around the yield: the caller's arithmetic is its own
+            made = named(denoiser(given(state), t))
+            predicted = {name: made[name].to(x.dtype) for name, x in state.items()}
+            before = state
+            state = pinned({name: rules[name].step(x, predicted[name], t, t_next) for name, x in state.items()})
+
+        def clean(before: dict[str, Tensor] = before, predicted: dict[str, Tensor] = predicted, t: Tensor = t) -> X:
+            with torch.no_grad():
+                return given(pinned({n: rules[n].clean(x, predicted[n], t) for n, x in before.items()}))
+
+        yield Progress(i + 1, total, clean)
+    return given(state)
 
 
 def sample(
-    denoiser: Denoiser,
-    noise_BTHWC: Tensor,
+    denoiser: Callable[[X, Tensor], X],
+    noise: X,
     times: Tensor,
     *,
-    step: Step | None = None,
-    on_step: OnStep | None = None,
+    step: Step | Mapping[str, Step] | None = None,
+    on_step: Callable[[int, int, X], bool | None] | None = None,
     start: int = 0,
-    pin: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Walk from noise to a clean latent.
+    pin: Callable[[X], X] | None = None,
+) -> X:
+    """``steps`` to the end.
 
-    Args:    denoiser: ``(x_BTHWC, t) -> velocity_BTHWC``.
-             noise_BTHWC: state at ``times[start]``; its type is the state's type (float32 by our noise rule).
-             times: falling, [steps + 1], 1 = noise (``flow_times``).   step: ``Euler()`` when not given.
-             on_step: told after each step its number (from 1), the total and the present clean estimate.
-             start: first step to take, to resume a loop whose state was kept.
-             pin: puts what is known of the clean latent into a state; applied before every step and at the end.
+    Args:
+        on_step: told after each step its number, the total and the clean estimate; returning False cancels.
     Returns: the latent at ``times[-1]``, shape and type of the noise.
-    Raises:  Cancelled when ``on_step`` returns False.
+    Raises: Cancelled when ``on_step`` returns False.
     """
-    step = step or Euler()
-    pin = pin or _as_it_is
-    x, total = pin(noise_BTHWC), len(times) - 1
-    times = times.to(device=x.device)
-    with torch.no_grad():
-        for i in range(start, total):
-            t, t_next = times[i], times[i + 1]
-            velocity = denoiser(x, t).to(x.dtype)
-            before, x = x, pin(step.step(x, velocity, t, t_next))
-            if on_step is not None and on_step(i + 1, total, pin(step.clean(before, velocity, t))) is False:
-                raise Cancelled(f"cancelled after step {i + 1} of {total}")
-    return x
-
-
-def _as_it_is(x_BTHWC: Tensor) -> Tensor:
-    return x_BTHWC
+    walk = steps(denoiser, noise, times, step=step, start=start, pin=pin)
+    while True:
+        try:
+            progress = next(walk)
+        except StopIteration as end:
+            return cast(X, end.value)
+        if on_step is not None and on_step(progress.step, progress.total, progress.clean()) is False:
+            raise Cancelled(f"cancelled after step {progress.step} of {progress.total}")

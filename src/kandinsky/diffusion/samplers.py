@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -15,6 +16,9 @@ from kandinsky.diffusion.schedule import flow_times
 from kandinsky.diffusion.steps import Euler, Step
 from kandinsky.errors import RequestError
 
+if TYPE_CHECKING:
+    from kandinsky.model.denoiser import Predicts
+
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
@@ -25,12 +29,14 @@ class Sampler:
     unused: draws of a sample's generator before the one that is the initial state.
     fresh:  whether each step but the last needs a draw of its own.
     begin:  (first draws, times) → the state; by default it is the last of them.
+    predicts: what the network gives.
     """
 
     times: Callable[[int, float], Tensor]
     step: Callable[[Tensor, float, Tensor | None], Step]
     unused: int = 0
     fresh: bool = False
+    predicts: Predicts = "noise"
     begin: Callable[[Tensor, Tensor], Tensor] = lambda draws, times: draws[-1]
 
     def start(self, draws_NBTHWC: Tensor, times: Tensor) -> Tensor:
@@ -62,7 +68,7 @@ def _ancestral(
     levels: Callable[[int], list[int]],
     *,
     quantile: float | None,
-    predicts: str = "noise",
+    predicts: Literal["noise", "v"] = "noise",
     zero_snr: bool = False,
     own_table: bool = False,
 ) -> Sampler:
@@ -74,7 +80,7 @@ def _ancestral(
     def step(times: Tensor, shift: float, draws_NBTHWC: Tensor | None) -> Step:
         return Ancestral(schedule(len(times) - 1), times, _fresh_draws(times, draws_NBTHWC), quantile)
 
-    return Sampler(lambda steps, shift: schedule(steps).times(levels(steps)), step, fresh=True)
+    return Sampler(lambda steps, shift: schedule(steps).times(levels(steps)), step, fresh=True, predicts=predicts)
 
 
 def _flash_begin(draws_NBTHWC: Tensor, times: Tensor) -> Tensor:
@@ -83,10 +89,12 @@ def _flash_begin(draws_NBTHWC: Tensor, times: Tensor) -> Tensor:
 
 
 SAMPLERS = {
-    "flow": Sampler(flow_times, lambda times, shift, draws: Euler()),
+    "flow": Sampler(flow_times, lambda times, shift, draws: Euler(), predicts="velocity"),
     # Official quirk: a first draw is made and has no influence, since the first level holds no signal.
-    "cogvideox-renoise": Sampler(_cogvideox_times, _renoise, unused=1, fresh=True),
-    "cogvideox-ddim": Sampler(_cogvideox_times, lambda times, shift, draws: Ddim(CogVideoXSchedule(snr_shift=shift))),
+    "cogvideox-renoise": Sampler(_cogvideox_times, _renoise, unused=1, fresh=True, predicts="v"),
+    "cogvideox-ddim": Sampler(
+        _cogvideox_times, lambda times, shift, draws: Ddim(CogVideoXSchedule(snr_shift=shift)), predicts="v"
+    ),
     "pndm": Sampler(
         lambda steps, shift: ScaledLinearSchedule().twice_at_second(steps),
         lambda times, shift, draws: Plms(ScaledLinearSchedule(), times),

@@ -9,9 +9,6 @@ from kandinsky.errors import BackendError, RequestError
 from kandinsky.model.card import Card, Sampling
 from kandinsky.ops.attention_spec import AttentionSpec
 
-# kinds of transformer whose tokens have no tiles
-DENSE_ONLY = frozenset({"kandinsky4.dit"})
-
 
 def attention_for(card: Card, sampling: Sampling, choice: str, device_type: str | None = None) -> AttentionSpec:
     """The visual self attention under a card's sampling values.
@@ -20,7 +17,7 @@ def attention_for(card: Card, sampling: Sampling, choice: str, device_type: str 
     Raises: RequestError or BackendError for a choice that is not known, does not fit the model, or cannot run there.
     """
     spec = AttentionSpec.from_dict(sampling.attention).chosen(choice)
-    if spec.type != "dense" and card.dit.kind in DENSE_ONLY:
+    if spec.type not in card.part("dit").attention:
         raise RequestError(f"attention `{choice}` is not for `{card.id}`: use `dense` or one of its backends")
     if device_type is not None and spec.backend != "auto":
         from kandinsky.ops.attention import require

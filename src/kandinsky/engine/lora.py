@@ -7,7 +7,6 @@ from pathlib import Path
 
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.weights.lora import LoraConfig
-from kandinsky.weights.lora_files import LoraSpecs, find_loras, name_of
 
 
 class LoraMethods:
@@ -50,17 +49,3 @@ class LoraMethods:
     def unfuse_lora(self) -> None:
         """Take it out of the weights again, to the last bit; it stays on."""
         self.adapters.fuse(False)
-
-
-def load_loras(adapters: Adapters, specs: LoraSpecs | None) -> None:
-    """Load each of ``specs``; where two would have the same name, the later one gets a number.
-
-    Raises: RequestError, WeightsError as ``LoraMethods.load_lora``.
-    """
-    for found, source, scale in find_loras(specs):
-        base = name = name_of(found / "lora.safetensors" if found.is_dir() else found)
-        number = 1
-        while name in adapters.names:
-            number += 1
-            name = f"{base}-{number}"
-        adapters.load(source, name=name, scale=scale)

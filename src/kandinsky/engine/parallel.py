@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from kandinsky.engine.attention import attention_for
-from kandinsky.engine.request import Resolved, resolve
+from kandinsky.engine.request import Job, resolve
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card
 from kandinsky.model.values import Request
@@ -15,20 +15,17 @@ from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime.parallel.layout import Demand, Layout, check
 from kandinsky.weights.lora_files import LoraSpecs
 
-# kinds of transformer whose tokens can be shared → whether each frame's tokens are, instead of the whole clip's
-TOKENS_OF_FRAMES = {"kandinsky5.dit": False, "kandinsky4.dit": True}
-# kinds of autoencoder that decode one clip on several processes (``runtime/parallel/decode.py``)
-SHARED_DECODERS = frozenset({"hunyuan", "nano.vae"})
 # the official constructor's defaults, for cards that leave them out
 _OFFICIAL = {"model_dim": 2048, "ff_dim": 5120, "axes_dims": (16, 24, 24), "patch_size": (1, 2, 2)}
 _OFFICIAL |= {"num_groups": (1, 1, 1)}
 
 
-def demand_of(resolved: Resolved, attention: AttentionSpec, clips: int = 1) -> Demand:
+def demand_of(resolved: Job, attention: AttentionSpec, clips: int = 1) -> Demand:
     """What there is to split in a batch of such requests."""
     card, latent = resolved.card, resolved.latent
     is_guided = abs(resolved.guidance - 1.0) > 1e-6
-    if card.dit.kind not in TOKENS_OF_FRAMES:
+    split = card.part("dit").split
+    if split is None:
         return Demand(heads=1, hidden=1, tokens=1, is_guided=is_guided, has_tokens=False, clips=clips)
     params: dict[str, Any] = {**_OFFICIAL, **card.dit.params}
     sides = (latent.frames, latent.height, latent.width)
@@ -36,7 +33,7 @@ def demand_of(resolved: Resolved, attention: AttentionSpec, clips: int = 1) -> D
     return Demand(
         heads=params["model_dim"] // sum(params["axes_dims"]),
         hidden=params["ff_dim"],
-        tokens=math.prod(grid[1:] if TOKENS_OF_FRAMES[card.dit.kind] else grid),
+        tokens=math.prod(grid[1:] if split.tokens == "frame" else grid),
         is_guided=is_guided,
         is_sparse=attention.type == "nabla",
         has_groups=math.prod(params["num_groups"]) > 1,
@@ -50,7 +47,7 @@ def demand_of_card(card: Card, attention: str) -> Demand:
     return demand_of(resolved, attention_for(card, resolved.sampling, attention), clips=0)
 
 
-def check_fits(layout: Layout, resolved: Resolved, attention: AttentionSpec, clips: int = 1) -> None:
+def check_fits(layout: Layout, resolved: Job, attention: AttentionSpec, clips: int = 1) -> None:
     """Hold a running team's layout against a request; guidance that is off only leaves processes idle.
 
     Raises: RequestError as ``layout.check``.

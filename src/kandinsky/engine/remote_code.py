@@ -1,4 +1,4 @@
-"""Which encoders bring program code of their own, and that it runs only where that was allowed. No torch here."""
+"""Program code that comes with a model's encoder runs only where that was allowed. No torch here."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from collections.abc import Collection
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card
 
-# Kinds of encoders whose classes are code in their own repositories; ``sound_loading`` reads them.
-FOREIGN = ("cogvlm2-video",)
-
 
 def check_trust(card: Card, trusted: bool, *, only: Collection[str]) -> None:
     """Refuse to run program code from a repository unless that was allowed. Raises: RequestError.
 
     only: the networks that will be used.
     """
-    if "text" in only and card.text.kind in FOREIGN and not trusted:
+    if "text" in only and card.part("text").remote_code and not trusted:
         raise RequestError(
             f"the encoder of `{card.id}` brings program code of its own, in `{card.text.parts[0].repo}`, and that is "
             "not run unasked: add `--trust-remote-code` (`trust_remote_code=True`) if you trust it",

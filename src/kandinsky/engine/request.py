@@ -5,17 +5,17 @@ Imports no torch, so that the command line refuses bad input at once.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from kandinsky.diffusion import caching
 from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.errors import RequestError
-from kandinsky.families.kandinsky5.expansion import check_can_expand
 from kandinsky.media.image import (
     LONGEST_SIDE,
     FittedImage,
@@ -26,45 +26,32 @@ from kandinsky.media.image import (
     size_within,
 )
 from kandinsky.media.mask import Mask, open_mask
-from kandinsky.model.card import Card, Keyframes, Sampling
-from kandinsky.model.task import task_of
+from kandinsky.model.card import Card, Sampling
+from kandinsky.model.condition import FIRST_FRAME, Condition
 from kandinsky.model.values import LatentShape, Request, VideoShape
 
 log = logging.getLogger(__name__)
 SEED_LIMIT = 2**63  # torch generators take more, but not every format that stores a seed does
 
 
-@dataclass(frozen=True, slots=True)
-class KeyframeChoice:
-    """What a model of key frames is asked for, beyond what every model is.
+class Extra(Protocol):
+    """What a job of some families is asked for beyond what every job is."""
 
-    rate: name of the frame rate.   passes: how often the gaps between frames are filled.
-    motion: name of how much should move; None for models that are not told.
-    image_guidance: weight of the first frame.   interpolation_guidance: of the frames around a gap; 1 = off.
-    """
-
-    rate: str
-    passes: int
-    motion: str | None
-    image_guidance: float
-    interpolation_guidance: float
-
-    def settings(self) -> dict[str, Any]:
-        """Under the names a recipe uses."""
-        told = {} if self.motion is None else {"motion": self.motion, "image_guidance": self.image_guidance}
-        return {"rate": self.rate, "interpolation_guidance": self.interpolation_guidance, **told}
+    def settings(self, job: Job) -> dict[str, Any]:
+        """The values that decide the job's result, under the names a recipe uses."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class Job:
     """A request with every blank filled in and every value legal for its card.
 
     shape:   frames, height, width in pixels.     latent: the same clip for the denoiser.
     seconds: as asked for; ``shape.frames / fps`` is what the autoencoder's grid makes of it.
-    sampling: the card's values for this size.     image: the given image and the size it is used at.
-    mask:    what of the image is repainted, of models that do that.
+    sampling: the card's values for this size.
+    conditions: what the result follows besides words.
     cache:   the step cache, with its ratios.
-    choice:  of models that make key frames.
+    extra:   what a family's own requests say further.
     expand:  the prompt is to be written out at length; ``expanded_prompt`` is the text that came of it.
     """
 
@@ -80,21 +67,29 @@ class Resolved:
     shift: float
     seed: int
     sampling: Sampling
-    image: FittedImage | None = None
-    mask: Mask | None = None
+    conditions: tuple[Condition, ...] = ()
     cache: CacheSettings | None = None
     expand: bool = False
     expanded_prompt: str | None = None
-    choice: KeyframeChoice | None = None
+    extra: Extra | None = None
 
     @property
     def text(self) -> str:
         """The prompt the text encoder reads."""
         return self.prompt if self.expanded_prompt is None else self.expanded_prompt
 
+    @property
+    def image(self) -> FittedImage | None:
+        """The image that the request brings, at the size it is used at."""
+        return self.conditions[0].data if self.conditions else None
+
     def settings(self) -> dict[str, Any]:
         """The values that decide the result, under the names a recipe uses."""
-        given = {name: one.record() for name, one in (("image", self.image), ("mask", self.mask)) if one is not None}
+        return self.plain_settings() if self.extra is None else self.extra.settings(self)
+
+    def plain_settings(self) -> dict[str, Any]:
+        """Those of ``settings`` that every clip and image has."""
+        given = {name: value for one in self.conditions for name, value in one.record().items()}
         expanded = {} if self.expanded_prompt is None else {"expanded_prompt": self.expanded_prompt}
         return {
             "model": self.card.id,
@@ -112,102 +107,104 @@ class Resolved:
             "shift": self.shift,
             "noise": self.sampling.noise,
             **given,
-            **({} if self.choice is None else self.choice.settings()),
         }
 
 
-def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Resolved:
+def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Job:
     """Check a request against its card and fill in the card's defaults; a missing seed is drawn.
 
-    Args:   needs_image: False accepts a request without the image its task needs, for plans.
+    Args:
+        needs_image: False accepts a request without the image its task needs, for plans.
+
     Raises: RequestError with one line: what was given, what is allowed, what to do.
     """
+    return card.does.resolve()(request, card, needs_image)
+
+
+def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
+    """``resolve`` for models whose result is one clip or image, sampled as a whole."""
+    refuse_foreign(request, card)
     picture = _picture(request.image, card, needs_image)
     mask = _mask(request, card, picture, needs_image)
     prompt = checked_prompt(request.prompt, card, may_lack=picture is not None and card.prompt == "optional")
     width, height, image = _size(request.width, request.height, picture, card)
     sampling = card.sampling_for(width, height)
-    choice = _choice(request, card)
     seconds = _seconds(request.seconds, card)
     steps = checked_steps(request.steps, card, sampling)
     guidance, negative = checked_guidance(request.guidance, request.negative_prompt, sampling)
-    shift = _number("shift", request.shift, sampling.shift)
+    shift = checked_number("shift", request.shift, sampling.shift)
     if shift <= 0:
         raise RequestError(f"shift `{shift:g}` must be above 0: 1 changes nothing, the default is {sampling.shift:g}")
-    frames, fps = frames_of(seconds, card), card.clip.fps
-    if choice is not None and card.keyframes is not None:
-        frames, fps = keyframes_of(card.keyframes, choice.passes), float(card.keyframes.fps[choice.rate])
-        seconds = round(frames / fps, 3)
-    shape = VideoShape(frames=frames, height=height, width=width)
-    latent = LatentShape.from_video(
-        shape, temporal=card.clip.temporal, spatial=card.clip.spatial, channels=card.clip.channels
-    )
+    shape = VideoShape(frames=frames_of(seconds, card), height=height, width=width)
     if mask is not None and image is not None:
         _check_seen(mask, image, card.clip.spatial)
-    return Resolved(
+    return Job(
         card=card,
         prompt=prompt,
         negative_prompt=negative,
         seconds=seconds,
-        fps=fps,
+        fps=card.clip.fps,
         shape=shape,
-        latent=latent,
+        latent=latent_of(shape, card),
         steps=steps,
         guidance=guidance,
         shift=shift,
         seed=checked_seed(request.seed),
         sampling=sampling,
-        image=image,
-        mask=mask,
+        conditions=_conditions(card, image, mask),
         cache=caching.choose(request.cache, model=card.id, ratios=sampling.mag_ratios),
         expand=_expands(request, card),
         expanded_prompt=request.expanded_prompt,
-        choice=choice,
     )
 
 
-def keyframes_of(keyframes: Keyframes, passes: int) -> int:
-    """Frames of a clip whose gaps were filled ``passes`` times: three frames into each."""
-    return (keyframes.count - 1) * 4**passes + 1
+def latent_of(shape: VideoShape, card: Card) -> LatentShape:
+    """The latent of a clip. Raises: RequestError where the clip does not fall on the autoencoder's grid."""
+    clip = card.clip
+    return LatentShape.from_video(shape, temporal=clip.temporal, spatial=clip.spatial, channels=clip.channels)
 
 
-def _choice(request: Request, card: Card) -> KeyframeChoice | None:
-    keyframes = card.keyframes
-    if keyframes is None:
-        for name in ("fps", "motion", "image_guidance", "interpolation_guidance"):
-            if getattr(request, name) is not None:
-                raise RequestError(
-                    f"`{card.id}` makes no key frames and takes no {name.replace('_', ' ')}: leave it out"
-                )
-        return None
-    if request.seconds is not None and request.seconds != card.clip.seconds:
-        raise RequestError(f"the length of `{card.id}` is fixed: leave the seconds out; `fps` decides how many frames")
-    rate = _name("fps", request.fps, keyframes.fps, keyframes.default_fps, card)
-    gaps = _weight("interpolation guidance", request.interpolation_guidance, keyframes.guidance)
-    first = keyframes.first_frame
-    if first is None:
-        for name in ("motion", "image_guidance"):
-            if getattr(request, name) is not None:
-                raise RequestError(f"`{card.id}` takes no {name.replace('_', ' ')}: leave it out")
-        return KeyframeChoice(rate, list(keyframes.fps).index(rate), None, 1.0, gaps)
-    motion = _name("motion", request.motion, first.motion, first.default_motion, card)
-    image_guidance = _weight("image guidance", request.image_guidance, first.image_guidance)
-    return KeyframeChoice(rate, list(keyframes.fps).index(rate), motion, image_guidance, gaps)
+def _conditions(card: Card, image: FittedImage | None, mask: Mask | None) -> tuple[Condition, ...]:
+    if image is None:
+        return ()
+    kind = card.does.image_is
+    return (Condition(kind, image, FIRST_FRAME if kind == "frames" else None, mask),)
 
 
-def _name(what: str, given: object, names: Mapping[str, int], default: str, card: Card) -> str:
-    if given is None:
-        return default
-    if not isinstance(given, str) or given not in names:
-        raise RequestError(f"{what} `{given}` is not supported by `{card.id}`: use {_either(tuple(names))}")
-    return given
+# What some tasks alone take, and how others say that they do not.
+FOREIGN = {
+    **dict.fromkeys(
+        ("fps", "motion", "image_guidance", "interpolation_guidance"), "makes no key frames and takes no {name}"
+    ),
+    **dict.fromkeys(("video", "states"), "makes no sound and takes no {name}"),
+}
 
 
-def _weight(what: str, given: float | None, default: float) -> float:
-    value = _number(what, given, default)
-    if value < 0:
-        raise RequestError(f"{what} `{value:g}` is below 0: use 1 for none, the default is {default:g}")
-    return value
+def refuse_foreign(request: Request, card: Card, own: Collection[str] = ()) -> None:
+    """Refuse what only models of other tasks take. Raises: RequestError."""
+    for name, words in FOREIGN.items():
+        if name not in own and getattr(request, name) is not None:
+            raise RequestError(f"`{card.id}` {words.format(name=name.replace('_', ' '))}: leave it out")
+
+
+def common(jobs: Sequence[Job]) -> Job:
+    """The first job, after a look that all others agree with it. Raises: RequestError where they do not."""
+    if not jobs:
+        raise RequestError("a batch needs at least one request")
+    first = jobs[0]
+    for one in jobs[1:]:
+        alike = [condition.form for condition in one.conditions] == [condition.form for condition in first.conditions]
+        aligned = dataclasses.replace(
+            one,
+            prompt=first.prompt,
+            negative_prompt=first.negative_prompt,
+            seed=first.seed,
+            expanded_prompt=first.expanded_prompt,
+            conditions=first.conditions if alike else one.conditions,
+        )
+        if aligned != first:
+            raise RequestError("the requests of one batch may differ in prompt, negative prompt, seed and image only")
+    return first
 
 
 def frames_of(seconds: float, card: Card) -> int:
@@ -230,7 +227,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def _picture(image: object, card: Card, needs_image: bool) -> Picture | None:
-    task = task_of(card)
+    task = card.does
     if image is None:
         if task.image == "required" and needs_image:
             raise RequestError(
@@ -248,7 +245,7 @@ def _picture(image: object, card: Card, needs_image: bool) -> Picture | None:
 
 
 def _mask(request: Request, card: Card, picture: Picture | None, needs_image: bool) -> Mask | None:
-    if not task_of(card).mask:
+    if not card.does.mask:
         for name in ("mask", "mask_grow"):
             if getattr(request, name) is not None:
                 raise RequestError(
@@ -281,14 +278,14 @@ def checked_prompt(prompt: object, card: Card, *, may_lack: bool) -> str:
     if not isinstance(prompt, str):
         raise RequestError(f"prompt must be text, not `{type(prompt).__name__}`")
     if not prompt.strip() and not may_lack:
-        makes = task_of(card).makes
+        makes = card.does.makes
         raise RequestError(f"the prompt is empty: say what the {makes} should show, such as `a panda waves`")
     return prompt
 
 
 def checked_guidance(guidance: float | None, negative: object, sampling: Sampling) -> tuple[float, str]:
     """Weight of the prompt and the negative prompt, the card's where none is given. Raises: RequestError."""
-    value = _number("guidance", guidance, sampling.guidance)
+    value = checked_number("guidance", guidance, sampling.guidance)
     if value < 0:
         raise RequestError(f"guidance `{value:g}` is below 0: use 1 for none, the default is {sampling.guidance:g}")
     negative = sampling.negative_prompt if negative is None else negative
@@ -306,7 +303,16 @@ def _expands(request: Request, card: Card) -> bool:
             raise RequestError("the expanded prompt is empty: leave it out, or ask for `expand`")
         return False
     if request.expand:
-        check_can_expand(card.id, card.text.kind, card.task)
+        able = card.part("text").expands
+        if not able:
+            raise RequestError(
+                f"`{card.id}` cannot expand prompts: its text encoder `{card.text.kind}` only reads; leave `expand` "
+                "out, or use a Kandinsky 5 model"
+            )
+        if card.task not in able:
+            raise RequestError(
+                f"`{card.id}` cannot expand prompts for `{card.task}`: {', '.join(able)} can be; leave it out"
+            )
     return bool(request.expand)
 
 
@@ -345,7 +351,7 @@ def _fitted(picture: Picture, card: Card) -> FittedImage:
 
 
 def _legal_size(width: int | None, height: int | None, card: Card) -> tuple[int, int]:
-    allowed = _either(card.clip.sizes)
+    allowed = either(card.clip.sizes)
     if width is None or height is None:
         raise RequestError(
             f"width and height belong together, and only the {'height' if width is None else 'width'} was given: "
@@ -373,7 +379,7 @@ def _is_multiple(side: object, unit: int) -> bool:
 
 
 def _seconds(seconds: float | None, card: Card) -> float:
-    value = _number("seconds", seconds, card.clip.seconds)
+    value = checked_number("seconds", seconds, card.clip.seconds)
     low, high = card.clip.min_seconds, card.clip.max_seconds
     if high == 0 and value != 0:
         raise RequestError(f"`{card.id}` makes images: leave the {value:g} seconds out, or use a video model")
@@ -412,7 +418,7 @@ def checked_seed(seed: int | None) -> int:
     return seed
 
 
-def _number(name: str, value: float | None, default: float) -> float:
+def checked_number(name: str, value: float | None, default: float) -> float:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -420,7 +426,7 @@ def _number(name: str, value: float | None, default: float) -> float:
     return float(value)
 
 
-def _either(names: tuple[str, ...]) -> str:
+def either(names: tuple[str, ...]) -> str:
     quoted = [f"`{name}`" for name in names]
     return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " or " + quoted[-1]
 

@@ -16,8 +16,6 @@ from kandinsky.runtime.placement import Placement
 from kandinsky.text.store import WORTH_IT, TextStore, cache_folder, encode_each, fingerprint
 from kandinsky.weights.read import weight_files
 
-# kinds of text encoders that make the states of a negative prompt with a look at the prompt
-CONTRASTING = ("t5-projected",)
 WORDS = (".json", ".txt", ".model")  # what tokenizers and configurations are made of
 
 
@@ -74,7 +72,7 @@ class Asked:
         return encode_each([prompt], still=False, encoder=lambda: nullcontext(_Way(self._hold(), ask)), store=store)[0]
 
     def against(self, negative: str, prompt: str) -> TextStates:
-        """States of a negative prompt, of encoders that make them with a look at the prompt (``CONTRASTING``)."""
+        """States of a negative prompt, of encoders that make them with a look at the prompt (``Part.contrasting``)."""
         if not negative.strip():
             return self.states("")
         return self.states(

@@ -21,23 +21,23 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from kandinsky.diffusion import caching
 from kandinsky.engine.attention import attention_for
 from kandinsky.engine.latent_names import kept_hint, latent_path
-from kandinsky.engine.request import Resolved, resolve
-from kandinsky.engine.sources import Source
+from kandinsky.engine.options import RunOptions
+from kandinsky.engine.request import Job, resolve
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.jobs.names import NAME, ending_of, made_up_name, numbered
 from kandinsky.jobs.prompt_files import Row
 from kandinsky.media import recipe as recipes
 from kandinsky.media.video import beside, check_sheet, check_target, frame_files, write_sheet, write_video
+from kandinsky.model.card import Source
 from kandinsky.model.values import Request, Video
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime import quantise
 from kandinsky.runtime.devices import choose_dtype
-from kandinsky.runtime.parallel.launch import World
-from kandinsky.runtime.parallel.layout import Layout
 from kandinsky.weights.lora_files import parse_spec
 
 if TYPE_CHECKING:
-    from kandinsky.engine.pipeline import GenerationPipeline, OnStep
+    from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.diffusion.sample import OnStep
 
 log = logging.getLogger(__name__)
 SUMMARY_EVERY_S = 1.0  # a long batch must not spend its time on writing its record
@@ -46,38 +46,19 @@ Status = Literal["done", "skipped", "failed", "waiting"]
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """How the pipeline of a batch is loaded; the arguments of ``pipelines.loading.load``."""
+    """Which model makes a batch, and how it is loaded."""
 
     source: Source
-    device: str | None = None
-    dtype: str | None = None
-    offload: str = "none"
-    lora: tuple[str, ...] = ()
-    quantize: str | None = None
-    tiling: str | None = None
-    text_cache: bool | str | None = None
-    attention: str = "auto"
-    parallel: Layout | None = None
+    options: RunOptions = RunOptions()  # noqa: RUF009 - frozen
 
     def load(self) -> GenerationPipeline:
-        """Raises: as ``pipelines.loading.load``."""
-        from kandinsky.engine.build import build, places_for
+        """Raises: as ``catalogue.load``."""
+        from kandinsky.catalogue import open_model
+        from kandinsky.engine.pipeline import GenerationPipeline
 
-        world = World() if self.parallel is None else World.started()
-        return build(
-            self.source.card,
-            root=self.source.root,
-            places=places_for(world.device(self.device)),
-            parallel=self.parallel,
-            dtype=self.dtype,
-            offload=self.offload,
-            attention=self.attention,
-            lora=self.lora or None,
-            quantize=self.quantize,
-            tiling=self.tiling,
-            text_cache=self.text_cache,
-            name=self.source.name,
-        )
+        pipe = open_model(self.source, self.options)
+        assert isinstance(pipe, GenerationPipeline)
+        return pipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +71,7 @@ class Item:
 
     number: int
     line: int
-    job: Resolved
+    job: Job
     any_seed: bool
     target: Path
     sheet: Path | None = None
@@ -198,23 +179,21 @@ def plan_items(
     return items, [outcome for outcome, _ in refused]
 
 
-def _jobs(request: Request, loading: Loading, count: int) -> list[Resolved]:
+def _jobs(request: Request, loading: Loading, count: int) -> list[Job]:
     card = loading.source.card
     first = resolve(request, card)
-    attention_for(card, first.sampling, loading.attention)
+    attention_for(card, first.sampling, loading.options.attention)
     return [first, *(resolve(request.with_values(seed=first.seed + i), card) for i in range(1, count))]
 
 
-def _wanted(
-    row: Row, job: Resolved, output: str | None, number: int, total: int, copy: int, copies: int
-) -> Path | None:
+def _wanted(row: Row, job: Job, output: str | None, number: int, total: int, copy: int, copies: int) -> Path | None:
     """The file somebody named; None where the name is to be made up."""
     if row.output is not None:
         return numbered(row.output, copy, copies)
     return None if output is None or NAME in output else numbered(output, number - 1, total)
 
 
-def _made_up(pattern: str | None, job: Resolved, any_seed: bool) -> Path:
+def _made_up(pattern: str | None, job: Job, any_seed: bool) -> Path:
     # without the seed where it is drawn: the next run must find the file
     name = made_up_name(job, seed=None if any_seed else job.seed)
     return Path((pattern or NAME + ending_of(job)).replace(NAME, name))
@@ -280,20 +259,20 @@ def is_same_request(recipe: Mapping[str, Any], item: Item, loading: Loading) -> 
         left_out.add("negative_prompt")  # no second pass reads it
     if any(recipe.get(name) != value for name, value in asked.items() if name not in left_out):
         return False
-    spec = attention_for(job.card, job.sampling, loading.attention)
+    spec = attention_for(job.card, job.sampling, loading.options.attention)
     is_cards = spec.type != "nabla" and spec == AttentionSpec.from_dict(job.sampling.attention)
     pairs: list[tuple[Any, Any]] = [
         (_content(recipe.get("image")), _content(asked.get("image"))),
         ("expanded_prompt" in recipe, job.expand or job.expanded_prompt is not None),
         (caching.option_of(recipe), None if job.cache is None else str(job.cache)),
         ([(_place(lora["source"]), lora["scale"]) for lora in recipe.get("lora", ())],
-         [(_place(source), scale) for source, scale in map(parse_spec, loading.lora)]),
-        (recipe.get("quantize", {}), quantise.parse(loading.quantize)),
-        (recipe.get("tiling"), loading.tiling),
+         [(_place(source), scale) for source, scale in map(parse_spec, loading.options.loras)]),
+        (recipe.get("quantize", {}), quantise.parse(loading.options.quantize)),
+        (recipe.get("tiling"), loading.options.tiling),
         (recipe.get("attention"), None if is_cards else str(spec)),
     ]  # fmt: skip
-    if loading.dtype not in (None, "auto"):
-        pairs.append((recipe.get("dtype"), choose_dtype(loading.dtype, loading.device or "")))
+    if loading.options.dtype not in (None, "auto"):
+        pairs.append((recipe.get("dtype"), choose_dtype(str(loading.options.dtype), str(loading.options.device or ""))))
     return all(found == wanted for found, wanted in pairs)
 
 
@@ -362,7 +341,7 @@ class LocalRunner:
 
     def run(self, items: Sequence[Item]) -> Iterator[tuple[Item, Made | Failure, int]]:
         """Raises: as ``Loading.load``, before any item."""
-        if not items and self.loading.parallel is None:
+        if not items and self.loading.options.parallel is None:
             return
         with self.watch(None):
             pipe = self.loading.load()

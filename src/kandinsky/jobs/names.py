@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kandinsky.engine.request import Resolved
+from kandinsky.engine.request import Job
 
 NAME = "{name}"
 
 
-def made_up_name(job: Resolved, *, seed: int | None) -> str:
+def made_up_name(job: Job, *, seed: int | None) -> str:
     """The prompt as a file name, without ending; the seed in it tells results of one prompt apart."""
     named = job.prompt or (job.image and job.image.picture.file and Path(job.image.picture.file).stem) or ""
     slug = re.sub(r"[\W_]+", "-", named.lower()).strip("-")[:48].rstrip("-") or "video"
     return slug if seed is None else f"{slug}-{seed}"
 
 
-def ending_of(job: Resolved) -> str:
+def ending_of(job: Job) -> str:
     return ".png" if job.shape.frames == 1 else ".mp4"
 
 

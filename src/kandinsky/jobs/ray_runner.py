@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import kandinsky
-from kandinsky.engine.request import Resolved
+from kandinsky.engine.request import Job
 from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.jobs.batch import Failure, Item, Loading, Made, attempt
 from kandinsky.weights.lora_files import parse_spec
@@ -66,7 +66,7 @@ class Worker:
             return error
         return Ready(self.where, kandinsky.__version__)
 
-    def work(self, job: Resolved) -> Made | Failure:
+    def work(self, job: Job) -> Made | Failure:
         """Compute one result."""
         return dataclasses.replace(attempt(lambda: self.pipe.run(job)), worker=self.where)
 
@@ -222,14 +222,13 @@ class RayRunner:
 def _anywhere(loading: Loading) -> Loading:
     """With whole paths: a worker has another current folder."""
     lora = []
-    for spec in loading.lora:
+    for spec in loading.options.loras:
         source, scale = parse_spec(spec)
         there = Path(source).expanduser()
         lora.append(f"{there.absolute() if there.exists() else source}:{scale}")
-    cache = loading.text_cache
-    return dataclasses.replace(
-        loading, lora=tuple(lora), text_cache=str(Path(cache).absolute()) if isinstance(cache, str) else cache
-    )
+    cache = loading.options.text_cache
+    kept = str(Path(cache).absolute()) if isinstance(cache, str) else cache
+    return dataclasses.replace(loading, options=loading.options.changed(lora=tuple(lora), text_cache=kept))
 
 
 def _fetch(ray: Any, reference: Any) -> tuple[Any, Exception | None]:

@@ -31,7 +31,7 @@ _VERSIONED = ("torch", "transformers", "diffusers", "tokenizers", "numpy", "av")
 def build(settings: Mapping[str, Any], *, revision: str, dtype: str, device: str) -> dict[str, Any]:
     """The recipe of one result.
 
-    Args: settings: model, prompt, seed and the rest (``Resolved.settings()``).   revision: of the weights.
+    Args: settings: model, prompt, seed and the rest (``Job.settings()``).   revision: of the weights.
           dtype: compute type, such as `float32`.   device: such as `cpu`.
     """
     values = dict(settings)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -23,16 +22,19 @@ from types import UnionType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from kandinsky.errors import RequestError
+from kandinsky.model.family import Family, Part
+from kandinsky.model.task import Task
 
 HERE = Path(__file__).parent.parent / "cards"
 BASES, TABLES = "_bases", "_tables"
 FITS = ("list", "area", "within")
+Families = Callable[[str], Family]
 DEFAULT_MODEL = "nano-t2v"
 DEFAULT_SOUND, FULL_SIZE_SOUND = "nano-v2a", "kandinsky4-v2a"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FileSet:
     """Files that come from one place.
 
     repo:  Hugging Face repository, or `package` for weights shipped inside this package (`kandinsky/assets/`), or a
@@ -61,12 +63,14 @@ class Part:
 class Component:
     """One network of a model: the class that builds it, its hyper-parameters, and the files it is read from.
 
-    kind: which class builds it (`kandinsky5.dit`, `qwen-clip`, `hunyuan`, `nano.vae`, `nano.text`, …).
+    kind: which part of the family it is (`kandinsky5.dit`, `qwen-clip`, `hunyuan`, …).
+    dtype: compute type it always runs in; empty = that of the others.
     """
 
     kind: str
-    parts: tuple[Part, ...]
+    parts: tuple[FileSet, ...]
     params: dict[str, Any] = field(default_factory=dict)
+    dtype: str = ""
 
     @property
     def bytes(self) -> int:
@@ -212,10 +216,19 @@ class Sound:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A card; where its files lie (None = the Hugging Face cache); the name that finds it again."""
+
+    card: Card
+    root: Path | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """One checkpoint. ``sampling_for`` gives the sampling defaults of a size.
 
-    task:      `text-to-video`, `image-to-video`, `text-to-image`, …: see ``pipelines/tasks.TASKS``.
+    task:      `text-to-video`, `image-to-video`, `text-to-image`, …: one of the family's tasks.
     source:    where the values come from.   notes: disagreements between sources, and what was decided.
     diffusers: repository of the same model in the Diffusers layout, where it is not the first one's with `-Diffusers`.
     sound:     of models that make sound; ``clip`` is then the picture of one window's sound, ``text`` the encoder of
@@ -223,7 +236,7 @@ class Card:
     """
 
     id: str
-    family: str
+    family: Family
     task: str
     title: str
     licence: str
@@ -241,6 +254,15 @@ class Card:
     keyframes: Keyframes | None = None
     sound: Sound | None = None
     sounds_with: str = FULL_SIZE_SOUND
+
+    @property
+    def does(self) -> Task:
+        """What the model does. Raises: RequestError for a task its family has not."""
+        return self.family.task(self.task)
+
+    def part(self, name: str) -> Part:
+        """What the family says of a network, by its name in this card. Raises: RequestError for an unknown kind."""
+        return self.family.part(self.component(name).kind)
 
     @property
     def components(self) -> dict[str, Component]:
@@ -279,9 +301,18 @@ class Card:
         return self.sampling if name is None else _changed(self.sampling, self.classes[name].sampling, self.id)
 
 
-def parse(values: dict[str, Any], *, where: str) -> Card:
-    """Build a card from parsed TOML. Raises: RequestError naming the file and the offending key."""
+def parse(values: dict[str, Any], *, where: str, families: Families) -> Card:
+    """Build a card from parsed TOML.
+
+    Args:
+        families: gives the family of a name.
+
+    Raises: RequestError naming the file and the offending key.
+    """
+    if isinstance(values, dict) and isinstance(name := values.get("family"), str):
+        values = values | {"family": families(name)}
     card = _build(Card, _with_tables(values, where), where)
+    card.does  # noqa: B018 - refuses a task its family has not
     if card.clip.default_size not in card.clip.sizes:
         raise RequestError(f"{where}: clip.default_size `{card.clip.default_size}` is not one of clip.sizes")
     if card.prompt not in ("required", "optional"):
@@ -303,9 +334,9 @@ def parse(values: dict[str, Any], *, where: str) -> Card:
     return card
 
 
-def read(path: Path) -> Card:
+def read(path: Path, *, families: Families) -> Card:
     """Read one card file, with its bases. Raises: RequestError where it is no valid TOML or no valid card."""
-    return _anchored(parse(_read_values(path), where=path.name), path.parent.absolute())
+    return _anchored(parse(_read_values(path), where=path.name, families=families), path.parent.absolute())
 
 
 def _read_values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -385,7 +416,7 @@ def _changed(sampling: Sampling, changes: dict[str, Any], where: str) -> Samplin
 def _anchored(card: Card, folder: Path) -> Card:
     """The card with parts at `./…` made paths below its own folder, so that a model's folder can be moved."""
 
-    def part(entry: Part) -> Part:
+    def part(entry: FileSet) -> FileSet:
         if entry.repo != "." and not entry.repo.startswith("./"):
             return entry
         return dataclasses.replace(entry, repo=str(folder / entry.repo))
@@ -396,36 +427,18 @@ def _anchored(card: Card, folder: Path) -> Card:
     return card.with_components(component)
 
 
-@cache
-def _shipped() -> dict[str, Card]:
-    return {card.id: card for card in (read(path) for path in sorted(HERE.glob("*.toml"), key=lambda path: path.stem))}
-
-
-def catalogue() -> dict[str, Card]:
-    """All cards by id: the shipped ones, then those of the folder ``KANDINSKY_CARDS`` names, which win."""
-    cards = dict(_shipped())
-    if folder := os.environ.get("KANDINSKY_CARDS"):
-        for path in sorted(Path(folder).glob("*.toml")):
-            card = read(path)
-            cards[card.id] = card
-    return cards
-
-
-def find(model: str) -> Card:
-    """The card of a catalogue id. Raises: RequestError with the nearest ids."""
-    cards = catalogue()
-    if model in cards:
-        return cards[model]
-    near = difflib.get_close_matches(model, cards, n=3, cutoff=0.3) or sorted(cards)[:3]
-    raise RequestError(
-        f"unknown model `{model}`: `kandinsky models` lists all {len(cards)}",
-        hint="the nearest are " + ", ".join(f"`{name}`" for name in near),
-    )
-
-
 def to_dict(card: Card) -> dict[str, Any]:
     """A card as plain values, the inverse of ``parse``."""
-    return dataclasses.asdict(card)
+    shallow = {f.name: getattr(card, f.name) for f in dataclasses.fields(card)}
+    return {key: value.name if isinstance(value, Family) else _plain(value) for key, value in shallow.items()}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _build(cls: type, values: Any, where: str) -> Any:
@@ -453,6 +466,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value is None:
             return None
         hint = next(kind for kind in get_args(hint) if kind is not type(None))
+    if isinstance(hint, type) and hint is Family:
+        if not isinstance(value, Family):
+            raise RequestError(f"{where} must be the name of a family, not `{value!r}`")
+        return value
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where)  # type: ignore[arg-type]
     if get_origin(hint) is tuple:

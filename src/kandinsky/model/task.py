@@ -1,43 +1,54 @@
-"""What each task makes and what an image means to it. Imports no torch; the tensors are in ``conditioning.py``."""
+"""What a model does: what it makes, what a request brings, and which stages lead there. No torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-from kandinsky.errors import BackendError
-from kandinsky.model.card import Card
+from kandinsky.model.lazy import Lazy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kandinsky.engine.request import Job
+    from kandinsky.engine.stages import Finish, Stage
+    from kandinsky.model.card import Card
+    from kandinsky.model.values import Request
+
+# What a given image is to a model: frames of the clip that are known, the source of an edit, or an image of which a
+# masked part is repainted.
+ImageUse = Literal["frames", "source", "repaint"]
+
+GENERATE: Lazy[tuple[tuple[Stage, ...], Finish]] = Lazy("kandinsky.engine.stages:GENERATE")
+RESOLVE: Lazy[Callable[[Request, Card, bool], Job]] = Lazy("kandinsky.engine.request:resolve_clip")
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """image: whether a request brings one.   makes: said to people.   text_sees_image: the text encoder is shown it.
+    """One task of a family.
 
-    mask: a request brings one that lies over the image.
+    makes:   said to people.   image: whether a request brings one.   image_is: what it is to the model.
+    mask:    a request also brings a mask that lies over the image.
+    video:   a request brings an input video.
+    text_sees_image: the text encoder is shown the image.
+    stages:  what leads from a job to its latents, in order, and what makes the results of them.
+    resolve: checks a request and fills in the card's values; the third argument is whether an image must be given.
     """
 
-    image: Literal["none", "required", "optional"]
     makes: Literal["video", "image", "sound"]
-    text_sees_image: bool = False
+    image: Literal["none", "required", "optional"] = "none"
+    image_is: ImageUse = "frames"
     mask: bool = False
+    video: bool = False
+    text_sees_image: bool = False
+    stages: Lazy[tuple[tuple[Stage, ...], Finish]] = GENERATE
+    resolve: Lazy[Callable[[Request, Card, bool], Job]] = RESOLVE
 
 
-# By the card's `task`. Kandinsky 5's image-to-video text encoder gets no image tokens (FACTS section 10).
-TASKS = {
-    "text-to-video": Task("none", "video"),
-    "image-to-video": Task("required", "video"),
-    "text-or-image-to-video": Task("optional", "video"),
-    "text-to-image": Task("none", "image"),
-    "image-editing": Task("optional", "image", text_sees_image=True),
-    "inpainting": Task("required", "image", mask=True),
-    "video-to-audio": Task("none", "sound"),
-}
-
-
-def task_of(card: Card) -> Task:
-    """The task of a card. Raises: BackendError for one this version does not do."""
-    try:
-        return TASKS[card.task]
-    except KeyError:
-        known = ", ".join(TASKS)
-        raise BackendError(f"`{card.id}` is for `{card.task}`, which is not built yet: {known} are") from None
+TEXT_TO_VIDEO = Task("video")
+IMAGE_TO_VIDEO = Task("video", image="required")
+TEXT_OR_IMAGE_TO_VIDEO = replace(IMAGE_TO_VIDEO, image="optional")
+TEXT_TO_IMAGE = Task("image")
+IMAGE_EDITING = Task("image", image="optional", image_is="source")
+INPAINTING = Task("image", image="required", image_is="repaint", mask=True)
+VIDEO_TO_AUDIO = Task("sound", video=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
+from kandinsky.model.option import option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,37 +97,69 @@ class Request:
     expanded_prompt: the text it wrote before, to be used again.
     fps: by name, such as `medium`, and motion, such as `high`, for models that make key frames; also the weights of the
     first frame and of the key frames around a gap.
+    video: an input video, a path or a ``Video``, for models that take one.
+    states: a file of precomputed embeddings of it.
     cache: a step cache, as `--cache` takes it, or a value of ``diffusion/caching.py``; None = the pipeline's.
     """
 
     model: str
-    prompt: str
-    negative_prompt: str | None = None
-    seconds: float | None = None
+    prompt: str = ""
+    negative_prompt: str | None = option(
+        None, "what to keep away from", flags=("--negative",), short="What the video should not show."
+    )
+    seconds: float | None = option(
+        None, "length; 0 makes a still", flags=("--seconds", "--duration"), short="Length; 0 makes a still image."
+    )
     width: int | None = None
     height: int | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    shift: float | None = None
-    seed: int | None = None
-    image: Any = None
-    mask: Any = None
-    mask_grow: int | None = None
-    cache: Any = None
-    expand: bool = False
-    expanded_prompt: str | None = None
-    fps: str | None = None
-    motion: str | None = None
-    image_guidance: float | None = None
-    interpolation_guidance: float | None = None
+    steps: int | None = option(None, "steps of the sampler", flags=("--steps",), short="Steps of the sampler.")
+    guidance: float | None = option(
+        None, "weight of the prompt, 1 = off", flags=("--guidance",), short="How strictly to follow; 1 is off."
+    )
+    shift: float | None = option(
+        None, "more time near noise", flags=("--shift",), short="Scale of the schedule: more steps near noise."
+    )
+    seed: int | None = option(
+        None, "drawn when not given", flags=("--seed",), short="Same seed, same video; drawn when absent."
+    )
+    image: Any = option(None, flags=("--image",), short="Picture to begin with, or to edit.", metavar="FILE")
+    mask: Any = option(
+        None, flags=("--mask",), short="For inpainting: white where --image is repainted.", metavar="FILE"
+    )
+    mask_grow: int | None = option(
+        None, flags=("--mask-grow",), short="Make the mask larger on all sides; 6 is usual.", metavar="PIXELS"
+    )
+    cache: Any = option(
+        None,
+        flags=("--cache",),
+        short="Leave out steps: magcache, first-block or taylor, as in taylor:interval=3.",
+    )
+    expand: bool = option(
+        False, flags=("--expand",), short="Have the model's language model write the prompt out first."
+    )
+    expanded_prompt: str | None = option(
+        None, flags=("--expanded-prompt",), short="The text it wrote before, to be used again."
+    )
+    fps: str | None = option(None, flags=("--fps",), short="Of models that make key frames: low, medium or high.")
+    motion: str | None = option(
+        None, flags=("--motion",), short="Of Kandinsky Video 1.1: low, medium, high or extreme."
+    )
+    image_guidance: float | None = option(None, flags=("--image-guidance",), short="There: weight of the first frame.")
+    interpolation_guidance: float | None = option(
+        None, flags=("--interpolation-guidance",), short="Of key frames, when gaps are filled; 1 is off."
+    )
+    video: Any = option(None, flags=("--video",), short="Film that gets sound, in a copy; -m nano-v2a.", metavar="FILE")
+    states: Any = option(
+        None, flags=("--states",), short="With --video: states of the encoder, made before.", metavar="FILE"
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values. Raises: RequestError for an image or a mask that is no file."""
-        for what, given in (("an image", self.image), ("a mask", self.mask)):
+        for what, given in (("an image", self.image), ("a mask", self.mask), ("a video", self.video)):
             if given is not None and not isinstance(given, str | Path):
                 raise RequestError(f"{what} from memory cannot be written down: save it, and give its path")
-        named = {"image": self.image, "mask": self.mask, "cache": self.cache}
-        return asdict(replace(self, image=None, mask=None, cache=None)) | {
+        named = {name: getattr(self, name) for name in ("image", "mask", "video", "states", "cache")}
+        return asdict(replace(self, image=None, mask=None, video=None, states=None, cache=None)) | {
             key: None if value is None else str(value) for key, value in named.items()
         }
 

@@ -20,7 +20,7 @@ from kandinsky.errors import RequestError
 from kandinsky.ops.lora import LowRank, attach, detach, fuse, restore
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
 from kandinsky.weights.lora import Lora, LoraConfig, Shapes, read_lora
-from kandinsky.weights.lora_files import locate_lora
+from kandinsky.weights.lora_files import LoraSpecs, find_loras, locate_lora, name_of
 
 State = tuple[tuple[tuple[str, float], ...], bool]
 
@@ -185,6 +185,20 @@ class Adapters:
             loaded = ", ".join(f"`{n}`" for n in self._loaded) or "none"
             raise RequestError(f"no LoRA named `{name}` is loaded: loaded are {loaded}")
         return name
+
+
+def load_loras(adapters: Adapters, specs: LoraSpecs | None) -> None:
+    """Load each of ``specs``; where two would have the same name, the later one gets a number.
+
+    Raises: RequestError, WeightsError as ``Adapters.load``.
+    """
+    for found, source, scale in find_loras(specs):
+        base = name = name_of(found / "lora.safetensors" if found.is_dir() else found)
+        number = 1
+        while name in adapters.names:
+            number += 1
+            name = f"{base}-{number}"
+        adapters.load(source, name=name, scale=scale)
 
 
 def _scale(name: str, scale: float) -> float:

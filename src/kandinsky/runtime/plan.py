@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky.errors import RequestError
-from kandinsky.model.card import Card, Component, Part
+from kandinsky.model.card import Card, Component, FileSet
 from kandinsky.model.values import LatentShape, VideoShape
 from kandinsky.runtime import devices, plan_parallel, plan_unet
 from kandinsky.runtime.plan_parallel import Company
@@ -339,7 +339,7 @@ def _dit_blocks(card: Card) -> tuple[int, int, int]:
     return in_blocks, visual + 9 * D * (E + 1), products
 
 
-def _named(part: Part) -> str:
+def _named(part: FileSet) -> str:
     listed = ", ".join(part.files[:2]) + (" …" if len(part.files) > 2 else "")
     return f"{part.repo}: {listed}" + (" (gated: needs a token, HF_TOKEN)" if part.gated else "")
 

@@ -21,3 +21,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             with module.device(device):
                 module.manual_seed(seed)
         yield
+
+
+SEED_STEP = 0x9E3779B97F4A7C15  # apart as 64-bit numbers can be, so that stages never share a generator
+
+
+def stage_seed(seed: int, number: int) -> int:
+    """The seed of one of several stages or windows of a request: its own for the first, far apart for the others."""
+    return (seed + number * SEED_STEP) % 2**63

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.model.card import Card, Part
+from kandinsky.model.card import Card, FileSet
 from kandinsky.weights.locate import common_folder, locate_part, target_in
 from kandinsky.weights.lora_files import locate_lora, repository_parts
 
@@ -115,11 +115,11 @@ def verify(path: Path, *, size: int | None, sha256: str | None = None, git_sha1:
     return None
 
 
-def _parts(card: Card) -> list[Part]:
+def _parts(card: Card) -> list[FileSet]:
     return [part for component in card.components.values() for part in component.parts]
 
 
-def _offline(part: Part, root: Path | None, model: str) -> None:
+def _offline(part: FileSet, root: Path | None, model: str) -> None:
     try:
         locate_part(part, root=root, model=model)
     except WeightsError as error:
@@ -127,7 +127,7 @@ def _offline(part: Part, root: Path | None, model: str) -> None:
     log.info("`%s` is complete; offline, so nothing was compared with the hub", part.repo)
 
 
-def _fetch_part(part: Part, root: Path | None, *, or_else: Sequence[Part] = ()) -> list[Fetched]:
+def _fetch_part(part: FileSet, root: Path | None, *, or_else: Sequence[FileSet] = ()) -> list[Fetched]:
     """The files of a part. ``or_else``: other layouts of the same repository, for where it lacks files of the first."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -164,7 +164,7 @@ def _fetch_part(part: Part, root: Path | None, *, or_else: Sequence[Part] = ()) 
         ) from error
 
 
-def _listed(part: Part, siblings: dict[str, RepoSibling]) -> list[str]:
+def _listed(part: FileSet, siblings: dict[str, RepoSibling]) -> list[str]:
     names: list[str] = []
     for entry in part.files:
         found = _in_folder(entry, siblings) if entry.endswith("/") else [entry][: entry in siblings]
@@ -183,7 +183,7 @@ def _in_folder(folder: str, siblings: dict[str, RepoSibling]) -> list[str]:
     return names
 
 
-def _fetch_file(part: Part, sibling: RepoSibling, commit: str, root: Path | None) -> Fetched:
+def _fetch_file(part: FileSet, sibling: RepoSibling, commit: str, root: Path | None) -> Fetched:
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.file_download import repo_folder_name
 
@@ -209,7 +209,7 @@ def _fetch_file(part: Part, sibling: RepoSibling, commit: str, root: Path | None
     return Fetched(part.repo, name, Path(linked), target.stat().st_size, commit, transferred)
 
 
-def _complete(part: Part, name: str, commit: str, target: Path, facts: dict[str, Any]) -> int:
+def _complete(part: FileSet, name: str, commit: str, target: Path, facts: dict[str, Any]) -> int:
     """Make ``target`` the file the hub describes; returns the bytes that came over the network."""
     if target.is_file():
         wrong = verify(target, **facts)
@@ -236,7 +236,7 @@ def _complete(part: Part, name: str, commit: str, target: Path, facts: dict[str,
     return arrived
 
 
-def _transfer(part: Part, name: str, commit: str, partial: Path, begun: int, size: int | None) -> None:
+def _transfer(part: FileSet, name: str, commit: str, partial: Path, begun: int, size: int | None) -> None:
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -255,7 +255,7 @@ def _transfer(part: Part, name: str, commit: str, partial: Path, begun: int, siz
         )
 
 
-def _in_root(part: Part, name: str, root: Path) -> Path:
+def _in_root(part: FileSet, name: str, root: Path) -> Path:
     place = target_in(part, root)
     if part.local and not part.local.endswith("/"):
         if len(part.files) != 1 or part.files[0].endswith("/"):
@@ -264,7 +264,7 @@ def _in_root(part: Part, name: str, root: Path) -> Path:
     return place.target / PurePosixPath(name).relative_to(common_folder(part.files)) if part.local else root / name
 
 
-def _check_room(folder: Path, needed: int, part: Part) -> None:
+def _check_room(folder: Path, needed: int, part: FileSet) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise WeightsError(

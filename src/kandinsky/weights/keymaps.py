@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
+
+from kandinsky.model.family import Part
 
 Entry = TypeVar("Entry")
 
@@ -91,59 +93,14 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 IDENTITY = KeyMap()
-KANDINSKY5_DIT = IDENTITY
-# these autoencoders keep Diffusers' network behind their own interface
-HUNYUAN_VAE = KeyMap((("{name}", "net.{name}"),))
-COGVIDEOX_VAE = HUNYUAN_VAE  # kept the same way
-KANDINSKY4_DIT = IDENTITY
-FLUX_VAE = HUNYUAN_VAE
-# Attention along time is called differently in each official class; the layers are the same.
-_IN_FILE: dict[str, Any] = {"table": "unet", "beside": ("null_embedding",)}
-UNET = KeyMap(**_IN_FILE)
-UNET_FRAMES_1_0 = KeyMap(
-    (
-        (
-            "{level}.temporal_attention_block.temporal_attention.{name}",
-            "{level}.temporal_attention_block.attention.{name}",
-        ),
-    ),
-    **_IN_FILE,
-)
-UNET_FRAMES_1_1 = KeyMap(
-    (
-        *UNET_FRAMES_1_0.pairs,
-        ("{level}.temporal_attention_block.temporal_norm.{name}", "{level}.temporal_attention_block.in_norm.{name}"),
-        ("{level}.temporal_attention_block.ff_norm.{name}", "{level}.temporal_attention_block.out_norm.{name}"),
-    ),
-    **_IN_FILE,
-)
-UNET_GAPS_1_0 = KeyMap(
-    (
-        ("{block}.temporal_merge", "{block}.mix.temporal_merge"),
-        ("{block}.temporal_projection.{name}", "{block}.mix.temporal_projection.{name}"),
-    ),
-    **_IN_FILE,
-)
-UNET_GAPS_1_1 = KeyMap((("{block}.temporal_projection_new.{name}", "{block}.mix.{name}"),), **_IN_FILE)
-
-# of text states: the official file has two numbered layers, Diffusers' U-Net two with names
-PROJECTION = KeyMap((("projection_linear.{name}", "0.{name}"), ("projection_norm.{name}", "1.{name}")))
-
-_BY_KIND = {
-    "kandinsky5.dit": KANDINSKY5_DIT,
-    "hunyuan": HUNYUAN_VAE,
-    "kandinsky4.dit": KANDINSKY4_DIT,
-    "cogvideox": COGVIDEOX_VAE,
-    "flux": FLUX_VAE,
-    "stable-diffusion": FLUX_VAE,
-    "kandinsky3.unet": UNET,
-    "kandinsky_video1.keyframes-1.0": UNET_FRAMES_1_0,
-    "kandinsky_video1.keyframes-1.1": UNET_FRAMES_1_1,
-    "kandinsky_video1.interpolation-1.0": UNET_GAPS_1_0,
-    "kandinsky_video1.interpolation-1.1": UNET_GAPS_1_1,
-}
 
 
-def for_kind(kind: str) -> KeyMap:
-    """The map of a card's component kind; kinds made by this project need none."""
-    return _BY_KIND.get(kind, IDENTITY)
+def keymap_of(part: Part) -> KeyMap:
+    """How the official files of a network name its tensors."""
+    return IDENTITY if part.keymap is None else part.keymap()
+
+
+def keymap_for(part: Part, names: Collection[str]) -> KeyMap:
+    """How a file with these names is read; as the official ones where no other spelling fits."""
+    found = (spelling()(names) for spelling in part.spellings)
+    return next((keymap for keymap in found if keymap is not None), keymap_of(part))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from kandinsky.errors import WeightsError
-from kandinsky.model.card import Card, Component, Part
+from kandinsky.model.card import Card, Component, FileSet
 
 ASSETS = Path(__file__).parent.parent / "assets"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -51,7 +51,7 @@ class Place:
             yield from (folder / name for name in sorted(names))
 
 
-def places(part: Part, *, root: Path | None = None) -> tuple[Place, ...]:
+def places(part: FileSet, *, root: Path | None = None) -> tuple[Place, ...]:
     """Every place this part may lie in on this machine, best first."""
     if part.repo == "package":
         return (_in_tree(part, ASSETS),)
@@ -67,7 +67,7 @@ def places(part: Part, *, root: Path | None = None) -> tuple[Place, ...]:
     return tuple(found)
 
 
-def locate_part(part: Part, *, root: Path | None = None, model: str | None = None) -> Path:
+def locate_part(part: FileSet, *, root: Path | None = None, model: str | None = None) -> Path:
     """The file of a part with one file, else the folder its files lie in.
 
     Args:    root: an official `weights/` folder to look in instead of the Hugging Face cache.   model: for the hint.
@@ -103,13 +103,13 @@ def locate_parts(component: Component, *, root: Path | None = None, model: str |
     return {part.name: locate_part(part, root=root, model=model) for part in component.parts}
 
 
-def missing_parts(card: Card, *, root: Path | None = None) -> tuple[Part, ...]:
+def missing_parts(card: Card, *, root: Path | None = None) -> tuple[FileSet, ...]:
     """The parts of a model that are not complete on this machine."""
     parts = [part for component in card.components.values() for part in component.parts]
     return tuple(part for part in parts if all(place.missing() for place in places(part, root=root)))
 
 
-def part_bytes(part: Part) -> int:
+def part_bytes(part: FileSet) -> int:
     """Size of a part's files: what the card says, or what is on this machine where the card leaves it open."""
     if part.bytes:
         return part.bytes
@@ -139,7 +139,7 @@ def revision(component: Component, *, root: Path | None = None) -> str:
     return part.revision
 
 
-def target_in(part: Part, root: Path) -> Place:
+def target_in(part: FileSet, root: Path) -> Place:
     """Where a part lies in an official `weights/` tree; ``weights/hub.py`` writes there."""
     return _official(part, root)
 
@@ -153,7 +153,7 @@ def common_folder(files: tuple[str, ...]) -> PurePosixPath:
     return shared
 
 
-def _in_tree(part: Part, tree: Path) -> Place:
+def _in_tree(part: FileSet, tree: Path) -> Place:
     """Place of a part whose files lie under ``tree`` by the paths they have in their repository."""
     files = tuple(tree / name for name in part.files)
     if len(part.files) == 1:
@@ -161,7 +161,7 @@ def _in_tree(part: Part, tree: Path) -> Place:
     return Place(tree / common_folder(part.files), files)
 
 
-def _official(part: Part, root: Path) -> Place:
+def _official(part: FileSet, root: Path) -> Place:
     if not part.local:
         return _in_tree(part, root)
     if not part.local.endswith("/"):
@@ -172,7 +172,7 @@ def _official(part: Part, root: Path) -> Place:
     return Place(folder, tuple(folder / name for name in names))
 
 
-def _snapshot(part: Part, cache: Path | None = None) -> Path:
+def _snapshot(part: FileSet, cache: Path | None = None) -> Path:
     """Folder of the cached snapshot; of a revision never fetched, the folder it would get."""
     repo = (cache or hub_cache()) / ("models--" + part.repo.replace("/", "--"))
     if _COMMIT.fullmatch(part.revision):
@@ -203,7 +203,7 @@ def _is_there(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _name(path: Path, place: Place, part: Part) -> str:
+def _name(path: Path, place: Place, part: FileSet) -> str:
     if path == place.target:
         return part.files[0]
     return str(path.relative_to(place.target)) if path.is_relative_to(place.target) else path.name

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.model.card import Part
+from kandinsky.model.card import FileSet
 from kandinsky.weights.locate import locate_part
 
 # weights → the configuration that belongs to them, in the order they are looked for in a folder
@@ -73,10 +73,10 @@ def find_loras(specs: LoraSpecs | None) -> list[tuple[Path, str, float]]:
     return [(locate_lora(source), source, scale) for source, scale in parsed]
 
 
-def repository_parts(repo: str) -> list[Part]:
+def repository_parts(repo: str) -> list[FileSet]:
     """The files of a LoRA repository, once for each layout it may have."""
     return [
-        Part(
+        FileSet(
             repo=repo, files=tuple(name for name in (weights, config) if name), local=f"lora/{repo.partition('/')[2]}/"
         )
         for weights, config in LAYOUTS.items()

@@ -21,12 +21,15 @@ from torch import Tensor, nn
 
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky3 import folder as kandinsky3_folder
+from kandinsky.families.kandinsky3.family import FAMILY
+from kandinsky.families.parts.keymaps import PROJECTION
 from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
 from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.families.parts.unet.unet import UNet
-from kandinsky.weights.keymaps import PROJECTION
+from kandinsky.model.card import Card
+from kandinsky.weights.keymaps import keymap_for
+from kandinsky.weights.locate import locate_parts
 from kandinsky.weights.read import assign_state, read_state, weight_files
-from kandinsky.weights.spellings import for_file
 from kandinsky.weights.write import write_state
 
 log = logging.getLogger(__name__)
@@ -109,7 +112,7 @@ def _movq(params: Mapping[str, Any], path: Path) -> nn.Module:
 
 def _filled(net: nn.Module, kind: str, path: Path) -> nn.Module:
     state = read_state(path)
-    assign_state(net, state, keymap=for_file(kind, state), where=str(path))
+    assign_state(net, state, keymap=keymap_for(FAMILY.part(kind), state), where=str(path))
     return net
 
 
@@ -145,3 +148,15 @@ def _made_beside(target: Path) -> Iterator[Path]:
         beside.rename(target)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def convert(source: Path, target: Path, to: str, card: Card | None) -> Path:
+    """Write the model in a folder in the other layout; see ``model.family.Convert``."""
+    assert card is not None
+    writers = {"official": write_official, "diffusers": write_diffusers}
+    if to not in writers:
+        raise RequestError(f"unknown layout `{to}`: use `official` or `diffusers`")
+    (unet,), (movq,) = (locate_parts(part, root=source).values() for part in (card.dit, card.vae))
+    text = locate_parts(card.text, root=source)
+    files = Files(unet, movq, text["projection"], text["t5"], text["tokenizer"])
+    return writers[to](files, target, unet=card.dit.params, movq=card.vae.params)

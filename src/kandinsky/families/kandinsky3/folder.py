@@ -6,11 +6,19 @@ weights into the other's classes (tests/parity_diffusers).
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kandinsky.errors import BackendError, WeightsError
+from kandinsky.model.card import Card, Component
+from kandinsky.model.family import Cards
+from kandinsky.weights.folders import in_diffusers_layout, named_in, overruled, read_json
 from kandinsky.weights.keymaps import KeyMap
+
+log = logging.getLogger(__name__)
 
 PIPELINE, UNET_CLASS, MOVQ_CLASS = "Kandinsky3Pipeline", "Kandinsky3UNet", "VQModel"
 STAGES = 16  # pairs of residual blocks a level that names are known for; the released networks have 3
@@ -249,3 +257,23 @@ def _multiples(widths: Sequence[int]) -> list[int]:
     if any(width % widths[0] for width in widths):
         raise WeightsError(f"block_out_channels {list(widths)} are not multiples of the first")
     return [width // widths[0] for width in widths]
+
+
+def read_diffusers(folder: Path, card: Card, cards: Cards) -> Card:
+    """Kandinsky 3 as Diffusers runs it: its scheduler, guidance and steps, and its way with padding."""
+    if named_in(folder, card.task, cards) is None:
+        card = dataclasses.replace(card, id=folder.name, title=folder.name, source=str(folder))
+    card = in_diffusers_layout(card, str(folder))
+    params = unet_params(read_json(folder / "unet" / "config.json"))
+    vae = movq_params(read_json(folder / "movq" / "config.json"))
+    sampler = sampler_of(read_json(folder / "scheduler" / "scheduler_config.json"))
+    if sampler is None:
+        log.warning("the scheduler of `%s` is not known: the official one of `%s` is used", folder, card.id)
+    else:
+        card = overruled(card, {"sampler": sampler} | DEFAULTS)
+    return dataclasses.replace(
+        card,
+        dit=Component(card.dit.kind, card.dit.parts, params),
+        vae=Component(card.vae.kind, card.vae.parts, vae),
+        clip=dataclasses.replace(card.clip, spatial=2 ** (len(vae["ch_mult"]) - 1), channels=int(vae["z_channels"])),
+    )

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kandinsky.diffusion.cogvideox import level_of
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D
-from kandinsky.families.kandinsky5.denoiser import join_condition
-from kandinsky.families.kandinsky5.dit import BlockRunner
+from kandinsky.families.kandinsky5.denoiser import conditioned, join_condition
+from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
 from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec
+from kandinsky.ops.blocks import BlockRunner
 
 
 @dataclass(eq=False, repr=False)
@@ -47,3 +48,10 @@ class DiscreteDenoiser:
             runner=self.runner,
         )
         return v.unflatten(0, (B, T))
+
+
+def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
+    """The transformer as a denoiser of the track `video`; see ``model/denoiser.Bind``."""
+    assert isinstance(net, DiffusionTransformer3D)
+    inner = DiscreteDenoiser(net, run.text, rope_scale=run.rope_scale, attention=run.attention, runner=run.runner)
+    return OnTrack(VIDEO, conditioned(inner, known, run), "v")

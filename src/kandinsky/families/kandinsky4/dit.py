@@ -24,17 +24,16 @@ from torch.nn import functional as F  # noqa: N812
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5.dit import (
     NORM_EPS,
-    BlockRunner,
     Modulation,
     TimeEmbeddings,
     VisualEmbeddings,
     gated_sum,
-    run_all,
     unpatchify,
 )
 from kandinsky.model.params import read_params, three
 from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec, attention
+from kandinsky.ops.blocks import BlockRunner, run_all
 from kandinsky.ops.linear import Linear
 from kandinsky.ops.precision import island, linear_float32
 from kandinsky.ops.rope import Rotation, axis_angles

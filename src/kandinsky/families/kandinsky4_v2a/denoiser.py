@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.diffusion.cogvideox import level_of
+from kandinsky.errors import BackendError
 from kandinsky.families.kandinsky4_v2a.layers import Conditions
 from kandinsky.families.kandinsky4_v2a.unet import V2AUNet
+from kandinsky.model.denoiser import AUDIO, Denoiser, Known, OnTrack, Pass
 
 
 class SoundDenoiser:
@@ -42,3 +44,14 @@ def beside(frames_BTE: Tensor, H: int, W: int) -> Tensor:
     """
     states = F.interpolate(frames_BTE.transpose(1, 2).float(), size=W, mode="linear", align_corners=False)
     return states.transpose(1, 2)[:, None].expand(-1, H, -1, -1)
+
+
+def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
+    """The U-Net as a denoiser of the track `audio`, told of a clip by ``known.extra["frames"]``, [B, T, E].
+
+    Raises: BackendError for a step cache: its levels are no row of blocks.
+    """
+    assert isinstance(net, V2AUNet)
+    if run.runner is not None:
+        raise BackendError("step caches are not supported for U-Nets: use `none`")
+    return OnTrack(AUDIO, SoundDenoiser(net, run.text.tokens_BLC, known.extra["frames"]), "noise")

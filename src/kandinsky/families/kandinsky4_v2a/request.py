@@ -12,32 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kandinsky.engine.request import checked_guidance, checked_prompt, checked_seed, checked_steps
+from kandinsky.engine.request import (
+    Job,
+    checked_guidance,
+    checked_prompt,
+    checked_seed,
+    checked_steps,
+    refuse_foreign,
+)
 from kandinsky.errors import RequestError
 from kandinsky.media.mux import Film, probe
 from kandinsky.model.card import Card, Sound
-from kandinsky.model.values import Video
+from kandinsky.model.values import LatentShape, Request, Video, VideoShape
 
+OWN = ("video", "states")
+# fields of a request that mean nothing to a model of sound
+NOT_OURS = ("image", "mask", "mask_grow", "width", "height", "shift", "cache", "expand", "expanded_prompt")
 CLOSE_S = 1e-6  # moments nearer than this are the same: times in files are rounded
-
-
-@dataclass(frozen=True, slots=True)
-class SoundRequest:
-    """What sound is asked for. ``None`` means: the card's default.
-
-    video:   the film, a path or a clip in memory.   seconds: of it that get sound; None = all.
-    states:  a file of encoder states, see ``families/kandinsky4_v2a/clip_states.py``; the encoder is then not needed.
-    """
-
-    model: str
-    prompt: str = ""
-    video: str | Path | Video | None = None
-    negative_prompt: str | None = None
-    seconds: float | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    seed: int | None = None
-    states: str | Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,40 +49,39 @@ class Windows:
 
 
 @dataclass(frozen=True, slots=True)
-class ResolvedSound:
-    """A request with every blank filled in. seconds: of sound.   film: where the frames come from."""
+class SoundChoice:
+    """What a job of sound has beyond what every job has.
 
-    card: Card
-    prompt: str
-    negative_prompt: str
+    film: where the frames come from.   windows: that it is made in.   states: a file of precomputed embeddings.
+    """
+
     film: Film | Video
-    seconds: float
     windows: Windows
-    steps: int
-    guidance: float
-    seed: int
     states: Path | None = None
 
-    @property
-    def sound(self) -> Sound:
-        return sound_of(self.card)
-
-    def settings(self) -> dict[str, Any]:
-        """The values that decide the result, under the names a recipe uses."""
+    def settings(self, job: Job) -> dict[str, Any]:
+        """The values that decide the job's result, under the names a recipe uses."""
         given = {} if self.states is None else {"states": str(self.states)}
         return {
-            "model": self.card.id,
-            "prompt": self.prompt,
-            "negative_prompt": self.negative_prompt,
-            "seed": self.seed,
+            "model": job.card.id,
+            "prompt": job.prompt,
+            "negative_prompt": job.negative_prompt,
+            "seed": job.seed,
             "video": {"file": str(self.film.path) if isinstance(self.film, Film) else None},
-            "seconds": round(self.seconds, 6),
+            "seconds": round(job.seconds, 6),
             "windows": len(self.windows.starts_s),
-            "steps": self.steps,
-            "guidance": self.guidance,
-            "noise": self.card.sampling.noise,
+            "steps": job.steps,
+            "guidance": job.guidance,
+            "noise": job.sampling.noise,
             **given,
         }
+
+
+def choice_of(job: Job) -> SoundChoice:
+    """What a job says of its film. Raises: RequestError for a job of another task."""
+    if not isinstance(job.extra, SoundChoice):
+        raise RequestError(f"this request was checked against `{job.card.id}`, which makes no sound")
+    return job.extra
 
 
 def sound_of(card: Card) -> Sound:
@@ -101,32 +91,55 @@ def sound_of(card: Card) -> Sound:
     return card.sound
 
 
-def resolve_sound(request: SoundRequest, card: Card) -> ResolvedSound:
+def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job:
     """Check a request against its card and its film, and fill in the card's defaults; a missing seed is drawn.
 
     Raises: RequestError with one line: what was given, what is allowed, what to do.
     """
     sound = sound_of(card)
+    refuse_foreign(request, card, own=OWN)
+    for name in NOT_OURS:
+        if getattr(request, name) not in (None, False):
+            raise RequestError(f"`{card.id}` makes sound and takes no {name.replace('_', ' ')}: leave it out")
     prompt = checked_prompt(request.prompt, card, may_lack=True)
     steps = checked_steps(request.steps, card, card.sampling)
     guidance, negative = checked_guidance(request.guidance, request.negative_prompt, card.sampling)
     states = None if request.states is None else Path(request.states).expanduser()
     if states is not None and not states.is_file():
         raise RequestError(f"states `{states}` are not there: give a .safetensors file with `image_embeds`")
-    film = _film(request.video, card)
-    seconds = _seconds(request.seconds, film)
-    return ResolvedSound(
+    if request.video is None and not needs_video:  # for a plan: one window
+        film: Film | Video | None = None
+        seconds = sound.window_s
+    else:
+        film = _film(request.video, card)
+        seconds = _seconds(request.seconds, film)
+    windows = Windows.over(seconds, sound)
+    latent = latent_shape(card, sound, windows)
+    side = card.clip.spatial
+    return Job(
         card=card,
         prompt=prompt,
         negative_prompt=negative,
-        film=film,
         seconds=seconds,
-        windows=Windows.over(seconds, sound),
+        fps=card.clip.fps,
+        shape=VideoShape(1, latent.height * side, latent.width * side),
+        latent=latent,
         steps=steps,
         guidance=guidance,
+        shift=card.sampling.shift,
         seed=checked_seed(request.seed),
-        states=states,
+        sampling=card.sampling,
+        extra=None if film is None else SoundChoice(film, windows, states),
     )
+
+
+def latent_shape(card: Card, sound: Sound, windows: Windows) -> LatentShape:
+    """Of the spectrogram of one window."""
+    from kandinsky.media.spectrogram import SpectrogramParams  # which needs torch
+
+    params, clip = SpectrogramParams.from_dict(sound.spectrogram), card.clip
+    columns = -(-params.columns(windows.length_s) // sound.multiple) * sound.multiple
+    return LatentShape(1, params.num_frequencies // clip.spatial, columns // clip.spatial, clip.channels)
 
 
 def times_of(film: Film | Video) -> tuple[float, ...]:

@@ -10,12 +10,14 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kandinsky.errors import RequestError
-from kandinsky.families.kandinsky5.dit import BlockRunner, DiffusionTransformer3D, VisualLayout
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, VisualLayout
+from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
 from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec
+from kandinsky.ops.blocks import BlockRunner
 from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.ops.precision import island
 
@@ -71,22 +73,34 @@ def coordinate_channels(latent_BTHWC: Tensor) -> Tensor:
     return both.to(latent_BTHWC.dtype).expand(B, T, H, W, C + 1)
 
 
-# What the condition channels hold without an image, by the card's `sampling.condition`.
+# What the condition channels hold where nothing is known, by the card's `sampling.condition`.
 CONDITIONS: dict[str, Callable[[Tensor], Tensor | None]] = {
     "zeros": lambda latent_BTHWC: None,
     "coordinates": coordinate_channels,
 }
 
 
-def mark_first_frame(latent_BTHWC: Tensor, condition_BTHWC: Tensor | None, given_B: Tensor) -> Tensor:
-    """Condition channels whose mask says: the first latent frame is a given image (FACTS section 3.4).
+def condition_channels(latent_BTHWC: Tensor, known: Known, kind: str) -> Tensor | None:
+    """What goes in behind the latent, [B, T, H, W, C + 1]; None for nothing, which networks with channels read as zeros.
 
-    Args:    condition_BTHWC: the card's channels without an image; None = zeros.   given_B: which clips have one.
-    Returns: a new tensor [B, T, H, W, C + 1].
+    Args:
+        latent_BTHWC: gives size, type and device.
+        known: of frames, the mask alone goes in, since they are pinned in the latent (FACTS section 3.4); of a source
+            to be edited, its latent and a mask of ones.
+        kind: a key of ``CONDITIONS``.
+
+    Raises: RequestError for a kind that is not known.
     """
+    if kind not in CONDITIONS:
+        raise RequestError(f"sampling.condition `{kind}` is unknown: use {' or '.join(CONDITIONS)}")
+    if (source := known.extra.get("source")) is not None:
+        return torch.cat((source, torch.ones_like(source[..., :1])), dim=-1).to(latent_BTHWC)
+    plain = CONDITIONS[kind](latent_BTHWC)
+    if (mask := known.mask.get(VIDEO)) is None:
+        return plain
     shape = (*latent_BTHWC.shape[:-1], latent_BTHWC.shape[-1] + 1)
-    marked = latent_BTHWC.new_zeros(shape) if condition_BTHWC is None else condition_BTHWC.clone()
-    marked[given_B, 0, ..., -1] = 1
+    marked = latent_BTHWC.new_zeros(shape) if plain is None else plain.clone()
+    marked[..., -1:] = mask.to(marked.device, marked.dtype)
     return marked
 
 
@@ -136,3 +150,38 @@ class VelocityDenoiser:
                 layout = self.dit.layout(grid, device, rope_scale=self.rope_scale, attention=self.attention)
             self.layouts[grid, device] = layout
         return self.layouts[grid, device]
+
+
+def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
+    """The transformer as a denoiser of the track `video`; see ``model/denoiser.Bind``."""
+    assert isinstance(net, DiffusionTransformer3D)
+    inner = VelocityDenoiser(
+        net,
+        run.text,
+        rope_scale=run.rope_scale,
+        attention=run.attention,
+        runner=run.runner,
+        layouts=run.shared.setdefault("layouts", {}),
+        kept=run.kept,
+    )
+    return OnTrack(VIDEO, conditioned(inner, known, run), "velocity")
+
+
+class Conditioned(Protocol):
+    """A denoiser of plain tensors that takes condition channels."""
+
+    condition_BTHWC: Tensor | None
+
+    def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor: ...
+
+
+def conditioned(inner: Conditioned, known: Known, run: Pass) -> Callable[[Tensor, Tensor], Tensor]:
+    """``inner`` with its condition channels, which are made at the first call and shared by all passes."""
+
+    def denoiser(x_BTHWC: Tensor, t: Tensor) -> Tensor:
+        if "condition" not in run.shared:
+            run.shared["condition"] = condition_channels(x_BTHWC, known, run.condition)
+        inner.condition_BTHWC = run.shared["condition"]
+        return inner(x_BTHWC, t)
+
+    return denoiser

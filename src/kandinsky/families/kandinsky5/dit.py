@@ -10,7 +10,7 @@ Precision: the compute type is the type of the weights, and the token stream is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from kandinsky.errors import RequestError
 from kandinsky.model.params import read_params, three
 from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec, attention
+from kandinsky.ops.blocks import BlockRunner, Mix, run_all
 from kandinsky.ops.linear import Linear
 from kandinsky.ops.nabla import KeptBlocks, Nabla
 from kandinsky.ops.precision import island, linear_float32, rms_norm_float32
@@ -198,10 +199,6 @@ class HeadNorm(nn.Module):
         return rms_norm_float32(x_BSNK, self.weight, HEAD_NORM_EPS)
 
 
-# (q [B, S, N, K], k and v [B, L, N, K]) -> [B, S, N, K]
-Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
 class Attention(nn.Module):
     """Multi-head attention with normalised queries and keys, and rotary positions where given."""
 
@@ -308,18 +305,6 @@ class OutLayer(nn.Module):
     def forward(self, x_BSD: Tensor, e_BE: Tensor, grid: Sequence[int]) -> Tensor:
         x = self.out_layer(modulated_norm(x_BSD, *self.modulation(e_BE)))
         return unpatchify(x.unflatten(1, tuple(grid)), self.patch)
-
-
-# Runs the visual blocks: (tokens [B, S, D], number of blocks, (block number, tokens) -> tokens) -> tokens.
-# A step cache is one that leaves some of them out.
-BlockRunner = Callable[[Tensor, int, Callable[[int, Tensor], Tensor]], Tensor]
-
-
-def run_all(x_BSD: Tensor, count: int, run: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """Every block in turn."""
-    for number in range(count):
-        x_BSD = run(number, x_BSD)
-    return x_BSD
 
 
 @dataclass(frozen=True, slots=True)

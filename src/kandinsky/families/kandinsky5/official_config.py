@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from kandinsky.errors import RequestError
-from kandinsky.model import card as cards
-from kandinsky.model.card import Card, Clip, Component, Part, Sampling, SizeClass
+from kandinsky.families.kandinsky5.family import FAMILY
+from kandinsky.model.card import Card, Clip, Component, FileSet, Sampling, SizeClass
+from kandinsky.model.family import Cards
 from kandinsky.ops.attention_spec import AttentionSpec
 
 log = logging.getLogger(__name__)
@@ -107,10 +108,10 @@ DIT_KEYS = frozenset(
 _OPTIONAL = frozenset({"magcache", "scheduler_scale"})
 
 
-def read(path: Path, *, bases: Iterable[Path] | None = None, task: str | None = None) -> Card:
+def read(path: Path, *, cards: Cards, bases: Iterable[Path] | None = None, task: str | None = None) -> Card:
     """The card of one official YAML file.
 
-    Args:   bases: folders that relative checkpoint paths are looked for under, best first; by default the working
+    Args:   cards: those there are.   bases: folders that relative checkpoint paths are looked for under, best first; by default the working
             directory (as officially), then the file's folder and the one above it.
             task: what the model is for, a key of ``CALLS``; by default the file's name and contents tell.
     Raises: RequestError for a file that is no such YAML, or for another task.
@@ -123,10 +124,12 @@ def read(path: Path, *, bases: Iterable[Path] | None = None, task: str | None = 
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RequestError(f"configuration `{path}` is not valid YAML: {' '.join(str(error).split())}") from error
     folder = path.resolve().parent
-    return card_of(values, name=path.stem, bases=list(bases or (Path.cwd(), folder, folder.parent)), task=task)
+    return card_of(
+        values, name=path.stem, cards=cards, bases=list(bases or (Path.cwd(), folder, folder.parent)), task=task
+    )
 
 
-def card_of(values: Mapping[str, Any], *, name: str, bases: list[Path], task: str | None = None) -> Card:
+def card_of(values: Mapping[str, Any], *, name: str, cards: Cards, bases: list[Path], task: str | None = None) -> Card:
     """The card of a parsed official YAML file; see ``read``."""
     where = f"configuration `{name}`"
     tree = _table(values, "", where)
@@ -161,19 +164,19 @@ def card_of(values: Mapping[str, Any], *, name: str, bases: list[Path], task: st
     if "nocfg" in name and "nocfg" not in checkpoint:
         log.warning("%s names `%s`: the hub has a file of its own for the no-CFG model", where, checkpoint)
 
-    def part(given: str, part_name: str = "", *, is_folder: bool) -> Part:
+    def part(given: str, part_name: str = "", *, is_folder: bool) -> FileSet:
         target = _absolute(given, bases)
         entry = f"{target.name}/" if is_folder else target.name
-        return Part(repo=str(target.parent), files=(entry,), name=part_name)
+        return FileSet(repo=str(target.parent), files=(entry,), name=part_name)
 
     return Card(
         id=name,
-        family="kandinsky5",
+        family=FAMILY,
         task=task,
         title=f"Kandinsky 5.0, {name}",
         licence="MIT",
         # of the released networks; a file does not say
-        parameters=next((card.parameters for card in cards.catalogue().values() if card.dit.params == dit), 0),
+        parameters=next((card.parameters for card in cards.all() if card.dit.params == dit), 0),
         source=name,
         dit=Component("kandinsky5.dit", (part(model["checkpoint_path"], is_folder=False),), dit),
         text=Component(

@@ -16,10 +16,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from kandinsky.diffusion.sample import OnStep
+from kandinsky.engine.context import Context
 from kandinsky.engine.latents import write_latent
-from kandinsky.engine.pipeline import GenerationPipeline, OnStep
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.engine.stages import decode
 from kandinsky.errors import RequestError
-from kandinsky.families.kandinsky_video1.keyframes import Progress, encode_picture, fill_gaps, gap_states
+from kandinsky.families.kandinsky_video1.keyframes import encode_picture, fill_gaps, gap_states
 from kandinsky.families.parts.projected import no_text
 from kandinsky.media import recipe
 from kandinsky.model.card import Card
@@ -122,23 +125,27 @@ def interpolate(
     height, width = video.frames_THWC.shape[1:3]
     size = fitted_size(width, height, pipe.card.clip.multiple)
     prompt = settings.prompt if keyframes.guides_text else ""
-    states = _states(pipe, prompt)
-    latents = torch.cat([encode_picture(pipe, _resized(frame, size)) for frame in video.frames_THWC], dim=1)
+    context = pipe.context
+    states = _states(context, prompt)
+    latents = torch.cat([encode_picture(context, _resized(frame, size)) for frame in video.frames_THWC], dim=1)
     steps = settings.steps or keyframes.steps
     guidance = keyframes.guidance if settings.guidance is None else settings.guidance
     parts = [_parts((count - 1) * PER_PASS**number) for number in range(passes)]
-    progress = Progress(on_step, sum(map(len, parts)) * steps)
+    done, total = 0, sum(map(len, parts)) * steps
     for number, ranges in enumerate(parts):
-        filled = [
-            fill_gaps(pipe, latents[:, begin : end + 1], *states, steps=steps, guidance=guidance, seed=settings.seed,
-                      number=number, on_step=progress.stage())
-            for begin, end in ranges
-        ]  # fmt: skip
+        filled = []
+        for begin, end in ranges:
+            walk = fill_gaps(
+                context, latents[:, begin : end + 1], *states, steps_=steps, guidance=guidance, seed=settings.seed,
+                number=number, done=done, total=total,
+            )  # fmt: skip
+            filled.append(pipe.drive(walk, on_step))
+            done += steps
         latents = torch.cat([part[:, :-1] for part in filled] + [filled[-1][:, -1:]], dim=1)
-    made = _recipe(pipe, video, settings, {"steps": steps, "interpolation_guidance": guidance, "fps": fps})
+    made = _recipe(context, video, settings, {"steps": steps, "interpolation_guidance": guidance, "fps": fps})
     if keep_latent is not None:
         write_latent(Path(keep_latent), latents[0], made)
-    frames = pipe.decode(latents)[0]
+    frames = decode(context, latents)[0]
     times = np.asarray(times_s if times_s is not None else np.arange(count) / video.fps)
     dense = np.interp(np.arange(len(frames)) / PER_PASS**passes, np.arange(count), times)
     kept = nearest_frames(dense, seconds if seconds is not None else count / video.fps, fps)
@@ -162,19 +169,19 @@ def _resized(frame_HWC: np.ndarray, size: tuple[int, int]) -> Image.Image:
     return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
 
 
-def _states(pipe: GenerationPipeline, prompt: str) -> tuple[TextStates, TextStates]:
+def _states(context: Context, prompt: str) -> tuple[TextStates, TextStates]:
     """States of the prompt and of no text. The text encoder is read for a prompt only."""
     if not prompt.strip():
-        nothing = no_text(int(pipe.card.dit.params["context_dim"]))
+        nothing = no_text(int(context.card.dit.params["context_dim"]))
         return nothing, nothing
-    text = gap_states(pipe, prompt)
+    text = gap_states(context, prompt)
     return text, no_text(text.tokens_BLC.shape[-1])
 
 
-def _recipe(pipe: GenerationPipeline, video: Video, settings: Raise, used: Mapping[str, Any]) -> dict[str, Any]:
+def _recipe(context: Context, video: Video, settings: Raise, used: Mapping[str, Any]) -> dict[str, Any]:
     height, width = video.frames_THWC.shape[1:3]
     values = {
-        "model": pipe.name,
+        "model": context.name,
         "prompt": settings.prompt,
         "seed": settings.seed,
         "width": width,
@@ -182,5 +189,5 @@ def _recipe(pipe: GenerationPipeline, video: Video, settings: Raise, used: Mappi
         "interpolated": {"factor": used["fps"] / video.fps, "from": dict(video.recipe)},
         **used,
     }
-    device = str(pipe.placement.device("interpolation"))
-    return recipe.build(values, revision=pipe.revision, dtype=pipe.precision.name, device=device)
+    device = str(context.placement.device("interpolation"))
+    return recipe.build(values, revision=context.revision, dtype=context.precision.name, device=device)

@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.families.parts.keymaps import PROJECTION
 from kandinsky.model.params import read_params
 from kandinsky.model.values import TextStates
 from kandinsky.text.store import join
 from kandinsky.text.t5 import END, T5Encoder, T5Params, read_t5
-from kandinsky.weights.keymaps import PROJECTION
 from kandinsky.weights.read import assign_state, read_state
 
 RULES = ("official", "diffusers")

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kandinsky import catalogue
 from kandinsky.errors import RequestError
-from kandinsky.model import card as cards
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +93,7 @@ def evaluate(
     """
     if model not in EVALUATED:
         raise RequestError(f"there is no evaluation for `{model}`: use {', '.join(f'`{name}`' for name in EVALUATED)}")
-    if cards.find(model).sound is not None:
+    if catalogue.find(model).sound is not None:
         from kandinsky.lab.nano.measure_sound import evaluate_sound
 
         return evaluate_sound(
@@ -102,7 +102,7 @@ def evaluate(
         )  # fmt: skip
     import torch
 
-    from kandinsky.engine.build import load
+    from kandinsky.catalogue import load
     from kandinsky.engine.request import parse_size
     from kandinsky.lab.nano.concepts import load_concepts
     from kandinsky.lab.nano.emoji import Clips
@@ -130,7 +130,7 @@ def evaluate(
 
 
 def _text_to_video(session: Session) -> dict[str, Any]:
-    from kandinsky.engine.build import load
+    from kandinsky.catalogue import load
     from kandinsky.lab.nano import measure as nano
 
     groups = nano.judge_groups(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.families.kandinsky5.denoiser import CONDITIONS, join_condition, mark_first_frame
+from kandinsky.families.kandinsky5.denoiser import bind
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.families.nano.autoencoder import NanoAutoencoder
 from kandinsky.families.nano.text import ROLES, NanoTextNetwork
@@ -27,6 +27,7 @@ from kandinsky.lab.nano.concepts import Concept, load_concepts
 from kandinsky.lab.nano.emoji import CAMERAS, POSITIONS, SCALES, Clips, Scene, composite
 from kandinsky.lab.nano.splits import autoencoder_rows
 from kandinsky.lab.nano.train_autoencoder import to_unit
+from kandinsky.model.denoiser import VIDEO, Known, Pass
 from kandinsky.model.values import TextStates
 
 log = logging.getLogger(__name__)
@@ -186,14 +187,12 @@ class FlowObjective:
         text = text.to(device)
         noisy = torch.lerp(clean, noise, t.view(-1, 1, 1, 1, 1))
         # the first frame of these is there from the beginning, and nothing is learned from guessing it
-        noisy[given, 0] = clean[given, 0]
-        weight = torch.ones(clean.shape[:2], device=device)
-        weight[given, 0] = 0
-        condition = CONDITIONS[self.condition](noisy)
-        if given.any():
-            condition = mark_first_frame(noisy, condition, given)
-        x = join_condition(noisy, self.network.params, condition)
-        velocity = self.network(x, t * 1000, text, rope_scale=self.rope_scale).float()
+        mask = torch.zeros(*clean.shape[:2], 1, 1, 1, dtype=torch.bool, device=device)
+        mask[given, 0] = True
+        known = Known(clean={VIDEO: clean}, mask={VIDEO: mask})
+        weight = (~mask[..., 0, 0, 0]).float()
+        denoiser = bind(self.network, known, Pass(text, condition=self.condition, rope_scale=self.rope_scale))
+        velocity = denoiser(known.pin({VIDEO: noisy}), t)[VIDEO].float()
         error_BT = (velocity - (noise - clean)).pow(2).mean(dim=(2, 3, 4))
         loss = (error_BT * weight).sum() / weight.sum()
         return loss, {f"loss_{clean.shape[1]}": float(loss.detach())}

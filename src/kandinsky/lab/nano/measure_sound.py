@@ -105,15 +105,20 @@ def evaluate_sound(
     on_batch: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Measure a model of sound; arguments and result as ``evaluate.run.evaluate``. Raises: RequestError."""
-    from kandinsky.engine.sound_loading import load_sound
-    from kandinsky.families.kandinsky4_v2a.request import SoundRequest
+    from kandinsky.catalogue import load
+    from kandinsky.engine.pipeline import VideoToAudioPipeline
+    from kandinsky.families.kandinsky4_v2a.request import sound_of
+    from kandinsky.families.kandinsky4_v2a.stages import spectrogram_params
+    from kandinsky.model.values import Request
 
     for name in groups or ():
         if name not in GROUPS:
             raise RequestError(f"there is no group `{name}`: use {', '.join(f'`{one}`' for one in GROUPS)}")
-    pipe = load_sound(model, dtype=dtype)
-    if pipe.params.sample_rate != RATE:
-        raise RequestError(f"`{model}` sounds at {pipe.params.sample_rate} Hz: this measure wants {RATE} Hz")
+    pipe = load(model, dtype=dtype)
+    assert isinstance(pipe, VideoToAudioPipeline)
+    params = spectrogram_params(pipe.card)
+    if params.sample_rate != RATE:
+        raise RequestError(f"`{model}` sounds at {params.sample_rate} Hz: this measure wants {RATE} Hz")
     cases = choose_cases(cache, clips or CLIPS)
     cases = [case for case in cases if groups is None or case.group in groups]
     seconds = 0.0
@@ -124,7 +129,7 @@ def evaluate_sound(
         began = time.monotonic()
         films = [Video(one, FPS, seed=0) for one in frames]
         requests = [
-            SoundRequest(model, prompt, video=film, seed=number)
+            Request(model, prompt, video=film, seed=number)
             for film, prompt, number in zip(films, prompts, seeds, strict=True)
         ]
         made = pipe.run_batch([pipe.resolve(request) for request in requests], at_once=batch)
@@ -135,7 +140,7 @@ def evaluate_sound(
 
     figures = judge_sounds(make, cases, batch=batch, seed=seed, on_batch=on_batch)
     if sheet is not None:
-        sound_sheet(shown[:SHOWN], [case.true_S for case in cases], pipe.params, pipe.rules.max_value).save(sheet)
+        sound_sheet(shown[:SHOWN], [case.true_S for case in cases], params, sound_of(pipe.card).max_value).save(sheet)
     sampling = pipe.card.sampling
     return {
         "model": model,

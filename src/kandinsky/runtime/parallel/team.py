@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,14 +18,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from kandinsky.diffusion.guidance import Denoiser, Mixing
-from kandinsky.diffusion.sample import OnStep
-from kandinsky.errors import KandinskyError, RequestError
+from kandinsky.diffusion.guidance import Denoising, Mixing, X, as_state
+from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.model.autoencoder import VideoAutoencoder
-from kandinsky.runtime.parallel.context import SHARED, Context, share_tokens
+from kandinsky.model.denoiser import each
+from kandinsky.runtime.parallel.context import Context, share_tokens
 from kandinsky.runtime.parallel.decode import decode_shared
 from kandinsky.runtime.parallel.exchange import collect, gather_into, join_parts, own_part, shares, tell, tell_tensors
 from kandinsky.runtime.parallel.layout import AXES, Layout
+
+if TYPE_CHECKING:
+    from kandinsky.runtime.parallel.split import SplitRules
 
 log = logging.getLogger(__name__)
 
@@ -58,20 +61,26 @@ class Team:
         assert self.mesh is not None
         return self.mesh[axis].get_group()
 
-    def build(self, make: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
-        """A transformer on this process: whole, or its part of it, with its tokens shared.
+    def build(
+        self, make: Callable[[], nn.Module], dtype: torch.dtype, rules: Callable[[], SplitRules] | None
+    ) -> nn.Module:
+        """A denoising network on this process: whole, or its part of it, with its tokens shared.
 
         Args: make: reads it, on the host; where weights are cut, as they are stored.   dtype: of its weights.
+              rules: how its blocks are shared, asked where they are.
         """
         net = make()
-        if self.mesh is None:
+        if self.mesh is None or not (self.layout.cuts_weights or self.layout.context > 1):
             return net
+        if rules is None:
+            raise BackendError(f"the work of `{type(net).__name__}` cannot be split: use `cfg` or `data`")
+        split = rules()
         if self.layout.cuts_weights:
             # a second of imports that nobody else needs
             from kandinsky.runtime.parallel import sharding
             from kandinsky.runtime.parallel.tensor import cut_block
 
-            blocks = list(_blocks(net))
+            blocks = list(split.blocks(net))
             inside = {id(module) for block in blocks for module in block.modules()}
             for module in net.modules():
                 if id(module) not in inside:
@@ -80,16 +89,16 @@ class Team:
                 # one at a time: the host never holds a second copy of more than one block
                 block.to(dtype)
                 if self.layout.tp > 1:
-                    cut_block(block, self.mesh["tp"])
+                    cut_block(block, split.cut, self.mesh["tp"])
                 if self.layout.fsdp > 1:
                     sharding.shard_block(block, self.context)
             if self.layout.fsdp > 1:
                 sharding.shard_rest(net, blocks, self.context)
         if self.layout.context > 1:
-            share_tokens(net, Context(self.group("ring"), self.group("ulysses"), self.context.get_group()))
+            share_tokens(net, Context(self.group("ring"), self.group("ulysses"), self.context.get_group()), split)
         return net
 
-    def guide(self, guidance: Mixing, *passes: Denoiser | None) -> Denoiser:
+    def guide(self, guidance: Mixing, *passes: Denoising[X] | None) -> Denoising[X]:
         """The guided denoiser; with `cfg=2` the passes are shared out to two groups, and meet once a step.
 
         passes: as ``guidance.guide`` takes them; a single one that is not None means that guidance is off.
@@ -98,19 +107,22 @@ class Team:
         if self.layout.cfg == 1 or len(given) == 1:
             if self.layout.cfg == 2:
                 log.warning("guidance is off: both halves of `cfg=2` compute the same")
-            return guidance.guide(*passes)
+            return cast("Denoising[X]", guidance.guide(*passes))
         group = self.group("cfg")
         size = group.size()
         own, most = given[group.rank() :: size], math.ceil(len(given) / size)
 
-        def guided(x_BTHWC: Tensor, t: Tensor) -> Tensor:
-            made = [one(x_BTHWC, t).to(x_BTHWC.dtype) for one in own]
-            made += made[:1] * (most - len(made))  # collectives want equal sizes
+        def met(*made: Tensor) -> Tensor:
             v = torch.stack(made)
             every = v.new_empty(size * most, *v.shape[1:])
             gather_into(every, v, group=group)
             places = every.unflatten(0, (size, most))
             return guidance.combine(*(places[n % size, n // size] for n in range(len(given))))
+
+        def guided(x: X, t: Tensor) -> X:
+            made = [as_state(one(x, t), x) for one in own]
+            made += made[:1] * (most - len(made))  # collectives want equal sizes
+            return each(met, *made)
 
         return guided
 
@@ -132,16 +144,9 @@ class Team:
         """A plain value of every process."""
         return [value] if self.mesh is None else collect(value, self.device)
 
-    def heed(self, on_step: OnStep | None) -> OnStep | None:
-        """The callback whose answer on the first process holds for all; each process tells its own of the steps."""
-        if self.mesh is None:
-            return on_step
-
-        def told(step: int, total: int, preview_BTHWC: Tensor) -> bool | None:
-            answer = None if on_step is None else on_step(step, total, preview_BTHWC)
-            return bool(self.agree(answer is not False))
-
-        return told
+    def go_on(self, wanted: bool) -> bool:
+        """Whether the work goes on: the first process' answer holds for all."""
+        return wanted if self.mesh is None else bool(self.agree(wanted))
 
     def all_passes(self, passes: list[list[bool]]) -> list[list[bool]]:
         """What a step cache left out, of all branches and clips: for each pass, for each clip."""
@@ -208,7 +213,3 @@ class Team:
             is_common, text = told
             raise RequestError(text) if is_common else KandinskyError(text)
         return tell_tensors(made, 0, self.device)
-
-
-def _blocks(net: nn.Module) -> Iterable[nn.Module]:
-    return next(list(entry.blocks(net)) for kind, entry in SHARED.items() if isinstance(net, kind))

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.diffusion.cogvideox import level_of
+from kandinsky.errors import BackendError
 from kandinsky.families.parts.unet.unet import Marks, UNet
+from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
 from kandinsky.model.values import TextStates
 
 
@@ -80,3 +82,14 @@ def _beside(first: TextStates, second: TextStates) -> TextStates:
         tokens.append(F.pad(states.tokens_BLC, (0, 0, 0, longest - L)))
         masks.append(F.pad(mask, (0, longest - L)))
     return TextStates(torch.cat(tokens), torch.cat((first.pooled_BC, second.pooled_BC)), torch.cat(masks))
+
+
+def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
+    """The U-Net of images as a denoiser of the track `video`; see ``model/denoiser.Bind``.
+
+    Raises: BackendError for a step cache: its levels are no row of blocks.
+    """
+    assert isinstance(net, UNet)
+    if run.runner is not None:
+        raise BackendError("step caches are not supported for U-Nets: use `none`")
+    return OnTrack(VIDEO, UNetDenoiser(net, run.text, condition_BTHWC=known.extra.get("kept")), "noise")

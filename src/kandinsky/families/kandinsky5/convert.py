@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.model.card import Card
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.weights import keymaps
 from kandinsky.weights.read import check_shapes, read_metadata, read_state
@@ -51,7 +52,7 @@ def convert_transformer(
     with torch.device("meta"):
         net = DiffusionTransformer3D(params)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    check_shapes(net, shapes, keymap=keymaps.KANDINSKY5_DIT, where=str(source))
+    check_shapes(net, shapes, keymap=keymaps.IDENTITY, where=str(source))
     metadata = read_metadata(source)
     if to == "official":
         write_state(state, target, layout="official", metadata=metadata)
@@ -126,3 +127,10 @@ def infer_params(state: Mapping[str, Tensor]) -> DiTParams:
         axes_dims=AXES[head],
         visual_cond=shape("visual_embeddings.in_layer.weight")[1] // patch != out_channels,
     )
+
+
+def convert(source: Path, target: Path, to: str, card: Card | None) -> Path:
+    """``convert_transformer`` with a card's values, where one is given; see ``model.family.Convert``."""
+    params = None if card is None else DiTParams.from_dict(card.dit.params)
+    spec = None if card is None else AttentionSpec.from_dict(card.sampling.attention)
+    return convert_transformer(source, target, to=to, params=params, attention=spec)

@@ -1,0 +1,286 @@
+"""What a model's name stands for: its family, its card, and the folder its files are looked for in; and ``load``.
+
+A name is a catalogue id, a folder or an official YAML file on this machine, or a Hugging Face repository. A folder may
+hold `card.toml`, as this library writes it; `model_index.json`, the Diffusers layout; a layout that a family knows
+(``Family.formats``); or the official `model/`, `vae/`, `text_encoder/`, `text_encoder2/` of a catalogue model.
+
+This is the only module that imports families, and it does so when one is asked for. Users add cards by a folder that
+``KANDINSKY_CARDS`` names, and families of their own by one that ``KANDINSKY_FAMILIES`` names: every folder in it with a
+`family.py` whose ``FAMILY`` is a ``model.family.Family``. No torch until a model is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.model import card as card_files
+from kandinsky.model.card import DEFAULT_MODEL, DEFAULT_SOUND, FULL_SIZE_SOUND, HERE, Card, Source, to_dict
+from kandinsky.model.family import Family, Part
+from kandinsky.weights.folders import diffusers_repository, in_diffusers_layout, read_json
+
+if TYPE_CHECKING:
+    from kandinsky.engine.options import RunOptions
+    from kandinsky.engine.pipeline import GenerationPipeline, VideoToAudioPipeline
+    from kandinsky.runtime.plan import Plan
+
+__all__ = [
+    "CARDS", "DEFAULT_MODEL", "DEFAULT_SOUND", "FULL_SIZE_SOUND", "HERE", "Card", "Source", "all_cards", "cards",
+    "families", "family", "find", "load", "open_model", "parse", "part", "plan", "read", "source_of", "to_dict",
+]  # fmt: skip
+SHIPPED = ("nano", "kandinsky5", "kandinsky4", "kandinsky4_v2a", "kandinsky3", "kandinsky_video1")
+
+
+# -- families ----------------------------------------------------------------------------------------------------------
+
+
+def family(name: str) -> Family:
+    """The family of a name. Raises: RequestError with the nearest names."""
+    if name in SHIPPED:
+        return _family_in(f"kandinsky.families.{name}.family")
+    folder = os.environ.get("KANDINSKY_FAMILIES")
+    if folder and name.isidentifier() and (Path(folder) / name / "family.py").is_file():
+        if folder not in sys.path:
+            sys.path.append(folder)
+        return _family_in(f"{name}.family")
+    known = [*SHIPPED, *_own(folder)]
+    near = difflib.get_close_matches(name, known, n=1)
+    advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(known)}"
+    raise RequestError(f"unknown family `{name}`: {advice}")
+
+
+def families() -> list[Family]:
+    """All families: the shipped ones, then those of the folder ``KANDINSKY_FAMILIES`` names."""
+    return [family(name) for name in (*SHIPPED, *_own(os.environ.get("KANDINSKY_FAMILIES")))]
+
+
+def part(kind: str) -> Part:
+    """The part of a kind, whichever family has it. Raises: RequestError where none has."""
+    for one in families():
+        if kind in one.parts:
+            return one.parts[kind]
+    raise RequestError(f"no family has a network `{kind}`")
+
+
+def _own(folder: str | None) -> list[str]:
+    return sorted(path.parent.name for path in Path(folder).glob("*/family.py")) if folder else []
+
+
+def _family_in(module: str) -> Family:
+    found = import_module(module).FAMILY
+    assert isinstance(found, Family), f"`{module}.FAMILY` is no Family"
+    return found
+
+
+# -- cards -------------------------------------------------------------------------------------------------------------
+
+
+def parse(values: dict[str, Any], *, where: str) -> Card:
+    """A card from parsed TOML. Raises: RequestError naming the file and the offending key."""
+    return card_files.parse(values, where=where, families=family)
+
+
+def read(path: Path) -> Card:
+    """One card file, with its bases. Raises: RequestError where it is no valid TOML or no valid card."""
+    return card_files.read(path, families=family)
+
+
+@cache
+def _shipped() -> dict[str, Card]:
+    return {card.id: card for card in map(read, sorted(HERE.glob("*.toml"), key=lambda path: path.stem))}
+
+
+def cards() -> dict[str, Card]:
+    """All cards by id: the shipped ones, then those of the folder ``KANDINSKY_CARDS`` names, which win."""
+    found = dict(_shipped())
+    if folder := os.environ.get("KANDINSKY_CARDS"):
+        for path in sorted(Path(folder).glob("*.toml")):
+            card = read(path)
+            found[card.id] = card
+    return found
+
+
+def all_cards() -> Iterable[Card]:
+    """All cards."""
+    return cards().values()
+
+
+def find(model: str) -> Card:
+    """The card of a catalogue id. Raises: RequestError with the nearest ids."""
+    known = cards()
+    if model in known:
+        return known[model]
+    near = difflib.get_close_matches(model, known, n=3, cutoff=0.3) or sorted(known)[:3]
+    raise RequestError(
+        f"unknown model `{model}`: `kandinsky models` lists all {len(known)}",
+        hint="the nearest are " + ", ".join(f"`{name}`" for name in near),
+    )
+
+
+class _Cards:
+    """The catalogue, as formats may ask it."""
+
+    find = staticmethod(find)
+    all = staticmethod(all_cards)
+
+
+CARDS = _Cards()
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source:
+    """The model a name stands for.
+
+    Args:
+        weights: an official `weights/` folder to read a catalogue model from, instead of the Hugging Face cache.
+
+    Raises: RequestError for a name that is nothing of all this; WeightsError for a folder that holds no model.
+    """
+    name = str(model)
+    root = None if weights is None else Path(weights).expanduser()
+    if name in cards():
+        return Source(find(name), root, name)
+    place = Path(name).expanduser()
+    if place.is_dir():
+        if weights is not None:
+            raise RequestError("`weights` is for catalogue models: a folder brings its own weights")
+        return from_folder(place.resolve())
+    if place.is_file() and (card := _in_format(place)) is not None:
+        if weights is not None:
+            raise RequestError("`weights` is for catalogue models: a YAML file names its own weights")
+        return Source(card, None, str(place.resolve()))
+    if isinstance(model, Path) or name.startswith((".", "/", "~")):
+        raise RequestError(f"model folder `{name}` is not there: give an existing folder or a catalogue id")
+    if name.count("/") == 1 and (card := from_repository(name)):
+        return Source(card, root, name)
+    return Source(find(name), root, name)
+
+
+def from_folder(folder: Path) -> Source:
+    """The model in a folder of this machine. Raises: WeightsError or RequestError where it is not one model."""
+    name = str(folder)
+    if (path := folder / "card.toml").is_file():
+        return Source(read(path), None, name)
+    if (folder / "model_index.json").is_file():
+        return Source(_diffusers_folder(folder), None, name)
+    if (card := _in_format(folder)) is not None:
+        return Source(card, None, name)
+    found = []
+    for root in (folder, folder / "weights"):
+        for card in all_cards():
+            local = card.dit.parts[0].local
+            if local and (root / local).is_file():
+                found.append(Source(card, root, name))
+    if not found:
+        raise WeightsError(
+            f"folder `{folder}` holds no model: looked for `card.toml`, `model_index.json`, an official YAML file, "
+            "and `model/` with a catalogue model's file"
+        )
+    if len(found) > 1:
+        ids = ", ".join(f"`{source.card.id}`" for source in found)
+        raise RequestError(f"folder `{folder}` holds several models, {ids}: name one, with `weights` the folder")
+    return found[0]
+
+
+def from_repository(repository: str) -> Card | None:
+    """The card of a Hugging Face repository, official or in the Diffusers layout; None where no card names it."""
+    owner, _, bare = repository.partition("/")
+    for card in all_cards():
+        for known, is_twin in ((card.dit.parts[0].repo, False), (diffusers_repository(card), True)):
+            known_owner, _, known_bare = known.partition("/")
+            # the first release lay under another owner
+            if known_bare and known_bare == bare and owner in (known_owner, "ai-forever"):
+                return in_diffusers_layout(card, repository) if is_twin else card
+    return None
+
+
+def _in_format(place: Path) -> Card | None:
+    formats = (entry for one in families() for entry in one.formats)
+    return next((entry.read()(place, CARDS) for entry in formats if entry.holds()(place)), None)
+
+
+def _diffusers_folder(folder: Path) -> Card:
+    kind = str(read_json(folder / "model_index.json").get("_class_name"))
+    layouts = [one.diffusers for one in families() if one.diffusers is not None]
+    for layout in layouts:
+        if kind in layout.pipelines:
+            return layout.read()(folder, find(layout.pipelines[kind]), CARDS)
+    known = ", ".join(f"`{name}`" for layout in layouts for name in layout.pipelines)
+    raise BackendError(f"`{folder}` holds a `{kind}`, which is not supported: use one of {known}")
+
+
+# -- load --------------------------------------------------------------------------------------------------------------
+
+
+@overload
+def load(model: Literal["nano-v2a", "kandinsky4-v2a"], **options: Any) -> VideoToAudioPipeline: ...
+@overload
+def load(model: str | Path = DEFAULT_MODEL, **options: Any) -> GenerationPipeline: ...
+def load(model: str | Path = DEFAULT_MODEL, **options: Any) -> GenerationPipeline | VideoToAudioPipeline:
+    """A pipeline for a model. Files are found and their headers checked now; weights are read at first use.
+
+    Args:
+        model: catalogue id, local folder (official or Diffusers layout), official YAML file, or hub repository.
+        options: fields of ``engine.options.RunOptions``.
+
+    Raises: RequestError for a name or option that is not known; WeightsError naming what is missing or broken;
+        BackendError for a device, package or attention backend that is not there.
+    """
+    from kandinsky.engine.build import places_for
+    from kandinsky.engine.options import RunOptions
+
+    chosen = RunOptions.from_dict(options)
+    places_for(chosen)  # a device that is not there is said before anything is looked for
+    return open_model(source_of(model, weights=chosen.weights), chosen)
+
+
+def open_model(source: Source, options: RunOptions) -> GenerationPipeline | VideoToAudioPipeline:
+    """``load`` of a model that is found already."""
+    from kandinsky.engine.build import build
+    from kandinsky.engine.pipeline import pipeline_of
+
+    return pipeline_of(build(source.card, options, root=source.root, name=source.name))
+
+
+def plan(
+    model: str,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    seconds: float | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    fps: str | None = None,
+    memory: str | None = None,
+    gpus: int | None = None,
+    **options: Any,
+) -> Plan:
+    """What one clip of a model needs; no prompt and no image is needed, since they change nothing here.
+
+    Args:
+        width, height, seconds, steps, guidance, fps: as for a generation; None = the card's default.
+        memory: `12GB`: plan for a card of that size instead of this machine's.
+        gpus: so many processes, each on a card of its own.
+        options: fields of ``engine.options.RunOptions``; an ``offload`` that is not given is chosen.
+
+    Raises: RequestError or BackendError as a generation would.
+    """
+    from kandinsky.engine.options import RunOptions
+    from kandinsky.engine.plan import plan_resolved
+    from kandinsky.engine.request import resolve
+    from kandinsky.model.values import Request
+
+    chosen = RunOptions.from_dict(options)
+    asked = {"seconds": seconds, "steps": steps, "guidance": guidance, "fps": fps, "width": width, "height": height}
+    source = source_of(model, weights=chosen.weights)
+    job = resolve(Request(model, "any", seed=0, **asked), source.card, needs_image=False)  # type: ignore[arg-type]
+    return plan_resolved(job, chosen, root=source.root, memory=memory, gpus=gpus)

@@ -1,0 +1,103 @@
+"""Flags of a command from the fields of values: ``Request`` and ``RunOptions`` are declared once, and rendered here."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Made = TypeVar("Made")
+# How the command line writes fields whose Python type says too little, or too much.
+WRITTEN: dict[str, Any] = {
+    **dict.fromkeys(("image", "mask", "video", "states"), Path | None),
+    **dict.fromkeys(("device", "dtype", "quantize", "cache", "text_cache", "parallel"), str | None),
+    "lora": list[str] | None,
+}
+ON_OFF = {"on": True, "off": False}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Flags:
+    """The fields of a value that become flags.
+
+    kind:  the dataclass.   only: names of fields; None = all that have flags.   help: in the place of a field's own.
+    """
+
+    kind: type
+    only: tuple[str, ...] | None = None
+    help: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def fields(self) -> list[dataclasses.Field[Any]]:
+        """The fields, in their order."""
+        found = [f for f in dataclasses.fields(self.kind) if f.metadata.get("flags")]
+        return [f for f in found if self.only is None or f.name in self.only]
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """One keyword parameter for each field, as typer reads it."""
+        hints = typing.get_type_hints(self.kind, localns=_unknown_names(self.kind))
+        made = []
+        for f in self.fields():
+            kind = WRITTEN.get(f.name, hints.get(f.name, str | None))
+            told = typer.Option(
+                *f.metadata["flags"], metavar=f.metadata["metavar"], help=self.help.get(f.name, f.metadata["help"])
+            )
+            made.append(
+                inspect.Parameter(
+                    f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=Annotated[kind, told]
+                )
+            )
+        return made
+
+
+def taken(values: dict[str, Any], flags: Flags) -> dict[str, Any]:
+    """Take the fields' values out of a command's arguments, as the dataclass has them."""
+    found = {f.name: values.pop(f.name) for f in flags.fields()}
+    for name, value in found.items():
+        if name == "text_cache" and isinstance(value, str):
+            found[name] = ON_OFF.get(value, value)
+        elif isinstance(value, Path):
+            found[name] = str(value)
+    return found
+
+
+def rendered(**places: Flags) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """A command some of whose parameters are values, shown to typer with a flag for each of their fields.
+
+    Args:
+        places: by the parameter's name; it gets a mapping of what was given, to build the value from.
+    """
+
+    def around(command: Callable[..., T]) -> Callable[..., T]:
+        signature = inspect.signature(command, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in signature.parameters.items():
+            if name in places:
+                parameters += places[name].parameters()
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+        @wraps(command)
+        def run(**values: Any) -> T:
+            made = {name: taken(values, flags) for name, flags in places.items()}
+            return command(**values, **made)
+
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": signature.return_annotation}
+        del run.__wrapped__  # typer would look through it
+        return run
+
+    return around
+
+
+def _unknown_names(kind: type) -> dict[str, Any]:
+    """Names that a dataclass imports for type checkers only; what they stand for is none of the command line's."""
+    return {"torch": types.SimpleNamespace(device=str, dtype=str)}

@@ -1,0 +1,98 @@
+"""What a loaded model is: its card, its networks where they lie, and the choices they run under."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kandinsky.diffusion.caching import CacheSettings
+from kandinsky.engine.attention import attention_for
+from kandinsky.media import recipe
+from kandinsky.model.card import Card
+from kandinsky.model.family import Part
+from kandinsky.ops.attention import AttentionSpec
+from kandinsky.runtime.adapters import Adapters
+from kandinsky.runtime.parallel.team import Team
+from kandinsky.runtime.placement import Placement, Precision
+
+if TYPE_CHECKING:
+    from kandinsky.engine.request import Job
+    from kandinsky.text.store import TextStore
+
+
+@dataclass
+class Context:
+    """One model, ready to be asked; every stage is handed it.
+
+    Args:
+        card: the model.
+        placement: holds its networks by name, `text`, `dit`, `vae` and further ones.
+        precision: number types it runs in.
+        attention: of the visual self attention, as in ``AttentionSpec.chosen``; `auto` is the card's.
+        name: what ``load`` finds the model by.
+        revision: of the weights.
+        noise_device: of the noise generator. None = CPU, so that a seed means the same result on every machine; the
+            official code draws on its CUDA device, and the official calls keep that.
+        cache: step cache of requests that name none.
+        adapters: LoRAs of the denoiser.
+        text_store: text embeddings on disk.
+        settings: further entries of every recipe.
+        team: the processes that work together; every one of them makes the same calls and gets the same results.
+    """
+
+    card: Card
+    placement: Placement
+    precision: Precision
+    attention: str = "auto"
+    name: str = ""
+    revision: str = "main"
+    noise_device: torch.device | None = None
+    cache: str | CacheSettings | None = None
+    adapters: Adapters = None  # type: ignore[assignment]  # made from the card below
+    text_store: TextStore | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    team: Team = field(default_factory=Team)
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.card.id
+        self.adapters = self.adapters or Adapters(self.card.id, dict)
+        self.settings = dict(self.settings)
+
+    def part(self, name: str) -> Part:
+        """What the family says of a network of the card, by its name there."""
+        return self.card.part(name)
+
+    def with_card(self, card: Card) -> Context:
+        """The same networks under another card's values."""
+        return dataclasses.replace(self, card=card)
+
+    def attention_of(self, job: Job) -> AttentionSpec:
+        """The visual self attention of a job. Raises: BackendError where it cannot run on this device."""
+        return attention_for(self.card, job.sampling, self.attention, self.placement.device("dit").type)
+
+    def recipe(
+        self, job: Job, cache: Mapping[str, Any] | None = None, kept: float | None = None, *, part: str = "dit"
+    ) -> dict[str, Any]:
+        """What makes this result again, as stored in the file.
+
+        Args:
+            cache: the step cache's report.
+            kept: share of the blocks that block-sparse attention computed.
+            part: network whose device is named.
+        """
+        settings = job.settings() | {"model": self.name} | ({"cache": cache} if cache else {}) | dict(self.settings)
+        attention = self.attention_of(job)
+        if attention.type == "nabla" or attention != AttentionSpec.from_dict(job.sampling.attention):
+            settings["attention"] = str(attention)
+        if kept is not None:
+            settings["kept_blocks"] = round(kept, 4)
+        if loras := self.adapters.recipe():
+            settings["lora"] = loras
+        if self.noise_device is not None and self.noise_device.type != "cpu":
+            settings["noise"] = f"{settings['noise']} on {self.noise_device.type}"
+        device = str(self.placement.device(part))
+        return recipe.build(settings, revision=self.revision, dtype=self.precision.name, device=device)

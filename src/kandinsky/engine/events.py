@@ -1,0 +1,60 @@
+"""What a running engine tells: it yields events; closing the iterator cancels the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kandinsky.errors import KandinskyError
+    from kandinsky.model.denoiser import State
+    from kandinsky.model.values import Soundtrack, VideoStream
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stage begins: `encode`, `condition`, `sample`, `decode`, or one of a family's own."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a sampler was taken.
+
+    step, total: from 1, over all sampling stages of the batch.   clean: computes the clean latents expected at present.
+    """
+
+    step: int
+    total: int
+    clean: Callable[[], State]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Decoded frames of one job, [t, H, W, 3] uint8, in order of time."""
+
+    index: int
+    frames_THWC: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One job is finished. Frames of a clip came as pieces; its stream holds what else there is of it."""
+
+    index: int
+    result: VideoStream | Soundtrack
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One job has no result."""
+
+    index: int
+    error: KandinskyError
+
+
+Event: TypeAlias = Phase | Step | Piece | Done | Failed

@@ -1,0 +1,530 @@
+"""The stages that lead from jobs to results: condition, encode, sample, decode. Each is public and typed on both sides.
+
+A stage is called with the context and what was made so far; it yields events and returns what it has added. A family
+whose models work otherwise has a list of stages of its own (``Task.stages``).
+
+Legend: B batch; T H W C frames, rows, columns, channels (of latents or pixels, as said); N draws of noise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kandinsky.diffusion import noise as noise_rule
+from kandinsky.diffusion import step_cache
+from kandinsky.diffusion.first_frame import normalize_first_frame
+from kandinsky.diffusion.guidance import Guidance
+from kandinsky.diffusion.sample import Progress, steps
+from kandinsky.diffusion.samplers import sampler
+from kandinsky.diffusion.step_cache import Branches, StepCache
+from kandinsky.engine.context import Context
+from kandinsky.engine.events import Event, Phase, Step
+from kandinsky.engine.latents import write_latent
+from kandinsky.engine.parallel import check_fits, demand_of
+from kandinsky.engine.request import Job, common
+from kandinsky.engine.text_states import Asked
+from kandinsky.errors import BackendError, Cancelled, RequestError
+from kandinsky.model.autoencoder import decode_pieces as decoded
+from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass, each
+from kandinsky.model.values import Soundtrack, TextStates, VideoStream
+from kandinsky.ops.nabla import KeptBlocks
+from kandinsky.text.protocol import ImageTextEncoder, PromptWriter
+from kandinsky.text.store import encode_each, join
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from kandinsky.model.denoiser import State
+    from kandinsky.text.protocol import TextEncoder
+
+log = logging.getLogger(__name__)
+X = TypeVar("X", bound=Tensor | Mapping[str, Tensor])
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a batch of jobs has come to so far; each stage fills in some of it.
+
+    keep:    a file for the latent of each job, written before it is decoded.
+    text, negative: embeddings of the prompts, and of what guidance holds them against.
+    known:   what is known of the results.   latents: the finished state.   recipes: one for each job.
+    at_once: parts of a job that go through a network together, where it is made in parts.
+    """
+
+    jobs: tuple[Job, ...]
+    keep: tuple[Path | None, ...] = ()
+    text: TextStates | None = None
+    negative: TextStates | None = None
+    known: Known = field(default_factory=Known)
+    latents: State = field(default_factory=dict)
+    recipes: tuple[dict[str, Any], ...] = ()
+    at_once: int = 1
+
+
+Running = Generator[Event, None, Made]
+
+
+class Stage(Protocol):
+    """One step of the way. ``needs``: networks it uses, for placement and plans."""
+
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
+    def __call__(self, context: Context, made: Made, /) -> Running: ...
+
+
+class Finish(Protocol):
+    """The last step of the way: results whose frames are decoded as they are taken."""
+
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
+    def results(self, context: Context, made: Made, /) -> Sequence[VideoStream | Soundtrack]: ...
+
+
+# -- condition ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Encodes the images that the jobs bring."""
+
+    needs: tuple[str, ...] = ("vae",)
+
+    def __call__(self, context: Context, made: Made) -> Running:
+        if common(made.jobs).conditions:
+            yield Phase("condition")
+            return dataclasses.replace(made, known=known_of(context, made.jobs))
+        return made
+
+
+def known_of(context: Context, jobs: Sequence[Job]) -> Known:
+    """What the jobs' conditions say of their results, as latents in float32.
+
+    Latents are the mode of the autoencoder's posterior: the official code takes an unseeded sample of it, so that there
+    a seed does not repeat a result.
+    """
+    first = common(jobs)
+    known = Known()
+    for place, condition in enumerate(first.conditions):
+        given = [job.conditions[place] for job in jobs]
+        pixels = [to_pixels(one.data.pixels()) for one in given]
+        masks = [None if one.mask is None else one.mask.fitted(one.data) for one in given]
+
+        def encoded(pixels: list[Tensor] = pixels, masks: list[np.ndarray | None] = masks) -> list[Tensor | None]:
+            device = context.placement.device("vae")
+            with context.placement.hold("vae") as vae, torch.no_grad():
+                made = [
+                    encode_image(vae.encode, image.to(device), mask) for image, mask in zip(pixels, masks, strict=True)
+                ]
+            return [torch.cat(made).to(context.precision.islands)]
+
+        latents = context.team.once(encoded)[0]
+        assert latents is not None
+        if condition.kind == "frames":
+            assert condition.at is not None
+            known = with_frames(known, condition.track, latents, condition.at.start, first.latent.frames)
+        else:
+            name = "source" if condition.kind == "source" else "kept"
+            known = dataclasses.replace(known, extra={**known.extra, name: latents})
+    return known
+
+
+def with_frames(known: Known, track: str, latents_BTHWC: Tensor, start: int, frames: int) -> Known:
+    """``known`` with clean latents from frame ``start`` of a latent of so many frames on."""
+    B, T, H, W, C = latents_BTHWC.shape
+    clean = known.clean.get(track, latents_BTHWC.new_zeros(B, frames, H, W, C)).clone()
+    mask = known.mask.get(track, torch.zeros(B, frames, 1, 1, 1, dtype=torch.bool)).clone()
+    clean[:, start : start + T] = latents_BTHWC
+    mask[:, start : start + T] = True
+    return dataclasses.replace(known, clean={**known.clean, track: clean}, mask={**known.mask, track: mask})
+
+
+def encode_image(
+    encode: Callable[[Tensor], Tensor], pixels_BTHWC: Tensor, repaint_HW: np.ndarray | None = None
+) -> Tensor:
+    """Latents of an image; of one with a mask, a channel that says what is kept, and the latents of what is kept.
+
+    Args:
+        encode: pixels in [-1, 1] to latents.
+        repaint_HW: weights, 1 = to be made anew.
+
+    Quirk:  any weight above 0 hides a pixel (grey stands in its place), and of each square of pixels that share a
+            latent the first one's weight counts.
+    Source: ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py.
+    """
+    if repaint_HW is None:
+        return encode(pixels_BTHWC)
+    repaint_HW1 = torch.from_numpy(repaint_HW).to(pixels_BTHWC)[..., None]
+    latents = encode(pixels_BTHWC * (repaint_HW1 == 0))
+    square = len(repaint_HW1) // latents.shape[2]
+    kept_HW1 = 1 - repaint_HW1[::square, ::square]
+    return torch.cat((kept_HW1.to(latents).expand(*latents.shape[:-1], 1), latents), dim=-1)
+
+
+# -- encode ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Writes prompts out at length where that is asked for, and makes their embeddings."""
+
+    needs: tuple[str, ...] = ("text",)
+
+    def __call__(self, context: Context, made: Made) -> Running:
+        yield Phase("encode")
+        with ExitStack() as held:
+            if any(job.expand for job in made.jobs) and context.team.is_first:
+                held.enter_context(context.placement.hold("text"))  # one visit for writing and reading
+            jobs = expand(context, made.jobs)
+            text, negative = encode(context, jobs)
+        return dataclasses.replace(made, jobs=tuple(jobs), text=text, negative=negative)
+
+
+def expand(context: Context, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with their prompts written out at length, those that ask for it; each with its own seed."""
+    if not any(one.expand and one.expanded_prompt is None for one in jobs):
+        return list(jobs)
+    made: Sequence[Job] = jobs
+    if context.team.is_first:
+        made = [_expanded(context, one) if one.expand and one.expanded_prompt is None else one for one in jobs]
+    texts = context.team.agree([one.expanded_prompt for one in made])
+    return [dataclasses.replace(one, expanded_prompt=text) for one, text in zip(jobs, texts, strict=True)]
+
+
+def _expanded(context: Context, job: Job) -> Job:
+    image = None if job.image is None else job.image.picture.image
+    with context.placement.hold("text") as encoder:
+        if not isinstance(encoder, PromptWriter):
+            raise BackendError(f"`{type(encoder).__name__}` cannot write prompts out: leave `expand` out")
+        written = encoder.expand(job.prompt, task=context.card.task, seed=job.seed, image=image)
+    log.info("expanded prompt: %s", written)
+    return dataclasses.replace(job, expanded_prompt=written)
+
+
+def encode(context: Context, jobs: Sequence[Job]) -> tuple[TextStates, TextStates | None]:
+    """Embeddings of the prompts, and of the negative prompts where guidance is on.
+
+    Prompts are encoded one by one, so that an embedding is the same in any batch; from the store where it has them.
+    """
+    made = context.team.once(lambda: tensors_of(*_encoded(context, jobs)))
+    return states_of(made[:3]), states_of(made[3:]) if made[3] is not None else None
+
+
+def _encoded(context: Context, jobs: Sequence[Job]) -> tuple[TextStates, TextStates | None]:
+    first = common(jobs)
+    prompts = [context.adapters.trigger + job.text for job in jobs]
+    negative = [job.negative_prompt for job in jobs] if Guidance(first.guidance).is_on else []
+    if context.card.does.text_sees_image and first.image is not None:
+        images = [job.image.pixels() for job in jobs if job.image is not None]
+        with context.placement.hold("text") as encoder:
+            text = _encode_with_images(encoder, prompts, images)
+            return text, _encode_with_images(encoder, negative, images) if negative else None
+    if negative and context.part("text").contrasting:
+        with Asked(context.placement, context.text_store) as asked:
+            text = join([asked.states(prompt) for prompt in prompts])
+            return text, join([asked.against(n, prompt) for n, prompt in zip(negative, prompts, strict=True)])
+    states = encode_each(
+        [*prompts, *negative],
+        still=first.shape.frames == 1,
+        encoder=partial(context.placement.hold, "text"),
+        store=context.text_store,
+    )
+    return join(states[: len(prompts)]), join(states[len(prompts) :]) if negative else None
+
+
+def _encode_with_images(encoder: TextEncoder, prompts: list[str], images: list[Image]) -> TextStates:
+    if not isinstance(encoder, ImageTextEncoder):
+        raise BackendError(f"`{type(encoder).__name__}` cannot be shown an image: use another text encoder")
+    # one by one, so that a prompt's embeddings do not depend on its neighbours
+    return join([encoder.encode_with_images([p], [image]) for p, image in zip(prompts, images, strict=True)])
+
+
+def tensors_of(*states: TextStates | None) -> list[Tensor | None]:
+    """Tokens, pooled embeddings and mask of each."""
+    return [
+        tensor
+        for one in states
+        for tensor in ((None,) * 3 if one is None else (one.tokens_BLC, one.pooled_BC, one.mask_BL))
+    ]
+
+
+def states_of(tensors: Sequence[Tensor | None]) -> TextStates:
+    """The inverse of ``tensors_of``, of one."""
+    tokens_BLC, pooled_BC, mask_BL = tensors
+    assert tokens_BLC is not None and pooled_BC is not None
+    return TextStates(tokens_BLC, pooled_BC, mask_BL)
+
+
+# -- sample ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Draws noise, walks from it to latents, and keeps them on disk where that is asked for."""
+
+    needs: tuple[str, ...] = ("dit",)
+
+    def __call__(self, context: Context, made: Made) -> Running:
+        yield Phase("sample")
+        first = common(made.jobs)
+        kept, cache = KeptBlocks(), start_cache(first)
+        assert made.text is not None
+        latents = yield from denoise(
+            context,
+            {VIDEO: noise(context, made.jobs)},
+            made.text,
+            made.negative,
+            first,
+            known=made.known,
+            fresh=fresh_noise(context, made.jobs),
+            cache=cache,
+            kept=kept,
+        )
+        if cache:
+            cache.skips = context.team.all_passes(cache.skips)
+        shares = _kept_shares(context, kept, first, len(made.jobs))
+        recipes = tuple(
+            context.recipe(job, cache.report(i) if cache else None, shares[i]) for i, job in enumerate(made.jobs)
+        )
+        return keep(context, dataclasses.replace(made, latents=latents, recipes=recipes))
+
+
+def keep(context: Context, made: Made) -> Made:
+    """Write the latents to the files that were asked for; gives back what it got."""
+    for path, recipe, latent in zip(made.keep, made.recipes, made.latents[VIDEO], strict=True) if made.keep else ():
+        if path is not None and context.team.is_first:
+            write_latent(path, latent, recipe)
+    return made
+
+
+def start_cache(job: Job) -> StepCache | None:
+    """A fresh step cache for one ``denoise``, where the job names one."""
+    return step_cache.start(job.cache, steps=job.steps)
+
+
+def noise(context: Context, jobs: Sequence[Job]) -> Tensor:
+    """Noise [B, T, H, W, C] to start from, float32, one generator a sample."""
+    first = common(jobs)
+    rules = sampler(first.sampling.sampler)
+    return rules.start(_draws(context, jobs), rules.times(first.steps, first.shift))
+
+
+def fresh_noise(context: Context, jobs: Sequence[Job]) -> Tensor | None:
+    """What samplers that add noise anew draw after the start, [N, B, T, H, W, C]; None for the others."""
+    rules = sampler(common(jobs).sampling.sampler)
+    return _draws(context, jobs)[rules.unused + 1 :] if rules.fresh else None
+
+
+def _draws(context: Context, jobs: Sequence[Job]) -> Tensor:
+    first = common(jobs)
+    count = sampler(first.sampling.sampler).draws(first.steps)
+    seeds = [job.seed for job in jobs]
+    return noise_rule.draw_series(first.latent, seeds, first.sampling.noise, count=count, device=context.noise_device)
+
+
+def denoise(
+    context: Context,
+    state: State,
+    text: TextStates,
+    negative: TextStates | None,
+    job: Job,
+    *,
+    known: Known | None = None,
+    fresh: Tensor | None = None,
+    cache: Branches | None = None,
+    kept: KeptBlocks | None = None,
+) -> Generator[Step, None, State]:
+    """Walk from noise, text embeddings and what is known to latents, float32.
+
+    Args:
+        state: noise by track.
+        job: gives steps, shift, guidance and the card's values.
+        fresh: of ``fresh_noise``.
+        cache: of ``start_cache``; by default a new one.
+        kept: told what block-sparse attention keeps.
+
+    Raises: Cancelled where another process was told to stop; RequestError where a sampler lacks its fresh noise.
+    """
+    team, device, sampling = context.team, context.placement.device("dit"), job.sampling
+    state = each(lambda x: x.to(device, context.precision.islands), state)
+    clips = len(next(iter(state.values())))
+
+    def own(x: Tensor) -> Tensor:
+        return team.own_clips(x) if len(x) == clips else x
+
+    state, text = each(own, state), _own_states(text, clips, own)
+    negative = None if negative is None else _own_states(negative, clips, own)
+    known = (known or Known()).over(lambda x: own(x).to(device))
+    if fresh is not None:
+        fresh = own(fresh.transpose(0, 1)).transpose(0, 1)
+    if team.layout.cuts_weights and context.adapters.names:
+        raise RequestError(f"LoRAs need whole weights: unload them, or leave `{team.layout}` without tp and fsdp")
+    bind = context.part("dit").bind
+    if bind is None:
+        raise BackendError(f"network `{context.card.dit.kind}` is not a denoiser")
+    rules = sampler(sampling.sampler)
+    times = rules.times(job.steps, job.shift)
+    walk = {name: rules.step(times, job.shift, fresh) for name in state}
+    shared: dict[Any, Any] = {}
+    cache = cache or start_cache(job)
+    with context.placement.hold("dit") as net:
+        context.adapters.apply(net, dtype=context.precision.compute)
+
+        def bound(states: TextStates, branch: str) -> Denoiser:
+            run = Pass(
+                states.to(device),
+                condition=sampling.condition,
+                rope_scale=sampling.rope_scale,
+                attention=context.attention_of(job),
+                runner=cache.runner(branch) if cache else None,
+                shared=shared,
+                kept=kept,
+            )
+            return bind()(net, known, run)
+
+        guided = team.guide(
+            Guidance(job.guidance),
+            bound(text, "conditional"),
+            None if negative is None else bound(negative, "unconditional"),
+        )
+        pin = known.pin if known.mask else None
+        latents: State = yield from watched(context, steps(guided, state, times, step=walk, pin=pin))
+    if known.mask and sampling.normalize_first_frame:
+        latents = each(normalize_first_frame, latents)
+    return each(lambda x: team.all_clips(x, clips), latents)
+
+
+def watched(
+    context: Context, walk: Generator[Progress[State], None, State], *, done: int = 0, total: int | None = None
+) -> Generator[Step, None, State]:
+    """A sampling loop as events. Every process goes on, or stops, as the first one's caller says.
+
+    Args:
+        done: steps of earlier loops of the batch.
+        total: of all of them; by default this one's.
+    """
+    while True:
+        try:
+            progress = next(walk)
+        except StopIteration as end:
+            latents: State = end.value
+            return latents
+        try:
+            yield Step(done + progress.step, total or progress.total, progress.clean)
+        except GeneratorExit:
+            context.team.go_on(False)
+            raise
+        if not context.team.go_on(True):
+            raise Cancelled(f"cancelled after step {progress.step} of {progress.total}")
+
+
+def _own_states(states: TextStates, clips: int, own: Callable[[Tensor], Tensor]) -> TextStates:
+    """The embeddings of this process' clips; those of one prompt for all clips stay as they are."""
+    if len(states.tokens_BLC) != clips:
+        return states
+    return states_of([None if tensor is None else own(tensor) for tensor in tensors_of(states)])
+
+
+def _kept_shares(context: Context, kept: KeptBlocks, first: Job, clips: int) -> list[float | None]:
+    """Of each clip, the share of blocks that block-sparse attention computed, over all processes."""
+    own = context.team.own_clips(torch.empty(clips, 0))
+    heads = demand_of(first, context.attention_of(first)).heads
+    return context.team.all_shares([kept.mean(i) for i in range(len(own))], heads)
+
+
+# -- decode ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Turns latents into clips, decoded as their pieces are taken, so that none need ever lie in memory whole."""
+
+    needs: tuple[str, ...] = ("vae",)
+
+    def results(self, context: Context, made: Made) -> list[VideoStream]:
+        return streams(context, made.latents[VIDEO], made.recipes)
+
+
+def streams(context: Context, latents_BTHWC: Tensor, recipes: Sequence[Mapping[str, Any]]) -> list[VideoStream]:
+    """Clips of these latents and recipes, not decoded yet; by several processes, which decode together, they are."""
+    if context.team.size > 1:
+        clips = [iter([clip]) for clip in decode_together(context, latents_BTHWC)]
+    else:
+        clips = [decode_pieces(context, latents_THWC) for latents_THWC in latents_BTHWC]
+    num_frames = 1 + (latents_BTHWC.shape[1] - 1) * context.card.clip.temporal
+    return [
+        VideoStream(pieces, num_frames, fps=float(made["fps"]), seed=int(made["seed"]), recipe=dict(made))
+        for pieces, made in zip(clips, recipes, strict=True)
+    ]
+
+
+def decode(context: Context, latents_BTHWC: Tensor) -> np.ndarray:
+    """Frames [B, T, H, W, 3], uint8; one clip at a time, see ``decode_pieces``."""
+    if context.team.size > 1:
+        return decode_together(context, latents_BTHWC)
+    with context.placement.hold("vae"):  # once for all clips
+        clips = [np.concatenate(list(decode_pieces(context, one))) for one in latents_BTHWC]
+    return np.stack(clips)
+
+
+def decode_together(context: Context, latents_BTHWC: Tensor) -> np.ndarray:
+    """Clips in turn by all processes; a single one by all where its autoencoder allows, else by the first."""
+    is_shared = len(latents_BTHWC) == 1 and context.part("vae").decodes_together
+
+    def frames(latents_THWC: Tensor) -> Tensor:
+        if not is_shared:
+            return torch.from_numpy(np.concatenate(list(decode_pieces(context, latents_THWC))))
+        with context.placement.hold("vae") as vae, torch.no_grad():
+            latents_1THWC = latents_THWC[None].to(context.placement.device("vae"))
+            return torch.cat([to_bytes(piece[0]) for piece in context.team.decode(vae, latents_1THWC)])
+
+    return np.stack(context.team.by_turns(frames, latents_BTHWC, everyone=is_shared))
+
+
+def decode_pieces(context: Context, latents_THWC: Tensor) -> Iterator[np.ndarray]:
+    """Frames of one clip, [t, H, W, 3] uint8, piece by piece as the autoencoder finishes them.
+
+    Quirk: (x + 1)·127.5 is cut, not rounded, as in the official code.
+    """
+    latents_THWC = latents_THWC.to(context.placement.device("vae"))
+    with context.placement.hold("vae") as vae:
+        pieces = decoded(vae, latents_THWC[None])
+        while True:
+            with torch.no_grad():  # not around the yield: the caller's own arithmetic is not ours to change
+                if (piece := next(pieces, None)) is None:
+                    return
+                frames = to_bytes(piece[0]).cpu().numpy()
+            yield frames
+            del piece, frames  # not while the next is made
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """Pixels in [-1, 1] (others are clamped) to uint8, cutting the fraction."""
+    return ((pixels.float().clamp(-1.0, 1.0) + 1.0) * 127.5).to(torch.uint8)
+
+
+def to_pixels(image: Image) -> Tensor:
+    """A Pillow image as a clip of one frame: [1, 1, H, W, 3], float32 in [-1, 1]."""
+    return torch.from_numpy(np.array(image))[None, None].float() / 127.5 - 1.0
+
+
+def check(context: Context, jobs: Sequence[Job]) -> None:
+    """Refuse what cannot run on these processes, before anything is loaded. Raises: RequestError."""
+    if not jobs:
+        raise RequestError("a batch needs at least one request")
+    check_fits(context.team.layout, jobs[0], context.attention_of(jobs[0]), len(jobs))
+
+
+GENERATE: tuple[tuple[Stage, ...], Finish] = ((Condition(), Encode(), Sample()), Decode())

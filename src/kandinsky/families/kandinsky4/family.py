@@ -1,0 +1,24 @@
+"""Kandinsky 4.0: text to video, and image to video. No torch."""
+
+from __future__ import annotations
+
+from kandinsky.families.parts.shared import COGVIDEOX, T5
+from kandinsky.model.family import Family, Part, Split
+from kandinsky.model.lazy import Lazy
+from kandinsky.model.task import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
+
+_HERE = "kandinsky.families.kandinsky4"
+FAMILY = Family(
+    "kandinsky4",
+    parts={
+        "kandinsky4.dit": Part(
+            network=Lazy(f"{_HERE}.networks:transformer"),
+            bind=Lazy(f"{_HERE}.denoiser:bind"),
+            split=Split("frame", Lazy(f"{_HERE}.parallel:SPLIT")),
+            caches=True,
+        ),
+        "t5": T5,
+        "cogvideox": COGVIDEOX,
+    },
+    tasks={"text-to-video": TEXT_TO_VIDEO, "image-to-video": IMAGE_TO_VIDEO},
+)

@@ -1,0 +1,340 @@
+"""Sound for a film: frames and words → embeddings → spectrogram, by the one sampling loop → waveform.
+
+Each step is public and typed on both sides. A film longer than the model's window is done in windows that overlap, each
+with noise of its own, and their sounds are faded into each other.
+
+Legend: N windows of a film, B of them in one pass; M bands and T columns of a spectrogram; H W C rows, columns and
+channels of its latent; S samples; E width of the encoder's embeddings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kandinsky.diffusion import noise as noise_rule
+from kandinsky.diffusion.guidance import Guidance
+from kandinsky.diffusion.sample import steps as sampling
+from kandinsky.diffusion.samplers import sampler
+from kandinsky.engine.context import Context
+from kandinsky.engine.events import Phase, Step
+from kandinsky.engine.request import Job
+from kandinsky.engine.stages import Finish, Made, Running, Stage, watched
+from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates, read_states
+from kandinsky.families.kandinsky4_v2a.request import choice_of, shown_frames, sound_of, times_of
+from kandinsky.media import audio as sounds
+from kandinsky.media import recipe as recipes
+from kandinsky.media import spectrogram
+from kandinsky.media.mux import Film, frames_of_windows
+from kandinsky.media.spectrogram import SpectrogramParams
+from kandinsky.model.card import Card
+from kandinsky.model.denoiser import AUDIO, Denoiser, Known, Pass
+from kandinsky.model.values import Audio, Soundtrack, TextStates
+from kandinsky.runtime.randomness import stage_seed
+
+if TYPE_CHECKING:
+    from kandinsky.model.denoiser import State
+
+BLACK_SIZE = (64, 64)  # of the black film that guidance holds a film against; encoders take any
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundMade(Made):
+    """clips: embeddings of each job's film and words.   windows: latents of its windows, [N, 1, H, W, C] each."""
+
+    clips: tuple[FilmStates, ...] = ()
+    windows: tuple[Tensor, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncodeFilm:
+    """Shows the encoder every film, in windows, and reads it the prompts."""
+
+    needs: tuple[str, ...] = ("text",)
+
+    def __call__(self, context: Context, made: Made) -> Running:
+        yield Phase("encode")
+        return SoundMade(made.jobs, at_once=made.at_once, clips=tuple(encode(context, made.jobs)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SampleSound:
+    """Makes the latents of every window."""
+
+    needs: tuple[str, ...] = ("dit",)
+
+    def __call__(self, context: Context, made: Made) -> Running:
+        assert isinstance(made, SoundMade)
+        yield Phase("sample")
+        windows = yield from sample(context, made.jobs, made.clips, at_once=made.at_once)
+        recipes = tuple(recipe(context, job) for job in made.jobs)
+        return dataclasses.replace(made, windows=tuple(windows), recipes=recipes)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Listen:
+    """Turns latents into spectrograms and these into waveforms."""
+
+    needs: tuple[str, ...] = ("vae",)
+
+    def results(self, context: Context, made: Made) -> list[Soundtrack]:
+        assert isinstance(made, SoundMade)
+        return [
+            Soundtrack(listen(decode(context, latents), job), job.seed, recipe, choice_of(job).film)
+            for job, latents, recipe in zip(made.jobs, made.windows, made.recipes, strict=True)
+        ]
+
+
+SOUND: tuple[tuple[Stage, ...], Finish] = ((EncodeFilm(), SampleSound()), Listen())
+
+
+def encode(context: Context, jobs: Sequence[Job]) -> list[FilmStates]:
+    """States of every film and its prompts; from a file where a request names one.
+
+    Raises: RequestError for a file that does not fit its request.
+    """
+    given = [_given(job) for job in jobs]
+    if None not in given:
+        return [states for states in given if states is not None]
+    device = context.placement.device("text")
+    with context.placement.hold("text") as encoder, torch.no_grad():
+
+        @cache
+        def words(text: str) -> Tensor:
+            return encoder.encode_prompts([text])
+
+        @cache
+        def darkness(moments: tuple[float, ...]) -> Tensor:
+            black = torch.zeros(len(moments), *BLACK_SIZE, 3, dtype=torch.uint8, device=device)
+            return encoder.encode_frames(black, torch.tensor(moments, device=device))
+
+        def states_of(one: Job) -> FilmStates:
+            windows, moments = [], ()
+            for frames_THWC, times_s in windows_of(one):
+                windows.append(encoder.encode_frames(frames_THWC.to(device), times_s.to(device)))
+                moments = moments or tuple(times_s.tolist())
+            states = FilmStates(torch.cat(windows), words(one.prompt))
+            if not Guidance(one.guidance).is_on:
+                return states
+            return dataclasses.replace(states, black_1TE=darkness(moments), negative_1LE=words(one.negative_prompt))
+
+        return [known or states_of(one) for one, known in zip(jobs, given, strict=True)]
+
+
+def windows_of(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the encoder is shown of each window: frames [T, H, W, 3] uint8, and when they are shown, [T] seconds."""
+    choice, rules = choice_of(job), sound_of(job.card)
+    film, windows = choice.film, choice.windows
+    times = times_of(film)
+    chosen = [shown_frames(times, start, windows.length_s, rules) for start in windows.starts_s]
+    numbers = [some for some, _ in chosen]
+    if isinstance(film, Film):
+        frames = frames_of_windows(film, numbers)
+    else:
+        frames = (film.frames_THWC[some] for some in numbers)
+    for pictures, (_, moments) in zip(frames, chosen, strict=True):
+        yield torch.from_numpy(np.ascontiguousarray(pictures)), torch.tensor(moments)
+
+
+def sample(
+    context: Context, jobs: Sequence[Job], clips: Sequence[FilmStates], *, at_once: int = 1
+) -> Generator[Step, None, list[Tensor]]:
+    """Latents of every film's spectrograms, [N, 1, H, W, C] float32 each, from the embeddings of ``encode``.
+
+    Args:
+        at_once: windows in one pass of the U-Net; results then differ by the rounding of differently ordered sums.
+
+    Raises: RequestError for embeddings of another width than the U-Net's.
+    """
+    passes = _passes(list(zip(jobs, clips, strict=True)), at_once)
+    rules, shift = sampler(context.card.sampling.sampler), context.card.sampling.shift
+    total, done = sum(len(rules.times(some[0].one.steps, shift)) - 1 for some in passes), 0
+    made: list[list[Tensor]] = [[] for _ in jobs]
+    with context.placement.hold("dit"):  # once for all windows
+        for some in passes:
+            one = some[0].one
+            seeds = [stage_seed(window.one.seed, window.number) for window in some]
+            draws = noise_rule.draw_series(one.latent, seeds, context.card.sampling.noise, count=rules.draws(one.steps))
+            latents = yield from denoise(
+                context, draws, _together(some), steps=one.steps, guidance=one.guidance, done=done, total=total
+            )
+            done += len(rules.times(one.steps, shift)) - 1
+            for window, latent in zip(some, latents, strict=True):
+                made[window.film].append(latent)
+    return [torch.stack(windows) for windows in made]
+
+
+def denoise(
+    context: Context,
+    draws_NBTHWC: Tensor,
+    clips: FilmStates,
+    *,
+    steps: int,
+    guidance: float,
+    done: int = 0,
+    total: int | None = None,
+) -> Generator[Step, None, Tensor]:
+    """Latents [B, 1, H, W, C] float32 of B windows.
+
+    Args:
+        draws_NBTHWC: noise; its first entry is the state to begin with, unless the sampler wants more of it.
+        clips: embeddings of B windows, or of one text for all.
+        done, total: of the steps that are told, see ``engine.stages.watched``.
+    """
+    device = context.placement.device("dit")
+    rules, shift = sampler(context.card.sampling.sampler), context.card.sampling.shift
+    times = rules.times(steps, shift)
+    step = rules.step(times, shift, draws_NBTHWC[rules.unused + 1 :] if rules.fresh else None)
+    weight, bind = Guidance(guidance), context.part("dit").bind
+    assert bind is not None
+    with context.placement.hold("dit") as net:
+        context.adapters.apply(net, dtype=context.precision.compute)
+        width = net.params.encoder_dim
+        if (given := clips.frames_NTE.shape[-1]) != width:
+            raise RequestError(f"the encoder's states are {given} wide, and `{context.card.id}` takes {width}")
+
+        def bound(text_BLE: Tensor, frames_BTE: Tensor) -> Denoiser:
+            text = text_BLE.to(device)
+            run = Pass(TextStates(text, text.mean(1)))
+            return bind()(net, Known(extra={"frames": frames_BTE.to(device)}), run)
+
+        negative = None
+        if weight.is_on:
+            if clips.negative_1LE is None or clips.black_1TE is None:
+                raise RequestError(f"guidance {guidance:g} needs states of a negative prompt and of a black film")
+            negative = bound(clips.negative_1LE, clips.black_1TE)
+        guided = context.team.guide(weight, bound(clips.text_1LE, clips.frames_NTE), negative)
+        begin: State = {AUDIO: rules.start(draws_NBTHWC, times).to(device, context.precision.islands)}
+        walk = sampling(guided, begin, times, step=step)
+        latents = yield from watched(context, walk, done=done, total=total)
+    return latents[AUDIO]
+
+
+def decode(context: Context, latents_N1HWC: Tensor) -> Tensor:
+    """Spectrograms [N, M, T, 3], uint8 on the host; rounded, as officially."""
+    return (shares(pixels(context, latents_N1HWC)) * 255).round().to(torch.uint8)
+
+
+def pixels(context: Context, latents_N1HWC: Tensor) -> Tensor:
+    """The same as the autoencoder gives it, about [-1, 1], window by window."""
+    device = context.placement.device("vae")
+    with context.placement.hold("vae") as vae, torch.no_grad():
+        return torch.stack([vae.decode(one[None].to(device))[0, 0].float().cpu() for one in latents_N1HWC])
+
+
+def spectrogram_params(card: Card) -> SpectrogramParams:
+    """What the card's spectrograms mean."""
+    return SpectrogramParams.from_dict(sound_of(card).spectrogram)
+
+
+def listen(pictures_NMTC: Tensor, job: Job) -> Audio:
+    """The sound that spectrograms mean, as long as was asked for."""
+    rules, params, windows = sound_of(job.card), spectrogram_params(job.card), choice_of(job).windows
+    rate = params.sample_rate
+    length = round(windows.length_s * rate)
+    pieces = []
+    for number, picture in enumerate(pictures_NMTC):
+        mel = spectrogram.mel_of_image(picture, params, max_value=rules.max_value)
+        generator = torch.Generator().manual_seed(stage_seed(job.seed, number))
+        magnitudes = spectrogram.magnitudes_of_mel(mel, params)
+        waveform = spectrogram.griffin_lim(magnitudes, params, generator=generator)
+        pieces.append(waveform.T.numpy()[:length])
+    whole = faded(pieces, [round(start * rate) for start in windows.starts_s], round(rules.overlap_s * rate))
+    samples = sounds.leveled(whole, rules.dbfs)
+    return Audio(sounds.fit_length(samples, round(job.seconds * rate)), rate)
+
+
+def recipe(context: Context, job: Job) -> dict[str, object]:
+    """What makes this sound again, as stored in the file; with the recipe of the film, where it has one."""
+    made, film = context.recipe(job), choice_of(job).film
+    try:
+        made_by = recipes.read(film.path) if isinstance(film, Film) else film.recipe
+    except RequestError:  # another program's film
+        made_by = {}
+    if made_by:
+        made["video"] = {**made["video"], "recipe": made_by}
+    return made
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Window:
+    """One window's turn. film: its place in the batch."""
+
+    film: int
+    number: int
+    one: Job
+    states: FilmStates
+
+
+def _passes(films: Sequence[tuple[Job, FilmStates]], at_once: int) -> list[list[_Window]]:
+    """Neighbouring windows that one pass can take together, at most so many."""
+    passes: list[list[_Window]] = []
+    last: object = None
+    for place, (one, states) in enumerate(films):
+        key = (one.latent, one.steps, one.guidance, states.frames_NTE.shape[1:], states.text_1LE.shape)
+        for number in range(len(choice_of(one).windows.starts_s)):
+            if key != last or len(passes[-1]) >= at_once:
+                passes.append([])
+            last = key
+            passes[-1].append(_Window(place, number, one, states))
+    return passes
+
+
+def _together(windows: Sequence[_Window]) -> FilmStates:
+    """States of windows as one batch."""
+
+    def joined(tensors: Iterable[Tensor | None]) -> Tensor | None:
+        found = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(found) if found else None
+
+    return FilmStates(
+        torch.cat([window.states.frames_NTE[window.number, None] for window in windows]),
+        torch.cat([window.states.text_1LE for window in windows]),
+        joined(window.states.black_1TE for window in windows),
+        joined(window.states.negative_1LE for window in windows),
+    )
+
+
+def shares(pixels: Tensor) -> Tensor:
+    """Pixels in [-1, 1] (others are clamped) as shares of white."""
+    return (pixels / 2 + 0.5).clamp(0, 1)
+
+
+def faded(pieces: list[np.ndarray], starts: list[int], overlap: int) -> np.ndarray:
+    """Pieces of sound [S, C] as one. Of what two have in common only the middle ``overlap`` samples are faded."""
+    cut = list(pieces)
+    begins = list(starts)
+    for i, (a, b) in enumerate(pairwise(range(len(pieces)))):
+        common = begins[a] + len(cut[a]) - starts[b]
+        before = max(0, (common - overlap) // 2)
+        after = max(0, common - overlap - before)
+        cut[a] = cut[a][: len(cut[a]) - after]
+        cut[b], begins[i + 1] = cut[b][before:], starts[b] + before
+    return sounds.join(cut, begins)
+
+
+def _given(job: Job) -> FilmStates | None:
+    """Embeddings from the file that a job names. Raises: RequestError for a file that does not fit it."""
+    choice = choice_of(job)
+    if choice.states is None:
+        return None
+    states = read_states(choice.states)
+    windows, given = len(choice.windows.starts_s), len(states.frames_NTE)
+    if windows != given:
+        raise RequestError(
+            f"states `{choice.states}` are of {given} windows, and {job.seconds:g} s of film have {windows}"
+        )
+    if Guidance(job.guidance).is_on and (states.black_1TE is None or states.negative_1LE is None):
+        raise RequestError(
+            f"states `{choice.states}` lack `negative_image_embeds` or `negative_prompt_embeds`, which guidance "
+            f"{job.guidance:g} needs: add them, or use guidance 1"
+        )
+    return states

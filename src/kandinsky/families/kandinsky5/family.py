@@ -1,0 +1,64 @@
+"""Kandinsky 5.0: text to video, image to video, text to image and image editing. No torch."""
+
+from __future__ import annotations
+
+from kandinsky.families.parts.shared import FLUX, HUNYUAN
+from kandinsky.model.family import DiffusersFormat, Family, FolderLayout, Format, Part, Split
+from kandinsky.model.lazy import Lazy
+from kandinsky.model.task import IMAGE_EDITING, IMAGE_TO_VIDEO, TEXT_TO_IMAGE, TEXT_TO_VIDEO
+
+_HERE = "kandinsky.families.kandinsky5"
+TRANSFORMER = Part(
+    network=Lazy(f"{_HERE}.networks:transformer"),
+    bind=Lazy(f"{_HERE}.denoiser:bind"),
+    split=Split("clip", Lazy(f"{_HERE}.parallel:SPLIT")),
+    attention=("dense", "nabla"),
+    caches=True,
+)
+FAMILY = Family(
+    "kandinsky5",
+    parts={
+        "kandinsky5.dit": TRANSFORMER,
+        "qwen-clip": Part(
+            reader=Lazy(f"{_HERE}.networks:qwen_clip"),
+            tensors=("qwen", "clip"),
+            made_up=Lazy(f"{_HERE}.made_up:random_qwen_clip"),
+            expands=("text-to-video", "text-to-image", "image-to-video", "image-editing"),
+        ),
+        "hunyuan": HUNYUAN,
+        "flux": FLUX,
+    },
+    tasks={
+        "text-to-video": TEXT_TO_VIDEO,
+        "image-to-video": IMAGE_TO_VIDEO,
+        "text-to-image": TEXT_TO_IMAGE,
+        "image-editing": IMAGE_EDITING,
+    },
+    formats=(
+        Format(
+            "official YAML",
+            Lazy(f"{_HERE}.folder:has_official_configuration"),
+            Lazy(f"{_HERE}.folder:read_official_configuration"),
+        ),
+    ),
+    diffusers=DiffusersFormat(
+        {
+            "Kandinsky5T2VPipeline": "kandinsky5-lite-t2v-sft-5s",
+            "Kandinsky5I2VPipeline": "kandinsky5-lite-i2v-5s",
+            "Kandinsky5T2IPipeline": "kandinsky5-lite-t2i",
+            "Kandinsky5I2IPipeline": "kandinsky5-lite-i2i",
+        },
+        FolderLayout(
+            "transformer",
+            "vae",
+            {
+                "qwen": "text_encoder",
+                "clip": "text_encoder_2",
+                "qwen_tokenizer": "tokenizer",
+                "clip_tokenizer": "tokenizer_2",
+            },
+        ),
+        Lazy(f"{_HERE}.folder:read_diffusers"),
+    ),
+    convert=Lazy(f"{_HERE}.convert:convert"),
+)

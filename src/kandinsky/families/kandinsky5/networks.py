@@ -1,0 +1,27 @@
+"""Builders and readers of the family's own networks, as ``family.py`` refers to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from kandinsky.model.card import Component
+from kandinsky.model.family import Files
+from kandinsky.runtime.placement import Precision
+
+
+def transformer(component: Component, path: Path) -> nn.Module:
+    from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+
+    return DiffusionTransformer3D(DiTParams.from_dict(component.params))
+
+
+def qwen_clip(component: Component, files: Files, precision: Precision) -> nn.Module:
+    from kandinsky.families.kandinsky5.qwen_clip import QwenClipFiles, QwenClipParams, read_qwen_clip
+
+    given = dict(component.params)
+    padding = given.pop("padding", "trimmed")
+    return read_qwen_clip(
+        QwenClipFiles(**files), params=QwenClipParams.from_dict(given), dtype=precision.compute, padding=padding
+    )

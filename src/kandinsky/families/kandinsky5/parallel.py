@@ -1,0 +1,29 @@
+"""How processes share the work of the Kandinsky 5 transformer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kandinsky.runtime.parallel.context import Context
+from kandinsky.runtime.parallel.split import Cut, SplitRules
+
+
+def _arguments(context: Context, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    x_BSD, text_BLD, e_BE, rotation, mask_BL, mix = args
+    tokens = rotation.table.shape[-4]
+    own = context.own(tokens)
+    part = rotation.part(own.start, own.stop - own.start)
+    return x_BSD, text_BLD, e_BE, part, mask_BL, context.mix(mix, tokens)
+
+
+_HEADS = tuple(
+    f"{part}.to_{name}" for part in ("self_attention", "cross_attention") for name in ("query", "key", "value")
+)
+SPLIT = SplitRules(
+    blocks=lambda net: net.visual_transformer_blocks,
+    arguments=_arguments,
+    cut=Cut(
+        by_outputs=(*_HEADS, "feed_forward.in_layer"),
+        by_inputs=("self_attention.out_layer", "cross_attention.out_layer", "feed_forward.out_layer"),
+    ),
+)

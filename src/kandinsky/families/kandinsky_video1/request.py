@@ -1,0 +1,92 @@
+"""What a model of keyframes is asked for: frame rate and motion by name, and two further guidance scales. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kandinsky.engine.request import Job, checked_number, either, latent_of, refuse_foreign, resolve_clip
+from kandinsky.errors import RequestError
+from kandinsky.model.card import Card, Keyframes
+from kandinsky.model.values import Request
+
+OWN = ("fps", "motion", "image_guidance", "interpolation_guidance")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyframeChoice:
+    """What a model of key frames is asked for, beyond what every model is.
+
+    rate: name of the frame rate.   passes: how often the gaps between frames are filled.
+    motion: name of how much should move; None for models that are not told.
+    image_guidance: weight of the first frame.   interpolation_guidance: of the frames around a gap; 1 = off.
+    """
+
+    rate: str
+    passes: int
+    motion: str | None
+    image_guidance: float
+    interpolation_guidance: float
+
+    def settings(self, job: Job) -> dict[str, Any]:
+        """The values that decide the job's result, under the names a recipe uses."""
+        told = {} if self.motion is None else {"motion": self.motion, "image_guidance": self.image_guidance}
+        return job.plain_settings() | {"rate": self.rate, "interpolation_guidance": self.interpolation_guidance, **told}
+
+
+def resolve_keyframes(request: Request, card: Card, needs_image: bool = True) -> Job:
+    """``engine.request.resolve`` for models of keyframes: the frame rate decides the number of frames."""
+    refuse_foreign(request, card, own=OWN)
+    keyframes = keyframes_of(card)
+    choice = _choice(request, card, keyframes)
+    plain = resolve_clip(request.with_values(**dict.fromkeys(OWN)), card, needs_image)
+    frames, fps = frames_after(keyframes, choice.passes), float(keyframes.fps[choice.rate])
+    shape = dataclasses.replace(plain.shape, frames=frames)
+    return dataclasses.replace(
+        plain, shape=shape, latent=latent_of(shape, card), fps=fps, seconds=round(frames / fps, 3), extra=choice
+    )
+
+
+def keyframes_of(card: Card) -> Keyframes:
+    """What a card says of keyframes. Raises: RequestError for a model that makes none."""
+    if card.keyframes is None:
+        raise RequestError(f"`{card.id}` makes no key frames")
+    return card.keyframes
+
+
+def frames_after(keyframes: Keyframes, passes: int) -> int:
+    """Frames of a clip whose gaps were filled ``passes`` times: three frames into each."""
+    return (keyframes.count - 1) * 4**passes + 1
+
+
+def _choice(request: Request, card: Card, keyframes: Keyframes) -> KeyframeChoice:
+    if request.seconds is not None and request.seconds != card.clip.seconds:
+        raise RequestError(f"the length of `{card.id}` is fixed: leave the seconds out; `fps` decides how many frames")
+    rate = _name("fps", request.fps, keyframes.fps, keyframes.default_fps, card)
+    gaps = _weight("interpolation guidance", request.interpolation_guidance, keyframes.guidance)
+    first = keyframes.first_frame
+    if first is None:
+        for name in ("motion", "image_guidance"):
+            if getattr(request, name) is not None:
+                raise RequestError(f"`{card.id}` takes no {name.replace('_', ' ')}: leave it out")
+        return KeyframeChoice(rate, list(keyframes.fps).index(rate), None, 1.0, gaps)
+    motion = _name("motion", request.motion, first.motion, first.default_motion, card)
+    image_guidance = _weight("image guidance", request.image_guidance, first.image_guidance)
+    return KeyframeChoice(rate, list(keyframes.fps).index(rate), motion, image_guidance, gaps)
+
+
+def _name(what: str, given: object, names: Mapping[str, int], default: str, card: Card) -> str:
+    if given is None:
+        return default
+    if not isinstance(given, str) or given not in names:
+        raise RequestError(f"{what} `{given}` is not supported by `{card.id}`: use {either(tuple(names))}")
+    return given
+
+
+def _weight(what: str, given: float | None, default: float) -> float:
+    value = checked_number(what, given, default)
+    if value < 0:
+        raise RequestError(f"{what} `{value:g}` is below 0: use 1 for none, the default is {default:g}")
+    return value

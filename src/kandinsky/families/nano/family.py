@@ -1,0 +1,22 @@
+"""Nano: the family in miniature, trained by this project. It borrows the networks of the large models. No torch."""
+
+from __future__ import annotations
+
+from kandinsky.families.kandinsky4_v2a.family import TASK, UNET
+from kandinsky.families.kandinsky5.family import TRANSFORMER
+from kandinsky.model.family import Family, Part
+from kandinsky.model.lazy import Lazy
+from kandinsky.model.task import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
+
+_HERE = "kandinsky.families.nano"
+FAMILY = Family(
+    "nano",
+    parts={
+        "kandinsky5.dit": TRANSFORMER,
+        "kandinsky4.v2a-unet": UNET,
+        "nano.text": Part(reader=Lazy(f"{_HERE}.networks:text_encoder"), tensors=("network",)),
+        "nano.vae": Part(network=Lazy(f"{_HERE}.networks:autoencoder"), decodes_together=True),
+        "nano.clip": Part(network=Lazy(f"{_HERE}.networks:clip_encoder")),
+    },
+    tasks={"text-to-video": TEXT_TO_VIDEO, "image-to-video": IMAGE_TO_VIDEO, "video-to-audio": TASK},
+)

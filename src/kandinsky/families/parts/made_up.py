@@ -1,0 +1,66 @@
+"""T5 encoders without their files, for benchmarks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from kandinsky.errors import BackendError
+from kandinsky.model.card import Card
+from kandinsky.weights.made_up import fill
+
+
+def random_t5(card: Card, device: torch.device, dtype: torch.dtype) -> Any:
+    """T5 v1.1-XXL of another width, or of another depth by `text.num_layers`; every word is unknown to it."""
+    from kandinsky.text.t5 import T5Encoder, T5Params
+
+    params, width = dict(card.text.params), card.dit.params["in_text_dim"]
+    layers = int(params.pop("num_layers", 24))
+    net = _t5_network(device, dtype, width=width, hidden=width * 5 // 2, layers=layers, head=64)
+    return T5Encoder(net, _one_word_tokenizer(), T5Params.from_dict(params))
+
+
+def random_projected_t5(card: Card, device: torch.device, dtype: torch.dtype) -> Any:
+    """Flan-UL2's encoder and the projection; of another size by `text.width` and `text.num_layers`."""
+    from kandinsky.families.parts.projected import ProjectedParams, ProjectedT5Encoder, Projection
+
+    params = dict(card.text.params)
+    width, layers = int(params.pop("width", 4096)), int(params.pop("num_layers", 32))
+    net = _t5_network(device, dtype, width=width, hidden=width * 4, layers=layers, head=256)
+    with torch.device(device):
+        projection = fill(Projection(width, card.dit.params["context_dim"]).to(dtype))
+    return ProjectedT5Encoder(net, _one_word_tokenizer(), projection, ProjectedParams.from_dict(params))  # type: ignore
+
+
+def _t5_network(
+    device: torch.device, dtype: torch.dtype, *, width: int, hidden: int, layers: int, head: int
+) -> nn.Module:
+    try:
+        from transformers import T5Config, T5EncoderModel
+    except ImportError as error:
+        raise BackendError("the text encoder needs `transformers`: install `kandinsky-video[full]`") from error
+    config = T5Config(
+        vocab_size=32128,
+        d_model=width,
+        d_kv=head if width % head == 0 else width,
+        d_ff=hidden,
+        num_layers=layers,
+        num_heads=max(1, width // head),
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+    with torch.device(device):
+        return T5EncoderModel._from_config(config, dtype=dtype)
+
+
+def _one_word_tokenizer() -> Any:
+    from tokenizers import Tokenizer
+    from tokenizers.models import Unigram
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+
+    tokenizer = Tokenizer(Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], unk_id=2))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return tokenizer

@@ -1,0 +1,125 @@
+"""The one door of a network, for sampling and training alike: ``Bind`` makes a ``Denoiser`` of it.
+
+The state of a generation is a mapping of tracks, such as ``{"video": …}`` or ``{"audio": …}``, so that sound beside
+video is one more track and no other loop. Nothing here imports torch.
+
+Legend: B batch; T H W C frames, rows, columns, channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from kandinsky.model.values import TextStates
+    from kandinsky.ops.attention import AttentionSpec
+    from kandinsky.ops.blocks import BlockRunner
+    from kandinsky.ops.nabla import KeptBlocks
+
+    # latents by track, each [B, T, H, W, C]
+    State = Mapping[str, Tensor]
+
+VIDEO, AUDIO = "video", "audio"  # names of tracks
+Predicts = Literal["velocity", "noise", "v", "clean"]
+X = TypeVar("X", bound="Tensor | Mapping[str, Tensor]")
+
+
+def each(apply: Callable[..., Tensor], first: X, *others: X) -> X:
+    """Apply a function to tensors, or to each track of states that have the same tracks."""
+    if isinstance(first, Mapping):
+        return {name: apply(x, *(one[name] for one in others)) for name, x in first.items()}  # type: ignore
+    return apply(first, *others)  # type: ignore
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a result before it is made; pinning, condition channels and loss weights follow from it.
+
+    clean: clean latents by track, of full size; they count where ``mask`` is true.
+    mask:  by track, boolean, of the latent's shape or one that broadcasts to it, such as [B, T, 1, 1, 1].
+    extra: further inputs by name: `source`, the latent of an image to be edited; `kept`, of an image of which a part is
+           repainted, a channel that is 1 where it is kept and the latent of what is kept.
+    """
+
+    clean: State = field(default_factory=dict)
+    mask: State = field(default_factory=dict)
+    extra: State = field(default_factory=dict)
+
+    def pin(self, state: X) -> X:
+        """The state with what is known in its place; a new one where anything is."""
+        if not self.mask or not isinstance(state, Mapping):
+            return state
+        return state | {  # type: ignore[operator]
+            name: self.clean[name].to(state[name]).where(mask.to(state[name].device), state[name])
+            for name, mask in self.mask.items()
+        }
+
+    def over(self, change: Callable[[Tensor], Tensor]) -> Known:
+        """The same with every tensor changed, such as moved to a device or cut to some clips."""
+        return Known(*({name: change(x) for name, x in part.items()} for part in (self.clean, self.mask, self.extra)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One of the passes of guidance.
+
+    text:      embeddings of B prompts, or of one prompt for all.
+    condition: what condition channels hold where nothing is known, by the card's `sampling.condition`.
+    rope_scale, attention: as in the network.   runner: of its blocks, one object for each pass.
+    shared:    what the passes of a generation compute once; filled by the first that runs.
+    kept:      told what block-sparse attention keeps.
+    """
+
+    text: TextStates
+    condition: str = "zeros"
+    rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    attention: AttentionSpec | None = None
+    runner: BlockRunner | None = None
+    shared: dict[Any, Any] = field(default_factory=dict)
+    kept: KeptBlocks | None = None
+
+
+class Denoiser(Protocol):
+    """A network bound to a request: what it predicts of a state at time t in [0, 1], 1 = noise."""
+
+    @property
+    def predicts(self) -> Predicts: ...
+
+    def __call__(self, x: State, t: Tensor, /) -> State: ...
+
+
+class Bind(Protocol):
+    """Makes a denoiser of a network, what is known of the result, and a pass."""
+
+    def __call__(self, net: nn.Module, known: Known, run: Pass) -> Denoiser: ...
+
+
+class OnTrack:
+    """A denoiser of one track: a function of plain tensors, seen as one of states.
+
+    Args: track: the only one of the state.   inner: ``(x_BTHWC, t) -> prediction_BTHWC``; may have ``pair``, see
+          ``diffusion/guidance.Pairing``.   predicts: what it gives.
+    """
+
+    def __init__(self, track: str, inner: Callable[[Tensor, Tensor], Tensor], predicts: Predicts) -> None:
+        self.track, self.inner, self.predicts = track, inner, predicts
+
+    def __call__(self, x: State, t: Tensor, /) -> State:
+        return {self.track: self.inner(x[self.track], t)}
+
+    def pair(self, other: object) -> Callable[[State, Tensor], tuple[State, State]] | None:
+        """This pass and another in one, where the inner denoisers can run together."""
+        make = getattr(self.inner, "pair", None)
+        both = make(other.inner) if make is not None and isinstance(other, OnTrack) else None
+        if both is None:
+            return None
+
+        def paired(x: State, t: Tensor) -> tuple[State, State]:
+            first, second = both(x[self.track], t)
+            return {self.track: first}, {self.track: second}
+
+        return paired
