@@ -1,0 +1,1 @@
+"""Today's results, written down: see ``record.py``."""
