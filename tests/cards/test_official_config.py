@@ -75,7 +75,7 @@ def test_the_name_says_what_a_file_is_for_and_else_its_contents() -> None:
             "image-to-v", "text-to-v"
         )
     forced = copy.deepcopy(configs()[T2V])
-    card = official_config.card_of(forced, name=T2V, bases=[Path()], task="image-to-video")
+    card = official_config.card_of(forced, name=T2V, cards=catalogue.CARDS, bases=[Path()], task="image-to-video")
     assert (card.task, card.clip.fit) == ("image-to-video", "area")
 
 

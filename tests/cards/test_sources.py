@@ -105,7 +105,7 @@ def test_folders_that_are_no_such_model(tmp_path: Path) -> None:
     folder = write_diffusers_configs(tmp_path / "a", "text-to-video", family.DIT_PARAMS)
     (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}', encoding="utf-8")
     with pytest.raises(
-        BackendError, match=r"holds a `FluxPipeline`, which is not built yet: use one of `Kandinsky5T2V"
+        BackendError, match=r"holds a `FluxPipeline`, which is not supported: use one of `Kandinsky5T2V"
     ):
         catalogue.source_of(folder)
     folder = write_diffusers_configs(tmp_path / "b", "text-to-image", family.DIT_PARAMS)

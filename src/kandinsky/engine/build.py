@@ -76,6 +76,10 @@ def build(
     wanted = set(card.components if options.only is None else options.only)
     check_trust(card, options.trust_remote_code, only=wanted)
     AttentionSpec.from_dict(card.sampling.attention)  # refuses what it does not know
+    if card.sampling.condition not in (known := card.part("dit").conditions):
+        raise RequestError(
+            f"card `{card.id}`: sampling.condition `{card.sampling.condition}` is unknown: use {' or '.join(known)}"
+        )
     check_choice(card, options.attention, places["dit"].type)
     calibrated = (card.sampling.mag_ratios, *(entry.sampling.get("mag_ratios") for entry in card.classes.values()))
     caching.choose(cache, model=card.id, ratios=next(filter(None, calibrated), ()))

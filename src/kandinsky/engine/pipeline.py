@@ -44,6 +44,10 @@ class Pipeline(LoraMethods):
     def card(self) -> Card:
         return self.context.card
 
+    @card.setter
+    def card(self, card: Card) -> None:
+        self.context.card = card
+
     @property
     def name(self) -> str:
         return self.context.name

@@ -73,6 +73,7 @@ class Part:
     bind:     turns a denoising network, what is known and a pass into a denoiser; the one door of the network.
     split:    of the work of a denoiser; None where only the passes of guidance and whole clips can be shared.
     attention: types of visual self attention it can run.
+    conditions: what its condition channels can hold where nothing is known, by a card's `sampling.condition`.
     caches:   whether step caches can stand between its blocks.
     tilings:  ways an autoencoder's clips can be cut into tiles.
     decodes_together: whether several processes can share the decoding of one clip.
@@ -94,6 +95,7 @@ class Part:
     bind: Lazy[Bind] | None = None
     split: Split | None = None
     attention: tuple[str, ...] = ("dense",)
+    conditions: tuple[str, ...] = ("zeros",)
     caches: bool = False
     tilings: tuple[str, ...] = ()
     decodes_together: bool = False

@@ -14,6 +14,7 @@ FAMILY = Family(
         "kandinsky4.dit": Part(
             network=Lazy(f"{_HERE}.networks:transformer"),
             bind=Lazy(f"{_HERE}.denoiser:bind"),
+            conditions=("zeros", "coordinates"),
             split=Split("frame", Lazy(f"{_HERE}.parallel:SPLIT")),
             caches=True,
         ),

@@ -88,11 +88,7 @@ def condition_channels(latent_BTHWC: Tensor, known: Known, kind: str) -> Tensor 
         known: of frames, the mask alone goes in, since they are pinned in the latent (FACTS section 3.4); of a source
             to be edited, its latent and a mask of ones.
         kind: a key of ``CONDITIONS``.
-
-    Raises: RequestError for a kind that is not known.
     """
-    if kind not in CONDITIONS:
-        raise RequestError(f"sampling.condition `{kind}` is unknown: use {' or '.join(CONDITIONS)}")
     if (source := known.extra.get("source")) is not None:
         return torch.cat((source, torch.ones_like(source[..., :1])), dim=-1).to(latent_BTHWC)
     plain = CONDITIONS[kind](latent_BTHWC)

@@ -13,6 +13,7 @@ TRANSFORMER = Part(
     bind=Lazy(f"{_HERE}.denoiser:bind"),
     split=Split("clip", Lazy(f"{_HERE}.parallel:SPLIT")),
     attention=("dense", "nabla"),
+    conditions=("zeros", "coordinates"),
     caches=True,
 )
 FAMILY = Family(
