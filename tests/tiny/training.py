@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import yaml
 
-from kandinsky.data.concepts import load_concepts
-from kandinsky.data.nano import FRAMES, SIDE
-from kandinsky.nets.text.nano import NanoTextNetwork, NanoTextParams
+from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
+from kandinsky.lab.nano.concepts import load_concepts
+from kandinsky.lab.nano.emoji import FRAMES, SIDE
 from kandinsky.weights.write import write_state
 
 DIT: dict[str, Any] = {
