@@ -12,9 +12,10 @@ import pytest
 
 import kandinsky
 from kandinsky.cli.main import main
+from kandinsky.engine.interpolation import Raise, fitted_size, nearest_frames
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky_video1 import interpolation
-from kandinsky.families.kandinsky_video1.interpolation import Raise, fitted_size, interpolate, nearest_frames
+from kandinsky.families.kandinsky_video1.interpolation import interpolate
 from kandinsky.media.audio import frames_of, read_audio, write_audio
 from kandinsky.media.mux import Film, frames_at, keep_sound, probe, read_film
 from kandinsky.media.video import read_video, write_video

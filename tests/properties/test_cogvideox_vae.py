@@ -7,8 +7,8 @@ import torch
 
 from kandinsky.errors import RequestError
 from kandinsky.families.parts.cogvideox import CogVideoXAutoencoder, CogVideoXParams
+from kandinsky.families.parts.keymaps import DIFFUSERS_INSIDE
 from kandinsky.model.autoencoder import StreamingAutoencoder, VideoAutoencoder
-from kandinsky.weights import keymaps
 from kandinsky.weights.read import assign_state
 from tiny import kandinsky4 as tiny
 
@@ -17,7 +17,7 @@ from tiny import kandinsky4 as tiny
 def vae() -> CogVideoXAutoencoder:
     with torch.device("meta"):
         net = CogVideoXAutoencoder(CogVideoXParams.from_dict(tiny.VAE_CONFIG))
-    assign_state(net, tiny.vae().state_dict(), keymap=keymaps.COGVIDEOX_VAE)
+    assign_state(net, tiny.vae().state_dict(), keymap=DIFFUSERS_INSIDE)
     return net.requires_grad_(False).eval()
 
 

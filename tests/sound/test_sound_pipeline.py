@@ -18,11 +18,11 @@ from kandinsky.errors import BackendError, Cancelled, RequestError, WeightsError
 from kandinsky.families.kandinsky4_v2a import stages
 from kandinsky.families.kandinsky4_v2a.clip_states import FilmEncoder, FilmStates, read_states, write_states
 from kandinsky.families.kandinsky4_v2a.cogvlm2 import CogVlm2Encoder
-from kandinsky.families.kandinsky4_v2a.request import sound_of
 from kandinsky.families.parts.flux import FluxAutoencoder
 from kandinsky.media import mux
 from kandinsky.media import recipe as recipes
 from kandinsky.media.audio import loudness, read_audio
+from kandinsky.model.card import sound_of
 from kandinsky.model.values import Request, Video
 from tiny import sound
 

@@ -56,8 +56,7 @@ def interpolate(
     check_offload(offload or "none")
     source = catalogue.source_of(model)
     hush_libraries()
-    from kandinsky.families.kandinsky_video1.interpolation import Raise
-    from kandinsky.families.kandinsky_video1.interpolation import interpolate as raised
+    from kandinsky.engine.interpolation import Raise
 
     settings = Raise(4 if factor is None else factor, fps, prompt, steps, guidance, seed)
     settings.check(source.card)
@@ -76,7 +75,9 @@ def interpolate(
 
         pipe = load(model, device=device, dtype=dtype, offload=offload or "none", only=needed)
         times = (None, None) if film is None else (film.times_s, film.seconds)
-        made = raised(pipe, given, settings, times_s=times[0], seconds=times[1], on_step=on_step)
+        raised = source.card.family.interpolate
+        assert raised is not None  # ``settings.check`` has refused a family that cannot
+        made = raised()(pipe, given, settings, times_s=times[0], seconds=times[1], on_step=on_step)
         written = write_video(made, target)
     if film is not None and film.has_sound:
         if target.suffix.lower() in SOUND_AS_IT_IS:

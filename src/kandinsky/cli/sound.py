@@ -35,7 +35,7 @@ class SoundModel:
     @property
     def card(self) -> Card:
         from kandinsky import catalogue
-        from kandinsky.families.kandinsky4_v2a.request import sound_of
+        from kandinsky.model.card import sound_of
 
         card = catalogue.source_of(self.name).card
         sound_of(card)
@@ -102,11 +102,10 @@ def generate_sound(
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import patient
     from kandinsky.engine.request import resolve
-    from kandinsky.families.kandinsky4_v2a.request import choice_of
     from kandinsky.media.mux import Film
 
     first = resolve(request, model.card)
-    film, windows = choice_of(first).film, len(choice_of(first).windows.starts_s)
+    film, windows = first.film, int(first.settings()["windows"])
     jobs = [dataclasses.replace(first, seed=first.seed + i) for i in range(count)]
     if plan:
         _show_plan(first, model, clips=windows * count, as_json=as_json)

@@ -11,7 +11,7 @@ import math
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kandinsky.diffusion import caching
 from kandinsky.diffusion.caching import CacheSettings
@@ -29,6 +29,10 @@ from kandinsky.media.mask import Mask, open_mask
 from kandinsky.model.card import Card, Sampling
 from kandinsky.model.condition import FIRST_FRAME, Condition
 from kandinsky.model.values import LatentShape, Request, VideoShape
+
+if TYPE_CHECKING:
+    from kandinsky.media.mux import Film
+    from kandinsky.model.values import Video
 
 log = logging.getLogger(__name__)
 SEED_LIMIT = 2**63  # torch generators take more, but not every format that stores a seed does
@@ -81,7 +85,13 @@ class Job:
     @property
     def image(self) -> FittedImage | None:
         """The image that the request brings, at the size it is used at."""
-        return self.conditions[0].data if self.conditions else None
+        given = (one.data for one in self.conditions)
+        return next((data for data in given if isinstance(data, FittedImage)), None)
+
+    @property
+    def film(self) -> Film | Video | None:
+        """The input video that the request brings."""
+        return next((one.data for one in self.conditions if not isinstance(one.data, FittedImage)), None)
 
     def settings(self) -> dict[str, Any]:
         """The values that decide the result, under the names a recipe uses."""

@@ -35,6 +35,7 @@ from kandinsky.engine.parallel import check_fits, demand_of
 from kandinsky.engine.request import Job, common
 from kandinsky.engine.text_states import Asked
 from kandinsky.errors import BackendError, Cancelled, RequestError
+from kandinsky.media.image import FittedImage
 from kandinsky.model.autoencoder import decode_pieces as decoded
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass, each
 from kandinsky.model.values import Soundtrack, TextStates, VideoStream
@@ -119,8 +120,11 @@ def known_of(context: Context, jobs: Sequence[Job]) -> Known:
     known = Known()
     for place, condition in enumerate(first.conditions):
         given = [job.conditions[place] for job in jobs]
-        pixels = [to_pixels(one.data.pixels()) for one in given]
-        masks = [None if one.mask is None else one.mask.fitted(one.data) for one in given]
+        images = [(one.data, one.mask) for one in given if isinstance(one.data, FittedImage)]
+        if not images:  # an input video is shown to an encoder by a stage of its own
+            continue
+        pixels = [to_pixels(image.pixels()) for image, _ in images]
+        masks = [None if mask is None else mask.fitted(image) for image, mask in images]
 
         def encoded(pixels: list[Tensor] = pixels, masks: list[np.ndarray | None] = masks) -> list[Tensor | None]:
             device = context.placement.device("vae")

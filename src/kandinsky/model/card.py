@@ -301,6 +301,13 @@ class Card:
         return self.sampling if name is None else _changed(self.sampling, self.classes[name].sampling, self.id)
 
 
+def sound_of(card: Card) -> Sound:
+    """What a card says of sound. Raises: RequestError for a model that makes none."""
+    if card.sound is None:
+        raise RequestError(f"`{card.id}` makes no sound: use a model for `video-to-audio`, such as `kandinsky4-v2a`")
+    return card.sound
+
+
 def parse(values: dict[str, Any], *, where: str, families: Families) -> Card:
     """Build a card from parsed TOML.
 

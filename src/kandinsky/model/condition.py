@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kandinsky.media.image import FittedImage
     from kandinsky.media.mask import Mask
-    from kandinsky.model.task import ImageUse
+    from kandinsky.media.mux import Film
+    from kandinsky.model.task import Use
+    from kandinsky.model.values import Video
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,14 @@ class Condition:
     """One thing that a result follows.
 
     kind:  `frames`: these frames of the clip are known; `source`: the image to be edited; `repaint`: an image of which
-           the part under ``mask`` is made anew.
-    data:  the image, at the size it is used at.   at: frames of the clip that it stands for, of kind `frames`.
+           the part under ``mask`` is made anew; `clip`: an input video that the result goes with.
+    data:  the image, at the size it is used at, or the input video.
+    at:    frames of the clip that it stands for, of kind `frames`.
     mask:  of kind `repaint`.   track: of the state.
     """
 
-    kind: ImageUse
-    data: FittedImage
+    kind: Use
+    data: FittedImage | Film | Video
     at: Span | None = None
     mask: Mask | None = None
     track: str = "video"
@@ -45,5 +48,7 @@ class Condition:
 
     def record(self) -> dict[str, Any]:
         """For the recipe, under the names a request uses."""
-        given: dict[str, Any] = {"image": self.data.record()}
+        from kandinsky.media.image import FittedImage
+
+        given: dict[str, Any] = {"image": self.data.record()} if isinstance(self.data, FittedImage) else {}
         return given if self.mask is None else given | {"mask": self.mask.record()}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from kandinsky.engine.interpolation import Interpolate
     from kandinsky.model.card import Card, Component
     from kandinsky.model.case import Runner
     from kandinsky.model.cost import Cost, Load
@@ -166,7 +167,8 @@ class Family:
 
     parts:   by the `kind` that cards name.   tasks: by the `task` that cards name.
     formats: folders it can be read from, besides its own cards.   diffusers: the Diffusers layout, where it has one.
-    convert: writes a model in another layout.   cases: conformance runners by component name.
+    convert: writes a model in another layout.   interpolate: raises the frame rate of any clip.
+    cases:   conformance runners by component name.
     """
 
     name: str
@@ -175,6 +177,7 @@ class Family:
     formats: tuple[Format, ...] = ()
     diffusers: DiffusersFormat | None = None
     convert: Lazy[Convert] | None = None
+    interpolate: Lazy[Interpolate] | None = None
     cases: Mapping[str, Lazy[Runner]] = field(default_factory=dict)
 
     def part(self, kind: str) -> Part:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from kandinsky.model.card import Card
     from kandinsky.model.values import Request
 
-# What a given image is to a model: frames of the clip that are known, the source of an edit, or an image of which a
-# masked part is repainted.
-ImageUse = Literal["frames", "source", "repaint"]
+# What an image or a clip is to a model: frames of the result that are known, the source of an edit, an image of which a
+# masked part is repainted, or an input video that the result goes with.
+Use = Literal["frames", "source", "repaint", "clip"]
 
 GENERATE: Lazy[tuple[tuple[Stage, ...], Finish]] = Lazy("kandinsky.engine.stages:GENERATE")
 RESOLVE: Lazy[Callable[[Request, Card, bool], Job]] = Lazy("kandinsky.engine.request:resolve_clip")
@@ -37,7 +37,7 @@ class Task:
 
     makes: Literal["video", "image", "sound"]
     image: Literal["none", "required", "optional"] = "none"
-    image_is: ImageUse = "frames"
+    image_is: Use = "frames"
     mask: bool = False
     video: bool = False
     text_sees_image: bool = False

@@ -22,7 +22,8 @@ from kandinsky.engine.request import (
 )
 from kandinsky.errors import RequestError
 from kandinsky.media.mux import Film, probe
-from kandinsky.model.card import Card, Sound
+from kandinsky.model.card import Card, Sound, sound_of
+from kandinsky.model.condition import Condition
 from kandinsky.model.values import LatentShape, Request, Video, VideoShape
 
 OWN = ("video", "states")
@@ -52,10 +53,9 @@ class Windows:
 class SoundChoice:
     """What a job of sound has beyond what every job has.
 
-    film: where the frames come from.   windows: that it is made in.   states: a file of precomputed embeddings.
+    windows: that it is made in.   states: a file of precomputed embeddings.
     """
 
-    film: Film | Video
     windows: Windows
     states: Path | None = None
 
@@ -67,7 +67,7 @@ class SoundChoice:
             "prompt": job.prompt,
             "negative_prompt": job.negative_prompt,
             "seed": job.seed,
-            "video": {"file": str(self.film.path) if isinstance(self.film, Film) else None},
+            "video": {"file": str(job.film.path) if isinstance(job.film, Film) else None},
             "seconds": round(job.seconds, 6),
             "windows": len(self.windows.starts_s),
             "steps": job.steps,
@@ -77,18 +77,18 @@ class SoundChoice:
         }
 
 
+def film_of(job: Job) -> Film | Video:
+    """The input video of a job. Raises: RequestError for a job without one."""
+    if job.film is None:
+        raise RequestError(f"this request for `{job.card.id}` brings no video")
+    return job.film
+
+
 def choice_of(job: Job) -> SoundChoice:
     """What a job says of its film. Raises: RequestError for a job of another task."""
     if not isinstance(job.extra, SoundChoice):
         raise RequestError(f"this request was checked against `{job.card.id}`, which makes no sound")
     return job.extra
-
-
-def sound_of(card: Card) -> Sound:
-    """What a card says of sound. Raises: RequestError for a model that makes none."""
-    if card.sound is None:
-        raise RequestError(f"`{card.id}` makes no sound: use a model for `video-to-audio`, such as `kandinsky4-v2a`")
-    return card.sound
 
 
 def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job:
@@ -129,7 +129,8 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
         shift=card.sampling.shift,
         seed=checked_seed(request.seed),
         sampling=card.sampling,
-        extra=None if film is None else SoundChoice(film, windows, states),
+        conditions=() if film is None else (Condition("clip", film),),
+        extra=None if film is None else SoundChoice(windows, states),
     )
 
 

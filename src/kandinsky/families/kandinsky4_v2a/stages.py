@@ -29,13 +29,13 @@ from kandinsky.engine.request import Job
 from kandinsky.engine.stages import Finish, Made, Running, Stage, watched
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates, read_states
-from kandinsky.families.kandinsky4_v2a.request import choice_of, shown_frames, sound_of, times_of
+from kandinsky.families.kandinsky4_v2a.request import choice_of, film_of, shown_frames, times_of
 from kandinsky.media import audio as sounds
 from kandinsky.media import recipe as recipes
 from kandinsky.media import spectrogram
 from kandinsky.media.mux import Film, frames_of_windows
 from kandinsky.media.spectrogram import SpectrogramParams
-from kandinsky.model.card import Card
+from kandinsky.model.card import Card, sound_of
 from kandinsky.model.denoiser import AUDIO, Denoiser, Known, Pass
 from kandinsky.model.values import Audio, Soundtrack, TextStates
 from kandinsky.runtime.randomness import stage_seed
@@ -88,7 +88,7 @@ class Listen:
     def results(self, context: Context, made: Made) -> list[Soundtrack]:
         assert isinstance(made, SoundMade)
         return [
-            Soundtrack(listen(decode(context, latents), job), job.seed, recipe, choice_of(job).film)
+            Soundtrack(listen(decode(context, latents), job), job.seed, recipe, film_of(job))
             for job, latents, recipe in zip(made.jobs, made.windows, made.recipes, strict=True)
         ]
 
@@ -131,8 +131,7 @@ def encode(context: Context, jobs: Sequence[Job]) -> list[FilmStates]:
 
 def windows_of(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
     """What the encoder is shown of each window: frames [T, H, W, 3] uint8, and when they are shown, [T] seconds."""
-    choice, rules = choice_of(job), sound_of(job.card)
-    film, windows = choice.film, choice.windows
+    rules, film, windows = sound_of(job.card), film_of(job), choice_of(job).windows
     times = times_of(film)
     chosen = [shown_frames(times, start, windows.length_s, rules) for start in windows.starts_s]
     numbers = [some for some, _ in chosen]
@@ -254,7 +253,7 @@ def listen(pictures_NMTC: Tensor, job: Job) -> Audio:
 
 def recipe(context: Context, job: Job) -> dict[str, object]:
     """What makes this sound again, as stored in the file; with the recipe of the film, where it has one."""
-    made, film = context.recipe(job), choice_of(job).film
+    made, film = context.recipe(job), film_of(job)
     try:
         made_by = recipes.read(film.path) if isinstance(film, Film) else film.recipe
     except RequestError:  # another program's film

@@ -81,7 +81,7 @@ CONDITIONS: dict[str, Callable[[Tensor], Tensor | None]] = {
 
 
 def condition_channels(latent_BTHWC: Tensor, known: Known, kind: str) -> Tensor | None:
-    """What goes in behind the latent, [B, T, H, W, C + 1]; None for nothing, which networks with channels read as zeros.
+    """What goes in behind the latent, [B, T, H, W, C + 1]; None for nothing, which is read as zeros.
 
     Args:
         latent_BTHWC: gives size, type and device.

@@ -111,7 +111,8 @@ _OPTIONAL = frozenset({"magcache", "scheduler_scale"})
 def read(path: Path, *, cards: Cards, bases: Iterable[Path] | None = None, task: str | None = None) -> Card:
     """The card of one official YAML file.
 
-    Args:   cards: those there are.   bases: folders that relative checkpoint paths are looked for under, best first; by default the working
+    Args:   cards: those there are.
+            bases: folders that relative checkpoint paths are looked for under, best first; by default the working
             directory (as officially), then the file's folder and the one above it.
             task: what the model is for, a key of ``CALLS``; by default the file's name and contents tell.
     Raises: RequestError for a file that is no such YAML, or for another task.

@@ -41,4 +41,5 @@ FAMILY = Family(
         "text-to-video": _in_stages(TEXT_TO_VIDEO),
         "text-or-image-to-video": _in_stages(TEXT_OR_IMAGE_TO_VIDEO),
     },
+    interpolate=Lazy(f"{_HERE}.interpolation:interpolate"),
 )

@@ -107,8 +107,8 @@ def evaluate_sound(
     """Measure a model of sound; arguments and result as ``evaluate.run.evaluate``. Raises: RequestError."""
     from kandinsky.catalogue import load
     from kandinsky.engine.pipeline import VideoToAudioPipeline
-    from kandinsky.families.kandinsky4_v2a.request import sound_of
     from kandinsky.families.kandinsky4_v2a.stages import spectrogram_params
+    from kandinsky.model.card import sound_of
     from kandinsky.model.values import Request
 
     for name in groups or ():

@@ -26,7 +26,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class SplitRules:
-    """blocks: of a network, in order.   arguments: of a block's call, for this process' tokens.   cut: of each block."""
+    """blocks: of a network, in order.   arguments: of a block's call, for own tokens.   cut: of each block."""
 
     blocks: Callable[[Any], Iterable[nn.Module]]
     arguments: Callable[[Context, tuple[Any, ...]], tuple[Any, ...]]

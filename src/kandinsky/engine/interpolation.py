@@ -1,0 +1,104 @@
+"""How a clip's frame rate is raised by a family that can (``Family.interpolate``). No torch.
+
+Legend: T frames; H W rows and columns; C channels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from kandinsky.errors import RequestError
+from kandinsky.model.card import Card
+
+if TYPE_CHECKING:
+    from kandinsky.diffusion.sample import OnStep
+    from kandinsky.engine.pipeline import Pipeline
+    from kandinsky.model.values import Video
+
+log = logging.getLogger(__name__)
+# Frames come in threes between two, so a pass raises a rate by 4; of other rates the frames nearest in time are kept.
+PER_PASS, PASSES = 4, 2
+FACTORS = (2, 4, 8, 16)
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """How a clip's frame rate is raised.
+
+    factor: 2, 4, 8 or 16.   fps: a rate instead of a factor.
+    prompt: what the clip shows, for models whose interpolation is told; may be empty.
+    steps, guidance: of each pass; None = the card's, guidance 1 = off.   seed: of the noise.
+    """
+
+    factor: int = 4
+    fps: float | None = None
+    prompt: str = ""
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int = SEED
+
+    def check(self, card: Card) -> None:
+        """Raises: RequestError for a model without interpolation or a value that is not legal."""
+        if card.family.interpolate is None or card.keyframes is None:
+            raise RequestError(f"`{card.id}` has no interpolation network: use `kandinsky-video-1.1`")
+        if self.factor not in FACTORS:
+            raise RequestError(f"factor `{self.factor}` is not possible: use 2, 4, 8 or 16, or `fps`")
+        if self.steps is not None and not 1 <= self.steps <= card.sampling.max_steps:
+            raise RequestError(f"steps `{self.steps}` are not possible: use 1 to {card.sampling.max_steps}")
+        if self.guidance is not None and not 0 <= self.guidance < float("inf"):
+            raise RequestError(f"guidance `{self.guidance}` is not possible: use 0 or more, 1 is off")
+        if self.prompt.strip() and not card.keyframes.guides_text:
+            log.warning("the prompt has no effect: the interpolation of `%s` is not told any", card.id)
+
+    def rate(self, given_fps: float) -> float:
+        """Frames a second that come of ``given_fps``. Raises: RequestError for a rate that cannot be reached."""
+        if self.fps is None:
+            return given_fps * self.factor
+        most = given_fps * PER_PASS**PASSES
+        if not given_fps < self.fps <= most:
+            raise RequestError(
+                f"`{self.fps:g}` frames a second are not possible for a clip of {given_fps:g}: "
+                f"use more than that, up to {most:g}"
+            )
+        return self.fps
+
+
+def nearest_frames(times_s: Sequence[float], seconds: float, fps: float) -> list[int]:
+    """Which frame is shown at each moment of an even rate: the one nearest in time, the last one to the very end.
+
+    Args: times_s: when each frame is shown, rising from 0.   seconds: the whole clip's length.
+    """
+    import numpy as np
+
+    shown = np.asarray(times_s)
+    moments = np.arange(max(1, round(seconds * fps))) / fps
+    after = np.clip(np.searchsorted(shown, moments), 1, len(shown) - 1)
+    is_before = moments - shown[after - 1] <= shown[after] - moments
+    return [int(i) for i in after - is_before]
+
+
+def fitted_size(width: int, height: int, unit: int) -> tuple[int, int]:
+    """The nearest size whose sides are multiples of ``unit``, at least one."""
+    wide, high = (max(unit, round(side / unit) * unit) for side in (width, height))
+    return wide, high
+
+
+class Interpolate(Protocol):
+    """The clip with more frames a second, of the same length and size; see ``interpolate`` of the family."""
+
+    def __call__(
+        self,
+        pipe: Pipeline,
+        video: Video,
+        settings: Raise,
+        *,
+        times_s: Sequence[float] | None = None,
+        seconds: float | None = None,
+        keep_latent: str | Path | None = None,
+        on_step: OnStep | None = None,
+    ) -> Video: ...
