@@ -145,7 +145,7 @@ MODELS: dict[str, Model] = {
     ),
     "k5 t2v nabla": Model(
         "tiny-t2v-nabla",
-        KANDINSKY5 | CACHES | NABLA | {
+        KANDINSKY5 | CACHES | {
             "attention dense": Way({"attention": "dense"}),
             "attention wide": Way({"attention": "nabla:P=0.9,wT=3,wH=3,wW=3"}),
         },
@@ -175,8 +175,7 @@ MODELS: dict[str, Model] = {
         "kandinsky-video-1.0",
         PLAIN | {"offload module": OFFLOADS["offload module"]} | INT8 | NEGATIVE | {
             "interpolation": Way(call={"fps": "medium"}),
-            "interpolation, block": Way({"offload": "block"}, {"fps": "medium"}),
-            "interpolation guidance off": Way(call={"fps": "medium", "interpolation_guidance": 1.0}),
+            "interpolation, block": Way({"offload": "block"}, {"fps": "medium", "interpolation_guidance": 1.0}),
         },
         {"steps": 1, "seed": 3},
         weights="unets/weights",
