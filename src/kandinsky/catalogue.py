@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -239,7 +239,8 @@ def load(model: str | Path = DEFAULT_MODEL, **options: Any) -> GenerationPipelin
     from kandinsky.engine.options import RunOptions
 
     chosen = RunOptions.from_dict(options)
-    places_for(chosen)  # a device that is not there is said before anything is looked for
+    if not isinstance(chosen.device, Mapping):
+        places_for(chosen)  # a device that is not there is said before anything is looked for
     return open_model(source_of(model, weights=chosen.weights), chosen)
 
 

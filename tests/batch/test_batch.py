@@ -12,6 +12,7 @@ from batch.prompts import STILL, Watched
 from kandinsky import catalogue
 from kandinsky.cli.main import main
 from kandinsky.engine.latent_names import latent_path
+from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.jobs import batch
 from kandinsky.jobs.batch import Item, LocalRunner, Summary, part_finished, plan_items, settle
@@ -26,7 +27,7 @@ BASE = Request(model="nano-t2v", prompt="", seed=1, **STILL)  # type: ignore[arg
 def loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trace").mkdir()
-    return Watched(catalogue.source_of("nano-t2v"), device="cpu", trace=tmp_path / "trace")
+    return Watched(catalogue.source_of("nano-t2v"), RunOptions(device="cpu"), trace=tmp_path / "trace")
 
 
 def plan(loading: Watched, *rows: dict[str, Any], base: Request = BASE, **options: Any) -> list[Item]:

@@ -11,6 +11,7 @@ ray: Any = pytest.importorskip("ray", reason="ray is not installed: the extra `r
 import kandinsky  # noqa: E402
 from batch.prompts import STILL, Watched  # noqa: E402
 from kandinsky import catalogue  # noqa: E402
+from kandinsky.engine.options import RunOptions
 from kandinsky.errors import BackendError, RequestError  # noqa: E402
 from kandinsky.jobs import batch  # noqa: E402
 from kandinsky.jobs import ray_runner as ray_batch  # noqa: E402
@@ -82,7 +83,7 @@ def test_a_failing_prompt_and_a_killed_worker(cluster: None, tmp_path: Path, mon
     left, before = part_finished(items, loading)
     assert {item.job.prompt for item in left} == {"it fails", "that kills 2"} and len(before) == 4
     # the same frames as in this process
-    video = Loading(loading.source, device="cpu").load().run(items[0].job)
+    video = Loading(loading.source, RunOptions(device="cpu")).load().run(items[0].job)
     distance = np.abs(video.frames.astype(int) - read_video("a-dot-3.png").frames)
     assert distance.max() <= 1
 

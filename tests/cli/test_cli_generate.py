@@ -114,12 +114,10 @@ def test_the_default_model_says_so(call: Call, tmp_path: Path, monkeypatch: pyte
 
 
 def test_interrupt_while_working(tiny: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kandinsky.engine.pipeline import GenerationPipeline
-
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(GenerationPipeline, "decode_pieces", interrupted)
+    monkeypatch.setattr("kandinsky.engine.stages.decode_pieces", interrupted)
     done = call("generate", "a dot", "-m", "tiny", "--seconds", "0", "--steps", "1")
     assert done.code == cli.INTERRUPTED == 130
     assert done.out == "" and "interrupted" in done.err and "Traceback" not in done.err

@@ -10,6 +10,7 @@ import transformers.dynamic_module_utils as dynamic
 from PIL import Image
 
 from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.families.kandinsky4_v2a import stages
 from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates
 from kandinsky.media import mux
 from kandinsky.media.audio import loudness, read_audio
@@ -125,7 +126,9 @@ def test_a_guided_step_is_diffusers(folder: Path, states: FilmStates) -> None:
             bare, full = (net(x.movedim(1, -1), level[None], side).movedim(-1, 1) for side in sides)
             x = scheduler.step(bare + 8 * (full - bare), level, x).prev_sample
     draws = noise.unsqueeze(2).movedim(1, -1)[None]
-    mine = pipe.pipeline.denoise(draws, states, steps=3, guidance=8.0)[:, 0].movedim(-1, 1)
+    mine = pipe.pipeline.drive(stages.denoise(pipe.pipeline.context, draws, states, steps=3, guidance=8.0), None)[
+        :, 0
+    ].movedim(-1, 1)
     torch.testing.assert_close(mine, x, rtol=1e-3, atol=1e-3)
 
 

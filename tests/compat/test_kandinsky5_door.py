@@ -215,20 +215,20 @@ def test_unknown_keys_are_refused() -> None:
             table = table[name]
         table[key] = 1
         with pytest.raises(RequestError, match=message):
-            official_config.card_of(values, name="t", bases=[Path()])
+            official_config.card_of(values, name="t", cards=catalogue.CARDS, bases=[Path()])
 
 
 def test_missing_keys_are_named() -> None:
     values = official_values()
     del values["model"]["guidance_weight"]
     with pytest.raises(RequestError, match=r"key `model\.guidance_weight` is missing"):
-        official_config.card_of(values, name="t", bases=[Path()])
+        official_config.card_of(values, name="t", cards=catalogue.CARDS, bases=[Path()])
 
 
 def test_disagreeing_widths_are_refused() -> None:
     values = official_values(dit_params=family.DIT_PARAMS | {"in_text_dim": 7})
     with pytest.raises(RequestError, match="in_text_dim is 7, but the text encoder's emb_size is 32"):
-        official_config.card_of(values, name="t", bases=[Path()])
+        official_config.card_of(values, name="t", cards=catalogue.CARDS, bases=[Path()])
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:

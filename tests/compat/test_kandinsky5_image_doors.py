@@ -15,6 +15,7 @@ import kandinsky
 from kandinsky.compat import kandinsky5
 from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.families.kandinsky5 import official_config
+from kandinsky.model.card import SizeClass
 from tiny import family
 
 FolderOf = Callable[[str, str], Path]
@@ -67,7 +68,7 @@ def doors(folder_of: FolderOf) -> Callable[..., Any]:
 def small(pipe: Any) -> Any:
     """An area that a processor fills in no time."""
     card = pipe.pipeline.card
-    classes = {name: kandinsky.cards.SizeClass(area=64 * 96, multiple=16) for name in card.classes}
+    classes = {name: SizeClass(area=64 * 96, multiple=16) for name in card.classes}
     pipe.pipeline.card = dataclasses.replace(card, classes=classes)
     return pipe
 

@@ -29,7 +29,7 @@ def test_ten_second_configurations_run(official: Path, tmp_path: Path) -> None:
     frames = np.asarray(pipe("a cat", expand_prompts=False, **CALL)[0]).astype(int)
     # an engine is for dense attention, officially too
     same = get_T2V_pipeline("cpu", conf_path=conf, attention_engine="sdpa")
-    assert same.pipeline.attention == "auto"
+    assert same.pipeline.context.attention == "auto"
     dense = get_T2V_pipeline("cpu", conf_path=str(official / "config.yaml"))
     assert np.abs(frames - np.asarray(dense("a cat", expand_prompts=False, **CALL)[0])).max() > 1
     kept = pipe.pipeline("a cat", seconds=0, size="512x512", steps=1, seed=5, guidance=1.0).recipe["kept_blocks"]

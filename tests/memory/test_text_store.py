@@ -126,17 +126,17 @@ def test_a_pipeline_keeps_states_where_they_are_worth_it(
     official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KANDINSKY_CACHE", str(tmp_path / "cache"))
-    assert kandinsky.load(official, device="cpu").text_store is None, "a small encoder is read as quickly"
+    assert kandinsky.load(official, device="cpu").context.text_store is None, "a small encoder is read as quickly"
     monkeypatch.setattr("kandinsky.engine.text_states.WORTH_IT", 1)
-    assert kandinsky.load(official, device="cpu", text_cache=False).text_store is None
+    assert kandinsky.load(official, device="cpu", text_cache=False).context.text_store is None
     pipe = kandinsky.load(official, device="cpu", offload="module")
-    assert pipe.text_store is not None and pipe.text_store.folder == tmp_path / "cache" / "text"
+    assert pipe.context.text_store is not None and pipe.context.text_store.folder == tmp_path / "cache" / "text"
     request = Request(str(official), "a cat", seconds=0, steps=1, seed=7)
     fresh = pipe.encode([pipe.resolve(request)])
     del pipe.placement._builders["text"]
     again = pipe.encode([pipe.resolve(request)])
     assert all(equal(a, b) for a, b in zip(fresh, again, strict=True))
     monkeypatch.setenv("KANDINSKY_CACHE", "off")
-    assert kandinsky.load(official, device="cpu").text_store is None
-    own = kandinsky.load(official, device="cpu", text_cache=tmp_path / "own").text_store
+    assert kandinsky.load(official, device="cpu").context.text_store is None
+    own = kandinsky.load(official, device="cpu", text_cache=tmp_path / "own").context.text_store
     assert own is not None and own.folder == tmp_path / "own"

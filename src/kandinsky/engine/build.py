@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,15 +38,15 @@ COMPONENTS = ("dit", "text", "vae")  # the model's own file is looked for first
 BESIDE = {"interpolation": "dit", "image_vae": "vae"}  # further networks run where these do
 
 
-def places_for(options: RunOptions) -> dict[str, torch.device]:
-    """A device for each network. Raises: RequestError, BackendError."""
+def places_for(options: RunOptions, names: Collection[str] = COMPONENTS) -> dict[str, torch.device]:
+    """A device for each network. Raises: RequestError for a name that is not one of ``names``, BackendError."""
     device = options.device
     if not isinstance(device, Mapping):
         world = World.started() if options.parallel is not None else World()
         return dict.fromkeys(COMPONENTS, place(world.device(None if device is None else str(device))))
-    if unknown := sorted(set(device) - set(COMPONENTS)):
-        raise RequestError(f"device given for `{unknown[0]}`: use one of {', '.join(COMPONENTS)}")
-    return {name: place(device.get(name)) for name in COMPONENTS}
+    if unknown := sorted(set(device) - set(names)):
+        raise RequestError(f"device given for `{unknown[0]}`: use one of {', '.join(names)}")
+    return {name: place(device.get(name)) for name in dict.fromkeys((*COMPONENTS, *device))}
 
 
 def build(
@@ -71,7 +71,7 @@ def build(
         a device, package or attention backend that is not there.
     """
     options = options or RunOptions()
-    places = places_for(options)
+    places = places_for(options, card.components)
     cache = caching.parse(options.cache) if isinstance(options.cache, str) else options.cache
     wanted = set(card.components if options.only is None else options.only)
     check_trust(card, options.trust_remote_code, only=wanted)

@@ -36,8 +36,8 @@ from kandinsky.runtime.devices import choose_dtype
 from kandinsky.weights.lora_files import parse_spec
 
 if TYPE_CHECKING:
+    from kandinsky.diffusion.sample import OnStep
     from kandinsky.engine.pipeline import GenerationPipeline
-from kandinsky.diffusion.sample import OnStep
 
 log = logging.getLogger(__name__)
 SUMMARY_EVERY_S = 1.0  # a long batch must not spend its time on writing its record
