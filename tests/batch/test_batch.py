@@ -11,6 +11,7 @@ import pytest
 from batch.prompts import STILL, Watched
 from kandinsky import catalogue
 from kandinsky.cli.main import main
+from kandinsky.engine import stages
 from kandinsky.engine.latent_names import latent_path
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
@@ -69,7 +70,7 @@ def test_another_request_is_another_file(loading: Watched) -> None:
     assert not part_finished(plan(loading, row), loading)[0]
     for change in ({"seed": 2}, {"steps": 2}, {"guidance": 2.0}, {"prompt": "a cat"}, {"cache": "taylor"}):
         assert part_finished(plan(loading, row | change), loading)[0], change
-    other = Watched(loading.source, attention="sdpa", trace=loading.trace)
+    other = Watched(loading.source, RunOptions(attention="sdpa"), trace=loading.trace)
     assert part_finished(plan(other, row), other)[0]
     other = Watched(loading.source, dtype="bfloat16", trace=loading.trace)
     assert part_finished(plan(other, row), other)[0]
@@ -129,19 +130,17 @@ def test_rows_that_cannot_be_made(loading: Watched) -> None:
 
 
 def test_a_latent_that_was_left_is_decoded(loading: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kandinsky.engine.pipeline import GenerationPipeline
-
     items = plan(loading, {"prompt": "a dot"})
-    decode = GenerationPipeline.decode_pieces
+    decode = stages.decode_pieces
 
     def full(*_: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(GenerationPipeline, "decode_pieces", full)
+    monkeypatch.setattr(stages, "decode_pieces", full)
     failed = run(loading, items)["a dot"]
     assert failed.status == "failed" and "kandinsky decode a-dot-1.png.latent.safetensors" in (failed.hint or "")
     assert latent_path(items[0].target).exists()
-    monkeypatch.setattr(GenerationPipeline, "decode_pieces", decode)
+    monkeypatch.setattr(stages, "decode_pieces", decode)
     assert run(loading, items)["a dot"].status == "done" and loading.times("a dot") == 1
     finished = read_video("a-dot-1.png").frames
     assert not latent_path(items[0].target).exists()

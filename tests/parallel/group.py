@@ -200,7 +200,7 @@ def agreement(world: int) -> Iterator[tuple[str, Any]]:
     """Seeds that were drawn, and what the first process could not do."""
     team = Team(read(f"ulysses={world}"), HOST)
     pipe = kandinsky.load("nano-t2v", device="cpu", parallel="auto")
-    drawn = pipe._agreed([pipe.resolve(Request("nano-t2v", "a panda"))])[0].seed
+    drawn = pipe.engine._agreed([pipe.resolve(Request("nano-t2v", "a panda"))])[0].seed
     yield "seeds", team.gather(drawn)
 
     def broken() -> list[Tensor | None]:

@@ -67,23 +67,21 @@ def test_latents_and_frames_agree(folder_of: Callable[[str, str], Path], kind: s
     job = pipe.resolve(request.with_values(seed=11, seconds=0.9 if kind == "i2v" else 0))
     text, negative = pipe.encode([job])
     assert negative is not None
-    noise, source = pipe.noise([job]), pipe.known([job])
-    actual = pipe.sample(noise, text, negative, job, known=source)
+    noise, known = pipe.noise([job]), pipe.known([job])
+    actual = pipe.sample(noise, text, negative, job, known=known)
 
     given = noise.clone()
     ones = torch.ones_like(noise[..., :1])
     call: dict[str, Any] = {}
     if kind == "i2v":
-        assert source is not None
-        given[:, :1] = source
+        given[:, :1] = known.clean["video"][:, :1]
         mask = ones * (torch.arange(noise.shape[1]) == 0)[:, None, None, None]
         given = torch.cat([given, torch.zeros_like(noise), mask], dim=-1)
         call = {"image": image, "num_frames": job.shape.frames}
         together = other.normalize_first_frame
         other.normalize_first_frame = lambda latents: latents
     elif kind == "i2i":
-        assert source is not None
-        given = torch.cat([given, source, ones], dim=-1)
+        given = torch.cat([given, known.extra["source"], ones], dim=-1)
         call = {"image": image}
     call |= {"height": 64, "width": 96, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
     call |= {"latents": given.clone(), "output_type": "latent", "return_dict": False} | prompts_of(text, negative)

@@ -102,7 +102,7 @@ def test_package_weights_are_looked_for_in_the_package_only(tmp_path: Path) -> N
 
 def test_cards_name_folders_beside_themselves(tmp_path: Path) -> None:
     values = catalogue.to_dict(catalogue.find("kandinsky5-lite-t2v-sft-5s"))
-    text = (Path(catalogue.__file__).parent / "kandinsky5-lite-t2v-sft-5s.toml").read_text(encoding="utf-8")
+    text = (catalogue.HERE / "kandinsky5-lite-t2v-sft-5s.toml").read_text(encoding="utf-8")
     moved = text.replace(f'repo = "{values["dit"]["parts"][0]["repo"]}"', 'repo = "./weights"')
     path = write(tmp_path / "mine" / "card.toml", moved)
     assert catalogue.read(path).dit.parts[0].repo == str(tmp_path / "mine" / "weights")
@@ -113,7 +113,7 @@ def test_cards_name_folders_beside_themselves(tmp_path: Path) -> None:
 
 
 def test_cards_refuse_what_they_do_not_know(tmp_path: Path) -> None:
-    text = (Path(catalogue.__file__).parent / "kandinsky5-lite-t2v-sft-5s.toml").read_text(encoding="utf-8")
+    text = (catalogue.HERE / "kandinsky5-lite-t2v-sft-5s.toml").read_text(encoding="utf-8")
     for old, new, said in (
         ("shift = 5.0", "shiift = 5.0", "unknown key `shiift` in sampling, did you mean `shift`"),
         ("shift = 5.0", 'shift = "5.0"', "shift must be float"),

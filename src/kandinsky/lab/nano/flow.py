@@ -189,7 +189,7 @@ class FlowObjective:
         # the first frame of these is there from the beginning, and nothing is learned from guessing it
         mask = torch.zeros(*clean.shape[:2], 1, 1, 1, dtype=torch.bool, device=device)
         mask[given, 0] = True
-        known = Known(clean={VIDEO: clean}, mask={VIDEO: mask})
+        known = Known(clean={VIDEO: clean}, mask={VIDEO: mask}) if given.any() else Known()
         weight = (~mask[..., 0, 0, 0]).float()
         denoiser = bind(self.network, known, Pass(text, condition=self.condition, rope_scale=self.rope_scale))
         velocity = denoiser(known.pin({VIDEO: noisy}), t)[VIDEO].float()
