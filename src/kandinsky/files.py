@@ -17,7 +17,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -66,27 +66,39 @@ def replacing(target: str | Path, *, folder: bool = False) -> Iterator[Path]:
             target is a folder or a device. Other errors of the block pass through.
     """
     path = real_path(target)
-    part, is_ours = path, True  # an error of this function's own, not of the block
-    try:
-        if not folder and path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        part = _part_of(path)
-        if folder:
-            part.mkdir()
-        is_ours = False
+    if path.is_dir() and not folder:
+        raise not_writable(target, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    with _part(target, path, folder=folder) as part:
         yield part
-        is_ours = True
-        _flush(part)
-        part.replace(path)
-        _flush(path.parent, shallow=True)
-    except BaseException as error:
-        if part != path:
-            remove(part)
-        if isinstance(error, OSError) and (is_ours or _is_about(error, part)):
-            raise not_writable(target, error) from error
-        raise
+        with _explained(target):
+            _flush(part)
+            part.replace(path)
+            _flush(path.parent, shallow=True)
+
+
+@contextmanager
+def replacing_many(folder: str | Path, names: Sequence[str]) -> Iterator[Path]:
+    """Write several files into a folder that may hold others, and put them in their places when all are complete.
+
+    Args:
+        folder: Where they belong.
+        names: Of all that the block writes.
+
+    Yields:
+        A temporary folder, in which the block writes files of these names. It is removed in any case.
+
+    Raises:
+        RequestError: As of ``replacing``.
+    """
+    path = real_path(folder)
+    with _part(folder, path / names[0], folder=True) as part:
+        yield part
+        targets = [real_path(path / name) for name in names]
+        with _explained(folder):
+            _flush(part)
+            for name, target in zip(names, targets, strict=True):
+                (part / name).replace(target)
+            _flush(path, shallow=True)
 
 
 def check_writable(target: str | Path) -> Path:
@@ -104,7 +116,7 @@ def check_writable(target: str | Path) -> Path:
     """
     path = real_path(target)
     folder = path if path.is_dir() else next(p for p in path.parents if p.exists() or p.parent == p)
-    try:
+    with _explained(target):
         longest = _name_max(folder)
         if any(len(os.fsencode(part)) > longest for part in path.parts[len(folder.parts) :]):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
@@ -112,8 +124,6 @@ def check_writable(target: str | Path) -> Path:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise not_writable(target, error) from error
     return Path(target)
 
 
@@ -210,6 +220,33 @@ def not_writable(path: str | Path, error: OSError) -> RequestError:
     reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
     hint = "free some space, or choose another place" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
     return RequestError(f"`{path}` cannot be written: {reason}", hint=hint)
+
+
+@contextmanager
+def _part(target: str | Path, path: Path, *, folder: bool) -> Iterator[Path]:
+    """A temporary name beside ``path``, which nothing has when this ends."""
+    with _explained(target):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        part = _part_of(path)
+        if folder:
+            part.mkdir()
+    try:
+        yield part
+    except OSError as error:
+        if _is_about(error, part):
+            raise not_writable(target, error) from error
+        raise
+    finally:
+        remove(part)
+
+
+@contextmanager
+def _explained(target: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise not_writable(target, error) from error
 
 
 def _is_about(error: OSError, part: Path) -> bool:

@@ -163,6 +163,24 @@ def test_errors_of_other_files_are_not_taken_for_ours(tmp_path: Path) -> None:
         (p / "deeper").write_text("x")
 
 
+def test_several_files_come_together_or_not_at_all(tmp_path: Path) -> None:
+    for name in ("b.png", "mine.png"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / "c.png").symlink_to("far.png")
+    names = ["a.png", "b.png", "c.png"]
+    with pytest.raises(ValueError), files.replacing_many(tmp_path, names) as folder:
+        (folder / "a.png").write_text("new")
+        raise ValueError
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.png", "c.png", "mine.png"]
+    with files.replacing_many(tmp_path, names) as folder:
+        for name in names:
+            (folder / name).write_text("new")
+        assert (tmp_path / "b.png").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "c.png", "far.png", "mine.png"]
+    assert (tmp_path / "c.png").is_symlink() and (tmp_path / "far.png").read_text() == "new"
+    assert (tmp_path / "mine.png").read_text() == "old"
+
+
 @NEEDS_PROC
 def test_leftovers_of_killed_processes_go_and_others_stay(tmp_path: Path) -> None:
     code = (
