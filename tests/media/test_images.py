@@ -79,10 +79,10 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("words")
     (tmp_path / "empty.jpg").write_bytes(b"")
     for name, message in (
-        ("gone.jpg", "is not there"),
+        ("gone.jpg", "does not exist"),
         ("cut.jpg", "is damaged"),
-        ("text.jpg", "is no picture"),
-        ("empty.jpg", "is no picture"),
+        ("text.jpg", "is not an image"),
+        ("empty.jpg", "is not an image"),
     ):
         with pytest.raises(RequestError, match=message) as caught:
             open_picture(tmp_path / name)

@@ -123,8 +123,8 @@ def test_bad_films_are_one_line_each(tmp_path: Path) -> None:
     whole = clip(tmp_path / "whole.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[:300])
     for path, words in (
-        (tmp_path / "none.mp4", "is not there"),
-        (tmp_path, "is no file"),
+        (tmp_path / "none.mp4", "does not exist"),
+        (tmp_path, "is not a file"),
         (tmp_path / "text.mp4", "cannot be read"),
         (tmp_path / "empty.mp4", "cannot be read"),
         (tmp_path / "cut.mp4", "cannot be read|no video stream"),
@@ -144,7 +144,7 @@ def test_targets_are_checked_and_the_film_is_never_its_own(tmp_path: Path) -> No
         (source, "is the video itself"),
         (tmp_path / "link.mp4", "is the video itself"),
         (tmp_path / "out.gif", "with sound, use"),
-        (tmp_path / "out.webm", "h264 picture does not go into"),
+        (tmp_path / "out.webm", "h264 video does not go into .webm as it is: use .mp4, .mov or .mkv"),
         (tmp_path / "file" / "out.mp4", "cannot be written"),
     ):
         with pytest.raises(RequestError, match=words):

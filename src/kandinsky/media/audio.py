@@ -7,6 +7,7 @@ what pydub makes of it: levels are measured on whole numbers, and a gain cuts fr
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,16 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
-from kandinsky.media.video import beside, check_writable
+from kandinsky.files import check_writable, replacing
+from kandinsky.media import container
 from kandinsky.model.values import Audio
 
 if TYPE_CHECKING:
     import numpy as np
 
+log = logging.getLogger(__name__)
+
 FULL_SCALE = 32768
 PREPARED_DBFS, HEADROOM_DB = -12.0, 0.1
-# ending → container, codec
-SOUND_FILES = {".wav": ("wav", "pcm_s16le"), ".flac": ("flac", "flac")}
+# ending → codec
+SOUND_FILES = {".wav": "pcm_s16le", ".flac": "flac"}
 
 
 def pcm(waveform_SC: np.ndarray) -> np.ndarray:
@@ -116,20 +120,15 @@ def write_audio(audio: Audio, target: str | Path, *, recipe: dict[str, Any] | No
 
     Raises: RequestError for another ending or a place that cannot be written; nothing half-written stays.
     """
-    import av
-
     from kandinsky.media import recipe as recipes
 
     path = check_audio_target(target)
-    form, codec = SOUND_FILES[path.suffix.lower()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with beside(path) as part, av.open(str(part), "w", format=form) as container:
-        if recipe:
-            container.metadata["comment"] = recipes.to_text(recipe)
-        stream: Any = container.add_stream(codec, rate=audio.rate, layout=audio.layout)
+    comment = recipes.to_text(recipe) if recipe else None
+    with replacing(path) as part, container.writing(part, path, comment=comment) as made:
+        stream: Any = made.add_stream(SOUND_FILES[path.suffix.lower()], rate=audio.rate, layout=audio.layout)
         for frame in frames_of(audio, packed=True, size=4096):
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode(None))
     return path
 
 
@@ -142,23 +141,39 @@ def check_audio_target(target: str | Path) -> Path:
 
 
 def read_audio(path: str | Path) -> Audio:
-    """The first track of sound in a file, as int16. Raises: RequestError for a file without one."""
+    """The first audio track of a file, as int16; more than two channels are mixed down to stereo.
+
+    Damaged packets are left out, and the log says so.
+
+    Raises:
+        RequestError: The file cannot be read, or has no audio track that can be.
+    """
     import av
     import numpy as np
 
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise RequestError(f"`{path}` has no sound")
-            stream = container.streams.audio[0]
-            resampler = av.AudioResampler(format="s16", layout=stream.layout, rate=stream.rate)
-            frames = [out for frame in container.decode(stream) for out in resampler.resample(frame)]
-            frames += resampler.resample(None)
-            channels, rate = len(stream.layout.channels), stream.rate
-    except (OSError, av.FFmpegError) as error:
-        raise RequestError(f"`{path}` cannot be read as sound: {error}") from error
-    samples = [frame.to_ndarray().reshape(-1, channels) for frame in frames]
-    return Audio(np.concatenate(samples) if samples else np.zeros((0, channels), np.int16), rate)
+    samples, lost = list[np.ndarray](), 0
+    with container.reading(path, "audio") as file:
+        stream = next((s for s in file.streams.audio if s.codec_context is not None), None)
+        if stream is None:
+            raise RequestError(f"`{path}` has no sound")
+        layout = "mono" if stream.layout.nb_channels == 1 else "stereo"
+        resampler = av.AudioResampler(format="s16", layout=layout, rate=stream.rate)
+        for packet in file.demux(stream):
+            try:
+                decoded = packet.decode()
+            except av.error.InvalidDataError:
+                lost += 1
+                continue
+            for frame in decoded:
+                samples += [out.to_ndarray() for out in resampler.resample(frame)]
+        samples += [out.to_ndarray() for out in resampler.resample(None)]
+        rate = stream.rate
+    if lost:
+        log.warning("`%s`: %d packets of sound are damaged and left out", path, lost)
+    channels = 1 if layout == "mono" else 2
+    if not samples:
+        return Audio(np.zeros((0, channels), np.int16), rate)
+    return Audio(np.concatenate([piece.reshape(-1, channels) for piece in samples]), rate)
 
 
 def frames_of(audio: Audio, *, packed: bool, size: int, begin: int = 0) -> Iterator[Any]:
