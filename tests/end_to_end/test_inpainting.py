@@ -147,7 +147,7 @@ SMALL = np.ones((10, 10), dtype=np.uint8)
         ({"mask": np.full((64, 128), 3.0)}, "numbers from 3 to 3: use 0 to 1"),
         ({"mask": np.full((64, 128), np.nan)}, "numbers from nan"),
         ({"mask": np.ones((64, 128, 2))}, r"array \[64, 128, 2\] of float64: give \[H, W\]"),
-        ({"mask": "nowhere.png"}, "mask `nowhere.png` is not there"),
+        ({"mask": "nowhere.png"}, "mask `nowhere.png` does not exist"),
         ({"mask": 7}, "mask is a `int`"),
         ({"mask_grow": -1}, "mask growth `-1`"),
         ({"mask_grow": 2.5}, "mask growth `2.5`"),

@@ -137,7 +137,7 @@ def test_bad_sound_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(RequestError, match="cannot be written"):
         sound.save(tmp_path / "file" / "a.wav")
-    with pytest.raises(RequestError, match="audio .* cannot be read"):
+    with pytest.raises(RequestError, match=r"audio .* cannot be read"):
         audio.read_audio(tmp_path / "file")
 
 

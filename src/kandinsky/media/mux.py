@@ -15,7 +15,7 @@ import itertools
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,7 +240,8 @@ def add_sound(
                 times_s = (*film.times_s, film.seconds)
                 shown = (frame for frame, _ in animation.frames_of(film.path))
                 container.encode(shown, made, path.suffix.lower(), film.fps, times_s=times_s)
-            add_sound(probe(part), sound, part, recipe=recipe, over=True)
+            # not every container says how long the last frame stays
+            add_sound(replace(probe(part), seconds=film.seconds), sound, part, recipe=recipe, over=True)
         else:
             with container.reading(film.path) as source, container.writing(part, path, comment=comment) as made:
                 _copy_with_sound(film, source, made, path.suffix.lower(), sound)
@@ -450,6 +451,7 @@ def _copy_with_sound(
     """Both streams, side by side in time; of the video no more than so many packets."""
     stream = container.best_video(source, film.path)
     copied = made.add_stream_from_template(stream, opaque=True)
+    _keep_aspect(stream, copied, film, ending)
     codec, only_rate = SOUND_CODECS[ending]
     track: Any = made.add_stream(codec, rate=only_rate or audio.rate, layout=audio.layout)
     track.bit_rate = BIT_RATE
@@ -468,6 +470,16 @@ def _copy_with_sound(
         made.mux(track.encode(waiting))
         waiting = next(frames, None)
     made.mux(track.encode(None))
+
+
+def _keep_aspect(stream: av.VideoStream, copied: Any, film: Film, ending: str) -> None:
+    """Have a copy say the shape of its pixels, where the source's container says it and not the packets."""
+    aspect = stream.sample_aspect_ratio or 1
+    if aspect == 1 or stream.codec_context.sample_aspect_ratio:
+        return
+    copied.codec_context.sample_aspect_ratio = aspect
+    if ending in (".mkv", ".webm"):  # their writer takes it from a place that PyAV does not reach
+        log.warning("`%s` has pixels of %s, which its copy as %s does not say: use .mp4", film.path, aspect, ending)
 
 
 def _times(film: Film, most: int | None) -> list[tuple[int, int]]:

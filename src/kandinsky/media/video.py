@@ -98,8 +98,8 @@ def write_video(
         video: A stream's pieces are taken one by one, and let go when they are written.
         path: The file or folder.
         sheet: Also write a contact sheet here, see ``write_sheet``.
-        sample_aspect: Width of a pixel for a height of 1, where the frames' pixels are not square. Containers store
-            it; for images the frames are stretched.
+        sample_aspect: Width of a pixel for a height of 1, where the frames' pixels are not square. `.mp4` stores it;
+            in other formats the frames are stretched.
 
     Returns:
         The path written.
@@ -110,9 +110,10 @@ def write_video(
     path = check_target(path)
     if sheet is not None:
         sheet = check_sheet(sheet)
-    frames = _Frames(video, None if path.suffix.lower() in _CONTAINERS else sample_aspect)
+    is_stored = path.suffix.lower() == ".mp4"
+    frames = _Frames(video, None if is_stored else sample_aspect)
     with contextlib.closing(frames):
-        _write(frames, path, sample_aspect)
+        _write(frames, path, sample_aspect if is_stored else None)
     if sheet is not None:
         _write_sheet(frames.sheet(), sheet, frames.recipe)
     return path
