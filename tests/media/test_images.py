@@ -99,8 +99,17 @@ def tiff(values: np.ndarray, *, format_: int, order: str) -> bytes:
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize(
     ("dtype", "format_", "white"),
-    [("u1", 1, 255), ("u2", 1, 65535), ("i4", 2, 65535), ("i4", 2, 255), ("i4", 2, 2**31 - 1), ("f4", 3, 1.0)]
-    + [("f4", 3, 255.0), ("f4", 3, 65535.0), ("f4", 3, 1.05), ("i4", 2, 1_000_000)],
+    [
+        *(
+            ("u1", 1, 255),
+            ("u2", 1, 65535),
+            ("i4", 2, 255),
+            ("i4", 2, 65535),
+            ("i4", 2, 1_000_000),
+            ("i4", 2, 2**31 - 1),
+        ),
+        *(("f4", 3, 1.0), ("f4", 3, 1.05), ("f4", 3, 255.0), ("f4", 3, 65535.0)),
+    ],
 )
 def test_tiffs_of_any_depth_and_byte_order_show_the_same(
     dtype: str, format_: int, white: float, order: str, tmp_path: Path

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
-from kandinsky.media.image import opened, upright_rgb
+from kandinsky.media.image import opened, quiet, upright_rgb
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ def image_format(path: Path) -> str | None:
 
 def is_animated(path: Path) -> bool:
     """Whether an image has more than one frame. Raises: RequestError for one that cannot be read."""
-    with opened(path, f"image `{path}`") as image:
+    with opened(path, f"image `{path}`") as image, quiet():
         return _last(image) > _first(image)
 
 
@@ -51,8 +51,9 @@ def frames_of(path: Path) -> Iterator[tuple[np.ndarray, float]]:
     what = f"image `{path}`"
     with opened(path, what) as image:
         for number in range(_first(image), _last(image) + 1):
-            image.seek(number)
-            image.load()  # only now WebP knows the frame's time
+            with quiet():
+                image.seek(number)
+                image.load()  # only now WebP knows the frame's time
             duration = float(image.info.get("duration", 0) or 0)
             yield np.asarray(upright_rgb(image, what)), max(0.0, duration)
 

@@ -220,8 +220,9 @@ def opened(file: Path | io.BytesIO, what: str) -> Iterator[Image]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        # Pillow only warns of sizes that fill the memory; here they are refused.
-        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+        with quiet():
+            # Pillow only warns of sizes that fill the memory; here they are refused.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file)
         with image:
             if image.format == "EPS":  # Pillow would have Ghostscript run the program that such a file is
@@ -236,6 +237,13 @@ def opened(file: Path | io.BytesIO, what: str) -> Iterator[Image]:
     except _DAMAGED as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
         raise RequestError(f"{what} is damaged: {reason}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Pillow reads damaged metadata with many warnings, which say nothing to whoever wants the image."""
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        yield
 
 
 def upright_rgb(image: Image, what: str) -> Image:
@@ -253,7 +261,7 @@ def upright_rgb(image: Image, what: str) -> Image:
     if 0 in image.size:
         raise RequestError(f"{what} has no pixels")
     is_16_bits = image.mode.startswith("I;16") or image.format == "PPM"  # what Pillow has of a 16-bit PGM is mode "I"
-    with suppress(*_DAMAGED):  # orientation in broken EXIF data is no orientation
+    with quiet(), suppress(*_DAMAGED):  # orientation in broken EXIF data is no orientation
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _in_8_bits(image, what, is_16_bits=is_16_bits)

@@ -24,7 +24,7 @@ import kandinsky
 from kandinsky.diffusion import caching
 from kandinsky.errors import RequestError
 from kandinsky.media import container
-from kandinsky.media.image import opened
+from kandinsky.media.image import opened, quiet
 from kandinsky.printing import shell_command
 
 PNG_KEY = "kandinsky"
@@ -137,7 +137,8 @@ def from_text(text: str | None) -> Recipe | None:
         values = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return checked(values) if isinstance(values, dict) and "kandinsky" in values else None
+    is_recipe = isinstance(values, dict) and values.get("kandinsky") is not None
+    return checked(values) if is_recipe else None
 
 
 def checked(values: object) -> Recipe:
@@ -270,7 +271,7 @@ def _of_container(path: Path) -> str | None:
 
 
 def _of_image(path: Path) -> str | None:
-    with opened(path, f"`{path}`") as image:
+    with opened(path, f"`{path}`") as image, quiet():
         if image.format == "WEBP":
             text = image.getexif().get(EXIF_IMAGE_DESCRIPTION)
         else:
