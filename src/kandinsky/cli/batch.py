@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kandinsky.cli.streams import say
 from kandinsky.errors import RequestError
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ def run_batch(
 
     Raises: typer.Exit(1) where some failed.
     """
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries
     from kandinsky.jobs.batch import LocalRunner, Summary, settle
 
@@ -91,7 +91,6 @@ def check_ray(ray: str | None, workers: int | None, device: str | None, prompts:
 
 
 def _runner(loading: Loading, total: int, *, ray: str | None, workers: int | None, quiet: bool) -> Runner:
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import patient
     from kandinsky.jobs.batch import LocalRunner
 
@@ -129,7 +128,6 @@ def _counting(record: Summary, total: int, *, is_on: bool) -> Iterator[Callable[
 
 def _tell(outcome: Outcome, total: int, *, as_json: bool, quiet: bool) -> None:
     """stdout: the path of what is there now, or one JSON object an entry. stderr: the rest."""
-    from kandinsky.cli.main import say
 
     place = f"{outcome.number}/{total}"
     if outcome.error is not None:

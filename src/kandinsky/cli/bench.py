@@ -12,6 +12,7 @@ from kandinsky.errors import RequestError
 
 
 def bench(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`; `nano-t2v` when absent."),
@@ -47,7 +48,7 @@ def bench(
     """Measure each stage of a generation: median, spread, achieved rate, share of the matrix-product rate, memory."""
     from kandinsky.engine.request import parse_size
 
-    model = chosen_model(model, same)
+    model = chosen_model(context, model, same)
     width, height = (None, None) if size is None else parse_size(size)
     request = {"width": width, "height": height, "seconds": seconds, "steps": steps, "guidance": guidance}
     if ledger and (random_weights or change or against or stages):

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import typer
+
 from kandinsky import catalogue
 from kandinsky.errors import RequestError
 
 
-def chosen_model(bare: str | None, option: str | None) -> str:
-    """The one that was given, else the default. Raises: RequestError for two that differ."""
-    if bare is not None and option is not None and bare != option:
+def chosen_model(context: typer.Context, bare: str | None, option: str | None) -> str:
+    """The model that was given, else the default.
+
+    Args:
+        context: Of the command.
+        bare: Its argument.
+        option: Its ``--model``, which may come from the environment or a file; then the argument beats it.
+
+    Raises:
+        RequestError: Two different ones were given.
+    """
+    source = context.get_parameter_source("same")
+    is_typed = source is not None and source.name == "COMMANDLINE"
+    if is_typed and bare is not None and bare != option:
         raise RequestError(f"both `{bare}` and `--model {option}` were given: use one")
     return bare or option or catalogue.DEFAULT_MODEL

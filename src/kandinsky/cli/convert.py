@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kandinsky.cli.streams import say
+
 if TYPE_CHECKING:
     pass
 
@@ -30,7 +32,6 @@ def convert(
     Kandinsky 3 goes from a Diffusers folder to an official `weights/` folder and, with --model, back.
     """
     if trust_pickle:
-        from kandinsky.cli.main import say
         from kandinsky.weights.pickled import convert_trusted
 
         written, left = convert_trusted(source, target)

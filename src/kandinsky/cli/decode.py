@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from kandinsky.cli.streams import say
 from kandinsky.errors import RequestError
 
 
@@ -25,10 +26,9 @@ def decode(
     tiling: Annotated[str | None, typer.Option("--tiling", help="none, auto or official; as it was asked for.")] = None,
     sheet: Annotated[str | None, typer.Option("--sheet", help="Also write a contact sheet, a .png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the path.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only on stderr.")] = False,
 ) -> None:
     """Finish a result from its latent: the same frames, the autoencoder alone is loaded. The latent stays."""
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries, patient
     from kandinsky.media.video import check_sheet, check_target, write_video
     from kandinsky.runtime.devices import check_device

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kandinsky import catalogue
+from kandinsky.cli.streams import say
 
 if TYPE_CHECKING:
     from kandinsky.weights.hub import Fetched
@@ -30,7 +31,6 @@ def download(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
     """Fetch what models need: only the files their cards list, resumed where a transfer broke, verified by hash."""
-    from kandinsky.cli.main import say
     from kandinsky.runtime.plan import gigabytes
     from kandinsky.weights.locate import card_bytes
 

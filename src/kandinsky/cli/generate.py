@@ -13,6 +13,7 @@ import typer
 
 from kandinsky import catalogue
 from kandinsky.cli.rendered import Flags, rendered
+from kandinsky.cli.streams import say
 from kandinsky.cli.together import together
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import KandinskyError, RequestError
@@ -72,7 +73,7 @@ def generate(
     sheet: Annotated[str | None, typer.Option("--sheet", help="Also write a contact sheet, a .png.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would need; see `kandinsky plan`.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result instead of its path.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only on stderr.")] = False,
 ) -> None:
     """Make a video, an image or sound from words, a picture or a film. The result's path is the last line on stdout."""
     from kandinsky.cli.batch import check_ray, run_batch, summary_path
@@ -214,7 +215,6 @@ def _run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries, patient
     from kandinsky.media.video import write_video
 
@@ -277,7 +277,6 @@ def _sound_model(card: catalogue.Card, sound: bool, name: str | None, options: R
 @contextmanager
 def _keeping_latent(target: Path) -> Iterator[Path]:
     """Where the latent lies until its file is written; it stays where that fails, and what finishes it is said."""
-    from kandinsky.cli.main import say
     from kandinsky.engine.latent_names import kept_hint, latent_path
 
     latent = latent_path(target)
@@ -327,7 +326,6 @@ def _check(targets: list[Path], sheets: list[Path | None], options: RunOptions) 
 
 def _say_image(image: FittedImage) -> None:
     """What becomes of the given picture, where it is not used as it is."""
-    from kandinsky.cli.main import say
 
     if image.given == image.used:
         return
@@ -336,13 +334,11 @@ def _say_image(image: FittedImage) -> None:
 
 
 def _say_layout(layout: str, size: int, why: str) -> None:
-    from kandinsky.cli.main import say
 
     say(f"{size} processes, --parallel {layout}: {why}")
 
 
 def _say_default(title: str) -> None:
-    from kandinsky.cli.main import say
 
     say(f"model {catalogue.DEFAULT_MODEL} (the default): {title}; it ships with the package and runs anywhere")
     say(f"for a full-size model: kandinsky plan -m {FULL_SIZE_MODEL}, then generate with -m {FULL_SIZE_MODEL}")

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from kandinsky.cli.streams import say
+
 log = logging.getLogger(__name__)
 MODEL = "kandinsky-video-1.1"
 
@@ -30,11 +32,10 @@ def interpolate(
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; the best there is.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
     offload: Annotated[str | None, typer.Option("--offload", help="As for `kandinsky generate`.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only on stderr.")] = False,
 ) -> None:
     """Fill the gaps between a video's frames with new ones. Length, size and sound stay."""
     from kandinsky import catalogue
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries, patient
     from kandinsky.errors import RequestError
     from kandinsky.media.animation import image_format

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def plan(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`; `nano-t2v` when absent."),
@@ -48,7 +49,7 @@ def plan(
 
     width, height = (None, None) if size is None else parse_size(size)
     made = make(
-        chosen_model(model, same),
+        chosen_model(context, model, same),
         width=width,
         height=height,
         seconds=seconds,

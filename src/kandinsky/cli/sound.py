@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kandinsky.cli.streams import say
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card
@@ -99,7 +100,6 @@ def generate_sound(
     """Sound for one film, ``count`` times with seeds counting up; prints the path of each file."""
     import dataclasses
 
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import patient
     from kandinsky.engine.request import resolve
     from kandinsky.media.mux import Film
@@ -147,7 +147,6 @@ def add_to_clips(
 
     A clip's prompt and seed are those of its sound. What was written is complete without it: an error leaves it there.
     """
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import patient
     from kandinsky.media import mux
 
@@ -181,7 +180,6 @@ def _target(film: Film, output: str | None, audio_only: bool, index: int, count:
 
 
 def _say_film(film: Film, target: Path, windows: int) -> None:
-    from kandinsky.cli.main import say
     from kandinsky.media.audio import SOUND_FILES
 
     in_windows = f", in {windows} windows" if windows > 1 else ""

@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
+from kandinsky.cli.streams import say
 from kandinsky.runtime.parallel import launch
 
 P = ParamSpec("P")
@@ -19,7 +20,6 @@ def together(command: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        from kandinsky.cli.main import say
 
         if launch.World.started().size == 1:
             return command(*args, **kwargs)
