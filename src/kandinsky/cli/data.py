@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+
 def nano(
     folder: Annotated[Path | None, typer.Option("--folder", help="Folder for what is fetched and built.")] = None,
 ) -> None:

@@ -14,7 +14,7 @@ from kandinsky.printing import escaped
 def doctor(
     context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False
 ) -> None:
-    """Report versions, devices, attention backends, packages, hub settings, codecs, memory, disk, defaults of options."""
+    """Report versions, devices, attention backends, packages, codecs, memory, disk, hub settings, option defaults."""
     from kandinsky.runtime.doctor import report
 
     found = report()

@@ -187,12 +187,13 @@ def _check_word(value: object, parameter: Any) -> None:
     """Refuse a name that is empty or holds what no name should. Raises: RequestError."""
     if not isinstance(value, str | PurePath):
         return
-    name = f"`{parameter.metavar or parameter.opts[0]}`" if parameter.param_type_name == "argument" else f"`{parameter.opts[0]}`"
-    text = str(value)
+    text, name = str(value), parameter.opts[0]
+    if parameter.param_type_name == "argument":
+        name = parameter.metavar or name
     if not text:
-        raise RequestError(f"{name} is empty: leave it out, or give a value")
+        raise RequestError(f"`{name}` is empty: leave it out, or give a value")
     if escaped(text) != text:
-        raise RequestError(f"{name} `{text}` holds control characters: use plain text")
+        raise RequestError(f"`{name}` holds control characters, `{text}`: use plain text")
 
 
 def _default_of(ctx: Any, parameter: str) -> settings.Setting | None:

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import BinaryIO, TextIO, cast
 
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.printing import escaped
@@ -109,11 +109,11 @@ def read_input(what: str, *, longest: int = LONGEST_INPUT) -> str:
 
 
 @contextmanager
-def to_stdout(ending: str) -> Iterator[Path]:
+def to_stdout(name: str) -> Iterator[Path]:
     """Collect a result in a temporary file and copy it to stdout; all else that is printed meanwhile goes to stderr.
 
     Args:
-        ending: Of the file, such as `.mp4`.
+        name: Of the file, such as `result.mp4`.
 
     Yields:
         The file to write.
@@ -126,7 +126,7 @@ def to_stdout(ending: str) -> Iterator[Path]:
     if sys.stdout.isatty():
         raise RequestError("output `-`: standard output is a terminal: redirect it to a file or a program")
     folder = Path(tempfile.mkdtemp(prefix="kandinsky-"))
-    result = folder / f"result{ending}"
+    result = folder / name
     flush()
     stdout = os.dup(1)
     os.dup2(2, 1)
@@ -154,9 +154,3 @@ def _discard(stream: TextIO) -> None:
         os.dup2(null, stream.fileno())
         os.close(null)
         stream.flush()
-
-
-def shortened(text: Any, longest: int = 48) -> str:
-    """Text for a message, control characters escaped, cut with an ellipsis where it is long."""
-    shown = escaped(text)
-    return shown if len(shown) <= longest else shown[: longest - 1] + "…"

@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
+from kandinsky.cli import failures
 from kandinsky.cli.streams import say
 from kandinsky.runtime.parallel import launch
 
@@ -28,6 +29,8 @@ def together(command: Callable[P, T]) -> Callable[P, T]:
                 return command(*args, **kwargs)
             except typer.Exit as ending:  # an end that was meant, with a code
                 raise SystemExit(ending.exit_code) from None
+            except Exception as error:
+                raise failures.explained(error) or error from error
         raise AssertionError  # ``together`` passes every exception on
 
     return run
