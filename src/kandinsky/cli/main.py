@@ -20,7 +20,7 @@ from typer.core import TyperCommand
 import kandinsky
 from kandinsky.cli import failures, settings, signals
 from kandinsky.cli.progress import hush_extensions
-from kandinsky.cli.streams import flush, say, usable
+from kandinsky.cli.streams import say, usable
 from kandinsky.errors import Cancelled, RequestError
 from kandinsky.printing import escaped
 
@@ -131,18 +131,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong request, 130 interrupted.
     """
-    with usable(), signals.as_interrupts():
+    with usable() as stdout, signals.as_interrupts():
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_OneLine("note: %(message)s"))
         logging.basicConfig(handlers=[handler], level=logging.WARNING)
         hush_extensions()
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
-        if error := flush():
-            if isinstance(error, BrokenPipeError):  # the reader went away, as `| head` does
-                return code
-            say(f"error: standard output cannot be written: {error.strerror}")
-            return code or FAILED
-        return code
+        try:
+            stdout.flush()
+        except BrokenPipeError:
+            return code
+        if stdout.error is not None:
+            say(f"error: standard output cannot be written: {stdout.error.strerror}")
+        return code or (FAILED if stdout.error is not None else 0)
 
 
 def _run(arguments: list[str]) -> int:

@@ -13,9 +13,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.printing import escaped
@@ -25,8 +25,41 @@ LONGEST_INPUT = 64 * 2**20  # bytes
 _NOT_FOR_TERMINALS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+class Stdout:
+    """The standard output, which goes on when nothing more can be written: a result that is made is worth its end.
+
+    error: why it took no more. That a reader goes away, as `| head` does, is raised at once: nobody waits any longer.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        with self._noted():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._noted():
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            _discard(self.stream)
+            if isinstance(error, BrokenPipeError):
+                raise
+            self.error = self.error or error
+
+
 @contextmanager
-def usable() -> Iterator[None]:
+def usable() -> Iterator[Stdout]:
     """Standard streams that everything can be printed on: closed ones are replaced, unknown characters escaped."""
     for number in range(3):
         try:
@@ -34,21 +67,21 @@ def usable() -> Iterator[None]:
         except OSError:  # the next file that is opened must not take its place
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
-    opened = [name for name in ("stdout", "stderr") if getattr(sys, name) is None]
-    for name in opened:
-        setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - closed below
-    changed = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
-    for stream, _ in changed:
-        stream.reconfigure(errors="backslashreplace")
-    try:
-        yield
-    finally:
-        for stream, errors in changed:
-            with suppress(OSError, ValueError):
-                stream.reconfigure(errors=errors)
-        for name in opened:
-            getattr(sys, name).close()
-        sys.stdout, sys.stderr = before
+    with ExitStack() as held:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None:
+                stream = held.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+                setattr(sys, name, stream)
+            elif hasattr(stream, "reconfigure"):
+                held.callback(_restore, stream, stream.errors)
+                stream.reconfigure(errors="backslashreplace")
+        stdout = Stdout(sys.stdout)
+        sys.stdout = cast(TextIO, stdout)
+        try:
+            yield stdout
+        finally:
+            sys.stdout, sys.stderr = before
 
 
 def say(text: str, *, keep: str = "") -> None:
@@ -73,16 +106,6 @@ def emit_json(values: object, *, indent: int | None = None) -> None:
     """Print values on stdout as JSON, in one line unless it is indented, without characters that a terminal obeys."""
     text = json.dumps(values, ensure_ascii=False, indent=indent)
     emit(_NOT_FOR_TERMINALS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
-
-
-def flush() -> OSError | None:
-    """Flush stdout. Returns: what went wrong; then nothing more is printed there."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        _discard(sys.stdout)
-        return error
-    return None
 
 
 def read_input(what: str, *, longest: int = LONGEST_INPUT) -> str:
@@ -127,7 +150,7 @@ def to_stdout(name: str) -> Iterator[Path]:
         raise RequestError("output `-`: standard output is a terminal: redirect it to a file or a program")
     folder = Path(tempfile.mkdtemp(prefix="kandinsky-"))
     result = folder / name
-    flush()
+    sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)
     try:
@@ -139,12 +162,17 @@ def to_stdout(name: str) -> Iterator[Path]:
     except OSError as error:
         raise KandinskyError(f"standard output cannot be written: {error.strerror}") from error
     finally:
-        flush()
+        sys.stdout.flush()
         os.dup2(stdout, 1)
         os.close(stdout)
         result.unlink(missing_ok=True)
         with suppress(OSError):  # a latent that was kept stays
             folder.rmdir()
+
+
+def _restore(stream: Any, errors: str) -> None:
+    with suppress(OSError, ValueError):
+        stream.reconfigure(errors=errors)
 
 
 def _discard(stream: TextIO) -> None:
