@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from kandinsky.errors import KandinskyError, OutOfMemory
 from kandinsky.files import not_writable
+
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
 
 # What allocators, mappers and the dynamic loader say where memory is short or capped.
 _NO_MEMORY = re.compile(
@@ -15,6 +22,8 @@ _NO_MEMORY = re.compile(
     r"|DefaultCPUAllocator|not enough memory|can't start new thread",
     re.IGNORECASE,
 )
+LEAST = 800_000_000  # bytes: torch and the smallest model
+_NEAR = 0.8  # of a limit
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -34,7 +43,20 @@ def explained(error: BaseException) -> KandinskyError | None:
             return not_writable(_name(error) or "a file", error)
         name = f"`{_name(error)}`: " if error.filename else ""
         return KandinskyError(f"{name}{error.strerror or error}")
+    if _is_near_cap():  # what is not there breaks in strange ways
+        return OutOfMemory(f"memory ran out{_limit()}", hint=_advice())
     return None
+
+
+def check_limit() -> None:
+    """Refuse to load torch where it cannot be loaded: some of its threads end the process when memory is refused.
+
+    Raises:
+        OutOfMemory: `ulimit -v` leaves too little.
+    """
+    cap = _cap()
+    if cap is not None and cap < LEAST:
+        raise OutOfMemory(f"there is too little memory{_limit()}", hint=_advice())
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -61,12 +83,22 @@ def _name(error: OSError) -> str | None:
 
 def _cap() -> int | None:
     """The limit that `ulimit -v` set on this process, in bytes."""
-    try:
-        import resource
-    except ImportError:
+    if resource is None:
         return None
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _is_near_cap() -> bool:
+    """Whether this process has used most of the address space that it may use."""
+    cap = _cap()
+    if cap is None:
+        return False
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return False
+    return pages * os.sysconf("SC_PAGE_SIZE") > _NEAR * cap
 
 
 def _limit() -> str:
@@ -76,5 +108,5 @@ def _limit() -> str:
 
 def _advice() -> str:
     if _cap() is not None:
-        return "raise the limit: loading torch alone maps several GB"
+        return "raise the limit: torch alone needs about 1 GB, with CUDA several"
     return "try `--offload block`, a smaller `--size` or fewer `--seconds`; `kandinsky plan` estimates the need"

@@ -40,6 +40,7 @@ COMMANDS = (
     "evaluate",
     "calibrate",
 )
+LIGHT = ("models", "show", "plan", "download")  # load no torch
 FAILED, INTERRUPTED = 1, 130
 PROGRAM = "kandinsky"
 COMPLETION = "_KANDINSKY_COMPLETE"
@@ -67,6 +68,8 @@ class Command(TyperCommand):
                 values = ctx.params.get(parameter.name)
                 for value in values if isinstance(values, list | tuple) else (values,):
                     _check_word(value, parameter)
+        if ctx.info_name not in LIGHT:
+            failures.check_limit()
         try:
             return super().invoke(ctx)
         except RequestError as error:
