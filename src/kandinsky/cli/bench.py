@@ -7,17 +7,14 @@ from typing import Annotated
 
 import typer
 
-from kandinsky.cli.chosen import chosen_model
+from kandinsky.cli.chosen import Bare, Same, chosen_model
 from kandinsky.errors import RequestError
 
 
 def bench(
     context: typer.Context,
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`; `nano-t2v` when absent."),
-    ] = None,
-    same: Annotated[str | None, typer.Option("--model", "-m", help="The same, as the other commands take it.")] = None,
+    model: Bare = None,
+    same: Same = None,
     stages: Annotated[str | None, typer.Option("--stages", help="Some of text,dit,vae,write; all when absent.")] = None,
     repeats: Annotated[
         int, typer.Option("--repeats", "--runs", min=1, help="Measured rounds, after one to warm up.")

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from kandinsky import catalogue
+from kandinsky.cli.complete import model_ids
 from kandinsky.errors import RequestError
+
+Bare = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="ID", help="Catalogue id, see `kandinsky models`; default: nano-t2v.", autocompletion=model_ids
+    ),
+]
+Same = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="ID", help="The same, as for other commands.", autocompletion=model_ids),
+]
 
 
 def chosen_model(context: typer.Context, bare: str | None, option: str | None) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from kandinsky.cli.complete import model_ids
 from kandinsky.cli.streams import say
-
-if TYPE_CHECKING:
-    pass
 
 
 def convert(
@@ -18,7 +16,8 @@ def convert(
     target: Annotated[Path, typer.Argument(help="File to write (official), or folder (Diffusers).")],
     to: Annotated[str, typer.Option("--to", help="official | diffusers")] = "official",
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Catalogue id whose parameters the weights have.")
+        str | None,
+        typer.Option("--model", "-m", help="Catalogue id whose parameters the weights have.", autocompletion=model_ids),
     ] = None,
     trust_pickle: Annotated[
         bool,

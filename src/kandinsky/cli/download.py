@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kandinsky import catalogue
+from kandinsky.cli.complete import model_ids
 from kandinsky.cli.streams import say
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def download(
         typer.Argument(
             metavar="ID...",
             help="Catalogue ids, see `kandinsky models`; OWNER/NAME of a model's repository, or of a LoRA.",
+            autocompletion=model_ids,
         ),
     ],
     folder: Annotated[

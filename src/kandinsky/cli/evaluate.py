@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 
 from kandinsky import catalogue
+from kandinsky.cli.complete import model_ids
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`.")],
+    model: Annotated[
+        str, typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`.", autocompletion=model_ids)
+    ],
     prompts: Annotated[int | None, typer.Option("--prompts", help="Prompts a group; all when not given.")] = None,
     groups: Annotated[
         list[str] | None, typer.Option("--group", help="Only this group, such as `en label`; may be repeated.")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from kandinsky.cli.complete import model_ids
 from kandinsky.cli.streams import say
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,9 @@ MODEL = "kandinsky-video-1.1"
 def interpolate(
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="File to read: .mp4 .webm .gif .webp, or a folder.")],
     output: Annotated[str, typer.Option("--output", "-o", help="File to write, as for `kandinsky generate`.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="Whose interpolation network is used.")] = MODEL,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Whose interpolation network is used.", autocompletion=model_ids)
+    ] = MODEL,
     factor: Annotated[int | None, typer.Option("--factor", help="2, 4, 8 or 16 times the frames a second; 4.")] = None,
     fps: Annotated[
         float | None, typer.Option("--fps", help="Frames a second instead of a factor, up to 16 times as many.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kandinsky import catalogue
-from kandinsky.cli.chosen import chosen_model
+from kandinsky.cli.chosen import Bare, Same, chosen_model
 
 if TYPE_CHECKING:
     from kandinsky.runtime.plan import Plan
@@ -16,11 +16,8 @@ if TYPE_CHECKING:
 
 def plan(
     context: typer.Context,
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`; `nano-t2v` when absent."),
-    ] = None,
-    same: Annotated[str | None, typer.Option("--model", "-m", help="The same, as the other commands take it.")] = None,
+    model: Bare = None,
+    same: Same = None,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Length; 0 is a still image.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.")] = None,
