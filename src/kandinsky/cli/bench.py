@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from kandinsky.cli.chosen import Bare, Same, chosen_model
+from kandinsky.cli.streams import emit_json
 from kandinsky.errors import RequestError
 
 
@@ -79,7 +79,7 @@ def bench(
         lines = [
             asdict(stage) | {"rate": stage.rate, "share": stage.rate / report.matmul_rate} for stage in report.stages
         ]
-        print(json.dumps(asdict(report) | {"stages": lines}))
+        emit_json(asdict(report) | {"stages": lines})
     else:
         print(measure.table(report))
 
@@ -103,4 +103,7 @@ def _ledger(
         found = ledger.measure(
             model, request=request, repeats=repeats, device=device, dtype=dtype, on_run=on_run
         )  # fmt: skip
-    print(json.dumps(asdict(found)) if as_json else ledger.table(found))
+    if as_json:
+        emit_json(asdict(found))
+    else:
+        print(ledger.table(found))

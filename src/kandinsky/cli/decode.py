@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kandinsky.cli.streams import say
+from kandinsky.cli.streams import emit, emit_json, say
 from kandinsky.errors import RequestError
 
 
@@ -59,9 +58,9 @@ def decode(
     if not quiet:
         say(f"seed {video.seed}, {video.num_frames} frames, {time.monotonic() - begun:.1f} s")
     if as_json:
-        print(json.dumps({"path": str(written), "sheet": sheet, "recipe": video.recipe}, ensure_ascii=False))
+        emit_json({"path": str(written), "sheet": sheet, "recipe": video.recipe})
     else:
-        print(written)
+        emit(written)
 
 
 def _target(latent: Path, output: str | None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from kandinsky import catalogue
 from kandinsky.cli.complete import model_ids
+from kandinsky.cli.streams import emit_json
 
 
 def evaluate(
@@ -39,4 +39,7 @@ def evaluate(
         result = measure(
             model, prompts=prompts, groups=groups or None, cache=cache, sheet=sheet, dtype=dtype, on_batch=on_batch
         )
-    print(json.dumps(result, ensure_ascii=False, indent=1) if as_json else table(result))
+    if as_json:
+        emit_json(result, indent=1)
+    else:
+        print(table(result))

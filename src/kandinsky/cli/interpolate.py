@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from kandinsky.cli.complete import model_ids
-from kandinsky.cli.streams import say
+from kandinsky.cli.streams import emit, say
 
 log = logging.getLogger(__name__)
 MODEL = "kandinsky-video-1.1"
@@ -20,7 +20,8 @@ def interpolate(
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="File to read: .mp4 .webm .gif .webp, or a folder.")],
     output: Annotated[str, typer.Option("--output", "-o", help="File to write, as for `kandinsky generate`.")],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Whose interpolation network is used.", autocompletion=model_ids)
+        str,
+        typer.Option("--model", "-m", help="Whose interpolation network is used.", autocompletion=model_ids),
     ] = MODEL,
     factor: Annotated[int | None, typer.Option("--factor", help="2, 4, 8 or 16 times the frames a second; 4.")] = None,
     fps: Annotated[
@@ -92,4 +93,4 @@ def interpolate(
         before, after = len(given.frames), len(made.frames)
         spent = time.monotonic() - begun
         say(f"{before} frames at {given.fps:g} a second became {after} at {made.fps:g}, {spent:.1f} s")
-    print(written, flush=True)
+    emit(written)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kandinsky import catalogue
 from kandinsky.cli.chosen import Bare, Same, chosen_model
+from kandinsky.cli.streams import emit_json
 
 if TYPE_CHECKING:
     from kandinsky.runtime.plan import Plan
@@ -69,7 +69,7 @@ def show_plan(made: Plan, *, as_json: bool, clips: int = 1) -> None:
     from kandinsky.runtime.plan import gigabytes
 
     if as_json:
-        print(json.dumps({**made.to_dict(), "clips": clips}, ensure_ascii=False))
+        emit_json({**made.to_dict(), "clips": clips})
         return
     many = f", {clips} clips one after another" if clips > 1 else ""
     print(f"model      {made.model}")

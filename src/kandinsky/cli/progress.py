@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kandinsky.printing import shortened
+
 PATIENCE_S = 1.0  # what is done sooner needs no bar
 
 
@@ -25,7 +27,7 @@ def patient(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int, 
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task(escape(title[:48]), total=None)  # a prompt is data, its brackets are no markup
+    task = bar.add_task(escape(shortened(title)), total=None)  # a prompt is data, its brackets are no markup
     timer = threading.Timer(PATIENCE_S, bar.start)
     timer.daemon = True
 

@@ -25,7 +25,7 @@ def show(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Show what a model accepts, and its card; or how a result was made, with the command to repeat it as the last line."""
+    """Show what a model accepts and its card; or how a file was made, the command to repeat it last."""
     path = Path(what)
     if what in catalogue.cards() or not (path.exists() or path.suffix or "/" in what):
         _card(catalogue.find(what), as_json)
