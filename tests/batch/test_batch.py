@@ -72,7 +72,7 @@ def test_another_request_is_another_file(loading: Watched) -> None:
         assert part_finished(plan(loading, row | change), loading)[0], change
     other = Watched(loading.source, RunOptions(attention="sdpa"), trace=loading.trace)
     assert part_finished(plan(other, row), other)[0]
-    other = Watched(loading.source, dtype="bfloat16", trace=loading.trace)
+    other = Watched(loading.source, RunOptions(dtype="bfloat16"), trace=loading.trace)
     assert part_finished(plan(other, row), other)[0]
     assert not part_finished(plan(loading, row | {"negative_prompt": "unread at guidance 1"}), loading)[0]
     Path("x.png").write_bytes(Path("x.png").read_bytes()[:60])

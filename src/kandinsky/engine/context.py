@@ -72,7 +72,8 @@ class Context:
 
     def attention_of(self, job: Job) -> AttentionSpec:
         """The visual self attention of a job. Raises: BackendError where it cannot run on this device."""
-        return attention_for(self.card, job.sampling, self.attention, self.placement.device("dit").type)
+        device = self.placement.device("dit").type if "dit" in self.placement else None  # it may be left out
+        return attention_for(self.card, job.sampling, self.attention, device)
 
     def recipe(
         self, job: Job, cache: Mapping[str, Any] | None = None, kept: float | None = None, *, part: str = "dit"

@@ -89,6 +89,9 @@ class Placement:
         self._swaps: dict[str, list[BlockSwap]] = {}
         self._held: Counter[str] = Counter()
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._builders
+
     def device(self, name: str) -> torch.device:
         """Where a network runs."""
         return self._devices[name]
