@@ -66,7 +66,7 @@ class Case:
             CaseError: A file is missing or damaged, or a value has the wrong type.
         """
         raw = _read_json(folder / "case.json")
-        values = Settings(raw, "case")
+        values = Settings(raw, "")
         if unknown := [key for key in values if key not in KEYS]:
             raise CaseError(unknown[0], f"is no key of a case: use {', '.join(KEYS)}")
         name = values.text("dtype") if values.has("dtype") else "float32"

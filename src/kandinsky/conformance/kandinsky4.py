@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -27,17 +29,19 @@ from kandinsky.weights import keymaps
 NOISE_RULES = {"none": "float32", "bfloat16": "float32 rounded to bfloat16"}
 MOST_STEPS = 1000
 # of a T5 encoder; the rest of its configuration is about its decoder, training and bookkeeping
-T5_KEYS = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "layer_norm_epsilon")
-T5_KEYS += ("relative_attention_num_buckets", "relative_attention_max_distance", "dropout_rate", "feed_forward_proj")
+T5_KEYS = (
+    *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "layer_norm_epsilon", "feed_forward_proj"),
+    *("relative_attention_num_buckets", "relative_attention_max_distance", "dropout_rate"),
+)
 
 
 def run_dit(case: Case) -> Mapping[str, Tensor]:
     """One forward pass over clips packed one behind the other, with what goes on inside."""
     inputs = case.inputs
-    net = _transformer(case, case.config)
+    net = transformer(case, case.config)
     frames = _lengths(inputs["visual_cu_seqlens"], "inputs.visual_cu_seqlens", len(inputs["x"]))
     lengths = _lengths(inputs["text_cu_seqlens"], "inputs.text_cu_seqlens", len(inputs["text_embed"]))
-    text = _packed_states(inputs["text_embed"], lengths)
+    text = packed_states(inputs["text_embed"], lengths)
     scale = _triple(case.call, "scale_factor")
     outputs = _listen(net)
     outputs["output"] = net(
@@ -61,7 +65,7 @@ def run_dit(case: Case) -> Mapping[str, Tensor]:
 def run_sample(case: Case) -> Mapping[str, Tensor]:
     """A whole re-noising loop, from the seed."""
     call, inputs = case.call, case.inputs
-    net = _transformer(case, case.config.table("dit"), groups=_groups(call))
+    net = transformer(case, case.config.table("dit"), groups=_groups(call))
     schedule = CogVideoXSchedule.from_config(case.config.table("scheduler"))
     rounding = call.text("noise_rounding")
     if rounding not in NOISE_RULES:
@@ -84,7 +88,7 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
         # the rounding that a network of the smaller type makes of its input
         return x.bfloat16().float() if rounding == "bfloat16" else x
 
-    states = _packed_states(rounded(inputs["text_embed"]), lengths)
+    states = packed_states(rounded(inputs["text_embed"]), lengths)
     denoiser = DiscreteDenoiser(net, states, rope_scale=_triple(call, "scale_factor"))
     outputs: dict[str, Tensor] = {}
 
@@ -121,11 +125,11 @@ def run_text_embedder(case: Case) -> Mapping[str, Tensor]:
     """Text embeddings of given token ids."""
     from transformers import T5Config, T5EncoderModel
 
-    config = T5Config(**{key: case.config[key] for key in T5_KEYS if key in case.config})
+    values: dict[str, Any] = {key: case.config[key] for key in T5_KEYS if key in case.config}
     case.config.documentary("is_encoder_decoder", "use_cache", "tie_word_embeddings")
     # the embedding table is one tensor under two names, of which files may hold either or both
     table = keymaps.KeyMap(stand_ins=(("encoder.embed_tokens.weight", "shared.weight"),))
-    net = case.network(lambda: T5EncoderModel(config), keymap=table)
+    net = case.network(lambda: T5EncoderModel(T5Config(**values)), keymap=table)
     numbers = case.inputs["input_ids"]
     if (length := case.call.integer("max_length", least=1)) != numbers.shape[1]:
         raise CaseError("call.max_length", f"is {length}, `inputs.input_ids` has {numbers.shape[1]} tokens a prompt")
@@ -164,7 +168,8 @@ CASES: Mapping[str, Runner] = {
 }
 
 
-def _transformer(case: Case, config: Settings, *, groups: Groups | None = None) -> DiffusionTransformer3D:
+def transformer(case: Case, config: Settings, *, groups: Groups | None = None) -> DiffusionTransformer3D:
+    """The network of a case, with its weights. ``config``: its part of the configuration."""
     asked = {} if groups is None else {"num_groups": list(groups)}
     return case.network(
         lambda: DiffusionTransformer3D(DiTParams.from_dict(dict(config) | asked)), keymap=keymaps.KANDINSKY4_DIT
@@ -193,7 +198,7 @@ def _listen(net: DiffusionTransformer3D) -> dict[str, Tensor]:
 def _lengths(bounds: Tensor, name: str, total: int) -> list[int]:
     """Lengths of packed sequences from their cumulative sums."""
     ends = bounds.tolist()
-    lengths = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    lengths = [end - start for start, end in pairwise(ends)]
     if not lengths or ends[0] != 0 or ends[-1] != total or min(lengths) < 1:
         raise CaseError(name, f"is {ends}: cumulative lengths from 0 to {total} are needed")
     return lengths
@@ -209,7 +214,7 @@ def _equal_lengths(call: Settings, key: str, total: int) -> int:
     return len(lengths)
 
 
-def _packed_states(packed_LC: Tensor, lengths: list[int]) -> TextStates:
+def packed_states(packed_LC: Tensor, lengths: list[int]) -> TextStates:
     """Texts packed one behind the other as a batch; shorter ones are padded and masked."""
     texts = packed_LC.split(lengths)
     tokens_BLC = nn.utils.rnn.pad_sequence(list(texts), batch_first=True)

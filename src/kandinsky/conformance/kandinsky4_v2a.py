@@ -62,9 +62,8 @@ def run_scheduler(case: Case) -> Mapping[str, Tensor]:
 
     schedule = ScaledLinearSchedule.from_config(case.config)
     times = schedule.twice_at_second(case.call.integer("num_inference_steps", least=1, most=MOST_STEPS))
-    if len(times) - 1 != len(inputs["eps_cond"]):
-        count = len(inputs["eps_cond"])
-        raise CaseError("call.num_inference_steps", f"needs {len(times) - 1} answers of the network, {count} are recorded")
+    if (passes := len(times) - 1) != (recorded := len(inputs["eps_cond"])):
+        raise CaseError("call.num_inference_steps", f"needs {passes} passes of the network, {recorded} are recorded")
     guided = _guidance(case.call).guide(positive, lambda _x, _t: next(answers[1]))
     states: list[Tensor] = []
     plms = Plms(schedule, times)

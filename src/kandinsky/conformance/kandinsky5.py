@@ -118,9 +118,7 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
 
     # without guidance the loop takes the states of the negative prompt, where there are any, and leaves them alone
     has_negative = guidance.is_on or "null_text_embeds" in inputs
-    guided = guidance.guide(
-        denoiser("", "conditional"), denoiser("null_", "unconditional") if has_negative else None
-    )
+    guided = guidance.guide(denoiser("", "conditional"), denoiser("null_", "unconditional") if has_negative else None)
     states: list[Tensor] = []
 
     def pinned(x_BTHWC: Tensor) -> Tensor:
@@ -285,9 +283,7 @@ CASES: Mapping[str, Runner] = {
 
 def transformer(case: Case) -> DiffusionTransformer3D:
     """The network of a case, with its weights."""
-    return case.network(
-        lambda: DiffusionTransformer3D(DiTParams.from_dict(case.config)), keymap=keymaps.KANDINSKY5_DIT
-    )
+    return case.network(lambda: DiffusionTransformer3D(DiTParams.from_dict(case.config)), keymap=keymaps.KANDINSKY5_DIT)
 
 
 class _Masks(KeptBlocks):
@@ -324,7 +320,7 @@ def _forward(net: DiffusionTransformer3D, case: Case, kept: KeptBlocks | None = 
     inputs, call = case.inputs, case.call
     mask = inputs.optional("attention_mask") if _is_input(call, "attention_mask", "input", None) else None
     visual: tuple[Tensor, Tensor, Tensor] | None = None
-    if _is_input(call, "visual_rope_pos", "input", "arange") and any(f"visual_rope_pos.{i}" in inputs for i in range(3)):
+    if _is_input(call, "visual_rope_pos", "input", "arange") and "visual_rope_pos.0" in inputs:
         visual = (inputs["visual_rope_pos.0"], inputs["visual_rope_pos.1"], inputs["visual_rope_pos.2"])
     text = inputs.optional("text_rope_pos") if _is_input(call, "text_rope_pos", "input", "arange") else None
     velocity = net(

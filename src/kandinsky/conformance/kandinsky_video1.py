@@ -11,6 +11,7 @@ from kandinsky.conformance import unet
 from kandinsky.conformance.cases import Case, Runner
 from kandinsky.conformance.tracking import CaseError, Tensors
 from kandinsky.diffusion import cosine
+from kandinsky.diffusion.cogvideox import LEVELS
 from kandinsky.diffusion.cosine import Ancestral, CosineSchedule
 from kandinsky.diffusion.gaps import around, fill
 from kandinsky.diffusion.guidance import ImageGuidance
@@ -153,7 +154,7 @@ def run_sample_1_1(case: Case) -> Mapping[str, Tensor]:
     )
     image = sample(guided, start, times, step=rules.step(times, 1.0, draws))
 
-    level = call.integer("noise_augmentation", most=cosine.LEVELS - 1)
+    level = call.integer("noise_augmentation", most=LEVELS - 1)
     schedule = CosineSchedule(zero_snr=True)
     key, noise = (inputs[name].movedim(0, -1) for name in ("key_frame", "key_frame_noise"))
     start = unet.clips(inputs["noise_init"], frames)

@@ -114,8 +114,12 @@ def _check_case(folder: Path) -> Result:
         furthest.reason,
     )
     if unread := case.unread():
-        others = f", nor are {', '.join(unread[1:])}" if len(unread) > 1 else ""
-        return replace(result, status=Status.FAIL, output=unread[0], reason=f"not used by `{component}`{others}")
+        reason = f"not used by `{component}`"
+        if len(unread) > 1:
+            reason += f", nor are {', '.join(unread[1:])}"
+        if result.status is Status.FAIL:
+            reason += f"; and {result.output} is not as recorded"
+        return replace(result, status=Status.FAIL, output=unread[0], reason=reason)
     return result
 
 

@@ -4,7 +4,7 @@ A case gives `rtol` and `atol` for all outputs, perhaps `mean_abs`, a limit of t
 
 | where | how | meaning |
 |---|---|---|
-| `tolerance.<output>` | an object with `rtol`, `atol`, `mean_abs` | replaces these for the output; `*` stands for anything |
+| `tolerance.<output>` | an object with `rtol`, `atol`, `mean_abs` | replaces these; `*` stands for anything |
 | `tolerance.<output>` | a number | `atol`, without `rtol` |
 | `tolerance.note`, `notes` | `frames_uint8 ±1`, `pcm +-2` | that `atol`, without `rtol` |
 | same | `waveform 1e-2 of its maximum` | that share of the largest recorded value, without `rtol` |

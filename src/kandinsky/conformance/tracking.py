@@ -37,12 +37,16 @@ class Settings(Mapping[str, object]):
 
     def __init__(self, values: Mapping[str, object], name: str) -> None:
         self.name = name
-        self._values = {key: _tracked(value, f"{name}.{key}") for key, value in values.items()}
+        self._values = {key: _tracked(value, self.full(key)) for key, value in values.items()}
         self._read: set[str] = set()
+
+    def full(self, key: str) -> str:
+        """The name of an entry from the top of the case, such as `call.cases[2].num_steps`."""
+        return f"{self.name}.{key}" if self.name else key
 
     def __getitem__(self, key: str) -> object:
         if key not in self._values:
-            raise CaseError(f"{self.name}.{key}", "is missing")
+            raise CaseError(self.full(key), "is missing")
         self._read.add(key)
         return self._values[key]
 
@@ -55,9 +59,11 @@ class Settings(Mapping[str, object]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def get(self, key: str, default: object = None) -> object:  # type: ignore[override]
+    def get(self, key: str, default: object = None) -> object:
         """The value, or ``default`` where the key is absent."""
-        return self[key] if key in self else default
+        if key not in self:
+            return default
+        return self[key]
 
     def has(self, key: str) -> bool:
         """Whether the key is there with a value other than null. Null counts as read: it means "without"."""
@@ -96,14 +102,14 @@ class Settings(Mapping[str, object]):
         """An object."""
         value = self[key]
         if not isinstance(value, Settings):
-            raise CaseError(f"{self.name}.{key}", f"is `{_shown(value)}`: an object is needed")
+            raise CaseError(self.full(key), f"is `{_shown(value)}`: an object is needed")
         return value
 
     def tables(self, key: str) -> list[Settings]:
         """A list of objects."""
         value = self[key]
         if not isinstance(value, list) or not all(isinstance(entry, Settings) for entry in value):
-            raise CaseError(f"{self.name}.{key}", "is no list of objects")
+            raise CaseError(self.full(key), "is no list of objects")
         return value
 
     def unread(self) -> list[str]:
@@ -111,7 +117,7 @@ class Settings(Mapping[str, object]):
         names: list[str] = []
         for key, value in self._values.items():
             if key not in self._read:
-                names.append(f"{self.name}.{key}")
+                names.append(self.full(key))
             else:
                 for part in value if isinstance(value, list) else [value]:
                     names += part.unread() if isinstance(part, Settings) else []
@@ -120,13 +126,13 @@ class Settings(Mapping[str, object]):
     def leaves(self) -> Iterator[tuple[str, object]]:
         """Full name and value of every entry that is no object or list, without counting as a read."""
         for key, value in self._values.items():
-            yield from _leaves(value, f"{self.name}.{key}")
+            yield from _leaves(value, self.full(key))
 
     def _list(self, key: str, count: int | None) -> Sequence[object]:
         value = self[key]
         if not isinstance(value, list) or (count is not None and len(value) != count):
             needed = "a list" if count is None else f"a list of {count}"
-            raise CaseError(f"{self.name}.{key}", f"is `{_shown(value)}`: {needed} is needed")
+            raise CaseError(self.full(key), f"is `{_shown(value)}`: {needed} is needed")
         return value
 
     def _integer(self, key: str, value: object, least: int, most: int) -> int:
@@ -146,7 +152,7 @@ class Settings(Mapping[str, object]):
         self, key: str, value: object, allowed: Callable[[object], bool], made: Callable[..., T], needed: str
     ) -> T:
         if not allowed(value):
-            raise CaseError(f"{self.name}.{key}", f"is `{_shown(value)}`: {needed} is needed")
+            raise CaseError(self.full(key), f"is `{_shown(value)}`: {needed} is needed")
         return made(value)
 
 
@@ -179,7 +185,9 @@ class Tensors(Mapping[str, Tensor]):
 
     def optional(self, key: str) -> Tensor | None:
         """The tensor, or None where there is none of this name."""
-        return self[key] if key in self else None
+        if key not in self:
+            return None
+        return self[key]
 
     def documentary(self, *keys: str) -> None:
         """Mark tensors, where they are there, as placeholders that no result depends on."""

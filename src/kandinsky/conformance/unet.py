@@ -1,6 +1,6 @@
 """What the cases of Kandinsky 3 and Kandinsky Video 1 share: the U-Net, its text, its noise, its loops.
 
-Official tensors are rows [(B·T), C, H, W] in which a clip's frames stand one behind the other; ours are [B, T, H, W, C].
+Official tensors are rows [(B·T), C, H, W], the frames of a clip one behind the other; ours are [B, T, H, W, C].
 """
 
 from __future__ import annotations

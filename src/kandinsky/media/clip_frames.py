@@ -52,7 +52,8 @@ def for_encoder(
 ) -> Tensor:
     """uint8 frames [T, H, W, 3] → normalised squares [T, 3, size, size] float32.
 
-    The short side becomes ``size`` (bilinear, without antialiasing), then the middle is taken. Quirk: halves of a pixel round to even, as Python's ``round`` does.
+    The short side becomes ``size`` (bilinear, without antialiasing), then the middle is taken. Quirk: halves of a pixel
+    round to even, as Python's ``round`` does.
     """
     x = frames_THWC.permute(0, 3, 1, 2).float() / 255
     x = (x - torch.tensor(mean)[:, None, None].to(x)) / torch.tensor(std)[:, None, None].to(x)

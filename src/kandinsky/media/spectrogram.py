@@ -100,13 +100,16 @@ def mel_filters(params: SpectrogramParams) -> Tensor:
 
 
 def mel_of_waveform(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
-    """Magnitudes in mel bands, [C, M, 1 + S // hop] float32. Raises: RequestError for sound that is too short."""
+    """Magnitudes in mel bands, [C, M, T] float32. Raises: RequestError as ``magnitudes``."""
     linear = magnitudes(waveform_CS, params)
     return mel_filters(params).to(waveform_CS.device).T @ linear
 
 
 def magnitudes(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
-    """|Fourier transform of each window|, [C, F, 1 + S // hop] float32. Raises: RequestError for too short a sound."""
+    """|Fourier transform of each window|, [C, F, T] float32, T = 1 + S // hop; 1 + (S − 1) // hop of an odd length.
+
+    Raises: RequestError for too short a sound.
+    """
     need = _fft(params)["n_fft"] // 2 + 1
     if waveform_CS.shape[-1] < need:
         raise RequestError(
