@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kandinsky.conformance.tolerances import Tolerance, read_tolerances
 from kandinsky.conformance.tracking import CaseError, Settings, Tensors
-from kandinsky.errors import KandinskyError, RequestError
+from kandinsky.errors import KandinskyError, RequestError, WeightsError
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
 from kandinsky.weights.read import assign_state, read_state
 
@@ -98,14 +98,17 @@ class Case:
             keymap: Official names ↔ names in the network.
 
         Raises:
-            CaseError: The configuration describes a network that the weights cannot belong to.
-            WeightsError: A tensor is missing, left over or of another shape.
+            CaseError: The configuration describes no network, or the weights are not those of the network; a tensor
+                that is missing, left over or of another shape is named.
         """
         if not self.dtype.is_floating_point:
             raise CaseError("dtype", "is no floating-point type, which a network needs")
         self._check_sizes()
-        with torch.device("meta"):
-            net = build()
+        try:
+            with torch.device("meta"):
+                net = build()
+        except (KandinskyError, ValueError, TypeError, RuntimeError, ArithmeticError, AttributeError) as error:
+            raise CaseError("config", f"describes no network: {error}") from error
         state = keymap.own(self.weights.peek())
         for name in self.weights:
             # a key map may leave out what belongs to other networks: that stays unread
@@ -113,7 +116,10 @@ class Case:
                 tensor = self.weights[name]
                 if not tensor.isfinite().all():
                     raise CaseError(f"weights.{name}", "holds values that are not finite")
-        assign_state(net, state, keymap=keymap, dtype=self.dtype, where="weights.safetensors")
+        try:
+            assign_state(net, state, keymap=keymap, dtype=self.dtype, where="weights.safetensors")
+        except WeightsError as error:
+            raise CaseError("weights", f"are not those of the network: {error}") from error
         return net
 
     def file(self, name: str) -> Path:

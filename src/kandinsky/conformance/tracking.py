@@ -59,6 +59,9 @@ class Settings(Mapping[str, object]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __repr__(self) -> str:
+        return repr(self._values)
+
     def get(self, key: str, default: object = None) -> object:
         """The value, or ``default`` where the key is absent."""
         if key not in self:
@@ -217,5 +220,5 @@ def _leaves(value: object, name: str) -> Iterator[tuple[str, object]]:
 
 
 def _shown(value: object) -> str:
-    text = "an object" if isinstance(value, Settings) else str(value)
+    text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from kandinsky.errors import RequestError
@@ -25,16 +25,11 @@ def read_params(cls: type[Params], values: Mapping[str, Any], what: str) -> Para
         for key, value in values.items()
         if not key.startswith("_")
     }
-    refuse_unknown(chosen, known, what)
-    return cls(**chosen)
-
-
-def refuse_unknown(values: Iterable[str], known: Sequence[str], what: str) -> None:
-    """Raises: RequestError for the first key that is not known, with the nearest; `_` begins a note."""
-    if unknown := sorted(key for key in values if key not in known and not key.startswith("_")):
+    if unknown := sorted(set(chosen) - set(known)):
         near = difflib.get_close_matches(unknown[0], known, n=1)
         advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(known)}"
         raise RequestError(f"unknown {what} `{unknown[0]}`: {advice}")
+    return cls(**chosen)
 
 
 def without_fixed(values: Mapping[str, Any], fixed: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -48,6 +43,14 @@ def without_fixed(values: Mapping[str, Any], fixed: Mapping[str, Any], what: str
         if value != only and not (_is_list(value) and _is_list(only) and list(value) == list(only)):
             raise RequestError(f"{what} `{key}` = `{value}` is not built: only `{only}` is")
     return {key: value for key, value in values.items() if key not in fixed}
+
+
+def refuse_unknown(values: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
+    """Raises: RequestError for the first key that is not known, with the nearest; `_` begins a note."""
+    if unknown := sorted(key for key in values if key not in known and not key.startswith("_")):
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(known)}"
+        raise RequestError(f"unknown {what} `{unknown[0]}`: {advice}")
 
 
 def _is_list(value: Any) -> bool:
