@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from kandinsky import catalogue
 from kandinsky.conformance import Status, check
 from kandinsky.diffusion.cogvideox import CogVideoXSchedule
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.model import card as cards
 from parity.golden_cases import HAS_REFERENCE, REFERENCE, copy
 
 FOLDER = REFERENCE / "kandinsky4"
@@ -35,7 +35,7 @@ def test_rounded_angles_are_the_file_s(tmp_path: Path) -> None:
 
 
 def test_the_card_agrees_with_the_official_values() -> None:
-    card = cards.find("kandinsky4-t2v-flash")
+    card = catalogue.find("kandinsky4-t2v-flash")
     manifest = json.loads((FOLDER / "manifests" / "kandinsky4_distil_512.json").read_text())
     assert card.dit.params.items() >= manifest["config"].items()
     assert card.parameters == manifest["parameters"]

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
+from kandinsky import catalogue
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.model import card as cards
 from kandinsky.ops.attention import AttentionSpec
 from parity.golden_cases import HAS_REFERENCE, REFERENCE
 
@@ -17,7 +17,7 @@ from parity.golden_cases import HAS_REFERENCE, REFERENCE
 @pytest.mark.parametrize("name", ["sft", "pretrain", "nocfg", "distil"])
 def test_cards_agree_with_the_official_configuration(name):
     official = json.loads((REFERENCE / "kandinsky5" / "configs.json").read_text())[f"k5_lite_t2v_5s_{name}_sd"]
-    card, model = cards.find(f"kandinsky5-lite-t2v-{name}-5s"), official["model"]
+    card, model = catalogue.find(f"kandinsky5-lite-t2v-{name}-5s"), official["model"]
     assert card.dit.params == model["dit_params"]
     assert (card.sampling.steps, card.sampling.guidance) == (model["num_steps"], model["guidance_weight"])
     assert list(card.sampling.rope_scale) == official["metrics"]["scale_factor"]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kandinsky import catalogue
 from kandinsky.conformance import Status, check
 from kandinsky.families.parts.unet.params import UNetParams
-from kandinsky.weights import keymaps
+from kandinsky.weights.keymaps import keymap_of
 from parity.golden_cases import HAS_REFERENCE, REFERENCE
 
 MANIFESTS = sorted([*REFERENCE.glob("kandinsky_video1/manifests/*"), *REFERENCE.glob("kandinsky3/manifests/*")])
@@ -27,7 +28,7 @@ def test_manifest_matches_and_its_names_go_there_and_back(file: Path) -> None:
     values = json.loads(file.read_text())
     if "model_channels" not in values["config"]:
         return
-    keymap = keymaps.for_kind(UNetParams.from_dict(values["config"]).kind)
+    keymap = keymap_of(catalogue.part(UNetParams.from_dict(values["config"]).kind))
     ours = [keymap.to_ours(name) for name in values["tensors"]]
     assert len(set(ours)) == len(ours)
     assert [keymap.to_official(name) for name in ours] == list(values["tensors"])

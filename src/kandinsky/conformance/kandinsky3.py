@@ -13,11 +13,11 @@ from kandinsky.conformance.cases import Case, Runner
 from kandinsky.conformance.tracking import CaseError
 from kandinsky.diffusion.cogvideox import LEVELS, Renoise
 from kandinsky.diffusion.cosine import Ancestral
-from kandinsky.diffusion.guidance import Denoiser
+from kandinsky.diffusion.guidance import Denoising
 from kandinsky.diffusion.samplers import sampler
+from kandinsky.families.parts import keymaps
 from kandinsky.families.parts.unet.denoiser import UNetDenoiser
 from kandinsky.model.values import TextStates
-from kandinsky.weights import keymaps
 
 
 def run_unet(case: Case) -> Mapping[str, Tensor]:
@@ -35,7 +35,7 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
     unet.check_shape(call, "latent_shape", inputs["noise_init"])
     start, draws = unet.clips(inputs["noise_init"], 1), unet.noises(inputs["noise_steps"], 1)
 
-    def bound(states: TextStates) -> Denoiser:
+    def bound(states: TextStates) -> Denoising[Tensor]:
         return UNetDenoiser(net, states, condition_BTHWC=condition)
 
     levels = call.integers("times", most=schedule.levels - 1)

@@ -17,14 +17,15 @@ from kandinsky.diffusion import noise as noise_rule
 from kandinsky.diffusion.cogvideox import CogVideoXSchedule, level_of
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
-from kandinsky.engine.pipeline import to_bytes
+from kandinsky.engine.stages import to_bytes
 from kandinsky.families.kandinsky4.denoiser import DiscreteDenoiser
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams, Groups, Pack
 from kandinsky.families.parts.cogvideox import CogVideoXAutoencoder, CogVideoXParams
+from kandinsky.families.parts.keymaps import DIFFUSERS_INSIDE
 from kandinsky.model.values import LatentShape, TextStates
 from kandinsky.ops.rope import Rotation
 from kandinsky.text.t5 import PAD, T5Encoder, T5Params
-from kandinsky.weights import keymaps
+from kandinsky.weights.keymaps import KeyMap
 
 NOISE_RULES = {"none": "float32", "bfloat16": "float32 rounded to bfloat16"}
 MOST_STEPS = 1000
@@ -128,7 +129,7 @@ def run_text_embedder(case: Case) -> Mapping[str, Tensor]:
     values: dict[str, Any] = {key: case.config[key] for key in T5_KEYS if key in case.config}
     case.config.documentary("is_encoder_decoder", "use_cache", "tie_word_embeddings")
     # the embedding table is one tensor under two names, of which files may hold either or both
-    table = keymaps.KeyMap(stand_ins=(("encoder.embed_tokens.weight", "shared.weight"),))
+    table = KeyMap(stand_ins=(("encoder.embed_tokens.weight", "shared.weight"),))
     net = case.network(lambda: T5EncoderModel(T5Config(**values)), keymap=table)
     numbers = case.inputs["input_ids"]
     if (length := case.call.integer("max_length", least=1)) != numbers.shape[1]:
@@ -144,7 +145,7 @@ def run_vae(case: Case) -> Mapping[str, Tensor]:
     frames = case.call.integer("num_latent_frames_batch_size", least=1)
     vae = case.network(
         lambda: CogVideoXAutoencoder(CogVideoXParams.from_dict(case.config), latent_piece=frames),
-        keymap=keymaps.COGVIDEOX_VAE,
+        keymap=DIFFUSERS_INSIDE,
     )
     outputs: dict[str, Tensor] = {}
     if "latent" in inputs:
@@ -171,9 +172,7 @@ CASES: Mapping[str, Runner] = {
 def transformer(case: Case, config: Settings, *, groups: Groups | None = None) -> DiffusionTransformer3D:
     """The network of a case, with its weights. ``config``: its part of the configuration."""
     asked = {} if groups is None else {"num_groups": list(groups)}
-    return case.network(
-        lambda: DiffusionTransformer3D(DiTParams.from_dict(dict(config) | asked)), keymap=keymaps.KANDINSKY4_DIT
-    )
+    return case.network(lambda: DiffusionTransformer3D(DiTParams.from_dict(dict(config) | asked)))
 
 
 def _listen(net: DiffusionTransformer3D) -> dict[str, Tensor]:

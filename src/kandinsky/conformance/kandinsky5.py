@@ -18,13 +18,14 @@ from kandinsky.diffusion.first_frame import normalize_first_frame
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times
-from kandinsky.engine.conditioning import condition
-from kandinsky.engine.pipeline import to_pixels
-from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser
+from kandinsky.engine.stages import to_pixels, with_frames
+from kandinsky.families.kandinsky5.denoiser import bind
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
+from kandinsky.families.parts.keymaps import DIFFUSERS_INSIDE
 from kandinsky.families.parts.tiling import Tiling
 from kandinsky.media.image import FittedImage, area_size, open_picture
+from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
 from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.lora import layer_shapes
@@ -40,7 +41,6 @@ from kandinsky.ops.nabla import (
     window_mask,
 )
 from kandinsky.runtime.adapters import Adapters
-from kandinsky.weights import keymaps
 from kandinsky.weights.lora import Lora, LoraConfig, read_lora
 from kandinsky.weights.read import read_metadata
 
@@ -71,7 +71,6 @@ def run_lora(case: Case) -> Mapping[str, Tensor]:
         layers,
         model=case.component,
         config=LoraConfig.from_dict(config, where="call.adapter_config"),
-        keymap=keymaps.KANDINSKY5_DIT,
     )
     lora = _targeted(lora, config)
     if case.call.has("metadata"):
@@ -98,36 +97,32 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
     attention, scale = _attention(call, "attention"), _scale(call)
     net = transformer(case)
     noise_BTHWC = inputs["noise"][None]
-    task = "image-to-video" if "first_frame" in inputs else "image-editing"
-    image = inputs.optional("first_frame" if "first_frame" in inputs else "source_latent")
-    condition_BTHWC, pin = condition(task, "zeros", noise_BTHWC, None if image is None else image[None])
+    known = Known()
+    if "first_frame" in inputs:
+        known = with_frames(known, VIDEO, inputs["first_frame"][None], 0, noise_BTHWC.shape[1])
+    elif "source_latent" in inputs:
+        known = Known(extra={"source": inputs["source_latent"][None]})
 
-    def denoiser(prefix: str, branch: str) -> VelocityDenoiser:
-        return VelocityDenoiser(
-            net,
-            TextStates(
-                inputs[f"{prefix}text_embeds"],
-                inputs[f"{prefix}pooled_embed"],
-                inputs.optional(f"{prefix}attention_mask"),
-            ),
-            rope_scale=scale,
-            attention=attention,
-            condition_BTHWC=condition_BTHWC,
-            runner=cache.runner(branch) if cache else None,
+    def denoiser(prefix: str, branch: str) -> Denoiser:
+        text = TextStates(
+            inputs[f"{prefix}text_embeds"], inputs[f"{prefix}pooled_embed"], inputs.optional(f"{prefix}attention_mask")
         )
+        runner = cache.runner(branch) if cache else None
+        return bind(net, known, Pass(text, rope_scale=scale, attention=attention, runner=runner))
 
-    # without guidance the loop takes the states of the negative prompt, where there are any, and leaves them alone
+    # without guidance the loop takes the embeddings of the negative prompt, where there are any, and ignores them
     has_negative = guidance.is_on or "null_text_embeds" in inputs
     guided = guidance.guide(denoiser("", "conditional"), denoiser("null_", "unconditional") if has_negative else None)
+    times = flow_times(steps, call.number("scheduler_scale"))
     states: list[Tensor] = []
 
-    def pinned(x_BTHWC: Tensor) -> Tensor:
-        states[:] = [x_BTHWC]
-        return pin(x_BTHWC) if pin else x_BTHWC
+    def pin(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        states[:] = [state[VIDEO]]
+        return known.pin(state)
 
-    restored = sample(guided, noise_BTHWC, flow_times(steps, call.number("scheduler_scale")), pin=pinned)
+    restored = sample(guided, {VIDEO: noise_BTHWC}, times, pin=pin)[VIDEO]  # type: ignore[arg-type]
     outputs = {
-        "output": (normalize_first_frame(restored) if pin else restored)[0],
+        "output": (normalize_first_frame(restored) if known.mask else restored)[0],
         "intermediate.loop_result": states[0][0],
         "intermediate.first_frame_restored": restored[0],
     }
@@ -183,7 +178,7 @@ def run_vae(case: Case) -> Mapping[str, Tensor]:
         raise CaseError("call.stride", "has no effect without `tile`")
     elif call.flag("opt_tiling", False):
         tiling = "official"
-    vae = case.network(lambda: HunyuanAutoencoder(HunyuanParams.from_dict(case.config)), keymap=keymaps.HUNYUAN_VAE)
+    vae = case.network(lambda: HunyuanAutoencoder(HunyuanParams.from_dict(case.config)), keymap=DIFFUSERS_INSIDE)
     operations = _words(call, "ops", ("encode", "decode"))
     if "encode" not in operations:
         call.documentary("opt_tiling")
@@ -283,7 +278,7 @@ CASES: Mapping[str, Runner] = {
 
 def transformer(case: Case) -> DiffusionTransformer3D:
     """The network of a case, with its weights."""
-    return case.network(lambda: DiffusionTransformer3D(DiTParams.from_dict(case.config)), keymap=keymaps.KANDINSKY5_DIT)
+    return case.network(lambda: DiffusionTransformer3D(DiTParams.from_dict(case.config)))
 
 
 class _Masks(KeptBlocks):

@@ -18,12 +18,12 @@ from kandinsky.diffusion.guidance import ImageGuidance
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.diffusion.steps import Step
+from kandinsky.families.parts import keymaps
 from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
 from kandinsky.families.parts.projected import Projection
 from kandinsky.families.parts.unet.denoiser import UNetDenoiser
 from kandinsky.families.parts.unet.unet import SKIPS, Marks, UNet
 from kandinsky.model.values import TextStates
-from kandinsky.weights import keymaps
 
 MOST_FRAMES = 10_000
 

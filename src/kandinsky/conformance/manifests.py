@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from kandinsky.engine.build import NETWORKS
+from kandinsky import catalogue
+from kandinsky.engine.build import bare_network
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.families.parts.unet.params import UNetParams
-from kandinsky.model import card as cards
 from kandinsky.model.card import Component
-from kandinsky.weights import keymaps
+from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import check_shapes
 
 COMPONENT = "manifest"
@@ -79,7 +79,7 @@ def _components(values: dict[str, Any]) -> Iterator[tuple[str, Component]]:
     named, files = values.get("checkpoint") or [], values.get("file") or []
     repositories = {named} if isinstance(named, str) else set(named)
     files = {files} if isinstance(files, str) else set(files)
-    for card in cards.catalogue().values():
+    for card in catalogue.cards().values():
         for name, component in card.components.items():
             parts = [part for part in component.parts if part.repo in repositories]
             # a repository may hold several networks; then the file, or its folder, tells them apart
@@ -96,10 +96,11 @@ def _share(listed: Iterable[str], named: set[str]) -> bool:
 
 def _check(component: Component, values: dict[str, Any], tensors: dict[str, tuple[int, ...]], where: str) -> None:
     """Raises: WeightsError naming the first tensor that differs."""
-    keymap = keymaps.for_kind(component.kind)
+    part = catalogue.part(component.kind)
+    keymap = keymap_of(part)
     with torch.device("meta"):
         # the file is no folder with a `config.json`: the component's values alone count
-        net = NETWORKS[component.kind](component, Path(where))
+        net = bare_network(part, component, Path(where))
     shapes = {keymap.to_ours(name): shape for name, shape in tensors.items()}
     check_shapes(net, shapes, keymap=keymap, where=where)
     count = sum(p.numel() for p in net.parameters())

@@ -14,7 +14,7 @@ from kandinsky.conformance.cases import Case
 from kandinsky.conformance.tracking import CaseError, Settings, Tensors
 from kandinsky.diffusion.cogvideox import LEVELS, Renoise
 from kandinsky.diffusion.cosine import CosineSchedule
-from kandinsky.diffusion.guidance import Denoiser, Guidance
+from kandinsky.diffusion.guidance import Denoising, Guidance
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.steps import Step
 from kandinsky.families.parts.unet.params import UNetParams
@@ -100,7 +100,7 @@ def check_shape(call: Settings, key: str, tensor: Tensor) -> None:
         raise CaseError(f"call.{key}", f"is {call.integers(key)}, the recorded noise has {list(tensor.shape)}")
 
 
-def run_recorded(denoiser: Denoiser, start: Tensor, times: Tensor, step: Step) -> Mapping[str, Tensor]:
+def run_recorded(denoiser: Denoising[Tensor], start: Tensor, times: Tensor, step: Step) -> Mapping[str, Tensor]:
     """Run the loop, and keep the state after every step; of the distilled loop, the clean estimate."""
     states: list[Tensor] = []
 
