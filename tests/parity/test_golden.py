@@ -101,7 +101,6 @@ OTHER_CALLS: list[tuple[str, dict[str, Any]]] = [
     ("kandinsky_video1/sample", {"percentile": None}),
     ("kandinsky_video1/sample", {"steps": 9}),
     ("kandinsky_video1/sample_v11", {"noise_augmentation": 200}),
-    ("kandinsky_video1/sample_v11", {"motion_score": 90}),
     ("kandinsky_video1/interpolate_v11", {"skip_frames": 1}),
     ("kandinsky_video1/interpolate_v11", {"perturbation_time": 25}),
     ("kandinsky_video1/interpolate_v11", {"use_temporal_mask": False}),

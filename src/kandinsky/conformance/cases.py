@@ -8,6 +8,7 @@ checkpoint.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,9 @@ class Case:
         values = Settings(raw, "")
         if unknown := [key for key in values if key not in KEYS]:
             raise CaseError(unknown[0], f"is no key of a case: use {', '.join(KEYS)}")
+        component = values.text("component")
+        if not re.fullmatch(r"[\w.-]+", component):
+            raise CaseError("component", f"is `{component}`, which is no name")
         name = values.text("dtype") if values.has("dtype") else "float32"
         if name not in DTYPES:
             raise CaseError("dtype", f"is `{name}`: use one of {', '.join(DTYPES)}")
@@ -80,7 +84,7 @@ class Case:
         inputs = {key: _cast(tensor, dtype) for key, tensor in _read_tensors(folder, "inputs").items()}
         return cls(
             folder,
-            values.text("component"),
+            component,
             _part(raw, "config"),
             _part(raw, "call"),
             dtype,
@@ -108,7 +112,7 @@ class Case:
             with torch.device("meta"):
                 net = build()
         except (KandinskyError, ValueError, TypeError, RuntimeError, ArithmeticError, AttributeError) as error:
-            raise CaseError("config", f"describes no network: {error}") from error
+            raise CaseError("config", f"describes no network: {_first_line(error)}") from error
         state = keymap.own(self.weights.peek())
         for name in self.weights:
             # a key map may leave out what belongs to other networks: that stays unread
@@ -257,6 +261,10 @@ def _part(values: Mapping[str, object], key: str, *, needed: bool = False) -> Se
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() and dtype.is_floating_point else tensor
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _short(value: object) -> str:

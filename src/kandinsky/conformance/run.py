@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -98,7 +99,9 @@ def _check_case(folder: Path) -> Result:
         case = Case.read(folder)
         component = case.component
         if component not in runners():
-            raise CaseError("component", f"is unknown: use one of {', '.join(sorted(runners()))}")
+            near = difflib.get_close_matches(component, runners(), n=1)
+            advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(sorted(runners()))}"
+            raise CaseError("component", f"is unknown: {advice}")
         with torch.inference_mode():
             furthest = compare(runners()[component](case), case)
     # a case that breaks its runner has failed, and the others still run
@@ -134,13 +137,12 @@ def _check_manifest(file: Path) -> Result:
 
 
 def _failed(component: str, path: Path, error: Exception) -> Result:
-    name, reason = "-", str(error)
     if isinstance(error, CaseError):
-        name, reason = error.name, error.problem
-    elif not isinstance(error, ValueError | RuntimeError | KandinskyError):
-        reason = f"{type(error).__name__}: {error}"
-    first = reason.strip().partition("\n")[0]
-    return Result(Status.FAIL, component, str(path), output=name, reason=first or type(error).__name__)
+        return Result(Status.FAIL, component, str(path), output=error.name, reason=error.problem)
+    reason = str(error).strip().partition("\n")[0]
+    if not reason or not isinstance(error, ValueError | RuntimeError | KandinskyError):
+        reason = f"{type(error).__name__}: {reason}"
+    return Result(Status.FAIL, component, str(path), reason=reason)
 
 
 def _printable(text: str) -> str:

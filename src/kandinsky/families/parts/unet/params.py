@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kandinsky.errors import RequestError
-from kandinsky.model.params import without_fixed
+from kandinsky.model.params import read_params, without_fixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +85,11 @@ class UNetParams:
 
         Raises: RequestError for a name that is not known, a value that is not built, or lists of unequal length.
         """
-        without_fixed(values, ONLY, "U-Net parameter")
-        given: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, Sequence) else value for key, value in values.items()
-        }
+        what = "U-Net parameter"
+        without_fixed(values, ONLY, what)
+        given = dict(values)
         temporal = _temporal(given)
-        known = {field.name for field in dataclasses.fields(cls)} - {"temporal"}
-        if unknown := sorted(set(given) - known):
-            raise RequestError(f"unknown U-Net parameter `{unknown[0]}`: use one of {', '.join(sorted(known))}")
-        params = cls(**given, temporal=temporal)
+        params = dataclasses.replace(read_params(cls, given, what), temporal=temporal)
         lists = (params.dim_mult, params.num_blocks, params.add_cross_attention, params.add_self_attention)
         if len({len(entry) for entry in lists}) != 1:
             raise RequestError("dim_mult, num_blocks, add_cross_attention and add_self_attention differ in length")
