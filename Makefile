@@ -10,7 +10,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-CASES  ?= $(addprefix ../shared/reference/,kandinsky5 kandinsky4 kandinsky_video1 kandinsky3)
+# The whole reference where it lies beside the checkout, else the part of it in the repository.
+CASES  ?= $(firstword $(wildcard ../shared/reference) tests/golden)
 PROMPT ?= a panda on a blue background
 OUT    ?= out
 # Processes of `make test`.

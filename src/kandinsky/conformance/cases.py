@@ -1,124 +1,169 @@
-"""Cases on disk, and how two sets of numbers are compared.
+"""Cases on disk, and how two sets of tensors are compared.
 
-A case folder holds `case.json`, `inputs.safetensors`, `outputs.safetensors` and, where the component has weights,
-`weights.safetensors`. A manifest is a JSON file that lists the tensors of a full-size checkpoint.
+A case folder holds `case.json`, `outputs.safetensors` and, where the component has them, `inputs.safetensors`,
+`weights.safetensors` and files that `call` names. A manifest is a JSON file that lists the tensors of a full-size
+checkpoint.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kandinsky.errors import RequestError
-from kandinsky.weights.read import read_state
+from kandinsky.conformance.tolerances import Tolerance, read_tolerances
+from kandinsky.conformance.tracking import CaseError, Settings, Tensors
+from kandinsky.errors import KandinskyError, RequestError, WeightsError
+from kandinsky.weights.keymaps import IDENTITY, KeyMap
+from kandinsky.weights.read import assign_state, read_state
 
-OPTIONAL_PREFIX = "intermediate."
+KEYS = ("component", "config", "call", "dtype", "tolerance", "source", "notes")
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16", "uint8", "int64")}
 # denominators below this do not count as numbers to be relative to
 REL_FLOOR = 1e-6
-# (output's name, what is expected, the case's rtol and atol) -> rtol and atol of this output
-ToleranceRule = Callable[[str, Tensor, float, float], tuple[float, float]]
-
-
-class Status(StrEnum):
-    PASS = "PASS"
-    FAIL = "FAIL"
-    SKIP = "SKIP"
-
-
-class NotBuilt(Exception):  # noqa: N818 - a verdict, not a failure
-    """The case asks for something this version does not have; it is skipped and counted."""
+# whole numbers of a configuration that are larger than this and than the number of weights describe no real network
+SIZE_LIMIT = 100_000
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One recorded run. ``tolerance``: |a − b| ≤ atol + rtol·|b|; booleans must be equal.
+    """One recorded run of a component, as mappings that record what a runner reads.
 
-    mean_abs: what the mean of |a − b| of an output must not exceed besides, where the case says so.
+    Args:
+        folder: Where it lies.
+        component: Name of what is run, such as `kandinsky5.dit`.
+        config: Official hyper-parameters.
+        call: Arguments of the run.
+        dtype: Type the run is made in; floating inputs and weights are cast to it.
+        inputs: Input tensors.
+        weights: Weights under their official names; empty for a component without.
+        outputs: Recorded results. Reading one here does not count as producing it.
+        tolerances: Of each output.
     """
 
     folder: Path
     component: str
-    config: dict[str, Any]
-    call: dict[str, Any]
+    config: Settings
+    call: Settings
     dtype: torch.dtype
-    rtol: float
-    atol: float
-    mean_abs: float | None = None
+    inputs: Tensors
+    weights: Tensors
+    outputs: Mapping[str, Tensor]
+    tolerances: Mapping[str, Tolerance]
+    _files: set[str] = field(default_factory=set)
 
     @classmethod
     def read(cls, folder: Path) -> Case:
-        """Raises: RequestError where `case.json` is not a case."""
-        file = folder / "case.json"
+        """Read a case folder.
+
+        Raises:
+            CaseError: A file is missing or damaged, or a value has the wrong type.
+        """
+        raw = _read_json(folder / "case.json")
+        values = Settings(raw, "")
+        if unknown := [key for key in values if key not in KEYS]:
+            raise CaseError(unknown[0], f"is no key of a case: use {', '.join(KEYS)}")
+        component = values.text("component")
+        if not re.fullmatch(r"[\w.-]+", component):
+            raise CaseError("component", f"is `{component}`, which is no name")
+        name = values.text("dtype") if values.has("dtype") else "float32"
+        if name not in DTYPES:
+            raise CaseError("dtype", f"is `{name}`: use one of {', '.join(DTYPES)}")
+        dtype: torch.dtype = DTYPES[name]
+        outputs = _read_tensors(folder, "outputs", needed=True)
+        if not any(tensor.numel() for tensor in outputs.values()):
+            raise CaseError("outputs.safetensors", "records no values")
+        notes = values.text("notes") if values.has("notes") else ""
+        inputs = {key: _cast(tensor, dtype) for key, tensor in _read_tensors(folder, "inputs").items()}
+        return cls(
+            folder,
+            component,
+            _part(raw, "config"),
+            _part(raw, "call"),
+            dtype,
+            Tensors(inputs, "inputs"),
+            Tensors(_read_tensors(folder, "weights"), "weights"),
+            outputs,
+            read_tolerances(_part(raw, "tolerance", needed=True), notes, outputs),
+        )
+
+    def network(self, build: Callable[[], Net], *, keymap: KeyMap = IDENTITY) -> Net:
+        """Build a network and give it the case's weights, strictly.
+
+        Args:
+            build: Makes the network; called on the meta device.
+            keymap: Official names ↔ names in the network.
+
+        Raises:
+            CaseError: The configuration describes no network, or the weights are not those of the network; a tensor
+                that is missing, left over or of another shape is named.
+        """
+        if not self.dtype.is_floating_point:
+            raise CaseError("dtype", "is no floating-point type, which a network needs")
+        self._check_sizes()
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            tolerance = values["tolerance"]
-            dtype = getattr(torch, values.get("dtype", "float32"))
-            return cls(
-                folder,
-                str(values["component"]),
-                dict(values.get("config") or {}),
-                dict(values.get("call") or {}),
-                dtype,
-                float(tolerance["rtol"]),
-                float(tolerance["atol"]),
-                float(tolerance["mean_abs"]) if "mean_abs" in tolerance else None,
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RequestError(f"`{file}` is no conformance case: {error!r}") from error
+            with torch.device("meta"):
+                net = build()
+        except (KandinskyError, ValueError, TypeError, RuntimeError, ArithmeticError, AttributeError) as error:
+            raise CaseError("config", f"describes no network: {_first_line(error)}") from error
+        state = keymap.own(self.weights.peek())
+        for name in self.weights:
+            # a key map may leave out what belongs to other networks: that stays unread
+            if name in state or name.removeprefix(f"{keymap.table}.") in state or name in keymap.beside:
+                tensor = self.weights[name]
+                if not tensor.isfinite().all():
+                    raise CaseError(f"weights.{name}", "holds values that are not finite")
+        try:
+            assign_state(net, state, keymap=keymap, dtype=self.dtype, where="weights.safetensors")
+        except WeightsError as error:
+            raise CaseError("weights", f"are not those of the network: {error}") from error
+        return net
 
-    @property
-    def weights(self) -> Path:
-        return self.folder / "weights.safetensors"
+    def file(self, name: str) -> Path:
+        """Another file of the case. Raises: CaseError where it is not there."""
+        if Path(name).name != name or not (path := self.folder / name).is_file():
+            raise CaseError(name, "is no file of the case")
+        self._files.add(name)
+        return path
 
-    def inputs(self) -> dict[str, Tensor]:
-        """Floating inputs in the case's type."""
-        file = self.folder / "inputs.safetensors"
-        tensors = read_state(file) if file.exists() else {}
-        return {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+    def unread(self) -> list[str]:
+        """Names of all settings, tensors and weight files that the run did not use."""
+        known = {"inputs.safetensors", "outputs.safetensors", "weights.safetensors", *self._files}
+        files = sorted(path.name for path in self.folder.glob("*.safetensors") if path.name not in known)
+        return [*self.config.unread(), *self.call.unread(), *self.inputs.unread(), *self.weights.unread(), *files]
 
-    def required_outputs(self) -> dict[str, Tensor]:
-        tensors = read_state(self.folder / "outputs.safetensors")
-        return {name: t for name, t in tensors.items() if not name.startswith(OPTIONAL_PREFIX)}
+    def _check_sizes(self) -> None:
+        """So that a wrong digit is an error, and not a network of a billion blocks that takes a day to build."""
+        values = sum(tensor.numel() for tensor in self.weights.peek().values())
+        for name, value in self.config.leaves():
+            is_depth = "block" in name or "layer" in name
+            limit = len(self.weights) if is_depth else max(values, SIZE_LIMIT)
+            if isinstance(value, int) and value > limit:
+                raise CaseError(name, f"is {_short(value)}: more than the weights have room for")
 
-    def refuse_other_calls(self, *known: str) -> None:
-        """Raises: NotBuilt for a call argument that is set and not known."""
-        for key, value in self.call.items():
-            if key not in known and value not in (None, False):
-                raise NotBuilt(f"call argument `{key}` is not built yet")
 
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Verdict on one case: the output that is furthest off, or the reason it was skipped or failed."""
-
-    status: Status
-    component: str
-    path: str
-    max_abs: float = 0.0
-    max_rel: float = 0.0
-    output: str = ""
-    reason: str = ""
-    seconds: float = field(default=0.0, compare=False)
-
-    def line(self) -> str:
-        head = f"{self.status} {self.component} {self.path}"
-        if self.status is Status.SKIP:
-            return f"{head} ({self.reason})"
-        head += f" max_abs={self.max_abs:.3g} max_rel={self.max_rel:.3g} ({self.output or '-'})"
-        return f"{head}: {self.reason}" if self.reason else head
+# Runs a case through the public networks and samplers; gives its results under the names of the recorded outputs.
+Runner = Callable[[Case], Mapping[str, Tensor]]
 
 
 def find(path: Path) -> list[Path]:
-    """Case folders at or below a path, sorted; or manifests, where the path is one or is a folder of them.
+    """Find cases or manifests.
 
-    Raises: RequestError where there is neither.
+    Args:
+        path: A case folder, any folder above such folders, a manifest, or a folder of manifests.
+
+    Returns:
+        Case folders, sorted; or manifests.
+
+    Raises:
+        RequestError: There is neither.
     """
     if path.is_file() and path.suffix == ".json":
         return [path.parent] if path.name == "case.json" else [path]
@@ -131,73 +176,105 @@ def find(path: Path) -> list[Path]:
     raise RequestError(f"`{path}` {what}: give a folder with a `case.json`, or any folder above such folders")
 
 
-def compare(
-    ours: Mapping[str, Tensor],
-    theirs: Mapping[str, Tensor],
-    *,
-    rtol: float,
-    atol: float,
-    mean_abs: float | None = None,
-    rule: ToleranceRule | None = None,
-) -> dict[str, Any]:
-    """Compare every required output; returns the fields of a ``Result`` for the one that is furthest off.
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far one output is from the recorded one. ``over``: in units of the tolerance; above 1 fails."""
 
-    rule: gives each output a tolerance of its own, where a case's note says so.
+    output: str
+    max_abs: float
+    max_rel: float
+    over: float
+    reason: str = ""
+
+
+def compare(ours: Mapping[str, Tensor], case: Case) -> Distance:
+    """Compare all recorded outputs with ours.
+
+    Returns:
+        The output that is furthest off, in units of its tolerance.
     """
-    worst: dict[str, Any] = {"status": Status.FAIL, "reason": "the case records no output"}
-    excess = -1.0
-    for name, expected in theirs.items():
-        fields, over = _compare_one(
-            name, ours.get(name), expected, *(rule(name, expected, rtol, atol) if rule else (rtol, atol))
-        )
-        if mean_abs is not None and over <= 1.0 and expected.is_floating_point() and expected.numel():
-            mean = float((ours[name].double() - expected.double()).abs().mean())
-            if mean > mean_abs:
-                over = 1.0 + mean / mean_abs
-                fields |= {"status": Status.FAIL, "reason": f"mean distance {mean:.3g}, allowed {mean_abs:g}"}
-        if over > excess:
-            worst, excess = fields, over
-    return worst
+    distances = [_compare_one(name, ours.get(name), case.outputs[name], case.tolerances[name]) for name in case.outputs]
+    return max(distances, key=lambda distance: distance.over)
 
 
-def _compare_one(
-    name: str, actual: Tensor | None, expected: Tensor, rtol: float, atol: float
-) -> tuple[dict[str, Any], float]:
-    """Result fields, and how far off in units of the tolerance (> 1 fails)."""
-    fail = {"status": Status.FAIL, "output": name, "max_abs": float("inf"), "max_rel": float("inf")}
+def _compare_one(name: str, actual: Tensor | None, expected: Tensor, tolerance: Tolerance) -> Distance:
+    def failed(reason: str) -> Distance:
+        return Distance(name, float("inf"), float("inf"), float("inf"), reason)
+
     if actual is None:
-        return fail | {"reason": "the output was not made"}, float("inf")
+        return failed("no result of the runner has this name")
     if actual.shape != expected.shape:
-        return fail | {"reason": f"shape {list(actual.shape)}, expected {list(expected.shape)}"}, float("inf")
-    if expected.dtype is torch.bool:
-        wrong = int((actual.to(expected.dtype) != expected).sum())
-        fields = {"status": Status.FAIL if wrong else Status.PASS, "output": name, "max_abs": float(wrong > 0)}
-        return fields | ({"reason": f"{wrong} entries differ"} if wrong else {}), float("inf") if wrong else 0.0
+        return failed(f"shape {list(actual.shape)}, recorded is {list(expected.shape)}")
+    if expected.dtype is torch.bool or actual.dtype is torch.bool:
+        wrong = int((actual != expected).sum())
+        return Distance(name, float(wrong > 0), float(wrong > 0), wrong * float("inf") if wrong else 0.0,
+                        f"{wrong} entries differ" if wrong else "")  # fmt: skip
     a, b = actual.double(), expected.double()
-    same = a == b  # equal infinities are equal
-    distance = torch.where(same, 0.0, (a - b).abs()).nan_to_num(nan=float("inf"))
-    allowed = (atol + rtol * b.abs()).clamp_min(1e-300)
-    over = float((distance / allowed).max()) if distance.numel() else 0.0
-    fields = {
-        "status": Status.PASS if over <= 1.0 else Status.FAIL,
-        "output": name,
-        "max_abs": float(distance.max()) if distance.numel() else 0.0,
-        "max_rel": float((distance / b.abs().clamp_min(REL_FLOOR)).max()) if distance.numel() else 0.0,
-    }
-    return fields, over
+    for values, whose in ((b, "recorded"), (a, "computed")):
+        if values.isnan().any():
+            return failed(f"the {whose} values are not all numbers")
+    if not b.numel():
+        return Distance(name, 0.0, 0.0, 0.0)
+    distance = torch.where(a == b, 0.0, (a - b).abs())  # equal infinities are equal
+    over = float((distance / tolerance.allowed(b).clamp_min(1e-300)).nan_to_num(nan=float("inf")).max())
+    reason = ""
+    if over <= 1 and tolerance.mean_abs is not None and expected.is_floating_point():
+        mean = float(distance.mean())
+        if mean > tolerance.mean_abs:
+            over = 1 + mean / max(tolerance.mean_abs, 1e-300)
+            reason = f"mean distance {mean:.3g}, allowed is {tolerance.mean_abs:g}"
+    return Distance(name, float(distance.max()), float((distance / b.abs().clamp_min(REL_FLOOR)).max()), over, reason)
+
+
+def _read_json(file: Path) -> dict[str, object]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        problem = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read as JSON: {error}"
+        raise CaseError(file.name, problem) from error
+    if not isinstance(values, dict):
+        raise CaseError(file.name, "holds no JSON object")
+    return values
+
+
+def _read_tensors(folder: Path, name: str, *, needed: bool = False) -> dict[str, Tensor]:
+    file = folder / f"{name}.safetensors"
+    if not file.exists() and not needed:
+        return {}
+    if not file.is_file():
+        raise CaseError(file.name, "is missing")
+    try:
+        return read_state(file)
+    except KandinskyError as error:
+        raise CaseError(file.name, f"cannot be read: {error}") from error
+
+
+def _part(values: Mapping[str, object], key: str, *, needed: bool = False) -> Settings:
+    """An object of `case.json`; an empty one where it is absent or null."""
+    part = values.get(key)
+    if part is None and not needed:
+        return Settings({}, key)
+    if not isinstance(part, dict):
+        raise CaseError(key, "is no object" if key in values else "is missing")
+    return Settings(part, key)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() and dtype.is_floating_point else tensor
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 20 else f"{text[:17]}..."
 
 
 def _is_manifest(file: Path) -> bool:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = _read_json(file)
+    except CaseError:
         return False
-    return isinstance(values, dict) and isinstance(values.get("tensors"), dict)
-
-
-def totals(results: Iterable[Result]) -> dict[str, int]:
-    """How many passed, failed and were skipped."""
-    count = dict.fromkeys((s.lower() for s in Status), 0)
-    for result in results:
-        count[result.status.lower()] += 1
-    return count
+    return isinstance(values.get("tensors"), dict)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError
-from kandinsky.model.params import without_fixed
+from kandinsky.model.params import refuse_unknown, without_fixed
 
 LEVELS = 1000
 # Diffusers' settings that this schedule has no choice of
@@ -32,6 +32,8 @@ FIXED: dict[str, Any] = {
     "timestep_spacing": "trailing",
     "rescale_betas_zero_snr": True,
 }
+# settings of what this schedule does not do: clipping the clean estimate
+WITHOUT_EFFECT = ("clip_sample_range", "sample_max_value")
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,11 @@ class CogVideoXSchedule:
     def from_config(cls, values: Mapping[str, Any]) -> CogVideoXSchedule:
         """Read Diffusers' `scheduler_config.json`; keys that begin with `_` are notes.
 
-        Raises: RequestError for a value that would make another schedule than this class can.
+        Raises: RequestError for a value that would make another schedule than this class can, or an unknown key.
         """
         values = without_fixed(values, FIXED, "scheduler value")
+        known = ("beta_start", "beta_end", "snr_shift_scale", *WITHOUT_EFFECT)
+        refuse_unknown(values, known, "scheduler value")
         return cls(
             float(values.get("beta_start", cls.beta_start)),
             float(values.get("beta_end", cls.beta_end)),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kandinsky.diffusion.cogvideox import LEVELS, level_of
 from kandinsky.errors import RequestError
-from kandinsky.model.params import without_fixed
+from kandinsky.model.params import refuse_unknown, without_fixed
 
 HISTORY = 4  # answers that the linear multistep method looks back on
 # Diffusers' settings that this schedule has no choice of
@@ -34,6 +34,8 @@ FIXED: dict[str, Any] = {
     "rescale_betas_zero_snr": False,
     "thresholding": False,
 }
+# settings of what this schedule does not do: clipping and thresholding the clean estimate
+WITHOUT_EFFECT = ("clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio")
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,11 @@ class ScaledLinearSchedule:
     def from_config(cls, values: Mapping[str, Any]) -> ScaledLinearSchedule:
         """Read Diffusers' `scheduler_config.json`; keys that begin with `_` are notes.
 
-        Raises: RequestError for a value that would make another schedule than this class can.
+        Raises: RequestError for a value that would make another schedule than this class can, or an unknown key.
         """
         values = without_fixed(values, FIXED, "scheduler value")
+        known = ("beta_start", "beta_end", "steps_offset", "set_alpha_to_one", *WITHOUT_EFFECT)
+        refuse_unknown(values, known, "scheduler value")
         return cls(
             float(values.get("beta_start", cls.beta_start)),
             float(values.get("beta_end", cls.beta_end)),

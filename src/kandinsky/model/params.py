@@ -45,6 +45,14 @@ def without_fixed(values: Mapping[str, Any], fixed: Mapping[str, Any], what: str
     return {key: value for key, value in values.items() if key not in fixed}
 
 
+def refuse_unknown(values: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
+    """Raises: RequestError for the first key that is not known, with the nearest; `_` begins a note."""
+    if unknown := sorted(key for key in values if key not in known and not key.startswith("_")):
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(known)}"
+        raise RequestError(f"unknown {what} `{unknown[0]}`: {advice}")
+
+
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 

@@ -66,12 +66,14 @@ class CogVideoXParams:
 class CogVideoXAutoencoder(nn.Module):
     """Encode and decode in the official pieces. Weights load with ``keymaps.COGVIDEOX_VAE``; the network is ``net``.
 
+    latent_piece: latent frames of a piece when decoding. The released model decodes two; images were decoded with one.
     Raises: BackendError where Diffusers is not installed.
     Source: ai-forever/Kandinsky-4, kandinsky/t2v_pipeline.py; Diffusers, AutoencoderKLCogVideoX.
     """
 
-    def __init__(self, params: CogVideoXParams | None = None) -> None:
+    def __init__(self, params: CogVideoXParams | None = None, *, latent_piece: int = LATENT_PIECE) -> None:
         super().__init__()
+        self.latent_piece = latent_piece
         try:
             from diffusers import AutoencoderKLCogVideoX
         except ImportError as error:
@@ -102,18 +104,24 @@ class CogVideoXAutoencoder(nn.Module):
         Raises: RequestError for an even number of latent frames. The network takes the first piece of such a clip for a
                 later one and makes four frames of the first latent, which it was never trained for.
         """
-        if latents_BTHWC.shape[1] % LATENT_PIECE == 0:
+        first = self._first(latents_BTHWC.shape[1], self.latent_piece)
+        if first > 1 and first % 2 == 0:
             raise RequestError(
                 f"{latents_BTHWC.shape[1]} latent frames cannot be decoded: their number must be odd, as 1 + 2 a second"
             )
-        return self._pieces(self.net.decoder, latents_BTHWC / self.params.scaling_factor, LATENT_PIECE)
+        return self._pieces(self.net.decoder, latents_BTHWC / self.params.scaling_factor, self.latent_piece)
 
     def _pieces(self, coder: Callable[..., Any], x_BTHWC: Tensor, length: int) -> Iterator[Tensor]:
         x = x_BTHWC.to(next(self.net.parameters()).dtype).permute(0, 4, 1, 2, 3)
         frames = x.shape[2]
         memory = None
-        start, end = 0, frames - max(frames // length - 1, 0) * length
+        start, end = 0, self._first(frames, length)
         while start < frames:
             out, memory = coder(x[:, :, start:end], conv_cache=memory)
             yield out.permute(0, 2, 3, 4, 1)
             start, end = end, end + length
+
+    @staticmethod
+    def _first(frames: int, length: int) -> int:
+        """Frames of the first piece."""
+        return frames - max(frames // length - 1, 0) * length
