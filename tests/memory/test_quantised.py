@@ -11,8 +11,8 @@ from torch import nn
 from kandinsky.catalogue import load
 from kandinsky.cli.main import main
 from kandinsky.conformance import kandinsky5 as golden
-from kandinsky.conformance.cases import Case
 from kandinsky.errors import BackendError, RequestError
+from kandinsky.golden.cases import Case
 from kandinsky.runtime.placement import Placement
 from kandinsky.runtime.quantise import check, layers, parse, quantise
 from memory.test_block_offload import HERE, ask, exact, transformer

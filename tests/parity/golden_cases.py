@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kandinsky.conformance.cases import find
+from kandinsky.golden.cases import find
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 SUBSET = Path(__file__).parents[1] / "golden"

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from kandinsky.cli.conformance import conformance
 from kandinsky.conformance import Status, check
-from kandinsky.conformance.cases import find
-from kandinsky.conformance.tolerances import Tolerance, read_tolerances
-from kandinsky.conformance.tracking import CaseError, Settings
 from kandinsky.diffusion.schedule import flow_times
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.golden.cases import find
+from kandinsky.golden.tolerances import Tolerance, read_tolerances
+from kandinsky.golden.tracking import CaseError, Settings
 from kandinsky.model.values import TextStates
 from kandinsky.weights.read import read_state
 from kandinsky.weights.write import write_state

@@ -17,18 +17,11 @@ import torch
 from kandinsky import catalogue
 from kandinsky.engine.build import bare_network
 from kandinsky.errors import KandinskyError, RequestError
-from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.model.card import Component
 from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import check_shapes
 
 COMPONENT = "manifest"
-# a down block of an autoencoder → the card kind that builds it
-AUTOENCODERS = {
-    "HunyuanVideoDownBlock3D": "hunyuan",
-    "DownEncoderBlock2D": "flux",
-    "CogVideoXDownBlock3D": "cogvideox",
-}
 
 
 def check_manifest(file: Path) -> str:
@@ -61,21 +54,11 @@ def check_manifest(file: Path) -> str:
 
 def _components(values: dict[str, Any]) -> Iterator[tuple[str, Component]]:
     """Networks that should have these tensors: that of the manifest's own hyper-parameters, then those of cards."""
-    config = values.get("config") or {}
-    if "dit_params" in values:
-        yield "its own parameters", Component("kandinsky5.dit", (), values["dit_params"])
-    elif "model_channels" in config:
-        yield "its own parameters", Component(UNetParams.from_dict(config).kind, (), config)
-    elif "num_blocks" in config:
-        yield "its own parameters", Component("kandinsky4.dit", (), config)
-    elif "z_channels" in config:
-        yield "its own parameters", Component("movq", (), config)
-    elif "cross_attention_dim" in config:
-        yield "its own parameters", Component("kandinsky4.v2a-unet", (), config)
-    elif kind := next((AUTOENCODERS[b] for b in config.get("down_block_types", ()) if b in AUTOENCODERS), None):
-        yield "its own parameters", Component(kind, (), config)
-    else:
-        raise RequestError("no network of the library has these hyper-parameters")
+    owns = (family.manifest() for family in catalogue.families() if family.manifest is not None)
+    own = next((found for component_of in owns if (found := component_of(values)) is not None), None)
+    if own is None:
+        raise RequestError("no family has a network with these hyper-parameters")
+    yield "its own parameters", own
     named, files = values.get("checkpoint") or [], values.get("file") or []
     repositories = {named} if isinstance(named, str) else set(named)
     files = {files} if isinstance(files, str) else set(files)

@@ -8,17 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from kandinsky.conformance.cases import Case, Runner, compare, find
-from kandinsky.conformance.tracking import CaseError
+from kandinsky import catalogue
 from kandinsky.errors import KandinskyError
-
-# Modules with a table `CASES`: component name → runner.
-FAMILIES = ("kandinsky3", "kandinsky4", "kandinsky4_v2a", "kandinsky5", "kandinsky_video1")
+from kandinsky.golden.cases import Case, Runner, compare, find
+from kandinsky.golden.tracking import CaseError
 
 
 class Status(StrEnum):
@@ -71,8 +68,8 @@ def check(paths: Iterable[Path]) -> Iterator[Result]:
 def runners() -> Mapping[str, Runner]:
     """The runners of all families by component."""
     joined: dict[str, Runner] = {}
-    for family in FAMILIES:
-        cases: Mapping[str, Runner] = import_module(f"kandinsky.conformance.{family}").CASES
+    for family in catalogue.families():
+        cases = {} if family.cases is None else family.cases()
         if twice := joined.keys() & cases.keys():
             raise ValueError(f"component `{min(twice)}` has two runners")
         joined |= cases

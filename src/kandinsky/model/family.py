@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kandinsky.engine.interpolation import Interpolate
+    from kandinsky.golden.cases import Runner
     from kandinsky.model.card import Card, Component
-    from kandinsky.model.case import Runner
     from kandinsky.model.cost import Cost, Load
     from kandinsky.model.denoiser import Bind
     from kandinsky.runtime.parallel.split import SplitRules
@@ -168,7 +168,7 @@ class Family:
     parts:   by the `kind` that cards name.   tasks: by the `task` that cards name.
     formats: folders it can be read from, besides its own cards.   diffusers: the Diffusers layout, where it has one.
     convert: writes a model in another layout.   interpolate: raises the frame rate of any clip.
-    cases:   conformance runners by component name.
+    cases:   conformance runners by component name.   manifest: the network that a manifest of tensors describes.
     """
 
     name: str
@@ -178,7 +178,8 @@ class Family:
     diffusers: DiffusersFormat | None = None
     convert: Lazy[Convert] | None = None
     interpolate: Lazy[Interpolate] | None = None
-    cases: Mapping[str, Lazy[Runner]] = field(default_factory=dict)
+    cases: Lazy[Mapping[str, Runner]] | None = None
+    manifest: Lazy[Callable[[Mapping[str, Any]], Component | None]] | None = None
 
     def part(self, kind: str) -> Part:
         """The part of a kind. Raises: RequestError for a kind the family has not."""

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from kandinsky.conformance.cases import Case
-from kandinsky.conformance.tracking import CaseError, Settings, Tensors
 from kandinsky.diffusion.cogvideox import LEVELS, Renoise
 from kandinsky.diffusion.cosine import CosineSchedule
 from kandinsky.diffusion.guidance import Denoising, Guidance
@@ -19,6 +17,8 @@ from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.steps import Step
 from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.families.parts.unet.unet import UNet
+from kandinsky.golden.cases import Case
+from kandinsky.golden.tracking import CaseError, Settings, Tensors
 from kandinsky.model.values import TextStates
 from kandinsky.weights.keymaps import KeyMap
 

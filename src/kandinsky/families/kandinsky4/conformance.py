@@ -11,8 +11,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from torch import Tensor, nn
 
-from kandinsky.conformance.cases import Case, Runner
-from kandinsky.conformance.tracking import CaseError, Settings
 from kandinsky.diffusion import noise as noise_rule
 from kandinsky.diffusion.cogvideox import CogVideoXSchedule, level_of
 from kandinsky.diffusion.sample import sample
@@ -22,6 +20,9 @@ from kandinsky.families.kandinsky4.denoiser import DiscreteDenoiser
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams, Groups, Pack
 from kandinsky.families.parts.cogvideox import CogVideoXAutoencoder, CogVideoXParams
 from kandinsky.families.parts.keymaps import DIFFUSERS_INSIDE
+from kandinsky.golden.cases import Case, Runner
+from kandinsky.golden.tracking import CaseError, Settings
+from kandinsky.model.card import Component
 from kandinsky.model.values import LatentShape, TextStates
 from kandinsky.ops.rope import Rotation
 from kandinsky.text.t5 import PAD, T5Encoder, T5Params
@@ -233,3 +234,11 @@ def _triple(call: Settings, key: str) -> tuple[float, float, float]:
         return (1.0, 1.0, 1.0)
     t, h, w = call.numbers(key, 3)
     return (t, h, w)
+
+
+def component_of(values: Mapping[str, Any]) -> Component | None:
+    """The network that a manifest describes, by its hyper-parameters; None for one of another family."""
+    config = dict(values.get("config") or {})
+    if "num_blocks" in config:
+        return Component("kandinsky4.dit", (), config)
+    return Component("cogvideox", (), config) if "CogVideoXDownBlock3D" in config.get("down_block_types", ()) else None

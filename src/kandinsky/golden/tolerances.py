@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from kandinsky.conformance.tracking import CaseError, Settings
+from kandinsky.golden.tracking import CaseError, Settings
 
 _NAME, _NUMBER = r"([A-Za-z_][\w.]*)", r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)"
 _PLUS_MINUS = re.compile(rf"{_NAME}[\s:=]*(?:±|\+\s*/?\s*-)\s*{_NUMBER}(?!\w|\s*%|\s+(?:of|times)\b)")

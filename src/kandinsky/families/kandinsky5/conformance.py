@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from kandinsky.conformance.cases import Case, Runner
-from kandinsky.conformance.tracking import CaseError, Settings
 from kandinsky.diffusion import step_cache
 from kandinsky.diffusion.caching import MagCache, magcache_plan, ratio_rows
 from kandinsky.diffusion.first_frame import normalize_first_frame
@@ -24,7 +22,10 @@ from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
 from kandinsky.families.parts.keymaps import DIFFUSERS_INSIDE
 from kandinsky.families.parts.tiling import Tiling
+from kandinsky.golden.cases import Case, Runner
+from kandinsky.golden.tracking import CaseError, Settings
 from kandinsky.media.image import FittedImage, area_size, open_picture
+from kandinsky.model.card import Component
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
 from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec
@@ -410,3 +411,13 @@ def _words(call: Settings, key: str, known: tuple[str, ...]) -> list[str]:
     if not isinstance(value, list) or not value or not all(word in known for word in value):
         raise CaseError(f"{call.name}.{key}", f"must be a list of {' and '.join(f'`{word}`' for word in known)}")
     return value
+
+
+def component_of(values: Mapping[str, Any]) -> Component | None:
+    """The network that a manifest describes, by its hyper-parameters; None for one of another family."""
+    if "dit_params" in values:
+        return Component("kandinsky5.dit", (), dict(values["dit_params"]))
+    blocks = set((values.get("config") or {}).get("down_block_types", ()))
+    kinds = {"HunyuanVideoDownBlock3D": "hunyuan", "DownEncoderBlock2D": "flux"}
+    kind = next((kind for block, kind in kinds.items() if block in blocks), None)
+    return None if kind is None else Component(kind, (), dict(values["config"]))

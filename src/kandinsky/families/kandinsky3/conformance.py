@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kandinsky.conformance import unet
-from kandinsky.conformance.cases import Case, Runner
-from kandinsky.conformance.tracking import CaseError
 from kandinsky.diffusion.cogvideox import LEVELS, Renoise
 from kandinsky.diffusion.cosine import Ancestral
 from kandinsky.diffusion.guidance import Denoising
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.families.parts import keymaps
+from kandinsky.families.parts.unet import conformance as unet
 from kandinsky.families.parts.unet.denoiser import UNetDenoiser
+from kandinsky.families.parts.unet.params import UNetParams
+from kandinsky.golden.cases import Case, Runner
+from kandinsky.golden.tracking import CaseError
+from kandinsky.model.card import Component
 from kandinsky.model.values import TextStates
 
 
@@ -64,3 +67,11 @@ CASES: Mapping[str, Runner] = {
     "kandinsky3.sample": run_sample,
     "kandinsky3.unet": run_unet,
 }
+
+
+def component_of(values: Mapping[str, Any]) -> Component | None:
+    """The network that a manifest describes, by its hyper-parameters; None for one of another family."""
+    config = dict(values.get("config") or {})
+    if "model_channels" in config:
+        return Component(UNetParams.from_dict(config).kind, (), config)
+    return Component("movq", (), config) if "z_channels" in config else None

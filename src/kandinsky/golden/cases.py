@@ -17,9 +17,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from kandinsky.conformance.tolerances import Tolerance, read_tolerances
-from kandinsky.conformance.tracking import CaseError, Settings, Tensors
 from kandinsky.errors import KandinskyError, RequestError, WeightsError
+from kandinsky.golden.tolerances import Tolerance, read_tolerances
+from kandinsky.golden.tracking import CaseError, Settings, Tensors
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
 from kandinsky.weights.read import assign_state, read_state
 

@@ -7,9 +7,6 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from kandinsky.conformance import unet
-from kandinsky.conformance.cases import Case, Runner
-from kandinsky.conformance.tracking import CaseError, Tensors
 from kandinsky.diffusion import cosine
 from kandinsky.diffusion.cogvideox import LEVELS
 from kandinsky.diffusion.cosine import Ancestral, CosineSchedule
@@ -21,8 +18,11 @@ from kandinsky.diffusion.steps import Step
 from kandinsky.families.parts import keymaps
 from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
 from kandinsky.families.parts.projected import Projection
+from kandinsky.families.parts.unet import conformance as unet
 from kandinsky.families.parts.unet.denoiser import UNetDenoiser
 from kandinsky.families.parts.unet.unet import SKIPS, Marks, UNet
+from kandinsky.golden.cases import Case, Runner
+from kandinsky.golden.tracking import CaseError, Tensors
 from kandinsky.model.values import TextStates
 
 MOST_FRAMES = 10_000

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kandinsky.conformance.cases import Case, Runner
-from kandinsky.conformance.tracking import CaseError, Settings
 from kandinsky.diffusion.cogvideox import level_of
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.sample import sample
@@ -20,8 +19,11 @@ from kandinsky.families.kandinsky4_v2a.denoiser import SoundDenoiser
 from kandinsky.families.kandinsky4_v2a.layers import Conditions
 from kandinsky.families.kandinsky4_v2a.params import V2AParams
 from kandinsky.families.kandinsky4_v2a.unet import V2AUNet
+from kandinsky.golden.cases import Case, Runner
+from kandinsky.golden.tracking import CaseError, Settings
 from kandinsky.media import audio, clip_frames, spectrogram
 from kandinsky.media.spectrogram import SpectrogramParams
+from kandinsky.model.card import Component
 
 INSIDE = "inter."
 MOST_STEPS = 1000
@@ -234,3 +236,9 @@ def _listen(net: nn.Module, names: list[str]) -> dict[str, Tensor]:
 
         modules[name].register_forward_hook(hook)
     return heard
+
+
+def component_of(values: Mapping[str, Any]) -> Component | None:
+    """The network that a manifest describes, by its hyper-parameters; None for one of another family."""
+    config = dict(values.get("config") or {})
+    return Component("kandinsky4.v2a-unet", (), config) if "cross_attention_dim" in config else None
