@@ -239,6 +239,6 @@ def _triple(call: Settings, key: str) -> tuple[float, float, float]:
 def component_of(values: Mapping[str, Any]) -> Component | None:
     """The network that a manifest describes, by its hyper-parameters; None for one of another family."""
     config = dict(values.get("config") or {})
-    if "num_blocks" in config:
+    if "num_blocks" in config and "model_channels" not in config:
         return Component("kandinsky4.dit", (), config)
     return Component("cogvideox", (), config) if "CogVideoXDownBlock3D" in config.get("down_block_types", ()) else None
