@@ -112,8 +112,8 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_what_the_catalogue_writes_is_read() -> None:
-    for name in cards.catalogue():
-        card = cards.find(name)
+    for name in catalogue.cards():
+        card = catalogue.find(name)
         resolved = resolve(Request(model=name, prompt="a panda", seed=3), card, needs_image=False)
         recipe = recipes.build(resolved.settings(), revision="abc", dtype="float32", device="cpu")
         assert recipes.from_text(recipes.to_text(recipe)) == recipe
