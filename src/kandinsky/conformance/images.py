@@ -8,7 +8,7 @@ from torch import Tensor
 from kandinsky.conformance.cases import Case, NotBuilt
 from kandinsky.diffusion.first_frame import normalize_first_frame
 from kandinsky.engine.stages import to_pixels
-from kandinsky.media.image import FittedImage, area_size, open_picture
+from kandinsky.media.image import FittedImage, area_size, open_image
 
 
 def run_preprocess_image(case: Case) -> dict[str, Tensor]:
@@ -16,7 +16,7 @@ def run_preprocess_image(case: Case) -> dict[str, Tensor]:
     case.refuse_other_calls("items")
     inputs, outputs = case.inputs(), {}
     for number, item in enumerate(case.call["items"]):
-        picture = open_picture(inputs[f"image.{number}"][0].permute(1, 2, 0).numpy())
+        picture = open_image(inputs[f"image.{number}"][0].permute(1, 2, 0).numpy())
         if item["kind"] == "i2v":
             size = area_size(*picture.size, area=item["max_area"], multiple=item["divisibility"])
             fitted = FittedImage(picture, *size, how="stretch")

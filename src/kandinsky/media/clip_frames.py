@@ -1,4 +1,4 @@
-"""Frames of a film as a multimodal encoder wants them: which ones, and in what form.
+"""Frames of a video as a multimodal encoder takes them: which ones, and in what form.
 
 Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/utils.py, load_video; the frame transform of the
 cogvlm2-video models.
@@ -12,28 +12,28 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import RequestError
 
-# of CLIP's pictures, channel by channel
+# CLIP's image statistics, channel by channel
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGE_SIZE = 224
 
 
 def spread(frames: int, count: int) -> list[int]:
-    """``count`` numbers from 0 to the last of ``frames``, evenly spaced and cut to whole ones; some repeat where there
-    are fewer frames. Raises: RequestError for no frames."""
+    """``count`` frame numbers, evenly spaced from the first frame to the last and rounded down; with fewer frames than
+    that, some repeat. Raises: RequestError for no frames."""
     if frames < 1:
         raise RequestError("a video needs at least one frame")
     return torch.linspace(0, frames - 1, count).long().tolist()
 
 
 def whole_seconds(frames: int, fps: float, longest: int) -> tuple[int, int]:
-    """The official trimming: seconds, cut to whole ones and to ``longest``, and the frames they have.
+    """The official trimming: whole seconds, at most ``longest``, and the number of frames in them.
 
-    Raises: RequestError below one second, where the official code breaks down.
+    Raises: RequestError below one second, where the official code fails.
     """
     seconds = min(int(frames / fps), longest)
     if seconds < 1:
-        raise RequestError(f"a video of {frames / fps:.2f} s is too short: the official rule wants 1 s or more")
+        raise RequestError(f"a video of {frames / fps:.2f} s is too short: use 1 s or more")
     return seconds, int(seconds * fps)
 
 
@@ -46,8 +46,8 @@ def for_encoder(
 ) -> Tensor:
     """uint8 frames [T, H, W, 3] → normalised squares [T, 3, size, size] float32.
 
-    The short side becomes ``size`` (bilinear, without smoothing; the long one is cut to a whole number), then the
-    middle is taken. Quirk: halves of a pixel round to even, as Python's ``round`` does.
+    The short side is scaled to ``size`` (bilinear, not antialiased; the long side is rounded down), then the centre is
+    cropped. Quirk: half pixels round to even, as Python's ``round`` does.
     """
     x = frames_THWC.permute(0, 3, 1, 2).float() / 255
     x = (x - torch.tensor(mean)[:, None, None].to(x)) / torch.tensor(std)[:, None, None].to(x)

@@ -1,6 +1,6 @@
-"""Sound as a picture, and back: waveform ↔ magnitudes ↔ mel bands ↔ image.
+"""Mel spectrograms as images: waveform ↔ magnitudes ↔ mel bands ↔ image.
 
-A column of the picture is one step in time (10 ms), a row one mel band, the highest on top; loud is dark.
+A column of the image is one time step (10 ms), a row is one mel band, the highest on top; loud is dark.
 
 Legend: C channels of sound, S samples, F bins of the Fourier transform, M mel bands, T steps in time. Samples count in
 units of 16-bit PCM (± 32768), as the official code has them.
@@ -30,11 +30,11 @@ TINY = 1e-16
 
 @dataclass(frozen=True, slots=True)
 class SpectrogramParams:
-    """How sound becomes a picture; official names and defaults.
+    """How a waveform becomes a mel spectrogram and its image; official names and defaults.
 
-    padded_duration_ms: length of the Fourier transform; the window stands in its middle.
-    power_for_image:    magnitudes are raised to this before they become grey.
-    mel_scale_norm, mel_scale_type, max_mel_iters: known; only their official values are built.
+    padded_duration_ms: length of the Fourier transform; the window is centred in it.
+    power_for_image:    magnitudes are raised to this power before they become grey levels.
+    mel_scale_norm, mel_scale_type, max_mel_iters: only the official values are supported.
     """
 
     stereo: bool = False
@@ -54,20 +54,24 @@ class SpectrogramParams:
     def __post_init__(self) -> None:
         if self.mel_scale_norm is not None or self.mel_scale_type != "htk":
             raise RequestError(
-                f"mel scale `{self.mel_scale_type}` with norm `{self.mel_scale_norm}` is not built: use `htk` without"
+                f"mel scale `{self.mel_scale_type}` with norm `{self.mel_scale_norm}` is not supported: use `htk` "
+                "without a norm"
             )
         if not 0 < self.window_duration_ms <= self.padded_duration_ms or not self.step_size_ms > 0:
             raise RequestError("a spectrogram needs a step and a window above 0 ms, the window no longer than padded")
         if not 0 <= self.min_frequency < self.max_frequency:
-            raise RequestError(f"frequencies from {self.min_frequency} to {self.max_frequency} Hz are none")
+            raise RequestError(
+                f"frequencies from {self.min_frequency} to {self.max_frequency} Hz are not a range: "
+                "give a minimum below the maximum"
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SpectrogramParams:
-        """Raises: RequestError for a key that is unknown or a value that is not built."""
+        """Read from a mapping. Raises: RequestError for an unknown key or an unsupported value."""
         return read_params(cls, values, "spectrogram parameter")
 
     def samples(self, ms: float) -> int:
-        """How many samples a duration has, cut to a whole number."""
+        """The number of samples in a duration, rounded down."""
         return int(ms / 1000.0 * self.sample_rate)
 
     @property
@@ -79,13 +83,13 @@ class SpectrogramParams:
         return 2 if self.stereo else 1
 
     def columns(self, seconds: float) -> int:
-        """The least columns whose sound lasts so long: a picture of T columns gives T − 1 steps."""
+        """The fewest columns that cover a duration: an image of T columns gives T − 1 time steps."""
         return math.ceil(round(seconds * self.sample_rate / self.hop, 6)) + 1
 
 
 @lru_cache(maxsize=4)
 def mel_filters(params: SpectrogramParams) -> Tensor:
-    """Triangles over the bins, [F, M] float32; their corners are evenly spaced in mel = 2595·log10(1 + f/700)."""
+    """Triangular mel filters, [F, M] float32; their corners are evenly spaced in mel = 2595·log10(1 + f/700)."""
 
     def mel(frequency: float) -> float:
         return 2595.0 * math.log10(1.0 + frequency / 700.0)
@@ -100,26 +104,31 @@ def mel_filters(params: SpectrogramParams) -> Tensor:
 
 
 def mel_of_waveform(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
-    """Magnitudes in mel bands, [C, M, 1 + S // hop] float32. Raises: RequestError for sound that is too short."""
+    """The mel spectrogram, [C, M, 1 + S // hop] float32. Raises: RequestError for audio that is too short."""
     return mel_filters(params).to(waveform_CS.device).T @ magnitudes(waveform_CS, params)
 
 
 def magnitudes(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
-    """|Fourier transform of each window|, [C, F, 1 + S // hop] float32. Raises: RequestError for too short a sound."""
+    """The magnitude spectrogram, [C, F, 1 + S // hop] float32. Raises: RequestError for audio that is too short."""
     need = _fft(params)["n_fft"] // 2 + 1
     if waveform_CS.shape[-1] < need:
         raise RequestError(
-            f"sound of {waveform_CS.shape[-1]} samples is too short for a spectrogram: use {need} or more "
+            f"audio of {waveform_CS.shape[-1]} samples is too short for a spectrogram: use {need} or more "
             f"({need / params.sample_rate:.2f} s)"
         )
     return _stft(waveform_CS.float(), params).abs()
 
 
 def image_of_mel(mel_CMT: Tensor, params: SpectrogramParams, *, max_value: float | None = None) -> tuple[Tensor, float]:
-    """A picture [M, T, 3] uint8, and the magnitude that its black means.
+    """A mel spectrogram as an image. Mono is grey; of stereo, green is left and blue is right. Silence is white.
 
-    Mono is grey; of stereo, green is left and blue is right. Silence is white.
-    max_value: what black shall mean, and whatever is louder; None = the largest there is.
+    Args:
+        mel_CMT: The mel spectrogram.
+        params: How it was made.
+        max_value: The magnitude shown as black, as is anything louder; the largest one by default.
+
+    Returns:
+        The image [M, T, 3] uint8, and the magnitude that black stands for.
     """
     largest = float(mel_CMT.max()) if max_value is None else max_value
     share = (mel_CMT / largest).clamp_max(1) if largest > 0 else torch.zeros_like(mel_CMT)
@@ -129,9 +138,12 @@ def image_of_mel(mel_CMT: Tensor, params: SpectrogramParams, *, max_value: float
 
 
 def mel_of_image(image_MTC: Tensor, params: SpectrogramParams, *, max_value: float = MAX_VALUE) -> Tensor:
-    """Mel bands [C, M, T] float32 of a picture [M, T, 3] uint8. Mono reads red, stereo green and blue.
+    """The mel spectrogram [C, M, T] float32 of an image [M, T, 3] uint8. Mono reads red, stereo green and blue.
 
-    max_value: the magnitude that black means.
+    Args:
+        image_MTC: The image.
+        params: How it was made.
+        max_value: The magnitude that black stands for.
     """
     planes = image_MTC.flip(0).permute(2, 0, 1)
     planes = planes[1:3] if params.stereo else planes[:1]
@@ -139,7 +151,7 @@ def mel_of_image(image_MTC: Tensor, params: SpectrogramParams, *, max_value: flo
 
 
 def magnitudes_of_mel(mel_CMT: Tensor, params: SpectrogramParams) -> Tensor:
-    """The smallest magnitudes [C, F, T] with these mel bands, cut at zero.
+    """The magnitudes [C, F, T] of least norm that have these mel bands, clipped at zero.
 
     Source: torchaudio's least squares (driver "gels"); solved here through the bands' own 512 × 512 products, which is
     the same solution and a hundredth of the work.
@@ -156,10 +168,15 @@ def griffin_lim(
     angles_CFT: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """A waveform [C, hop·(T − 1)] whose magnitudes come near the given ones: the fast Griffin-Lim algorithm.
+    """A waveform [C, hop·(T − 1)] whose magnitudes approximate the given ones: the fast Griffin-Lim algorithm.
 
-    Args:  angles_CFT: complex start; drawn from ``generator`` when not given, real and imaginary parts in [0, 1).
-    Quirk: the drawn start is not brought to length 1, so the first inverse transform has other magnitudes.
+    Quirk: the initial phases are not normalised, so the first inverse transform has other magnitudes.
+
+    Args:
+        magnitudes_CFT: The magnitudes.
+        params: How they were made.
+        angles_CFT: Complex initial phases; by default drawn from ``generator``, real and imaginary parts in [0, 1).
+        generator: Source of the initial phases.
     """
     T, momentum = magnitudes_CFT.shape[-1], MOMENTUM / (1 + MOMENTUM)
     samples = params.hop * (T - 1)
@@ -176,7 +193,7 @@ def griffin_lim(
 
 
 def spectral_convergence(waveform_CS: Tensor, wanted_CFT: Tensor, params: SpectrogramParams) -> float:
-    """‖c·|transform of the waveform| − wanted‖ / ‖wanted‖ for the best scale c: 0 is perfect."""
+    """‖c·|transform of the waveform| − wanted‖ / ‖wanted‖ for the best scale c; 0 is perfect."""
     made = magnitudes(waveform_CS, params)[..., : wanted_CFT.shape[-1]]
     wanted = wanted_CFT[..., : made.shape[-1]]
     scale = (made * wanted).sum() / made.square().sum().clamp_min(TINY)
