@@ -55,8 +55,8 @@ def test_bad_pictures_are_one_line(photo: Path, call: Call) -> None:
     Path("text.png").write_text("words")
     Path("cut.png").write_bytes(photo.read_bytes()[:200])
     for arguments, message in (
-        (("a cat", "--image", "gone.png", *QUICK), "image `gone.png` is not there"),
-        (("a cat", "--image", "text.png", *QUICK), "`text.png` is no picture"),
+        (("a cat", "--image", "gone.png", *QUICK), "image `gone.png` does not exist"),
+        (("a cat", "--image", "text.png", *QUICK), "image `text.png` is not an image"),
         (("a cat", "--image", "cut.png", *QUICK), "image `cut.png` is damaged"),
         (("a cat", *QUICK), "`nano-i2v` makes a video from an image, and none was given"),
         ((*QUICK,), "no prompt was given"),

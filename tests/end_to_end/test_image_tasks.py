@@ -260,9 +260,9 @@ def test_bad_images_load_nothing(folder_of: FolderOf, tmp_path: Path, picture: I
     fresh = load(folder_of("i2v", "official"))
     for image, message in (
         (None, "makes a video from an image, and none was given"),
-        (tmp_path / "gone.png", r"image `.*gone\.png` is not there"),
+        (tmp_path / "gone.png", r"image `.*gone\.png` does not exist"),
         (broken, r"image `.*broken\.png` is damaged"),
-        (text, r"text\.png` is no picture"),
+        (text, r"text\.png` is not an image"),
         (tmp_path, "cannot be read"),
         (7, "image is a `int`"),
         (np.zeros((4, 4, 3)), r"array \[4, 4, 3\] of float64"),

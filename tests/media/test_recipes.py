@@ -1,15 +1,19 @@
 """Recipes: what they hold, what they refuse, and commands that mean what they say."""
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import kandinsky
 from kandinsky import catalogue
+from kandinsky.cli.main import main
 from kandinsky.engine.request import resolve
 from kandinsky.errors import RequestError
 from kandinsky.media import recipe as recipes
@@ -50,6 +54,17 @@ def test_a_recipe_says_everything_that_decides_the_result() -> None:
     assert "torch" in recipe["versions"] and "numpy" in recipe["versions"]  # type: ignore[operator]
 
 
+def words_of(command: str) -> list[str]:
+    """A command's words, as bash takes them where the quoting is its own."""
+    assert len(command.splitlines()) == 1
+    if "$'" not in command:
+        return shlex.split(command)
+    printed = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {command}"], env={"LC_ALL": "C.UTF-8"}, capture_output=True, check=True
+    )
+    return printed.stdout.decode().split("\0")[:-1]
+
+
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(str.strip)
 
 
@@ -57,7 +72,7 @@ text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
 def test_the_command_repeats_the_request(prompt: str, negative: str, seed: int, guidance: float, shift: float) -> None:
     """Parsed as a shell and then the program would, the values come out as they went in."""
     recipe = made(prompt=prompt, negative_prompt=negative, seed=seed, guidance=guidance, shift=shift)
-    words = shlex.split(recipes.command(recipe))
+    words = words_of(recipes.command(recipe))
     assert words[:2] == ["kandinsky", "generate"]
     assert words[-2:] == ["--", prompt]
     options = dict(zip(words[2:-2:2], words[3:-2:2], strict=True))
@@ -82,7 +97,7 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match="carries no recipe"):
             recipes.read(path)
         path.write_bytes(b"broken")
-        with pytest.raises(RequestError, match="cannot be read"):
+        with pytest.raises(RequestError, match=r"cannot be read|is not an image"):
             recipes.read(path)
     with pytest.raises(RequestError, match="does not exist"):
         recipes.read(tmp_path / "absent.mp4")
@@ -94,3 +109,110 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
         recipes.read(tmp_path / "empty")
     with pytest.raises(RequestError, match="has no `prompt`"):
         recipes.command({"kandinsky": "0.1.0", "model": "x"})
+
+
+def test_what_the_catalogue_writes_is_read() -> None:
+    for name in catalogue.cards():
+        card = catalogue.find(name)
+        resolved = resolve(Request(model=name, prompt="a panda", seed=3), card, needs_image=False)
+        recipe = recipes.build(resolved.settings(), revision="abc", dtype="float32", device="cpu")
+        assert recipes.from_text(recipes.to_text(recipe)) == recipe
+        assert recipes.command(recipe).endswith("-- 'a panda'")
+
+
+BROKEN = {
+    "prompt": [3, ["a"], {"a": 1}, True, "\ud800", "a\0b"],
+    "model": ["", "  ", 5, ["x"]],
+    "seed": ["7", 1.5, -1, True, 10**30],
+    "width": [0, -8, "64", 1.5, False],
+    "steps": [0, "x", 2.0],
+    "seconds": ["long", -1, float("nan"), float("inf"), 1e400],
+    "fps": [0, -12.0, "24"],
+    "guidance": ["5", [1], float("inf")],
+    "image": ["a.png", 3, [], {"file": 3}, {"file": ["a"]}, {"sha256": 1}],
+    "mask": [{"grow": "2"}, {"grow": -1}, {"file": {}}],
+    "video": [{"file": 1}, {"recipe": 5}],
+    "sound": ["x", {}, {"model": 1}],
+    "lora": [
+        "x",
+        {"source": "a"},
+        [1],
+        [{"source": "a"}],
+        [{"source": 1, "scale": 1}],
+        [{"source": "a", "scale": "b"}],
+    ],
+    "quantize": ["int8", {"dit": 8}, [1]],
+    "cache": ["x", {"option": 3}],
+    "interpolated": [4, {"factor": "x"}, {"from": 3}],
+    "versions": [[], {"torch": 2}],
+    "attention": [{}, 1],
+    "device": [0],
+}
+
+
+@pytest.mark.parametrize("key", BROKEN)
+def test_a_value_of_another_type_is_named(key: str) -> None:
+    for value in BROKEN[key]:
+        text = recipes.to_text(made() | {key: value})
+        for attempt in (lambda: recipes.from_text(text), lambda: recipes.command(made() | {key: value})):  # noqa: B023
+            with pytest.raises(RequestError, match=f"`{key}`|`file`|`option`") as caught:
+                attempt()
+            assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_recipes_that_are_endless_or_huge(tmp_path: Path) -> None:
+    deep: object = {"kandinsky": "0", "model": "m", "prompt": "p"}
+    for _ in range(100):
+        deep = {"kandinsky": "0", "model": "m", "prompt": "p", "interpolated": {"factor": 2, "from": deep}}
+    with pytest.raises(RequestError, match="nested more than 64 levels"):
+        recipes.checked(deep)
+    for text in (
+        "[" * 50_000,
+        '{"kandinsky":' + "[" * 50_000 + "]" * 50_000 + "}",
+        '{"kandinsky": ' + "9" * 5000 + "}",
+    ):
+        assert recipes.from_text(text) is None
+    with pytest.raises(RequestError, match="characters is not read"):
+        recipes.from_text('{"kandinsky":"0","prompt":"' + "x" * 2_000_000 + '"}')
+    for other in ([], "x", None, 3):
+        with pytest.raises(RequestError, match="must be a JSON object"):
+            recipes.checked(other)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.gif", "a.webp", "a.mp4"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": "x"}, "`seed` must be a whole number"),
+        ({"prompt": "\ud800"}, "lone surrogate"),
+        ({"image": ["\x1b[31m"]}, "`image` must be an object"),
+        ({"other": {"a": [1, {"b": 2}, []]}}, ""),
+        ({"other\x1b[2J": "\x1b]0;title\x07\u202e"}, ""),
+        ({"prompt": "a\nkandinsky download evil"}, ""),
+    ],
+)
+def test_show_says_one_line_of_a_broken_recipe_and_obeys_none(
+    name: str, change: dict[str, object], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Video(np.zeros((2, 16, 16, 3), np.uint8), fps=8.0, seed=0, recipe=made() | change).save(tmp_path / name)
+    code = main(["show", str(path)])
+    out, err = capsys.readouterr()
+    assert not set(out + err) & set("\x1b\x07\u202e")
+    if said:
+        assert code == 2 and not out and said in err and len(err.splitlines()) == 1
+    else:
+        assert code == 0 and out.splitlines()[-1].startswith("kandinsky generate --model kandinsky5-lite-t2v-sft-5s")
+
+
+def test_text_of_a_png_that_explodes_or_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for compressed in (False, True):
+        info = PngInfo()
+        info.add_text(recipes.PNG_KEY, '{"kandinsky":"' + "x" * 70_000_000 + '"}', zip=compressed)
+        Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=info)
+        assert main(["show", str(tmp_path / "a.png")]) == 2
+        err = capsys.readouterr().err
+        assert len(err.splitlines()) == 1 and len(err) < 400
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "0000.png").mkdir()
+    with pytest.raises(RequestError, match="is not a file"):
+        recipes.read(tmp_path / "folder")

@@ -198,12 +198,16 @@ def test_sheet_shows_first_and_last_frame() -> None:
         ("file/a.mp4", "cannot be written"),
         ("file/deep/er/a.mp4", "cannot be written"),
         ("full", "is no empty folder"),
+        ("a%d%d.png", "`%03d.png` only"),
+        ("x" * 252 + ".mp4", "the name is too long"),
+        ("to-full.mp4", "a device or a pipe"),
         ("file", "is no empty folder"),
     ],
 )
 def test_targets_that_are_refused(tmp_path: Path, target: str, said: str) -> None:
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "file").write_text("x")
+    (tmp_path / "to-full.mp4").symlink_to("/dev/full")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     before = sorted(tmp_path.rglob("*"))
@@ -216,8 +220,95 @@ def test_targets_that_are_refused(tmp_path: Path, target: str, said: str) -> Non
 
 
 def test_a_place_without_permission_is_refused() -> None:
-    with pytest.raises(RequestError, match="cannot be written"):
-        media.check_target("/proc/no/such/place.mp4")
+    for target in ("/proc/no/such/place.mp4", "/nope/../proc/1/x.mp4", "/dev/full", "a\0.mp4", "\ud800.mp4"):
+        with pytest.raises(RequestError):
+            media.check_target(target)
+    with pytest.raises(RequestError, match="standard output"):
+        media.check_target("-")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp", "a.png", "f%03d.png"])
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path, name: str) -> None:
+    (tmp_path / "far").mkdir()
+    link = tmp_path / name.replace("%03d", "001")
+    link.symlink_to(Path("far") / "old")
+    (tmp_path / "far" / "old").write_text("old")
+    clip(smooth_clip(3)).save(tmp_path / name)
+    assert link.is_symlink() and recipes.read(link) == RECIPE
+    assert [p.name for p in (tmp_path / "far").iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp", "a.png", "frames", "f%03d.png"])
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path, name: str) -> None:
+    """Played by a limit on the size of files, in a process of its own."""
+    if "." in name and "%" not in name:
+        (tmp_path / name).write_bytes(b"old")
+    noise = np.random.default_rng(0).integers(0, 256, (12, 96, 96, 3), np.uint8)
+    np.save(tmp_path / "noise.npy", noise)
+    code = (
+        "import sys, resource, numpy as np; from kandinsky.model.values import Video\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "from kandinsky.errors import RequestError\n"
+        "try: Video(np.load(sys.argv[1]), 12, 0).save(sys.argv[2])\n"
+        "except RequestError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "noise.npy"), str(tmp_path / name)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cannot be written: the file is larger than allowed here" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    left = {path.name for path in tmp_path.iterdir()} - {"noise.npy"}
+    assert left <= {name} and all((tmp_path / one).read_bytes() == b"old" for one in left)
+
+
+@pytest.mark.parametrize("fps", [0, -1.0, float("nan"), float("inf"), 1e-9, 1e6, "24", None])
+def test_rates_that_are_none_are_refused(tmp_path: Path, fps: float) -> None:
+    for name in ("a.mp4", "a.gif"):
+        with pytest.raises(RequestError, match=r"frames a second: use 0\.001 to 1000"):
+            Video(smooth_clip(3), fps=fps, seed=0).save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "unit_ms"), [("a.gif", 10), ("a.webp", 1)])
+@pytest.mark.parametrize("fps", [0.5, 7, 11.9, 12, 15.3, 23.976, 24, 29.97, 30, 48, 60, 90, 100, 144, 240])
+def test_times_of_animations_do_not_drift(tmp_path: Path, name: str, unit_ms: int, fps: float) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
+    Video(frames, fps=fps, seed=0).save(tmp_path / name)
+    with Image.open(tmp_path / name) as image:
+        times = [0.0]
+        for number in range(image.n_frames):
+            image.seek(number)
+            image.load()
+            times.append(times[-1] + image.info["duration"])
+    assert abs(times[-1] - 60_000 / fps) <= unit_ms / 2 + 1e-6
+    if len(times) == 61:
+        assert max(abs(at - i * 1000 / fps) for i, at in enumerate(times)) <= unit_ms / 2 + 1e-6
+    else:
+        assert fps > 1000 / unit_ms, "frames are left out only where the format cannot tell them apart"
+    read = media.read_video(tmp_path / name)
+    assert len(read.frames) / read.fps == pytest.approx(times[-1] / 1000, rel=1e-6)
+
+
+def test_an_animation_of_uneven_times_keeps_them(tmp_path: Path) -> None:
+    images = [Image.fromarray(frame) for frame in smooth_clip(4)]
+    durations = [40, 120, 200, 40]
+    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=durations, lossless=True)
+    read = media.read_video(tmp_path / "a.webp")
+    assert read.fps == 25 and [
+        int(np.argmin([np.abs(f - one.astype(int)).sum() for one in smooth_clip(4)])) for f in read.frames.astype(int)
+    ] == [0, 1, 1, 1, 2, 2, 2, 2, 2, 3]
+    images[0].save(tmp_path / "b.gif", save_all=True, append_images=images[1:], duration=[20, 600_000, 20, 600_000])
+    assert len(media.read_video(tmp_path / "b.gif").frames) == 4, "no memory for ten minutes of copies"
+
+
+def test_a_folder_of_frames_of_different_sizes_is_refused(tmp_path: Path) -> None:
+    for number, side in enumerate((8, 8, 9)):
+        Image.new("RGBA", (side, 8), (255, 0, 0, 0)).save(tmp_path / f"{number}.png")
+    with pytest.raises(RequestError, match="different sizes"):
+        media.read_video(tmp_path)
+    (tmp_path / "2.png").unlink()
+    assert (media.read_video(tmp_path).frames == 255).all(), "transparency stands on white"
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp", "a.png", "frames", "f%03d.png"])

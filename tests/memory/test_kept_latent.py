@@ -119,9 +119,44 @@ def test_what_is_no_latent_is_refused(tmp_path: Path, capsys) -> None:
 
 
 def test_another_models_latent_is_refused(tmp_path: Path) -> None:
-    path = write_latent(tmp_path / "x.latent.safetensors", torch.zeros(1, 2, 2, 16), {"kandinsky": "0", "model": "big"})
+    recipe = {"kandinsky": "0", "model": "big", "seed": 1, "fps": 12.0, "dtype": "float32", "device": "cpu"}
+    path = write_latent(tmp_path / "x.latent.safetensors", torch.zeros(1, 2, 2, 16), recipe)
     with pytest.raises(RequestError, match="is a latent of `big`, not of `nano-t2v`"):
         kandinsky.load("nano-t2v", device="cpu").finish(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": None}, "has no `model`"),
+        ({"fps": None}, "has no `fps`"),
+        ({"seed": None}, "has no `seed`"),
+        ({"fps": -12.0}, "`fps` must be a number above 0, not `-12.0`"),
+        ({"seed": "7"}, "`seed` must be a whole number"),
+        ({"device": 3}, "`device` must be text"),
+        ({"shape": (0, 2, 2, 16)}, r"its shape is \[0, 2, 2, 16\]"),
+    ],
+)
+def test_latents_with_broken_recipes_are_refused_in_one_line(
+    change: dict[str, object], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {"kandinsky": "0", "model": "nano-t2v", "seed": 1, "fps": 12.0, "dtype": "float32", "device": "cpu"}
+    shape = change.pop("shape", (1, 2, 2, 16))
+    given = {key: value for key, value in (recipe | change).items() if value is not None}
+    path = write_latent(tmp_path / "x.mp4.latent.safetensors", torch.zeros(shape), given)
+    with pytest.raises(RequestError, match=said):
+        read_latent(path)
+    assert main(["decode", str(path), "--device", "cpu"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) <= 2
+    assert not (tmp_path / "x.mp4").exists()
+
+
+def test_names_of_any_legal_length() -> None:
+    for length in (1, 236, 237, 255):
+        latent = latent_path(Path("out") / ("я" * (length // 2) + "x" * (length % 2)))
+        assert len(latent.name.encode()) <= 255 and latent.parent == Path("out")
+        assert (target_of(latent) is None) == (length > 236)
+    assert latent_path(Path("a" * 250)) != latent_path(Path("a" * 249 + "b"))
 
 
 def test_names() -> None:

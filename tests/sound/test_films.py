@@ -59,8 +59,8 @@ def test_short_clips_are_refused_by_the_official_rule() -> None:
 def test_a_real_film_with_sound_gets_other_sound(tmp_path: Path) -> None:
     before = FILM.read_bytes()
     film = mux.probe(FILM)
-    assert film.has_sound and len(film.times_s) == 49 and film.fps == pytest.approx(8.28)
-    made = mux.add_sound(film, tone(), tmp_path / "out.mp4")
+    assert film.has_audio and len(film.times_s) == 49 and film.fps == pytest.approx(8.28)
+    made = mux.copy_with_audio(film, tone(), tmp_path / "out.mp4")
     assert packets(made) == packets(FILM) and FILM.read_bytes() == before
     with av.open(str(made)) as container:
         assert [s.type for s in container.streams] == ["video", "audio"]
@@ -76,7 +76,7 @@ def test_a_real_film_with_sound_gets_other_sound(tmp_path: Path) -> None:
 def test_every_format(ending: str, codec: str, channels: int, tmp_path: Path) -> None:
     source = clip(tmp_path / ("in.webm" if ending == ".webm" else "in.mp4"), size=(45, 63))
     film = mux.probe(source)
-    made = mux.add_sound(film, tone(9, channels), tmp_path / f"out{ending}", recipe={"kandinsky": "x", "fps": 8})
+    made = mux.copy_with_audio(film, tone(9, channels), tmp_path / f"out{ending}", recipe={"kandinsky": "x", "fps": 8})
     assert packets(made) == packets(source)
     with av.open(str(made)) as container:
         sound = container.streams.audio[0]
@@ -96,7 +96,7 @@ def test_a_turned_film_stays_turned(tmp_path: Path) -> None:
     film = mux.probe(source)
     turned = mux.frames_at(film, [0])[0]
     assert turned.shape == (64, 48, 3) and np.array_equal(turned, np.rot90(upright, -1))
-    made = mux.add_sound(film, tone(), tmp_path / "out.mp4")
+    made = mux.copy_with_audio(film, tone(), tmp_path / "out.mp4")
     assert np.array_equal(mux.frames_at(mux.probe(made), [0])[0], turned) and packets(made) == packets(source)
 
 
@@ -107,8 +107,8 @@ def test_bad_films_are_one_line_each(tmp_path: Path) -> None:
     whole = clip(tmp_path / "whole.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[:300])
     for path, words in (
-        (tmp_path / "none.mp4", "is not there"),
-        (tmp_path, "is no file"),
+        (tmp_path / "none.mp4", "does not exist"),
+        (tmp_path, "is not a file"),
         (tmp_path / "text.mp4", "cannot be read"),
         (tmp_path / "empty.mp4", "cannot be read"),
         (tmp_path / "cut.mp4", "cannot be read|no video stream"),
@@ -128,9 +128,9 @@ def test_targets_are_checked_and_the_film_is_never_its_own(tmp_path: Path) -> No
         (source, "is the video itself"),
         (tmp_path / "link.mp4", "is the video itself"),
         (tmp_path / "out.gif", "with sound, use"),
-        (tmp_path / "out.webm", "h264 picture does not go into"),
+        (tmp_path / "out.webm", "h264 video does not go into .webm as it is: use .mp4, .mov or .mkv"),
         (tmp_path / "file" / "out.mp4", "cannot be written"),
     ):
         with pytest.raises(RequestError, match=words):
-            mux.add_sound(film, tone(), target)
+            mux.copy_with_audio(film, tone(), target)
     assert source.read_bytes() == before and not list(tmp_path.glob(".*"))

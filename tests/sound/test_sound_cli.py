@@ -107,11 +107,11 @@ def bad(tmp_path: Path, film: Path) -> dict[str, Path]:
 
 CASES = {
     "no film": (["rain"], "makes sound for a film, and none was given"),
-    "absent": (["--video", "none.mp4"], "video `none.mp4` is not there"),
+    "absent": (["--video", "none.mp4"], "video `none.mp4` does not exist"),
     "no film at all": (["--video", "{text.mp4}"], "cannot be read"),
     "cut off": (["--video", "{cut.mp4}"], "cannot be read|no video stream"),
     "no video stream": (["--video", "{sound.wav}"], "has no video stream"),
-    "no length": (["--video", "{still.png}"], "is a still picture of 0 seconds"),
+    "no length": (["--video", "{still.png}"], "is a still image of 0 seconds"),
     "longer than the film": (["--video", "{in.mp4}", "--seconds", "3"], "lasts 2.00 s, and 3 s"),
     "no seconds": (["--video", "{in.mp4}", "--duration", "0"], "must be a number above 0"),
     "unknown ending": (["--video", "{in.mp4}", "-o", "x.avi"], "with sound, use .mp4"),

@@ -131,7 +131,7 @@ def test_joined_pieces_fade_at_equal_power() -> None:
     assert len(whole) == 14000
     assert np.array_equal(whole[:4000], pieces[0][:4000]) and np.array_equal(whole[10000:], pieces[2][2000:])
     assert whole[4000:6000].std() == pytest.approx(1.0, abs=0.05)
-    with pytest.raises(RequestError, match="do not meet"):
+    with pytest.raises(RequestError, match="do not overlap"):
         audio.join(pieces, [0, 7000, 9000])
 
 
@@ -152,7 +152,7 @@ def test_bad_sound_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(RequestError, match="cannot be written"):
         sound.save(tmp_path / "file" / "a.wav")
-    with pytest.raises(RequestError, match="cannot be read as sound"):
+    with pytest.raises(RequestError, match=r"audio .* cannot be read"):
         audio.read_audio(tmp_path / "file")
 
 

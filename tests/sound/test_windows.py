@@ -101,7 +101,7 @@ def test_seeds_of_windows_are_far_apart() -> None:
     [
         ({"video": None}, "none was given: give `video`"),
         ({"video": 3}, "must be a path or a `Video`"),
-        ({"video": "none.mp4"}, "is not there"),
+        ({"video": "none.mp4"}, "does not exist"),
         ({"seconds": 4}, "lasts 3.00 s, and 4 s of sound"),
         ({"seconds": 0}, "must be a number above 0"),
         ({"seconds": float("nan")}, "must be a number above 0"),

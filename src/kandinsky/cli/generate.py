@@ -332,7 +332,7 @@ def _say_image(image: FittedImage) -> None:
     if image.given == image.used:
         return
     how = "resized" if image.how == "stretch" else "resized and cut to the middle"
-    say(f"image {image.picture.file}: {image.given}, used as {image.used}, {how}")
+    say(f"image {image.source.file}: {image.given}, used as {image.used}, {how}")
 
 
 def _say_layout(layout: str, size: int, why: str) -> None:

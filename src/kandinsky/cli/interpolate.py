@@ -11,7 +11,6 @@ import typer
 
 log = logging.getLogger(__name__)
 MODEL = "kandinsky-video-1.1"
-PICTURES = (".gif", ".webp", ".png")
 
 
 def interpolate(
@@ -38,7 +37,8 @@ def interpolate(
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries, patient
     from kandinsky.errors import RequestError
-    from kandinsky.media.mux import SOUND_AS_IT_IS, keep_sound, probe, read_film
+    from kandinsky.media.animation import image_format
+    from kandinsky.media.mux import COPIED_AUDIO, keep_audio, probe, read_input
     from kandinsky.media.video import check_target, read_video, write_video
     from kandinsky.runtime.devices import check_device, choose_dtype
     from kandinsky.runtime.plan import check_offload
@@ -61,14 +61,14 @@ def interpolate(
     settings = Raise(4 if factor is None else factor, fps, prompt, steps, guidance, seed)
     settings.check(source.card)
     # films have times of their own, sound and a rotation; animations and folders of frames have none of that
-    is_even = video.is_dir() or video.suffix.lower() in PICTURES
+    is_even = video.is_dir() or image_format(video) is not None
     film = None if is_even else probe(video)
     if film is not None:
         settings.rate(film.fps)
     needed = set(source.card.components) - {"dit"} - (set() if prompt.strip() else {"text"})
     for name in sorted(needed):
         locate_parts(source.card.component(name), root=source.root, model=source.card.id)
-    given = read_video(video) if film is None else read_film(film)
+    given = read_video(video) if film is None else read_input(film)
     begun = time.monotonic()
     with patient(f"interpolating {video.name}", quiet=quiet) as on_step:
         from kandinsky.catalogue import load
@@ -78,10 +78,10 @@ def interpolate(
         raised = source.card.family.interpolate
         assert raised is not None  # ``settings.check`` has refused a family that cannot
         made = raised()(pipe, given, settings, times_s=times[0], seconds=times[1], on_step=on_step)
-        written = write_video(made, target)
-    if film is not None and film.has_sound:
-        if target.suffix.lower() in SOUND_AS_IT_IS:
-            keep_sound(film, written)
+        written = write_video(made, target, sample_aspect=None if film is None else film.sample_aspect)
+    if film is not None and film.has_audio:
+        if target.suffix.lower() in COPIED_AUDIO:
+            keep_audio(film, written)
         else:
             log.warning("the sound of `%s` is left out: `%s` holds none", video, target)
     if not quiet:

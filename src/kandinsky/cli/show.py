@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kandinsky import catalogue
+from kandinsky.printing import escaped
 
 
 def show(
@@ -45,22 +47,23 @@ def _card(card: catalogue.Card, as_json: bool) -> None:
         _print_table(values)
 
 
-def _print_table(values: dict[str, Any], indent: str = "") -> None:
+def _print_table(values: Mapping[str, Any], indent: str = "") -> None:
     """Nested plain values as lines; what is empty is left out."""
-    width = max((len(key) for key in values), default=0)
+    width = max((len(escaped(key)) for key in values), default=0)
     for key, value in values.items():
+        name = escaped(key)
         if isinstance(value, dict) and value:
-            print(f"{indent}{key}")
+            print(f"{indent}{name}")
             _print_table(value, indent + "  ")
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+        elif isinstance(value, list | tuple) and value and all(isinstance(entry, dict) for entry in value):
             for entry in value:
-                print(f"{indent}{key}")
+                print(f"{indent}{name}")
                 _print_table(entry, indent + "  ")
         elif isinstance(value, list | tuple) and sum(map(len, map(str, value))) > 100:
             # words line by line, numbers as they fit
             is_numbers = all(isinstance(entry, int | float) for entry in value)
             for entry in textwrap.wrap(", ".join(map(str, value)), 100) if is_numbers else value:
-                print(f"{indent}{key.ljust(width)}  {entry}")
+                print(f"{indent}{name.ljust(width)}  {escaped(entry)}")
         elif value not in ("", None, {}, [], ()):
             text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            print(f"{indent}{key.ljust(width)}  {text}")
+            print(f"{indent}{name.ljust(width)}  {escaped(text)}")

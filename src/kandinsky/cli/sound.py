@@ -20,7 +20,7 @@ from kandinsky.model.card import Card
 if TYPE_CHECKING:
     from kandinsky.engine.pipeline import VideoToAudioPipeline
     from kandinsky.engine.request import Job
-    from kandinsky.media.mux import Film
+    from kandinsky.media.mux import InputVideo
     from kandinsky.model.values import Request, Video, VideoStream
 
 
@@ -102,7 +102,7 @@ def generate_sound(
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import patient
     from kandinsky.engine.request import resolve
-    from kandinsky.media.mux import Film
+    from kandinsky.media.mux import InputVideo
 
     first = resolve(request, model.card)
     film, windows = first.film, int(first.settings()["windows"])
@@ -110,7 +110,7 @@ def generate_sound(
     if plan:
         _show_plan(first, model, clips=windows * count, as_json=as_json)
         return
-    assert isinstance(film, Film)
+    assert isinstance(film, InputVideo)
     targets = [_target(film, output, audio_only, i, count) for i in range(count)]
     model.check()
     if not quiet:
@@ -132,10 +132,10 @@ def generate_sound(
 
 def check_clip_targets(targets: Sequence[Path], model: SoundModel) -> None:
     """Refuse clips that cannot carry sound, and a model that cannot run. Raises: RequestError, WeightsError."""
-    from kandinsky.media.mux import SOUND_CODECS
+    from kandinsky.media.mux import AUDIO_CODECS
 
     for path in targets:
-        if path.suffix.lower() not in SOUND_CODECS:
+        if path.suffix.lower() not in AUDIO_CODECS:
             raise RequestError(f"output `{path}` cannot hold sound: with --sound, use .mp4 or .webm")
     model.check()
 
@@ -160,33 +160,33 @@ def add_to_clips(
             sound = pipe(str(video.recipe.get("prompt", "")), video=path, seed=video.seed, on_step=on_step)
             told = {key: value for key, value in sound.recipe.items() if key not in ("video", "prompt", "versions")}
             recipe = video.recipe | {"sound": told}
-            mux.add_sound(mux.probe(path), sound.audio, path, recipe=recipe, over=True)
+            mux.copy_with_audio(mux.probe(path), sound.audio, path, recipe=recipe, over=True)
         recipes.append(recipe)
         if not quiet:
             say(f"sound by {model.name}, {time.monotonic() - begun:.1f} s")
     return recipes
 
 
-def _target(film: Film, output: str | None, audio_only: bool, index: int, count: int) -> Path:
+def _target(film: InputVideo, output: str | None, audio_only: bool, index: int, count: int) -> Path:
     """The file of one result, checked; where none is named, beside where one works, after the film."""
     from kandinsky.jobs.names import numbered
-    from kandinsky.media.audio import SOUND_FILES, check_audio_target
-    from kandinsky.media.mux import SOUND_CODECS, check_film_target
+    from kandinsky.media.audio import AUDIO_FILES, check_audio_target
+    from kandinsky.media.mux import AUDIO_CODECS, check_copy_target
 
-    ending = film.path.suffix.lower() if film.path.suffix.lower() in SOUND_CODECS else ".mp4"
+    ending = film.path.suffix.lower() if film.path.suffix.lower() in AUDIO_CODECS else ".mp4"
     path = numbered(output or f"{film.path.stem}-sound{'.wav' if audio_only else ending}", index, count)
-    if path.suffix.lower() in SOUND_FILES or audio_only:
+    if path.suffix.lower() in AUDIO_FILES or audio_only:
         return check_audio_target(path)
-    return check_film_target(path, film)
+    return check_copy_target(path, film)
 
 
-def _say_film(film: Film, target: Path, windows: int) -> None:
+def _say_film(film: InputVideo, target: Path, windows: int) -> None:
     from kandinsky.cli.main import say
-    from kandinsky.media.audio import SOUND_FILES
+    from kandinsky.media.audio import AUDIO_FILES
 
     in_windows = f", in {windows} windows" if windows > 1 else ""
     say(f"video {film.path}: {film.seconds:.2f} s, {len(film.times_s)} frames{in_windows}")
-    if film.has_sound and target.suffix.lower() not in SOUND_FILES:
+    if film.has_audio and target.suffix.lower() not in AUDIO_FILES:
         say("its own sound is left out of the new file")
 
 

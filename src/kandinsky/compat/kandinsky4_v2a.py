@@ -218,8 +218,8 @@ def create_video(
 def read_video(path: str | Path) -> tuple[Tensor, Tensor, dict[str, float]]:
     """What ``torchvision.io.read_video`` gave before it was removed: frames [T, H, W, 3], sound [C, S], rates."""
     film = probe(path)
-    audio = sounds.read_audio(path) if film.has_sound else Audio(np.zeros((0, 1), np.int16), 0)
-    rates = {"video_fps": film.fps} | ({"audio_fps": audio.rate} if film.has_sound else {})
+    audio = sounds.read_audio(path) if film.has_audio else Audio(np.zeros((0, 1), np.int16), 0)
+    rates = {"video_fps": film.fps} | ({"audio_fps": audio.rate} if film.has_audio else {})
     frames = torch.from_numpy(frames_at(film, range(len(film.times_s))))
     return frames, torch.from_numpy(audio.samples_SC.T / sounds.FULL_SCALE), rates
 

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import shlex
+import hashlib
+import os
 from pathlib import Path
 
+from kandinsky.printing import shell_command
+
 ENDING = ".latent.safetensors"
+LONGEST_NAME = 255  # bytes
+_SHORTENED = ".shortened"
 
 
 def latent_path(target: Path) -> Path:
-    """The file that keeps the latent of ``target`` until it is written."""
-    return target.with_name(target.name + ENDING)
+    """The file that keeps the latent of ``target`` until it is written.
+
+    Where the target's name leaves no room for the ending it is cut, and a digest stands for what it was.
+    """
+    if len(os.fsencode(target.name + ENDING)) <= LONGEST_NAME:
+        return target.with_name(target.name + ENDING)
+    name = os.fsencode(target.name)
+    ending = f".{hashlib.sha256(name).hexdigest()[:8]}{_SHORTENED}{ENDING}"
+    return target.with_name(name[: LONGEST_NAME - len(ending)].decode(errors="ignore") + ending)
 
 
 def target_of(latent: Path) -> Path | None:
-    """Inverse of ``latent_path``; None for a file of another name."""
+    """Inverse of ``latent_path``; None for a file of another name, and where the target's was cut."""
     name = latent.name.removesuffix(ENDING)
-    return latent.with_name(name) if name and name != latent.name else None
+    return latent.with_name(name) if name and name != latent.name and not name.endswith(_SHORTENED) else None
 
 
 def kept_hint(latent: Path) -> str:
     """What to do with a latent whose file could not be made."""
-    return f"the latent is kept: `kandinsky decode {shlex.quote(str(latent))}` goes on from there"
+    return f"the latent is kept: `{shell_command(['kandinsky', 'decode', str(latent)])}` goes on from there"

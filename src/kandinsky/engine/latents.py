@@ -55,4 +55,10 @@ def read_latent(path: Path) -> KeptLatent:
         raise RequestError(f"`{path}` is no kept latent: those end in `{ENDING}`") from error
     if recipe is None or set(state) != {"latent"} or state["latent"].dim() != 4:
         raise RequestError(f"`{path}` is no kept latent: it was not written by `kandinsky generate`")
-    return KeptLatent(state["latent"], recipe)
+    if 0 in state["latent"].shape:
+        raise RequestError(f"`{path}` is no kept latent: its shape is {list(state['latent'].shape)}")
+    try:
+        recipes.needs(recipe, "model", "seed", "fps", "dtype", "device")
+    except RequestError as error:
+        raise RequestError(f"`{path}`: {error}") from error
+    return KeptLatent(state["latent"], dict(recipe))

@@ -19,10 +19,10 @@ from kandinsky.errors import RequestError
 from kandinsky.media.image import (
     LONGEST_SIDE,
     FittedImage,
-    Picture,
+    InputImage,
     area_size,
     nearest_shape,
-    open_picture,
+    open_image,
     size_within,
 )
 from kandinsky.media.mask import Mask, open_mask
@@ -31,7 +31,7 @@ from kandinsky.model.condition import FIRST_FRAME, Condition
 from kandinsky.model.values import LatentShape, Request, VideoShape
 
 if TYPE_CHECKING:
-    from kandinsky.media.mux import Film
+    from kandinsky.media.mux import InputVideo
     from kandinsky.model.values import Video
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Job:
         return next((data for data in given if isinstance(data, FittedImage)), None)
 
     @property
-    def film(self) -> Film | Video | None:
+    def film(self) -> InputVideo | Video | None:
         """The input video that the request brings."""
         return next((one.data for one in self.conditions if not isinstance(one.data, FittedImage)), None)
 
@@ -236,7 +236,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _picture(image: object, card: Card, needs_image: bool) -> Picture | None:
+def _picture(image: object, card: Card, needs_image: bool) -> InputImage | None:
     task = card.does
     if image is None:
         if task.image == "required" and needs_image:
@@ -251,10 +251,10 @@ def _picture(image: object, card: Card, needs_image: bool) -> Picture | None:
             "`image-to-video` or `image-editing`",
             hint="`nano-i2v` is the smallest; `kandinsky models` lists them all",
         )
-    return open_picture(image)
+    return open_image(image)
 
 
-def _mask(request: Request, card: Card, picture: Picture | None, needs_image: bool) -> Mask | None:
+def _mask(request: Request, card: Card, picture: InputImage | None, needs_image: bool) -> Mask | None:
     if not card.does.mask:
         for name in ("mask", "mask_grow"):
             if getattr(request, name) is not None:
@@ -327,7 +327,7 @@ def _expands(request: Request, card: Card) -> bool:
 
 
 def _size(
-    width: int | None, height: int | None, picture: Picture | None, card: Card
+    width: int | None, height: int | None, picture: InputImage | None, card: Card
 ) -> tuple[int, int, FittedImage | None]:
     """Width, height, and the picture at that size. A picture decides where nothing else does."""
     is_given = width is not None or height is not None
@@ -341,7 +341,7 @@ def _size(
     return *size, FittedImage(picture, *size, how="cover")
 
 
-def _fitted(picture: Picture, card: Card) -> FittedImage:
+def _fitted(picture: InputImage, card: Card) -> FittedImage:
     """The picture at the size it has by the card's rule.
 
     Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py (area), kandinsky/i2i_pipeline.py (list);

@@ -208,7 +208,7 @@ def expand(context: Context, jobs: Sequence[Job]) -> list[Job]:
 
 
 def _expanded(context: Context, job: Job) -> Job:
-    image = None if job.image is None else job.image.picture.image
+    image = None if job.image is None else job.image.source.image
     with context.placement.hold("text") as encoder:
         if not isinstance(encoder, PromptWriter):
             raise BackendError(f"`{type(encoder).__name__}` cannot write prompts out: leave `expand` out")

@@ -24,10 +24,11 @@ from kandinsky.engine.latent_names import kept_hint, latent_path
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import Job, resolve
 from kandinsky.errors import KandinskyError, RequestError
+from kandinsky.files import replacing
 from kandinsky.jobs.names import NAME, ending_of, made_up_name, numbered
 from kandinsky.jobs.prompt_files import Row
 from kandinsky.media import recipe as recipes
-from kandinsky.media.video import beside, check_sheet, check_target, frame_files, write_sheet, write_video
+from kandinsky.media.video import check_sheet, check_target, frame_files, write_sheet, write_video
 from kandinsky.model.card import Source
 from kandinsky.model.values import Request, Video
 from kandinsky.ops.attention_spec import AttentionSpec
@@ -245,7 +246,7 @@ def finished_recipe(item: Item, loading: Loading) -> dict[str, Any] | None:
         is_whole = len(files) == 1 or recipes.read(files[-1]) == recipe
     except KandinskyError:
         return None
-    return recipe if is_whole and is_same_request(recipe, item, loading) else None
+    return dict(recipe) if is_whole and is_same_request(recipe, item, loading) else None
 
 
 def is_same_request(recipe: Mapping[str, Any], item: Item, loading: Loading) -> bool:
@@ -293,7 +294,8 @@ def settle(item: Item, result: Made | Failure, attempts: int = 1) -> Outcome:
             if item.sheet:
                 write_sheet(result.video, item.sheet)
         except Exception as error:  # a full disk, or frames a format cannot hold: this result's failure alone
-            result = dataclasses.replace(Failure.of(error), worker=result.worker)
+            failure = dataclasses.replace(Failure.of(error), worker=result.worker)
+            result = _with_latent(failure, latent_path(item.target))
         else:
             latent_path(item.target).unlink(missing_ok=True)
             made = _outcome(item, "done", recipe=result.video.recipe, attempts=attempts)
@@ -302,6 +304,14 @@ def settle(item: Item, result: Made | Failure, attempts: int = 1) -> Outcome:
             )
     failed = _outcome(item, "failed", error=result.message, hint=result.hint, attempts=attempts)
     return dataclasses.replace(failed, details=result.details, worker=result.worker)
+
+
+def _with_latent(failure: Failure, latent: Path) -> Failure:
+    """The failure, with what to do with the latent where one is kept."""
+    if not latent.exists():
+        return failure
+    hint = kept_hint(latent)
+    return dataclasses.replace(failure, hint=f"{failure.hint}; {hint}" if failure.hint else hint)
 
 
 def _outcome(item: Item, status: Status, *, recipe: Mapping[str, Any] | None = None, **values: Any) -> Outcome:
@@ -352,10 +362,7 @@ class LocalRunner:
             latent = latent_path(item.target)
             with self.watch(item) as on_step:
                 result = attempt(lambda: self._video(pipe, item, on_step), failures)  # noqa: B023 - called at once
-            if isinstance(result, Failure) and latent.exists():
-                hint = kept_hint(latent)
-                result = dataclasses.replace(result, hint=f"{result.hint}; {hint}" if result.hint else hint)
-            yield item, result, 1
+            yield item, _with_latent(result, latent) if isinstance(result, Failure) else result, 1
 
     def _video(self, pipe: GenerationPipeline, item: Item, on_step: OnStep | None) -> Video:
         latent = latent_path(item.target)
@@ -411,12 +418,8 @@ class Summary:
             return
         self._written = time.monotonic()
         lines = [json.dumps(self.outcomes[number].record(), ensure_ascii=False) for number in sorted(self.outcomes)]
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with beside(self.path) as part:
-                part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        except OSError as error:
-            raise RequestError(f"summary `{self.path}` cannot be written: {error.strerror or error}") from error
+        with replacing(self.path) as part:
+            part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def __enter__(self) -> Summary:
         self.write()

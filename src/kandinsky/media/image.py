@@ -1,4 +1,4 @@
-"""Given images: read from anywhere, brought upright and to RGB, and fitted to a size a model knows.
+"""Input images: read from anywhere, made upright and RGB, and fitted to a size that a model supports.
 
 Imports neither torch nor Pillow until an image is opened.
 """
@@ -8,7 +8,11 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,16 +22,30 @@ from kandinsky.errors import RequestError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# What Pillow raises for files that are cut off or damaged, in one format or another.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    ZeroDivisionError,
+    struct.error,
+    zlib.error,
+)
 # Beyond this the official rotary tables end: 128 tokens of 2 x 2 latents of 8 pixels.
 LONGEST_SIDE = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """An upright RGB image.
+class InputImage:
+    """An upright RGB image; two are equal when their digests are.
 
-    sha256: of the file, or of size and pixels where it came from memory; two pictures are equal when these are.
-    file:   as it was given; None for one from memory.
+    sha256: of the file, or of size and pixels for an image from memory.
+    file:   the path as given; None for an image from memory.
     """
 
     image: Image = field(compare=False, repr=False)
@@ -36,61 +54,66 @@ class Picture:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height), after turning."""
+        """(width, height) of the upright image."""
         return self.image.size
 
 
 @dataclass(frozen=True, slots=True)
 class FittedImage:
-    """A picture and the size it is used at.
+    """An input image and the size it is used at.
 
-    how: "stretch" it to the size (which has its shape but for the grid); "shrink" does the same by Pillow's own bicubic
-         filter; or "cover" the size with it and cut the rest.
+    how: "stretch" to the size (which has the image's aspect ratio, rounded to the grid); "shrink" to it with Pillow's
+         own bicubic filter; or "cover" the size and crop the rest.
     """
 
-    picture: Picture
+    source: InputImage
     width: int
     height: int
     how: Literal["stretch", "shrink", "cover"]
 
     def pixels(self) -> Image:
-        """The picture at ``width`` x ``height``."""
+        """The image at ``width`` x ``height``."""
         if self.how == "cover":
-            return cover(self.picture.image, self.width, self.height)
+            return cover(self.source.image, self.width, self.height)
         if self.how == "shrink":
             from PIL import Image as Pillow
 
-            return self.picture.image.resize((self.width, self.height), Pillow.Resampling.BICUBIC)
-        return resized(self.picture.image, self.width, self.height)
+            return self.source.image.resize((self.width, self.height), Pillow.Resampling.BICUBIC)
+        return resized(self.source.image, self.width, self.height)
 
     @property
     def window(self) -> tuple[int, int, int, int]:
-        """The size the whole picture is brought to, and the left and upper edge of what is used of it."""
+        """The size the whole image is scaled to, and the left and top edge of the part that is used."""
         if self.how == "cover":
-            return cover_window(self.picture.size, self.width, self.height)
+            return cover_window(self.source.size, self.width, self.height)
         return self.width, self.height, 0, 0
 
     @property
     def given(self) -> str:
-        return "{}x{}".format(*self.picture.size)
+        return "{}x{}".format(*self.source.size)
 
     @property
     def used(self) -> str:
         return f"{self.width}x{self.height}"
 
     def record(self) -> dict[str, Any]:
-        """What a recipe says of it."""
-        return {"file": self.picture.file, "sha256": self.picture.sha256, "given": self.given, "used": self.used,
+        """Its entry in a recipe."""
+        return {"file": self.source.file, "sha256": self.source.sha256, "given": self.given, "used": self.used,
                 "fit": self.how}  # fmt: skip
 
 
-def open_picture(source: Any) -> Picture:
-    """An image from a path, a Pillow image or an array, upright and in RGB.
+def open_image(source: Any) -> InputImage:
+    """Read an image from a path, a Pillow image or an array, upright and in RGB.
 
-    Args:   source: path of an image (of an animation its first frame); ``PIL.Image.Image``; uint8 array [H, W, 1|3|4]
-            or [H, W].
-    Returns: turned as its EXIF orientation says; what is transparent stands on white.
-    Raises: RequestError for a file that is not there or cannot be read, and for anything else.
+    Args:
+        source: The path of an image (of an animation its first frame is used), a ``PIL.Image.Image``, or an array
+            [H, W, 1|3|4] or [H, W] of uint8.
+
+    Returns:
+        The image as ``upright_rgb`` has it.
+
+    Raises:
+        RequestError: The file does not exist or cannot be read, or the source is something else.
     """
     from PIL import Image
 
@@ -104,24 +127,41 @@ def open_picture(source: Any) -> Picture:
         raise RequestError(
             f"image is a `{type(source).__name__}`: give a path, a Pillow image or an array [H, W, 3] of uint8"
         )
-    image = _upright_rgb(image, "the image")
+    try:
+        image = upright_rgb(image, "the image")
+    except _DAMAGED as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(f"the image in mode `{image.mode}` cannot be used: {error}") from error
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    return Picture(image, digest)
+    return InputImage(image, digest)
+
+
+def _read(path: Path) -> InputImage:
+    try:
+        data = path.expanduser().read_bytes()
+    except FileNotFoundError:
+        raise RequestError(f"image `{path}` does not exist") from None
+    except (OSError, ValueError, RuntimeError) as error:  # also names with a NUL, and `~nobody`
+        raise RequestError(f"image `{path}` cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    what = f"image `{path}`"
+    with opened(io.BytesIO(data), what) as image:
+        return InputImage(upright_rgb(image, what), hashlib.sha256(data).hexdigest(), str(path))
 
 
 def area_size(width: int, height: int, *, area: int, multiple: int) -> tuple[int, int]:
-    """The size of about ``area`` pixels with the shape of ``width`` x ``height``, on a grid of ``multiple`` pixels.
+    """The size of about ``area`` pixels with the aspect ratio of ``width`` x ``height``, in multiples of ``multiple``.
 
-    Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py, resize_image. A side is never 0 here.
+    Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py, resize_image. Unlike there, a side is never 0.
     """
     k = math.sqrt(area / (height * width)) / multiple
     return max(round(width * k), 1) * multiple, max(round(height * k), 1) * multiple
 
 
 def size_within(width: int, height: int, *, area: int, multiple: int) -> tuple[int, int]:
-    """The size brought down to at most ``area`` pixels, sides cut to multiples; a smaller one is not enlarged.
+    """The size scaled down to at most ``area`` pixels, in multiples of ``multiple``; a smaller one is not enlarged.
 
-    Source: ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py. A side is never 0 here.
+    Source: ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py. Unlike there, a side is never 0.
     """
     factor = max(1.0, math.sqrt(width * height / area))
     w, h = (max(round(side / factor) // multiple, 1) * multiple for side in (width, height))
@@ -129,7 +169,7 @@ def size_within(width: int, height: int, *, area: int, multiple: int) -> tuple[i
 
 
 def nearest_shape(width: int, height: int, sizes: list[tuple[int, int]]) -> tuple[int, int]:
-    """The size (width, height) whose height/width is nearest; the first one wins a tie.
+    """The size (width, height) with the nearest aspect ratio; the first one wins a tie.
 
     Source: kandinskylab/kandinsky-5, kandinsky/i2i_pipeline.py.
     """
@@ -137,24 +177,24 @@ def nearest_shape(width: int, height: int, sizes: list[tuple[int, int]]) -> tupl
 
 
 def cover(image: Image, width: int, height: int) -> Image:
-    """Scale an image so that it covers ``width`` x ``height``, and cut out the middle.
+    """Scale an image to cover ``width`` x ``height``, and crop the centre.
 
     Source: kandinskylab/kandinsky-5, kandinsky/generation_utils.py, resize_video. There a side that should fit exactly
-    can end one pixel short, which draws a black line; here it never does.
+    can come out one pixel short, which draws a black line; here it never does.
     """
     wide, high, left, top = cover_window(image.size, width, height)
     return resized(image, wide, high).crop((left, top, left + width, top + height))
 
 
 def cover_window(size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
-    """For an image of this size, what it is scaled to, and the left and upper edge of the middle that is cut out."""
+    """For an image of this size: the size it is scaled to, and the left and top edge of the centre crop."""
     factor = min(size[1] / height, size[0] / width)
     wide, high = max(width, int(size[0] / factor)), max(height, int(size[1] / factor))
     return wide, high, round((wide - width) / 2), round((high - height) / 2)
 
 
 def resized(image: Image, width: int, height: int) -> Image:
-    """Bilinear and antialiased, as officially; in float32 with one rounding, which Pillow alone does not do for RGB."""
+    """Resize, bilinear and antialiased as officially, in float32 and rounded once, which Pillow does not do for RGB."""
     import numpy as np
     from PIL import Image as Pillow
 
@@ -166,45 +206,100 @@ def resized(image: Image, width: int, height: int) -> Image:
     return Pillow.fromarray(np.stack(planes, axis=-1).round().clip(0, 255).astype(np.uint8))
 
 
-def _read(path: Path) -> Picture:
+@contextmanager
+def opened(file: Path | io.BytesIO, what: str) -> Iterator[Image]:
+    """Open an image file with Pillow; what is wrong with it may show when the block reads its pixels.
+
+    Args:
+        file: A path, or the file's bytes.
+        what: What it is to the user, for messages.
+
+    Raises:
+        RequestError: It is no image, is damaged, or has more pixels than Pillow allows.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        data = path.expanduser().read_bytes()
-    except FileNotFoundError:
-        raise RequestError(f"image `{path}` is not there: give the path of a picture") from None
-    except OSError as error:
-        raise RequestError(f"image `{path}` cannot be read: {error.strerror or error}") from error
-    try:
-        # Pillow only warns of sizes that fill the memory; here they are refused.
-        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
-            opened = Image.open(io.BytesIO(data))
-        with opened as image:
-            return Picture(_upright_rgb(image, f"image `{path}`"), hashlib.sha256(data).hexdigest(), str(path))
+        with quiet():
+            # Pillow only warns of sizes that fill the memory; here they are refused.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(file)
+        with image:
+            if image.format == "EPS":  # Pillow would have Ghostscript run the program that such a file is
+                raise UnidentifiedImageError
+            yield image
+    except RequestError:
+        raise
     except UnidentifiedImageError:
-        raise RequestError(f"`{path}` is no picture: use a file such as .png, .jpg or .webp") from None
+        raise RequestError(f"{what} is not an image that can be read: use a file such as .png, .jpg or .webp") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise RequestError(
-            f"image `{path}` has more than {Image.MAX_IMAGE_PIXELS} pixels: give a smaller one"
-        ) from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        # what Pillow raises for files that are cut off or damaged
-        raise RequestError(f"image `{path}` is damaged: {error}") from error
+        raise RequestError(f"{what} has more than {Image.MAX_IMAGE_PIXELS} pixels: use a smaller one") from None
+    except _DAMAGED as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+        raise RequestError(f"{what} is damaged: {reason}") from error
 
 
-def _upright_rgb(image: Image, what: str) -> Image:
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Pillow reads damaged metadata with many warnings, which say nothing to whoever wants the image."""
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        yield
+
+
+def upright_rgb(image: Image, what: str) -> Image:
+    """An image in RGB, turned as its EXIF orientation says, transparency composited on white.
+
+    Images of more than 8 bits a channel are scaled, not cut off: 16 bits from their full range, numbers of 32 bits and
+    floats from the range that they use (0 to 1, to 255, to 65535, or what their largest is).
+
+    Raises:
+        RequestError: It has no pixels, or its numbers or its mode are not those of an image.
+    """
     from PIL import Image as Pillow
     from PIL import ImageOps
 
     if 0 in image.size:
         raise RequestError(f"{what} has no pixels")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # conversion alone would cut 16 bits off at 255
-        image = image.point(lambda value: value / 256, "L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    is_16_bits = image.mode.startswith("I;16") or image.format == "PPM"  # what Pillow has of a 16-bit PGM is mode "I"
+    with quiet(), suppress(*_DAMAGED):  # orientation in broken EXIF data is no orientation
+        image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _in_8_bits(image, what, is_16_bits=is_16_bits)
+    if image.mode in ("La", "RGBa"):  # colours multiplied by their alpha
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    try:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB")
+    except ValueError as error:
+        raise RequestError(f"{what} has the mode `{image.mode}`, which does not convert to RGB") from error
+
+
+def _in_8_bits(image: Image, what: str, *, is_16_bits: bool) -> Image:
+    """Grey numbers of more than 8 bits as "L", or as "LA" where one of them stands for transparency."""
+    import numpy as np
+    from PIL import Image as Pillow
+
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    # Numbers of a float image may overshoot their range a little, after resampling.
+    slack = 0.1 if image.mode == "F" else 0.0
+    if not (math.isfinite(low) and math.isfinite(high)) or low < -slack * max(high, 1):
+        raise RequestError(f"{what} holds numbers from {low:g} to {high:g}: scale them to 0 to 1, 255 or 65535")
+    if image.mode == "F" and high <= 2:  # an 8-bit image of these would be black
+        grey = values * 255.0
+    elif high <= 255 * (1 + slack) and not is_16_bits:
+        grey = values
+    elif high <= 65535 * (1 + slack):
+        grey = values // 256 if image.mode != "F" else values / 257
+    else:
+        grey = values * (255 / high)
+    grey = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        return Pillow.fromarray(np.stack([grey, np.where(values == clear, 0, 255).astype(np.uint8)], axis=-1), "LA")
+    return Pillow.fromarray(grey)
 
 
 def _from_array(array: Any) -> Image:

@@ -1,243 +1,467 @@
-"""Films of other people: their frames read, their picture kept bit for bit while sound is added.
+"""Input videos: looked at, their frames read, and copied with other sound.
 
 The video stream is copied packet by packet, never decoded and encoded again; sound becomes AAC in `.mp4`, `.mov` and
-`.mkv` and Opus in `.webm`. Files are written beside their target and renamed, and a film is never its own target.
+`.mkv` and Opus in `.webm`. An animated image has no stream that those could hold, so its frames are encoded. Files are
+written beside their target and renamed, and a video is never its own target.
 
-Legend: N frames, H W rows and columns of the upright picture.
+Legend: N frames, H W rows and columns of the upright frame, S samples of sound.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import io
+import itertools
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
+from kandinsky.files import check_writable, replacing
+from kandinsky.media import animation, container
+from kandinsky.media import recipe as recipes
 from kandinsky.media.audio import fit_length, frames_of, read_audio
-from kandinsky.media.video import beside, check_writable
 from kandinsky.model.values import Audio, Video
 
 if TYPE_CHECKING:
+    import av
     import numpy as np
+    from av.container import InputContainer, OutputContainer
+
+log = logging.getLogger(__name__)
 
 # ending → codec of the sound, and its rate where the codec allows few
-SOUND_CODECS: dict[str, tuple[str, int | None]] = {
+AUDIO_CODECS: dict[str, tuple[str, int | None]] = {
     ".mp4": ("aac", None),
     ".mov": ("aac", None),
     ".mkv": ("aac", None),
     ".webm": ("libopus", 48000),
 }
-# ending → codecs of sound that its container takes as they are
-SOUND_AS_IT_IS = {".mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"), ".webm": ("opus", "vorbis")}
+# ending → codecs of sound that players expect in it, which are copied as they are
+COPIED_AUDIO = {".mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"), ".webm": ("opus", "vorbis")}
 BIT_RATE = 192_000
-WEBM_PICTURES = ("vp8", "vp9", "av1")
-SECONDS_AT_ONCE = Fraction(1, 4)  # of sound, between packets of the picture
+SECONDS_AT_ONCE = Fraction(1, 4)  # of sound, between packets of video
+_TRIAL_PACKETS = 32
+_Lazy = Callable[[], "np.ndarray"]
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
-    """What is known of a film without decoding it.
+class InputVideo:
+    """What is known of an input video before it is used.
 
     times_s: when each frame is shown, rising, from 0.   seconds: until the last one has been shown.
-    codec:   of the picture.   has_sound: whether there is a track of sound.
+    fps:     frames a second; the average where their times are uneven.
+    codec:   of the video stream.   has_audio: whether there is an audio track that can be read.
+    sample_aspect: width of a pixel for a height of 1, upright.
+    is_animation:  whether it is an animated image.
+    timestamps:  the frames' times as the file counts them.
     """
 
     path: Path
-    times_s: tuple[float, ...]
+    times_s: tuple[float, ...] = field(repr=False)
     seconds: float
+    fps: float
     codec: str
-    has_sound: bool
-
-    @property
-    def fps(self) -> float:
-        """Frames a second, on average."""
-        return len(self.times_s) / self.seconds
+    has_audio: bool = False
+    sample_aspect: Fraction = Fraction(1)
+    is_animation: bool = False
+    timestamps: tuple[int, ...] = field(default=(), repr=False)
 
 
-def probe(path: str | Path) -> Film:
-    """Look at a film: every packet's time, and no picture.
+def probe(path: str | Path) -> InputVideo:
+    """Look at a video: the time of every packet, and the first frame.
 
-    Raises: RequestError for a file that is not there, cannot be read, has no video stream, or no length.
+    Raises:
+        RequestError: The file does not exist or cannot be read, has no video stream, no timestamps or no length, or
+            is a still image.
     """
     path = Path(path)
     if not path.is_file():
-        raise RequestError(f"video `{path}` is no file" if path.exists() else f"video `{path}` is not there")
-    with _opened(path) as (container, stream):
-        if container.format.name.endswith("_pipe"):  # the reader of single pictures
-            raise RequestError(f"video `{path}` is a still picture of 0 seconds: give one that lasts")
-        base = stream.time_base
-        shown = sorted((p.pts, p.duration or 0) for p in container.demux(stream) if p.pts is not None and p.size)
-        codec, rate = stream.codec_context.name, stream.average_rate or stream.guessed_rate
-        has_sound = bool(container.streams.audio)
-    if not shown:
-        raise RequestError(f"video `{path}` holds no frames")
-    last, duration = shown[-1]
-    if not duration and len(shown) > 1:  # some containers do not say how long the last one stays
-        duration = 1 / (rate * base) if rate else 0
-    seconds = float((last - shown[0][0] + duration) * base)
-    if not seconds > 0:
-        raise RequestError(f"video `{path}` has a length of 0 seconds: give one that lasts")
-    return Film(path, tuple(float((pts - shown[0][0]) * base) for pts, _ in shown), seconds, codec, has_sound)
+        raise RequestError(f"video `{path}` is not a file" if path.exists() else f"video `{path}` does not exist")
+    if (kind := animation.image_format(path)) is not None:
+        return _probe_animation(path, kind)
+    with container.reading(path) as file:
+        if file.format.name.endswith("_pipe"):
+            raise _still(path)
+        stream = container.best_video(file, path)
+        base = stream.time_base or Fraction(1)
+        packets, first = list[tuple[int | None, int]](), None
+        for packet in file.demux(stream):
+            if packet.size:
+                packets.append((None if packet.is_discard else packet.pts, packet.duration or 0))
+            if first is None:
+                first = next(_frames_of_packet(packet), None)
+        if not packets:
+            raise RequestError(f"video `{path}` holds no frames")
+        if not container.has_timestamps(file) or all(stamp is None for stamp, _ in packets):
+            raise RequestError(
+                f"video `{path}` has no timestamps, so its frame rate is unknown: put it into a container first, for "
+                "example with `ffmpeg -framerate 24 -i FILE -c copy FILE.mp4`"
+            )
+        if first is None:
+            raise RequestError(f"video `{path}`: none of its frames can be decoded as {container.codec_of(stream)}")
+        shown = {stamp: duration for stamp, duration in packets if stamp is not None}
+        rate = stream.average_rate or stream.guessed_rate
+        timestamps = tuple(sorted(shown))
+        seconds = _length(timestamps, shown, rate, base) if timestamps else 0.0
+        if not seconds > 0:
+            raise RequestError(f"video `{path}` has a length of 0 seconds: give one that lasts")
+        times_s = tuple(float((stamp - timestamps[0]) * base) for stamp in timestamps)
+        aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
+        return InputVideo(
+            path,
+            times_s,
+            seconds,
+            _fps(times_s, seconds, rate, base),
+            container.codec_of(stream),
+            has_audio=any(audio.codec_context is not None for audio in file.streams.audio),
+            sample_aspect=1 / aspect
+            if aspect > 0 and _turns_sideways(first)
+            else aspect
+            if aspect > 0
+            else Fraction(1),
+            timestamps=timestamps,
+        )
 
 
-def frames_at(film: Film, wanted: Sequence[int]) -> np.ndarray:
+def frames_at(video: InputVideo, wanted: Sequence[int]) -> np.ndarray:
     """Frames by number, in the order wanted, upright, [N, H, W, 3] uint8; a number may come more than once.
 
-    Raises: RequestError where the film cannot be decoded that far.
+    Raises:
+        RequestError: None of the video's frames can be decoded.
     """
-    (frames,) = frames_of_windows(film, [wanted])
+    (frames,) = frames_of_windows(video, [wanted])
     return frames
 
 
-def frames_of_windows(film: Film, windows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+def frames_of_windows(video: InputVideo, windows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
     """``frames_at`` for windows one after another, each as soon as it is complete.
 
-    The film is decoded once, and no more frames are held than windows share; the first window begins first.
+    The video is decoded once, and no more frames are held than windows share; the first window begins first. In the
+    place of a frame that cannot be decoded the one before it is shown, and the log says so.
+
+    Raises:
+        RequestError: None of the video's frames can be decoded.
     """
     import numpy as np
 
     waiting = [list(numbers) for numbers in windows]
     held: dict[int, np.ndarray] = {}
-    with _opened(film.path) as (container, stream):
-        for number, frame in enumerate(container.decode(stream)):
-            if not waiting:
-                return
-            if any(number in numbers for numbers in waiting):
-                picture = frame.to_ndarray(format="rgb24")
-                # counter-clockwise, as the file's matrix says it is to be turned
-                held[number] = np.rot90(picture, frame.rotation // 90) if frame.rotation else picture
-            while waiting and number >= max(waiting[0]):
-                yield np.ascontiguousarray(np.stack([held[wanted] for wanted in waiting.pop(0)]))
-                held = {n: kept for n, kept in held.items() if any(n in numbers for numbers in waiting)}
+    lost = 0
+    for number, frame, is_lost in _without_gaps(video):
+        if not waiting:
+            break
+        lost += is_lost
+        if any(number in numbers for numbers in waiting):
+            held[number] = frame()
+        while waiting and number >= max(waiting[0]):
+            yield np.ascontiguousarray(np.stack([held[wanted] for wanted in waiting.pop(0)]))
+            held = {n: kept for n, kept in held.items() if any(n in numbers for numbers in waiting)}
     if waiting:
-        missing = min(set(waiting[0]) - set(held))
-        raise RequestError(f"video `{film.path}` breaks off: its frame {missing} cannot be decoded")
+        raise RequestError(f"video `{video.path}` has no frame {max(waiting[0])}: it has {len(video.times_s)}")
+    if lost:
+        log.warning("`%s`: %d frames cannot be decoded, the ones before them are shown instead", video.path, lost)
 
 
-def read_film(film: Film) -> Video:
-    """All frames, upright, at their average rate, with the recipe of a film that this library made.
+def read_input(video: InputVideo) -> Video:
+    """All frames, upright, at their average rate, with the recipe of a video that this library made.
 
-    Raises: RequestError where the film cannot be decoded to its end.
+    Raises:
+        RequestError: None of them can be decoded.
     """
-    recipe = _recipe(film.path)
-    frames = frames_at(film, range(len(film.times_s)))
-    return Video(frames, fps=film.fps, seed=int(recipe.get("seed", 0)), recipe=recipe)
+    recipe = recipes.read_if_any(video.path)
+    frames = frames_at(video, range(len(video.times_s)))
+    return Video(frames, fps=video.fps, seed=recipe.get("seed", 0), recipe=dict(recipe))
 
 
-def check_film_target(target: str | Path, film: Film, *, over: bool = False) -> Path:
-    """Refuse a film with sound that cannot be written, before anything heavy is loaded. Raises: RequestError.
+def check_copy_target(target: str | Path, video: InputVideo, *, over: bool = False) -> Path:
+    """Refuse a copy with other sound that cannot be written, before anything heavy is loaded.
 
-    over: the target may be the film itself.
+    Really begins such a copy in memory: what a container holds is best known to its writer.
+
+    Args:
+        target: The file to write.
+        video: The video.
+        over: The target may be the video itself.
+
+    Raises:
+        RequestError: The suffix is of no container that holds sound, the container does not hold the video's codec
+            (one that does is named), or the place cannot be written.
     """
     path = Path(target)
     ending = path.suffix.lower()
-    if ending not in SOUND_CODECS:
-        raise RequestError(f"output `{path}` has the ending `{path.suffix}`: with sound, use {', '.join(SOUND_CODECS)}")
-    if not over and path.exists() and path.samefile(film.path):
+    if ending not in AUDIO_CODECS:
+        raise RequestError(f"output `{path}` ends in `{path.suffix}`: with sound, use {', '.join(AUDIO_CODECS)}")
+    if not over and path.exists() and path.samefile(video.path):
         raise RequestError(f"output `{path}` is the video itself: name another file")
-    if ending == ".webm" and film.codec not in WEBM_PICTURES:
-        raise RequestError(f"output `{path}`: a {film.codec} picture does not go into .webm as it is: use .mp4 or .mkv")
-    return check_writable(path)
-
-
-def add_sound(
-    film: Film, audio: Audio, target: str | Path, *, recipe: dict[str, Any] | None = None, over: bool = False
-) -> Path:
-    """A film's picture, bit for bit, with this sound for as long as it lasts; returns the path written.
-
-    Sound that the film has is left out. The new sound is cut, or followed by silence, to the film's length.
-    over: the target may be the film itself, which is then replaced when all is written.
-    Raises: RequestError as ``check_film_target``, and for a picture that the target's format cannot carry; the film is
-            only read, and nothing half-written stays.
-    """
-    import av
-
-    from kandinsky.media import recipe as recipes
-
-    path = check_film_target(target, film, over=over)
-    codec, only_rate = SOUND_CODECS[path.suffix.lower()]
-    samples = fit_length(audio.samples_SC, round(film.seconds * audio.rate))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    options = {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".mov") else {}
-    with _opened(film.path) as (source, picture), beside(path) as part:
-        try:
-            with av.open(str(part), "w", options=options) as made:
-                if recipe:
-                    made.metadata["comment"] = recipes.to_text(recipe)
-                copied = made.add_stream_from_template(picture)
-                track: Any = made.add_stream(codec, rate=only_rate or audio.rate, layout=audio.layout)
-                track.bit_rate = BIT_RATE
-                _write(made, source, (picture, copied), track, Audio(samples, audio.rate))
-        except (ValueError, av.FFmpegError) as error:
-            raise RequestError(f"video `{film.path}` cannot be copied to `{path}`: {error}") from error
+    check_writable(path)
+    if not _can_hold(video, ending):
+        others = [other for other in AUDIO_CODECS if other != ending and _can_hold(video, other)]
+        use = (
+            f"use {' or '.join(filter(None, [', '.join(others[:-1]), others[-1]]))}"
+            if others
+            else "convert the video to .mp4 first"
+        )
+        raise RequestError(f"output `{path}`: {video.codec} video does not go into {ending} as it is: {use}")
     return path
 
 
-def keep_sound(source: Film, path: Path) -> None:
-    """Put a film's sound under another picture of the same length, in the picture's own file.
+def copy_with_audio(
+    video: InputVideo, audio: Audio, target: str | Path, *, recipe: dict[str, Any] | None = None, over: bool = False
+) -> Path:
+    """Write a copy of a video, its stream bit for bit, with this sound for as long as it lasts.
 
-    All tracks are copied bit for bit where the file's format takes them; else the first is encoded anew.
-    Raises: RequestError for sound that cannot be read; the file is then as it was.
+    Sound that the video has is left out. The new sound is cut, or followed by silence, to the video's length. The
+    video itself is only read.
+
+    Args:
+        video: The video; frames of an animated image are encoded.
+        audio: The sound.
+        target: The file to write.
+        recipe: To be stored in the file.
+        over: The target may be the video itself, which is then replaced when all is written.
+
+    Returns:
+        The path written.
+
+    Raises:
+        RequestError: As of ``check_copy_target``. Nothing half-written stays.
     """
+    path = check_copy_target(target, video, over=over)
+    comment = recipes.to_text(recipe) if recipe else None
+    sound = Audio(fit_length(audio.samples_SC, round(video.seconds * audio.rate)), audio.rate)
+    with replacing(path) as part:
+        if video.is_animation:
+            with container.writing(part, path) as made:
+                times_s = (*video.times_s, video.seconds)
+                shown = (frame for frame, _ in animation.frames_of(video.path))
+                container.encode(shown, made, path.suffix.lower(), video.fps, times_s=times_s)
+            # not every container says how long the last frame stays
+            copy_with_audio(replace(probe(part), seconds=video.seconds), sound, part, recipe=recipe, over=True)
+        else:
+            with container.reading(video.path) as source, container.writing(part, path, comment=comment) as made:
+                _copy_with_sound(video, source, made, path.suffix.lower(), sound)
+    return path
+
+
+def keep_audio(source: InputVideo, path: Path) -> None:
+    """Put a video's sound under other frames of the same length, in their file.
+
+    All tracks are copied bit for bit where the file's format takes them; else the first is encoded again.
+
+    Raises:
+        RequestError: The sound cannot be read; the file is then as it was.
+    """
+    with container.reading(source.path) as given, container.reading(path) as shown:
+        tracks = [track for track in given.streams.audio if track.codec_context is not None]
+        takes = COPIED_AUDIO.get(path.suffix.lower(), ())
+        if all(container.codec_of(track) in takes for track in tracks):
+            theirs, ours = container.best_video(given, source.path), container.best_video(shown, path)
+            shift = _start_s(ours) - _start_s(theirs)
+            with replacing(path) as part, container.writing(part, path) as made:
+                made.metadata.update(shown.metadata)
+                copied = {one: made.add_stream_from_template(one, opaque=True) for one in (ours, *tracks)}
+                sides = (_packets(shown, [ours], Fraction(0)), _packets(given, tracks, shift))
+                for _, packet in heapq.merge(*sides, key=lambda entry: entry[0]):
+                    packet.stream = copied[packet.stream]
+                    made.mux(packet)
+            return
+    copy_with_audio(probe(path), read_audio(source.path), path, recipe=dict(recipes.read_if_any(path)), over=True)
+
+
+def decode_times(packets: Sequence[tuple[int | None, int | None]]) -> list[tuple[int, int]]:
+    """When each packet is shown and when it is to be decoded, complete and in an order that containers accept.
+
+    Args:
+        packets: What the file says of each, in its order: time of presentation, time of decoding.
+
+    Returns:
+        The same where nothing is missing and decoding times rise and are not after presentation. Else presentation
+        times stay, and the decoding times are those times sorted and moved ahead as far as the order needs.
+    """
+    given = [(pts, dts) for pts, dts in packets if pts is not None and dts is not None and dts <= pts]
+    if len(given) == len(packets) and all(a < b for (_, a), (_, b) in itertools.pairwise(given)):
+        return given
+    shown = list[int]()
+    for pts, dts in packets:
+        known = pts if pts is not None else dts
+        shown.append(known if known is not None else (max(shown) + 1 if shown else 0))
+    in_order = sorted(shown)
+    step = max(1, min((b - a for a, b in itertools.pairwise(in_order) if b > a), default=1))
+    # a packet comes this many places before its frame's turn, at most
+    places = {stamp: place for place, stamp in reversed(list(enumerate(in_order)))}
+    ahead = max((i - places[stamp] for i, stamp in enumerate(shown)), default=0)
+    times = [in_order[0] - (ahead - i) * step for i in range(ahead)] + in_order[: len(in_order) - ahead]
+    for i in range(1, len(times)):  # equal times, of damaged files
+        times[i] = max(times[i], times[i - 1] + 1)
+    return [(max(stamp, time), time) for stamp, time in zip(shown, times, strict=True)]
+
+
+def _probe_animation(path: Path, kind: str) -> InputVideo:
+    if not animation.is_animated(path):
+        raise _still(path)
+    durations_ms = animation.timed([duration for _, duration in animation.frames_of(path)])
+    rate = recipes.read_if_any(path).get("fps", 24.0)
+    ends_ms = list(itertools.accumulate(ms or 1000 / rate for ms in durations_ms))
+    return InputVideo(
+        path,
+        (0.0, *(ms / 1000 for ms in ends_ms[:-1])),
+        ends_ms[-1] / 1000,
+        1000 * len(ends_ms) / ends_ms[-1],
+        "apng" if kind == "PNG" else kind.lower(),
+        is_animation=True,
+    )
+
+
+def _still(path: Path) -> RequestError:
+    return RequestError(f"video `{path}` is a still image of 0 seconds: give one that lasts")
+
+
+def _length(timestamps: Sequence[int], durations: dict[int, int], rate: Fraction | None, base: Fraction) -> float:
+    """Seconds from the first frame until the last one has been shown."""
+    last = durations[timestamps[-1]]
+    if not last and len(timestamps) > 1:  # some containers do not say how long the last one stays
+        last = round(1 / (rate * base)) if rate else timestamps[-1] - timestamps[-2]
+    return float((timestamps[-1] - timestamps[0] + last) * base)
+
+
+def _fps(times_s: Sequence[float], seconds: float, rate: Fraction | None, base: Fraction) -> float:
+    """The rate that the file states, where its frames come at that rate but for rounding; else their average."""
+    if rate and all(abs(time - i / rate) <= 1.01 * base for i, time in enumerate(times_s)):
+        return float(rate)
+    return len(times_s) / seconds
+
+
+def _without_gaps(video: InputVideo) -> Iterator[tuple[int, _Lazy, bool]]:
+    """Every frame's number, its pixels when they are asked for, and whether another frame stands in for it."""
+    due, before = 0, None
+    for number, frame in _animated(video) if video.is_animation else _decoded(video):
+        for lost in range(due, number):
+            yield lost, before or frame, True
+        if number >= due:
+            yield number, frame, False
+            due, before = number + 1, frame
+    if before is None:
+        raise RequestError(f"video `{video.path}`: none of its frames can be decoded as {video.codec}")
+    for lost in range(due, len(video.times_s)):
+        yield lost, before, True
+
+
+def _animated(video: InputVideo) -> Iterator[tuple[int, _Lazy]]:
+    for number, (frame, _) in enumerate(animation.frames_of(video.path)):
+        yield number, lambda frame=frame: frame  # type: ignore[misc]
+
+
+def _decoded(video: InputVideo) -> Iterator[tuple[int, _Lazy]]:
+    """Frames as they are decoded, each with its number, which its time says."""
+    with container.reading(video.path) as file:
+        stream = container.best_video(file, video.path)
+        size: tuple[int, int] | None = None
+        due = 0
+        for packet in file.demux(stream):
+            for frame in _frames_of_packet(packet):
+                size = size or (frame.width, frame.height)
+                number = due if frame.pts is None else max(0, bisect_right(video.timestamps, frame.pts) - 1)
+                due = number + 1
+                yield number, lambda frame=frame, size=size: _upright(frame, size)  # type: ignore[misc]
+
+
+def _frames_of_packet(packet: av.Packet) -> Iterator[av.VideoFrame]:
+    """What is decoded from a packet; nothing from a damaged one."""
     import av
 
-    with _opened(source.path) as (given, given_picture), _opened(path) as (shown, picture):
-        tracks = given.streams.audio
-        takes = SOUND_AS_IT_IS.get(path.suffix.lower(), ())
-        if all(track.codec_context.name in takes for track in tracks):
-            shift = (picture.start_time or 0) * picture.time_base - (
-                (given_picture.start_time or 0) * given_picture.time_base
-            )
-            options = {"movflags": "+faststart"} if path.suffix.lower() == ".mp4" else {}
-            try:
-                with beside(path) as part, av.open(str(part), "w", options=options) as made:
-                    made.metadata.update(shown.metadata)
-                    copied = {one: made.add_stream_from_template(one) for one in (picture, *tracks)}
-                    sides = (_packets(shown, [picture], Fraction(0)), _packets(given, tracks, shift))
-                    for _, packet in heapq.merge(*sides, key=lambda entry: entry[0]):
-                        packet.stream = copied[packet.stream]
-                        made.mux(packet)
-            except (ValueError, av.FFmpegError) as error:
-                raise RequestError(f"the sound of `{source.path}` cannot be copied: {error}") from error
-            return
-    add_sound(probe(path), read_audio(source.path), path, recipe=_recipe(path), over=True)
-
-
-def _recipe(path: Path) -> dict[str, Any]:
-    from kandinsky.media import recipe as recipes
-
     try:
-        return recipes.read(path)
-    except RequestError:
-        return {}
+        yield from packet.decode()
+    except (av.error.InvalidDataError, av.error.PatchWelcomeError, av.error.BugError):
+        log.debug("a packet at %s cannot be decoded", packet.pts, exc_info=True)
 
 
-def _packets(container: Any, streams: Sequence[Any], shift: Fraction) -> Iterator[tuple[Fraction, Any]]:
-    """Packets with the time they are to be decoded at, in s; later by ``shift``."""
-    for packet in container.demux(streams):
-        if packet.dts is None:  # the demuxer's sign for the end
-            continue
-        later = round(shift / packet.time_base)
-        packet.dts += later
-        if packet.pts is not None:
-            packet.pts += later
-        yield packet.dts * packet.time_base, packet
+def _upright(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
+    """A frame in RGB, in the first frame's size, turned and mirrored as the file says, transparency on white."""
+    import numpy as np
+
+    if (frame.width, frame.height) != size:
+        frame = frame.reformat(width=size[0], height=size[1])
+    if any(component.is_alpha for component in frame.format.components):
+        rgba = frame.to_ndarray(format="rgba")
+        colour, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:].astype(np.uint16)
+        rgb = ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    else:
+        rgb = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    (a, b), (c, d) = _matrix(frame)
+    if _turns_sideways(frame):
+        rgb, right, down = rgb.transpose(1, 0, 2), c, b
+    else:
+        right, down = a, d
+    return rgb[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
 
 
-def _write(made: Any, source: Any, pictures: tuple[Any, Any], track: Any, audio: Audio) -> None:
-    """Both streams, side by side in time."""
-    picture, copied = pictures
-    begin = round(float((picture.start_time or 0) * picture.time_base) * audio.rate)
+def _turns_sideways(frame: av.VideoFrame) -> bool:
+    (a, b), (c, d) = _matrix(frame)
+    return abs(b) + abs(c) > abs(a) + abs(d)
+
+
+def _matrix(frame: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where the file's matrix moves a step to the right, and a step down: (right, down) of each."""
+    import numpy as np
+
+    found: Any = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return (1, 0), (0, 1)
+    a, b, _, c, d = np.frombuffer(found, np.int32)[:5].tolist()
+    return (a, b), (c, d)
+
+
+def _can_hold(video: InputVideo, ending: str) -> bool:
+    """Whether a container takes this video: its first packets are copied, into memory."""
+    import av
+
+    if video.is_animation:
+        return True
+    silence = Audio(_silence(48000), 48000)
+    with container.reading(video.path) as source:
+        try:
+            with av.open(io.BytesIO(), "w", format=container.FORMATS[ending]) as made:
+                _copy_with_sound(video, source, made, ending, silence, most=_TRIAL_PACKETS)
+        except (ValueError, av.FFmpegError):
+            log.debug("`%s` does not go into %s", video.path, ending, exc_info=True)
+            return False
+    return True
+
+
+def _silence(samples: int) -> np.ndarray:
+    import numpy as np
+
+    return np.zeros((samples, 1), np.int16)
+
+
+def _copy_with_sound(
+    video: InputVideo,
+    source: InputContainer,
+    made: OutputContainer,
+    ending: str,
+    audio: Audio,
+    *,
+    most: int | None = None,
+) -> None:
+    """Both streams, side by side in time; of the video no more than so many packets."""
+    stream = container.best_video(source, video.path)
+    copied = made.add_stream_from_template(stream, opaque=True)
+    _keep_aspect(stream, copied, video, ending)
+    codec, only_rate = AUDIO_CODECS[ending]
+    track: Any = made.add_stream(codec, rate=only_rate or audio.rate, layout=audio.layout)
+    track.bit_rate = BIT_RATE
+    begin = round(float(_start_s(stream)) * audio.rate)
     frames = frames_of(audio, packed=False, size=max(1, int(audio.rate * SECONDS_AT_ONCE)), begin=begin)
     waiting = next(frames, None)
-    for packet in source.demux(picture):
-        if packet.dts is None:  # the demuxer's sign for the end
-            continue
-        while waiting is not None and waiting.time <= float(packet.dts * packet.time_base):
+    packets = itertools.islice((packet for packet in source.demux(stream) if packet.size), most)
+    for packet, (pts, dts) in zip(packets, _times(video, most), strict=False):
+        packet.pts, packet.dts = pts, dts
+        while waiting is not None and waiting.time <= float(dts * packet.time_base):
             made.mux(track.encode(waiting))
             waiting = next(frames, None)
         packet.stream = copied
@@ -248,15 +472,37 @@ def _write(made: Any, source: Any, pictures: tuple[Any, Any], track: Any, audio:
     made.mux(track.encode(None))
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """A file and its video stream. Raises: RequestError, also for faults met while it is open."""
-    import av
+def _keep_aspect(stream: av.VideoStream, copied: Any, video: InputVideo, ending: str) -> None:
+    """Have a copy say the shape of its pixels, where the source's container says it and not the packets."""
+    aspect = stream.sample_aspect_ratio or 1
+    if aspect == 1 or stream.codec_context.sample_aspect_ratio:
+        return
+    copied.codec_context.sample_aspect_ratio = aspect
+    if ending in (".mkv", ".webm"):  # their writer takes it from a place that PyAV does not reach
+        log.warning("`%s` has pixels of %s, which its copy as %s does not say: use .mp4", video.path, aspect, ending)
 
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise RequestError(f"video `{path}` has no video stream: give a film")
-            yield container, container.streams.video[0]
-    except (OSError, av.FFmpegError) as error:
-        raise RequestError(f"video `{path}` cannot be read: {error.strerror or error}") from error
+
+def _times(video: InputVideo, most: int | None) -> list[tuple[int, int]]:
+    """Of the packets of a video, read ahead, since a missing time follows from later ones."""
+    with container.reading(video.path) as file:
+        packets = (p for p in file.demux(container.best_video(file, video.path)) if p.size)
+        return decode_times([(p.pts, p.dts) for p in itertools.islice(packets, most)])
+
+
+def _packets(file: InputContainer, streams: Sequence[Any], shift: Fraction) -> Iterator[tuple[Fraction, Any]]:
+    """Packets with the time they are to be decoded at, in s; later by ``shift``."""
+    for packet in file.demux(streams):
+        if not packet.size:  # the end
+            continue
+        time = packet.dts if packet.dts is not None else packet.pts
+        if time is None:
+            continue
+        later = round(shift / packet.time_base)
+        packet.dts = time + later
+        if packet.pts is not None:
+            packet.pts += later
+        yield packet.dts * packet.time_base, packet
+
+
+def _start_s(stream: Any) -> Fraction:
+    return (stream.start_time or 0) * stream.time_base

@@ -1,31 +1,95 @@
 """The recipe of a result: what made it, stored in the file's own metadata, and the command that makes it again.
 
-| ending | where it lies |
+| suffix | where the recipe is |
 |---|---|
 | .mp4, .webm, .mov, .mkv, .wav, .flac | the container's `comment` tag, JSON |
 | .gif | the comment extension, JSON |
 | .webp | EXIF ImageDescription, JSON |
 | .png | a tEXt chunk named `kandinsky`, JSON |
 | a folder of frames | the tEXt chunk of each frame |
+
+A file may come from anywhere, so what is read is checked: every recipe that leaves this module is a ``Recipe``.
 """
 
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import kandinsky
 from kandinsky.diffusion import caching
 from kandinsky.errors import RequestError
+from kandinsky.media import container
+from kandinsky.media.image import opened, quiet
+from kandinsky.printing import shell_command
 
 PNG_KEY = "kandinsky"
-CONTAINERS = (".mp4", ".webm", ".mov", ".mkv", ".wav", ".flac")
 EXIF_IMAGE_DESCRIPTION = 0x010E
+MOST_CHARACTERS = 2**20  # as many as Pillow reads of a PNG's text
+_DEEPEST = 64  # levels of a recipe within a recipe within …
 _VERSIONED = ("torch", "transformers", "diffusers", "tokenizers", "numpy", "av")
+
+
+class Given(TypedDict, total=False):
+    """A file that a result was made from. file: None for one from memory.   grow: of a mask, in pixels."""
+
+    file: str | None
+    sha256: str
+    given: str
+    used: str
+    fit: str
+    grow: int
+    recipe: dict[str, Any]
+
+
+class UsedLora(TypedDict, total=False):
+    source: str
+    scale: float
+
+
+class Recipe(TypedDict, total=False):
+    """What made a result; a file may hold other keys too, whose values are plain JSON."""
+
+    kandinsky: str
+    model: str
+    revision: str
+    prompt: str
+    expanded_prompt: str
+    negative_prompt: str
+    seed: int
+    width: int
+    height: int
+    seconds: float
+    frames: int
+    fps: float
+    rate: str
+    motion: str | None
+    steps: int
+    guidance: float
+    image_guidance: float | None
+    interpolation_guidance: float | None
+    shift: float
+    noise: str
+    image: Given
+    mask: Given
+    video: Given
+    states: str
+    sound: dict[str, Any]
+    interpolated: dict[str, Any]
+    cache: dict[str, Any]
+    quantize: dict[str, str]
+    tiling: str | None
+    attention: str
+    kept_blocks: float
+    lora: list[UsedLora]
+    windows: int
+    dtype: str
+    device: str
+    versions: dict[str, str]
 
 
 def build(settings: Mapping[str, Any], *, revision: str, dtype: str, device: str) -> dict[str, Any]:
@@ -56,21 +120,58 @@ def to_text(recipe: Mapping[str, Any]) -> str:
     return json.dumps(recipe, ensure_ascii=True, separators=(",", ":"), sort_keys=False)
 
 
-def from_text(text: str | None) -> dict[str, Any] | None:
-    """Inverse of ``to_text``; None for text that is no recipe, such as another program's comment."""
-    if not text:
+def from_text(text: str | None) -> Recipe | None:
+    """Inverse of ``to_text``.
+
+    Returns:
+        The recipe, or None for text that is none, such as another program's comment.
+
+    Raises:
+        RequestError: The text is a recipe, and a broken one.
+    """
+    if not text or not text.startswith("{"):
         return None
+    if len(text) > MOST_CHARACTERS:
+        raise RequestError(f"a recipe of {len(text)} characters is not read: {MOST_CHARACTERS} are allowed")
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return values if isinstance(values, dict) and "kandinsky" in values else None
+    is_recipe = isinstance(values, dict) and values.get("kandinsky") is not None
+    return checked(values) if is_recipe else None
 
 
-def read(path: Path) -> dict[str, Any]:
+def checked(values: object) -> Recipe:
+    """Values as a recipe, when all of them are what a recipe holds.
+
+    Raises:
+        RequestError: One of them is not; it is named.
+    """
+    if not isinstance(values, Mapping):
+        raise RequestError(f"a recipe must be a JSON object, not `{type(values).__name__}`")
+    _check_plain(values, "recipe", 0)
+    for key, value in values.items():
+        is_right, wanted = _FIELDS.get(key, (_anything, ""))
+        if value is not None and not is_right(value):
+            shown = json.dumps(value)
+            raise RequestError(
+                f"the recipe's `{key}` must be {wanted}, not `{shown if len(shown) <= 60 else shown[:60] + '…'}`"
+            )
+    return cast(Recipe, {key: value for key, value in values.items() if value is not None or key not in _FIELDS})
+
+
+def needs(recipe: Recipe, *keys: str) -> None:
+    """Refuse a recipe without these keys. Raises: RequestError."""
+    for key in keys:
+        if key not in recipe:
+            raise RequestError(f"the recipe has no `{key}`")
+
+
+def read(path: Path) -> Recipe:
     """The recipe stored in a result, a file or a folder of frames.
 
-    Raises: RequestError for a file that is absent, is of no known kind, or carries no recipe.
+    Raises:
+        RequestError: The file does not exist, cannot be read, or carries no recipe or a broken one.
     """
     path = Path(path)
     if path.is_dir():
@@ -79,33 +180,42 @@ def read(path: Path) -> dict[str, Any]:
             raise RequestError(f"`{path}` holds no frames (*.png)")
         path = frames[0]
     if not path.is_file():
-        raise RequestError(f"`{path}` does not exist")
-    readers = dict.fromkeys(CONTAINERS, _container) | {".gif": _gif, ".webp": _webp, ".png": _png}
+        raise RequestError(f"`{path}` is not a file" if path.exists() else f"`{path}` does not exist")
+    readers = dict.fromkeys(container.FORMATS, _of_container) | dict.fromkeys((".gif", ".webp", ".png"), _of_image)
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise RequestError(f"`{path}` is of no kind that carries a recipe: {', '.join(sorted(readers))}")
+    text = reader(path)
     try:
-        recipe = from_text(reader(path))
-    except OSError as error:
-        raise RequestError(f"`{path}` cannot be read: {error}") from error
+        recipe = from_text(text)
+    except RequestError as error:
+        raise RequestError(f"`{path}`: {error}") from error
     if recipe is None:
         raise RequestError(f"`{path}` carries no recipe: it was not written by this program, or was converted since")
     return recipe
 
 
-def command(recipe: Mapping[str, Any]) -> str:
-    """The shell command that makes a result again.
+def read_if_any(path: Path) -> Recipe:
+    """The recipe stored in a result; empty where there is none that can be read."""
+    try:
+        return read(path)
+    except RequestError:
+        return {}
 
-    Raises: RequestError for a recipe without model or prompt.
+
+def command(recipe: Mapping[str, Any]) -> str:
+    """The shell command that makes a result again, in one line.
+
+    Raises:
+        RequestError: The recipe has no model or no prompt, or is broken.
     """
-    for key in ("model", "prompt"):
-        if key not in recipe:
-            raise RequestError(f"the recipe has no `{key}`")
-    words = ["kandinsky", "generate", "--model", str(recipe["model"])]
-    if "width" in recipe and "height" in recipe:
-        words += ["--size", f"{recipe['width']}x{recipe['height']}"]
+    given = checked(recipe)
+    needs(given, "model", "prompt")
+    words = ["kandinsky", "generate", "--model", given["model"]]
+    if "width" in given and "height" in given:
+        words += ["--size", f"{given['width']}x{given['height']}"]
     # where a frame rate was chosen by name, it decides the length too
-    length = ("rate", "--fps") if "rate" in recipe else ("seconds", "--seconds")
+    length = ("rate", "--fps") if "rate" in given else ("seconds", "--seconds")
     for key, option in (
         length,
         ("motion", "--motion"),
@@ -119,35 +229,34 @@ def command(recipe: Mapping[str, Any]) -> str:
         ("dtype", "--dtype"),
         ("device", "--device"),
     ):
-        value = recipe.get(key)
         # Without guidance there is no second pass, so a negative prompt decides nothing.
-        if value is None or (key == "negative_prompt" and recipe.get("guidance") == 1):
-            continue
-        words += [option, _plain(value)]
-    if image := recipe.get("image"):
-        words += ["--image", image["file"] or "IMAGE"]  # one from memory has no name
-    if film := recipe.get("video"):
-        words += ["--video", film["file"] or "VIDEO"]  # one from memory has no name
-    if sound := recipe.get("sound"):
+        if key in given and not (key == "negative_prompt" and given.get("guidance") == 1):
+            words += [option, _plain(cast(Mapping[str, Any], given)[key])]
+    if image := given.get("image"):
+        words += ["--image", image.get("file") or "IMAGE"]  # one from memory has no name
+    if video := given.get("video"):
+        words += ["--video", video.get("file") or "VIDEO"]
+    if sound := given.get("sound"):
         words += ["--sound", "--sound-model", str(sound["model"])]
-    if states := recipe.get("states"):
-        words += ["--states", str(states)]
-    if mask := recipe.get("mask"):
-        words += ["--mask", mask["file"] or "MASK", *(("--mask-grow", str(mask["grow"])) if mask["grow"] else ())]
-    if quantize := recipe.get("quantize"):
+    if states := given.get("states"):
+        words += ["--states", states]
+    if mask := given.get("mask"):
+        words += ["--mask", mask.get("file") or "MASK"]
+        words += ["--mask-grow", str(mask["grow"])] if mask.get("grow") else []
+    if quantize := given.get("quantize"):
         words += ["--quantize", ",".join(f"{part}={scheme}" for part, scheme in quantize.items())]
-    if tiling := recipe.get("tiling"):
+    if tiling := given.get("tiling"):
         words += ["--tiling", tiling]
-    if attention := recipe.get("attention"):
-        words += ["--attention", str(attention)]
-    if cache := caching.option_of(recipe):
+    if attention := given.get("attention"):
+        words += ["--attention", attention]
+    if cache := caching.option_of(given):
         words += ["--cache", cache]
-    for lora in recipe.get("lora") or ():
+    for lora in given.get("lora", []):
         words += ["--lora", f"{lora['source']}:{_plain(lora['scale'])}"]
-    if expanded := recipe.get("expanded_prompt"):
-        words += ["--expanded-prompt", str(expanded)]
+    if expanded := given.get("expanded_prompt"):
+        words += ["--expanded-prompt", expanded]
     # After `--` a prompt may begin with a dash.
-    return shlex.join([*words, "--", str(recipe["prompt"])])
+    return shell_command([*words, "--", given["prompt"]])
 
 
 def _plain(value: Any) -> str:
@@ -155,34 +264,98 @@ def _plain(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _container(path: Path) -> str | None:
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            tags = {key.lower(): value for key, value in container.metadata.items()}
-    except av.FFmpegError as error:
-        raise RequestError(f"`{path}` cannot be read: {error}") from error
+def _of_container(path: Path) -> str | None:
+    with container.reading(path, "file") as opened_:
+        tags = {key.lower(): value for key, value in opened_.metadata.items()}
     return tags.get("comment")
 
 
-def _gif(path: Path) -> str | None:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        comment = image.info.get("comment", b"")
-    return comment.decode("ascii", errors="replace") if isinstance(comment, bytes) else comment
-
-
-def _webp(path: Path) -> str | None:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return image.getexif().get(EXIF_IMAGE_DESCRIPTION)
+def _of_image(path: Path) -> str | None:
+    with opened(path, f"`{path}`") as image, quiet():
+        if image.format == "WEBP":
+            text = image.getexif().get(EXIF_IMAGE_DESCRIPTION)
+        else:
+            text = image.info.get("comment" if image.format == "GIF" else PNG_KEY)
+    return (
+        text.decode("ascii", errors="replace") if isinstance(text, bytes) else text if isinstance(text, str) else None
+    )
 
 
-def _png(path: Path) -> str | None:
-    from PIL import Image
+def _check_plain(value: object, name: str, depth: int) -> None:
+    """Refuse what no result holds: endless nesting, numbers that are none, text that cannot be printed or typed."""
+    if depth > _DEEPEST:
+        raise RequestError(f"the recipe is nested more than {_DEEPEST} levels deep")
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            _check_plain(key, "key", depth + 1)
+            _check_plain(entry, f"{key}", depth + 1)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            _check_plain(entry, name, depth + 1)
+    elif isinstance(value, str):
+        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise RequestError(f"the recipe's `{name}` holds a NUL or a lone surrogate, which is no text")
+    elif isinstance(value, int | float) and not abs(value) < 2**64:  # NaN too
+        raise RequestError(f"the recipe's `{name}` is a number that is not finite or too large")
 
-    with Image.open(path) as image:
-        return image.info.get(PNG_KEY)
+
+_Check = tuple[Callable[[Any], bool], str]
+
+
+def _anything(_value: object) -> bool:
+    return True
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(least: int) -> _Check:
+    def is_right(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    return is_right, f"a whole number, {least} or more"
+
+
+def _object(**fields: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """An object whose fields of these names, where they are there and not null, are right."""
+
+    def is_right(value: object) -> bool:
+        return isinstance(value, Mapping) and all(
+            is_field(value[name]) for name, is_field in fields.items() if value.get(name) is not None
+        )
+
+    return is_right
+
+
+def _is_lora(value: object) -> bool:
+    return isinstance(value, Mapping) and _is_text(value.get("source")) and _is_number(value.get("scale"))
+
+
+_TEXT: _Check = (_is_text, "text")
+_NUMBER: _Check = (_is_number, "a number")
+_GIVEN: _Check = (
+    _object(file=_is_text, sha256=_is_text, grow=_whole(0)[0], recipe=_object()),
+    'an object with `file`, such as {"file": "a.png"}',
+)
+_FIELDS: dict[str, _Check] = {
+    **dict.fromkeys(("kandinsky", "revision", "prompt", "expanded_prompt", "negative_prompt", "rate", "motion"), _TEXT),
+    **dict.fromkeys(("noise", "states", "tiling", "attention", "dtype", "device"), _TEXT),
+    **dict.fromkeys(("guidance", "image_guidance", "interpolation_guidance", "shift", "kept_blocks"), _NUMBER),
+    "fps": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "seconds": (lambda value: _is_number(value) and value >= 0, "a number, 0 or more"),
+    **dict.fromkeys(("width", "height", "frames", "steps", "windows"), _whole(1)),
+    **dict.fromkeys(("image", "mask", "video"), _GIVEN),
+    "model": (lambda value: _is_text(value) and value.strip() != "", "a model's name"),
+    "seed": _whole(0),
+    "sound": (lambda value: isinstance(value, Mapping) and _is_text(value.get("model")), "an object with `model`"),
+    "interpolated": (_object(factor=_is_number, **{"from": _object()}), "an object with `factor` and `from`"),
+    "cache": (_object(option=_is_text), "an object with `option`"),
+    "quantize": (lambda value: isinstance(value, Mapping) and all(map(_is_text, value.values())), "an object of texts"),
+    "lora": (lambda value: isinstance(value, list) and all(map(_is_lora, value)), "a list with `source` and `scale`"),
+    "versions": (lambda value: isinstance(value, Mapping) and all(map(_is_text, value.values())), "an object of texts"),
+}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from kandinsky.media.mux import Film
+    from kandinsky.media.mux import InputVideo
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,14 +282,14 @@ class VideoStream:
 class Soundtrack:
     """Sound that was made for a film.
 
-    video: the film, as it was given: a clip in memory, or a file that was looked at (``media/mux.Film``).
+    video: the film, as it was given: a clip in memory, or a file that was looked at (``media/mux.InputVideo``).
     seed, recipe: of the sound, as of ``Video``.
     """
 
     audio: Audio
     seed: int
     recipe: dict[str, Any]
-    video: Video | Film
+    video: Video | InputVideo
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -299,13 +299,13 @@ class Soundtrack:
         """Write the film with this sound in place of its own, its picture untouched; or, as `.wav` or `.flac`, the
         sound alone. Returns the path written. Raises: RequestError."""
         from kandinsky.media import mux
-        from kandinsky.media.audio import SOUND_FILES, write_audio
+        from kandinsky.media.audio import AUDIO_FILES, write_audio
 
-        if Path(target).suffix.lower() in SOUND_FILES:
+        if Path(target).suffix.lower() in AUDIO_FILES:
             return write_audio(self.audio, target, recipe=self.recipe)
         if isinstance(self.video, Video):
             return self.with_picture().save(target)
-        return mux.add_sound(self.video, self.audio, target, recipe=self.recipe)
+        return mux.copy_with_audio(self.video, self.audio, target, recipe=self.recipe)
 
     def with_picture(self) -> Video:
         """The clip in memory with its sound. Raises: RequestError where the film is a file."""

@@ -21,7 +21,7 @@ from kandinsky.engine.request import (
     refuse_foreign,
 )
 from kandinsky.errors import RequestError
-from kandinsky.media.mux import Film, probe
+from kandinsky.media.mux import InputVideo, probe
 from kandinsky.model.card import Card, Sound, sound_of
 from kandinsky.model.condition import Condition
 from kandinsky.model.values import LatentShape, Request, Video, VideoShape
@@ -67,7 +67,7 @@ class SoundChoice:
             "prompt": job.prompt,
             "negative_prompt": job.negative_prompt,
             "seed": job.seed,
-            "video": {"file": str(job.film.path) if isinstance(job.film, Film) else None},
+            "video": {"file": str(job.film.path) if isinstance(job.film, InputVideo) else None},
             "seconds": round(job.seconds, 6),
             "windows": len(self.windows.starts_s),
             "steps": job.steps,
@@ -77,7 +77,7 @@ class SoundChoice:
         }
 
 
-def film_of(job: Job) -> Film | Video:
+def film_of(job: Job) -> InputVideo | Video:
     """The input video of a job. Raises: RequestError for a job without one."""
     if job.film is None:
         raise RequestError(f"this request for `{job.card.id}` brings no video")
@@ -108,7 +108,7 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
     if states is not None and not states.is_file():
         raise RequestError(f"states `{states}` are not there: give a .safetensors file with `image_embeds`")
     if request.video is None and not needs_video:  # for a plan: one window
-        film: Film | Video | None = None
+        film: InputVideo | Video | None = None
         seconds = sound.window_s
     else:
         film = _film(request.video, card)
@@ -143,9 +143,9 @@ def latent_shape(card: Card, sound: Sound, windows: Windows) -> LatentShape:
     return LatentShape(1, params.num_frequencies // clip.spatial, columns // clip.spatial, clip.channels)
 
 
-def times_of(film: Film | Video) -> tuple[float, ...]:
+def times_of(film: InputVideo | Video) -> tuple[float, ...]:
     """When each frame is shown, in seconds from 0."""
-    return film.times_s if isinstance(film, Film) else tuple(i / film.fps for i in range(len(film.frames_THWC)))
+    return film.times_s if isinstance(film, InputVideo) else tuple(i / film.fps for i in range(len(film.frames_THWC)))
 
 
 def shown_frames(
@@ -179,7 +179,7 @@ def _nearest(times_s: Sequence[float], moment_s: float) -> int:
     return before + (times_s[before + 1] - moment_s < moment_s - times_s[before] - CLOSE_S)
 
 
-def _film(video: object, card: Card) -> Film | Video:
+def _film(video: object, card: Card) -> InputVideo | Video:
     if video is None:
         raise RequestError(
             f"`{card.id}` makes sound for a film, and none was given: give `video`, on the command line `--video FILE`"
@@ -193,7 +193,7 @@ def _film(video: object, card: Card) -> Film | Video:
     return probe(Path(video).expanduser())
 
 
-def _seconds(seconds: float | None, film: Film | Video) -> float:
+def _seconds(seconds: float | None, film: InputVideo | Video) -> float:
     if seconds is None:
         return film.seconds
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:

@@ -33,7 +33,7 @@ from kandinsky.families.kandinsky4_v2a.request import choice_of, film_of, shown_
 from kandinsky.media import audio as sounds
 from kandinsky.media import recipe as recipes
 from kandinsky.media import spectrogram
-from kandinsky.media.mux import Film, frames_of_windows
+from kandinsky.media.mux import InputVideo, frames_of_windows
 from kandinsky.media.spectrogram import SpectrogramParams
 from kandinsky.model.card import Card, sound_of
 from kandinsky.model.denoiser import AUDIO, Denoiser, Known, Pass
@@ -135,7 +135,7 @@ def windows_of(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
     times = times_of(film)
     chosen = [shown_frames(times, start, windows.length_s, rules) for start in windows.starts_s]
     numbers = [some for some, _ in chosen]
-    if isinstance(film, Film):
+    if isinstance(film, InputVideo):
         frames = frames_of_windows(film, numbers)
     else:
         frames = (film.frames_THWC[some] for some in numbers)
@@ -255,7 +255,7 @@ def recipe(context: Context, job: Job) -> dict[str, object]:
     """What makes this sound again, as stored in the file; with the recipe of the film, where it has one."""
     made, film = context.recipe(job), film_of(job)
     try:
-        made_by = recipes.read(film.path) if isinstance(film, Film) else film.recipe
+        made_by = recipes.read(film.path) if isinstance(film, InputVideo) else film.recipe
     except RequestError:  # another program's film
         made_by = {}
     if made_by:

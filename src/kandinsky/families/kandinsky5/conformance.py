@@ -24,7 +24,7 @@ from kandinsky.families.parts.keymaps import DIFFUSERS_INSIDE
 from kandinsky.families.parts.tiling import Tiling
 from kandinsky.golden.cases import Case, Runner
 from kandinsky.golden.tracking import CaseError, Settings
-from kandinsky.media.image import FittedImage, area_size, open_picture
+from kandinsky.media.image import FittedImage, area_size, open_image
 from kandinsky.model.card import Component
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
 from kandinsky.model.values import TextStates
@@ -240,7 +240,7 @@ def run_preprocess_image(case: Case) -> Mapping[str, Tensor]:
     """Images [1, 3, H, W] of uint8, resized by either rule."""
     outputs: dict[str, Tensor] = {}
     for number, item in enumerate(case.call.tables("items")):
-        image = open_picture(case.inputs[f"image.{number}"][0].permute(1, 2, 0).numpy())
+        image = open_image(case.inputs[f"image.{number}"][0].permute(1, 2, 0).numpy())
         kind = item.text("kind")
         if kind == "i2v":
             area = item.integer("max_area", least=1, most=MOST_PIXELS)
