@@ -15,6 +15,7 @@ SOURCE = Path(kandinsky.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
 LAYERS = (
     {"errors"},
+    {"files", "printing"},
     {"types", "cards", "params"},
     {"diffusion", "ops"},
     {"nets"},

@@ -1,0 +1,300 @@
+"""Where files may be written, and how: whole or not at all, and never outside the folder that was named.
+
+Everything the library writes goes through ``replacing``: a temporary file beside the target, renamed when it is
+complete. Its name says which process writes it, so the leftovers of killed processes are recognised and removed.
+Names that come from elsewhere (a hub, a recipe, a prompt file, a card) go through ``inside``.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import itertools
+import os
+import re
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kandinsky.errors import RequestError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than allowed here",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EISDIR: "it is a folder",
+    errno.ENOTEMPTY: "it is a folder that is not empty",
+    errno.EEXIST: "it exists already",
+    errno.ENOTDIR: "a part of its path is not a folder",
+    errno.ELOOP: "its symbolic links form a loop",
+    errno.EIO: "the disk reports an error",
+}
+# Only writing fails for these, whichever file the system names.
+_WRITING_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_NAME_MAX = 255  # bytes, where the file system does not say
+_LONGEST_SUFFIX = 16
+_PART = re.compile(r"\.part-(?P<pid>\d{1,10})-(?P<started>\d{1,20})-(?P<host>[0-9a-f]{8})-\d+(\.[^.]*)?$")
+_numbers = itertools.count()
+
+
+@contextmanager
+def replacing(target: str | Path, *, folder: bool = False) -> Iterator[Path]:
+    """Write a file (or a folder) beside its target, then put it in the target's place.
+
+    The name in between is `.NAME.part-…` with the target's suffix; missing folders above it are made. When the block
+    ends, the file is flushed to the disk and renamed; when it fails, by an interrupt too, the file is removed and an
+    older target stays as it was. A target that is a symbolic link stays one: what it points to is replaced.
+
+    Args:
+        target: The file to write, or the folder, which must be absent or empty.
+        folder: Whether to make a folder.
+
+    Yields:
+        The temporary path. A folder exists already, a file does not.
+
+    Raises:
+        RequestError: Nothing can be written there: the disk is full, access is denied, the name is too long, the
+            target is a folder or a device. Other errors of the block pass through.
+    """
+    path = real_path(target)
+    part, is_ours = path, True  # an error of this function's own, not of the block
+    try:
+        if not folder and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        part = _part_of(path)
+        if folder:
+            part.mkdir()
+        is_ours = False
+        yield part
+        is_ours = True
+        _flush(part)
+        part.replace(path)
+        _flush(path.parent, shallow=True)
+    except BaseException as error:
+        if part != path:
+            remove(part)
+        if isinstance(error, OSError) and (is_ours or _is_about(error, part)):
+            raise not_writable(target, error) from error
+        raise
+
+
+def check_writable(target: str | Path) -> Path:
+    """Refuse a file, or a new folder, that could not be written, before the work that makes it.
+
+    Really creates and removes a nameless file in the folder, or in the nearest one above it that exists: permission
+    bits alone do not tell on every file system.
+
+    Returns:
+        The target.
+
+    Raises:
+        RequestError: The name is too long or cannot be encoded, a device or a file is in the way, or the place takes
+            no files.
+    """
+    path = real_path(target)
+    folder = path if path.is_dir() else next(p for p in path.parents if p.exists() or p.parent == p)
+    try:
+        longest = _name_max(folder)
+        if any(len(os.fsencode(part)) > longest for part in path.parts[len(folder.parts) :]):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise not_writable(target, error) from error
+    return Path(target)
+
+
+def real_path(target: str | Path) -> Path:
+    """The absolute path that is meant, symbolic links and `..` resolved; nothing of it needs to exist.
+
+    Raises:
+        RequestError: The text cannot be a path, the links form a loop, the name is too long, or a device, a pipe or
+            a socket has this name.
+    """
+    try:
+        path = Path(os.path.realpath(target))
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return path
+    except OSError as error:
+        raise not_writable(target, error) from error
+    except ValueError as error:
+        raise RequestError("a file name holds a NUL character or a lone surrogate: use another name") from error
+    if stat.S_ISLNK(mode):  # what is left unresolved is a loop
+        raise not_writable(target, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise RequestError(f"`{target}` cannot be written: it is a device or a pipe, name a file")
+    return path
+
+
+def inside(root: str | Path, relative: str) -> Path:
+    """A path below a folder, from a name that somebody else chose.
+
+    Args:
+        root: The folder.
+        relative: Names joined by `/`; one `/` at the end is allowed and says that a folder is meant.
+
+    Returns:
+        ``root / relative``.
+
+    Raises:
+        RequestError: The name is not text, is empty or absolute, has an empty part, `.` or `..`, a backslash, a drive
+            letter or a NUL, or leads out of the folder through a symbolic link.
+    """
+    parts = relative.removesuffix("/").split("/") if isinstance(relative, str) else []
+    if (
+        not parts
+        or any(part in ("", ".", "..") for part in parts)
+        or "\\" in relative
+        or "\0" in relative
+        or re.match(r"[A-Za-z]:", relative)
+    ):
+        raise RequestError(
+            f"`{relative}` is not a plain relative path: use names joined by `/`, without `..`, `.`, backslashes or "
+            "empty parts"
+        )
+    path = Path(root, *parts)
+    try:
+        leads_out = not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    except (OSError, ValueError) as error:  # also what cannot be encoded
+        raise RequestError(f"`{relative}` cannot be used as a file name: {error}") from error
+    if leads_out:
+        raise RequestError(f"`{relative}` leads out of `{root}` through a symbolic link")
+    return path
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove what processes of this machine and user left half-written in a folder when they were killed.
+
+    Returns:
+        What was removed.
+    """
+    removed = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _PART.search(entry.name) if entry.name.startswith(".") else None
+            if found is None or found["host"] != _host():
+                continue
+            with suppress(OSError):
+                is_mine = not hasattr(os, "getuid") or entry.stat(follow_symlinks=False).st_uid == os.getuid()
+                if is_mine and not _is_running(int(found["pid"]), found["started"]):
+                    remove(Path(entry.path))
+                    removed.append(Path(entry.path))
+    return removed
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all in it, if it is there; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def not_writable(path: str | Path, error: OSError) -> RequestError:
+    """What to say of a file that could not be written."""
+    reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
+    hint = "free some space, or choose another place" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    return RequestError(f"`{path}` cannot be written: {reason}", hint=hint)
+
+
+def _is_about(error: OSError, part: Path) -> bool:
+    """Whether an error is one of writing this file or folder, not of something else that the block did."""
+    name = error.filename
+    text = os.fsdecode(name).removeprefix("file:") if isinstance(name, str | bytes) else ""
+    return error.errno in _WRITING_FAILS or text == str(part) or text.startswith(f"{part}{os.sep}")
+
+
+def _part_of(path: Path) -> Path:
+    """A name for the temporary file that no other call uses, shortened to what the file system takes."""
+    pid = os.getpid()
+    ending = f".part-{pid}-{_started(pid)}-{_host()}-{next(_numbers)}"
+    if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX:
+        ending += path.suffix
+    longest = _name_max(path.parent)
+    room = max(0, longest - len(os.fsencode(ending)) - 1)
+    name = os.fsencode(path.name)
+    if len(name) > longest:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
+    # cut between characters, not within one
+    return path.with_name(f".{name[:room].decode(errors='ignore' if len(name) > room else 'surrogateescape')}{ending}")
+
+
+def _name_max(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):
+        return _NAME_MAX
+
+
+def _flush(path: Path, *, shallow: bool = False) -> None:
+    """Have the system write a file to the disk, or a folder with its files.
+
+    Raises:
+        OSError: Writing failed. That a file system cannot flush folders is no fault.
+    """
+    if path.is_dir():
+        for entry in () if shallow else path.iterdir():
+            _flush(entry)
+        with suppress(OSError):
+            _fsync(path, os.O_RDONLY)
+    else:
+        _fsync(path, os.O_RDWR)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+@functools.cache
+def _host() -> str:
+    """This machine, and the container where process numbers have a name space of their own."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode(errors="replace")).hexdigest()[:8]
+
+
+def _started(pid: int) -> str:
+    """When a process began, in the system's own units; "0" where that is not known.
+
+    A number of a process is used again later; together with this it is not.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        return "0"
+
+
+def _is_running(pid: int, started: str) -> bool:
+    if os.name == "nt":  # there this signal would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's: not the one that wrote a file of ours
+        return False
+    return "0" in (started, now := _started(pid)) or started == now
