@@ -154,6 +154,25 @@ def inside(root: str | Path, relative: str) -> Path:
         RequestError: The name is not text, is empty or absolute, has an empty part, `.` or `..`, a backslash, a drive
             letter or a NUL, or leads out of the folder through a symbolic link.
     """
+    parts = relative_parts(relative)
+    path = Path(root, *parts)
+    try:
+        leads_out = not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    except (OSError, ValueError) as error:  # also what cannot be encoded
+        raise RequestError(f"`{relative}` cannot be used as a file name: {error}") from error
+    if leads_out:
+        raise RequestError(f"`{relative}` leads out of `{root}` through a symbolic link")
+    return path
+
+
+def relative_parts(relative: str) -> tuple[str, ...]:
+    """The names that a path from elsewhere is made of, by the rules of ``inside``; symbolic links are not looked at.
+
+    For what is only read, where links are the user's own, as those of the Hugging Face cache are.
+
+    Raises:
+        RequestError: The name is not a plain relative path, or one of its parts is longer than a file name can be.
+    """
     parts = relative.removesuffix("/").split("/") if isinstance(relative, str) else []
     if (
         not parts
@@ -166,14 +185,13 @@ def inside(root: str | Path, relative: str) -> Path:
             f"`{relative}` is not a plain relative path: use names joined by `/`, without `..`, `.`, backslashes or "
             "empty parts"
         )
-    path = Path(root, *parts)
     try:
-        leads_out = not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
-    except (OSError, ValueError) as error:  # also what cannot be encoded
+        longest = max(len(os.fsencode(part)) for part in parts)
+    except UnicodeEncodeError as error:
         raise RequestError(f"`{relative}` cannot be used as a file name: {error}") from error
-    if leads_out:
-        raise RequestError(f"`{relative}` leads out of `{root}` through a symbolic link")
-    return path
+    if longest > _NAME_MAX:
+        raise RequestError(f"a file name of {longest} bytes is too long: {_NAME_MAX} are allowed")
+    return tuple(parts)
 
 
 def sweep(folder: Path) -> list[Path]:
