@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kandinsky.errors import KandinskyError, WeightsError
+from kandinsky.errors import BackendError, KandinskyError, WeightsError
 from kandinsky.printing import escaped
 
 LARGEST_TABLE = 64 << 20  # bytes of a JSON file; the largest index of a released model has 0.1 MB
@@ -31,13 +31,16 @@ def reading(file: Path | str, failure: str = "is damaged") -> Iterator[None]:
         failure: What is said of it, such as `holds no tokenizer`.
 
     Raises:
-        WeightsError: The block raised an error that the contents of a file can cause. Errors of this library, of
-            missing packages and of memory that ran out pass through unchanged.
+        WeightsError: The block raised an error that the contents of a file can cause. Errors of this library and of
+            memory that ran out pass through unchanged.
+        BackendError: A package is missing.
     """
     try:
         yield
-    except (KandinskyError, ImportError, MemoryError):
+    except (KandinskyError, MemoryError):
         raise
+    except ImportError as error:
+        raise BackendError(f"`{escaped(file)}` needs a package that is not installed: {first_line(error)}") from error
     except Exception as error:
         if _is_out_of_memory(error):
             raise
