@@ -41,6 +41,7 @@ _REASONS = {
 # Only writing fails for these, whichever file the system names.
 _WRITING_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _NAME_MAX = 255  # bytes, where the file system does not say
+_PATH_MAX = 4096
 _LONGEST_SUFFIX = 16
 _PART = re.compile(r"\.part-(?P<pid>\d{1,10})-(?P<started>\d{1,20})-(?P<host>[0-9a-f]{8})-\d+(\.[^.]*)?$")
 _numbers = itertools.count()
@@ -192,6 +193,35 @@ def relative_parts(relative: str) -> tuple[str, ...]:
     if longest > _NAME_MAX:
         raise RequestError(f"a file name of {longest} bytes is too long: {_NAME_MAX} are allowed")
     return tuple(parts)
+
+
+def local_path(given: str | Path, what: str) -> Path:
+    """A path of this machine that a person gave, with `~` expanded; nothing needs to be there.
+
+    Args:
+        given: What was given.
+        what: How it is called in errors, such as `model`.
+
+    Raises:
+        RequestError: It is no text, is empty, holds a NUL or a lone surrogate, or is longer than a file name can be.
+    """
+    if not isinstance(given, str | Path) or not str(given).strip():
+        raise RequestError(f"{what} `{given}` is no name: give text that is not empty")
+    name = str(given)
+    try:
+        encoded = [len(os.fsencode(part)) for part in Path(name).parts]
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{what} cannot be a name: it holds a lone surrogate") from error
+    if "\0" in name:
+        raise RequestError(f"{what} cannot be a name: it holds a NUL character")
+    if max(encoded) > _NAME_MAX or sum(encoded) + len(encoded) > _PATH_MAX:
+        raise RequestError(
+            f"{what} `{name[:40]}…` is too long: a name has at most {_NAME_MAX} bytes, a path {_PATH_MAX}"
+        )
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise RequestError(f"{what} `{name}` cannot be found: there is no such user") from error
 
 
 def sweep(folder: Path) -> list[Path]:
