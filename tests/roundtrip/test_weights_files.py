@@ -16,7 +16,7 @@ from kandinsky import catalogue
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.kandinsky5.convert import convert_transformer, infer_params
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
-from kandinsky.weights import keymaps
+from kandinsky.families.parts.keymaps import DIFFUSERS_INSIDE
 from kandinsky.weights.keymaps import KeyMap, keymap_of
 from kandinsky.weights.read import load_into, read_metadata, read_shapes, read_state
 from kandinsky.weights.write import write_state
@@ -224,13 +224,13 @@ def test_key_maps_work_both_ways(index, rest):
     for official in (f"blocks.{index}.attn.{'.'.join(rest)}", f"norm{index}.gamma", f"plain.{'.'.join(rest)}"):
         assert keymap.to_official(keymap.to_ours(official)) == official
     assert keymap.to_ours(f"blocks.{index}.attn.q") == f"layers.{index}.attention.q"
-    assert keymaps.HUNYUAN_VAE.to_official(keymaps.HUNYUAN_VAE.to_ours("encoder.a")) == "encoder.a"
+    assert DIFFUSERS_INSIDE.to_official(DIFFUSERS_INSIDE.to_ours("encoder.a")) == "encoder.a"
 
 
 def test_the_transformer_needs_no_translation():
     keymap = keymap_of(catalogue.part("kandinsky5.dit"))
     assert all(keymap.to_ours(name) == name == keymap.to_official(name) for name in fresh())
-    assert keymap_of(catalogue.part("hunyuan")) is keymaps.HUNYUAN_VAE
+    assert keymap_of(catalogue.part("hunyuan")) is DIFFUSERS_INSIDE
 
 
 def test_parameters_are_inferred_from_shapes(tmp_path):

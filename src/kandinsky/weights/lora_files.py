@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.files import local_path
 from kandinsky.model.card import FileSet
-from kandinsky.weights.locate import locate_part
+from kandinsky.weights.locate import is_repository, locate_part
 
 # weights → the configuration that belongs to them, in the order they are looked for in a folder
 LAYOUTS = {
@@ -22,7 +23,6 @@ LAYOUTS = {
 # one or several of `FILE[:SCALE]`
 LoraSpecs = str | Path | Iterable[str | Path]
 _STRENGTH = re.compile(r"(?P<source>.+):(?P<scale>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.IGNORECASE)
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def parse_spec(spec: str | Path) -> tuple[str, float]:
@@ -43,12 +43,12 @@ def locate_lora(source: str | Path) -> Path:
 
     Raises: WeightsError saying what was looked for, and how to fetch it.
     """
-    path = Path(source).expanduser()
+    path = local_path(source, "LoRA")
     if path.exists():
         find_files(path)
         return path
     name = str(source)
-    if not _REPOSITORY.fullmatch(name) or path.suffix in (".safetensors", ".pt", ".bin", ".json"):
+    if not is_repository(name) or path.suffix in (".safetensors", ".pt", ".bin", ".json"):
         raise WeightsError(f"LoRA `{name}` is not there: give a file, a folder or a Hugging Face repository")
     missing: WeightsError | None = None
     for part in repository_parts(name):
@@ -69,6 +69,8 @@ def find_loras(specs: LoraSpecs | None) -> list[tuple[Path, str, float]]:
     """
     if specs is None:
         return []
+    if not isinstance(specs, str | Path | Iterable):
+        raise RequestError(f"LoRA `{specs}` is no file: give FILE or FILE:SCALE, or a list of them")
     parsed = [parse_spec(spec) for spec in ([specs] if isinstance(specs, str | Path) else specs)]
     return [(locate_lora(source), source, scale) for source, scale in parsed]
 
