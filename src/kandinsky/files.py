@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kandinsky.errors import RequestError
+from kandinsky.printing import escaped
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -160,9 +161,9 @@ def inside(root: str | Path, relative: str) -> Path:
     try:
         leads_out = not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
     except (OSError, ValueError) as error:  # also what cannot be encoded
-        raise RequestError(f"`{relative}` cannot be used as a file name: {error}") from error
+        raise RequestError(f"`{escaped(relative)}` cannot be used as a file name: {escaped(error)}") from error
     if leads_out:
-        raise RequestError(f"`{relative}` leads out of `{root}` through a symbolic link")
+        raise RequestError(f"`{escaped(relative)}` leads out of `{root}` through a symbolic link")
     return path
 
 
@@ -183,13 +184,13 @@ def relative_parts(relative: str) -> tuple[str, ...]:
         or re.match(r"[A-Za-z]:", relative)
     ):
         raise RequestError(
-            f"`{relative}` is not a plain relative path: use names joined by `/`, without `..`, `.`, backslashes or "
-            "empty parts"
+            f"`{escaped(relative)}` is not a plain relative path: use names joined by `/`, without `..`, `.`, "
+            "backslashes or empty parts"
         )
     try:
         longest = max(len(os.fsencode(part)) for part in parts)
     except UnicodeEncodeError as error:
-        raise RequestError(f"`{relative}` cannot be used as a file name: {error}") from error
+        raise RequestError(f"`{escaped(relative)}` cannot be used as a file name: {escaped(error)}") from error
     if longest > _NAME_MAX:
         raise RequestError(f"a file name of {longest} bytes is too long: {_NAME_MAX} are allowed")
     return tuple(parts)
@@ -206,7 +207,7 @@ def local_path(given: str | Path, what: str) -> Path:
         RequestError: It is no text, is empty, holds a NUL or a lone surrogate, or is longer than a file name can be.
     """
     if not isinstance(given, str | Path) or not str(given).strip():
-        raise RequestError(f"{what} `{given}` is no name: give text that is not empty")
+        raise RequestError(f"{what} `{escaped(given)}` is no name: give text that is not empty")
     name = str(given)
     try:
         encoded = [len(os.fsencode(part)) for part in Path(name).parts]
@@ -214,14 +215,14 @@ def local_path(given: str | Path, what: str) -> Path:
         raise RequestError(f"{what} cannot be a name: it holds a lone surrogate") from error
     if "\0" in name:
         raise RequestError(f"{what} cannot be a name: it holds a NUL character")
-    if max(encoded) > _NAME_MAX or sum(encoded) + len(encoded) > _PATH_MAX:
+    if max(encoded, default=0) > _NAME_MAX or sum(encoded) + len(encoded) > _PATH_MAX:
         raise RequestError(
-            f"{what} `{name[:40]}…` is too long: a name has at most {_NAME_MAX} bytes, a path {_PATH_MAX}"
+            f"{what} `{escaped(name[:40])}…` is too long: a name has at most {_NAME_MAX} bytes, a path {_PATH_MAX}"
         )
     try:
         return Path(name).expanduser()
     except RuntimeError as error:
-        raise RequestError(f"{what} `{name}` cannot be found: there is no such user") from error
+        raise RequestError(f"{what} `{escaped(name)}` cannot be found: there is no such user") from error
 
 
 def sweep(folder: Path) -> list[Path]:

@@ -367,7 +367,7 @@ def _patterns(values: Mapping[str, Any], key: str, where: str) -> Iterable[tuple
                 "supported"
             )
         try:
-            _ending(pattern)
+            re.compile(pattern), _ending(pattern)
         except (re.error, RecursionError, OverflowError) as error:
             raise WeightsError(f"`{where}` has the invalid pattern `{shown(pattern)}`: {error}") from error
     return table.items()

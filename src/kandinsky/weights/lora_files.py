@@ -30,6 +30,8 @@ def parse_spec(spec: str | Path) -> tuple[str, float]:
 
     A colon that no number follows belongs to the name, such as that of a Windows drive.
     """
+    if not isinstance(spec, str | Path):
+        raise RequestError(f"LoRA `{spec}` is no file: give FILE or FILE:SCALE, or a list of them")
     text = str(spec)
     if match := _STRENGTH.fullmatch(text):
         text = match["source"]
@@ -69,9 +71,8 @@ def find_loras(specs: LoraSpecs | None) -> list[tuple[Path, str, float]]:
     """
     if specs is None:
         return []
-    if not isinstance(specs, str | Path | Iterable):
-        raise RequestError(f"LoRA `{specs}` is no file: give FILE or FILE:SCALE, or a list of them")
-    parsed = [parse_spec(spec) for spec in ([specs] if isinstance(specs, str | Path) else specs)]
+    several = isinstance(specs, Iterable) and not isinstance(specs, str | Path)
+    parsed = [parse_spec(spec) for spec in (specs if several else [specs])]  # type: ignore[union-attr, list-item]
     return [(locate_lora(source), source, scale) for source, scale in parsed]
 
 
