@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.files import local_path
 from kandinsky.model import card as card_files
 from kandinsky.model.card import DEFAULT_MODEL, DEFAULT_SOUND, FULL_SIZE_SOUND, HERE, Card, Source, to_dict
 from kandinsky.model.family import Family, Part
-from kandinsky.weights.folders import diffusers_repository, in_diffusers_layout, read_json
+from kandinsky.printing import escaped
+from kandinsky.weights.folders import diffusers_repository, in_diffusers_layout
+from kandinsky.weights.untrusted import read_table, reading
 
 if TYPE_CHECKING:
     from kandinsky.engine.options import RunOptions
@@ -145,11 +148,10 @@ def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source
 
     Raises: RequestError for a name that is nothing of all this; WeightsError for a folder that holds no model.
     """
-    name = str(model)
-    root = None if weights is None else Path(weights).expanduser()
+    name, place = str(model), local_path(model, "model")
+    root = None if weights is None else local_path(weights, "weights folder")
     if name in cards():
         return Source(find(name), root, name)
-    place = Path(name).expanduser()
     if place.is_dir():
         if weights is not None:
             raise RequestError("`weights` is for catalogue models: a folder brings its own weights")
@@ -158,6 +160,8 @@ def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source
         if weights is not None:
             raise RequestError("`weights` is for catalogue models: a YAML file names its own weights")
         return Source(card, None, str(place.resolve()))
+    if place.exists():
+        raise RequestError(f"`{escaped(name)}` is no model: give a folder, an official YAML file or a catalogue id")
     if isinstance(model, Path) or name.startswith((".", "/", "~")):
         raise RequestError(f"model folder `{name}` is not there: give an existing folder or a catalogue id")
     if name.count("/") == 1 and (card := from_repository(name)):
@@ -167,6 +171,11 @@ def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source
 
 def from_folder(folder: Path) -> Source:
     """The model in a folder of this machine. Raises: WeightsError or RequestError where it is not one model."""
+    with reading(folder, "holds values that make no model"):
+        return _from_folder(folder)
+
+
+def _from_folder(folder: Path) -> Source:
     name = str(folder)
     if (path := folder / "card.toml").is_file():
         return Source(read(path), None, name)
@@ -205,11 +214,12 @@ def from_repository(repository: str) -> Card | None:
 
 def _in_format(place: Path) -> Card | None:
     formats = (entry for one in families() for entry in one.formats)
-    return next((entry.read()(place, CARDS) for entry in formats if entry.holds()(place)), None)
+    with reading(place, "holds values that make no model"):
+        return next((entry.read()(place, CARDS) for entry in formats if entry.holds()(place)), None)
 
 
 def _diffusers_folder(folder: Path) -> Card:
-    kind = str(read_json(folder / "model_index.json").get("_class_name"))
+    kind = str(read_table(folder / "model_index.json").get("_class_name"))
     layouts = [one.diffusers for one in families() if one.diffusers is not None]
     for layout in layouts:
         if kind in layout.pipelines:

@@ -167,7 +167,7 @@ def generate(
         if left and not ray:  # the workers of a cluster have files of their own
             find_loras(options.lora)
             for component in source.card.components.values():
-                locate_parts(component, root=source.root, model=source.card.id)
+                locate_parts(component, root=source.root, model=source.name)
         if world.size > 1 and not quiet:
             _say_layout(str(layout), world.size, why)
         if model == catalogue.DEFAULT_MODEL and not quiet:
@@ -193,7 +193,7 @@ def generate(
         check_clip_targets(targets, chained)
     find_loras(options.lora)
     for component in source.card.components.values():
-        locate_parts(component, root=source.root, model=source.card.id)
+        locate_parts(component, root=source.root, model=source.name)
     if world.size > 1 and not quiet:
         _say_layout(str(layout), world.size, why)
     if model == catalogue.DEFAULT_MODEL and not quiet:

@@ -67,7 +67,7 @@ def interpolate(
         settings.rate(film.fps)
     needed = set(source.card.components) - {"dit"} - (set() if prompt.strip() else {"text"})
     for name in sorted(needed):
-        locate_parts(source.card.component(name), root=source.root, model=source.card.id)
+        locate_parts(source.card.component(name), root=source.root, model=source.name)
     given = read_video(video) if film is None else read_input(film)
     begun = time.monotonic()
     with patient(f"interpolating {video.name}", quiet=quiet) as on_step:

@@ -64,7 +64,7 @@ class SoundModel:
         source, needed = catalogue.source_of(self.name), set(options.only or ())
         check_trust(source.card, options.trust_remote_code, only=needed)
         for name in sorted(needed):
-            locate_parts(source.card.component(name), root=source.root, model=source.card.id)
+            locate_parts(source.card.component(name), root=source.root, model=source.name)
 
     def load(self, *, quiet: bool) -> VideoToAudioPipeline:
         from kandinsky import catalogue

@@ -22,13 +22,16 @@ from types import UnionType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from kandinsky.errors import RequestError
+from kandinsky.files import relative_parts
 from kandinsky.model.family import Family, Part
 from kandinsky.model.task import Task
+from kandinsky.printing import escaped
 
 HERE = Path(__file__).parent.parent / "cards"
 BASES, TABLES = "_bases", "_tables"
 FITS = ("list", "area", "within")
 Families = Callable[[str], Family]
+WHOLE = "./"  # all files of a repository
 DEFAULT_MODEL = "nano-t2v"
 DEFAULT_SOUND, FULL_SIZE_SOUND = "nano-v2a", "kandinsky4-v2a"
 
@@ -57,6 +60,18 @@ class FileSet:
     dtype: str = "float32"
     gated: bool = False
     loaded: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse names that lead out of their folder. Raises: RequestError."""
+        local = self.repo[2:] if self.repo.startswith("./") else ""
+        names = {"file": self.files, "local": (self.local,), "revision": (self.revision,), "repo": (local,)}
+        for what, name in ((what, name) for what, given in names.items() for name in given if name not in ("", WHOLE)):
+            try:
+                relative_parts(name)
+            except RequestError as error:
+                raise RequestError(f"card: {what} of `{escaped(self.repo)}`: {error}") from error
+        if not self.files or "" in self.files or not self.revision:
+            raise RequestError(f"card: `{escaped(self.repo)}` needs files and a revision, none of them empty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,11 +367,15 @@ def _read_values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise RequestError(f"card `{path.name}` is its own base: {' → '.join(p.name for p in (*above, path))}")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise RequestError(f"card `{path}` cannot be read: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"card `{path}` is not valid TOML: {error}") from error
     if "base" not in values:
         return values
     name = values.pop("base")
+    if not isinstance(name, str) or len(relative_parts(name)) > 1:
+        raise RequestError(f"{path.name}: base `{escaped(name)}` must be the name of a card")
     folder = path.parent.parent if path.parent.name == BASES else path.parent
     places = (folder / BASES / f"{name}.toml", HERE / BASES / f"{name}.toml", HERE / f"{name}.toml")
     for place in places:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kandinsky.errors import WeightsError
+from kandinsky.errors import RequestError, WeightsError
 from kandinsky.model.values import TextStates
 from kandinsky.text.protocol import TextEncoder
 from kandinsky.weights.read import PICKLED, read_ranges, read_state
@@ -86,7 +86,7 @@ class TextStore:
         try:
             write_state(tensors, self.path(prompt, still=still))
             self._tidy()
-        except OSError as error:
+        except (OSError, RequestError) as error:
             log.warning("text states cannot be kept in `%s`: %s", self.folder, error)
 
     def _named(self) -> str:

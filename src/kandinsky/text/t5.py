@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.model.params import read_params
 from kandinsky.model.values import TextStates
-from kandinsky.text.pretrained import read_model
+from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokenizer_file
 from kandinsky.text.sentencepiece import read_spiece
 
 PAD, END, EXTRA = 0, 1, 100
@@ -102,7 +102,9 @@ def read_t5(folder: Path, tokenizer_folder: Path, *, params: T5Params | None = N
             "the text encoder T5 needs the package `transformers`: install `kandinsky-video[full]`"
         ) from error
     tokenizer = read_t5_tokenizer(tokenizer_folder)  # before the large file
-    return T5Encoder(read_model(T5EncoderModel, folder, dtype, may_be_left_over=LEFT_OVER), tokenizer, params)
+    encoder: Any = read_model(T5EncoderModel, folder, dtype, types=("t5",), may_be_left_over=LEFT_OVER)
+    check_vocabulary(tokenizer.get_vocab(), encoder.get_input_embeddings().num_embeddings, tokenizer_folder)
+    return T5Encoder(encoder, tokenizer, params)
 
 
 def read_t5_tokenizer(folder: Path) -> Tokenizer:
@@ -114,10 +116,7 @@ def read_t5_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = read_spiece(file)
         tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>", *(f"<extra_id_{i}>" for i in reversed(range(EXTRA)))])
     elif (file := folder / "tokenizer.json").is_file():
-        try:
-            tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
-            raise WeightsError(f"`{file}` is no tokenizer: {error}") from error
+        tokenizer = read_tokenizer_file(file)
         tokenizer.no_truncation()
         tokenizer.no_padding()
     else:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kandinsky.errors import WeightsError
 from kandinsky.model.card import Card, FileSet
 from kandinsky.model.family import Cards
 
@@ -57,15 +55,3 @@ def named_in(folder: Path, task: str, cards: Cards) -> Card | None:
         if card.task == task and names & {repo.rpartition("/")[2] for repo in repositories}:
             return card
     return None
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WeightsError(f"`{path}` is not there, but the Diffusers layout needs it") from error
-    except ValueError as error:
-        raise WeightsError(f"`{path}` is not valid JSON: fetch it again") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"`{path}` must hold a table: fetch it again")
-    return values

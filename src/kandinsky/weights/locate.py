@@ -13,7 +13,6 @@ Places, in this order:
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -22,9 +21,13 @@ from pathlib import Path, PurePosixPath
 
 from kandinsky.errors import WeightsError
 from kandinsky.model.card import Card, Component, FileSet
+from kandinsky.printing import escaped, shell_command
+from kandinsky.weights.header import shard_files
 
 ASSETS = Path(__file__).parent.parent / "assets"
+LONGEST_REPOSITORY = 96
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPOSITORY = re.compile(r"(?:(?![.-])[A-Za-z0-9._-]+(?<![.-]))/(?:(?![.-])[A-Za-z0-9._-]+(?<![.-]))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,7 @@ class Place:
         for index in folder.glob("*.safetensors.index.json"):
             if index not in self.files and folder not in self.files:
                 continue
-            try:
-                names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            except (OSError, ValueError, KeyError, AttributeError) as error:
-                raise WeightsError(f"`{index}` is no valid index of weight files: {error!r}") from error
-            yield from (folder / name for name in sorted(names))
+            yield from shard_files(index)
 
 
 def places(part: FileSet, *, root: Path | None = None) -> tuple[Place, ...]:
@@ -70,8 +69,13 @@ def places(part: FileSet, *, root: Path | None = None) -> tuple[Place, ...]:
 def locate_part(part: FileSet, *, root: Path | None = None, model: str | None = None) -> Path:
     """The file of a part with one file, else the folder its files lie in.
 
-    Args:    root: an official `weights/` folder to look in instead of the Hugging Face cache.   model: for the hint.
-    Raises:  WeightsError naming the missing files and every place looked at.
+    Args:
+        part: What a card lists.
+        root: An official `weights/` folder to look in instead of the Hugging Face cache.
+        model: The name that was asked for, which `kandinsky download` takes as well; for the hint.
+
+    Raises:
+        WeightsError: Names the missing files and every place looked at.
     """
     looked = []
     for place in places(part, root=root):
@@ -82,13 +86,24 @@ def locate_part(part: FileSet, *, root: Path | None = None, model: str | None = 
     # The place where most is there already is the one whose gaps are worth naming.
     best = min(looked, key=lambda place: len(place.missing()))
     gone = best.missing()
-    names = [f"`{_name(path, best, part)}`" for path in gone]
+    names = [f"`{escaped(_name(path, best, part))}`" for path in gone]
     listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    where = " or ".join(f"`{place.target}`" for place in looked)
-    raise WeightsError(
-        f"{listed} of `{part.repo}` {'is' if len(names) == 1 else 'are'} not on this machine: looked for {where}",
-        hint=None if part.repo == "package" or part.repo.startswith(("/", "~")) else _hint(model),
-    )
+    where = " or ".join(f"`{escaped(place.target)}`" for place in looked)
+    hint = None
+    if model is not None and part.repo != "package" and not part.repo.startswith(("/", "~")):
+        hint = f"`{download_command(model, root)}` fetches what is missing"
+    verb = "is" if len(names) == 1 else "are"
+    raise WeightsError(f"{listed} of `{part.repo}` {verb} not on this machine: looked for {where}", hint=hint)
+
+
+def download_command(model: str, root: Path | None = None) -> str:
+    """The command that fetches a model to where it was looked for."""
+    return shell_command(["kandinsky", "download", model, *(["--dir", str(root)] if root is not None else [])])
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name can be that of a Hugging Face repository, OWNER/NAME, by the hub's own rules."""
+    return len(name) <= LONGEST_REPOSITORY and bool(_REPOSITORY.fullmatch(name)) and not re.search(r"--|\.\.", name)
 
 
 def locate(component: Component, *, root: Path | None = None, model: str | None = None) -> Path:
@@ -139,11 +154,6 @@ def revision(component: Component, *, root: Path | None = None) -> str:
     return part.revision
 
 
-def target_in(part: FileSet, root: Path) -> Place:
-    """Where a part lies in an official `weights/` tree; ``weights/hub.py`` writes there."""
-    return _official(part, root)
-
-
 def common_folder(files: tuple[str, ...]) -> PurePosixPath:
     """The deepest folder that holds all entries of a card's file list."""
     folders = [PurePosixPath(f) if f.endswith("/") else PurePosixPath(f).parent for f in files]
@@ -179,9 +189,9 @@ def _snapshot(part: FileSet, cache: Path | None = None) -> Path:
         return repo / "snapshots" / part.revision
     try:
         commit = (repo / "refs" / part.revision).read_text(encoding="utf-8").strip()
-    except OSError:
-        return repo / "snapshots" / part.revision
-    return repo / "snapshots" / commit
+    except (OSError, ValueError):
+        commit = ""
+    return repo / "snapshots" / (commit if _COMMIT.fullmatch(commit) else part.revision)
 
 
 def hub_cache() -> Path:
@@ -207,7 +217,3 @@ def _name(path: Path, place: Place, part: FileSet) -> str:
     if path == place.target:
         return part.files[0]
     return str(path.relative_to(place.target)) if path.is_relative_to(place.target) else path.name
-
-
-def _hint(model: str | None) -> str:
-    return f"`kandinsky download {model or 'ID'}` fetches what is missing"

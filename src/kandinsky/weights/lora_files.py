@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.files import local_path
 from kandinsky.model.card import FileSet
-from kandinsky.weights.locate import locate_part
+from kandinsky.weights.locate import is_repository, locate_part
 
 # weights → the configuration that belongs to them, in the order they are looked for in a folder
 LAYOUTS = {
@@ -22,7 +23,6 @@ LAYOUTS = {
 # one or several of `FILE[:SCALE]`
 LoraSpecs = str | Path | Iterable[str | Path]
 _STRENGTH = re.compile(r"(?P<source>.+):(?P<scale>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.IGNORECASE)
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def parse_spec(spec: str | Path) -> tuple[str, float]:
@@ -30,6 +30,8 @@ def parse_spec(spec: str | Path) -> tuple[str, float]:
 
     A colon that no number follows belongs to the name, such as that of a Windows drive.
     """
+    if not isinstance(spec, str | Path):
+        raise RequestError(f"LoRA `{spec}` is no file: give FILE or FILE:SCALE, or a list of them")
     text = str(spec)
     if match := _STRENGTH.fullmatch(text):
         text = match["source"]
@@ -43,12 +45,12 @@ def locate_lora(source: str | Path) -> Path:
 
     Raises: WeightsError saying what was looked for, and how to fetch it.
     """
-    path = Path(source).expanduser()
+    path = local_path(source, "LoRA")
     if path.exists():
         find_files(path)
         return path
     name = str(source)
-    if not _REPOSITORY.fullmatch(name) or path.suffix in (".safetensors", ".pt", ".bin", ".json"):
+    if not is_repository(name) or path.suffix in (".safetensors", ".pt", ".bin", ".json"):
         raise WeightsError(f"LoRA `{name}` is not there: give a file, a folder or a Hugging Face repository")
     missing: WeightsError | None = None
     for part in repository_parts(name):
@@ -69,7 +71,8 @@ def find_loras(specs: LoraSpecs | None) -> list[tuple[Path, str, float]]:
     """
     if specs is None:
         return []
-    parsed = [parse_spec(spec) for spec in ([specs] if isinstance(specs, str | Path) else specs)]
+    several = isinstance(specs, Iterable) and not isinstance(specs, str | Path)
+    parsed = [parse_spec(spec) for spec in (specs if several else [specs])]  # type: ignore[union-attr, list-item]
     return [(locate_lora(source), source, scale) for source, scale in parsed]
 
 

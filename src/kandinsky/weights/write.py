@@ -8,7 +8,6 @@ byte, metadata included. (safetensors' own writer sorts, and keeps metadata in a
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,24 +17,12 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError
-from kandinsky.weights.read import INDEX_FILES, INT8_SCALE, SINGLE_FILES
+from kandinsky.files import replacing
+from kandinsky.weights.read import DTYPES, INDEX_FILES, INT8_SCALE, SINGLE_FILES
 
 SHARD_BYTES = 10_000_000_000  # Diffusers' default
 ALIGNMENT = 8
-DTYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def write_state(
@@ -115,17 +102,9 @@ def _write_file(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, 
 
 def _replace(path: Path, pieces: list[bytes | Tensor]) -> None:
     """Write pieces one after the other into a file beside ``path``, then put it in its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as stream:
-            for piece in pieces:
-                stream.write(piece if isinstance(piece, bytes) else _bytes(piece))
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as beside, beside.open("wb") as stream:
+        for piece in pieces:
+            stream.write(piece if isinstance(piece, bytes) else _bytes(piece))
 
 
 def _bytes(tensor: Tensor) -> Any:

@@ -1,14 +1,10 @@
-"""Kandinsky 3, all of it: from the official files to a Diffusers folder and back.
-
-A folder is made beside its target and renamed, so that a killed run leaves nothing half-written.
-"""
+"""Kandinsky 3, all of it: from the official files to a Diffusers folder and back."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +22,7 @@ from kandinsky.families.parts.keymaps import PROJECTION
 from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
 from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.families.parts.unet.unet import UNet
+from kandinsky.files import replacing
 from kandinsky.model.card import Card
 from kandinsky.weights.keymaps import keymap_for
 from kandinsky.weights.locate import locate_parts
@@ -141,13 +138,8 @@ def _made_beside(target: Path) -> Iterator[Path]:
     """A new folder that gets the target's name when all is in it."""
     if target.exists():
         raise RequestError(f"target `{target}` is there already: name a folder that is not")
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        beside.rename(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with replacing(target, folder=True) as folder:
+        yield folder
 
 
 def convert(source: Path, target: Path, to: str, card: Card | None) -> Path:

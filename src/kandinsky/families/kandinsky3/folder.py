@@ -15,8 +15,9 @@ from typing import Any
 from kandinsky.errors import BackendError, WeightsError
 from kandinsky.model.card import Card, Component
 from kandinsky.model.family import Cards
-from kandinsky.weights.folders import in_diffusers_layout, named_in, overruled, read_json
+from kandinsky.weights.folders import in_diffusers_layout, named_in, overruled
 from kandinsky.weights.keymaps import KeyMap
+from kandinsky.weights.untrusted import read_table
 
 log = logging.getLogger(__name__)
 
@@ -264,9 +265,9 @@ def read_diffusers(folder: Path, card: Card, cards: Cards) -> Card:
     if named_in(folder, card.task, cards) is None:
         card = dataclasses.replace(card, id=folder.name, title=folder.name, source=str(folder))
     card = in_diffusers_layout(card, str(folder))
-    params = unet_params(read_json(folder / "unet" / "config.json"))
-    vae = movq_params(read_json(folder / "movq" / "config.json"))
-    sampler = sampler_of(read_json(folder / "scheduler" / "scheduler_config.json"))
+    params = unet_params(read_table(folder / "unet" / "config.json"))
+    vae = movq_params(read_table(folder / "movq" / "config.json"))
+    sampler = sampler_of(read_table(folder / "scheduler" / "scheduler_config.json"))
     if sampler is None:
         log.warning("the scheduler of `%s` is not known: the official one of `%s` is used", folder, card.id)
     else:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, OutOfMemory, WeightsError
 from kandinsky.model.params import read_params
-from kandinsky.text.pretrained import first_line
-from kandinsky.weights.read import read_shapes
+from kandinsky.text.pretrained import from_folder
+from kandinsky.weights.read import check_finite, read_meta
+from kandinsky.weights.untrusted import first_line
 
 TEMPLATE = "base"  # the text as it is, no numbers between the frames
 SEES, READS = 1, 0  # kinds of tokens
@@ -116,20 +117,25 @@ def read_cogvlm2(folder: Path, *, params: CogVlm2Params | None = None, dtype: to
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise BackendError("the encoder needs the package `transformers`: install `kandinsky-video[full]`") from error
-    read_shapes(folder)  # names a tensor that is cut off, before any is read
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": True}
+    read_meta(folder, stored=True)  # names a tensor that is cut off, before any is read
     classes: tuple[Any, Any] = (AutoTokenizer, AutoModelForCausalLM)
     try:
-        tokenizer = classes[0].from_pretrained(folder, **local)
-        model, report = classes[1].from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+        tokenizer = from_folder(classes[0], folder, trust_remote_code=True)
+        model, report = from_folder(
+            classes[1],
+            folder,
+            trust_remote_code=True,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-    except (torch.OutOfMemoryError, MemoryError):
+    except (torch.OutOfMemoryError, MemoryError, WeightsError):
         raise
     except Exception as error:  # it is foreign code: anything may come
         raise _foreign(error) from error
     if missing := sorted(report["missing_keys"]):
         raise WeightsError(f"tensor `{missing[0]}` is missing in `{folder}` ({len(missing)} such)")
+    check_finite(dict(model.named_parameters()), str(folder))
     return CogVlm2Encoder(model, tokenizer, params)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from kandinsky.model.card import Card
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.weights import keymaps
 from kandinsky.weights.read import check_shapes, read_metadata, read_state
+from kandinsky.weights.untrusted import read_table
 from kandinsky.weights.write import write_state
 
 DIFFUSERS_CLASS = "Kandinsky5Transformer3DModel"
@@ -68,10 +68,7 @@ def read_config(source: Path) -> dict[str, Any] | None:
         return None
     for folder in (source, source / "transformer"):
         if (file := folder / "config.json").is_file():
-            try:
-                return dict(json.loads(file.read_text(encoding="utf-8")))
-            except (ValueError, TypeError) as error:
-                raise WeightsError(f"`{file}` is no valid `config.json`") from error
+            return read_table(file)
     return None
 
 

@@ -19,7 +19,7 @@ from kandinsky.families.kandinsky5.templates import IMAGE_EDIT, IMAGE_PAD, Templ
 from kandinsky.media.image import resized
 from kandinsky.model.params import read_params
 from kandinsky.model.values import TextStates
-from kandinsky.text.pretrained import read_model, read_tokenizer
+from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -222,12 +222,22 @@ def read_qwen_clip(
         raise BackendError(
             "the text encoders Qwen2.5-VL and CLIP need the package `transformers`: install `kandinsky-video[full]`"
         ) from error
+    # before the large files
+    qwen_folder, clip_folder = files.qwen_tokenizer or files.qwen, files.clip_tokenizer or files.clip
+    qwen_tokenizer, clip_tokenizer = (read_tokenizer(AutoTokenizer, one) for one in (qwen_folder, clip_folder))
+    image_processor = _read_image_processor(qwen_folder)
+    clip: Any = read_model(
+        CLIPTextModel, files.clip, torch.float32, types=("clip", "clip_text_model"), may_be_left_over=CLIP_OTHER_HALF
+    )
+    check_vocabulary(clip_tokenizer.get_vocab(), clip.get_input_embeddings().num_embeddings, clip_folder)
+    qwen: Any = read_model(Qwen2_5_VLForConditionalGeneration, files.qwen, dtype, types=("qwen2_5_vl",))
+    check_vocabulary(qwen_tokenizer.get_vocab(), qwen.get_input_embeddings().num_embeddings, qwen_folder)
     return QwenClipEncoder(
-        read_model(Qwen2_5_VLForConditionalGeneration, files.qwen, dtype),
-        read_model(CLIPTextModel, files.clip, torch.float32, may_be_left_over=CLIP_OTHER_HALF),
-        qwen_tokenizer=read_tokenizer(AutoTokenizer, files.qwen_tokenizer or files.qwen),
-        image_processor=_read_image_processor(files.qwen_tokenizer or files.qwen),
-        clip_tokenizer=read_tokenizer(AutoTokenizer, files.clip_tokenizer or files.clip),
+        qwen,
+        clip,
+        qwen_tokenizer=qwen_tokenizer,
+        image_processor=image_processor,
+        clip_tokenizer=clip_tokenizer,
         params=params,
         padding=padding,
     )

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from kandinsky.errors import RequestError, WeightsError
+from kandinsky.errors import RequestError
 from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
 from kandinsky.model.values import TextStates
+from kandinsky.text.pretrained import check_vocabulary, read_tokenizer_file
 from kandinsky.weights.read import load_into
 
 
@@ -52,8 +53,8 @@ class NanoTextEncoder:
 
         Raises: WeightsError for a file that is missing or does not fit, RequestError for an unknown parameter.
         """
-        if not Path(tokenizer).is_file():
-            raise WeightsError(f"tokenizer file `{tokenizer}` does not exist")
+        read = read_tokenizer_file(Path(tokenizer))
         network = NanoTextNetwork(NanoTextParams.from_dict(params))
         load_into(network, Path(weights), dtype=torch.float32)
-        return cls(network, Tokenizer.from_file(str(tokenizer)))
+        check_vocabulary(read.get_vocab(), network.params.vocab_size, tokenizer)
+        return cls(network, read)

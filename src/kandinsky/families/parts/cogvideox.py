@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class CogVideoXParams:
     norm_eps: float = 1e-6
     norm_num_groups: int = 32
     temporal_compression_ratio: int = 4
-    scaling_factor: float = 0.7
+    scaling_factor: float = field(default=0.7, metadata={"above": 0})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CogVideoXParams:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class FluxParams:
     act_fn: str = "silu"
     norm_num_groups: int = 32
     sample_size: int = 1024
-    scaling_factor: float = 0.3611
+    scaling_factor: float = field(default=0.3611, metadata={"above": 0})
     shift_factor: float | None = 0.1159
     latents_mean: tuple[float, ...] | None = None
     latents_std: tuple[float, ...] | None = None

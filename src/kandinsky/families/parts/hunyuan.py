@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -38,7 +38,7 @@ class HunyuanParams:
     layers_per_block: int = 2
     act_fn: str = "silu"
     norm_num_groups: int = 32
-    scaling_factor: float = 0.476986
+    scaling_factor: float = field(default=0.476986, metadata={"above": 0})
     spatial_compression_ratio: int = 8
     temporal_compression_ratio: int = 4
     mid_block_add_attention: bool = True

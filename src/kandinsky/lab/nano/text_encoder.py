@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -54,6 +53,7 @@ from kandinsky.lab.nano.concepts import (
 from kandinsky.lab.nano.text_teachers import Forms, Teachers, Vocabulary, nearest_texts
 from kandinsky.lab.nano.text_words import gather, known_texts, make_tokenizer, with_whole_words
 from kandinsky.lab.nano.word_judge import Judgements, WordJudge
+from kandinsky.text.pretrained import read_tokenizer_file
 from kandinsky.weights.read import assign_state, read_state
 from kandinsky.weights.write import write_state
 
@@ -133,7 +133,7 @@ def train_text_encoder(
     )
     known = known_texts(concepts)
     if settings.start:
-        tokenizer = Tokenizer.from_file(str(Path(settings.start).with_name("tokenizer.json")))
+        tokenizer = read_tokenizer_file(Path(settings.start).with_name("tokenizer.json"))
     else:
         tokenizer = make_tokenizer(sources, settings.vocab_size)
     if settings.whole_words:
