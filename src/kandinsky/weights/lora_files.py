@@ -71,8 +71,7 @@ def find_loras(specs: LoraSpecs | None) -> list[tuple[Path, str, float]]:
     """
     if specs is None:
         return []
-    several = isinstance(specs, Iterable) and not isinstance(specs, str | Path)
-    parsed = [parse_spec(spec) for spec in (specs if several else [specs])]  # type: ignore[union-attr, list-item]
+    parsed = [parse_spec(spec) for spec in ([specs] if isinstance(specs, str | Path) else specs)]
     return [(locate_lora(source), source, scale) for source, scale in parsed]
 
 
