@@ -121,48 +121,6 @@ def test_a_lora_taught_and_used(script: Callable[..., int]) -> None:
     assert scales == [1.0, 0.5, None]
 
 
-OFFICIAL = ("--video_duration", "0", "--width", "96", "--height", "64", "--sample_steps", "1", "--expand_prompt", "0")
-
-
-def test_the_official_command_line(
-    script: Callable[..., int], official: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    config = str(official / "config.yaml")
-    assert script("test.py", "--config", config, *OFFICIAL, "--negative_prompt", "dull") == 0
-    recipe = recipes.read(Path("The_bear_plays_balalaika..png"))
-    # The official script parses the negative prompt and drops it; and 5.0 overrides every configuration there.
-    assert (recipe["negative_prompt"], recipe["seed"], recipe["steps"], recipe["width"]) == ("dull", 1137, 1, 96)
-    assert recipe["shift"] == official_config.read(Path(config), cards=catalogue.CARDS).sampling.shift
-    assert script("test.py", "--config", config, *OFFICIAL, "--width", "100") == 2
-    assert "error: size `100x64` is not supported" in capfd.readouterr().err
-    assert script("test.py", "--config", str(official / "none.yaml"), *OFFICIAL) == 2
-
-
-def test_the_official_options() -> None:
-    parser = runpy.run_path(str(EXAMPLES / "test.py"))["options"]()
-    defaults = vars(parser.parse_args([]))
-    official = {
-        "config": "./configs/k5_lite_t2v_5s_sft_sd.yaml",
-        "prompt": "The bear plays balalaika.",
-        "image": "./assets/test_image.jpg",
-        "width": 768,
-        "height": 512,
-        "video_duration": 5,
-        "expand_prompt": 1,
-        "sample_steps": None,
-        "guidance_weight": None,
-        "output_filename": None,
-        "seed": 1137,
-        "offload": False,
-        "magcache": False,
-        "qwen_quantization": False,
-        "attention_engine": "auto",
-        "hf_token": None,
-    }
-    assert defaults.items() >= official.items()
-    assert set(defaults) - set(official) == {"local_rank", "negative_prompt", "scheduler_scale"}
-
-
 def test_notebook_text_to_video(official: Path) -> None:
     scope = run_notebook(
         "text_to_video.ipynb",
@@ -232,9 +190,7 @@ def test_notebook_lora(official: Path) -> None:
 def test_every_example_is_tested_and_listed() -> None:
     here = Path(__file__).read_text(encoding="utf-8")
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    assert len(SCRIPTS) == 8 and len(NOTEBOOKS) == 4
-    elsewhere = {"run_inference_distil.py": "parallel/test_official_launch.py"}
-    assert all((Path(__file__).parents[1] / test).is_file() for test in elsewhere.values())
+    assert len(SCRIPTS) == 6 and len(NOTEBOOKS) == 8
     for path in (*SCRIPTS, *NOTEBOOKS):
         assert f'"{path.name}"' in here and f"`{path.name}`" in page, path.name
 

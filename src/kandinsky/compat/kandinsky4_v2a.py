@@ -240,7 +240,7 @@ def read_video(
         RequestError: for a file that is not there or no video, and for a part of one.
     """
     if start_pts != 0 or end_pts not in (None, math.inf):
-        raise RequestError("start_pts and end_pts are not available: read the whole video and take a part of its frames")
+        raise RequestError("start_pts and end_pts are not supported: read the whole video and take a part of it")
     if pts_unit not in ("pts", "sec"):
         raise RequestError(f"pts_unit `{pts_unit}` is unknown: use `pts` or `sec`")
     if output_format not in ("THWC", "TCHW"):

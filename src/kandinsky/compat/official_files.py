@@ -1,8 +1,9 @@
 """The official YAML files of Kandinsky 5.0: which card each one is, their text, and ``conf_path`` as a name.
 
-`python -m kandinsky.compat.official_files FOLDER` writes all of them from the cards, under the names of the first release
-(`config_5s_sft.yaml`) and under today's (`k5_lite_t2v_5s_sft_sd.yaml`). They equal the official files, but for one:
-officially the no-CFG files for 10 s name the SFT checkpoint; here they name the hub's own no-CFG file, as the card does.
+`python -m kandinsky.compat.official_files FOLDER` writes all of them from the cards, under the names of the first
+release (`config_5s_sft.yaml`) and under today's (`k5_lite_t2v_5s_sft_sd.yaml`). They equal the official files except in
+one value: the official no-CFG files for 10 s name the SFT checkpoint; here they name the hub's no-CFG file, as the card
+does.
 Source: kandinskylab/kandinsky-5@6e2a805, configs/*.yaml; ai-forever/Kandinsky-5@873617b, configs/*.yaml.
 """
 
@@ -186,7 +187,8 @@ def values_of(name: str) -> dict[str, Any]:
 
 def text_of(name: str) -> str:
     """An official file as text, with a line that says what it is."""
-    head = f"# {catalogue.find(FILES[name].card).title}. Written by `python -m kandinsky.compat.official_files` from the card.\n"
+    title = catalogue.find(FILES[name].card).title
+    head = f"# {title}. Written from its card by `python -m kandinsky.compat.official_files`.\n"
     return head + yaml.safe_dump(values_of(name), sort_keys=False, default_flow_style=None, width=118)
 
 
