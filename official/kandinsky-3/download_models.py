@@ -1,6 +1,6 @@
 """Fetch the weights of Kandinsky 3.1 (base and Flash) and of inpainting into `./weights`.
 
-It translates to `kandinsky download kandinsky3.0 kandinsky3.1-flash kandinsky3.0-inpaint --dir ./weights`: only the files that are needed, resumed and verified.
+It translates to `kandinsky download … --dir ./weights`: only the files that are needed, resumed and verified.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Fetch the weights of Kandinsky 4.0 T2V Flash into `./weights`, where the official call looks for them.
 
-It translates to `kandinsky download kandinsky4-t2v-flash --dir ./weights`: only the files that are needed, resumed and verified.
+It translates to `kandinsky download … --dir ./weights`: only the files that are needed, resumed and verified.
 """
 
 import sys
