@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 import kandinsky
 from kandinsky import catalogue
 from kandinsky.cli.main import main
+from kandinsky.engine.build import bare_network
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.engine.build import bare_network
 from kandinsky.model.card import Card
 from tiny import kandinsky4 as tiny
 from tiny.family import randomise

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from kandinsky.model.card import Card
 from kandinsky.compat import official_files
+from kandinsky.model.card import Card
 
 ASKED = "OFFICIAL_TEST_ASKED"  # the file that the values are written to
 SIZE = (256, 128)  # sparse attention needs multiples of 128

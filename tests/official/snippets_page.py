@@ -57,7 +57,7 @@ def page(outcomes: dict[str, Outcome]) -> str:
         for entry in entries:
             if entry.kind == "python":
                 code = "\n".join(line.rstrip() for line in entry.text.splitlines())
-                parts.append(f"\n*{entry.name}*:\n\n```python\n{code}\n```\n")
+                parts.append(f"\n*{entry.name}*:\n\n```text\n{code}\n```\n")
     return "".join(parts)
 
 

@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from kandinsky import catalogue, get_I2V_pipeline, get_T2V_pipeline
-from kandinsky.model.card import Card
 from kandinsky.compat import official_files
 from kandinsky.compat.official_files import FILES, card_of, read
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.media import recipe as recipes
 from kandinsky.families.kandinsky5 import official_config
+from kandinsky.media import recipe as recipes
+from kandinsky.model.card import Card
 from tiny import family
 
 ROOT = Path(__file__).parents[2]
@@ -172,7 +172,9 @@ def test_size_classes_of_pro(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         sd, hd = card_of("k5_pro_t2v_5s_sft_sd"), card_of("k5_pro_t2v_5s_sft_hd")
     assert (sd.clip.default_size, hd.clip.default_size) == ("768x512", "1280x768")
-    assert hd.sampling == catalogue.find("kandinsky5-pro-t2v-sft-5s").sampling_for(1280, 768) == hd.sampling_for(1280, 768)
+    assert (
+        hd.sampling == catalogue.find("kandinsky5-pro-t2v-sft-5s").sampling_for(1280, 768) == hd.sampling_for(1280, 768)
+    )
     assert set(sd.clip.sizes).isdisjoint(hd.clip.sizes) and not caplog.messages
 
 
