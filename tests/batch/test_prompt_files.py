@@ -93,7 +93,7 @@ def test_published_tables_are_read_as_they_are(tmp_path: Path, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize(
-    "name", ["id", "tags", "caption", "level", "video", "ru_prompt", "prompt_en", "a\x07b", "стиль"]
+    "name", ["id", "tags", "caption", "level", "difficulty", "ru_prompt", "prompt_en", "a\x07b", "стиль"]
 )
 def test_columns_of_others_are_ignored_in_both_kinds_of_file(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
