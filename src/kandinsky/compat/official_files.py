@@ -203,8 +203,8 @@ def write(folder: Path) -> list[Path]:
 
 def repositories() -> dict[str, str]:
     """The official Hugging Face repositories of Kandinsky 5.0 and the catalogue ids of their models."""
-    family = {catalogue.find(file.card).family for file in FILES.values()}
-    return {card.dit.parts[0].repo: card.id for card in catalogue.all_cards() if card.family in family}
+    families = {catalogue.find(file.card).family.name for file in FILES.values()}
+    return {card.dit.parts[0].repo: card.id for card in catalogue.all_cards() if card.family.name in families}
 
 
 def _path(part: FileSet) -> str:
