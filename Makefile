@@ -17,7 +17,7 @@ OUT    ?= out
 # Processes of `make test`.
 JOBS   ?= 2
 
-.PHONY: help demo test lint conformance bench docs clean
+.PHONY: help demo test lint conformance bench docs official clean
 
 help:
 	@echo "make demo          a first video: $(OUT)/demo.mp4 and $(OUT)/demo.png"
@@ -26,6 +26,7 @@ help:
 	@echo "make conformance   compare with the official numbers in CASES=$(CASES)"
 	@echo "make bench         measure each stage of a generation"
 	@echo "make docs          write docs/reference again"
+	@echo "make official      write official/kandinsky-5/configs and the page of the documents' command lines again"
 	@echo "make clean         remove $(VENV) and $(OUT)"
 
 # Every install reads constraints.txt, so that torch is pinned before any open range is looked at. The stamps make a
@@ -71,6 +72,10 @@ bench: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m kandinsky.cli.reference docs/reference/cli.md
+
+official: $(VENV)/.installed-dev
+	$(BIN)/python -m kandinsky.compat.official_files official/kandinsky-5/configs
+	OMP_NUM_THREADS=1 $(BIN)/python tests/official/snippets_page.py docs/reference/official-snippets.md
 
 clean:
 	rm -rf $(VENV) $(OUT)

@@ -66,7 +66,7 @@ def download(
     # A card has many files and shares some with others: each is named once.
     for source in wanted:
         card = source.card
-        if not quiet:
+        if not quiet and card.is_published:
             say(f"{card.id}: {gigabytes(card_bytes(card))} in all")
         done = fetch(card, root=folder or source.root, on_file=report)
         if not quiet:

@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import math
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -215,13 +216,51 @@ def create_video(
         _display(clip, save_path)
 
 
-def read_video(path: str | Path) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """What ``torchvision.io.read_video`` gave before it was removed: frames [T, H, W, 3], sound [C, S], rates."""
-    film = probe(path)
-    audio = sounds.read_audio(path) if film.has_audio else Audio(np.zeros((0, 1), np.int16), 0)
+def read_video(
+    filename: str | Path,
+    start_pts: float = 0,
+    end_pts: float | None = None,
+    pts_unit: str = "pts",
+    output_format: str = "THWC",
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Read a whole video file: ``torchvision.io.read_video``, which torchvision no longer has since 0.28.
+
+    Args:
+        filename: any file that FFmpeg reads.
+        start_pts: 0; parts of a file are not read here.
+        end_pts: None; likewise.
+        pts_unit: `pts` or `sec`, which makes no difference for a whole file.
+        output_format: `THWC` or `TCHW`, the axes of the frames.
+
+    Returns:
+        Frames as uint8; samples [channels, samples] as float32 from -1 to 1; `video_fps` and, where the file has sound,
+        `audio_fps`.
+
+    Raises:
+        RequestError: for a file that is not there or no video, and for a part of one.
+    """
+    if start_pts != 0 or end_pts not in (None, math.inf):
+        raise RequestError("start_pts and end_pts are not supported: read the whole video and take a part of it")
+    if pts_unit not in ("pts", "sec"):
+        raise RequestError(f"pts_unit `{pts_unit}` is unknown: use `pts` or `sec`")
+    if output_format not in ("THWC", "TCHW"):
+        raise RequestError(f"output_format `{output_format}` is unknown: use `THWC` or `TCHW`")
+    film = probe(filename)
+    audio = sounds.read_audio(filename) if film.has_audio else Audio(np.zeros((0, 1), np.int16), 0)
     rates = {"video_fps": film.fps} | ({"audio_fps": audio.rate} if film.has_audio else {})
-    frames = torch.from_numpy(frames_at(film, range(len(film.times_s))))
-    return frames, torch.from_numpy(audio.samples_SC.T / sounds.FULL_SCALE), rates
+    frames_THWC = torch.from_numpy(frames_at(film, range(len(film.times_s))))
+    samples_CS = torch.from_numpy((audio.samples_SC.T / sounds.FULL_SCALE).astype(np.float32))
+    return frames_THWC if output_format == "THWC" else frames_THWC.permute(0, 3, 1, 2), samples_CS, rates
+
+
+def fill_torchvision() -> None:
+    """Put ``read_video`` where an imported torchvision no longer has its own, so that the documents' lines run.
+
+    They import torchvision first. Nothing happens where it was not imported, or still has the function.
+    """
+    io = getattr(sys.modules.get("torchvision"), "io", None)
+    if io is not None and not hasattr(io, "read_video"):
+        io.read_video = read_video
 
 
 def _film(picture: Image.Image, video: Tensor, dbfs: float, device: torch.device) -> Video:

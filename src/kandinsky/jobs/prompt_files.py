@@ -1,16 +1,22 @@
 """Files of many prompts: one prompt a line, `.csv` with a header, or `.jsonl`. No torch here.
 
-What is wrong with the file itself (a column nobody knows, broken JSON) refuses the whole; what is wrong with one row's
-values is that row's failure, when it is turned into a request.
+Published prompt sets carry columns of their own, such as `concept` and `motion_level` of MovieGen: a column that names
+no field of a request is ignored, and a note says so. Two kinds of name are refused instead, since ignoring them would
+change what is made: one that looks like a misspelt field (`promt`), and `model`, which is one for the whole file.
+
+What is wrong with the file itself (such a column, broken JSON) refuses the whole; what is wrong with one row's values
+is that row's failure, when it is turned into a request.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import difflib
 import io
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +28,9 @@ from kandinsky.model.values import Request
 # the fields of a request with their types; the model is the same for a whole file
 _FIELDS = {field.name: str(field.type).split(" ")[0] for field in dataclasses.fields(Request) if field.name != "model"}
 COLUMNS = (*_FIELDS, "size", "output")
+# A name at least this similar to a field, and at most so many letters longer or shorter, is a misspelling of it.
+_SIMILARITY, _LETTERS = 0.75, 2
+log = logging.getLogger(__name__)
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -72,12 +81,17 @@ def read(path: Path) -> list[Row]:
 
 
 def read_texts(path: Path) -> list[str]:
-    """Only the prompts of a file. Raises: as ``read``; RequestError for rows that are more than a prompt."""
-    rows = read(path)
-    for row in rows:
-        if set(row.values) != {"prompt"} or not isinstance(row.values["prompt"], str):
+    """Only the texts of a file: the expanded prompt of a row that has one, else its prompt.
+
+    Raises: as ``read``; RequestError for rows that ask for anything else.
+    """
+    texts = []
+    for row in read(path):
+        text = row.values.get("expanded_prompt", row.values.get("prompt"))
+        if not set(row.values) <= {"prompt", "expanded_prompt"} or not isinstance(text, str):
             raise RequestError(f"prompts `{path}`, line {row.line}: only prompts are used here: leave the rest out")
-    return [row.values["prompt"] for row in rows]
+        texts.append(text)
+    return texts
 
 
 def _lines(text: str, path: Path) -> list[Row]:
@@ -89,7 +103,7 @@ def _csv(text: str, path: Path) -> list[Row]:
     reader = csv.reader(io.StringIO(text), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        _check_columns(header, path, 1)
+        ignored = _ignored(header, path, 1)
         if not {"prompt", "image"} & set(header):
             raise RequestError(f"prompts `{path}`: the first line must name the columns, `prompt` among them")
         if len(set(header)) < len(header):
@@ -101,16 +115,22 @@ def _csv(text: str, path: Path) -> list[Row]:
                     f"prompts `{path}`, line {reader.line_num}: {len(cells)} cells for {len(header)} columns: put "
                     "texts with a comma in quotes"
                 )
-            values = {name: cell.strip() for name, cell in zip(header, cells, strict=False) if cell.strip()}
-            if values:
+            values = {
+                name: cell.strip()
+                for name, cell in zip(header, cells, strict=False)
+                if cell.strip() and name not in ignored
+            }
+            if any(cell.strip() for cell in cells):
                 rows.append(Row(reader.line_num, values))
     except csv.Error as error:
         raise RequestError(f"prompts `{path}`, line {reader.line_num}: {error}") from error
+    _note(ignored, path)
     return rows
 
 
 def _jsonl(text: str, path: Path) -> list[Row]:
     rows = []
+    ignored: dict[str, None] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -120,17 +140,34 @@ def _jsonl(text: str, path: Path) -> list[Row]:
             raise RequestError(f"prompts `{path}`, line {number} is no JSON: {error}") from error
         if not isinstance(values, dict):
             raise RequestError(f'prompts `{path}`, line {number} is no JSON object, such as {{"prompt": "a panda"}}')
-        _check_columns(list(values), path, number)
-        rows.append(Row(number, {name: value for name, value in values.items() if value is not None}))
+        ignored |= dict.fromkeys(_ignored(values, path, number))
+        kept = {name: value for name, value in values.items() if name in COLUMNS and value is not None}
+        rows.append(Row(number, kept))
+    _note(ignored, path)
     return rows
 
 
-def _check_columns(names: list[str], path: Path, line: int) -> None:
-    if unknown := [name for name in names if name not in COLUMNS]:
-        hint = "the model is one for the whole file: give `--model`" if unknown[0] == "model" else None
-        raise RequestError(
-            f"prompts `{path}`, line {line}: column `{unknown[0]}` is unknown: use {', '.join(COLUMNS)}", hint=hint
-        )
+def _ignored(names: Iterable[str], path: Path, line: int) -> list[str]:
+    """The columns that name no field of a request. Raises: RequestError for `model` and for a misspelt field."""
+    unknown = [name for name in names if name not in COLUMNS]
+    for name in unknown:
+        where = f"prompts `{path}`, line {line}: column `{_shown(name)}`"
+        if name == "model":
+            raise RequestError(f"{where} is not for rows: the model is one for the whole file", hint="give `--model`")
+        near = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=_SIMILARITY)
+        if near and abs(len(near[0]) - len(name)) <= _LETTERS:
+            raise RequestError(f"{where} is unknown: did you mean `{near[0]}`?")
+    return unknown
+
+
+def _note(ignored: Iterable[str], path: Path) -> None:
+    if names := ", ".join(f"`{_shown(name)}`" for name in ignored):
+        log.warning("prompts `%s`: ignored %s, which no request has", path, names)
+
+
+def _shown(name: str) -> str:
+    """A column's name from a file, with control characters escaped."""
+    return repr(name)[1:-1]
 
 
 def _typed(name: str, value: Any) -> Any:

@@ -33,6 +33,7 @@ FITS = ("list", "area", "within")
 Families = Callable[[str], Family]
 WHOLE = "./"  # all files of a repository
 DEFAULT_MODEL = "nano-t2v"
+UNPUBLISHED = "unpublished"
 DEFAULT_SOUND, FULL_SIZE_SOUND = "nano-v2a", "kandinsky4-v2a"
 
 
@@ -41,7 +42,8 @@ class FileSet:
     """Files that come from one place.
 
     repo:  Hugging Face repository, or `package` for weights shipped inside this package (`kandinsky/assets/`), or a
-           folder of this machine: `/…`, `~/…`, or `./…` from the folder the card lies in.
+           folder of this machine: `/…`, `~/…`, or `./…` from the folder the card lies in; or `unpublished` for weights
+           that were never released, which anybody may train and put where ``local`` says.
     files: paths inside the repository; a path ending in `/` means the whole folder, `./` all there is.
     name:  tells the parts of one component apart (`qwen`, `clip`); may be empty where there is one part.
     local: where the same files lie in an official `weights/` folder: a file, or a folder when it ends in `/`.
@@ -278,6 +280,11 @@ class Card:
     def part(self, name: str) -> Part:
         """What the family says of a network, by its name in this card. Raises: RequestError for an unknown kind."""
         return self.family.part(self.component(name).kind)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether all weights can be downloaded, or come with the package."""
+        return all(part.repo != UNPUBLISHED for entry in self.components.values() for part in entry.parts)
 
     @property
     def components(self) -> dict[str, Component]:

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kandinsky.errors import KandinskyError, RequestError, WeightsError
 from kandinsky.files import inside, relative_parts, replacing
-from kandinsky.model.card import Card, FileSet
+from kandinsky.model.card import UNPUBLISHED, Card, FileSet
 from kandinsky.printing import escaped
-from kandinsky.weights.locate import common_folder, is_repository, locate_part
+from kandinsky.weights.locate import common_folder, is_repository, locate_part, not_published
 from kandinsky.weights.lora_files import locate_lora, repository_parts
 from kandinsky.weights.untrusted import first_line, shown
 
@@ -68,8 +68,12 @@ def download(
     Args:    root: folder to lay `model/`, `vae/`, `text_encoder/`, `text_encoder2/` out in; None = the cache.
              on_file: called after each file that is complete and verified.
     Returns: one entry a file; empty for a model that ships with the package.
-    Raises:  WeightsError where the hub cannot be reached, has no such file, refuses it, or what came is broken.
+    Raises:  WeightsError where the hub cannot be reached, has no such file, refuses it, or what came is broken, and for
+             a model without published weights.
     """
+    for part in _parts(card):
+        if part.repo == UNPUBLISHED:
+            raise not_published(part, card.id)
     from huggingface_hub import constants
 
     done: list[Fetched] = []

@@ -4,23 +4,24 @@ Reads folders only: no torch, no network. ``weights/hub.py`` fetches what is mis
 
 Places, in this order:
 1. `repo = "package"`: `kandinsky/assets/`, and nowhere else;
-2. a `repo` that is a path (`/…`, `~/…`): that folder, and nowhere else (cards turn `./…` into such a path);
-3. the ``root`` given by the caller, an official `weights/` tree (`model/`, `vae/`, `text_encoder/`, `text_encoder2/`)
+2. `repo = "unpublished"`: the places 4 and 5, and no cache;
+3. a `repo` that is a path (`/…`, `~/…`): that folder, and nowhere else (cards turn `./…` into such a path);
+4. the ``root`` given by the caller, an official `weights/` tree (`model/`, `vae/`, `text_encoder/`, `text_encoder2/`)
    or a folder that huggingface_hub was told to cache in, and then nowhere else;
-4. the tree that the variable ``KANDINSKY_WEIGHTS`` names;
-5. the Hugging Face cache (``HF_HUB_CACHE``, ``HF_HOME``).
+5. the tree that the variable ``KANDINSKY_WEIGHTS`` names;
+6. the Hugging Face cache (``HF_HUB_CACHE``, ``HF_HOME``).
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from kandinsky.errors import WeightsError
-from kandinsky.model.card import Card, Component, FileSet
+from kandinsky.model.card import UNPUBLISHED, Card, Component, FileSet
 from kandinsky.printing import escaped, shell_command
 from kandinsky.weights.header import shard_files
 
@@ -62,7 +63,8 @@ def places(part: FileSet, *, root: Path | None = None) -> tuple[Place, ...]:
     found = []
     if tree := os.environ.get("KANDINSKY_WEIGHTS"):
         found.append(_official(part, Path(tree).expanduser()))
-    found.append(_in_tree(part, _snapshot(part)))
+    if part.repo != UNPUBLISHED:
+        found.append(_in_tree(part, _snapshot(part)))
     return tuple(found)
 
 
@@ -83,6 +85,8 @@ def locate_part(part: FileSet, *, root: Path | None = None, model: str | None = 
         if not gone:
             return place.target
         looked.append(place)
+    if part.repo == UNPUBLISHED:
+        raise not_published(part, model, looked)
     # The place where most is there already is the one whose gaps are worth naming.
     best = min(looked, key=lambda place: len(place.missing()))
     gone = best.missing()
@@ -104,6 +108,16 @@ def download_command(model: str, root: Path | None = None) -> str:
 def is_repository(name: str) -> bool:
     """Whether a name can be that of a Hugging Face repository, OWNER/NAME, by the hub's own rules."""
     return len(name) <= LONGEST_REPOSITORY and bool(_REPOSITORY.fullmatch(name)) and not re.search(r"--|\.\.", name)
+
+
+def not_published(part: FileSet, model: str | None, looked: Iterable[Place] = ()) -> WeightsError:
+    """The error for weights that nobody released."""
+    where = " or ".join(f"`{escaped(place.target)}`" for place in looked)
+    return WeightsError(
+        f"weights of `{model or part.local}` were never published"
+        + (f", and there are none of your own: looked for {where}" if where else ": there is nothing to download"),
+        hint=f"weights that you trained are read as `{part.local}` from the folder KANDINSKY_WEIGHTS names",
+    )
 
 
 def locate(component: Component, *, root: Path | None = None, model: str | None = None) -> Path:

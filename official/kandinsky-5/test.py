@@ -1,10 +1,10 @@
-"""The command line of the official repository's `test.py`, its options and defaults, on this library:
+"""The official `test.py` of Kandinsky 5.0, its options and defaults, on this library. From this folder:
 
-    python examples/test.py --config ./configs/k5_lite_t2v_5s_sft_sd.yaml --prompt "The bear plays balalaika."
+    python test.py --config ./configs/config_10s_sft.yaml --prompt "A dog in red hat" --video_duration 10
 
-or, officially too, by several processes: `torchrun --nproc-per-node 4 examples/test.py …`.
+or by several processes: `python -m torch.distributed.launch --nnodes 1 --nproc-per-node 4 test.py`.
 
-Different from the official one on purpose: --negative_prompt is used; without --scheduler_scale the configuration
+Different from the official script on purpose: --negative_prompt is used; without --scheduler_scale the configuration
 decides, not 5.0; every size the model knows is accepted; the device is the best there is, not always `cuda:0`; and
 global generators are left alone, as --seed repeats a result without them.
 """
@@ -16,7 +16,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kandinsky import KandinskyError, get_I2I_pipeline, get_I2V_pipeline, get_T2I_pipeline, get_T2V_pipeline
+from kandinsky import (
+    KandinskyError,
+    WeightsError,
+    get_I2I_pipeline,
+    get_I2V_pipeline,
+    get_T2I_pipeline,
+    get_T2V_pipeline,
+)
 from kandinsky.runtime.devices import choose_device
 from kandinsky.runtime.parallel.launch import together
 
@@ -32,19 +39,21 @@ DOORS: dict[str, Callable[..., Any]] = {
 def options() -> argparse.ArgumentParser:
     """The official options. A size that is not given is the official one for video, the model's own for editing."""
     parser = argparse.ArgumentParser(description="Generate with an official configuration file.")
-    parser.add_argument("--local-rank", type=int, default=0, help="given by the launcher of several processes")
-    parser.add_argument("--config", default="./configs/k5_lite_t2v_5s_sft_sd.yaml", help="official YAML file")
+    parser.add_argument("--local-rank", type=int, default=0, help="set by the launcher of several processes")
+    parser.add_argument(
+        "--config", default="./configs/k5_lite_t2v_5s_sft_sd.yaml", help="official YAML file, or the name of one"
+    )
     parser.add_argument("--prompt", default="The bear plays balalaika.")
     parser.add_argument("--image", default="./assets/test_image.jpg", help="for i2v and i2i")
-    parser.add_argument("--negative_prompt", default=None, help="the model's own when not given")
+    parser.add_argument("--negative_prompt", default=None, help="the model's own if omitted")
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--height", type=int, default=512)
     parser.add_argument("--video_duration", type=int, default=5, help="seconds; 0 makes an image")
-    parser.add_argument("--expand_prompt", type=int, default=1, help="1: Qwen writes the prompt out first; 0: not")
+    parser.add_argument("--expand_prompt", type=int, default=1, help="1: expand the prompt with Qwen first; 0: do not")
     parser.add_argument("--sample_steps", type=int, default=None)
     parser.add_argument("--guidance_weight", type=float, default=None)
-    parser.add_argument("--scheduler_scale", type=float, default=None)
-    parser.add_argument("--output_filename", default=None, help="made of the prompt when not given")
+    parser.add_argument("--scheduler_scale", type=float, default=None, help="timestep shift")
+    parser.add_argument("--output_filename", default=None, help="made of the prompt if omitted")
     parser.add_argument("--seed", type=int, default=1137)
     parser.add_argument("--offload", action="store_true")
     parser.add_argument("--magcache", action="store_true")
@@ -62,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KandinskyError as error:
             if world.size > 1:
                 raise  # ends the others too, and is said once
-            print(f"error: {error}{f' ({error.hint})' if error.hint else ''}", file=sys.stderr)
+            hint = "python download_models.py" if isinstance(error, WeightsError) else error.hint
+            print(f"error: {error}{f' ({hint})' if hint else ''}", file=sys.stderr)
             return 2
         if world.is_first:
             print(target)
@@ -70,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make(o: argparse.Namespace) -> str:
-    """The file that was made."""
+    """Generate what the options ask for; returns the path of the file."""
     if o.hf_token:
         os.environ["HF_TOKEN"] = o.hf_token
     kind = next(kind for kind in DOORS if kind in o.config)
