@@ -32,10 +32,13 @@ class DecoderObjective:
     Args:
         noise: Largest standard deviation of that noise.
         clips: Of a batch.
+        side: Of a clip in pixels.
     """
 
-    def __init__(self, sources: Sources, linear: LinearPatches, *, noise: float = 0.25, clips: int = 2) -> None:
-        self.sources, self.noise, self.clips = sources, noise, clips
+    def __init__(
+        self, sources: Sources, linear: LinearPatches, *, noise: float = 0.25, clips: int = 2, side: int = 192
+    ) -> None:
+        self.sources, self.noise, self.clips, self.side = sources, noise, clips, side
         self.network = NanoDecoder(linear).to(memory_format=torch.channels_last)
 
     def batch(self, step: int, generator: torch.Generator) -> Tensor:
@@ -43,7 +46,8 @@ class DecoderObjective:
         clips = []
         for _ in range(self.clips):
             alone = self.sources.wordless if rng.random() < 0.25 and self.sources.wordless else None
-            clips.append(render(draw_scene(rng, concepts=len(self.sources), wordless=alone), self.sources))
+            scene = draw_scene(rng, concepts=len(self.sources), wordless=alone)
+            clips.append(render(scene, self.sources, side=self.side))
         return torch.stack(clips)
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:

@@ -57,7 +57,7 @@ def subject_channels(scene: Scene, frames: int, rows: int, columns: int) -> Tens
     apart = (at - centre) / size[..., None, None, None]  # [S, T, H, W, 2]
     cos, sin = (f(angle)[..., None, None] for f in (torch.cos, torch.sin))
     own = torch.stack([cos * apart[..., 0] + sin * apart[..., 1], cos * apart[..., 1] - sin * apart[..., 0]], dim=-1)
-    nearest = own.abs().amax(-1).argmin(0)  # [T, H, W]
+    nearest = own.square().sum(-1).argmin(0)  # [T, H, W]
     own = own.gather(0, nearest[None, ..., None].expand(1, *nearest.shape, 2))[0]
     waves = own[..., None] * (math.pi * 2.0 ** torch.arange(OCTAVES))
     numbers = torch.stack(

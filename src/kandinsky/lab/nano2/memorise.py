@@ -80,11 +80,11 @@ class Mix:
         concepts: Only the first so many; None for all.
     """
 
-    still_steps: int = 500
+    still_steps: int = 300
     stills: int = 64
     clips: int = 24
     still_share: float = 0.08
-    fresh: int = 6
+    fresh: int = 4
     pool: int = 6000
     shift: float = 4.0
     image_share: float = 0.12
