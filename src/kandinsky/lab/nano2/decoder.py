@@ -39,7 +39,7 @@ class DecoderObjective:
         self, sources: Sources, linear: LinearPatches, *, noise: float = 0.25, clips: int = 2, side: int = 192
     ) -> None:
         self.sources, self.noise, self.clips, self.side = sources, noise, clips, side
-        self.network = NanoDecoder(linear).to(memory_format=torch.channels_last)
+        self.network = NanoDecoder(linear)
 
     def batch(self, step: int, generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
@@ -70,7 +70,8 @@ class DecoderObjective:
 def judge_decoder(network: NanoDecoder, sources: Sources, *, count: int = 24) -> dict[str, float]:
     """PSNR of scenes with emoji that no training saw, with the linear decoder and with the learned one."""
     rng = np.random.default_rng(7)
-    linear, learned = [], []
+    linear: list[float] = []
+    learned: list[float] = []
     for _ in range(count):
         real = render(draw_scene(rng, concepts=len(sources), wordless=sources.held), sources)[None]
         latents = network.linear.encode(real)

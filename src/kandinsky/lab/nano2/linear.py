@@ -49,7 +49,8 @@ def fit_linear(
             log.info("looked at %d of %d scenes", number + 1, scenes)
     for name, (count, total, products) in sums.items():
         mean = torch.as_tensor(total) / count
-        share = network.get_submodule(name).fit(torch.as_tensor(products) / count - torch.outer(mean, mean), mean)
+        covariance = torch.as_tensor(products) / count - torch.outer(mean, mean)
+        share = (network.still if name == "still" else network.moving).fit(covariance, mean)
         log.info("%s: the components hold %.4f of the variance", name, share)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file(network.state_dict(), target)

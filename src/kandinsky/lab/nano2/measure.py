@@ -59,15 +59,10 @@ class Made:
         clips: list[Clip] = []
         for at in range(0, len(texts), self.batch):
             requests = [
-                Request(
-                    self.pipe.card.id,
-                    text,
-                    seed=at + i,
-                    **({} if images is None else {"image": images[at + i]}),
-                    **fields,
-                )
+                Request(self.pipe.card.id, text, seed=at + i, image=None if images is None else images[at + i])
                 for i, text in enumerate(texts[at : at + self.batch])
             ]
+            requests = [request.with_values(**fields) for request in requests]
             videos = self.pipe.run_batch([self.pipe.resolve(request) for request in requests])
             clips += [video.frames_THWC for video in videos]
         return clips
