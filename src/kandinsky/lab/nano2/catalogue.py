@@ -28,7 +28,7 @@ WORDLESS_HELD_EVERY = 6
 def catalogue() -> tuple[Concept, ...]:
     """All concepts in their fixed order."""
     text = resources.files("kandinsky.lab.nano2").joinpath("more_concepts.json").read_text("utf-8")
-    return load_concepts() + tuple(Concept.from_dict({"tags_en": {}, "tags_ru": {}} | v) for v in json.loads(text))
+    return load_concepts() + tuple(Concept.from_dict(v) for v in json.loads(text))
 
 
 class Sources:

@@ -306,7 +306,7 @@ def read(text: str) -> Understood:
         kept.append((span, at))
     named = any(span.role == "subject" for span, _ in kept)
     if named:  # beside a name, "crying" or "happy" is no second subject
-        ignored += [(span.text, at) for span, at in kept if span.role == "synonym"]
+        ignored += [(s.text, at) for s, at in kept if s.role == "synonym" and s.text not in _GENERAL]
         kept = [(span, at) for span, at in kept if span.role != "synonym"]
     else:
         kept = [(replace(span, role="subject") if span.role == "synonym" else span, at) for span, at in kept]
