@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,8 @@ class Mix:
     """
 
     still_steps: int = 300
-    stills: int = 64
-    clips: int = 24
+    stills: int = 40
+    clips: int = 16
     still_share: float = 0.08
     fresh: int = 4
     pool: int = 6000
@@ -112,6 +113,7 @@ class SceneObjective:
     Args:
         linear: The encoder; its channels' energies weigh the loss by their square roots.
         scenes: Fixed scenes to learn by heart instead of random ones, to find faults.
+        kept: Folder for the latents of the last scenes, so that a run that goes on has them; None = in memory.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class SceneObjective:
         mix: Mix,
         *,
         scenes: Sequence[Scene] | None = None,
+        kept: Path | None = None,
     ) -> None:
         self.sources, self.linear, self.mix, self.fixed = sources, linear, mix, scenes
         self.network = SceneDenoiser(params, len(sources))
@@ -129,8 +132,8 @@ class SceneObjective:
         still, moving = (w / w.mean() for w in weights)
         self.weight_TC = torch.stack([still] + [moving] * (LATENT_FRAMES - 1))
         side, channels = SIDE // linear.params.spatial, linear.params.latent_channels
-        self._ring = np.zeros((mix.pool, LATENT_FRAMES, side, side, channels), np.float16)
-        self._held = np.full(mix.pool, -1)
+        self._ring = _kept(kept, "ring", (mix.pool, LATENT_FRAMES, side, side, channels), np.float16)
+        self._held = _kept(kept, "numbers", (mix.pool,), np.int64)  # the scene of each place, plus one
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by pace, see ``SteadyObjective``."""
@@ -156,10 +159,10 @@ class SceneObjective:
     def latents(self, number: int) -> Tensor:
         """Latents of a scene's clip, float16 as they are kept."""
         slot = number % len(self._ring)
-        if self._held[slot] != number:
+        if self._held[slot] != number + 1:
             video = render(self.scene(number), self.sources, side=SIDE, frames=FRAMES)
             self._ring[slot] = self.linear.encode(video[None])[0].half().numpy()
-            self._held[slot] = number
+            self._held[slot] = number + 1
         return torch.from_numpy(self._ring[slot])
 
     @torch.no_grad()
@@ -222,6 +225,15 @@ class SceneObjective:
             if chosen.any():
                 figures[f"{name}_{T}"] = float(rows[chosen].mean())
         return loss, figures
+
+
+def _kept(folder: Path | None, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An array of zeros, or what a file of that name holds already; of another size it is begun anew."""
+    if folder is None:
+        return np.zeros(shape, dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{'x'.join(map(str, shape))}.npy"
+    return np.lib.format.open_memmap(path, "r+" if path.exists() else "w+", dtype, None if path.exists() else shape)
 
 
 def draw_times(count: int, shift: float, generator: torch.Generator) -> Tensor:

@@ -132,7 +132,7 @@ def train(
     sources = Sources(data)
     linear: LinearPatches = fit_linear(sources, out.parent / "linear.safetensors")
     torch.manual_seed(0)
-    objective = SceneObjective(sources, linear, network_params(), mix or Mix())
+    objective = SceneObjective(sources, linear, network_params(), mix or Mix(), kept=out / "latents")
     out.mkdir(parents=True, exist_ok=True)
     probe = Probe(objective, out)
 
