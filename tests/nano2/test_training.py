@@ -98,6 +98,12 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "parts" / "log.jsonl").read_text().splitlines()[-1])["step"] == 9
 
 
+def test_a_run_that_is_told_to_stop_keeps_what_it_has(tmp_path: Path) -> None:
+    steps: list[int] = []
+    run_steadily(Line(), Steady(max_steps=9), tmp_path, on_checkpoint=steps.append, stop=lambda: True)
+    assert steps == [1] and int(torch.load(tmp_path / "checkpoint.pt")["step"]) == 1
+
+
 def test_a_cooldown_ends_with_no_step_at_all(tmp_path: Path) -> None:
     run_steadily(Line(), Steady(max_steps=3, warmup=1), tmp_path / "run")
     cooled = Steady(warmup=1, cooldown=(3, 4))

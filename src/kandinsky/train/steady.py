@@ -88,11 +88,13 @@ def run_steadily(
     start: Path | None = None,
     minutes: float | None = None,
     on_checkpoint: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, Tensor]]:
     """Train until the settings' end, or for so many minutes; ``out`` receives ``checkpoint.pt`` and ``log.jsonl``.
 
     Args:
         start: Checkpoint to go on from where ``out`` has none.
+        stop: Asked after every step; the run then writes its checkpoint and ends.
 
     Returns:
         The averaged weights, one set for each of ``settings.averages``.
@@ -150,7 +152,7 @@ def run_steadily(
             for name, value in {"loss": float(loss.detach()), "norm": float(norm), **parts}.items():
                 figures[name] = figures.get(name, value) * 0.95 + value * 0.05
             now = time.monotonic()
-            over = step == settings.end or (minutes is not None and now - began > minutes * 60)
+            over = step == settings.end or stop() or (minutes is not None and now - began > minutes * 60)
             if step % settings.log_every == 0 or over:
                 line = {"step": step, "seconds": seconds + now - began, "factor": factor, **figures}
                 journal.write(json.dumps({key: round(value, 5) for key, value in line.items()}) + "\n")

@@ -3,8 +3,8 @@
     python -m kandinsky.lab.nano2.judge --data FOLDER --run runs/nano2 --out runs/nano2/judged [--clips 48]
 
 Clips of each kind of scene against the real ones (plain, motions, cameras, counts, two subjects, places), the number
-of steps, image to video with words, with none and with contradicting ones, and the 48 fixed prompts to look at, each as the
-reader understands it.
+of steps, image to video with words, with none and with contradicting ones, and the 48 fixed prompts to look at, each
+as the reader understands it.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ import argparse
 import json
 import logging
 import math
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -143,8 +145,17 @@ def train(
         line = probe(step, averages[0], still=step < objective.mix.still_steps)
         logging.info("step %d: %s, measured in %.0f s", step, line, time.monotonic() - began)
 
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())  # a stopped run keeps what it has
     run_steadily(
-        objective, settings or Steady(), out, copies=copies, start=start, minutes=minutes, on_checkpoint=measure
+        objective,
+        settings or Steady(),
+        out,
+        copies=copies,
+        start=start,
+        minutes=minutes,
+        on_checkpoint=measure,
+        stop=ended.is_set,
     )
 
 
