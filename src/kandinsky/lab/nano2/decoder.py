@@ -75,7 +75,7 @@ def judge_decoder(network: NanoDecoder, sources: Sources, *, count: int = 24) ->
     for _ in range(count):
         real = render(draw_scene(rng, concepts=len(sources), wordless=sources.held), sources)[None]
         latents = network.linear.encode(real)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(latents.device.type, dtype=torch.bfloat16):
             made = network(latents)
         for values, clip in ((linear, network.linear.decode(latents)), (learned, made)):
             values.append(10 * math.log10(4 / float((clip.clamp(-1, 1) - real).pow(2).mean())))

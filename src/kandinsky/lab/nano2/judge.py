@@ -91,7 +91,7 @@ class Trained:
     """
 
     def __init__(self, run: Path, *, concepts: int, average: int = 0) -> None:
-        state = torch.load(run / "denoiser" / "checkpoint.pt", map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(run / "denoiser" / "checkpoint.pt", weights_only=True, mmap=True)
         self.step = int(state["step"])
         self.network = SceneDenoiser(network_params(), concepts)
         self.network.load_state_dict(state["averages"][average])
@@ -108,7 +108,7 @@ class Trained:
         """Video in [-1, 1] by the learned decoder, or by the linear one where there is none yet."""
         if self.decoder is None:
             return self.linear.decode(latents)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(latents.device.type, dtype=torch.bfloat16):
             return self.decoder(latents).float()
 
     @torch.no_grad()

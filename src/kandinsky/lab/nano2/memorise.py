@@ -279,7 +279,7 @@ def sample(
     for now, after in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         if first_BHWC is not None:
             x[:, 0] = first_BHWC
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
             guess = network(x, condition, torch.full((B,), now), text)
         x = guess + (x - guess) * (after / now)
     if first_BHWC is not None:

@@ -140,7 +140,7 @@ def train(
 
     def measure(step: int) -> None:
         began = time.monotonic()
-        state = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
+        state = torch.load(out / "checkpoint.pt", weights_only=True)
         averages = state["averages"]
         line = probe(step, averages[0], still=step < objective.mix.still_steps)
         logging.info("step %d: %s, measured in %.0f s", step, line, time.monotonic() - began)
@@ -180,7 +180,7 @@ def main() -> None:
         found = options.out / "checkpoint.pt"
         first = json.loads((options.out / "settings.json").read_text())["cooldown"][0] if found.exists() else None
         if first is None:
-            state = torch.load(options.start, map_location="cpu", weights_only=True, mmap=True)
+            state = torch.load(options.start, weights_only=True, mmap=True)
             first = int(state["step"])
         settings = Steady(cooldown=(first, options.cooldown))
     train(
