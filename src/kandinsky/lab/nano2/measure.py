@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from kandinsky.engine.build import load
+from kandinsky.catalogue import load
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.families.nano.text_encoder import NanoTextEncoder
 from kandinsky.lab.nano import captions
