@@ -181,6 +181,15 @@ def test_given_frames_are_seen_and_not_learned() -> None:
     assert (seen["mask"][:, 0] == 1).all() and not seen["mask"][:, 1:].any()
 
 
+def test_words_that_contradict_an_image_are_seen_in_training() -> None:
+    trained = objective(image_share=1.0, contradicted=1.0, drop_all=0.0, clips=8, fresh=8)
+    batch = trained.batch(0, torch.Generator().manual_seed(0))
+    shown = [trained.scene(7 - i).subjects[0].concept for i in range(8)]  # the newest first
+    told = [said.subjects[0] - 1 for said in batch.said]
+    assert batch.given_B.all() and batch.places == [None] * 8
+    assert sum(a == b for a, b in zip(shown, told, strict=True)) <= 1
+
+
 def test_steps_of_training_and_sampling_run(tmp_path: Path) -> None:
     trained = objective(still_steps=1)
     run_steadily(trained, Steady(max_steps=3, log_every=1), tmp_path)

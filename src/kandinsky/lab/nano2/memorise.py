@@ -78,6 +78,7 @@ class Mix:
         shift: Of the times, towards noise.
         image_share: Share of clips whose first frame is given.
         wordless_share: Share of scenes of emoji that are no concepts; their first frame is always given.
+        contradicted: Share of given first frames whose words speak of something else, so that the image wins.
         concepts: Only the first so many; None for all.
     """
 
@@ -93,6 +94,7 @@ class Mix:
     drop_all: float = 0.07
     drop_role: float = 0.08
     drop_places: float = 0.12
+    contradicted: float = 0.1
     concepts: int | None = None
     seed: int = 0
 
@@ -201,8 +203,13 @@ class SceneObjective:
         drop, places = (0.4, 0.7) if given else (mix.drop_role, mix.drop_places)
         if self.fixed is not None:
             drop = places = 0.0
+        said = said_of(scene, still=still)
+        if given and rng.random() < mix.contradicted:
+            other = int(rng.integers(1, len(self.sources) + 1))
+            colour = int(rng.integers(1, ROLES["colour"] + 1))
+            return Said((other,), said.words | {"colour": colour, "backdrop": 1, "second colour": 0}), None
         roles = [role for role in (*ROLES, "subjects") if role != "kind" and rng.random() < drop]
-        return unsaid(said_of(scene, still=still), roles), None if rng.random() < places else scene
+        return unsaid(said, roles), None if rng.random() < places else scene
 
     def loss(self, batch: SceneBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         clean, given = batch.latents_BTHWC, batch.given_B
