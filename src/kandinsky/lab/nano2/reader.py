@@ -74,7 +74,7 @@ _RU_ENDINGS = sorted(
 _PHRASES: dict[tuple[str, str], str] = {
     ("place", "left"): "on the left|at the left|on the left side|left side|слева|слев|в левой части|с левой стороны",
     ("place", "right"): "on the right|at the right|on the right side|right side|справа|в правой части|с правой стороны",
-    ("place", "top"): "at the top|near the top|up high|вверху|сверху|наверху|в верхней части",
+    ("place", "top"): "at the top|on top|near the top|up high|вверху|сверху|наверху|в верхней части",
     ("place", "bottom"): "at the bottom|near the bottom|down low|внизу|снизу|в нижней части",
     ("place", "middle"): "in the middle|in the centre|in the center|в центре|посередине|в середине",
     ("size", "small"): "small|little|tiny|маленький|маленькая|маленькое|маленькие|мелко|небольшой",
@@ -226,40 +226,43 @@ class Understood:
     left_open: tuple[str, ...] = field(default=())
 
 
+Lexicon = dict[tuple[str, ...], tuple[str, str]]
+
+
 @cache
-def lexicon() -> dict[tuple[str, ...], tuple[str, str]]:
-    """Role and meaning by stems of a phrase; of a subject the meaning is its number."""
+def lexicon() -> tuple[Lexicon, Lexicon]:
+    """Role and meaning by a phrase's words, and by their stems; of a subject the meaning is its number."""
     entries = catalogue()
-    found: dict[tuple[str, ...], tuple[str, str]] = {}
+    exact: Lexicon = {}
+    stems: Lexicon = {}
 
     def add(phrases: Iterable[str], role: str, meaning: str) -> None:
         for phrase in phrases:
-            key = key_of(phrase)
-            if key:
-                found.setdefault(key, (role, meaning))
+            if words := words_of(phrase):
+                exact.setdefault(tuple(words), (role, meaning))
+                stems.setdefault(tuple(stem(word) for word in words), (role, meaning))
 
     for (role, meaning), phrases in _PHRASES.items():
         add(phrases.split("|"), role, meaning)
     for number, colour in enumerate(COLOURS):
         add((colour.en, colour.ru, colour.ru_name, "gray" if colour.en == "grey" else colour.en), "colour", str(number))
-    fixed = set(found)  # a colour or a place is that, even where a tag says the same
     for number, entry in enumerate(entries):
-        forms = [entry.en, plural(entry.en), entry.ru, *genitives().get(entry.hexcode, ("", ""))[:1]]
-        add([f for f in forms if f and key_of(f) not in fixed], "subject", str(number))
+        add((entry.en, entry.ru), "subject", str(number))
+    for number, entry in enumerate(entries):
+        add((plural(entry.en), genitives().get(entry.hexcode, ("",))[0]), "subject", str(number))
     text = resources.files("kandinsky.lab.nano2").joinpath("everyday.json").read_text("utf-8")
     by_label = {entry.en: str(number) for number, entry in enumerate(entries)}
     for names in json.loads(text).values():
         for name, label in names.items():
-            if label in by_label:
-                add([name, plural(name)] if name.isascii() else [name], "subject", by_label[label])
+            add([name, plural(name)] if name.isascii() else [name], "subject", by_label[label])
     for number, entry in enumerate(entries):
-        add([core(entry.en), core(entry.ru)], "subject", str(number))
+        add((core(entry.en), core(entry.ru)), "subject", str(number))
     for lang in LANGUAGES:
         owners = Counter(key_of(tag) for entry in entries for tag in set(entry.tags(lang).all))
         for number, entry in enumerate(entries):
             alone = [tag for tag in entry.tags(lang).train if owners[key_of(tag)] == 1]
             add([tag for tag in alone if len(tag) > 2 and tag not in _GENERAL], "synonym", str(number))
-    return found
+    return exact, stems
 
 
 LONGEST = 8
@@ -267,14 +270,14 @@ LONGEST = 8
 
 def find_spans(text: str) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:
     """Known phrases, from left to right and the longest first, and all other words; each with its place."""
-    words, known, at = words_of(text), lexicon(), 0
+    words, (exact, stems), at = words_of(text), lexicon(), 0
     spans: list[tuple[Span, int]] = []
     others: list[tuple[str, int]] = []
     while at < len(words):
         for length in range(min(LONGEST, len(words) - at), 0, -1):
-            key = tuple(stem(word) for word in words[at : at + length])
-            if key in known:
-                spans.append((Span(" ".join(words[at : at + length]), *known[key]), at))
+            phrase = tuple(words[at : at + length])
+            if found := exact.get(phrase) or stems.get(tuple(stem(word) for word in phrase)):
+                spans.append((Span(" ".join(phrase), *found), at))
                 at += length
                 break
         else:
@@ -316,6 +319,15 @@ def read(text: str) -> Understood:
     ignored += [(span.text, at) for span, at in colours if at in dyes]
     kept = [(span, at) for span, at in kept if at not in dyes]
     colours = [(span, at) for span, at in colours if at not in dyes]
+    if len(colours) > 1:  # "red on the left, blue on the right" speaks of the background
+        ends = {at + len(span.text.split()) for span, at in colours}
+        parts = {"left": "halves", "right": "halves", "top": "sky", "bottom": "sky"}
+        kept = [
+            (replace(span, role="backdrop", meaning=parts.get(span.meaning, "plain")), at)
+            if span.role == "place" and at in ends
+            else (span, at)
+            for span, at in kept
+        ]
     numbers = list(dict.fromkeys(int(span.meaning) for span, _ in subjects))
     ignored += [(span.text, at) for span, at in subjects if int(span.meaning) in numbers[2:]]
     spoken = tuple(span for span, at in kept if not (span.role == "subject" and int(span.meaning) in numbers[2:]))
@@ -333,7 +345,14 @@ def _scene(numbers: list[int], spans: list[Span], colours: list[int]) -> tuple[S
     backdrop: Backdrop = "plain"
     if len(colours) > 1:
         named = {span.meaning for span in spans if span.role == "backdrop"}
-        backdrop = "gradient" if "gradient" in named else "halves" if "halves" in named else "ground"
+        backdrop = "gradient" if "gradient" in named else "ground"
+        if "halves" in named and "gradient" not in named:
+            backdrop = "halves"
+        order = [span.meaning for span in spans if span.role in ("colour", "backdrop")]
+        if (
+            backdrop == "ground" and "ground" in order and order.index("ground") < 2
+        ):  # "on green ground under a blue sky"
+            colours = colours[1::-1]
     pair = (colours[0] if colours else WHITE, colours[1] if len(colours) > 1 else None)
     motion, camera = first("motion"), first("camera")
     left_open = [] if colours else ["backdrop", "colour", "second colour"]
