@@ -33,7 +33,7 @@ ROPE_SCALE = (0.25, 0.25, 0.25)
 
 
 def network_params(**changes: Any) -> DiTParams:
-    """The network of the release: 384 wide, nine blocks of three heads, patches of 2 × 2 latents."""
+    """The network of the release: 384 wide, seven blocks of three heads, patches of 2 × 2 latents."""
     values: dict[str, Any] = {
         "in_visual_dim": 192,
         "out_visual_dim": 192,
@@ -43,7 +43,7 @@ def network_params(**changes: Any) -> DiTParams:
         "model_dim": 384,
         "ff_dim": 1536,
         "num_text_blocks": 1,
-        "num_visual_blocks": 9,
+        "num_visual_blocks": 7,
         "axes_dims": (32, 48, 48),
         "patch_size": (1, 2, 2),
         "visual_cond": True,
