@@ -1,7 +1,7 @@
 """A training loop without an end: constant rates, checkpoints by the clock, and a cooldown when one is wanted.
 
 How many hours a background run will get is not known when it begins. So the rate stays where warm-up left it,
-averages of two lengths are kept, and a separate run (``Cooldown``) lets the rate fall to zero from any checkpoint.
+averages of two lengths are kept, and a separate run (``Steady.cooldown``) lets the rate fall to zero from any checkpoint.
 Random numbers of step k come from a generator seeded by (seed, k), so a resumed run continues as one that never
 stopped.
 """
@@ -47,10 +47,9 @@ class Steady:
     """Settings of a run.
 
     Args:
-        rates: Learning rate of each group of parameters.
+        muon, plain, rows: Learning rates of the groups of parameters.
         cooldown: (first step, steps): the rates fall linearly to zero over so many steps, and the run ends.
         averages: Decays of the averaged weights, each reached gradually.
-        copies: Folders that get a copy of every checkpoint.
     """
 
     muon: float = 1e-3
@@ -93,6 +92,7 @@ def run_steadily(
     """Train until the settings' end, or for so many minutes; ``out`` receives ``checkpoint.pt`` and ``log.jsonl``.
 
     Args:
+        copies: Folders that get a copy of every checkpoint.
         start: Checkpoint to go on from where ``out`` has none.
         stop: Asked after every step; the run then writes its checkpoint and ends.
 
@@ -117,16 +117,14 @@ def run_steadily(
         fused=True,
     )
     optimisers: tuple[torch.optim.Optimizer, ...] = (muon, adam)
-    paces = [(group, group["lr"]) for optimiser in optimisers for group in optimiser.param_groups]
     averages = [{name: p.detach().clone() for name, p in weights.items()} for _ in settings.averages]
     checkpoint, step, seconds = out / "checkpoint.pt", 0, 0.0
     found = checkpoint if checkpoint.exists() else start
     if found is not None:
         step, seconds = _restore(found, weights, averages, optimisers)
         log.info("goes on from %s at step %d after %.0f s", found, step, seconds)
-        for group, pace in zip((g for o in optimisers for g in o.param_groups), [p for _, p in paces], strict=True):
-            group["lr"] = pace
-        paces = [(g, p) for g, (_, p) in zip((g for o in optimisers for g in o.param_groups), paces, strict=True)]
+    plain, rows = adam.param_groups
+    paces = [(muon.param_groups[0], settings.muon), (plain, settings.plain), (rows, settings.rows)]
     (out / "settings.json").write_text(json.dumps(asdict(settings)))
     began = saved = time.monotonic()
     figures: dict[str, float] = {}
