@@ -1,9 +1,8 @@
 """A training loop without an end: constant rates, checkpoints by the clock, and a cooldown when one is wanted.
 
-How many hours a background run will get is not known when it begins. So the rate stays where warm-up left it,
-averages of two lengths are kept, and a separate run (``Steady.cooldown``) lets the rate fall to zero from any checkpoint.
-Random numbers of step k come from a generator seeded by (seed, k), so a resumed run continues as one that never
-stopped.
+How many hours a background run will get is not known when it begins. So the rate stays where warm-up left it, averages
+of two lengths are kept, and a separate run (``Steady.cooldown``) lets the rate fall to zero from any checkpoint. Random
+numbers of step k come from a generator seeded by (seed, k), so a resumed run continues as one that never stopped.
 """
 
 from __future__ import annotations
