@@ -348,10 +348,8 @@ def _scene(numbers: list[int], spans: list[Span], colours: list[int]) -> tuple[S
         backdrop = "gradient" if "gradient" in named else "ground"
         if "halves" in named and "gradient" not in named:
             backdrop = "halves"
-        order = [span.meaning for span in spans if span.role in ("colour", "backdrop")]
-        if (
-            backdrop == "ground" and "ground" in order and order.index("ground") < 2
-        ):  # "on green ground under a blue sky"
+        told = [span.meaning for span in spans if span.role in ("colour", "backdrop")]
+        if backdrop == "ground" and "ground" in told[:2]:  # "on green ground under a blue sky"
             colours = colours[1::-1]
     pair = (colours[0] if colours else WHITE, colours[1] if len(colours) > 1 else None)
     motion, camera = first("motion"), first("camera")
