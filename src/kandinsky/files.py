@@ -92,11 +92,11 @@ def replacing_many(folder: str | Path, names: Sequence[str]) -> Iterator[Path]:
     Raises:
         RequestError: As of ``replacing``.
     """
-    path = real_path(folder)
-    with _part(folder, path / names[0], folder=True) as part:
+    path, first = real_path(folder), Path(folder, names[0])
+    with _part(first, path / names[0], folder=True) as part:
         yield part
         targets = [real_path(path / name) for name in names]
-        with _explained(folder):
+        with _explained(first):
             _flush(part)
             for name, target in zip(names, targets, strict=True):
                 (part / name).replace(target)
