@@ -151,7 +151,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from([*recipes.Recipe.__annotations__, "other"]), JSON, max_size=6))
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 def test_recipes_of_any_shape(values: dict[str, object]) -> None:
     text = json.dumps({"kandinsky": "0", "model": "m", "prompt": "p"} | values)
     recipe = attempt(lambda: recipes.from_text(text), text)
