@@ -221,7 +221,7 @@ def test_notebook_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         },
     )
     assert scope["made"].audio.samples_SC.any() and scope["out"].size == (96, 512)
-    assert mux.probe("with_sound.mp4").has_sound and mux.probe("official.mp4").has_sound
+    assert mux.probe("with_sound.mp4").has_audio and mux.probe("official.mp4").has_audio
     assert Path("sound.flac").stat().st_size > 0
 
 

@@ -205,7 +205,7 @@ def described(path: Path) -> str:
     from kandinsky.media import mux
 
     film = mux.probe(path)
-    return f"{len(film.times_s)} frames, {film.fps:g} fps{', with sound' if film.has_sound else ''}"
+    return f"{len(film.times_s)} frames, {film.fps:g} fps{', with sound' if film.has_audio else ''}"
 
 
 def _plain(text: str) -> str:
