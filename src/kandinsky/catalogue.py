@@ -249,8 +249,8 @@ def load(model: str | Path = DEFAULT_MODEL, **options: Any) -> GenerationPipelin
     from kandinsky.engine.options import RunOptions
 
     chosen = RunOptions.from_dict(options)
-    if not isinstance(chosen.device, Mapping):
-        places_for(chosen)  # a device that is not there is said before anything is looked for
+    # a device that is not there is said before anything is looked for; names are checked against the card later
+    places_for(chosen, chosen.device if isinstance(chosen.device, Mapping) else ())
     return open_model(source_of(model, weights=chosen.weights), chosen)
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from kandinsky.catalogue import load
 from kandinsky.cli.main import main
-from kandinsky.conformance import kandinsky5 as golden
 from kandinsky.errors import BackendError, RequestError
+from kandinsky.families.kandinsky5 import conformance as golden
 from kandinsky.golden.cases import Case
 from kandinsky.runtime.placement import Placement
 from kandinsky.runtime.quantise import check, layers, parse, quantise
