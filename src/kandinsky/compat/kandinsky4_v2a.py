@@ -119,8 +119,8 @@ class Video2AudioPipeline:
         width = int(duration_sec * 100) // WIDTH_STEP * WIDTH_STEP
         if width < WIDTH_STEP or height < SPATIAL or height % SPATIAL:
             raise RequestError(
-                f"a spectrogram of {width}x{height} cannot be made: use 1 s or more, and a height that is a multiple of "
-                f"{SPATIAL}"
+                f"a spectrogram of {width}x{height} cannot be made: use 1 s or more, and a height that is a "
+                f"multiple of {SPATIAL}"
             )
         noise = self._noise(
             latents, generator, (1, self.pipeline.card.clip.channels, height // SPATIAL, width // SPATIAL)
