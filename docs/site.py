@@ -1,7 +1,7 @@
 """Builds the documentation as a website: `make site`.
 
-Pages are copied to build/docs with the folders they have in the repository, so that a link that works there works on the
-site too. mkdocs.yml lists them; a page that it does not list and a link that leads nowhere are errors.
+Pages are copied to build/docs with the folders they have in the repository, so that a link that works there works on
+the site too. mkdocs.yml lists them; a page that it does not list and a link that leads nowhere are errors.
 """
 
 from __future__ import annotations
