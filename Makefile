@@ -19,7 +19,7 @@ JOBS   ?= 2
 # Processes that compute with as many threads as there are cores spin while they wait for each other.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: help demo test lint conformance bench docs official clean
+.PHONY: help demo test test-all lint conformance bench docs site official dist clean
 
 help:
 	@echo "make demo          a first video: $(OUT)/demo.mp4 and $(OUT)/demo.png"
@@ -29,6 +29,7 @@ help:
 	@echo "make conformance   compare with the official numbers in CASES=$(CASES)"
 	@echo "make bench         measure each stage of a generation"
 	@echo "make docs          write docs/reference again"
+	@echo "make site          the documentation as a website in build/site; fails on a dead link"
 	@echo "make official      write official/kandinsky-5/configs and the page of the documents' command lines again"
 	@echo "make dist          a wheel and an sdist in dist/"
 	@echo "make clean         remove $(VENV) and $(OUT)"
@@ -50,6 +51,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 demo: $(VENV)/.installed
 	@mkdir -p $(OUT)
 	@$(BIN)/kandinsky generate "$(PROMPT)" --seconds 2 --seed 7 -o $(OUT)/demo.mp4 --sheet $(OUT)/demo.png
+
+# The website only reads the sources, so it needs no torch.
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --constraint constraints.txt 'mkdocs-material' 'mkdocstrings[python]'
+	touch $@
 
 # One thread each: processes that compute with as many threads as there are cores take turns instead of sharing them.
 test: $(VENV)/.installed-dev
@@ -79,6 +85,9 @@ bench: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m kandinsky.cli.reference docs/reference/cli.md
+
+site: $(VENV)/.installed-docs
+	$(BIN)/python docs/site.py
 
 official: $(VENV)/.installed-dev
 	$(BIN)/python -m kandinsky.compat.official_files official/kandinsky-5/configs

@@ -1,4 +1,4 @@
-"""Kandinsky: one library, command line and server for the whole Kandinsky video family.
+"""Kandinsky: one library and command line for the whole Kandinsky family of video, image and audio models.
 
 Importing this module loads nothing heavy and changes nothing; names are resolved on first use.
 """

@@ -40,11 +40,11 @@ def steps(
 
     Args:
         denoiser: ``(x, t) -> prediction``, both as ``noise`` is.
-        noise: state at ``times[start]``, [B, T, H, W, C], or one for each track; its type is the state's type.
-        times: falling, [steps + 1], 1 = noise (``flow_times``).
-        step: what each step does; one for each track where it remembers; ``Euler()`` when not given.
-        start: first step to take, to resume a loop whose state was kept.
-        pin: puts what is known of the clean latent into a state; applied before every step and at the end.
+        noise: State at ``times[start]``, [B, T, H, W, C], or one for each track; its type is the state's type.
+        times: Falling, [steps + 1], 1 = noise (``flow_times``).
+        step: What each step does; one for each track where it remembers; ``Euler()`` when not given.
+        start: First step to take, to resume a loop whose state was kept.
+        pin: Puts what is known of the clean latent into a state; applied before every step and at the end.
     """
     is_plain = isinstance(noise, Tensor)
 
@@ -89,9 +89,13 @@ def sample(
     """``steps`` to the end.
 
     Args:
-        on_step: told after each step its number, the total and the clean estimate; returning False cancels.
-    Returns: the latent at ``times[-1]``, shape and type of the noise.
-    Raises: Cancelled when ``on_step`` returns False.
+        on_step: Told after each step its number, the total and the clean estimate; returning False cancels.
+
+    Returns:
+        The latent at ``times[-1]``, shape and type of the noise.
+
+    Raises:
+        Cancelled: If ``on_step`` returns False.
     """
     walk = steps(denoiser, noise, times, step=step, start=start, pin=pin)
     while True:

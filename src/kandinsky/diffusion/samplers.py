@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 class Sampler:
     """How a model walks from noise to a latent.
 
-    times:  (steps, shift) → falling times [steps + 1].
-    step:   (times, shift, fresh draws or None) → the step.
-    unused: draws of a sample's generator before the one that is the initial state.
-    fresh:  whether each step but the last needs a draw of its own.
-    begin:  (first draws, times) → the state; by default it is the last of them.
-    predicts: what the network gives.
+    Attributes:
+        times: (steps, shift) → falling times [steps + 1].
+        step: (times, shift, fresh draws or None) → the step.
+        unused: Draws of a sample's generator before the one that is the initial state.
+        fresh: Whether each step but the last needs a draw of its own.
+        begin: (first draws, times) → the state; by default it is the last of them.
+        predicts: What the network gives.
     """
 
     times: Callable[[int, float], Tensor]
@@ -57,7 +58,10 @@ def _cogvideox_times(steps: int, shift: float) -> Tensor:
 
 
 def _fresh_draws(times: Tensor, draws_NBTHWC: Tensor | None) -> Tensor:
-    """Raises: RequestError where there is not one for each step but the last."""
+    """
+    Raises:
+        RequestError: If there is not one for each step but the last.
+    """
     given = 0 if draws_NBTHWC is None else len(draws_NBTHWC)
     if draws_NBTHWC is None or given != len(times) - 2:
         raise RequestError(f"a run of {len(times) - 1} steps needs {len(times) - 2} fresh draws, not {given}")
@@ -121,7 +125,11 @@ SAMPLERS = {
 
 
 def sampler(name: str) -> Sampler:
-    """The sampler a card names. Raises: RequestError for a name that is none."""
+    """The sampler a card names.
+
+    Raises:
+        RequestError: For a name that is none.
+    """
     if name not in SAMPLERS:
         known = ", ".join(f"`{known}`" for known in SAMPLERS)
         raise RequestError(f"sampling.sampler `{name}` is unknown: use one of {known}")

@@ -20,7 +20,9 @@ _SHORT = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "floa
 def check_device(name: str | None) -> None:
     """Refuse a device that is not there. Loads torch only where its build could have that device.
 
-    Raises: RequestError for a name that is none, BackendError for a device this machine does not have.
+    Raises:
+        RequestError: For a name that is none.
+        BackendError: For a device this machine does not have.
     """
     if name is None or name == "auto":
         return

@@ -33,8 +33,9 @@ from kandinsky.runtime.spool import Spool
 class Precision:
     """Types a generation runs in.
 
-    compute: type of the weights, the matrix products and the token stream.
-    islands: normalisation, modulation, rotation and the sampler's state; fixed (see ``ops/precision.py``).
+    Attributes:
+        compute: Type of the weights, the matrix products and the token stream.
+        islands: Normalisation, modulation, rotation and the sampler's state; fixed (see ``ops/precision.py``).
     """
 
     compute: torch.dtype
@@ -59,12 +60,16 @@ def place(device: str | torch.device | None = None) -> torch.device:
 class Placement:
     """Builds networks at first use and holds them on their device while they run.
 
-    Args:   builders: for each name, how to build a network on the host, with its weights; an object whose
-            attributes are networks will do.
-            device: for networks that ``places`` does not name.   offload: `none`, `module` or `block`.
-            types: compute types of networks whose builder, for `block`, leaves weights as they were read.
-            quantized: whether weights are quantised already, for the advice when memory runs out.
-    Raises: RequestError for an unknown offload mode or a device for a network that is not there.
+    Args:
+        builders: For each name, how to build a network on the host, with its weights; an object whose attributes are
+            networks will do.
+        device: For networks that ``places`` does not name.
+        offload: `none`, `module` or `block`.
+        types: Compute types of networks whose builder, for `block`, leaves weights as they were read.
+        quantized: Whether weights are quantised already, for the advice when memory runs out.
+
+    Raises:
+        RequestError: For an unknown offload mode or a device for a network that is not there.
     """
 
     def __init__(
@@ -104,7 +109,8 @@ class Placement:
     def hold(self, name: str) -> Iterator[Any]:
         """A network on its device, for the length of a `with` block.
 
-        Raises: OutOfMemory naming the placement to try, also for what runs inside the block.
+        Raises:
+            OutOfMemory: Naming the placement to try, also for what runs inside the block.
         """
         with self._memory_errors(name):
             if (net := self._built.get(name)) is None:

@@ -97,7 +97,11 @@ def read_tokenizer(cls: Any, folder: Path) -> Any:
 
 
 def read_tokenizer_file(file: Path) -> Tokenizer:
-    """A `tokenizer.json`. Raises: WeightsError where it is absent or damaged."""
+    """A `tokenizer.json`.
+
+    Raises:
+        WeightsError: If it is absent or damaged.
+    """
     if not file.is_file():
         raise WeightsError(f"tokenizer file `{escaped(file)}` is not there")
     with reading(file, "is no tokenizer"):

@@ -40,7 +40,8 @@ TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "s
 class Files:
     """Where the parts of a model lie, in either layout.
 
-    projection: the official file, or the U-Net's folder, which holds it in the Diffusers layout.
+    Attributes:
+        projection: The official file, or the U-Net's folder, which holds it in the Diffusers layout.
     """
 
     unet: Path
@@ -53,9 +54,14 @@ class Files:
 def write_diffusers(files: Files, target: Path, *, unet: Mapping[str, Any], movq: Mapping[str, Any]) -> Path:
     """Write a folder that Diffusers' ``Kandinsky3Pipeline`` loads.
 
-    Args:   unet, movq: hyper-parameters under the official names.
-    Raises: WeightsError for tensors that are no such network; RequestError where the target is there already;
-            BackendError for a network that Diffusers' class cannot be.
+    Args:
+        unet: Hyper-parameters under the official names.
+        movq: Hyper-parameters under the official names.
+
+    Raises:
+        WeightsError: For tensors that are no such network.
+        RequestError: If the target is there already.
+        BackendError: For a network that Diffusers' class cannot be.
     """
     with _made_beside(target) as folder:
         projection = _projection(files.projection)

@@ -149,7 +149,11 @@ def movq_of(names: Collection[str]) -> KeyMap | None:
 
 
 def unet_params(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyper-parameters under the official names. Raises: WeightsError where one is missing or wrong."""
+    """Hyper-parameters under the official names.
+
+    Raises:
+        WeightsError: If one is missing or wrong.
+    """
     widths = _list(config, "block_out_channels")
     given = {
         "model_channels": widths[0],
@@ -171,8 +175,12 @@ def unet_params(config: Mapping[str, Any]) -> dict[str, Any]:
 def unet_config(params: Mapping[str, Any], text_width: int) -> dict[str, Any]:
     """`config.json` of Diffusers' class.
 
-    Args:   params: all hyper-parameters under the official names.   text_width: of the states that are projected.
-    Raises: BackendError for a network that it cannot be.
+    Args:
+        params: All hyper-parameters under the official names.
+        text_width: Of the states that are projected.
+
+    Raises:
+        BackendError: For a network that it cannot be.
     """
     widths = [params["model_channels"] * factor for factor in params["dim_mult"]]
     config = {
@@ -194,7 +202,11 @@ def unet_config(params: Mapping[str, Any], text_width: int) -> dict[str, Any]:
 
 
 def movq_params(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The autoencoder's hyper-parameters under the official names. Raises: WeightsError as ``unet_params``."""
+    """The autoencoder's hyper-parameters under the official names.
+
+    Raises:
+        WeightsError: As ``unet_params``.
+    """
     widths = _list(config, "block_out_channels")
     attends = [i for i, name in enumerate(_list(config, "down_block_types")) if name.startswith("Attn")]
     for key, only in (("norm_type", "spatial"), ("norm_num_groups", 32)):

@@ -30,13 +30,19 @@ SEES, READS = 1, 0  # kinds of tokens
 
 @dataclass(frozen=True, slots=True)
 class CogVlm2Params:
-    """max_words: states of every prompt; longer ones are cut, shorter ones filled up with zeros, which are attended."""
+    """
+    Attributes:
+        max_words: States of every prompt; longer ones are cut, shorter ones filled up with zeros, which are attended.
+    """
 
     max_words: int = 100
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CogVlm2Params:
-        """Raises: RequestError for a key that is unknown."""
+        """
+        Raises:
+            RequestError: For a key that is unknown.
+        """
         return read_params(cls, values, "encoder parameter")
 
 
@@ -50,7 +56,9 @@ class _Reached(Exception):  # noqa: N818 - no fault: the rest of the model is no
 class CogVlm2Encoder(nn.Module):
     """A ``FilmEncoder``: states before the last layer of the language model, one a frame and one a word.
 
-    Args: model: with ``build_conversation_input_ids``, as its repository has it.   tokenizer: of the same repository.
+    Args:
+        model: With ``build_conversation_input_ids``, as its repository has it.
+        tokenizer: Of the same repository.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, params: CogVlm2Params | None = None) -> None:
@@ -74,7 +82,11 @@ class CogVlm2Encoder(nn.Module):
         return torch.cat((states_LE, states_LE.new_zeros(missing, states_LE.shape[1])))
 
     def _states(self, text: str, films_CTHW: list[Tensor], kind: int) -> Tensor:
-        """Of the tokens of one kind, [n, E]. Raises: BackendError where the model's own code fails."""
+        """Of the tokens of one kind, [n, E].
+
+        Raises:
+            BackendError: If the model's own code fails.
+        """
         device = next(self.model.parameters()).device
         try:
             given = self.model.build_conversation_input_ids(
@@ -111,7 +123,10 @@ def read_cogvlm2(folder: Path, *, params: CogVlm2Params | None = None, dtype: to
     """Read model and tokenizer from a local folder, on the host. **Runs the program code in that folder.**
 
     Nothing is fetched. Callers ask for permission first, see ``engine/remote_code.py``.
-    Raises: BackendError without transformers, or where the folder's code does not run; WeightsError for damaged files.
+
+    Raises:
+        BackendError: Without transformers, or where the folder's code does not run.
+        WeightsError: For damaged files.
     """
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -53,7 +53,9 @@ class Windows:
 class SoundChoice:
     """What a job of sound has beyond what every job has.
 
-    windows: that it is made in.   states: a file of precomputed embeddings.
+    Attributes:
+        windows: That it is made in.
+        states: A file of precomputed embeddings.
     """
 
     windows: Windows
@@ -78,14 +80,22 @@ class SoundChoice:
 
 
 def film_of(job: Job) -> InputVideo | Video:
-    """The input video of a job. Raises: RequestError for a job without one."""
+    """The input video of a job.
+
+    Raises:
+        RequestError: For a job without one.
+    """
     if job.film is None:
         raise RequestError(f"this request for `{job.card.id}` brings no video")
     return job.film
 
 
 def choice_of(job: Job) -> SoundChoice:
-    """What a job says of its film. Raises: RequestError for a job of another task."""
+    """What a job says of its film.
+
+    Raises:
+        RequestError: For a job of another task.
+    """
     if not isinstance(job.extra, SoundChoice):
         raise RequestError(f"this request was checked against `{job.card.id}`, which makes no sound")
     return job.extra
@@ -94,7 +104,8 @@ def choice_of(job: Job) -> SoundChoice:
 def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job:
     """Check a request against its card and its film, and fill in the card's defaults; a missing seed is drawn.
 
-    Raises: RequestError with one line: what was given, what is allowed, what to do.
+    Raises:
+        RequestError: With one line: what was given, what is allowed, what to do.
     """
     sound = sound_of(card)
     refuse_foreign(request, card, own=OWN)

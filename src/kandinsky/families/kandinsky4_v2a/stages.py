@@ -48,7 +48,11 @@ BLACK_SIZE = (64, 64)  # of the black film that guidance holds a film against; e
 
 @dataclasses.dataclass(frozen=True)
 class SoundMade(Made):
-    """clips: embeddings of each job's film and words.   windows: latents of its windows, [N, 1, H, W, C] each."""
+    """
+    Attributes:
+        clips: Embeddings of each job's film and words.
+        windows: Latents of its windows, [N, 1, H, W, C] each.
+    """
 
     clips: tuple[FilmStates, ...] = ()
     windows: tuple[Tensor, ...] = ()
@@ -99,7 +103,8 @@ SOUND: tuple[tuple[Stage, ...], Finish] = ((EncodeFilm(), SampleSound()), Listen
 def encode(context: Context, jobs: Sequence[Job]) -> list[FilmStates]:
     """States of every film and its prompts; from a file where a request names one.
 
-    Raises: RequestError for a file that does not fit its request.
+    Raises:
+        RequestError: For a file that does not fit its request.
     """
     given = [_given(job) for job in jobs]
     if None not in given:
@@ -149,9 +154,10 @@ def sample(
     """Latents of every film's spectrograms, [N, 1, H, W, C] float32 each, from the embeddings of ``encode``.
 
     Args:
-        at_once: windows in one pass of the U-Net; results then differ by the rounding of differently ordered sums.
+        at_once: Windows in one pass of the U-Net; results then differ by the rounding of differently ordered sums.
 
-    Raises: RequestError for embeddings of another width than the U-Net's.
+    Raises:
+        RequestError: For embeddings of another width than the U-Net's.
     """
     passes = _passes(list(zip(jobs, clips, strict=True)), at_once)
     rules, shift = sampler(context.card.sampling.sampler), context.card.sampling.shift
@@ -184,9 +190,10 @@ def denoise(
     """Latents [B, 1, H, W, C] float32 of B windows.
 
     Args:
-        draws_NBTHWC: noise; its first entry is the state to begin with, unless the sampler wants more of it.
-        clips: embeddings of B windows, or of one text for all.
-        done, total: of the steps that are told, see ``engine.stages.watched``.
+        draws_NBTHWC: Noise; its first entry is the state to begin with, unless the sampler wants more of it.
+        clips: Embeddings of B windows, or of one text for all.
+        done: Of the steps that are told, see ``engine.stages.watched``.
+        total: Of the steps that are told, see ``engine.stages.watched``.
     """
     device = context.placement.device("dit")
     rules, shift = sampler(context.card.sampling.sampler), context.card.sampling.shift
@@ -321,7 +328,11 @@ def faded(pieces: list[np.ndarray], starts: list[int], overlap: int) -> np.ndarr
 
 
 def _given(job: Job) -> FilmStates | None:
-    """Embeddings from the file that a job names. Raises: RequestError for a file that does not fit it."""
+    """Embeddings from the file that a job names.
+
+    Raises:
+        RequestError: For a file that does not fit it.
+    """
     choice = choice_of(job)
     if choice.states is None:
         return None

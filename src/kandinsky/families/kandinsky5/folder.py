@@ -28,7 +28,11 @@ def has_official_configuration(place: Path) -> bool:
 
 
 def read_official_configuration(place: Path, cards: Cards) -> Card:
-    """The card of a YAML file, or of the one in a folder. Raises: RequestError where a folder holds several."""
+    """The card of a YAML file, or of the one in a folder.
+
+    Raises:
+        RequestError: If a folder holds several.
+    """
     if place.is_file():
         return official_config.read(place, cards=cards)
     found = _configurations(place)

@@ -47,8 +47,13 @@ IMAGE_FIT = {512: SizeClass(area=512 * 768, multiple=16), 1024: SizeClass(area=1
 class Calls:
     """What the official calls of one task have as defaults, since the YAML files say nothing about it.
 
-    vae: the autoencoder it needs.   shift: of `scheduler_scale`; the YAML's own value is read by no official code.
-    seconds, max_seconds: 0 where stills are made.   temporal: pixel frames of a latent frame.   fit: see ``Clip``.
+    Attributes:
+        vae: The autoencoder it needs.
+        shift: Of `scheduler_scale`; the YAML's own value is read by no official code.
+        seconds: 0 where stills are made.
+        max_seconds: 0 where stills are made.
+        temporal: Pixel frames of a latent frame.
+        fit: See ``Clip``.
     """
 
     vae: str

@@ -19,9 +19,12 @@ OWN = ("fps", "motion", "image_guidance", "interpolation_guidance")
 class KeyframeChoice:
     """What a model of key frames is asked for, beyond what every model is.
 
-    rate: name of the frame rate.   passes: how often the gaps between frames are filled.
-    motion: name of how much should move; None for models that are not told.
-    image_guidance: weight of the first frame.   interpolation_guidance: of the frames around a gap; 1 = off.
+    Attributes:
+        rate: Name of the frame rate.
+        passes: How often the gaps between frames are filled.
+        motion: Name of how much should move; None for models that are not told.
+        image_guidance: Weight of the first frame.
+        interpolation_guidance: Of the frames around a gap; 1 = off.
     """
 
     rate: str
@@ -50,7 +53,11 @@ def resolve_keyframes(request: Request, card: Card, needs_image: bool = True) ->
 
 
 def keyframes_of(card: Card) -> Keyframes:
-    """What a card says of keyframes. Raises: RequestError for a model that makes none."""
+    """What a card says of keyframes.
+
+    Raises:
+        RequestError: For a model that makes none.
+    """
     if card.keyframes is None:
         raise RequestError(f"`{card.id}` makes no key frames")
     return card.keyframes

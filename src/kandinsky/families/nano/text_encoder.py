@@ -51,7 +51,9 @@ class NanoTextEncoder:
     def from_files(cls, weights: Path, tokenizer: Path, params: Mapping[str, Any]) -> NanoTextEncoder:
         """Read both files. params: fields of NanoTextParams that differ from its defaults.
 
-        Raises: WeightsError for a file that is missing or does not fit, RequestError for an unknown parameter.
+        Raises:
+            WeightsError: For a file that is missing or does not fit.
+            RequestError: For an unknown parameter.
         """
         read = read_tokenizer_file(Path(tokenizer))
         network = NanoTextNetwork(NanoTextParams.from_dict(params))

@@ -66,9 +66,14 @@ class CogVideoXParams:
 class CogVideoXAutoencoder(nn.Module):
     """Encode and decode in the official pieces. Weights load with ``keymaps.COGVIDEOX_VAE``; the network is ``net``.
 
-    latent_piece: latent frames of a piece when decoding. The released model decodes two; images were decoded with one.
-    Raises: BackendError where Diffusers is not installed.
     Source: ai-forever/Kandinsky-4, kandinsky/t2v_pipeline.py; Diffusers, AutoencoderKLCogVideoX.
+
+    Attributes:
+        latent_piece: Latent frames of a piece when decoding. The released model decodes two; images were decoded with
+            one.
+
+    Raises:
+        BackendError: If Diffusers is not installed.
     """
 
     def __init__(self, params: CogVideoXParams | None = None, *, latent_piece: int = LATENT_PIECE) -> None:
@@ -95,13 +100,18 @@ class CogVideoXAutoencoder(nn.Module):
         return mean, logvar.clamp(*LOGVAR_RANGE)
 
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
-        """Scaled latents → pixels. Raises: RequestError as ``decode_pieces``."""
+        """Scaled latents → pixels.
+
+        Raises:
+            RequestError: As ``decode_pieces``.
+        """
         return torch.cat(list(self.decode_pieces(latents_BTHWC)), dim=1)
 
     def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
         """The same pixels, a few frames at a time: 1 + 4·(n − 1) of the first piece, 4·n of each further one.
 
-        Raises: RequestError for an even number of latent frames. The network takes the first piece of such a clip for a
+        Raises:
+            RequestError: For an even number of latent frames. The network takes the first piece of such a clip for a
                 later one and makes four frames of the first latent, which it was never trained for.
         """
         first = self._first(latents_BTHWC.shape[1], self.latent_piece)

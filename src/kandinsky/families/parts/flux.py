@@ -66,7 +66,9 @@ class FluxAutoencoder(nn.Module):
 
     The weights load with ``keymaps.FLUX_VAE``; the network itself is ``net``.
     Quirk: shift_factor is ignored in both directions, as the official code does (FACTS section 9.2).
-    Raises: BackendError where Diffusers is not installed.
+
+    Raises:
+        BackendError: If Diffusers is not installed.
     """
 
     def __init__(self, params: FluxParams | None = None) -> None:
@@ -84,7 +86,8 @@ class FluxAutoencoder(nn.Module):
     def encode(self, video_BTHWC: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Pixels → scaled latents. H and W must be multiples of 8.
 
-        Args: generator: take a sample of the posterior, as the official code does; by default its mode.
+        Args:
+            generator: Take a sample of the posterior, as the official code does; by default its mode.
         """
         mean, logvar = self.posterior(video_BTHWC)
         if generator is not None:

@@ -44,7 +44,11 @@ def noises(draws: Tensor, frames: int) -> Tensor:
 
 
 def per_clip(inputs: Tensors, name: str, frames: int) -> Tensor:
-    """One value or tensor a clip, from rows that repeat it for every frame. Raises: CaseError where they differ."""
+    """One value or tensor a clip, from rows that repeat it for every frame.
+
+    Raises:
+        CaseError: If they differ.
+    """
     each = inputs[name]
     one = each[::frames]
     if not torch.equal(each, one.repeat_interleave(frames, dim=0)):
@@ -95,7 +99,10 @@ def schedule(call: Settings, steps: str, *, predicts: str = "noise") -> CosineSc
 
 
 def check_shape(call: Settings, key: str, tensor: Tensor) -> None:
-    """Raises: CaseError where a recorded shape is not that of the tensor it describes."""
+    """
+    Raises:
+        CaseError: If a recorded shape is not that of the tensor it describes.
+    """
     if call.has(key) and call.integers(key) != list(tensor.shape):
         raise CaseError(f"call.{key}", f"is {call.integers(key)}, the recorded noise has {list(tensor.shape)}")
 

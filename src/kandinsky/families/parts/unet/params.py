@@ -15,14 +15,15 @@ from kandinsky.model.params import read_params, without_fixed
 class Temporal:
     """What a variant of the network does along time; the default is nothing, an image network.
 
-    frame_blocks:    residual blocks and attention over the frames of a clip, told where each frame lies.
-    frame_marks_sum: every norm of these is told the network's time *and* the frame's place; else the first norm of an
-                     attention the place alone, all others the time alone.
-    clip_marks:      further numbers of a clip that are added to the frames' places, by the names of their layers.
-    image_layer:     images enter by a convolution of their own.
-    gap_mixing:      every convolution is mixed with one over neighbouring gaps, those between the frames of a clip.
-    gap_attention:   attention over the gaps as well.
-    pools_first:     the pooled text is part of what the perturbation's time is blended with.
+    Attributes:
+        frame_blocks: Residual blocks and attention over the frames of a clip, told where each frame lies.
+        frame_marks_sum: Every norm of these is told the network's time *and* the frame's place; else the first norm of
+            an attention the place alone, all others the time alone.
+        clip_marks: Further numbers of a clip that are added to the frames' places, by the names of their layers.
+        image_layer: Images enter by a convolution of their own.
+        gap_mixing: Every convolution is mixed with one over neighbouring gaps, those between the frames of a clip.
+        gap_attention: Attention over the gaps as well.
+        pools_first: The pooled text is part of what the perturbation's time is blended with.
     """
 
     frame_blocks: bool = False
@@ -58,9 +59,14 @@ ONE_0 = ("interpolation", "num_frames")  # the number of frames follows from the
 class UNetParams:
     """The defaults are those of Kandinsky 3.
 
-    model_channels: width of the first level, times ``dim_mult`` that of each.   init_channels: of the first layer.
-    num_channels, out_channels: of input and result.   context_dim: width of the text states.
-    num_blocks: pairs of residual blocks a level, at least 2.   groups: of every normalisation.
+    Attributes:
+        model_channels: Width of the first level, times ``dim_mult`` that of each.
+        init_channels: Of the first layer.
+        num_channels: Of input and result.
+        out_channels: Of input and result.
+        context_dim: Width of the text states.
+        num_blocks: Pairs of residual blocks a level, at least 2.
+        groups: Of every normalisation.
     """
 
     model_channels: int = 384
@@ -83,7 +89,8 @@ class UNetParams:
     def from_dict(cls, values: Mapping[str, Any]) -> UNetParams:
         """Read official arguments; those of a video network say which variant it is.
 
-        Raises: RequestError for a name that is not known, a value that is not built, or lists of unequal length.
+        Raises:
+            RequestError: For a name that is not known, a value that is not built, or lists of unequal length.
         """
         what = "U-Net parameter"
         without_fixed(values, ONLY, what)
@@ -121,7 +128,8 @@ class UNetParams:
 def _temporal(given: dict[str, Any]) -> Temporal:
     """Takes the arguments of video networks out of ``given``; they say which of the official classes it is.
 
-    Raises: RequestError for an argument that the class does not have.
+    Raises:
+        RequestError: For an argument that the class does not have.
     """
     if any(given.get("time_downsample") or ()):
         raise RequestError("U-Net parameter `time_downsample` is not supported: no released network uses it")
