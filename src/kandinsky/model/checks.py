@@ -100,7 +100,6 @@ def allowed(hint: Any) -> str:
         if Path in kinds:  # a path in either form
             kinds.remove(Path)
         words = list(dict.fromkeys("a path" if one is str and Path in args else allowed(one) for one in kinds))
-        words += ["None"] if type(None) in args else []
         return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
     if origin is Literal:
         return " or ".join(f"`{one}`" for one in args)
@@ -121,6 +120,11 @@ def allowed(hint: Any) -> str:
 def _many(hint: Any) -> str:
     plural = {int: "whole numbers", float: "numbers", str: "texts", Path: "paths"}
     return plural.get(hint) or allowed(hint).removeprefix("a ").replace("a path", "paths").replace("path", "paths", 1)
+
+
+def _given(value: object) -> str:
+    """A value in backticks; text in quotes too, which tells `"5"` from `5`."""
+    return f'`"{shown(value)}"`' if isinstance(value, str) else f"`{shown(value)}`"
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -150,7 +154,7 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     except _Misfit as misfit:
         if misfit.why:
             raise RequestError(f"`{name}` {misfit.why}") from None
-        raise RequestError(f"`{name}` must be {allowed(hint)}, not `{shown(value)}`") from None
+        raise RequestError(f"`{name}` must be {allowed(hint)}, not {_given(value)}") from None
 
 
 def _fit(value: Any, hint: Any) -> Any:
@@ -227,7 +231,7 @@ def _entry(value: Any, kind: Any) -> Any:
     try:
         return _fit(value, kind)
     except _Misfit as misfit:
-        raise _Misfit(misfit.why or f"must hold {_many(kind)}, not `{shown(value)}`") from None
+        raise _Misfit(misfit.why or f"must hold {_many(kind)}, not {_given(value)}") from None
 
 
 def _number(value: Any, kind: type) -> int | float:

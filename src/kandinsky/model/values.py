@@ -249,14 +249,14 @@ class Audio:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if len(self.samples_SC.shape) != 2:
-            raise RequestError(f"`samples_SC` must be an array [samples, channels], not {_described(self.samples_SC)}")
-        if self.rate < 1:
+        if len(self.samples_SC.shape) != 2 or self.samples_SC.dtype != "int16":
+            raise RequestError(f"samples must be [samples, channels] of int16, not {_described(self.samples_SC)}")
+        if self.rate < 1 and len(self.samples_SC):
             raise RequestError(f"`rate` must be a whole number of samples a second from 1 on, not `{shown(self.rate)}`")
 
     @property
     def seconds(self) -> float:
-        return len(self.samples_SC) / self.rate
+        return len(self.samples_SC) / self.rate if self.rate else 0.0
 
     @property
     def layout(self) -> str:
@@ -312,8 +312,8 @@ class Video:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if len(self.frames_THWC.shape) != 4 or self.frames_THWC.shape[-1] != 3:
-            raise RequestError(f"`frames_THWC` must be an array [T, H, W, 3], not {_described(self.frames_THWC)}")
+        if len(self.frames_THWC.shape) != 4 or self.frames_THWC.shape[-1] != 3 or self.frames_THWC.dtype != "uint8":
+            raise RequestError(f"frames must be [T, H, W, 3] of uint8, not {_described(self.frames_THWC)}")
         if not 0 < self.fps < math.inf:
             raise RequestError(f"`fps` must be a finite number above 0, not `{shown(self.fps)}`")
 
