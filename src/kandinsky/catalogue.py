@@ -14,23 +14,24 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, cast, overload
 
+from kandinsky.engine.options import PlanOptions, RunOptions, spelled_out
 from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.files import local_path
 from kandinsky.model import card as card_files
 from kandinsky.model.card import DEFAULT_MODEL, DEFAULT_SOUND, FULL_SIZE_SOUND, HERE, Card, Source, to_dict
+from kandinsky.model.checks import checked, shown
 from kandinsky.model.family import Family, Part
 from kandinsky.printing import escaped
 from kandinsky.weights.folders import diffusers_repository, in_diffusers_layout
 from kandinsky.weights.untrusted import read_table, reading
 
 if TYPE_CHECKING:
-    from kandinsky.engine.options import RunOptions
     from kandinsky.engine.pipeline import GenerationPipeline, VideoToAudioPipeline
     from kandinsky.runtime.plan import Plan
 
@@ -38,6 +39,7 @@ __all__ = [
     "CARDS", "DEFAULT_MODEL", "DEFAULT_SOUND", "FULL_SIZE_SOUND", "HERE", "Card", "Source", "all_cards", "cards",
     "families", "family", "find", "load", "open_model", "parse", "part", "plan", "read", "source_of", "to_dict",
 ]  # fmt: skip
+P = ParamSpec("P")
 SHIPPED = ("nano", "kandinsky5", "kandinsky4", "kandinsky4_v2a", "kandinsky3", "kandinsky_video1")
 
 
@@ -122,7 +124,7 @@ def find(model: str) -> Card:
         return known[model]
     near = difflib.get_close_matches(model, known, n=3, cutoff=0.3) or sorted(known)[:3]
     raise RequestError(
-        f"unknown model `{model}`: `kandinsky models` lists all {len(known)}",
+        f"unknown model `{shown(model)}`: `kandinsky models` lists all {len(known)}",
         hint="the nearest are " + ", ".join(f"`{name}`" for name in near),
     )
 
@@ -231,24 +233,51 @@ def _diffusers_folder(folder: Path) -> Card:
 # -- load --------------------------------------------------------------------------------------------------------------
 
 
-@overload
-def load(model: Literal["nano-v2a", "kandinsky4-v2a"], **options: Any) -> VideoToAudioPipeline: ...
-@overload
-def load(model: str | Path = DEFAULT_MODEL, **options: Any) -> GenerationPipeline: ...
+class _Load(Protocol[P]):
+    """What type checkers see of ``load``: the options are the constructor's of ``RunOptions``, declared there alone."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a literal is a str, too
+        self, model: Literal["nano-v2a", "kandinsky4-v2a"], *args: P.args, **options: P.kwargs
+    ) -> VideoToAudioPipeline: ...
+    @overload
+    def __call__(self, model: str | Path = DEFAULT_MODEL, *args: P.args, **options: P.kwargs) -> GenerationPipeline: ...
+
+
+class _Plan(Protocol[P]):
+    """The same of ``plan``."""
+
+    def __call__(self, model: str | Path = DEFAULT_MODEL, *args: P.args, **options: P.kwargs) -> Plan: ...
+
+
+def _as_load(kind: Callable[P, RunOptions]) -> Callable[[Callable[..., Any]], _Load[P]]:
+    return cast("Callable[[Callable[..., Any]], _Load[P]]", spelled_out(kind))
+
+
+def _as_plan(kind: Callable[P, RunOptions]) -> Callable[[Callable[..., Plan]], _Plan[P]]:
+    return cast("Callable[[Callable[..., Plan]], _Plan[P]]", spelled_out(kind))
+
+
+@_as_load(RunOptions)
 def load(model: str | Path = DEFAULT_MODEL, **options: Any) -> GenerationPipeline | VideoToAudioPipeline:
     """A pipeline for a model. Files are found and their headers checked now; weights are read at first use.
 
     Args:
-        model: catalogue id, local folder (official or Diffusers layout), official YAML file, or hub repository.
-        options: fields of ``engine.options.RunOptions``.
+        model: Catalogue id, local folder (official or Diffusers layout), official YAML file, or hub repository.
+        options: Fields of ``engine.options.RunOptions``.
 
-    Raises: RequestError for a name or option that is not known; WeightsError naming what is missing or broken;
-        BackendError for a device, package or attention backend that is not there.
+    Returns:
+        A ``GenerationPipeline``; of models that make sound a ``VideoToAudioPipeline``.
+
+    Raises:
+        RequestError: A name or an option is not known, or a value is of a wrong type.
+        WeightsError: A file is missing or broken; the message names it.
+        BackendError: A device, package or attention backend is not there.
     """
     from kandinsky.engine.build import places_for
-    from kandinsky.engine.options import RunOptions
 
     chosen = RunOptions.from_dict(options)
+    model = checked("model", model, str | Path)
     # a device that is not there is said before anything is looked for; names are checked against the card later
     places_for(chosen, chosen.device if isinstance(chosen.device, Mapping) else ())
     return open_model(source_of(model, weights=chosen.weights), chosen)
@@ -262,36 +291,28 @@ def open_model(source: Source, options: RunOptions) -> GenerationPipeline | Vide
     return pipeline_of(build(source.card, options, root=source.root, name=source.name))
 
 
-def plan(
-    model: str,
-    *,
-    width: int | None = None,
-    height: int | None = None,
-    seconds: float | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    fps: str | None = None,
-    memory: str | None = None,
-    gpus: int | None = None,
-    **options: Any,
-) -> Plan:
+@_as_plan(PlanOptions)
+def plan(model: str | Path = DEFAULT_MODEL, **options: Any) -> Plan:
     """What one clip of a model needs; no prompt and no image is needed, since they change nothing here.
 
     Args:
-        width, height, seconds, steps, guidance, fps: as for a generation; None = the card's default.
-        memory: `12GB`: plan for a card of that size instead of this machine's.
-        gpus: so many processes, each on a card of its own.
-        options: fields of ``engine.options.RunOptions``; an ``offload`` that is not given is chosen.
+        model: As for ``load``.
+        options: Fields of ``engine.options.PlanOptions``; an ``offload`` that is not given is chosen.
 
-    Raises: RequestError or BackendError as a generation would.
+    Returns:
+        Gigabytes to fetch, peak memory, time, and the placement that is chosen.
+
+    Raises:
+        RequestError: As a generation would.
+        BackendError: As a generation would.
     """
-    from kandinsky.engine.options import RunOptions
     from kandinsky.engine.plan import plan_resolved
     from kandinsky.engine.request import resolve
     from kandinsky.model.values import Request
 
-    chosen = RunOptions.from_dict(options)
-    asked = {"seconds": seconds, "steps": steps, "guidance": guidance, "fps": fps, "width": width, "height": height}
+    chosen = PlanOptions.from_dict(options)
+    model = checked("model", model, str | Path)
     source = source_of(model, weights=chosen.weights)
-    job = resolve(Request(model, "any", seed=0, **asked), source.card, needs_image=False)  # type: ignore[arg-type]
-    return plan_resolved(job, chosen, root=source.root, memory=memory, gpus=gpus)
+    asked = {name: getattr(chosen, name) for name in ("seconds", "steps", "guidance", "fps", "width", "height")}
+    job = resolve(Request(str(model), "any", seed=0, **asked), source.card, needs_image=False)
+    return plan_resolved(job, chosen.run(), root=source.root, memory=chosen.memory, gpus=chosen.gpus)

@@ -83,9 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except KandinskyError as error:
-        say(f"error: {error}")
+        say(f"error: {in_flags(str(error))}")
         if error.hint:
-            say(f"hint: {error.hint}")
+            say(f"hint: {in_flags(error.hint)}")
         return error.exit_code
     except _ClickError as error:
         return _usage(error)
@@ -96,6 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader went away, as `| head` does. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def in_flags(text: str) -> str:
+    """A message in the words of the command line: its options are named by their flags."""
+    from kandinsky.engine.options import PlanOptions
+    from kandinsky.model import option
+    from kandinsky.model.values import Request
+
+    return option.in_flags(text, (Request, PlanOptions), {"size": "--size"})
 
 
 def say(text: str) -> None:

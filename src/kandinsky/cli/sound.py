@@ -157,7 +157,9 @@ def add_to_clips(
     for path, video in made:
         begun = time.monotonic()
         with patient(f"sound for {path.name}", quiet=quiet) as on_step:
-            sound = pipe(str(video.recipe.get("prompt", "")), video=path, seed=video.seed, on_step=on_step)
+            sound = pipe(
+                str(video.recipe.get("prompt", "")), video=path, seed=video.seed, on_step=on_step, progress=False
+            )
             told = {key: value for key, value in sound.recipe.items() if key not in ("video", "prompt", "versions")}
             recipe = video.recipe | {"sound": told}
             mux.copy_with_audio(mux.probe(path), sound.audio, path, recipe=recipe, over=True)

@@ -20,11 +20,16 @@ ALONE = ""  # the track of a state that is given as a plain tensor
 
 @dataclass(frozen=True, slots=True)
 class Progress(Generic[X]):
-    """A step that was taken: its number, from 1, of how many; ``clean`` computes the clean estimate at present."""
+    """A step that was taken: its number, from 1, of how many.
+
+    clean: computes the clean estimate at present.   finite: whether the state is, a boolean on its device, which costs
+    no wait until somebody reads it.
+    """
 
     step: int
     total: int
     clean: Callable[[], X]
+    finite: Tensor
 
 
 def steps(
@@ -67,12 +72,13 @@ def steps(
             predicted = {name: made[name].to(x.dtype) for name, x in state.items()}
             before = state
             state = pinned({name: rules[name].step(x, predicted[name], t, t_next) for name, x in state.items()})
+            finite = torch.stack([torch.isfinite(x).all() for x in state.values()]).all()
 
         def clean(before: dict[str, Tensor] = before, predicted: dict[str, Tensor] = predicted, t: Tensor = t) -> X:
             with torch.no_grad():
                 return given(pinned({n: rules[n].clean(x, predicted[n], t) for n, x in before.items()}))
 
-        yield Progress(i + 1, total, clean)
+        yield Progress(i + 1, total, clean, finite)
     return given(state)
 
 

@@ -34,7 +34,7 @@ from kandinsky.engine.latents import write_latent
 from kandinsky.engine.parallel import check_fits, demand_of
 from kandinsky.engine.request import Job, common
 from kandinsky.engine.text_states import Asked
-from kandinsky.errors import BackendError, Cancelled, RequestError
+from kandinsky.errors import BackendError, Cancelled, NotFinite, RequestError
 from kandinsky.media.image import FittedImage
 from kandinsky.model.autoencoder import decode_pieces as decoded
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass, each
@@ -418,20 +418,40 @@ def watched(
     Args:
         done: steps of earlier loops of the batch.
         total: of all of them; by default this one's.
+
+    Raises:
+        Cancelled: ``context.cancelling`` was set, or another process was told to stop.
+        NotFinite: Numbers ran out of range; the message names the step.
     """
+    finite: list[Tensor] = []
     while True:
         try:
             progress = next(walk)
         except StopIteration as end:
+            _check_finite(context, finite, done)
             latents: State = end.value
             return latents
+        finite.append(progress.finite)
+        if context.team.size == 1 and len(finite) > 2 and not finite[-3]:  # a device that works ahead need not wait
+            _check_finite(context, finite, done)
         try:
-            yield Step(done + progress.step, total or progress.total, progress.clean)
+            yield Step(done + progress.step, total or progress.total, progress.clean, context.card.preview)
         except GeneratorExit:
             context.team.go_on(False)
             raise
-        if not context.team.go_on(True):
+        if not context.team.go_on(not context.cancelling.is_set()):
             raise Cancelled(f"cancelled after step {progress.step} of {progress.total}")
+
+
+def _check_finite(context: Context, finite: Sequence[Tensor], done: int) -> None:
+    """Refuse latents that are not finite on any process. Raises: NotFinite naming the first step they were not."""
+    own = (~torch.stack(list(finite))).nonzero().flatten().tolist() if finite else []
+    if steps := [step for step in context.team.gather(own[0] + 1 if own else None) if step is not None]:
+        raise NotFinite(
+            f"the latents are not finite from step {done + min(steps)} on: numbers ran out of the range of "
+            f"`{context.precision.name}`",
+            hint='try a smaller `guidance=…` or LoRA scale, `dtype="float32"`, or fetch the weights again',
+        )
 
 
 def _own_states(states: TextStates, clips: int, own: Callable[[Tensor], Tensor]) -> TextStates:
@@ -503,15 +523,37 @@ def decode_pieces(context: Context, latents_THWC: Tensor) -> Iterator[np.ndarray
     Quirk: (x + 1)·127.5 is cut, not rounded, as in the official code.
     """
     latents_THWC = latents_THWC.to(context.placement.device("vae"))
+    done = 0
     with context.placement.hold("vae") as vae:
         pieces = decoded(vae, latents_THWC[None])
         while True:
+            check_cancelled(context, f"while decoding, after {done} frames")
             with torch.no_grad():  # not around the yield: the caller's own arithmetic is not ours to change
                 if (piece := next(pieces, None)) is None:
                     return
+                check_pixels(context, piece, f"from frame {done} on")
                 frames = to_bytes(piece[0]).cpu().numpy()
+            done += len(frames)
             yield frames
             del piece, frames  # not while the next is made
+
+
+def check_cancelled(context: Context, when: str) -> None:
+    """Stop where another thread asked for it; several processes go on, since the others would wait for this one.
+
+    Raises: Cancelled.
+    """
+    if context.team.size == 1 and context.cancelling.is_set():
+        raise Cancelled(f"cancelled {when}")
+
+
+def check_pixels(context: Context, pixels: Tensor, where: str) -> None:
+    """Refuse what an autoencoder made of finite latents and is not finite. Raises: NotFinite."""
+    if not torch.isfinite(pixels).all():
+        raise NotFinite(
+            f"decoded values are not finite {where}: numbers ran out of the range of `{context.precision.name}`",
+            hint='try `dtype="float32"`, or fetch the weights again',
+        )
 
 
 def to_bytes(pixels: Tensor) -> Tensor:

@@ -99,6 +99,8 @@ class Component:
 class Sampling:
     """Defaults of the sampling loop. guidance 1.0 = off, then no second pass runs.
 
+    max_steps, max_guidance, min_shift, max_shift: bounds of what a request may ask for; beyond these no sampler of the
+             family gives a result.
     sampler: times and step by name, see ``diffusion/samplers.py``.
     noise:   type it is drawn in, see ``diffusion/noise.RULES``.
     """
@@ -109,6 +111,9 @@ class Sampling:
     rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     negative_prompt: str = ""
     max_steps: int = 1000
+    max_guidance: float = 100.0
+    min_shift: float = 0.01
+    max_shift: float = 100.0
     sampler: str = "flow"
     noise: str = "float32"
     condition: str = "zeros"  # what the condition channels hold without an image: "zeros" or "coordinates"
@@ -233,6 +238,17 @@ class Sound:
 
 
 @dataclass(frozen=True, slots=True)
+class LatentRGB:
+    """How colours follow from an autoencoder's latents, about: the linear map that previews are drawn by.
+
+    weights: for each channel of the latent, its share of red, green and blue.   bias: of black; colours are 0 to 1.
+    """
+
+    weights: tuple[tuple[float, ...], ...]
+    bias: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """A card; where its files lie (None = the Hugging Face cache); the name that finds it again."""
 
@@ -250,6 +266,7 @@ class Card:
     diffusers: repository of the same model in the Diffusers layout, where it is not the first one's with `-Diffusers`.
     sound:     of models that make sound; ``clip`` is then the picture of one window's sound, ``text`` the encoder of
                frames and words.   sounds_with: the model that gives this one's clips their sound.
+    preview:   how previews get their colours; without it they are grey.
     """
 
     id: str
@@ -271,6 +288,7 @@ class Card:
     keyframes: Keyframes | None = None
     sound: Sound | None = None
     sounds_with: str = FULL_SIZE_SOUND
+    preview: LatentRGB | None = None
 
     @property
     def does(self) -> Task:
@@ -356,6 +374,8 @@ def parse(values: dict[str, Any], *, where: str, families: Families) -> Card:
         raise RequestError(f'{where}: clip.fit = "{card.clip.fit}" needs classes, each with area and multiple')
     for name, entry in card.classes.items():
         _changed(card.sampling, entry.sampling, f"{where}: class {name}")
+    if card.preview is not None and any(len(row) != 3 for row in card.preview.weights):
+        raise RequestError(f"{where}: preview.weights needs three numbers for each channel of the latent")
     if (sound := card.sound) is not None and not (
         0 <= sound.overlap_s < sound.window_s and sound.least_s <= sound.window_s and sound.frames > 1
     ):

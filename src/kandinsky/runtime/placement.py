@@ -89,13 +89,27 @@ class Placement:
         if unknown := sorted(set(self._devices) - set(builders)):
             raise RequestError(f"device given for `{unknown[0]}`: use one of {', '.join(builders)}")
         self._types = dict(types or {})
-        self._quantized = quantized
+        self.quantized = quantized
         self._built: dict[str, Any] = {}
         self._swaps: dict[str, list[BlockSwap]] = {}
         self._held: Counter[str] = Counter()
 
     def __contains__(self, name: str) -> bool:
         return name in self._builders
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the networks."""
+        return tuple(self._builders)
+
+    def move(self, device: torch.device) -> None:
+        """Run everything on one device from now on. Raises: RequestError while a network is held."""
+        if any(self._held.values()):
+            raise RequestError("networks cannot be moved while they run: wait for the result")
+        self._devices = dict.fromkeys(self._devices, device)
+        if self.offload == "block":  # what moves the blocks knows one device
+            self._built.clear()
+            self._swaps.clear()
 
     def device(self, name: str) -> torch.device:
         """Where a network runs."""
@@ -167,11 +181,11 @@ class Placement:
     def _advice(self) -> str:
         """The next placement to try: none → module → block → quantised weights → a smaller clip."""
         if self.offload == "none":
-            return "try `offload=module` (`--offload module`), a smaller size or fewer seconds"
+            return 'try `offload="module"`, a smaller size or fewer seconds'
         if self.offload == "module":
-            return "try `offload=block` (`--offload block`), a smaller size or fewer seconds"
-        if not self._quantized:
-            return "try `quantize=int8` (`--quantize int8`), a smaller size or fewer seconds"
+            return 'try `offload="block"`, a smaller size or fewer seconds'
+        if not self.quantized:
+            return 'try `quantize="int8"`, a smaller size or fewer seconds'
         return "try a smaller size or fewer seconds"
 
 

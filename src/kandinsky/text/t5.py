@@ -101,7 +101,7 @@ class T5Encoder(nn.Module):
             name = str(tokens.dtype).removeprefix("torch.")
             raise BackendError(
                 f"the text encoder's states are not finite in {name}: run it in bfloat16 or float32",
-                hint="`dtype` or `--dtype` of a pipeline; `fp16=False` or `dtype` of an official get_T5encoder",
+                hint='use `dtype="bfloat16"`; `fp16=False` or `dtype` of an official get_T5encoder',
             )
         return TextStates(tokens, tokens.new_zeros(len(tokens), 0))
 

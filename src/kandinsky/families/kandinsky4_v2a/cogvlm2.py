@@ -160,5 +160,5 @@ def _foreign(error: Exception) -> BackendError:
     return BackendError(
         f"the encoder's own program code fails with transformers {__version__}: {type(error).__name__}: "
         f"{first_line(error)}",
-        hint="install the versions that its repository names, or give states made elsewhere with --states FILE",
+        hint="install the versions that its repository names, or give precomputed embeddings as `states=…`",
     )

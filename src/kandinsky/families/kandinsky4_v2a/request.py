@@ -192,9 +192,7 @@ def _nearest(times_s: Sequence[float], moment_s: float) -> int:
 
 def _film(video: object, card: Card) -> InputVideo | Video:
     if video is None:
-        raise RequestError(
-            f"`{card.id}` makes sound for a film, and none was given: give `video`, on the command line `--video FILE`"
-        )
+        raise RequestError(f"`{card.id}` makes sound for an input video, and none was given: give `video=…`")
     if isinstance(video, Video):
         if not len(video.frames_THWC) or not video.fps > 0:
             raise RequestError(f"a clip of {len(video.frames_THWC)} frames at {video.fps:g} a second has no length")

@@ -26,7 +26,7 @@ from kandinsky.diffusion.samplers import sampler
 from kandinsky.engine.context import Context
 from kandinsky.engine.events import Phase, Step
 from kandinsky.engine.request import Job
-from kandinsky.engine.stages import Finish, Made, Running, Stage, watched
+from kandinsky.engine.stages import Finish, Made, Running, Stage, check_cancelled, check_pixels, watched
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates, read_states
 from kandinsky.families.kandinsky4_v2a.request import choice_of, film_of, shown_frames, times_of
@@ -233,7 +233,13 @@ def pixels(context: Context, latents_N1HWC: Tensor) -> Tensor:
     """The same as the autoencoder gives it, about [-1, 1], window by window."""
     device = context.placement.device("vae")
     with context.placement.hold("vae") as vae, torch.no_grad():
-        return torch.stack([vae.decode(one[None].to(device))[0, 0].float().cpu() for one in latents_N1HWC])
+        made = []
+        for number, one in enumerate(latents_N1HWC):
+            check_cancelled(context, f"while decoding, after {number} windows")
+            pixels = vae.decode(one[None].to(device))[0, 0].float()
+            check_pixels(context, pixels, f"in window {number + 1}")
+            made.append(pixels.cpu())
+        return torch.stack(made)
 
 
 def spectrogram_params(card: Card) -> SpectrogramParams:

@@ -173,7 +173,7 @@ def _over_tokens(layout: Layout, count: int, demand: Demand) -> Layout:
 
 def _proposal(world: int, demand: Demand) -> str | None:
     try:
-        return f"`--parallel {choose(world, demand)[0]}` fits" if world > 1 else None
+        return f'`parallel="{choose(world, demand)[0]}"` fits' if world > 1 else None
     except RequestError:
         return None
 
@@ -194,7 +194,7 @@ def check(layout: Layout, demand: Demand) -> None:
         allowed = least if demand.is_guided else "one process, since guidance is off"
         raise RequestError(
             f"{given}: a U-Net has no tokens or heads to share: use {allowed}",
-            hint="many prompts go to many processes with `--prompts FILE --ray local`",
+            hint="many prompts go to many processes: `kandinsky generate --prompts FILE --ray local`",
         )
     if demand.heads % layout.tp or demand.hidden % layout.tp:
         raise RequestError(
