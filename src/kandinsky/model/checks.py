@@ -61,7 +61,7 @@ _NAMES: dict[str, Any] = {
     ),
     "np": SimpleNamespace(ndarray=_Array("numpy.ndarray", (), {})),
     "Image": _elsewhere("PIL.Image.Image"),
-    "Film": _elsewhere("kandinsky.media.mux.Film"),
+    "InputVideo": _elsewhere("kandinsky.media.mux.InputVideo"),
     "CacheSettings": _elsewhere("CacheSettings", "kandinsky.diffusion.caching._Option"),
 }
 
