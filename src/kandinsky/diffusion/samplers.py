@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from kandinsky.diffusion import cosine
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
     from kandinsky.model.denoiser import Predicts
 
 
+class Noising(Protocol):
+    """What a network is trained to undo."""
+
+    def noised(self, clean: Tensor, noise: Tensor, t: Tensor, /) -> Tensor:
+        """A clean latent with as much noise as there is at time t."""
+        ...
+
+
+class Straight:
+    """The path of flow matching: the shares of latent and noise are 1 − t and t."""
+
+    def noised(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        return torch.lerp(clean, noise, t.to(clean))
+
+
 @dataclass(frozen=True, slots=True)
 class Sampler:
     """How a model walks from noise to a latent.
@@ -31,6 +47,7 @@ class Sampler:
         fresh: Whether each step but the last needs a draw of its own.
         begin: (first draws, times) → the state; by default it is the last of them.
         predicts: What the network gives.
+        noising: Of training, from the shift.
     """
 
     times: Callable[[int, float], Tensor]
@@ -39,6 +56,13 @@ class Sampler:
     fresh: bool = False
     predicts: Predicts = "noise"
     begin: Callable[[Tensor, Tensor], Tensor] = lambda draws, times: draws[-1]
+    noising: Callable[[float], Noising] = lambda shift: Straight()
+
+    def target(self, clean: Tensor, noise: Tensor, t: Tensor, shift: float) -> Tensor:
+        """What the network is to predict of ``noising(shift).noised(clean, noise, t)``."""
+        if self.predicts == "v":  # signal · noise − spread · clean
+            return self.noising(shift).noised(noise, -clean, t)
+        return {"velocity": noise - clean, "noise": noise, "clean": clean}[self.predicts]
 
     def start(self, draws_NBTHWC: Tensor, times: Tensor) -> Tensor:
         """The state at the first time, of all draws of a run."""
@@ -53,8 +77,12 @@ def _renoise(times: Tensor, shift: float, draws_NBTHWC: Tensor | None) -> Step:
     return Renoise(CogVideoXSchedule(snr_shift=shift), times, _fresh_draws(times, draws_NBTHWC))
 
 
+def _cogvideox(shift: float) -> CogVideoXSchedule:
+    return CogVideoXSchedule(snr_shift=shift)
+
+
 def _cogvideox_times(steps: int, shift: float) -> Tensor:
-    return CogVideoXSchedule(snr_shift=shift).times(steps)
+    return _cogvideox(shift).times(steps)
 
 
 def _fresh_draws(times: Tensor, draws_NBTHWC: Tensor | None) -> Tensor:
@@ -84,7 +112,13 @@ def _ancestral(
     def step(times: Tensor, shift: float, draws_NBTHWC: Tensor | None) -> Step:
         return Ancestral(schedule(len(times) - 1), times, _fresh_draws(times, draws_NBTHWC), quantile)
 
-    return Sampler(lambda steps, shift: schedule(steps).times(levels(steps)), step, fresh=True, predicts=predicts)
+    return Sampler(
+        lambda steps, shift: schedule(steps).times(levels(steps)),
+        step,
+        fresh=True,
+        predicts=predicts,
+        noising=lambda shift: schedule(cosine.LEVELS),
+    )
 
 
 def _flash_begin(draws_NBTHWC: Tensor, times: Tensor) -> Tensor:
@@ -95,17 +129,19 @@ def _flash_begin(draws_NBTHWC: Tensor, times: Tensor) -> Tensor:
 SAMPLERS = {
     "flow": Sampler(flow_times, lambda times, shift, draws: Euler(), predicts="velocity"),
     # Official quirk: a first draw is made and has no influence, since the first level holds no signal.
-    "cogvideox-renoise": Sampler(_cogvideox_times, _renoise, unused=1, fresh=True, predicts="v"),
+    "cogvideox-renoise": Sampler(_cogvideox_times, _renoise, unused=1, fresh=True, predicts="v", noising=_cogvideox),
     "cogvideox-ddim": Sampler(
-        _cogvideox_times, lambda times, shift, draws: Ddim(CogVideoXSchedule(snr_shift=shift)), predicts="v"
+        _cogvideox_times, lambda times, shift, draws: Ddim(_cogvideox(shift)), predicts="v", noising=_cogvideox
     ),
     "pndm": Sampler(
         lambda steps, shift: ScaledLinearSchedule().twice_at_second(steps),
         lambda times, shift, draws: Plms(ScaledLinearSchedule(), times),
+        noising=lambda shift: ScaledLinearSchedule(),
     ),
     "ddim": Sampler(
         lambda steps, shift: ScaledLinearSchedule().times(steps),
         lambda times, shift, draws: Deterministic(ScaledLinearSchedule()),
+        noising=lambda shift: ScaledLinearSchedule(),
     ),
     "kandinsky3": _ancestral(cosine.from_the_top, quantile=0.99),
     "kandinsky3-ddpm": _ancestral(cosine.leading, quantile=None),  # as Diffusers' folder of Kandinsky 3 says
@@ -116,6 +152,7 @@ SAMPLERS = {
         unused=1,
         fresh=True,
         begin=_flash_begin,
+        noising=lambda shift: CosineSchedule(),
     ),
     "kandinsky-video-1.0": _ancestral(cosine.every_level, quantile=0.98, own_table=True),
     "kandinsky-video-1.0-interpolation": _ancestral(cosine.every_level, quantile=0.98, predicts="v", own_table=True),

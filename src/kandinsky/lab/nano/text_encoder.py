@@ -14,8 +14,8 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +108,13 @@ class Settings:
 
 
 def train_text_encoder(
-    recipe: dict[str, Any], out: Path, *, on_log: Callable[[dict[str, float]], None] | None = None
+    recipe: Mapping[str, Any], out: Path, *, on_log: Callable[[dict[str, float]], None] | None = None
 ) -> Path:
     """Train from nothing and write text.safetensors, tokenizer.json, config.json and metrics.json into ``out``.
 
     Raises: BackendError where a teacher's package is not installed.
     """
-    settings = Settings(**{k: v for k, v in recipe.items() if k not in ("kind", "out", "cache")})
+    settings = Settings(**{k: v for k, v in recipe.items() if k in {f.name for f in fields(Settings)}})
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
