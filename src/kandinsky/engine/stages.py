@@ -40,7 +40,7 @@ from kandinsky.model.autoencoder import decode_pieces as decoded
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass, each
 from kandinsky.model.values import Soundtrack, TextStates, VideoStream
 from kandinsky.ops.nabla import KeptBlocks
-from kandinsky.text.protocol import ImageTextEncoder, PromptWriter
+from kandinsky.text.protocol import ImageTextEncoder, PromptWriter, ReadingTextEncoder
 from kandinsky.text.store import encode_each, join
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Made:
     """What a batch of jobs has come to so far; each stage fills in some of it.
 
     keep:    a file for the latent of each job, written before it is decoded.
+    unused:  of each job, the words of its prompt that the text encoder does not use, where it can tell.
     text, negative: embeddings of the prompts, and of what guidance holds them against.
     known:   what is known of the results.   latents: the finished state.   recipes: one for each job.
     at_once: parts of a job that go through a network together, where it is made in parts.
@@ -65,6 +66,7 @@ class Made:
 
     jobs: tuple[Job, ...]
     keep: tuple[Path | None, ...] = ()
+    unused: tuple[tuple[str, ...], ...] = ()
     text: TextStates | None = None
     negative: TextStates | None = None
     known: Known = field(default_factory=Known)
@@ -193,7 +195,8 @@ class Encode:
                 held.enter_context(context.placement.hold("text"))  # one visit for writing and reading
             jobs = expand(context, made.jobs)
             text, negative = encode(context, jobs)
-        return dataclasses.replace(made, jobs=tuple(jobs), text=text, negative=negative)
+            unused = unused_words(context, jobs)
+        return dataclasses.replace(made, jobs=tuple(jobs), text=text, negative=negative, unused=unused)
 
 
 def expand(context: Context, jobs: Sequence[Job]) -> list[Job]:
@@ -255,6 +258,18 @@ def _encode_with_images(encoder: TextEncoder, prompts: list[str], images: list[I
     return join([encoder.encode_with_images([p], [image]) for p, image in zip(prompts, images, strict=True)])
 
 
+def unused_words(context: Context, jobs: Sequence[Job]) -> tuple[tuple[str, ...], ...]:
+    """Of each job, the words of its prompt that the text encoder does not use; empty where it cannot tell."""
+    if not context.part("text").tells_unused:
+        return ()
+    found: list[tuple[str, ...]] = []
+    if context.team.is_first:
+        with context.placement.hold("text") as encoder:
+            if isinstance(encoder, ReadingTextEncoder):
+                found = [encoder.unused(job.text) for job in jobs]
+    return tuple(tuple(words) for words in context.team.agree(found))
+
+
 def tensors_of(*states: TextStates | None) -> list[Tensor | None]:
     """Tokens, pooled embeddings and mask of each."""
     return [
@@ -300,7 +315,9 @@ class Sample:
             cache.skips = context.team.all_passes(cache.skips)
         shares = _kept_shares(context, kept, first, len(made.jobs))
         recipes = tuple(
-            context.recipe(job, cache.report(i) if cache else None, shares[i]) for i, job in enumerate(made.jobs)
+            context.recipe(job, cache.report(i) if cache else None, shares[i])
+            | ({"unused_words": list(made.unused[i])} if made.unused and made.unused[i] else {})
+            for i, job in enumerate(made.jobs)
         )
         return keep(context, dataclasses.replace(made, latents=latents, recipes=recipes))
 

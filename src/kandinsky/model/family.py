@@ -80,6 +80,7 @@ class Part:
     decodes_together: whether several processes can share the decoding of one clip.
     contrasting: a text encoder that makes the embeddings of a negative prompt with a look at the prompt.
     expands:  tasks for which a text encoder can write a prompt out at length.
+    tells_unused: a text encoder that tells which words of a prompt it does not use.
     remote_code: its classes come from its own repository and run only where that was allowed.
     stored_dtype: it runs in the type its files have, whatever the others do.
     cost:     memory and operations, for the plan.
@@ -102,6 +103,7 @@ class Part:
     decodes_together: bool = False
     contrasting: bool = False
     expands: tuple[str, ...] = ()
+    tells_unused: bool = False
     remote_code: bool = False
     stored_dtype: bool = False
     cost: Lazy[Callable[[Card, Component, Load], Cost]] | None = None
