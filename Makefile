@@ -10,21 +10,28 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-CASES  ?= $(addprefix ../shared/reference/,kandinsky5 kandinsky4 kandinsky_video1 kandinsky3)
+# The whole reference where it lies beside the checkout, else the part of it in the repository.
+CASES  ?= $(firstword $(wildcard ../shared/reference) tests/golden)
 PROMPT ?= a panda on a blue background
 OUT    ?= out
 # Processes of `make test`.
 JOBS   ?= 2
+# Processes that compute with as many threads as there are cores spin while they wait for each other.
+ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: help demo test lint conformance bench docs clean
+.PHONY: help demo test test-all lint conformance bench docs site official dist clean
 
 help:
 	@echo "make demo          a first video: $(OUT)/demo.mp4 and $(OUT)/demo.png"
-	@echo "make test          the whole test suite, in JOBS=$(JOBS) processes"
+	@echo "make test          the test suite without its slow extras, in JOBS=$(JOBS) processes"
+	@echo "make test-all      all of it"
 	@echo "make lint          ruff and mypy"
 	@echo "make conformance   compare with the official numbers in CASES=$(CASES)"
 	@echo "make bench         measure each stage of a generation"
 	@echo "make docs          write docs/reference again"
+	@echo "make site          the documentation as a website in build/site; fails on a dead link"
+	@echo "make official      write official/kandinsky-5/configs and the page of the documents' command lines again"
+	@echo "make dist          a wheel and an sdist in dist/"
 	@echo "make clean         remove $(VENV) and $(OUT)"
 
 # Every install reads constraints.txt, so that torch is pinned before any open range is looked at. The stamps make a
@@ -45,9 +52,17 @@ demo: $(VENV)/.installed
 	@mkdir -p $(OUT)
 	@$(BIN)/kandinsky generate "$(PROMPT)" --seconds 2 --seed 7 -o $(OUT)/demo.mp4 --sheet $(OUT)/demo.png
 
+# The website only reads the sources, so it needs no torch.
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --constraint constraints.txt 'mkdocs-material' 'mkdocstrings[python]'
+	touch $@
+
 # One thread each: processes that compute with as many threads as there are cores take turns instead of sharing them.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+test-all: $(VENV)/.installed-dev
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -70,6 +85,20 @@ bench: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m kandinsky.cli.reference docs/reference/cli.md
+
+site: $(VENV)/.installed-docs
+	$(BIN)/python docs/site.py
+
+official: $(VENV)/.installed-dev
+	$(BIN)/python -m kandinsky.compat.official_files official/kandinsky-5/configs
+	OMP_NUM_THREADS=1 $(BIN)/python tests/official/snippets_page.py docs/reference/official-snippets.md
+
+# Built from a copy of what git tracks, so that nothing else of this folder gets in.
+dist: $(VENV)/.installed-dev
+	rm -rf build/dist dist && mkdir -p build/dist dist
+	git archive HEAD | tar -x -C build/dist
+	$(BIN)/python -m build --outdir dist build/dist
+	rm -rf build/dist
 
 clean:
 	rm -rf $(VENV) $(OUT)

@@ -1,4 +1,4 @@
-"""Kandinsky: one library, command line and server for the whole Kandinsky video family.
+"""Kandinsky: one library and command line for the whole Kandinsky family of video, image and audio models.
 
 Importing this module loads nothing heavy and changes nothing; names are resolved on first use.
 """
@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "kandinsky.catalogue",
     "plan": "kandinsky.catalogue",
+    "progress": "kandinsky.engine.progress",
+    "Audio": "kandinsky.model.values",
     "Request": "kandinsky.model.values",
     "Soundtrack": "kandinsky.model.values",
     "TextStates": "kandinsky.model.values",
@@ -24,6 +26,7 @@ _HOMES = {
     "RequestError": "kandinsky.errors",
     "WeightsError": "kandinsky.errors",
     "BackendError": "kandinsky.errors",
+    "NotFinite": "kandinsky.errors",
     "OutOfMemory": "kandinsky.errors",
     "Cancelled": "kandinsky.errors",
     "get_T2I_pipeline": "kandinsky.compat.kandinsky5",
@@ -32,10 +35,12 @@ _HOMES = {
     "get_T2V_pipeline": "kandinsky.compat.get_t2v",
 }
 __all__ = [
+    "Audio",
     "BackendError",
     "Cancelled",
     "KandinskyError",
     "LatentShape",
+    "NotFinite",
     "OutOfMemory",
     "Request",
     "RequestError",
@@ -52,6 +57,7 @@ __all__ = [
     "get_T2V_pipeline",
     "load",
     "plan",
+    "progress",
 ]
 
 if TYPE_CHECKING:
@@ -62,8 +68,26 @@ if TYPE_CHECKING:
         get_I2V_pipeline,
         get_T2I_pipeline,
     )
-    from kandinsky.errors import BackendError, Cancelled, KandinskyError, OutOfMemory, RequestError, WeightsError
-    from kandinsky.model.values import LatentShape, Request, Soundtrack, TextStates, Video, VideoShape, VideoStream
+    from kandinsky.engine.progress import progress
+    from kandinsky.errors import (
+        BackendError,
+        Cancelled,
+        KandinskyError,
+        NotFinite,
+        OutOfMemory,
+        RequestError,
+        WeightsError,
+    )
+    from kandinsky.model.values import (
+        Audio,
+        LatentShape,
+        Request,
+        Soundtrack,
+        TextStates,
+        Video,
+        VideoShape,
+        VideoStream,
+    )
 
 
 def __getattr__(name: str) -> Any:

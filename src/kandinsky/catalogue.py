@@ -14,20 +14,24 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, cast, overload
 
+from kandinsky.engine.options import PlanOptions, RunOptions, spelled_out
 from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.files import local_path
 from kandinsky.model import card as card_files
 from kandinsky.model.card import DEFAULT_MODEL, DEFAULT_SOUND, FULL_SIZE_SOUND, HERE, Card, Source, to_dict
+from kandinsky.model.checks import checked, shown
 from kandinsky.model.family import Family, Part
-from kandinsky.weights.folders import diffusers_repository, in_diffusers_layout, read_json
+from kandinsky.printing import escaped
+from kandinsky.weights.folders import diffusers_repository, in_diffusers_layout
+from kandinsky.weights.untrusted import read_table, reading
 
 if TYPE_CHECKING:
-    from kandinsky.engine.options import RunOptions
     from kandinsky.engine.pipeline import GenerationPipeline, VideoToAudioPipeline
     from kandinsky.runtime.plan import Plan
 
@@ -35,6 +39,7 @@ __all__ = [
     "CARDS", "DEFAULT_MODEL", "DEFAULT_SOUND", "FULL_SIZE_SOUND", "HERE", "Card", "Source", "all_cards", "cards",
     "families", "family", "find", "load", "open_model", "parse", "part", "plan", "read", "source_of", "to_dict",
 ]  # fmt: skip
+P = ParamSpec("P")
 SHIPPED = ("nano", "kandinsky5", "kandinsky4", "kandinsky4_v2a", "kandinsky3", "kandinsky_video1")
 
 
@@ -119,7 +124,7 @@ def find(model: str) -> Card:
         return known[model]
     near = difflib.get_close_matches(model, known, n=3, cutoff=0.3) or sorted(known)[:3]
     raise RequestError(
-        f"unknown model `{model}`: `kandinsky models` lists all {len(known)}",
+        f"unknown model `{shown(model)}`: `kandinsky models` lists all {len(known)}",
         hint="the nearest are " + ", ".join(f"`{name}`" for name in near),
     )
 
@@ -145,11 +150,10 @@ def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source
 
     Raises: RequestError for a name that is nothing of all this; WeightsError for a folder that holds no model.
     """
-    name = str(model)
-    root = None if weights is None else Path(weights).expanduser()
+    name, place = str(model), local_path(model, "model")
+    root = None if weights is None else local_path(weights, "weights folder")
     if name in cards():
         return Source(find(name), root, name)
-    place = Path(name).expanduser()
     if place.is_dir():
         if weights is not None:
             raise RequestError("`weights` is for catalogue models: a folder brings its own weights")
@@ -158,6 +162,8 @@ def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source
         if weights is not None:
             raise RequestError("`weights` is for catalogue models: a YAML file names its own weights")
         return Source(card, None, str(place.resolve()))
+    if place.exists():
+        raise RequestError(f"`{escaped(name)}` is no model: give a folder, an official YAML file or a catalogue id")
     if isinstance(model, Path) or name.startswith((".", "/", "~")):
         raise RequestError(f"model folder `{name}` is not there: give an existing folder or a catalogue id")
     if name.count("/") == 1 and (card := from_repository(name)):
@@ -167,6 +173,11 @@ def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source
 
 def from_folder(folder: Path) -> Source:
     """The model in a folder of this machine. Raises: WeightsError or RequestError where it is not one model."""
+    with reading(folder, "holds values that make no model"):
+        return _from_folder(folder)
+
+
+def _from_folder(folder: Path) -> Source:
     name = str(folder)
     if (path := folder / "card.toml").is_file():
         return Source(read(path), None, name)
@@ -205,11 +216,12 @@ def from_repository(repository: str) -> Card | None:
 
 def _in_format(place: Path) -> Card | None:
     formats = (entry for one in families() for entry in one.formats)
-    return next((entry.read()(place, CARDS) for entry in formats if entry.holds()(place)), None)
+    with reading(place, "holds values that make no model"):
+        return next((entry.read()(place, CARDS) for entry in formats if entry.holds()(place)), None)
 
 
 def _diffusers_folder(folder: Path) -> Card:
-    kind = str(read_json(folder / "model_index.json").get("_class_name"))
+    kind = str(read_table(folder / "model_index.json").get("_class_name"))
     layouts = [one.diffusers for one in families() if one.diffusers is not None]
     for layout in layouts:
         if kind in layout.pipelines:
@@ -221,26 +233,53 @@ def _diffusers_folder(folder: Path) -> Card:
 # -- load --------------------------------------------------------------------------------------------------------------
 
 
-@overload
-def load(model: Literal["nano-v2a", "kandinsky4-v2a"], **options: Any) -> VideoToAudioPipeline: ...
-@overload
-def load(model: str | Path = DEFAULT_MODEL, **options: Any) -> GenerationPipeline: ...
+class _Load(Protocol[P]):
+    """What type checkers see of ``load``: the options are the constructor's of ``RunOptions``, declared there alone."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a literal is a str, too
+        self, model: Literal["nano-v2a", "kandinsky4-v2a"], *args: P.args, **options: P.kwargs
+    ) -> VideoToAudioPipeline: ...
+    @overload
+    def __call__(self, model: str | Path = DEFAULT_MODEL, *args: P.args, **options: P.kwargs) -> GenerationPipeline: ...
+
+
+class _Plan(Protocol[P]):
+    """The same of ``plan``."""
+
+    def __call__(self, model: str | Path = DEFAULT_MODEL, *args: P.args, **options: P.kwargs) -> Plan: ...
+
+
+def _as_load(kind: Callable[P, RunOptions]) -> Callable[[Callable[..., Any]], _Load[P]]:
+    return cast("Callable[[Callable[..., Any]], _Load[P]]", spelled_out(kind))
+
+
+def _as_plan(kind: Callable[P, RunOptions]) -> Callable[[Callable[..., Plan]], _Plan[P]]:
+    return cast("Callable[[Callable[..., Plan]], _Plan[P]]", spelled_out(kind))
+
+
+@_as_load(RunOptions)
 def load(model: str | Path = DEFAULT_MODEL, **options: Any) -> GenerationPipeline | VideoToAudioPipeline:
     """A pipeline for a model. Files are found and their headers checked now; weights are read at first use.
 
     Args:
-        model: catalogue id, local folder (official or Diffusers layout), official YAML file, or hub repository.
-        options: fields of ``engine.options.RunOptions``.
+        model: Catalogue id, local folder (official or Diffusers layout), official YAML file, or hub repository.
+        options: Fields of ``engine.options.RunOptions``.
 
-    Raises: RequestError for a name or option that is not known; WeightsError naming what is missing or broken;
-        BackendError for a device, package or attention backend that is not there.
+    Returns:
+        A ``GenerationPipeline``; of models that make sound a ``VideoToAudioPipeline``.
+
+    Raises:
+        RequestError: A name or an option is not known, or a value is of a wrong type.
+        WeightsError: A file is missing or broken; the message names it.
+        BackendError: A device, package or attention backend is not there.
     """
     from kandinsky.engine.build import places_for
-    from kandinsky.engine.options import RunOptions
 
     chosen = RunOptions.from_dict(options)
-    if not isinstance(chosen.device, Mapping):
-        places_for(chosen)  # a device that is not there is said before anything is looked for
+    model = checked("model", model, str | Path)
+    # a device that is not there is said before anything is looked for; names are checked against the card later
+    places_for(chosen, chosen.device if isinstance(chosen.device, Mapping) else ())
     return open_model(source_of(model, weights=chosen.weights), chosen)
 
 
@@ -252,36 +291,28 @@ def open_model(source: Source, options: RunOptions) -> GenerationPipeline | Vide
     return pipeline_of(build(source.card, options, root=source.root, name=source.name))
 
 
-def plan(
-    model: str,
-    *,
-    width: int | None = None,
-    height: int | None = None,
-    seconds: float | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    fps: str | None = None,
-    memory: str | None = None,
-    gpus: int | None = None,
-    **options: Any,
-) -> Plan:
+@_as_plan(PlanOptions)
+def plan(model: str | Path = DEFAULT_MODEL, **options: Any) -> Plan:
     """What one clip of a model needs; no prompt and no image is needed, since they change nothing here.
 
     Args:
-        width, height, seconds, steps, guidance, fps: as for a generation; None = the card's default.
-        memory: `12GB`: plan for a card of that size instead of this machine's.
-        gpus: so many processes, each on a card of its own.
-        options: fields of ``engine.options.RunOptions``; an ``offload`` that is not given is chosen.
+        model: As for ``load``.
+        options: Fields of ``engine.options.PlanOptions``; an ``offload`` that is not given is chosen.
 
-    Raises: RequestError or BackendError as a generation would.
+    Returns:
+        Gigabytes to fetch, peak memory, time, and the placement that is chosen.
+
+    Raises:
+        RequestError: As a generation would.
+        BackendError: As a generation would.
     """
-    from kandinsky.engine.options import RunOptions
     from kandinsky.engine.plan import plan_resolved
     from kandinsky.engine.request import resolve
     from kandinsky.model.values import Request
 
-    chosen = RunOptions.from_dict(options)
-    asked = {"seconds": seconds, "steps": steps, "guidance": guidance, "fps": fps, "width": width, "height": height}
+    chosen = PlanOptions.from_dict(options)
+    model = checked("model", model, str | Path)
     source = source_of(model, weights=chosen.weights)
-    job = resolve(Request(model, "any", seed=0, **asked), source.card, needs_image=False)  # type: ignore[arg-type]
-    return plan_resolved(job, chosen, root=source.root, memory=memory, gpus=gpus)
+    asked = {name: getattr(chosen, name) for name in ("seconds", "steps", "guidance", "fps", "width", "height")}
+    job = resolve(Request(str(model), "any", seed=0, **asked), source.card, needs_image=False)
+    return plan_resolved(job, chosen.run(), root=source.root, memory=chosen.memory, gpus=chosen.gpus)

@@ -5,13 +5,20 @@ KandinskyError
 ├── WeightsError     a weight file is absent, truncated, or names or shapes do not fit; names the tensor
 ├── BackendError     a device, kernel or optional package is not there
 ├── OutOfMemory      memory ran out; names the placement to try
-└── Cancelled        a progress callback asked to stop
+├── NotFinite        numbers ran out of range while sampling or decoding; names the step
+└── Cancelled        a progress callback or another thread asked to stop
 
 A message says what was given, what is allowed and what to do; values stand in backticks; one line, no period.
-``hint`` is a second line, shown by the command line below the message.
+``hint`` is a second line, shown by the command line below the message. Both are escaped: what a request or a file
+brings along can neither forge a line nor reach a terminal. Options are named as Python writes them, such as
+`steps=4`; the command line turns that into its flags (``model/option.in_flags``).
 """
 
 from __future__ import annotations
+
+from kandinsky.printing import escaped
+
+LONGEST = 2000  # characters of a message
 
 
 class KandinskyError(Exception):
@@ -20,10 +27,10 @@ class KandinskyError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(_line(message))
+        self.hint = hint and _line(hint)
         if hint:
-            self.add_note(f"hint: {hint}")  # Python shows it below the message
+            self.add_note(f"hint: {self.hint}")  # Python shows it below the message
 
 
 class RequestError(KandinskyError, ValueError):
@@ -48,7 +55,16 @@ class OutOfMemory(KandinskyError):  # noqa: N818 - the design fixes this name
     """Memory ran out; the message names the placement to try next."""
 
 
+class NotFinite(KandinskyError):  # noqa: N818 - as its sister above
+    """Numbers ran out of range; the message names the step of the sampler, or the frame."""
+
+
 class Cancelled(KandinskyError):  # noqa: N818 - not a failure
-    """A progress callback returned False."""
+    """A progress callback returned False, or ``cancel`` was called."""
 
     exit_code = 130
+
+
+def _line(text: str) -> str:
+    line = escaped(text)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]}…{line[-LONGEST // 2 :]}"

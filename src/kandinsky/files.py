@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kandinsky.errors import RequestError
+from kandinsky.printing import escaped
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -41,6 +42,7 @@ _REASONS = {
 # Only writing fails for these, whichever file the system names.
 _WRITING_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _NAME_MAX = 255  # bytes, where the file system does not say
+_PATH_MAX = 4096
 _LONGEST_SUFFIX = 16
 _PART = re.compile(r"\.part-(?P<pid>\d{1,10})-(?P<started>\d{1,20})-(?P<host>[0-9a-f]{8})-\d+(\.[^.]*)?$")
 _numbers = itertools.count()
@@ -90,11 +92,11 @@ def replacing_many(folder: str | Path, names: Sequence[str]) -> Iterator[Path]:
     Raises:
         RequestError: As of ``replacing``.
     """
-    path = real_path(folder)
-    with _part(folder, path / names[0], folder=True) as part:
+    path, first = real_path(folder), Path(folder, names[0])
+    with _part(first, path / names[0], folder=True) as part:
         yield part
         targets = [real_path(path / name) for name in names]
-        with _explained(folder):
+        with _explained(first):
             _flush(part)
             for name, target in zip(names, targets, strict=True):
                 (part / name).replace(target)
@@ -164,6 +166,25 @@ def inside(root: str | Path, relative: str) -> Path:
         RequestError: The name is not text, is empty or absolute, has an empty part, `.` or `..`, a backslash, a drive
             letter or a NUL, or leads out of the folder through a symbolic link.
     """
+    parts = relative_parts(relative)
+    path = Path(root, *parts)
+    try:
+        leads_out = not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    except (OSError, ValueError) as error:  # also what cannot be encoded
+        raise RequestError(f"`{escaped(relative)}` cannot be used as a file name: {escaped(error)}") from error
+    if leads_out:
+        raise RequestError(f"`{escaped(relative)}` leads out of `{root}` through a symbolic link")
+    return path
+
+
+def relative_parts(relative: str) -> tuple[str, ...]:
+    """The names that a path from elsewhere is made of, by the rules of ``inside``; symbolic links are not looked at.
+
+    For what is only read, where links are the user's own, as those of the Hugging Face cache are.
+
+    Raises:
+        RequestError: The name is not a plain relative path, or one of its parts is longer than a file name can be.
+    """
     parts = relative.removesuffix("/").split("/") if isinstance(relative, str) else []
     if (
         not parts
@@ -173,17 +194,45 @@ def inside(root: str | Path, relative: str) -> Path:
         or re.match(r"[A-Za-z]:", relative)
     ):
         raise RequestError(
-            f"`{relative}` is not a plain relative path: use names joined by `/`, without `..`, `.`, backslashes or "
-            "empty parts"
+            f"`{escaped(relative)}` is not a plain relative path: use names joined by `/`, without `..`, `.`, "
+            "backslashes or empty parts"
         )
-    path = Path(root, *parts)
     try:
-        leads_out = not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
-    except (OSError, ValueError) as error:  # also what cannot be encoded
-        raise RequestError(f"`{relative}` cannot be used as a file name: {error}") from error
-    if leads_out:
-        raise RequestError(f"`{relative}` leads out of `{root}` through a symbolic link")
-    return path
+        longest = max(len(os.fsencode(part)) for part in parts)
+    except UnicodeEncodeError as error:
+        raise RequestError(f"`{escaped(relative)}` cannot be used as a file name: {escaped(error)}") from error
+    if longest > _NAME_MAX:
+        raise RequestError(f"a file name of {longest} bytes is too long: {_NAME_MAX} are allowed")
+    return tuple(parts)
+
+
+def local_path(given: str | Path, what: str) -> Path:
+    """A path of this machine that a person gave, with `~` expanded; nothing needs to be there.
+
+    Args:
+        given: What was given.
+        what: How it is called in errors, such as `model`.
+
+    Raises:
+        RequestError: It is no text, is empty, holds a NUL or a lone surrogate, or is longer than a file name can be.
+    """
+    if not isinstance(given, str | Path) or not str(given).strip():
+        raise RequestError(f"{what} `{escaped(given)}` is no name: give text that is not empty")
+    name = str(given)
+    try:
+        encoded = [len(os.fsencode(part)) for part in Path(name).parts]
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{what} cannot be a name: it holds a lone surrogate") from error
+    if "\0" in name:
+        raise RequestError(f"{what} cannot be a name: it holds a NUL character")
+    if max(encoded, default=0) > _NAME_MAX or sum(encoded) + len(encoded) > _PATH_MAX:
+        raise RequestError(
+            f"{what} `{escaped(name[:40])}…` is too long: a name has at most {_NAME_MAX} bytes, a path {_PATH_MAX}"
+        )
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise RequestError(f"{what} `{escaped(name)}` cannot be found: there is no such user") from error
 
 
 def sweep(folder: Path) -> list[Path]:

@@ -1,5 +1,10 @@
-"""``load_video`` and ``create_video`` under their official names; ``read_video`` is torchvision's, which is no more."""
+"""``load_video`` and ``create_video`` under their official names, and ``read_video``, which torchvision no longer has.
 
-from kandinsky.compat.kandinsky4_v2a import create_video, load_video, read_video
+The official example calls ``torchvision.io.read_video``: importing this module puts it back where it is missing.
+"""
+
+from kandinsky.compat.kandinsky4_v2a import create_video, fill_torchvision, load_video, read_video
 
 __all__ = ["create_video", "load_video", "read_video"]
+
+fill_torchvision()

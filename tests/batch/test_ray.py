@@ -11,7 +11,7 @@ ray: Any = pytest.importorskip("ray", reason="ray is not installed: the extra `r
 import kandinsky  # noqa: E402
 from batch.prompts import STILL, Watched  # noqa: E402
 from kandinsky import catalogue  # noqa: E402
-from kandinsky.engine.options import RunOptions
+from kandinsky.engine.options import RunOptions  # noqa: E402
 from kandinsky.errors import BackendError, RequestError  # noqa: E402
 from kandinsky.jobs import batch  # noqa: E402
 from kandinsky.jobs import ray_runner as ray_batch  # noqa: E402

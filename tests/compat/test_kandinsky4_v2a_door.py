@@ -82,7 +82,7 @@ def test_the_documents_lines(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     save_path = str(tmp_path / "outputs" / "1.mp4")
     create_video(out, video_complete, display_video=False, save_path=save_path, device=device)
     film = mux.probe(save_path)
-    assert film.has_sound and film.seconds == pytest.approx(1) and len(film.times_s) == 8
+    assert film.has_audio and film.seconds == pytest.approx(1) and len(film.times_s) == 8
     audio = read_audio(save_path)
     assert audio.rate == 44100 and loudness(audio.samples_SC) == pytest.approx(-30, abs=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["modules", "outputs"], "nothing in the current folder"

@@ -15,10 +15,12 @@ from kandinsky.cli import reference
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "numpy", "transformers", "diffusers", "av", "PIL", "huggingface_hub", "rich")
 PUBLIC = {
+    "Audio",
     "BackendError",
     "Cancelled",
     "KandinskyError",
     "LatentShape",
+    "NotFinite",
     "OutOfMemory",
     "Request",
     "RequestError",
@@ -35,6 +37,7 @@ PUBLIC = {
     "get_T2V_pipeline",
     "load",
     "plan",
+    "progress",
 }
 MODULES = sorted(
     ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")

@@ -20,7 +20,7 @@ RANK = {name: rank for rank, name in enumerate(ORDER)}
 # A finished value knows how to save itself: `video.save("x.mp4")` is a fixed name of the design.
 EXCEPTIONS = {("model", "media")}
 # Rooms that speak for particular families; everybody else asks the catalogue for values.
-MAY_NAME_FAMILIES = {"families", "catalogue", "compat", "lab", "conformance"}
+MAY_NAME_FAMILIES = {"families", "catalogue", "compat", "lab"}
 # Device names belong to the rooms that place things; compat keeps official defaults.
 MAY_NAME_DEVICES = {"runtime", "engine", "bench", "cli", "train", "compat", "lab", "conformance"}
 NETWORKS = {"dit", "unet", "layers", "hunyuan", "flux", "cogvideox", "movq", "layered", "autoencoder", "text"}

@@ -1,20 +1,24 @@
 """What the pages say is so: models, commands, links."""
 
+import importlib.util
 import itertools
 import re
+import runpy
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from kandinsky import catalogue
 from kandinsky.cli.main import build
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md", *(ROOT / "docs").rglob("*.md")]
+SITE: Any = runpy.run_path(str(ROOT / "docs" / "site.py"))
+PAGES = [ROOT / path for path in SITE["pages"]() if path.suffix == ".md" and path.name != "CHANGELOG.md"]
 USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]  # of the click that typer brings along
 BRACES = re.compile(r"\{([^{}]*)\}")
 
@@ -61,6 +65,49 @@ def test_commands_are_understood(page: Path) -> None:
         words = [word for word in shlex.split(line, comments=True) if not word.startswith("$")]
         if fault := misunderstood(program, words[1:]):
             pytest.fail(f"{line}: {fault}")
+
+
+def navigation(entries: list[Any]) -> list[str]:
+    """Pages of the site's navigation, in order."""
+    values = [value for entry in entries for value in (entry.values() if isinstance(entry, dict) else [entry])]
+    return [page for value in values for page in (navigation(value) if isinstance(value, list) else [value])]
+
+
+def site_settings() -> dict[str, Any]:
+    class Loader(yaml.SafeLoader):
+        """Reads `!ENV` as mkdocs does, without the environment."""
+
+    Loader.add_constructor("!ENV", lambda loader, node: loader.construct_sequence(node)[-1])
+    settings: dict[str, Any] = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)
+    return settings
+
+
+def test_every_page_is_in_the_navigation_of_the_site_once() -> None:
+    pages = [path.as_posix() for path in SITE["pages"]() if path.suffix == ".md"]
+    assert sorted(navigation(site_settings()["nav"])) == pages
+    assert site_settings()["strict"] is True
+
+
+def test_the_api_reference_names_every_public_module_of_its_rooms() -> None:
+    """Except conformance runners, which only the conformance command calls."""
+    for page in sorted((ROOT / "docs" / "reference" / "api").glob("*.md")):
+        named = re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), flags=re.M)
+        assert not [name for name in named if importlib.util.find_spec(name) is None], page.name
+        if (room := ROOT / "src" / "kandinsky" / page.stem).is_dir():
+            modules = {path.relative_to(ROOT / "src").with_suffix("") for path in room.rglob("*.py")}
+            public = {path for path in modules if path.name not in ("__init__", "conformance")}
+            assert set(named) == {".".join(path.parts) for path in public}, page.name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("mkdocs", "material", "mkdocstrings"))),
+    reason="the extra `docs` is not installed",
+)
+def test_the_site_builds_without_a_dead_link(tmp_path: Path) -> None:
+    SITE["build"](tmp_path)
+    page = (tmp_path / "site" / "docs" / "reference" / "api" / "diffusion" / "index.html").read_text(encoding="utf-8")
+    assert (tmp_path / "site" / "index.html").is_file() and "kandinsky.diffusion.sample.sample" in page
 
 
 def test_a_wrong_command_is_found() -> None:

@@ -16,7 +16,7 @@ from kandinsky.cli.main import main
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.engine.stages import encode_image, to_pixels
 from kandinsky.errors import RequestError
-from kandinsky.media.image import FittedImage, open_picture, size_within
+from kandinsky.media.image import FittedImage, open_image, size_within
 from kandinsky.media.mask import open_mask
 from kandinsky.media.recipe import command, read
 from tiny import unets as tiny
@@ -78,9 +78,9 @@ def test_every_way_to_say_the_same_mask(pipe: GenerationPipeline, picture: Image
     soft = np.where(ones == 1, 0.9, 0.2).astype(np.float32)
     masks = [ones, ones * 255, ones.astype(bool), ones[..., None], soft, Image.fromarray(ones * 255)]
     masks += [tmp_path / name for name in ("grey.png", "rgb.png", "bits.png")]
-    expected = open_mask(ones, open_picture(picture))
+    expected = open_mask(ones, open_image(picture))
     for mask in masks:
-        found = open_mask(mask, open_picture(picture))
+        found = open_mask(mask, open_image(picture))
         assert found == expected
         assert np.array_equal(found.repaint_HW, ones == 1)
 
@@ -88,7 +88,7 @@ def test_every_way_to_say_the_same_mask(pipe: GenerationPipeline, picture: Image
 def test_the_channels_are_the_official_ones(pipe: GenerationPipeline) -> None:
     """Against the steps of the official pipeline in its own words (FACTS section 7)."""
     rng = np.random.default_rng(5)
-    picture = open_picture(Image.fromarray(rng.integers(0, 255, (150, 300, 3), dtype=np.uint8)))
+    picture = open_image(Image.fromarray(rng.integers(0, 255, (150, 300, 3), dtype=np.uint8)))
     repaint = np.zeros((150, 300), dtype=np.uint8)
     repaint[30:90, 41:222] = 1
     fitted = FittedImage(picture, *size_within(300, 150, area=1024**2, multiple=64), how="shrink")
@@ -119,7 +119,7 @@ def test_pictures_are_shrunk_to_a_million_pixels(given: tuple[int, int], used: t
 def test_a_mask_is_grown_on_all_sides() -> None:
     mask = np.zeros((20, 40), dtype=bool)
     mask[10, 20] = mask[0, 39] = True
-    grown = open_mask(mask, open_picture(Image.new("RGB", (40, 20))), grow=6).repaint_HW
+    grown = open_mask(mask, open_image(Image.new("RGB", (40, 20))), grow=6).repaint_HW
     # three windows of 5 by 5, as officially
     expected = torch.from_numpy(mask).float()[None, None]
     for _ in range(3):
@@ -128,9 +128,9 @@ def test_a_mask_is_grown_on_all_sides() -> None:
 
 
 def test_a_mask_under_a_picture_that_is_cut(picture: Image.Image) -> None:
-    fitted = FittedImage(open_picture(picture), 64, 64, how="cover")
+    fitted = FittedImage(open_image(picture), 64, 64, how="cover")
     assert np.array_equal(
-        open_mask(right_half(), fitted.picture).fitted(fitted)[:, [0, 31, 32, 63]].mean(0), [0, 0, 1, 1]
+        open_mask(right_half(), fitted.source).fitted(fitted)[:, [0, 31, 32, 63]].mean(0), [0, 0, 1, 1]
     )
 
 

@@ -17,7 +17,7 @@ from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky_video1 import interpolation
 from kandinsky.families.kandinsky_video1.interpolation import interpolate
 from kandinsky.media.audio import frames_of, read_audio, write_audio
-from kandinsky.media.mux import Film, frames_at, keep_sound, probe, read_film
+from kandinsky.media.mux import InputVideo, frames_at, keep_audio, probe, read_input
 from kandinsky.media.video import read_video, write_video
 from kandinsky.model.values import Audio, Video
 from tiny import unets as tiny
@@ -99,7 +99,7 @@ def film(target: Path, times_ms: list[int], *, rotation: int = 0, sound: str | N
     return target
 
 
-def raised(source: Path, target: Path, *options: str) -> Film:
+def raised(source: Path, target: Path, *options: str) -> InputVideo:
     assert main(["interpolate", str(source), "-o", str(target), "--steps", "1", "--device", "cpu", "-q", *options]) == 0
     return probe(target)
 
@@ -114,7 +114,7 @@ def test_sound_and_length_are_kept(tmp_path: Path) -> None:
     assert read_video(tmp_path / "out.mp4").recipe["interpolated"]["factor"] == 4
     # sound that the new format does not take is encoded anew
     webm = raised(source, tmp_path / "out.webm", "--fps", "10")
-    assert webm.has_sound and len(webm.times_s) == round(10 * given.seconds)
+    assert webm.has_audio and len(webm.times_s) == round(10 * given.seconds)
     sound = read_audio(tmp_path / "out.webm")
     assert abs(len(sound.samples_SC) / sound.rate - webm.seconds) < 0.1 and np.abs(sound.samples_SC).max() > 4000
     assert read_video(tmp_path / "out.webm").recipe["model"] == MODEL
@@ -144,9 +144,9 @@ def test_a_film_that_is_turned_comes_out_upright(tmp_path: Path) -> None:
     one = 0x10000
     data[place : place + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 64 * one, 0, 0x40000000)
     source.write_bytes(data)
-    assert read_film(probe(source)).frames.shape == (2, 96, 64, 3)
+    assert read_input(probe(source)).frames.shape == (2, 96, 64, 3)
     made = raised(source, tmp_path / "out.mp4", "--factor", "2")
-    assert read_film(made).frames.shape == (4, 96, 64, 3)
+    assert read_input(made).frames.shape == (4, 96, 64, 3)
 
 
 def test_the_shared_example(tmp_path: Path) -> None:
@@ -157,9 +157,9 @@ def test_the_shared_example(tmp_path: Path) -> None:
     given = probe(source)
     pictures = frames_at(given, range(3))[:, ::8, ::8]
     write_video(Video(pictures, fps=given.fps, seed=0), small)
-    keep_sound(given, small)
+    keep_audio(given, small)
     made = raised(small, tmp_path / "out.mp4")
-    assert len(made.times_s) == 12 and made.has_sound
+    assert len(made.times_s) == 12 and made.has_audio
     assert np.array_equal(read_audio(tmp_path / "out.mp4").samples_SC, read_audio(source).samples_SC)
 
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kandinsky import catalogue
 from kandinsky.families.kandinsky5 import official_config
+from kandinsky.media import mux
 from kandinsky.media import recipe as recipes
 from kandinsky.media.video import read_video
 from kandinsky.model.card import Card
 from kandinsky.weights.lora import write_lora
-from tiny import family
+from tiny import family, kandinsky4, sound, unets
 from tiny.loras import lora
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -121,48 +121,6 @@ def test_a_lora_taught_and_used(script: Callable[..., int]) -> None:
     assert scales == [1.0, 0.5, None]
 
 
-OFFICIAL = ("--video_duration", "0", "--width", "96", "--height", "64", "--sample_steps", "1", "--expand_prompt", "0")
-
-
-def test_the_official_command_line(
-    script: Callable[..., int], official: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    config = str(official / "config.yaml")
-    assert script("test.py", "--config", config, *OFFICIAL, "--negative_prompt", "dull") == 0
-    recipe = recipes.read(Path("The_bear_plays_balalaika..png"))
-    # The official script parses the negative prompt and drops it; and 5.0 overrides every configuration there.
-    assert (recipe["negative_prompt"], recipe["seed"], recipe["steps"], recipe["width"]) == ("dull", 1137, 1, 96)
-    assert recipe["shift"] == official_config.read(Path(config), cards=catalogue.CARDS).sampling.shift
-    assert script("test.py", "--config", config, *OFFICIAL, "--width", "100") == 2
-    assert "error: size `100x64` is not supported" in capfd.readouterr().err
-    assert script("test.py", "--config", str(official / "none.yaml"), *OFFICIAL) == 2
-
-
-def test_the_official_options() -> None:
-    parser = runpy.run_path(str(EXAMPLES / "test.py"))["options"]()
-    defaults = vars(parser.parse_args([]))
-    official = {
-        "config": "./configs/k5_lite_t2v_5s_sft_sd.yaml",
-        "prompt": "The bear plays balalaika.",
-        "image": "./assets/test_image.jpg",
-        "width": 768,
-        "height": 512,
-        "video_duration": 5,
-        "expand_prompt": 1,
-        "sample_steps": None,
-        "guidance_weight": None,
-        "output_filename": None,
-        "seed": 1137,
-        "offload": False,
-        "magcache": False,
-        "qwen_quantization": False,
-        "attention_engine": "auto",
-        "hf_token": None,
-    }
-    assert defaults.items() >= official.items()
-    assert set(defaults) - set(official) == {"local_rank", "negative_prompt", "scheduler_scale"}
-
-
 def test_notebook_text_to_video(official: Path) -> None:
     scope = run_notebook(
         "text_to_video.ipynb",
@@ -229,12 +187,88 @@ def test_notebook_lora(official: Path) -> None:
     assert scope["official"].pipeline.adapters.names == ("dolly_in",)
 
 
+@pytest.fixture
+def kandinsky4_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KANDINSKY_CARDS", str(kandinsky4.write(tmp_path / "k4") / "cards"))
+    monkeypatch.chdir(tmp_path / "k4")
+    return tmp_path / "k4"
+
+
+def test_notebook_kandinsky4(kandinsky4_folder: Path) -> None:
+    scope = run_notebook(
+        "kandinsky4_t2v_flash.ipynb",
+        {
+            "WEIGHTS = None": 'WEIGHTS = "weights"',
+            '"cuda:0"': '"cpu"',
+            '{"seconds": 12, "width": 672, "height": 384}': '{"seconds": 1, "width": 64, "height": 48}',
+        },
+    )
+    assert scope["video"].frames.shape == (9, 48, 64, 3) and scope["image"].size == (64, 48)
+    assert recipes.read(Path("test.mp4"))["seed"] == 42 and Path("mammoths.mp4").exists()
+
+
+def test_notebook_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = sound.write_official(tmp_path / "kandinsky-4-v2a")
+    sound.write_encoder(folder / "encoder")
+    scope = run_notebook(
+        "kandinsky4_v2a.ipynb",
+        {
+            "STEPS = None": "STEPS = 2",
+            "seconds=2": "seconds=1.5, steps=1",
+            "OFFICIAL = None": f"OFFICIAL = {str(folder)!r}",
+            '"cuda:0"': '"cpu"',
+        },
+    )
+    assert scope["made"].audio.samples_SC.any() and scope["out"].size == (96, 512)
+    assert mux.probe("with_sound.mp4").has_audio and mux.probe("official.mp4").has_audio
+    assert Path("sound.flac").stat().st_size > 0
+
+
+@pytest.fixture
+def unets_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tiny networks, and few steps in the official calls, which have no argument for them."""
+    folder = unets.write(tmp_path / "unets")
+    for path in (folder / "cards").glob("kandinsky-video-*.toml"):
+        path.write_text(path.read_text().replace("[clip]", "[sampling]\nsteps = 2\n\n[clip]"))
+    monkeypatch.setenv("KANDINSKY_CARDS", str(folder / "cards"))
+    return folder
+
+
+def test_notebook_kandinsky_video(unets_folder: Path) -> None:
+    scope = run_notebook(
+        "kandinsky_video.ipynb",
+        {
+            "WEIGHTS = None": f"WEIGHTS = {str(unets_folder / 'weights')!r}",
+            '"cuda:0"': '"cpu"',
+            "STEPS = None": "STEPS = 2",
+            '{"width": 512, "height": 512}': '{"width": 64, "height": 64}',
+        },
+    )
+    assert scope["video"].frames.shape == (13, 64, 64, 3) and len(scope["moving"].frames) == 4
+    for file in ("panda.gif", "car.gif"):
+        with Image.open(file) as made:
+            assert made.size == (64, 64) and made.n_frames == 4  # type: ignore[attr-defined]
+
+
+def test_notebook_kandinsky3(unets_folder: Path) -> None:
+    scope = run_notebook(
+        "kandinsky3.ipynb",
+        {
+            "WEIGHTS = None": f"WEIGHTS = {str(unets_folder / 'weights')!r}",
+            '"cuda:0"': '"cpu"',
+            "STEPS = None": "STEPS = 2",
+            '{"width": 1024, "height": 1024}': '{"width": 128, "height": 64}',
+        },
+    )
+    assert size("flash.png") == size("panda.png") == size("hat.png") == (128, 64)
+    assert not np.array_equal(np.asarray(scope["quick"]), np.asarray(scope["image"]))
+
+
 def test_every_example_is_tested_and_listed() -> None:
     here = Path(__file__).read_text(encoding="utf-8")
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    assert len(SCRIPTS) == 8 and len(NOTEBOOKS) == 4
-    elsewhere = {"run_inference_distil.py": "parallel/test_official_launch.py"}
-    assert all((Path(__file__).parents[1] / test).is_file() for test in elsewhere.values())
+    assert len(SCRIPTS) == 6 and len(NOTEBOOKS) == 8
     for path in (*SCRIPTS, *NOTEBOOKS):
         assert f'"{path.name}"' in here and f"`{path.name}`" in page, path.name
 

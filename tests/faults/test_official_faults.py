@@ -107,7 +107,7 @@ def test_a_seed_repeats_an_edit_whatever_came_before(folder_of: FolderOf) -> Non
 
 def test_the_sizes_of_the_table_are_options_of_the_script() -> None:
     """Officially 1408 is no choice of --width and --height."""
-    parser = runpy.run_path(str(ROOT / "examples" / "test.py"))["options"]()
+    parser = runpy.run_path(str(ROOT / "official" / "kandinsky-5" / "test.py"))["options"]()
     for width, height in SIZES:
         given = parser.parse_args(["--width", str(width), "--height", str(height)])
         assert (given.width, given.height) == (width, height)

@@ -1,5 +1,6 @@
 """LoRA files: every key style, read back as written; whatever does not fit is named."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kandinsky.catalogue import cards as catalogue
-from kandinsky.errors import RequestError, WeightsError
-from kandinsky.ops.lora import layer_shapes
+from kandinsky.errors import KandinskyError, RequestError, WeightsError
+from kandinsky.ops.lora import LowRank, attach, fuse, layer_shapes, updated_layers
 from kandinsky.weights.keymaps import KeyMap
 from kandinsky.weights.lora import Lora, LoraConfig, read_lora, write_lora
-from kandinsky.weights.lora_files import parse_spec
+from kandinsky.weights.lora_files import find_loras, parse_spec
 from tiny import family
 from tiny.loras import lora
 
@@ -251,3 +252,147 @@ def test_the_official_layers_are_known_by_every_style_of_the_catalogue() -> None
             small = json.loads(params) | {"num_visual_blocks": 12}
             names = layer_shapes(DiffusionTransformer3D(DiTParams.from_dict(small)))
             assert len({name.replace(".", "_") for name in names}) == len(names)
+
+
+# ---------------------------------------------------------------- files that are wrong
+
+
+def spoilt(**changes: Tensor) -> dict[str, Tensor]:
+    """The pair with `down`, `up` or `alpha` replaced."""
+    names = {"down": f"transformer.{LAYER}.lora_A.weight", "up": f"transformer.{LAYER}.lora_B.weight",
+             "alpha": f"transformer.{LAYER}.alpha"}  # fmt: skip
+    return pair() | {names[part]: tensor for part, tensor in changes.items()}
+
+
+def holding(value: float, rows: int, columns: int) -> Tensor:
+    tensor = torch.ones(rows, columns)
+    tensor[-1, -1] = value
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (spoilt(down=torch.ones(0, 32), up=torch.ones(32, 0)), r"lora_A.weight` in .* has rank 0: at least 1"),
+        (spoilt(down=torch.ones(2, 32, dtype=torch.int32)), r"lora_A.weight` in .* holds int32"),
+        (spoilt(up=torch.ones(32, 2, dtype=torch.bool)), r"lora_B.weight` in .* holds bool"),
+        (spoilt(down=torch.ones(64)), r"lora_A.weight` in .* has shape \[64\]"),
+        (spoilt(down=torch.tensor(1.0)), r"lora_A.weight` in .* has shape \[\]"),
+        (spoilt(alpha=torch.ones(2)), r"alpha` in .* has shape \[2\]: alpha is one number"),
+        (spoilt(alpha=torch.ones(0)), r"alpha` in .* has shape \[0\]"),
+        (spoilt(alpha=torch.tensor(float("nan"))), r"alpha` in .* holds NaN or infinity"),
+        (spoilt(alpha=torch.tensor(float("-inf"))), r"alpha` in .* holds NaN or infinity"),
+        (spoilt(alpha=torch.tensor(1e30)), r"alpha` as `1\.0+.*e\+30`: alpha is a number of at most"),
+        (spoilt(down=holding(float("nan"), 2, 32)), r"lora_A.weight` in .* holds NaN or infinity"),
+        (spoilt(up=holding(float("inf"), 32, 2)), r"lora_B.weight` in .* holds NaN or infinity"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_wrong_tensors_of_a_lora_are_named(state: dict[str, Tensor], message: str, suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"a{suffix}"
+    torch.save(state, file) if suffix == ".pt" else save_file(state, file)
+    with pytest.raises(WeightsError, match=message) as caught:
+        read(file)
+    assert LAYER in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "alpha", [torch.tensor(6), torch.tensor([6.0]), torch.tensor([[6.0]]), torch.tensor(6.0).half()]
+)
+def test_alpha_may_have_any_shape_of_one_number(alpha: Tensor, tmp_path: Path) -> None:
+    save_file(spoilt(alpha=alpha), tmp_path / "a.safetensors")
+    assert read(tmp_path / "a.safetensors").updates[LAYER].scale == 3.0
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        b"", b"[]", b"{", b"null", b"[" * 100_000, b"\xff", b'{"r": 2, "r": 3}',
+        *(json.dumps(values).encode() for values in (
+            {"r": 0}, {"r": -1}, {"r": 2.5}, {"r": "2"}, {"r": True}, {"r": [2]}, {"r": {}}, {"r": float("inf")},
+            {"lora_alpha": "8"}, {"lora_alpha": float("nan")}, {"lora_alpha": float("inf")}, {"lora_alpha": 10**400},
+            {"lora_alpha": [8]}, {"lora_alpha": True}, {"use_rslora": "yes"}, {"use_rslora": 1},
+            {"rank_pattern": [1]}, {"rank_pattern": "x"}, {"rank_pattern": {"x": None}}, {"rank_pattern": {"x": 0}},
+            {"alpha_pattern": {"x": "many"}}, {"alpha_pattern": {"(": 1}}, {"alpha_pattern": {"[": 1}},
+            {"alpha_pattern": {"(a+)+$": 1}}, {"alpha_pattern": {"(a|a)*b": 1}}, {"alpha_pattern": {".*.*.*.*.*x": 1}},
+            {"alpha_pattern": {"x" * 1000: 1}}, {"alpha_pattern": {r"\1": 1}}, {"alpha_pattern": {"a{99999999999}": 1}},
+            {"alpha_pattern": {"x)(": 1}}, {"peft_type": 5}, {"peft_type": ["LORA"]}, {"peft_type": "LOHA"},
+        )),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["beside", "header"])
+def test_configurations_that_are_none(config: bytes, where: str, tmp_path: Path) -> None:
+    if where == "beside":
+        save_file(pair("base_model.model."), tmp_path / "lora.safetensors")
+        (tmp_path / "config_lora.json").write_bytes(config)
+    elif config.isascii():
+        header = {"lora_adapter_metadata": config.decode()}
+        save_file(pair("base_model.model."), tmp_path / "a.safetensors", metadata=header)
+    else:
+        return
+    with pytest.raises(WeightsError) as caught:
+        read(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pattern_takes_no_time(tmp_path: Path) -> None:
+    save_file(pair("base_model.model."), tmp_path / "lora.safetensors")
+    (tmp_path / "config_lora.json").write_text(json.dumps({"alpha_pattern": {".*.*.*x": 1}}), encoding="utf-8")
+    assert read(tmp_path).updates[LAYER].scale == 1.0
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["unet.", "model.", "base_model.", "base_model.model.model.", "base_model.model.unet.", "model.unet.",
+     "base_model.model.transformer.", "_orig_mod.", "module.", "transformer._orig_mod.", "module._orig_mod.",
+     "base_model.model._orig_mod."],
+)  # fmt: skip
+def test_more_prefixes(prefix: str, tmp_path: Path) -> None:
+    save_file(pair(prefix), tmp_path / "a.safetensors")
+    assert set(read(tmp_path / "a.safetensors").updates) == {LAYER}
+
+
+def test_a_lora_beside_the_layers_it_wrapped(tmp_path: Path) -> None:
+    """What PEFT's network itself gives as its state: the LoRA beside the whole network."""
+    whole = pair("base_model.model.", parts=("lora_A.default", "lora_B.default"))
+    layer = f"base_model.model.{LAYER}.base_layer"
+    whole |= {f"{layer}.weight": torch.ones(32, 32), f"{layer}.bias": torch.ones(32)}
+    whole |= {"base_model.model.out.weight": torch.ones(3)}
+    save_file(whole, tmp_path / "a.safetensors")
+    assert set(read(tmp_path / "a.safetensors").updates) == {LAYER}
+    inside = {name.replace(".lora_", ".base_layer.lora_"): tensor for name, tensor in pair().items()}
+    save_file(inside, tmp_path / "b.safetensors")
+    assert set(read(tmp_path / "b.safetensors").updates) == {LAYER}
+
+
+def test_names_of_other_networks_and_of_no_length(tmp_path: Path) -> None:
+    for name in ("x" * 5000, "line\nbreak", "\x1b[31mred"):
+        save_file(pair("", name), tmp_path / "a.safetensors")
+        with pytest.raises(WeightsError) as caught:
+            read(tmp_path / "a.safetensors")
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("source", ["", " ", "x" * 300, "nul\0byte", "lone\ud800", "~nobody-here/x", "a/" + "b" * 300])
+def test_names_that_are_no_files(source: str) -> None:
+    with pytest.raises(KandinskyError) as caught:
+        find_loras([source])
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("specs", [5, 1.5, True, [5], [None], {"a": 1}.values()])
+def test_specs_of_other_types(specs: object) -> None:
+    with pytest.raises(RequestError):
+        find_loras(specs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scale_that_makes_numbers_too_large(fused: bool) -> None:
+    net = copy.deepcopy(family.dit()).half()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    update = LowRank(torch.ones(2, 32), torch.ones(32, 2), 1.0)
+    updates = {"visual_transformer_blocks.0.self_attention.to_query": [(update, 1.0)], LAYER: [(update, 1e6)]}
+    with pytest.raises(RequestError, match=f"`{LAYER}` too large for float16"):
+        fuse(net, updates, home=torch.device("cpu")) if fused else attach(net, updates)
+    assert not updated_layers(net)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())

@@ -20,7 +20,7 @@ from PIL import Image
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.media import audio, mux
 from kandinsky.media import recipe as recipes
-from kandinsky.media.image import open_picture
+from kandinsky.media.image import open_image
 from kandinsky.media.video import read_video
 from kandinsky.model.values import Video
 from media import made
@@ -124,12 +124,12 @@ def test_damaged_files_of_every_kind(whole: list[Path], tmp_path: Path) -> None:
             attempt(lambda path=path: recipes.read(path), what)
             check_video(attempt(lambda path=path: read_video(path), what))
             if source.suffix in (".png", ".jpg", ".tif", ".bmp", ".ppm", ".ico", ".gif", ".webp"):
-                picture = attempt(lambda path=path: open_picture(path), what)
+                picture = attempt(lambda path=path: open_image(path), what)
                 assert picture is None or np.asarray(picture.image).ndim == 3
             film = attempt(lambda path=path: mux.probe(path), what)
             if film is not None and number % 3 == 0:
                 target = tmp_path / "out.mkv"
-                copy = attempt(lambda film=film, target=target: mux.add_sound(film, made.tone(0.2), target), what)
+                copy = attempt(lambda film=film, target=target: mux.copy_with_audio(film, made.tone(0.2), target), what)
                 assert copy is None or mux.probe(copy).times_s
             if source.suffix not in (".png", ".jpg", ".tif", ".bmp", ".ppm", ".ico", ".gif", ".webp"):
                 attempt(lambda path=path: audio.read_audio(path), what)
@@ -151,7 +151,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from([*recipes.Recipe.__annotations__, "other"]), JSON, max_size=6))
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 def test_recipes_of_any_shape(values: dict[str, object]) -> None:
     text = json.dumps({"kandinsky": "0", "model": "m", "prompt": "p"} | values)
     recipe = attempt(lambda: recipes.from_text(text), text)
@@ -171,7 +171,7 @@ def test_recipes_of_any_shape(values: dict[str, object]) -> None:
 def test_images_of_any_mode_and_numbers(mode: str, width: int, height: int, rng: random.Random) -> None:
     size = len(Image.new(mode, (width, height)).tobytes())
     image = Image.frombytes(mode, (width, height), rng.randbytes(size))
-    picture = attempt(lambda: open_picture(image), mode)
+    picture = attempt(lambda: open_image(image), mode)
     assert picture is not None or mode in ("I", "F")
     if picture is not None:
         shown = np.asarray(picture.image)
@@ -185,6 +185,6 @@ def test_files_that_only_begin(junk: bytes, tmp_path: Path) -> None:
     for suffix in (".mp4", ".gif", ".png", ".webp", ".jpg", ""):
         path = tmp_path / f"x{suffix}"
         path.write_bytes(junk)
-        for work in (read_video, mux.probe, open_picture, recipes.read):
+        for work in (read_video, mux.probe, open_image, recipes.read):
             with pytest.raises(RequestError):
                 work(path)

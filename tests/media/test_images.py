@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from kandinsky.errors import RequestError
-from kandinsky.media.image import FittedImage, area_size, cover, nearest_shape, open_picture
+from kandinsky.media.image import FittedImage, area_size, cover, nearest_shape, open_image
 
 OFFICIAL = [(1024, 1024), (640, 1408), (1408, 640), (768, 1280), (1280, 768), (896, 1152), (1152, 896)]
 SIDES = st.integers(1, 4000)
@@ -29,10 +29,10 @@ def gradient(width: int, height: int) -> Image.Image:
 def test_a_path_an_image_and_an_array_are_one_picture(tmp_path: Path) -> None:
     image, file = gradient(30, 20), tmp_path / "a.png"
     image.save(file)
-    by_path, by_image, by_array = open_picture(str(file)), open_picture(image), open_picture(np.asarray(image))
+    by_path, by_image, by_array = open_image(str(file)), open_image(image), open_image(np.asarray(image))
     assert by_path.file == str(file) and by_image.file is None
     assert by_path.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert by_image == by_array and by_image != open_picture(image.rotate(180))
+    assert by_image == by_array and by_image != open_image(image.rotate(180))
     for picture in (by_path, by_image, by_array):
         assert picture.size == (30, 20) and np.array_equal(np.asarray(picture.image), np.asarray(image))
 
@@ -43,7 +43,7 @@ def test_exif_orientation_is_followed(orientation: int, size: tuple[int, int]) -
     exif[0x0112] = orientation
     image.save(buffer, format="PNG", exif=exif)
     turned = {1: 0, 3: 180, 6: 270, 8: 90}[orientation]
-    picture = open_picture(Image.open(buffer))
+    picture = open_image(Image.open(buffer))
     assert picture.size == size
     assert np.array_equal(np.asarray(picture.image), np.asarray(image.rotate(turned, expand=True)))
 
@@ -73,7 +73,7 @@ def test_every_mode_that_pillow_has_shows_the_same(mode: str) -> None:
         source = in_mode(mode)
     except ValueError as error:
         pytest.skip(f"Pillow makes none: {error}")
-    picture = open_picture(source)
+    picture = open_image(source)
     shown = np.asarray(picture.image)
     assert picture.image.mode == "RGB" and picture.size == (256, 4)
     tolerance = 255 if mode == "1" else 6 if mode in ("LAB", "YCbCr") else 1
@@ -117,7 +117,7 @@ def test_tiffs_of_any_depth_and_byte_order_show_the_same(
     scaled = RAMP * white
     file = tmp_path / "a.tif"
     file.write_bytes(tiff((scaled if format_ == 3 else scaled.round()).astype(dtype), format_=format_, order=order))
-    shown = np.asarray(open_picture(file).image).astype(int)
+    shown = np.asarray(open_image(file).image).astype(int)
     assert np.abs(shown - (RAMP * 255)[..., None]).max() <= (14 if white == 1.05 else 1)
 
 
@@ -127,7 +127,7 @@ def test_pgm_of_any_depth_shows_its_own_range(most: int, tmp_path: Path) -> None
     for share in (1.0, 0.25):
         values = (RAMP * most * share).round().astype(">u2" if most > 255 else "u1")
         (tmp_path / "a.pgm").write_bytes(b"P5 256 4 %d\n" % most + values.tobytes())
-        shown = np.asarray(open_picture(tmp_path / "a.pgm").image).astype(int)
+        shown = np.asarray(open_image(tmp_path / "a.pgm").image).astype(int)
         assert np.abs(shown - (RAMP * 255 * share)[..., None]).max() <= 1.5
 
 
@@ -137,9 +137,9 @@ def test_numbers_that_are_no_image_are_refused_by_name(value: float, tmp_path: P
     values[0, 0] = value
     (tmp_path / "a.tif").write_bytes(tiff(values, format_=3, order="<"))
     with pytest.raises(RequestError, match=r"image `.*a\.tif` holds numbers from .*: scale them to 0 to 1"):
-        open_picture(tmp_path / "a.tif")
+        open_image(tmp_path / "a.tif")
     with pytest.raises(RequestError, match="the image holds numbers"):
-        open_picture(Image.fromarray(values))
+        open_image(Image.fromarray(values))
 
 
 def test_a_16_bit_grey_that_stands_for_transparency(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_16_bit_grey_that_stands_for_transparency(tmp_path: Path) -> None:
     at = data.index(b"IDAT") - 4
     data = data[:at] + (2).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") + data[at:]
     (tmp_path / "a.png").write_bytes(data)
-    shown = np.asarray(open_picture(tmp_path / "a.png").image)
+    shown = np.asarray(open_image(tmp_path / "a.png").image)
     assert (shown[0] == 255).all() and (shown[1:] == 20000 // 256).all()
 
 
@@ -164,7 +164,7 @@ def test_programs_and_bombs_are_not_run(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "b.png", pnginfo=bomb)
     for name, said in (("a.png", "is not an image"), ("b.png", "is damaged")):
         with pytest.raises(RequestError, match=said) as caught:
-            open_picture(tmp_path / name)
+            open_image(tmp_path / name)
         assert "\n" not in str(caught.value)
 
 
@@ -173,17 +173,17 @@ def test_what_is_transparent_stands_on_white(tmp_path: Path) -> None:
     pixels[0, 0] = (10, 20, 30, 255)
     pixels[1, 1] = (0, 0, 0, 128)
     clear = Image.fromarray(pixels)
-    values = np.asarray(open_picture(clear).image)
+    values = np.asarray(open_image(clear).image)
     assert values[0, 0].tolist() == [10, 20, 30] and values[0, 1].tolist() == [255, 255, 255]
     assert abs(int(values[1, 1, 0]) - 127) <= 1
     palette = clear.quantize(4)
-    assert palette.mode == "P" and np.asarray(open_picture(palette).image)[0, 1].tolist() == [255, 255, 255]
+    assert palette.mode == "P" and np.asarray(open_image(palette).image)[0, 1].tolist() == [255, 255, 255]
 
 
 def test_the_first_frame_of_an_animation_is_taken(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert np.asarray(open_picture(tmp_path / "a.gif").image)[0, 0].tolist() == [255, 0, 0]
+    assert np.asarray(open_image(tmp_path / "a.gif").image)[0, 0].tolist() == [255, 0, 0]
 
 
 def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
         ("empty.jpg", "is not an image"),
     ):
         with pytest.raises(RequestError, match=message) as caught:
-            open_picture(tmp_path / name)
+            open_image(tmp_path / name)
         assert "\n" not in str(caught.value) and name in str(caught.value)
 
 
@@ -208,16 +208,16 @@ def test_a_picture_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     gradient(64, 64).save(file)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
     with pytest.raises(RequestError, match=r"a\.png` has more than 1500 pixels"):
-        open_picture(file)
+        open_image(file)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)  # between this and twice as much Pillow only warns
     with pytest.raises(RequestError, match=r"a\.png` has more than 3000 pixels"):
-        open_picture(file)
+        open_image(file)
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((4, 4, 3), float), ((4, 4, 2), np.uint8), ((2, 4, 4, 3), np.uint8)])
 def test_other_arrays_are_refused(shape: tuple[int, ...], dtype: type) -> None:
     with pytest.raises(RequestError, match="array"):
-        open_picture(np.zeros(shape, dtype))
+        open_image(np.zeros(shape, dtype))
 
 
 @given(SIDES, SIDES)
@@ -263,14 +263,14 @@ def test_cover_takes_the_middle() -> None:
 
 
 def test_a_record_says_what_was_done(tmp_path: Path) -> None:
-    fitted = FittedImage(open_picture(gradient(120, 90)), 96, 64, "cover")
+    fitted = FittedImage(open_image(gradient(120, 90)), 96, 64, "cover")
     assert fitted.record() == {
         "file": None,
-        "sha256": fitted.picture.sha256,
+        "sha256": fitted.source.sha256,
         "given": "120x90",
         "used": "96x64",
         "fit": "cover",
     }
     assert fitted.pixels().size == (96, 64)
-    stretched = FittedImage(open_picture(gradient(120, 90)), 96, 64, "stretch").pixels()
+    stretched = FittedImage(open_image(gradient(120, 90)), 96, 64, "stretch").pixels()
     assert stretched.size == (96, 64) and not np.array_equal(np.asarray(stretched), np.asarray(fitted.pixels()))

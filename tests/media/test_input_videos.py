@@ -29,7 +29,7 @@ def test_packets_without_decoding_times_are_kept(tmp_path: Path, ending: str, b_
     source = made.video(tmp_path / "in.mkv", shown=made.frames(50), options=options)
     assert any(dts is None for _, dts in made.stamps(source)), "the sample has the fault"
     film = mux.probe(source)
-    copy = mux.add_sound(film, made.tone(), tmp_path / f"out{ending}")
+    copy = mux.copy_with_audio(film, made.tone(), tmp_path / f"out{ending}")
     assert made.packets(copy) == made.packets(source) and len(made.packets(copy)) == 50
     times = [dts for _, dts in made.stamps(copy) if dts is not None]
     assert all(a < b for a, b in itertools.pairwise(times))
@@ -47,15 +47,15 @@ def test_the_samples_that_were_found(tmp_path: Path) -> None:
         ("anim.webp", 10, (".mp4", ".mov", ".mkv", ".webm")),
     ):
         film = mux.probe(SAMPLES / name)
-        for ending in mux.SOUND_CODECS:
+        for ending in mux.AUDIO_CODECS:
             target = tmp_path / f"{name}{ending}"
             if ending not in endings:
                 with pytest.raises(
                     RequestError, match=f"{film.codec} video does not go into {ending}.*use {endings[0]}"
                 ):
-                    mux.check_film_target(target, film)
+                    mux.check_copy_target(target, film)
             else:
-                assert len(made.packets(mux.add_sound(film, made.tone(), target))) == packets
+                assert len(made.packets(mux.copy_with_audio(film, made.tone(), target))) == packets
                 assert mux.probe(target).seconds == pytest.approx(film.seconds, abs=0.01)
 
 
@@ -113,10 +113,10 @@ def test_what_a_container_holds_is_known_before_the_work(
         pytest.skip(f"this FFmpeg cannot encode {codec}: {error}")
     film = mux.probe(source)
     assert len(film.times_s) == 30
-    for ending in mux.SOUND_CODECS:
+    for ending in mux.AUDIO_CODECS:
         target = tmp_path / f"out{ending}"
         try:
-            mux.check_film_target(target, film)
+            mux.check_copy_target(target, film)
         except RequestError as error:
             use = "use .m" if held else "convert the video to .mp4 first"
             assert f"does not go into {ending} as it is: {use}" in str(error)
@@ -124,9 +124,9 @@ def test_what_a_container_holds_is_known_before_the_work(
                 pytest.xfail(f"this FFmpeg's {ending} takes no {codec}")
             assert not list(tmp_path.glob("out*"))
             with pytest.raises(RequestError, match="does not go into"):
-                mux.add_sound(film, made.tone(), target)
+                mux.copy_with_audio(film, made.tone(), target)
         else:
-            mux.add_sound(film, made.tone(), target)
+            mux.copy_with_audio(film, made.tone(), target)
             assert len(made.packets(target)) == len(made.packets(source)) == 30
             assert mux.probe(target).codec == film.codec
             target.unlink()
@@ -142,9 +142,9 @@ def test_animated_images_are_clips(tmp_path: Path, name: str) -> None:
         film = mux.probe(path)
         assert film.is_animation and film.seconds == pytest.approx(1.0) and film.fps == pytest.approx(4)
         assert film.times_s == pytest.approx((0, 0.1, 0.4, 0.45))
-    for ending in mux.SOUND_CODECS:
-        copy = mux.probe(mux.add_sound(film, made.tone(), tmp_path / f"out{ending}"))
-        assert copy.times_s == pytest.approx(film.times_s, abs=2e-3) and copy.has_sound
+    for ending in mux.AUDIO_CODECS:
+        copy = mux.probe(mux.copy_with_audio(film, made.tone(), tmp_path / f"out{ending}"))
+        assert copy.times_s == pytest.approx(film.times_s, abs=2e-3) and copy.has_audio
         assert copy.seconds == pytest.approx(1.0, abs=0.01) or ending in (".mkv", ".webm")  # which do not say it
         assert audio.read_audio(copy.path).seconds == pytest.approx(1.0, abs=0.05)
         shown, given = mux.frames_at(copy, range(4)), mux.frames_at(film, range(4))
@@ -170,7 +170,7 @@ def test_of_two_video_tracks_the_best_is_taken(
     source = made.video(tmp_path / "in.mkv", shown=one, more=two, default=default)
     film = mux.probe(source)
     assert mux.frames_at(film, [0]).shape[1:3] == sizes[best]
-    copy = mux.add_sound(film, made.tone(), tmp_path / "out.mp4")
+    copy = mux.copy_with_audio(film, made.tone(), tmp_path / "out.mp4")
     assert made.packets(copy) == made.packets(source, best)
 
 
@@ -204,7 +204,7 @@ def test_damaged_packets_are_copied_and_their_frames_stood_in_for(
         np.array_equal(a, whole[[stands[i] for i in b]])
         for a, b in zip(windows, ([0, 1, 2], [2, 4, 4], [8, 9]), strict=True)
     )
-    copy = mux.add_sound(film, made.tone(), tmp_path / "out.mov")
+    copy = mux.copy_with_audio(film, made.tone(), tmp_path / "out.mov")
     assert made.packets(copy) == made.packets(source)
     damage(source, tuple({*range(10)} - {*numbers}))
     with pytest.raises(RequestError, match="none of its frames can be decoded as png"):
@@ -217,7 +217,7 @@ def test_damage_in_predicted_frames_changes_no_time(tmp_path: Path, number: int)
     damage(source, (number,))
     film = mux.probe(source)
     assert mux.frames_at(film, range(30)).shape == (30, 48, 64, 3)
-    assert made.packets(mux.add_sound(film, made.tone(), tmp_path / "out.mp4")) == made.packets(source)
+    assert made.packets(mux.copy_with_audio(film, made.tone(), tmp_path / "out.mp4")) == made.packets(source)
 
 
 @pytest.mark.parametrize(("codec", "name"), [("libx264", "in.h264"), ("mpeg2video", "in.m2v"), ("libx265", "in.hevc")])
@@ -249,7 +249,7 @@ def test_the_shape_of_pixels_is_known_and_kept(tmp_path: Path, name: str, aspect
     film = mux.probe(made.video(tmp_path / name, aspect=aspect))
     assert film.sample_aspect == pytest.approx(aspect, rel=1e-3)
     for ending in (".mp4", ".mkv"):
-        copy = mux.add_sound(film, made.tone(), tmp_path / f"out{ending}")
+        copy = mux.copy_with_audio(film, made.tone(), tmp_path / f"out{ending}")
         assert mux.probe(copy).sample_aspect == pytest.approx(aspect, rel=1e-3)
     clip = read_video(tmp_path / name)
     write_video(clip, tmp_path / "made.mp4", sample_aspect=film.sample_aspect)
@@ -267,9 +267,9 @@ def test_the_shape_of_pixels_is_known_and_kept(tmp_path: Path, name: str, aspect
 def test_pixels_whose_shape_the_container_alone_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     film = mux.probe(made.video(tmp_path / "in.mp4", "libvpx-vp9", aspect=Fraction(16, 11)))
     assert film.sample_aspect == Fraction(16, 11)
-    assert mux.probe(mux.add_sound(film, made.tone(), tmp_path / "out.mp4")).sample_aspect == film.sample_aspect
+    assert mux.probe(mux.copy_with_audio(film, made.tone(), tmp_path / "out.mp4")).sample_aspect == film.sample_aspect
     assert not caplog.text
-    mux.add_sound(film, made.tone(), tmp_path / "out.webm")
+    mux.copy_with_audio(film, made.tone(), tmp_path / "out.webm")
     assert "pixels of 16/11, which its copy as .webm does not say: use .mp4" in caplog.text
 
 
@@ -343,8 +343,8 @@ def test_any_legal_name_is_a_name(tmp_path: Path, name: str, monkeypatch: pytest
     path = audio.write_audio(made.tone(0.1), f"{name}.wav")
     assert audio.read_audio(path).seconds == pytest.approx(0.1)
     source = made.video(tmp_path / "in.mp4", sound="aac")
-    copy = mux.add_sound(mux.probe(source), made.tone(), f"{name}.mkv")
-    mux.keep_sound(mux.probe(source), copy)
+    copy = mux.copy_with_audio(mux.probe(source), made.tone(), f"{name}.mkv")
+    mux.keep_audio(mux.probe(source), copy)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
@@ -352,7 +352,7 @@ def test_sound_in_other_codecs_and_layouts_is_kept(tmp_path: Path) -> None:
     for codec, ending in (("libmp3lame", ".mp4"), ("aac", ".webm"), ("libopus", ".webm"), ("flac", ".mp4")):
         source = made.video(tmp_path / "in.mkv", sound=codec)
         target = write_video(Video(made.frames(24), fps=24, seed=0), tmp_path / f"out{ending}")
-        mux.keep_sound(mux.probe(source), target)
+        mux.keep_audio(mux.probe(source), target)
         heard = audio.read_audio(target)
         assert heard.seconds == pytest.approx(1, abs=0.1) and np.abs(heard.samples_SC).max() > 4000
         assert len(made.packets(target)) == 24

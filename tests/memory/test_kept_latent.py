@@ -1,5 +1,6 @@
 """The latent is on disk before decoding starts, and decoding goes on from there to the very same frames."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from kandinsky.engine.latent_names import latent_path, target_of
 from kandinsky.engine.latents import read_latent, write_latent
 from kandinsky.errors import Cancelled, RequestError, WeightsError
 from kandinsky.families.nano.autoencoder import NanoAutoencoder
+from kandinsky.media import container
 from kandinsky.media.video import read_video
 
 NANO = ["-m", "nano-t2v", "--seconds", "0.4", "--steps", "1", "--seed", "7", "--guidance", "1", "--device", "cpu"]
@@ -149,6 +151,27 @@ def test_latents_with_broken_recipes_are_refused_in_one_line(
     assert main(["decode", str(path), "--device", "cpu"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) <= 2
     assert not (tmp_path / "x.mp4").exists()
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_full_disk_while_frames_are_written_keeps_the_latent(
+    rows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    Path("rows.txt").write_text("a panda\n")
+    what = ["--prompts", "rows.txt"] if rows else ["a panda"]
+    words = ["generate", *what, "--seed", "1", "--steps", "1", "--device", "cpu", "-q", "-o", "x y.mp4"]
+    with monkeypatch.context() as broken:
+        broken.setattr(container, "encode", full)
+        assert main(words) == (1 if rows else 2)
+    said = capsys.readouterr().err.splitlines()
+    assert "`x y.mp4` cannot be written: the disk is full" in said[0] and said[1].startswith("hint: free some space")
+    assert "the latent is kept: `kandinsky decode 'x y.mp4.latent.safetensors'`" in said[1]
+    assert not Path("x y.mp4").exists() and not list(tmp_path.glob(".*"))
+    assert main(["decode", "x y.mp4.latent.safetensors", "-q"]) == 0 and Path("x y.mp4").is_file()
 
 
 def test_names_of_any_legal_length() -> None:

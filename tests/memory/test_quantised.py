@@ -10,9 +10,9 @@ from torch import nn
 
 from kandinsky.catalogue import load
 from kandinsky.cli.main import main
-from kandinsky.conformance import kandinsky5 as golden
-from kandinsky.conformance.cases import Case
 from kandinsky.errors import BackendError, RequestError
+from kandinsky.families.kandinsky5 import conformance as golden
+from kandinsky.golden.cases import Case
 from kandinsky.runtime.placement import Placement
 from kandinsky.runtime.quantise import check, layers, parse, quantise
 from memory.test_block_offload import HERE, ask, exact, transformer
@@ -165,7 +165,7 @@ GOLDEN = Path(__file__).parents[3] / "shared" / "reference" / "kandinsky5" / "go
 @pytest.mark.parametrize(("scheme", "error"), [("int8", 0.006), ("fp8", 0.03)])
 def test_distance_from_the_official_numbers(scheme: str, error: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures of docs/guides/memory.md: 0.5 % and 2.4 %."""
-    case, build = Case.read(GOLDEN), golden._dit
+    case, build = Case.read(GOLDEN), golden.transformer
     expected = golden.run_dit(case)["output"]
 
     def small(case: Case) -> nn.Module:
@@ -173,6 +173,6 @@ def test_distance_from_the_official_numbers(scheme: str, error: float, monkeypat
         quantise(net, scheme, device=HERE)
         return net
 
-    monkeypatch.setattr(golden, "_dit", small)
+    monkeypatch.setattr(golden, "transformer", small)
     distance = (golden.run_dit(case)["output"] - expected).norm() / expected.norm()
     assert 0.5 * error < distance < error

@@ -18,7 +18,6 @@ from kandinsky.families.nano.clip_encoder import NanoClipEncoder, NanoClipEncode
 from kandinsky.lab.nano.emoji import FRAMES
 from kandinsky.lab.nano.sound_data import pitch
 from kandinsky.lab.nano.sound_scenes import Event, Scene
-from kandinsky.lab.nano.train import run_recipe
 from kandinsky.lab.nano.train_sound import (
     PictureSettings,
     SoundAutoencoderObjective,
@@ -29,6 +28,7 @@ from kandinsky.lab.nano.train_sound import (
 )
 from kandinsky.media.spectrogram import SpectrogramParams
 from kandinsky.train import loop
+from kandinsky.train.recipe import run_recipe
 from kandinsky.weights.read import load_into
 
 PICTURES = {

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoderParams
+from kandinsky.families.nano.autoencoder import NanoAutoencoder
 from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
 from kandinsky.lab.nano.flow import FlowObjective, Stage
-from kandinsky.lab.nano.text_encoder import Settings
-from kandinsky.lab.nano.train import read_recipe, run_recipe
+from kandinsky.lab.nano.train import DenoiserRecipe, PackageRecipe, Packed, TextRecipe, package
 from kandinsky.train import loop
 from kandinsky.train.curve import read_journals
+from kandinsky.train.recipe import Run, read_recipe, read_settings, run_recipe
 from kandinsky.weights.read import load_into, read_state
 from kandinsky.weights.write import write_state
 
@@ -143,7 +143,7 @@ def test_memory_is_the_same_in_every_network() -> None:
     [
         ("kind: nonsense", "nano-denoiser"),
         ("a: [", "not valid YAML"),
-        ("just words", "kind is `None`"),
+        ("just words", "is no table"),
         ("out: x", "kind `None`"),
         ("base: no.yaml", "no.yaml` does not"),
     ],
@@ -161,21 +161,17 @@ def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
 
 def test_shipped_recipes_are_read() -> None:
     root = Path(__file__).parents[2]
-    for path in root.joinpath("recipes").glob("nano-*.yaml"):
+    for path in root.joinpath("recipes").glob("*.yaml"):
         values = read_recipe(path)
-        if "loop" in values:
-            assert loop.LoopSettings.from_dict(values["loop"]).steps > 0
-        if values["kind"] == "nano-denoiser":
-            assert DiTParams.from_dict(values["network"]).in_visual_dim == 48
+        settings = read_settings(values, path)
+        if isinstance(settings, DenoiserRecipe):
+            assert settings.network.in_visual_dim == 48
             # the shipped parts it is trained beside
-            load_into(
-                NanoTextNetwork(NanoTextParams.from_dict(values["text"]["params"])), root / values["text"]["weights"]
-            )
-            autoencoder = NanoAutoencoder(NanoAutoencoderParams.from_dict(values["autoencoder"]["params"]))
-            load_into(autoencoder, root / values["autoencoder"]["weights"])
-        if values["kind"] == "nano-text":
-            text = Settings(**{name: value for name, value in values.items() if name not in ("kind", "out")})
-            assert text.words and (root / text.words).is_file()
+            load_into(NanoTextNetwork(settings.text.params), root / settings.text.weights)
+            assert settings.autoencoder is not None
+            load_into(NanoAutoencoder(settings.autoencoder.params), root / settings.autoencoder.weights)
+        if isinstance(settings, TextRecipe):
+            assert settings.words and (root / settings.words).is_file()
 
 
 def test_a_recipe_says_what_differs_from_its_base(tmp_path: Path) -> None:
@@ -246,3 +242,15 @@ def test_a_recipe_trains_resumes_and_starts_from_weights(tmp_path: Path) -> None
     latents(tmp_path / "again")
     again = read_state(run_recipe(recipe))
     assert all(torch.equal(again[name], more[name]) for name in more)
+
+
+@pytest.mark.parametrize("kind", ["copy", "weights"])
+@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "a/../../escaped", "./escaped"])
+def test_a_package_recipe_writes_nothing_outside_its_folder(tmp_path: Path, kind: str, name: str) -> None:
+    source = tmp_path / "source.safetensors"
+    save_file({"a": torch.ones(2)}, source)
+    copies, weights = {"copy": ({name: str(source)}, {}), "weights": ({}, {name: Packed(str(source))})}[kind]
+    recipe = PackageRecipe(out=str(tmp_path / "out"), weights=weights, copy=copies)
+    with pytest.raises(RequestError, match="plain relative path"):
+        package(recipe, Run(tmp_path / "out"))
+    assert not [path for path in tmp_path.rglob("*") if "escaped" in path.name]

@@ -1,4 +1,4 @@
-"""The official launch lines of Kandinsky 4.0 and 5.0, with tiny models of the same shape."""
+"""The official script of Kandinsky 5.0 by several processes; `tests/official` runs the documents' launch lines."""
 
 from __future__ import annotations
 
@@ -8,37 +8,16 @@ import sys
 from pathlib import Path
 
 from kandinsky.media import recipe as recipes
-from tiny import kandinsky4
 from tiny.fixtures import official  # noqa: F401 - a fixture
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-EXAMPLE = EXAMPLES / "run_inference_distil.py"
-
-
-def test_the_official_line(tmp_path: Path) -> None:
-    kandinsky4.write(tmp_path)
-    width, _, height = kandinsky4.SIZE.partition("x")
-    launcher = ["-m", "torch.distributed.launch", "--nnodes", "1", "--nproc-per-node", "2"]
-    options = ["--cache_dir", "weights", "--time_length", "1", "--width", width, "--height", height]
-    done = subprocess.run(
-        [sys.executable, *launcher, "--standalone", str(EXAMPLE), *options, "--save_path", "made.mp4"],
-        cwd=tmp_path,
-        env=os.environ | {"KANDINSKY_CARDS": str(tmp_path / "cards"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["made.mp4"]
-    assert recipes.read(tmp_path / "made.mp4")["seed"] == 42
+SCRIPT = Path(__file__).parents[2] / "official" / "kandinsky-5" / "test.py"
 
 
 def test_the_official_script_of_5_0(official: Path, tmp_path: Path) -> None:  # noqa: F811 - the fixture's value
     """Its door as well: `get_T2V_pipeline(conf_path=…)` by two processes; a wrong size is said once."""
     options = ("--config", str(official / "config.yaml"), "--video_duration", "0", "--sample_steps", "1")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command += [str(EXAMPLES / "test.py"), *options, "--expand_prompt", "0", "--output_filename", "made.png"]
+    command += [str(SCRIPT), *options, "--expand_prompt", "0", "--output_filename", "made.png"]
 
     def run(*size: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -58,7 +58,7 @@ def test_a_film_gets_sound(pipe: VideoToAudioPipeline, film: Path, tmp_path: Pat
     before = film.read_bytes()
     written = made.save(tmp_path / "out.mp4")
     out = mux.probe(written)
-    assert out.has_sound and out.times_s == mux.probe(film).times_s and film.read_bytes() == before
+    assert out.has_audio and out.times_s == mux.probe(film).times_s and film.read_bytes() == before
     told_recipe = recipes.read(written)
     assert told_recipe == made.recipe and told_recipe["video"] == {"file": str(film)}
     assert "--video" in recipes.command(told_recipe)
@@ -87,7 +87,7 @@ def test_a_clip_in_memory_is_the_same_film(pipe: VideoToAudioPipeline, film: Pat
     assert made.recipe["video"]["recipe"]["model"] == "m"
     written = made.save(tmp_path / "clip.mp4")
     with_sound = mux.probe(written)
-    assert with_sound.has_sound and with_sound.seconds == pytest.approx(2)
+    assert with_sound.has_audio and with_sound.seconds == pytest.approx(2)
     recipe = recipes.read(written)
     assert recipe["model"] == "m" and recipe["sound"]["seed"] == 7
     with pytest.raises(RequestError, match="is a file"):

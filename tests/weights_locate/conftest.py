@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,7 @@ default_size = "512x512"
 INDEX = b'{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
 
 
+@cache
 def content(size: int, seed: int) -> bytes:
     """Bytes that repeat nowhere near, so that a gap or an overlap changes the hash."""
     return b"".join((seed * 1_000_003 + i).to_bytes(8, "big") for i in range(size // 8))
@@ -132,5 +134,35 @@ def kandinsky(environment: dict[str, str]) -> Callable[..., subprocess.Completed
             timeout=120,
             check=False,
         )
+
+    run.environment = environment  # type: ignore[attr-defined]
+    return run
+
+
+@pytest.fixture
+def command(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``kandinsky`` within this process, which is quick: for what does not depend on processes."""
+    from huggingface_hub import constants
+
+    from kandinsky.cli.main import main
+
+    for name in list(os.environ):
+        if name not in environment:
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(Path(environment["HF_HOME"]) / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def run(*arguments: str, endpoint: str = environment["HF_ENDPOINT"]) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        code = main(arguments)
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, printed.out, printed.err)
 
     return run

@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -15,6 +16,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @dataclass
 class Hub:
     """Repositories, what was asked, and how to misbehave.
+
+    listing: what is said in the place of the list of files of a repository: changes of single entries, as
+    ``{file: {key: value}}``, or the whole answer.   etags: of files, in the place of their own.
+    sha: the commit that is reported.   redirects: files whose address leads to itself.   endless: files that never end.
 
     fault: called with (repo, file, first byte, content); answers with the bytes to send before the connection is cut,
     or None to serve as usual.
@@ -27,6 +32,11 @@ class Hub:
     fault: Callable[[str, str, int, bytes], bytes | None] | None = None
     stall: threading.Event = field(default_factory=threading.Event)
     url: str = ""
+    listing: dict[str, dict[str, object]] | bytes = field(default_factory=dict)
+    etags: dict[str, str] = field(default_factory=dict)
+    sha: object = COMMIT
+    redirects: set[str] = field(default_factory=set)
+    endless: set[str] = field(default_factory=set)
 
     def fetched(self, repo: str) -> list[str]:
         """Files whose content was asked for."""
@@ -89,14 +99,24 @@ def start(hub: Hub) -> ThreadingHTTPServer:
 
         def _head(self, name: str, content: bytes, status: int, length: int) -> None:
             self.send_response(status)
-            self.send_header("ETag", f'"{etag(name, content)}"')
+            self.send_header("ETag", f'"{hub.etags.get(name, etag(name, content))}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("Accept-Ranges", "bytes")
             self.send_header("Content-Length", str(length))
 
+        def _redirect(self, name: str) -> bool:
+            if name in hub.redirects:
+                self.send_response(302)
+                self.send_header("Location", self.path)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            return name in hub.redirects
+
         def do_HEAD(self) -> None:
             if found := self._find(self._note()):
                 _, name, content = found
+                if self._redirect(name):
+                    return
                 self._head(name, content, 200, len(content))
                 self.end_headers()
 
@@ -109,6 +129,11 @@ def start(hub: Hub) -> ThreadingHTTPServer:
             if found is None:
                 return
             repo, name, content = found
+            if self._redirect(name):
+                return
+            if name in hub.endless:
+                self._endless(name, content)
+                return
             first = int(re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "bytes=0-")[1])  # type: ignore[index]
             body = content[first:]
             self._head(name, content, 206 if first else 200, len(body))
@@ -125,6 +150,16 @@ def start(hub: Hub) -> ThreadingHTTPServer:
                 hub.stall.wait(60)
                 self.close_connection = True
 
+        def _endless(self, name: str, content: bytes) -> None:
+            self.send_response(200)
+            self.send_header("ETag", f'"{etag(name, content)}"')
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.close_connection = True
+            with suppress(OSError):
+                while not hub.stall.is_set():
+                    self.wfile.write(bytes(1 << 16))
+
         def _info(self, repo: str, revision: str) -> None:
             if repo not in hub.repos:
                 self._fail(404, "RepoNotFound")
@@ -133,9 +168,10 @@ def start(hub: Hub) -> ThreadingHTTPServer:
             elif revision not in ("main", COMMIT):
                 self._fail(404, "RevisionNotFound")
             else:
-                body = json.dumps(
-                    {"id": repo, "sha": COMMIT, "siblings": list(map(self._sibling, hub.repos[repo].items()))}
-                )
+                siblings = list(map(self._sibling, hub.repos[repo].items()))
+                body = json.dumps({"id": repo, "sha": hub.sha, "siblings": siblings})
+                if isinstance(hub.listing, bytes):
+                    body = hub.listing.decode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
@@ -147,7 +183,7 @@ def start(hub: Hub) -> ThreadingHTTPServer:
             facts: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": git_sha1(content)}
             if is_large(name):
                 facts["lfs"] = {"sha256": sha256(content), "size": len(content), "pointerSize": 134}
-            return facts
+            return facts | (hub.listing.get(name, {}) if isinstance(hub.listing, dict) else {})
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -89,7 +89,7 @@ def test_shards_the_index_names_must_be_there(tmp_path: Path) -> None:
     write(tmp_path / "te" / "m-1.safetensors")
     assert locate.locate_part(part) == tmp_path / "te"
     index.write_text("{")
-    with pytest.raises(WeightsError, match="no valid index"):
+    with pytest.raises(WeightsError, match="not valid JSON"):
         locate.locate_part(part)
 
 
@@ -117,7 +117,7 @@ def test_cards_refuse_what_they_do_not_know(tmp_path: Path) -> None:
     for old, new, said in (
         ("shift = 5.0", "shiift = 5.0", "unknown key `shiift` in sampling, did you mean `shift`"),
         ("shift = 5.0", 'shift = "5.0"', "shift must be float"),
-        ("files = [", "file = [", "unknown key `file` in part"),
+        ("files = [", "file = [", "unknown key `file` in fileset"),
         ("shift = 5.0\n", "", "key `shift` is missing"),
     ):
         assert old in text

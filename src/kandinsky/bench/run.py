@@ -285,6 +285,8 @@ class _Work:
 
     def _made_up_states(self) -> tuple[TextStates, TextStates | None]:
         params = self.pipe.card.dit.params
+        if not {"in_text_dim", "context_dim"} & params.keys():  # how wide they are, its text encoder alone knows
+            return self.pipe.encode([self.resolved])
         generator = torch.Generator().manual_seed(0)
 
         def states() -> TextStates:

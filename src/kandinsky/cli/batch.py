@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kandinsky.cli.streams import emit, emit_json, say
+from kandinsky.cli.streams import emit, emit_json, in_flags, say
 from kandinsky.errors import RequestError
 from kandinsky.printing import shortened
 
@@ -139,9 +139,9 @@ def _tell(outcome: Outcome, total: int, *, as_json: bool, quiet: bool) -> None:
 
     place, named = f"{outcome.number}/{total}", f"`{shortened(outcome.prompt)}`"
     if outcome.error is not None:
-        say(f"error: {place}, line {outcome.line} {named}: {outcome.error}")
+        say(f"error: {place}, line {outcome.line} {named}: {in_flags(outcome.error)}")
         if outcome.hint:
-            say(f"hint: {outcome.hint}")
+            say(f"hint: {in_flags(outcome.hint)}")
     elif not quiet:
         if outcome.status == "skipped":
             say(f"{place} {named}: finished before, seed {outcome.seed}")

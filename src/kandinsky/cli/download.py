@@ -11,6 +11,8 @@ import typer
 from kandinsky import catalogue
 from kandinsky.cli.complete import model_ids
 from kandinsky.cli.streams import say
+from kandinsky.errors import RequestError
+from kandinsky.model.card import Source
 
 if TYPE_CHECKING:
     from kandinsky.weights.hub import Fetched
@@ -33,18 +35,17 @@ def download(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
     """Fetch what models need: only the files their cards list, resumed where a transfer broke, verified by hash."""
+    from kandinsky.files import local_path
     from kandinsky.runtime.plan import gigabytes
     from kandinsky.weights.locate import card_bytes
 
-    # A catalogue id has no slash; what has one and is no model's repository is that of a LoRA.
-    models = {name: catalogue.from_repository(name) if "/" in name else catalogue.find(name) for name in ids}
-    wanted = [card for card in models.values() if card is not None]
-    loras = [name for name, card in models.items() if card is None]
-    # A card has many files and shares some with others: each is named once.
-    if not loras and all(
-        part.repo == "package" for card in wanted for component in card.components.values() for part in component.parts
-    ):
-        say("nothing to fetch: this model ships with the package")
+    if folder is not None:
+        folder = local_path(folder, "--dir")
+    found = {name: _source(name) for name in dict.fromkeys(ids)}
+    wanted = [source for source in found.values() if source is not None]
+    loras = [name for name, source in found.items() if source is None]
+    if not loras and not any(map(_is_fetched, wanted)):
+        say("nothing to fetch: " + ", ".join(map(_lies, wanted)))
         return
     from kandinsky.weights.hub import download as fetch
     from kandinsky.weights.hub import download_lora
@@ -64,10 +65,12 @@ def download(
         else:
             print(entry.path, flush=True)
 
-    for card in wanted:
-        if not quiet:
+    # A card has many files and shares some with others: each is named once.
+    for source in wanted:
+        card = source.card
+        if not quiet and card.is_published:
             say(f"{card.id}: {gigabytes(card_bytes(card))} in all")
-        done = fetch(card, root=folder, on_file=report)
+        done = fetch(card, root=folder or source.root, on_file=report)
         if not quiet:
             came = sum(entry.transferred for entry in done)
             say(f"{card.id}: {len(done)} files verified, {gigabytes(came)} fetched")
@@ -80,3 +83,35 @@ def download(
 
 
 FIELDS = ("repo", "file", "path", "bytes", "revision", "transferred")
+
+
+def _source(name: str) -> Source | None:
+    """The model of a name, as all commands take it; None for the repository of a LoRA. Raises: RequestError."""
+    from kandinsky.files import local_path
+    from kandinsky.weights.locate import is_repository
+
+    place = local_path(name, "model")
+    if "/" not in name or place.exists():
+        return catalogue.source_of(name)
+    if not is_repository(name):
+        raise RequestError(
+            f"`{name}` cannot be fetched: give a catalogue id, or OWNER/NAME of a Hugging Face repository"
+        )
+    card = catalogue.from_repository(name)
+    return None if card is None else Source(card, None, name)
+
+
+def _is_fetched(source: Source) -> bool:
+    """Whether a model has files that come from a hub."""
+    parts = (part for component in source.card.components.values() for part in component.parts)
+    return any(part.repo != "package" and not part.repo.startswith(("/", "~")) for part in parts)
+
+
+def _lies(source: Source) -> str:
+    """Where all the files of a model are, in words. Raises: WeightsError where one is missing."""
+    from kandinsky.weights.locate import locate_parts
+
+    for component in source.card.components.values():
+        locate_parts(component, root=source.root)
+    is_shipped = all(part.repo == "package" for c in source.card.components.values() for part in c.parts)
+    return f"`{source.card.id}` " + ("ships with the package" if is_shipped else "is complete on this machine")

@@ -18,6 +18,7 @@ from kandinsky.cli.together import together
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.model.values import Request
+from kandinsky.printing import escaped
 
 if TYPE_CHECKING:
     from kandinsky.cli.sound import SoundModel
@@ -284,6 +285,8 @@ def _run(
                     say(f"expanded prompt: {video.recipe['expanded_prompt']}")
                 if (kept := video.recipe.get("kept_blocks")) is not None:
                     say(f"attention {video.recipe['attention']}: kept {kept:.0%} of the blocks")
+                if unused := video.recipe.get("unused_words"):
+                    say(f"not used of the prompt: {', '.join(f'`{escaped(word)}`' for word in unused)}")
                 say(f"seed {video.seed}, {video.num_frames} frames, {taken:.1f} s")
             facts = {"path": str(path), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
             if sound is None:
@@ -404,7 +407,7 @@ def _say_image(image: FittedImage) -> None:
     if image.given == image.used:
         return
     how = "resized" if image.how == "stretch" else "resized and cut to the middle"
-    say(f"image {image.picture.file}: {image.given}, used as {image.used}, {how}")
+    say(f"image {image.source.file}: {image.given}, used as {image.used}, {how}")
 
 
 def _say_layout(layout: str, size: int, why: str) -> None:

@@ -43,7 +43,7 @@ def interpolate(
     from kandinsky.cli.progress import hush_libraries, patient
     from kandinsky.errors import RequestError
     from kandinsky.media.animation import image_format
-    from kandinsky.media.mux import SOUND_AS_IT_IS, keep_sound, probe, read_film
+    from kandinsky.media.mux import COPIED_AUDIO, keep_audio, probe, read_input
     from kandinsky.media.video import check_target, read_video, write_video
     from kandinsky.runtime.devices import check_device, choose_dtype
     from kandinsky.runtime.plan import check_offload
@@ -72,8 +72,8 @@ def interpolate(
         settings.rate(film.fps)
     needed = set(source.card.components) - {"dit"} - (set() if prompt.strip() else {"text"})
     for name in sorted(needed):
-        locate_parts(source.card.component(name), root=source.root, model=source.card.id)
-    given = read_video(video) if film is None else read_film(film)
+        locate_parts(source.card.component(name), root=source.root, model=source.name)
+    given = read_video(video) if film is None else read_input(film)
     begun = time.monotonic()
     with patient(f"interpolating {video.name}", quiet=quiet) as on_step:
         from kandinsky.catalogue import load
@@ -84,9 +84,9 @@ def interpolate(
         assert raised is not None  # ``settings.check`` has refused a family that cannot
         made = raised()(pipe, given, settings, times_s=times[0], seconds=times[1], on_step=on_step)
         written = write_video(made, target, sample_aspect=None if film is None else film.sample_aspect)
-    if film is not None and film.has_sound:
-        if target.suffix.lower() in SOUND_AS_IT_IS:
-            keep_sound(film, written)
+    if film is not None and film.has_audio:
+        if target.suffix.lower() in COPIED_AUDIO:
+            keep_audio(film, written)
         else:
             log.warning("the sound of `%s` is left out: `%s` holds none", video, target)
     if not quiet:

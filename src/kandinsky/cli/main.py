@@ -20,7 +20,7 @@ from typer.core import TyperCommand
 import kandinsky
 from kandinsky.cli import failures, settings, signals
 from kandinsky.cli.progress import hush_extensions
-from kandinsky.cli.streams import say, usable
+from kandinsky.cli.streams import in_flags, say, usable
 from kandinsky.errors import Cancelled, RequestError
 from kandinsky.printing import escaped
 
@@ -166,9 +166,9 @@ def _run(arguments: list[str]) -> int:
         known = failures.explained(error)
         if known is None:
             raise
-        say(f"error: {known}")
+        say(f"error: {in_flags(str(known))}")
         if known.hint:
-            say(f"hint: {known.hint}")
+            say(f"hint: {in_flags(known.hint)}")
         return known.exit_code
 
 

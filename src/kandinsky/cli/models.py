@@ -31,6 +31,7 @@ def models(
                 "sizes": card.clip.sizes,
                 "bytes": size,
                 "local": local,
+                "published": card.is_published,
             }
             for card, size, local in rows
         ]
@@ -43,7 +44,7 @@ def models(
             card.task,
             _short(card.parameters),
             _makes(card),
-            gigabytes(size),
+            gigabytes(size) if card.is_published else "not published",
             "yes" if local else "no",
             card.licence,
         )

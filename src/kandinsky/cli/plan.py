@@ -77,7 +77,11 @@ def show_plan(made: Plan, *, as_json: bool, clips: int = 1) -> None:
     if (card := catalogue.cards().get(made.model)) is not None and card.sound is not None:
         length = f"the picture of {card.sound.window_s:g} s of sound"
     print(f"clip       {made.size}, {length}, {made.tokens} tokens{many}")
-    if made.missing:
+    if card is not None and not card.is_published and made.missing:
+        print(f"download   not possible: weights of {made.model} were never published")
+        for entry in made.missing:
+            print(f"           {entry}")
+    elif made.missing:
         fetch, whole = gigabytes(made.download_bytes), gigabytes(made.files_bytes)
         print(f"download   {fetch} of {whole}: kandinsky download {made.model}")
         for entry in made.missing:

@@ -5,43 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kandinsky.printing import shortened
-
-PATIENCE_S = 1.0  # what is done sooner needs no bar
+from kandinsky.engine.progress import bar
 
 
 @contextmanager
 def patient(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int, Any], bool] | None]:
     """A bar that appears once a second has passed; the value is an ``on_step`` callback, or None without a bar."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with bar(title, shown=not quiet) as tell:
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task(escape(shortened(title)), total=None)  # a prompt is data, its brackets are no markup
-    timer = threading.Timer(PATIENCE_S, bar.start)
-    timer.daemon = True
+        def on_step(step: int, total: int, _preview: Any) -> bool:
+            assert tell is not None
+            tell("", step, total)
+            return True
 
-    def on_step(step: int, total: int, _preview: Any) -> bool:
-        bar.update(task, completed=step, total=total)
-        return True
-
-    timer.start()
-    try:
-        yield on_step
-    finally:
-        timer.cancel()
-        timer.join()
-        bar.stop()
+        yield on_step if tell else None
 
 
 def hush_extensions() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import types
-import typing
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from kandinsky.cli.complete import words_of
+from kandinsky.model.checks import hints_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,7 +44,7 @@ class Flags:
 
     def parameters(self) -> list[inspect.Parameter]:
         """One keyword parameter for each field, as typer reads it."""
-        hints = typing.get_type_hints(self.kind, localns=_unknown_names(self.kind))
+        hints = hints_of(self.kind)
         made = []
         for f in self.fields():
             kind = WRITTEN.get(f.name, hints.get(f.name, str | None))
@@ -101,8 +100,3 @@ def rendered(**places: Flags) -> Callable[[Callable[..., T]], Callable[..., T]]:
         return run
 
     return around
-
-
-def _unknown_names(kind: type) -> dict[str, Any]:
-    """Names that a dataclass imports for type checkers only; what they stand for is none of the command line's."""
-    return {"torch": types.SimpleNamespace(device=str, dtype=str)}

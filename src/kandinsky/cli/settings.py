@@ -28,6 +28,7 @@ VARIABLES = {
     "KANDINSKY_FAMILIES": "folder with families of your own",
     "KANDINSKY_WEIGHTS": "official `weights/` folder",
     "KANDINSKY_CACHE": "folder of the cache; the step cache of `--cache` is KANDINSKY_STEP_CACHE",
+    "KANDINSKY_PROGRESS": "off shows no progress bars",
     "KANDINSKY_TRUST_REMOTE_CODE": "1 lets encoders run the program code of their repositories",
 }
 _RENAMED = {"cache": "step_cache"}

@@ -21,7 +21,7 @@ from kandinsky.model.card import Card
 if TYPE_CHECKING:
     from kandinsky.engine.pipeline import VideoToAudioPipeline
     from kandinsky.engine.request import Job
-    from kandinsky.media.mux import Film
+    from kandinsky.media.mux import InputVideo
     from kandinsky.model.values import Request, Video, VideoStream
 
 
@@ -65,7 +65,7 @@ class SoundModel:
         source, needed = catalogue.source_of(self.name), set(options.only or ())
         check_trust(source.card, options.trust_remote_code, only=needed)
         for name in sorted(needed):
-            locate_parts(source.card.component(name), root=source.root, model=source.card.id)
+            locate_parts(source.card.component(name), root=source.root, model=source.name)
 
     def load(self, *, quiet: bool) -> VideoToAudioPipeline:
         from kandinsky import catalogue
@@ -103,7 +103,7 @@ def generate_sound(
 
     from kandinsky.cli.progress import patient
     from kandinsky.engine.request import resolve
-    from kandinsky.media.mux import Film
+    from kandinsky.media.mux import InputVideo
 
     first = resolve(request, model.card)
     film, windows = first.film, int(first.settings()["windows"])
@@ -111,7 +111,7 @@ def generate_sound(
     if plan:
         _show_plan(first, model, clips=windows * count, as_json=as_json)
         return
-    assert isinstance(film, Film)
+    assert isinstance(film, InputVideo)
     with ExitStack() as held:
         is_piped = output == "-"
         if is_piped:
@@ -137,10 +137,10 @@ def generate_sound(
 
 def check_clip_targets(targets: Sequence[Path], model: SoundModel) -> None:
     """Refuse clips that cannot carry sound, and a model that cannot run. Raises: RequestError, WeightsError."""
-    from kandinsky.media.mux import SOUND_CODECS
+    from kandinsky.media.mux import AUDIO_CODECS
 
     for path in targets:
-        if path.suffix.lower() not in SOUND_CODECS:
+        if path.suffix.lower() not in AUDIO_CODECS:
             raise RequestError(f"output `{path}` cannot hold sound: with --sound, use .mp4 or .webm")
     model.check()
 
@@ -161,42 +161,44 @@ def add_to_clips(
     for path, video in made:
         begun = time.monotonic()
         with patient(f"sound for {path.name}", quiet=quiet) as on_step:
-            sound = pipe(str(video.recipe.get("prompt", "")), video=path, seed=video.seed, on_step=on_step)
+            sound = pipe(
+                str(video.recipe.get("prompt", "")), video=path, seed=video.seed, on_step=on_step, progress=False
+            )
             told = {key: value for key, value in sound.recipe.items() if key not in ("video", "prompt", "versions")}
             recipe = video.recipe | {"sound": told}
-            mux.add_sound(mux.probe(path), sound.audio, path, recipe=recipe, over=True)
+            mux.copy_with_audio(mux.probe(path), sound.audio, path, recipe=recipe, over=True)
         recipes.append(recipe)
         if not quiet:
             say(f"sound by {model.name}, {time.monotonic() - begun:.1f} s")
     return recipes
 
 
-def _ending(film: Film, audio_only: bool, form: str | None) -> str:
+def _ending(film: InputVideo, audio_only: bool, form: str | None) -> str:
     """The ending of a result that nobody named a file for."""
-    from kandinsky.media.mux import SOUND_CODECS
+    from kandinsky.media.mux import AUDIO_CODECS
 
-    ending = film.path.suffix.lower() if film.path.suffix.lower() in SOUND_CODECS else ".mp4"
+    ending = film.path.suffix.lower() if film.path.suffix.lower() in AUDIO_CODECS else ".mp4"
     return f".{form}" if form else ".wav" if audio_only else ending
 
 
-def _target(film: Film, output: str | None, audio_only: bool, form: str | None, index: int, count: int) -> Path:
+def _target(film: InputVideo, output: str | None, audio_only: bool, form: str | None, index: int, count: int) -> Path:
     """The file of one result, checked; where none is named, in the current folder, after the video."""
     from kandinsky.jobs.names import numbered
-    from kandinsky.media.audio import SOUND_FILES, check_audio_target
-    from kandinsky.media.mux import check_film_target
+    from kandinsky.media.audio import AUDIO_FILES, check_audio_target
+    from kandinsky.media.mux import check_copy_target
 
     path = numbered(output or f"{film.path.stem}-sound{_ending(film, audio_only, form)}", index, count)
-    if path.suffix.lower() in SOUND_FILES or audio_only:
+    if path.suffix.lower() in AUDIO_FILES or audio_only:
         return check_audio_target(path)
-    return check_film_target(path, film)
+    return check_copy_target(path, film)
 
 
-def _say_film(film: Film, target: Path, windows: int) -> None:
-    from kandinsky.media.audio import SOUND_FILES
+def _say_film(film: InputVideo, target: Path, windows: int) -> None:
+    from kandinsky.media.audio import AUDIO_FILES
 
     in_windows = f", in {windows} windows" if windows > 1 else ""
     say(f"video {film.path}: {film.seconds:.2f} s, {len(film.times_s)} frames{in_windows}")
-    if film.has_sound and target.suffix.lower() not in SOUND_FILES:
+    if film.has_audio and target.suffix.lower() not in AUDIO_FILES:
         say("its own sound is left out of the new file")
 
 

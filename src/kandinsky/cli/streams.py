@@ -97,6 +97,15 @@ def say(text: str, *, keep: str = "") -> None:
         _discard(sys.stderr)
 
 
+def in_flags(text: str) -> str:
+    """A message in the words of the command line: its options are named by their flags."""
+    from kandinsky.engine.options import PlanOptions
+    from kandinsky.model import option
+    from kandinsky.model.values import Request
+
+    return option.in_flags(text, (Request, PlanOptions), {"size": "--size"})
+
+
 def emit(text: object) -> None:
     """Print a line of data on stdout at once."""
     print(text, flush=True)

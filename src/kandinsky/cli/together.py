@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 import typer
 
 from kandinsky.cli import failures
-from kandinsky.cli.streams import say
+from kandinsky.cli.streams import in_flags, say
 from kandinsky.runtime.parallel import launch
 
 P = ParamSpec("P")
@@ -24,7 +24,7 @@ def together(command: Callable[P, T]) -> Callable[P, T]:
 
         if launch.World.started().size == 1:
             return command(*args, **kwargs)
-        with launch.together(say):
+        with launch.together(lambda text: say(in_flags(text), keep="\n")):
             try:
                 return command(*args, **kwargs)
             except typer.Exit as ending:  # an end that was meant, with a code

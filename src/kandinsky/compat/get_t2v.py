@@ -1,7 +1,7 @@
 """``kandinsky.get_T2V_pipeline``: one name, two official functions, told apart by what only one of them has.
 
 Kandinsky 4.0 and 5.0 both call their factory so. In this order decide:
-1. ``conf_path``: its contents; 5.0 files have a table `model`, 4.0 files a table `dit`;
+1. ``conf_path``: its contents; 5.0 files have a table `model`, 4.0 files a table `dit`. A name without a file is 5.0's;
 2. an argument that only one family has;
 3. what is given as ``dit_path`` (5.0's are `.safetensors`), or lies in ``cache_dir`` (5.0 has `model/` there);
 4. nothing: then it is the call of the 4.0 documents, whose 5.0 counterpart always gives ``conf_path``.

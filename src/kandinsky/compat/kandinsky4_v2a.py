@@ -1,7 +1,8 @@
 """The official doors of Kandinsky 4.0 V2A: ``Video2AudioPipeline``, ``load_video`` and ``create_video``.
 
-Arguments, defaults and results are the official ones; work is done by ``kandinsky.engine``. What is mended: the film
-keeps its time (officially it is played up to 5 % faster), frames are encoded once, nothing lands in the current folder.
+Arguments, defaults and results are the official ones; the work is done by ``kandinsky.engine``. Corrected: the video
+keeps its timing (officially it is played up to 5 % faster), frames are encoded once, nothing is written to the current
+folder.
 Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/{video2audio_pipe,utils}.py.
 """
 
@@ -11,6 +12,7 @@ import dataclasses
 import logging
 import math
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -41,22 +43,27 @@ from kandinsky.runtime.placement import place
 
 log = logging.getLogger(__name__)
 TRUST = "KANDINSKY_TRUST_REMOTE_CODE"  # so that the documents' lines run as they are
-COLUMN_S = 0.01  # of one column of the picture
+COLUMN_S = 0.01  # of one column of the mel spectrogram
 WIDTH_STEP, SPATIAL = 32, 8
 OUTPUTS = ("pil", "np", "pt", "latent")
 MAX_VALUE = spectrogram.MAX_VALUE
 
 
 class Video2AudioPipeline:
-    """A film's frames and a prompt → a picture of sound.
+    """Frames of a video and a prompt → a mel spectrogram as an image.
 
-    Args:   path_to_model: folder with `unet/`, `vae/` and `scheduler/`, or the repository's name; nothing is fetched.
-            torch_dtype: officially ignored: U-Net and encoder run in bfloat16 on accelerators; float32 is heeded here.
-            device: of all networks.
-            encoder: folder of CogVLM2-Video, where it is not in `encoder/` of the model's or the Hugging Face cache.
-            trust_remote_code: let it run the program code in its repository, as the official code does; None asks the
-            variable ``KANDINSKY_TRUST_REMOTE_CODE``. Without, calls need ``states``.
-    Raises: RequestError, BackendError or WeightsError naming what is missing.
+    Args:
+        path_to_model: folder with `unet/`, `vae/` and `scheduler/`, or the repository's name; nothing is downloaded.
+        torch_dtype: officially ignored: U-Net and encoder run in bfloat16 on accelerators; float32 is honoured here.
+        device: of all networks.
+        encoder: folder of CogVLM2-Video, if it is neither in `encoder/` of the model's nor in the Hugging Face cache.
+        trust_remote_code: let it run the program code in its repository, as the official code does; None reads the
+            variable ``KANDINSKY_TRUST_REMOTE_CODE``. Without it, calls need ``states``.
+
+    Raises:
+        RequestError: for a folder that holds another model.
+        BackendError: for a device that is not there.
+        WeightsError: naming what is missing.
     """
 
     def __init__(
@@ -96,14 +103,14 @@ class Video2AudioPipeline:
         *,
         states: str | Path | FilmStates | None = None,
     ) -> Any:
-        """Pictures of sound, one of them.
+        """One mel spectrogram as an image.
 
         Args:    images: [3, frames, H, W] of whole numbers 0 … 255, as ``load_video`` gives them.
-                 negative_prompt: officially needed; "" when not given.   height: of the picture, rows.
-                 duration_sec: the picture has 100 columns a second, cut to a multiple of 32.
-                 guidance_scale: 1 and below is off.   latents: noise [1, 4, height / 8, width / 8] to begin with.
-                 output_type: `pil`, `np` or `pt` (shares of white), or `latent` (the autoencoder's own numbers).
-                 states: of an encoder, made before; see ``kandinsky.families.kandinsky4_v2a.clip_states``.
+                 negative_prompt: officially required; "" if omitted.   height: of the spectrogram, in mel bands.
+                 duration_sec: the spectrogram has 100 columns a second, cut to a multiple of 32.
+                 guidance_scale: 1 and below disables it.   latents: initial noise [1, 4, height / 8, width / 8].
+                 output_type: `pil`, `np` or `pt` (0 to 1, 1 = white), or `latent` (the decoder's own output).
+                 states: precomputed embeddings; see ``kandinsky.families.kandinsky4_v2a.clip_states``.
         Returns: a list with one PIL image; for `np` an array [1, H, W, 3], for the others a tensor [1, 3, H, W].
         Raises:  RequestError for values that cannot be, before anything is loaded.
         """
@@ -112,7 +119,8 @@ class Video2AudioPipeline:
         width = int(duration_sec * 100) // WIDTH_STEP * WIDTH_STEP
         if width < WIDTH_STEP or height < SPATIAL or height % SPATIAL:
             raise RequestError(
-                f"a picture of {width}x{height} cannot be made: use 1 s or more, and a height that {SPATIAL} divides"
+                f"a spectrogram of {width}x{height} cannot be made: use 1 s or more, and a height that is a "
+                f"multiple of {SPATIAL}"
             )
         noise = self._noise(
             latents, generator, (1, self.pipeline.card.clip.channels, height // SPATIAL, width // SPATIAL)
@@ -180,11 +188,19 @@ class Video2AudioPipeline:
 def load_video(
     video: Tensor, fps: float, num_frames: int = 38, max_duration_sec: int = 12
 ) -> tuple[Tensor, Tensor, int]:
-    """Frames for the pipeline, the part of the film they are of, and how many whole seconds that is.
+    """Frames for the pipeline, the part of the video they are from, and how many whole seconds that is.
 
-    Args:    video: [T, H, W, 3] uint8.   num_frames: shown to the encoder.   max_duration_sec: what is longer is cut.
-    Returns: [3, num_frames, H, W]; [T', H, W, 3]; seconds.
-    Raises:  RequestError for a film of less than a second.
+    Args:
+        video: [T, H, W, 3] uint8.
+        fps: frames a second.
+        num_frames: how many the encoder is shown.
+        max_duration_sec: what is longer is cut off.
+
+    Returns:
+        [3, num_frames, H, W]; [T', H, W, 3]; seconds.
+
+    Raises:
+        RequestError: for a video of less than a second.
     """
     seconds, total = clip_frames.whole_seconds(len(video), float(fps), max_duration_sec)
     complete = video[:total]
@@ -199,12 +215,19 @@ def create_video(
     display_video: bool = False,
     device: str | torch.device = "cuda",
 ) -> None:
-    """Write a film with the sound that a picture means.
+    """Write the video with the audio of a mel spectrogram.
 
-    Args:   spectogram: the pipeline's picture (official spelling).   video: [T, H, W, 3] uint8, of ``load_video``.
-            target_dBFS: level of the sound.   save_path: `.mp4` or `.webm`.   display_video: show it in a notebook.
-            device: where the waveform is found.
-    Raises: RequestError for a path that cannot be written, BackendError for a device that is not there.
+    Args:
+        spectogram: the pipeline's image (official spelling).
+        video: [T, H, W, 3] uint8, from ``load_video``.
+        target_dBFS: loudness of the audio.
+        save_path: `.mp4` or `.webm`.
+        display_video: show it in a notebook.
+        device: where the waveform is reconstructed.
+
+    Raises:
+        RequestError: for a path that cannot be written.
+        BackendError: for a device that is not there.
     """
     if save_path is not None:
         check_target(save_path)
@@ -215,17 +238,55 @@ def create_video(
         _display(clip, save_path)
 
 
-def read_video(path: str | Path) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """What ``torchvision.io.read_video`` gave before it was removed: frames [T, H, W, 3], sound [C, S], rates."""
-    film = probe(path)
-    audio = sounds.read_audio(path) if film.has_sound else Audio(np.zeros((0, 1), np.int16), 0)
-    rates = {"video_fps": film.fps} | ({"audio_fps": audio.rate} if film.has_sound else {})
-    frames = torch.from_numpy(frames_at(film, range(len(film.times_s))))
-    return frames, torch.from_numpy(audio.samples_SC.T / sounds.FULL_SCALE), rates
+def read_video(
+    filename: str | Path,
+    start_pts: float = 0,
+    end_pts: float | None = None,
+    pts_unit: str = "pts",
+    output_format: str = "THWC",
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Read a whole video file: ``torchvision.io.read_video``, which torchvision no longer has since 0.28.
+
+    Args:
+        filename: any file that FFmpeg reads.
+        start_pts: 0; parts of a file are not read here.
+        end_pts: None; likewise.
+        pts_unit: `pts` or `sec`, which makes no difference for a whole file.
+        output_format: `THWC` or `TCHW`, the axes of the frames.
+
+    Returns:
+        Frames as uint8; samples [channels, samples] as float32 from -1 to 1; `video_fps` and, if the file has audio,
+        `audio_fps`.
+
+    Raises:
+        RequestError: for a file that is not there or no video, and for a part of one.
+    """
+    if start_pts != 0 or end_pts not in (None, math.inf):
+        raise RequestError("start_pts and end_pts are not supported: read the whole video and take a part of it")
+    if pts_unit not in ("pts", "sec"):
+        raise RequestError(f"pts_unit `{pts_unit}` is unknown: use `pts` or `sec`")
+    if output_format not in ("THWC", "TCHW"):
+        raise RequestError(f"output_format `{output_format}` is unknown: use `THWC` or `TCHW`")
+    film = probe(filename)
+    audio = sounds.read_audio(filename) if film.has_audio else Audio(np.zeros((0, 1), np.int16), 0)
+    rates = {"video_fps": film.fps} | ({"audio_fps": audio.rate} if film.has_audio else {})
+    frames_THWC = torch.from_numpy(frames_at(film, range(len(film.times_s))))
+    samples_CS = torch.from_numpy((audio.samples_SC.T / sounds.FULL_SCALE).astype(np.float32))
+    return frames_THWC if output_format == "THWC" else frames_THWC.permute(0, 3, 1, 2), samples_CS, rates
+
+
+def fill_torchvision() -> None:
+    """Put ``read_video`` where an imported torchvision no longer has its own, so that the documents' lines run.
+
+    They import torchvision first. Nothing happens where it was not imported, or still has the function.
+    """
+    io = getattr(sys.modules.get("torchvision"), "io", None)
+    if io is not None and not hasattr(io, "read_video"):
+        io.read_video = read_video
 
 
 def _film(picture: Image.Image, video: Tensor, dbfs: float, device: torch.device) -> Video:
-    """The clip with its sound, for as long as the film lasts: whole seconds, of which the picture has a little less."""
+    """The clip with its audio, as long as the video: whole seconds, of which the spectrogram covers a little less."""
     image_MTC = torch.from_numpy(np.array(picture.convert("RGB")))
     params = SpectrogramParams(num_frequencies=len(image_MTC))
     seconds = math.ceil(image_MTC.shape[1] * COLUMN_S)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kandinsky import catalogue
+from kandinsky.compat import official_files
 from kandinsky.compat.official_adapters import OfficialAdapters
 from kandinsky.compat.official_call import at_path, devices_of, in_company, one_target, progress_bar
 from kandinsky.errors import RequestError
@@ -62,7 +63,7 @@ def get_T2V_pipeline(  # noqa: N802 - the official name
     Args:    device_map: one device, or devices for `dit`, `vae` and `text_embedder`; never changed.
              cache_dir: folder with the official `model/`, `vae/`, `text_encoder/`, `text_encoder2/`. Nothing is
              fetched: what is missing is named.   *_path: a file or folder to use instead.
-             conf_path: an official YAML file; then ``cache_dir`` and the paths are not used.
+             conf_path: an official YAML file, or the name of one; then ``cache_dir`` and the paths are not used.
              offload: hold each network on its device only while it runs.
              magcache: leave out passes, by the configuration's calibration.
              quantized_qwen: Qwen's weights in 4 bits, off CUDA in 8.
@@ -376,11 +377,7 @@ def _open(task: str, device_map: DeviceMap, files: _Files, options: _Options) ->
         raise RequestError(f"attention_engine `{options.attention_engine}` is unknown: use one of {known}")
     places, parallel = in_company(devices_of(device_map))
     if files.conf_path is not None:
-        card, root, name = (
-            official_config.read(Path(files.conf_path), cards=catalogue.CARDS, task=task),
-            None,
-            str(files.conf_path),
-        )
+        (card, root), name = official_files.read(files.conf_path, task=task), str(files.conf_path)
     else:
         card, root = catalogue.find(BUILT_IN[task]), Path(files.cache_dir)
         card = _with_paths(card, dit=files.dit, qwen=files.qwen, clip=files.clip, vae=files.vae)

@@ -3,7 +3,6 @@
 ``check(paths)`` runs cases through the code that generation uses and yields one ``Result`` a case.
 """
 
-from kandinsky.conformance.cases import Result, Status
-from kandinsky.conformance.run import check
+from kandinsky.conformance.run import Result, Status, check
 
 __all__ = ["Result", "Status", "check"]

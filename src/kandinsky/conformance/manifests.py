@@ -1,6 +1,6 @@
 """Full-size checkpoints by name and shape only: networks are built on the meta device.
 
-A manifest is held against the network its own hyper-parameters give, and against that of every card that names its
+A manifest is compared with the network of its own hyper-parameters, and with that of every card that names its
 checkpoint.
 """
 
@@ -15,60 +15,50 @@ from typing import Any
 import torch
 
 from kandinsky import catalogue
-from kandinsky.conformance.cases import NotBuilt, Result, Status
 from kandinsky.engine.build import bare_network
-from kandinsky.errors import KandinskyError
-from kandinsky.families.parts.unet.params import UNetParams
+from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.model.card import Component
 from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import check_shapes
 
 COMPONENT = "manifest"
-# a word of the autoencoder's block names → the card kind that builds it
-AUTOENCODERS = {
-    "HunyuanVideoDownBlock3D": "hunyuan",
-    "DownEncoderBlock2D": "flux",
-    "CogVideoXDownBlock3D": "cogvideox",
-}
 
 
-def check_manifest(file: Path, shown: str) -> Result:
-    """Exactly the manifest's tensors, through the key map, with exactly their shapes."""
-    values = json.loads(file.read_text(encoding="utf-8"))
+def check_manifest(file: Path) -> str:
+    """Check that networks have exactly the manifest's tensors, through the key map, with exactly their shapes.
+
+    Args:
+        file: The manifest.
+
+    Returns:
+        How many tensors there are, and the cards they were compared with.
+
+    Raises:
+        KandinskyError: A network differs, or the file is no manifest; WeightsError names the first tensor that differs.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        tensors = {name: tuple(map(int, shape)) for name, shape in values["tensors"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RequestError(f"`{file}` is no manifest, a JSON object with a table `tensors` of shapes") from error
     holders: list[str] = []
     checked: list[Component] = []
-    try:
-        for holder, component in _components(values):
-            bare = replace(component, parts=())
-            if bare not in checked:  # many cards share a network
-                _check(bare, values, file, holder)
-                checked.append(bare)
-            holders.append(holder)
-    except NotBuilt as error:
-        return Result(Status.SKIP, COMPONENT, shown, reason=str(error))
-    except KandinskyError as error:
-        return Result(Status.FAIL, COMPONENT, shown, reason=str(error))
-    named = ", ".join(holders[1:]) or "no card"
-    return Result(Status.PASS, COMPONENT, shown, output=f"{len(values['tensors'])} tensors; {named}")
+    for holder, component in _components(values):
+        bare = replace(component, parts=())
+        if bare not in checked:  # many cards share a network
+            _check(bare, values, tensors, f"{file}, {holder}")
+            checked.append(bare)
+        holders.append(holder)
+    return f"{len(tensors)} tensors; {', '.join(holders[1:]) or 'no card'}"
 
 
 def _components(values: dict[str, Any]) -> Iterator[tuple[str, Component]]:
-    """What claims to be this checkpoint, by name: the manifest's own hyper-parameters, then cards."""
-    config = values.get("config") or {}
-    if "dit_params" in values:
-        yield "its own parameters", Component("kandinsky5.dit", (), values["dit_params"])
-    elif "model_channels" in config:
-        yield "its own parameters", Component(UNetParams.from_dict(config).kind, (), config)
-    elif "num_blocks" in config:
-        yield "its own parameters", Component("kandinsky4.dit", (), config)
-    elif "z_channels" in config:
-        yield "its own parameters", Component("movq", (), config)
-    elif "cross_attention_dim" in config:
-        yield "its own parameters", Component("kandinsky4.v2a-unet", (), config)
-    elif kind := next((AUTOENCODERS[b] for b in config.get("down_block_types", ()) if b in AUTOENCODERS), None):
-        yield "its own parameters", Component(kind, (), config)
-    else:
-        raise NotBuilt("this network is not built yet")
+    """Networks that should have these tensors: that of the manifest's own hyper-parameters, then those of cards."""
+    owns = (family.manifest() for family in catalogue.families() if family.manifest is not None)
+    own = next((found for component_of in owns if (found := component_of(values)) is not None), None)
+    if own is None:
+        raise RequestError("no family has a network with these hyper-parameters")
+    yield "its own parameters", own
     named, files = values.get("checkpoint") or [], values.get("file") or []
     repositories = {named} if isinstance(named, str) else set(named)
     files = {files} if isinstance(files, str) else set(files)
@@ -87,15 +77,14 @@ def _share(listed: Iterable[str], named: set[str]) -> bool:
     return bool({file.partition("/")[0] for file in of_part} & {file.partition("/")[0] for file in named})
 
 
-def _check(component: Component, values: dict[str, Any], file: Path, holder: str) -> None:
+def _check(component: Component, values: dict[str, Any], tensors: dict[str, tuple[int, ...]], where: str) -> None:
     """Raises: WeightsError naming the first tensor that differs."""
-    where = f"{file}, {holder}"
     part = catalogue.part(component.kind)
     keymap = keymap_of(part)
     with torch.device("meta"):
         # the file is no folder with a `config.json`: the component's values alone count
-        net = bare_network(part, component, file)
-    shapes = {keymap.to_ours(name): tuple(shape) for name, shape in values["tensors"].items()}
+        net = bare_network(part, component, Path(where))
+    shapes = {keymap.to_ours(name): shape for name, shape in tensors.items()}
     check_shapes(net, shapes, keymap=keymap, where=where)
     count = sum(p.numel() for p in net.parameters())
     if count != values.get("parameters", count):

@@ -1,102 +1,147 @@
-"""Finds cases, hands each to its component's runner, and compares."""
+"""Finds cases, hands each to its component's runner, and judges what comes back."""
 
 from __future__ import annotations
 
+import difflib
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from kandinsky.conformance import images, kandinsky4, kandinsky5, nabla, sound, unets
-from kandinsky.conformance.cases import Case, NotBuilt, Result, Status, ToleranceRule, compare, find
-from kandinsky.conformance.manifests import check_manifest
+from kandinsky import catalogue
 from kandinsky.errors import KandinskyError
+from kandinsky.golden.cases import Case, Runner, compare, find
+from kandinsky.golden.tracking import CaseError
 
-RUNNERS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
-    "kandinsky3.sample": unets.run_sample_kandinsky3,
-    "kandinsky3.unet": unets.run_unet,
-    "kandinsky4.dit": kandinsky4.run_dit,
-    "kandinsky4.sample": kandinsky4.run_sample,
-    "kandinsky4.scheduler": kandinsky4.run_scheduler,
-    "kandinsky4.text_embedder": kandinsky4.run_text_embedder,
-    "kandinsky4.v2a_frame_transform": sound.run_frame_transform,
-    "kandinsky4.v2a_sample": sound.run_sample,
-    "kandinsky4.v2a_scheduler": sound.run_scheduler,
-    "kandinsky4.v2a_spectrogram": sound.run_spectrogram,
-    "kandinsky4.v2a_unet": sound.run_unet,
-    "kandinsky4.v2a_video_preprocess": sound.run_video_preprocess,
-    "kandinsky4.vae": kandinsky4.run_vae,
-    "kandinsky5.dit": kandinsky5.run_dit,
-    "kandinsky5.fractal": nabla.run_fractal,
-    "kandinsky5.lora": kandinsky5.run_lora,
-    "kandinsky5.magcache_schedule": kandinsky5.run_magcache_schedule,
-    "kandinsky5.nabla_mask": nabla.run_nabla_mask,
-    "kandinsky5.normalize_first_frame": images.run_normalize_first_frame,
-    "kandinsky5.preprocess_image": images.run_preprocess_image,
-    "kandinsky5.sample": kandinsky5.run_sample,
-    "kandinsky5.timesteps": kandinsky5.run_timesteps,
-    "kandinsky5.vae": kandinsky5.run_vae,
-    "kandinsky_video1.interpolate": unets.run_interpolate,
-    "kandinsky_video1.interpolate_v11": unets.run_interpolate_1_1,
-    "kandinsky_video1.interpolation_unet": unets.run_interpolation,
-    "kandinsky_video1.interpolation_unet_v11": unets.run_interpolation_1_1,
-    "kandinsky_video1.movq": unets.run_movq,
-    "kandinsky_video1.sample": unets.run_sample,
-    "kandinsky_video1.sample_v11": unets.run_sample_1_1,
-    "kandinsky_video1.text_condition": unets.run_text_condition,
-    "kandinsky_video1.unet": unets.run_keyframes,
-    "kandinsky_video1.unet_v11": unets.run_keyframes_1_1,
-    "kandinsky_video1.video_movq": unets.run_movq,
-}
 
-TOLERANCES: dict[str, ToleranceRule] = {"kandinsky4.v2a_spectrogram": sound.spectrogram_tolerance}
+class Status(StrEnum):
+    PASS = "PASS"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Verdict on one case.
+
+    Args:
+        output: The output that is furthest off in units of its tolerance; or the setting, tensor or file at fault.
+        reason: Why it failed, where numbers do not say it.
+    """
+
+    status: Status
+    component: str
+    path: str
+    max_abs: float = float("inf")
+    max_rel: float = float("inf")
+    output: str = "-"
+    reason: str = ""
+    seconds: float = field(default=0.0, compare=False)
+
+    def line(self) -> str:
+        """`PASS|FAIL <component> <folder> max_abs=… max_rel=… (<output name>)`, the reason behind the name."""
+        named = f"{self.output}: {self.reason}" if self.reason else self.output
+        line = f"{self.status} {self.component} {self.path} max_abs={self.max_abs:.3g} max_rel={self.max_rel:.3g}"
+        return _printable(f"{line} ({named})")
 
 
 def check(paths: Iterable[Path]) -> Iterator[Result]:
-    """Run all cases at or below ``paths``, each once, in order.
+    """Run all cases at or below paths, each once.
 
-    Raises: RequestError, before the first case runs, for a path without cases.
+    Args:
+        paths: Case folders, folders above them, or manifests.
+
+    Returns:
+        Results, in order, each as soon as it is there.
+
+    Raises:
+        RequestError: A path has no cases; raised before the first case runs.
     """
     found = list(dict.fromkeys(entry for path in paths for entry in find(path)))
     return (_check_one(entry) for entry in found)
 
 
+@cache
+def runners() -> Mapping[str, Runner]:
+    """The runners of all families by component."""
+    joined: dict[str, Runner] = {}
+    for family in catalogue.families():
+        cases = {} if family.cases is None else family.cases()
+        if twice := joined.keys() & cases.keys():
+            raise ValueError(f"component `{min(twice)}` has two runners")
+        joined |= cases
+    return joined
+
+
+def totals(results: Iterable[Result]) -> dict[str, int]:
+    """How many passed and how many failed."""
+    count = {status.lower(): 0 for status in Status}
+    for result in results:
+        count[result.status.lower()] += 1
+    return count
+
+
 def _check_one(entry: Path) -> Result:
     start = time.perf_counter()
-    result = check_manifest(entry, str(entry)) if entry.is_file() else _check_case(entry)
+    result = _check_manifest(entry) if entry.is_file() else _check_case(entry)
     return replace(result, seconds=time.perf_counter() - start)
 
 
 def _check_case(folder: Path) -> Result:
-    def failed(component: str, reason: str) -> Result:
-        return Result(Status.FAIL, component, str(folder), float("inf"), float("inf"), reason=reason)
-
+    component = "unknown"
     try:
         case = Case.read(folder)
-    except KandinskyError as error:
-        return failed("unknown", str(error))
-    runner = RUNNERS.get(case.component)
-    if runner is None:
-        return Result(Status.SKIP, case.component, str(folder), reason="this component is not built yet")
-    try:
+        component = case.component
+        if component not in runners():
+            near = difflib.get_close_matches(component, runners(), n=1)
+            advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(sorted(runners()))}"
+            raise CaseError("component", f"is unknown: {advice}")
         with torch.inference_mode():
-            expected = case.required_outputs()
-            fields = compare(
-                runner(case),
-                expected,
-                rtol=case.rtol,
-                atol=case.atol,
-                mean_abs=case.mean_abs,
-                rule=TOLERANCES.get(case.component),
-            )
-    except NotBuilt as error:
-        return Result(Status.SKIP, case.component, str(folder), reason=str(error))
-    except KandinskyError as error:
-        return failed(case.component, str(error))
-    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
-        # a case that breaks a runner is a failed case, and the others still run
-        return failed(case.component, f"{type(error).__name__}: {error}")
-    return Result(component=case.component, path=str(folder), **fields)
+            furthest = compare(runners()[component](case), case)
+    # a case that breaks its runner has failed, and the others still run
+    except Exception as error:
+        return _failed(component, folder, error)
+    result = Result(
+        Status.PASS if furthest.over <= 1 else Status.FAIL,
+        component,
+        str(folder),
+        furthest.max_abs,
+        furthest.max_rel,
+        furthest.output,
+        furthest.reason,
+    )
+    if unread := case.unread():
+        reason = f"not used by `{component}`"
+        if len(unread) > 1:
+            reason += f", nor are {', '.join(unread[1:])}"
+        if result.status is Status.FAIL:
+            reason += f"; and {result.output} is not as recorded"
+        return replace(result, status=Status.FAIL, output=unread[0], reason=reason)
+    return result
+
+
+def _check_manifest(file: Path) -> Result:
+    from kandinsky.conformance.manifests import COMPONENT, check_manifest
+
+    try:
+        held = check_manifest(file)
+    except Exception as error:
+        return _failed(COMPONENT, file, error)
+    return Result(Status.PASS, COMPONENT, str(file), 0.0, 0.0, held)
+
+
+def _failed(component: str, path: Path, error: Exception) -> Result:
+    if isinstance(error, CaseError):
+        return Result(Status.FAIL, component, str(path), output=error.name, reason=error.problem)
+    reason = str(error).strip().partition("\n")[0]
+    if not reason or not isinstance(error, ValueError | RuntimeError | KandinskyError):
+        reason = f"{type(error).__name__}: {reason}"
+    return Result(Status.FAIL, component, str(path), reason=reason)
+
+
+def _printable(text: str) -> str:
+    """Names come from files: control characters are written as escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -41,13 +41,17 @@ class _Option:
 class MagCache(_Option):
     """Leave out while the error that the measured ratios promise stays below ``threshold``.
 
-    threshold: bound of the sum of |1 - product of ratios|.   K: most passes left out in a row.
-    retention: share of the steps at the start that is always computed.
-    ratios:    magnitude of each residual against the one before, conditional and unconditional in turn, from the
-               second step on; 0 = not measured, never left out. Empty = the card's.   source: file they came from.
-    whole_steps: round the start up to whole steps. The official code may let it end between the two passes of one
-               step; False repeats that.
     Source: kandinskylab/kandinsky-5, kandinsky/magcache_utils.py.
+
+    Attributes:
+        threshold: Bound of the sum of |1 - product of ratios|.
+        K: Most passes left out in a row.
+        retention: Share of the steps at the start that is always computed.
+        ratios: Magnitude of each residual against the one before, conditional and unconditional in turn, from the
+            second step on; 0 = not measured, never left out. Empty = the card's.
+        source: File they came from.
+        whole_steps: Round the start up to whole steps. The official code may let it end between the two passes of one
+            step; False repeats that.
     """
 
     threshold: float = 0.12
@@ -86,7 +90,10 @@ class FirstBlockCache(_Option):
 class TaylorCache(_Option):
     """Compute every ``interval``-th step and continue the residual by finite differences between. No calibration.
 
-    order: 0 repeats the last residual, 1 and 2 extrapolate.   first, last: steps always computed at either end.
+    Attributes:
+        order: 0 repeats the last residual, 1 and 2 extrapolate.
+        first: Steps always computed at either end.
+        last: Steps always computed at either end.
     """
 
     order: int = 1
@@ -112,8 +119,11 @@ OPTIONS = {kind: [f.name for f in dataclasses.fields(cls) if f.name not in ("sou
 def parse(text: str) -> CacheSettings | None:
     """`none`, or a kind with options: `first-block:threshold=0.1`, `magcache:K=3,ratios=FILE`.
 
-    Returns: None for `none`.
-    Raises:  RequestError for a kind, option or value that is not allowed, or a file of ratios that cannot be read.
+    Returns:
+        None for `none`.
+
+    Raises:
+        RequestError: For a kind, option or value that is not allowed, or a file of ratios that cannot be read.
     """
     kind, _, rest = text.partition(":")
     if text == "none":
@@ -151,8 +161,12 @@ def describe(settings: CacheSettings) -> str:
 def choose(cache: str | CacheSettings | None, *, model: str, ratios: Sequence[float]) -> CacheSettings | None:
     """What was asked for, held against a model: MagCache takes the model's ratios unless it brings its own.
 
-    Args:   model: its id, for the message.   ratios: ``sampling.mag_ratios`` of its card.
-    Raises: RequestError as ``parse``, and where the model has no calibration.
+    Args:
+        model: Its id, for the message.
+        ratios: ``sampling.mag_ratios`` of its card.
+
+    Raises:
+        RequestError: As ``parse``, and where the model has no calibration.
     """
     settings = parse(cache) if isinstance(cache, str) else cache
     if not isinstance(settings, MagCache) or settings.ratios:
@@ -186,7 +200,8 @@ def read_ratios(file: Path) -> tuple[float, ...]:
 def ratio_rows(ratios: Sequence[float], steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Ratios of each branch for ``steps`` steps; the first step has ratio 1.
 
-    Args: ratios: as in ``MagCache``. Another number of steps takes the nearest measured one, ties to even.
+    Args:
+        ratios: As in ``MagCache``. Another number of steps takes the nearest measured one, ties to even.
     """
     rows = []
     for branch in range(2):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError
-from kandinsky.model.params import without_fixed
+from kandinsky.model.params import refuse_unknown, without_fixed
 
 LEVELS = 1000
 # Diffusers' settings that this schedule has no choice of
@@ -32,18 +32,25 @@ FIXED: dict[str, Any] = {
     "timestep_spacing": "trailing",
     "rescale_betas_zero_snr": True,
 }
+# settings of what this schedule does not do: clipping the clean estimate
+WITHOUT_EFFECT = ("clip_sample_range", "sample_max_value")
 
 
 @dataclass(frozen=True)
 class CogVideoXSchedule:
     """Share of the signal at each level; the table is float64.
 
-    beta_start, beta_end: of the "scaled linear" schedule; the values of CogVideoX-5b, which Kandinsky 4 took.
-    snr_shift:            > 0; ā becomes ā / (s + (1 − s)·ā): 1 changes nothing, more spends more steps near noise.
     The last level is then brought to no signal at all, keeping the first (zero terminal signal-to-noise ratio).
 
-    Raises: RequestError for a shift ≤ 0.
     Source: Diffusers, CogVideoXDDIMScheduler, with the values of THUDM/CogVideoX-5b.
+
+    Attributes:
+        beta_start: Of the "scaled linear" schedule; the values of CogVideoX-5b, which Kandinsky 4 took.
+        beta_end: Of the "scaled linear" schedule; the values of CogVideoX-5b, which Kandinsky 4 took.
+        snr_shift: > 0; ā becomes ā / (s + (1 − s)·ā): 1 changes nothing, more spends more steps near noise.
+
+    Raises:
+        RequestError: For a shift ≤ 0.
     """
 
     beta_start: float = 0.00085
@@ -58,9 +65,12 @@ class CogVideoXSchedule:
     def from_config(cls, values: Mapping[str, Any]) -> CogVideoXSchedule:
         """Read Diffusers' `scheduler_config.json`; keys that begin with `_` are notes.
 
-        Raises: RequestError for a value that would make another schedule than this class can.
+        Raises:
+            RequestError: For a value that would make another schedule than this class can, or an unknown key.
         """
         values = without_fixed(values, FIXED, "scheduler value")
+        known = ("beta_start", "beta_end", "snr_shift_scale", *WITHOUT_EFFECT)
+        refuse_unknown(values, known, "scheduler value")
         return cls(
             float(values.get("beta_start", cls.beta_start)),
             float(values.get("beta_end", cls.beta_end)),
@@ -75,9 +85,11 @@ class CogVideoXSchedule:
     def times(self, steps: int) -> Tensor:
         """Falling times of a run, float32 [steps + 1], from 1 to 0; "trailing", so that the first is pure noise.
 
-        Raises: RequestError for steps below 1 or above 1000.
         Quirk:  where a level lies between two whole numbers (48 steps: 937.5), the rounding errors of NumPy's
                 ``arange`` decide, so they are made here too.
+
+        Raises:
+            RequestError: For steps below 1 or above 1000.
         """
         if not 1 <= steps <= LEVELS:
             raise RequestError(f"steps `{steps}` are not possible: use 1 to {LEVELS}")
@@ -136,9 +148,11 @@ class Schedule(Protocol):
 class Renoise:
     """To the clean estimate, then back to the next level with fresh noise; the last step ends with the estimate.
 
-    times:        of the run, to find the draw of a step; float32 as ``CogVideoXSchedule.times`` gives them.
-    draws_NBTHWC: fresh noise, one draw for each step but the last.
     Source: ai-forever/Kandinsky-4, kandinsky/t2v_pipeline.py, diffusion_generate_renoise.
+
+    Attributes:
+        times: Of the run, to find the draw of a step; float32 as ``CogVideoXSchedule.times`` gives them.
+        draws_NBTHWC: Fresh noise, one draw for each step but the last.
     """
 
     schedule: Schedule

@@ -26,12 +26,16 @@ BETA_LIMIT = 0.999
 class CosineSchedule:
     """Share ā of the signal at each level.
 
-    levels:   of the table, 1 to 1000. Kandinsky Video 1.0 makes a table of as many levels as a run has steps; then the
-              network's time goes up by ``stride`` from one to the next.
-    zero_snr: the last level is brought to no signal at all, keeping the first.
-    predicts: what the network gives: "noise" or "v".
-    Raises: RequestError for a value that is none of these.
     Source: ai-forever/KandinskyVideo@4e10a23, model/utils.py, get_named_beta_schedule; Diffusers, DDPMScheduler.
+
+    Attributes:
+        levels: Of the table, 1 to 1000. Kandinsky Video 1.0 makes a table of as many levels as a run has steps; then
+            the network's time goes up by ``stride`` from one to the next.
+        zero_snr: The last level is brought to no signal at all, keeping the first.
+        predicts: What the network gives: "noise" or "v".
+
+    Raises:
+        RequestError: For a value that is none of these.
     """
 
     levels: int = LEVELS
@@ -113,11 +117,14 @@ class Ancestral:
     """To the clean estimate, held within bounds, and back to the next level, partly with the noise that this leaves and
     partly with fresh noise; the last step takes none.
 
-    times:        of the run, to find the draw of a step.
-    draws_NBTHWC: fresh noise for each step but the last.
-    quantile:     see ``threshold``.   eta: share of the variance that is fresh: 1 as in DDPM, 0 as in DDIM.
     Source: ai-forever/KandinskyVideo@4e10a23, model/diffusion.py, p_sample; ai-forever/Kandinsky-3@a4c9e92,
             model/diffusion.py, p_sample (eta inside the root); Diffusers, DDPMScheduler.step. All are this formula.
+
+    Attributes:
+        times: Of the run, to find the draw of a step.
+        draws_NBTHWC: Fresh noise for each step but the last.
+        quantile: See ``threshold``.
+        eta: Share of the variance that is fresh: 1 as in DDPM, 0 as in DDIM.
     """
 
     schedule: CosineSchedule

@@ -23,8 +23,11 @@ def normalize_first_frame(
     Each clip and each of its first frames is treated by itself. Clips of fewer than five latent frames have nothing to
     be compared with and come back as they are (the official code returns NaN there).
 
-    Args:    reference_frames: how many frames from the fifth on are looked at.   clamp: keep within their range.
     Source:  kandinskylab/kandinsky-5, kandinsky/generation_utils.py, normalize_first_frame.
+
+    Args:
+        reference_frames: How many frames from the fifth on are looked at.
+        clamp: Keep within their range.
     """
     frames = latents_BTHWC.shape[1]
     if frames <= NORMALIZED_FRAMES:

@@ -55,7 +55,8 @@ class Guidance:
     def guide(self, conditional: Denoising[X], unconditional: Denoising[X] | None = None) -> Denoising[X]:
         """The guided denoiser: the conditional one alone when guidance is off.
 
-        Raises: RequestError where guidance is on and there is no unconditional denoiser.
+        Raises:
+            RequestError: If guidance is on and there is no unconditional denoiser.
         """
         if not self.is_on:
             return conditional

@@ -28,14 +28,20 @@ def draw(
 ) -> Tensor:
     """Standard normal noise for a batch of clips.
 
-    Args:    seed: one seed for each sample, or one number: then sample i has seed + i.
-             dtype: a name of ``RULES``, the card's ``sampling.noise``: "bfloat16" (Kandinsky 5, latest), "float32", or
-             "float32 rounded to bfloat16" (Kandinsky 4).
-             batch: samples; ignored when a sequence of seeds is given.
-             device: of the generator; None = the processor, which gives the same noise on every machine.
-    Returns: [B, T, H, W, C] float32 on that device; the sampler's state stays float32 whatever it was drawn in.
-    Raises:  RequestError for another dtype or a batch below 1.
     Source:  kandinskylab/kandinsky-5, kandinsky/generation_utils.py: one draw of [T, H, W, C] from a fresh generator.
+
+    Args:
+        seed: One seed for each sample, or one number: then sample i has seed + i.
+        dtype: A name of ``RULES``, the card's ``sampling.noise``: "bfloat16" (Kandinsky 5, latest), "float32", or
+            "float32 rounded to bfloat16" (Kandinsky 4).
+        batch: Samples; ignored when a sequence of seeds is given.
+        device: Of the generator; None = the processor, which gives the same noise on every machine.
+
+    Returns:
+        [B, T, H, W, C] float32 on that device; the sampler's state stays float32 whatever it was drawn in.
+
+    Raises:
+        RequestError: For another dtype or a batch below 1.
     """
     return draw_series(shape, seed, dtype, count=1, batch=batch, device=device)[0]
 

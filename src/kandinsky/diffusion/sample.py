@@ -20,11 +20,16 @@ ALONE = ""  # the track of a state that is given as a plain tensor
 
 @dataclass(frozen=True, slots=True)
 class Progress(Generic[X]):
-    """A step that was taken: its number, from 1, of how many; ``clean`` computes the clean estimate at present."""
+    """A step that was taken: its number, from 1, of how many.
+
+    clean: computes the clean estimate at present.   finite: whether the state is, a boolean on its device, which costs
+    no wait until somebody reads it.
+    """
 
     step: int
     total: int
     clean: Callable[[], X]
+    finite: Tensor
 
 
 def steps(
@@ -40,11 +45,11 @@ def steps(
 
     Args:
         denoiser: ``(x, t) -> prediction``, both as ``noise`` is.
-        noise: state at ``times[start]``, [B, T, H, W, C], or one for each track; its type is the state's type.
-        times: falling, [steps + 1], 1 = noise (``flow_times``).
-        step: what each step does; one for each track where it remembers; ``Euler()`` when not given.
-        start: first step to take, to resume a loop whose state was kept.
-        pin: puts what is known of the clean latent into a state; applied before every step and at the end.
+        noise: State at ``times[start]``, [B, T, H, W, C], or one for each track; its type is the state's type.
+        times: Falling, [steps + 1], 1 = noise (``flow_times``).
+        step: What each step does; one for each track where it remembers; ``Euler()`` when not given.
+        start: First step to take, to resume a loop whose state was kept.
+        pin: Puts what is known of the clean latent into a state; applied before every step and at the end.
     """
     is_plain = isinstance(noise, Tensor)
 
@@ -67,12 +72,13 @@ def steps(
             predicted = {name: made[name].to(x.dtype) for name, x in state.items()}
             before = state
             state = pinned({name: rules[name].step(x, predicted[name], t, t_next) for name, x in state.items()})
+            finite = torch.stack([torch.isfinite(x).all() for x in state.values()]).all()
 
         def clean(before: dict[str, Tensor] = before, predicted: dict[str, Tensor] = predicted, t: Tensor = t) -> X:
             with torch.no_grad():
                 return given(pinned({n: rules[n].clean(x, predicted[n], t) for n, x in before.items()}))
 
-        yield Progress(i + 1, total, clean)
+        yield Progress(i + 1, total, clean, finite)
     return given(state)
 
 
@@ -89,9 +95,13 @@ def sample(
     """``steps`` to the end.
 
     Args:
-        on_step: told after each step its number, the total and the clean estimate; returning False cancels.
-    Returns: the latent at ``times[-1]``, shape and type of the noise.
-    Raises: Cancelled when ``on_step`` returns False.
+        on_step: Told after each step its number, the total and the clean estimate; returning False cancels.
+
+    Returns:
+        The latent at ``times[-1]``, shape and type of the noise.
+
+    Raises:
+        Cancelled: If ``on_step`` returns False.
     """
     walk = steps(denoiser, noise, times, step=step, start=start, pin=pin)
     while True:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kandinsky.diffusion.cogvideox import LEVELS, level_of
 from kandinsky.errors import RequestError
-from kandinsky.model.params import without_fixed
+from kandinsky.model.params import refuse_unknown, without_fixed
 
 HISTORY = 4  # answers that the linear multistep method looks back on
 # Diffusers' settings that this schedule has no choice of
@@ -34,15 +34,21 @@ FIXED: dict[str, Any] = {
     "rescale_betas_zero_snr": False,
     "thresholding": False,
 }
+# settings of what this schedule does not do: clipping and thresholding the clean estimate
+WITHOUT_EFFECT = ("clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio")
 
 
 @dataclass(frozen=True)
 class ScaledLinearSchedule:
     """Share of the signal at each level.
 
-    beta_start, beta_end: of the levels' noise.   steps_offset: added to every level of a run.
-    set_alpha_to_one: whether a run ends at no noise at all, or at that of level 0.
     Source: Diffusers, PNDMScheduler and DDIMScheduler, with the values of Stable Diffusion 1.
+
+    Attributes:
+        beta_start: Of the levels' noise.
+        beta_end: Of the levels' noise.
+        steps_offset: Added to every level of a run.
+        set_alpha_to_one: Whether a run ends at no noise at all, or at that of level 0.
     """
 
     beta_start: float = 0.00085
@@ -54,9 +60,12 @@ class ScaledLinearSchedule:
     def from_config(cls, values: Mapping[str, Any]) -> ScaledLinearSchedule:
         """Read Diffusers' `scheduler_config.json`; keys that begin with `_` are notes.
 
-        Raises: RequestError for a value that would make another schedule than this class can.
+        Raises:
+            RequestError: For a value that would make another schedule than this class can, or an unknown key.
         """
         values = without_fixed(values, FIXED, "scheduler value")
+        known = ("beta_start", "beta_end", "steps_offset", "set_alpha_to_one", *WITHOUT_EFFECT)
+        refuse_unknown(values, known, "scheduler value")
         return cls(
             float(values.get("beta_start", cls.beta_start)),
             float(values.get("beta_end", cls.beta_end)),
@@ -67,7 +76,8 @@ class ScaledLinearSchedule:
     def times(self, steps: int) -> Tensor:
         """Falling times of a run, float32 [steps + 1], the last one 0; "leading": the levels begin below the highest.
 
-        Raises: RequestError for steps below 1 or above 1000, or an offset that leads beyond the highest level.
+        Raises:
+            RequestError: For steps below 1 or above 1000, or an offset that leads beyond the highest level.
         """
         if not 1 <= steps <= LEVELS:
             raise RequestError(f"steps `{steps}` are not possible: use 1 to {LEVELS}")
@@ -144,7 +154,10 @@ class Plms:
     _begin: tuple[Tensor, Tensor] | None = None
 
     def step(self, x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """Raises: RequestError where the run does not begin at its first time."""
+        """
+        Raises:
+            RequestError: If the run does not begin at its first time.
+        """
         if not self._answers and t != self.times[0].to(t):
             raise RequestError("this sampler looks back on every step of its run: begin at the first, or use `ddim`")
         if t == t_next and self._begin is not None:

@@ -43,7 +43,9 @@ class Branches(Protocol):
 class StepCache:
     """One call's cache.
 
-    Args: settings: with ratios, where they are MagCache's (``caching.choose``).   steps: passes of each branch.
+    Args:
+        settings: With ratios, where they are MagCache's (``caching.choose``).
+        steps: Passes of each branch.
     """
 
     def __init__(self, settings: CacheSettings, *, steps: int) -> None:

@@ -32,7 +32,8 @@ from kandinsky.runtime.parallel.team import Team
 from kandinsky.runtime.placement import Placement, Precision, place
 from kandinsky.weights.keymaps import KeyMap, keymap_for, keymap_of
 from kandinsky.weights.locate import locate_parts, revision
-from kandinsky.weights.read import check_shapes, load_into, read_shapes
+from kandinsky.weights.read import check_state, load_into, read_meta
+from kandinsky.weights.untrusted import reading
 
 COMPONENTS = ("dit", "text", "vae")  # the model's own file is looked for first
 BESIDE = {"interpolation": "dit", "image_vae": "vae"}  # further networks run where these do
@@ -102,7 +103,7 @@ def build(
         if part not in wanted:
             continue
         places.setdefault(part, places[BESIDE.get(part, part)])
-        files = found[part] = locate_parts(component, root=root, model=card.id)
+        files = found[part] = locate_parts(component, root=root, model=name or card.id)
         # a swapped block gets its type when it runs: until then it stays mapped from its file
         # and one that is cut is converted block by block
         stored = part == "dit" and part not in schemes and (options.offload == "block" or team.layout.cuts_weights)
@@ -180,34 +181,37 @@ def _linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:
 
 
 def bare_network(part: Part, component: Component, path: Path) -> nn.Module:
-    """A network without its weights. Raises: BackendError for a kind that is no bare network."""
+    """A network without its weights, from the card's parameters and those beside the file.
+
+    Raises: BackendError for a kind that is no bare network; RequestError or WeightsError for parameters that make none.
+    """
     if part.network is None:
         raise BackendError(f"`{component.kind}` cannot be built without its files")
-    return part.network()(component, path)
+    with reading(path, f"comes with parameters that make no `{component.kind}`"):
+        return part.network()(component, path)
 
 
 def network_builder(part: Part, component: Component, files: Files, precision: Precision | None) -> Callable[[], Any]:
     """How to build a component. ``precision`` None: in the types its file has (networks only)."""
     if part.network is not None:
         (path,) = files.values()
-        make = partial(part.network(), component, path)
+        make = partial(bare_network, part, component, path)
         keymap = _check_headers(make, part, path)
         return partial(_read_network, make, keymap, path, precision)
     if part.reader is None or precision is None:
         raise BackendError(f"component `{component.kind}` cannot be read in the types of its file")
     for name in part.tensors:
-        read_shapes(files[name])  # refuses a truncated file by its header
+        read_meta(files[name], stored=True)  # refuses a truncated file by its header
     return partial(part.reader(), component, files, precision)
 
 
 def _check_headers(make: Callable[[], nn.Module], part: Part, path: Path) -> KeyMap:
     """Refuse a truncated or wrong file by its header, before anything heavy is read. Returns how its names are read."""
-    shapes = read_shapes(path)
-    keymap = keymap_for(part, shapes)
-    shapes = keymap.own(shapes)
+    state = read_meta(path)
+    keymap = keymap_for(part, state)
     with torch.device("meta"):
         net = make()
-    check_shapes(net, {keymap.to_ours(name): shape for name, shape in shapes.items()}, keymap=keymap, where=str(path))
+    check_state(net, state, keymap=keymap, where=str(path))
     return keymap
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ class Context:
         text_store: text embeddings on disk.
         settings: further entries of every recipe.
         team: the processes that work together; every one of them makes the same calls and gets the same results.
+        cancelling: set by any thread to stop the run that is going on.
     """
 
     card: Card
@@ -56,6 +58,7 @@ class Context:
     text_store: TextStore | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     team: Team = field(default_factory=Team)
+    cancelling: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.name = self.name or self.card.id
@@ -72,7 +75,8 @@ class Context:
 
     def attention_of(self, job: Job) -> AttentionSpec:
         """The visual self attention of a job. Raises: BackendError where it cannot run on this device."""
-        return attention_for(self.card, job.sampling, self.attention, self.placement.device("dit").type)
+        device = self.placement.device("dit").type if "dit" in self.placement else None  # it may be left out
+        return attention_for(self.card, job.sampling, self.attention, device)
 
     def recipe(
         self, job: Job, cache: Mapping[str, Any] | None = None, kept: float | None = None, *, part: str = "dit"

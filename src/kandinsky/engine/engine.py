@@ -64,6 +64,7 @@ class Engine:
 
         at_once: parts of a job that go through a network together, where it is made in parts.
         """
+        self.context.cancelling.clear()  # what was asked for while nothing ran
         check(self.context, jobs)
         made = Made(tuple(self._agreed(jobs)), tuple(keep), at_once=at_once)
         for stage in self.context.card.does.stages()[0]:

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image
 
+    from kandinsky.engine.preview import Preview
     from kandinsky.errors import KandinskyError
+    from kandinsky.model.card import LatentRGB
     from kandinsky.model.denoiser import State
     from kandinsky.model.values import Soundtrack, VideoStream
 
@@ -26,11 +29,25 @@ class Step:
     """A step of a sampler was taken.
 
     step, total: from 1, over all sampling stages of the batch.   clean: computes the clean latents expected at present.
+    rgb: how colours follow from the model's latents.
     """
 
     step: int
     total: int
     clean: Callable[[], State]
+    rgb: LatentRGB | None = None
+
+    def preview(self) -> Preview:
+        """The clean latents expected at present, of the track that is made, with a small image for the asking."""
+        from kandinsky.engine.preview import Preview
+        from kandinsky.model.denoiser import AUDIO, VIDEO
+
+        clean = self.clean()
+        return Preview.of(clean[VIDEO if VIDEO in clean else AUDIO], self.rgb)
+
+    def image(self, index: int = 0) -> Image:
+        """A small image of one clip of the batch, as it is expected at present."""
+        return self.preview().images[index]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,17 @@ The command line makes flags of it, ``kandinsky.load`` its keyword arguments, wo
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Collection, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.errors import RequestError
-from kandinsky.model.option import option
+from kandinsky.model.checks import check_fields, check_names
+from kandinsky.model.diffusers_words import LOAD, answers, translated
+from kandinsky.model.option import described, option
 from kandinsky.runtime import devices, quantise
 from kandinsky.runtime.parallel.layout import Layout
 from kandinsky.weights.lora_files import LoraSpecs
@@ -22,7 +24,10 @@ from kandinsky.weights.lora_files import LoraSpecs
 if TYPE_CHECKING:
     import torch
 
+P = ParamSpec("P")
+Told = TypeVar("Told")
 OFFLOADS = ("none", "module", "block")
+MOST_GPUS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +116,17 @@ class RunOptions:
         short="Let an encoder run the program code of its own repository.",
     )
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RunOptions:
-        """Options by name. Raises: RequestError for a name that is none, with the nearest."""
-        known = [f.name for f in dataclasses.fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            near = difflib.get_close_matches(unknown[0], known, n=1)
-            advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(known)}"
-            raise RequestError(f"unknown option `{unknown[0]}`: {advice}")
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Options by name, some of them also by Diffusers' name.
+
+        Raises: RequestError for a name that is none, with the nearest, and for a value of a wrong type.
+        """
+        values = translated(values, LOAD, None)
+        check_names(values, [f.name for f in dataclasses.fields(cls)], "option", answers(LOAD))
         return cls(**values)
 
     def check(self) -> None:
@@ -137,9 +145,51 @@ class RunOptions:
             return ()
         return (str(self.lora),) if isinstance(self.lora, str | Path) else tuple(map(str, self.lora))
 
-    def changed(self, **values: Any) -> RunOptions:
+    def changed(self, **values: Any) -> Self:
         """The same with some values replaced."""
         return dataclasses.replace(self, **values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions(RunOptions):
+    """What is planned for: a clip, a machine, and how it would run. None = the card's default, or this machine."""
+
+    width: int | None = option(None, "width in pixels")
+    height: int | None = option(None, "height in pixels")
+    seconds: float | None = option(None, "length; 0 plans a still image", flags=("--seconds",))
+    steps: int | None = option(None, "steps of the sampler", flags=("--steps",))
+    guidance: float | None = option(None, "1 disables guidance and halves the time", flags=("--guidance",))
+    fps: str | None = option(None, "of models that make keyframes, `low`, `medium` or `high`", flags=("--fps",))
+    memory: str | None = option(
+        None, "`12GB`: plan for a card of that size instead of this machine's", flags=("--memory",)
+    )
+    gpus: int | None = option(
+        None, "that many processes, each on a GPU of its own", flags=("--gpus",), most=MOST_GPUS, least=1
+    )
+
+    def run(self) -> RunOptions:
+        """How it would run."""
+        return RunOptions(**{f.name: getattr(self, f.name) for f in dataclasses.fields(RunOptions)})
+
+
+def spelled_out(kind: Callable[P, RunOptions]) -> Callable[[Callable[..., Told]], Callable[..., Told]]:
+    """A function with `**options`, whose help and signature show the options one by one.
+
+    Args:
+        kind: The dataclass that they are. In the docstring its fields stand in the place of the line `options: …`.
+    """
+
+    def around(function: Callable[..., Told]) -> Callable[..., Told]:
+        signature = inspect.signature(function)
+        assert isinstance(kind, type)
+        options = [p for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        function.__signature__ = signature.replace(parameters=own + options)  # type: ignore[attr-defined]
+        lines = (function.__doc__ or "").splitlines()
+        function.__doc__ = "\n".join(described(kind) if line.strip().startswith("options:") else line for line in lines)
+        return function
+
+    return around
 
 
 def check_offload(name: str) -> None:

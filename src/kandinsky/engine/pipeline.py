@@ -4,31 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from kandinsky.diffusion.caching import CacheSettings
-from kandinsky.diffusion.sample import OnStep
 from kandinsky.diffusion.step_cache import Branches, StepCache
 from kandinsky.engine import stages
 from kandinsky.engine.context import Context
 from kandinsky.engine.engine import Engine
-from kandinsky.engine.events import Event, Step
+from kandinsky.engine.events import Event, Phase, Step
 from kandinsky.engine.latents import read_latent
 from kandinsky.engine.lora import LoraMethods
-from kandinsky.engine.request import Job, parse_size
-from kandinsky.errors import Cancelled, RequestError
+from kandinsky.engine.preview import OnStep, Preview
+from kandinsky.engine.progress import Tell, bar, is_on
+from kandinsky.engine.request import Job, common, parse_size
+from kandinsky.errors import Cancelled, OutOfMemory, RequestError
 from kandinsky.model.card import Card
-from kandinsky.model.denoiser import AUDIO, VIDEO, Known
+from kandinsky.model.checks import check_call, checked
+from kandinsky.model.denoiser import VIDEO, Known
+from kandinsky.model.diffusers_words import CALL, CallWords, answers, translated
+from kandinsky.model.option import described
 from kandinsky.model.values import Request, Soundtrack, TextStates, Video, VideoStream
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.runtime.parallel.team import Team
-from kandinsky.runtime.placement import Placement, Precision
+from kandinsky.runtime.placement import Placement, Precision, place
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from kandinsky.diffusion.caching import CacheSettings
 
 T = TypeVar("T")
 
@@ -39,6 +49,15 @@ class Pipeline(LoraMethods):
     def __init__(self, context: Context) -> None:
         self.context = context
         self.engine = Engine(context)
+
+    def __repr__(self) -> str:
+        devices = dict.fromkeys(str(self.placement.device(name)) for name in self.placement.names)
+        told = {"device": " and ".join(devices), "dtype": self.precision.name, "offload": self.placement.offload}
+        if self.adapters.scales:
+            told["lora"] = ", ".join(self.adapters.scales)
+        if self.team.size > 1:
+            told["parallel"] = str(self.team.layout)
+        return f"{type(self).__name__}({self.name!r}, {', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
     @property
     def card(self) -> Card:
@@ -68,9 +87,37 @@ class Pipeline(LoraMethods):
     def team(self) -> Team:
         return self.context.team
 
+    @check_call()
+    def to(self, device: str | torch.device) -> Self:
+        """Run on another device from now on, as Diffusers' pipelines do; the number type stays.
+
+        Args:
+            device: `cpu`, `cuda`, `cuda:0` or `mps`.
+
+        Returns:
+            The pipeline itself.
+
+        Raises:
+            RequestError: Weights are quantised or several processes work together: these are placed by ``load``.
+            BackendError: The device is not there.
+        """
+        if (quantized := self.placement.quantized) or self.team.size > 1:
+            why = "its weights are quantised" if quantized else "several processes work together"
+            raise RequestError(f"`{self.name}` cannot be moved, since {why}: load it with `device=…`")
+        self.placement.move(place(device))
+        self.context.text_store = None  # whose entries are of the device they were made on
+        return self
+
+    def cancel(self) -> None:
+        """Stop the run that is going on, from any thread: within a step of the sampler, or a piece of decoding.
+
+        The run raises ``Cancelled``. Nothing happens where nothing runs.
+        """
+        self.context.cancelling.set()
+
     def resolve(self, request: Request) -> Job:
         """Check a request against the card. Raises: RequestError; BackendError for attention that is not there."""
-        return self.engine.resolve(request)
+        return self.engine.resolve(checked("request", request, Request))
 
     def attention_of(self, job: Job) -> AttentionSpec:
         """The visual self attention of a job. Raises: BackendError where it cannot run on this device."""
@@ -80,93 +127,162 @@ class Pipeline(LoraMethods):
         """What makes this result again, as stored in the file."""
         return self.context.recipe(job)
 
-    def drive(self, running: Generator[Event, None, T], on_step: OnStep | None) -> T:
-        """Take all events of a run. Raises: Cancelled when ``on_step`` returns False on the first process."""
+    def drive(self, running: Generator[Event, None, T], on_step: OnStep | None, *, tell: Tell | None = None) -> T:
+        """Take all events of a run.
+
+        Args:
+            running: The run.
+            on_step: Called after each step; returning False on the first process cancels.
+            tell: Told of each step too, for a bar.
+
+        Raises:
+            Cancelled: ``on_step`` returned False, or ``cancel`` was called.
+        """
+        self.context.cancelling.clear()
         while True:
             try:
                 event = next(running)
             except StopIteration as end:
                 value: T = end.value
                 return value
-            if on_step is None or not isinstance(event, Step):
+            if isinstance(event, Phase):
+                stages.check_cancelled(self.context, f"before the stage `{event.name}`")
+            if not isinstance(event, Step):
                 continue
-            clean = event.clean()
-            answer = on_step(event.step, event.total, clean[VIDEO if VIDEO in clean else AUDIO])
-            if answer is False and self.team.is_first:
+            if tell is not None:
+                tell("", event.step, event.total)
+            if on_step is None:
+                continue
+            if on_step(event.step, event.total, event.preview()) is False and self.team.is_first:
                 running.close()
                 raise Cancelled(f"cancelled after step {event.step} of {event.total}")
+
+
+def _with_options(doc: str | None, options: Any) -> str:
+    """A docstring with those fields of ``Request`` that are among the options, in the place of the line `options:`."""
+    told = described(Request, only=options.__annotations__, indent=12)
+    return "\n".join(told if line.strip().startswith("options:") else line for line in (doc or "").splitlines())
+
+
+class ClipOptions(CallWords, total=False):
+    """What a call takes beside its prompts: fields of ``Request``, and how the call is followed.
+
+    With a list of prompts, those that are lists here have one entry for each.
+    """
+
+    image: str | Path | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray] | None
+    mask: str | Path | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray] | None
+    mask_grow: int | None
+    seconds: float | None
+    width: int | None
+    height: int | None
+    size: str | None
+    steps: int | None
+    guidance: float | None
+    shift: float | None
+    negative_prompt: str | Sequence[str] | None
+    seed: int | Sequence[int] | None
+    cache: str | CacheSettings | None
+    expand: bool
+    expanded_prompt: str | Sequence[str] | None
+    fps: str | None
+    motion: str | None
+    image_guidance: float | None
+    interpolation_guidance: float | None
+    keep_latent: str | Path | Sequence[str | Path] | None
+    on_step: OnStep | None
+    progress: bool | None
+
+
+# what may differ between the prompts of a call
+EACH = ("image", "mask", "negative_prompt", "seed", "expanded_prompt", "keep_latent")
+AT_ONCE = 4  # prompts of one call that go through the networks together
 
 
 class GenerationPipeline(Pipeline):
     """A model of clips or images, ready to be asked."""
 
-    def __call__(
-        self,
-        prompt: str = "",
-        *,
-        image: Any = None,
-        mask: Any = None,
-        mask_grow: int | None = None,
-        seconds: float | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        size: str | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        shift: float | None = None,
-        negative_prompt: str | None = None,
-        seed: int | None = None,
-        cache: str | CacheSettings | None = None,
-        expand: bool = False,
-        fps: str | None = None,
-        motion: str | None = None,
-        image_guidance: float | None = None,
-        interpolation_guidance: float | None = None,
-        keep_latent: str | Path | None = None,
-        on_step: OnStep | None = None,
-    ) -> Video:
-        """Make one clip or image; what is left out comes from the model's card.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a text is a sequence of texts, too
+        self, prompt: str = "", **options: Unpack[ClipOptions]
+    ) -> Video: ...
+    @overload
+    def __call__(self, prompt: Sequence[str], **options: Unpack[ClipOptions]) -> list[Video]: ...
+    @check_call(answers(CALL))
+    def __call__(self, prompt: str | Sequence[str] = "", **options: Unpack[ClipOptions]) -> Video | list[Video]:
+        """Make one clip or image, or one for each of several prompts; what is left out comes from the model's card.
 
-        Args:    prompt: what it shows; with an image some models need none.
-                 image: a path, a Pillow image or a uint8 array [H, W, 3], for models whose task takes one. Any size: it
-                 decides the size of the result and is fitted to it; the recipe says how.
-                 mask: of the image's size, for models that repaint a part of it: white, or 1 in an array [H, W], where.
-                 mask_grow: pixels by which it is grown; the officially prepared masks have 6.
-                 seconds: length; 0 makes one still frame.   width, height: pixels.   size: both, `768x512`.
-                 steps: network steps.   guidance: weight of the prompt, 1 = off.   shift: more time near noise.
-                 negative_prompt: what to keep away from.   seed: drawn when not given; the result carries it.
-                 cache: step cache of this call, `none` for none; see ``diffusion/caching.py``.
-                 expand: have the text encoder's language model write the prompt out first; the recipe keeps its text.
-                 fps: of models that make key frames, `low`, `medium` or `high`: these alone, or the gaps between them
-                 filled once or twice.   motion: `low` to `extreme`, how much should move.   image_guidance: weight of
-                 the first frame.   interpolation_guidance: of the frames around a gap; 1 = off.
-                 keep_latent: file for the latent, written before it is decoded; see ``finish``.
-                 on_step: ``on_step(step, total, preview_latents)``, called after each step; returning False cancels.
-        Raises:  RequestError before anything is loaded; WeightsError, OutOfMemory, Cancelled later.
+        Args:
+            prompt: What it shows; with an image some models need none. A list of prompts gives a list of results: a few
+                go through the networks together where they can, the others one after another, with equal results.
+            options: Those of ``Request``.
+            size: Width and height as one, `768x512`.
+            keep_latent: File for the latent, written before it is decoded; see ``finish``.
+            on_step: ``on_step(step, total, preview)``, called after each step; returning False cancels. The preview is
+                a tensor of the latents expected at present, and ``preview.image`` a small image of them.
+            progress: Whether a progress bar is shown; by default in a terminal or notebook, without ``on_step``.
+
+        Returns:
+            A ``Video``, a still image too; for a list of prompts, a list of them.
+
+        Raises:
+            RequestError: Something is not possible; nothing was loaded.
+            WeightsError: A weight file is damaged.
+            OutOfMemory: The message names the placement to try.
+            NotFinite: Numbers ran out of range; the message names the step.
+            Cancelled: ``on_step`` returned False, or ``cancel`` was called.
         """
-        width, height = _one_size(width, height, size)
-        request = Request(
-            model=self.card.id,
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            seconds=seconds,
-            width=width,
-            height=height,
-            steps=steps,
-            guidance=guidance,
-            shift=shift,
-            seed=seed,
-            image=image,
-            mask=mask,
-            mask_grow=mask_grow,
-            cache=cache,
-            expand=expand,
-            fps=fps,
-            motion=motion,
-            image_guidance=image_guidance,
-            interpolation_guidance=interpolation_guidance,
-        )
-        return self.run(self.resolve(request), keep_latent=keep_latent, on_step=on_step)
+        given = translated(cast("Mapping[str, Any]", options), CALL, self.card)
+        on_step: OnStep | None = given.pop("on_step", None)
+        show: bool | None = given.pop("progress", None)
+        given["width"], given["height"] = _one_size(given.get("width"), given.get("height"), given.pop("size", None))
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise RequestError("the list of prompts is empty: give one or more")
+        rows = _rows(given, len(prompts))
+        kept = [None if (path := row.pop("keep_latent", None)) is None else Path(path) for row in rows]
+        jobs = [self.resolve(Request(self.card.id, one, **row)) for one, row in zip(prompts, rows, strict=True)]
+        shown = (on_step is None or show is True) and is_on(show) and self.team.is_first
+        with bar(prompts[0], shown=shown) as tell:
+            made = self._each(jobs, kept, on_step, tell)
+        return made[0] if isinstance(prompt, str) else made
+
+    __call__.__doc__ = _with_options(__call__.__doc__, ClipOptions)
+
+    def _each(
+        self, jobs: Sequence[Job], keep: Sequence[Path | None], on_step: OnStep | None, tell: Tell | None
+    ) -> list[Video]:
+        """Results in the jobs' order: a few together where they agree, and one by one where that fills the memory."""
+        try:
+            common(jobs)
+        except RequestError:
+            return self._in_batches(1, jobs, keep, on_step, tell)
+        try:
+            return self._in_batches(AT_ONCE, jobs, keep, on_step, tell)
+        except OutOfMemory:
+            if len(jobs) == 1:
+                raise
+        return self._in_batches(1, jobs, keep, on_step, tell)
+
+    def _in_batches(
+        self, size: int, jobs: Sequence[Job], keep: Sequence[Path | None], on_step: OnStep | None, tell: Tell | None
+    ) -> list[Video]:
+        """``size`` jobs at a time; steps are counted over all."""
+        count = -(-len(jobs) // size)
+        made: list[Video] = []
+        for number in range(count):
+            some = slice(number * size, (number + 1) * size)
+
+            def step_of_all(step: int, total: int, preview: Preview, number: int = number) -> bool | None:
+                assert on_step is not None
+                return on_step(number * total + step, count * total, preview)
+
+            def tell_of_all(what: str, done: int, total: int, number: int = number) -> None:
+                assert tell is not None
+                tell(what, number * total + done, count * total)
+
+            made += self._batch(jobs[some], keep[some], on_step and step_of_all, tell and tell_of_all)
+        return made
 
     def run(self, job: Job, *, keep_latent: str | Path | None = None, on_step: OnStep | None = None) -> Video:
         """The whole way for one resolved request."""
@@ -174,7 +290,11 @@ class GenerationPipeline(Pipeline):
         return self.run_batch([job], keep_latents=kept, on_step=on_step)[0]
 
     def run_batch(
-        self, batch: Sequence[Job], *, keep_latents: Sequence[Path] | None = None, on_step: OnStep | None = None
+        self,
+        batch: Sequence[Job],
+        *,
+        keep_latents: Sequence[Path | None] | None = None,
+        on_step: OnStep | None = None,
     ) -> list[Video]:
         """Several jobs in one pass of each network; they may differ in prompt, negative prompt, seed and image (all
         with one, or none).
@@ -183,19 +303,37 @@ class GenerationPipeline(Pipeline):
         Results equal those of single runs up to the rounding of differently ordered sums.
         Raises: RequestError where the jobs differ in size, length, steps, guidance or shift.
         """
-        streams = self.stream_batch(batch, keep_latents=keep_latents, on_step=on_step)
+        return self._batch(batch, keep_latents or (), on_step, None)
+
+    def _batch(
+        self, batch: Sequence[Job], keep: Sequence[Path | None], on_step: OnStep | None, tell: Tell | None
+    ) -> list[Video]:
+        streams = self._streams(batch, keep, on_step, tell)
         with ExitStack() as held:
             if self.team.size == 1:
                 held.enter_context(self.placement.hold("vae"))  # once for all clips
-            return [stream.gather() for stream in streams]
+            if tell is None:
+                return [stream.gather() for stream in streams]
+            return [
+                replace(one, pieces=pieces).gather() for one, pieces in zip(streams, _told(streams, tell), strict=True)
+            ]
 
     def stream_batch(
-        self, batch: Sequence[Job], *, keep_latents: Sequence[Path] | None = None, on_step: OnStep | None = None
+        self,
+        batch: Sequence[Job],
+        *,
+        keep_latents: Sequence[Path | None] | None = None,
+        on_step: OnStep | None = None,
     ) -> list[VideoStream]:
         """``run_batch`` up to the latents: clips are decoded as their pieces are taken, so that none need ever lie in
         memory whole. Several processes, which must decode at the same time, have done so.
         """
-        made = self.drive(self.engine.latents(batch, keep=keep_latents or ()), on_step)
+        return self._streams(batch, keep_latents or (), on_step, None)
+
+    def _streams(
+        self, batch: Sequence[Job], keep: Sequence[Path | None], on_step: OnStep | None, tell: Tell | None
+    ) -> list[VideoStream]:
+        made = self.drive(self.engine.latents(batch, keep=keep), on_step, tell=tell)
         return [one for one in self.engine.finish.results(self.context, made) if isinstance(one, VideoStream)]
 
     def finish(self, kept: str | Path) -> Video:
@@ -207,6 +345,8 @@ class GenerationPipeline(Pipeline):
 
     def finish_stream(self, kept: str | Path) -> VideoStream:
         """``finish``, decoded as the pieces are taken. Raises: as that."""
+        self.context.cancelling.clear()
+        kept = checked("kept", kept, str | Path)
         recipe: Mapping[str, Any] | None = None
 
         def read() -> list[Tensor | None]:
@@ -284,11 +424,12 @@ class GenerationPipeline(Pipeline):
 class VideoToAudioPipeline(Pipeline):
     """A model of sound, ready to be asked."""
 
+    @check_call(answers(CALL))
     def __call__(
         self,
         prompt: str = "",
         *,
-        video: str | Path | Video,
+        video: str | Path | Video | None = None,
         seconds: float | None = None,
         steps: int | None = None,
         guidance: float | None = None,
@@ -296,27 +437,42 @@ class VideoToAudioPipeline(Pipeline):
         seed: int | None = None,
         states: str | Path | None = None,
         on_step: OnStep | None = None,
+        progress: bool | None = None,
+        **words: Unpack[CallWords],
     ) -> Soundtrack:
-        """Make the sound of one film; what is left out comes from the model's card.
+        """Make the sound of one input video; what is left out comes from the model's card.
 
-        Args:    prompt: what is to be heard.   video: a file, or a clip in memory.   seconds: of it, from its begin.
-                 steps, guidance (1 = off), negative_prompt, seed: as for video; a seed is drawn when not given.
-                 states: a file of precomputed embeddings of frames and words; the encoder is then not needed.
-                 on_step: ``on_step(step, total, preview_latents)``, called after each step; returning False cancels.
-        Raises:  RequestError before anything is loaded; WeightsError, BackendError, OutOfMemory, Cancelled later.
+        Args:
+            prompt: What is to be heard.
+            video: A file, or a clip in memory.
+            seconds: How much of it, from its begin.
+            steps: Steps of the sampler.
+            guidance: Classifier-free guidance scale; 1 disables it.
+            negative_prompt: What should not be heard.
+            seed: Random if omitted.
+            states: File of precomputed embeddings of frames and words; the encoder is then not needed.
+            on_step: As for clips; its preview is a spectrogram.
+            progress: Whether a progress bar is shown; by default where no ``on_step`` is given.
+            words: Diffusers' words for the same.
+
+        Returns:
+            The sound, which can be saved alone or in a copy of the video.
+
+        Raises:
+            RequestError: Something is not possible; nothing was loaded.
+            WeightsError: A weight file is damaged.
+            BackendError: A package is not there.
+            OutOfMemory: The message names the placement to try.
+            Cancelled: ``on_step`` returned False, or ``cancel`` was called.
         """
-        request = Request(
-            model=self.card.id,
-            prompt=prompt,
-            video=video,
-            negative_prompt=negative_prompt,
-            seconds=seconds,
-            steps=steps,
-            guidance=guidance,
-            seed=seed,
-            states=states,
-        )
-        return self.run(self.resolve(request), on_step=on_step)
+        asked = {
+            "video": video, "seconds": seconds, "steps": steps, "guidance": guidance, "seed": seed, "states": states,
+            "negative_prompt": negative_prompt, **words,
+        }  # fmt: skip
+        job = self.resolve(Request(self.card.id, prompt, **translated(asked, CALL, self.card)))
+        shown = (on_step is None or progress is True) and is_on(progress) and self.team.is_first
+        with bar(prompt or "sound", shown=shown) as tell:
+            return self._batch([job], 1, on_step, tell)[0]
 
     def run(self, job: Job, *, on_step: OnStep | None = None) -> Soundtrack:
         """The whole way for one resolved request."""
@@ -327,7 +483,10 @@ class VideoToAudioPipeline(Pipeline):
 
         Results equal those of single runs up to the rounding of differently ordered sums.
         """
-        made = self.drive(self.engine.latents(batch, at_once=at_once), on_step)
+        return self._batch(batch, at_once, on_step, None)
+
+    def _batch(self, batch: Sequence[Job], at_once: int, on_step: OnStep | None, tell: Tell | None) -> list[Soundtrack]:
+        made = self.drive(self.engine.latents(batch, at_once=at_once), on_step, tell=tell)
         return [one for one in self.engine.finish.results(self.context, made) if isinstance(one, Soundtrack)]
 
 
@@ -342,3 +501,32 @@ def _one_size(width: int | None, height: int | None, size: str | None) -> tuple[
     if width is not None or height is not None:
         raise RequestError("give either `size` or `width` and `height`, not both")
     return parse_size(size)
+
+
+def _rows(given: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """The arguments of each of several prompts. Raises: RequestError for a list of another length."""
+    rows: list[dict[str, Any]] = [{} for _ in range(count)]
+    for name, value in given.items():
+        each = value if name in EACH and isinstance(value, list | tuple) else [value] * count
+        if len(each) != count:
+            prompts = "1 prompt" if count == 1 else f"{count} prompts"
+            raise RequestError(f"`{name}` is a list of {len(each)}, for {prompts}: give one value for all, or as many")
+        for row, one in zip(rows, each, strict=True):
+            row[name] = one
+    if count > 1 and isinstance(given.get("keep_latent"), str | Path):
+        raise RequestError(f"`keep_latent` is one file, for {count} prompts: give a list of files")
+    return rows
+
+
+def _told(streams: Sequence[VideoStream], tell: Tell) -> list[Iterator[np.ndarray]]:
+    """The pieces of clips, which tell of themselves while they are taken."""
+    done, total = 0, sum(stream.num_frames for stream in streams)
+
+    def counted(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        nonlocal done
+        for piece in pieces:
+            done += len(piece)
+            tell("decoding", done, total)
+            yield piece
+
+    return [counted(stream.pieces) for stream in streams]

@@ -16,6 +16,6 @@ def check_trust(card: Card, trusted: bool, *, only: Collection[str]) -> None:
     if "text" in only and card.part("text").remote_code and not trusted:
         raise RequestError(
             f"the encoder of `{card.id}` brings program code of its own, in `{card.text.parts[0].repo}`, and that is "
-            "not run unasked: add `--trust-remote-code` (`trust_remote_code=True`) if you trust it",
-            hint="states of the encoder that were made elsewhere do as well: --states FILE",
+            "not run unasked: add `trust_remote_code=True` if you trust it",
+            hint="precomputed embeddings of the input video do as well: `states=…`",
         )

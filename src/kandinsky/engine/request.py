@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import re
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -19,22 +20,24 @@ from kandinsky.errors import RequestError
 from kandinsky.media.image import (
     LONGEST_SIDE,
     FittedImage,
-    Picture,
+    InputImage,
     area_size,
     nearest_shape,
-    open_picture,
+    open_image,
     size_within,
 )
 from kandinsky.media.mask import Mask, open_mask
 from kandinsky.model.card import Card, Sampling
+from kandinsky.model.checks import checked, shown
 from kandinsky.model.condition import FIRST_FRAME, Condition
 from kandinsky.model.values import LatentShape, Request, VideoShape
 
 if TYPE_CHECKING:
-    from kandinsky.media.mux import Film
+    from kandinsky.media.mux import InputVideo
     from kandinsky.model.values import Video
 
 log = logging.getLogger(__name__)
+_SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX×]\s*([0-9]{1,6})\s*")
 SEED_LIMIT = 2**63  # torch generators take more, but not every format that stores a seed does
 
 
@@ -89,7 +92,7 @@ class Job:
         return next((data for data in given if isinstance(data, FittedImage)), None)
 
     @property
-    def film(self) -> Film | Video | None:
+    def film(self) -> InputVideo | Video | None:
         """The input video that the request brings."""
         return next((one.data for one in self.conditions if not isinstance(one.data, FittedImage)), None)
 
@@ -142,9 +145,14 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
     seconds = _seconds(request.seconds, card)
     steps = checked_steps(request.steps, card, sampling)
     guidance, negative = checked_guidance(request.guidance, request.negative_prompt, sampling)
-    shift = checked_number("shift", request.shift, sampling.shift)
-    if shift <= 0:
-        raise RequestError(f"shift `{shift:g}` must be above 0: 1 changes nothing, the default is {sampling.shift:g}")
+    shift = checked_number(
+        "shift",
+        request.shift,
+        sampling.shift,
+        least=sampling.min_shift,
+        most=sampling.max_shift,
+        note="1 changes nothing",
+    )
     shape = VideoShape(frames=frames_of(seconds, card), height=height, width=width)
     if mask is not None and image is not None:
         _check_seen(mask, image, card.clip.spatial)
@@ -230,20 +238,17 @@ def frames_of(seconds: float, card: Card) -> int:
 
 def parse_size(text: str) -> tuple[int, int]:
     """`WIDTHxHEIGHT` as (width, height). Raises: RequestError."""
-    width, cross, height = text.lower().replace("×", "x").partition("x")
-    if not (cross and width.strip().isdecimal() and height.strip().isdecimal()):
-        raise RequestError(f"size `{text}` is not of the form WIDTHxHEIGHT, such as `512x512`")
-    return int(width), int(height)
+    found = _SIZE.fullmatch(checked("size", text, str))
+    if found is None:
+        raise RequestError(f"size `{shown(text)}` is not of the form WIDTHxHEIGHT, such as `512x512`")
+    return int(found[1]), int(found[2])
 
 
-def _picture(image: object, card: Card, needs_image: bool) -> Picture | None:
+def _picture(image: object, card: Card, needs_image: bool) -> InputImage | None:
     task = card.does
     if image is None:
         if task.image == "required" and needs_image:
-            raise RequestError(
-                f"`{card.id}` makes {_a(task.makes)} from an image, and none was given: give `image`, on the command "
-                "line `--image FILE`"
-            )
+            raise RequestError(f"`{card.id}` makes {_a(task.makes)} from an image, and none was given: give `image=…`")
         return None
     if task.image == "none":
         raise RequestError(
@@ -251,10 +256,10 @@ def _picture(image: object, card: Card, needs_image: bool) -> Picture | None:
             "`image-to-video` or `image-editing`",
             hint="`nano-i2v` is the smallest; `kandinsky models` lists them all",
         )
-    return open_picture(image)
+    return open_image(image)
 
 
-def _mask(request: Request, card: Card, picture: Picture | None, needs_image: bool) -> Mask | None:
+def _mask(request: Request, card: Card, picture: InputImage | None, needs_image: bool) -> Mask | None:
     if not card.does.mask:
         for name in ("mask", "mask_grow"):
             if getattr(request, name) is not None:
@@ -268,8 +273,7 @@ def _mask(request: Request, card: Card, picture: Picture | None, needs_image: bo
         return None
     if request.mask is None:
         raise RequestError(
-            f"`{card.id}` repaints a part of an image, and no mask says which: give `mask`, white where to repaint, on "
-            "the command line `--mask FILE`"
+            f"`{card.id}` repaints a part of an image, and no mask says which: give `mask=…`, white where to repaint"
         )
     return open_mask(request.mask, picture, grow=0 if request.mask_grow is None else request.mask_grow)
 
@@ -279,7 +283,7 @@ def _check_seen(mask: Mask, image: FittedImage, spatial: int) -> None:
     if not mask.fitted(image)[::spatial, ::spatial].any():
         raise RequestError(
             f"the mask marks too little of the {image.used} that are used: nothing of it is left in squares of "
-            f"{spatial} pixels: grow it, such as with `--mask-grow {spatial}`"
+            f"{spatial} pixels: grow it, such as with `mask_grow={spatial}`"
         )
 
 
@@ -295,9 +299,7 @@ def checked_prompt(prompt: object, card: Card, *, may_lack: bool) -> str:
 
 def checked_guidance(guidance: float | None, negative: object, sampling: Sampling) -> tuple[float, str]:
     """Weight of the prompt and the negative prompt, the card's where none is given. Raises: RequestError."""
-    value = checked_number("guidance", guidance, sampling.guidance)
-    if value < 0:
-        raise RequestError(f"guidance `{value:g}` is below 0: use 1 for none, the default is {sampling.guidance:g}")
+    value = checked_weight("guidance", guidance, sampling.guidance, sampling)
     negative = sampling.negative_prompt if negative is None else negative
     if not isinstance(negative, str):
         raise RequestError(f"negative prompt must be text, not `{type(negative).__name__}`")
@@ -327,7 +329,7 @@ def _expands(request: Request, card: Card) -> bool:
 
 
 def _size(
-    width: int | None, height: int | None, picture: Picture | None, card: Card
+    width: int | None, height: int | None, picture: InputImage | None, card: Card
 ) -> tuple[int, int, FittedImage | None]:
     """Width, height, and the picture at that size. A picture decides where nothing else does."""
     is_given = width is not None or height is not None
@@ -341,7 +343,7 @@ def _size(
     return *size, FittedImage(picture, *size, how="cover")
 
 
-def _fitted(picture: Picture, card: Card) -> FittedImage:
+def _fitted(picture: InputImage, card: Card) -> FittedImage:
     """The picture at the size it has by the card's rule.
 
     Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py (area), kandinsky/i2i_pipeline.py (list);
@@ -380,8 +382,10 @@ def _legal_size(width: int | None, height: int | None, card: Card) -> tuple[int,
             w, h = parse_size(size)
             return abs(math.log(w / width)) + abs(math.log(h / height))
 
-        hint = f"the nearest is `--size {min(card.clip.sizes, key=distance)}`"
-    raise RequestError(f"size `{width}x{height}` is not supported by `{card.id}`: use {allowed}", hint=hint)
+        hint = f'the nearest is `size="{min(card.clip.sizes, key=distance)}"`'
+    raise RequestError(
+        f"size `{shown(width)}x{shown(height)}` is not supported by `{card.id}`: use {allowed}", hint=hint
+    )
 
 
 def _is_multiple(side: object, unit: int) -> bool:
@@ -412,7 +416,7 @@ def checked_steps(steps: int | None, card: Card, sampling: Sampling) -> int:
         return sampling.steps
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= sampling.max_steps:
         raise RequestError(
-            f"steps `{steps}` are not supported by `{card.id}`: "
+            f"steps `{shown(steps)}` are not supported by `{card.id}`: "
             f"use a whole number from 1 to {sampling.max_steps}, the default is {sampling.steps}"
         )
     return steps
@@ -424,16 +428,39 @@ def checked_seed(seed: int | None) -> int:
         # Short enough to be read out and typed again.
         return secrets.randbelow(2**32)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEED_LIMIT:
-        raise RequestError(f"seed `{seed}` must be a whole number from 0 to 2^63 - 1")
+        raise RequestError(f"seed `{shown(seed)}` must be a whole number from 0 to 2^63 - 1")
     return seed
 
 
-def checked_number(name: str, value: float | None, default: float) -> float:
+def checked_number(
+    name: str, value: float | None, default: float, *, least: float = -math.inf, most: float = math.inf, note: str = ""
+) -> float:
+    """A number within bounds, the default where none is given.
+
+    Args:
+        name: What a message calls it.
+        value: What was given.
+        default: The card's.
+        least: The smallest that is allowed.
+        most: The largest.
+        note: What a message says besides the bounds.
+
+    Raises:
+        RequestError: It is not finite, or out of bounds.
+    """
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RequestError(f"{name} `{value}` must be a finite number, the default is {default:g}")
+        raise RequestError(f"{name} `{shown(value)}` must be a finite number, the default is {default:g}")
+    if not least <= value <= most:
+        bounds = f"{least:g} to {most:g}" + (f" ({note})" if note else "")
+        raise RequestError(f"{name} `{value:g}` is out of range: use {bounds}, the default is {default:g}")
     return float(value)
+
+
+def checked_weight(name: str, value: float | None, default: float, sampling: Sampling) -> float:
+    """A guidance scale, the default where none is given. Raises: RequestError."""
+    return checked_number(name, value, default, least=0, most=sampling.max_guidance, note="1 disables it")
 
 
 def either(names: tuple[str, ...]) -> str:

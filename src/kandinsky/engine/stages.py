@@ -34,13 +34,13 @@ from kandinsky.engine.latents import write_latent
 from kandinsky.engine.parallel import check_fits, demand_of
 from kandinsky.engine.request import Job, common
 from kandinsky.engine.text_states import Asked
-from kandinsky.errors import BackendError, Cancelled, RequestError
+from kandinsky.errors import BackendError, Cancelled, NotFinite, RequestError
 from kandinsky.media.image import FittedImage
 from kandinsky.model.autoencoder import decode_pieces as decoded
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass, each
 from kandinsky.model.values import Soundtrack, TextStates, VideoStream
 from kandinsky.ops.nabla import KeptBlocks
-from kandinsky.text.protocol import ImageTextEncoder, PromptWriter
+from kandinsky.text.protocol import ImageTextEncoder, PromptWriter, ReadingTextEncoder
 from kandinsky.text.store import encode_each, join
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Made:
     """What a batch of jobs has come to so far; each stage fills in some of it.
 
     keep:    a file for the latent of each job, written before it is decoded.
+    unused:  of each job, the words of its prompt that the text encoder does not use, where it can tell.
     text, negative: embeddings of the prompts, and of what guidance holds them against.
     known:   what is known of the results.   latents: the finished state.   recipes: one for each job.
     at_once: parts of a job that go through a network together, where it is made in parts.
@@ -65,6 +66,7 @@ class Made:
 
     jobs: tuple[Job, ...]
     keep: tuple[Path | None, ...] = ()
+    unused: tuple[tuple[str, ...], ...] = ()
     text: TextStates | None = None
     negative: TextStates | None = None
     known: Known = field(default_factory=Known)
@@ -193,7 +195,8 @@ class Encode:
                 held.enter_context(context.placement.hold("text"))  # one visit for writing and reading
             jobs = expand(context, made.jobs)
             text, negative = encode(context, jobs)
-        return dataclasses.replace(made, jobs=tuple(jobs), text=text, negative=negative)
+            unused = unused_words(context, jobs)
+        return dataclasses.replace(made, jobs=tuple(jobs), text=text, negative=negative, unused=unused)
 
 
 def expand(context: Context, jobs: Sequence[Job]) -> list[Job]:
@@ -208,7 +211,7 @@ def expand(context: Context, jobs: Sequence[Job]) -> list[Job]:
 
 
 def _expanded(context: Context, job: Job) -> Job:
-    image = None if job.image is None else job.image.picture.image
+    image = None if job.image is None else job.image.source.image
     with context.placement.hold("text") as encoder:
         if not isinstance(encoder, PromptWriter):
             raise BackendError(f"`{type(encoder).__name__}` cannot write prompts out: leave `expand` out")
@@ -253,6 +256,18 @@ def _encode_with_images(encoder: TextEncoder, prompts: list[str], images: list[I
         raise BackendError(f"`{type(encoder).__name__}` cannot be shown an image: use another text encoder")
     # one by one, so that a prompt's embeddings do not depend on its neighbours
     return join([encoder.encode_with_images([p], [image]) for p, image in zip(prompts, images, strict=True)])
+
+
+def unused_words(context: Context, jobs: Sequence[Job]) -> tuple[tuple[str, ...], ...]:
+    """Of each job, the words of its prompt that the text encoder does not use; empty where it cannot tell."""
+    if not context.part("text").tells_unused:
+        return ()
+    found: list[tuple[str, ...]] = []
+    if context.team.is_first:
+        with context.placement.hold("text") as encoder:
+            if isinstance(encoder, ReadingTextEncoder):
+                found = [encoder.unused(job.text) for job in jobs]
+    return tuple(tuple(words) for words in context.team.agree(found))
 
 
 def tensors_of(*states: TextStates | None) -> list[Tensor | None]:
@@ -300,7 +315,9 @@ class Sample:
             cache.skips = context.team.all_passes(cache.skips)
         shares = _kept_shares(context, kept, first, len(made.jobs))
         recipes = tuple(
-            context.recipe(job, cache.report(i) if cache else None, shares[i]) for i, job in enumerate(made.jobs)
+            context.recipe(job, cache.report(i) if cache else None, shares[i])
+            | ({"unused_words": list(made.unused[i])} if made.unused and made.unused[i] else {})
+            for i, job in enumerate(made.jobs)
         )
         return keep(context, dataclasses.replace(made, latents=latents, recipes=recipes))
 
@@ -418,20 +435,40 @@ def watched(
     Args:
         done: steps of earlier loops of the batch.
         total: of all of them; by default this one's.
+
+    Raises:
+        Cancelled: ``context.cancelling`` was set, or another process was told to stop.
+        NotFinite: Numbers ran out of range; the message names the step.
     """
+    finite: list[Tensor] = []
     while True:
         try:
             progress = next(walk)
         except StopIteration as end:
+            _check_finite(context, finite, done)
             latents: State = end.value
             return latents
+        finite.append(progress.finite)
+        if context.team.size == 1 and len(finite) > 2 and not finite[-3]:  # a device that works ahead need not wait
+            _check_finite(context, finite, done)
         try:
-            yield Step(done + progress.step, total or progress.total, progress.clean)
+            yield Step(done + progress.step, total or progress.total, progress.clean, context.card.preview)
         except GeneratorExit:
             context.team.go_on(False)
             raise
-        if not context.team.go_on(True):
+        if not context.team.go_on(not context.cancelling.is_set()):
             raise Cancelled(f"cancelled after step {progress.step} of {progress.total}")
+
+
+def _check_finite(context: Context, finite: Sequence[Tensor], done: int) -> None:
+    """Refuse latents that are not finite on any process. Raises: NotFinite naming the first step they were not."""
+    own = (~torch.stack(list(finite))).nonzero().flatten().tolist() if finite else []
+    if steps := [step for step in context.team.gather(own[0] + 1 if own else None) if step is not None]:
+        raise NotFinite(
+            f"the latents are not finite from step {done + min(steps)} on: numbers ran out of the range of "
+            f"`{context.precision.name}`",
+            hint='try a smaller `guidance=…` or LoRA scale, `dtype="float32"`, or fetch the weights again',
+        )
 
 
 def _own_states(states: TextStates, clips: int, own: Callable[[Tensor], Tensor]) -> TextStates:
@@ -503,15 +540,37 @@ def decode_pieces(context: Context, latents_THWC: Tensor) -> Iterator[np.ndarray
     Quirk: (x + 1)·127.5 is cut, not rounded, as in the official code.
     """
     latents_THWC = latents_THWC.to(context.placement.device("vae"))
+    done = 0
     with context.placement.hold("vae") as vae:
         pieces = decoded(vae, latents_THWC[None])
         while True:
+            check_cancelled(context, f"while decoding, after {done} frames")
             with torch.no_grad():  # not around the yield: the caller's own arithmetic is not ours to change
                 if (piece := next(pieces, None)) is None:
                     return
+                check_pixels(context, piece, f"from frame {done} on")
                 frames = to_bytes(piece[0]).cpu().numpy()
+            done += len(frames)
             yield frames
             del piece, frames  # not while the next is made
+
+
+def check_cancelled(context: Context, when: str) -> None:
+    """Stop where another thread asked for it; several processes go on, since the others would wait for this one.
+
+    Raises: Cancelled.
+    """
+    if context.team.size == 1 and context.cancelling.is_set():
+        raise Cancelled(f"cancelled {when}")
+
+
+def check_pixels(context: Context, pixels: Tensor, where: str) -> None:
+    """Refuse what an autoencoder made of finite latents and is not finite. Raises: NotFinite."""
+    if not torch.isfinite(pixels).all():
+        raise NotFinite(
+            f"decoded values are not finite {where}: numbers ran out of the range of `{context.precision.name}`",
+            hint='try `dtype="float32"`, or fetch the weights again',
+        )
 
 
 def to_bytes(pixels: Tensor) -> Tensor:

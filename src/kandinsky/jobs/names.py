@@ -12,7 +12,7 @@ NAME = "{name}"
 
 def made_up_name(job: Job, *, seed: int | None) -> str:
     """The prompt as a file name, without ending; the seed in it tells results of one prompt apart."""
-    named = job.prompt or (job.image and job.image.picture.file and Path(job.image.picture.file).stem) or ""
+    named = job.prompt or (job.image and job.image.source.file and Path(job.image.source.file).stem) or ""
     slug = re.sub(r"[\W_]+", "-", named.lower()).strip("-")[:48].rstrip("-") or "video"
     return slug if seed is None else f"{slug}-{seed}"
 

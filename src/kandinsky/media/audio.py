@@ -1,8 +1,8 @@
-"""Sound as samples: loudness, joining, and files of sound alone (wav, flac).
+"""Audio as samples: loudness, joining, and audio files (wav, flac).
 
 Legend: S samples, C channels; int16 PCM. NumPy and PyAV are loaded when they are used.
 Source of the loudness rules: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/riffusion/util/audio_util.py, and
-what pydub makes of it: levels are measured on whole numbers, and a gain cuts fractions off.
+pydub's arithmetic: levels are measured on integers, and a gain rounds down.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 FULL_SCALE = 32768
 PREPARED_DBFS, HEADROOM_DB = -12.0, 0.1
 # ending → codec
-SOUND_FILES = {".wav": "pcm_s16le", ".flac": "flac"}
+AUDIO_FILES = {".wav": "pcm_s16le", ".flac": "flac"}
 
 
 def pcm(waveform_SC: np.ndarray) -> np.ndarray:
-    """Samples of any scale as int16, the loudest at full scale. Silence stays silence."""
+    """Samples of any scale as int16, normalised to full scale. Silence stays silence."""
     import numpy as np
 
     largest = np.abs(waveform_SC).max() if waveform_SC.size else 0.0
@@ -41,7 +41,7 @@ def pcm(waveform_SC: np.ndarray) -> np.ndarray:
 
 
 def loudness(samples_SC: np.ndarray) -> float:
-    """Level in dB of full scale, −inf for silence. Quirk: of the root mean square's whole part, as pydub has it."""
+    """Level in dBFS, −inf for silence. Quirk: the root mean square is rounded down, as in pydub."""
     import numpy as np
 
     if not samples_SC.size:
@@ -51,7 +51,7 @@ def loudness(samples_SC: np.ndarray) -> float:
 
 
 def amplify(samples_SC: np.ndarray, gain_db: float) -> np.ndarray:
-    """Louder or quieter, kept within int16. Quirk: fractions are cut downwards."""
+    """Apply a gain, clipped to int16. Quirk: rounded down."""
     import numpy as np
 
     louder = np.clip(samples_SC.astype(np.float64) * 10 ** (gain_db / 20), -FULL_SCALE, FULL_SCALE - 1)
@@ -59,13 +59,13 @@ def amplify(samples_SC: np.ndarray, gain_db: float) -> np.ndarray:
 
 
 def to_loudness(samples_SC: np.ndarray, dbfs: float) -> np.ndarray:
-    """Brought to a level; silence has none and stays as it is."""
+    """Normalise to a level in dBFS; silence stays silence."""
     level = loudness(samples_SC)
     return samples_SC if math.isinf(level) else amplify(samples_SC, dbfs - level)
 
 
 def to_peak(samples_SC: np.ndarray, headroom_db: float = HEADROOM_DB) -> np.ndarray:
-    """The loudest sample brought so far below full scale."""
+    """Normalise the peak to this far below full scale."""
     import numpy as np
 
     peak = int(np.abs(samples_SC.astype(np.int32)).max()) if samples_SC.size else 0
@@ -80,7 +80,7 @@ def prepare(samples_SC: np.ndarray) -> np.ndarray:
 
 
 def leveled(waveform_SC: np.ndarray, dbfs: float | None) -> np.ndarray:
-    """A waveform as int16: at its own scale, what is too loud cut off; or, of any scale, brought to a level in dB."""
+    """A waveform as int16: at its own scale, clipped; or, given a level in dBFS, normalised to it."""
     import numpy as np
 
     if dbfs is None:
@@ -89,17 +89,21 @@ def leveled(waveform_SC: np.ndarray, dbfs: float | None) -> np.ndarray:
 
 
 def fit_length(samples_SC: np.ndarray, samples: int) -> np.ndarray:
-    """Exactly so many samples: cut at the end, or silence added there."""
+    """Cut, or padded with silence, to exactly this many samples."""
     import numpy as np
 
     return np.pad(samples_SC[:samples], ((0, max(0, samples - len(samples_SC))), (0, 0)))
 
 
 def join(pieces: list[np.ndarray], starts: list[int]) -> np.ndarray:
-    """Pieces of sound that overlap, as one: where two meet, one fades out while the other fades in, at equal power.
+    """Join overlapping pieces of audio with equal-power crossfades.
 
-    Args:   pieces: float samples [S, C].   starts: the first sample of each; a piece begins within the one before.
-    Raises: RequestError where a gap would be left.
+    Args:
+        pieces: Float samples [S, C].
+        starts: The first sample of each piece; a piece begins within the one before.
+
+    Raises:
+        RequestError: There would be a gap.
     """
     import numpy as np
 
@@ -107,8 +111,10 @@ def join(pieces: list[np.ndarray], starts: list[int]) -> np.ndarray:
     for piece, start in zip(pieces[1:], starts[1:], strict=True):
         overlap = len(whole) - start
         if not 0 <= overlap <= min(len(piece), len(whole)):
-            raise RequestError(f"pieces of sound do not meet: one ends at sample {len(whole)}, the next begins {start}")
-        # two pieces have nothing to do with each other's phase: their powers add, so squares of the weights sum to 1
+            raise RequestError(
+                f"pieces of audio do not overlap: one ends at sample {len(whole)}, the next begins at {start}"
+            )
+        # the pieces' phases are unrelated, so their powers add: the squares of the weights sum to 1
         angle = (np.arange(overlap) + 0.5) / max(overlap, 1) * (math.pi / 2)
         met = whole[start:] * np.cos(angle)[:, None] + piece[:overlap] * np.sin(angle)[:, None]
         whole = np.concatenate((whole[:start], met, piece[overlap:]))
@@ -116,16 +122,25 @@ def join(pieces: list[np.ndarray], starts: list[int]) -> np.ndarray:
 
 
 def write_audio(audio: Audio, target: str | Path, *, recipe: dict[str, Any] | None = None) -> Path:
-    """Write sound alone, `.wav` or `.flac`, without loss; returns the path.
+    """Write an audio file, `.wav` or `.flac`, without loss.
 
-    Raises: RequestError for another ending or a place that cannot be written; nothing half-written stays.
+    Args:
+        audio: The samples.
+        target: The file to write.
+        recipe: To be stored in the file.
+
+    Returns:
+        The path written.
+
+    Raises:
+        RequestError: The suffix is another one or the place cannot be written; nothing half-written stays.
     """
     from kandinsky.media import recipe as recipes
 
     path = check_audio_target(target)
     comment = recipes.to_text(recipe) if recipe else None
     with replacing(path) as part, container.writing(part, path, comment=comment) as made:
-        stream: Any = made.add_stream(SOUND_FILES[path.suffix.lower()], rate=audio.rate, layout=audio.layout)
+        stream: Any = made.add_stream(AUDIO_FILES[path.suffix.lower()], rate=audio.rate, layout=audio.layout)
         for frame in frames_of(audio, packed=True, size=4096):
             made.mux(stream.encode(frame))
         made.mux(stream.encode(None))
@@ -133,10 +148,10 @@ def write_audio(audio: Audio, target: str | Path, *, recipe: dict[str, Any] | No
 
 
 def check_audio_target(target: str | Path) -> Path:
-    """Refuse a file of sound that cannot be written, before anything heavy is loaded. Raises: RequestError."""
+    """Refuse an audio file that cannot be written, before anything heavy is loaded. Raises: RequestError."""
     path = Path(target)
-    if path.suffix.lower() not in SOUND_FILES:
-        raise RequestError(f"sound `{path}` has the ending `{path.suffix}`: use {' or '.join(SOUND_FILES)}")
+    if path.suffix.lower() not in AUDIO_FILES:
+        raise RequestError(f"sound `{path}` has the ending `{path.suffix}`: use {' or '.join(AUDIO_FILES)}")
     return check_writable(path)
 
 
@@ -177,9 +192,13 @@ def read_audio(path: str | Path) -> Audio:
 
 
 def frames_of(audio: Audio, *, packed: bool, size: int, begin: int = 0) -> Iterator[Any]:
-    """The sound as PyAV frames of ``size`` samples, numbered from ``begin``.
+    """Audio as PyAV frames.
 
-    packed: as int16, channels side by side; else planes of float32 in [-1, 1].
+    Args:
+        audio: The samples.
+        packed: As interleaved int16; else as planes of float32 in [-1, 1].
+        size: Samples in a frame.
+        begin: Time of the first one, in samples.
     """
     import av
     import numpy as np

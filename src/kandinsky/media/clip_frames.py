@@ -37,6 +37,12 @@ def whole_seconds(frames: int, fps: float, longest: int) -> tuple[int, int]:
     return seconds, int(seconds * fps)
 
 
+def scaled_sides(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width at which the short side is ``size``; the long one is cut to a whole number."""
+    short = min(height, width)
+    return size if short == height else height * size // short, size if short == width else width * size // short
+
+
 def for_encoder(
     frames_THWC: Tensor,
     *,
@@ -46,14 +52,12 @@ def for_encoder(
 ) -> Tensor:
     """uint8 frames [T, H, W, 3] → normalised squares [T, 3, size, size] float32.
 
-    The short side becomes ``size`` (bilinear, without smoothing; the long one is cut to a whole number), then the
-    middle is taken. Quirk: halves of a pixel round to even, as Python's ``round`` does.
+    The short side becomes ``size`` (bilinear, without antialiasing), then the middle is taken. Quirk: halves of a pixel
+    round to even, as Python's ``round`` does.
     """
     x = frames_THWC.permute(0, 3, 1, 2).float() / 255
     x = (x - torch.tensor(mean)[:, None, None].to(x)) / torch.tensor(std)[:, None, None].to(x)
-    H, W = x.shape[2:]
-    short = min(H, W)
-    sides = (size if short == H else H * size // short, size if short == W else W * size // short)
+    sides = scaled_sides(x.shape[2], x.shape[3], size)
     x = F.interpolate(x, size=sides, mode="bilinear", align_corners=False)
     top, left = (round((side - size) / 2) for side in sides)
     return x[:, :, top : top + size, left : left + size]

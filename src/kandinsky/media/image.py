@@ -1,4 +1,4 @@
-"""Given images: read from anywhere, brought upright and to RGB, and fitted to a size a model knows.
+"""Input images: read from anywhere, made upright and RGB, and fitted to a size that a model supports.
 
 Imports neither torch nor Pillow until an image is opened.
 """
@@ -41,11 +41,11 @@ LONGEST_SIDE = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """An upright RGB image.
+class InputImage:
+    """An upright RGB image; two are equal when their digests are.
 
-    sha256: of the file, or of size and pixels where it came from memory; two pictures are equal when these are.
-    file:   as it was given; None for one from memory.
+    sha256: of the file, or of size and pixels for an image from memory.
+    file:   the path as given; None for an image from memory.
     """
 
     image: Image = field(compare=False, repr=False)
@@ -54,55 +54,55 @@ class Picture:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height), after turning."""
+        """(width, height) of the upright image."""
         return self.image.size
 
 
 @dataclass(frozen=True, slots=True)
 class FittedImage:
-    """A picture and the size it is used at.
+    """An input image and the size it is used at.
 
-    how: "stretch" it to the size (which has its shape but for the grid); "shrink" does the same by Pillow's own bicubic
-         filter; or "cover" the size with it and cut the rest.
+    how: "stretch" to the size (which has the image's aspect ratio, rounded to the grid); "shrink" to it with Pillow's
+         own bicubic filter; or "cover" the size and crop the rest.
     """
 
-    picture: Picture
+    source: InputImage
     width: int
     height: int
     how: Literal["stretch", "shrink", "cover"]
 
     def pixels(self) -> Image:
-        """The picture at ``width`` x ``height``."""
+        """The image at ``width`` x ``height``."""
         if self.how == "cover":
-            return cover(self.picture.image, self.width, self.height)
+            return cover(self.source.image, self.width, self.height)
         if self.how == "shrink":
             from PIL import Image as Pillow
 
-            return self.picture.image.resize((self.width, self.height), Pillow.Resampling.BICUBIC)
-        return resized(self.picture.image, self.width, self.height)
+            return self.source.image.resize((self.width, self.height), Pillow.Resampling.BICUBIC)
+        return resized(self.source.image, self.width, self.height)
 
     @property
     def window(self) -> tuple[int, int, int, int]:
-        """The size the whole picture is brought to, and the left and upper edge of what is used of it."""
+        """The size the whole image is scaled to, and the left and top edge of the part that is used."""
         if self.how == "cover":
-            return cover_window(self.picture.size, self.width, self.height)
+            return cover_window(self.source.size, self.width, self.height)
         return self.width, self.height, 0, 0
 
     @property
     def given(self) -> str:
-        return "{}x{}".format(*self.picture.size)
+        return "{}x{}".format(*self.source.size)
 
     @property
     def used(self) -> str:
         return f"{self.width}x{self.height}"
 
     def record(self) -> dict[str, Any]:
-        """What a recipe says of it."""
-        return {"file": self.picture.file, "sha256": self.picture.sha256, "given": self.given, "used": self.used,
+        """Its entry in a recipe."""
+        return {"file": self.source.file, "sha256": self.source.sha256, "given": self.given, "used": self.used,
                 "fit": self.how}  # fmt: skip
 
 
-def open_picture(source: Any) -> Picture:
+def open_image(source: Any) -> InputImage:
     """Read an image from a path, a Pillow image or an array, upright and in RGB.
 
     Args:
@@ -134,10 +134,10 @@ def open_picture(source: Any) -> Picture:
             raise
         raise RequestError(f"the image in mode `{image.mode}` cannot be used: {error}") from error
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    return Picture(image, digest)
+    return InputImage(image, digest)
 
 
-def _read(path: Path) -> Picture:
+def _read(path: Path) -> InputImage:
     try:
         data = path.expanduser().read_bytes()
     except FileNotFoundError:
@@ -146,22 +146,22 @@ def _read(path: Path) -> Picture:
         raise RequestError(f"image `{path}` cannot be read: {getattr(error, 'strerror', None) or error}") from error
     what = f"image `{path}`"
     with opened(io.BytesIO(data), what) as image:
-        return Picture(upright_rgb(image, what), hashlib.sha256(data).hexdigest(), str(path))
+        return InputImage(upright_rgb(image, what), hashlib.sha256(data).hexdigest(), str(path))
 
 
 def area_size(width: int, height: int, *, area: int, multiple: int) -> tuple[int, int]:
-    """The size of about ``area`` pixels with the shape of ``width`` x ``height``, on a grid of ``multiple`` pixels.
+    """The size of about ``area`` pixels with the aspect ratio of ``width`` x ``height``, in multiples of ``multiple``.
 
-    Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py, resize_image. A side is never 0 here.
+    Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py, resize_image. Unlike there, a side is never 0.
     """
     k = math.sqrt(area / (height * width)) / multiple
     return max(round(width * k), 1) * multiple, max(round(height * k), 1) * multiple
 
 
 def size_within(width: int, height: int, *, area: int, multiple: int) -> tuple[int, int]:
-    """The size brought down to at most ``area`` pixels, sides cut to multiples; a smaller one is not enlarged.
+    """The size scaled down to at most ``area`` pixels, in multiples of ``multiple``; a smaller one is not enlarged.
 
-    Source: ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py. A side is never 0 here.
+    Source: ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py. Unlike there, a side is never 0.
     """
     factor = max(1.0, math.sqrt(width * height / area))
     w, h = (max(round(side / factor) // multiple, 1) * multiple for side in (width, height))
@@ -169,7 +169,7 @@ def size_within(width: int, height: int, *, area: int, multiple: int) -> tuple[i
 
 
 def nearest_shape(width: int, height: int, sizes: list[tuple[int, int]]) -> tuple[int, int]:
-    """The size (width, height) whose height/width is nearest; the first one wins a tie.
+    """The size (width, height) with the nearest aspect ratio; the first one wins a tie.
 
     Source: kandinskylab/kandinsky-5, kandinsky/i2i_pipeline.py.
     """
@@ -177,24 +177,24 @@ def nearest_shape(width: int, height: int, sizes: list[tuple[int, int]]) -> tupl
 
 
 def cover(image: Image, width: int, height: int) -> Image:
-    """Scale an image so that it covers ``width`` x ``height``, and cut out the middle.
+    """Scale an image to cover ``width`` x ``height``, and crop the centre.
 
     Source: kandinskylab/kandinsky-5, kandinsky/generation_utils.py, resize_video. There a side that should fit exactly
-    can end one pixel short, which draws a black line; here it never does.
+    can come out one pixel short, which draws a black line; here it never does.
     """
     wide, high, left, top = cover_window(image.size, width, height)
     return resized(image, wide, high).crop((left, top, left + width, top + height))
 
 
 def cover_window(size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
-    """For an image of this size, what it is scaled to, and the left and upper edge of the middle that is cut out."""
+    """For an image of this size: the size it is scaled to, and the left and top edge of the centre crop."""
     factor = min(size[1] / height, size[0] / width)
     wide, high = max(width, int(size[0] / factor)), max(height, int(size[1] / factor))
     return wide, high, round((wide - width) / 2), round((high - height) / 2)
 
 
 def resized(image: Image, width: int, height: int) -> Image:
-    """Bilinear and antialiased, as officially; in float32 with one rounding, which Pillow alone does not do for RGB."""
+    """Resize, bilinear and antialiased as officially, in float32 and rounded once, which Pillow does not do for RGB."""
     import numpy as np
     from PIL import Image as Pillow
 

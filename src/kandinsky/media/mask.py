@@ -1,4 +1,4 @@
-"""Given masks: which pixels of a picture are to be painted anew. White means repaint.
+"""Inpainting masks: which pixels of an image are to be repainted. White means repaint.
 
 Imports neither torch nor Pillow until a mask is opened.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
-from kandinsky.media.image import FittedImage, Picture, open_picture
+from kandinsky.media.image import FittedImage, InputImage, open_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,10 +21,10 @@ MOST_GROWTH = 256  # pixels
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Pixels of a picture, each to be repainted or kept; two masks are equal when their sums are.
+    """Pixels of an image, each to be repainted or kept; two masks are equal when their digests and growth are.
 
-    repaint_HW: True where the picture is painted anew.   grow: pixels it was grown by.
-    sha256, file: as of ``Picture``.
+    repaint_HW: True where the image is repainted.   grow: pixels the mask was grown by.
+    sha256, file: as of ``InputImage``.
     """
 
     repaint_HW: np.ndarray = field(compare=False, repr=False)
@@ -33,9 +33,9 @@ class Mask:
     grow: int = 0
 
     def fitted(self, image: FittedImage) -> np.ndarray:
-        """Weights [height, width] of the mask under its picture, float32: 1 repaint, 0 keep, between them on edges.
+        """Weights [height, width] of the mask, fitted as its image is, float32: 1 repaint, 0 keep, in between on edges.
 
-        Bilinear without a wider filter, as officially: an edge stays two pixels wide however much is shrunk.
+        Bilinear without antialiasing, as officially: an edge stays two pixels wide however far it is scaled down.
         Source: ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py (skimage's resize of order 1).
         """
         import numpy as np
@@ -48,27 +48,32 @@ class Mask:
         return _between(_between(weights, rows, 0), columns, 1)
 
     def record(self) -> dict[str, Any]:
-        """What a recipe says of it."""
+        """Its entry in a recipe."""
         return {"file": self.file, "sha256": self.sha256, "grow": self.grow}
 
 
-def open_mask(source: Any, picture: Picture, *, grow: int = 0) -> Mask:
-    """A mask from a path, a Pillow image or an array, held against the picture it lies over.
+def open_mask(source: Any, image: InputImage, *, grow: int = 0) -> Mask:
+    """Read a mask from a path, a Pillow image or an array, and check it against its image.
 
-    Args:   source: an image, where half of white and more is repainted; or an array [H, W] of bool, of numbers from 0
-            to 1, or of uint8 from 0 to 255.
-            grow: pixels by which it becomes larger on all sides, as edges of things are rarely hit exactly.
-    Raises: RequestError for a mask that cannot be read, is not of the picture's size, or marks nothing.
     Source: ai-forever/Kandinsky-3@a4c9e92, utils.py, prepare_mask: grown by 6.
+
+    Args:
+        source: An image, repainted where it is at least half white; or an array [H, W] of bool, of numbers from 0 to
+            1, or of uint8 from 0 to 255.
+        image: The image it belongs to.
+        grow: Pixels to grow the mask by on all sides, since it rarely follows edges exactly.
+
+    Raises:
+        RequestError: The mask cannot be read, is not of the image's size, or marks nothing.
     """
     if isinstance(grow, bool) or not isinstance(grow, int) or not 0 <= grow <= MOST_GROWTH:
         raise RequestError(f"mask growth `{grow}` must be a whole number of pixels from 0 to {MOST_GROWTH}")
     file = str(source) if isinstance(source, str | Path) else None
     what = f"mask `{file}`" if file else "the mask"
     repaint = _repainted(source, what)
-    if (given := repaint.shape[::-1]) != picture.size:
+    if (given := repaint.shape[::-1]) != image.size:
         raise RequestError(
-            f"{what} is {given[0]}x{given[1]} and the image {picture.size[0]}x{picture.size[1]}: give a mask of the "
+            f"{what} is {given[0]}x{given[1]} and the image {image.size[0]}x{image.size[1]}: give a mask of the "
             "image's size"
         )
     if not repaint.any():
@@ -82,7 +87,7 @@ def _repainted(source: Any, what: str) -> np.ndarray:
 
     if not hasattr(source, "__array_interface__") or hasattr(source, "convert"):  # Pillow's images have both
         try:
-            image = open_picture(source).image
+            image = open_image(source).image
         except RequestError as error:
             raise RequestError(str(error).replace("image", "mask", 1), hint=error.hint) from error
         return np.asarray(image.convert("L")) >= 128

@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # ending → codec of the sound, and its rate where the codec allows few
-SOUND_CODECS: dict[str, tuple[str, int | None]] = {
+AUDIO_CODECS: dict[str, tuple[str, int | None]] = {
     ".mp4": ("aac", None),
     ".mov": ("aac", None),
     ".mkv": ("aac", None),
     ".webm": ("libopus", 48000),
 }
 # ending → codecs of sound that players expect in it, which are copied as they are
-SOUND_AS_IT_IS = {".mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"), ".webm": ("opus", "vorbis")}
+COPIED_AUDIO = {".mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"), ".webm": ("opus", "vorbis")}
 BIT_RATE = 192_000
 SECONDS_AT_ONCE = Fraction(1, 4)  # of sound, between packets of video
 _TRIAL_PACKETS = 32
@@ -50,15 +50,15 @@ _Lazy = Callable[[], "np.ndarray"]
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
+class InputVideo:
     """What is known of an input video before it is used.
 
     times_s: when each frame is shown, rising, from 0.   seconds: until the last one has been shown.
     fps:     frames a second; the average where their times are uneven.
-    codec:   of the video stream.   has_sound: whether there is an audio track that can be read.
+    codec:   of the video stream.   has_audio: whether there is an audio track that can be read.
     sample_aspect: width of a pixel for a height of 1, upright.
     is_animation:  whether it is an animated image.
-    stamps:  the frames' times as the file counts them.
+    timestamps:  the frames' times as the file counts them.
     """
 
     path: Path
@@ -66,13 +66,13 @@ class Film:
     seconds: float
     fps: float
     codec: str
-    has_sound: bool = False
+    has_audio: bool = False
     sample_aspect: Fraction = Fraction(1)
     is_animation: bool = False
-    stamps: tuple[int, ...] = field(default=(), repr=False)
+    timestamps: tuple[int, ...] = field(default=(), repr=False)
 
 
-def probe(path: str | Path) -> Film:
+def probe(path: str | Path) -> InputVideo:
     """Look at a video: the time of every packet, and the first frame.
 
     Raises:
@@ -106,39 +106,39 @@ def probe(path: str | Path) -> Film:
             raise RequestError(f"video `{path}`: none of its frames can be decoded as {container.codec_of(stream)}")
         shown = {stamp: duration for stamp, duration in packets if stamp is not None}
         rate = stream.average_rate or stream.guessed_rate
-        stamps = tuple(sorted(shown))
-        seconds = _length(stamps, shown, rate, base) if stamps else 0.0
+        timestamps = tuple(sorted(shown))
+        seconds = _length(timestamps, shown, rate, base) if timestamps else 0.0
         if not seconds > 0:
             raise RequestError(f"video `{path}` has a length of 0 seconds: give one that lasts")
-        times_s = tuple(float((stamp - stamps[0]) * base) for stamp in stamps)
+        times_s = tuple(float((stamp - timestamps[0]) * base) for stamp in timestamps)
         aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
-        return Film(
+        return InputVideo(
             path,
             times_s,
             seconds,
             _fps(times_s, seconds, rate, base),
             container.codec_of(stream),
-            has_sound=any(audio.codec_context is not None for audio in file.streams.audio),
+            has_audio=any(audio.codec_context is not None for audio in file.streams.audio),
             sample_aspect=1 / aspect
             if aspect > 0 and _turns_sideways(first)
             else aspect
             if aspect > 0
             else Fraction(1),
-            stamps=stamps,
+            timestamps=timestamps,
         )
 
 
-def frames_at(film: Film, wanted: Sequence[int]) -> np.ndarray:
+def frames_at(video: InputVideo, wanted: Sequence[int]) -> np.ndarray:
     """Frames by number, in the order wanted, upright, [N, H, W, 3] uint8; a number may come more than once.
 
     Raises:
         RequestError: None of the video's frames can be decoded.
     """
-    (frames,) = frames_of_windows(film, [wanted])
+    (frames,) = frames_of_windows(video, [wanted])
     return frames
 
 
-def frames_of_windows(film: Film, windows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+def frames_of_windows(video: InputVideo, windows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
     """``frames_at`` for windows one after another, each as soon as it is complete.
 
     The video is decoded once, and no more frames are held than windows share; the first window begins first. In the
@@ -152,7 +152,7 @@ def frames_of_windows(film: Film, windows: Sequence[Sequence[int]]) -> Iterator[
     waiting = [list(numbers) for numbers in windows]
     held: dict[int, np.ndarray] = {}
     lost = 0
-    for number, frame, is_lost in _without_gaps(film):
+    for number, frame, is_lost in _without_gaps(video):
         if not waiting:
             break
         lost += is_lost
@@ -162,30 +162,30 @@ def frames_of_windows(film: Film, windows: Sequence[Sequence[int]]) -> Iterator[
             yield np.ascontiguousarray(np.stack([held[wanted] for wanted in waiting.pop(0)]))
             held = {n: kept for n, kept in held.items() if any(n in numbers for numbers in waiting)}
     if waiting:
-        raise RequestError(f"video `{film.path}` has no frame {max(waiting[0])}: it has {len(film.times_s)}")
+        raise RequestError(f"video `{video.path}` has no frame {max(waiting[0])}: it has {len(video.times_s)}")
     if lost:
-        log.warning("`%s`: %d frames cannot be decoded, the ones before them are shown instead", film.path, lost)
+        log.warning("`%s`: %d frames cannot be decoded, the ones before them are shown instead", video.path, lost)
 
 
-def read_film(film: Film) -> Video:
+def read_input(video: InputVideo) -> Video:
     """All frames, upright, at their average rate, with the recipe of a video that this library made.
 
     Raises:
         RequestError: None of them can be decoded.
     """
-    recipe = recipes.read_if_any(film.path)
-    frames = frames_at(film, range(len(film.times_s)))
-    return Video(frames, fps=film.fps, seed=recipe.get("seed", 0), recipe=dict(recipe))
+    recipe = recipes.read_if_any(video.path)
+    frames = frames_at(video, range(len(video.times_s)))
+    return Video(frames, fps=video.fps, seed=recipe.get("seed", 0), recipe=dict(recipe))
 
 
-def check_film_target(target: str | Path, film: Film, *, over: bool = False) -> Path:
+def check_copy_target(target: str | Path, video: InputVideo, *, over: bool = False) -> Path:
     """Refuse a copy with other sound that cannot be written, before anything heavy is loaded.
 
     Really begins such a copy in memory: what a container holds is best known to its writer.
 
     Args:
         target: The file to write.
-        film: The video.
+        video: The video.
         over: The target may be the video itself.
 
     Raises:
@@ -194,24 +194,24 @@ def check_film_target(target: str | Path, film: Film, *, over: bool = False) -> 
     """
     path = Path(target)
     ending = path.suffix.lower()
-    if ending not in SOUND_CODECS:
-        raise RequestError(f"output `{path}` ends in `{path.suffix}`: with sound, use {', '.join(SOUND_CODECS)}")
-    if not over and path.exists() and path.samefile(film.path):
+    if ending not in AUDIO_CODECS:
+        raise RequestError(f"output `{path}` ends in `{path.suffix}`: with sound, use {', '.join(AUDIO_CODECS)}")
+    if not over and path.exists() and path.samefile(video.path):
         raise RequestError(f"output `{path}` is the video itself: name another file")
     check_writable(path)
-    if not _can_hold(film, ending):
-        others = [other for other in SOUND_CODECS if other != ending and _can_hold(film, other)]
+    if not _can_hold(video, ending):
+        others = [other for other in AUDIO_CODECS if other != ending and _can_hold(video, other)]
         use = (
             f"use {' or '.join(filter(None, [', '.join(others[:-1]), others[-1]]))}"
             if others
             else "convert the video to .mp4 first"
         )
-        raise RequestError(f"output `{path}`: {film.codec} video does not go into {ending} as it is: {use}")
+        raise RequestError(f"output `{path}`: {video.codec} video does not go into {ending} as it is: {use}")
     return path
 
 
-def add_sound(
-    film: Film, audio: Audio, target: str | Path, *, recipe: dict[str, Any] | None = None, over: bool = False
+def copy_with_audio(
+    video: InputVideo, audio: Audio, target: str | Path, *, recipe: dict[str, Any] | None = None, over: bool = False
 ) -> Path:
     """Write a copy of a video, its stream bit for bit, with this sound for as long as it lasts.
 
@@ -219,7 +219,7 @@ def add_sound(
     video itself is only read.
 
     Args:
-        film: The video; frames of an animated image are encoded.
+        video: The video; frames of an animated image are encoded.
         audio: The sound.
         target: The file to write.
         recipe: To be stored in the file.
@@ -229,26 +229,26 @@ def add_sound(
         The path written.
 
     Raises:
-        RequestError: As of ``check_film_target``. Nothing half-written stays.
+        RequestError: As of ``check_copy_target``. Nothing half-written stays.
     """
-    path = check_film_target(target, film, over=over)
+    path = check_copy_target(target, video, over=over)
     comment = recipes.to_text(recipe) if recipe else None
-    sound = Audio(fit_length(audio.samples_SC, round(film.seconds * audio.rate)), audio.rate)
+    sound = Audio(fit_length(audio.samples_SC, round(video.seconds * audio.rate)), audio.rate)
     with replacing(path) as part:
-        if film.is_animation:
+        if video.is_animation:
             with container.writing(part, path) as made:
-                times_s = (*film.times_s, film.seconds)
-                shown = (frame for frame, _ in animation.frames_of(film.path))
-                container.encode(shown, made, path.suffix.lower(), film.fps, times_s=times_s)
+                times_s = (*video.times_s, video.seconds)
+                shown = (frame for frame, _ in animation.frames_of(video.path))
+                container.encode(shown, made, path.suffix.lower(), video.fps, times_s=times_s)
             # not every container says how long the last frame stays
-            add_sound(replace(probe(part), seconds=film.seconds), sound, part, recipe=recipe, over=True)
+            copy_with_audio(replace(probe(part), seconds=video.seconds), sound, part, recipe=recipe, over=True)
         else:
-            with container.reading(film.path) as source, container.writing(part, path, comment=comment) as made:
-                _copy_with_sound(film, source, made, path.suffix.lower(), sound)
+            with container.reading(video.path) as source, container.writing(part, path, comment=comment) as made:
+                _copy_with_sound(video, source, made, path.suffix.lower(), sound)
     return path
 
 
-def keep_sound(source: Film, path: Path) -> None:
+def keep_audio(source: InputVideo, path: Path) -> None:
     """Put a video's sound under other frames of the same length, in their file.
 
     All tracks are copied bit for bit where the file's format takes them; else the first is encoded again.
@@ -258,7 +258,7 @@ def keep_sound(source: Film, path: Path) -> None:
     """
     with container.reading(source.path) as given, container.reading(path) as shown:
         tracks = [track for track in given.streams.audio if track.codec_context is not None]
-        takes = SOUND_AS_IT_IS.get(path.suffix.lower(), ())
+        takes = COPIED_AUDIO.get(path.suffix.lower(), ())
         if all(container.codec_of(track) in takes for track in tracks):
             theirs, ours = container.best_video(given, source.path), container.best_video(shown, path)
             shift = _start_s(ours) - _start_s(theirs)
@@ -270,7 +270,7 @@ def keep_sound(source: Film, path: Path) -> None:
                     packet.stream = copied[packet.stream]
                     made.mux(packet)
             return
-    add_sound(probe(path), read_audio(source.path), path, recipe=dict(recipes.read_if_any(path)), over=True)
+    copy_with_audio(probe(path), read_audio(source.path), path, recipe=dict(recipes.read_if_any(path)), over=True)
 
 
 def decode_times(packets: Sequence[tuple[int | None, int | None]]) -> list[tuple[int, int]]:
@@ -301,13 +301,13 @@ def decode_times(packets: Sequence[tuple[int | None, int | None]]) -> list[tuple
     return [(max(stamp, time), time) for stamp, time in zip(shown, times, strict=True)]
 
 
-def _probe_animation(path: Path, kind: str) -> Film:
+def _probe_animation(path: Path, kind: str) -> InputVideo:
     if not animation.is_animated(path):
         raise _still(path)
     durations_ms = animation.timed([duration for _, duration in animation.frames_of(path)])
     rate = recipes.read_if_any(path).get("fps", 24.0)
     ends_ms = list(itertools.accumulate(ms or 1000 / rate for ms in durations_ms))
-    return Film(
+    return InputVideo(
         path,
         (0.0, *(ms / 1000 for ms in ends_ms[:-1])),
         ends_ms[-1] / 1000,
@@ -321,12 +321,12 @@ def _still(path: Path) -> RequestError:
     return RequestError(f"video `{path}` is a still image of 0 seconds: give one that lasts")
 
 
-def _length(stamps: Sequence[int], durations: dict[int, int], rate: Fraction | None, base: Fraction) -> float:
+def _length(timestamps: Sequence[int], durations: dict[int, int], rate: Fraction | None, base: Fraction) -> float:
     """Seconds from the first frame until the last one has been shown."""
-    last = durations[stamps[-1]]
-    if not last and len(stamps) > 1:  # some containers do not say how long the last one stays
-        last = round(1 / (rate * base)) if rate else stamps[-1] - stamps[-2]
-    return float((stamps[-1] - stamps[0] + last) * base)
+    last = durations[timestamps[-1]]
+    if not last and len(timestamps) > 1:  # some containers do not say how long the last one stays
+        last = round(1 / (rate * base)) if rate else timestamps[-1] - timestamps[-2]
+    return float((timestamps[-1] - timestamps[0] + last) * base)
 
 
 def _fps(times_s: Sequence[float], seconds: float, rate: Fraction | None, base: Fraction) -> float:
@@ -336,36 +336,36 @@ def _fps(times_s: Sequence[float], seconds: float, rate: Fraction | None, base: 
     return len(times_s) / seconds
 
 
-def _without_gaps(film: Film) -> Iterator[tuple[int, _Lazy, bool]]:
+def _without_gaps(video: InputVideo) -> Iterator[tuple[int, _Lazy, bool]]:
     """Every frame's number, its pixels when they are asked for, and whether another frame stands in for it."""
     due, before = 0, None
-    for number, frame in _animated(film) if film.is_animation else _decoded(film):
+    for number, frame in _animated(video) if video.is_animation else _decoded(video):
         for lost in range(due, number):
             yield lost, before or frame, True
         if number >= due:
             yield number, frame, False
             due, before = number + 1, frame
     if before is None:
-        raise RequestError(f"video `{film.path}`: none of its frames can be decoded as {film.codec}")
-    for lost in range(due, len(film.times_s)):
+        raise RequestError(f"video `{video.path}`: none of its frames can be decoded as {video.codec}")
+    for lost in range(due, len(video.times_s)):
         yield lost, before, True
 
 
-def _animated(film: Film) -> Iterator[tuple[int, _Lazy]]:
-    for number, (frame, _) in enumerate(animation.frames_of(film.path)):
+def _animated(video: InputVideo) -> Iterator[tuple[int, _Lazy]]:
+    for number, (frame, _) in enumerate(animation.frames_of(video.path)):
         yield number, lambda frame=frame: frame  # type: ignore[misc]
 
 
-def _decoded(film: Film) -> Iterator[tuple[int, _Lazy]]:
+def _decoded(video: InputVideo) -> Iterator[tuple[int, _Lazy]]:
     """Frames as they are decoded, each with its number, which its time says."""
-    with container.reading(film.path) as file:
-        stream = container.best_video(file, film.path)
+    with container.reading(video.path) as file:
+        stream = container.best_video(file, video.path)
         size: tuple[int, int] | None = None
         due = 0
         for packet in file.demux(stream):
             for frame in _frames_of_packet(packet):
                 size = size or (frame.width, frame.height)
-                number = due if frame.pts is None else max(0, bisect_right(film.stamps, frame.pts) - 1)
+                number = due if frame.pts is None else max(0, bisect_right(video.timestamps, frame.pts) - 1)
                 due = number + 1
                 yield number, lambda frame=frame, size=size: _upright(frame, size)  # type: ignore[misc]
 
@@ -416,19 +416,19 @@ def _matrix(frame: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int]]:
     return (a, b), (c, d)
 
 
-def _can_hold(film: Film, ending: str) -> bool:
+def _can_hold(video: InputVideo, ending: str) -> bool:
     """Whether a container takes this video: its first packets are copied, into memory."""
     import av
 
-    if film.is_animation:
+    if video.is_animation:
         return True
     silence = Audio(_silence(48000), 48000)
-    with container.reading(film.path) as source:
+    with container.reading(video.path) as source:
         try:
             with av.open(io.BytesIO(), "w", format=container.FORMATS[ending]) as made:
-                _copy_with_sound(film, source, made, ending, silence, most=_TRIAL_PACKETS)
+                _copy_with_sound(video, source, made, ending, silence, most=_TRIAL_PACKETS)
         except (ValueError, av.FFmpegError):
-            log.debug("`%s` does not go into %s", film.path, ending, exc_info=True)
+            log.debug("`%s` does not go into %s", video.path, ending, exc_info=True)
             return False
     return True
 
@@ -440,7 +440,7 @@ def _silence(samples: int) -> np.ndarray:
 
 
 def _copy_with_sound(
-    film: Film,
+    video: InputVideo,
     source: InputContainer,
     made: OutputContainer,
     ending: str,
@@ -449,17 +449,17 @@ def _copy_with_sound(
     most: int | None = None,
 ) -> None:
     """Both streams, side by side in time; of the video no more than so many packets."""
-    stream = container.best_video(source, film.path)
+    stream = container.best_video(source, video.path)
     copied = made.add_stream_from_template(stream, opaque=True)
-    _keep_aspect(stream, copied, film, ending)
-    codec, only_rate = SOUND_CODECS[ending]
+    _keep_aspect(stream, copied, video, ending)
+    codec, only_rate = AUDIO_CODECS[ending]
     track: Any = made.add_stream(codec, rate=only_rate or audio.rate, layout=audio.layout)
     track.bit_rate = BIT_RATE
     begin = round(float(_start_s(stream)) * audio.rate)
     frames = frames_of(audio, packed=False, size=max(1, int(audio.rate * SECONDS_AT_ONCE)), begin=begin)
     waiting = next(frames, None)
     packets = itertools.islice((packet for packet in source.demux(stream) if packet.size), most)
-    for packet, (pts, dts) in zip(packets, _times(film, most), strict=False):
+    for packet, (pts, dts) in zip(packets, _times(video, most), strict=False):
         packet.pts, packet.dts = pts, dts
         while waiting is not None and waiting.time <= float(dts * packet.time_base):
             made.mux(track.encode(waiting))
@@ -472,20 +472,20 @@ def _copy_with_sound(
     made.mux(track.encode(None))
 
 
-def _keep_aspect(stream: av.VideoStream, copied: Any, film: Film, ending: str) -> None:
+def _keep_aspect(stream: av.VideoStream, copied: Any, video: InputVideo, ending: str) -> None:
     """Have a copy say the shape of its pixels, where the source's container says it and not the packets."""
     aspect = stream.sample_aspect_ratio or 1
     if aspect == 1 or stream.codec_context.sample_aspect_ratio:
         return
     copied.codec_context.sample_aspect_ratio = aspect
     if ending in (".mkv", ".webm"):  # their writer takes it from a place that PyAV does not reach
-        log.warning("`%s` has pixels of %s, which its copy as %s does not say: use .mp4", film.path, aspect, ending)
+        log.warning("`%s` has pixels of %s, which its copy as %s does not say: use .mp4", video.path, aspect, ending)
 
 
-def _times(film: Film, most: int | None) -> list[tuple[int, int]]:
+def _times(video: InputVideo, most: int | None) -> list[tuple[int, int]]:
     """Of the packets of a video, read ahead, since a missing time follows from later ones."""
-    with container.reading(film.path) as file:
-        packets = (p for p in file.demux(container.best_video(file, film.path)) if p.size)
+    with container.reading(video.path) as file:
+        packets = (p for p in file.demux(container.best_video(file, video.path)) if p.size)
         return decode_times([(p.pts, p.dts) for p in itertools.islice(packets, most)])
 
 

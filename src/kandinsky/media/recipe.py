@@ -86,6 +86,7 @@ class Recipe(TypedDict, total=False):
     attention: str
     kept_blocks: float
     lora: list[UsedLora]
+    unused_words: list[str]
     windows: int
     dtype: str
     device: str
@@ -357,5 +358,6 @@ _FIELDS: dict[str, _Check] = {
     "cache": (_object(option=_is_text), "an object with `option`"),
     "quantize": (lambda value: isinstance(value, Mapping) and all(map(_is_text, value.values())), "an object of texts"),
     "lora": (lambda value: isinstance(value, list) and all(map(_is_lora, value)), "a list with `source` and `scale`"),
+    "unused_words": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
     "versions": (lambda value: isinstance(value, Mapping) and all(map(_is_text, value.values())), "an object of texts"),
 }

@@ -1,4 +1,4 @@
-"""A contact sheet: a clip as one picture."""
+"""A contact sheet: a clip as one image."""
 
 from __future__ import annotations
 

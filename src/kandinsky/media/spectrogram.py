@@ -100,12 +100,16 @@ def mel_filters(params: SpectrogramParams) -> Tensor:
 
 
 def mel_of_waveform(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
-    """Magnitudes in mel bands, [C, M, 1 + S // hop] float32. Raises: RequestError for sound that is too short."""
-    return mel_filters(params).to(waveform_CS.device).T @ magnitudes(waveform_CS, params)
+    """Magnitudes in mel bands, [C, M, T] float32. Raises: RequestError as ``magnitudes``."""
+    linear = magnitudes(waveform_CS, params)
+    return mel_filters(params).to(waveform_CS.device).T @ linear
 
 
 def magnitudes(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
-    """|Fourier transform of each window|, [C, F, 1 + S // hop] float32. Raises: RequestError for too short a sound."""
+    """|Fourier transform of each window|, [C, F, T] float32, T = 1 + S // hop; 1 + (S − 1) // hop of an odd length.
+
+    Raises: RequestError for too short a sound.
+    """
     need = _fft(params)["n_fft"] // 2 + 1
     if waveform_CS.shape[-1] < need:
         raise RequestError(
@@ -156,23 +160,38 @@ def griffin_lim(
     angles_CFT: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """A waveform [C, hop·(T − 1)] whose magnitudes come near the given ones: the fast Griffin-Lim algorithm.
+    """Find a waveform whose magnitudes come near the given ones, by the fast Griffin-Lim algorithm.
 
-    Args:  angles_CFT: complex start; drawn from ``generator`` when not given, real and imaginary parts in [0, 1).
-    Quirk: the drawn start is not brought to length 1, so the first inverse transform has other magnitudes.
+    Quirk: the random start does not have length 1, so the first inverse transform has other magnitudes.
+
+    Args:
+        magnitudes_CFT: Magnitudes of T windows.
+        params: Of the spectrogram.
+        angles_CFT: Complex start; drawn from ``generator`` where it is not given, real and imaginary parts in [0, 1).
+        generator: For the random start.
+
+    Returns:
+        The waveform [C, hop·(T − 1)], with one sample more where the Fourier transform has an odd length.
+
+    Raises:
+        RequestError: There are too few windows for one transform.
     """
-    T, momentum = magnitudes_CFT.shape[-1], MOMENTUM / (1 + MOMENTUM)
-    samples = params.hop * (T - 1)
+    n_fft, momentum = params.samples(params.padded_duration_ms), MOMENTUM / (1 + MOMENTUM)
+    if params.hop * (magnitudes_CFT.shape[-1] - 1) + n_fft % 2 <= n_fft // 2:
+        raise RequestError(
+            f"a spectrogram of {magnitudes_CFT.shape[-1]} columns is too short to become sound: use "
+            f"{(n_fft // 2) // params.hop + 2} or more"
+        )
     if angles_CFT is None:
         drawn = torch.rand((*magnitudes_CFT.shape, 2), generator=generator, device=_device_of(generator))
         angles_CFT = torch.view_as_complex(drawn.to(magnitudes_CFT.device))
     before = torch.zeros_like(angles_CFT)
     for _ in range(params.num_griffin_lim_iters):
-        rebuilt = _stft(_istft(magnitudes_CFT * angles_CFT, params, samples), params)
+        rebuilt = _stft(_istft(magnitudes_CFT * angles_CFT, params), params)
         angles_CFT = rebuilt - before * momentum
         angles_CFT = angles_CFT / (angles_CFT.abs() + TINY)
         before = rebuilt
-    return _istft(magnitudes_CFT * angles_CFT, params, samples)
+    return _istft(magnitudes_CFT * angles_CFT, params)
 
 
 def spectral_convergence(waveform_CS: Tensor, wanted_CFT: Tensor, params: SpectrogramParams) -> float:
@@ -197,9 +216,10 @@ def _stft(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
     return torch.stft(waveform_CS, **_fft(params), window=window, return_complex=True)  # type: ignore[arg-type]
 
 
-def _istft(transform_CFT: Tensor, params: SpectrogramParams, samples: int) -> Tensor:
+def _istft(transform_CFT: Tensor, params: SpectrogramParams) -> Tensor:
+    """Without a length, as the official code: of an odd transform, one that is a sample short loses a window."""
     window = _window(params, transform_CFT.device)
-    return torch.istft(transform_CFT, **_fft(params), window=window, length=samples)  # type: ignore[arg-type]
+    return torch.istft(transform_CFT, **_fft(params), window=window)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=4)

@@ -8,11 +8,11 @@ and `.webp` alone need all frames before they begin.
 | `x.mp4` | H.264, yuv420p, index in front (plays while it loads); sound as AAC |
 | `x.webm` | VP9, yuv420p; sound as Opus |
 | `x.gif`, `x.webp` | an animation that repeats |
-| `x.png` | a contact sheet; the picture itself for a still |
+| `x.png` | a contact sheet; the image itself for a still |
 | `x/` or any name without ending | a folder of frames, `0000.png` and on |
 | `x%03d.png` | one file a frame, numbered from 0 |
 
-H.264 and VP9 in yuv420p want even sides: an odd side gets its last row or column twice, and the log says so.
+H.264 and VP9 in yuv420p need even sides: an odd side gets its last row or column twice, with a warning.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def check_sheet(target: str | Path) -> Path:
     """``check_target`` for a contact sheet, which is one .png file."""
     path = check_target(target)
     if path.suffix.lower() != ".png" or _NUMBERED.search(path.name):
-        raise RequestError(f"a contact sheet is a picture: `{path}` must end in `.png`")
+        raise RequestError(f"a contact sheet is an image: `{path}` must end in `.png`")
     return path
 
 
@@ -137,7 +137,7 @@ def _write(frames: _Frames, path: Path, sample_aspect: Fraction | None) -> None:
                 with container.writing(part, path, comment=comment) as made:
                     container.encode(frames, made, ending, frames.fps, sample_aspect=sample_aspect)
                 if frames.audio is not None:
-                    mux.add_sound(mux.probe(part), frames.audio, part, recipe=frames.recipe, over=True)
+                    mux.copy_with_audio(mux.probe(part), frames.audio, part, recipe=frames.recipe, over=True)
             elif ending == ".png":
                 _write_image(frames, part, path)
             else:
@@ -176,7 +176,7 @@ def read_video(path: str | Path) -> Video:
     if not path.exists():
         raise RequestError(f"`{path}` does not exist")
     if not path.is_dir() and animation.image_format(path) is None:
-        return mux.read_film(mux.probe(path))
+        return mux.read_input(mux.probe(path))
     recipe = recipes.read_if_any(path)
     fps = recipe.get("fps", 24.0)
     if path.is_dir():

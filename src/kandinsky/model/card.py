@@ -22,14 +22,18 @@ from types import UnionType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from kandinsky.errors import RequestError
+from kandinsky.files import relative_parts
 from kandinsky.model.family import Family, Part
 from kandinsky.model.task import Task
+from kandinsky.printing import escaped
 
 HERE = Path(__file__).parent.parent / "cards"
 BASES, TABLES = "_bases", "_tables"
 FITS = ("list", "area", "within")
 Families = Callable[[str], Family]
+WHOLE = "./"  # all files of a repository
 DEFAULT_MODEL = "nano-t2v"
+UNPUBLISHED = "unpublished"
 DEFAULT_SOUND, FULL_SIZE_SOUND = "nano-v2a", "kandinsky4-v2a"
 
 
@@ -38,7 +42,8 @@ class FileSet:
     """Files that come from one place.
 
     repo:  Hugging Face repository, or `package` for weights shipped inside this package (`kandinsky/assets/`), or a
-           folder of this machine: `/…`, `~/…`, or `./…` from the folder the card lies in.
+           folder of this machine: `/…`, `~/…`, or `./…` from the folder the card lies in; or `unpublished` for weights
+           that were never released, which anybody may train and put where ``local`` says.
     files: paths inside the repository; a path ending in `/` means the whole folder, `./` all there is.
     name:  tells the parts of one component apart (`qwen`, `clip`); may be empty where there is one part.
     local: where the same files lie in an official `weights/` folder: a file, or a folder when it ends in `/`.
@@ -57,6 +62,18 @@ class FileSet:
     dtype: str = "float32"
     gated: bool = False
     loaded: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse names that lead out of their folder. Raises: RequestError."""
+        local = self.repo[2:] if self.repo.startswith("./") else ""
+        names = {"file": self.files, "local": (self.local,), "revision": (self.revision,), "repo": (local,)}
+        for what, name in ((what, name) for what, given in names.items() for name in given if name not in ("", WHOLE)):
+            try:
+                relative_parts(name)
+            except RequestError as error:
+                raise RequestError(f"card: {what} of `{escaped(self.repo)}`: {error}") from error
+        if not self.files or "" in self.files or not self.revision:
+            raise RequestError(f"card: `{escaped(self.repo)}` needs files and a revision, none of them empty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +99,8 @@ class Component:
 class Sampling:
     """Defaults of the sampling loop. guidance 1.0 = off, then no second pass runs.
 
+    max_steps, max_guidance, min_shift, max_shift: bounds of what a request may ask for; beyond these no sampler of the
+             family gives a result.
     sampler: times and step by name, see ``diffusion/samplers.py``.
     noise:   type it is drawn in, see ``diffusion/noise.RULES``.
     """
@@ -92,6 +111,9 @@ class Sampling:
     rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     negative_prompt: str = ""
     max_steps: int = 1000
+    max_guidance: float = 100.0
+    min_shift: float = 0.01
+    max_shift: float = 100.0
     sampler: str = "flow"
     noise: str = "float32"
     condition: str = "zeros"  # what the condition channels hold without an image: "zeros" or "coordinates"
@@ -216,6 +238,17 @@ class Sound:
 
 
 @dataclass(frozen=True, slots=True)
+class LatentRGB:
+    """How colours follow from an autoencoder's latents, about: the linear map that previews are drawn by.
+
+    weights: for each channel of the latent, its share of red, green and blue.   bias: of black; colours are 0 to 1.
+    """
+
+    weights: tuple[tuple[float, ...], ...]
+    bias: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """A card; where its files lie (None = the Hugging Face cache); the name that finds it again."""
 
@@ -233,6 +266,7 @@ class Card:
     diffusers: repository of the same model in the Diffusers layout, where it is not the first one's with `-Diffusers`.
     sound:     of models that make sound; ``clip`` is then the picture of one window's sound, ``text`` the encoder of
                frames and words.   sounds_with: the model that gives this one's clips their sound.
+    preview:   how previews get their colours; without it they are grey.
     """
 
     id: str
@@ -254,6 +288,7 @@ class Card:
     keyframes: Keyframes | None = None
     sound: Sound | None = None
     sounds_with: str = FULL_SIZE_SOUND
+    preview: LatentRGB | None = None
 
     @property
     def does(self) -> Task:
@@ -263,6 +298,11 @@ class Card:
     def part(self, name: str) -> Part:
         """What the family says of a network, by its name in this card. Raises: RequestError for an unknown kind."""
         return self.family.part(self.component(name).kind)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether all weights can be downloaded, or come with the package."""
+        return all(part.repo != UNPUBLISHED for entry in self.components.values() for part in entry.parts)
 
     @property
     def components(self) -> dict[str, Component]:
@@ -334,6 +374,8 @@ def parse(values: dict[str, Any], *, where: str, families: Families) -> Card:
         raise RequestError(f'{where}: clip.fit = "{card.clip.fit}" needs classes, each with area and multiple')
     for name, entry in card.classes.items():
         _changed(card.sampling, entry.sampling, f"{where}: class {name}")
+    if card.preview is not None and any(len(row) != 3 for row in card.preview.weights):
+        raise RequestError(f"{where}: preview.weights needs three numbers for each channel of the latent")
     if (sound := card.sound) is not None and not (
         0 <= sound.overlap_s < sound.window_s and sound.least_s <= sound.window_s and sound.frames > 1
     ):
@@ -352,11 +394,15 @@ def _read_values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise RequestError(f"card `{path.name}` is its own base: {' → '.join(p.name for p in (*above, path))}")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise RequestError(f"card `{path}` cannot be read: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"card `{path}` is not valid TOML: {error}") from error
     if "base" not in values:
         return values
     name = values.pop("base")
+    if not isinstance(name, str) or len(relative_parts(name)) > 1:
+        raise RequestError(f"{path.name}: base `{escaped(name)}` must be the name of a card")
     folder = path.parent.parent if path.parent.name == BASES else path.parent
     places = (folder / BASES / f"{name}.toml", HERE / BASES / f"{name}.toml", HERE / f"{name}.toml")
     for place in places:

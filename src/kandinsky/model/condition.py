@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kandinsky.media.image import FittedImage
     from kandinsky.media.mask import Mask
-    from kandinsky.media.mux import Film
+    from kandinsky.media.mux import InputVideo
     from kandinsky.model.task import Use
     from kandinsky.model.values import Video
 
@@ -36,7 +36,7 @@ class Condition:
     """
 
     kind: Use
-    data: FittedImage | Film | Video
+    data: FittedImage | InputVideo | Video
     at: Span | None = None
     mask: Mask | None = None
     track: str = "video"

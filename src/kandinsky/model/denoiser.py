@@ -84,7 +84,10 @@ class Pass:
 
 
 class Denoiser(Protocol):
-    """A network bound to a request: what it predicts of a state at time t in [0, 1], 1 = noise."""
+    """A network bound to a request: what it predicts of a state at time t in [0, 1], 1 = noise.
+
+    t is one time for all of the batch, or [B], as in training.
+    """
 
     @property
     def predicts(self) -> Predicts: ...

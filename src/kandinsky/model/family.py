@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kandinsky.engine.interpolation import Interpolate
+    from kandinsky.golden.cases import Runner
     from kandinsky.model.card import Card, Component
-    from kandinsky.model.case import Runner
     from kandinsky.model.cost import Cost, Load
     from kandinsky.model.denoiser import Bind
     from kandinsky.runtime.parallel.split import SplitRules
@@ -80,6 +80,7 @@ class Part:
     decodes_together: whether several processes can share the decoding of one clip.
     contrasting: a text encoder that makes the embeddings of a negative prompt with a look at the prompt.
     expands:  tasks for which a text encoder can write a prompt out at length.
+    tells_unused: a text encoder that tells which words of a prompt it does not use.
     remote_code: its classes come from its own repository and run only where that was allowed.
     stored_dtype: it runs in the type its files have, whatever the others do.
     cost:     memory and operations, for the plan.
@@ -102,6 +103,7 @@ class Part:
     decodes_together: bool = False
     contrasting: bool = False
     expands: tuple[str, ...] = ()
+    tells_unused: bool = False
     remote_code: bool = False
     stored_dtype: bool = False
     cost: Lazy[Callable[[Card, Component, Load], Cost]] | None = None
@@ -168,7 +170,7 @@ class Family:
     parts:   by the `kind` that cards name.   tasks: by the `task` that cards name.
     formats: folders it can be read from, besides its own cards.   diffusers: the Diffusers layout, where it has one.
     convert: writes a model in another layout.   interpolate: raises the frame rate of any clip.
-    cases:   conformance runners by component name.
+    cases:   conformance runners by component name.   manifest: the network that a manifest of tensors describes.
     """
 
     name: str
@@ -178,7 +180,8 @@ class Family:
     diffusers: DiffusersFormat | None = None
     convert: Lazy[Convert] | None = None
     interpolate: Lazy[Interpolate] | None = None
-    cases: Mapping[str, Lazy[Runner]] = field(default_factory=dict)
+    cases: Lazy[Mapping[str, Runner]] | None = None
+    manifest: Lazy[Callable[[Mapping[str, Any]], Component | None]] | None = None
 
     def part(self, kind: str) -> Part:
         """The part of a kind. Raises: RequestError for a kind the family has not."""

@@ -4,32 +4,132 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
+import sys
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from kandinsky.errors import RequestError
+from kandinsky.printing import escaped
 
 Params = TypeVar("Params")
+MOST = 1000  # layers of one kind, and entries of a list
+_COUNTS = re.compile(r"(\w+_)?(blocks|layers)(_per_block)?|depth")
+_LARGEST = sys.float_info.max
 
 
 def read_params(cls: type[Params], values: Mapping[str, Any], what: str) -> Params:
     """The dataclass ``cls`` with these values.
 
-    Args:   what: how an unknown key is called, such as `autoencoder parameter`.
-    Lists become tuples; keys that begin with `_` are notes, as Diffusers writes them.
-    Raises: RequestError for a key the dataclass has not, with the nearest.
+    Lists become tuples, tables of fields that are dataclasses become those; keys that begin with `_` are notes, as
+    Diffusers writes them.
+
+    Args:
+        cls: A dataclass. Its annotations say which types are allowed; ``metadata={"above": 0}`` of a field is a bound,
+            as are ``least`` and ``most``, which are allowed themselves.
+        values: From a file or a card.
+        what: How a key is called, such as `autoencoder parameter`.
+
+    Raises:
+        RequestError: A key is unknown (the nearest is named) or missing, or its value has another type or cannot be.
     """
-    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise RequestError(f"{what}s must be a table, not `{_short(values)}`")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     chosen = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in values.items()
-        if not key.startswith("_")
+        if not (isinstance(key, str) and key.startswith("_"))
     }
-    if unknown := sorted(set(chosen) - set(known)):
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(known)}"
+    if unknown := sorted(map(str, set(chosen) - set(fields))):
+        near = difflib.get_close_matches(unknown[0], fields, n=1)
+        advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(fields)}"
         raise RequestError(f"unknown {what} `{unknown[0]}`: {advice}")
+    hints = get_type_hints(cls)
+    for name, f in fields.items():
+        if name not in chosen and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise RequestError(f"{what} `{name}` is missing")
+    chosen = {key: _nested(value, hints[key], f"{what} `{key}`:") for key, value in chosen.items()}
+    for key, value in chosen.items():
+        if not _fits(value, hints[key]):
+            raise RequestError(f"{what} `{key}` must be {_name(hints[key])}, not `{_short(value)}`")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if (_COUNTS.fullmatch(key) and any(isinstance(n, int) and n > MOST for n in numbers)) or len(numbers) > MOST:
+            raise RequestError(f"{what} `{key}` is `{_short(value)}`: more than {MOST} are not built")
+        if (above := fields[key].metadata.get("above")) is not None and not value > above:
+            raise RequestError(f"{what} `{key}` must be above {above}, not `{_short(value)}`")
+        if (least := fields[key].metadata.get("least")) is not None and value is not None and value < least:
+            raise RequestError(f"{what} `{key}` must be {least} or more, not `{_short(value)}`")
+        if (most := fields[key].metadata.get("most")) is not None and value is not None and value > most:
+            raise RequestError(f"{what} `{key}` must be {most} or less, not `{_short(value)}`")
     return cls(**chosen)
+
+
+def _nested(value: Any, hint: Any, where: str) -> Any:
+    """A table, or a tuple or table of tables, as the dataclass that an annotation names; other values as they are."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and type(None) in args:
+            return None
+        hint = next((one for one in args if dataclasses.is_dataclass(one)), hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
+        if not isinstance(value, Mapping):
+            raise RequestError(f"{where.removesuffix(':')} must be a table, not `{_short(value)}`")
+        read = getattr(hint, "from_dict", None)  # it may know further spellings
+        return read_params(hint, value, f"{where} key") if read is None else read(dict(value))
+    if origin is tuple and isinstance(value, tuple) and dataclasses.is_dataclass(args[0]):
+        return tuple(_nested(one, args[0], f"{where} {number}.") for number, one in enumerate(value, 1))
+    if origin in (dict, Mapping) and isinstance(value, Mapping) and dataclasses.is_dataclass(args[1]):
+        return {key: _nested(one, args[1], f"{where} `{_short(key)}`:") for key, one in value.items()}
+    return value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is what an annotation allows; annotations of other kinds than the ones below allow everything."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in args)
+    if origin is Literal:
+        return value in args
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping) and all(
+            _fits(key, args[0]) and _fits(one, args[1]) for key, one in value.items()
+        )
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+    if hint in (str, bool, type(None)):
+        return isinstance(value, hint)
+    return True
+
+
+def _name(hint: Any) -> str:
+    """An annotation in words."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_name, args))
+    if origin is Literal:
+        return " or ".join(f"`{one}`" for one in args)
+    if origin is tuple:
+        return f"a list of {_name(args[0])}" if args[-1] is Ellipsis else f"{len(args)} of {_name(args[0])}"
+    if origin in (dict, Mapping):
+        return "a table"
+    words = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "null"}
+    return words.get(hint, str(hint))
+
+
+def _short(value: Any) -> str:
+    text = escaped(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def without_fixed(values: Mapping[str, Any], fixed: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -45,6 +145,14 @@ def without_fixed(values: Mapping[str, Any], fixed: Mapping[str, Any], what: str
     return {key: value for key, value in values.items() if key not in fixed}
 
 
+def refuse_unknown(values: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
+    """Raises: RequestError for the first key that is not known, with the nearest; `_` begins a note."""
+    if unknown := sorted(key for key in values if key not in known and not key.startswith("_")):
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(known)}"
+        raise RequestError(f"unknown {what} `{unknown[0]}`: {advice}")
+
+
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
@@ -54,5 +162,7 @@ def three(values: Mapping[str, Any], key: str, what: str) -> tuple[int, int, int
     value = values[key]
     if not isinstance(value, list | tuple) or len(value) != 3:
         raise RequestError(f"{what} `{key}` needs three numbers (t, h, w), not {value}")
-    t, h, w = (int(entry) for entry in value)
+    if not all(_fits(entry, int) for entry in value):
+        raise RequestError(f"{what} `{key}` needs three whole numbers (t, h, w), not {_short(value)}")
+    t, h, w = value
     return t, h, w

@@ -7,20 +7,25 @@ Nothing here imports torch at run time, so that the command line can start fast.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from kandinsky.errors import RequestError
+from kandinsky.model.checks import check_fields, check_names, checked, shown
 from kandinsky.model.option import option
+from kandinsky.printing import escaped
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
 
-    from kandinsky.media.mux import Film
+    from kandinsky.diffusion.caching import CacheSettings
+    from kandinsky.media.mux import InputVideo
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,69 +94,120 @@ class TextStates:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything that decides a result. ``None`` means: the card's default.
-
-    image: a path, a Pillow image or a uint8 array [H, W, 3], for models that take one.
-    mask: the same for models that repaint a part of the image, white or 1 where; mask_grow: pixels it is grown by.
-    expand: have the text encoder's language model write the prompt out at length first.
-    expanded_prompt: the text it wrote before, to be used again.
-    fps: by name, such as `medium`, and motion, such as `high`, for models that make key frames; also the weights of the
-    first frame and of the key frames around a gap.
-    video: an input video, a path or a ``Video``, for models that take one.
-    states: a file of precomputed embeddings of it.
-    cache: a step cache, as `--cache` takes it, or a value of ``diffusion/caching.py``; None = the pipeline's.
-    """
+    """Everything that decides a result. ``None`` means: the card's default."""
 
     model: str
     prompt: str = ""
     negative_prompt: str | None = option(
-        None, "what to keep away from", flags=("--negative",), short="What the video should not show."
+        None, "what the result should not show", flags=("--negative",), short="What the video should not show."
     )
     seconds: float | None = option(
-        None, "length; 0 makes a still", flags=("--seconds", "--duration"), short="Length; 0 makes a still image."
+        None, "length; 0 makes a still image", flags=("--seconds", "--duration"), short="Length; 0 makes a still image."
     )
-    width: int | None = None
-    height: int | None = None
+    width: int | None = option(None, "width in pixels")
+    height: int | None = option(None, "height in pixels")
     steps: int | None = option(None, "steps of the sampler", flags=("--steps",), short="Steps of the sampler.")
     guidance: float | None = option(
-        None, "weight of the prompt, 1 = off", flags=("--guidance",), short="How strictly to follow; 1 is off."
+        None,
+        "classifier-free guidance scale; 1 disables it",
+        flags=("--guidance",),
+        short="How strictly to follow; 1 is off.",
     )
     shift: float | None = option(
-        None, "more time near noise", flags=("--shift",), short="Scale of the schedule: more steps near noise."
+        None,
+        "timestep shift; above 1 more of the steps are taken near noise",
+        flags=("--shift",),
+        short="Scale of the schedule: more steps near noise.",
     )
     seed: int | None = option(
-        None, "drawn when not given", flags=("--seed",), short="Same seed, same video; drawn when absent."
+        None,
+        "random if omitted; the result carries the one that was used",
+        flags=("--seed",),
+        short="Same seed, same video; drawn when absent.",
     )
-    image: Any = option(None, flags=("--image",), short="Picture to begin with, or to edit.", metavar="FILE")
-    mask: Any = option(
-        None, flags=("--mask",), short="For inpainting: white where --image is repainted.", metavar="FILE"
+    image: str | Path | Image | np.ndarray | None = option(
+        None,
+        "a path, a Pillow image or a uint8 array [H, W, 3], for models that take one; it decides the size of the "
+        "result and is fitted to it",
+        flags=("--image",),
+        short="Picture to begin with, or to edit.",
+        metavar="FILE",
+    )
+    mask: str | Path | Image | np.ndarray | None = option(
+        None,
+        "inpainting mask of the image's size: white, or 1 in an array [H, W], where the image is repainted",
+        flags=("--mask",),
+        short="For inpainting: white where --image is repainted.",
+        metavar="FILE",
     )
     mask_grow: int | None = option(
-        None, flags=("--mask-grow",), short="Make the mask larger on all sides; 6 is usual.", metavar="PIXELS"
-    )
-    cache: Any = option(
         None,
+        "pixels by which the mask is grown; the officially prepared masks have 6",
+        flags=("--mask-grow",),
+        short="Make the mask larger on all sides; 6 is usual.",
+        metavar="PIXELS",
+    )
+    cache: str | CacheSettings | None = option(
+        None,
+        "step cache, such as `taylor:interval=3`, `none`, or a value of ``kandinsky.diffusion.caching``; None is the "
+        "pipeline's",
         flags=("--cache",),
         short="Leave out steps: magcache, first-block or taylor, as in taylor:interval=3.",
     )
     expand: bool = option(
-        False, flags=("--expand",), short="Have the model's language model write the prompt out first."
+        False,
+        "have the text encoder's language model write the prompt out first; the recipe keeps its text",
+        flags=("--expand",),
+        short="Have the model's language model write the prompt out first.",
     )
     expanded_prompt: str | None = option(
-        None, flags=("--expanded-prompt",), short="The text it wrote before, to be used again."
+        None,
+        "the text it wrote before, to be used again",
+        flags=("--expanded-prompt",),
+        short="The text it wrote before, to be used again.",
     )
-    fps: str | None = option(None, flags=("--fps",), short="Of models that make key frames: low, medium or high.")
+    fps: str | None = option(
+        None,
+        "of models that make keyframes, `low`, `medium` or `high`: these alone, or the gaps between them filled once "
+        "or twice",
+        flags=("--fps",),
+        short="Of models that make key frames: low, medium or high.",
+    )
     motion: str | None = option(
-        None, flags=("--motion",), short="Of Kandinsky Video 1.1: low, medium, high or extreme."
+        None,
+        "of Kandinsky Video 1.1, how much should move: `low` to `extreme`",
+        flags=("--motion",),
+        short="Of Kandinsky Video 1.1: low, medium, high or extreme.",
     )
-    image_guidance: float | None = option(None, flags=("--image-guidance",), short="There: weight of the first frame.")
+    image_guidance: float | None = option(
+        None,
+        "of Kandinsky Video 1.1, guidance scale of the first frame",
+        flags=("--image-guidance",),
+        short="There: weight of the first frame.",
+    )
     interpolation_guidance: float | None = option(
-        None, flags=("--interpolation-guidance",), short="Of key frames, when gaps are filled; 1 is off."
+        None,
+        "of models that make keyframes, guidance scale of those around a gap; 1 disables it",
+        flags=("--interpolation-guidance",),
+        short="Of key frames, when gaps are filled; 1 is off.",
     )
-    video: Any = option(None, flags=("--video",), short="Film that gets sound, in a copy; -m nano-v2a.", metavar="FILE")
-    states: Any = option(
-        None, flags=("--states",), short="With --video: states of the encoder, made before.", metavar="FILE"
+    video: str | Path | Video | None = option(
+        None,
+        "input video, a path or a ``Video``, for models that take one",
+        flags=("--video",),
+        short="Film that gets sound, in a copy; -m nano-v2a.",
+        metavar="FILE",
     )
+    states: str | Path | None = option(
+        None,
+        "file of precomputed embeddings of the input video",
+        flags=("--states",),
+        short="With --video: states of the encoder, made before.",
+        metavar="FILE",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values. Raises: RequestError for an image or a mask that is no file."""
@@ -164,43 +220,83 @@ class Request:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Request:
-        """Inverse of ``to_dict``. Raises: RequestError on a key that is not a field."""
+    def from_dict(cls, values: Mapping[str, Any]) -> Request:
+        """Inverse of ``to_dict``. Raises: RequestError on a key that is not a field, a wrong type, or no model."""
+        if not isinstance(values, Mapping):
+            raise RequestError(f"a request must be a mapping, not `{shown(values)}`")
         known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise RequestError(f"unknown request field `{unknown[0]}`: use one of {', '.join(sorted(known))}")
+        if unknown := sorted(map(str, set(values) - known)):
+            raise RequestError(f"unknown request field `{shown(unknown[0])}`: use one of {', '.join(sorted(known))}")
+        if "model" not in values:
+            raise RequestError("a request needs `model`, such as `nano-t2v`")
         return cls(**values)
 
     def with_values(self, **changes: Any) -> Request:
+        """The same with some fields replaced. Raises: RequestError for a name that is no field, or a wrong type."""
+        check_names(changes, [f.name for f in fields(self)], "request field")
         return replace(self, **changes)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Audio:
-    """Sound. samples_SC: int16, one row a sample, one column a channel (1 or 2).   rate: samples a second."""
+    """Sound. samples_SC: int16, one row a sample, one column a channel (1 or 2).   rate: samples a second.
+
+    It has the length of its samples, is an array for NumPy, and plays in a notebook.
+    """
 
     samples_SC: np.ndarray
     rate: int
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if len(self.samples_SC.shape) != 2 or self.samples_SC.dtype != "int16":
+            raise RequestError(f"samples must be [samples, channels] of int16, not {_described(self.samples_SC)}")
+        if self.rate < 1 and len(self.samples_SC):
+            raise RequestError(f"`rate` must be a whole number of samples a second from 1 on, not `{shown(self.rate)}`")
+
     @property
     def seconds(self) -> float:
-        return len(self.samples_SC) / self.rate
+        return len(self.samples_SC) / self.rate if self.rate else 0.0
 
     @property
     def layout(self) -> str:
         """`mono` or `stereo`."""
         return "stereo" if self.samples_SC.shape[1] == 2 else "mono"
 
+    def __len__(self) -> int:
+        return len(self.samples_SC)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return _as_array(self.samples_SC, dtype, copy)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Audio):
+            return NotImplemented
+        return self.rate == other.rate and _same(self.samples_SC, other.samples_SC)
+
+    __hash__ = None  # type: ignore[assignment]  # what it is made of can change
+
+    def __repr__(self) -> str:
+        return f"Audio({self.seconds:.2f} s, {self.layout}, {self.rate} Hz)"
+
+    def _repr_html_(self) -> str:
+        from kandinsky.media.notebook import audio_html
+
+        return audio_html(self)
+
     def save(self, target: str | Path) -> Path:
         """Write the sound alone, `.wav` or `.flac`; returns the path written. Raises: RequestError."""
         from kandinsky.media.audio import write_audio
 
-        return write_audio(self, target)
+        return write_audio(self, checked("target", target, str | Path))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Video:
     """A finished result, a still image too: frames and the recipe that makes them again.
+
+    It behaves as a sequence of frames: ``len(video)``, ``video[0]`` is a frame [H, W, 3], ``video[5:10]`` is a
+    ``Video`` with the sound of that time, ``np.asarray(video)`` all frames. In a notebook it plays.
 
     frames_THWC: uint8 RGB, T ≥ 1; a still has one.   fps: frames a second.
     seed:        that was used, given or drawn.
@@ -210,9 +306,16 @@ class Video:
 
     frames_THWC: np.ndarray
     fps: float
-    seed: int
+    seed: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
     audio: Audio | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if len(self.frames_THWC.shape) != 4 or self.frames_THWC.shape[-1] != 3 or self.frames_THWC.dtype != "uint8":
+            raise RequestError(f"frames must be [T, H, W, 3] of uint8, not {_described(self.frames_THWC)}")
+        if not 0 < self.fps < math.inf:
+            raise RequestError(f"`fps` must be a finite number above 0, not `{shown(self.fps)}`")
 
     @property
     def frames(self) -> np.ndarray:
@@ -240,6 +343,55 @@ class Video:
     def seconds(self) -> float:
         return len(self.frames_THWC) / self.fps
 
+    def __len__(self) -> int:
+        return len(self.frames_THWC)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.frames_THWC)
+
+    @overload
+    def __getitem__(self, which: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, which: slice) -> Video: ...
+    def __getitem__(self, which: int | slice) -> np.ndarray | Video:
+        """A frame, or a part of the clip, which keeps its pace: of every second frame ``fps`` is half as high.
+
+        Raises: IndexError for a frame that is not there; RequestError for a part without frames.
+        """
+        if not isinstance(which, slice):
+            frame: np.ndarray = self.frames_THWC[operator.index(which)]
+            return frame
+        chosen = range(len(self))[which]
+        if not chosen:
+            raise RequestError(f"no frames are left of {len(self)}: choose some between 0 and {len(self)}")
+        audio = self.audio
+        if audio is not None:
+            first, last = min(chosen), max(chosen) + 1
+            begin, end = (round(frame / self.fps * audio.rate) for frame in (first, last))
+            audio = Audio(audio.samples_SC[begin:end][:: 1 if chosen.step > 0 else -1], audio.rate)
+        part = {"slice": [chosen.start, chosen.stop, chosen.step]} if self.recipe else {}
+        return Video(self.frames_THWC[which], self.fps / abs(chosen.step), self.seed, self.recipe | part, audio)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return _as_array(self.frames_THWC, dtype, copy)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Video):
+            return NotImplemented
+        return (
+            (self.fps, self.seed, self.recipe, self.audio) == (other.fps, other.seed, other.recipe, other.audio)
+        ) and _same(self.frames_THWC, other.frames_THWC)
+
+    __hash__ = None  # type: ignore[assignment]  # what it is made of can change
+
+    def __repr__(self) -> str:
+        return _repr(self, len(self), self.frames_THWC.shape[1:3])
+
+    def _repr_html_(self) -> str:
+        from kandinsky.media.notebook import video_html
+
+        return video_html(self)
+
     def save(self, target: str | Path) -> Path:
         """Write the clip in the format the file ending names; returns the path written.
 
@@ -247,10 +399,10 @@ class Video:
         """
         from kandinsky.media.video import write_video
 
-        return write_video(self, Path(target))
+        return write_video(self, Path(checked("target", target, str | Path)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class VideoStream:
     """A result that is still being decoded: for clips that are not to lie in memory whole.
 
@@ -265,6 +417,13 @@ class VideoStream:
     seed: int
     recipe: dict[str, Any] = field(default_factory=dict)
 
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The frames one by one; takes the pieces."""
+        return (frame for piece in self.pieces for frame in piece)
+
+    def __repr__(self) -> str:
+        return _repr(self, self.num_frames, None)
+
     def gather(self) -> Video:
         """The clip as a whole; takes the pieces."""
         import numpy as np
@@ -275,40 +434,86 @@ class VideoStream:
         """``Video.save``, each piece written as it comes; takes the pieces."""
         from kandinsky.media.video import write_video
 
-        return write_video(self, Path(target))
+        return write_video(self, Path(checked("target", target, str | Path)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Soundtrack:
-    """Sound that was made for a film.
+    """Sound that was made for an input video; in a notebook it plays.
 
-    video: the film, as it was given: a clip in memory, or a file that was looked at (``media/mux.Film``).
+    video: the input, as it was given: a clip in memory, or a file that was looked at (``media/mux.InputVideo``).
     seed, recipe: of the sound, as of ``Video``.
     """
 
     audio: Audio
     seed: int
     recipe: dict[str, Any]
-    video: Video | Film
+    video: Video | InputVideo
 
     @property
     def metadata(self) -> dict[str, Any]:
         return self.recipe
 
+    def __len__(self) -> int:
+        return len(self.audio)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.audio.__array__(dtype, copy)
+
+    def __repr__(self) -> str:
+        source = "a clip" if isinstance(self.video, Video) else f"`{escaped(self.video.path)}`"
+        return f"Soundtrack({self.audio!r} for {source}, seed {self.seed})"
+
+    def _repr_html_(self) -> str:
+        from kandinsky.media.notebook import audio_html, video_html
+
+        return video_html(self.with_picture()) if isinstance(self.video, Video) else audio_html(self.audio)
+
     def save(self, target: str | Path) -> Path:
         """Write the film with this sound in place of its own, its picture untouched; or, as `.wav` or `.flac`, the
         sound alone. Returns the path written. Raises: RequestError."""
         from kandinsky.media import mux
-        from kandinsky.media.audio import SOUND_FILES, write_audio
+        from kandinsky.media.audio import AUDIO_FILES, write_audio
 
-        if Path(target).suffix.lower() in SOUND_FILES:
+        target = checked("target", target, str | Path)
+        if Path(target).suffix.lower() in AUDIO_FILES:
             return write_audio(self.audio, target, recipe=self.recipe)
         if isinstance(self.video, Video):
             return self.with_picture().save(target)
-        return mux.add_sound(self.video, self.audio, target, recipe=self.recipe)
+        return mux.copy_with_audio(self.video, self.audio, target, recipe=self.recipe)
 
     def with_picture(self) -> Video:
         """The clip in memory with its sound. Raises: RequestError where the film is a file."""
         if not isinstance(self.video, Video):
             raise RequestError(f"`{self.video.path}` is a file and stays one: use `save`")
         return replace(self.video, audio=self.audio, recipe=self.video.recipe | {"sound": self.recipe})
+
+
+def _repr(one: Video | VideoStream, frames: int, size: tuple[int, ...] | None) -> str:
+    """What is worth a line: how long, how large, which seed, which model and prompt."""
+    recipe = one.recipe if isinstance(one.recipe, dict) else {}
+    width, height = (size[1], size[0]) if size else (recipe.get("width"), recipe.get("height"))
+    length = "1 frame" if frames == 1 else f"{frames} frames, {frames / one.fps:.2f} s at {one.fps:g} fps"
+    told = [length, f"{width}x{height}" if width else "", f"seed {one.seed}", escaped(recipe.get("model", ""))]
+    if isinstance(one, Video) and one.audio is not None:
+        told.append(f"with sound, {one.audio.layout}")
+    if prompt := recipe.get("prompt"):
+        told.append(f"'{shown(str(prompt))}'")
+    return f"{type(one).__name__}({', '.join(filter(None, told))})"
+
+
+def _as_array(values: np.ndarray, dtype: Any, copy: bool | None) -> np.ndarray:
+    """The rules of ``__array__``: the values themselves where nothing has to change."""
+    if dtype is not None and values.dtype != dtype:
+        if copy is False:
+            raise ValueError(f"{values.dtype} becomes {dtype} by a copy alone")
+        return values.astype(dtype)
+    return values.copy() if copy else values
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and bool((a == b).all())
+
+
+def _described(values: np.ndarray) -> str:
+    return f"{list(values.shape)} of {values.dtype}"

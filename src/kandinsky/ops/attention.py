@@ -30,8 +30,10 @@ BlockKernel = Callable[[Tensor, Tensor, Tensor, BlockMask], Tensor]
 class Backend:
     """What one name of the table can do.
 
-    dense, blocks: its kernels, None where it has none.
-    missing:       (device type) -> why it cannot run there, None where it can.
+    Attributes:
+        dense: Its kernels, None where it has none.
+        blocks: Its kernels, None where it has none.
+        missing: (device type) -> why it cannot run there, None where it can.
     """
 
     dense: DenseKernel | None = None
@@ -50,11 +52,16 @@ def attention(
 ) -> Tensor:
     """softmax(q·kᵀ / √K)·v per head.
 
-    Args:    mask: bool, True = may be seen; [B, L] for keys, or anything that broadcasts to [B, N, S, L].
-             blocks: which blocks of keys each block of queries sees, instead of ``mask``.
-             backend: a name of ``backends()``; "auto" takes the fastest that is exact.
-    Returns: [B, S, N, K] in the type of v.
-    Raises:  BackendError for a backend that is not there, or has no kernel for what is asked.
+    Args:
+        mask: Bool, True = may be seen; [B, L] for keys, or anything that broadcasts to [B, N, S, L].
+        blocks: Which blocks of keys each block of queries sees, instead of ``mask``.
+        backend: A name of ``backends()``; "auto" takes the fastest that is exact.
+
+    Returns:
+        [B, S, N, K] in the type of v.
+
+    Raises:
+        BackendError: For a backend that is not there, or has no kernel for what is asked.
     """
     if blocks is not None:
         assert mask is None, "a block mask stands alone"
@@ -75,14 +82,19 @@ def attention(
 def backends(device_type: str | None = None, *, sparse: bool = False) -> tuple[str, ...]:
     """Names that ``attention`` accepts on this machine, for dense attention or for block masks.
 
-    Args: device_type: such as `cuda`; None = where tensors are made when no device is named.
+    Args:
+        device_type: Such as `cuda`; None = where tensors are made when no device is named.
     """
     device_type = device_type or torch.get_default_device().type
     return ("auto", *(name for name in _BACKENDS if _reason_against(name, device_type, sparse) is None))
 
 
 def require(name: str, device_type: str, *, sparse: bool = False) -> Backend:
-    """The table's entry of a name. Raises: BackendError where it cannot do that there, with the names that can."""
+    """The table's entry of a name.
+
+    Raises:
+        BackendError: If it cannot do that there, with the names that can.
+    """
     if reason := _reason_against(name, device_type, sparse):
         choices = ", ".join(f"`{choice}`" for choice in backends(device_type, sparse=sparse))
         raise BackendError(f"attention backend `{name}` is not available: {reason}; use one of {choices}")

@@ -26,9 +26,13 @@ _NABLA_NUMBERS = ("P", "wT", "wH", "wW")
 class AttentionSpec:
     """How the visual self attention is computed.
 
-    type:    "dense" or "nabla" (block-sparse, ``ops/nabla.py``).
-    backend: one of ``BACKENDS``; "auto" takes the fastest that is exact.
-    P, wT, wH, wW: NABLA's probability mass, and its window in latent frames and tiles of 8×8 tokens; official names.
+    Attributes:
+        type: "dense" or "nabla" (block-sparse, ``ops/nabla.py``).
+        backend: One of ``BACKENDS``; "auto" takes the fastest that is exact.
+        P: NABLA's probability mass, and its window in latent frames and tiles of 8×8 tokens; official names.
+        wT: NABLA's probability mass, and its window in latent frames and tiles of 8×8 tokens; official names.
+        wH: NABLA's probability mass, and its window in latent frames and tiles of 8×8 tokens; official names.
+        wW: NABLA's probability mass, and its window in latent frames and tiles of 8×8 tokens; official names.
     """
 
     type: str = "dense"
@@ -65,9 +69,13 @@ class AttentionSpec:
     def chosen(self, choice: str) -> AttentionSpec:
         """This attention, a card's, with what somebody asked for.
 
-        Args:    choice: `WORD[:KEY=VALUE,…]`; the word is a type, a backend or `auto`, the keys are those of this
-                 class. A word that is a backend keeps the type.
-        Raises:  RequestError for a word, key or value that is not known; BackendError for a backend that does not fit.
+        Args:
+            choice: `WORD[:KEY=VALUE,…]`; the word is a type, a backend or `auto`, the keys are those of this class. A
+                word that is a backend keeps the type.
+
+        Raises:
+            RequestError: For a word, key or value that is not known.
+            BackendError: For a backend that does not fit.
         """
         word, _, rest = choice.strip().partition(":")
         word = _TYPE_ALIASES.get(word, word)
@@ -100,7 +108,10 @@ class AttentionSpec:
         """Read the `attention` table of a card or an official YAML file, in which dense attention is called "flash".
 
         Official keys that no official code reads (causal, local, glob, window, chunk, add_sta, method) are accepted
-        at their only meaningful values. Raises: RequestError for any other key or value.
+        at their only meaningful values.
+
+        Raises:
+            RequestError: For any other key or value.
         """
         inert: dict[str, Any] = {"causal": False, "local": False, "glob": False, "chunk": False, "window": 3}
         inert |= {"add_sta": True, "method": "topcdf"}

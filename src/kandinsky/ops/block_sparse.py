@@ -33,8 +33,10 @@ FLEX_MIN_WIDTH = 16
 class BlockMask:
     """Which key blocks a query block sees.
 
-    kept_BNQK: bool, True = seen; every query block sees at least one real key.   size: tokens of a block.
-    counts_K:  real keys of each key block, the first ones; None where all are real.
+    Attributes:
+        kept_BNQK: Bool, True = seen; every query block sees at least one real key.
+        size: Tokens of a block.
+        counts_K: Real keys of each key block, the first ones; None where all are real.
     """
 
     kept_BNQK: Tensor
@@ -116,7 +118,10 @@ def flex(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> T
     """PyTorch's FlexAttention, compiled: tens of seconds at the first size.
 
     Uncompiled it ignores a mask of whole blocks and computes dense attention without a word. So the first result of
-    each kind is held against the definition. Raises: BackendError where it is dense, or does not compile.
+    each kind is held against the definition.
+
+    Raises:
+        BackendError: If it is dense, or does not compile.
     """
     q, k, v = (x.transpose(1, 2) for x in (q_BSNK, k_BSNK, v_BSNK))
     try:
@@ -191,7 +196,11 @@ _HELD_AGAINST_DEFINITION: set[tuple[torch.device, torch.dtype, torch.Size]] = se
 
 
 def _refuse_dense(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask, out_BSNK: Tensor) -> None:
-    """Compute the query block that sees least by itself. Raises: BackendError where the result is another."""
+    """Compute the query block that sees least by itself.
+
+    Raises:
+        BackendError: If the result is another.
+    """
     _, N, Q, _ = blocks.kept_BNQK.shape
     clip, rest = divmod(int(blocks.kept_BNQK.sum(-1).argmin()), N * Q)
     head, row = divmod(rest, Q)

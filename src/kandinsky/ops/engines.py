@@ -55,7 +55,11 @@ class Engine:
         return out[0] if isinstance(out, tuple) else out
 
     def kernel(self) -> Callable[..., Any]:
-        """The package's function. Raises: BackendError where the package is absent or broken."""
+        """The package's function.
+
+        Raises:
+            BackendError: If the package is absent or broken.
+        """
         try:
             return getattr(importlib.import_module(self.module), self.function)
         except (ImportError, AttributeError, OSError) as error:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.hooks import RemovableHandle
 
-from kandinsky.errors import BackendError
+from kandinsky.errors import BackendError, RequestError
+from kandinsky.ops.finite import is_finite
 from kandinsky.ops.precision import LOW_RANK
 
 
@@ -72,13 +73,23 @@ def layer_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
 def attach(net: nn.Module, updates: Mapping[str, Weighted], *, dtype: torch.dtype | None = None) -> None:
     """Give each named layer its updates, in the place of any it had; all other layers lose theirs.
 
-    Args: dtype: type the updates are kept in; that of a layer's weight when not given.
     Attach before compiling: a compiled network may not look for hooks again.
+
+    Args:
+        net: The network.
+        updates: By the layer's name; each is (update, strength).
+        dtype: Type the updates are kept in; that of a layer's weight when not given.
+
+    Raises:
+        RequestError: Scale times matrix is too large for that type; no layer has an update then.
     """
     for name, layer in linear_layers(net).items():
         _detach_one(layer)
         if chosen := updates.get(name):
             child = LowRankSum(chosen, layer.weight.device, dtype or layer.weight.dtype)
+            if not (is_finite(child.up_OR) and is_finite(child.down_RI)):
+                detach(net)
+                raise _too_large(name, child.up_OR.dtype)
             child.hook = layer.register_forward_hook(_add_update)
             layer.add_module(LOW_RANK, child)
 
@@ -93,11 +104,18 @@ def fuse(
 ) -> dict[str, Tensor]:
     """Add updates to the weights themselves: no work is left for each call.
 
-    Args:    home: where the weights as they were are kept.
-             dtype: type of the sums; that of a layer's weight when not given.
-    Returns: the weights as they were, for ``restore``; subtracting would not give them back to the last
-             bit.
-    Raises:  BackendError naming a layer whose weight is quantised; the network is then unchanged.
+    Args:
+        net: The network.
+        updates: As ``attach`` takes them.
+        home: Where the weights as they were are kept.
+        dtype: Type of the sums; that of a layer's weight when not given.
+
+    Returns:
+        The weights as they were, for ``restore``; subtracting would not give them back to the last bit.
+
+    Raises:
+        BackendError: A layer's weight is quantised; the network is then unchanged.
+        RequestError: A sum is too large for its type; the network is then unchanged.
     """
     layers = linear_layers(net)
     for name in updates:
@@ -114,7 +132,12 @@ def fuse(
         for update, strength in chosen:
             down, up = (m.to(weight.device, torch.float32) for m in (update.down_RI, update.up_OR))
             total = torch.addmm(total, up, down, alpha=update.scale * strength)
-        _replace(layers[name], total.to(dtype or weight.dtype))
+        total = total.to(dtype or weight.dtype)
+        if not is_finite(total):
+            del originals[name]
+            restore(net, originals)
+            raise _too_large(name, total.dtype)
+        _replace(layers[name], total)
     return originals
 
 
@@ -130,6 +153,11 @@ def _replace(layer: nn.Linear, weight: Tensor) -> None:
     # page-locked weights are those that block offload copies while it computes
     weight = weight.pin_memory() if old.is_pinned() and not weight.is_pinned() else weight
     layer.weight = nn.Parameter(weight, requires_grad=old.requires_grad)
+
+
+def _too_large(layer: str, dtype: torch.dtype) -> RequestError:
+    name = str(dtype).removeprefix("torch.")
+    return RequestError(f"the LoRA scales make the update of layer `{layer}` too large for {name}: use smaller ones")
 
 
 def is_plain(weight: Tensor) -> bool:

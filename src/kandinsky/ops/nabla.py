@@ -33,9 +33,12 @@ SORTED_ENTRIES = 2**24
 class TileOrder:
     """Order of the tokens of a (frames, rows, columns) grid by tiles, row-major within each and among them.
 
-    tiles:     the grid in tiles.   order_S: row-major index of each token in tile order.   inverse_S: the way back.
-    slots_S:   place of each token, in tile order, when every tile is padded to 64; None where none needs it.
-    counts_K:  tokens of each tile; None where all are 64.
+    Attributes:
+        tiles: The grid in tiles.
+        order_S: Row-major index of each token in tile order.
+        inverse_S: The way back.
+        slots_S: Place of each token, in tile order, when every tile is padded to 64; None where none needs it.
+        counts_K: Tokens of each tile; None where all are 64.
     """
 
     tiles: tuple[int, int, int]
@@ -97,7 +100,8 @@ def window_mask(
 ) -> Tensor:
     """Blocks that see each other whatever they hold: at most ``width // 2`` tiles apart on every axis (t, h, w).
 
-    Returns: [Q, K] bool.
+    Returns:
+        [Q, K] bool.
     """
     near = [
         (torch.arange(size, device=device)[:, None] - torch.arange(size, device=device)).abs() <= width // 2
@@ -174,7 +178,10 @@ class KeptBlocks:
 class Nabla:
     """NABLA for one grid of tokens: what does not depend on the tokens, made once a generation.
 
-    window_QK: blocks that are always seen.   P: mass to keep.   backend: of the block-sparse attention.
+    Attributes:
+        window_QK: Blocks that are always seen.
+        P: Mass to keep.
+        backend: Of the block-sparse attention.
     """
 
     order: TileOrder

@@ -16,7 +16,11 @@ HALF = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """out_BNSK: attention to the keys seen so far.   log_BNS: logarithm of the sum of their weights. Both float32."""
+    """
+    Attributes:
+        out_BNSK: Attention to the keys seen so far.
+        log_BNS: Logarithm of the sum of their weights. Both float32.
+    """
 
     out_BNSK: Tensor
     log_BNS: Tensor
@@ -35,7 +39,8 @@ class Part:
 def attend_part(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, mask_BL: Tensor | None = None) -> Part:
     """softmax(q·kᵀ / √K)·v over these keys, with the logarithm of the weights' sum.
 
-    Args: mask_BL: keys that may be seen. Where none may, the part weighs nothing.
+    Args:
+        mask_BL: Keys that may be seen. Where none may, the part weighs nothing.
     """
     q, k, v = (x.transpose(1, 2) for x in (q_BSNK, k_BLNK, v_BLNK))
     bias = None

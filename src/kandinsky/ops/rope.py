@@ -31,10 +31,15 @@ def axis_angles(positions: Tensor, width: int, scale: float = 1.0) -> Tensor:
 def grid_angles(positions: Sequence[Tensor], widths: Sequence[int], scales: Sequence[float]) -> Tensor:
     """Angles of a row-major grid: per token the axes' angles side by side.
 
-    Args:    positions: one vector an axis (t, h, w).  widths: channels given to each axis, even.
-             scales: divisor of each axis' angles.
-    Returns: [prod(len(p) for p in positions), sum(widths) / 2] float32.
     Source:  kandinskylab/kandinsky-5, kandinsky/models/nn.py, RoPE3D.
+
+    Args:
+        positions: One vector an axis (t, h, w).
+        widths: Channels given to each axis, even.
+        scales: Divisor of each axis' angles.
+
+    Returns:
+        [prod(len(p) for p in positions), sum(widths) / 2] float32.
     """
     shape = tuple(len(p) for p in positions)
     parts = []

@@ -37,8 +37,11 @@ class _Applied:
 class Adapters:
     """The LoRAs of one model, by name.
 
-    Args: model: its name, for messages.   layers: gives (outputs, inputs) of its linear layers, asked when needed.
-          keymap: official names of the layers ↔ ours.   quantised: how its weights are packed; empty = they are not.
+    Args:
+        model: Its name, for messages.
+        layers: Gives (outputs, inputs) of its linear layers, asked when needed.
+        keymap: Official names of the layers ↔ ours.
+        quantised: How its weights are packed; empty = they are not.
     """
 
     def __init__(
@@ -95,11 +98,19 @@ class Adapters:
     ) -> str:
         """Read a LoRA and switch it on beside those that are on.
 
-        Args:    source: file, folder or Hugging Face repository (which is not fetched here).
-                 name: to speak of it by; its file's or folder's when not given.   scale: 1 is as trained.
-                 config: what scales it, in the place of the file beside it.   trigger: in the place of the header's.
-        Returns: its name.
-        Raises:  WeightsError naming the tensor that does not fit; RequestError for a name that is taken.
+        Args:
+            source: File, folder or Hugging Face repository (which is not fetched here).
+            name: To speak of it by; its file's or folder's when not given.
+            scale: 1 is as trained.
+            config: What scales it, in the place of the file beside it.
+            trigger: In the place of the header's.
+
+        Returns:
+            Its name.
+
+        Raises:
+            WeightsError: Naming the tensor that does not fit.
+            RequestError: For a name that is taken.
         """
         found = locate_lora(source)
         # a recipe must find it again from any folder; a repository is found by its name
@@ -110,9 +121,13 @@ class Adapters:
         return self.add(lora if trigger is None else replace(lora, trigger=trigger), scale=scale)
 
     def add(self, lora: Lora, *, scale: float = 1.0) -> str:
-        """Load one more and switch it on beside those that are on. Returns: its name.
+        """Load one more and switch it on beside those that are on.
 
-        Raises: RequestError for a name that is taken, or a scale that is no finite number.
+        Returns:
+            Its name.
+
+        Raises:
+            RequestError: For a name that is taken, or a scale that is no finite number.
         """
         if lora.name in self._loaded:
             raise RequestError(f"a LoRA named `{lora.name}` is loaded already: unload it, or give another `name`")
@@ -122,13 +137,21 @@ class Adapters:
         return lora.name
 
     def set(self, scales: Mapping[str, float]) -> None:
-        """Switch exactly these on; all others off. Raises: RequestError for a name that is not loaded."""
+        """Switch exactly these on; all others off.
+
+        Raises:
+            RequestError: For a name that is not loaded.
+        """
         for name in scales:
             self._known(name)
         self._scales = {name: _scale(name, scale) for name, scale in scales.items()}
 
     def remove(self, name: str | None = None) -> None:
-        """Unload one, or all. Raises: RequestError for a name that is not loaded."""
+        """Unload one, or all.
+
+        Raises:
+            RequestError: For a name that is not loaded.
+        """
         for one in self.names if name is None else (self._known(name),):
             del self._loaded[one]
             self._scales.pop(one, None)
@@ -136,7 +159,8 @@ class Adapters:
     def fuse(self, on: bool = True) -> None:
         """Add what is on to the weights themselves from now on (or no longer).
 
-        Raises: RequestError where the weights are quantised; nothing has changed then.
+        Raises:
+            RequestError: If the weights are quantised; nothing has changed then.
         """
         if on and self.quantised:
             raise RequestError(
@@ -155,8 +179,11 @@ class Adapters:
     def apply(self, net: nn.Module, *, dtype: torch.dtype | None = None) -> None:
         """Make a network carry exactly what is on.
 
-        Args:   dtype: the compute type, where it may not be that of the weights.
-        Raises: BackendError where the network is quantised and is to be fused.
+        Args:
+            dtype: The compute type, where it may not be that of the weights.
+
+        Raises:
+            BackendError: If the network is quantised and is to be fused.
         """
         chosen = {name: scale for name, scale in self._scales.items() if scale != 0}
         wanted: State = (tuple(chosen.items()), self._is_fused and bool(chosen))
@@ -190,7 +217,9 @@ class Adapters:
 def load_loras(adapters: Adapters, specs: LoraSpecs | None) -> None:
     """Load each of ``specs``; where two would have the same name, the later one gets a number.
 
-    Raises: RequestError, WeightsError as ``Adapters.load``.
+    Raises:
+        RequestError: As ``Adapters.load``.
+        WeightsError: As ``Adapters.load``.
     """
     for found, source, scale in find_loras(specs):
         base = name = name_of(found / "lora.safetensors" if found.is_dir() else found)

@@ -63,11 +63,14 @@ def _outermost(net: nn.Module) -> Iterator[nn.Module]:
 class BlockSwap:
     """Moves one network; ``enter`` and ``leave`` bracket its use, ``remove`` makes it a plain network again.
 
-    Args: net: on the host, with its weights.   device: where it runs.
-          dtype: type its floating tensors have while they run; None = as they are. The rest of the network gets it at
-                 once; blocks keep the type they were read in, on a processor, and get it at once elsewhere.
-          ahead: copy the next block while one runs; default: where the device has streams.
     Edit weights only while no block runs: what is on the device then is a copy.
+
+    Args:
+        net: On the host, with its weights.
+        device: Where it runs.
+        dtype: Type its floating tensors have while they run; None = as they are. The rest of the network gets it at
+            once; blocks keep the type they were read in, on a processor, and get it at once elsewhere.
+        ahead: Copy the next block while one runs; default: where the device has streams.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kandinsky.errors import BackendError, RequestError
 
-_DEVICE = re.compile(r"(cpu|mps|cuda(:\d+)?)")
+_DEVICE = re.compile(r"(cpu|mps|cuda(:\d{1,4})?)")
 DTYPES = ("float32", "bfloat16", "float16")
 _SHORT = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16", "f16": "float16"}
 
@@ -20,7 +20,9 @@ _SHORT = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "floa
 def check_device(name: str | None) -> None:
     """Refuse a device that is not there. Loads torch only where its build could have that device.
 
-    Raises: RequestError for a name that is none, BackendError for a device this machine does not have.
+    Raises:
+        RequestError: For a name that is none.
+        BackendError: For a device this machine does not have.
     """
     if name is None or name == "auto":
         return
@@ -31,18 +33,18 @@ def check_device(name: str | None) -> None:
     if name.startswith("cuda") and _is_cpu_build():
         raise BackendError(
             f"device `{name}` was asked for, and the installed torch {_torch_version()} is built for processors only",
-            hint="use `--device cpu`, or install a CUDA build of torch",
+            hint='use `device="cpu"`, or install a CUDA build of torch',
         )
     import torch
 
     if name == "mps" and not torch.backends.mps.is_available():
-        raise BackendError("device `mps` was asked for, and there is none here", hint="use `--device cpu`")
+        raise BackendError("device `mps` was asked for, and there is none here", hint='use `device="cpu"`')
     if name.startswith("cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = int(name.partition(":")[2] or 0)
         if index >= count:
             there = "there is none here" if not count else f"this machine has `cuda:0` to `cuda:{count - 1}`"
-            raise BackendError(f"device `{name}` was asked for, and {there}", hint="use `--device cpu`")
+            raise BackendError(f"device `{name}` was asked for, and {there}", hint='use `device="cpu"`')
 
 
 def choose_device(name: str | None = None) -> str:

@@ -33,8 +33,9 @@ from kandinsky.runtime.spool import Spool
 class Precision:
     """Types a generation runs in.
 
-    compute: type of the weights, the matrix products and the token stream.
-    islands: normalisation, modulation, rotation and the sampler's state; fixed (see ``ops/precision.py``).
+    Attributes:
+        compute: Type of the weights, the matrix products and the token stream.
+        islands: Normalisation, modulation, rotation and the sampler's state; fixed (see ``ops/precision.py``).
     """
 
     compute: torch.dtype
@@ -59,12 +60,16 @@ def place(device: str | torch.device | None = None) -> torch.device:
 class Placement:
     """Builds networks at first use and holds them on their device while they run.
 
-    Args:   builders: for each name, how to build a network on the host, with its weights; an object whose
-            attributes are networks will do.
-            device: for networks that ``places`` does not name.   offload: `none`, `module` or `block`.
-            types: compute types of networks whose builder, for `block`, leaves weights as they were read.
-            quantized: whether weights are quantised already, for the advice when memory runs out.
-    Raises: RequestError for an unknown offload mode or a device for a network that is not there.
+    Args:
+        builders: For each name, how to build a network on the host, with its weights; an object whose attributes are
+            networks will do.
+        device: For networks that ``places`` does not name.
+        offload: `none`, `module` or `block`.
+        types: Compute types of networks whose builder, for `block`, leaves weights as they were read.
+        quantized: Whether weights are quantised already, for the advice when memory runs out.
+
+    Raises:
+        RequestError: For an unknown offload mode or a device for a network that is not there.
     """
 
     def __init__(
@@ -84,10 +89,27 @@ class Placement:
         if unknown := sorted(set(self._devices) - set(builders)):
             raise RequestError(f"device given for `{unknown[0]}`: use one of {', '.join(builders)}")
         self._types = dict(types or {})
-        self._quantized = quantized
+        self.quantized = quantized
         self._built: dict[str, Any] = {}
         self._swaps: dict[str, list[BlockSwap]] = {}
         self._held: Counter[str] = Counter()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._builders
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the networks."""
+        return tuple(self._builders)
+
+    def move(self, device: torch.device) -> None:
+        """Run everything on one device from now on. Raises: RequestError while a network is held."""
+        if any(self._held.values()):
+            raise RequestError("networks cannot be moved while they run: wait for the result")
+        self._devices = dict.fromkeys(self._devices, device)
+        if self.offload == "block":  # what moves the blocks knows one device
+            self._built.clear()
+            self._swaps.clear()
 
     def device(self, name: str) -> torch.device:
         """Where a network runs."""
@@ -101,7 +123,8 @@ class Placement:
     def hold(self, name: str) -> Iterator[Any]:
         """A network on its device, for the length of a `with` block.
 
-        Raises: OutOfMemory naming the placement to try, also for what runs inside the block.
+        Raises:
+            OutOfMemory: Naming the placement to try, also for what runs inside the block.
         """
         with self._memory_errors(name):
             if (net := self._built.get(name)) is None:
@@ -158,11 +181,11 @@ class Placement:
     def _advice(self) -> str:
         """The next placement to try: none → module → block → quantised weights → a smaller clip."""
         if self.offload == "none":
-            return "try `offload=module` (`--offload module`), a smaller size or fewer seconds"
+            return 'try `offload="module"`, a smaller size or fewer seconds'
         if self.offload == "module":
-            return "try `offload=block` (`--offload block`), a smaller size or fewer seconds"
-        if not self._quantized:
-            return "try `quantize=int8` (`--quantize int8`), a smaller size or fewer seconds"
+            return 'try `offload="block"`, a smaller size or fewer seconds'
+        if not self.quantized:
+            return 'try `quantize="int8"`, a smaller size or fewer seconds'
         return "try a smaller size or fewer seconds"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky.errors import RequestError
-from kandinsky.model.card import Card, Component, FileSet
+from kandinsky.model.card import UNPUBLISHED, Card, Component, FileSet
 from kandinsky.model.values import LatentShape, VideoShape
 from kandinsky.runtime import devices, plan_parallel, plan_unet
 from kandinsky.runtime.plan_parallel import Company
@@ -187,7 +187,7 @@ def plan_clip(
         device=device,
         dtype=dtype,
         offload=chosen,
-        download_bytes=sum(part.bytes for part in missing if part.repo != "package"),
+        download_bytes=sum(part.bytes for part in missing if part.repo not in ("package", UNPUBLISHED)),
         files_bytes=card_bytes(card),
         peak_device_bytes=0 if on_host else need[chosen],
         peak_host_bytes=peak_host,

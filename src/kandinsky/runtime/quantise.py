@@ -39,7 +39,11 @@ NF4_BYTES = 0.5 + 1 / NF4_GROUP
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """weight_bytes: of one quantised weight.   components: what it is for."""
+    """
+    Attributes:
+        weight_bytes: Of one quantised weight.
+        components: What it is for.
+    """
 
     weight_bytes: float
     components: tuple[str, ...] = COMPONENTS
@@ -51,8 +55,11 @@ SCHEMES = {"int8": Scheme(1), "fp8": Scheme(1), "nf4": Scheme(NF4_BYTES, ("text"
 def parse(value: str | Mapping[str, str] | None) -> dict[str, str]:
     """Schemes by component. A bare name is for the transformer.
 
-    Args:   value: `int8`, `dit=int8,text=nf4`, a mapping of the same, or None for none.
-    Raises: RequestError for an unknown component or scheme, or one that is not for the component.
+    Args:
+        value: `int8`, `dit=int8,text=nf4`, a mapping of the same, or None for none.
+
+    Raises:
+        RequestError: For an unknown component or scheme, or one that is not for the component.
     """
     if value is None:
         return {}
@@ -71,7 +78,11 @@ def parse(value: str | Mapping[str, str] | None) -> dict[str, str]:
 
 
 def check(schemes: Mapping[str, str]) -> None:
-    """Refuse what cannot run here, before weights are read. Raises: BackendError for a package that is not there."""
+    """Refuse what cannot run here, before weights are read.
+
+    Raises:
+        BackendError: For a package that is not there.
+    """
     if schemes:
         _torchao()
 
@@ -79,7 +90,9 @@ def check(schemes: Mapping[str, str]) -> None:
 def quantise(held: Any, scheme: str, *, device: torch.device) -> int:
     """Quantise the linear layers of a network's blocks in place, on the host; returns how many.
 
-    Args: held: a network, or an object whose attributes are networks.   device: where it will run.
+    Args:
+        held: A network, or an object whose attributes are networks.
+        device: Where it will run.
     """
     from torch import nn
 

@@ -17,8 +17,9 @@ SHARE = 0.5  # of the free main memory that frames may take before they go to a 
 class Spool:
     """Allocates tensors; where they lie changes no number in them. Fits ``model/autoencoder.Allocate``.
 
-    Args: in_memory: bytes of one tensor from which on it lies in a file; default: half of what is free now.
-          folder: of the files; default: the system's temporary folder. They have no name: nothing stays behind.
+    Args:
+        in_memory: Bytes of one tensor from which on it lies in a file; default: half of what is free now.
+        folder: Of the files; default: the system's temporary folder. They have no name: nothing stays behind.
     """
 
     def __init__(self, *, in_memory: int | None = None, folder: Path | None = None) -> None:

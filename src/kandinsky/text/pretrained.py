@@ -1,45 +1,192 @@
-"""Models and tokenizers of transformers, read from local folders, strictly."""
+"""Models and tokenizers of transformers and tokenizers, read from local folders: the only door to those libraries.
+
+Nothing is fetched. Program code that lies in a folder runs only where the caller says so, and nobody is asked on stdin.
+"""
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from kandinsky.errors import WeightsError
-from kandinsky.weights.read import read_shapes
+from kandinsky.printing import escaped
+from kandinsky.weights.read import check_finite, read_meta
+from kandinsky.weights.untrusted import read_table, reading, shown
+
+CONFIG = "config.json"
+# where a folder may name program code, for models, tokenizers and image processors
+_CODE_FILES = (CONFIG, "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+# keys of `config.json` that make transformers look elsewhere: kernels of a hub, other files, packing schemes, adapters
+_ELSEWHERE = re.compile(
+    r"_?(attn|experts)_implementation(_internal)?|transformers_weights|quantization_config|fusion_config"
+)
+_COUNTS = re.compile(r"depth|(num_)?(\w+_)?layers")
+MOST_LAYERS = 1000
+MOST_TIMES = 3  # a model may have this many times the numbers of its file: tied tables and tensors left over
 
 
-def read_model(cls: Any, folder: Path, dtype: torch.dtype, *, may_be_left_over: tuple[str, ...] = ()) -> nn.Module:
+def from_folder(cls: Any, folder: Path, *, trust_remote_code: bool = False, **options: Any) -> Any:
+    """``cls.from_pretrained`` of a local folder. Every such call in this library is made here.
+
+    Args:
+        cls: A class of transformers with ``from_pretrained``.
+        folder: The local folder.
+        trust_remote_code: Run the program code that the folder brings, if it brings some. Never asked for on stdin.
+        options: Passed on.
+
+    Raises:
+        WeightsError: The folder wants to run program code and may not, or leads elsewhere (to an adapter, a kernel or
+            code of another repository).
+    """
+    _refuse_elsewhere(folder, trusts_code=trust_remote_code)
+    try:
+        return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code, **options)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise _brings_code(folder) from error
+
+
+def read_model(
+    cls: Any, folder: Path, dtype: torch.dtype, *, types: Sequence[str], may_be_left_over: tuple[str, ...] = ()
+) -> nn.Module:
     """A model of transformers from a local folder, strictly, on the host; nothing is fetched or executed.
 
-    Args:   may_be_left_over: beginnings of tensor names that the file may hold besides.
-    Raises: WeightsError naming the folder, and the tensor that is missing, left over or cut off.
+    Args:
+        cls: The model's class.
+        folder: Holds `config.json` and the weights.
+        dtype: Type of all floating tensors.
+        types: What `model_type` of `config.json` may be.
+        may_be_left_over: Beginnings of tensor names that the file may hold besides.
+
+    Raises:
+        WeightsError: Names the folder, and the tensor that is missing, left over, cut off, of another shape or not
+            finite.
     """
-    read_shapes(folder)  # names a tensor that is cut off, before any is read
-    try:
-        model, report = cls.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+    stored = read_meta(folder, stored=True)  # checks the headers before any tensor is read
+    _check_config(cls, folder, types, sum(tensor.numel() for tensor in stored.values()))
+    with reading(folder, f"cannot be read as {cls.__name__}"), _quiet():
+        model, report = from_folder(
+            cls, folder, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"`{folder}` cannot be read as {cls.__name__}: {first_line(error)}") from error
     left_over = [key for key in report["unexpected_keys"] if not key.startswith(may_be_left_over)]
     for keys, text in ((report["missing_keys"], "is missing in"), (left_over, "belongs to no part of the network, in")):
         if keys:
-            raise WeightsError(f"tensor `{sorted(keys)[0]}` {text} `{folder}` ({len(keys)} such for {cls.__name__})")
+            raise WeightsError(f"tensor `{shown(min(keys))}` {text} `{folder}` ({len(keys)} such for {cls.__name__})")
+    for name, has, needs in sorted(report["mismatched_keys"]):
+        raise WeightsError(
+            f"tensor `{shown(name)}` in `{folder}` has shape {list(has)}, {cls.__name__} needs {list(needs)} by "
+            f"`{CONFIG}`: the files do not belong together"
+        )
+    check_finite(dict(model.named_parameters()), str(folder))
     return model
 
 
 def read_tokenizer(cls: Any, folder: Path) -> Any:
-    """A tokenizer of transformers from a local folder. Raises: WeightsError."""
+    """A tokenizer or image processor of transformers from a local folder. Raises: WeightsError."""
+    with reading(folder, "holds no tokenizer"), _quiet():
+        return from_folder(cls, folder)
+
+
+def read_tokenizer_file(file: Path) -> Tokenizer:
+    """A `tokenizer.json`.
+
+    Raises:
+        WeightsError: If it is absent or damaged.
+    """
+    if not file.is_file():
+        raise WeightsError(f"tokenizer file `{escaped(file)}` is not there")
+    with reading(file, "is no tokenizer"):
+        return Tokenizer.from_file(str(file))
+
+
+def check_vocabulary(vocabulary: Mapping[str, int], rows: int, where: Path | str) -> None:
+    """Refuse a tokenizer that numbers words beyond a model's embedding table.
+
+    Args:
+        vocabulary: The number of each word, as ``get_vocab`` gives it.
+        rows: Of the table.
+        where: What to call the tokenizer.
+
+    Raises:
+        WeightsError: Names the number and the table's size.
+    """
+    largest = max(vocabulary.values(), default=-1)
+    if largest >= rows:
+        raise WeightsError(
+            f"the tokenizer in `{escaped(where)}` numbers words up to {largest}, the model knows {rows}: they do not "
+            "belong together"
+        )
+
+
+def _check_config(cls: Any, folder: Path, types: Sequence[str], numbers: int) -> None:
+    """Refuse a `config.json` of another model, or of one much larger than its file, before it is built in memory."""
+    values = read_table(folder / CONFIG)
+    kind = values.get("model_type")
+    if kind not in types:
+        if "auto_map" in values:
+            raise _brings_code(folder)
+        raise WeightsError(
+            f"`{escaped(folder / CONFIG)}` describes a model of type `{shown(kind)}`: {cls.__name__} is "
+            f"{' or '.join(f'`{name}`' for name in types)}"
+        )
+    _refuse_many_layers(values, folder)
+    failure = f"has a `{CONFIG}` that makes no {cls.__name__}"
+    with reading(folder, failure), _quiet():
+        config = from_folder(cls.config_class, folder)
+        with torch.device("meta"):
+            needed = sum(parameter.numel() for parameter in cls._from_config(config).parameters())
+    if needed > MOST_TIMES * numbers:
+        raise WeightsError(
+            f"`{escaped(folder / CONFIG)}` describes {needed:,} numbers, and the weights beside it are {numbers:,}: "
+            "the files do not belong together"
+        )
+
+
+def _refuse_many_layers(values: Any, folder: Path) -> None:
+    for key, value in values.items() if isinstance(values, dict) else ():
+        if isinstance(value, dict):
+            _refuse_many_layers(value, folder)
+        elif _COUNTS.fullmatch(key) and isinstance(value, int | float) and value > MOST_LAYERS:
+            raise WeightsError(f"`{escaped(folder / CONFIG)}` gives {key} as {value}: at most {MOST_LAYERS} are built")
+
+
+def _refuse_elsewhere(folder: Path, *, trusts_code: bool) -> None:
+    if (folder / "adapter_config.json").exists():
+        raise WeightsError(f"`{escaped(folder)}` holds an adapter (`adapter_config.json`): give the model itself")
+    for file in (folder / name for name in _CODE_FILES):
+        if not file.is_file():
+            continue
+        values = read_table(file)
+        for key, value in values.items():
+            if _ELSEWHERE.fullmatch(key) and value not in (None, "eager", "sdpa"):
+                raise WeightsError(f"`{escaped(file)}` has `{key}`, which is not supported: give the plain model")
+        if trusts_code and "--" in str(values.get("auto_map", "")):
+            raise WeightsError(f"`{escaped(file)}` names code of another repository: only the folder's own runs")
+
+
+def _brings_code(folder: Path) -> WeightsError:
+    return WeightsError(
+        f"`{escaped(folder)}` describes a model by program code of its own (`auto_map`), which runs only with "
+        "`trust_remote_code` and only for models that need it: give the folder of the model itself"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the reports that transformers prints about what does not fit: it is said in the error."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        return cls.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"`{folder}` holds no tokenizer: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """What another library's error says, in one line."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        yield
+    finally:
+        logger.setLevel(level)

@@ -24,6 +24,15 @@ class TextEncoder(Protocol):
 
 
 @runtime_checkable
+class ReadingTextEncoder(TextEncoder, Protocol):
+    """Also tells what it did not understand."""
+
+    def unused(self, prompt: str) -> tuple[str, ...]:
+        """Words of a prompt that have no part in the result, in their order."""
+        ...
+
+
+@runtime_checkable
 class ImageTextEncoder(TextEncoder, Protocol):
     """Also reads prompts that speak of an image, for image editing."""
 

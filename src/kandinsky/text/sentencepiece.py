@@ -6,6 +6,7 @@ the kind of model, which must be "unigram".
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from kandinsky.errors import WeightsError
+from kandinsky.weights.untrusted import reading
 
 # field numbers in sentencepiece_model.proto
 PIECES, TRAINER, NORMALIZER = 1, 2, 3
@@ -25,33 +27,33 @@ SPACE = "▁"
 def read_spiece(file: Path) -> Tokenizer:
     """The tokenizer of a SentencePiece file, without the end token that a model may want.
 
-    Raises: WeightsError where the file is damaged or holds another kind of model.
+    Raises:
+        WeightsError: If the file is damaged or holds another kind of model.
     """
     vocabulary: list[tuple[str, float]] = []
     unknown: int | None = None
     model: int | bytes = UNIGRAM
     table = b""
-    try:
+    with reading(file, "is not a SentencePiece file, or cut off, fetch it again"):
         for field, value in _fields(file.read_bytes()):
             if field == PIECES:
                 piece = dict(_fields(_bytes(value)))
                 if piece.get(PIECE_KIND) == UNKNOWN:
                     unknown = len(vocabulary)
                 score = struct.unpack("<f", _bytes(piece[PIECE_SCORE]))[0] if PIECE_SCORE in piece else 0.0
+                if not math.isfinite(score):
+                    raise ValueError(f"piece {len(vocabulary)} has the score {score}")
                 vocabulary.append((_bytes(piece[PIECE_TEXT]).decode("utf-8"), score))
             elif field == TRAINER:
                 model = dict(_fields(_bytes(value))).get(TRAINER_MODEL, UNIGRAM)
             elif field == NORMALIZER:
                 table = _bytes(dict(_fields(_bytes(value))).get(NORMALIZER_TABLE, b""))
-    except OSError as error:
-        raise WeightsError(f"`{file}` cannot be read: {error.strerror}") from error
-    except (IndexError, KeyError, TypeError, ValueError, struct.error) as error:
-        raise WeightsError(f"`{file}` is no SentencePiece file, or cut off: fetch it again") from error
     if model != UNIGRAM or not vocabulary or unknown is None:
         raise WeightsError(f"`{file}` holds no unigram vocabulary: is it T5's?")
-    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=unknown, byte_fallback=False))
-    if table:
-        tokenizer.normalizer = normalizers.Precompiled(table)
+    with reading(file, "holds no valid unigram vocabulary"):
+        tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=unknown, byte_fallback=False))
+        if table:
+            tokenizer.normalizer = normalizers.Precompiled(table)
     # words are split at white space, and a piece never reaches over it
     words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
@@ -82,6 +84,8 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
         byte = data[at]
         value |= (byte & 127) << shift
         at, shift = at + 1, shift + 7
+        if shift > 70:
+            raise ValueError("a number of more than ten bytes")
         if byte < 128:
             return value, at
 

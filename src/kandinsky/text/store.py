@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kandinsky.errors import WeightsError
+from kandinsky.errors import RequestError, WeightsError
 from kandinsky.model.values import TextStates
 from kandinsky.text.protocol import TextEncoder
 from kandinsky.weights.read import PICKLED, read_ranges, read_state
@@ -46,8 +46,9 @@ def cache_folder() -> Path | None:
 class TextStore:
     """States of one encoder, by prompt.
 
-    Args: folder: where files lie; made when the first is written.   encoder: gives the ``fingerprint`` of what makes
-          the states, asked at first use.
+    Args:
+        folder: Where files lie; made when the first is written.
+        encoder: Gives the ``fingerprint`` of what makes the states, asked at first use.
     """
 
     def __init__(self, folder: Path, encoder: Callable[[], str]) -> None:
@@ -86,7 +87,7 @@ class TextStore:
         try:
             write_state(tensors, self.path(prompt, still=still))
             self._tidy()
-        except OSError as error:
+        except (OSError, RequestError) as error:
             log.warning("text states cannot be kept in `%s`: %s", self.folder, error)
 
     def _named(self) -> str:
@@ -108,8 +109,11 @@ def encode_each(
 ) -> list[TextStates]:
     """The states of each prompt, encoded by itself or taken from the store; ``join`` makes a batch of them.
 
-    Args:    encoder: holds the encoder while it is needed; not called where the store has every prompt.
-    Returns: one value a prompt; on the host where it came from the store.
+    Args:
+        encoder: Holds the encoder while it is needed; not called where the store has every prompt.
+
+    Returns:
+        One value a prompt; on the host where it came from the store.
     """
     found: dict[str, TextStates] = {}
     if store is not None:
@@ -145,7 +149,9 @@ def fingerprint(weights: Iterable[Path], others: Iterable[Path], settings: Mappi
 
     Sixteen gigabytes take long to read, so of each tensor its name, type, shape and first bytes count, beside the size
     and time of the file; other files count whole.
-    Raises: WeightsError for a file that cannot be read.
+
+    Raises:
+        WeightsError: For a file that cannot be read.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for file in sorted(weights):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.model.params import read_params
 from kandinsky.model.values import TextStates
-from kandinsky.text.pretrained import read_model
+from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokenizer_file
 from kandinsky.text.sentencepiece import read_spiece
 
 PAD, END, EXTRA = 0, 1, 100
@@ -27,13 +27,20 @@ LEFT_OVER = ("encoder.embed_tokens.", "decoder.", "lm_head.")
 
 @dataclass(frozen=True, slots=True)
 class T5Params:
-    """max_length: tokens of every prompt, the end token counted; longer ones are cut, shorter ones padded."""
+    """
+    Attributes:
+        max_length: Tokens of every prompt, the end token counted; longer ones are cut, shorter ones padded.
+    """
 
     max_length: int = 224
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> T5Params:
-        """Read a card's values. Raises: RequestError for an unknown key or a length below 2."""
+        """Read a card's values.
+
+        Raises:
+            RequestError: For an unknown key or a length below 2.
+        """
         params = read_params(cls, values, "text encoder parameter")
         if params.max_length < 2:
             raise RequestError(f"max_length `{params.max_length}` leaves no room for a word: use 2 or more")
@@ -46,8 +53,11 @@ class T5Encoder(nn.Module):
     Every prompt has ``max_length`` tokens, and none is hidden: padding takes part in the encoder's attention and in the
     denoiser's, as the model was trained. Prompts are taken as they are: no template, no cleaning.
 
-    Args:   encoder: ``T5EncoderModel``.   tokenizer: whole numbers of a text without end token and padding.
     Source: ai-forever/Kandinsky-4, kandinsky/model/text_embedders.py, EmbedderWithTokenizer.
+
+    Args:
+        encoder: ``T5EncoderModel``.
+        tokenizer: Whole numbers of a text without end token and padding.
     """
 
     def __init__(self, encoder: nn.Module, tokenizer: Tokenizer, params: T5Params | None = None) -> None:
@@ -59,9 +69,14 @@ class T5Encoder(nn.Module):
     def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
         """Text states of B prompts.
 
-        Args:    still: changes nothing here.
-        Returns: tokens [B, max_length, C] in the encoder's type; pooled states of width 0; no mask.
-        Raises:  RequestError for no prompts.
+        Args:
+            still: Changes nothing here.
+
+        Returns:
+            Tokens [B, max_length, C] in the encoder's type; pooled states of width 0; no mask.
+
+        Raises:
+            RequestError: For no prompts.
         """
         if isinstance(prompts, str) or not prompts:
             raise RequestError("encode takes a list of at least one prompt")
@@ -76,8 +91,9 @@ class T5Encoder(nn.Module):
     def states(self, numbers_BL: Tensor) -> TextStates:
         """States of token numbers, without a mask.
 
-        Raises: BackendError for states that are no numbers: T5's hidden layers can outgrow float16, and what comes of
-                that is a clip of something else (the official code puts zeros in the place of such a prompt).
+        Raises:
+            BackendError: For states that are no numbers: T5's hidden layers can outgrow float16, and what comes of that
+                is a clip of something else (the official code puts zeros in the place of such a prompt).
         """
         with torch.no_grad():
             tokens = self.encoder(input_ids=numbers_BL.to(self.encoder.device)).last_hidden_state
@@ -85,7 +101,7 @@ class T5Encoder(nn.Module):
             name = str(tokens.dtype).removeprefix("torch.")
             raise BackendError(
                 f"the text encoder's states are not finite in {name}: run it in bfloat16 or float32",
-                hint="`dtype` or `--dtype` of a pipeline; `fp16=False` or `dtype` of an official get_T5encoder",
+                hint='use `dtype="bfloat16"`; `fp16=False` or `dtype` of an official get_T5encoder',
             )
         return TextStates(tokens, tokens.new_zeros(len(tokens), 0))
 
@@ -93,7 +109,9 @@ class T5Encoder(nn.Module):
 def read_t5(folder: Path, tokenizer_folder: Path, *, params: T5Params | None = None, dtype: torch.dtype) -> T5Encoder:
     """Read encoder and tokenizer from local folders, strictly, on the host; nothing is fetched or executed.
 
-    Raises: BackendError without transformers; WeightsError naming the folder, and the tensor where one does not fit.
+    Raises:
+        BackendError: Without transformers.
+        WeightsError: Naming the folder, and the tensor where one does not fit.
     """
     try:
         from transformers import T5EncoderModel
@@ -102,22 +120,22 @@ def read_t5(folder: Path, tokenizer_folder: Path, *, params: T5Params | None = N
             "the text encoder T5 needs the package `transformers`: install `kandinsky-video[full]`"
         ) from error
     tokenizer = read_t5_tokenizer(tokenizer_folder)  # before the large file
-    return T5Encoder(read_model(T5EncoderModel, folder, dtype, may_be_left_over=LEFT_OVER), tokenizer, params)
+    encoder: Any = read_model(T5EncoderModel, folder, dtype, types=("t5",), may_be_left_over=LEFT_OVER)
+    check_vocabulary(tokenizer.get_vocab(), encoder.get_input_embeddings().num_embeddings, tokenizer_folder)
+    return T5Encoder(encoder, tokenizer, params)
 
 
 def read_t5_tokenizer(folder: Path) -> Tokenizer:
     """T5's tokenizer from `spiece.model`, as the official repository has it, or from `tokenizer.json`.
 
-    Raises: WeightsError where neither is there, or it is not T5's.
+    Raises:
+        WeightsError: If neither is there, or it is not T5's.
     """
     if (file := folder / "spiece.model").is_file():
         tokenizer = read_spiece(file)
         tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>", *(f"<extra_id_{i}>" for i in reversed(range(EXTRA)))])
     elif (file := folder / "tokenizer.json").is_file():
-        try:
-            tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
-            raise WeightsError(f"`{file}` is no tokenizer: {error}") from error
+        tokenizer = read_tokenizer_file(file)
         tokenizer.no_truncation()
         tokenizer.no_padding()
     else:

@@ -1,14 +1,12 @@
-"""Folders in the Diffusers layout: which card they are a copy of, and where the parts lie. No torch."""
+"""Folders in the Diffusers layout: which card they are a copy of, and where the parts are. No torch."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kandinsky.errors import WeightsError
 from kandinsky.model.card import Card, FileSet
 from kandinsky.model.family import Cards
 
@@ -41,7 +39,7 @@ def in_diffusers_layout(card: Card, repo: str) -> Card:
 
 
 def overruled(card: Card, sampling: Mapping[str, Any]) -> Card:
-    """The card with these sampling values for all its sizes."""
+    """The card with these sampling values overridden for all sizes."""
     classes = {
         name: dataclasses.replace(entry, sampling={k: v for k, v in entry.sampling.items() if k not in sampling})
         for name, entry in card.classes.items()
@@ -57,15 +55,3 @@ def named_in(folder: Path, task: str, cards: Cards) -> Card | None:
         if card.task == task and names & {repo.rpartition("/")[2] for repo in repositories}:
             return card
     return None
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WeightsError(f"`{path}` is not there, but the Diffusers layout needs it") from error
-    except ValueError as error:
-        raise WeightsError(f"`{path}` is not valid JSON: fetch it again") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"`{path}` must hold a table: fetch it again")
-    return values

@@ -1,41 +1,50 @@
-"""Where weight files lie on this machine: the package, an official `weights/` folder, or the Hugging Face cache.
+"""Locating weight files on this machine: the package, an official `weights/` folder, or the Hugging Face cache.
 
-Reads folders only: no torch, no network. ``weights/hub.py`` fetches what is missing.
+Only looks at folders: no torch, no network access. ``weights/hub.py`` downloads what is missing.
 
-Places, in this order:
+Search order:
 1. `repo = "package"`: `kandinsky/assets/`, and nowhere else;
-2. a `repo` that is a path (`/…`, `~/…`): that folder, and nowhere else (cards turn `./…` into such a path);
-3. the ``root`` given by the caller, an official `weights/` tree (`model/`, `vae/`, `text_encoder/`, `text_encoder2/`)
-   or a folder that huggingface_hub was told to cache in, and then nowhere else;
-4. the tree that the variable ``KANDINSKY_WEIGHTS`` names;
-5. the Hugging Face cache (``HF_HUB_CACHE``, ``HF_HOME``).
+2. `repo = "unpublished"`: places 4 and 5 alone;
+3. a `repo` that is a path (`/…`, `~/…`): that folder, and nowhere else (cards turn `./…` into such a path);
+4. the ``root`` given by the caller, an official `weights/` folder (`model/`, `vae/`, `text_encoder/`, `text_encoder2/`)
+   or a cache folder of huggingface_hub, and then nowhere else;
+5. the folder that ``KANDINSKY_WEIGHTS`` names;
+6. the Hugging Face cache (``HF_HUB_CACHE``, ``HF_HOME``).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from kandinsky.errors import WeightsError
-from kandinsky.model.card import Card, Component, FileSet
+from kandinsky.model.card import UNPUBLISHED, Card, Component, FileSet
+from kandinsky.printing import escaped, shell_command
+from kandinsky.weights.header import shard_files
 
 ASSETS = Path(__file__).parent.parent / "assets"
+LONGEST_REPOSITORY = 96
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPOSITORY = re.compile(r"(?:(?![.-])[A-Za-z0-9._-]+(?<![.-]))/(?:(?![.-])[A-Za-z0-9._-]+(?<![.-]))")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One folder a part may lie in. ``target`` is what a loader gets: the file, or the folder of several files."""
+    """One place where a part may be.
+
+    Attributes:
+        target: What a loader gets: the file, or the folder of several files.
+        files: The files that have to exist.
+    """
 
     target: Path
     files: tuple[Path, ...]
 
     def missing(self) -> tuple[Path, ...]:
-        """Files that are not there. An entry for a whole folder counts as missing where the folder is empty."""
+        """The files that do not exist. An entry for a whole folder is missing if the folder is empty."""
         gone = [path for path in self.files if not _is_there(path)]
         return tuple(dict.fromkeys([*gone, *(path for path in self._shards() if not path.exists())]))
 
@@ -44,15 +53,11 @@ class Place:
         for index in folder.glob("*.safetensors.index.json"):
             if index not in self.files and folder not in self.files:
                 continue
-            try:
-                names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            except (OSError, ValueError, KeyError, AttributeError) as error:
-                raise WeightsError(f"`{index}` is no valid index of weight files: {error!r}") from error
-            yield from (folder / name for name in sorted(names))
+            yield from shard_files(index)
 
 
 def places(part: FileSet, *, root: Path | None = None) -> tuple[Place, ...]:
-    """Every place this part may lie in on this machine, best first."""
+    """Every place on this machine where a part may be, in search order."""
     if part.repo == "package":
         return (_in_tree(part, ASSETS),)
     if part.repo.startswith(("/", "~")):
@@ -63,15 +68,21 @@ def places(part: FileSet, *, root: Path | None = None) -> tuple[Place, ...]:
     found = []
     if tree := os.environ.get("KANDINSKY_WEIGHTS"):
         found.append(_official(part, Path(tree).expanduser()))
-    found.append(_in_tree(part, _snapshot(part)))
+    if part.repo != UNPUBLISHED:
+        found.append(_in_tree(part, _snapshot(part)))
     return tuple(found)
 
 
 def locate_part(part: FileSet, *, root: Path | None = None, model: str | None = None) -> Path:
     """The file of a part with one file, else the folder its files lie in.
 
-    Args:    root: an official `weights/` folder to look in instead of the Hugging Face cache.   model: for the hint.
-    Raises:  WeightsError naming the missing files and every place looked at.
+    Args:
+        part: What a card lists.
+        root: An official `weights/` folder to look in instead of the Hugging Face cache.
+        model: The name that was asked for, which `kandinsky download` takes as well; for the hint.
+
+    Raises:
+        WeightsError: Names the missing files and every place looked at.
     """
     looked = []
     for place in places(part, root=root):
@@ -79,15 +90,38 @@ def locate_part(part: FileSet, *, root: Path | None = None, model: str | None = 
         if not gone:
             return place.target
         looked.append(place)
-    # The place where most is there already is the one whose gaps are worth naming.
+    if part.repo == UNPUBLISHED:
+        raise not_published(part, model, looked)
+    # report the place that is closest to complete
     best = min(looked, key=lambda place: len(place.missing()))
     gone = best.missing()
-    names = [f"`{_name(path, best, part)}`" for path in gone]
+    names = [f"`{escaped(_name(path, best, part))}`" for path in gone]
     listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    where = " or ".join(f"`{place.target}`" for place in looked)
-    raise WeightsError(
-        f"{listed} of `{part.repo}` {'is' if len(names) == 1 else 'are'} not on this machine: looked for {where}",
-        hint=None if part.repo == "package" or part.repo.startswith(("/", "~")) else _hint(model),
+    where = " or ".join(f"`{escaped(place.target)}`" for place in looked)
+    hint = None
+    if model is not None and part.repo != "package" and not part.repo.startswith(("/", "~")):
+        hint = f"`{download_command(model, root)}` fetches what is missing"
+    verb = "is" if len(names) == 1 else "are"
+    raise WeightsError(f"{listed} of `{part.repo}` {verb} not on this machine: looked for {where}", hint=hint)
+
+
+def download_command(model: str, root: Path | None = None) -> str:
+    """The command that fetches a model to where it was looked for."""
+    return shell_command(["kandinsky", "download", model, *(["--dir", str(root)] if root is not None else [])])
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name can be that of a Hugging Face repository, OWNER/NAME, by the hub's own rules."""
+    return len(name) <= LONGEST_REPOSITORY and bool(_REPOSITORY.fullmatch(name)) and not re.search(r"--|\.\.", name)
+
+
+def not_published(part: FileSet, model: str | None, looked: Iterable[Place] = ()) -> WeightsError:
+    """The error for weights that nobody released."""
+    where = " or ".join(f"`{escaped(place.target)}`" for place in looked)
+    return WeightsError(
+        f"weights of `{model or part.local}` were never published"
+        + (f", and there are none of your own: looked for {where}" if where else ": there is nothing to download"),
+        hint=f"weights that you trained are read as `{part.local}` from the folder KANDINSKY_WEIGHTS names",
     )
 
 
@@ -99,7 +133,7 @@ def locate(component: Component, *, root: Path | None = None, model: str | None 
 
 
 def locate_parts(component: Component, *, root: Path | None = None, model: str | None = None) -> dict[str, Path]:
-    """Where each part of a component lies, by the part's name."""
+    """The paths of a component's parts, by the part's name; see ``locate_part``."""
     return {part.name: locate_part(part, root=root, model=model) for part in component.parts}
 
 
@@ -123,9 +157,11 @@ def card_bytes(card: Card) -> int:
 
 
 def revision(component: Component, *, root: Path | None = None) -> str:
-    """What the recipe records of where weights came from: the hub's commit where known, else the card's revision.
+    """Where weights came from, as recorded in a recipe.
 
-    Weights that ship with the package answer `package`; a folder of the user's answers `local`.
+    Returns:
+        The hub's commit if known, otherwise the card's revision; `package` for weights that ship with the package,
+        `local` for a folder of the user's.
     """
     part = component.parts[0]
     if part.repo == "package":
@@ -139,11 +175,6 @@ def revision(component: Component, *, root: Path | None = None) -> str:
     return part.revision
 
 
-def target_in(part: FileSet, root: Path) -> Place:
-    """Where a part lies in an official `weights/` tree; ``weights/hub.py`` writes there."""
-    return _official(part, root)
-
-
 def common_folder(files: tuple[str, ...]) -> PurePosixPath:
     """The deepest folder that holds all entries of a card's file list."""
     folders = [PurePosixPath(f) if f.endswith("/") else PurePosixPath(f).parent for f in files]
@@ -154,7 +185,7 @@ def common_folder(files: tuple[str, ...]) -> PurePosixPath:
 
 
 def _in_tree(part: FileSet, tree: Path) -> Place:
-    """Place of a part whose files lie under ``tree`` by the paths they have in their repository."""
+    """The place of a part whose files are under ``tree``, with the paths of their repository."""
     files = tuple(tree / name for name in part.files)
     if len(part.files) == 1:
         return Place(files[0], files)
@@ -179,9 +210,9 @@ def _snapshot(part: FileSet, cache: Path | None = None) -> Path:
         return repo / "snapshots" / part.revision
     try:
         commit = (repo / "refs" / part.revision).read_text(encoding="utf-8").strip()
-    except OSError:
-        return repo / "snapshots" / part.revision
-    return repo / "snapshots" / commit
+    except (OSError, ValueError):
+        commit = ""
+    return repo / "snapshots" / (commit if _COMMIT.fullmatch(commit) else part.revision)
 
 
 def hub_cache() -> Path:
@@ -207,7 +238,3 @@ def _name(path: Path, place: Place, part: FileSet) -> str:
     if path == place.target:
         return part.files[0]
     return str(path.relative_to(place.target)) if path.is_relative_to(place.target) else path.name
-
-
-def _hint(model: str | None) -> str:
-    return f"`kandinsky download {model or 'ID'}` fetches what is missing"

@@ -1,4 +1,4 @@
-"""LoRA files, read into updates of named linear layers, and written again.
+"""LoRA files: reading them into updates of named linear layers, and writing them.
 
 | style | names of one layer's tensors |
 |---|---|
@@ -7,9 +7,9 @@
 | `comfyui` | `diffusion_model.<layer>.lora_down.weight`, `….lora_up.weight`, `….alpha` |
 | `kohya` | `lora_unet_<layer with _ for .>.lora_down.weight`, `….lora_up.weight`, `….alpha` |
 
-Prefixes and tensor names may be mixed. What decides a layer's scale, first that is there: its `alpha` tensor; the
-configuration (`config_lora.json` or `adapter_config.json` beside the file, or given); the configuration Diffusers puts
-in the header; else α = r. Everything is checked against the base network by the file's header, before a tensor is read.
+Prefixes and tensor names may be mixed. A layer's scale comes from the first of these that exists: its `alpha` tensor;
+the configuration passed in, or `config_lora.json` or `adapter_config.json` beside the file; the configuration Diffusers
+stores in the header; otherwise α = r. The header is checked against the base network before any tensor is read.
 Source: kandinskylab/kandinsky-5, kandinsky/t2v_pipeline.py, load_adapter (prefixes, `.default`, trigger).
 """
 
@@ -20,7 +20,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,20 @@ from torch import Tensor
 
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.ops.lora import LowRank
+from kandinsky.printing import escaped
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
 from kandinsky.weights.lora_files import LAYOUTS, find_files, name_of
-from kandinsky.weights.read import PICKLED, read_metadata, read_shapes, read_state
+from kandinsky.weights.read import check_finite, dtype_name, read_meta, read_metadata, read_stored
+from kandinsky.weights.untrusted import parse_table, read_table, shown
 from kandinsky.weights.write import write_state
 
 log = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 
-PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "module.", "dit.")
+# may be combined in any order: some files went through several programs
+PREFIXES = ("base_model.", "model.", "diffusion_model.", "transformer.", "unet.", "module.", "dit.", "_orig_mod.")
+PEFT_PREFIX = "base_model.model."
+BASE_LAYER = ".base_layer"  # PEFT's name of the layer it wrapped
 FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")
 TEXT_ENCODER = re.compile(
     r"(base_model\.model\.)?(text_encoders?|text_model|conditioner|cond_stage_model|lora_te|te\d)"
@@ -46,8 +51,11 @@ TEXT_ENCODER = re.compile(
 DIFFUSERS_HEADER = "lora_adapter_metadata"
 _DOWN = re.compile(r"(.+)\.(?:lora_A(?:\.[^.]+)?|lora_down|lora\.down)\.weight")
 _UP = re.compile(r"(.+)\.(?:lora_B(?:\.[^.]+)?|lora_up|lora\.up)\.weight")
+_REPEAT = re.compile(r"(?<!\\)[*+{]")
+_REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{]")
+LARGEST_ALPHA = 1e9  # α of released files goes up to some hundreds
 _ALPHA = re.compile(r"(.+)\.(?:lora\.)?alpha")
-# relatives of LoRA, by what their tensors are called
+# other adapter types, recognised by their tensor names
 _RELATIVES = (
     (re.compile(r"dora_scale|lora_magnitude_vector"), "DoRA"),
     (re.compile(r"\.hada_w"), "LoHa"),
@@ -62,10 +70,14 @@ _RELATIVES = (
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """What scales the tensors: the keys of a PEFT configuration that change a result.
+    """The keys of a PEFT configuration that affect the result.
 
-    r, alpha: rank and α; None = not said.   rank_stabilised: α/√r in the place of α/r.
-    ranks, alphas: for some layers, by PEFT's patterns.
+    Attributes:
+        r: Rank; None if not given.
+        alpha: α; None if not given.
+        rank_stabilised: Use α/√r instead of α/r.
+        ranks: Ranks of single layers, by PEFT's patterns.
+        alphas: α of single layers, by PEFT's patterns.
     """
 
     r: int | None = None
@@ -76,28 +88,36 @@ class LoraConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str) -> LoraConfig:
-        """Read a PEFT configuration. Raises: WeightsError for another method than plain LoRA."""
+        """Read a PEFT configuration.
+
+        Args:
+            values: The parsed JSON object.
+            where: How error messages refer to it.
+
+        Raises:
+            WeightsError: The adapter is not a plain LoRA, or a value has the wrong type or is out of range.
+        """
         kind = str(getattr(values.get("peft_type"), "value", values.get("peft_type")) or "LORA")
         if kind.upper() != "LORA":
             raise _is_relative(kind, where)
         if values.get("use_dora"):
             raise _is_relative("DoRA", where)
-        try:
-            return cls(
-                r=None if values.get("r") is None else int(values["r"]),
-                alpha=None if values.get("lora_alpha") is None else float(values["lora_alpha"]),
-                rank_stabilised=bool(values.get("use_rslora")),
-                ranks={str(k): int(v) for k, v in (values.get("rank_pattern") or {}).items()},
-                alphas={str(k): float(v) for k, v in (values.get("alpha_pattern") or {}).items()},
-            )
-        except (TypeError, ValueError, AttributeError) as error:
-            raise WeightsError(f"`{where}` is no valid LoRA configuration: {error}") from error
+        r, alpha, rank_stabilised = (values.get(key) for key in ("r", "lora_alpha", "use_rslora"))
+        if not isinstance(rank_stabilised, bool | None):
+            raise WeightsError(f"`{where}` gives `use_rslora` as `{shown(rank_stabilised)}`: use true or false")
+        return cls(
+            r=None if r is None else _rank(r, "r", where),
+            alpha=None if alpha is None else _alpha(alpha, "lora_alpha", where),
+            rank_stabilised=bool(rank_stabilised),
+            ranks={key: _rank(value, key, where) for key, value in _patterns(values, "rank_pattern", where)},
+            alphas={key: _alpha(value, key, where) for key, value in _patterns(values, "alpha_pattern", where)},
+        )
 
     def rank_of(self, layer: str) -> int | None:
         return _of_pattern(self.ranks, layer, self.r)
 
     def scale_of(self, layer: str, rank: int, alpha: float | None) -> float:
-        """α/r or α/√r of a layer. ``alpha``: from the file, which goes before the configuration."""
+        """α/r or α/√r of a layer; ``alpha`` from the file takes precedence over the configuration."""
         if alpha is None:
             alpha = _of_pattern(self.alphas, layer, self.alpha)
         if alpha is None:
@@ -109,8 +129,12 @@ class LoraConfig:
 class Lora:
     """One LoRA, ready to be applied.
 
-    updates: by our name of the layer.   trigger: text the file wants in front of the prompt.
-    source:  what it was asked for by.   sha256: of the file; empty where there is none.
+    Attributes:
+        updates: By our name of the layer.
+        name: What it is called.
+        trigger: Text that the file wants in front of the prompt.
+        source: The name it was requested by.
+        sha256: Of the file; empty if there is none.
     """
 
     updates: Mapping[str, LowRank]
@@ -121,14 +145,12 @@ class Lora:
 
 
 def read_config(path: Path) -> LoraConfig:
-    """A PEFT configuration file. Raises: WeightsError."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"LoRA configuration `{path}` cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"LoRA configuration `{path}` must hold a table")
-    return LoraConfig.from_dict(values, where=str(path))
+    """Read a PEFT configuration file.
+
+    Raises:
+        WeightsError: As ``LoraConfig.from_dict``, and for a file that is not a JSON object.
+    """
+    return LoraConfig.from_dict(read_table(path), where=escaped(path))
 
 
 def read_lora(
@@ -141,37 +163,47 @@ def read_lora(
     name: str = "",
     source: str = "",
 ) -> Lora:
-    """A LoRA file, checked against the network it is for.
+    """Read a LoRA file and check it against the network it is for.
 
-    Args:   path: file or folder.   layers: (outputs, inputs) of the network's linear layers by our name.
-            model: the network's name, for messages.   config: in the place of the one beside the file.
-    Raises: WeightsError naming the tensor, what the network has and what the file has.
+    Args:
+        path: File or folder.
+        layers: (outputs, inputs) of the network's linear layers, by our name.
+        model: The network's name, for messages.
+        config: Used instead of the configuration beside the file.
+        keymap: Official names of the layers ↔ ours.
+        name: What to call it; the file's or folder's name if empty.
+        source: The name it was requested by; the path if empty.
+
+    Raises:
+        WeightsError: Names the tensor, what the network needs and what the file has.
     """
     file, beside = find_files(path)
     if config is None and beside is not None:
         config = read_config(beside)
-    pickled = file.suffix in PICKLED
-    state = read_state(file) if pickled else None  # such a file has no header to look at first
-    shapes = read_shapes(file) if state is None else {key: tuple(tensor.shape) for key, tensor in state.items()}
-    metadata = ({} if pickled else read_metadata(file)) or {}
+    described = read_meta(file, stored=True)
+    shapes = {key: tuple(tensor.shape) for key, tensor in described.items()}
+    metadata = read_metadata(file) or {}
     known = config or _header_config(metadata, file)
     grouped = _group(shapes, file)
     plan: dict[str, str] = {}  # name in the file → our name
     taken: dict[str, str] = {}
     for raw, names in grouped.items():
         layer = plan[raw] = _layer(raw, names, layers, keymap, model, file, len(grouped))
-        _check(layer, names, shapes, layers, known, model, file)
+        _check(layer, names, described, layers, known, model, file)
         if (other := taken.setdefault(layer, raw)) != raw:
-            raise WeightsError(f"`{other}` and `{raw}` in `{file}` both stand for the layer `{layer}`: keep one")
-    if known is None and any(n.startswith(PREFIXES[0]) for n in shapes) and not any("alpha" in n for n in shapes):
+            raise WeightsError(
+                f"`{shown(other)}` and `{shown(raw)}` in `{file}` both stand for the layer `{layer}`: keep one"
+            )
+    if known is None and any(n.startswith(PEFT_PREFIX) for n in shapes) and not any("alpha" in n for n in shapes):
         log.warning("`%s` has no configuration beside it: its scale is taken as 1 (alpha = rank)", file.name)
-    state = state or read_state(file)
+    state = read_stored(file)
+    check_finite({name: state[name] for names in grouped.values() for name in names.values()}, str(file))
     updates: dict[str, LowRank] = {}
     for raw, names in grouped.items():
         down, up = state[names["down"]], state[names["up"]]
-        alpha = float(state[names["alpha"]]) if "alpha" in names else None
+        alpha = _alpha(float(state[names["alpha"]]), names["alpha"], str(file)) if "alpha" in names else None
         scale = (known or LoraConfig()).scale_of(plan[raw], down.shape[0], alpha)
-        updates[plan[raw]] = LowRank(_numbers(down), _numbers(up), scale)
+        updates[plan[raw]] = LowRank(down.flatten(1), up.flatten(1), scale)
     return Lora(updates, name or name_of(file), metadata.get("trigger", ""), source or str(path), _sha256(file))
 
 
@@ -182,10 +214,19 @@ def write_lora(
     style: str = "official",
     keymap: KeyMap = IDENTITY,
 ) -> Path:
-    """Write a LoRA in one of the styles above; one written so is read back with the same values.
+    """Write a LoRA in one of the styles above; reading it back gives the same values.
 
-    Args:    path: the file, or for `official` and `peft` the folder that gets file and configuration.
-    Returns: the weight file.   Raises: RequestError for an unknown style, or updates a style cannot hold.
+    Args:
+        lora: What to write.
+        path: The file; for `official` and `peft` the folder that gets file and configuration.
+        style: One of the styles above.
+        keymap: Official names of the layers ↔ ours.
+
+    Returns:
+        The weight file.
+
+    Raises:
+        RequestError: The style is unknown.
     """
     official = {_layer_name(keymap.to_official(f"{layer}.weight")): update for layer, update in lora.updates.items()}
     metadata = {"format": "pt"} | ({"trigger": lora.trigger} if lora.trigger else {})
@@ -195,7 +236,7 @@ def write_lora(
         _write_config(official, path / LAYOUTS[name])
         return path / name
     if style == "diffusers":
-        # No place for α in this style: it goes into the second matrix.
+        # This style cannot store α, so it is multiplied into the second matrix.
         scaled = {k: LowRank(u.down_RI, (u.up_OR.float() * u.scale).to(u.up_OR), 1.0) for k, u in official.items()}
         state = _named(scaled, "transformer.{}", ("lora_A", "lora_B"))
     elif style in ("comfyui", "kohya"):
@@ -213,6 +254,7 @@ def _group(shapes: Shapes, file: Path) -> dict[str, dict[str, str]]:
     """For each layer, under its name in the file, the names of its tensors by part."""
     grouped: dict[str, dict[str, str]] = {}
     foreign: list[str] = []
+    is_whole = any(f"{BASE_LAYER}." in name for name in shapes)  # then the network's own tensors lie beside the LoRA's
     for name in shapes:
         if TEXT_ENCODER.match(name):
             foreign.append(name)
@@ -222,28 +264,33 @@ def _group(shapes: Shapes, file: Path) -> dict[str, dict[str, str]]:
                 raise _is_relative(kind, f"{file}", tensor=name)
         for part, pattern in (("down", _DOWN), ("up", _UP), ("alpha", _ALPHA)):
             if match := pattern.fullmatch(name):
-                if (other := grouped.setdefault(match[1], {}).setdefault(part, name)) != name:
-                    raise WeightsError(f"tensors `{other}` and `{name}` in `{file}` stand for the same: keep one")
+                layer = match[1].removesuffix(BASE_LAYER)
+                if (other := grouped.setdefault(layer, {}).setdefault(part, name)) != name:
+                    raise WeightsError(
+                        f"tensors `{shown(other)}` and `{shown(name)}` in `{file}` stand for the same: keep one"
+                    )
                 break
         else:
+            if is_whole:
+                continue
             raise WeightsError(
-                f"tensor `{name}` in `{file}` is no part of a LoRA: expected `<layer>.lora_A.weight` and "
+                f"tensor `{shown(name)}` in `{file}` is no part of a LoRA: expected `<layer>.lora_A.weight` and "
                 "`.lora_B.weight`, or `.lora_down.weight` and `.lora_up.weight`"
             )
     if foreign and not grouped:
         raise WeightsError(
-            f"`{file}` holds a LoRA of a text encoder only, such as tensor `{foreign[0]}`: "
+            f"`{file}` holds a LoRA of a text encoder only, such as tensor `{shown(foreign[0])}`: "
             "here a LoRA changes the transformer"
         )
     if foreign:
         log.warning("%d tensors of `%s` are for a text encoder, such as `%s`: they are left out, only the transformer "
-                    "is changed", len(foreign), file.name, foreign[0])  # fmt: skip
+                    "is changed", len(foreign), file.name, shown(foreign[0]))  # fmt: skip
     if not grouped:
         raise WeightsError(f"`{file}` holds no tensors")
     for raw, names in grouped.items():
         for part, title in (("down", "lora_A or lora_down"), ("up", "lora_B or lora_up")):
             if part not in names:
-                raise WeightsError(f"layer `{raw}` in `{file}` has no {title} tensor: the file is not complete")
+                raise WeightsError(f"layer `{shown(raw)}` in `{file}` has no {title} tensor: the file is not complete")
     return grouped
 
 
@@ -266,44 +313,59 @@ def _layer(
                 return layer
     near = f", one of {total} in the file" if total > 1 else ""
     raise WeightsError(
-        f"tensor `{names['down']}` in `{file}` changes the layer `{flat or bare}`{near}, but `{model}` has no such "
-        f"linear layer among its {len(layers)}: the LoRA was made for another model"
+        f"tensor `{shown(names['down'])}` in `{file}` changes the layer `{shown(flat or bare)}`{near}, but "
+        f"`{model}` has no such linear layer among its {len(layers)}: the LoRA was made for another model"
     )
 
 
 def _check(
     layer: str,
     names: Mapping[str, str],
-    shapes: Shapes,
+    described: Mapping[str, Tensor],
     layers: Shapes,
     config: LoraConfig | None,
     model: str,
     file: Path,
 ) -> None:
-    down, up = shapes[names["down"]], shapes[names["up"]]
+    """Check one layer's tensors, given on the meta device, against the layer and the configuration."""
+    down, up = described[names["down"]], described[names["up"]]
     outputs, inputs = layers[layer]
     rank = None if config is None else config.rank_of(layer)
-    for name, shape, axis, needed, what in (
+    for name, tensor, axis, needed, what in (
         (names["down"], down, 1, inputs, "inputs"),
         (names["up"], up, 0, outputs, "outputs"),
     ):
-        # a kernel of 1×1 is the same as none
-        if len(shape) < 2 or math.prod(shape[2:]) != 1:
-            raise WeightsError(f"tensor `{name}` in `{file}` has shape {list(shape)}, a LoRA matrix has two axes")
-        if shape[axis] != needed:
+        if not tensor.is_floating_point():
             raise WeightsError(
-                f"tensor `{name}` in `{file}` has {shape[axis]} {what}, the layer `{layer}` of `{model}` has {needed}: "
-                "the LoRA was made for another model"
+                f"tensor `{shown(name)}` in `{file}` holds {dtype_name(tensor.dtype)}, a LoRA matrix holds "
+                "floating-point numbers"
             )
-    if down[0] != up[1]:
+        # a kernel of 1×1 is the same as none
+        if tensor.dim() < 2 or math.prod(tensor.shape[2:]) != 1:
+            raise WeightsError(
+                f"tensor `{shown(name)}` in `{file}` has shape {list(tensor.shape)}, a LoRA matrix has two axes"
+            )
+        if tensor.shape[axis] != needed:
+            raise WeightsError(
+                f"tensor `{shown(name)}` in `{file}` has {tensor.shape[axis]} {what}, the layer `{layer}` of `{model}` "
+                f"has {needed}: the LoRA was made for another model"
+            )
+    if down.shape[0] != up.shape[1]:
         raise WeightsError(
-            f"tensor `{names['down']}` in `{file}` has rank {down[0]}, `{names['up']}` has rank {up[1]}: "
-            "they do not belong together"
+            f"tensor `{shown(names['down'])}` in `{file}` has rank {down.shape[0]}, `{shown(names['up'])}` has rank "
+            f"{up.shape[1]}: they do not belong together"
         )
-    if rank is not None and rank != down[0]:
+    if down.shape[0] == 0:
+        raise WeightsError(f"tensor `{shown(names['down'])}` in `{file}` has rank 0: at least 1 is needed")
+    if rank is not None and rank != down.shape[0]:
         raise WeightsError(
-            f"tensor `{names['down']}` in `{file}` has rank {down[0]}, its configuration says {rank}: "
+            f"tensor `{shown(names['down'])}` in `{file}` has rank {down.shape[0]}, its configuration says {rank}: "
             "file and configuration do not belong together"
+        )
+    if "alpha" in names and described[names["alpha"]].numel() != 1:
+        raise WeightsError(
+            f"tensor `{shown(names['alpha'])}` in `{file}` has shape {list(described[names['alpha']].shape)}: alpha is "
+            "one number"
         )
 
 
@@ -311,29 +373,55 @@ def _header_config(metadata: Mapping[str, str], file: Path) -> LoraConfig | None
     """The configuration Diffusers writes into the header: one JSON table, its keys with the component's prefix."""
     if (text := metadata.get(DIFFUSERS_HEADER)) is None:
         return None
-    try:
-        values = json.loads(text)
-        own = {key.removeprefix("transformer."): value for key, value in values.items()}
-    except (ValueError, AttributeError) as error:
-        raise WeightsError(f"`{file}` has a header `{DIFFUSERS_HEADER}` that cannot be read: {error}") from error
-    return LoraConfig.from_dict(own, where=f"{file}, {DIFFUSERS_HEADER}")
+    where = f"{file}, {DIFFUSERS_HEADER}"
+    own = {key.removeprefix("transformer."): value for key, value in parse_table(text.encode(), where).items()}
+    return LoraConfig.from_dict(own, where=where)
+
+
+def _rank(value: Any, key: str, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise WeightsError(f"`{where}` gives `{shown(key)}` as `{shown(value)}`: a rank is a whole number from 1 on")
+    return value
+
+
+def _alpha(value: Any, key: str, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_ALPHA:
+        raise WeightsError(
+            f"`{where}` gives `{shown(key)}` as `{shown(value)}`: alpha is a number of at most {LARGEST_ALPHA:.0e}"
+        )
+    return float(value)
+
+
+def _patterns(values: Mapping[str, Any], key: str, where: str) -> Iterable[tuple[str, Any]]:
+    """A table of patterns that are safe to try: no attempt takes time that grows exponentially with a name."""
+    table = values.get(key) or {}
+    if not isinstance(table, dict):
+        raise WeightsError(f"`{where}` gives `{key}` as `{shown(table)}`: an object is needed")
+    for pattern in table:
+        if len(pattern) > 500 or len(_REPEAT.findall(pattern)) > 3 or _REPEATED_GROUP.search(pattern):
+            raise WeightsError(
+                f"`{where}` has the pattern `{shown(pattern)}`: at most 3 repetitions, and none of a group, are "
+                "supported"
+            )
+        try:
+            re.compile(pattern), _ending(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise WeightsError(f"`{where}` has the invalid pattern `{shown(pattern)}`: {error}") from error
+    return table.items()
 
 
 def _of_pattern(patterns: Mapping[str, Any] | None, layer: str, default: Any) -> Any:
     """PEFT's rule: the first pattern that fits the end of a layer's name, from a dot on."""
-    for pattern, value in (patterns or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", layer):
-            return value
-    return default
+    return next((value for pattern, value in (patterns or {}).items() if _ending(pattern).fullmatch(layer)), default)
+
+
+def _ending(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({pattern})")
 
 
 def _is_relative(kind: str, where: str, *, tensor: str = "") -> WeightsError:
-    seen = f" (tensor `{tensor}`)" if tensor else ""
+    seen = f" (tensor `{shown(tensor)}`)" if tensor else ""
     return WeightsError(f"`{where}` is {kind}{seen}, which is not supported: use a plain LoRA")
-
-
-def _numbers(tensor: Tensor) -> Tensor:
-    return tensor.flatten(1) if tensor.is_floating_point() else tensor.flatten(1).float()
 
 
 def _sha256(file: Path) -> str:

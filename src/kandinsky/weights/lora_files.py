@@ -1,4 +1,4 @@
-"""Where LoRA files lie: a file, a folder, or a Hugging Face repository in the cache. No torch, no network here.
+"""Locating LoRA files: a file, a folder, or a Hugging Face repository in the cache. No torch, no network access.
 
 `kandinsky download OWNER/NAME` fetches a repository; ``weights/lora.py`` reads what is found.
 """
@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.files import local_path
 from kandinsky.model.card import FileSet
-from kandinsky.weights.locate import locate_part
+from kandinsky.weights.locate import is_repository, locate_part
 
 # weights → the configuration that belongs to them, in the order they are looked for in a folder
 LAYOUTS = {
@@ -22,14 +23,18 @@ LAYOUTS = {
 # one or several of `FILE[:SCALE]`
 LoraSpecs = str | Path | Iterable[str | Path]
 _STRENGTH = re.compile(r"(?P<source>.+):(?P<scale>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.IGNORECASE)
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def parse_spec(spec: str | Path) -> tuple[str, float]:
-    """`FILE[:SCALE]` as (file, scale); the scale is 1 where none is said. Raises: RequestError.
+    """Split `FILE[:SCALE]` into file and scale; the scale is 1 if omitted.
 
-    A colon that no number follows belongs to the name, such as that of a Windows drive.
+    A colon that is not followed by a number is part of the name, as in a Windows drive.
+
+    Raises:
+        RequestError: It is not text, or names no file.
     """
+    if not isinstance(spec, str | Path):
+        raise RequestError(f"LoRA `{spec}` is no file: give FILE or FILE:SCALE, or a list of them")
     text = str(spec)
     if match := _STRENGTH.fullmatch(text):
         text = match["source"]
@@ -39,16 +44,17 @@ def parse_spec(spec: str | Path) -> tuple[str, float]:
 
 
 def locate_lora(source: str | Path) -> Path:
-    """The file or folder of a LoRA: what is on this machine by that name, else a repository in the cache.
+    """Find a LoRA: a file or folder of that name, otherwise a repository in the cache.
 
-    Raises: WeightsError saying what was looked for, and how to fetch it.
+    Raises:
+        WeightsError: Says what was looked for, and how to download it.
     """
-    path = Path(source).expanduser()
+    path = local_path(source, "LoRA")
     if path.exists():
         find_files(path)
         return path
     name = str(source)
-    if not _REPOSITORY.fullmatch(name) or path.suffix in (".safetensors", ".pt", ".bin", ".json"):
+    if not is_repository(name) or path.suffix in (".safetensors", ".pt", ".bin", ".json"):
         raise WeightsError(f"LoRA `{name}` is not there: give a file, a folder or a Hugging Face repository")
     missing: WeightsError | None = None
     for part in repository_parts(name):
@@ -63,13 +69,23 @@ def locate_lora(source: str | Path) -> Path:
 
 
 def find_loras(specs: LoraSpecs | None) -> list[tuple[Path, str, float]]:
-    """What is asked for, found on this machine: (where it lies, as it was named, scale).
+    """Find the LoRAs of a request.
 
-    Raises: RequestError, WeightsError.
+    Args:
+        specs: One or several of `FILE[:SCALE]`.
+
+    Returns:
+        (path, name as given, scale) of each.
+
+    Raises:
+        RequestError: A spec is not text, or names no file.
+        WeightsError: One is not on this machine.
     """
     if specs is None:
         return []
-    parsed = [parse_spec(spec) for spec in ([specs] if isinstance(specs, str | Path) else specs)]
+    is_one = isinstance(specs, str | Path) or not isinstance(specs, Iterable)
+    listed: Iterable[str | Path] = [specs] if is_one else specs  # type: ignore[list-item, assignment]
+    parsed = [parse_spec(spec) for spec in listed]
     return [(locate_lora(source), source, scale) for source, scale in parsed]
 
 
@@ -84,7 +100,11 @@ def repository_parts(repo: str) -> list[FileSet]:
 
 
 def find_files(path: Path) -> tuple[Path, Path | None]:
-    """Weights and configuration of a LoRA file or folder. Raises: WeightsError."""
+    """Weights and configuration of a LoRA file or folder.
+
+    Raises:
+        WeightsError: There is no such file, or the folder holds none or several.
+    """
     if path.is_dir():
         if named := next((path / name for name in LAYOUTS if (path / name).is_file()), None):
             return find_files(named)

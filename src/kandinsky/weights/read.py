@@ -1,86 +1,138 @@
-"""Reading weights, strictly: every tensor is there, has its shape, and nothing is left over.
+"""Reading weights, strictly: every tensor is there, has its shape, is finite, and nothing is left over.
 
-Understands safetensors files, sharded safetensors with their index, Diffusers folders, and `.pt` files read with
+Reads safetensors files, sharded safetensors with their index, Diffusers folders, and `.pt` files with
 ``weights_only=True``; no pickle is ever executed. Names are translated by a ``KeyMap``. This module and ``write`` are
 the only code that opens weight files.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
+import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from kandinsky.errors import WeightsError
+from kandinsky.ops.finite import is_finite
+from kandinsky.printing import escaped
+from kandinsky.weights.header import read_header, shard_files
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
+from kandinsky.weights.untrusted import reading, shown
 
 INT8_SCALE = ".int8_scale"
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 SINGLE_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 INDEX_FILES = tuple(f"{name}.index.json" for name in SINGLE_FILES)
 FOLDERS = ("transformer", "vae")
-HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+# What wrappers leave in the names of a network's tensors: torch.compile, FSDP, checkpointing, PEFT.
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer)\.")
+# What may stand before every name: of DistributedDataParallel, and of files made for other programs, which may hold
+# further parts of a model.
+_EVERYWHERE, _AMONG_OTHERS = "module.", "model.diffusion_model."
+_Reader = Callable[[Path], dict[str, Tensor]]
+_OTHERS = ("first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.", "model_ema.", "vae.")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """All tensors of a weight file or folder by name, in the file's order, on the host.
 
-    Args:    path: a `.safetensors` or `.pt` file, a `….index.json`, or a folder in the Diffusers layout (the folder
-             with the weights, or the one that holds `transformer/`).
-    Returns: tensors in the types they are stored in; int8 rows (``<name>.int8_scale`` beside ``<name>``) as float32.
-    Raises:  WeightsError naming the file, and the tensor where one is cut off.
+    Args:
+        path: A `.safetensors` or `.pt` file, a `….index.json`, or a folder in the Diffusers layout (the folder with the
+            weights, or the one that holds `transformer/`).
+
+    Returns:
+        Tensors in the types they are stored in; int8 rows (``<name>.int8_scale`` beside ``<name>``) as float32. Names
+        are without what wrappers put in them, see ``plain_names``.
+
+    Raises:
+        WeightsError: Names the file, and the tensor where one is cut off or described wrongly.
     """
-    state: dict[str, Tensor] = {}
-    for file in weight_files(path):
-        part = _read_pickled(file) if file.suffix in PICKLED else _read_safetensors(file)
-        if twice := state.keys() & part.keys():
-            raise WeightsError(f"tensor `{min(twice)}` is in more than one file of `{path}`: fetch the files again")
-        state |= part
-    return _expand_int8(state, path)
+    return plain_names(read_stored(path), str(path))
 
 
-def read_metadata(path: Path) -> dict[str, str] | None:
-    """The free text of a safetensors header (of the first shard); None where it has none. Raises: WeightsError."""
-    file = weight_files(path)[0]
-    return None if file.suffix in PICKLED else _header(file)[1]
+def read_stored(path: Path) -> dict[str, Tensor]:
+    """``read_state`` under the very names that stand in the file."""
+    return _expand_int8(_merged(path, _read_safetensors, _read_pickled), path)
+
+
+def read_meta(path: Path, *, stored: bool = False) -> dict[str, Tensor]:
+    """What ``read_state`` would give, as tensors on the meta device: names, shapes and types; no tensor is read.
+
+    Args:
+        path: As ``read_state`` takes it.
+        stored: Keep the very names that stand in the file, as ``read_stored`` does.
+
+    Raises:
+        WeightsError: As ``read_state``.
+    """
+    state = _expand_int8(_merged(path, _meta_tensors, lambda file: _read_pickled(file, device="meta")), path)
+    return state if stored else plain_names(state, str(path))
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes without reading a tensor. Raises: WeightsError."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(path):
-        if file.suffix in PICKLED:
-            shapes |= {name: tuple(tensor.shape) for name, tensor in _read_pickled(file, device="meta").items()}
-            continue
-        entries = _header(file)[0]
-        shapes |= {name: tuple(e["shape"]) for name, e in entries.items() if not name.endswith(INT8_SCALE)}
-    return shapes
+    """Names and shapes of the tensors, from the headers alone.
+
+    Raises:
+        WeightsError: As ``read_state``.
+    """
+    return {name: tuple(tensor.shape) for name, tensor in read_meta(path).items()}
+
+
+def read_metadata(path: Path) -> dict[str, str] | None:
+    """The metadata of a safetensors header (of the first shard); None if there is none.
+
+    Raises:
+        WeightsError: As ``read_state``.
+    """
+    file = weight_files(path)[0]
+    if file.suffix in PICKLED:
+        return None
+    metadata = read_header(file).metadata
+    return None if metadata is None else dict(metadata)
 
 
 def read_ranges(file: Path) -> tuple[bytes, list[tuple[int, int]]]:
-    """The header of a safetensors file as text, and where each tensor's bytes begin and end. Raises: WeightsError."""
-    entries, _ = _header(file)
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = stream.read(length)
-    offsets = [entry["data_offsets"] for entry in entries.values()]
-    return header, [(8 + length + begin, 8 + length + end) for begin, end in offsets]
+    """The raw header of a safetensors file, and the byte range of each tensor in the file.
+
+    Raises:
+        WeightsError: The header is not valid.
+    """
+    header = read_header(file)
+    return header.text, [(entry.begin, entry.end) for entry in header.entries.values()]
 
 
 def load_into(net: nn.Module, path: Path, *, keymap: KeyMap | None = None, dtype: torch.dtype | None = None) -> None:
     """Give a network its weights, strictly; the network may stand on the meta device.
 
-    Args:   keymap: names in the file ↔ names in the network; the same names when not given.
-            dtype: type for all floating tensors; as stored when not given.
-    Raises: WeightsError naming the first tensor that is missing, left over, or of another shape, by its name in the
-            file, and how many there are; the network is then unchanged.
+    Args:
+        net: The network.
+        path: As ``read_state`` takes it.
+        keymap: Names in the file ↔ names in the network; the same names when not given.
+        dtype: Type for all floating tensors; as stored when not given.
+
+    Raises:
+        WeightsError: Names the first tensor that is missing, left over, of another shape or kind of numbers, or not
+            finite, by its name in the file; the network is then unchanged.
     """
     assign_state(net, read_state(path), keymap=keymap, dtype=dtype, where=str(path))
 
@@ -95,25 +147,61 @@ def assign_state(
 ) -> None:
     """``load_into`` for tensors that are already in memory, under their names in the file."""
     keymap = keymap or IDENTITY
+    ours = check_state(net, state, keymap=keymap, where=where)
+    for name, stored in ours.items():
+        # every value is looked at, which takes a tenth of the time that converting them does
+        converted = stored if dtype is None or not stored.is_floating_point() else stored.to(dtype)
+        if not is_finite(converted):
+            raise _not_finite(keymap.to_official(name), where, dtype if is_finite(stored) else None)
+        ours[name] = converted
+    net.load_state_dict(made_tensors(net) | ours, strict=True, assign=True)
+
+
+def check_state(
+    net: nn.Module, state: dict[str, Tensor], *, keymap: KeyMap | None = None, where: str = "the given tensors"
+) -> dict[str, Tensor]:
+    """Check names, shapes and kinds of numbers of tensors, which may stand on the meta device, against a network.
+
+    Args:
+        net: The network.
+        state: Tensors under their names in the file.
+        keymap: As ``load_into`` takes it.
+        where: What to call the file.
+
+    Returns:
+        The network's own of these tensors, by our names.
+
+    Raises:
+        WeightsError: As ``load_into``.
+    """
+    keymap = keymap or IDENTITY
     ours = {keymap.to_ours(name): tensor for name, tensor in keymap.own(state).items()}
     check_shapes(net, {name: tuple(tensor.shape) for name, tensor in ours.items()}, keymap=keymap, where=where)
-    ours = made_tensors(net) | ours
-    if dtype is not None:
-        ours = {name: t.to(dtype) if t.is_floating_point() else t for name, t in ours.items()}
-    net.load_state_dict(ours, strict=True, assign=True)
+    expected = net.state_dict()
+    for name, tensor in ours.items():
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            needed = "floating-point" if expected[name].is_floating_point() else "whole"
+            raise WeightsError(
+                f"tensor `{keymap.to_official(name)}` in `{where}` holds {dtype_name(tensor.dtype)}, the network needs "
+                f"{needed} numbers: the file is damaged or not of this model"
+            )
+    return ours
 
 
 def check_shapes(
-    net: nn.Module, shapes: dict[str, tuple[int, ...]], *, keymap: KeyMap | None = None, where: str = "the manifest"
+    net: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, keymap: KeyMap | None = None, where: str = "the manifest"
 ) -> None:
-    """Compare a network with names (ours) and shapes. Raises: WeightsError as ``load_into`` does.
+    """Compare a network with names (ours) and shapes.
 
     A network that makes some tensors itself (``made_tensors() -> dict``) does without them in a file, but takes them.
+
+    Raises:
+        WeightsError: As ``load_into``.
     """
     keymap = keymap or IDENTITY
     expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     made = {name: tuple(tensor.shape) for name, tensor in made_tensors(net).items()}
-    shapes = made | shapes
+    shapes = {**made, **shapes}
     complaints = [
         ("missing", [name for name in expected if name not in shapes], "is missing"),
         ("unexpected", [name for name in shapes if name not in expected], "belongs to no part of the network"),
@@ -122,7 +210,7 @@ def check_shapes(
         if names:
             more = f" ({len(names)} {kind} in all)" if len(names) > 1 else ""
             raise WeightsError(
-                f"tensor `{keymap.to_official(names[0])}` {text}{more} in `{where}`: is it another model's file?"
+                f"tensor `{shown(keymap.to_official(names[0]))}` {text}{more} in `{where}`: is it another model's file?"
             )
     for name, shape in expected.items():
         if shapes[name] != shape:
@@ -132,16 +220,58 @@ def check_shapes(
             )
 
 
+def check_finite(state: Mapping[str, Tensor], where: str) -> None:
+    """Refuse tensors that hold NaN or infinity: every value is looked at.
+
+    Raises:
+        WeightsError: Names the first such tensor.
+    """
+    for name, tensor in state.items():
+        if not is_finite(tensor):
+            raise _not_finite(name, where, None)
+
+
 def made_tensors(net: nn.Module) -> dict[str, Tensor]:
     """Tensors that a network can make itself, so that a file may leave them out."""
     make = getattr(net, "made_tensors", None)
     return {} if make is None else make()
 
 
-def weight_files(path: Path) -> list[Path]:
-    """The files that hold the tensors of ``path``. Raises: WeightsError where one of them is not there.
+def plain_names(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Tensors by the names their network has for them, without what wrappers and other programs put there.
 
-    A pickled file that was converted is read from the safetensors file beside it.
+    Left out are `_orig_mod.`, `base_layer.` and such wherever they stand, and `module.` and `model.diffusion_model.`
+    before all names; beside the latter, other parts of a model (`first_stage_model.` …) are left out whole.
+
+    Args:
+        state: Tensors by their names in a file.
+        where: What to call the file.
+
+    Raises:
+        WeightsError: Two names become the same.
+    """
+    names = {name: _WRAPPERS.sub("", name) for name in state}
+    while names and all(name.startswith(_EVERYWHERE) for name in names.values()):
+        names = {stored: name.removeprefix(_EVERYWHERE) for stored, name in names.items()}
+    if any(name.startswith(_AMONG_OTHERS) for name in names.values()):
+        names = {
+            stored: name.removeprefix(_AMONG_OTHERS) for stored, name in names.items() if not name.startswith(_OTHERS)
+        }
+    plain: dict[str, Tensor] = {}
+    for stored, name in names.items():
+        if name in plain:
+            raise WeightsError(f"tensor `{shown(stored)}` in `{escaped(where)}` stands in it twice, under two names")
+        plain[name] = state[stored]
+    return plain
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that hold the tensors of ``path``.
+
+    A pickled file that was converted is replaced by the safetensors file beside it.
+
+    Raises:
+        WeightsError: A file is missing or is not a weight file.
     """
     if path.is_dir():
         path = _in_folder(path)
@@ -153,17 +283,10 @@ def weight_files(path: Path) -> list[Path]:
         if path.suffix != ".safetensors" and path.suffix not in PICKLED:
             raise WeightsError(f"`{path}` is no weight file: give a `.safetensors` or `.pt` file, or a folder")
         return [path]
-    try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"`{path}` is no index of weight files: fetch it again") from error
-    shards = []
-    for name in names:
-        if Path(name).name != name:
-            raise WeightsError(f"index `{path}` points outside its folder: `{name}`")
-        if not (shard := path.parent / name).is_file():
+    shards = shard_files(path)
+    for shard in shards:
+        if not shard.is_file():
             raise WeightsError(f"weight file `{shard}` is not there, but `{path.name}` lists it")
-        shards.append(shard)
     return shards
 
 
@@ -178,51 +301,9 @@ def _in_folder(folder: Path) -> Path:
     raise WeightsError(f"folder `{folder}` holds no weights: looked for {', '.join(f'`{n}`' for n in SINGLE_FILES)}")
 
 
-def _header(file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str] | None]:
-    """Entries of a safetensors header in the order of their data, and the metadata."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(size - 8, HEADER_LIMIT):
-            raise WeightsError(f"`{file}` is cut off within its header ({size} bytes): fetch it again")
-        try:
-            entries = json.loads(stream.read(length))
-            metadata = entries.pop("__metadata__", None)
-            ordered = dict(sorted(entries.items(), key=lambda item: tuple(item[1]["data_offsets"])))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"`{file}` is no safetensors file: its header cannot be read") from error
-    for name, entry in ordered.items():
-        if 8 + length + entry["data_offsets"][1] > size:
-            raise WeightsError(f"`{file}` is cut off within tensor `{name}` ({size} bytes): fetch it again")
-    return ordered, metadata
-
-
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    entries, _ = _header(file)
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return {name: tensors.get_tensor(name) for name in entries}
-    except SafetensorError as error:
-        raise WeightsError(f"`{file}` is a damaged safetensors file: {error}") from error
-
-
-def _read_pickled(file: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """``device`` "meta" reads names and shapes only."""
-    try:
-        # mapped into memory, a tensor is read when it is looked at; files of the old format cannot be
-        state = torch.load(file, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(file))
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"`{file}` holds more than tensors, and reading it could run a program hidden in it: it is not opened",
-            hint="if you trust it, this puts a file beside it that is read instead: "
-            f"kandinsky convert {file} {file.with_suffix('.safetensors')} --trust-pickle",
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise WeightsError(f"`{file}` is damaged or cut off: fetch it again") from error
-    tensors = tables(state)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise WeightsError(f"`{file}` is no table of tensors")
-    return tensors
+def dtype_name(dtype: torch.dtype) -> str:
+    """A type as people write it, `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def tables(state: Any) -> dict[str, Any]:
@@ -230,6 +311,62 @@ def tables(state: Any) -> dict[str, Any]:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     return dict(_flattened(state))
+
+
+def _not_finite(name: str, where: str, dtype: torch.dtype | None) -> WeightsError:
+    """``dtype``: of the conversion that some value is too large for; None where the file itself is at fault."""
+    if dtype is not None:
+        return WeightsError(
+            f"tensor `{shown(name)}` in `{escaped(where)}` has values too large for {dtype_name(dtype)}",
+            hint="use bfloat16 or float32",
+        )
+    return WeightsError(f"tensor `{shown(name)}` in `{escaped(where)}` holds NaN or infinity: the file is damaged")
+
+
+def _merged(path: Path, read: _Reader, read_pickled: _Reader) -> dict[str, Tensor]:
+    """The tensors of all files of ``path``."""
+    state: dict[str, Tensor] = {}
+    for file in weight_files(path):
+        part = read_pickled(file) if file.suffix in PICKLED else read(file)
+        if twice := state.keys() & part.keys():
+            raise WeightsError(
+                f"tensor `{shown(min(twice))}` is in more than one file of `{path}`: fetch the files again"
+            )
+        state |= part
+    return state
+
+
+def _meta_tensors(file: Path) -> dict[str, Tensor]:
+    entries = read_header(file).entries
+    return {name: torch.empty(e.shape, dtype=DTYPES[e.dtype], device="meta") for name, e in entries.items()}
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    entries = read_header(file).entries
+    with reading(file, "is a damaged safetensors file"), safe_open(file, framework="pt") as tensors:
+        return {name: tensors.get_tensor(name) for name in entries}
+
+
+def _read_pickled(file: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """``device`` "meta" reads names and shapes only."""
+    with reading(file, "is damaged or cut off, fetch it again"):
+        try:
+            # mapped into memory, a tensor is read when it is looked at; files of the old format cannot be
+            state = torch.load(file, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(file))
+        except pickle.UnpicklingError as error:
+            raise WeightsError(
+                f"`{file}` holds more than tensors, and reading it could run a program hidden in it: it is not opened",
+                hint="if you trust it, this puts a file beside it that is read instead: "
+                f"kandinsky convert {file} {file.with_suffix('.safetensors')} --trust-pickle",
+            ) from error
+        tensors = tables(state)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise WeightsError(f"`{file}` is no table of tensors")
+    for name, tensor in tensors.items():
+        # a view may show more numbers than are stored, without end
+        if tensor.layout is not torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise WeightsError(f"tensor `{shown(name)}` in `{file}` is not stored whole: only plain tensors are read")
+    return tensors
 
 
 def _flattened(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -246,11 +383,14 @@ def _expand_int8(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if name.endswith(INT8_SCALE):
             if name.removesuffix(INT8_SCALE) not in state:
-                raise WeightsError(f"tensor `{name}` in `{path}` scales a tensor that is not there")
+                raise WeightsError(f"tensor `{shown(name)}` in `{path}` scales a tensor that is not there")
             continue
         if (scale := state.get(name + INT8_SCALE)) is not None:
-            if scale.shape != tensor.shape[:1]:
-                raise WeightsError(f"tensor `{name}{INT8_SCALE}` in `{path}` does not fit the rows of `{name}`")
+            fits = tensor.dtype is torch.int8 and tensor.dim() > 0 and scale.is_floating_point()
+            if not fits or scale.shape != tensor.shape[:1]:
+                raise WeightsError(
+                    f"tensor `{shown(name)}{INT8_SCALE}` in `{path}` does not fit the rows of `{shown(name)}`"
+                )
             tensor = tensor.float() * scale.float().view(-1, *[1] * (tensor.dim() - 1))
         expanded[name] = tensor
     return expanded

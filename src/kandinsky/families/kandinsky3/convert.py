@@ -1,14 +1,10 @@
-"""Kandinsky 3, all of it: from the official files to a Diffusers folder and back.
-
-A folder is made beside its target and renamed, so that a killed run leaves nothing half-written.
-"""
+"""Kandinsky 3, all of it: from the official files to a Diffusers folder and back."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +22,7 @@ from kandinsky.families.parts.keymaps import PROJECTION
 from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
 from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.families.parts.unet.unet import UNet
+from kandinsky.files import replacing
 from kandinsky.model.card import Card
 from kandinsky.weights.keymaps import keymap_for
 from kandinsky.weights.locate import locate_parts
@@ -43,7 +40,8 @@ TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "s
 class Files:
     """Where the parts of a model lie, in either layout.
 
-    projection: the official file, or the U-Net's folder, which holds it in the Diffusers layout.
+    Attributes:
+        projection: The official file, or the U-Net's folder, which holds it in the Diffusers layout.
     """
 
     unet: Path
@@ -56,9 +54,14 @@ class Files:
 def write_diffusers(files: Files, target: Path, *, unet: Mapping[str, Any], movq: Mapping[str, Any]) -> Path:
     """Write a folder that Diffusers' ``Kandinsky3Pipeline`` loads.
 
-    Args:   unet, movq: hyper-parameters under the official names.
-    Raises: WeightsError for tensors that are no such network; RequestError where the target is there already;
-            BackendError for a network that Diffusers' class cannot be.
+    Args:
+        unet: Hyper-parameters under the official names.
+        movq: Hyper-parameters under the official names.
+
+    Raises:
+        WeightsError: For tensors that are no such network.
+        RequestError: If the target is there already.
+        BackendError: For a network that Diffusers' class cannot be.
     """
     with _made_beside(target) as folder:
         projection = _projection(files.projection)
@@ -141,13 +144,8 @@ def _made_beside(target: Path) -> Iterator[Path]:
     """A new folder that gets the target's name when all is in it."""
     if target.exists():
         raise RequestError(f"target `{target}` is there already: name a folder that is not")
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        beside.rename(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with replacing(target, folder=True) as folder:
+        yield folder
 
 
 def convert(source: Path, target: Path, to: str, card: Card | None) -> Path:

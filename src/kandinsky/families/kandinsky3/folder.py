@@ -15,8 +15,9 @@ from typing import Any
 from kandinsky.errors import BackendError, WeightsError
 from kandinsky.model.card import Card, Component
 from kandinsky.model.family import Cards
-from kandinsky.weights.folders import in_diffusers_layout, named_in, overruled, read_json
+from kandinsky.weights.folders import in_diffusers_layout, named_in, overruled
 from kandinsky.weights.keymaps import KeyMap
+from kandinsky.weights.untrusted import read_table
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,11 @@ def movq_of(names: Collection[str]) -> KeyMap | None:
 
 
 def unet_params(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyper-parameters under the official names. Raises: WeightsError where one is missing or wrong."""
+    """Hyper-parameters under the official names.
+
+    Raises:
+        WeightsError: If one is missing or wrong.
+    """
     widths = _list(config, "block_out_channels")
     given = {
         "model_channels": widths[0],
@@ -170,8 +175,12 @@ def unet_params(config: Mapping[str, Any]) -> dict[str, Any]:
 def unet_config(params: Mapping[str, Any], text_width: int) -> dict[str, Any]:
     """`config.json` of Diffusers' class.
 
-    Args:   params: all hyper-parameters under the official names.   text_width: of the states that are projected.
-    Raises: BackendError for a network that it cannot be.
+    Args:
+        params: All hyper-parameters under the official names.
+        text_width: Of the states that are projected.
+
+    Raises:
+        BackendError: For a network that it cannot be.
     """
     widths = [params["model_channels"] * factor for factor in params["dim_mult"]]
     config = {
@@ -193,7 +202,11 @@ def unet_config(params: Mapping[str, Any], text_width: int) -> dict[str, Any]:
 
 
 def movq_params(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The autoencoder's hyper-parameters under the official names. Raises: WeightsError as ``unet_params``."""
+    """The autoencoder's hyper-parameters under the official names.
+
+    Raises:
+        WeightsError: As ``unet_params``.
+    """
     widths = _list(config, "block_out_channels")
     attends = [i for i, name in enumerate(_list(config, "down_block_types")) if name.startswith("Attn")]
     for key, only in (("norm_type", "spatial"), ("norm_num_groups", 32)):
@@ -264,9 +277,9 @@ def read_diffusers(folder: Path, card: Card, cards: Cards) -> Card:
     if named_in(folder, card.task, cards) is None:
         card = dataclasses.replace(card, id=folder.name, title=folder.name, source=str(folder))
     card = in_diffusers_layout(card, str(folder))
-    params = unet_params(read_json(folder / "unet" / "config.json"))
-    vae = movq_params(read_json(folder / "movq" / "config.json"))
-    sampler = sampler_of(read_json(folder / "scheduler" / "scheduler_config.json"))
+    params = unet_params(read_table(folder / "unet" / "config.json"))
+    vae = movq_params(read_table(folder / "movq" / "config.json"))
+    sampler = sampler_of(read_table(folder / "scheduler" / "scheduler_config.json"))
     if sampler is None:
         log.warning("the scheduler of `%s` is not known: the official one of `%s` is used", folder, card.id)
     else:

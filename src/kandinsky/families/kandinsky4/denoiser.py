@@ -22,8 +22,12 @@ from kandinsky.ops.blocks import BlockRunner
 class DiscreteDenoiser:
     """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> v_BTHWC``.
 
-    Args: text: states of B prompts, or of one prompt for any B.   rope_scale, attention, runner: as in the network.
-          condition_BTHWC: condition channels, see ``join_condition``.
+    Args:
+        text: States of B prompts, or of one prompt for any B.
+        rope_scale: As in the network.
+        attention: As in the network.
+        runner: As in the network.
+        condition_BTHWC: Condition channels, see ``join_condition``.
     """
 
     dit: DiffusionTransformer3D

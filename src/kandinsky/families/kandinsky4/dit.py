@@ -48,13 +48,14 @@ POSITIONS = 128  # rows of the official tables of angles
 class DiTParams:
     """Hyper-parameters under their official names, with the official constructor defaults; then ours.
 
-    num_blocks:  pairs of a local and a global block.
-    num_groups:  parts that attention cuts frames, rows and columns into; (1, 1, 1) attends to everything. An argument
-                 of the official call; the released model was run with (1, 1, 1), HD was to take (1, 2, 2).
-    rope_angles: "stored" takes the angles as they are in the file, or exact ones where it has none; "bfloat16" rounds
-                 them, as the official loader does by casting the whole module: up to 0.06 rad, and trained weights are
-                 used that way. "exact" is without rounding, whatever the file holds.
-    visual_cond: the input carries condition channels and a mask besides the latent (image-to-video ability).
+    Attributes:
+        num_blocks: Pairs of a local and a global block.
+        num_groups: Parts that attention cuts frames, rows and columns into; (1, 1, 1) attends to everything. An
+            argument of the official call; the released model was run with (1, 1, 1), HD was to take (1, 2, 2).
+        rope_angles: "stored" takes the angles as they are in the file, or exact ones where it has none; "bfloat16"
+            rounds them, as the official loader does by casting the whole module: up to 0.06 rad, and trained weights
+            are used that way. "exact" is without rounding, whatever the file holds.
+        visual_cond: The input carries condition channels and a mask besides the latent (image-to-video ability).
     """
 
     in_visual_dim: int = 4
@@ -100,14 +101,21 @@ class DiTParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DiTParams:
-        """Read official hyper-parameters. Raises: RequestError for a key that is none of them."""
+        """Read official hyper-parameters.
+
+        Raises:
+            RequestError: For a key that is none of them.
+        """
         what = "transformer parameter"
         axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims", "num_groups") if key in values}
         return read_params(cls, {**values, **axes}, what)
 
 
 def check_groups(groups: Groups) -> None:
-    """Raises: RequestError for groups that cut time, which the official segment bounds do not allow, or below 1."""
+    """
+    Raises:
+        RequestError: For groups that cut time, which the official segment bounds do not allow, or below 1.
+    """
     if groups[0] != 1 or min(groups) < 1:
         raise RequestError(f"num_groups {list(groups)} is not allowed: (1, rows, columns), each 1 or more")
 
@@ -115,10 +123,16 @@ def check_groups(groups: Groups) -> None:
 def to_groups(x_BTHW: Tensor, groups: Groups, kind: Kind) -> Tensor:
     """Cut the rows and columns of clips into groups.
 
-    Args:    x_BTHW: [B, T, H, W, …].   kind: "local" makes contiguous windows; "global" deals rows and columns out in
-             turn, so that group (i, j) has the rows = i and columns = j modulo their numbers.
-    Returns: [B, G, T·H·W / G, …], groups and tokens row-major; a view where there is one group.
-    Raises:  RequestError where the grid cannot be divided.
+    Args:
+        x_BTHW: [B, T, H, W, …].
+        kind: "local" makes contiguous windows; "global" deals rows and columns out in turn, so that group (i, j) has
+            the rows = i and columns = j modulo their numbers.
+
+    Returns:
+        [B, G, T·H·W / G, …], groups and tokens row-major; a view where there is one group.
+
+    Raises:
+        RequestError: If the grid cannot be divided.
     """
     return _group_view(x_BTHW, groups, kind).flatten(3, 5).flatten(1, 2)
 
@@ -160,7 +174,8 @@ def from_groups(x_BGS: Tensor, grid: Sequence[int], groups: Groups, kind: Kind) 
 class Pack:
     """Clips that stand one behind the other: how many frames each has, and the tokens of a frame.
 
-    buckets:  for each length that occurs, its frames and the numbers of its clips.
+    Attributes:
+        buckets: For each length that occurs, its frames and the numbers of its clips.
     """
 
     frames: tuple[int, ...]
@@ -223,8 +238,12 @@ class RotaryTables(nn.Module):
     def forward(self, pack: Pack, scales: Sequence[float], rounding: str) -> Tensor:
         """Angles of a pack's tokens, [F, P, K/2] float32; frames count from 0 in every clip.
 
-        Args:    scales: divisors of the (t, h, w) angles.   rounding: see ``DiTParams.rope_angles``.
-        Raises:  RequestError for a grid of more than 128 positions.
+        Args:
+            scales: Divisors of the (t, h, w) angles.
+            rounding: See ``DiTParams.rope_angles``.
+
+        Raises:
+            RequestError: For a grid of more than 128 positions.
         """
         sizes = (max(pack.frames), *pack.grid)
         if max(sizes) > POSITIONS:
@@ -335,7 +354,8 @@ class FeedForward(nn.Module):
 class Where:
     """What all blocks of a forward pass share: how the clips stand, how they are cut, how their tokens are turned.
 
-    mix: the attention proper.
+    Attributes:
+        mix: The attention proper.
     """
 
     pack: Pack
@@ -462,15 +482,21 @@ class DiffusionTransformer3D(nn.Module):
     ) -> Tensor:
         """Predict v = √ā·noise − √(1 − ā)·clean.
 
-        Args:    x_FHWC: frames of all clips, one clip behind the other, with condition channels where the network has
-                 them.   time_B: index of the discrete schedule, 0 … 999, of each clip.
-                 text: token states [B, L, C]; a mask hides tokens from all others. Pooled states are not looked at.
-                 frames: of each clip; the clips of a pack may differ in nothing else.
-                 rope_scale: divisors of the (t, h, w) angles.   groups: instead of ``params.num_groups``.
-                 attention: its backend is taken.   runner: runs the 2·num_blocks blocks on the visual tokens
-                 [F, P, D]; the text goes along beside them.
-        Returns: [F, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
-        Raises:  RequestError for clips that cannot be patched, grouped or positioned, or do not add up.
+        Args:
+            x_FHWC: Frames of all clips, one clip behind the other, with condition channels where the network has them.
+            time_B: Index of the discrete schedule, 0 … 999, of each clip.
+            text: Token states [B, L, C]; a mask hides tokens from all others. Pooled states are not looked at.
+            frames: Of each clip; the clips of a pack may differ in nothing else.
+            rope_scale: Divisors of the (t, h, w) angles.
+            groups: Instead of ``params.num_groups``.
+            attention: Its backend is taken.
+            runner: Runs the 2·num_blocks blocks on the visual tokens [F, P, D]; the text goes along beside them.
+
+        Returns:
+            [F, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
+
+        Raises:
+            RequestError: For clips that cannot be patched, grouped or positioned, or do not add up.
         """
         spec = attention or AttentionSpec()
         if spec.type != "dense":

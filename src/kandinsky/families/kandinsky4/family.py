@@ -22,4 +22,6 @@ FAMILY = Family(
         "cogvideox": COGVIDEOX,
     },
     tasks={"text-to-video": TEXT_TO_VIDEO, "image-to-video": IMAGE_TO_VIDEO},
+    cases=Lazy(f"{_HERE}.conformance:CASES"),
+    manifest=Lazy(f"{_HERE}.conformance:component_of"),
 )

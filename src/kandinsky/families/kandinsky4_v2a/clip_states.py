@@ -24,9 +24,12 @@ class FilmEncoder(Protocol):
     def encode_frames(self, frames_THWC: Tensor, times_s: Tensor) -> Tensor:
         """States of one window's frames.
 
-        Args:    frames_THWC: uint8 RGB of any size, on the encoder's device.
-                 times_s: when each is shown, from the window's begin.
-        Returns: [1, T', E]; T' may be another number than that of frames.
+        Args:
+            frames_THWC: uint8 RGB of any size, on the encoder's device.
+            times_s: When each is shown, from the window's begin.
+
+        Returns:
+            [1, T', E]; T' may be another number than that of frames.
         """
         ...
 
@@ -48,8 +51,11 @@ NAMES = {
 class FilmStates:
     """All that a denoiser gets to know of a film and two prompts.
 
-    frames_NTE: of each window.   text_1LE: of the prompt.
-    black_1TE, negative_1LE: what guidance holds them against, a black film and the negative prompt; None without.
+    Attributes:
+        frames_NTE: Of each window.
+        text_1LE: Of the prompt.
+        black_1TE: What guidance holds them against, a black film and the negative prompt; None without.
+        negative_1LE: What guidance holds them against, a black film and the negative prompt; None without.
     """
 
     frames_NTE: Tensor
@@ -67,7 +73,9 @@ def write_states(states: FilmStates, path: Path) -> Path:
 def read_states(path: str | Path) -> FilmStates:
     """States made elsewhere, under the official names, with or without the first axis.
 
-    Raises: RequestError for a file that is not there, lacks states or has others; WeightsError for a damaged one.
+    Raises:
+        RequestError: For a file that is not there, lacks states or has others.
+        WeightsError: For a damaged one.
     """
     path = Path(path).expanduser()
     if not path.is_file():

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, OutOfMemory, WeightsError
 from kandinsky.model.params import read_params
-from kandinsky.text.pretrained import first_line
-from kandinsky.weights.read import read_shapes
+from kandinsky.text.pretrained import from_folder
+from kandinsky.weights.read import check_finite, read_meta
+from kandinsky.weights.untrusted import first_line
 
 TEMPLATE = "base"  # the text as it is, no numbers between the frames
 SEES, READS = 1, 0  # kinds of tokens
@@ -29,13 +30,19 @@ SEES, READS = 1, 0  # kinds of tokens
 
 @dataclass(frozen=True, slots=True)
 class CogVlm2Params:
-    """max_words: states of every prompt; longer ones are cut, shorter ones filled up with zeros, which are attended."""
+    """
+    Attributes:
+        max_words: States of every prompt; longer ones are cut, shorter ones filled up with zeros, which are attended.
+    """
 
     max_words: int = 100
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CogVlm2Params:
-        """Raises: RequestError for a key that is unknown."""
+        """
+        Raises:
+            RequestError: For a key that is unknown.
+        """
         return read_params(cls, values, "encoder parameter")
 
 
@@ -49,7 +56,9 @@ class _Reached(Exception):  # noqa: N818 - no fault: the rest of the model is no
 class CogVlm2Encoder(nn.Module):
     """A ``FilmEncoder``: states before the last layer of the language model, one a frame and one a word.
 
-    Args: model: with ``build_conversation_input_ids``, as its repository has it.   tokenizer: of the same repository.
+    Args:
+        model: With ``build_conversation_input_ids``, as its repository has it.
+        tokenizer: Of the same repository.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, params: CogVlm2Params | None = None) -> None:
@@ -73,7 +82,11 @@ class CogVlm2Encoder(nn.Module):
         return torch.cat((states_LE, states_LE.new_zeros(missing, states_LE.shape[1])))
 
     def _states(self, text: str, films_CTHW: list[Tensor], kind: int) -> Tensor:
-        """Of the tokens of one kind, [n, E]. Raises: BackendError where the model's own code fails."""
+        """Of the tokens of one kind, [n, E].
+
+        Raises:
+            BackendError: If the model's own code fails.
+        """
         device = next(self.model.parameters()).device
         try:
             given = self.model.build_conversation_input_ids(
@@ -110,26 +123,34 @@ def read_cogvlm2(folder: Path, *, params: CogVlm2Params | None = None, dtype: to
     """Read model and tokenizer from a local folder, on the host. **Runs the program code in that folder.**
 
     Nothing is fetched. Callers ask for permission first, see ``engine/remote_code.py``.
-    Raises: BackendError without transformers, or where the folder's code does not run; WeightsError for damaged files.
+
+    Raises:
+        BackendError: Without transformers, or where the folder's code does not run.
+        WeightsError: For damaged files.
     """
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise BackendError("the encoder needs the package `transformers`: install `kandinsky-video[full]`") from error
-    read_shapes(folder)  # names a tensor that is cut off, before any is read
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": True}
+    read_meta(folder, stored=True)  # names a tensor that is cut off, before any is read
     classes: tuple[Any, Any] = (AutoTokenizer, AutoModelForCausalLM)
     try:
-        tokenizer = classes[0].from_pretrained(folder, **local)
-        model, report = classes[1].from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+        tokenizer = from_folder(classes[0], folder, trust_remote_code=True)
+        model, report = from_folder(
+            classes[1],
+            folder,
+            trust_remote_code=True,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-    except (torch.OutOfMemoryError, MemoryError):
+    except (torch.OutOfMemoryError, MemoryError, WeightsError):
         raise
     except Exception as error:  # it is foreign code: anything may come
         raise _foreign(error) from error
     if missing := sorted(report["missing_keys"]):
         raise WeightsError(f"tensor `{missing[0]}` is missing in `{folder}` ({len(missing)} such)")
+    check_finite(dict(model.named_parameters()), str(folder))
     return CogVlm2Encoder(model, tokenizer, params)
 
 
@@ -139,5 +160,5 @@ def _foreign(error: Exception) -> BackendError:
     return BackendError(
         f"the encoder's own program code fails with transformers {__version__}: {type(error).__name__}: "
         f"{first_line(error)}",
-        hint="install the versions that its repository names, or give states made elsewhere with --states FILE",
+        hint="install the versions that its repository names, or give precomputed embeddings as `states=…`",
     )

@@ -17,7 +17,10 @@ class SoundDenoiser:
     """A network bound to text and frames; callable as ``(x_BTHWC, t) -> noise_BTHWC``. A picture has T = 1.
 
     A network that takes more channels than it gives shows in these what is seen when a column sounds: ``beside``.
-    Args: text_BLE, frames_BTE: states of B prompts and clips.
+
+    Args:
+        text_BLE: States of B prompts and clips.
+        frames_BTE: States of B prompts and clips.
     """
 
     def __init__(self, net: V2AUNet, text_BLE: Tensor, frames_BTE: Tensor) -> None:
@@ -49,7 +52,8 @@ def beside(frames_BTE: Tensor, H: int, W: int) -> Tensor:
 def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
     """The U-Net as a denoiser of the track `audio`, told of a clip by ``known.extra["frames"]``, [B, T, E].
 
-    Raises: BackendError for a step cache: its levels are no row of blocks.
+    Raises:
+        BackendError: For a step cache: its levels are no row of blocks.
     """
     assert isinstance(net, V2AUNet)
     if run.runner is not None:

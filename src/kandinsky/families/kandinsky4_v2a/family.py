@@ -21,4 +21,6 @@ FAMILY = Family(
     },
     tasks={"video-to-audio": TASK},
     formats=(Format("official folders", Lazy(f"{_HERE}.folder:holds"), Lazy(f"{_HERE}.folder:read")),),
+    cases=Lazy(f"{_HERE}.conformance:CASES"),
+    manifest=Lazy(f"{_HERE}.conformance:component_of"),
 )

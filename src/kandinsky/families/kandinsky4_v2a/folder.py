@@ -10,7 +10,7 @@ from typing import Any
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card, Component, FileSet
 from kandinsky.model.family import Cards
-from kandinsky.weights.folders import read_json
+from kandinsky.weights.untrusted import read_table
 
 MODEL = "kandinsky4-v2a"
 FILES = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
@@ -26,7 +26,7 @@ def read(folder: Path, cards: Cards) -> Card:
     """The card of Kandinsky 4's video to audio, with what the folder's files say otherwise."""
     from kandinsky.diffusion.scaled_linear import ScaledLinearSchedule  # which needs torch
 
-    unet, vae, schedule = (read_json(folder / file) for file in FILES)
+    unet, vae, schedule = (read_table(folder / file) for file in FILES)
     kind = schedule.get("_class_name", "PNDMScheduler")
     if kind not in SCHEDULERS:
         known = " or ".join(f"`{name}`" for name in SCHEDULERS)

@@ -24,7 +24,11 @@ TRANSFORMER_EPS = 1e-6  # of the norm before a transformer; written into Diffuse
 class Heard:
     """Keys and values that one transformer attends to; they are the same at every step of a run.
 
-    frames_k, frames_v: [B, T, N, K].   text_k, text_v: [B, L, N, K].
+    Attributes:
+        frames_k: [B, T, N, K].
+        frames_v: [B, T, N, K].
+        text_k: [B, L, N, K].
+        text_v: [B, L, N, K].
     """
 
     frames_k: Tensor
@@ -37,7 +41,10 @@ class Conditions:
     """Text and frames of one run, and what each transformer has made of them.
 
     That is made when a transformer first runs, and not before: its weights may only then be where they are needed.
-    Args: text_BLE, frames_BTE: states of B prompts and clips.
+
+    Args:
+        text_BLE: States of B prompts and clips.
+        frames_BTE: States of B prompts and clips.
     """
 
     def __init__(self, text_BLE: Tensor, frames_BTE: Tensor) -> None:
@@ -55,7 +62,9 @@ class Conditions:
 def sinusoid(numbers: Tensor, width: int, *, shift: int = 0, cos_first: bool = False) -> Tensor:
     """Sines and cosines of numbers, [n, width] float32. Frequencies fall from 1 to about 1/10000.
 
-    Args: shift: 1: the last frequency is 1/10000 itself; 0: one further would be.   cos_first: cosines before sines.
+    Args:
+        shift: 1: the last frequency is 1/10000 itself; 0: one further would be.
+        cos_first: Cosines before sines.
     """
     half = width // 2
     steps = torch.arange(half, device=numbers.device, dtype=torch.float32)
@@ -80,7 +89,8 @@ class TimeEmbedding(nn.Module):
 class ResNet(nn.Module):
     """Two convolutions with a way past them; the time embedding is added between.
 
-    Args: scale: what comes out is divided by this.
+    Args:
+        scale: What comes out is divided by this.
     """
 
     def __init__(self, channels: int, out: int, time_width: int, params: V2AParams, scale: float = 1.0) -> None:

@@ -37,9 +37,10 @@ FIXED: dict[str, Any] = {
 class V2AParams:
     """The defaults are the released network's.
 
-    attention_head_dim: the *number* of heads; Stable Diffusion 1 misnamed it, and the name stayed.
-    encoder_dim:        width of the states of text and frames; 4096 is written into the official layers.
-    sample_size:        known, and nothing depends on it.
+    Attributes:
+        attention_head_dim: The *number* of heads; Stable Diffusion 1 misnamed it, and the name stayed.
+        encoder_dim: Width of the states of text and frames; 4096 is written into the official layers.
+        sample_size: Known, and nothing depends on it.
     """
 
     sample_size: int | None = 64
@@ -64,7 +65,8 @@ class V2AParams:
     def from_dict(cls, values: Mapping[str, Any]) -> V2AParams:
         """Read a card's or a `config.json`'s values; keys that begin with `_` are notes.
 
-        Raises: RequestError for a key that is unknown, or a value that would make another network.
+        Raises:
+            RequestError: For a key that is unknown, or a value that would make another network.
         """
         what = "U-Net parameter"
         # Diffusers leaves what is not set as null; the class defaults hold then

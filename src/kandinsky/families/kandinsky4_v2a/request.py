@@ -21,7 +21,7 @@ from kandinsky.engine.request import (
     refuse_foreign,
 )
 from kandinsky.errors import RequestError
-from kandinsky.media.mux import Film, probe
+from kandinsky.media.mux import InputVideo, probe
 from kandinsky.model.card import Card, Sound, sound_of
 from kandinsky.model.condition import Condition
 from kandinsky.model.values import LatentShape, Request, Video, VideoShape
@@ -53,7 +53,9 @@ class Windows:
 class SoundChoice:
     """What a job of sound has beyond what every job has.
 
-    windows: that it is made in.   states: a file of precomputed embeddings.
+    Attributes:
+        windows: That it is made in.
+        states: A file of precomputed embeddings.
     """
 
     windows: Windows
@@ -67,7 +69,7 @@ class SoundChoice:
             "prompt": job.prompt,
             "negative_prompt": job.negative_prompt,
             "seed": job.seed,
-            "video": {"file": str(job.film.path) if isinstance(job.film, Film) else None},
+            "video": {"file": str(job.film.path) if isinstance(job.film, InputVideo) else None},
             "seconds": round(job.seconds, 6),
             "windows": len(self.windows.starts_s),
             "steps": job.steps,
@@ -77,15 +79,23 @@ class SoundChoice:
         }
 
 
-def film_of(job: Job) -> Film | Video:
-    """The input video of a job. Raises: RequestError for a job without one."""
+def film_of(job: Job) -> InputVideo | Video:
+    """The input video of a job.
+
+    Raises:
+        RequestError: For a job without one.
+    """
     if job.film is None:
         raise RequestError(f"this request for `{job.card.id}` brings no video")
     return job.film
 
 
 def choice_of(job: Job) -> SoundChoice:
-    """What a job says of its film. Raises: RequestError for a job of another task."""
+    """What a job says of its film.
+
+    Raises:
+        RequestError: For a job of another task.
+    """
     if not isinstance(job.extra, SoundChoice):
         raise RequestError(f"this request was checked against `{job.card.id}`, which makes no sound")
     return job.extra
@@ -94,7 +104,8 @@ def choice_of(job: Job) -> SoundChoice:
 def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job:
     """Check a request against its card and its film, and fill in the card's defaults; a missing seed is drawn.
 
-    Raises: RequestError with one line: what was given, what is allowed, what to do.
+    Raises:
+        RequestError: With one line: what was given, what is allowed, what to do.
     """
     sound = sound_of(card)
     refuse_foreign(request, card, own=OWN)
@@ -108,7 +119,7 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
     if states is not None and not states.is_file():
         raise RequestError(f"states `{states}` are not there: give a .safetensors file with `image_embeds`")
     if request.video is None and not needs_video:  # for a plan: one window
-        film: Film | Video | None = None
+        film: InputVideo | Video | None = None
         seconds = sound.window_s
     else:
         film = _film(request.video, card)
@@ -143,9 +154,9 @@ def latent_shape(card: Card, sound: Sound, windows: Windows) -> LatentShape:
     return LatentShape(1, params.num_frequencies // clip.spatial, columns // clip.spatial, clip.channels)
 
 
-def times_of(film: Film | Video) -> tuple[float, ...]:
+def times_of(film: InputVideo | Video) -> tuple[float, ...]:
     """When each frame is shown, in seconds from 0."""
-    return film.times_s if isinstance(film, Film) else tuple(i / film.fps for i in range(len(film.frames_THWC)))
+    return film.times_s if isinstance(film, InputVideo) else tuple(i / film.fps for i in range(len(film.frames_THWC)))
 
 
 def shown_frames(
@@ -179,11 +190,9 @@ def _nearest(times_s: Sequence[float], moment_s: float) -> int:
     return before + (times_s[before + 1] - moment_s < moment_s - times_s[before] - CLOSE_S)
 
 
-def _film(video: object, card: Card) -> Film | Video:
+def _film(video: object, card: Card) -> InputVideo | Video:
     if video is None:
-        raise RequestError(
-            f"`{card.id}` makes sound for a film, and none was given: give `video`, on the command line `--video FILE`"
-        )
+        raise RequestError(f"`{card.id}` makes sound for an input video, and none was given: give `video=…`")
     if isinstance(video, Video):
         if not len(video.frames_THWC) or not video.fps > 0:
             raise RequestError(f"a clip of {len(video.frames_THWC)} frames at {video.fps:g} a second has no length")
@@ -193,7 +202,7 @@ def _film(video: object, card: Card) -> Film | Video:
     return probe(Path(video).expanduser())
 
 
-def _seconds(seconds: float | None, film: Film | Video) -> float:
+def _seconds(seconds: float | None, film: InputVideo | Video) -> float:
     if seconds is None:
         return film.seconds
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:

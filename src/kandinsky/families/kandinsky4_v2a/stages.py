@@ -26,14 +26,14 @@ from kandinsky.diffusion.samplers import sampler
 from kandinsky.engine.context import Context
 from kandinsky.engine.events import Phase, Step
 from kandinsky.engine.request import Job
-from kandinsky.engine.stages import Finish, Made, Running, Stage, watched
+from kandinsky.engine.stages import Finish, Made, Running, Stage, check_cancelled, check_pixels, watched
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates, read_states
 from kandinsky.families.kandinsky4_v2a.request import choice_of, film_of, shown_frames, times_of
 from kandinsky.media import audio as sounds
 from kandinsky.media import recipe as recipes
 from kandinsky.media import spectrogram
-from kandinsky.media.mux import Film, frames_of_windows
+from kandinsky.media.mux import InputVideo, frames_of_windows
 from kandinsky.media.spectrogram import SpectrogramParams
 from kandinsky.model.card import Card, sound_of
 from kandinsky.model.denoiser import AUDIO, Denoiser, Known, Pass
@@ -48,7 +48,11 @@ BLACK_SIZE = (64, 64)  # of the black film that guidance holds a film against; e
 
 @dataclasses.dataclass(frozen=True)
 class SoundMade(Made):
-    """clips: embeddings of each job's film and words.   windows: latents of its windows, [N, 1, H, W, C] each."""
+    """
+    Attributes:
+        clips: Embeddings of each job's film and words.
+        windows: Latents of its windows, [N, 1, H, W, C] each.
+    """
 
     clips: tuple[FilmStates, ...] = ()
     windows: tuple[Tensor, ...] = ()
@@ -99,7 +103,8 @@ SOUND: tuple[tuple[Stage, ...], Finish] = ((EncodeFilm(), SampleSound()), Listen
 def encode(context: Context, jobs: Sequence[Job]) -> list[FilmStates]:
     """States of every film and its prompts; from a file where a request names one.
 
-    Raises: RequestError for a file that does not fit its request.
+    Raises:
+        RequestError: For a file that does not fit its request.
     """
     given = [_given(job) for job in jobs]
     if None not in given:
@@ -135,7 +140,7 @@ def windows_of(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
     times = times_of(film)
     chosen = [shown_frames(times, start, windows.length_s, rules) for start in windows.starts_s]
     numbers = [some for some, _ in chosen]
-    if isinstance(film, Film):
+    if isinstance(film, InputVideo):
         frames = frames_of_windows(film, numbers)
     else:
         frames = (film.frames_THWC[some] for some in numbers)
@@ -149,9 +154,10 @@ def sample(
     """Latents of every film's spectrograms, [N, 1, H, W, C] float32 each, from the embeddings of ``encode``.
 
     Args:
-        at_once: windows in one pass of the U-Net; results then differ by the rounding of differently ordered sums.
+        at_once: Windows in one pass of the U-Net; results then differ by the rounding of differently ordered sums.
 
-    Raises: RequestError for embeddings of another width than the U-Net's.
+    Raises:
+        RequestError: For embeddings of another width than the U-Net's.
     """
     passes = _passes(list(zip(jobs, clips, strict=True)), at_once)
     rules, shift = sampler(context.card.sampling.sampler), context.card.sampling.shift
@@ -184,9 +190,10 @@ def denoise(
     """Latents [B, 1, H, W, C] float32 of B windows.
 
     Args:
-        draws_NBTHWC: noise; its first entry is the state to begin with, unless the sampler wants more of it.
-        clips: embeddings of B windows, or of one text for all.
-        done, total: of the steps that are told, see ``engine.stages.watched``.
+        draws_NBTHWC: Noise; its first entry is the state to begin with, unless the sampler wants more of it.
+        clips: Embeddings of B windows, or of one text for all.
+        done: Of the steps that are told, see ``engine.stages.watched``.
+        total: Of the steps that are told, see ``engine.stages.watched``.
     """
     device = context.placement.device("dit")
     rules, shift = sampler(context.card.sampling.sampler), context.card.sampling.shift
@@ -226,7 +233,13 @@ def pixels(context: Context, latents_N1HWC: Tensor) -> Tensor:
     """The same as the autoencoder gives it, about [-1, 1], window by window."""
     device = context.placement.device("vae")
     with context.placement.hold("vae") as vae, torch.no_grad():
-        return torch.stack([vae.decode(one[None].to(device))[0, 0].float().cpu() for one in latents_N1HWC])
+        made = []
+        for number, one in enumerate(latents_N1HWC):
+            check_cancelled(context, f"while decoding, after {number} windows")
+            pixels = vae.decode(one[None].to(device))[0, 0].float()
+            check_pixels(context, pixels, f"in window {number + 1}")
+            made.append(pixels.cpu())
+        return torch.stack(made)
 
 
 def spectrogram_params(card: Card) -> SpectrogramParams:
@@ -255,7 +268,7 @@ def recipe(context: Context, job: Job) -> dict[str, object]:
     """What makes this sound again, as stored in the file; with the recipe of the film, where it has one."""
     made, film = context.recipe(job), film_of(job)
     try:
-        made_by = recipes.read(film.path) if isinstance(film, Film) else film.recipe
+        made_by = recipes.read(film.path) if isinstance(film, InputVideo) else film.recipe
     except RequestError:  # another program's film
         made_by = {}
     if made_by:
@@ -321,7 +334,11 @@ def faded(pieces: list[np.ndarray], starts: list[int], overlap: int) -> np.ndarr
 
 
 def _given(job: Job) -> FilmStates | None:
-    """Embeddings from the file that a job names. Raises: RequestError for a file that does not fit it."""
+    """Embeddings from the file that a job names.
+
+    Raises:
+        RequestError: For a file that does not fit it.
+    """
     choice = choice_of(job)
     if choice.states is None:
         return None

@@ -123,8 +123,13 @@ class V2AUNet(nn.Module):
     def forward(self, x_BHWC: Tensor, level_B: Tensor, conditions: Conditions) -> Tensor:
         """The noise in a latent picture.
 
-        Args:    x_BHWC: state; H and W are free, also odd.   level_B: 0 … 999, 999 = noise.   conditions: of this run.
-        Returns: [B, H, W, C] in the type of the weights.
+        Args:
+            x_BHWC: State; H and W are free, also odd.
+            level_B: 0 … 999, 999 = noise.
+            conditions: Of this run.
+
+        Returns:
+            [B, H, W, C] in the type of the weights.
         """
         params = self.params
         x = x_BHWC.to(self.conv_in.weight.dtype).permute(0, 3, 1, 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from kandinsky.model.card import Card
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.weights import keymaps
 from kandinsky.weights.read import check_shapes, read_metadata, read_state
+from kandinsky.weights.untrusted import read_table
 from kandinsky.weights.write import write_state
 
 DIFFUSERS_CLASS = "Kandinsky5Transformer3DModel"
@@ -34,11 +34,17 @@ def convert_transformer(
 ) -> Path:
     """Write the Kandinsky 5 transformer at ``source`` in the other layout (or the same one).
 
-    Args:    source: official file, or Diffusers folder (the one with the weights, or the one above).
-             target: file for `official`; for `diffusers` a folder, which gets `transformer/`.
-             params: the network's hyper-parameters; read from the folder's `config.json`, else from the shapes.
-    Returns: ``target``.
-    Raises:  WeightsError where the tensors are no such transformer; RequestError for an unknown layout.
+    Args:
+        source: Official file, or Diffusers folder (the one with the weights, or the one above).
+        target: File for `official`; for `diffusers` a folder, which gets `transformer/`.
+        params: The network's hyper-parameters; read from the folder's `config.json`, else from the shapes.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        WeightsError: If the tensors are no such transformer.
+        RequestError: For an unknown layout.
     """
     if to not in ("official", "diffusers"):
         raise RequestError(f"unknown layout `{to}`: use `official` or `diffusers`")
@@ -68,10 +74,7 @@ def read_config(source: Path) -> dict[str, Any] | None:
         return None
     for folder in (source, source / "transformer"):
         if (file := folder / "config.json").is_file():
-            try:
-                return dict(json.loads(file.read_text(encoding="utf-8")))
-            except (ValueError, TypeError) as error:
-                raise WeightsError(f"`{file}` is no valid `config.json`") from error
+            return read_table(file)
     return None
 
 
@@ -97,8 +100,10 @@ def diffusers_config(params: DiTParams, attention: AttentionSpec) -> dict[str, A
 def infer_params(state: Mapping[str, Tensor]) -> DiTParams:
     """Hyper-parameters from tensor shapes, for files that come without any (all official ones).
 
-    Patches are taken to be 1×2×2, as in every release. Raises: WeightsError where a tensor is missing or the head
-    width is none of the released ones.
+    Patches are taken to be 1×2×2, as in every release.
+
+    Raises:
+        WeightsError: If a tensor is missing or the head width is none of the released ones.
     """
 
     def shape(name: str) -> torch.Size:

@@ -35,9 +35,14 @@ class TakesCondition(Protocol):
 def join_condition(x_BTHWC: Tensor, params: TakesCondition, condition_BTHWC: Tensor | None = None) -> Tensor:
     """Put the condition channels behind the latent.
 
-    Args:    condition_BTHWC: ``in_visual_dim`` condition channels and a mask; None = nothing given, zeros.
-    Returns: [B, T, H, W, params.input_channels]. A network without condition channels gets x as it is.
-    Raises:  RequestError for a condition the network has no channels for, or of another shape.
+    Args:
+        condition_BTHWC: ``in_visual_dim`` condition channels and a mask; None = nothing given, zeros.
+
+    Returns:
+        [B, T, H, W, params.input_channels]. A network without condition channels gets x as it is.
+
+    Raises:
+        RequestError: For a condition the network has no channels for, or of another shape.
     """
     if not params.has_condition_channels:
         if condition_BTHWC is not None:
@@ -55,8 +60,12 @@ def coordinate_channels(latent_BTHWC: Tensor) -> Tensor:
     """Condition channels that say where each place is: cosines and sines of row and column, and an empty mask.
 
     Rotary positions are relative only; a small network learns slowly from them alone where the borders are.
-    Args:    latent_BTHWC: gives size, type and device; its C must be a multiple of 4.
-    Returns: [B, T, H, W, C + 1].
+
+    Args:
+        latent_BTHWC: Gives size, type and device; its C must be a multiple of 4.
+
+    Returns:
+        [B, T, H, W, C + 1].
     """
     B, T, H, W, C = latent_BTHWC.shape
     if C % 4:
@@ -84,10 +93,10 @@ def condition_channels(latent_BTHWC: Tensor, known: Known, kind: str) -> Tensor 
     """What goes in behind the latent, [B, T, H, W, C + 1]; None for nothing, which is read as zeros.
 
     Args:
-        latent_BTHWC: gives size, type and device.
-        known: of frames, the mask alone goes in, since they are pinned in the latent (FACTS section 3.4); of a source
+        latent_BTHWC: Gives size, type and device.
+        known: Of frames, the mask alone goes in, since they are pinned in the latent (FACTS section 3.4); of a source
             to be edited, its latent and a mask of ones.
-        kind: a key of ``CONDITIONS``.
+        kind: A key of ``CONDITIONS``.
     """
     if (source := known.extra.get("source")) is not None:
         return torch.cat((source, torch.ones_like(source[..., :1])), dim=-1).to(latent_BTHWC)
@@ -108,10 +117,14 @@ Layouts = dict[tuple[tuple[int, int, int], torch.device], VisualLayout]
 class VelocityDenoiser:
     """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> velocity_BTHWC``.
 
-    Args: text: states of B prompts, or of one prompt for any B.   rope_scale, attention: as in the network.
-          condition_BTHWC: condition channels, see ``join_condition``.   runner: of the visual blocks.
-          layouts: filled at the first call; give one to all denoisers of a generation (same scale and attention).
-          kept: told what block-sparse attention keeps.
+    Args:
+        text: States of B prompts, or of one prompt for any B.
+        rope_scale: As in the network.
+        attention: As in the network.
+        condition_BTHWC: Condition channels, see ``join_condition``.
+        runner: Of the visual blocks.
+        layouts: Filled at the first call; give one to all denoisers of a generation (same scale and attention).
+        kept: Told what block-sparse attention keeps.
     """
 
     dit: DiffusionTransformer3D

@@ -38,8 +38,9 @@ HEAD_NORM_EPS = torch.finfo(torch.float32).eps
 class DiTParams:
     """Hyper-parameters under their official names, with the official constructor defaults.
 
-    visual_cond: the input carries condition channels and a mask besides the latent (image-to-video ability).
-    instruct_type: "channel" for image editing: source latent and a mask in the same extra channels.
+    Attributes:
+        visual_cond: The input carries condition channels and a mask besides the latent (image-to-video ability).
+        instruct_type: "channel" for image editing: source latent and a mask in the same extra channels.
     """
 
     in_visual_dim: int = 4
@@ -83,7 +84,11 @@ class DiTParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DiTParams:
-        """Read official hyper-parameters. Raises: RequestError for a key that is none of them."""
+        """Read official hyper-parameters.
+
+        Raises:
+            RequestError: For a key that is none of them.
+        """
         what = "transformer parameter"
         axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims") if key in values}
         return read_params(cls, {**values, **axes}, what)
@@ -92,7 +97,8 @@ class DiTParams:
 def patchify(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
     """[B, T, H, W, C] → [B, T/pt, H/ph, W/pw, pt·ph·pw·C], C fastest.
 
-    Raises: RequestError where the latent is no multiple of the patch.
+    Raises:
+        RequestError: If the latent is no multiple of the patch.
     """
     if any(size % p for size, p in zip(x_BTHWC.shape[1:4], patch, strict=True)):
         raise RequestError(
@@ -311,8 +317,11 @@ class OutLayer(nn.Module):
 class VisualLayout:
     """What follows from a clip's size alone: made once, good for all passes of a generation and both its branches.
 
-    grid: frames, rows, columns of tokens.   rotation: in the order the visual blocks see the tokens.
-    attention: as asked for.   nabla: order and window of block-sparse attention, None where attention is dense.
+    Attributes:
+        grid: Frames, rows, columns of tokens.
+        rotation: In the order the visual blocks see the tokens.
+        attention: As asked for.
+        nabla: Order and window of block-sparse attention, None where attention is dense.
     """
 
     grid: tuple[int, int, int]
@@ -381,15 +390,25 @@ class DiffusionTransformer3D(nn.Module):
     ) -> Tensor:
         """Predict the velocity (noise − clean).
 
-        Args:    x_BTHWC: latent with its condition channels, ``params.input_channels`` in all.
-                 time_B: t·1000, float32, 0 … 1000.   text: token states [B, L, C], pooled states, mask.
-                 rope_scale: divisors of the (t, h, w) angles.   attention: of the visual self attention.
-                 positions, text_positions: where the tokens stand; 0, 1, 2 … when not given.
-                 runner: runs the visual blocks, all of them in turn when not given.
-                 layout: of this size, from ``layout``, to make it once for many passes; then ``rope_scale``,
-                 ``attention`` and ``positions`` are its own.   kept: told what block-sparse attention keeps.
-        Returns: [B, T, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
-        Raises:  RequestError for a latent that cannot be patched; BackendError for an attention backend that is absent.
+        Args:
+            x_BTHWC: Latent with its condition channels, ``params.input_channels`` in all.
+            time_B: T·1000, float32, 0 … 1000.
+            text: Token states [B, L, C], pooled states, mask.
+            rope_scale: Divisors of the (t, h, w) angles.
+            attention: Of the visual self attention.
+            positions: Where the tokens stand; 0, 1, 2 … when not given.
+            text_positions: Where the tokens stand; 0, 1, 2 … when not given.
+            runner: Runs the visual blocks, all of them in turn when not given.
+            layout: Of this size, from ``layout``, to make it once for many passes; then ``rope_scale``, ``attention``
+                and ``positions`` are its own.
+            kept: Told what block-sparse attention keeps.
+
+        Returns:
+            [B, T, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
+
+        Raises:
+            RequestError: For a latent that cannot be patched.
+            BackendError: For an attention backend that is absent.
         """
         compute = self.visual_embeddings.in_layer.weight.dtype
         device = x_BTHWC.device

@@ -52,7 +52,10 @@ def questions() -> dict[str, str]:
 
 
 def check_can_expand(model: str, encoder: str, task: str) -> None:
-    """Raises: RequestError where a model's text encoder cannot write, or its task has no question."""
+    """
+    Raises:
+        RequestError: If a model's text encoder cannot write, or its task has no question.
+    """
     if encoder not in WRITERS:
         raise RequestError(
             f"`{model}` cannot expand prompts: its text encoder `{encoder}` only reads; leave `expand` out, or use a "
@@ -84,11 +87,18 @@ def expand(
 ) -> str:
     """The prompt written out by the language model.
 
-    Args:    model: ``Qwen2_5_VLForConditionalGeneration``.   tokenizer: its own, with the chat template.
-             task: of the card.   seed: the same one gives the same text.
-             image: what the task is given, at its full size; ``image_processor`` is needed to show it.
-    Returns: the answer as it came; the prompt itself where nothing came.
-    Raises:  WeightsError where the chat template or the image processor does not lie beside the model.
+    Args:
+        model: ``Qwen2_5_VLForConditionalGeneration``.
+        tokenizer: Its own, with the chat template.
+        task: Of the card.
+        seed: The same one gives the same text.
+        image: What the task is given, at its full size; ``image_processor`` is needed to show it.
+
+    Returns:
+        The answer as it came; the prompt itself where nothing came.
+
+    Raises:
+        WeightsError: If the chat template or the image processor does not lie beside the model.
     """
     import torch
 

@@ -62,4 +62,6 @@ FAMILY = Family(
         Lazy(f"{_HERE}.folder:read_diffusers"),
     ),
     convert=Lazy(f"{_HERE}.convert:convert"),
+    cases=Lazy(f"{_HERE}.conformance:CASES"),
+    manifest=Lazy(f"{_HERE}.conformance:component_of"),
 )

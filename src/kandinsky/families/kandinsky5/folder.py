@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kandinsky.errors import RequestError
+from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.kandinsky5 import official_config
 from kandinsky.model.card import Card, Component
 from kandinsky.model.family import Cards
 from kandinsky.ops.attention_spec import AttentionSpec
-from kandinsky.weights.folders import in_diffusers_layout, named_in, overruled, read_json
+from kandinsky.weights.folders import in_diffusers_layout, named_in, overruled
+from kandinsky.weights.untrusted import read_table, shown
 
 log = logging.getLogger(__name__)
+SCHEDULER = Path("scheduler", "scheduler_config.json")
+LARGEST_SHIFT = 1e6  # released models have up to 10
 ENDINGS = (".yaml", ".yml")
 
 
@@ -25,7 +28,11 @@ def has_official_configuration(place: Path) -> bool:
 
 
 def read_official_configuration(place: Path, cards: Cards) -> Card:
-    """The card of a YAML file, or of the one in a folder. Raises: RequestError where a folder holds several."""
+    """The card of a YAML file, or of the one in a folder.
+
+    Raises:
+        RequestError: If a folder holds several.
+    """
     if place.is_file():
         return official_config.read(place, cards=cards)
     found = _configurations(place)
@@ -40,7 +47,7 @@ def _configurations(folder: Path) -> list[Path]:
 
 def read_diffusers(folder: Path, stand_in: Card, cards: Cards) -> Card:
     """The card of a folder in the Diffusers layout; ``stand_in`` where no card names it and none is like it."""
-    values = read_json(folder / "transformer" / "config.json")
+    values = read_table(folder / "transformer" / "config.json")
     params = {k: v for k, v in values.items() if not k.startswith(("_", "attention_"))}
     attention = _diffusers_attention(values)
     base = named_in(folder, stand_in.task, cards)
@@ -54,8 +61,10 @@ def read_diffusers(folder: Path, stand_in: Card, cards: Cards) -> Card:
         # Diffusers has one flag for condition channels, whatever they carry
         params |= {"instruct_type": base.dit.params["instruct_type"], "visual_cond": False}
     said: dict[str, Any] = {}
-    shift = read_json(folder / "scheduler" / "scheduler_config.json").get("shift")
+    shift = read_table(folder / SCHEDULER).get("shift")
     if shift is not None:
+        if isinstance(shift, bool) or not isinstance(shift, int | float) or not 0 < shift < LARGEST_SHIFT:
+            raise WeightsError(f"`{folder / SCHEDULER}` gives shift as `{shown(shift)}`: a number above 0 is needed")
         said["shift"] = float(shift)
     tables = [
         base.sampling.attention,

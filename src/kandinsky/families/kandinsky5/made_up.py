@@ -99,7 +99,8 @@ def random_qwen_clip(card: Card, device: torch.device, dtype: torch.dtype) -> An
 class CountingTokenizer:
     """Stands in for a tokenizer where there is no vocabulary: as many tokens as there are words, all made up.
 
-    Args: prefixes: texts whose number of tokens is known; they count as that many.
+    Args:
+        prefixes: Texts whose number of tokens is known; they count as that many.
     """
 
     def __init__(self, vocabulary: int, prefixes: Mapping[str, int]) -> None:

@@ -18,9 +18,12 @@ import yaml
 
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5.family import FAMILY
+from kandinsky.files import local_path
 from kandinsky.model.card import Card, Clip, Component, FileSet, Sampling, SizeClass
 from kandinsky.model.family import Cards
 from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.printing import escaped
+from kandinsky.weights.untrusted import shown
 
 log = logging.getLogger(__name__)
 # kandinsky/t2v_pipeline.py: RESOLUTIONS, as WIDTHxHEIGHT
@@ -33,6 +36,7 @@ VIDEO_NEGATIVE_PROMPT = (
     "walking backwards"
 )
 FPS = 24.0
+SMALLEST, LARGEST = 1e-3, 100_000  # of any number in such a file
 # positions of the 3-D rotary table on the time axis: 128 latent frames
 MAX_SECONDS = 127 * 4 // 24
 # kandinsky/i2v_pipeline.py: pixels, and multiple of the sides, that an image is brought to
@@ -43,8 +47,13 @@ IMAGE_FIT = {512: SizeClass(area=512 * 768, multiple=16), 1024: SizeClass(area=1
 class Calls:
     """What the official calls of one task have as defaults, since the YAML files say nothing about it.
 
-    vae: the autoencoder it needs.   shift: of `scheduler_scale`; the YAML's own value is read by no official code.
-    seconds, max_seconds: 0 where stills are made.   temporal: pixel frames of a latent frame.   fit: see ``Clip``.
+    Attributes:
+        vae: The autoencoder it needs.
+        shift: Of `scheduler_scale`; the YAML's own value is read by no official code.
+        seconds: 0 where stills are made.
+        max_seconds: 0 where stills are made.
+        temporal: Pixel frames of a latent frame.
+        fit: See ``Clip``.
     """
 
     vae: str
@@ -111,19 +120,25 @@ _OPTIONAL = frozenset({"magcache", "scheduler_scale"})
 def read(path: Path, *, cards: Cards, bases: Iterable[Path] | None = None, task: str | None = None) -> Card:
     """The card of one official YAML file.
 
-    Args:   cards: those there are.
-            bases: folders that relative checkpoint paths are looked for under, best first; by default the working
-            directory (as officially), then the file's folder and the one above it.
-            task: what the model is for, a key of ``CALLS``; by default the file's name and contents tell.
-    Raises: RequestError for a file that is no such YAML, or for another task.
+    Args:
+        path: The file.
+        cards: The catalogue.
+        bases: Folders that relative checkpoint paths are looked for under, best first; by default the working directory
+            (as officially), then the file's folder and the one above it.
+        task: What the model is for, a key of ``CALLS``; by default the file's name and contents tell.
+
+    Raises:
+        RequestError: The file is no such YAML, a value is of another type or out of range, or it is for another task.
     """
     path = Path(path)
     if not path.is_file():
         raise RequestError(f"configuration `{path}` is not there: give one of the official YAML files")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"configuration `{path}` is not valid YAML: {' '.join(str(error).split())}") from error
+    # beside its own error, it lets through those of numbers and dates that cannot be, and of deep nesting
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = shown(" ".join(str(error).split()))
+        raise RequestError(f"configuration `{escaped(path)}` is not valid YAML: {reason}") from error
     folder = path.resolve().parent
     return card_of(
         values, name=path.stem, cards=cards, bases=list(bases or (Path.cwd(), folder, folder.parent)), task=task
@@ -140,10 +155,10 @@ def card_of(values: Mapping[str, Any], *, name: str, cards: Cards, bases: list[P
     qwen = _table(texts["qwen"], "model.text_embedder.qwen", where)
     clip = _table(texts["clip"], "model.text_embedder.clip", where)
     magcache = _table(tree["magcache"], "magcache", where) if tree.get("magcache") else {}
-    if vae["name"] not in ("hunyuan", "flux"):
+    if vae["name"] not in ["hunyuan", "flux"]:
         raise RequestError(f"{where}: model.vae.name `{vae['name']}` is unknown: use `hunyuan` or `flux`")
     resolution = metrics["resolution"]
-    if resolution not in SIZES:
+    if not isinstance(resolution, int) or resolution not in SIZES:
         raise RequestError(f"{where}: metrics.resolution `{resolution}` is unknown: use 512 or 1024")
 
     task = task or _task(name, model)
@@ -154,6 +169,9 @@ def card_of(values: Mapping[str, Any], *, name: str, cards: Cards, bases: list[P
             "another model?"
         )
 
+    for key in ("attention", "dit_params"):
+        if not isinstance(model[key], Mapping):
+            raise RequestError(f"{where}: model.{key} must be a table, not `{shown(model[key])}`")
     AttentionSpec.from_dict(model["attention"])  # refuses what has no effect
     dit = dict(model["dit_params"])
     _refuse_unknown(dit, DIT_KEYS, "model.dit_params.", where)
@@ -165,8 +183,10 @@ def card_of(values: Mapping[str, Any], *, name: str, cards: Cards, bases: list[P
     if "nocfg" in name and "nocfg" not in checkpoint:
         log.warning("%s names `%s`: the hub has a file of its own for the no-CFG model", where, checkpoint)
 
-    def part(given: str, part_name: str = "", *, is_folder: bool) -> FileSet:
-        target = _absolute(given, bases)
+    def part(given: object, part_name: str = "", *, is_folder: bool) -> FileSet:
+        if not isinstance(given, str):
+            raise RequestError(f"{where}: checkpoint_path must be text, not `{shown(given)}`")
+        target = _absolute(local_path(given, f"{where}: checkpoint_path"), bases)
         entry = f"{target.name}/" if is_folder else target.name
         return FileSet(repo=str(target.parent), files=(entry,), name=part_name)
 
@@ -187,22 +207,22 @@ def card_of(values: Mapping[str, Any], *, name: str, cards: Cards, bases: list[P
                 part(clip["checkpoint_path"], "clip", is_folder=True),
             ),
             {
-                "qwen_max_length": int(qwen["max_length"]),
-                "clip_max_length": int(clip["max_length"]),
+                "qwen_max_length": _whole(qwen["max_length"], "model.text_embedder.qwen.max_length", where),
+                "clip_max_length": _whole(clip["max_length"], "model.text_embedder.clip.max_length", where),
                 "template": calls.template,
                 "image_template": "image",
             },
         ),
         vae=Component(vae["name"], (part(vae["checkpoint_path"], is_folder=True),)),
         sampling=Sampling(
-            steps=int(model["num_steps"]),
-            guidance=float(model["guidance_weight"]),
-            shift=float(metrics.get("scheduler_scale", calls.shift)),
+            steps=_whole(model["num_steps"], "model.num_steps", where),
+            guidance=_number(model["guidance_weight"], "model.guidance_weight", where),
+            shift=_number(metrics.get("scheduler_scale", calls.shift), "metrics.scheduler_scale", where),
             rope_scale=_scale(metrics["scale_factor"], where),
             negative_prompt=calls.negative_prompt,
             noise="bfloat16",
             attention=dict(model["attention"]),
-            mag_ratios=tuple(float(ratio) for ratio in magcache.get("mag_ratios", ())),
+            mag_ratios=_numbers(magcache.get("mag_ratios", []), "magcache.mag_ratios", where),
             normalize_first_frame=calls.normalize_first_frame,
         ),
         clip=Clip(
@@ -213,7 +233,7 @@ def card_of(values: Mapping[str, Any], *, name: str, cards: Cards, bases: list[P
             sizes=SIZES[resolution],
             default_size=calls.default_size[resolution],
             temporal=calls.temporal,
-            channels=int(dit.get("in_visual_dim", 16)),
+            channels=_whole(dit.get("in_visual_dim", 16), "model.dit_params.in_visual_dim", where),
             fit=calls.fit,
         ),
         classes={str(resolution): IMAGE_FIT[resolution]},
@@ -252,14 +272,31 @@ def _refuse_unknown(values: Mapping[str, Any], known: frozenset[str], prefix: st
 
 
 def _scale(values: Any, where: str) -> tuple[float, float, float]:
-    if not isinstance(values, list | tuple) or len(values) != 3:
-        raise RequestError(f"{where}: metrics.scale_factor must have 3 numbers, not `{values}`")
-    t, h, w = (float(value) for value in values)
+    if not isinstance(values, list) or len(values) != 3:
+        raise RequestError(f"{where}: metrics.scale_factor must have 3 numbers, not `{shown(values)}`")
+    t, h, w = _numbers(values, "metrics.scale_factor", where)
     return (t, h, w)
 
 
-def _absolute(given: str, bases: list[Path]) -> Path:
-    path = Path(given).expanduser()
+def _numbers(values: Any, key: str, where: str) -> tuple[float, ...]:
+    if not isinstance(values, list):
+        raise RequestError(f"{where}: {key} must be a list of numbers, not `{shown(values)}`")
+    return tuple(_number(value, key, where, least=0.0) for value in values)
+
+
+def _number(value: Any, key: str, where: str, *, least: float = SMALLEST) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= LARGEST:
+        raise RequestError(f"{where}: {key} must be a number from {least} to {LARGEST:,}, not `{shown(value)}`")
+    return float(value)
+
+
+def _whole(value: Any, key: str, where: str) -> int:
+    if (number := _number(value, key, where)) % 1:
+        raise RequestError(f"{where}: {key} must be a whole number, not `{shown(value)}`")
+    return int(number)
+
+
+def _absolute(path: Path, bases: list[Path]) -> Path:
     if path.is_absolute():
         return path
     for base in bases:

@@ -19,7 +19,7 @@ from kandinsky.families.kandinsky5.templates import IMAGE_EDIT, IMAGE_PAD, Templ
 from kandinsky.media.image import resized
 from kandinsky.model.params import read_params
 from kandinsky.model.values import TextStates
-from kandinsky.text.pretrained import read_model, read_tokenizer
+from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,8 +39,11 @@ CLIP_OTHER_HALF = (
 class QwenClipParams:
     """How prompts are cut and padded; the defaults are the official video values.
 
-    qwen_max_length: prompt tokens kept, the template not counted.   clip_max_length: tokens CLIP sees, padding too.
-    template, image_template: names of ``families/kandinsky5/templates.py`` for clips and for stills.
+    Attributes:
+        qwen_max_length: Prompt tokens kept, the template not counted.
+        clip_max_length: Tokens CLIP sees, padding too.
+        template: Names of ``families/kandinsky5/templates.py`` for clips and for stills.
+        image_template: Names of ``families/kandinsky5/templates.py`` for clips and for stills.
     """
 
     qwen_max_length: int = 256
@@ -50,7 +53,11 @@ class QwenClipParams:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> QwenClipParams:
-        """Read a card's values. Raises: RequestError for an unknown key or template."""
+        """Read a card's values.
+
+        Raises:
+            RequestError: For an unknown key or template.
+        """
         params = read_params(cls, values, "text encoder parameter")
         template(params.template), template(params.image_template)
         return params
@@ -69,13 +76,19 @@ class QwenClipFiles:
 class QwenClipEncoder(nn.Module):
     """Both encoders and their tokenizers.
 
-    Args: qwen: ``Qwen2_5_VLForConditionalGeneration``; only its language half is run.   clip: ``CLIPTextModel``.
-          qwen_tokenizer, clip_tokenizer: of transformers.
-          image_processor: ``Qwen2VLImageProcessorPil``, needed where Qwen is shown images.
-          padding: "trimmed" pads no further than the batch needs; "full" pads to ``qwen_max_length`` and gives a mask,
-                   as the official code does. Both give a denoiser the same result, as masked tokens count for nothing.
-    Raises: WeightsError where the tokenizer does not split the templates as the models' own tokenizer does.
     Source: kandinskylab/kandinsky-5, kandinsky/models/text_embedders.py.
+
+    Args:
+        qwen: ``Qwen2_5_VLForConditionalGeneration``; only its language half is run.
+        clip: ``CLIPTextModel``.
+        qwen_tokenizer: Of transformers.
+        clip_tokenizer: Of transformers.
+        image_processor: ``Qwen2VLImageProcessorPil``, needed where Qwen is shown images.
+        padding: "trimmed" pads no further than the batch needs; "full" pads to ``qwen_max_length`` and gives a mask, as
+            the official code does. Both give a denoiser the same result, as masked tokens count for nothing.
+
+    Raises:
+        WeightsError: If the tokenizer does not split the templates as the models' own tokenizer does.
     """
 
     def __init__(
@@ -103,10 +116,15 @@ class QwenClipEncoder(nn.Module):
     def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
         """Text states of B prompts.
 
-        Args:    still: use the template for images.
-        Returns: tokens [B, L, C] in Qwen's type, L ≤ ``qwen_max_length``; pooled [B, P] float32; mask [B, L], or None
-                 where every token counts.
-        Raises:  RequestError for no prompts.
+        Args:
+            still: Use the template for images.
+
+        Returns:
+            Tokens [B, L, C] in Qwen's type, L ≤ ``qwen_max_length``; pooled [B, P] float32; mask [B, L], or None where
+            every token counts.
+
+        Raises:
+            RequestError: For no prompts.
         """
         if isinstance(prompts, str) or not prompts:
             raise RequestError("encode takes a list of at least one prompt")
@@ -120,9 +138,16 @@ class QwenClipEncoder(nn.Module):
         """Text states of B prompts for image editing, each with the image it speaks of.
 
         Qwen sees the image at half its width and height; CLIP sees the words alone. The prompt may have any length.
-        Args:    images: at the size of the result.
-        Returns: as ``encode``; L is as long as the longest prompt with its image.
-        Raises:  WeightsError without an image processor; RequestError for a prompt with an image token in it.
+
+        Args:
+            images: At the size of the result.
+
+        Returns:
+            As ``encode``; L is as long as the longest prompt with its image.
+
+        Raises:
+            WeightsError: Without an image processor.
+            RequestError: For a prompt with an image token in it.
         """
         if isinstance(prompts, str) or not prompts or len(prompts) != len(images):
             raise RequestError("encode_with_images takes a list of at least one prompt, and an image for each")
@@ -213,8 +238,12 @@ def read_qwen_clip(
 ) -> QwenClipEncoder:
     """Read both models and tokenizers from local folders, strictly, on the host; nothing is fetched or executed.
 
-    Args:   dtype: Qwen's compute type; CLIP stays in float32, as in the official code.
-    Raises: BackendError without transformers; WeightsError naming the folder, and the tensor where one does not fit.
+    Args:
+        dtype: Qwen's compute type; CLIP stays in float32, as in the official code.
+
+    Raises:
+        BackendError: Without transformers.
+        WeightsError: Naming the folder, and the tensor where one does not fit.
     """
     try:
         from transformers import AutoTokenizer, CLIPTextModel, Qwen2_5_VLForConditionalGeneration
@@ -222,12 +251,22 @@ def read_qwen_clip(
         raise BackendError(
             "the text encoders Qwen2.5-VL and CLIP need the package `transformers`: install `kandinsky-video[full]`"
         ) from error
+    # before the large files
+    qwen_folder, clip_folder = files.qwen_tokenizer or files.qwen, files.clip_tokenizer or files.clip
+    qwen_tokenizer, clip_tokenizer = (read_tokenizer(AutoTokenizer, one) for one in (qwen_folder, clip_folder))
+    image_processor = _read_image_processor(qwen_folder)
+    clip: Any = read_model(
+        CLIPTextModel, files.clip, torch.float32, types=("clip", "clip_text_model"), may_be_left_over=CLIP_OTHER_HALF
+    )
+    check_vocabulary(clip_tokenizer.get_vocab(), clip.get_input_embeddings().num_embeddings, clip_folder)
+    qwen: Any = read_model(Qwen2_5_VLForConditionalGeneration, files.qwen, dtype, types=("qwen2_5_vl",))
+    check_vocabulary(qwen_tokenizer.get_vocab(), qwen.get_input_embeddings().num_embeddings, qwen_folder)
     return QwenClipEncoder(
-        read_model(Qwen2_5_VLForConditionalGeneration, files.qwen, dtype),
-        read_model(CLIPTextModel, files.clip, torch.float32, may_be_left_over=CLIP_OTHER_HALF),
-        qwen_tokenizer=read_tokenizer(AutoTokenizer, files.qwen_tokenizer or files.qwen),
-        image_processor=_read_image_processor(files.qwen_tokenizer or files.qwen),
-        clip_tokenizer=read_tokenizer(AutoTokenizer, files.clip_tokenizer or files.clip),
+        qwen,
+        clip,
+        qwen_tokenizer=qwen_tokenizer,
+        image_processor=image_processor,
+        clip_tokenizer=clip_tokenizer,
         params=params,
         padding=padding,
     )

@@ -17,9 +17,10 @@ SLOT = "{}"
 class Template:
     """Text around a prompt, and how many tokens of the encoder's answer are cut off in front.
 
-    crop_start: positions dropped from the states. With the Qwen vocabulary the text before the prompt is exactly as
-                long, but for ``image_edit``, where the official number also drops three tokens of the prompt.
-    prefix_tokens: length of the text before the prompt, counted with the Qwen vocabulary.
+    Attributes:
+        crop_start: Positions dropped from the states. With the Qwen vocabulary the text before the prompt is exactly as
+            long, but for ``image_edit``, where the official number also drops three tokens of the prompt.
+        prefix_tokens: Length of the text before the prompt, counted with the Qwen vocabulary.
     """
 
     text: str
@@ -116,7 +117,11 @@ TEMPLATES = {"video": VIDEO, "image": IMAGE, "image_edit": IMAGE_EDIT, "image2vi
 
 
 def template(name: str) -> Template:
-    """The template a card names. Raises: RequestError for a name that is none."""
+    """The template a card names.
+
+    Raises:
+        RequestError: For a name that is none.
+    """
     try:
         return TEMPLATES[name]
     except KeyError:

@@ -42,4 +42,5 @@ FAMILY = Family(
         "text-or-image-to-video": _in_stages(TEXT_OR_IMAGE_TO_VIDEO),
     },
     interpolate=Lazy(f"{_HERE}.interpolation:interpolate"),
+    cases=Lazy(f"{_HERE}.conformance:CASES"),
 )

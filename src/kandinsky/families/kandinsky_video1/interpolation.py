@@ -46,8 +46,12 @@ def interpolate(
     The given frames pass through the autoencoder too, so that they do not stand out. Sides that are no multiples of 64
     are scaled to the nearest for the network, and back. Long clips are filled in parts that share a given frame.
 
-    Args:   times_s, seconds: when each frame is shown, from 0, and the length of the clip, where its rate is not even.
-    Raises: RequestError for a clip of fewer than two frames, or settings that are not legal.
+    Args:
+        times_s: When each frame is shown, from 0, and the length of the clip, where its rate is not even.
+        seconds: When each frame is shown, from 0, and the length of the clip, where its rate is not even.
+
+    Raises:
+        RequestError: For a clip of fewer than two frames, or settings that are not legal.
     """
     settings.check(pipe.card)
     keyframes = pipe.card.keyframes

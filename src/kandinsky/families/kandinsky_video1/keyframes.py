@@ -49,9 +49,12 @@ Walk = Generator[Step, None, Tensor]
 
 @dataclass(frozen=True)
 class KeyframesMade(Made):
-    """told: embeddings for the interpolation.   first: clean latent [1, 1, H, W, C] of the first frame.
-
-    done, total: steps of the job, of all its stages.
+    """
+    Attributes:
+        told: Embeddings for the interpolation.
+        first: Clean latent [1, 1, H, W, C] of the first frame.
+        done: Steps of the job, of all its stages.
+        total: Steps of the job, of all its stages.
     """
 
     told: TextStates | None = None
@@ -172,7 +175,11 @@ KEYFRAMES: tuple[tuple[Stage, ...], Finish] = (
 
 
 def choice_of(job: Job) -> KeyframeChoice:
-    """What a job says of keyframes. Raises: RequestError for a job of another model."""
+    """What a job says of keyframes.
+
+    Raises:
+        RequestError: For a job of another model.
+    """
     if not isinstance(job.extra, KeyframeChoice):
         raise RequestError(f"this request was held against `{job.card.id}`, which makes no key frames")
     return job.extra
@@ -221,7 +228,11 @@ def make_first_frame(
     done: int = 0,
     total: int | None = None,
 ) -> Generator[Step, None, Image.Image]:
-    """A first frame from the text, larger than the clip. Raises: BackendError for models that need none."""
+    """A first frame from the text, larger than the clip.
+
+    Raises:
+        BackendError: For models that need none.
+    """
     first = keyframes_of(context.card).first_frame
     if first is None:
         raise BackendError(f"`{context.card.id}` makes no first frame")
@@ -344,9 +355,12 @@ def fill_gaps(
     """Three frames between every two of any clip's latents, [1, 4·(T − 1) + 1, H, W, C].
 
     Args:
-        text, nothing: embeddings for the guided pass, and for the one that knows neither text nor frames.
-        steps_, guidance, seed: of this walk.
-        number: of the pass, from 0.
+        text: Embeddings for the guided pass, and for the one that knows neither text nor frames.
+        nothing: Embeddings for the guided pass, and for the one that knows neither text nor frames.
+        steps_: Of this walk.
+        guidance: Of this walk.
+        seed: Of this walk.
+        number: Of the pass, from 0.
     """
     keyframes = keyframes_of(context.card)
     device = context.placement.device("interpolation")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kandinsky.engine.request import Job, checked_number, either, latent_of, refuse_foreign, resolve_clip
+from kandinsky.engine.request import Job, checked_weight, either, latent_of, refuse_foreign, resolve_clip
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card, Keyframes
 from kandinsky.model.values import Request
@@ -19,9 +19,12 @@ OWN = ("fps", "motion", "image_guidance", "interpolation_guidance")
 class KeyframeChoice:
     """What a model of key frames is asked for, beyond what every model is.
 
-    rate: name of the frame rate.   passes: how often the gaps between frames are filled.
-    motion: name of how much should move; None for models that are not told.
-    image_guidance: weight of the first frame.   interpolation_guidance: of the frames around a gap; 1 = off.
+    Attributes:
+        rate: Name of the frame rate.
+        passes: How often the gaps between frames are filled.
+        motion: Name of how much should move; None for models that are not told.
+        image_guidance: Weight of the first frame.
+        interpolation_guidance: Of the frames around a gap; 1 = off.
     """
 
     rate: str
@@ -50,7 +53,11 @@ def resolve_keyframes(request: Request, card: Card, needs_image: bool = True) ->
 
 
 def keyframes_of(card: Card) -> Keyframes:
-    """What a card says of keyframes. Raises: RequestError for a model that makes none."""
+    """What a card says of keyframes.
+
+    Raises:
+        RequestError: For a model that makes none.
+    """
     if card.keyframes is None:
         raise RequestError(f"`{card.id}` makes no key frames")
     return card.keyframes
@@ -65,7 +72,7 @@ def _choice(request: Request, card: Card, keyframes: Keyframes) -> KeyframeChoic
     if request.seconds is not None and request.seconds != card.clip.seconds:
         raise RequestError(f"the length of `{card.id}` is fixed: leave the seconds out; `fps` decides how many frames")
     rate = _name("fps", request.fps, keyframes.fps, keyframes.default_fps, card)
-    gaps = _weight("interpolation guidance", request.interpolation_guidance, keyframes.guidance)
+    gaps = checked_weight("interpolation guidance", request.interpolation_guidance, keyframes.guidance, card.sampling)
     first = keyframes.first_frame
     if first is None:
         for name in ("motion", "image_guidance"):
@@ -73,7 +80,7 @@ def _choice(request: Request, card: Card, keyframes: Keyframes) -> KeyframeChoic
                 raise RequestError(f"`{card.id}` takes no {name.replace('_', ' ')}: leave it out")
         return KeyframeChoice(rate, list(keyframes.fps).index(rate), None, 1.0, gaps)
     motion = _name("motion", request.motion, first.motion, first.default_motion, card)
-    image_guidance = _weight("image guidance", request.image_guidance, first.image_guidance)
+    image_guidance = checked_weight("image guidance", request.image_guidance, first.image_guidance, card.sampling)
     return KeyframeChoice(rate, list(keyframes.fps).index(rate), motion, image_guidance, gaps)
 
 
@@ -83,10 +90,3 @@ def _name(what: str, given: object, names: Mapping[str, int], default: str, card
     if not isinstance(given, str) or given not in names:
         raise RequestError(f"{what} `{given}` is not supported by `{card.id}`: use {either(tuple(names))}")
     return given
-
-
-def _weight(what: str, given: float | None, default: float) -> float:
-    value = checked_number(what, given, default)
-    if value < 0:
-        raise RequestError(f"{what} `{value:g}` is below 0: use 1 for none, the default is {default:g}")
-    return value

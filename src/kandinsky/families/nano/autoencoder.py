@@ -22,7 +22,10 @@ from kandinsky.model.params import read_params
 
 @dataclass(frozen=True, slots=True)
 class NanoAutoencoderParams:
-    """latent_channels: C of the latent. width: of the latent grid. fine_width: of the grid of 4 × 4 pixels."""
+    """
+    Attributes:
+        latent_channels: C of the latent. width: of the latent grid. fine_width: of the grid of 4 × 4 pixels.
+    """
 
     latent_channels: int = 48
     temporal: int = 4
@@ -36,7 +39,10 @@ class NanoAutoencoderParams:
 
     @classmethod
     def from_dict(cls, values: dict[str, int]) -> NanoAutoencoderParams:
-        """Raises: RequestError for a key that is not a field."""
+        """
+        Raises:
+            RequestError: For a key that is not a field.
+        """
         return read_params(cls, values, "autoencoder parameter")
 
     @property
@@ -143,7 +149,9 @@ class NanoAutoencoder(nn.Module):
 
         whitening: 0 keeps the spread of the components, 1 gives each the same variance; between the two a denoiser
         hears the important components louder. The mean variance is 1 in any case.
-        Returns:   share of the patches' variance that the kept components explain.
+
+        Returns:
+            Share of the patches' variance that the kept components explain.
         """
         x = patches_NF.double()
         mean = x.mean(0)

@@ -26,10 +26,14 @@ GROUPS = 8
 
 @dataclass(frozen=True, slots=True)
 class NanoClipEncoderParams:
-    """side:  every frame is brought to this many pixels square, whatever it was.
-    widths:   channels at a quarter and an eighth of the side.   places: channels kept of every place at the end.
-    moments:  looks at the neighbours in time; each reaches one frame further.
-    words:    what can be asked for, as `drum|барабан`: names of one thing.   prompt_words: L, how many count.
+    """
+    Attributes:
+        side: Every frame is brought to this many pixels square, whatever it was.
+        widths: Channels at a quarter and an eighth of the side.
+        places: Channels kept of every place at the end.
+        moments: Looks at the neighbours in time; each reaches one frame further.
+        words: What can be asked for, as `drum|барабан`: names of one thing.
+        prompt_words: L, how many count.
     """
 
     encoder_dim: int = 96
@@ -42,7 +46,10 @@ class NanoClipEncoderParams:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NanoClipEncoderParams:
-        """Raises: RequestError for a key that is not a field."""
+        """
+        Raises:
+            RequestError: For a key that is not a field.
+        """
         return read_params(cls, values, "clip encoder parameter")
 
 

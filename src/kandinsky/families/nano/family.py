@@ -14,7 +14,7 @@ FAMILY = Family(
     parts={
         "kandinsky5.dit": TRANSFORMER,
         "kandinsky4.v2a-unet": UNET,
-        "nano.text": Part(reader=Lazy(f"{_HERE}.networks:text_encoder"), tensors=("network",)),
+        "nano.text": Part(reader=Lazy(f"{_HERE}.networks:text_encoder"), tensors=("network",), tells_unused=True),
         "nano.vae": Part(network=Lazy(f"{_HERE}.networks:autoencoder"), decodes_together=True),
         "nano.clip": Part(network=Lazy(f"{_HERE}.networks:clip_encoder")),
     },

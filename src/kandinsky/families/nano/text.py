@@ -53,7 +53,10 @@ class NanoTextParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NanoTextParams:
-        """Raises: RequestError for a key that is not a field."""
+        """
+        Raises:
+            RequestError: For a key that is not a field.
+        """
         return read_params(cls, values, "text network parameter")
 
     @property
@@ -171,7 +174,9 @@ class NanoTextNetwork(nn.Module):
 
         said_B:  False where the prompt says nothing: every role then takes the empty slot.
         still_B: True where one picture is wanted.
-        Returns: tokens [B, 6, C], pooled [B, P], no mask: every state counts.
+
+        Returns:
+            Tokens [B, 6, C], pooled [B, P], no mask: every state counts.
         """
         reading = self.read(ids_BL, mask_BL)
         nothing_B1 = (~said_B).float()[:, None]

@@ -9,17 +9,20 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from kandinsky.errors import RequestError, WeightsError
+from kandinsky.errors import RequestError
+from kandinsky.families.nano.known_words import KnownWords
 from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
 from kandinsky.model.values import TextStates
+from kandinsky.text.pretrained import check_vocabulary, read_tokenizer_file
 from kandinsky.weights.read import load_into
 
 
 class NanoTextEncoder:
     """English or Russian prompts to the states nano's denoiser attends to; runs where the network's weights are."""
 
-    def __init__(self, network: NanoTextNetwork, tokenizer: Tokenizer) -> None:
+    def __init__(self, network: NanoTextNetwork, tokenizer: Tokenizer, known: KnownWords | None = None) -> None:
         self.network = network.eval()
+        self.known = known
         self.tokenizer = tokenizer
         tokenizer.enable_truncation(network.params.max_tokens)
         tokenizer.enable_padding()
@@ -46,14 +49,41 @@ class NanoTextEncoder:
         said = torch.tensor([bool(p.strip()) for p in prompts], device=device)
         return ids, mask, said
 
-    @classmethod
-    def from_files(cls, weights: Path, tokenizer: Path, params: Mapping[str, Any]) -> NanoTextEncoder:
-        """Read both files. params: fields of NanoTextParams that differ from its defaults.
+    def unused(self, prompt: str) -> tuple[str, ...]:
+        """Words of a prompt that say nothing about what will be shown; none where no list of words came with it."""
+        if self.known is None or not prompt.strip():
+            return ()
+        end = max(stop for _, stop in self.tokenizer.encode(prompt).offsets)
+        return self.known.unused(prompt, self._choice(prompt), self._choice, end=end)
 
-        Raises: WeightsError for a file that is missing or does not fit, RequestError for an unknown parameter.
+    def _choice(self, prompt: str) -> dict[str, int]:
+        """The slot that is chosen for each role."""
+        ids_BL, mask_BL, _ = self.tokenize([prompt])
+        with torch.inference_mode(False), torch.no_grad():
+            logits = self.network.read(ids_BL, mask_BL).logits
+        return {role: int(one.argmax()) for role, one in logits.items()}
+
+    @classmethod
+    def from_files(
+        cls, weights: Path, tokenizer: Path, params: Mapping[str, Any], words: Path | None = None
+    ) -> NanoTextEncoder:
+        """Read the encoder.
+
+        Args:
+            weights: Of the network.
+            tokenizer: Its `tokenizer.json`.
+            params: Fields of ``NanoTextParams`` that differ from its defaults.
+            words: Its `words.json`; see ``known_words.py``.
+
+        Raises:
+            WeightsError: A file is missing or does not fit.
+            RequestError: A parameter is unknown.
         """
-        if not Path(tokenizer).is_file():
-            raise WeightsError(f"tokenizer file `{tokenizer}` does not exist")
+        read = read_tokenizer_file(Path(tokenizer))
         network = NanoTextNetwork(NanoTextParams.from_dict(params))
         load_into(network, Path(weights), dtype=torch.float32)
-        return cls(network, Tokenizer.from_file(str(tokenizer)))
+        check_vocabulary(read.get_vocab(), network.params.vocab_size, tokenizer)
+        known = None if words is None else KnownWords.read(words)
+        if known is not None and words is not None:
+            known.check(network.params.concepts, words)
+        return cls(network, read, known)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class CogVideoXParams:
     norm_eps: float = 1e-6
     norm_num_groups: int = 32
     temporal_compression_ratio: int = 4
-    scaling_factor: float = 0.7
+    scaling_factor: float = field(default=0.7, metadata={"above": 0})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CogVideoXParams:
@@ -66,12 +66,19 @@ class CogVideoXParams:
 class CogVideoXAutoencoder(nn.Module):
     """Encode and decode in the official pieces. Weights load with ``keymaps.COGVIDEOX_VAE``; the network is ``net``.
 
-    Raises: BackendError where Diffusers is not installed.
     Source: ai-forever/Kandinsky-4, kandinsky/t2v_pipeline.py; Diffusers, AutoencoderKLCogVideoX.
+
+    Attributes:
+        latent_piece: Latent frames of a piece when decoding. The released model decodes two; images were decoded with
+            one.
+
+    Raises:
+        BackendError: If Diffusers is not installed.
     """
 
-    def __init__(self, params: CogVideoXParams | None = None) -> None:
+    def __init__(self, params: CogVideoXParams | None = None, *, latent_piece: int = LATENT_PIECE) -> None:
         super().__init__()
+        self.latent_piece = latent_piece
         try:
             from diffusers import AutoencoderKLCogVideoX
         except ImportError as error:
@@ -93,27 +100,38 @@ class CogVideoXAutoencoder(nn.Module):
         return mean, logvar.clamp(*LOGVAR_RANGE)
 
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
-        """Scaled latents → pixels. Raises: RequestError as ``decode_pieces``."""
+        """Scaled latents → pixels.
+
+        Raises:
+            RequestError: As ``decode_pieces``.
+        """
         return torch.cat(list(self.decode_pieces(latents_BTHWC)), dim=1)
 
     def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
         """The same pixels, a few frames at a time: 1 + 4·(n − 1) of the first piece, 4·n of each further one.
 
-        Raises: RequestError for an even number of latent frames. The network takes the first piece of such a clip for a
+        Raises:
+            RequestError: For an even number of latent frames. The network takes the first piece of such a clip for a
                 later one and makes four frames of the first latent, which it was never trained for.
         """
-        if latents_BTHWC.shape[1] % LATENT_PIECE == 0:
+        first = self._first(latents_BTHWC.shape[1], self.latent_piece)
+        if first > 1 and first % 2 == 0:
             raise RequestError(
                 f"{latents_BTHWC.shape[1]} latent frames cannot be decoded: their number must be odd, as 1 + 2 a second"
             )
-        return self._pieces(self.net.decoder, latents_BTHWC / self.params.scaling_factor, LATENT_PIECE)
+        return self._pieces(self.net.decoder, latents_BTHWC / self.params.scaling_factor, self.latent_piece)
 
     def _pieces(self, coder: Callable[..., Any], x_BTHWC: Tensor, length: int) -> Iterator[Tensor]:
         x = x_BTHWC.to(next(self.net.parameters()).dtype).permute(0, 4, 1, 2, 3)
         frames = x.shape[2]
         memory = None
-        start, end = 0, frames - max(frames // length - 1, 0) * length
+        start, end = 0, self._first(frames, length)
         while start < frames:
             out, memory = coder(x[:, :, start:end], conv_cache=memory)
             yield out.permute(0, 2, 3, 4, 1)
             start, end = end, end + length
+
+    @staticmethod
+    def _first(frames: int, length: int) -> int:
+        """Frames of the first piece."""
+        return frames - max(frames // length - 1, 0) * length

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class FluxParams:
     act_fn: str = "silu"
     norm_num_groups: int = 32
     sample_size: int = 1024
-    scaling_factor: float = 0.3611
+    scaling_factor: float = field(default=0.3611, metadata={"above": 0})
     shift_factor: float | None = 0.1159
     latents_mean: tuple[float, ...] | None = None
     latents_std: tuple[float, ...] | None = None
@@ -66,7 +66,9 @@ class FluxAutoencoder(nn.Module):
 
     The weights load with ``keymaps.FLUX_VAE``; the network itself is ``net``.
     Quirk: shift_factor is ignored in both directions, as the official code does (FACTS section 9.2).
-    Raises: BackendError where Diffusers is not installed.
+
+    Raises:
+        BackendError: If Diffusers is not installed.
     """
 
     def __init__(self, params: FluxParams | None = None) -> None:
@@ -84,7 +86,8 @@ class FluxAutoencoder(nn.Module):
     def encode(self, video_BTHWC: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Pixels → scaled latents. H and W must be multiples of 8.
 
-        Args: generator: take a sample of the posterior, as the official code does; by default its mode.
+        Args:
+            generator: Take a sample of the posterior, as the official code does; by default its mode.
         """
         mean, logvar = self.posterior(video_BTHWC)
         if generator is not None:

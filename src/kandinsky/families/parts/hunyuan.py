@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -38,7 +38,7 @@ class HunyuanParams:
     layers_per_block: int = 2
     act_fn: str = "silu"
     norm_num_groups: int = 32
-    scaling_factor: float = 0.476986
+    scaling_factor: float = field(default=0.476986, metadata={"above": 0})
     spatial_compression_ratio: int = 8
     temporal_compression_ratio: int = 4
     mid_block_add_attention: bool = True
@@ -83,19 +83,23 @@ def _attend_to_the_past(layer: Any, x: Tensor) -> Tensor:
 class HunyuanAutoencoder(nn.Module):
     """Encode and decode whole, or in the official tiles.
 
-    Args: params: hyper-parameters.
-          tiling: "none" codes the clip whole: exact, and the default. "official" lays the official tiles
-                  (see ``Tiling.official``); "auto" does so above ``WHOLE_VOXELS``, whatever the machine; a
-                  ``Tiling`` lays exactly these. Tiles are another function than the whole clip; their memory does not
-                  grow with its length.
-          layered: decode layer by layer (see ``layered.py``): the same function as without, whole or tile by
-                  tile, in a fraction of the memory and twice the time.
-          allocate: for a layer's frames that are too large for the device.
     ``spread``, where somebody sets it, wraps what decodes one tile.
     The weights load with ``keymaps.HUNYUAN_VAE``; the network itself is ``net``.
     Quirk: Diffusers' own ``decode`` tiles in time by itself above 16 frames, which moves the result; its parts are
     called directly here.
-    Raises: BackendError where Diffusers is not installed; RequestError for an unknown tiling.
+
+    Args:
+        params: Hyper-parameters.
+        tiling: "none" codes the clip whole: exact, and the default. "official" lays the official tiles (see
+            ``Tiling.official``); "auto" does so above ``WHOLE_VOXELS``, whatever the machine; a ``Tiling`` lays exactly
+            these. Tiles are another function than the whole clip; their memory does not grow with its length.
+        layered: Decode layer by layer (see ``layered.py``): the same function as without, whole or tile by tile, in a
+            fraction of the memory and twice the time.
+        allocate: For a layer's frames that are too large for the device.
+
+    Raises:
+        BackendError: If Diffusers is not installed.
+        RequestError: For an unknown tiling.
     """
 
     offload_blocks: ClassVar[tuple[str, ...]] = ()  # layered decoding runs parts of blocks

@@ -42,8 +42,9 @@ def on_host(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 def decode_layered(net: Any, z: Tensor, allocate: Allocate = on_host) -> Iterator[Tensor]:
     """Pixels [B, 3, t, H, W] of latents [B, C, T, h, w], piece by piece in time, first frame first.
 
-    Args: net: Diffusers' ``AutoencoderKLHunyuanVideo`` or a network of its parts.   allocate: for what is too large
-          for the device.
+    Args:
+        net: Diffusers' ``AutoencoderKLHunyuanVideo`` or a network of its parts.
+        allocate: For what is too large for the device.
     """
     decoder = net.decoder
     source: _Source = _Convolved(net.post_quant_conv(z), decoder.conv_in)

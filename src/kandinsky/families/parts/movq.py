@@ -40,9 +40,10 @@ ONLY: dict[str, Any] = {
 class MovqParams:
     """Official names; the defaults are the released image autoencoder's.
 
-    attn_resolutions: sizes at which levels have attention, counted from ``resolution`` whatever the picture's size.
-    temporal:         the decoder mixes every convolution with one along time.
-    temporal_attention_block: and has attention along time.
+    Attributes:
+        attn_resolutions: Sizes at which levels have attention, counted from ``resolution`` whatever the picture's size.
+        temporal: The decoder mixes every convolution with one along time.
+        temporal_attention_block: And has attention along time.
     """
 
     z_channels: int = 4
@@ -58,7 +59,10 @@ class MovqParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MovqParams:
-        """Raises: RequestError for a name that is not known or a value that is not built."""
+        """
+        Raises:
+            RequestError: For a name that is not known or a value that is not built.
+        """
         what = "autoencoder parameter"
         return read_params(cls, without_fixed(values, ONLY, what), what)
 

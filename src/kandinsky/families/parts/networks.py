@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ from kandinsky.errors import RequestError
 from kandinsky.model.card import Component
 from kandinsky.model.family import Files
 from kandinsky.runtime.placement import Precision
+from kandinsky.weights.untrusted import read_table
 
 
 def config_beside(folder: Path) -> dict[str, Any]:
     """`config.json` beside the weights; the card's own values go over it."""
     config = folder / "config.json"
-    return dict(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else {}
+    return read_table(config) if config.is_file() else {}
 
 
 def unet(component: Component, path: Path) -> nn.Module:

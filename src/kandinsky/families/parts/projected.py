@@ -28,12 +28,13 @@ RULES = ("official", "diffusers")
 
 @dataclass(frozen=True, slots=True)
 class ProjectedParams:
-    """max_length: tokens of a prompt at most, the end token counted.
-
-    table: where the projection lies in its file, such as `projections.t5`; empty: the file holds nothing else.
-    gap_table: where a projection for the interpolation alone lies in it; empty: that is told what all others are.
-    rule: what rows behind the last token hold: "official", zeros; "diffusers", what the projection makes of zeros, and
-          there a negative prompt also keeps an end and a mask of its own, and has as many rows as the prompt.
+    """
+    Attributes:
+        max_length: Tokens of a prompt at most, the end token counted.
+        table: Where the projection lies in its file, such as `projections.t5`; empty: the file holds nothing else.
+        gap_table: Where a projection for the interpolation alone lies in it; empty: that is told what all others are.
+        rule: What rows behind the last token hold: "official", zeros; "diffusers", what the projection makes of zeros,
+            and there a negative prompt also keeps an end and a mask of its own, and has as many rows as the prompt.
     """
 
     max_length: int = 128
@@ -43,7 +44,11 @@ class ProjectedParams:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ProjectedParams:
-        """Read a card's values. Raises: RequestError for an unknown key or rule."""
+        """Read a card's values.
+
+        Raises:
+            RequestError: For an unknown key or rule.
+        """
         params = read_params(cls, values, "text encoder parameter")
         if params.rule not in RULES:
             raise RequestError(f"text encoder's rule `{params.rule}` is unknown: use {' or '.join(RULES)}")
@@ -59,9 +64,13 @@ class Projection(nn.Sequential):
     def context(self, hidden_BLC: Tensor, mask_BL: Tensor) -> TextStates:
         """Context states: masked rows are zero, and rows end one after the last that counts.
 
-        Args:    mask_BL: True or 1 where a token counts.
-        Returns: with the mean over all these rows, the zero ones too, as the pooled state: the network asks with it.
         Source:  ai-forever/KandinskyVideo@4e10a23, condition_encoders.py, ConditionEncoder.forward.
+
+        Args:
+            mask_BL: True or 1 where a token counts.
+
+        Returns:
+            With the mean over all these rows, the zero ones too, as the pooled state: the network asks with it.
         """
         mask = mask_BL.bool()
         length = int(mask.sum(dim=1).max()) + 1
@@ -91,10 +100,14 @@ class ProjectedT5Encoder(nn.Module):
     An empty text is no text: one masked token, in whose place each network puts a state it learned. Every prompt is
     encoded by itself, so that its states do not depend on others.
 
-    Args:   encoder, tokenizer: as ``T5Encoder`` takes them.   projection: of the network that will listen.
-            gaps: of the interpolation, where that has its own.
     Quirk:  one zero row is left behind the last token, and is part of the pooled mean, except for prompts of the full
             length.
+
+    Args:
+        encoder: As ``T5Encoder`` takes them.
+        tokenizer: As ``T5Encoder`` takes them.
+        projection: Of the network that will listen.
+        gaps: Of the interpolation, where that has its own.
     """
 
     def __init__(
@@ -116,9 +129,14 @@ class ProjectedT5Encoder(nn.Module):
     def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
         """Text states of B prompts.
 
-        Args:    still: changes nothing here.
-        Returns: tokens [B, L, C] and mask [B, L]; pooled states [B, C], see ``Projection.context``.
-        Raises:  RequestError for no prompts.
+        Args:
+            still: Changes nothing here.
+
+        Returns:
+            Tokens [B, L, C] and mask [B, L]; pooled states [B, C], see ``Projection.context``.
+
+        Raises:
+            RequestError: For no prompts.
         """
         return self._all(prompts, self.projection)
 
@@ -193,8 +211,12 @@ def read_projected_t5(
 def projection_of(state: Mapping[str, Tensor], *, table: str = "", dtype: torch.dtype, where: str) -> Projection:
     """A projection from the tensors that have it, whose shapes say its size.
 
-    Args:   table: what their names begin with.   where: what to call them.
-    Raises: WeightsError where one is missing or does not fit.
+    Args:
+        table: What their names begin with.
+        where: What to call them.
+
+    Raises:
+        WeightsError: If one is missing or does not fit.
     """
     prefix = f"{table}." if table else ""
     tensors = {PROJECTION.to_ours(name.removeprefix(prefix)): t for name, t in state.items() if name.startswith(prefix)}

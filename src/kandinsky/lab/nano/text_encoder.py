@@ -14,14 +14,13 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -54,6 +53,7 @@ from kandinsky.lab.nano.concepts import (
 from kandinsky.lab.nano.text_teachers import Forms, Teachers, Vocabulary, nearest_texts
 from kandinsky.lab.nano.text_words import gather, known_texts, make_tokenizer, with_whole_words
 from kandinsky.lab.nano.word_judge import Judgements, WordJudge
+from kandinsky.text.pretrained import read_tokenizer_file
 from kandinsky.weights.read import assign_state, read_state
 from kandinsky.weights.write import write_state
 
@@ -108,13 +108,13 @@ class Settings:
 
 
 def train_text_encoder(
-    recipe: dict[str, Any], out: Path, *, on_log: Callable[[dict[str, float]], None] | None = None
+    recipe: Mapping[str, Any], out: Path, *, on_log: Callable[[dict[str, float]], None] | None = None
 ) -> Path:
     """Train from nothing and write text.safetensors, tokenizer.json, config.json and metrics.json into ``out``.
 
     Raises: BackendError where a teacher's package is not installed.
     """
-    settings = Settings(**{k: v for k, v in recipe.items() if k not in ("kind", "out", "cache")})
+    settings = Settings(**{k: v for k, v in recipe.items() if k in {f.name for f in fields(Settings)}})
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
@@ -133,7 +133,7 @@ def train_text_encoder(
     )
     known = known_texts(concepts)
     if settings.start:
-        tokenizer = Tokenizer.from_file(str(Path(settings.start).with_name("tokenizer.json")))
+        tokenizer = read_tokenizer_file(Path(settings.start).with_name("tokenizer.json"))
     else:
         tokenizer = make_tokenizer(sources, settings.vocab_size)
     if settings.whole_words:

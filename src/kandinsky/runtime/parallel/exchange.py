@@ -58,9 +58,10 @@ def trade(
 ) -> Tensor:
     """All to all: split one axis over the processes, and get another whole.
 
-    Args: split: axis this process has whole, cut into ``split_counts``.   join: axis of which it has a part,
-          of the sizes ``join_counts`` over the processes.
-    """  # fmt: skip
+    Args:
+        split: Axis this process has whole, cut into ``split_counts``.
+        join: Axis of which it has a part, of the sizes ``join_counts`` over the processes.
+    """
     place, size = group.rank(), group.size()
     pieces = [narrow(x, split, span(split_counts, i)) for i in range(size)]
     shape = list(x.shape)

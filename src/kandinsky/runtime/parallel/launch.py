@@ -58,7 +58,11 @@ class World:
 
     @classmethod
     def started(cls) -> World:
-        """What `torchrun` or another launcher says in the environment. Raises: RequestError for nonsense."""
+        """What `torchrun` or another launcher says in the environment.
+
+        Raises:
+            RequestError: For nonsense.
+        """
         if "WORLD_SIZE" not in os.environ:
             return cls()
         size, rank, local = (_number(name, default) for name, default in

@@ -65,9 +65,15 @@ class Layout:
 class Demand:
     """What there is to split.
 
-    heads, hidden: of a block's attention and feed-forward.   tokens: that a block sees at once along the split axis.
-    is_guided:     two passes a step.   is_sparse: block-sparse attention.   has_groups: attention within groups.
-    clips:         of one batch.   has_tokens: False for a U-Net, whose passes and clips alone can be split.
+    Attributes:
+        heads: Of a block's attention and feed-forward.
+        hidden: Of a block's attention and feed-forward.
+        tokens: That a block sees at once along the split axis.
+        is_guided: Two passes a step.
+        is_sparse: Block-sparse attention.
+        has_groups: Attention within groups.
+        clips: Of one batch.
+        has_tokens: False for a U-Net, whose passes and clips alone can be split.
     """
 
     heads: int
@@ -81,7 +87,11 @@ class Demand:
 
 
 def read(text: str) -> Layout:
-    """`cfg=2,ulysses=2` as a layout. Raises: RequestError for a name or number that is none."""
+    """`cfg=2,ulysses=2` as a layout.
+
+    Raises:
+        RequestError: For a name or number that is none.
+    """
     names = [f.name for f in dataclasses.fields(Layout)]
     known = ", ".join(f"`{name}`" for name in names)
     found: dict[str, int] = {}
@@ -100,8 +110,12 @@ def read(text: str) -> Layout:
 def settle(choice: str | Layout | None, world: int, demand: Demand) -> tuple[Layout, str]:
     """The layout for a number of processes, and why.
 
-    Args:   choice: what somebody asked for; None and `auto` choose.   world: processes that were started.
-    Raises: RequestError for a layout that fits neither the processes nor the work.
+    Args:
+        choice: What somebody asked for; None and `auto` choose.
+        world: Processes that were started.
+
+    Raises:
+        RequestError: For a layout that fits neither the processes nor the work.
     """
     if choice is None or choice == AUTO:
         layout, why = choose(world, demand)
@@ -124,7 +138,8 @@ def settle(choice: str | Layout | None, world: int, demand: Demand) -> tuple[Lay
 def choose(world: int, demand: Demand) -> tuple[Layout, str]:
     """A layout for so many processes: guidance first, since its passes meet once a step, then the tokens.
 
-    Raises: RequestError where none fits.
+    Raises:
+        RequestError: If none fits.
     """
     if world == 1:
         return Layout(), "one process"
@@ -158,13 +173,17 @@ def _over_tokens(layout: Layout, count: int, demand: Demand) -> Layout:
 
 def _proposal(world: int, demand: Demand) -> str | None:
     try:
-        return f"`--parallel {choose(world, demand)[0]}` fits" if world > 1 else None
+        return f'`parallel="{choose(world, demand)[0]}"` fits' if world > 1 else None
     except RequestError:
         return None
 
 
 def check(layout: Layout, demand: Demand) -> None:
-    """Hold a layout against the work. Raises: RequestError: what was given, what is allowed, what to do."""
+    """Hold a layout against the work.
+
+    Raises:
+        RequestError: What was given, what is allowed, what to do.
+    """
     given = f"layout `{layout}`"
     if layout.cfg > 2:
         raise RequestError(f"{given}: `cfg` is 1 or 2, guidance has two passes")
@@ -175,7 +194,7 @@ def check(layout: Layout, demand: Demand) -> None:
         allowed = least if demand.is_guided else "one process, since guidance is off"
         raise RequestError(
             f"{given}: a U-Net has no tokens or heads to share: use {allowed}",
-            hint="many prompts go to many processes with `--prompts FILE --ray local`",
+            hint="many prompts go to many processes: `kandinsky generate --prompts FILE --ray local`",
         )
     if demand.heads % layout.tp or demand.hidden % layout.tp:
         raise RequestError(

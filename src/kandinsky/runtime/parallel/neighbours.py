@@ -21,7 +21,9 @@ PROC = Path("/proc")
 class Neighbour:
     """One process.
 
-    machine: the same text for processes that see each other.   begun: in ticks since the machine did.
+    Attributes:
+        machine: The same text for processes that see each other.
+        begun: In ticks since the machine did.
     """
 
     host: str

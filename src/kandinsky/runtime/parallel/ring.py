@@ -25,9 +25,12 @@ def ring_attention(
 ) -> Tensor:
     """Attention of the own queries to the keys of all.
 
-    Args:    counts: how many keys each process has.
-             beside: keys and values that every process has, [B, M, N, K], and which of them may be seen, [B, M].
-    Returns: [B, S, N, K], in the type of v. The next keys are on their way while these are looked at.
+    Args:
+        counts: How many keys each process has.
+        beside: Keys and values that every process has, [B, M, N, K], and which of them may be seen, [B, M].
+
+    Returns:
+        [B, S, N, K], in the type of v. The next keys are on their way while these are looked at.
     """
     size, place = group.size(), group.rank()
     found: Part | None = None

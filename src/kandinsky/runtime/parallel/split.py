@@ -15,8 +15,12 @@ from kandinsky.runtime.parallel.context import Context
 class Cut:
     """Tensor parallelism of a block.
 
-    by_outputs, by_inputs: dotted names of linear layers that are cut so.   prepare: called before, with the block and
     the number of parts.
+
+    Attributes:
+        by_outputs: Dotted names of linear layers that are cut so.
+        by_inputs: Dotted names of linear layers that are cut so.
+        prepare: Called before, with the block and.
     """
 
     by_outputs: tuple[str, ...]
@@ -26,7 +30,12 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class SplitRules:
-    """blocks: of a network, in order.   arguments: of a block's call, for own tokens.   cut: of each block."""
+    """
+    Attributes:
+        blocks: Of a network, in order.
+        arguments: Of a block's call, for own tokens.
+        cut: Of each block.
+    """
 
     blocks: Callable[[Any], Iterable[nn.Module]]
     arguments: Callable[[Context, tuple[Any, ...]], tuple[Any, ...]]

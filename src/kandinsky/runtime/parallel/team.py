@@ -34,8 +34,12 @@ log = logging.getLogger(__name__)
 
 
 class Team:
-    """Args: layout: its product is the number of processes, which have met (``launch.meet``).
-    device: of the transformer on this process.
+    """
+    Attributes:
+        device: Of the transformer on this process.
+
+    Args:
+        layout: Its product is the number of processes, which have met (``launch.meet``).
     """
 
     def __init__(self, layout: Layout | None = None, device: torch.device | None = None) -> None:
@@ -66,8 +70,10 @@ class Team:
     ) -> nn.Module:
         """A denoising network on this process: whole, or its part of it, with its tokens shared.
 
-        Args: make: reads it, on the host; where weights are cut, as they are stored.   dtype: of its weights.
-              rules: how its blocks are shared, asked where they are.
+        Args:
+            make: Reads it, on the host; where weights are cut, as they are stored.
+            dtype: Of its weights.
+            rules: How its blocks are shared, asked where they are.
         """
         net = make()
         if self.mesh is None or not (self.layout.cuts_weights or self.layout.context > 1):

@@ -21,9 +21,11 @@ from kandinsky.model.values import TextStates
 class UNetDenoiser:
     """A network bound to one prompt batch; callable as ``(x_BTHWC, t) -> prediction_BTHWC``.
 
-    Args: text: states of B prompts, or of one prompt for any B.
-          before_BTHWC, condition_BTHWC: channels that go in before and behind the state's own.
-          marks: what a video network is told of the clip; None for images.
+    Args:
+        text: States of B prompts, or of one prompt for any B.
+        before_BTHWC: Channels that go in before and behind the state's own.
+        condition_BTHWC: Channels that go in before and behind the state's own.
+        marks: What a video network is told of the clip; None for images.
     """
 
     def __init__(
@@ -87,7 +89,8 @@ def _beside(first: TextStates, second: TextStates) -> TextStates:
 def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
     """The U-Net of images as a denoiser of the track `video`; see ``model/denoiser.Bind``.
 
-    Raises: BackendError for a step cache: its levels are no row of blocks.
+    Raises:
+        BackendError: For a step cache: its levels are no row of blocks.
     """
     assert isinstance(net, UNet)
     if run.runner is not None:

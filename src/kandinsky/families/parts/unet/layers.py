@@ -26,9 +26,13 @@ from kandinsky.ops.linear import Linear, linear
 class Told:
     """What one pass tells its layers.
 
-    spatial:  condition of everything within a frame, one row a clip.
-    temporal: condition along time, and ``place``: of the first norm of an attention along time.
-    context_BLC, mask_BL: text states.   frames: T.   mixes: whether anything is done along time.
+    Attributes:
+        spatial: Condition of everything within a frame, one row a clip.
+        temporal: Condition along time, and ``place``: of the first norm of an attention along time.
+        context_BLC: Text states.
+        mask_BL: Text states.
+        frames: T.
+        mixes: Whether anything is done along time.
     """
 
     spatial: Tensor
@@ -112,8 +116,9 @@ class FeedForward(nn.Sequential):
 class AttentionBlock(nn.Module):
     """Attention and a feed-forward layer: of a frame's pixels among themselves or to the text, or along time.
 
-    Args: context: width of the text states, for attention to them.
-          merged:  along time, both parts are blended in by learned weights and nothing is summed.
+    Args:
+        context: Width of the text states, for attention to them.
+        merged: Along time, both parts are blended in by learned weights and nothing is summed.
     """
 
     def __init__(self, channels: int, params: UNetParams, *, context: int | None = None, merged: bool = False) -> None:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kandinsky.errors import RequestError
-from kandinsky.model.params import without_fixed
+from kandinsky.model.params import read_params, without_fixed
 
 
 @dataclass(frozen=True, slots=True)
 class Temporal:
     """What a variant of the network does along time; the default is nothing, an image network.
 
-    frame_blocks:    residual blocks and attention over the frames of a clip, told where each frame lies.
-    frame_marks_sum: every norm of these is told the network's time *and* the frame's place; else the first norm of an
-                     attention the place alone, all others the time alone.
-    clip_marks:      further numbers of a clip that are added to the frames' places, by the names of their layers.
-    image_layer:     images enter by a convolution of their own.
-    gap_mixing:      every convolution is mixed with one over neighbouring gaps, those between the frames of a clip.
-    gap_attention:   attention over the gaps as well.
-    pools_first:     the pooled text is part of what the perturbation's time is blended with.
+    Attributes:
+        frame_blocks: Residual blocks and attention over the frames of a clip, told where each frame lies.
+        frame_marks_sum: Every norm of these is told the network's time *and* the frame's place; else the first norm of
+            an attention the place alone, all others the time alone.
+        clip_marks: Further numbers of a clip that are added to the frames' places, by the names of their layers.
+        image_layer: Images enter by a convolution of their own.
+        gap_mixing: Every convolution is mixed with one over neighbouring gaps, those between the frames of a clip.
+        gap_attention: Attention over the gaps as well.
+        pools_first: The pooled text is part of what the perturbation's time is blended with.
     """
 
     frame_blocks: bool = False
@@ -48,16 +49,24 @@ ONLY: dict[str, Any] = {
     "pass_skip_frames": True,
     "add_new_temporal_params": False,
 }
-PASSED_OVER = {"temporal_type", "num_frames"}  # the first is not used, the second follows from the clip
+# arguments that the official classes of video networks have besides these
+GAPS_1_1 = ("time_downsample", "add_temporal_attention", "temporal_type", *ONLY)  # `temporal_type` is not used
+FRAMES_1_1 = ("noise_augmentation", "motion_score", "temporal_type", "temporal")
+ONE_0 = ("interpolation", "num_frames")  # the number of frames follows from the clip
 
 
 @dataclass(frozen=True, slots=True)
 class UNetParams:
     """The defaults are those of Kandinsky 3.
 
-    model_channels: width of the first level, times ``dim_mult`` that of each.   init_channels: of the first layer.
-    num_channels, out_channels: of input and result.   context_dim: width of the text states.
-    num_blocks: pairs of residual blocks a level, at least 2.   groups: of every normalisation.
+    Attributes:
+        model_channels: Width of the first level, times ``dim_mult`` that of each.
+        init_channels: Of the first layer.
+        num_channels: Of input and result.
+        out_channels: Of input and result.
+        context_dim: Width of the text states.
+        num_blocks: Pairs of residual blocks a level, at least 2.
+        groups: Of every normalisation.
     """
 
     model_channels: int = 384
@@ -80,17 +89,14 @@ class UNetParams:
     def from_dict(cls, values: Mapping[str, Any]) -> UNetParams:
         """Read official arguments; those of a video network say which variant it is.
 
-        Raises: RequestError for a name that is not known, a value that is not built, or lists of unequal length.
+        Raises:
+            RequestError: For a name that is not known, a value that is not built, or lists of unequal length.
         """
-        given: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, Sequence) else value
-            for key, value in without_fixed(values, ONLY, "U-Net parameter").items()
-        }
+        what = "U-Net parameter"
+        without_fixed(values, ONLY, what)
+        given = dict(values)
         temporal = _temporal(given)
-        known = {field.name for field in dataclasses.fields(cls)} - {"temporal"}
-        if unknown := sorted(set(given) - known):
-            raise RequestError(f"unknown U-Net parameter `{unknown[0]}`: use one of {', '.join(sorted(known))}")
-        params = cls(**given, temporal=temporal)
+        params = dataclasses.replace(read_params(cls, given, what), temporal=temporal)
         lists = (params.dim_mult, params.num_blocks, params.add_cross_attention, params.add_self_attention)
         if len({len(entry) for entry in lists}) != 1:
             raise RequestError("dim_mult, num_blocks, add_cross_attention and add_self_attention differ in length")
@@ -120,19 +126,30 @@ class UNetParams:
 
 
 def _temporal(given: dict[str, Any]) -> Temporal:
-    """Takes the arguments of video networks out of ``given``."""
-    frames = given.get("num_frames")
-    if any(given.get("time_downsample", ())):
-        raise RequestError("U-Net parameter `time_downsample` is not built: no released network uses it")
-    for key in PASSED_OVER:
-        given.pop(key, None)
-    marks = {NOISE_MARK: given.pop("noise_augmentation", None), MOTION_MARK: given.pop("motion_score", None)}
-    gap_attention = bool(given.pop("add_temporal_attention", True))
-    if given.pop("time_downsample", None) is not None:
-        return Temporal(gap_mixing=True, gap_attention=gap_attention)
-    if given.pop("interpolation", False):
+    """Takes the arguments of video networks out of ``given``; they say which of the official classes it is.
+
+    Raises:
+        RequestError: For an argument that the class does not have.
+    """
+    if any(given.get("time_downsample") or ()):
+        raise RequestError("U-Net parameter `time_downsample` is not supported: no released network uses it")
+    asked = {key: given.pop(key) for key in (*GAPS_1_1, *FRAMES_1_1, *ONE_0) if key in given}
+    chosen = {key for key, value in asked.items() if value is not None and value is not False}
+
+    def of_class(known: tuple[str, ...], name: str) -> None:
+        if other := sorted(chosen - set(known)):
+            raise RequestError(f"U-Net parameter `{other[0]}` is none of {name}: leave it out")
+
+    if asked.get("time_downsample") is not None:
+        of_class(GAPS_1_1, "the interpolation U-Net 1.1")
+        return Temporal(gap_mixing=True, gap_attention=bool(asked.get("add_temporal_attention", True)))
+    if asked.get("interpolation"):
+        of_class(ONE_0, "the interpolation U-Net 1.0")
         return Temporal(gap_mixing=True, pools_first=True)
+    marks = {NOISE_MARK: asked.get("noise_augmentation"), MOTION_MARK: asked.get("motion_score")}
     if any(value is not None for value in marks.values()):
-        chosen = tuple(name for name, is_there in marks.items() if is_there)
-        return Temporal(frame_blocks=True, frame_marks_sum=True, clip_marks=chosen, image_layer=True)
-    return Temporal(frame_blocks=frames is not None)
+        of_class(FRAMES_1_1, "the keyframe U-Net 1.1")
+        names = tuple(name for name, is_there in marks.items() if is_there)
+        return Temporal(frame_blocks=True, frame_marks_sum=True, clip_marks=names, image_layer=True)
+    of_class(ONE_0, "the keyframe U-Net 1.0 or the U-Net of Kandinsky 3")
+    return Temporal(frame_blocks=asked.get("num_frames") is not None)

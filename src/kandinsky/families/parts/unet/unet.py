@@ -34,10 +34,13 @@ SKIPS = 20  # rows of the table of frames between two key frames
 class Marks:
     """What a video network is told of a clip, beside text and time; the same for all clips of a batch.
 
-    positions:    place of each frame, T numbers.   noise_level: noise mixed into the first frame, a level's number.
-    motion:       how much should move, 1 to 100.
-    skip:         frames left out between two that are given, for interpolation.   perturbation: time of the noise in
-                  the given frames.   mixes: whether gaps are told of each other.
+    Attributes:
+        positions: Place of each frame, T numbers.
+        noise_level: Noise mixed into the first frame, a level's number.
+        motion: How much should move, 1 to 100.
+        skip: Frames left out between two that are given, for interpolation.
+        perturbation: Time of the noise in the given frames.
+        mixes: Whether gaps are told of each other.
     """
 
     positions: Sequence[float] = ()
@@ -52,7 +55,9 @@ class Stage(nn.Module):
     """Two residual blocks with attention to the text between, and their blocks along time; a block that can be moved.
 
     Official names are numbers: 0 residual, 1 attention to the text, 2 residual, 3 and 4 along time.
-    Args: time_leads: a block along time comes before its residual block, as on the way up; else after it.
+
+    Args:
+        time_leads: A block along time comes before its residual block, as on the way up; else after it.
     """
 
     def __init__(
@@ -168,13 +173,18 @@ class UNet(nn.Module):
     def forward(self, x_BTHWC: Tensor, time_B: Tensor, text: TextStates, marks: Marks | None = None) -> Tensor:
         """Predict noise (or v) for B clips.
 
-        Args:    x_BTHWC: the state and its condition channels, ``num_channels`` in all.
-                 time_B:  what the network calls the time, 0 … 999.
-                 text:    context states; ``pooled_BC`` is the mean over their rows, see ``projected.py``. A clip
-                          whose states are all masked has no text: it gets the network's own state for that.
-                 marks:   of a clip. None: nothing is done along time, every frame is an image of its own.
-        Returns: [B, T, H, W, out_channels].
-        Raises:  RequestError where the sides of a latent do not halve often enough.
+        Args:
+            x_BTHWC: The state and its condition channels, ``num_channels`` in all.
+            time_B: What the network calls the time, 0 … 999.
+            text: Context states; ``pooled_BC`` is the mean over their rows, see ``projected.py``. A clip whose states
+                are all masked has no text: it gets the network's own state for that.
+            marks: Of a clip. None: nothing is done along time, every frame is an image of its own.
+
+        Returns:
+            [B, T, H, W, out_channels].
+
+        Raises:
+            RequestError: If the sides of a latent do not halve often enough.
         """
         B, T, H, W, _ = x_BTHWC.shape
         unit = 2**self.params.halvings

@@ -1,0 +1,101 @@
+"""Which words of a prompt Nano makes use of: those that name what it shows, and those that it was trained to read past.
+
+The list ships with the weights as `words.json`; `python -m kandinsky.lab.nano.known_words` writes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kandinsky.errors import WeightsError
+from kandinsky.weights.untrusted import read_table, reading
+
+# What is chosen of each role, by its number.
+Choice = Mapping[str, int]
+_RUSSIAN = (
+    *("иями", "ями", "ами", "ого", "его", "ому", "ему", "ыми", "ими", "ется", "ются", "ает", "ают", "ует", "уют"),
+    *("ах", "ях", "ов", "ев", "ей", "ой", "ий", "ый", "ая", "яя", "ое", "ее", "ые", "ие", "ую", "юю", "ом", "ем"),
+    *("ым", "им", "ых", "их", "ам", "ям", "ет", "ит", "ат", "ят", "ут", "ют", "а", "я", "о", "е", "ы", "и", "у", "ю"),
+    *("ь", "й"),
+)
+_ENGLISH = ("ings", "ing", "ies", "ied", "es", "ed", "s", "y", "e")
+_SHORTEST_STEM = 3
+
+
+@dataclass(frozen=True, slots=True)
+class KnownWords:
+    """Stems of the words that are known.
+
+    filler:   read past, such as articles and "emoji of".   numbers: of things; one is shown whatever they say.
+    roles:    word to what it may name of each role but the concept: `{"red": {"background": (0,)}}`.
+    concepts: words of each concept, by its number.
+    """
+
+    filler: frozenset[str]
+    numbers: frozenset[str]
+    roles: Mapping[str, Mapping[str, tuple[int, ...]]]
+    concepts: tuple[frozenset[str], ...]
+
+    @classmethod
+    def read(cls, path: Path) -> KnownWords:
+        """Read `words.json`. Raises: WeightsError for a file that is none."""
+        table = read_table(path)
+        with reading(path, "holds no list of words"):
+            roles: dict[str, dict[str, set[int]]] = {}
+            for role, slots in table["roles"].items():
+                for number, words in enumerate(slots):
+                    for word in words.split():
+                        roles.setdefault(stem(word), {}).setdefault(role, set()).add(number)
+            return cls(
+                frozenset(map(stem, table["filler"].split())),
+                frozenset(map(stem, table["numbers"].split())),
+                {word: {role: tuple(sorted(n)) for role, n in named.items()} for word, named in roles.items()},
+                tuple(frozenset(map(stem, words.split())) for words in table["concepts"]),
+            )
+
+    def check(self, concepts: int, path: Path) -> None:
+        """Raises: WeightsError for the list of a network with another number of concepts."""
+        if len(self.concepts) != concepts:
+            raise WeightsError(f"`{path}` has the words of {len(self.concepts)} concepts, and the network {concepts}")
+
+    def unused(self, prompt: str, chosen: Choice, read: Callable[[str], Choice], *, end: int) -> tuple[str, ...]:
+        """Words of a prompt that say nothing about what will be shown, in their order, each once.
+
+        Args:
+            prompt: As it was given.
+            chosen: What was understood of it.
+            read: Understands another prompt, to ask whether a word of some other concept played a part.
+            end: Characters that were read; what lies behind is not used.
+        """
+        own = self.concepts[chosen["concept"]]
+        found = dict[str, None]()
+        for match in re.finditer(r"[^\W_]+", prompt):
+            word = stem(match[0].lower())
+            is_read = match.start() < end
+            if is_read and (word in own or word in self.filler or self._is_honoured(word, chosen)):
+                continue
+            if is_read and word not in self.roles and word not in self.numbers and self._names_a_concept(word):
+                rest = f"{prompt[: match.start()]} {prompt[match.end() :]}"
+                others = (stem(other.lower()) for other in re.findall(r"[^\W_]+", rest))
+                if not any(self._names_a_concept(other) for other in others) or read(rest) != chosen:
+                    continue
+            found[match[0]] = None
+        return tuple(found)
+
+    def _is_honoured(self, word: str, chosen: Choice) -> bool:
+        return any(chosen[role] in numbers for role, numbers in self.roles.get(word, {}).items())
+
+    def _names_a_concept(self, word: str) -> bool:
+        return any(word in words for words in self.concepts)
+
+
+def stem(word: str) -> str:
+    """A word without the endings of its inflection, as far as spelling tells: «панды» and «панда» have one."""
+    word = word.lower().replace("ё", "е")
+    for ending in _RUSSIAN if re.search("[а-я]", word) else _ENGLISH:
+        if word.endswith(ending) and len(word) - len(ending) >= _SHORTEST_STEM:
+            return word[: -len(ending)]
+    return word

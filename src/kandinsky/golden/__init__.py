@@ -1,0 +1,1 @@
+"""Golden cases as conformance runners read them: recorded inputs, outputs and settings."""

@@ -1,0 +1,81 @@
+"""What the second Nano can show: the concepts of the first, further animated emoji, and everyday things that stand
+still.
+
+A concept's number is its place in ``catalogue()``: the first 396 keep theirs. ``Sources`` holds the images: animated
+ones as 25 frames, still ones as a single frame.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kandinsky.lab.nano.concepts import Concept, load_concepts
+from kandinsky.lab.nano.emoji import FRAMES, Clips
+
+SOURCE_SIDE = 160
+WORDLESS_HELD_EVERY = 6
+
+
+@cache
+def catalogue() -> tuple[Concept, ...]:
+    """All concepts in their fixed order."""
+    text = resources.files("kandinsky.lab.nano2").joinpath("more_concepts.json").read_text("utf-8")
+    return load_concepts() + tuple(Concept.from_dict(v) for v in json.loads(text))
+
+
+class Sources:
+    """Images of all concepts, and of animated emoji that are none (``wordless`` for training, ``held`` for tests).
+
+    Args:
+        cache: Folder that ``kandinsky.lab.nano.emoji.fetch`` and ``decode(side=160)`` filled.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self.clips = Clips(cache, side=SOURCE_SIDE)
+        rows = {name: row for row, name in enumerate(self.clips.files)}
+        entries = catalogue()
+        self._stills: dict[int, Tensor] = {}
+        self._rows: list[int] = []
+        for number, entry in enumerate(entries):
+            row = rows.get(entry.file)
+            if row is None:
+                self._stills[number] = decode_still(cache / "packages" / entry.file)
+            self._rows.append(-1 if row is None else row)
+        others = sorted(set(range(len(self.clips))) - set(self._rows))
+        self.held = [row for n, row in enumerate(others) if n % WORDLESS_HELD_EVERY == 0]
+        self.wordless = [row for n, row in enumerate(others) if n % WORDLESS_HELD_EVERY]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def moves(self, concept: int) -> bool:
+        """Whether a concept's image is animated."""
+        return concept not in self._stills
+
+    def frames(self, concept: int | None, row: int | None = None, *, count: int = FRAMES) -> Tensor:
+        """Premultiplied RGBA in [0, 1] of a concept, or of a row of the clips.
+
+        Returns:
+            float32 [T, 4, 160, 160]; a single frame where the image stands still.
+        """
+        if concept is not None and concept in self._stills:
+            return self._stills[concept]
+        number = self._rows[concept] if concept is not None else row
+        assert number is not None
+        frames = np.array(self.clips.rgba_NTHWC[number, :count])
+        return torch.from_numpy(frames).permute(0, 3, 1, 2).float().div_(255)
+
+
+def decode_still(path: Path, side: int = SOURCE_SIDE) -> Tensor:
+    """One image as premultiplied RGBA in [0, 1], float32 [1, 4, side, side]."""
+    with Image.open(path) as image:
+        small = image.convert("RGBA").convert("RGBa").resize((side, side), Image.Resampling.BOX)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float().div_(255)

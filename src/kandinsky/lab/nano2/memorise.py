@@ -1,0 +1,294 @@
+"""Objective of the second Nano's denoiser: from noise to the one clip that a scene means.
+
+Place, size, phase and colour are known, so a scene has one right clip, and the network is asked for it: it predicts the
+clean latent x̂0, its loss is the plain squared error of that, and times are shifted to noise, where what stands where
+is decided. x_t = (1 − t)·x_0 + t·noise; sampling follows (x_t − x̂0)/t.
+
+Legend: B clips, T latent frames, H W latent rows and columns, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.nano.linear import LinearPatches
+from kandinsky.lab.nano2.catalogue import Sources
+from kandinsky.lab.nano2.compose import render
+from kandinsky.lab.nano2.geometry import condition_channels
+from kandinsky.lab.nano2.scenes import Scene, draw_scene
+from kandinsky.lab.nano2.words import NOTHING, ROLES, Said, SceneWords, said_of, unsaid
+from kandinsky.model.values import TextStates
+from kandinsky.ops.attention import AttentionSpec
+
+SIDE, FRAMES, LATENT_FRAMES = 192, 25, 4
+ROPE_SCALE = (0.25, 0.25, 0.25)
+
+
+def network_params(**changes: Any) -> DiTParams:
+    """The network of the release: 384 wide, seven blocks of three heads, patches of 2 × 2 latents."""
+    values: dict[str, Any] = {
+        "in_visual_dim": 192,
+        "out_visual_dim": 192,
+        "in_text_dim": 256,
+        "in_text_dim2": 256,
+        "time_dim": 128,
+        "model_dim": 384,
+        "ff_dim": 1536,
+        "num_text_blocks": 1,
+        "num_visual_blocks": 7,
+        "axes_dims": (32, 48, 48),
+        "patch_size": (1, 2, 2),
+        "visual_cond": True,
+    }
+    return DiTParams(**(values | changes))
+
+
+class SceneDenoiser(nn.Module):
+    """The transformer and the memory of words beside it."""
+
+    def __init__(self, params: DiTParams, concepts: int) -> None:
+        super().__init__()
+        self.dit = DiffusionTransformer3D(params)
+        self.words = SceneWords(concepts, dim=params.in_text_dim)
+
+    def forward(self, x_BTHWC: Tensor, condition_BTHWC: Tensor, time_B: Tensor, text: TextStates) -> Tensor:
+        """The clean latent, [B, T, H, W, C] in float32; time in [0, 1]."""
+        x = torch.cat([x_BTHWC, condition_BTHWC], dim=-1)
+        backend = AttentionSpec(backend="products")
+        return self.dit(x, time_B * 1000, text, rope_scale=ROPE_SCALE, attention=backend).float()
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What is trained on.
+
+    Args:
+        still_steps: The first so many steps see first frames alone.
+        stills, clips: A batch of first frames, and of clips.
+        still_share: Share of first frames among the later steps.
+        fresh: Clips of a batch that are drawn anew; the others were drawn within the last ``pool`` clips.
+        shift: Of the times, towards noise.
+        image_share: Share of clips whose first frame is given.
+        wordless_share: Share of scenes of emoji that are no concepts; their first frame is always given.
+        contradicted: Share of given first frames whose words speak of something else, so that the image wins.
+        concepts: Only the first so many; None for all.
+    """
+
+    still_steps: int = 300
+    stills: int = 40
+    clips: int = 16
+    still_share: float = 0.08
+    fresh: int = 4
+    pool: int = 6000
+    shift: float = 4.0
+    image_share: float = 0.12
+    wordless_share: float = 0.05
+    drop_all: float = 0.07
+    drop_role: float = 0.08
+    drop_places: float = 0.12
+    contradicted: float = 0.1
+    concepts: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SceneBatch:
+    """Latents, what is said of them, where their subjects are known to be, and whose first frame is given."""
+
+    latents_BTHWC: Tensor
+    said: list[Said]
+    places: list[Scene | None]
+    given_B: Tensor
+
+
+class SceneObjective:
+    """Scenes drawn and encoded as they are needed, for ``run_steadily``.
+
+    Args:
+        linear: The encoder; its channels' energies weigh the loss by their square roots.
+        scenes: Fixed scenes to learn by heart instead of random ones, to find faults.
+        kept: Folder for the latents of the last scenes, so that a run that goes on has them; None = in memory.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        linear: LinearPatches,
+        params: DiTParams,
+        mix: Mix,
+        *,
+        scenes: Sequence[Scene] | None = None,
+        kept: Path | None = None,
+    ) -> None:
+        self.sources, self.linear, self.mix, self.fixed = sources, linear, mix, scenes
+        self.network = SceneDenoiser(params, len(sources))
+        weights = [part.energy().sqrt() for part in (linear.still, linear.moving)]
+        still, moving = (w / w.mean() for w in weights)
+        self.weight_TC = torch.stack([still] + [moving] * (LATENT_FRAMES - 1))
+        side, channels = SIDE // linear.params.spatial, linear.params.latent_channels
+        self._ring = _kept(kept, "ring", (mix.pool, LATENT_FRAMES, side, side, channels), np.float16)
+        self._held = _kept(kept, "numbers", (mix.pool,), np.int64)  # the scene of each place, plus one
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by pace, see ``SteadyObjective``."""
+        blocks = ("self_attention", "cross_attention", "feed_forward")
+        result: dict[str, list[nn.Parameter]] = {"muon": [], "plain": [], "rows": []}
+        for name, p in self.network.named_parameters():
+            if name.startswith("words."):
+                result["rows"].append(p)
+            else:
+                result["muon" if p.ndim == 2 and any(b in name for b in blocks) else "plain"].append(p)
+        return result
+
+    def scene(self, number: int) -> Scene:
+        """The scene of a number, the same on every machine."""
+        if self.fixed is not None:
+            return self.fixed[number % len(self.fixed)]
+        rng = np.random.default_rng((self.mix.seed, number))
+        alone = rng.random() < self.mix.wordless_share and self.sources.wordless
+        concepts = min(self.mix.concepts or len(self.sources), len(self.sources))
+        return draw_scene(rng, concepts=concepts, wordless=self.sources.wordless if alone else None)
+
+    @torch.no_grad()
+    def latents(self, number: int) -> Tensor:
+        """Latents of a scene's clip, float16 as they are kept."""
+        slot = number % len(self._ring)
+        if self._held[slot] != number + 1:
+            video = render(self.scene(number), self.sources, side=SIDE, frames=FRAMES)
+            self._ring[slot] = self.linear.encode(video[None])[0].half().numpy()
+            self._held[slot] = number + 1
+        return torch.from_numpy(self._ring[slot])
+
+    @torch.no_grad()
+    def first_latent(self, scene: Scene) -> Tensor:
+        """The latent of a scene's first frame alone, [1, H, W, C]."""
+        return self.linear.encode(render(scene, self.sources, side=SIDE, frames=FRAMES, shown=1)[None])[0]
+
+    def batch(self, step: int, generator: torch.Generator) -> SceneBatch:
+        mix = self.mix
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        still = step < mix.still_steps or rng.random() < mix.still_share
+        if still:
+            scenes = [self.scene(int(n)) for n in rng.integers(2**31, 2**40, mix.stills)]
+            latents = torch.stack([self.first_latent(scene) for scene in scenes])
+        else:
+            newest = (step - mix.still_steps + 1) * mix.fresh
+            numbers = [newest - 1 - i for i in range(mix.fresh)]
+            oldest = max(0, newest - mix.pool)
+            numbers += [int(n) for n in rng.integers(oldest, newest, mix.clips - mix.fresh)]
+            scenes = [self.scene(n) for n in numbers]
+            latents = torch.stack([self.latents(n) for n in numbers]).float()
+        said, places, given = [], [], []
+        for scene in scenes:
+            with_image = not still and (scene.subjects[0].concept is None or rng.random() < mix.image_share)
+            one, place = self._open(scene, with_image, still, rng)
+            said.append(one)
+            places.append(place)
+            given.append(with_image)
+        return SceneBatch(latents, said, places, torch.tensor(given))
+
+    def _open(self, scene: Scene, given: bool, still: bool, rng: np.random.Generator) -> tuple[Said, Scene | None]:
+        """What is left unsaid, drawn role by role: much where the first frame shows it, little otherwise."""
+        mix = self.mix
+        if self.fixed is None and rng.random() < mix.drop_all * (2 if given else 1):
+            return NOTHING, None
+        drop, places = (0.4, 0.7) if given else (mix.drop_role, mix.drop_places)
+        if self.fixed is not None:
+            drop = places = 0.0
+        said = said_of(scene, still=still)
+        if given and rng.random() < mix.contradicted:
+            other = int(rng.integers(1, len(self.sources) + 1))
+            colour = int(rng.integers(1, ROLES["colour"] + 1))
+            return Said((other,), said.words | {"colour": colour, "backdrop": 1, "second colour": 0}), None
+        roles = [role for role in (*ROLES, "subjects") if role != "kind" and rng.random() < drop]
+        return unsaid(said, roles), None if rng.random() < places else scene
+
+    def loss(self, batch: SceneBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        clean, given = batch.latents_BTHWC, batch.given_B
+        B, T, H, W, C = clean.shape
+        t = draw_times(B, self.mix.shift, generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        noisy = torch.lerp(clean, noise, t.view(-1, 1, 1, 1, 1))
+        noisy[given, 0] = clean[given, 0]
+        condition = condition_channels(batch.places, frames=T, rows=H, columns=W, channels=C)
+        condition[given, 0, ..., -1] = 1
+        guess = self.network(noisy, condition, t, self.network.words(batch.said))
+        error_BT = ((guess - clean).pow(2) * self.weight_TC[:T, None, None]).mean(dim=(2, 3, 4))
+        weight = torch.ones_like(error_BT)
+        weight[given, 0] = 0
+        loss = (error_BT * weight).sum() / weight.sum()
+        figures = {f"loss_{T}": float(loss.detach())}
+        rows = (error_BT.detach() * weight).sum(1) / weight.sum(1)
+        for name, low, high in (("low", 0.0, 0.5), ("middle", 0.5, 0.8), ("high", 0.8, 1.01)):
+            chosen = (t >= low) & (t < high)
+            if chosen.any():
+                figures[f"{name}_{T}"] = float(rows[chosen].mean())
+        return loss, figures
+
+
+def _kept(folder: Path | None, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An array of zeros, or what a file of that name holds already; of another size it is begun anew."""
+    if folder is None:
+        return np.zeros(shape, dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{'x'.join(map(str, shape))}.npy"
+    return np.lib.format.open_memmap(path, "r+" if path.exists() else "w+", dtype, None if path.exists() else shape)
+
+
+def draw_times(count: int, shift: float, generator: torch.Generator) -> Tensor:
+    """Times in (0, 1): logit-normal and shifted to noise, a tenth uniform, one from every equal share of the whole."""
+    share = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    share = share[torch.randperm(count, generator=generator)]
+    t = torch.special.ndtri(share.clamp(1e-4, 1 - 1e-4)).sigmoid()
+    t = shift * t / (1 + (shift - 1) * t)
+    uniform = torch.rand(count, generator=generator) < 0.1
+    return torch.where(uniform, torch.rand(count, generator=generator), t).clamp(0.01, 1.0)
+
+
+@torch.no_grad()
+def sample(
+    network: SceneDenoiser,
+    said: Sequence[Said],
+    places: Sequence[Scene | None],
+    *,
+    seed: int = 0,
+    steps: int = 8,
+    shift: float = 4.0,
+    frames: int = LATENT_FRAMES,
+    first_BHWC: Tensor | None = None,
+) -> Tensor:
+    """Latents of clips by Euler's method; the last step returns the network's guess.
+
+    Args:
+        said: What is said of each clip.
+        places: Scenes whose places are known, None where not.
+        shift: Of the times, towards noise.
+        first_BHWC: Latents of given first frames.
+    """
+    side, channels = SIDE // 16, network.dit.params.in_visual_dim
+    B = len(said)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(B, frames, side, side, channels, generator=generator)
+    condition = condition_channels(places, frames=frames, rows=side, columns=side, channels=channels)
+    if first_BHWC is not None:
+        condition[:, 0, ..., -1] = 1
+    times = torch.linspace(1, 0, steps + 1)
+    times = shift * times / (1 + (shift - 1) * times)
+    text = network.words(said)
+    for now, after in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+        if first_BHWC is not None:
+            x[:, 0] = first_BHWC
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            guess = network(x, condition, torch.full((B,), now), text)
+        x = guess + (x - guess) * (after / now)
+    if first_BHWC is not None:
+        x[:, 0] = first_BHWC
+    return x

@@ -1,0 +1,198 @@
+"""Training the second Nano from the command line, for as long as wanted: ``python -m kandinsky.lab.nano2.train``.
+
+    python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/denoiser [--copy FOLDER] [--minutes 60]
+    python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/cool --start runs/nano2/denoiser/checkpoint.pt \
+        --cooldown 6000
+
+The first fits the linear encoder where ``linear.safetensors`` is missing beside ``--out``, then trains, goes on from
+the last checkpoint whenever it is started again, and measures itself at every checkpoint (``eval.jsonl``,
+``sheet.png``). The second lets the rates fall to zero over so many steps from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kandinsky.families.nano.linear import LinearPatches
+from kandinsky.lab.nano.captions import held_colours
+from kandinsky.lab.nano2.catalogue import Sources, catalogue
+from kandinsky.lab.nano2.compose import render
+from kandinsky.lab.nano2.linear import fit_linear
+from kandinsky.lab.nano2.memorise import Mix, SceneObjective, network_params, sample
+from kandinsky.lab.nano2.scenes import MOTIONS, Scene, Subject, draw_scene, plain_scene
+from kandinsky.lab.nano2.words import said_of
+from kandinsky.train.steady import Steady, run_steadily
+
+SEEN = 24
+"""Clips of the small measure at every checkpoint."""
+
+
+def probe_scenes(concepts: int, count: int = SEEN) -> list[Scene]:
+    """Fixed scenes that tell how far a run is: half of them plain, before colours held out for their concept."""
+    rng = np.random.default_rng(20261129)
+    scenes: list[Scene] = []
+    for number, concept in enumerate(rng.permutation(concepts)[:count].tolist()):
+        colour = int(rng.choice(held_colours(catalogue()[concept])))
+        if number % 2 == 0:
+            scenes.append(plain_scene(concept, colour))
+        elif number % 4 == 1:
+            scenes.append(
+                Scene((Subject(concept),), colours=(colour, None), motion=MOTIONS[number // 4 % len(MOTIONS)])
+            )
+        else:
+            scenes.append(draw_scene(rng, concepts=concepts))
+    return scenes
+
+
+def psnr(made: Tensor, real: Tensor) -> list[float]:
+    """Decibels of each clip of two batches in [-1, 1]."""
+    errors = (made.clamp(-1, 1) - real).pow(2).flatten(1).mean(1)
+    return [10 * math.log10(4 / max(float(e), 1e-8)) for e in errors]
+
+
+class Probe:
+    """The small measure: clips of fixed scenes by the averaged weights, against the real ones."""
+
+    def __init__(self, objective: SceneObjective, out: Path) -> None:
+        self.objective, self.out = objective, out
+        self.scenes = probe_scenes(min(objective.mix.concepts or len(objective.sources), len(objective.sources)))
+        self.real = torch.stack([render(scene, objective.sources) for scene in self.scenes])
+
+    def __call__(self, step: int, weights: dict[str, Tensor], *, still: bool) -> dict[str, float]:
+        """Measure, write a sheet (real clips above made ones), return the figures."""
+        network = self.objective.network
+        kept = {name: p.detach().clone() for name, p in network.named_parameters()}
+        network.load_state_dict(weights)
+        network.eval()
+        frames = 1 if still else 4
+        real = self.real[:, :1] if still else self.real
+        line: dict[str, float] = {"step": step}
+        try:
+            for steps in (2, 8):
+                latents = sample(
+                    network,
+                    [said_of(scene, still=still) for scene in self.scenes],
+                    self.scenes,
+                    steps=steps,
+                    frames=frames,
+                )
+                made = self.objective.linear.decode(latents)
+                values = psnr(made, real)
+                line |= {
+                    f"db_{steps}": float(np.median(values)),
+                    f"lowest_tenth_{steps}": float(np.quantile(values, 0.1)),
+                    f"plain_{steps}": float(np.median(values[::2])),
+                }
+        finally:
+            network.load_state_dict(kept)
+            network.train()
+        sheet(real, made).save(self.out / "sheet.png")
+        with (self.out / "eval.jsonl").open("a") as file:
+            file.write(json.dumps({key: round(value, 3) for key, value in line.items()}) + "\n")
+        return line
+
+
+def sheet(real: Tensor, made: Tensor, *, clips: int = 24, across: int = 3) -> Image.Image:
+    """Pairs of strips, the real clip above the made one, at half size."""
+    frames = [0] if real.shape[1] == 1 else [0, 4, 9, 14, 19, 24]
+    if real.shape[1] == 1:
+        across = 8
+
+    def strip(video: Tensor) -> np.ndarray:
+        pixels = ((video[frames].clamp(-1, 1) + 1) * 127.5).byte().numpy()
+        return np.concatenate(list(pixels[:, ::2, ::2]), axis=1)
+
+    cells = [np.concatenate([strip(a), strip(b)]) for a, b in zip(real[:clips], made[:clips], strict=True)]
+    cells += [np.zeros_like(cells[0])] * (-len(cells) % across)
+    rows = [np.concatenate(cells[at : at + across], axis=1) for at in range(0, len(cells), across)]
+    return Image.fromarray(np.concatenate(rows))
+
+
+def train(
+    data: Path,
+    out: Path,
+    *,
+    mix: Mix | None = None,
+    settings: Steady | None = None,
+    copies: tuple[Path, ...] = (),
+    start: Path | None = None,
+    minutes: float | None = None,
+) -> None:
+    """Train the denoiser; see the module."""
+    sources = Sources(data)
+    linear: LinearPatches = fit_linear(sources, out.parent / "linear.safetensors")
+    torch.manual_seed(0)
+    objective = SceneObjective(sources, linear, network_params(), mix or Mix(), kept=out / "latents")
+    out.mkdir(parents=True, exist_ok=True)
+    probe = Probe(objective, out)
+
+    def measure(step: int) -> None:
+        began = time.monotonic()
+        state = torch.load(out / "checkpoint.pt", weights_only=True)
+        averages = state["averages"]
+        line = probe(step, averages[0], still=step < objective.mix.still_steps)
+        logging.info("step %d: %s, measured in %.0f s", step, line, time.monotonic() - began)
+
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())  # a stopped run keeps what it has
+    run_steadily(
+        objective,
+        settings or Steady(),
+        out,
+        copies=copies,
+        start=start,
+        minutes=minutes,
+        on_checkpoint=measure,
+        stop=ended.is_set,
+    )
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of `kandinsky data nano`, decoded at 160 pixels"
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--copy", type=Path, action="append", default=[], help="folder for a copy of every checkpoint")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from where --out has none")
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--cooldown", type=int, help="let the rates fall to zero over so many steps")
+    parser.add_argument("--still-steps", type=int, default=Mix().still_steps)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    settings = Steady()
+    if options.cooldown:
+        found = options.out / "checkpoint.pt"
+        first = json.loads((options.out / "settings.json").read_text())["cooldown"][0] if found.exists() else None
+        if first is None:
+            state = torch.load(options.start, weights_only=True, mmap=True)
+            first = int(state["step"])
+        settings = Steady(cooldown=(first, options.cooldown))
+    train(
+        options.data,
+        options.out,
+        mix=Mix(still_steps=options.still_steps),
+        settings=settings,
+        copies=tuple(options.copy),
+        start=options.start,
+        minutes=options.minutes,
+    )
+
+
+if __name__ == "__main__":
+    main()

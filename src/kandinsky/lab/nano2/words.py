@@ -1,0 +1,113 @@
+"""Text states of known scenes: a trainable memory of what a caption can say, the teacher of the text encoder.
+
+Each concept has eight tokens and a pooled vector of its own, every other role one token a word; the first row of each
+role means that nothing was said of it, so leaving words out is a state of its own, not a default. A subject's tokens
+also carry which of the subjects it is. Legend: B clips, L tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from kandinsky.lab.nano.captions import COLOURS
+from kandinsky.lab.nano2.scenes import ARRANGEMENTS, BACKDROPS, CAMERAS, MOST_SUBJECTS, MOTIONS, PLACES, SIZES, Scene
+from kandinsky.model.values import TextStates
+
+ROLES: dict[str, int] = {
+    "backdrop": len(BACKDROPS),
+    "colour": len(COLOURS),
+    "second colour": len(COLOURS),
+    "place": len(PLACES),
+    "size": len(SIZES) + 1,
+    "motion": len(MOTIONS) + 1,
+    "camera": len(CAMERAS) + 1,
+    "arrangement": len(ARRANGEMENTS),
+    "kind": 2,
+}
+"""Words of each role, without the row for "not said"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Rows of the memory for one clip; 0 is "not said".
+
+    Args:
+        subjects: Concept numbers plus one, of at most three subjects.
+        words: Row of every role in ``ROLES``.
+    """
+
+    subjects: tuple[int, ...]
+    words: dict[str, int] = field(default_factory=dict)
+
+
+def said_of(scene: Scene, *, still: bool) -> Said:
+    """Everything a caption of this scene could say."""
+
+    def among(names: Sequence[str], name: str | None) -> int:
+        return 0 if name is None else list(names).index(name) + 1
+
+    second = scene.colours[1]
+    return Said(
+        tuple(0 if s.concept is None else s.concept + 1 for s in scene.subjects),
+        {
+            "backdrop": among(BACKDROPS, scene.backdrop),
+            "colour": scene.colours[0] + 1,
+            "second colour": 0 if second is None else second + 1,
+            "place": among(list(PLACES), scene.place),
+            "size": 1 if scene.size is None else among(list(SIZES), scene.size) + 1,
+            "motion": 1 if scene.motion is None else among(MOTIONS, scene.motion) + 1,
+            "camera": 1 if scene.camera is None else among(CAMERAS, scene.camera) + 1,
+            "arrangement": among(list(ARRANGEMENTS), scene.arrangement),
+            "kind": 2 if still else 1,
+        },
+    )
+
+
+def unsaid(said: Said, roles: Sequence[str]) -> Said:
+    """The same with some roles left open; "subjects" among them leaves all concepts open."""
+    subjects = (0,) * len(said.subjects) if "subjects" in roles else said.subjects
+    return Said(subjects, {role: 0 if role in roles else row for role, row in said.words.items()})
+
+
+NOTHING = Said((0,), dict.fromkeys(ROLES, 0))
+"""The empty prompt."""
+
+
+class SceneWords(nn.Module):
+    """The memory.
+
+    Args:
+        concepts: How many there are; one more row is "not said".
+        tokens: Of each concept.
+        dim: Channels of a token and of the pooled vector.
+    """
+
+    def __init__(self, concepts: int, *, tokens: int = 8, dim: int = 256) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.concept_tokens = nn.Parameter(torch.randn(concepts + 1, tokens, dim))
+        self.concept_pooled = nn.Parameter(torch.randn(concepts + 1, dim))
+        self.which = nn.Parameter(torch.randn(MOST_SUBJECTS, 1, dim))
+        self.word_tokens = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, dim)) for r, n in ROLES.items()})
+        self.word_pooled = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, dim) / 4) for r, n in ROLES.items()})
+
+    def forward(self, said: Sequence[Said]) -> TextStates:
+        """States of B clips: tokens [B, 3·8 + 9, C]; the mask leaves out subjects that are not there."""
+        B = len(said)
+        rows = torch.zeros(B, MOST_SUBJECTS, dtype=torch.long)
+        there = torch.zeros(B, MOST_SUBJECTS, dtype=torch.bool)
+        for b, one in enumerate(said):
+            rows[b, : len(one.subjects)] = torch.tensor(one.subjects)
+            there[b, : len(one.subjects)] = True
+        subjects = (self.concept_tokens[rows] + self.which).flatten(1, 2)
+        words = torch.tensor([[one.words[role] for role in ROLES] for one in said])
+        others = torch.stack([self.word_tokens[role][words[:, r]] for r, role in enumerate(ROLES)], dim=1)
+        pooled = (self.concept_pooled[rows] * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+        for r, role in enumerate(ROLES):
+            pooled = pooled + self.word_pooled[role][words[:, r]]
+        mask = torch.cat([there.repeat_interleave(self.tokens, 1), torch.ones(B, len(ROLES), dtype=torch.bool)], 1)
+        return TextStates(torch.cat([subjects, others], dim=1), pooled, mask)

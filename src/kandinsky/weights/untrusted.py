@@ -1,0 +1,110 @@
+"""Reading files whose contents somebody else chose: malformed input is always reported as one line. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kandinsky.errors import BackendError, KandinskyError, WeightsError
+from kandinsky.printing import escaped
+
+LARGEST_TABLE = 64 << 20  # bytes of a JSON file; the largest index of a released model has 0.1 MB
+_LONGEST = 160  # characters of a foreign name or message that are shown
+
+
+@contextmanager
+def reading(file: Path | str, failure: str = "is damaged") -> Iterator[None]:
+    """Report whatever the contents of a file make other code raise as one ``WeightsError``.
+
+    For code that takes values from a file on trust: a tokenizer, a network built from a `config.json`, a library's own
+    reader. Checks with a message of their own come before it and pass through.
+
+    Args:
+        file: What is named in the message.
+        failure: What is said of it, such as `holds no tokenizer`.
+
+    Raises:
+        WeightsError: The block raised an error that the contents of a file can cause. Errors of this library and of
+            memory that ran out pass through unchanged.
+        BackendError: A package is missing.
+    """
+    try:
+        yield
+    except (KandinskyError, MemoryError):
+        raise
+    except ImportError as error:
+        raise BackendError(f"`{escaped(file)}` needs a package that is not installed: {first_line(error)}") from error
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise
+        raise WeightsError(f"`{escaped(file)}` {failure}: {first_line(error)}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of libraries written in Rust; it is no ``Exception``
+            raise
+        raise WeightsError(f"`{escaped(file)}` {failure}: {first_line(error)}") from error
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        WeightsError: The file is absent, too large, no JSON, nested too deeply, or holds something else.
+    """
+    try:
+        if path.stat().st_size > LARGEST_TABLE:
+            raise WeightsError(f"`{escaped(path)}` has {path.stat().st_size >> 20} MB, too much for a JSON table")
+        text = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"`{escaped(path)}` cannot be read: {error.strerror or error}") from error
+    return parse_table(text, path)
+
+
+def parse_table(text: bytes, where: Path | str) -> dict[str, Any]:
+    """The JSON object in a text.
+
+    Args:
+        text: UTF-8. Names that stand twice in one object are refused: readers do not agree on which of them counts.
+        where: What to call it.
+
+    Raises:
+        WeightsError: It is no JSON, is nested too deeply, or is something else.
+    """
+    try:
+        table = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise WeightsError(f"`{escaped(where)}` is nested too deeply: fetch it again") from error
+    except ValueError as error:  # of encoding, too
+        raise WeightsError(f"`{escaped(where)}` is not valid JSON ({first_line(error)}): fetch it again") from error
+    if not isinstance(table, dict):
+        raise WeightsError(f"`{escaped(where)}` must hold a JSON object, not {type(table).__name__}: fetch it again")
+    return table
+
+
+def shown(text: object) -> str:
+    """A foreign name or message as it may stand in an error: escaped, in one line, shortened."""
+    line = escaped(text)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]}…{line[-_LONGEST // 2 :]}"
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return shown(lines[0]) if lines else type(error).__name__
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"`{shown(twice)}` stands in it twice")
+    return table
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: torch says so with a class of its own on accelerators, in words on the host."""
+    words = ("DefaultCPUAllocator", "not enough memory")
+    return type(error).__name__ == "OutOfMemoryError" or any(word in str(error) for word in words)

@@ -1,0 +1,64 @@
+"""The second Nano's tools: what is measured, what is said beside an image, what is told of a prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kandinsky.lab.nano.captions import held_colours
+from kandinsky.lab.nano2.catalogue import catalogue
+from kandinsky.lab.nano2.generate import nearest, read_image, said_with_image, told
+from kandinsky.lab.nano2.judge import scene_groups
+from kandinsky.lab.nano2.measure import fixed_prompts, strips, thinned
+from kandinsky.lab.nano2.reader import read
+from kandinsky.lab.nano2.train import probe_scenes
+from kandinsky.lab.nano2.words import NOTHING, ROLES
+
+
+def test_measured_scenes_show_colours_no_training_had() -> None:
+    groups = scene_groups(24)
+    assert set(groups) == {"plain", "motions", "cameras", "counts", "two subjects", "places"}
+    for scenes in groups.values():
+        for scene in scenes:
+            assert scene.colours[0] in held_colours(catalogue()[scene.subjects[0].concept or 0])
+    assert groups == scene_groups(24)
+    assert all(len({s.concept for s in scene.subjects}) == 2 for scene in groups["two subjects"])
+    assert {len(scene.subjects) for scene in groups["counts"]} == {2, 3}
+    assert len(probe_scenes(574)) == 24 and probe_scenes(574) == probe_scenes(574)
+
+
+def test_fixed_prompts_are_48_in_two_languages_and_all_are_read() -> None:
+    prompts = fixed_prompts()
+    assert len({p["text"] for p in prompts}) == 48 and all(p["names"] for p in prompts)
+    assert sum(p["text"].isascii() for p in prompts) == 24
+    assert all(read(p["text"]).scene is not None for p in prompts)
+
+
+def test_an_image_decides_what_words_leave_open() -> None:
+    said = said_with_image(read("a panda jumps"))
+    assert said.subjects[0] > 0 and said.words["motion"] > 1
+    for role in ("colour", "backdrop", "place", "size", "arrangement"):
+        assert said.words[role] == 0, role
+    assert said_with_image(read("qwrtz")) == NOTHING and set(said.words) == set(ROLES)
+
+
+def test_unknown_prompts_name_the_nearest() -> None:
+    assert "penguin" in nearest("a pengiun") and len(nearest("zzz")) == 3
+    report = told("a green owl", read("a green owl"))
+    assert report["subjects"] == ["owl"] and report["ignored"] == ["green"] and "colour" in report["left open"]
+
+
+def test_images_of_any_shape_become_a_frame(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 100, 3), np.uint8)
+    pixels[:, 30:70] = 255  # the middle square
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    frame = read_image(tmp_path / "wide.png")
+    assert frame.shape == (1, 192, 192, 3) and float(frame.min()) > 0.9
+
+
+def test_strips_and_thinning() -> None:
+    clip = np.zeros((25, 16, 16, 3), np.uint8)
+    assert strips([clip] * 4, [clip] * 4).size == (3 * 6 * 16, 2 * 2 * 16)
+    assert thinned(list(range(10)), 5) == [0, 2, 4, 6, 8]

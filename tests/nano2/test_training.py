@@ -1,0 +1,213 @@
+"""Training of the second Nano: the optimiser, the loop, the objective."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scenes_for_tests import DrawnSources
+from torch import Tensor, nn
+
+from kandinsky.errors import RequestError
+from kandinsky.families.nano.linear import LinearPatches, LinearPatchParams
+from kandinsky.lab.nano2.memorise import Mix, SceneObjective, draw_times, network_params, sample
+from kandinsky.lab.nano2.scenes import Scene, Subject, plain_scene
+from kandinsky.lab.nano2.words import NOTHING, ROLES, SceneWords, said_of, unsaid
+from kandinsky.train.muon import Muon, orthogonalise
+from kandinsky.train.steady import Steady, run_steadily
+
+SMALL = {
+    "in_visual_dim": 96,
+    "out_visual_dim": 96,
+    "in_text_dim": 32,
+    "in_text_dim2": 32,
+    "time_dim": 32,
+    "model_dim": 128,
+    "ff_dim": 256,
+    "num_visual_blocks": 1,
+}
+
+
+def objective(**mix: Any) -> SceneObjective:
+    torch.manual_seed(0)
+    linear = LinearPatches(LinearPatchParams(latent_channels=96))
+    for part in (linear.still, linear.moving):
+        part.basis.copy_(torch.linalg.qr(torch.randn(part.basis.shape).T)[0].T)
+    settings = {"still_steps": 0, "clips": 3, "stills": 3, "fresh": 2, "pool": 8} | mix
+    return SceneObjective(DrawnSources(), linear, network_params(**SMALL), Mix(**settings))  # type: ignore[arg-type]
+
+
+def test_orthogonalised_rows_are_nearly_orthonormal() -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(3, 128, 384) * 7).float())
+    assert values.min() > 0.5 and values.max() < 1.4
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (256, 128), (128, 256), (384, 384)])
+def test_muon_fits_a_matrix(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    wanted, weight = torch.randn(shape) * 0.1, nn.Parameter(torch.zeros(shape))
+    optimiser = Muon([weight], lr=0.02)
+    first = float((weight - wanted).detach().pow(2).mean())
+    for _ in range(60):
+        optimiser.zero_grad()
+        (weight - wanted).pow(2).sum().backward()
+        optimiser.step()
+    assert float((weight - wanted).detach().pow(2).mean()) < 0.1 * first
+
+
+def test_muon_refuses_what_has_no_blocks() -> None:
+    with pytest.raises(ValueError, match=r"\(100, 60\)"):
+        Muon([torch.zeros(100, 60)], lr=0.1)
+
+
+class Line:
+    """One matrix and one row that should become given numbers; counts nothing, remembers nothing."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.network: nn.Module = nn.ParameterDict(
+            {"matrix": nn.Parameter(torch.randn(128, 128)), "row": nn.Parameter(torch.zeros(4))}
+        )
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        weights = dict(self.network.named_parameters())
+        return {"muon": [weights["matrix"]], "plain": [weights["row"]], "rows": []}
+
+    def batch(self, step: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(4, generator=generator)
+
+    def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        weights = dict(self.network.named_parameters())
+        return weights["matrix"].pow(2).mean() + (weights["row"] - 1 - 0.1 * batch).pow(2).sum(), {}
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    whole = Line()
+    run_steadily(whole, Steady(max_steps=9, warmup=3), tmp_path / "whole", copies=(tmp_path / "copy",))
+    first = Line()
+    run_steadily(first, Steady(max_steps=4, warmup=3), tmp_path / "parts")
+    second = Line()
+    averages = run_steadily(second, Steady(max_steps=9, warmup=3), tmp_path / "parts")
+    for (_, a), (_, b) in zip(whole.network.named_parameters(), second.network.named_parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert len(averages) == 2 and (tmp_path / "copy" / "checkpoint.pt").exists()
+    assert json.loads((tmp_path / "parts" / "log.jsonl").read_text().splitlines()[-1])["step"] == 9
+
+
+def test_a_run_that_is_told_to_stop_keeps_what_it_has(tmp_path: Path) -> None:
+    steps: list[int] = []
+    run_steadily(Line(), Steady(max_steps=9), tmp_path, on_checkpoint=steps.append, stop=lambda: True)
+    assert steps == [1] and int(torch.load(tmp_path / "checkpoint.pt")["step"]) == 1
+
+
+def test_a_cooldown_ends_with_no_step_at_all(tmp_path: Path) -> None:
+    run_steadily(Line(), Steady(max_steps=3, warmup=1), tmp_path / "run")
+    cooled = Steady(warmup=1, cooldown=(3, 4))
+    assert [cooled.factor(step) for step in (3, 5, 7)] == [1.0, 0.5, 0.0] and cooled.end == 7
+    run_steadily(Line(), cooled, tmp_path / "cool", start=tmp_path / "run" / "checkpoint.pt")
+    lines = (tmp_path / "cool" / "log.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 7 and json.loads(lines[-1])["factor"] == pytest.approx(0.25)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    run_steadily(Line(), Steady(max_steps=1), tmp_path)
+    other = Line()
+    other.network = nn.ParameterDict(
+        {"matrix": nn.Parameter(torch.zeros(256, 128)), "row": nn.Parameter(torch.zeros(4))}
+    )
+    with pytest.raises(RequestError, match="another network"):
+        run_steadily(other, Steady(max_steps=2), tmp_path)
+
+
+def test_not_said_is_a_state_of_its_own() -> None:
+    torch.manual_seed(0)
+    words = SceneWords(20, dim=16)
+    scene = Scene((Subject(3), Subject(3)), colours=(9, None), arrangement="side by side")
+    full = said_of(scene, still=False)
+    open_ = unsaid(full, ["colour", "subjects"])
+    a, b, nothing = (words([said]) for said in (full, open_, NOTHING))
+    colour = 3 * words.tokens + list(ROLES).index("colour")
+    differ = (a.tokens_BLC != b.tokens_BLC).any(-1)[0]
+    assert differ[: 2 * words.tokens].all() and differ[colour] and int(differ.sum()) == 2 * words.tokens + 1 + 8 - 8
+    assert torch.equal(b.tokens_BLC[0, colour], nothing.tokens_BLC[0, colour])
+    assert b.mask_BL is not None and int(b.mask_BL.sum()) == 2 * words.tokens + len(ROLES)
+
+
+def test_every_role_of_a_scene_can_be_said() -> None:
+    plain, moved = (
+        said_of(s, still=False) for s in (plain_scene(1, 2), Scene((Subject(1),), motion="spins", place=None))
+    )
+    assert set(plain.words) == set(ROLES) and plain.words["motion"] == 1 != moved.words["motion"]
+    assert plain.words["second colour"] == 0 and moved.words["place"] == 0
+    assert all(0 <= row <= ROLES[role] for role, row in (plain.words | moved.words).items())
+
+
+def test_times_lie_towards_noise() -> None:
+    times = draw_times(4000, 4.0, torch.Generator().manual_seed(0))
+    assert times.min() > 0 and times.max() <= 1
+    assert 0.70 < float(times.median()) < 0.85 and float((times < 0.3).float().mean()) < 0.08
+
+
+def test_scenes_and_latents_depend_on_their_numbers_alone() -> None:
+    one, other = objective(still_share=0.0), objective(still_share=0.0, pool=4)
+    assert one.scene(17) == other.scene(17) and one.scene(17) != one.scene(18)
+    first = one.latents(3).clone()
+    for number in (11, 5, 11):  # 11 takes the place of 3 in a ring of 8
+        one.latents(number)
+    assert torch.equal(one.latents(3), first) and torch.equal(other.latents(3), first)
+    a, b = (o.batch(2, torch.Generator().manual_seed(1)) for o in (one, other))
+    assert a.said[:2] == b.said[:2] and a.latents_BTHWC.shape == (3, 4, 12, 12, 96)
+
+
+def test_given_frames_are_seen_and_not_learned() -> None:
+    trained = objective(image_share=1.0)
+    batch = trained.batch(0, torch.Generator().manual_seed(0))
+    assert batch.given_B.all()
+    seen: dict[str, Tensor] = {}
+
+    def look(x: Tensor, condition: Tensor, time: Tensor, text: Any) -> Tensor:
+        seen["x"], seen["mask"] = x, condition[..., -1]
+        guess = batch.latents_BTHWC.clone()
+        guess[:, 0] += 100  # wrong by far where the frame is given
+        return guess
+
+    trained.network.forward = look  # type: ignore[method-assign]
+    loss, _ = trained.loss(batch, torch.Generator().manual_seed(0))
+    assert float(loss) == 0 and torch.equal(seen["x"][:, 0], batch.latents_BTHWC[:, 0])
+    assert (seen["mask"][:, 0] == 1).all() and not seen["mask"][:, 1:].any()
+
+
+def test_words_that_contradict_an_image_are_seen_in_training() -> None:
+    trained = objective(image_share=1.0, contradicted=1.0, drop_all=0.0, clips=8, fresh=8)
+    batch = trained.batch(0, torch.Generator().manual_seed(0))
+    shown = [trained.scene(7 - i).subjects[0].concept for i in range(8)]  # the newest first
+    told = [said.subjects[0] - 1 for said in batch.said]
+    assert batch.given_B.all() and batch.places == [None] * 8
+    assert sum(a == b for a, b in zip(shown, told, strict=True)) <= 1
+
+
+def test_steps_of_training_and_sampling_run(tmp_path: Path) -> None:
+    trained = objective(still_steps=1)
+    run_steadily(trained, Steady(max_steps=3, log_every=1), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert "loss_1" in lines[0] and "loss_4" in lines[-1]
+    scene = plain_scene(1, 2)
+    first = trained.first_latent(scene)
+    said = [said_of(scene, still=False)]
+    clip = sample(trained.network, said, [None], steps=2, first_BHWC=first)
+    assert clip.shape == (1, 4, 12, 12, 96) and torch.equal(clip[:, 0], first)
+    assert torch.equal(clip, sample(trained.network, said, [None], steps=2, first_BHWC=first))
+
+
+def test_a_network_that_knows_is_sampled_exactly() -> None:
+    trained = objective()
+    truth = torch.randn(1, 4, 12, 12, 96)
+    trained.network.forward = lambda *_: truth  # type: ignore[method-assign]
+    scene = plain_scene(1, 2)
+    for steps in (1, 2, 5):
+        made = sample(trained.network, [said_of(scene, still=False)], [scene], steps=steps)
+        assert torch.allclose(made, truth, atol=1e-5)

@@ -1,0 +1,147 @@
+"""Recipes that are wrong are refused in one line, before anything is read; right ones mean what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kandinsky.cli.main import main
+from kandinsky.errors import RequestError
+from kandinsky.train.recipe import KINDS, read_recipe, read_settings, run_recipe
+
+FLOW: dict[str, Any] = {"kind": "flow", "model": "nano-t2v", "data": "data", "out": "run", "steps": 2, "lr": 0.001}
+AUTOENCODER: dict[str, Any] = {
+    "kind": "nano-autoencoder", "cache": "cache", "out": "run", "network": {}, "loop": {"steps": 2, "lr": 0.001},
+}  # fmt: skip
+PACKAGE: dict[str, Any] = {"kind": "package", "out": "run", "weights": {"a": {"from": "a.safetensors"}}}
+
+# what stands in the file, what the line says
+WRONG: list[tuple[str | bytes | dict[str, Any], str]] = [
+    ("", "is no table"),
+    ("just words", "is no table"),
+    ("- kind: flow", "is no table"),
+    ("7", "is no table"),
+    ("a: [", "not valid YAML"),
+    ("\tkind: flow", "not valid YAML"),
+    (b"kind: \xff\xfe", "not valid YAML"),
+    (b"kind: flow\x00", "not valid YAML"),
+    ("kind: !!python/object/apply:os.system [ls]", "not valid YAML"),
+    ("kind: flow\nkind: flow", "`kind` stands in one table twice"),
+    ("kind: flow\nlr: {a: 1, a: 2}", "`a` stands in one table twice"),
+    ("[" * 3000, "not valid YAML"),
+    ("x: &x [1, *x]", "not valid YAML"),
+    ("a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "\n".join(
+        f"{b}: &{b} [{', '.join(['*' + a] * 10)}]" for a, b in zip("abcde", "bcdef", strict=True)
+    ), "not valid YAML"),
+    ("#" * (2**20 + 1), "larger than 1 MB"),
+    ("3: flow", "key `3` is no text"),
+    ("out: run", "kind `None`"),
+    ("kind: nonsense", "nano-denoiser"),
+    ("kind: [flow]", "use one of"),
+    ("kind: {flow: 1}", "use one of"),
+    ("base: absent.yaml", "absent.yaml` does not exist"),
+    ("base: recipe.yaml", "its own base"),
+    ("base: 3", "key `base` must be the name of a file"),
+    ("base: ../recipe.yaml", "plain relative path"),
+    ("base: /etc/passwd", "plain relative path"),
+    (FLOW | {"stpes": 3}, "did you mean `steps`"),
+    (FLOW | {"network": {}}, "unknown key `network`"),
+    ({k: v for k, v in FLOW.items() if k != "model"}, "key `model` is missing"),
+    ({k: v for k, v in FLOW.items() if k != "lr"}, "key `lr` is missing"),
+    (FLOW | {"model": 3}, "`model` must be text"),
+    (FLOW | {"steps": 0}, "`steps` must be 1 or more"),
+    (FLOW | {"steps": -5}, "`steps` must be 1 or more"),
+    (FLOW | {"steps": 2.5}, "`steps` must be a whole number"),
+    (FLOW | {"steps": True}, "`steps` must be a whole number"),
+    (FLOW | {"steps": None}, "`steps` must be a whole number"),
+    (FLOW | {"lr": "fast"}, "`lr` must be a finite number"),
+    (FLOW | {"lr": float("nan")}, "`lr` must be a finite number"),
+    (FLOW | {"lr": float("inf")}, "`lr` must be a finite number"),
+    (FLOW | {"lr": -1}, "`lr` must be 0 or more"),
+    (FLOW | {"seed": 2**32}, "`seed` must be 4294967295 or less"),
+    (FLOW | {"betas": [0.9]}, "`betas` must be 2 of"),
+    (FLOW | {"decay": 1.5}, "`decay` must be 1 or less"),
+    (FLOW | {"clip": 0}, "`clip` must be above 0"),
+    (FLOW | {"start": "zero"}, "`start` must be `model` or `random`"),
+    (FLOW | {"out": ["run"]}, "`out` must be text"),
+    (FLOW | {"batch": 0}, "`batch` must be 1 or more"),
+    (AUTOENCODER | {"loop": 3}, "key `loop` must be a table"),
+    (AUTOENCODER | {"loop": {"steps": 3, "lr": 1, "rate": 2}}, "unknown loop setting `rate`"),
+    (AUTOENCODER | {"loop": {"steps": 3}}, "loop setting `lr` is missing"),
+    (AUTOENCODER | {"network": {"widht": 3}}, "did you mean `width`"),
+    (AUTOENCODER | {"network": [1]}, "`network` must be a table"),
+    (AUTOENCODER | {"data": {"batch": "four"}}, "`batch` must be a whole number"),
+    (AUTOENCODER | {"cache": None}, "`cache` must be text"),
+    (PACKAGE | {"weights": {"a": "b"}}, "`a` must be a table"),
+    (PACKAGE | {"weights": {"a": {}}}, "`from` is missing"),
+    (PACKAGE | {"weights": ["a"]}, "`weights` must be a table"),
+    (PACKAGE | {"copy": {"a": 3}}, "`copy` must be a table"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG, ids=range(len(WRONG)))
+def test_a_wrong_recipe_is_refused_in_one_line(
+    tmp_path: Path, text: str | bytes | dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    if isinstance(text, dict):
+        text = yaml.safe_dump(text)
+    recipe.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main(["train", str(recipe)]) == 2
+    said = capsys.readouterr()
+    lines = said.err.strip().splitlines()
+    assert message in lines[0] and not said.out
+    assert all(line.startswith("hint: ") for line in lines[1:])
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_no_recipe_at_all(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent.yaml", "", "a\0b", "x" * 300):
+        with pytest.raises(RequestError):
+            run_recipe(path)
+
+
+def test_what_a_kind_cannot_do_is_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(PACKAGE | {"out": str(tmp_path / "run")}))
+    with pytest.raises(RequestError, match="no checkpoints"):
+        run_recipe(recipe, resume=True)
+    with pytest.raises(RequestError, match="no steps"):
+        run_recipe(recipe, steps=5)
+    with pytest.raises(RequestError, match="device `nonsense` is unknown"):
+        run_recipe(recipe, device="nonsense")
+    recipe.write_text(yaml.safe_dump(FLOW))
+    for steps in (0, -5, True, 2.5):
+        with pytest.raises(RequestError, match="steps"):
+            run_recipe(recipe, steps=steps)  # type: ignore[arg-type]
+
+
+def test_steps_are_those_of_each_kind() -> None:
+    from kandinsky.train.recipe import _with_steps
+
+    for path in Path(__file__).parents[2].joinpath("recipes").glob("*.yaml"):
+        values = read_recipe(path)
+        if values["kind"] == "package":
+            continue
+        settings = read_settings(_with_steps(values, 5, values["kind"]), path)
+        if values["kind"] == "nano-text":
+            assert (settings.word_steps, settings.caption_steps) in {(1, 4), (2, 3)}  # type: ignore[attr-defined]
+        else:
+            assert settings.loop.steps == 5  # type: ignore[attr-defined]
+
+
+def test_every_kind_is_there() -> None:
+    for kind in KINDS.values():
+        assert isinstance(kind.settings(), type) and callable(kind.build())
+
+
+def test_numbers_are_written_as_people_write_them(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "kind: flow\nmodel: nano-t2v\ndata: d\nout: r\nsteps: 3\nlr: 1e-3\nweight_decay: 1.5E-2\nclip: 2\n"
+    )
+    settings: Any = read_settings(read_recipe(recipe), recipe)
+    assert (settings.lr, settings.weight_decay, settings.clip) == (1e-3, 1.5e-2, 2)
