@@ -2,56 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kandinsky.cli.chosen import Bare, Same, chosen_model
+from kandinsky.cli.rendered import Flags, rendered
 from kandinsky.cli.streams import emit_json
+from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
+from kandinsky.model.values import Request
 
 
+@rendered(
+    asked=Flags(Request, only=("seconds", "steps", "guidance")),
+    run=Flags(RunOptions, only=("device", "dtype", "offload", "attention")),
+)
 def bench(
     context: typer.Context,
     model: Bare = None,
     same: Same = None,
-    stages: Annotated[str | None, typer.Option("--stages", help="Some of text,dit,vae,write; all when absent.")] = None,
-    repeats: Annotated[
-        int, typer.Option("--repeats", "--runs", min=1, help="Measured rounds, after one to warm up.")
-    ] = 3,
+    stages: Annotated[str | None, typer.Option("--stages", help="Some of text,dit,vae,write; default: all.")] = None,
+    repeats: Annotated[int, typer.Option("--repeats", "--runs", min=1, help="Measured rounds, after one warm-up.")] = 3,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
-    seconds: Annotated[float | None, typer.Option("--seconds", help="Length of the clip.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", help="How strictly to follow; 1 is off.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; the best there is.")] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
-    offload: Annotated[str, typer.Option("--offload", help="As for `kandinsky generate`.")] = "none",
-    attention: Annotated[str, typer.Option("--attention", help="Backend of the visual self attention.")] = "auto",
+    *,
+    asked: dict[str, Any],
+    run: dict[str, Any],
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Networks filled with noise; nothing is fetched or read.")
+        bool, typer.Option("--random-weights", help="Random weights; nothing is fetched or read.")
     ] = False,
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="With --random-weights: another size, dit.model_dim=512."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="With --random-weights: change a parameter, as in dit.model_dim=512."
+        ),
     ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", help="diffusers: the same work there, side by side.")
+        str | None, typer.Option("--against", help="diffusers: run the same work there, in turns.")
     ] = None,
     ledger: Annotated[
-        bool, typer.Option("--ledger", help="Every optimisation: speed-up, and distance from the exact result.")
+        bool, typer.Option("--ledger", help="Each optimisation: its speed-up and its distance from the exact result.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure each stage of a generation: median, spread, achieved rate, share of the matrix-product rate, memory."""
     from kandinsky.engine.request import parse_size
 
     model = chosen_model(context, model, same)
     width, height = (None, None) if size is None else parse_size(size)
-    request = {"width": width, "height": height, "seconds": seconds, "steps": steps, "guidance": guidance}
+    request = {"width": width, "height": height, **asked}
     if ledger and (random_weights or change or against or stages):
         raise RequestError("`--ledger` measures a model as it is: leave out random weights, rivals and stages")
     if ledger:
-        _ledger(model, request, repeats=repeats, device=device, dtype=dtype, as_json=as_json)
+        _ledger(model, request, repeats=repeats, device=run["device"], dtype=run["dtype"], as_json=as_json)
         return
     from dataclasses import asdict
 
@@ -65,10 +68,10 @@ def bench(
             model,
             stages=stages.split(",") if stages else None,
             repeats=repeats,
-            device=device,
-            dtype=dtype,
-            offload=offload,
-            attention=attention,
+            device=run["device"],
+            dtype=run["dtype"],
+            offload=run["offload"] or "none",
+            attention=run["attention"],
             random_weights=random_weights,
             changes=parse_changes(change or []),
             against=against,
@@ -86,7 +89,7 @@ def bench(
 
 def _ledger(
     model: str,
-    request: dict[str, int | float | None],
+    request: dict[str, Any],
     *,
     repeats: int,
     device: str | None,
