@@ -87,7 +87,7 @@ def test_the_plain_file_is_read(tmp_path: Path) -> None:
         b"[" * 100_000, b'{"a":' * 50_000, b'{"a": ' + b"[" * 100_000,
         b'{"a": {"dtype": "F32", "shape": [' + b"9" * 5000 + b'], "data_offsets": [0, 4]}}',
         b'{"__metadata__": {"format": 5}}', b'{"__metadata__": ["pt"]}', b'{"__metadata__": {"a": {"b": "c"}}}',
-        b'{"__metadata__": {"a": "\\ud800"}}',
+        b'{"__metadata__": {"a": "\\ud800"}}', b'{"__metadata__": {"\\ud800": "a"}}',
         b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": {"dtype": "I32", "shape": [1], '
         b'"data_offsets": [0, 4]}}',
         b'{"a": {"dtype": "F32", "dtype": "I32", "shape": [1], "data_offsets": [0, 4]}}',

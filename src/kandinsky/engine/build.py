@@ -181,17 +181,21 @@ def _linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:
 
 
 def bare_network(part: Part, component: Component, path: Path) -> nn.Module:
-    """A network without its weights. Raises: BackendError for a kind that is no bare network."""
+    """A network without its weights, from the card's parameters and those beside the file.
+
+    Raises: BackendError for a kind that is no bare network; RequestError or WeightsError for parameters that make none.
+    """
     if part.network is None:
         raise BackendError(f"`{component.kind}` cannot be built without its files")
-    return part.network()(component, path)
+    with reading(path, f"comes with parameters that make no `{component.kind}`"):
+        return part.network()(component, path)
 
 
 def network_builder(part: Part, component: Component, files: Files, precision: Precision | None) -> Callable[[], Any]:
     """How to build a component. ``precision`` None: in the types its file has (networks only)."""
     if part.network is not None:
         (path,) = files.values()
-        make = partial(part.network(), component, path)
+        make = partial(bare_network, part, component, path)
         keymap = _check_headers(make, part, path)
         return partial(_read_network, make, keymap, path, precision)
     if part.reader is None or precision is None:
@@ -205,7 +209,7 @@ def _check_headers(make: Callable[[], nn.Module], part: Part, path: Path) -> Key
     """Refuse a truncated or wrong file by its header, before anything heavy is read. Returns how its names are read."""
     state = read_meta(path)
     keymap = keymap_for(part, state)
-    with reading(path, "comes with parameters that make no network"), torch.device("meta"):
+    with torch.device("meta"):
         net = make()
     check_state(net, state, keymap=keymap, where=str(path))
     return keymap

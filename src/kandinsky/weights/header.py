@@ -146,7 +146,9 @@ def _is_counts(values: Any) -> TypeGuard[list[int]]:
 
 
 def _is_text(table: Any) -> bool:
-    return isinstance(table, dict) and all(isinstance(v, str) and _is_encodable(v) for v in table.values())
+    return isinstance(table, dict) and all(
+        isinstance(value, str) and _is_encodable(key) and _is_encodable(value) for key, value in table.items()
+    )
 
 
 def _is_encodable(text: str) -> bool:

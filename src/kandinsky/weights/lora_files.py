@@ -71,7 +71,9 @@ def find_loras(specs: LoraSpecs | None) -> list[tuple[Path, str, float]]:
     """
     if specs is None:
         return []
-    parsed = [parse_spec(spec) for spec in ([specs] if isinstance(specs, str | Path) else specs)]
+    is_one = isinstance(specs, str | Path) or not isinstance(specs, Iterable)
+    listed: Iterable[str | Path] = [specs] if is_one else specs  # type: ignore[list-item, assignment]
+    parsed = [parse_spec(spec) for spec in listed]
     return [(locate_lora(source), source, scale) for source, scale in parsed]
 
 
