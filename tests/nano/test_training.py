@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
@@ -20,7 +20,7 @@ from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoder
 from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
 from kandinsky.lab.nano.flow import FlowObjective, Stage
 from kandinsky.lab.nano.text_encoder import Settings
-from kandinsky.lab.nano.train import read_recipe, run_recipe
+from kandinsky.lab.nano.train import BUILDERS, read_recipe, run_recipe
 from kandinsky.train import loop
 from kandinsky.train.curve import read_journals
 from kandinsky.weights.read import load_into, read_state
@@ -246,3 +246,14 @@ def test_a_recipe_trains_resumes_and_starts_from_weights(tmp_path: Path) -> None
     latents(tmp_path / "again")
     again = read_state(run_recipe(recipe))
     assert all(torch.equal(again[name], more[name]) for name in more)
+
+
+@pytest.mark.parametrize("kind", ["copy", "weights"])
+@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "a/../../escaped", "./escaped"])
+def test_a_package_recipe_writes_nothing_outside_its_folder(tmp_path: Path, kind: str, name: str) -> None:
+    source = tmp_path / "source.safetensors"
+    save_file({"a": torch.ones(2)}, source)
+    asked = {"weights": {}} | {kind: {name: str(source) if kind == "copy" else {"from": str(source)}}}
+    with pytest.raises(RequestError, match="plain relative path"):
+        BUILDERS["package"](asked, tmp_path / "out", resume=False, device="cpu", on_log=print)
+    assert not [path for path in tmp_path.rglob("*") if "escaped" in path.name]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from kandinsky.errors import RequestError
+from kandinsky.files import inside, replacing
 from kandinsky.train import loop
 
 if TYPE_CHECKING:
@@ -193,12 +194,13 @@ def _package(values: dict[str, Any], out: Path, *, resume: bool, device: str, on
         least, dims = entry.get("int8_from", 1 << 30), 5 if entry.get("kernels") else 2
         packed = [key for key, t in state.items() if 2 <= t.ndim <= dims and min(t.shape[:2]) >= least]
         half = {key: tensor if key in packed else tensor.to(torch.bfloat16) for key, tensor in state.items()}
-        write_state(half, out / f"{name}.safetensors", layout="official", int8=packed)
+        write_state(half, inside(out, f"{name}.safetensors"), layout="official", int8=packed)
     for name, source in values.get("copy", {}).items():
-        shutil.copyfile(source, out / name)
+        with replacing(inside(out, name)) as copy:
+            shutil.copyfile(source, copy)
     for name, entry in values.get("curves", {}).items():
         journals = [Path(journal) for journal in entry["from"]]
-        draw_curve(journals, out / name, names=tuple(entry["names"]), title=entry["title"])
+        draw_curve(journals, inside(out, name), names=tuple(entry["names"]), title=entry["title"])
     return out
 
 
