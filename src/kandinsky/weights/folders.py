@@ -1,4 +1,4 @@
-"""Folders in the Diffusers layout: which card they are a copy of, and where the parts lie. No torch."""
+"""Folders in the Diffusers layout: which card they are a copy of, and where the parts are. No torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def in_diffusers_layout(card: Card, repo: str) -> Card:
 
 
 def overruled(card: Card, sampling: Mapping[str, Any]) -> Card:
-    """The card with these sampling values for all its sizes."""
+    """The card with these sampling values overridden for all sizes."""
     classes = {
         name: dataclasses.replace(entry, sampling={k: v for k, v in entry.sampling.items() if k not in sampling})
         for name, entry in card.classes.items()

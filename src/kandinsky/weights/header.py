@@ -1,7 +1,7 @@
 """Headers of safetensors files and the index of a sharded model: read and checked before a tensor is touched.
 
-Every other module asks here what a file holds. The rules are those of the format, all of them: known types, shapes of
-whole numbers, data that begins where the one before ends, and nothing behind it. No torch here.
+The only parser of such headers in this library. It enforces all rules of the format: known types, integer shapes,
+contiguous data in order, nothing after the last tensor. No torch.
 Source: https://github.com/huggingface/safetensors, README, "Format".
 """
 

@@ -1,8 +1,8 @@
-"""Fetch a card's files from the Hugging Face hub: only those listed, resumed where a transfer broke, verified.
+"""Download a card's files from the Hugging Face Hub: only the listed ones, resumable, verified by hash.
 
-The hub's own client (huggingface_hub) finds, names and caches; two things are done here because it does not do them:
-a partial file survives the end of the process (`….partial`, continued with a range request), and what arrived is
-compared with the size and hash the hub reports before anything may use it.
+huggingface_hub resolves and transfers. Three things are done here because it does not do them: a partial file survives
+the process (`….partial`, resumed with a range request), every file is checked against the size and hash the hub reports
+before it can be used, and nothing the hub says (file names, commits, ETags, sizes) is trusted as a path or a limit.
 
 Honours `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`.
 """
@@ -47,7 +47,16 @@ OTHER_FORMATS = (".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".ckp
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One file that is now on this machine. ``transferred`` is what came over the network, 0 when it was there."""
+    """One file that is now on this machine.
+
+    Attributes:
+        repo: The repository it belongs to.
+        file: Its path inside the repository.
+        path: Where it is on this machine.
+        bytes: Its size.
+        revision: The commit it was taken from.
+        transferred: Bytes that came over the network; 0 if the file was already complete.
+    """
 
     repo: str
     file: str
@@ -63,13 +72,19 @@ def download(
     root: Path | None = None,
     on_file: Callable[[Fetched], None] | None = None,
 ) -> tuple[Fetched, ...]:
-    """Fetch what the card lists, into the Hugging Face cache or an official `weights/` tree.
+    """Download what a card lists, into the Hugging Face cache or an official `weights/` folder.
 
-    Args:    root: folder to lay `model/`, `vae/`, `text_encoder/`, `text_encoder2/` out in; None = the cache.
-             on_file: called after each file that is complete and verified.
-    Returns: one entry a file; empty for a model that ships with the package.
-    Raises:  WeightsError where the hub cannot be reached, has no such file, refuses it, or what came is broken, and for
-             a model without published weights.
+    Args:
+        card: The model.
+        root: Folder that gets `model/`, `vae/`, `text_encoder/` and `text_encoder2/`; the cache if omitted.
+        on_file: Called after each file that is complete and verified.
+
+    Returns:
+        One entry per file; empty for a model that ships with the package.
+
+    Raises:
+        WeightsError: The hub cannot be reached, has no such file, refuses access, or sent something else; or
+            the model's weights are not published.
     """
     for part in _parts(card):
         if part.repo == UNPUBLISHED:
@@ -77,7 +92,7 @@ def download(
     from huggingface_hub import constants
 
     done: list[Fetched] = []
-    # what may be refused comes first, before many gigabytes are fetched in vain
+    # gated parts first: a refusal should not come after many gigabytes
     for part in sorted(_parts(card), key=lambda part: not part.gated):
         if part.repo == "package" or part.repo.startswith(("/", "~")):
             continue
@@ -94,9 +109,18 @@ def download(
 def download_lora(
     repo: str, *, root: Path | None = None, on_file: Callable[[Fetched], None] | None = None
 ) -> tuple[Fetched, ...]:
-    """Fetch a LoRA repository: weights and configuration, in the first layout that is complete there.
+    """Download a LoRA repository: weights and configuration, in the first layout that is complete there.
 
-    Args and errors as ``download``; a repository without a LoRA is named with the file it lacks.
+    Args:
+        repo: OWNER/NAME.
+        root: As for ``download``.
+        on_file: As for ``download``.
+
+    Returns:
+        One entry per file.
+
+    Raises:
+        WeightsError: As for ``download``; a repository without a LoRA is named together with the file it lacks.
     """
     from huggingface_hub import constants
 
@@ -117,9 +141,18 @@ def download_lora(
 
 
 def verify(path: Path, *, size: int | None, sha256: str | None = None, git_sha1: str | None = None) -> str | None:
-    """What is wrong with a file, in words, or None when size and hash are those the hub reports.
+    """Check a file against the size and hash the hub reports.
 
-    Large files are stored by their SHA-256, small ones as git objects by the SHA-1 of `blob <size>\\0` and content.
+    Large files are identified by their SHA-256, small ones as git objects by the SHA-1 of `blob <size>\\0` and content.
+
+    Args:
+        path: The file.
+        size: Expected size in bytes; not checked if None, and likewise for the hashes.
+        sha256: Expected SHA-256.
+        git_sha1: Expected git object hash.
+
+    Returns:
+        What is wrong, in words; None if everything agrees.
     """
     have = path.stat().st_size
     if size is not None and have != size:
@@ -402,7 +435,7 @@ class _TooMuch(Exception):  # noqa: N818 - it never leaves this module
 
 
 def _transfer(file: BinaryIO, begun: int, size: int, name: str, url: str, location: str | None) -> str | None:
-    """Fetch the bytes from ``begun`` on. Returns: what is wrong with what came, in words, or None."""
+    """Download the bytes from ``begun`` on; returns what is wrong with them, in words, or None."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers

@@ -21,15 +21,17 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True, slots=True)
 class KeyMap:
-    """``pairs`` of (official pattern, our pattern).
+    """A translation of tensor names, applied in both directions.
 
-    table: name of the network's table in files that hold several, as official U-Net files do; there its names begin
-    with it, and what lies in other tables belongs to other parts of the model.
-    beside: tensors of the network that lie outside its table there, as rows of one, or without.
-    elsewhere: what the names of other parts begin with, in a file without tables.
-    stand_ins: (name in the file, name of another tensor of it that is used where the first is missing).
-    matrices: patterns of matrices in the file that are convolutions of one pixel in the network.
-    then: a map for what comes of these pairs.
+    Attributes:
+        pairs: (official pattern, our pattern).
+        table: Prefix of the network's tensors in files that hold several networks, as official U-Net files do; tensors
+            with another prefix belong to other parts of the model.
+        beside: Tensors of the network that such a file stores outside the table, with or without a batch axis.
+        elsewhere: Prefixes of other parts in a file without tables.
+        stand_ins: (name in the file, name of the tensor that is used if the first is missing).
+        matrices: Patterns of tensors that are matrices in the file and 1×1 convolutions in the network.
+        then: A map applied to the result of these pairs.
     """
 
     pairs: tuple[tuple[str, str], ...] = ()
@@ -41,7 +43,7 @@ class KeyMap:
     then: KeyMap | None = None
 
     def own(self, entries: dict[str, Entry]) -> dict[str, Entry]:
-        """What belongs to this network of all that a file holds: tensors, or shapes."""
+        """The entries (tensors, or shapes) of a file that belong to this network."""
         stand_ins = {name: entries[other] for name, other in self.stand_ins if other in entries}
         entries = stand_ins | {name: entry for name, entry in entries.items() if not name.startswith(self.elsewhere)}
         entries = {name: _widened(entry) if self.is_matrix(name) else entry for name, entry in entries.items()}
@@ -62,12 +64,12 @@ class KeyMap:
         return _translate(name, tuple((b, a) for a, b in self.pairs))
 
     def as_file(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """A network's tensors under their names in a file without tables, and in their shapes there."""
+        """A network's tensors with the names and shapes they have in a file without tables."""
         named = {self.to_official(name): tensor for name, tensor in tensors.items()}
         return {name: tensor[..., 0, 0] if self.is_matrix(name) else tensor for name, tensor in named.items()}
 
     def is_matrix(self, official: str) -> bool:
-        """Whether a tensor of a file has two axes less than the network's."""
+        """Whether a tensor has two axes fewer in the file than in the network."""
         return any(_regex(pattern).fullmatch(official) for pattern in self.matrices)
 
 

@@ -1,14 +1,14 @@
-"""Where weight files lie on this machine: the package, an official `weights/` folder, or the Hugging Face cache.
+"""Locating weight files on this machine: the package, an official `weights/` folder, or the Hugging Face cache.
 
-Reads folders only: no torch, no network. ``weights/hub.py`` fetches what is missing.
+Only looks at folders: no torch, no network access. ``weights/hub.py`` downloads what is missing.
 
-Places, in this order:
+Search order:
 1. `repo = "package"`: `kandinsky/assets/`, and nowhere else;
 2. `repo = "unpublished"`: the places 4 and 5, and no cache;
 3. a `repo` that is a path (`/…`, `~/…`): that folder, and nowhere else (cards turn `./…` into such a path);
-4. the ``root`` given by the caller, an official `weights/` tree (`model/`, `vae/`, `text_encoder/`, `text_encoder2/`)
-   or a folder that huggingface_hub was told to cache in, and then nowhere else;
-5. the tree that the variable ``KANDINSKY_WEIGHTS`` names;
+4. the ``root`` given by the caller, an official `weights/` folder (`model/`, `vae/`, `text_encoder/`, `text_encoder2/`)
+   or a cache folder of huggingface_hub, and then nowhere else;
+5. the folder that ``KANDINSKY_WEIGHTS`` names;
 6. the Hugging Face cache (``HF_HUB_CACHE``, ``HF_HOME``).
 """
 
@@ -33,13 +33,18 @@ _REPOSITORY = re.compile(r"(?:(?![.-])[A-Za-z0-9._-]+(?<![.-]))/(?:(?![.-])[A-Za
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One folder a part may lie in. ``target`` is what a loader gets: the file, or the folder of several files."""
+    """One place where a part may be.
+
+    Attributes:
+        target: What a loader gets: the file, or the folder of several files.
+        files: The files that have to exist.
+    """
 
     target: Path
     files: tuple[Path, ...]
 
     def missing(self) -> tuple[Path, ...]:
-        """Files that are not there. An entry for a whole folder counts as missing where the folder is empty."""
+        """The files that do not exist. An entry for a whole folder is missing if the folder is empty."""
         gone = [path for path in self.files if not _is_there(path)]
         return tuple(dict.fromkeys([*gone, *(path for path in self._shards() if not path.exists())]))
 
@@ -52,7 +57,7 @@ class Place:
 
 
 def places(part: FileSet, *, root: Path | None = None) -> tuple[Place, ...]:
-    """Every place this part may lie in on this machine, best first."""
+    """Every place on this machine where a part may be, in search order."""
     if part.repo == "package":
         return (_in_tree(part, ASSETS),)
     if part.repo.startswith(("/", "~")):
@@ -87,7 +92,7 @@ def locate_part(part: FileSet, *, root: Path | None = None, model: str | None = 
         looked.append(place)
     if part.repo == UNPUBLISHED:
         raise not_published(part, model, looked)
-    # The place where most is there already is the one whose gaps are worth naming.
+    # report the place that is closest to complete
     best = min(looked, key=lambda place: len(place.missing()))
     gone = best.missing()
     names = [f"`{escaped(_name(path, best, part))}`" for path in gone]
@@ -128,7 +133,7 @@ def locate(component: Component, *, root: Path | None = None, model: str | None 
 
 
 def locate_parts(component: Component, *, root: Path | None = None, model: str | None = None) -> dict[str, Path]:
-    """Where each part of a component lies, by the part's name."""
+    """The paths of a component's parts, by the part's name; see ``locate_part``."""
     return {part.name: locate_part(part, root=root, model=model) for part in component.parts}
 
 
@@ -152,9 +157,11 @@ def card_bytes(card: Card) -> int:
 
 
 def revision(component: Component, *, root: Path | None = None) -> str:
-    """What the recipe records of where weights came from: the hub's commit where known, else the card's revision.
+    """Where weights came from, as recorded in a recipe.
 
-    Weights that ship with the package answer `package`; a folder of the user's answers `local`.
+    Returns:
+        The hub's commit if known, otherwise the card's revision; `package` for weights that ship with the package,
+        `local` for a folder of the user's.
     """
     part = component.parts[0]
     if part.repo == "package":
@@ -178,7 +185,7 @@ def common_folder(files: tuple[str, ...]) -> PurePosixPath:
 
 
 def _in_tree(part: FileSet, tree: Path) -> Place:
-    """Place of a part whose files lie under ``tree`` by the paths they have in their repository."""
+    """The place of a part whose files are under ``tree``, with the paths of their repository."""
     files = tuple(tree / name for name in part.files)
     if len(part.files) == 1:
         return Place(files[0], files)

@@ -1,4 +1,4 @@
-"""LoRA files, read into updates of named linear layers, and written again.
+"""LoRA files: reading them into updates of named linear layers, and writing them.
 
 | style | names of one layer's tensors |
 |---|---|
@@ -7,9 +7,9 @@
 | `comfyui` | `diffusion_model.<layer>.lora_down.weight`, `….lora_up.weight`, `….alpha` |
 | `kohya` | `lora_unet_<layer with _ for .>.lora_down.weight`, `….lora_up.weight`, `….alpha` |
 
-Prefixes and tensor names may be mixed. What decides a layer's scale, first that is there: its `alpha` tensor; the
-configuration (`config_lora.json` or `adapter_config.json` beside the file, or given); the configuration Diffusers puts
-in the header; else α = r. Everything is checked against the base network by the file's header, before a tensor is read.
+Prefixes and tensor names may be mixed. A layer's scale comes from the first of these that exists: its `alpha` tensor;
+the configuration passed in, or `config_lora.json` or `adapter_config.json` beside the file; the configuration Diffusers
+stores in the header; otherwise α = r. The header is checked against the base network before any tensor is read.
 Source: kandinskylab/kandinsky-5, kandinsky/t2v_pipeline.py, load_adapter (prefixes, `.default`, trigger).
 """
 
@@ -40,7 +40,7 @@ from kandinsky.weights.write import write_state
 log = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 
-# in any number and order, as of files that several programs wrote
+# may be combined in any order: some files went through several programs
 PREFIXES = ("base_model.", "model.", "diffusion_model.", "transformer.", "unet.", "module.", "dit.", "_orig_mod.")
 PEFT_PREFIX = "base_model.model."
 BASE_LAYER = ".base_layer"  # PEFT's name of the layer it wrapped
@@ -55,7 +55,7 @@ _REPEAT = re.compile(r"(?<!\\)[*+{]")
 _REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{]")
 LARGEST_ALPHA = 1e9  # α of released files goes up to some hundreds
 _ALPHA = re.compile(r"(.+)\.(?:lora\.)?alpha")
-# relatives of LoRA, by what their tensors are called
+# other adapter types, recognised by their tensor names
 _RELATIVES = (
     (re.compile(r"dora_scale|lora_magnitude_vector"), "DoRA"),
     (re.compile(r"\.hada_w"), "LoHa"),
@@ -70,10 +70,14 @@ _RELATIVES = (
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """What scales the tensors: the keys of a PEFT configuration that change a result.
+    """The keys of a PEFT configuration that affect the result.
 
-    r, alpha: rank and α; None = not said.   rank_stabilised: α/√r in the place of α/r.
-    ranks, alphas: for some layers, by PEFT's patterns.
+    Attributes:
+        r: Rank; None if not given.
+        alpha: α; None if not given.
+        rank_stabilised: Use α/√r instead of α/r.
+        ranks: Ranks of single layers, by PEFT's patterns.
+        alphas: α of single layers, by PEFT's patterns.
     """
 
     r: int | None = None
@@ -84,7 +88,15 @@ class LoraConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str) -> LoraConfig:
-        """Read a PEFT configuration. Raises: WeightsError for another method than plain LoRA."""
+        """Read a PEFT configuration.
+
+        Args:
+            values: The parsed JSON object.
+            where: How error messages refer to it.
+
+        Raises:
+            WeightsError: The adapter is not a plain LoRA, or a value has the wrong type or is out of range.
+        """
         kind = str(getattr(values.get("peft_type"), "value", values.get("peft_type")) or "LORA")
         if kind.upper() != "LORA":
             raise _is_relative(kind, where)
@@ -105,7 +117,7 @@ class LoraConfig:
         return _of_pattern(self.ranks, layer, self.r)
 
     def scale_of(self, layer: str, rank: int, alpha: float | None) -> float:
-        """α/r or α/√r of a layer. ``alpha``: from the file, which goes before the configuration."""
+        """α/r or α/√r of a layer; ``alpha`` from the file takes precedence over the configuration."""
         if alpha is None:
             alpha = _of_pattern(self.alphas, layer, self.alpha)
         if alpha is None:
@@ -117,8 +129,12 @@ class LoraConfig:
 class Lora:
     """One LoRA, ready to be applied.
 
-    updates: by our name of the layer.   trigger: text the file wants in front of the prompt.
-    source:  what it was asked for by.   sha256: of the file; empty where there is none.
+    Attributes:
+        updates: By our name of the layer.
+        name: What it is called.
+        trigger: Text that the file wants in front of the prompt.
+        source: The name it was requested by.
+        sha256: Of the file; empty if there is none.
     """
 
     updates: Mapping[str, LowRank]
@@ -129,7 +145,11 @@ class Lora:
 
 
 def read_config(path: Path) -> LoraConfig:
-    """A PEFT configuration file. Raises: WeightsError."""
+    """Read a PEFT configuration file.
+
+    Raises:
+        WeightsError: As ``LoraConfig.from_dict``, and for a file that is not a JSON object.
+    """
     return LoraConfig.from_dict(read_table(path), where=escaped(path))
 
 
@@ -143,11 +163,19 @@ def read_lora(
     name: str = "",
     source: str = "",
 ) -> Lora:
-    """A LoRA file, checked against the network it is for.
+    """Read a LoRA file and check it against the network it is for.
 
-    Args:   path: file or folder.   layers: (outputs, inputs) of the network's linear layers by our name.
-            model: the network's name, for messages.   config: in the place of the one beside the file.
-    Raises: WeightsError naming the tensor, what the network has and what the file has.
+    Args:
+        path: File or folder.
+        layers: (outputs, inputs) of the network's linear layers, by our name.
+        model: The network's name, for messages.
+        config: Used instead of the configuration beside the file.
+        keymap: Official names of the layers ↔ ours.
+        name: What to call it; the file's or folder's name if empty.
+        source: The name it was requested by; the path if empty.
+
+    Raises:
+        WeightsError: Names the tensor, what the network needs and what the file has.
     """
     file, beside = find_files(path)
     if config is None and beside is not None:
@@ -186,10 +214,19 @@ def write_lora(
     style: str = "official",
     keymap: KeyMap = IDENTITY,
 ) -> Path:
-    """Write a LoRA in one of the styles above; one written so is read back with the same values.
+    """Write a LoRA in one of the styles above; reading it back gives the same values.
 
-    Args:    path: the file, or for `official` and `peft` the folder that gets file and configuration.
-    Returns: the weight file.   Raises: RequestError for an unknown style, or updates a style cannot hold.
+    Args:
+        lora: What to write.
+        path: The file; for `official` and `peft` the folder that gets file and configuration.
+        style: One of the styles above.
+        keymap: Official names of the layers ↔ ours.
+
+    Returns:
+        The weight file.
+
+    Raises:
+        RequestError: The style is unknown.
     """
     official = {_layer_name(keymap.to_official(f"{layer}.weight")): update for layer, update in lora.updates.items()}
     metadata = {"format": "pt"} | ({"trigger": lora.trigger} if lora.trigger else {})
@@ -199,7 +236,7 @@ def write_lora(
         _write_config(official, path / LAYOUTS[name])
         return path / name
     if style == "diffusers":
-        # No place for α in this style: it goes into the second matrix.
+        # This style cannot store α, so it is multiplied into the second matrix.
         scaled = {k: LowRank(u.down_RI, (u.up_OR.float() * u.scale).to(u.up_OR), 1.0) for k, u in official.items()}
         state = _named(scaled, "transformer.{}", ("lora_A", "lora_B"))
     elif style in ("comfyui", "kohya"):
@@ -290,7 +327,7 @@ def _check(
     model: str,
     file: Path,
 ) -> None:
-    """Hold one layer's tensors, which stand on the meta device, against the layer and the configuration."""
+    """Check one layer's tensors, given on the meta device, against the layer and the configuration."""
     down, up = described[names["down"]], described[names["up"]]
     outputs, inputs = layers[layer]
     rank = None if config is None else config.rank_of(layer)

@@ -1,4 +1,4 @@
-"""Where LoRA files lie: a file, a folder, or a Hugging Face repository in the cache. No torch, no network here.
+"""Locating LoRA files: a file, a folder, or a Hugging Face repository in the cache. No torch, no network access.
 
 `kandinsky download OWNER/NAME` fetches a repository; ``weights/lora.py`` reads what is found.
 """
@@ -26,9 +26,12 @@ _STRENGTH = re.compile(r"(?P<source>.+):(?P<scale>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\
 
 
 def parse_spec(spec: str | Path) -> tuple[str, float]:
-    """`FILE[:SCALE]` as (file, scale); the scale is 1 where none is said. Raises: RequestError.
+    """Split `FILE[:SCALE]` into file and scale; the scale is 1 if omitted.
 
-    A colon that no number follows belongs to the name, such as that of a Windows drive.
+    A colon that is not followed by a number is part of the name, as in a Windows drive.
+
+    Raises:
+        RequestError: It is not text, or names no file.
     """
     if not isinstance(spec, str | Path):
         raise RequestError(f"LoRA `{spec}` is no file: give FILE or FILE:SCALE, or a list of them")
@@ -41,9 +44,10 @@ def parse_spec(spec: str | Path) -> tuple[str, float]:
 
 
 def locate_lora(source: str | Path) -> Path:
-    """The file or folder of a LoRA: what is on this machine by that name, else a repository in the cache.
+    """Find a LoRA: a file or folder of that name, otherwise a repository in the cache.
 
-    Raises: WeightsError saying what was looked for, and how to fetch it.
+    Raises:
+        WeightsError: Says what was looked for, and how to download it.
     """
     path = local_path(source, "LoRA")
     if path.exists():
@@ -65,9 +69,17 @@ def locate_lora(source: str | Path) -> Path:
 
 
 def find_loras(specs: LoraSpecs | None) -> list[tuple[Path, str, float]]:
-    """What is asked for, found on this machine: (where it lies, as it was named, scale).
+    """Find the LoRAs of a request.
 
-    Raises: RequestError, WeightsError.
+    Args:
+        specs: One or several of `FILE[:SCALE]`.
+
+    Returns:
+        (path, name as given, scale) of each.
+
+    Raises:
+        RequestError: A spec is not text, or names no file.
+        WeightsError: One is not on this machine.
     """
     if specs is None:
         return []
@@ -88,7 +100,11 @@ def repository_parts(repo: str) -> list[FileSet]:
 
 
 def find_files(path: Path) -> tuple[Path, Path | None]:
-    """Weights and configuration of a LoRA file or folder. Raises: WeightsError."""
+    """Weights and configuration of a LoRA file or folder.
+
+    Raises:
+        WeightsError: There is no such file, or the folder holds none or several.
+    """
     if path.is_dir():
         if named := next((path / name for name in LAYOUTS if (path / name).is_file()), None):
             return find_files(named)

@@ -14,11 +14,20 @@ from kandinsky.weights.write import write_state
 
 
 def convert_trusted(source: Path, target: Path) -> tuple[Path, list[str]]:
-    """Write the tensors of a pickled file as safetensors, under their names; whatever else it holds is left behind.
+    """Convert a pickled file to safetensors; everything in it that is not a tensor is dropped.
 
-    RUNS WHATEVER THE FILE SAYS: for files from somebody you trust only.
-    Returns: ``target``, and the names of what was left behind.
-    Raises:  RequestError for names of files that do not fit; WeightsError for a damaged file, or one without tensors.
+    EXECUTES CODE FROM THE FILE: only for files from a source you trust.
+
+    Args:
+        source: The pickled file.
+        target: The safetensors file to write.
+
+    Returns:
+        ``target``, and the names of what was dropped.
+
+    Raises:
+        RequestError: A file name has the wrong suffix.
+        WeightsError: The file is damaged or holds no tensor.
     """
     if source.suffix not in PICKLED:
         raise RequestError(f"`{source}` is no pickled file: those end in {', '.join(PICKLED)}")

@@ -90,12 +90,20 @@ def read_meta(path: Path, *, stored: bool = False) -> dict[str, Tensor]:
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes without reading a tensor. Raises: WeightsError."""
+    """Names and shapes of the tensors, from the headers alone.
+
+    Raises:
+        WeightsError: As ``read_state``.
+    """
     return {name: tuple(tensor.shape) for name, tensor in read_meta(path).items()}
 
 
 def read_metadata(path: Path) -> dict[str, str] | None:
-    """The free text of a safetensors header (of the first shard); None where it has none. Raises: WeightsError."""
+    """The metadata of a safetensors header (of the first shard); None if there is none.
+
+    Raises:
+        WeightsError: As ``read_state``.
+    """
     file = weight_files(path)[0]
     if file.suffix in PICKLED:
         return None
@@ -104,7 +112,11 @@ def read_metadata(path: Path) -> dict[str, str] | None:
 
 
 def read_ranges(file: Path) -> tuple[bytes, list[tuple[int, int]]]:
-    """The header of a safetensors file as text, and where each tensor's bytes begin and end. Raises: WeightsError."""
+    """The raw header of a safetensors file, and the byte range of each tensor in the file.
+
+    Raises:
+        WeightsError: The header is not valid.
+    """
     header = read_header(file)
     return header.text, [(entry.begin, entry.end) for entry in header.entries.values()]
 
@@ -254,9 +266,12 @@ def plain_names(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that hold the tensors of ``path``. Raises: WeightsError where one of them is not there.
+    """The files that hold the tensors of ``path``.
 
-    A pickled file that was converted is read from the safetensors file beside it.
+    A pickled file that was converted is replaced by the safetensors file beside it.
+
+    Raises:
+        WeightsError: A file is missing or is not a weight file.
     """
     if path.is_dir():
         path = _in_folder(path)

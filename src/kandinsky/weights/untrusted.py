@@ -1,7 +1,4 @@
-"""Files whose contents somebody else chose: whatever stands in them, reading them fails in one line or not at all.
-
-No torch here.
-"""
+"""Reading files whose contents somebody else chose: malformed input is always reported as one line. No torch."""
 
 from __future__ import annotations
 

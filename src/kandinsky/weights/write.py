@@ -1,8 +1,7 @@
-"""Writing weights: an official single file, or a Diffusers folder. Written beside and renamed, so that a killed run
-leaves nothing half-written.
+"""Writing weights: an official single file, or a Diffusers folder, each file atomically.
 
-The safetensors bytes are made here, because order is part of the promise: what ``read`` read is written back byte for
-byte, metadata included. (safetensors' own writer sorts, and keeps metadata in a hash map.)
+The safetensors format is serialised here because order matters: what ``read`` read is written back byte for byte,
+metadata included. (safetensors' own writer sorts tensors and keeps metadata in a hash map.)
 """
 
 from __future__ import annotations
@@ -37,12 +36,20 @@ def write_state(
 ) -> Path:
     """Write tensors under their names, in their order.
 
-    Args:    path: for "official" the file, for "diffusers" the folder that gets `config.json` and the weights.
-             metadata: text for the header.   config: contents of `config.json` ("diffusers").
-             int8: names or patterns (`*.weight`) stored as int8 rows with one float32 scale a row.
-             shard_bytes: larger Diffusers weights are cut into several files with an index.
-    Returns: ``path``.
-    Raises:  RequestError for an unknown layout or a type safetensors does not have.
+    Args:
+        state: The tensors.
+        path: The file for "official"; for "diffusers" the folder that gets `config.json` and the weights.
+        layout: "official" or "diffusers".
+        metadata: Text for the header.
+        int8: Names or patterns (`*.weight`) of tensors stored as int8 rows with one float32 scale per row.
+        config: Contents of `config.json` ("diffusers" only).
+        shard_bytes: Larger Diffusers weights are split into several files with an index.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        RequestError: The layout is unknown, safetensors has no such type, or the file cannot be written.
     """
     tensors = _pack_int8(state, int8)
     if layout == "official":
@@ -101,7 +108,7 @@ def _write_file(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, 
 
 
 def _replace(path: Path, pieces: list[bytes | Tensor]) -> None:
-    """Write pieces one after the other into a file beside ``path``, then put it in its place."""
+    """Replace a file atomically by the concatenation of ``pieces``."""
     with replacing(path) as beside, beside.open("wb") as stream:
         for piece in pieces:
             stream.write(piece if isinstance(piece, bytes) else _bytes(piece))
