@@ -58,7 +58,8 @@ def _cogvideox_times(steps: int, shift: float) -> Tensor:
 
 
 def _fresh_draws(times: Tensor, draws_NBTHWC: Tensor | None) -> Tensor:
-    """
+    """The draws, checked.
+
     Raises:
         RequestError: If there is not one for each step but the last.
     """

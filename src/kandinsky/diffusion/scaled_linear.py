@@ -109,7 +109,7 @@ class ScaledLinearSchedule:
         return signal * clean + spread * noise
 
     def move(self, x: Tensor, noise: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """x at ``t_next``, with the same clean latent and the same noise."""
+        """The state at ``t_next``, with the same clean latent and the same noise."""
         signal, spread = self.rates(t)
         signal_next, spread_next = self.rates(t_next)
         return signal_next / signal * x + (spread_next - signal_next / signal * spread) * noise
@@ -154,7 +154,8 @@ class Plms:
     _begin: tuple[Tensor, Tensor] | None = None
 
     def step(self, x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """
+        """The state at ``t_next``, with the velocities of earlier steps taken into account.
+
         Raises:
             RequestError: If the run does not begin at its first time.
         """

@@ -39,7 +39,8 @@ NF4_BYTES = 0.5 + 1 / NF4_GROUP
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """
+    """A way to store weights in fewer bits.
+
     Attributes:
         weight_bytes: Of one quantised weight.
         components: What it is for.

@@ -27,7 +27,8 @@ LEFT_OVER = ("encoder.embed_tokens.", "decoder.", "lm_head.")
 
 @dataclass(frozen=True, slots=True)
 class T5Params:
-    """
+    """Settings of a T5 encoder.
+
     Attributes:
         max_length: Tokens of every prompt, the end token counted; longer ones are cut, shorter ones padded.
     """

@@ -112,7 +112,8 @@ class DiTParams:
 
 
 def check_groups(groups: Groups) -> None:
-    """
+    """Check a grouping of attention.
+
     Raises:
         RequestError: For groups that cut time, which the official segment bounds do not allow, or below 1.
     """

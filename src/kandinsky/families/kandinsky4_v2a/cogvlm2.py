@@ -30,7 +30,8 @@ SEES, READS = 1, 0  # kinds of tokens
 
 @dataclass(frozen=True, slots=True)
 class CogVlm2Params:
-    """
+    """Settings of the encoder.
+
     Attributes:
         max_words: States of every prompt; longer ones are cut, shorter ones filled up with zeros, which are attended.
     """
@@ -39,7 +40,8 @@ class CogVlm2Params:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CogVlm2Params:
-        """
+        """Read a card's values.
+
         Raises:
             RequestError: For a key that is unknown.
         """
@@ -120,7 +122,7 @@ class CogVlm2Encoder(nn.Module):
 
 
 def read_cogvlm2(folder: Path, *, params: CogVlm2Params | None = None, dtype: torch.dtype) -> CogVlm2Encoder:
-    """Read model and tokenizer from a local folder, on the host. **Runs the program code in that folder.**
+    """Read model and tokenizer from a local folder, on the host; this runs the program code in that folder.
 
     Nothing is fetched. Callers ask for permission first, see ``engine/remote_code.py``.
 

@@ -48,7 +48,8 @@ BLACK_SIZE = (64, 64)  # of the black film that guidance holds a film against; e
 
 @dataclasses.dataclass(frozen=True)
 class SoundMade(Made):
-    """
+    """What the stages of video to audio have made so far.
+
     Attributes:
         clips: Embeddings of each job's film and words.
         windows: Latents of its windows, [N, 1, H, W, C] each.

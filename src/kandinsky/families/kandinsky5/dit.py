@@ -189,7 +189,7 @@ def modulated_norm(x_BSD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tenso
 
 
 def gated_sum(x_BSD: Tensor, gate_B1D: Tensor, update_BSD: Tensor) -> Tensor:
-    """x + gate·update in float32, rounded to the type of x."""
+    """Compute x + gate·update in float32, rounded to the type of x."""
     with island(x_BSD):
         return torch.addcmul(x_BSD.float(), gate_B1D, update_BSD.float()).to(x_BSD.dtype)
 

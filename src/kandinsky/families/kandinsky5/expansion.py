@@ -52,7 +52,8 @@ def questions() -> dict[str, str]:
 
 
 def check_can_expand(model: str, encoder: str, task: str) -> None:
-    """
+    """Check that a model can expand prompts.
+
     Raises:
         RequestError: If a model's text encoder cannot write, or its task has no question.
     """

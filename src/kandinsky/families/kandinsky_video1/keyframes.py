@@ -49,7 +49,8 @@ Walk = Generator[Step, None, Tensor]
 
 @dataclass(frozen=True)
 class KeyframesMade(Made):
-    """
+    """What the stages of Kandinsky Video have made so far.
+
     Attributes:
         told: Embeddings for the interpolation.
         first: Clean latent [1, 1, H, W, C] of the first frame.

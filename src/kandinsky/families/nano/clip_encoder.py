@@ -26,7 +26,8 @@ GROUPS = 8
 
 @dataclass(frozen=True, slots=True)
 class NanoClipEncoderParams:
-    """
+    """Hyper-parameters of Nano's encoder of clips and words.
+
     Attributes:
         side: Every frame is brought to this many pixels square, whatever it was.
         widths: Channels at a quarter and an eighth of the side.
@@ -46,7 +47,8 @@ class NanoClipEncoderParams:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NanoClipEncoderParams:
-        """
+        """Read a card's values.
+
         Raises:
             RequestError: For a key that is not a field.
         """

@@ -53,7 +53,8 @@ class NanoTextParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NanoTextParams:
-        """
+        """Read a card's values.
+
         Raises:
             RequestError: For a key that is not a field.
         """

@@ -59,7 +59,8 @@ class MovqParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MovqParams:
-        """
+        """Read official hyper-parameters.
+
         Raises:
             RequestError: For a name that is not known or a value that is not built.
         """

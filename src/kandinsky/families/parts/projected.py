@@ -28,7 +28,8 @@ RULES = ("official", "diffusers")
 
 @dataclass(frozen=True, slots=True)
 class ProjectedParams:
-    """
+    """Settings of a text encoder with a projection.
+
     Attributes:
         max_length: Tokens of a prompt at most, the end token counted.
         table: Where the projection lies in its file, such as `projections.t5`; empty: the file holds nothing else.

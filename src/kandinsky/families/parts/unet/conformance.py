@@ -99,7 +99,8 @@ def schedule(call: Settings, steps: str, *, predicts: str = "noise") -> CosineSc
 
 
 def check_shape(call: Settings, key: str, tensor: Tensor) -> None:
-    """
+    """Compare a recorded shape with a tensor.
+
     Raises:
         CaseError: If a recorded shape is not that of the tensor it describes.
     """
