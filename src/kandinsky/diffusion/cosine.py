@@ -35,7 +35,7 @@ class CosineSchedule:
         predicts: What the network gives: "noise" or "v".
 
     Raises:
-        RequestError: For a value that is none of these.
+        RequestError: For an unknown value.
     """
 
     levels: int = LEVELS
@@ -155,7 +155,7 @@ def every_level(steps: int) -> list[int]:
 
 
 def leading(steps: int) -> list[int]:
-    """Levels 0, 1000//steps, … of 1000, falling (Kandinsky Video 1.1, key frames)."""
+    """Levels 0, 1000//steps, … of 1000, falling (Kandinsky Video 1.1, keyframes)."""
     return [i * (LEVELS // steps) for i in reversed(range(steps))] + [-1]
 
 

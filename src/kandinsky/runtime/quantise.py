@@ -1,6 +1,6 @@
 """Weights in fewer bits: which layers, by which scheme, on which device. The layers that stay exact are listed here.
 
-| name | on a processor | on CUDA | bytes a weight |
+| name | on CPU | on CUDA | bytes a weight |
 |---|---|---|---|
 | `int8` | weights int8, one scale a row; products in the compute type | inputs too, one scale a token | 1 |
 | `fp8` | weights float8, one scale a row; products in the compute type | inputs too, from capability 8.9 on | 1 |

@@ -45,7 +45,7 @@ class NanoAutoencoderParams:
         """Read a card's values.
 
         Raises:
-            RequestError: For a key that is not a field.
+            RequestError: For an unknown key.
         """
         return read_params(cls, values, "autoencoder parameter")
 

@@ -76,7 +76,7 @@ def negative_text(inputs: Tensors, frames: int) -> TextStates:
 
 
 def no_text(inputs: Tensors) -> TextStates:
-    """The learned embedding that stands for no text: one token."""
+    """The learned embedding of an empty prompt: one token."""
     null = inputs["null_embedding"][None]
     return TextStates(null[:, None], null)
 
