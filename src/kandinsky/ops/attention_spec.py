@@ -1,4 +1,4 @@
-"""What is asked of the visual self attention: kind, numbers, backend. Imports no torch.
+"""Settings of the visual self-attention: type, parameters, backend. Imports no torch.
 
 On a command line and in a recipe it is one word with options: `auto`, `dense`, `sdpa`, `nabla`, `nabla:P=0.8,wT=7`,
 `dense:backend=sdpa`.
@@ -29,10 +29,10 @@ class AttentionSpec:
     Attributes:
         type: "dense" or "nabla" (block-sparse, ``ops/nabla.py``).
         backend: One of ``BACKENDS``; "auto" takes the fastest that is exact.
-        P: NABLA's probability mass, and its window in latent frames and tiles of 8×8 tokens; official names.
-        wT: NABLA's probability mass, and its window in latent frames and tiles of 8×8 tokens; official names.
-        wH: NABLA's probability mass, and its window in latent frames and tiles of 8×8 tokens; official names.
-        wW: NABLA's probability mass, and its window in latent frames and tiles of 8×8 tokens; official names.
+        P: NABLA's probability mass to keep, 0 to 1; this and the next three are official names.
+        wT: NABLA's window in latent frames.
+        wH: NABLA's window in rows of tiles of 8×8 tokens.
+        wW: NABLA's window in columns of tiles.
     """
 
     type: str = "dense"
@@ -67,7 +67,7 @@ class AttentionSpec:
         return ":".join(filter(None, (self.type, ",".join(options))))
 
     def chosen(self, choice: str) -> AttentionSpec:
-        """This attention, a card's, with what somebody asked for.
+        """This attention, a card's, changed by a user's choice.
 
         Args:
             choice: `WORD[:KEY=VALUE,…]`; the word is a type, a backend or `auto`, the keys are those of this class. A

@@ -118,7 +118,7 @@ def flex(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> T
     """PyTorch's FlexAttention, compiled: tens of seconds at the first size.
 
     Uncompiled it ignores a mask of whole blocks and computes dense attention without a word. So the first result of
-    each kind is held against the definition.
+    each kind is compared with the definition.
 
     Raises:
         BackendError: If it is dense, or does not compile.

@@ -1,6 +1,6 @@
-"""NABLA: which blocks of keys a block of queries sees, found anew in every layer and head.
+"""NABLA: which blocks of keys a block of queries attends to, selected in every layer and head.
 
-Tokens are ordered by tiles of 8×8 within a frame, so that a block of 64 tokens is a compact patch of the picture. A
+Tokens are ordered by tiles of 8×8 within a frame, so that a block of 64 tokens is a compact patch of the image. A
 query block sees the key blocks that hold most of the mass of a coarse softmax over block means, and those of a fixed
 window around it. Edge tiles of a grid that is no multiple of 8 are smaller: their tokens are padded to 64 for the
 kernels only, and padding is never seen.
@@ -208,7 +208,7 @@ class Nabla:
     def attend(
         self, q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, note: Callable[[Tensor], None] | None = None
     ) -> Tensor:
-        """Attention of tokens in tile order. ``note`` is told which blocks are kept, [B, N, Q, K]."""
+        """Attention of tokens in tile order. ``note`` is called with the blocks kept, [B, N, Q, K]."""
         q, k, v = (self.order.pad(x) for x in (q_BSNK, k_BSNK, v_BSNK))
         blocks = self.select(q, k)
         if note is not None:

@@ -66,7 +66,7 @@ class Rotation:
     def __call__(self, x_BSNK: Tensor) -> Tensor:
         """Turn adjacent channel pairs: (a, b) → (a·cos − b·sin, a·sin + b·cos). float32 in, float32 out.
 
-        One complex product, 15 to 25 times as fast on a processor as the same in real numbers; the compiler, which
+        One complex product, 15 to 25 times as fast on CPU as the same in real numbers; the compiler, which
         knows no complex numbers, gets the real form.
         """
         pairs = x_BSNK.unflatten(-1, (-1, 2))

@@ -1,8 +1,8 @@
-"""Text states on disk: a prompt that was encoded before needs no text encoder, which is most of a model's gigabytes.
+"""Text embeddings cached on disk, so that a known prompt needs no text encoder, often the largest network.
 
 One safetensors file a prompt, named by the hash of everything that decides its numbers: the encoder's files, its
 settings, the compute type and kind of device, the versions of the libraries, the prompt. Prompts are encoded one by one
-(`encode_each`), so a state does not depend on its neighbours in a batch; a stored state equals a fresh one bit for bit.
+(`encode_each`), so a state does not depend on its neighbours in a batch; a stored state equals a new one bit for bit.
 
 Where: the folder ``KANDINSKY_CACHE`` names, else `kandinsky` in the user's cache folder; in it `text/`.
 When: on where the encoder's files are at least ``WORTH_IT`` bytes, else off (reading a small encoder is as quick).
@@ -44,7 +44,7 @@ def cache_folder() -> Path | None:
 
 
 class TextStore:
-    """States of one encoder, by prompt.
+    """A cache on disk of one encoder's embeddings, by prompt.
 
     Args:
         folder: Where files lie; made when the first is written.
@@ -66,7 +66,7 @@ class TextStore:
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
 
     def get(self, prompt: str, *, still: bool) -> TextStates | None:
-        """The states of a prompt; None where there are none, or the file is damaged (with a warning)."""
+        """The cached embeddings of a prompt; None if there are none, or the file is damaged (with a warning)."""
         path = self.path(prompt, still=still)
         if not path.is_file():
             return None
@@ -80,7 +80,7 @@ class TextStore:
         return states
 
     def put(self, prompt: str, states: TextStates, *, still: bool) -> None:
-        """Keep the states of one prompt. A folder that cannot be written is a warning, not a failure."""
+        """Keep the embeddings of one prompt. A folder that cannot be written is a warning, not a failure."""
         tensors = {"tokens": states.tokens_BLC, "pooled": states.pooled_BC}
         if states.mask_BL is not None:
             tensors["mask"] = states.mask_BL
@@ -107,7 +107,7 @@ def encode_each(
     encoder: Callable[[], AbstractContextManager[TextEncoder]],
     store: TextStore | None = None,
 ) -> list[TextStates]:
-    """The states of each prompt, encoded by itself or taken from the store; ``join`` makes a batch of them.
+    """The embeddings of each prompt, encoded by itself or taken from the store; ``join`` makes a batch of them.
 
     Args:
         encoder: Holds the encoder while it is needed; not called where the store has every prompt.
@@ -128,7 +128,7 @@ def encode_each(
 
 
 def join(states: Sequence[TextStates]) -> TextStates:
-    """States of single prompts as one batch: shorter ones are filled up with zeros that the mask leaves out."""
+    """Join embeddings of single prompts into a batch: shorter ones are padded with zeros, which the mask excludes."""
     devices = {one.tokens_BLC.device for one in states}
     if len(devices) > 1:  # some were stored, some are fresh
         states = [one.to(next(device for device in devices if device.type != "cpu")) for one in states]

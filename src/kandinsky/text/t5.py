@@ -1,4 +1,4 @@
-"""Text states of Kandinsky 4: the last hidden states of the T5 v1.1 encoder.
+"""Text embeddings of Kandinsky 4: the last hidden states of the T5 v1.1 encoder.
 
 Legend: B prompts, L text tokens, C state width.
 """
@@ -21,15 +21,17 @@ from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokeniz
 from kandinsky.text.sentencepiece import read_spiece
 
 PAD, END, EXTRA = 0, 1, 100
-# the table of words stands in the file once or twice; files of the whole model hold its decoder too
+# the token embeddings are in the file once or twice; files of the whole model contain its decoder too
 LEFT_OVER = ("encoder.embed_tokens.", "decoder.", "lm_head.")
 
 
 @dataclass(frozen=True, slots=True)
 class T5Params:
-    """
+    """Settings of a T5 encoder.
+
     Attributes:
-        max_length: Tokens of every prompt, the end token counted; longer ones are cut, shorter ones padded.
+        max_length: Number of tokens of every prompt, including the end token; longer prompts are truncated, shorter ones
+            padded.
     """
 
     max_length: int = 224
@@ -67,16 +69,16 @@ class T5Encoder(nn.Module):
         self.params = params or T5Params()
 
     def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
-        """Text states of B prompts.
+        """Text embeddings of B prompts.
 
         Args:
-            still: Changes nothing here.
+            still: Ignored.
 
         Returns:
             Tokens [B, max_length, C] in the encoder's type; pooled states of width 0; no mask.
 
         Raises:
-            RequestError: For no prompts.
+            RequestError: If there are no prompts.
         """
         if isinstance(prompts, str) or not prompts:
             raise RequestError("encode takes a list of at least one prompt")
@@ -89,7 +91,7 @@ class T5Encoder(nn.Module):
         return numbers + [PAD] * (self.params.max_length - len(numbers))
 
     def states(self, numbers_BL: Tensor) -> TextStates:
-        """States of token numbers, without a mask.
+        """Embeddings of token numbers, without a mask.
 
         Raises:
             BackendError: For states that are no numbers: T5's hidden layers can outgrow float16, and what comes of that
@@ -110,7 +112,7 @@ def read_t5(folder: Path, tokenizer_folder: Path, *, params: T5Params | None = N
     """Read encoder and tokenizer from local folders, strictly, on the host; nothing is fetched or executed.
 
     Raises:
-        BackendError: Without transformers.
+        BackendError: If transformers is not installed.
         WeightsError: Naming the folder, and the tensor where one does not fit.
     """
     try:

@@ -54,7 +54,7 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
     times = schedule.times([*levels, 0])
     if call.has("steps") and len(levels) not in (
         steps := call.integer("steps", least=1, most=LEVELS),
-        len(range(LEVELS - 1, 0, -math.ceil(LEVELS / steps))),  # the official rule may give fewer than asked for
+        len(range(LEVELS - 1, 0, -math.ceil(LEVELS / steps))),  # the official rule may give fewer than requested
     ):
         raise CaseError("call.steps", f"is {steps}, `call.times` has {len(levels)}")
     guided = unet.guidance(call).guide(guided, bound(unet.negative_text(inputs, 1)))

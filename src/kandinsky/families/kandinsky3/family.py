@@ -27,7 +27,7 @@ FAMILY = Family(
             "unet",
             "movq",
             {"t5": "text_encoder", "tokenizer": "tokenizer", "projection": "unet"},
-            # the projection of text embeddings lies in their U-Net
+            # the projection of text embeddings is in their U-Net
             {"table": "encoder_hid_proj", "rule": "diffusers"},
         ),
         Lazy(f"{_HERE}.folder:read_diffusers"),

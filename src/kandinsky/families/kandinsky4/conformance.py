@@ -215,7 +215,7 @@ def _equal_lengths(call: Settings, key: str, total: int) -> int:
 
 
 def packed_states(packed_LC: Tensor, lengths: list[int]) -> TextStates:
-    """Texts packed one behind the other as a batch; shorter ones are padded and masked."""
+    """Packed texts as a batch; shorter ones are padded and masked."""
     texts = packed_LC.split(lengths)
     tokens_BLC = nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
     mask_BL = torch.arange(tokens_BLC.shape[1])[None] < torch.tensor(lengths)[:, None]

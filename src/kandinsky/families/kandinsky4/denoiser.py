@@ -23,10 +23,10 @@ class DiscreteDenoiser:
     """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> v_BTHWC``.
 
     Args:
-        text: States of B prompts, or of one prompt for any B.
-        rope_scale: As in the network.
-        attention: As in the network.
-        runner: As in the network.
+        text: Embeddings of B prompts, or of one prompt for any B.
+        rope_scale: See the network's ``forward``.
+        attention: See the network's ``forward``.
+        runner: See the network's ``forward``.
         condition_BTHWC: Condition channels, see ``join_condition``.
     """
 
@@ -39,7 +39,7 @@ class DiscreteDenoiser:
     runner: BlockRunner | None = None
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
-        """v-prediction at time t in [0, 1], which the network is told as the index t·1000 − 1 of its schedule."""
+        """The v prediction at time t in [0, 1]; the network's own time is the index t·1000 − 1 of its schedule."""
         B, T = x_BTHWC.shape[:2]
         x = join_condition(x_BTHWC, self.dit.params, self.condition_BTHWC)
         v = self.dit(

@@ -104,7 +104,7 @@ class DiTParams:
         """Read official hyper-parameters.
 
         Raises:
-            RequestError: For a key that is none of them.
+            RequestError: For an unknown key.
         """
         what = "transformer parameter"
         axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims", "num_groups") if key in values}
@@ -112,7 +112,8 @@ class DiTParams:
 
 
 def check_groups(groups: Groups) -> None:
-    """
+    """Check a grouping of attention.
+
     Raises:
         RequestError: For groups that cut time, which the official segment bounds do not allow, or below 1.
     """
@@ -208,7 +209,7 @@ class Pack:
 
 
 class TextEmbeddings(nn.Module):
-    """Text states to the width of the network."""
+    """Projects text embeddings to the width of the network."""
 
     def __init__(self, text_dim: int, width: int) -> None:
         super().__init__()
@@ -304,7 +305,7 @@ class JointAttention(nn.Module):
 
 
 def attend_jointly(visual: Sequence[Tensor], text: Sequence[Tensor], where: Where, kind: Kind) -> tuple[Tensor, Tensor]:
-    """The attention proper: query, key and value [F, P, N, K] and [B, L, N, K] → [F, P, N, K], [B, L, N, K]."""
+    """Attention over queries, keys and values [F, P, N, K] and [B, L, N, K] → [F, P, N, K], [B, L, N, K]."""
     pack = where.pack
     buckets = [pack.split(part) for part in visual]
     seen: list[Tensor] = []
@@ -355,7 +356,7 @@ class Where:
     """What all blocks of a forward pass share: how the clips stand, how they are cut, how their tokens are turned.
 
     Attributes:
-        mix: The attention proper.
+        mix: The attention function itself.
     """
 
     pack: Pack
@@ -437,7 +438,7 @@ class OutLayer(nn.Module):
 
 
 class DiffusionTransformer3D(nn.Module):
-    """v-prediction of noisy latent clips, given their text states and time.
+    """Predicts v of noisy latent clips, given text embeddings and time.
 
     Source: ai-forever/Kandinsky-4, kandinsky/model/dit.py, DiffusionTransformer3D.
     """

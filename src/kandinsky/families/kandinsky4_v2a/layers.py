@@ -1,8 +1,8 @@
 """Layers of the video-to-audio U-Net, from small to large. Attribute names make the official tensor names.
 
-Legend: B batch; H W rows and columns of the latent picture, C its channels; S = H·W pixels; L text tokens; T frames of
+Legend: B batch; H W rows and columns of the latent image, C its channels; S = H·W pixels; L text tokens; T frames of
 the clip; E width of text and frame states; N heads; K head width; D width of the time embedding.
-Pictures are [B, C, H, W] in memory with the channels last, so that pixels are tokens without a copy.
+Images are [B, C, H, W] in memory with the channels last, so that pixels are tokens without a copy.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Conditions:
     That is made when a transformer first runs, and not before: its weights may only then be where they are needed.
 
     Args:
-        text_BLE: States of B prompts and clips.
-        frames_BTE: States of B prompts and clips.
+        text_BLE: Embeddings of B prompts and clips.
+        frames_BTE: Embeddings of B prompts and clips.
     """
 
     def __init__(self, text_BLE: Tensor, frames_BTE: Tensor) -> None:
@@ -113,7 +113,7 @@ class ResNet(nn.Module):
 
 
 class FrameConditions(nn.Module):
-    """The layers by which a self attention looks at the frames of the clip (official: ``VideoAttnProcessor``).
+    """The layers by which self-attention also attends to the clip's frames (official: ``VideoAttnProcessor``).
 
     ``video_out`` starts at zero: an untrained one changes nothing.
     """
@@ -137,7 +137,7 @@ class FrameConditions(nn.Module):
 
 
 class TextConditions(nn.Module):
-    """Brings text states to the width of the cross attention, in every layer anew (official processor)."""
+    """Projects text embeddings to the width of the cross-attention, in each layer (official processor)."""
 
     def __init__(self, encoder_dim: int, width: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
 """Sound for a film: frames and words → embeddings → spectrogram, by the one sampling loop → waveform.
 
-Each step is public and typed on both sides. A film longer than the model's window is done in windows that overlap, each
+Each step is public and typed on both sides. A video longer than the model's window is done in overlapping windows, each
 with noise of its own, and their sounds are faded into each other.
 
-Legend: N windows of a film, B of them in one pass; M bands and T columns of a spectrogram; H W C rows, columns and
+Legend: N windows of a video, B of them in one pass; M bands and T columns of a spectrogram; H W C rows, columns and
 channels of its latent; S samples; E width of the encoder's embeddings.
 """
 
@@ -43,14 +43,15 @@ from kandinsky.runtime.randomness import stage_seed
 if TYPE_CHECKING:
     from kandinsky.model.denoiser import State
 
-BLACK_SIZE = (64, 64)  # of the black film that guidance holds a film against; encoders take any
+BLACK_SIZE = (64, 64)  # side of the black video for the unconditional pass; encoders accept any size
 
 
 @dataclasses.dataclass(frozen=True)
 class SoundMade(Made):
-    """
+    """What the stages of video to audio have made so far.
+
     Attributes:
-        clips: Embeddings of each job's film and words.
+        clips: Embeddings of each job's video and words.
         windows: Latents of its windows, [N, 1, H, W, C] each.
     """
 
@@ -60,7 +61,7 @@ class SoundMade(Made):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncodeFilm:
-    """Shows the encoder every film, in windows, and reads it the prompts."""
+    """Encodes every video, in windows, and the prompts."""
 
     needs: tuple[str, ...] = ("text",)
 
@@ -101,10 +102,10 @@ SOUND: tuple[tuple[Stage, ...], Finish] = ((EncodeFilm(), SampleSound()), Listen
 
 
 def encode(context: Context, jobs: Sequence[Job]) -> list[FilmStates]:
-    """States of every film and its prompts; from a file where a request names one.
+    """Embeddings of every video and its prompts, from a file where a request names one.
 
     Raises:
-        RequestError: For a file that does not fit its request.
+        RequestError: If a file does not fit its request.
     """
     given = [_given(job) for job in jobs]
     if None not in given:
@@ -151,7 +152,7 @@ def windows_of(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
 def sample(
     context: Context, jobs: Sequence[Job], clips: Sequence[FilmStates], *, at_once: int = 1
 ) -> Generator[Step, None, list[Tensor]]:
-    """Latents of every film's spectrograms, [N, 1, H, W, C] float32 each, from the embeddings of ``encode``.
+    """Latents of every video's spectrograms, [N, 1, H, W, C] float32 each, from the embeddings of ``encode``.
 
     Args:
         at_once: Windows in one pass of the U-Net; results then differ by the rounding of differently ordered sums.
@@ -248,7 +249,7 @@ def spectrogram_params(card: Card) -> SpectrogramParams:
 
 
 def listen(pictures_NMTC: Tensor, job: Job) -> Audio:
-    """The sound that spectrograms mean, as long as was asked for."""
+    """The audio of spectrograms, of the requested length."""
     rules, params, windows = sound_of(job.card), spectrogram_params(job.card), choice_of(job).windows
     rate = params.sample_rate
     length = round(windows.length_s * rate)
@@ -265,11 +266,11 @@ def listen(pictures_NMTC: Tensor, job: Job) -> Audio:
 
 
 def recipe(context: Context, job: Job) -> dict[str, object]:
-    """What makes this sound again, as stored in the file; with the recipe of the film, where it has one."""
+    """The recipe stored in the file; with the recipe of the input video, where it has one."""
     made, film = context.recipe(job), film_of(job)
     try:
         made_by = recipes.read(film.path) if isinstance(film, InputVideo) else film.recipe
-    except RequestError:  # another program's film
+    except RequestError:  # another program's video
         made_by = {}
     if made_by:
         made["video"] = {**made["video"], "recipe": made_by}
@@ -278,7 +279,7 @@ def recipe(context: Context, job: Job) -> dict[str, object]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Window:
-    """One window's turn. film: its place in the batch."""
+    """One window to sample. film: index of its video in the batch."""
 
     film: int
     number: int
@@ -301,7 +302,7 @@ def _passes(films: Sequence[tuple[Job, FilmStates]], at_once: int) -> list[list[
 
 
 def _together(windows: Sequence[_Window]) -> FilmStates:
-    """States of windows as one batch."""
+    """Embeddings of windows as one batch."""
 
     def joined(tensors: Iterable[Tensor | None]) -> Tensor | None:
         found = [tensor for tensor in tensors if tensor is not None]
@@ -337,7 +338,7 @@ def _given(job: Job) -> FilmStates | None:
     """Embeddings from the file that a job names.
 
     Raises:
-        RequestError: For a file that does not fit it.
+        RequestError: If the file does not fit the request.
     """
     choice = choice_of(job)
     if choice.states is None:

@@ -118,9 +118,9 @@ class VelocityDenoiser:
     """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> velocity_BTHWC``.
 
     Args:
-        text: States of B prompts, or of one prompt for any B.
-        rope_scale: As in the network.
-        attention: As in the network.
+        text: Embeddings of B prompts, or of one prompt for any B.
+        rope_scale: See the network's ``forward``.
+        attention: See the network's ``forward``.
         condition_BTHWC: Condition channels, see ``join_condition``.
         runner: Of the visual blocks.
         layouts: Filled at the first call; give one to all denoisers of a generation (same scale and attention).

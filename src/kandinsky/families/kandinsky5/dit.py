@@ -87,7 +87,7 @@ class DiTParams:
         """Read official hyper-parameters.
 
         Raises:
-            RequestError: For a key that is none of them.
+            RequestError: For an unknown key.
         """
         what = "transformer parameter"
         axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims") if key in values}
@@ -189,7 +189,7 @@ def modulated_norm(x_BSD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tenso
 
 
 def gated_sum(x_BSD: Tensor, gate_B1D: Tensor, update_BSD: Tensor) -> Tensor:
-    """x + gate·update in float32, rounded to the type of x."""
+    """Compute x + gate·update in float32, rounded to the type of x."""
     with island(x_BSD):
         return torch.addcmul(x_BSD.float(), gate_B1D, update_BSD.float()).to(x_BSD.dtype)
 
@@ -330,14 +330,14 @@ class VisualLayout:
     nabla: Nabla | None = None
 
     def mix(self, layer: int, kept: KeptBlocks | None = None) -> Mix:
-        """The attention among the visual tokens of one layer; ``kept`` is told the share of blocks it keeps."""
+        """The attention among the visual tokens of one layer; it reports the share of blocks kept to ``kept``."""
         if self.nabla is None:
             return partial(attention, backend=self.attention.backend)
         return partial(self.nabla.attend, note=None if kept is None else partial(kept.note, layer))
 
 
 class DiffusionTransformer3D(nn.Module):
-    """Velocity of a noisy latent clip, given its text states and time.
+    """Predicts the velocity of a noisy latent clip, given text embeddings and time.
 
     Source: kandinskylab/kandinsky-5, kandinsky/models/dit.py, DiffusionTransformer3D; batched here.
     """

@@ -67,7 +67,7 @@ def random_qwen_clip(card: Card, device: torch.device, dtype: torch.dtype) -> An
                 "mrope_section": [head // 8, head * 3 // 16, head * 3 // 16],
             },
         },
-        # the half that sees pictures is not run; one layer stands for it
+        # the vision half is not run; one layer represents it
         vision_config={
             "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": width,
             "fullatt_block_indexes": [0],
@@ -97,7 +97,7 @@ def random_qwen_clip(card: Card, device: torch.device, dtype: torch.dtype) -> An
 
 
 class CountingTokenizer:
-    """Stands in for a tokenizer where there is no vocabulary: as many tokens as there are words, all made up.
+    """Replaces a tokenizer where there is no vocabulary: a made-up token per word.
 
     Args:
         prefixes: Texts whose number of tokens is known; they count as that many.

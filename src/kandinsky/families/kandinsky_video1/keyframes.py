@@ -49,7 +49,8 @@ Walk = Generator[Step, None, Tensor]
 
 @dataclass(frozen=True)
 class KeyframesMade(Made):
-    """
+    """What the stages of Kandinsky Video have made so far.
+
     Attributes:
         told: Embeddings for the interpolation.
         first: Clean latent [1, 1, H, W, C] of the first frame.
@@ -70,7 +71,7 @@ class KeyframesMade(Made):
 
 @dataclass(frozen=True, slots=True)
 class EncodeText:
-    """Embeddings of the prompt, of what it is held against, and of what the interpolation is told."""
+    """Embeddings of the prompt, of the negative prompt, and for the interpolation."""
 
     needs: tuple[str, ...] = ("text",)
 
@@ -175,10 +176,10 @@ KEYFRAMES: tuple[tuple[Stage, ...], Finish] = (
 
 
 def choice_of(job: Job) -> KeyframeChoice:
-    """What a job says of keyframes.
+    """The keyframe settings of a job.
 
     Raises:
-        RequestError: For a job of another model.
+        RequestError: If the job is for another model.
     """
     if not isinstance(job.extra, KeyframeChoice):
         raise RequestError(f"this request was held against `{job.card.id}`, which makes no key frames")
@@ -197,19 +198,19 @@ def gap_steps(job: Job) -> int:
 
 
 def encode(context: Context, job: Job) -> tuple[TextStates, TextStates]:
-    """Embeddings of the prompt, and of what it is held against: the negative prompt, else that of no text."""
+    """Embeddings of the prompt and of the negative prompt, or else of an empty prompt."""
     with Asked(context.placement, context.text_store) as asked:
         return asked.states(job.text), asked.against(job.negative_prompt, job.text)
 
 
 def encode_for_gaps(context: Context, job: Job, text: TextStates) -> TextStates:
-    """What the interpolation is told of the prompt: ``text``, or its own embeddings where the card gives it any."""
+    """Embeddings for the interpolation: ``text``, or its own where the card defines a projection for it."""
     is_its_own = context.card.text.params.get("gap_table") and choice_of(job).passes
     return gap_states(context, job.text) if is_its_own else text
 
 
 def gap_states(context: Context, prompt: str) -> TextStates:
-    """What an interpolation that is told the prompt is told of it."""
+    """Embeddings of the prompt for an interpolation that uses it."""
     own = bool(context.card.text.params.get("gap_table"))
     with Asked(context.placement, context.text_store) as asked:
         return asked.states(prompt, way="for gaps", ask=_for_gaps) if own else asked.states(prompt)
@@ -231,7 +232,7 @@ def make_first_frame(
     """A first frame from the text, larger than the clip.
 
     Raises:
-        BackendError: For models that need none.
+        BackendError: For models that do not need one.
     """
     first = keyframes_of(context.card).first_frame
     if first is None:
@@ -458,7 +459,7 @@ def _marks(card: Card, job: Job) -> Marks:
 
 
 def encode_picture(context: Context, picture: Image.Image) -> Tensor:
-    """Latent [1, 1, H, W, C] of one picture, float32."""
+    """Latent [1, 1, H, W, C] of one image, float32."""
     name = "image_vae" if "image_vae" in context.card.components else "vae"
     device = context.placement.device(name)
     with context.placement.hold(name) as vae, torch.no_grad():

@@ -22,9 +22,12 @@ from kandinsky.model.params import read_params
 
 @dataclass(frozen=True, slots=True)
 class NanoAutoencoderParams:
-    """
+    """Hyper-parameters of Nano's video autoencoder.
+
     Attributes:
-        latent_channels: C of the latent. width: of the latent grid. fine_width: of the grid of 4 × 4 pixels.
+        latent_channels: C of the latent.
+        width: Channels at the resolution of the latent.
+        fine_width: Channels at a resolution of 4 × 4 pixels.
     """
 
     latent_channels: int = 48
@@ -39,9 +42,10 @@ class NanoAutoencoderParams:
 
     @classmethod
     def from_dict(cls, values: dict[str, int]) -> NanoAutoencoderParams:
-        """
+        """Read a card's values.
+
         Raises:
-            RequestError: For a key that is not a field.
+            RequestError: For an unknown key.
         """
         return read_params(cls, values, "autoencoder parameter")
 
@@ -100,7 +104,7 @@ class NanoAutoencoder(nn.Module):
         return self.params.blocks + -(-self.params.fine_blocks // self.params.temporal)
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:
-        """video [-1, 1], T = 1 + 4k → latents_BTHWC with k + 1 frames."""
+        """Encode a video in [-1, 1] of 1 + 4k frames to latents of k + 1 frames."""
         patches = self.patchify(video_BTHWC.to(self.to_latent.weight.dtype))
         h = self.encoder_in(patches.movedim(-1, 2).flatten(0, 1)).unflatten(0, patches.shape[:2])
         for block in self.encoder_blocks:
@@ -109,7 +113,7 @@ class NanoAutoencoder(nn.Module):
         return self.to_latent(patches) + residual.movedim(2, -1)
 
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
-        """latents → video_BTHWC, about [-1, 1] (not clamped), 1 + 4 (T − 1) frames."""
+        """Decode latents to a video in about [-1, 1] (not clamped) of 1 + 4 (T − 1) frames."""
         B, T, H, W, _ = latents_BTHWC.shape
         latents_BTHWC = latents_BTHWC.to(self.from_latent.weight.dtype)
         coarse = self.unpatchify(self.from_latent(latents_BTHWC))

@@ -26,14 +26,15 @@ GROUPS = 8
 
 @dataclass(frozen=True, slots=True)
 class NanoClipEncoderParams:
-    """
+    """Hyper-parameters of Nano's encoder of clips and words.
+
     Attributes:
-        side: Every frame is brought to this many pixels square, whatever it was.
+        side: Every frame is resized to a square of this many pixels.
         widths: Channels at a quarter and an eighth of the side.
-        places: Channels kept of every place at the end.
-        moments: Looks at the neighbours in time; each reaches one frame further.
-        words: What can be asked for, as `drum|барабан`: names of one thing.
-        prompt_words: L, how many count.
+        places: Channels kept for every position at the end.
+        moments: Number of layers that mix neighbouring frames; each reaches one frame further.
+        words: The vocabulary; entries such as `drum|барабан` are synonyms.
+        prompt_words: L, how many words are used.
     """
 
     encoder_dim: int = 96
@@ -46,9 +47,10 @@ class NanoClipEncoderParams:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NanoClipEncoderParams:
-        """
+        """Read a card's values.
+
         Raises:
-            RequestError: For a key that is not a field.
+            RequestError: For an unknown key.
         """
         return read_params(cls, values, "clip encoder parameter")
 
@@ -68,7 +70,7 @@ class Moment(nn.Module):
 
 
 class NanoClipEncoder(nn.Module):
-    """Frames and words to the states that the U-Net attends to; satisfies ``text.films.FilmEncoder``."""
+    """Encodes frames and words for the U-Net; satisfies ``FilmEncoder``."""
 
     def __init__(self, params: NanoClipEncoderParams) -> None:
         super().__init__()
@@ -90,7 +92,7 @@ class NanoClipEncoder(nn.Module):
         x = frames_BTCHW.to(self.patches.weight.dtype) * 2 - 1
         change = x.diff(dim=1)
         none = torch.zeros_like(x[:, :1])
-        # a contact shows as a small change: it is made as loud as the picture itself
+        # a contact shows as a small change: it is made as loud as the image itself
         before, after = 4 * torch.cat((none, change), 1), 4 * torch.cat((change, none), 1)
         h = self.patches(torch.cat((x, before, after), dim=2).flatten(0, 1))
         h = self.shrink(F.silu(h))

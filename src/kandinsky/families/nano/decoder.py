@@ -77,7 +77,7 @@ class NanoDecoder(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, latents_BTHWC: Tensor) -> Tensor:
-        """latents [B, T, H, W, C] → video [B, 1 + 8 (T − 1), 16 H, 16 W, 3], about [-1, 1], float32."""
+        """Decode latents [B, T, H, W, C] to float32 video [B, 1 + 8 (T − 1), 16 H, 16 W, 3] in about [-1, 1]."""
         B, T = latents_BTHWC.shape[:2]
         coarse = self.linear.decode(latents_BTHWC).permute(0, 1, 4, 2, 3).flatten(0, 1)
         h = latents_BTHWC.permute(0, 1, 4, 2, 3).flatten(0, 1).contiguous(memory_format=torch.channels_last)

@@ -1,11 +1,11 @@
-"""Nano's text network: words to a meaning, and a meaning to what nano's pictures can show.
+"""Nano's text network: prompts to a meaning, and a meaning to what Nano can show.
 
 A small bidirectional transformer reads the tokens. Five learned queries look at its states, one for each thing a
 caption says: concept, background, position, size, camera. The concept's also takes the tokens as the lexicon has them,
 unread, so that a rare word keeps its own meaning. Each answer is compared with a memory of slots (the concept
 by likeness of meaning, the others by a linear layer), and the state handed to the denoiser is the memory's value, a
 nearly hard choice. So a synonym that was never in a caption lands where training captions land, and the denoiser
-sees the same few states from both languages. A sixth state says whether a clip or one picture is wanted.
+sees the same few states from both languages. A sixth embedding says whether a clip or one image is wanted.
 
 The last slot of every memory means "nothing was said at all": the state of the empty prompt.
 
@@ -53,9 +53,10 @@ class NanoTextParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NanoTextParams:
-        """
+        """Read a card's values.
+
         Raises:
-            RequestError: For a key that is not a field.
+            RequestError: For an unknown key.
         """
         return read_params(cls, values, "text network parameter")
 
@@ -170,10 +171,10 @@ class NanoTextNetwork(nn.Module):
         return Reading(meaning_BM, logits)
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor, said_B: Tensor, still_B: Tensor) -> TextStates:
-        """States of B prompts.
+        """Embeddings of B prompts.
 
         said_B:  False where the prompt says nothing: every role then takes the empty slot.
-        still_B: True where one picture is wanted.
+        still_B: True where one image is wanted.
 
         Returns:
             Tokens [B, 6, C], pooled [B, P], no mask: every state counts.
@@ -190,7 +191,7 @@ class NanoTextNetwork(nn.Module):
         """From what was understood to states.
 
         choices: by role, shares of its slots [B, V + 1], the empty slot last.
-        kind_B:  0 for a clip, 1 for one picture, 2 where the prompt says nothing.
+        kind_B:  0 for a clip, 1 for one image, 2 where the prompt says nothing.
         """
         states, pooled = zip(*(self.memories[role](choices[role]) for role in ROLES), strict=True)
         token_BC, part_BC = self.kind(F.one_hot(kind_B, 3).float())

@@ -28,7 +28,7 @@ class NanoTextEncoder:
         tokenizer.enable_padding()
 
     def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
-        """States of B ≥ 1 prompts: tokens [B, 6, C], pooled [B, P], no mask.
+        """Embeddings of B ≥ 1 prompts: tokens [B, 6, C], pooled [B, P], no mask.
 
         A prompt without a letter or sign gives the unconditional state. Words beyond the 64th token are not read.
         still: the result will be one image; it has a state of its own.

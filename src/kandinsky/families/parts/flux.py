@@ -91,7 +91,7 @@ class FluxAutoencoder(nn.Module):
         """
         mean, logvar = self.posterior(video_BTHWC)
         if generator is not None:
-            # drawn with channels in front, so that a seed means what it means to Diffusers
+            # drawn with channels first, so that a seed gives the noise it gives in Diffusers
             shape = [mean.shape[i] for i in (0, 1, 4, 2, 3)]
             noise = torch.randn(shape, generator=generator, device=generator.device, dtype=mean.dtype)
             mean = mean + (0.5 * logvar).exp() * noise.movedim(2, -1).to(mean.device)

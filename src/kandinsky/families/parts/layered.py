@@ -71,13 +71,13 @@ def _middle(block: Any) -> Iterator[tuple[Any, Any | None]]:
 
 
 class _Source(Protocol):
-    """Frames of a layer, as often as they are asked for."""
+    """Frames of a layer, readable any number of times."""
 
     def chunks(self) -> Iterator[Tensor]: ...
 
 
 class _Convolved:
-    """The first convolution of the latents: small enough to be made anew each time."""
+    """The first convolution of the latents: small enough to be recreated each time."""
 
     def __init__(self, z: Tensor, conv: Any) -> None:
         self.z, self.conv = z, conv
@@ -89,7 +89,7 @@ class _Convolved:
 
 
 class _Enlarged:
-    """Frames enlarged in space, and in time but for the first, then convolved; made anew each time."""
+    """Frames enlarged in space, and in time but for the first, then convolved; recreated each time."""
 
     def __init__(self, source: _Source, layer: Any) -> None:
         assert isinstance(source, _Kept)

@@ -3,8 +3,8 @@
 The decoder's norms are modulated by the latent itself. There is no codebook and no scaling: latents are what the
 encoder gives. Names of tensors are the official ones.
 
-Legend: B clips, T frames, H rows, W columns, C channels; R = B·T pictures; pixels in [-1, 1]. Latents have an eighth of
-the sides at full size. Inside, pictures are [R, C, H, W] in a channels-last memory format.
+Legend: B clips, T frames, H rows, W columns, C channels; R = B·T images; pixels in [-1, 1]. Latents have an eighth of
+the sides at full size. Inside, images are [R, C, H, W] in a channels-last memory format.
 Source: ai-forever/KandinskyVideo@4e10a23 and @914eac1, movq.py.
 """
 
@@ -41,7 +41,7 @@ class MovqParams:
     """Official names; the defaults are the released image autoencoder's.
 
     Attributes:
-        attn_resolutions: Sizes at which levels have attention, counted from ``resolution`` whatever the picture's size.
+        attn_resolutions: Sizes at which levels have attention, counted from ``resolution`` whatever the image's size.
         temporal: The decoder mixes every convolution with one along time.
         temporal_attention_block: And has attention along time.
     """
@@ -59,9 +59,10 @@ class MovqParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MovqParams:
-        """
+        """Read official hyper-parameters.
+
         Raises:
-            RequestError: For a name that is not known or a value that is not built.
+            RequestError: For an unknown name or a value that is not supported.
         """
         what = "autoencoder parameter"
         return read_params(cls, without_fixed(values, ONLY, what), what)
@@ -81,7 +82,7 @@ class MovqParams:
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """What the decoder's layers know besides the pictures: latents [R, z, h, w] and frames a clip."""
+    """Conditions of the decoder's layers: latents [R, z, h, w] and the number of frames per clip."""
 
     latents: Tensor | None
     frames: int
@@ -137,7 +138,7 @@ class ResnetBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """Attention with one head: over the pixels of a picture, or over the frames of a clip at each pixel."""
+    """Attention with one head: over the pixels of an image, or over the frames of a clip at each pixel."""
 
     def __init__(self, channels: int, z_channels: int | None) -> None:
         super().__init__()
@@ -156,7 +157,7 @@ class AttnBlock(nn.Module):
         return x + self._attend(tokens).transpose(1, 2).view_as(x)
 
     def over_time(self, x: Tensor, frames: int) -> Tensor:
-        """Official quirk: the norm is not told the latent, so that its convolutions have no influence."""
+        """Official quirk: the norm does not receive the latent, so its convolutions have no effect."""
         tokens = self.norm(x, None).unflatten(0, (-1, frames)).permute(0, 3, 4, 1, 2)  # B H W T C
         mixed = self._attend(tokens.flatten(0, 2)).view_as(tokens)
         return x + mixed.permute(0, 3, 4, 1, 2).flatten(0, 1)
@@ -241,7 +242,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures to latents; every picture by itself."""
+    """Encode images to latents, each independently."""
 
     def __init__(self, params: MovqParams) -> None:
         super().__init__()
@@ -265,7 +266,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to pictures. ``up.0`` is the finest level."""
+    """Decodes latents to images. ``up.0`` is the finest level."""
 
     def __init__(self, params: MovqParams) -> None:
         super().__init__()
@@ -290,10 +291,10 @@ class Decoder(nn.Module):
 
 
 class MovqAutoencoder(nn.Module):
-    """Pictures and clips to latents and back.
+    """Encodes images and clips to latents, and decodes them.
 
     With ``params.temporal`` a clip is decoded in the official pieces, which decide the numbers, as frames of different
-    pieces know nothing of each other; otherwise every frame is a picture by itself.
+    pieces know nothing of each other; otherwise every frame is an image by itself.
     """
 
     def __init__(self, params: MovqParams | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Text states of Kandinsky 3 and Kandinsky Video 1: T5's last hidden states, projected.
+"""Text embeddings of Kandinsky 3 and Kandinsky Video 1: T5's last hidden states, projected.
 
 Legend: B prompts, L text tokens, C width of the states.
 """
@@ -28,9 +28,10 @@ RULES = ("official", "diffusers")
 
 @dataclass(frozen=True, slots=True)
 class ProjectedParams:
-    """
+    """Settings of a text encoder with a projection.
+
     Attributes:
-        max_length: Tokens of a prompt at most, the end token counted.
+        max_length: Maximum number of tokens of a prompt, including the end token.
         table: Where the projection lies in its file, such as `projections.t5`; empty: the file holds nothing else.
         gap_table: Where a projection for the interpolation alone lies in it; empty: that is told what all others are.
         rule: What rows behind the last token hold: "official", zeros; "diffusers", what the projection makes of zeros,
@@ -89,7 +90,7 @@ class Projection(nn.Sequential):
 
 
 def no_text(width: int) -> TextStates:
-    """States of no text: one masked token, in whose place a network puts a state it learned."""
+    """Embeddings of an empty prompt: one masked token, which a network replaces by a learned embedding."""
     tokens = torch.zeros(1, 1, width)
     return TextStates(tokens, tokens[:, 0], torch.zeros(1, 1, dtype=torch.bool))
 
@@ -127,16 +128,16 @@ class ProjectedT5Encoder(nn.Module):
         self.gap_projection = projection if gaps is None else gaps.eval().requires_grad_(False)
 
     def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
-        """Text states of B prompts.
+        """Text embeddings of B prompts.
 
         Args:
-            still: Changes nothing here.
+            still: Ignored.
 
         Returns:
             Tokens [B, L, C] and mask [B, L]; pooled states [B, C], see ``Projection.context``.
 
         Raises:
-            RequestError: For no prompts.
+            RequestError: If there are no prompts.
         """
         return self._all(prompts, self.projection)
 
@@ -145,7 +146,7 @@ class ProjectedT5Encoder(nn.Module):
         return self._all(prompts, self.gap_projection)
 
     def encode_against(self, negative: str, prompt: str) -> TextStates:
-        """States of a negative prompt as the official code makes them beside a prompt.
+        """Embeddings of a negative prompt as the official code computes them beside a prompt.
 
         Quirk: it is cut to the prompt's number of tokens, its last one is the end token, and it is masked as the prompt
         is, so that a shorter one also shows the padding behind it. Not so by the other rule, see ``ProjectedParams``.

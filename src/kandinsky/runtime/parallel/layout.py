@@ -111,7 +111,7 @@ def settle(choice: str | Layout | None, world: int, demand: Demand) -> tuple[Lay
     """The layout for a number of processes, and why.
 
     Args:
-        choice: What somebody asked for; None and `auto` choose.
+        choice: a user's choice; None and `auto` choose.
         world: Processes that were started.
 
     Raises:

@@ -76,7 +76,7 @@ def negative_text(inputs: Tensors, frames: int) -> TextStates:
 
 
 def no_text(inputs: Tensors) -> TextStates:
-    """The learned embedding that stands for no text: one token."""
+    """The learned embedding of an empty prompt: one token."""
     null = inputs["null_embedding"][None]
     return TextStates(null[:, None], null)
 
@@ -99,7 +99,8 @@ def schedule(call: Settings, steps: str, *, predicts: str = "noise") -> CosineSc
 
 
 def check_shape(call: Settings, key: str, tensor: Tensor) -> None:
-    """
+    """Compare a recorded shape with a tensor.
+
     Raises:
         CaseError: If a recorded shape is not that of the tensor it describes.
     """

@@ -22,7 +22,7 @@ class UNetDenoiser:
     """A network bound to one prompt batch; callable as ``(x_BTHWC, t) -> prediction_BTHWC``.
 
     Args:
-        text: States of B prompts, or of one prompt for any B.
+        text: Embeddings of B prompts, or of one prompt for any B.
         before_BTHWC: Channels that go in before and behind the state's own.
         condition_BTHWC: Channels that go in before and behind the state's own.
         marks: What a video network is told of the clip; None for images.
@@ -44,7 +44,7 @@ class UNetDenoiser:
         self.marks = marks
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
-        """Noise or v at time t in [0, 1], which the network is told as t·1000 − 1."""
+        """Noise or v prediction at time t in [0, 1]; the network's own time is t·1000 − 1."""
         return self._pass(self._around(x_BTHWC), t, self.text.expand(len(x_BTHWC)))
 
     def pair(self, other: object) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
@@ -90,7 +90,7 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
     """The U-Net of images as a denoiser of the track `video`; see ``model/denoiser.Bind``.
 
     Raises:
-        BackendError: For a step cache: its levels are no row of blocks.
+        BackendError: For a step cache: its levels are not a sequence of blocks.
     """
     assert isinstance(net, UNet)
     if run.runner is not None:

@@ -29,8 +29,8 @@ class Told:
     Attributes:
         spatial: Condition of everything within a frame, one row a clip.
         temporal: Condition along time, and ``place``: of the first norm of an attention along time.
-        context_BLC: Text states.
-        mask_BL: Text states.
+        context_BLC: Text embeddings.
+        mask_BL: Text embeddings.
         frames: T.
         mixes: Whether anything is done along time.
     """
@@ -117,7 +117,7 @@ class AttentionBlock(nn.Module):
     """Attention and a feed-forward layer: of a frame's pixels among themselves or to the text, or along time.
 
     Args:
-        context: Width of the text states, for attention to them.
+        context: Width of the text embeddings, for attention to them.
         merged: Along time, both parts are blended in by learned weights and nothing is summed.
     """
 
@@ -172,7 +172,7 @@ def convolve_time(x_RHWC: Tensor, weight: Tensor, bias: Tensor | None, frames: i
     weight = weight[..., 0]
     if weight.shape[2] == 1:
         return linear(x_RHWC, weight.flatten(1), bias)
-    # time is one axis of a picture, all pixels of a frame the other: channels last, that is a view
+    # time is one axis of an image, all pixels of a frame the other: with channels last this is a view
     x = x_RHWC.reshape(-1, frames, H * W, C).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, padding=(weight.shape[2] // 2, 0)).permute(0, 2, 3, 1).reshape(R, H, W, -1)
 

@@ -1,4 +1,4 @@
-"""The U-Net: levels from fine to coarse and back, with time and text told to every layer.
+"""The U-Net: levels from fine to coarse and back, conditioned on time and text in every layer.
 
 Legend: B clips; T frames (or gaps between frames); H W C latent rows, columns, channels; R = B·T rows; L text tokens.
 
@@ -27,12 +27,12 @@ from kandinsky.families.parts.unet.layers import (
 from kandinsky.families.parts.unet.params import MOTION_MARK, NOISE_MARK, UNetParams
 from kandinsky.model.values import TextStates
 
-SKIPS = 20  # rows of the table of frames between two key frames
+SKIPS = 20  # rows of the table of frames between two keyframes
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What a video network is told of a clip, beside text and time; the same for all clips of a batch.
+    """Conditions of a video network beside text and time; the same for all clips of a batch.
 
     Attributes:
         positions: Place of each frame, T numbers.
