@@ -16,9 +16,11 @@ from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.engine.stages import to_bytes
 from kandinsky.families.kandinsky4.denoiser import DiscreteDenoiser
-from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams, Groups, Pack
+from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, Pack
+from kandinsky.families.kandinsky4.params import DiTParams, Groups
 from kandinsky.families.parts import keymaps as shared_keymaps
-from kandinsky.families.parts.cogvideox import LATENT_PIECE, CogVideoXAutoencoder, CogVideoXParams
+from kandinsky.families.parts.cogvideox import CogVideoXAutoencoder
+from kandinsky.families.parts.params import LATENT_PIECE, CogVideoXParams
 from kandinsky.model.values import LatentShape, TextStates
 from kandinsky.ops.rope import Rotation
 from kandinsky.text.t5 import T5Encoder, T5Params

@@ -17,9 +17,11 @@ from kandinsky.diffusion.schedule import flow_times
 from kandinsky.engine.stages import with_frames
 from kandinsky.errors import WeightsError
 from kandinsky.families.kandinsky5.denoiser import bind
-from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.parts import keymaps as shared_keymaps
-from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
+from kandinsky.families.parts.hunyuan import HunyuanAutoencoder
+from kandinsky.families.parts.params import HunyuanParams
 from kandinsky.families.parts.tiling import Tiling
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
 from kandinsky.model.values import TextStates

@@ -64,7 +64,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _autoencoder(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
-    from kandinsky.families.nano.autoencoder import NanoAutoencoderParams
+    from kandinsky.families.nano.params import NanoAutoencoderParams
     from kandinsky.lab.nano.captions import COLOURS
     from kandinsky.lab.nano.splits import autoencoder_rows
     from kandinsky.lab.nano.train_autoencoder import AutoencoderObjective
@@ -87,8 +87,9 @@ def _autoencoder(values: dict[str, Any], out: Path, *, resume: bool, device: str
 
 
 def _denoiser(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
-    from kandinsky.families.kandinsky5.dit import DiTParams
-    from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoderParams
+    from kandinsky.families.kandinsky5.params import DiTParams
+    from kandinsky.families.nano.autoencoder import NanoAutoencoder
+    from kandinsky.families.nano.params import NanoAutoencoderParams
     from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
     from kandinsky.lab.nano.flow import FlowObjective, Stage, cache_latents
     from kandinsky.weights.read import load_into
@@ -139,7 +140,7 @@ def _cache(values: dict[str, Any]) -> Path | None:
 
 
 def _sound_autoencoder(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
-    from kandinsky.families.nano.autoencoder import NanoAutoencoderParams
+    from kandinsky.families.nano.params import NanoAutoencoderParams
     from kandinsky.lab.nano.train_sound import SoundAutoencoderObjective, read_pictures
     from kandinsky.weights.write import write_state
 
@@ -153,8 +154,9 @@ def _sound_autoencoder(values: dict[str, Any], out: Path, *, resume: bool, devic
 
 def _sound(values: dict[str, Any], out: Path, *, resume: bool, device: str, on_log: Any) -> Path:
     from kandinsky.families.kandinsky4_v2a.params import V2AParams
-    from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoderParams
+    from kandinsky.families.nano.autoencoder import NanoAutoencoder
     from kandinsky.families.nano.clip_encoder import NanoClipEncoderParams
+    from kandinsky.families.nano.params import NanoAutoencoderParams
     from kandinsky.lab.nano.train_sound import SoundObjective, read_pictures
     from kandinsky.weights.read import load_into
     from kandinsky.weights.write import write_state
