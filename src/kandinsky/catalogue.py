@@ -29,7 +29,7 @@ from kandinsky.weights.folders import diffusers_repository, in_diffusers_layout,
 if TYPE_CHECKING:
     from kandinsky.engine.options import RunOptions
     from kandinsky.engine.pipeline import GenerationPipeline, VideoToAudioPipeline
-    from kandinsky.runtime.plan import Plan
+    from kandinsky.engine.plan import Plan
 
 __all__ = [
     "CARDS", "DEFAULT_MODEL", "DEFAULT_SOUND", "FULL_SIZE_SOUND", "HERE", "Card", "Source", "all_cards", "cards",
@@ -261,6 +261,7 @@ def plan(
     steps: int | None = None,
     guidance: float | None = None,
     fps: str | None = None,
+    cache: str | None = None,
     memory: str | None = None,
     gpus: int | None = None,
     **options: Any,
@@ -268,7 +269,7 @@ def plan(
     """What one clip of a model needs; no prompt and no image is needed, since they change nothing here.
 
     Args:
-        width, height, seconds, steps, guidance, fps: as for a generation; None = the card's default.
+        width, height, seconds, steps, guidance, fps, cache: as for a generation; None = the card's default.
         memory: `12GB`: plan for a card of that size instead of this machine's.
         gpus: so many processes, each on a card of its own.
         options: fields of ``engine.options.RunOptions``; an ``offload`` that is not given is chosen.
@@ -281,7 +282,8 @@ def plan(
     from kandinsky.model.values import Request
 
     chosen = RunOptions.from_dict(options)
-    asked = {"seconds": seconds, "steps": steps, "guidance": guidance, "fps": fps, "width": width, "height": height}
+    asked = {"seconds": seconds, "steps": steps, "guidance": guidance, "fps": fps, "cache": cache}
     source = source_of(model, weights=chosen.weights)
+    asked |= {"width": width, "height": height}
     job = resolve(Request(model, "any", seed=0, **asked), source.card, needs_image=False)  # type: ignore[arg-type]
     return plan_resolved(job, chosen, root=source.root, memory=memory, gpus=gpus)

@@ -31,7 +31,7 @@ def download(
 ) -> None:
     """Fetch what models need: only the files their cards list, resumed where a transfer broke, verified by hash."""
     from kandinsky.cli.main import say
-    from kandinsky.runtime.plan import gigabytes
+    from kandinsky.runtime.budget import gigabytes
     from kandinsky.weights.locate import card_bytes
 
     # A catalogue id has no slash; what has one and is no model's repository is that of a LoRA.

@@ -40,8 +40,8 @@ def interpolate(
     from kandinsky.errors import RequestError
     from kandinsky.media.mux import SOUND_AS_IT_IS, keep_sound, probe, read_film
     from kandinsky.media.video import check_target, read_video, write_video
+    from kandinsky.runtime.budget import check_offload
     from kandinsky.runtime.devices import check_device, choose_dtype
-    from kandinsky.runtime.plan import check_offload
     from kandinsky.weights.locate import locate_parts
 
     target = check_target(output)

@@ -16,13 +16,14 @@ from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.errors import RequestError
 from kandinsky.model.option import option
 from kandinsky.runtime import devices, quantise
+from kandinsky.runtime.budget import check_offload
 from kandinsky.runtime.parallel.layout import Layout
 from kandinsky.weights.lora_files import LoraSpecs
 
 if TYPE_CHECKING:
     import torch
 
-OFFLOADS = ("none", "module", "block")
+    from kandinsky.model.card import Card
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,12 +138,21 @@ class RunOptions:
             return ()
         return (str(self.lora),) if isinstance(self.lora, str | Path) else tuple(map(str, self.lora))
 
+    def applied_to(self, card: Card) -> Card:
+        """The card with its autoencoder's tiling replaced, where one was asked for.
+
+        Raises:
+            RequestError: for an autoencoder that is never tiled.
+        """
+        if self.tiling is None:
+            return card
+        if not card.part("vae").tilings:
+            raise RequestError(
+                f"tiling `{self.tiling}` was asked for, and the autoencoder of `{card.id}` is never tiled"
+            )
+        vae = dataclasses.replace(card.vae, params=dict(card.vae.params) | {"tiling": self.tiling})
+        return dataclasses.replace(card, vae=vae)
+
     def changed(self, **values: Any) -> RunOptions:
         """The same with some values replaced."""
         return dataclasses.replace(self, **values)
-
-
-def check_offload(name: str) -> None:
-    """Raises: RequestError for a placement that is none."""
-    if name not in OFFLOADS:
-        raise RequestError(f"offload `{name}` is not available: use `none`, `module` or `block`")

@@ -59,6 +59,11 @@ class DiTParams:
         return self.model_dim // self.head_dim
 
     @property
+    def text_widths(self) -> tuple[int, int]:
+        """Widths of a text token that the network takes, and of the pooled text, which it does not look at."""
+        return self.in_text_dim, 1
+
+    @property
     def has_condition_channels(self) -> bool:
         return self.visual_cond
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,11 @@ class DiTParams:
         return self.model_dim // self.head_dim
 
     @property
+    def text_widths(self) -> tuple[int, int]:
+        """Widths of a text token and of the pooled text that the network takes."""
+        return self.in_text_dim, self.in_text_dim2
+
+    @property
     def has_condition_channels(self) -> bool:
         return self.visual_cond or self.instruct_type == "channel"
 
@@ -63,3 +69,39 @@ class DiTParams:
         what = "transformer parameter"
         axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims") if key in values}
         return read_params(cls, {**values, **axes}, what)
+
+
+@dataclass(frozen=True, slots=True)
+class QwenClipSizes:
+    """What decides the work of both text encoders; the defaults are those of Qwen2.5-VL-7B and CLIP-L."""
+
+    qwen_width: int = 3584
+    clip_width: int = 768
+    qwen_layers: int = 28
+    clip_layers: int = 12
+    vocabulary: int = 152064
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], **widths: int) -> QwenClipSizes:
+        """Sizes from a card's text parameters, where it has them.
+
+        Args:
+            widths: in the place of the defaults.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**(widths | {key: value for key, value in values.items() if key in known}))
+
+    @property
+    def hidden(self) -> int:
+        """Width of Qwen's feed-forward layers."""
+        return round(self.qwen_width * 18944 / 3584 / 16) * 16
+
+    @property
+    def qwen_layer(self) -> int:
+        """Weights of one of Qwen's layers: seven heads share a key."""
+        return self.qwen_width**2 * 16 // 7 + 3 * self.qwen_width * self.hidden
+
+    @property
+    def outside(self) -> int:
+        """Weights outside Qwen's layers: two vocabularies, and CLIP. The vision tower's blocks move as layers do."""
+        return 2 * self.vocabulary * self.qwen_width + self.clip_layers * 12 * self.clip_width**2

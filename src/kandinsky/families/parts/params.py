@@ -167,3 +167,33 @@ class MovqParams:
 
     def attends(self, level: int) -> bool:
         return self.resolution // 2**level in self.attn_resolutions
+
+
+@dataclass(frozen=True, slots=True)
+class T5Sizes:
+    """What decides the size of a T5 encoder.
+
+    hidden: width of the feed-forward layers.
+    head:   width of one head; all heads together are as wide as the encoder.
+    """
+
+    width: int
+    hidden: int
+    num_layers: int
+    head: int
+
+    def changed(self, values: Mapping[str, Any]) -> T5Sizes:
+        """The same with another width, the hidden width in proportion, or another depth, where ``values`` name them."""
+        width = int(values.get("width", self.width))
+        layers = int(values.get("num_layers", self.num_layers))
+        return T5Sizes(width, self.hidden * width // self.width, layers, self.head)
+
+    @property
+    def layer(self) -> int:
+        """Weights of one layer: four projections of attention, and a gated feed-forward layer."""
+        return 4 * self.width**2 + 3 * self.width * self.hidden
+
+
+T5_XXL = T5Sizes(4096, 10240, 24, 64)
+FLAN_UL2 = T5Sizes(4096, 16384, 32, 256)
+T5_VOCABULARY = 32128
