@@ -33,7 +33,7 @@ from kandinsky.weights.untrusted import read_table, reading
 
 if TYPE_CHECKING:
     from kandinsky.engine.pipeline import GenerationPipeline, VideoToAudioPipeline
-    from kandinsky.runtime.plan import Plan
+    from kandinsky.engine.plan import Plan
 
 __all__ = [
     "CARDS", "DEFAULT_MODEL", "DEFAULT_SOUND", "FULL_SIZE_SOUND", "HERE", "Card", "Source", "all_cards", "cards",
@@ -313,6 +313,7 @@ def plan(model: str | Path = DEFAULT_MODEL, **options: Any) -> Plan:
     chosen = PlanOptions.from_dict(options)
     model = checked("model", model, str | Path)
     source = source_of(model, weights=chosen.weights)
-    asked = {name: getattr(chosen, name) for name in ("seconds", "steps", "guidance", "fps", "width", "height")}
+    names = ("seconds", "steps", "guidance", "fps", "width", "height", "cache")
+    asked = {name: getattr(chosen, name) for name in names}
     job = resolve(Request(str(model), "any", seed=0, **asked), source.card, needs_image=False)
     return plan_resolved(job, chosen.run(), root=source.root, memory=chosen.memory, gpus=chosen.gpus)

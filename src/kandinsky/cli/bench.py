@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kandinsky.cli.chosen import chosen_model
+from kandinsky.cli.rendered import Flags, rendered
+from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
+from kandinsky.model.values import Request
+
+ASKED = Flags(Request, only=("seconds", "steps", "guidance"))
+RUN = Flags(RunOptions, only=("device", "dtype", "offload", "attention"))
 
 
+@rendered(asked=ASKED, run=RUN)
 def bench(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`; `nano-t2v` when absent."),
+        typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`; `nano-t2v` if omitted."),
     ] = None,
     same: Annotated[str | None, typer.Option("--model", "-m", help="The same, as the other commands take it.")] = None,
-    stages: Annotated[str | None, typer.Option("--stages", help="Some of text,dit,vae,write; all when absent.")] = None,
+    stages: Annotated[str | None, typer.Option("--stages", help="Some of text,dit,vae,write; all if omitted.")] = None,
     repeats: Annotated[
-        int, typer.Option("--repeats", "--runs", min=1, help="Measured rounds, after one to warm up.")
+        int, typer.Option("--repeats", "--runs", min=1, max=1000, help="Measured rounds, after one to warm up.")
     ] = 3,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
-    seconds: Annotated[float | None, typer.Option("--seconds", help="Length of the clip.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", help="How strictly to follow; 1 is off.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; the best there is.")] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
-    offload: Annotated[str, typer.Option("--offload", help="As for `kandinsky generate`.")] = "none",
-    attention: Annotated[str, typer.Option("--attention", help="Backend of the visual self attention.")] = "auto",
+    *,
+    asked: dict[str, Any],
+    run: dict[str, Any],
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Networks filled with noise; nothing is fetched or read.")
+        bool, typer.Option("--random-weights", help="Networks with random weights; nothing is downloaded or read.")
     ] = False,
     change: Annotated[
         list[str] | None,
@@ -42,21 +45,21 @@ def bench(
     ledger: Annotated[
         bool, typer.Option("--ledger", help="Every optimisation: speed-up, and distance from the exact result.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure each stage of a generation: median, spread, achieved rate, share of the matrix-product rate, memory."""
+    from dataclasses import asdict
+
     from kandinsky.engine.request import parse_size
 
     model = chosen_model(model, same)
     width, height = (None, None) if size is None else parse_size(size)
-    request = {"width": width, "height": height, "seconds": seconds, "steps": steps, "guidance": guidance}
+    request = {"width": width, "height": height, **asked}
     if ledger and (random_weights or change or against or stages):
         raise RequestError("`--ledger` measures a model as it is: leave out random weights, rivals and stages")
     if ledger:
-        _ledger(model, request, repeats=repeats, device=device, dtype=dtype, as_json=as_json)
+        _ledger(model, request, repeats=repeats, device=run["device"], dtype=run["dtype"], as_json=as_json)
         return
-    from dataclasses import asdict
-
     from kandinsky.bench import run as measure
     from kandinsky.bench.random_weights import parse_changes
     from kandinsky.cli.progress import counted, hush_libraries
@@ -67,15 +70,12 @@ def bench(
             model,
             stages=stages.split(",") if stages else None,
             repeats=repeats,
-            device=device,
-            dtype=dtype,
-            offload=offload,
-            attention=attention,
             random_weights=random_weights,
             changes=parse_changes(change or []),
             against=against,
             request=request,
             on_run=on_run,
+            **run | {"offload": run["offload"] or "none"},
         )
     if as_json:
         lines = [
@@ -87,13 +87,7 @@ def bench(
 
 
 def _ledger(
-    model: str,
-    request: dict[str, int | float | None],
-    *,
-    repeats: int,
-    device: str | None,
-    dtype: str | None,
-    as_json: bool,
+    model: str, request: dict[str, Any], *, repeats: int, device: str | None, dtype: str | None, as_json: bool
 ) -> None:
     from dataclasses import asdict
 
@@ -102,7 +96,5 @@ def _ledger(
 
     hush_libraries()
     with counted("measuring") as on_run:
-        found = ledger.measure(
-            model, request=request, repeats=repeats, device=device, dtype=dtype, on_run=on_run
-        )  # fmt: skip
+        found = ledger.measure(model, request=request, repeats=repeats, device=device, dtype=dtype, on_run=on_run)
     print(json.dumps(asdict(found)) if as_json else ledger.table(found))

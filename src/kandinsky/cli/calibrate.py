@@ -21,7 +21,7 @@ def calibrate(
         Path | None, typer.Option("--card", help="Put the ratios into this card file of the model.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="Text file with one prompt a line.")] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds for each prompt.")] = 2,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=1000, help="Seeds for each prompt.")] = 2,
     image: Annotated[Path | None, typer.Option("--image", help="First frame or source, for models that take one.")] = (
         None
     ),

@@ -31,8 +31,8 @@ def decode(
     from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries, patient
     from kandinsky.media.video import check_sheet, check_target, write_video
+    from kandinsky.runtime.budget import check_offload
     from kandinsky.runtime.devices import check_device
-    from kandinsky.runtime.plan import check_offload
 
     target = check_target(_target(latent, output))
     if sheet:

@@ -34,7 +34,7 @@ def download(
     """Fetch what models need: only the files their cards list, resumed where a transfer broke, verified by hash."""
     from kandinsky.cli.main import say
     from kandinsky.files import local_path
-    from kandinsky.runtime.plan import gigabytes
+    from kandinsky.runtime.budget import gigabytes
     from kandinsky.weights.locate import card_bytes
 
     if folder is not None:

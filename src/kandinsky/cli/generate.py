@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kandinsky.model.values import VideoStream
     from kandinsky.runtime.parallel.layout import Layout
 
+MOST_RESULTS = 10_000  # of one prompt; every one is checked before the first is made
 FULL_SIZE_MODEL = "kandinsky5-lite-t2v-sft-5s"
 
 
@@ -51,7 +52,9 @@ def generate(
     sound_model: Annotated[
         str | None, typer.Option("--sound-model", metavar="ID", help="With --sound: the model that makes it.")
     ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="Videos for each prompt, with seeds counting up.")] = 1,
+    count: Annotated[
+        int, typer.Option("--count", min=1, max=MOST_RESULTS, help="Videos for each prompt, with seeds counting up.")
+    ] = 1,
     prompts: Annotated[
         Path | None,
         typer.Option(

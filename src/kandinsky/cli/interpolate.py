@@ -40,8 +40,8 @@ def interpolate(
     from kandinsky.media.animation import image_format
     from kandinsky.media.mux import COPIED_AUDIO, keep_audio, probe, read_input
     from kandinsky.media.video import check_target, read_video, write_video
+    from kandinsky.runtime.budget import check_offload
     from kandinsky.runtime.devices import check_device, choose_dtype
-    from kandinsky.runtime.plan import check_offload
     from kandinsky.weights.locate import locate_parts
 
     target = check_target(output)

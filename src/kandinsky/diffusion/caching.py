@@ -243,6 +243,21 @@ def magcache_plan(settings: MagCache, steps: int) -> tuple[Plan, Plan]:
     return plans[0], plans[1]
 
 
+def computed_share(settings: CacheSettings | None, steps: int, *, is_guided: bool) -> float:
+    """The share of passes that are not left out, for plans; 1 where that depends on the clip.
+
+    Args:
+        is_guided: whether an unconditional pass runs beside each conditional one.
+    """
+    plans: tuple[Plan, ...] = ()
+    if isinstance(settings, MagCache):
+        plans = magcache_plan(settings, steps)[: 1 + is_guided]
+    elif isinstance(settings, TaylorCache):
+        plans = (taylor_plan(settings, steps),)
+    passes = [leave_out for plan in plans for leave_out in plan]
+    return 1 - sum(passes) / len(passes) if passes else 1.0
+
+
 def taylor_plan(settings: TaylorCache, steps: int) -> Plan:
     """Which passes of either branch are left out."""
     plan, since = [], 0

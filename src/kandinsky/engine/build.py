@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -90,7 +89,7 @@ def build(
     keymap = keymap_of(card.part("dit"))
     adapters = Adapters(card.id, partial(_linear_shapes, card), keymap=keymap, quantised=schemes.get("dit", ""))
     load_loras(adapters, options.lora)
-    card = _with_tiling(card, options.tiling)
+    card = options.applied_to(card)
     team = _team(card, options.parallel, options.attention, places["dit"])
     if team.layout.cuts_weights:
         check_whole(team.layout, offload=options.offload or "none", lora=options.lora, quantize=bool(schemes))
@@ -156,16 +155,6 @@ def _team(card: Card, parallel: str | Layout | None, attention: str, device: tor
     if layout.size > 1:
         launch.meet(device.type)
     return Team(layout, device)
-
-
-def _with_tiling(card: Card, tiling: str | None) -> Card:
-    """The card with its autoencoder's tiling replaced. Raises: RequestError for one that has none."""
-    if tiling is None:
-        return card
-    if not card.part("vae").tilings:
-        raise RequestError(f"tiling `{tiling}` was asked for, and the autoencoder of `{card.id}` is never tiled")
-    vae = dataclasses.replace(card.vae, params=dict(card.vae.params) | {"tiling": tiling})
-    return dataclasses.replace(card, vae=vae)
 
 
 def _quantised(builder: Callable[[], Any], scheme: str, device: torch.device) -> Any:

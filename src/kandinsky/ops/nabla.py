@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from kandinsky.ops.attention import attention
-from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.ops.attention_spec import TILE, AttentionSpec
 from kandinsky.ops.block_sparse import BlockMask
 from kandinsky.ops.precision import island
 
-TILE = 8
 BLOCK = TILE * TILE
 # most probabilities that are sorted at once: sorting needs several times their memory
 SORTED_ENTRIES = 2**24

@@ -87,6 +87,13 @@ def device_memory(device: str) -> tuple[int, int] | None:
     return int(free), int(total)
 
 
+def device_name(device: str) -> str:
+    """What the driver calls an accelerator."""
+    import torch
+
+    return torch.cuda.get_device_name(torch.device(device))
+
+
 def host_memory() -> tuple[int, int] | None:
     """Available and total bytes of main memory, within a container's limit where one is set; None where unknown."""
     facts = {}

@@ -25,7 +25,7 @@ from kandinsky.errors import OutOfMemory, RequestError
 from kandinsky.model.autoencoder import LayeredAutoencoder
 from kandinsky.runtime import devices
 from kandinsky.runtime.blocks import BlockSwap
-from kandinsky.runtime.plan import check_offload
+from kandinsky.runtime.budget import check_offload
 from kandinsky.runtime.spool import Spool
 
 

@@ -30,8 +30,8 @@ class T5Params:
     """Settings of a T5 encoder.
 
     Attributes:
-        max_length: Number of tokens of every prompt, including the end token; longer prompts are truncated, shorter ones
-            padded.
+        max_length: Number of tokens of every prompt, including the end token; longer prompts are truncated, shorter
+            ones padded.
     """
 
     max_length: int = 224

@@ -19,7 +19,8 @@ from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky3 import folder as kandinsky3_folder
 from kandinsky.families.kandinsky3.family import FAMILY
 from kandinsky.families.parts.keymaps import PROJECTION
-from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
+from kandinsky.families.parts.movq import MovqAutoencoder
+from kandinsky.families.parts.params import MovqParams
 from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.families.parts.unet.unet import UNet
 from kandinsky.files import replacing

@@ -16,6 +16,8 @@ FAMILY = Family(
             keymap=Lazy("kandinsky.families.parts.keymaps:UNET"),
             spellings=(Lazy(f"{_HERE}.folder:unet_of"),),
             bind=Lazy("kandinsky.families.parts.unet.denoiser:bind"),
+            cost=Lazy(f"{_HERE}.cost:unet"),
+            rivals={"diffusers": Lazy(f"{_HERE}.rivals:unet")},
         ),
         "t5-projected": T5_PROJECTED,
         "movq": MOVQ,

@@ -33,8 +33,8 @@ class CogVlm2Params:
     """Settings of the encoder.
 
     Attributes:
-        max_words: Number of embeddings of every prompt; longer ones are truncated, shorter ones padded with zeros, which
-            are attended to.
+        max_words: Number of embeddings of every prompt; longer ones are truncated, shorter ones padded with zeros,
+            which are attended to.
     """
 
     max_words: int = 100

@@ -10,17 +10,16 @@ Precision: the compute type is the type of the weights, and the token stream is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import RequestError
-from kandinsky.model.params import read_params, three
+from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.model.values import TextStates
 from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.blocks import BlockRunner, Mix, run_all
@@ -32,66 +31,6 @@ from kandinsky.ops.rope import Rotation, axis_angles, frequencies, grid_angles
 NORM_EPS = 1e-5
 # torch's default for float32 input of RMSNorm, which the official module leaves unset
 HEAD_NORM_EPS = torch.finfo(torch.float32).eps
-
-
-@dataclass(frozen=True, slots=True)
-class DiTParams:
-    """Hyper-parameters under their official names, with the official constructor defaults.
-
-    Attributes:
-        visual_cond: The input carries condition channels and a mask besides the latent (image-to-video ability).
-        instruct_type: "channel" for image editing: source latent and a mask in the same extra channels.
-    """
-
-    in_visual_dim: int = 4
-    in_text_dim: int = 3584
-    in_text_dim2: int = 768
-    time_dim: int = 512
-    out_visual_dim: int = 4
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    model_dim: int = 2048
-    ff_dim: int = 5120
-    num_text_blocks: int = 2
-    num_visual_blocks: int = 32
-    axes_dims: tuple[int, int, int] = (16, 24, 24)
-    visual_cond: bool = False
-    instruct_type: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.model_dim % self.head_dim or self.model_dim % 2:
-            raise RequestError(f"model_dim {self.model_dim} is not a multiple of the head width {self.head_dim}")
-        if any(width % 2 for width in self.axes_dims):
-            raise RequestError(f"axes_dims {list(self.axes_dims)}: every entry must be even")
-        if self.instruct_type not in (None, "channel"):
-            raise RequestError(f"unknown instruct_type `{self.instruct_type}`: use `channel` or leave it out")
-
-    @property
-    def head_dim(self) -> int:
-        return sum(self.axes_dims)
-
-    @property
-    def num_heads(self) -> int:
-        return self.model_dim // self.head_dim
-
-    @property
-    def has_condition_channels(self) -> bool:
-        return self.visual_cond or self.instruct_type == "channel"
-
-    @property
-    def input_channels(self) -> int:
-        """Channels of ``x_BTHWC``: the latent, and with conditioning as many again and a mask."""
-        return 2 * self.in_visual_dim + 1 if self.has_condition_channels else self.in_visual_dim
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DiTParams:
-        """Read official hyper-parameters.
-
-        Raises:
-            RequestError: For an unknown key.
-        """
-        what = "transformer parameter"
-        axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims") if key in values}
-        return read_params(cls, {**values, **axes}, what)
 
 
 def patchify(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:

@@ -6,8 +6,7 @@ Legend: B batch, T frames, H rows, W columns, C channels; pixels in [-1, 1].
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -15,38 +14,13 @@ from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.families.parts.layered import Allocate, decode_layered, on_host
+from kandinsky.families.parts.params import HunyuanParams
+from kandinsky.families.parts.tiles import WHOLE_VOXELS
 from kandinsky.families.parts.tiling import TIME, Coder, Spread, Tiling, tiled
-from kandinsky.model.params import read_params
 from kandinsky.ops.attention import attention
 
 LOGVAR_RANGE = (-30.0, 20.0)
 Tilings = Literal["none", "auto", "official"]
-# frames·rows·columns that "auto" codes whole: about the largest tile of the official rule
-WHOLE_VOXELS = 2**23
-
-
-@dataclass(frozen=True, slots=True)
-class HunyuanParams:
-    """Hyper-parameters under Diffusers' names; the defaults are the released autoencoder's."""
-
-    in_channels: int = 3
-    out_channels: int = 3
-    latent_channels: int = 16
-    down_block_types: tuple[str, ...] = ("HunyuanVideoDownBlock3D",) * 4
-    up_block_types: tuple[str, ...] = ("HunyuanVideoUpBlock3D",) * 4
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
-    act_fn: str = "silu"
-    norm_num_groups: int = 32
-    scaling_factor: float = field(default=0.476986, metadata={"above": 0})
-    spatial_compression_ratio: int = 8
-    temporal_compression_ratio: int = 4
-    mid_block_add_attention: bool = True
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> HunyuanParams:
-        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes. Raises: RequestError."""
-        return read_params(cls, values, "autoencoder parameter")
 
 
 class CausalMidBlock(nn.Module):

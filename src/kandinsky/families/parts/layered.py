@@ -25,10 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from kandinsky.families.parts.tiles import CHUNK, ON_DEVICE
 from kandinsky.ops.attention import attention
-
-CHUNK = 2**26  # numbers of one activation in work: 128 MB in half precision
-ON_DEVICE = 2**31  # bytes of kept activations that stay where they were made
 
 # (shape, type) -> memory that is not the device's; the default is the host's
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]

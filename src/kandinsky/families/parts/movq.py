@@ -10,74 +10,18 @@ Source: ai-forever/KandinskyVideo@4e10a23 and @914eac1, movq.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.model.params import read_params, without_fixed
+from kandinsky.families.parts.params import MOVQ_PIECE, MovqParams
 from kandinsky.ops.attention import attention
 
 GROUPS, EPS = 32, 1e-6
-PIECE = 4  # a clip is decoded in (number of latents // 4) pieces
-# official arguments of the decoder along time that only one value is built for
-ONLY: dict[str, Any] = {
-    "double_z": False,
-    "dropout": 0.0,
-    "temporal_mid_blocks": True,
-    "temporal_kernel_size": (3, 3, 3),
-    "temporal_conv_padding": (1, 1, 1),
-    "temporal_blocks": False,
-    "flicker_augmentation": False,
-    "build_3D_decoder": False,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class MovqParams:
-    """Official names; the defaults are the released image autoencoder's.
-
-    Attributes:
-        attn_resolutions: Sizes at which levels have attention, counted from ``resolution`` whatever the image's size.
-        temporal: The decoder mixes every convolution with one along time.
-        temporal_attention_block: And has attention along time.
-    """
-
-    z_channels: int = 4
-    resolution: int = 256
-    in_channels: int = 3
-    out_ch: int = 3
-    ch: int = 256
-    ch_mult: tuple[int, ...] = (1, 2, 2, 4)
-    num_res_blocks: int = 2
-    attn_resolutions: tuple[int, ...] = (32,)
-    temporal: bool = False
-    temporal_attention_block: bool = False
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MovqParams:
-        """Read official hyper-parameters.
-
-        Raises:
-            RequestError: For an unknown name or a value that is not supported.
-        """
-        what = "autoencoder parameter"
-        return read_params(cls, without_fixed(values, ONLY, what), what)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return tuple(self.ch * factor for factor in self.ch_mult)
-
-    @property
-    def spatial(self) -> int:
-        """Pixels of a latent's side."""
-        return 2 ** (len(self.ch_mult) - 1)
-
-    def attends(self, level: int) -> bool:
-        return self.resolution // 2**level in self.attn_resolutions
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +267,7 @@ class MovqAutoencoder(nn.Module):
     def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
         """The same pixels piece by piece: as many pieces as the clip has latents, divided by 4, at least one."""
         frames = latents_BTHWC.shape[1]
-        yield from map(self.decode_whole, latents_BTHWC.chunk(max(frames // PIECE, 1), dim=1))
+        yield from map(self.decode_whole, latents_BTHWC.chunk(max(frames // MOVQ_PIECE, 1), dim=1))
 
     def decode_whole(self, latents_BTHWC: Tensor) -> Tensor:
         """All frames as one piece; a network that does not look along time still takes them one by one."""

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.families.kandinsky5.denoiser import bind
-from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.autoencoder import NanoAutoencoder
 from kandinsky.families.nano.text import ROLES, NanoTextNetwork
 from kandinsky.lab.nano import captions

@@ -120,6 +120,11 @@ class UNetParams:
         return (self.init_channels, *(self.model_channels * factor for factor in self.dim_mult))
 
     @property
+    def text_widths(self) -> tuple[int, int]:
+        """Widths of a text token and of the pooled text that the network takes."""
+        return self.context_dim, self.context_dim
+
+    @property
     def halvings(self) -> int:
         """A latent's sides must be multiples of 2 to this power."""
         return len(self.dim_mult) - 1
