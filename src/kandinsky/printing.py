@@ -32,6 +32,13 @@ def escaped(text: object, *, keep: str = "") -> str:
     return "".join(c if c in keep or not _is_harmful(c) else _escape(c) for c in text)
 
 
+def shortened(text: object, longest: int = 48) -> str:
+    """Text for a message: ``escaped``, and cut where it is longer than so many characters."""
+    text = str(text)
+    shown = escaped(text[: longest + 1])
+    return shown if len(text) <= longest and len(shown) <= longest else shown[: longest - 1] + "…"
+
+
 def shell_word(text: str) -> str:
     """Text as one word of a shell's command line.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kandinsky.cli.streams import emit, emit_json, in_flags, say
 from kandinsky.errors import RequestError
+from kandinsky.printing import shortened
 
 if TYPE_CHECKING:
     from kandinsky.diffusion.sample import OnStep
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def summary_path(prompts: Path) -> Path:
     """Where the summary of a batch lies when nobody says: in the current folder, as the results do."""
-    return Path(f"{prompts.stem}.summary.jsonl")
+    return Path(f"{'stdin' if str(prompts) == '-' else prompts.stem}.summary.jsonl")
 
 
 def run_batch(
@@ -39,8 +40,9 @@ def run_batch(
 
     Raises: typer.Exit(1) where some failed.
     """
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries
+    from kandinsky.engine.latent_names import latent_path
+    from kandinsky.files import sweep
     from kandinsky.jobs.batch import LocalRunner, Summary, settle
 
     hush_libraries()
@@ -49,6 +51,8 @@ def run_batch(
             pass
         return
     begun = time.monotonic()
+    for folder in {summary.parent, *(item.target.parent for item in items)}:
+        sweep(folder)  # what a killed run left
     record = Summary(summary, items)
     for outcome in settled:
         record.add(outcome)
@@ -58,15 +62,19 @@ def run_batch(
             _tell(outcome, total, as_json=as_json, quiet=quiet)
         runner = _runner(loading, total, ray=ray, workers=workers, quiet=quiet)
         with _counting(record, total, is_on=ray is not None and not quiet) as moved:
-            for item, result, attempts in runner.run(items):
-                outcome = settle(item, result, attempts)
-                record.add(outcome)
-                moved()
-                _tell(outcome, total, as_json=as_json, quiet=quiet)
+            try:
+                for item, result, attempts in runner.run(items):
+                    outcome = settle(item, result, attempts)
+                    record.add(outcome)
+                    moved()
+                    _tell(outcome, total, as_json=as_json, quiet=quiet)
+            except KeyboardInterrupt as error:
+                kept = [path for item in items if (path := latent_path(item.target)).exists()]
+                raise KeyboardInterrupt(record.progress(kept)) from error
     counts = record.counts()
     if as_json:
         taken_s = round(time.monotonic() - begun, 3)
-        print(json.dumps({"summary": counts, "file": str(summary), "taken_s": taken_s}), flush=True)
+        emit_json({"summary": counts, "file": str(summary), "taken_s": taken_s})
     failed = counts.get("failed", 0)
     if failed or not quiet:
         words = {"done": "made", "skipped": "finished before", "failed": "failed"}
@@ -91,7 +99,6 @@ def check_ray(ray: str | None, workers: int | None, device: str | None, prompts:
 
 
 def _runner(loading: Loading, total: int, *, ray: str | None, workers: int | None, quiet: bool) -> Runner:
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import patient
     from kandinsky.jobs.batch import LocalRunner
 
@@ -129,20 +136,20 @@ def _counting(record: Summary, total: int, *, is_on: bool) -> Iterator[Callable[
 
 def _tell(outcome: Outcome, total: int, *, as_json: bool, quiet: bool) -> None:
     """stdout: the path of what is there now, or one JSON object an entry. stderr: the rest."""
-    from kandinsky.cli.main import say
 
-    place = f"{outcome.number}/{total}"
+    place, named = f"{outcome.number}/{total}", f"`{shortened(outcome.prompt)}`"
     if outcome.error is not None:
-        say(f"error: {place}, line {outcome.line} `{outcome.prompt[:48]}`: {outcome.error}")
+        say(f"error: {place}, line {outcome.line} {named}: {in_flags(outcome.error)}")
         if outcome.hint:
-            say(f"hint: {outcome.hint}")
+            say(f"hint: {in_flags(outcome.hint)}")
     elif not quiet:
         if outcome.status == "skipped":
-            say(f"{place}: finished before, seed {outcome.seed}")
+            say(f"{place} {named}: finished before, seed {outcome.seed}")
         else:
             where = f", {outcome.worker}" if outcome.worker else ""
-            say(f"{place}: seed {outcome.seed}, {outcome.recipe.get('frames')} frames, {outcome.taken_s:.1f} s{where}")
+            told = f"seed {outcome.seed}, {outcome.recipe.get('frames')} frames, {outcome.taken_s:.1f} s{where}"
+            say(f"{place} {named}: {told}")
     if as_json:
-        print(json.dumps({**outcome.record(), "recipe": dict(outcome.recipe) or None}, ensure_ascii=False), flush=True)
+        emit_json({**outcome.record(), "recipe": dict(outcome.recipe) or None})
     elif outcome.path is not None:
-        print(outcome.path, flush=True)
+        emit(outcome.path)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
-from kandinsky.cli.chosen import chosen_model
+from kandinsky.cli.chosen import Bare, Same, chosen_model
 from kandinsky.cli.rendered import Flags, rendered
+from kandinsky.cli.streams import emit_json
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.model.values import Request
@@ -19,11 +19,9 @@ RUN = Flags(RunOptions, only=("device", "dtype", "offload", "attention"))
 
 @rendered(asked=ASKED, run=RUN)
 def bench(
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`; `nano-t2v` if omitted."),
-    ] = None,
-    same: Annotated[str | None, typer.Option("--model", "-m", help="The same, as the other commands take it.")] = None,
+    context: typer.Context,
+    model: Bare = None,
+    same: Same = None,
     stages: Annotated[str | None, typer.Option("--stages", help="Some of text,dit,vae,write; all if omitted.")] = None,
     repeats: Annotated[
         int, typer.Option("--repeats", "--runs", min=1, max=1000, help="Measured rounds, after one to warm up.")
@@ -52,7 +50,7 @@ def bench(
 
     from kandinsky.engine.request import parse_size
 
-    model = chosen_model(model, same)
+    model = chosen_model(context, model, same)
     width, height = (None, None) if size is None else parse_size(size)
     request = {"width": width, "height": height, **asked}
     if ledger and (random_weights or change or against or stages):
@@ -81,7 +79,7 @@ def bench(
         lines = [
             asdict(stage) | {"rate": stage.rate, "share": stage.rate / report.matmul_rate} for stage in report.stages
         ]
-        print(json.dumps(asdict(report) | {"stages": lines}))
+        emit_json(asdict(report) | {"stages": lines})
     else:
         print(measure.table(report))
 
@@ -97,4 +95,7 @@ def _ledger(
     hush_libraries()
     with counted("measuring") as on_run:
         found = ledger.measure(model, request=request, repeats=repeats, device=device, dtype=dtype, on_run=on_run)
-    print(json.dumps(asdict(found)) if as_json else ledger.table(found))
+    if as_json:
+        emit_json(asdict(found))
+    else:
+        print(ledger.table(found))

@@ -9,11 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from kandinsky import catalogue
+from kandinsky.cli.complete import model_ids
 from kandinsky.errors import RequestError
 
 
 def calibrate(
-    model: Annotated[str, typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`; or a folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="Catalogue id, see `kandinsky models`; or a folder.", autocompletion=model_ids
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="TOML or JSON file for `--cache magcache:ratios=FILE`.")
     ] = None,

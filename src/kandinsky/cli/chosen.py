@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from kandinsky import catalogue
+from kandinsky.cli.complete import model_ids
 from kandinsky.errors import RequestError
 
+Bare = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="ID", help="Catalogue id, see `kandinsky models`; default: nano-t2v.", autocompletion=model_ids
+    ),
+]
+Same = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="ID", help="The same, as for other commands.", autocompletion=model_ids),
+]
 
-def chosen_model(bare: str | None, option: str | None) -> str:
-    """The one that was given, else the default. Raises: RequestError for two that differ."""
-    if bare is not None and option is not None and bare != option:
+
+def chosen_model(context: typer.Context, bare: str | None, option: str | None) -> str:
+    """The model that was given, else the default.
+
+    Args:
+        context: Of the command.
+        bare: Its argument.
+        option: Its ``--model``, which may come from the environment or a file; then the argument beats it.
+
+    Raises:
+        RequestError: Two different ones were given.
+    """
+    source = context.get_parameter_source("same")
+    is_typed = source is not None and source.name == "COMMANDLINE"
+    if is_typed and bare is not None and bare != option:
         raise RequestError(f"both `{bare}` and `--model {option}` were given: use one")
     return bare or option or catalogue.DEFAULT_MODEL

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
+from kandinsky.cli.complete import model_ids
+from kandinsky.cli.streams import say
 
 
 def convert(
@@ -16,7 +16,8 @@ def convert(
     target: Annotated[Path, typer.Argument(help="File to write (official), or folder (Diffusers).")],
     to: Annotated[str, typer.Option("--to", help="official | diffusers")] = "official",
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Catalogue id whose parameters the weights have.")
+        str | None,
+        typer.Option("--model", "-m", help="Catalogue id whose parameters the weights have.", autocompletion=model_ids),
     ] = None,
     trust_pickle: Annotated[
         bool,
@@ -30,7 +31,6 @@ def convert(
     Kandinsky 3 goes from a Diffusers folder to an official `weights/` folder and, with --model, back.
     """
     if trust_pickle:
-        from kandinsky.cli.main import say
         from kandinsky.weights.pickled import convert_trusted
 
         written, left = convert_trusted(source, target)

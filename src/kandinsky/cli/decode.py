@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from kandinsky.cli.streams import emit, emit_json, say
 from kandinsky.errors import RequestError
 
 
@@ -25,10 +25,9 @@ def decode(
     tiling: Annotated[str | None, typer.Option("--tiling", help="none, auto or official; as it was asked for.")] = None,
     sheet: Annotated[str | None, typer.Option("--sheet", help="Also write a contact sheet, a .png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the path.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only on stderr.")] = False,
 ) -> None:
     """Finish a result from its latent: the same frames, the autoencoder alone is loaded. The latent stays."""
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries, patient
     from kandinsky.media.video import check_sheet, check_target, write_video
     from kandinsky.runtime.budget import check_offload
@@ -59,9 +58,9 @@ def decode(
     if not quiet:
         say(f"seed {video.seed}, {video.num_frames} frames, {time.monotonic() - begun:.1f} s")
     if as_json:
-        print(json.dumps({"path": str(written), "sheet": sheet, "recipe": video.recipe}, ensure_ascii=False))
+        emit_json({"path": str(written), "sheet": sheet, "recipe": video.recipe})
     else:
-        print(written)
+        emit(written)
 
 
 def _target(latent: Path, output: str | None) -> Path:

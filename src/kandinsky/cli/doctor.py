@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
+from kandinsky.cli.settings import Settings
+from kandinsky.cli.streams import emit_json
+from kandinsky.printing import escaped
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
-    """Report versions, devices, attention backends, optional packages, hub settings, codecs, memory and disk."""
+
+def doctor(
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False
+) -> None:
+    """Report versions, devices, attention backends, packages, codecs, memory, disk, hub settings, option defaults."""
     from kandinsky.runtime.doctor import report
 
     found = report()
+    defaults: Settings = context.find_root().obj
+    if defaults.problem is not None:
+        found["problems"].append(str(defaults.problem))
+    found["defaults"] = [{"option": o.option, "value": o.value, "from": o.origin} for o in defaults.distinct()]
     if as_json:
-        print(json.dumps(found, ensure_ascii=False, indent=1))
+        emit_json(found, indent=1)
         return
     torch = found["torch"]
     _line("kandinsky", found["kandinsky"])
@@ -35,13 +44,16 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object
     _line("hub", f"cache {hub['cache']}, token {'set' if hub['token'] else 'not set'}")
     for name, value in hub["settings"].items():
         _line("setting", f"{name}={value}")
+    for one in found["defaults"]:
+        value = ", ".join(one["value"]) if isinstance(one["value"], list) else one["value"]
+        _line("option", f"{one['option']} = {value}, from {one['from']}")
     for problem in found["problems"]:
         _line("PROBLEM", problem)
     print("all is well" if not found["problems"] else f"{len(found['problems'])} problem(s)")
 
 
 def _line(key: str, value: Any) -> None:
-    print(f"{key:<10} {value}")
+    print(f"{key:<10} {escaped(value)}")
 
 
 def _room(room: dict[str, float] | None) -> str | None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kandinsky import catalogue
+from kandinsky.cli.complete import model_ids
+from kandinsky.cli.streams import say
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Source
 
@@ -22,6 +24,7 @@ def download(
         typer.Argument(
             metavar="ID...",
             help="Catalogue ids, see `kandinsky models`; OWNER/NAME of a model's repository, or of a LoRA.",
+            autocompletion=model_ids,
         ),
     ],
     folder: Annotated[
@@ -32,7 +35,6 @@ def download(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
     """Fetch what models need: only the files their cards list, resumed where a transfer broke, verified by hash."""
-    from kandinsky.cli.main import say
     from kandinsky.files import local_path
     from kandinsky.runtime.budget import gigabytes
     from kandinsky.weights.locate import card_bytes

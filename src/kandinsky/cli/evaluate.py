@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kandinsky import catalogue
+from kandinsky.cli.complete import model_ids
+from kandinsky.cli.streams import emit_json
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`.")],
+    model: Annotated[
+        str, typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`.", autocompletion=model_ids)
+    ],
     prompts: Annotated[int | None, typer.Option("--prompts", help="Prompts a group; all when not given.")] = None,
     groups: Annotated[
         list[str] | None, typer.Option("--group", help="Only this group, such as `en label`; may be repeated.")
@@ -36,4 +39,7 @@ def evaluate(
         result = measure(
             model, prompts=prompts, groups=groups or None, cache=cache, sheet=sheet, dtype=dtype, on_batch=on_batch
         )
-    print(json.dumps(result, ensure_ascii=False, indent=1) if as_json else table(result))
+    if as_json:
+        emit_json(result, indent=1)
+    else:
+        print(table(result))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kandinsky import catalogue
+from kandinsky.cli.complete import model_ids
 from kandinsky.cli.rendered import Flags, rendered
+from kandinsky.cli.streams import emit, emit_json, read_input, say, to_stdout
 from kandinsky.cli.together import together
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import KandinskyError, RequestError
@@ -29,18 +30,40 @@ if TYPE_CHECKING:
 
 MOST_RESULTS = 10_000  # of one prompt; every one is checked before the first is made
 FULL_SIZE_MODEL = "kandinsky5-lite-t2v-sft-5s"
+FORMATS = ("mp4", "webm", "gif", "webp", "png", "wav", "flac")
+STDIN = STDOUT = "-"
+LONGEST_PROMPT = 2**20  # bytes
 
 
 @together
 @rendered(asked=Flags(Request), run=Flags(RunOptions))
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="What the video shows. Or use --prompts.")] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="Catalogue id, see `kandinsky models`.")] = (
-        catalogue.DEFAULT_MODEL
-    ),
+    prompt: Annotated[
+        str | None, typer.Argument(help="What the video shows; `-` reads it from stdin. Or use --prompts.")
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Catalogue id (see `kandinsky models`), folder, or repository.",
+            autocompletion=model_ids,
+        ),
+    ] = catalogue.DEFAULT_MODEL,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", help="File to write: .mp4 .webm .gif .webp .png, %03d.png, or a folder `x/`."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write: .mp4 .webm .gif .webp .png, %03d.png, a folder `x/`, or `-` for stdout.",
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help=f"{', '.join(FORMATS)}: of `-o -` and of files that are named after the prompt.",
+        ),
     ] = None,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     *,
@@ -50,7 +73,10 @@ def generate(
     ] = False,
     sound: Annotated[bool, typer.Option("--sound", help="Make the clip's sound too, for .mp4 and .webm.")] = False,
     sound_model: Annotated[
-        str | None, typer.Option("--sound-model", metavar="ID", help="With --sound: the model that makes it.")
+        str | None,
+        typer.Option(
+            "--sound-model", metavar="ID", help="With --sound: the model that makes it.", autocompletion=model_ids
+        ),
     ] = None,
     count: Annotated[
         int, typer.Option("--count", min=1, max=MOST_RESULTS, help="Videos for each prompt, with seeds counting up.")
@@ -58,7 +84,9 @@ def generate(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            "--prompts", metavar="FILE", help="Many prompts: one a line, or .csv or .jsonl with a column each."
+            "--prompts",
+            metavar="FILE",
+            help="Many prompts: one a line, or .csv, .jsonl, .json with a column each; `-` for stdin.",
         ),
     ] = None,
     summary: Annotated[
@@ -76,7 +104,7 @@ def generate(
     sheet: Annotated[str | None, typer.Option("--sheet", help="Also write a contact sheet, a .png.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would need; see `kandinsky plan`.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result instead of its path.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only on stderr.")] = False,
 ) -> None:
     """Make a video, an image or sound from words, a picture or a film. The result's path is the last line on stdout."""
     from kandinsky.cli.batch import check_ray, run_batch, summary_path
@@ -85,6 +113,7 @@ def generate(
     from kandinsky.engine.request import parse_size, resolve
     from kandinsky.jobs.batch import Loading, part_finished, plan_items
     from kandinsky.jobs.names import numbered
+    from kandinsky.jobs.prompt_files import parse as parse_prompts
     from kandinsky.jobs.prompt_files import read as read_prompts
     from kandinsky.runtime.parallel.launch import World
     from kandinsky.runtime.parallel.layout import settle
@@ -92,6 +121,8 @@ def generate(
     from kandinsky.weights.lora_files import find_loras
 
     options = RunOptions(**run)
+    is_piped = output == STDOUT
+    _check_streams(is_piped, form, output, many=count > 1 or prompts is not None, as_json=as_json)
     if asked["expanded_prompt"] is not None and prompts is not None:
         raise RequestError("--expanded-prompt belongs to one prompt: give that instead of --prompts")
     world = World.started()
@@ -103,6 +134,10 @@ def generate(
         model = catalogue.DEFAULT_SOUND
     source = catalogue.source_of(model)
     width, height = (None, None) if size is None else parse_size(size)
+    if STDIN in (prompt, str(prompts)) and world.size > 1:
+        raise RequestError("standard input belongs to one process: give the prompt, or a file with --prompts")
+    if prompt == STDIN and prompts is None:
+        prompt = read_input("the prompt", longest=LONGEST_PROMPT).strip()
     request = Request(model=model, prompt=prompt or "", width=width, height=height, **asked)
     if source.card.does.makes == "sound":
         from kandinsky.cli.sound import SoundModel, generate_sound, refuse
@@ -123,6 +158,7 @@ def generate(
             SoundModel(model, options, has_states=request.states is not None),
             request,
             output,
+            form=form,
             audio_only=audio_only,
             count=count,
             plan=plan,
@@ -143,7 +179,8 @@ def generate(
     items: list[Item] = []
     settled: list[Outcome] = []
     if prompts is not None:
-        items, settled = plan_items(read_prompts(prompts), request, loading, count=count, output=output, sheet=sheet)
+        rows = parse_prompts(read_input("prompts")) if str(prompts) == STDIN else read_prompts(prompts)
+        items, settled = plan_items(rows, request, loading, count=count, output=output, sheet=sheet, form=form)
         jobs = [item.job for item in items]
     else:
         first = resolve(request, source.card)
@@ -188,23 +225,29 @@ def generate(
             is_first=world.is_first,
         )
         return
-    targets = [_target(job, output, i, len(jobs)) for i, job in enumerate(jobs)]
-    sheets = [numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
-    _check(targets, sheets, options)
-    if chained:
-        from kandinsky.cli.sound import check_clip_targets
+    with ExitStack() as held:
+        if is_piped:
+            output = f"result{_piped_ending(jobs[0], form)}"
+            if world.is_first:
+                output = str(held.enter_context(to_stdout(output)))
+        targets = [_target(job, output, i, len(jobs), form) for i, job in enumerate(jobs)]
+        sheets = [numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
+        _check(targets, sheets, options)
+        if chained:
+            from kandinsky.cli.sound import check_clip_targets
 
-        check_clip_targets(targets, chained)
-    find_loras(options.lora)
-    for component in source.card.components.values():
-        locate_parts(component, root=source.root, model=source.name)
-    if world.size > 1 and not quiet:
-        _say_layout(str(layout), world.size, why)
-    if model == catalogue.DEFAULT_MODEL and not quiet:
-        _say_default(source.card.title)
-    if (fitted := jobs[0].image) and not quiet:
-        _say_image(fitted)
-    _run(loading, jobs, targets, sheets, layout=layout, sound=chained, as_json=as_json, quiet=quiet)
+            check_clip_targets(targets, chained)
+        find_loras(options.lora)
+        for component in source.card.components.values():
+            locate_parts(component, root=source.root, model=source.name)
+        if world.size > 1 and not quiet:
+            _say_layout(str(layout), world.size, why)
+        if model == catalogue.DEFAULT_MODEL and not quiet:
+            _say_default(source.card.title)
+        if (fitted := jobs[0].image) and not quiet:
+            _say_image(fitted)
+        tell = _no_result if is_piped else emit_json if as_json else _say_path
+        _run(loading, jobs, targets, sheets, layout=layout, sound=chained, tell=tell, quiet=quiet)
 
 
 def _run(
@@ -215,10 +258,9 @@ def _run(
     *,
     layout: Layout,
     sound: SoundModel | None,
-    as_json: bool,
+    tell: Callable[[dict[str, Any]], None],
     quiet: bool,
 ) -> None:
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries, patient
     from kandinsky.media.video import write_video
 
@@ -251,7 +293,7 @@ def _run(
                 say(f"seed {video.seed}, {video.num_frames} frames, {taken:.1f} s")
             facts = {"path": str(path), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
             if sound is None:
-                _say_result(facts, video.recipe, as_json)
+                tell({**facts, "recipe": video.recipe})
             else:
                 silent.append((path, video, facts))
     if sound is not None:
@@ -260,11 +302,36 @@ def _run(
         del pipe  # and with it its networks
         recipes = add_to_clips(sound, [(path, video) for path, video, _ in silent], quiet=quiet)
         for (_, _, facts), recipe in zip(silent, recipes, strict=True):
-            _say_result(facts, recipe, as_json)
+            tell({**facts, "recipe": recipe})
 
 
-def _say_result(facts: dict[str, Any], recipe: dict[str, Any], as_json: bool) -> None:
-    print(json.dumps({**facts, "recipe": recipe}, ensure_ascii=False) if as_json else facts["path"], flush=True)
+def _say_path(result: dict[str, Any]) -> None:
+    emit(result["path"])
+
+
+def _no_result(result: dict[str, Any]) -> None:
+    """For results that are written to stdout themselves."""
+
+
+def _check_streams(is_piped: bool, form: str | None, output: str | None, *, many: bool, as_json: bool) -> None:
+    """Refuse what does not go together with `-o -` and `--format`. Raises: RequestError."""
+    if form is not None and form not in FORMATS:
+        raise RequestError(f"format `{form}` is not supported: use {', '.join(FORMATS)}")
+    if is_piped and (many or as_json):
+        what = "--json" if as_json else "several results"
+        raise RequestError(f"output `-` takes one result and nothing else, not {what}: name files with -o")
+    if form is not None and output is not None and not is_piped:
+        raise RequestError(f"--format and -o {output} both say what is written: the ending of -o decides")
+
+
+def _piped_ending(job: Job, form: str | None) -> str:
+    """The ending of a result that goes to stdout. Raises: RequestError for frames that would be several files."""
+    from kandinsky.jobs.names import ending_of
+
+    ending = ending_of(job, form)
+    if ending == ".png" and job.shape.frames > 1:
+        raise RequestError("format `png` is one image, and this is a clip: use mp4, webm, gif or webp, or --seconds 0")
+    return ending
 
 
 def _sound_model(card: catalogue.Card, sound: bool, name: str | None, options: RunOptions) -> SoundModel | None:
@@ -283,13 +350,16 @@ def _sound_model(card: catalogue.Card, sound: bool, name: str | None, options: R
 @contextmanager
 def _keeping_latent(target: Path) -> Iterator[Path]:
     """Where the latent lies until its file is written; it stays where that fails, and what finishes it is said."""
-    from kandinsky.cli.main import say
     from kandinsky.engine.latent_names import kept_hint, latent_path
 
     latent = latent_path(target)
     latent.unlink(missing_ok=True)  # of an earlier run
     try:
         yield latent
+    except KeyboardInterrupt as error:
+        if latent.exists():
+            raise KeyboardInterrupt(kept_hint(latent)) from error
+        raise
     except BaseException as error:
         if latent.exists():
             kept = kept_hint(latent)
@@ -309,22 +379,25 @@ def _check_prompt(prompt: str | None, file: Path | None, *, may_lack: bool = Fal
         raise RequestError(f"{given} given: use one, such as `kandinsky generate 'a panda waves'`")
 
 
-def _target(job: Job, output: str | None, index: int, total: int) -> Path:
+def _target(job: Job, output: str | None, index: int, total: int, form: str | None) -> Path:
     """The file of one result; several results get a number each, or the seed where the name is made up."""
     from kandinsky.jobs.names import NAME, ending_of, made_up_name, numbered
 
     name = made_up_name(job, seed=job.seed)
     if output is None:
-        return Path(name + ending_of(job))
+        return Path(name + ending_of(job, form))
     return Path(output.replace(NAME, name)) if NAME in output else numbered(output, index, total)
 
 
 def _check(targets: list[Path], sheets: list[Path | None], options: RunOptions) -> None:
     """All that can be refused before torch is loaded."""
+    from kandinsky.files import sweep
     from kandinsky.media.video import check_sheet, check_target
 
     for path in targets:
         check_target(path)
+    for folder in {path.parent for path in targets}:
+        sweep(folder)  # what a killed run left
     for sheet in sheets:
         if sheet:
             check_sheet(sheet)
@@ -333,7 +406,6 @@ def _check(targets: list[Path], sheets: list[Path | None], options: RunOptions) 
 
 def _say_image(image: FittedImage) -> None:
     """What becomes of the given picture, where it is not used as it is."""
-    from kandinsky.cli.main import say
 
     if image.given == image.used:
         return
@@ -342,13 +414,11 @@ def _say_image(image: FittedImage) -> None:
 
 
 def _say_layout(layout: str, size: int, why: str) -> None:
-    from kandinsky.cli.main import say
 
     say(f"{size} processes, --parallel {layout}: {why}")
 
 
 def _say_default(title: str) -> None:
-    from kandinsky.cli.main import say
 
     say(f"model {catalogue.DEFAULT_MODEL} (the default): {title}; it ships with the package and runs anywhere")
     say(f"for a full-size model: kandinsky plan -m {FULL_SIZE_MODEL}, then generate with -m {FULL_SIZE_MODEL}")

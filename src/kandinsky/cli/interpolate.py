@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+from kandinsky.cli.complete import model_ids
+from kandinsky.cli.streams import emit, say
+
 log = logging.getLogger(__name__)
 MODEL = "kandinsky-video-1.1"
 
@@ -16,7 +19,10 @@ MODEL = "kandinsky-video-1.1"
 def interpolate(
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="File to read: .mp4 .webm .gif .webp, or a folder.")],
     output: Annotated[str, typer.Option("--output", "-o", help="File to write, as for `kandinsky generate`.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="Whose interpolation network is used.")] = MODEL,
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="Whose interpolation network is used.", autocompletion=model_ids),
+    ] = MODEL,
     factor: Annotated[int | None, typer.Option("--factor", help="2, 4, 8 or 16 times the frames a second; 4.")] = None,
     fps: Annotated[
         float | None, typer.Option("--fps", help="Frames a second instead of a factor, up to 16 times as many.")
@@ -30,11 +36,10 @@ def interpolate(
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; the best there is.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
     offload: Annotated[str | None, typer.Option("--offload", help="As for `kandinsky generate`.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only on stderr.")] = False,
 ) -> None:
     """Fill the gaps between a video's frames with new ones. Length, size and sound stay."""
     from kandinsky import catalogue
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import hush_libraries, patient
     from kandinsky.errors import RequestError
     from kandinsky.media.animation import image_format
@@ -88,4 +93,4 @@ def interpolate(
         before, after = len(given.frames), len(made.frames)
         spent = time.monotonic() - begun
         say(f"{before} frames at {given.fps:g} a second became {after} at {made.fps:g}, {spent:.1f} s")
-    print(written, flush=True)
+    emit(written)

@@ -1,6 +1,6 @@
 """The command `kandinsky`: registers one thin file a command, and turns errors into one clear line and an exit code.
 
-stdout carries data (the path of a result stands last), stderr carries talk. Nothing here loads torch: the commands
+stdout carries data (the path of a result stands last), stderr carries messages. Nothing here loads torch: the commands
 import what they need when they run.
 """
 
@@ -11,13 +11,18 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated
+from pathlib import PurePath
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import kandinsky
+from kandinsky.cli import failures, settings, signals
 from kandinsky.cli.progress import hush_extensions
-from kandinsky.errors import KandinskyError
+from kandinsky.cli.streams import in_flags, say, usable
+from kandinsky.errors import Cancelled, RequestError
+from kandinsky.printing import escaped
 
 COMMANDS = (
     "generate",
@@ -35,10 +40,49 @@ COMMANDS = (
     "evaluate",
     "calibrate",
 )
-INTERRUPTED = 130
+LIGHT = ("models", "show", "plan", "download")  # load no torch
+FAILED, INTERRUPTED = 1, 130
+PROGRAM = "kandinsky"
+COMPLETION = "_KANDINSKY_COMPLETE"
+# What may hold line breaks, or nothing; every other value names or measures something.
+TEXTS = ("prompt", "negative_prompt", "expanded_prompt")
 # typer brings click along, under a name that differs between its versions; its usage error is BadParameter's parent.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+class Command(TyperCommand):
+    """A command whose values are looked at before it runs.
+
+    reports_settings: it shows what is wrong with the defaults instead of refusing to run.
+    """
+
+    reports_settings = False
+
+    def invoke(self, ctx: Any) -> Any:
+        found: settings.Settings = ctx.find_root().obj
+        if found.problem is not None and not self.reports_settings:
+            raise found.problem
+        for parameter in self.get_params(ctx):
+            if parameter.name not in TEXTS:
+                values = ctx.params.get(parameter.name)
+                for value in values if isinstance(values, list | tuple) else (values,):
+                    _check_word(value, parameter)
+        if ctx.info_name not in LIGHT:
+            failures.check_limit()
+        try:
+            return super().invoke(ctx)
+        except RequestError as error:
+            if used := [one for p in self.params if (one := _default_of(ctx, p.name))]:
+                origins = ", ".join(f"`{one.option}` from {one.origin}" for one in used)
+                error.hint = f"{error.hint}; defaults: {origins}" if error.hint else f"defaults: {origins}"
+            raise
+
+
+class Report(Command):
+    """A command that runs with defaults that are wrong too."""
+
+    reports_settings = True
 
 
 def build() -> typer.Typer:
@@ -46,16 +90,25 @@ def build() -> typer.Typer:
     app = typer.Typer(
         help="Kandinsky: the whole video family in one command. Start with: kandinsky generate 'a panda waves'",
         no_args_is_help=True,
-        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
         # Plain help: it is quick to print, and the same text stands in the documentation.
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
     app.callback()(_root)
     for name in COMMANDS:
-        app.command(name)(getattr(import_module(f"kandinsky.cli.{name}"), name))
-    app.add_typer(import_module("kandinsky.cli.data").app, name="data")
+        app.command(name, cls=Report if name == "doctor" else Command)(
+            getattr(import_module(f"kandinsky.cli.{name}"), name)
+        )
+    data = typer.Typer(help="Fetch and build training data.", no_args_is_help=True, rich_markup_mode=None)
+    data.callback()(_group)
+    data.command("nano", cls=Command)(import_module("kandinsky.cli.data").nano)
+    app.add_typer(data, name="data")
     return app
+
+
+def _group() -> None:
+    pass
 
 
 def _version(value: bool) -> None:
@@ -66,58 +119,119 @@ def _version(value: bool) -> None:
 
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     pass
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong request, 130 interrupted."""
-    logging.basicConfig(format="note: %(message)s", stream=sys.stderr, level=logging.WARNING)
-    hush_extensions()
+    """Run one command line.
+
+    Args:
+        arguments: Without the program's name; those of this process when absent.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong request, 130 interrupted.
+    """
+    with usable() as stdout, signals.as_interrupts():
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_OneLine("note: %(message)s"))
+        logging.basicConfig(handlers=[handler], level=logging.WARNING)
+        hush_extensions()
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        try:
+            stdout.flush()
+        except BrokenPipeError:
+            return code
+        if stdout.error is not None:
+            say(f"error: standard output cannot be written: {stdout.error.strerror}")
+        return code or (FAILED if stdout.error is not None else 0)
+
+
+def _run(arguments: list[str]) -> int:
     try:
-        code = build()(list(sys.argv[1:] if arguments is None else arguments), "kandinsky", standalone_mode=False)
-        sys.stdout.flush()
-        if code == INTERRUPTED:  # newer versions of typer turn the interrupt into this code themselves
-            raise KeyboardInterrupt
-        return code if isinstance(code, int) else 0
-    except KandinskyError as error:
-        say(f"error: {in_flags(str(error))}")
-        if error.hint:
-            say(f"hint: {in_flags(error.hint)}")
-        return error.exit_code
+        return _call(arguments)
+    except typer.Exit as ending:
+        return ending.exit_code
     except _ClickError as error:
         return _usage(error)
-    except (KeyboardInterrupt, typer.Abort):
-        say("interrupted: nothing half-written was left behind")
-        return INTERRUPTED
+    except Cancelled as error:
+        return _interrupted(str(error))
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return _interrupted(str(error) or "nothing half-written was left behind")
     except BrokenPipeError:
-        # The reader went away, as `| head` does. Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        known = failures.explained(error)
+        if known is None:
+            raise
+        say(f"error: {in_flags(str(known))}")
+        if known.hint:
+            say(f"hint: {in_flags(known.hint)}")
+        return known.exit_code
 
 
-def in_flags(text: str) -> str:
-    """A message in the words of the command line: its options are named by their flags."""
-    from kandinsky.engine.options import PlanOptions
-    from kandinsky.model import option
-    from kandinsky.model.values import Request
+def _call(arguments: list[str]) -> int:
+    command = typer.main.get_command(build())
+    if COMPLETION in os.environ:
+        command.main(arguments, PROGRAM)  # prints words and exits
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise RequestError(
+                f"argument `{escaped(argument)}` is not valid UTF-8: type it in a UTF-8 terminal, or rename the file"
+            )
+    found = settings.read(command)
+    with command.make_context(PROGRAM, arguments, default_map=found.default_map(), obj=found) as ctx:
+        code = command.invoke(ctx)
+    return code if isinstance(code, int) else 0
 
-    return option.in_flags(text, (Request, PlanOptions), {"size": "--size"})
+
+def _check_word(value: object, parameter: Any) -> None:
+    """Refuse a name that is empty or holds what no name should. Raises: RequestError."""
+    if not isinstance(value, str | PurePath):
+        return
+    text, name = str(value), parameter.opts[0]
+    if parameter.param_type_name == "argument":
+        name = parameter.metavar or name
+    if not text:
+        raise RequestError(f"`{name}` is empty: leave it out, or give a value")
+    if escaped(text) != text:
+        raise RequestError(f"`{name}` holds control characters, `{text}`: use plain text")
 
 
-def say(text: str) -> None:
-    """One line of talk, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+def _default_of(ctx: Any, parameter: str) -> settings.Setting | None:
+    """Where a parameter's value comes from, when that is neither the command line nor the program."""
+    source = ctx.get_parameter_source(parameter)
+    if source is None or source.name != "DEFAULT_MAP":
+        return None
+    found: settings.Settings = ctx.find_root().obj
+    return found.of(ctx.command_path.removeprefix(f"{PROGRAM} "), parameter)
 
 
-def _usage(error: Exception) -> int:
+def _interrupted(what: str) -> int:
+    say(f"interrupted: {what}")
+    return INTERRUPTED
+
+
+def _usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
-        print(error.format_message())  # type: ignore[attr-defined]
+        print(error.format_message())
         return 0
-    message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+    message = " ".join(error.format_message().split()).rstrip(".")
     say(f"error: {message[:1].lower()}{message[1:]}")
-    if isinstance(error, _UsageError) and (context := getattr(error, "ctx", None)):
-        say(f"hint: `{context.command_path} --help` lists what it takes")
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    if context is not None and isinstance(error, _UsageError):
+        default = _default_of(context, parameter.name) if parameter is not None else None
+        if default is not None:
+            say(f"hint: the value comes from {default.origin}")
+        else:
+            say(f"hint: `{context.command_path} --help` lists its arguments and options")
     return int(getattr(error, "exit_code", 2))
+
+
+class _OneLine(logging.Formatter):
+    """Notes in one line each: what they tell of may come from a file. A traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        return escaped(super().formatMessage(record))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from kandinsky import catalogue
+from kandinsky.cli.streams import emit_json
+from kandinsky.printing import escaped
 
 
 def models(
@@ -34,7 +35,7 @@ def models(
             }
             for card, size, local in rows
         ]
-        print(json.dumps(facts, ensure_ascii=False, indent=1))
+        emit_json(facts, indent=1)
         return
     table = [("ID", "TASK", "PARAMETERS", "MAKES", "FILES", "LOCAL", "LICENCE")]
     table += [
@@ -51,7 +52,7 @@ def models(
     ]
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(escaped("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()))
 
 
 def _makes(card: catalogue.Card) -> str:

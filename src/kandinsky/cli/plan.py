@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kandinsky import catalogue
-from kandinsky.cli.chosen import chosen_model
+from kandinsky.cli.chosen import Bare, Same, chosen_model
 from kandinsky.cli.rendered import Flags, rendered
+from kandinsky.cli.streams import emit_json
 from kandinsky.engine.options import RunOptions
 from kandinsky.model.values import Request
 
@@ -33,11 +33,9 @@ RUN = Flags(
 
 @rendered(asked=ASKED, run=RUN)
 def plan(
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`; `nano-t2v` if omitted."),
-    ] = None,
-    same: Annotated[str | None, typer.Option("--model", "-m", help="The same, as the other commands take it.")] = None,
+    context: typer.Context,
+    model: Bare = None,
+    same: Same = None,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     *,
     asked: dict[str, Any],
@@ -56,7 +54,7 @@ def plan(
 
     width, height = (None, None) if size is None else parse_size(size)
     made = catalogue.plan(
-        chosen_model(model, same), width=width, height=height, memory=memory, gpus=gpus, **asked, **run
+        chosen_model(context, model, same), width=width, height=height, memory=memory, gpus=gpus, **asked, **run
     )  # fmt: skip
     show_plan(made, as_json=as_json)
 
@@ -71,7 +69,7 @@ def show_plan(made: Plan, *, as_json: bool, clips: int = 1) -> None:
     from kandinsky.runtime.budget import gigabytes
 
     if as_json:
-        print(json.dumps({**made.to_dict(), "clips": clips}, ensure_ascii=False))
+        emit_json({**made.to_dict(), "clips": clips})
         return
     many = f", {clips} clips one after another" if clips > 1 else ""
     print(f"model      {made.model}")

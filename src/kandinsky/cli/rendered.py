@@ -11,6 +11,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+from kandinsky.cli.complete import words_of
 from kandinsky.model.checks import hints_of
 
 P = ParamSpec("P")
@@ -48,7 +49,10 @@ class Flags:
         for f in self.fields():
             kind = WRITTEN.get(f.name, hints.get(f.name, str | None))
             told = typer.Option(
-                *f.metadata["flags"], metavar=f.metadata["metavar"], help=self.help.get(f.name, f.metadata["help"])
+                *f.metadata["flags"],
+                metavar=f.metadata["metavar"],
+                help=self.help.get(f.name, f.metadata["help"]),
+                autocompletion=words_of(f.name),
             )
             made.append(
                 inspect.Parameter(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +10,22 @@ from typing import Annotated, Any
 import typer
 
 from kandinsky import catalogue
+from kandinsky.cli.complete import model_ids
+from kandinsky.cli.streams import emit_json
+from kandinsky.engine.accepts import accepted
 from kandinsky.printing import escaped
 
 
 def show(
-    what: Annotated[str, typer.Argument(metavar="ID|FILE", help="A catalogue id, or a file this program wrote.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID|FILE", help="A catalogue id, or a file this program wrote.", autocompletion=model_ids
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Show a model's card; or a result's recipe and, as the last line, the command that makes it again."""
+    """Show what a model accepts and its card; or how a file was made, the command to repeat it last."""
     path = Path(what)
     if what in catalogue.cards() or not (path.exists() or path.suffix or "/" in what):
         _card(catalogue.find(what), as_json)
@@ -32,7 +39,7 @@ def _result(path: Path, as_json: bool) -> None:
     recipe = recipes.read(path)
     command = recipes.command(recipe)
     if as_json:
-        print(json.dumps({"path": str(path), "recipe": recipe, "command": command}, ensure_ascii=False))
+        emit_json({"path": str(path), "recipe": recipe, "command": command})
         return
     _print_table(recipe)
     print()
@@ -42,9 +49,12 @@ def _result(path: Path, as_json: bool) -> None:
 def _card(card: catalogue.Card, as_json: bool) -> None:
     values = catalogue.to_dict(card)
     if as_json:
-        print(json.dumps(values, ensure_ascii=False))
-    else:
-        _print_table(values)
+        emit_json(values)
+        return
+    print("accepts")
+    _print_table({name.replace("_", "-"): allowed for name, allowed in accepted(card).items()}, "  ")
+    print()
+    _print_table(values)
 
 
 def _print_table(values: Mapping[str, Any], indent: str = "") -> None:

@@ -6,13 +6,14 @@ Everything that can be refused is refused before torch is loaded; the film given
 from __future__ import annotations
 
 import gc
-import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kandinsky.cli.streams import emit, emit_json, say, to_stdout
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card
@@ -90,6 +91,7 @@ def generate_sound(
     request: Request,
     output: str | None,
     *,
+    form: str | None,
     audio_only: bool,
     count: int,
     plan: bool,
@@ -99,7 +101,6 @@ def generate_sound(
     """Sound for one film, ``count`` times with seeds counting up; prints the path of each file."""
     import dataclasses
 
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import patient
     from kandinsky.engine.request import resolve
     from kandinsky.media.mux import InputVideo
@@ -111,23 +112,27 @@ def generate_sound(
         _show_plan(first, model, clips=windows * count, as_json=as_json)
         return
     assert isinstance(film, InputVideo)
-    targets = [_target(film, output, audio_only, i, count) for i in range(count)]
-    model.check()
-    if not quiet:
-        _say_film(film, targets[0], windows)
-    pipe = model.load(quiet=quiet)
-    for job, target in zip(jobs, targets, strict=True):
-        begun = time.monotonic()
-        with patient(job.prompt or film.path.name, quiet=quiet) as on_step:
-            made = pipe.run(job, on_step=on_step)
-            path = made.save(target)
+    with ExitStack() as held:
+        is_piped = output == "-"
+        if is_piped:
+            output = str(held.enter_context(to_stdout(f"result{_ending(film, audio_only, form)}")))
+        targets = [_target(film, output, audio_only, form, i, count) for i in range(count)]
+        model.check()
         if not quiet:
-            say(f"seed {made.seed}, {made.audio.seconds:.2f} s of sound, {time.monotonic() - begun:.1f} s")
-        if as_json:
-            result = {"path": str(path), "taken_s": round(time.monotonic() - begun, 3), "recipe": made.recipe}
-            print(json.dumps(result, ensure_ascii=False), flush=True)
-        else:
-            print(path, flush=True)
+            _say_film(film, targets[0], windows)
+        pipe = model.load(quiet=quiet)
+        for job, target in zip(jobs, targets, strict=True):
+            begun = time.monotonic()
+            with patient(job.prompt or film.path.name, quiet=quiet) as on_step:
+                made = pipe.run(job, on_step=on_step)
+                path = made.save(target)
+            taken = time.monotonic() - begun
+            if not quiet:
+                say(f"seed {made.seed}, {made.audio.seconds:.2f} s of audio, {taken:.1f} s")
+            if as_json:
+                emit_json({"path": str(path), "taken_s": round(taken, 3), "recipe": made.recipe})
+            elif not is_piped:
+                emit(path)
 
 
 def check_clip_targets(targets: Sequence[Path], model: SoundModel) -> None:
@@ -147,7 +152,6 @@ def add_to_clips(
 
     A clip's prompt and seed are those of its sound. What was written is complete without it: an error leaves it there.
     """
-    from kandinsky.cli.main import say
     from kandinsky.cli.progress import patient
     from kandinsky.media import mux
 
@@ -169,21 +173,27 @@ def add_to_clips(
     return recipes
 
 
-def _target(film: InputVideo, output: str | None, audio_only: bool, index: int, count: int) -> Path:
-    """The file of one result, checked; where none is named, beside where one works, after the film."""
-    from kandinsky.jobs.names import numbered
-    from kandinsky.media.audio import AUDIO_FILES, check_audio_target
-    from kandinsky.media.mux import AUDIO_CODECS, check_copy_target
+def _ending(film: InputVideo, audio_only: bool, form: str | None) -> str:
+    """The ending of a result that nobody named a file for."""
+    from kandinsky.media.mux import AUDIO_CODECS
 
     ending = film.path.suffix.lower() if film.path.suffix.lower() in AUDIO_CODECS else ".mp4"
-    path = numbered(output or f"{film.path.stem}-sound{'.wav' if audio_only else ending}", index, count)
+    return f".{form}" if form else ".wav" if audio_only else ending
+
+
+def _target(film: InputVideo, output: str | None, audio_only: bool, form: str | None, index: int, count: int) -> Path:
+    """The file of one result, checked; where none is named, in the current folder, after the video."""
+    from kandinsky.jobs.names import numbered
+    from kandinsky.media.audio import AUDIO_FILES, check_audio_target
+    from kandinsky.media.mux import check_copy_target
+
+    path = numbered(output or f"{film.path.stem}-sound{_ending(film, audio_only, form)}", index, count)
     if path.suffix.lower() in AUDIO_FILES or audio_only:
         return check_audio_target(path)
     return check_copy_target(path, film)
 
 
 def _say_film(film: InputVideo, target: Path, windows: int) -> None:
-    from kandinsky.cli.main import say
     from kandinsky.media.audio import AUDIO_FILES
 
     in_windows = f", in {windows} windows" if windows > 1 else ""

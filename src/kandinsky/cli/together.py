@@ -8,6 +8,8 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
+from kandinsky.cli import failures
+from kandinsky.cli.streams import in_flags, say
 from kandinsky.runtime.parallel import launch
 
 P = ParamSpec("P")
@@ -19,15 +21,16 @@ def together(command: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        from kandinsky.cli.main import say
 
         if launch.World.started().size == 1:
             return command(*args, **kwargs)
-        with launch.together(say):
+        with launch.together(lambda text: say(in_flags(text), keep="\n")):
             try:
                 return command(*args, **kwargs)
             except typer.Exit as ending:  # an end that was meant, with a code
                 raise SystemExit(ending.exit_code) from None
+            except Exception as error:
+                raise failures.explained(error) or error from error
         raise AssertionError  # ``together`` passes every exception on
 
     return run

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from kandinsky.engine.latent_names import kept_hint, latent_path
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import Job, resolve
 from kandinsky.errors import KandinskyError, RequestError
-from kandinsky.files import replacing
+from kandinsky.files import real_path, replacing
 from kandinsky.jobs.names import NAME, ending_of, made_up_name, numbered
 from kandinsky.jobs.prompt_files import Row
 from kandinsky.media import recipe as recipes
@@ -32,6 +33,7 @@ from kandinsky.media.video import check_sheet, check_target, frame_files, write_
 from kandinsky.model.card import Source
 from kandinsky.model.values import Request, Video
 from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.printing import escaped
 from kandinsky.runtime import quantise
 from kandinsky.runtime.devices import choose_dtype
 from kandinsky.weights.lora_files import parse_spec
@@ -142,16 +144,28 @@ def plan_items(
     count: int = 1,
     output: str | None = None,
     sheet: str | None = None,
+    form: str | None = None,
 ) -> tuple[list[Item], list[Outcome]]:
-    """Every row held against the card, with a file for each result; and the rows that cannot be, as failures.
+    """Every row validated against the card, with a file for each result; and the rows that cannot be, as failures.
 
-    Args:   base: what rows leave out.   count: results for each row, with seeds counting up.
-            output: as `--output`: `{name}` in it becomes the name made up from prompt and seed, another name gets
-            numbers; rows with an output of their own keep that.   sheet: a name for contact sheets, which get numbers.
-    Raises: the first row's error where none of them can be made.
+    Args:
+        rows: Of a prompt file.
+        base: What rows leave out.
+        loading: Which model, and how it is loaded.
+        count: Results for each row, with seeds counting up.
+        output: As `--output`: `{name}` in it becomes the name made up from prompt and seed, another name gets numbers;
+            rows with an output of their own keep that, where it lies in this one's folder.
+        sheet: A name for contact sheets, which get numbers.
+        form: The format of files whose name is made up, such as `webm`.
+
+    Returns:
+        What is to be made, and what cannot be.
+
+    Raises:
+        KandinskyError: The first row's, where none of them can be made.
     """
     items: list[Item] = []
-    refused: list[tuple[Outcome, KandinskyError]] = []
+    refused: list[tuple[Outcome, Exception]] = []
     owners: dict[Path, int] = {}
     total = len(rows) * count
     for index, row in enumerate(rows):
@@ -163,15 +177,16 @@ def plan_items(
             planned = []
             for i, (job, target) in enumerate(zip(jobs, wanted, strict=True)):
                 if target is None:
-                    target = _free(_made_up(output, job, any_seed), owners)
+                    target = _free(_made_up(output, job, any_seed, form), owners)
                 elif target.absolute() in owners:
                     raise RequestError(f"output `{target}` is that of line {owners[target.absolute()]} already")
                 owners[target.absolute()] = row.line
                 page = None if sheet is None else check_sheet(numbered(sheet, first + i - 1, total))
                 planned.append(Item(first + i, row.line, job, any_seed, target, page))
-        except KandinskyError as error:
-            prompt = str(row.values.get("prompt", ""))
-            failed = Outcome(first, row.line, prompt, "failed", error=str(error), hint=error.hint)
+        except Exception as error:  # whatever is wrong with a row is that row's failure
+            told = Failure.of(error)
+            failed = Outcome(first, row.line, str(row.values.get("prompt", "")), "failed", error=told.message)
+            failed = dataclasses.replace(failed, hint=told.hint, details=told.details)
             refused += [(dataclasses.replace(failed, number=first + i), error) for i in range(count)]
         else:
             items += planned
@@ -190,14 +205,28 @@ def _jobs(request: Request, loading: Loading, count: int) -> list[Job]:
 def _wanted(row: Row, job: Job, output: str | None, number: int, total: int, copy: int, copies: int) -> Path | None:
     """The file somebody named; None where the name is to be made up."""
     if row.output is not None:
-        return numbered(row.output, copy, copies)
+        return numbered(_inside(row.output, output), copy, copies)
     return None if output is None or NAME in output else numbered(output, number - 1, total)
 
 
-def _made_up(pattern: str | None, job: Job, any_seed: bool) -> Path:
+def _inside(name: str, output: str | None) -> str:
+    """A row's own name for its file, where it lies in the folder that the command line names. Raises: RequestError."""
+    folder = Path() if output is None else Path(output).parent
+    if escaped(name) != name:
+        raise RequestError(f"output `{name}` holds control characters: use plain text")
+    if not Path(os.path.realpath(name)).is_relative_to(os.path.realpath(folder)):
+        place = "the current folder" if folder == Path() else f"`{folder}`"
+        raise RequestError(
+            f"output `{name}` lies outside of {place}, where this batch writes",
+            hint="to write elsewhere, name the folder: --output 'FOLDER/{name}.mp4'",
+        )
+    return name
+
+
+def _made_up(pattern: str | None, job: Job, any_seed: bool, form: str | None) -> Path:
     # without the seed where it is drawn: the next run must find the file
     name = made_up_name(job, seed=None if any_seed else job.seed)
-    return Path((pattern or NAME + ending_of(job)).replace(NAME, name))
+    return Path((pattern or NAME + ending_of(job, form)).replace(NAME, name))
 
 
 def _free(path: Path, owners: Mapping[Path, int]) -> Path:
@@ -217,17 +246,19 @@ def part_finished(items: Iterable[Item], loading: Loading) -> tuple[list[Item], 
     """
     open_: list[Item] = []
     settled: list[Outcome] = []
-    refused: list[RequestError] = []
+    refused: list[Exception] = []
     for item in items:
-        recipe = finished_recipe(item, loading)
+        try:
+            recipe = finished_recipe(item, loading)
+            if recipe is None:
+                check_target(item.target)
+        except (KandinskyError, OSError) as error:
+            told = Failure.of(error)
+            settled.append(_outcome(item, "failed", error=told.message, hint=told.hint))
+            refused.append(error)
+            continue
         if recipe is not None:
             settled.append(_outcome(item, "skipped", recipe=recipe))
-            continue
-        try:
-            check_target(item.target)
-        except RequestError as error:
-            settled.append(_outcome(item, "failed", error=str(error), hint=error.hint))
-            refused.append(error)
         else:
             open_.append(item)
     if refused and len(refused) == len(settled) and not open_:
@@ -237,6 +268,7 @@ def part_finished(items: Iterable[Item], loading: Loading) -> tuple[list[Item], 
 
 def finished_recipe(item: Item, loading: Loading) -> dict[str, Any] | None:
     """The recipe of an item's file where an earlier run finished it."""
+    real_path(item.target)  # a name that no file can have
     files = frame_files(item.target, item.job.shape.frames)
     if not all(file.exists() for file in (*files, *([item.sheet] if item.sheet else []))):
         return None
@@ -402,6 +434,14 @@ class Summary:
         if time.monotonic() - self._written >= SUMMARY_EVERY_S:
             self.write()
 
+    def progress(self, latents: Sequence[Path]) -> str:
+        """What an interrupted batch leaves, in words. latents: of entries that were being made."""
+        finished = self.count("done") + self.count("skipped")
+        told = f"{finished} of {len(self.outcomes)} results are finished; the same command makes the rest"
+        if latents:
+            told += f" and goes on from `{latents[0]}`"
+        return told
+
     def count(self, status: Status) -> int:
         return sum(outcome.status == status for outcome in self.outcomes.values())
 
@@ -419,7 +459,8 @@ class Summary:
         self._written = time.monotonic()
         lines = [json.dumps(self.outcomes[number].record(), ensure_ascii=False) for number in sorted(self.outcomes)]
         with replacing(self.path) as part:
-            part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            # what no encoding takes is a JSON escape then
+            part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
 
     def __enter__(self) -> Summary:
         self.write()

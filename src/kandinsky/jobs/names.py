@@ -17,8 +17,9 @@ def made_up_name(job: Job, *, seed: int | None) -> str:
     return slug if seed is None else f"{slug}-{seed}"
 
 
-def ending_of(job: Job) -> str:
-    return ".png" if job.shape.frames == 1 else ".mp4"
+def ending_of(job: Job, form: str | None = None) -> str:
+    """The ending of a job's file. form: such as `webm`, where somebody chose one."""
+    return f".{form}" if form else ".png" if job.shape.frames == 1 else ".mp4"
 
 
 def numbered(target: str | Path, index: int, total: int) -> Path:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from kandinsky.errors import KandinskyError, RequestError
@@ -37,6 +38,8 @@ PATIENCE = timedelta(hours=12)
 # machines of a cluster do not start at the same moment
 MEETING_S = 300.0
 ENDED = 1
+# what launchers and terminals send to end a process, besides SIGINT
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 NOTHING = "the job ends, no file was written"
 BY_LAUNCHER = "the launcher ended it, most likely since another process failed; no file was written"
 
@@ -132,9 +135,8 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
         say(f"error: process {world.rank} of {world.size} ends: {BY_LAUNCHER}")
         _leave(ENDED)
 
-    before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, ended)
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, ended) for number in _endings()} if is_main else {}
     try:
         yield world
     except KandinskyError as error:
@@ -148,12 +150,12 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
                 say(f"hint: {error.hint}")
         part(str(error))
         _leave(error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         _leave_undisturbed()
         watch = _Watch.present
         reason = watch.ending if watch else None
         if reason is None and world.is_first:
-            say("interrupted: nothing half-written was left behind")
+            say(f"interrupted: {error if error.args else 'nothing half-written was left behind'}")
         part("interrupted" if reason is None else reason)
         _leave(130 if reason is None else ENDED)
     except SystemExit:
@@ -173,8 +175,13 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
     else:
         part()
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _endings() -> list[signal.Signals]:
+    """The signals that end a job here; one that is ignored, as under `nohup`, stays ignored."""
+    return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _leave_undisturbed() -> None:
@@ -206,9 +213,10 @@ class _Watch:
         self._restore: list[Callable[[], object]] = []
         if threading.current_thread() is threading.main_thread():
             # a handler runs only between two Python instructions, which a process that waits for others never reaches
-            before = signal.signal(signal.SIGTERM, lambda *_: None)
+            before = {number: signal.signal(number, lambda *_: None) for number in _endings()}
             wakeup = signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
-            self._restore = [lambda: signal.signal(signal.SIGTERM, before), lambda: signal.set_wakeup_fd(wakeup)]
+            self._restore = [*(partial(signal.signal, *one) for one in before.items())]
+            self._restore.append(lambda: signal.set_wakeup_fd(wakeup))
         store.set(f"kandinsky/place/{world.rank}", str(Neighbour.myself()))
         self._beats = 0
         self._thread = threading.Thread(target=self._run, name="kandinsky-watch", daemon=True)
@@ -315,7 +323,7 @@ class _Watch:
 
     def _is_ended(self) -> bool:
         try:
-            return signal.SIGTERM in self._signals.recv(64)
+            return any(number in ENDING for number in self._signals.recv(64))
         except BlockingIOError:
             return False
 
