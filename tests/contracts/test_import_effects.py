@@ -25,7 +25,7 @@ PUBLIC = {
     "Request",
     "RequestError",
     "Soundtrack",
-    "TextStates",
+    "TextEmbeddings",
     "Video",
     "VideoShape",
     "VideoStream",

@@ -26,7 +26,7 @@ from kandinsky.families.parts.params import FLAN_UL2, T5_VOCABULARY, T5_XXL, T5S
 from kandinsky.families.parts.unet.unet import Marks
 from kandinsky.model.card import Card, Component
 from kandinsky.model.cost import Cost, Load
-from kandinsky.model.values import LatentShape, Request, TextStates, VideoShape
+from kandinsky.model.values import LatentShape, Request, TextEmbeddings, VideoShape
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime.blocks import block_lists
 from kandinsky.runtime.quantise import layers as quantised_layers
@@ -65,7 +65,7 @@ def test_operations_of_kandinsky5(visual_cond: bool, latent: tuple[int, int, int
     with torch.device("meta"):
         net = Kandinsky5(params)
         x = torch.empty(1, *latent, params.input_channels)
-        text = TextStates(torch.empty(1, 7, 24), torch.empty(1, 20))
+        text = TextEmbeddings(torch.empty(1, 7, 24), torch.empty(1, 20))
         counted = count_flops(lambda: net(x, torch.ones(1), text))
     assert cost5.flops(params, latent, 7) == counted == cost5.operations(params, latent, 7).flops
 
@@ -86,7 +86,7 @@ def test_operations_of_kandinsky4(num_groups: tuple[int, int, int]) -> None:
     )
     with torch.device("meta"):
         net = Kandinsky4(params)
-        text = TextStates(torch.empty(1, 7, 24), torch.empty(1, 1))
+        text = TextEmbeddings(torch.empty(1, 7, 24), torch.empty(1, 1))
         x, time = torch.empty(3, 8, 8, params.input_channels), torch.ones(1, dtype=torch.long)
         counted = count_flops(lambda: net(x, time, text, frames=[3]))
     assert cost4.flops(params, (3, 8, 8), 7) == counted
@@ -130,7 +130,7 @@ def test_a_unet_does_what_its_figures_say(model: str, part: str, frames: int) ->
     component, (rows, columns) = card.component(part), (48, 80)
     net = built(card, component)
     with torch.device("meta"):
-        text = TextStates(torch.empty(1, 60, 4096), torch.empty(1, 4096))
+        text = TextEmbeddings(torch.empty(1, 60, 4096), torch.empty(1, 4096))
         marks = Marks(tuple(range(frames))) if net.params.temporal.is_on else None
         x = torch.empty(1, frames, rows, columns, net.params.num_channels)
         counted = count_flops(lambda: net(x, torch.ones(1), text, marks))

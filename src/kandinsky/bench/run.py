@@ -38,7 +38,7 @@ from kandinsky.engine.request import Job
 from kandinsky.engine.rival import Side, Unavailable
 from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.model.cost import PROMPT_TOKENS
-from kandinsky.model.values import Request, TextStates, Video
+from kandinsky.model.values import Request, TextEmbeddings, Video
 from kandinsky.ops.nabla import KeptBlocks
 
 STAGES = ("text", "dit", "vae", "write")
@@ -194,7 +194,7 @@ class _Work:
     ) -> None:
         self.pipe, self.resolved, self.repeats, self.against, self.on_run = pipe, resolved, repeats, against, on_run
         self.rival = Side(against, pipe, resolved) if against else None
-        self.states: tuple[TextStates, TextStates | None] | None = None
+        self.states: tuple[TextEmbeddings, TextEmbeddings | None] | None = None
         self.latents: Tensor | None = None
         self.frames: Any = None
 
@@ -280,7 +280,7 @@ class _Work:
         return Rival(self.against, theirs.seconds, ratio(mine.seconds, theirs.seconds), theirs.peak_bytes)
 
     def _loop_flops(
-        self, net: Any, text: TextStates, negative: TextStates | None, kept: float | None = None
+        self, net: Any, text: TextEmbeddings, negative: TextEmbeddings | None, kept: float | None = None
     ) -> int | None:
         flops = self.pipe.card.part("dit").flops
         if flops is None:
@@ -289,16 +289,16 @@ class _Work:
         passes = [states.tokens_BLC.shape[1] for states in (text, negative) if states is not None]
         return self.resolved.steps * sum(flops()(net.params, latent, tokens, kept) for tokens in passes)
 
-    def _made_up_states(self, net: Any) -> tuple[TextStates, TextStates | None]:
+    def _made_up_states(self, net: Any) -> tuple[TextEmbeddings, TextEmbeddings | None]:
         params = self.pipe.card.dit.params
         if not {"in_text_dim", "context_dim"} & params.keys():  # how wide they are, its text encoder alone knows
             return self.pipe.encode([self.resolved])
         generator = torch.Generator().manual_seed(0)
 
-        def states() -> TextStates:
+        def states() -> TextEmbeddings:
             width, pooled = net.params.text_widths
             tokens = torch.randn(1, PROMPT_TOKENS, width, generator=generator)
-            return TextStates(tokens, torch.randn(1, pooled, generator=generator))
+            return TextEmbeddings(tokens, torch.randn(1, pooled, generator=generator))
 
         return states(), states() if Guidance(self.resolved.guidance).is_on else None
 

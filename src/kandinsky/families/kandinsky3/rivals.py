@@ -12,10 +12,12 @@ from torch import Tensor
 from kandinsky.engine.rival import Side, Unavailable
 from kandinsky.families.kandinsky3 import folder
 from kandinsky.families.parts.rivals import share
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 
 
-def unet(side: Side, noise_BTHWC: Tensor, text: TextStates, negative: TextStates | None) -> Callable[[], Tensor]:
+def unet(
+    side: Side, noise_BTHWC: Tensor, text: TextEmbeddings, negative: TextEmbeddings | None
+) -> Callable[[], Tensor]:
     """Its projection is left out, since the states are projected already; its scheduler costs next to nothing."""
     scale = side.job.guidance - 1
     if negative is not None and scale <= 1:

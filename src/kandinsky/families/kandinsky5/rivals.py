@@ -12,7 +12,7 @@ from kandinsky.diffusion.guidance import Guidance
 from kandinsky.engine.rival import Side
 from kandinsky.families.kandinsky5.convert import diffusers_config
 from kandinsky.families.parts.rivals import share
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 
 
@@ -38,7 +38,9 @@ def qwen_clip(side: Side) -> Callable[[], Any]:
     return work
 
 
-def transformer(side: Side, noise_BTHWC: Tensor, text: TextStates, negative: TextStates | None) -> Callable[[], Tensor]:
+def transformer(
+    side: Side, noise_BTHWC: Tensor, text: TextEmbeddings, negative: TextEmbeddings | None
+) -> Callable[[], Tensor]:
     """The whole loop on given noise and embeddings."""
     with side.pipe.placement.hold("dit") as ours:
         spec = AttentionSpec.from_dict(side.job.sampling.attention)
@@ -82,7 +84,7 @@ class _Processor:
         return self._tokenizer(text, **options)
 
 
-def _states(prefix: str, states: TextStates) -> dict[str, Tensor]:
+def _states(prefix: str, states: TextEmbeddings) -> dict[str, Tensor]:
     length = states.tokens_BLC.shape[1]
     return {
         f"{prefix}prompt_embeds_qwen": states.tokens_BLC,
