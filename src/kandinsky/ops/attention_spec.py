@@ -7,6 +7,7 @@ On a command line and in a recipe it is one word with options: `auto`, `dense`, 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,8 @@ from kandinsky.errors import BackendError, RequestError
 TYPES = ("dense", "nabla")
 # official name → ours
 _TYPE_ALIASES = {"flash": "dense"}
-DENSE_BACKENDS = ("sdpa", "products", "plain", "flash_attention_2", "flash_attention_3", "sage")
+_FORMER_BACKENDS = {"products": "math"}
+DENSE_BACKENDS = ("sdpa", "math", "plain", "flash_attention_2", "flash_attention_3", "sage")
 BLOCK_BACKENDS = ("flex", "gathered", "sdpa", "plain")
 BACKENDS = ("auto", *dict.fromkeys((*DENSE_BACKENDS, *BLOCK_BACKENDS)))
 _NABLA_NUMBERS = ("P", "wT", "wH", "wW")
@@ -43,6 +45,7 @@ class AttentionSpec:
     wW: int = 3
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "backend", current_backend(self.backend))
         if self.type not in TYPES:
             raise RequestError(f"unknown attention type `{self.type}`: use `dense` or `nabla`")
         if self.backend not in BACKENDS:
@@ -78,7 +81,7 @@ class AttentionSpec:
             BackendError: For a backend that does not fit.
         """
         word, _, rest = choice.strip().partition(":")
-        word = _TYPE_ALIASES.get(word, word)
+        word = current_backend(_TYPE_ALIASES.get(word, word))
         changes: dict[str, Any] = {}
         if word in TYPES:
             changes["type"] = word
@@ -125,6 +128,21 @@ class AttentionSpec:
             elif value != inert[key]:
                 raise RequestError(f"attention key `{key}` = `{value}` has no effect in any Kandinsky 5: remove it")
         return cls(**chosen)
+
+
+def current_backend(name: str) -> str:
+    """The present name of an attention backend.
+
+    Args:
+        name: A backend; a former name is accepted with a warning.
+
+    Returns:
+        The same name, or the one that replaced it.
+    """
+    if not isinstance(name, str) or name not in _FORMER_BACKENDS:
+        return name
+    warnings.warn(f"attention backend `{name}` is now called `{_FORMER_BACKENDS[name]}`", FutureWarning, stacklevel=2)
+    return _FORMER_BACKENDS[name]
 
 
 def _number(key: str, text: str) -> float | int:

@@ -30,7 +30,7 @@ class T5Params:
     """Settings of a T5 encoder.
 
     Attributes:
-        max_length: Number of tokens of every prompt, including the end token; longer prompts are truncated, shorter ones
+        max_length: Number of tokens of every prompt, including the end token; longer ones are truncated, shorter ones
             padded.
     """
 

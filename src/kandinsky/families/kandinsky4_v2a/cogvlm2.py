@@ -33,7 +33,7 @@ class CogVlm2Params:
     """Settings of the encoder.
 
     Attributes:
-        max_words: Number of embeddings of every prompt; longer ones are truncated, shorter ones padded with zeros, which
+        max_words: Number of embeddings of a prompt; longer ones are truncated, shorter ones padded with zeros, which
             are attended to.
     """
 
