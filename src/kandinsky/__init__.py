@@ -15,7 +15,8 @@ _HOMES = {
     "plan": "kandinsky.catalogue",
     "Request": "kandinsky.model.values",
     "Soundtrack": "kandinsky.model.values",
-    "TextStates": "kandinsky.model.values",
+    "TextEmbeddings": "kandinsky.model.values",
+    "TextStates": "kandinsky.model.values",  # the former name of TextEmbeddings
     "Video": "kandinsky.model.values",
     "VideoShape": "kandinsky.model.values",
     "VideoStream": "kandinsky.model.values",
@@ -40,7 +41,7 @@ __all__ = [
     "Request",
     "RequestError",
     "Soundtrack",
-    "TextStates",
+    "TextEmbeddings",
     "Video",
     "VideoShape",
     "VideoStream",
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
         get_T2I_pipeline,
     )
     from kandinsky.errors import BackendError, Cancelled, KandinskyError, OutOfMemory, RequestError, WeightsError
-    from kandinsky.model.values import LatentShape, Request, Soundtrack, TextStates, Video, VideoShape, VideoStream
+    from kandinsky.model.values import LatentShape, Request, Soundtrack, TextEmbeddings, Video, VideoShape, VideoStream
 
 
 def __getattr__(name: str) -> Any:

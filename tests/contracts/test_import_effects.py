@@ -23,7 +23,7 @@ PUBLIC = {
     "Request",
     "RequestError",
     "Soundtrack",
-    "TextStates",
+    "TextEmbeddings",
     "Video",
     "VideoShape",
     "VideoStream",

@@ -15,7 +15,7 @@ from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D as Kandinsky4
 from kandinsky.families.kandinsky4.dit import DiTParams as Params4
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.linear import linear
 
 PROCESSOR = torch.device("cpu")
@@ -97,7 +97,7 @@ def test_flops_of_the_transformer_are_those_it_multiplies(visual_cond: bool) -> 
     with torch.device("meta"):
         net = DiffusionTransformer3D(params)
         x = torch.empty(1, 3, 8, 6, params.input_channels)
-        text = TextStates(torch.empty(1, 7, 24), torch.empty(1, 20))
+        text = TextEmbeddings(torch.empty(1, 7, 24), torch.empty(1, 20))
         counted = count_flops(lambda: net(x, torch.ones(1), text))
     assert dit_flops(params, (3, 8, 6), 7) == counted
     wide = dataclasses.replace(params, model_dim=64)
@@ -112,7 +112,7 @@ def test_flops_of_kandinsky4_are_those_it_multiplies(num_groups: tuple[int, int,
     )
     with torch.device("meta"):
         net = Kandinsky4(params)
-        text = TextStates(torch.empty(1, 7, 24), torch.empty(1, 1))
+        text = TextEmbeddings(torch.empty(1, 7, 24), torch.empty(1, 1))
         x, time = torch.empty(3, 8, 8, params.input_channels), torch.ones(1, dtype=torch.long)
         counted = count_flops(lambda: net(x, time, text, frames=[3]))
     assert dit_flops(params, (3, 8, 8), 7) == counted

@@ -20,7 +20,7 @@ from kandinsky.engine.request import Job
 from kandinsky.errors import BackendError
 from kandinsky.families.kandinsky3 import folder as kandinsky3_folder
 from kandinsky.families.kandinsky5.convert import diffusers_config
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 
 
@@ -47,7 +47,7 @@ class DiffusersSide:
         """Encodes prompt and negative prompt. Raises: Unavailable for an encoder without a peer."""
         return _peer(TEXTS, self.pipe.card.text.kind, "text encoder")(self)
 
-    def dit(self, noise_BTHWC: Tensor, text: TextStates, negative: TextStates | None) -> Callable[[], Tensor]:
+    def dit(self, noise_BTHWC: Tensor, text: TextEmbeddings, negative: TextEmbeddings | None) -> Callable[[], Tensor]:
         """The whole loop on given noise and states. Raises: Unavailable for a network without a peer."""
         return _peer(DITS, self.pipe.card.dit.kind, "network")(self, noise_BTHWC, text, negative)
 
@@ -95,7 +95,7 @@ def _qwen_clip(side: DiffusersSide) -> Callable[[], Any]:
 
 
 def _kandinsky5(
-    side: DiffusersSide, noise_BTHWC: Tensor, text: TextStates, negative: TextStates | None
+    side: DiffusersSide, noise_BTHWC: Tensor, text: TextEmbeddings, negative: TextEmbeddings | None
 ) -> Callable[[], Tensor]:
     with side.pipe.placement.hold("dit") as ours:
         spec = AttentionSpec.from_dict(side.resolved.sampling.attention)
@@ -130,7 +130,7 @@ def _kandinsky5(
 
 
 def _kandinsky3(
-    side: DiffusersSide, noise_BTHWC: Tensor, text: TextStates, negative: TextStates | None
+    side: DiffusersSide, noise_BTHWC: Tensor, text: TextEmbeddings, negative: TextEmbeddings | None
 ) -> Callable[[], Tensor]:
     """Its projection is left out, since the states are projected already; its scheduler costs next to nothing."""
     scale = side.resolved.guidance - 1
@@ -239,7 +239,7 @@ def _share(make: Callable[[], Any], tensors: dict[str, Tensor]) -> Any:
     return net.eval().requires_grad_(False)
 
 
-def _states(prefix: str, states: TextStates) -> dict[str, Tensor]:
+def _states(prefix: str, states: TextEmbeddings) -> dict[str, Tensor]:
     length = states.tokens_BLC.shape[1]
     return {
         f"{prefix}prompt_embeds_qwen": states.tokens_BLC,

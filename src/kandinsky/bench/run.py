@@ -37,7 +37,7 @@ from kandinsky.diffusion.guidance import Guidance
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.engine.request import Job
 from kandinsky.errors import BackendError, KandinskyError, RequestError
-from kandinsky.model.values import Request, TextStates, Video
+from kandinsky.model.values import Request, TextEmbeddings, Video
 from kandinsky.ops.nabla import KeptBlocks
 
 STAGES = ("text", "dit", "vae", "write")
@@ -193,7 +193,7 @@ class _Work:
     ) -> None:
         self.pipe, self.resolved, self.repeats, self.against, self.on_run = pipe, resolved, repeats, against, on_run
         self.rival = DiffusersSide(pipe, resolved) if against else None
-        self.states: tuple[TextStates, TextStates | None] | None = None
+        self.states: tuple[TextEmbeddings, TextEmbeddings | None] | None = None
         self.latents: Tensor | None = None
         self.frames: Any = None
 
@@ -271,7 +271,7 @@ class _Work:
         return Rival(self.against, theirs.seconds, ratio(mine.seconds, theirs.seconds), theirs.peak_bytes)
 
     def _loop_flops(
-        self, net: Any, text: TextStates, negative: TextStates | None, kept: float | None = None
+        self, net: Any, text: TextEmbeddings, negative: TextEmbeddings | None, kept: float | None = None
     ) -> int | None:
         latent = self.resolved.latent.as_tuple()[:3]
         share = 1.0 if kept is None else kept
@@ -283,15 +283,15 @@ class _Work:
         known = [count for count in counts if count is not None]
         return self.resolved.steps * sum(known) if len(known) == len(counts) else None
 
-    def _made_up_states(self) -> tuple[TextStates, TextStates | None]:
+    def _made_up_states(self) -> tuple[TextEmbeddings, TextEmbeddings | None]:
         params = self.pipe.card.dit.params
         generator = torch.Generator().manual_seed(0)
 
-        def states() -> TextStates:
+        def states() -> TextEmbeddings:
             width = params.get("in_text_dim") or params["context_dim"]  # of a U-Net, which pools as wide
             pooled = params.get("in_text_dim2", params.get("context_dim", 1))
             tokens = torch.randn(1, TEXT_TOKENS, width, generator=generator)
-            return TextStates(tokens, torch.randn(1, pooled, generator=generator))
+            return TextEmbeddings(tokens, torch.randn(1, pooled, generator=generator))
 
         return states(), states() if Guidance(self.resolved.guidance).is_on else None
 

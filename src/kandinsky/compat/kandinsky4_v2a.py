@@ -30,7 +30,7 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.engine.pipeline import VideoToAudioPipeline
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky4_v2a import stages
-from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates, read_states
+from kandinsky.families.kandinsky4_v2a.clip_embeddings import ClipEmbeddings, read_embeddings
 from kandinsky.families.kandinsky4_v2a.stages import shares
 from kandinsky.media import audio as sounds
 from kandinsky.media import clip_frames, spectrogram
@@ -95,7 +95,7 @@ class Video2AudioPipeline:
         latents: Tensor | None = None,
         output_type: str = "pil",
         *,
-        states: str | Path | FilmStates | None = None,
+        states: str | Path | ClipEmbeddings | None = None,
     ) -> Any:
         """Pictures of sound, one of them.
 
@@ -104,7 +104,7 @@ class Video2AudioPipeline:
                  duration_sec: the picture has 100 columns a second, cut to a multiple of 32.
                  guidance_scale: 1 and below is off.   latents: noise [1, 4, height / 8, width / 8] to begin with.
                  output_type: `pil`, `np` or `pt` (shares of white), or `latent` (the autoencoder's own numbers).
-                 states: of an encoder, made before; see ``kandinsky.families.kandinsky4_v2a.clip_states``.
+                 states: of an encoder, made before; see ``kandinsky.families.kandinsky4_v2a.clip_embeddings``.
         Returns: a list with one PIL image; for `np` an array [1, H, W, 3], for the others a tensor [1, 3, H, W].
         Raises:  RequestError for values that cannot be, before anything is loaded.
         """
@@ -121,8 +121,8 @@ class Video2AudioPipeline:
         weight = float(guidance_scale) if guidance_scale > 1 else 1.0
         if states is None:
             states = self._states(images, prompt, negative_prompt or "", weight)
-        elif not isinstance(states, FilmStates):
-            states = read_states(states)
+        elif not isinstance(states, ClipEmbeddings):
+            states = read_embeddings(states)
         with progress_bar(True) as on_step:
             walk = stages.denoise(
                 self.pipeline.context,
@@ -139,7 +139,7 @@ class Video2AudioPipeline:
             return shares(pixels).numpy()
         return (pixels if output_type == "latent" else shares(pixels)).movedim(-1, 1)
 
-    def _states(self, images: Tensor, prompt: str, negative: str, weight: float) -> FilmStates:
+    def _states(self, images: Tensor, prompt: str, negative: str, weight: float) -> ClipEmbeddings:
         if not self.has_encoder:
             raise RequestError(
                 "the encoder's own program code is not run unasked: make the pipeline with `trust_remote_code=True` "
@@ -151,7 +151,7 @@ class Video2AudioPipeline:
         frames_THWC = images.permute(1, 2, 3, 0).to(device)
         times_s = torch.arange(len(frames_THWC), device=device, dtype=torch.float32)
         with self.pipeline.placement.hold("text") as encoder, torch.no_grad():
-            states = FilmStates(encoder.encode_frames(frames_THWC, times_s), encoder.encode_prompts([prompt]))
+            states = ClipEmbeddings(encoder.encode_frames(frames_THWC, times_s), encoder.encode_prompts([prompt]))
             if not Guidance(weight).is_on:
                 return states
             black = encoder.encode_frames(torch.zeros_like(frames_THWC), times_s)

@@ -23,7 +23,7 @@ from kandinsky.engine.request import Job, parse_size
 from kandinsky.errors import Cancelled, RequestError
 from kandinsky.model.card import Card
 from kandinsky.model.denoiser import AUDIO, VIDEO, Known
-from kandinsky.model.values import Request, Soundtrack, TextStates, Video, VideoStream
+from kandinsky.model.values import Request, Soundtrack, TextEmbeddings, Video, VideoStream
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.runtime.adapters import Adapters
@@ -225,7 +225,7 @@ class GenerationPipeline(Pipeline):
         """See ``stages.expand``."""
         return stages.expand(self.context, batch)
 
-    def encode(self, batch: Sequence[Job]) -> tuple[TextStates, TextStates | None]:
+    def encode(self, batch: Sequence[Job]) -> tuple[TextEmbeddings, TextEmbeddings | None]:
         """See ``stages.encode``."""
         return stages.encode(self.context, batch)
 
@@ -248,8 +248,8 @@ class GenerationPipeline(Pipeline):
     def sample(
         self,
         noise_BTHWC: Tensor,
-        text: TextStates,
-        negative: TextStates | None,
+        text: TextEmbeddings,
+        negative: TextEmbeddings | None,
         job: Job,
         *,
         known: Known | None = None,

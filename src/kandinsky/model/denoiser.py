@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kandinsky.model.values import TextStates
+    from kandinsky.model.values import TextEmbeddings
     from kandinsky.ops.attention import AttentionSpec
     from kandinsky.ops.blocks import BlockRunner
     from kandinsky.ops.nabla import KeptBlocks
@@ -74,7 +74,7 @@ class Pass:
     kept:      told what block-sparse attention keeps.
     """
 
-    text: TextStates
+    text: TextEmbeddings
     condition: str = "zeros"
     rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     attention: AttentionSpec | None = None

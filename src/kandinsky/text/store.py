@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.protocol import TextEncoder
 from kandinsky.weights.read import PICKLED, read_ranges, read_state
 from kandinsky.weights.write import write_state
@@ -65,21 +65,21 @@ class TextStore:
         text = json.dumps([self._named(), still, prompt])
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
 
-    def get(self, prompt: str, *, still: bool) -> TextStates | None:
+    def get(self, prompt: str, *, still: bool) -> TextEmbeddings | None:
         """The cached embeddings of a prompt; None if there are none, or the file is damaged (with a warning)."""
         path = self.path(prompt, still=still)
         if not path.is_file():
             return None
         try:
             tensors = read_state(path)
-            states = TextStates(tensors["tokens"].clone(), tensors["pooled"].clone(), _mask(tensors))
+            states = TextEmbeddings(tensors["tokens"].clone(), tensors["pooled"].clone(), _mask(tensors))
             path.touch()  # used: it is among the last to go
         except (WeightsError, KeyError, OSError) as error:
             log.warning("text states `%s` are damaged and will be made again: %s", path, error)
             return None
         return states
 
-    def put(self, prompt: str, states: TextStates, *, still: bool) -> None:
+    def put(self, prompt: str, states: TextEmbeddings, *, still: bool) -> None:
         """Keep the embeddings of one prompt. A folder that cannot be written is a warning, not a failure."""
         tensors = {"tokens": states.tokens_BLC, "pooled": states.pooled_BC}
         if states.mask_BL is not None:
@@ -106,7 +106,7 @@ def encode_each(
     still: bool,
     encoder: Callable[[], AbstractContextManager[TextEncoder]],
     store: TextStore | None = None,
-) -> list[TextStates]:
+) -> list[TextEmbeddings]:
     """The embeddings of each prompt, encoded by itself or taken from the store; ``join`` makes a batch of them.
 
     Args:
@@ -115,7 +115,7 @@ def encode_each(
     Returns:
         One value a prompt; on the host where it came from the store.
     """
-    found: dict[str, TextStates] = {}
+    found: dict[str, TextEmbeddings] = {}
     if store is not None:
         found = {p: states for p in prompts if (states := store.get(p, still=still)) is not None}
     if missing := [p for p in dict.fromkeys(prompts) if p not in found]:
@@ -127,7 +127,7 @@ def encode_each(
     return [found[prompt] for prompt in prompts]
 
 
-def join(states: Sequence[TextStates]) -> TextStates:
+def join(states: Sequence[TextEmbeddings]) -> TextEmbeddings:
     """Join embeddings of single prompts into a batch: shorter ones are padded with zeros, which the mask excludes."""
     devices = {one.tokens_BLC.device for one in states}
     if len(devices) > 1:  # some were stored, some are fresh
@@ -137,7 +137,7 @@ def join(states: Sequence[TextStates]) -> TextStates:
         mask = None
     else:
         mask = torch.cat([_filled(_mask_of(one), max(lengths)) for one in states])
-    return TextStates(
+    return TextEmbeddings(
         torch.cat([_filled(one.tokens_BLC, max(lengths)) for one in states]),
         torch.cat([one.pooled_BC for one in states]),
         mask,
@@ -174,7 +174,7 @@ def _mask(tensors: Mapping[str, Tensor]) -> Tensor | None:
     return tensors["mask"].clone() if "mask" in tensors else None
 
 
-def _mask_of(states: TextStates) -> Tensor:
+def _mask_of(states: TextEmbeddings) -> Tensor:
     if states.mask_BL is not None:
         return states.mask_BL
     return torch.ones(states.tokens_BLC.shape[:2], dtype=torch.bool, device=states.tokens_BLC.device)

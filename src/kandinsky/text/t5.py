@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.model.params import read_params
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokenizer_file
 from kandinsky.text.sentencepiece import read_spiece
 
@@ -68,7 +68,7 @@ class T5Encoder(nn.Module):
         self.tokenizer = tokenizer
         self.params = params or T5Params()
 
-    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
         """Text embeddings of B prompts.
 
         Args:
@@ -90,7 +90,7 @@ class T5Encoder(nn.Module):
         numbers = [*self.tokenizer.encode(prompt, add_special_tokens=False).ids[:room], END]
         return numbers + [PAD] * (self.params.max_length - len(numbers))
 
-    def states(self, numbers_BL: Tensor) -> TextStates:
+    def states(self, numbers_BL: Tensor) -> TextEmbeddings:
         """Embeddings of token numbers, without a mask.
 
         Raises:
@@ -105,7 +105,7 @@ class T5Encoder(nn.Module):
                 f"the text encoder's states are not finite in {name}: run it in bfloat16 or float32",
                 hint="`dtype` or `--dtype` of a pipeline; `fp16=False` or `dtype` of an official get_T5encoder",
             )
-        return TextStates(tokens, tokens.new_zeros(len(tokens), 0))
+        return TextEmbeddings(tokens, tokens.new_zeros(len(tokens), 0))
 
 
 def read_t5(folder: Path, tokenizer_folder: Path, *, params: T5Params | None = None, dtype: torch.dtype) -> T5Encoder:

@@ -23,7 +23,7 @@ from kandinsky.families.parts.keymaps import DIFFUSERS_INSIDE
 from kandinsky.golden.cases import Case, Runner
 from kandinsky.golden.tracking import CaseError, Settings
 from kandinsky.model.card import Component
-from kandinsky.model.values import LatentShape, TextStates
+from kandinsky.model.values import LatentShape, TextEmbeddings
 from kandinsky.ops.rope import Rotation
 from kandinsky.text.t5 import PAD, T5Encoder, T5Params
 from kandinsky.weights.keymaps import KeyMap
@@ -214,12 +214,12 @@ def _equal_lengths(call: Settings, key: str, total: int) -> int:
     return len(lengths)
 
 
-def packed_states(packed_LC: Tensor, lengths: list[int]) -> TextStates:
+def packed_states(packed_LC: Tensor, lengths: list[int]) -> TextEmbeddings:
     """Packed texts as a batch; shorter ones are padded and masked."""
     texts = packed_LC.split(lengths)
     tokens_BLC = nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
     mask_BL = torch.arange(tokens_BLC.shape[1])[None] < torch.tensor(lengths)[:, None]
-    return TextStates(tokens_BLC, tokens_BLC.new_zeros(len(texts), 0), None if mask_BL.all() else mask_BL)
+    return TextEmbeddings(tokens_BLC, tokens_BLC.new_zeros(len(texts), 0), None if mask_BL.all() else mask_BL)
 
 
 def _groups(call: Settings) -> Groups:

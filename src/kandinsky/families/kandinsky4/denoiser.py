@@ -13,7 +13,7 @@ from kandinsky.diffusion.cogvideox import level_of
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D
 from kandinsky.families.kandinsky5.denoiser import conditioned, join_condition
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.blocks import BlockRunner
 
@@ -31,7 +31,7 @@ class DiscreteDenoiser:
     """
 
     dit: DiffusionTransformer3D
-    text: TextStates
+    text: TextEmbeddings
     _: KW_ONLY
     rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     attention: AttentionSpec | None = None

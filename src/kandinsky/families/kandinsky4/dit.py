@@ -31,7 +31,7 @@ from kandinsky.families.kandinsky5.dit import (
     unpatchify,
 )
 from kandinsky.model.params import read_params, three
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.blocks import BlockRunner, run_all
 from kandinsky.ops.linear import Linear
@@ -208,7 +208,7 @@ class Pack:
         return torch.cat([clips[i] for i in range(self.count)])
 
 
-class TextEmbeddings(nn.Module):
+class TextProjection(nn.Module):
     """Projects text embeddings to the width of the network."""
 
     def __init__(self, text_dim: int, width: int) -> None:
@@ -447,7 +447,7 @@ class DiffusionTransformer3D(nn.Module):
         super().__init__()
         self.params = params
         self.time_embeddings = TimeEmbeddings(params.model_dim, params.time_dim)
-        self.text_embeddings = TextEmbeddings(params.in_text_dim, params.model_dim)
+        self.text_embeddings = TextProjection(params.in_text_dim, params.model_dim)
         self.visual_embeddings = VisualEmbeddings(params.input_channels, params.model_dim, params.patch_size)
         self.rope_embeddings = RotaryTables(params.axes_dims)
         self.transformer_blocks = nn.ModuleList(
@@ -473,7 +473,7 @@ class DiffusionTransformer3D(nn.Module):
         self,
         x_FHWC: Tensor,
         time_B: Tensor,
-        text: TextStates,
+        text: TextEmbeddings,
         *,
         frames: Sequence[int],
         rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),

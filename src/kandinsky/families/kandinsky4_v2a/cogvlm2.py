@@ -57,7 +57,7 @@ class _Reached(Exception):  # noqa: N818 - no fault: the rest of the model is no
 
 
 class CogVlm2Encoder(nn.Module):
-    """A ``FilmEncoder``: hidden states before the last layer of the language model, one per frame and per token.
+    """A ``ClipEncoder``: hidden states before the last layer of the language model, one per frame and per token.
 
     Args:
         model: With ``build_conversation_input_ids``, as its repository has it.

@@ -79,7 +79,7 @@ class SoundChoice:
         }
 
 
-def film_of(job: Job) -> InputVideo | Video:
+def input_video_of(job: Job) -> InputVideo | Video:
     """The input video of a job.
 
     Raises:

@@ -27,7 +27,7 @@ from kandinsky.golden.tracking import CaseError, Settings
 from kandinsky.media.image import FittedImage, area_size, open_image
 from kandinsky.model.card import Component
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.lora import layer_shapes
 from kandinsky.ops.nabla import (
@@ -105,7 +105,7 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
         known = Known(extra={"source": inputs["source_latent"][None]})
 
     def denoiser(prefix: str, branch: str) -> Denoiser:
-        text = TextStates(
+        text = TextEmbeddings(
             inputs[f"{prefix}text_embeds"], inputs[f"{prefix}pooled_embed"], inputs.optional(f"{prefix}attention_mask")
         )
         runner = cache.runner(branch) if cache else None
@@ -322,7 +322,7 @@ def _forward(net: DiffusionTransformer3D, case: Case, kept: KeptBlocks | None = 
     velocity = net(
         inputs["x"][None],
         inputs["time"],
-        TextStates(inputs["text_embed"], inputs["pooled_text_embed"], mask),
+        TextEmbeddings(inputs["text_embed"], inputs["pooled_text_embed"], mask),
         rope_scale=_scale(call),
         attention=_attention(call, "sparse"),
         positions=visual,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, VisualLayout
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.blocks import BlockRunner
 from kandinsky.ops.nabla import KeptBlocks
@@ -128,7 +128,7 @@ class VelocityDenoiser:
     """
 
     dit: DiffusionTransformer3D
-    text: TextStates
+    text: TextEmbeddings
     _: KW_ONLY
     rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     attention: AttentionSpec | None = None

@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import RequestError
 from kandinsky.model.params import read_params, three
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.blocks import BlockRunner, Mix, run_all
 from kandinsky.ops.linear import Linear
@@ -137,7 +137,7 @@ class TimeEmbeddings(nn.Module):
             return linear_float32(self.out_layer, F.silu(linear_float32(self.in_layer, wave)))
 
 
-class TextEmbeddings(nn.Module):
+class TextProjection(nn.Module):
     """Linear, then LayerNorm in float32; the result returns to the compute type."""
 
     def __init__(self, text_dim: int, width: int) -> None:
@@ -346,8 +346,8 @@ class DiffusionTransformer3D(nn.Module):
         super().__init__()
         self.params = params
         self.time_embeddings = TimeEmbeddings(params.model_dim, params.time_dim)
-        self.text_embeddings = TextEmbeddings(params.in_text_dim, params.model_dim)
-        self.pooled_text_embeddings = TextEmbeddings(params.in_text_dim2, params.time_dim)
+        self.text_embeddings = TextProjection(params.in_text_dim, params.model_dim)
+        self.pooled_text_embeddings = TextProjection(params.in_text_dim2, params.time_dim)
         self.visual_embeddings = VisualEmbeddings(params.input_channels, params.model_dim, params.patch_size)
         self.text_transformer_blocks = nn.ModuleList(TextBlock(params) for _ in range(params.num_text_blocks))
         self.visual_transformer_blocks = nn.ModuleList(VisualBlock(params) for _ in range(params.num_visual_blocks))
@@ -378,7 +378,7 @@ class DiffusionTransformer3D(nn.Module):
         self,
         x_BTHWC: Tensor,
         time_B: Tensor,
-        text: TextStates,
+        text: TextEmbeddings,
         *,
         rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
         attention: AttentionSpec | None = None,

@@ -18,7 +18,7 @@ from kandinsky.families.kandinsky5 import expansion
 from kandinsky.families.kandinsky5.templates import IMAGE_EDIT, IMAGE_PAD, Template, fill_edit, template
 from kandinsky.media.image import resized
 from kandinsky.model.params import read_params
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokenizer
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class QwenClipEncoder(nn.Module):
         for name in (self.params.template, self.params.image_template):
             self._check_prefix(name, template(name))
 
-    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
         """Text embeddings of B prompts.
 
         Args:
@@ -132,9 +132,9 @@ class QwenClipEncoder(nn.Module):
         with torch.no_grad():
             tokens, mask = self._token_states(prompts, chosen)
             pooled = self._pooled_states(prompts)
-        return TextStates(tokens, pooled, mask)
+        return TextEmbeddings(tokens, pooled, mask)
 
-    def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextStates:
+    def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextEmbeddings:
         """Text embeddings of B prompts for image editing, each with its image.
 
         Qwen sees the image at half its width and height; CLIP sees the words alone. The prompt may have any length.
@@ -156,7 +156,7 @@ class QwenClipEncoder(nn.Module):
         with torch.no_grad():
             tokens, mask = self._token_states_with_images(prompts, images)
             pooled = self._pooled_states(prompts)
-        return TextStates(tokens, pooled, mask)
+        return TextEmbeddings(tokens, pooled, mask)
 
     def expand(self, prompt: str, *, task: str, seed: int, image: Image | None = None) -> str:
         """The prompt expanded by Qwen, see ``families/kandinsky5/expansion.py``."""

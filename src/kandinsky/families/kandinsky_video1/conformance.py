@@ -23,7 +23,7 @@ from kandinsky.families.parts.unet.denoiser import UNetDenoiser
 from kandinsky.families.parts.unet.unet import SKIPS, Marks, UNet
 from kandinsky.golden.cases import Case, Runner
 from kandinsky.golden.tracking import CaseError, Tensors
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 
 MOST_FRAMES = 10_000
 
@@ -197,7 +197,7 @@ def _over_clips(net: UNet, inputs: Tensors, frames: int, marks: Callable[[int], 
     for clip in range(len(x)):
         one = slice(clip, clip + 1)
         assert states.mask_BL is not None
-        text = TextStates(states.tokens_BLC[one], states.pooled_BC[one], states.mask_BL[one])
+        text = TextEmbeddings(states.tokens_BLC[one], states.pooled_BC[one], states.mask_BL[one])
         made.append(net(x[one], times[one], text, marks(clip)))
     return unet.rows(torch.cat(made))
 
@@ -210,7 +210,12 @@ def _draws(case: Case, name: str, steps: int, frames: int) -> Tensor:
 
 
 def _interpolated(
-    case: Case, net: UNet, states: tuple[TextStates, TextStates], marks: tuple[Marks, Marks], times: Tensor, step: Step
+    case: Case,
+    net: UNet,
+    states: tuple[TextEmbeddings, TextEmbeddings],
+    marks: tuple[Marks, Marks],
+    times: Tensor,
+    step: Step,
 ) -> Mapping[str, Tensor]:
     """Fill the gaps: conditional and unconditional text and marks."""
     inputs = case.inputs

@@ -36,7 +36,7 @@ from kandinsky.families.parts.unet.denoiser import UNetDenoiser
 from kandinsky.families.parts.unet.unet import Marks
 from kandinsky.model.card import Card
 from kandinsky.model.denoiser import VIDEO, OnTrack
-from kandinsky.model.values import LatentShape, TextStates
+from kandinsky.model.values import LatentShape, TextEmbeddings
 from kandinsky.runtime.randomness import stage_seed
 from kandinsky.text.protocol import GapTextEncoder
 
@@ -58,7 +58,7 @@ class KeyframesMade(Made):
         total: Steps of the job, of all its stages.
     """
 
-    told: TextStates | None = None
+    told: TextEmbeddings | None = None
     first: Tensor | None = None
     done: int = 0
     total: int = 0
@@ -197,34 +197,34 @@ def gap_steps(job: Job) -> int:
     return min(keyframes_of(job.card).steps, job.steps)
 
 
-def encode(context: Context, job: Job) -> tuple[TextStates, TextStates]:
+def encode(context: Context, job: Job) -> tuple[TextEmbeddings, TextEmbeddings]:
     """Embeddings of the prompt and of the negative prompt, or else of an empty prompt."""
     with Asked(context.placement, context.text_store) as asked:
         return asked.states(job.text), asked.against(job.negative_prompt, job.text)
 
 
-def encode_for_gaps(context: Context, job: Job, text: TextStates) -> TextStates:
+def encode_for_gaps(context: Context, job: Job, text: TextEmbeddings) -> TextEmbeddings:
     """Embeddings for the interpolation: ``text``, or its own where the card defines a projection for it."""
     is_its_own = context.card.text.params.get("gap_table") and choice_of(job).passes
     return gap_states(context, job.text) if is_its_own else text
 
 
-def gap_states(context: Context, prompt: str) -> TextStates:
+def gap_states(context: Context, prompt: str) -> TextEmbeddings:
     """Embeddings of the prompt for an interpolation that uses it."""
     own = bool(context.card.text.params.get("gap_table"))
     with Asked(context.placement, context.text_store) as asked:
         return asked.states(prompt, way="for gaps", ask=_for_gaps) if own else asked.states(prompt)
 
 
-def _for_gaps(encoder: GapTextEncoder, prompt: str) -> TextStates:
+def _for_gaps(encoder: GapTextEncoder, prompt: str) -> TextEmbeddings:
     return encoder.encode_for_gaps([prompt])
 
 
 def make_first_frame(
     context: Context,
     job: Job,
-    text: TextStates,
-    nothing: TextStates,
+    text: TextEmbeddings,
+    nothing: TextEmbeddings,
     *,
     done: int = 0,
     total: int | None = None,
@@ -270,8 +270,8 @@ def make_first_frame(
 def sample_keyframes(
     context: Context,
     job: Job,
-    text: TextStates,
-    nothing: TextStates,
+    text: TextEmbeddings,
+    nothing: TextEmbeddings,
     first_BTHWC: Tensor | None = None,
     *,
     done: int = 0,
@@ -283,7 +283,7 @@ def sample_keyframes(
     marks = _marks(context.card, job)
 
     def passes(net: torch.nn.Module, begin: Tensor) -> tuple[Mixing, tuple[UNetDenoiser | None, ...]]:
-        def bound(states: TextStates, condition: Tensor | None = None) -> UNetDenoiser:
+        def bound(states: TextEmbeddings, condition: Tensor | None = None) -> UNetDenoiser:
             return UNetDenoiser(net, states, marks=marks, condition_BTHWC=condition)  # type: ignore[arg-type]
 
         told, untold = text.to(device), nothing.to(device)
@@ -313,8 +313,8 @@ def fill_gaps_of(
     context: Context,
     job: Job,
     latents_BTHWC: Tensor,
-    text: TextStates,
-    nothing: TextStates,
+    text: TextEmbeddings,
+    nothing: TextEmbeddings,
     *,
     number: int = 0,
     done: int = 0,
@@ -343,8 +343,8 @@ def fill_gaps_of(
 def fill_gaps(
     context: Context,
     latents_BTHWC: Tensor,
-    text: TextStates,
-    nothing: TextStates,
+    text: TextEmbeddings,
+    nothing: TextEmbeddings,
     *,
     steps_: int,
     guidance: float,
@@ -371,7 +371,7 @@ def fill_gaps(
     marks = Marks(skip=skips[min(number, len(skips) - 1)])
 
     def passes(net: torch.nn.Module, begin: Tensor) -> tuple[Mixing, tuple[UNetDenoiser | None, ...]]:
-        def bound(states: TextStates, before: Tensor, behind: Tensor, marks: Marks) -> UNetDenoiser:
+        def bound(states: TextEmbeddings, before: Tensor, behind: Tensor, marks: Marks) -> UNetDenoiser:
             return UNetDenoiser(
                 net,  # type: ignore[arg-type]
                 states.to(device),

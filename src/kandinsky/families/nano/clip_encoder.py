@@ -70,7 +70,7 @@ class Moment(nn.Module):
 
 
 class NanoClipEncoder(nn.Module):
-    """Encodes frames and words for the U-Net; satisfies ``FilmEncoder``."""
+    """Encodes frames and words for the U-Net; satisfies ``ClipEncoder``."""
 
     def __init__(self, params: NanoClipEncoderParams) -> None:
         super().__init__()

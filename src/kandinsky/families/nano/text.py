@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.model.params import read_params
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import attention
 
 ROLES = ("concept", "background", "position", "size", "camera")
@@ -113,7 +113,7 @@ class Memory(nn.Module):
 
 
 class NanoTextNetwork(nn.Module):
-    """Token numbers to TextStates with one state a role and one for the kind of result, in the order of ROLES."""
+    """Token numbers to TextEmbeddings with one state a role and one for the kind of result, in the order of ROLES."""
 
     sharpness: Tensor
 
@@ -170,7 +170,7 @@ class NanoTextNetwork(nn.Module):
         logits |= {role: self.heads[role](seen_BRD[:, i]).float() for i, role in enumerate(ROLES) if i > 0}
         return Reading(meaning_BM, logits)
 
-    def forward(self, ids_BL: Tensor, mask_BL: Tensor, said_B: Tensor, still_B: Tensor) -> TextStates:
+    def forward(self, ids_BL: Tensor, mask_BL: Tensor, said_B: Tensor, still_B: Tensor) -> TextEmbeddings:
         """Embeddings of B prompts.
 
         said_B:  False where the prompt says nothing: every role then takes the empty slot.
@@ -187,7 +187,7 @@ class NanoTextNetwork(nn.Module):
             choices[role] = torch.cat([choice_BV * said_B[:, None], nothing_B1], dim=-1)
         return self.speak(choices, torch.where(said_B, still_B.long(), torch.full_like(said_B, 2, dtype=torch.long)))
 
-    def speak(self, choices: Mapping[str, Tensor], kind_B: Tensor) -> TextStates:
+    def speak(self, choices: Mapping[str, Tensor], kind_B: Tensor) -> TextEmbeddings:
         """From what was understood to states.
 
         choices: by role, shares of its slots [B, V + 1], the empty slot last.
@@ -197,4 +197,4 @@ class NanoTextNetwork(nn.Module):
         token_BC, part_BC = self.kind(F.one_hot(kind_B, 3).float())
         # the concept weighs as much as all the rest together; the weights keep the variance at one
         rest = torch.stack([*pooled[1:], part_BC]).sum(dim=0) / math.sqrt(len(ROLES))
-        return TextStates(torch.stack([*states, token_BC], dim=1), (pooled[0] + rest) / math.sqrt(2.0))
+        return TextEmbeddings(torch.stack([*states, token_BC], dim=1), (pooled[0] + rest) / math.sqrt(2.0))

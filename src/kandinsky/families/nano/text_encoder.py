@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from kandinsky.errors import RequestError
 from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.pretrained import check_vocabulary, read_tokenizer_file
 from kandinsky.weights.read import load_into
 
@@ -25,7 +25,7 @@ class NanoTextEncoder:
         tokenizer.enable_truncation(network.params.max_tokens)
         tokenizer.enable_padding()
 
-    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
         """Embeddings of B ≥ 1 prompts: tokens [B, 6, C], pooled [B, P], no mask.
 
         A prompt without a letter or sign gives the unconditional state. Words beyond the 64th token are not read.

@@ -15,7 +15,7 @@ from kandinsky.diffusion.cogvideox import level_of
 from kandinsky.errors import BackendError
 from kandinsky.families.parts.unet.unet import Marks, UNet
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 
 
 class UNetDenoiser:
@@ -31,7 +31,7 @@ class UNetDenoiser:
     def __init__(
         self,
         net: UNet,
-        text: TextStates,
+        text: TextEmbeddings,
         *,
         before_BTHWC: Tensor | None = None,
         condition_BTHWC: Tensor | None = None,
@@ -70,11 +70,11 @@ class UNetDenoiser:
         around = (self.before_BTHWC, x_BTHWC, self.condition_BTHWC)
         return torch.cat([one.to(x_BTHWC) for one in around if one is not None], dim=-1)
 
-    def _pass(self, x_BTHWC: Tensor, t: Tensor, text: TextStates) -> Tensor:
+    def _pass(self, x_BTHWC: Tensor, t: Tensor, text: TextEmbeddings) -> Tensor:
         return self.net(x_BTHWC, (level_of(t) - 1).to(x_BTHWC.device).expand(len(x_BTHWC)), text, self.marks)
 
 
-def _beside(first: TextStates, second: TextStates) -> TextStates:
+def _beside(first: TextEmbeddings, second: TextEmbeddings) -> TextEmbeddings:
     """Both batches as one; rows that one has fewer of are masked."""
     longest = max(first.tokens_BLC.shape[1], second.tokens_BLC.shape[1])
     tokens, masks = [], []
@@ -83,7 +83,7 @@ def _beside(first: TextStates, second: TextStates) -> TextStates:
         mask = states.tokens_BLC.new_ones(B, L, dtype=torch.bool) if states.mask_BL is None else states.mask_BL
         tokens.append(F.pad(states.tokens_BLC, (0, 0, 0, longest - L)))
         masks.append(F.pad(mask, (0, longest - L)))
-    return TextStates(torch.cat(tokens), torch.cat((first.pooled_BC, second.pooled_BC)), torch.cat(masks))
+    return TextEmbeddings(torch.cat(tokens), torch.cat((first.pooled_BC, second.pooled_BC)), torch.cat(masks))
 
 
 def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:

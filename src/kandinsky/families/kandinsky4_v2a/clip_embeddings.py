@@ -18,7 +18,7 @@ from kandinsky.weights.write import write_state
 
 
 @runtime_checkable
-class FilmEncoder(Protocol):
+class ClipEncoder(Protocol):
     """Encodes a video's frames, and prompts, to embeddings of one width E."""
 
     def encode_frames(self, frames_THWC: Tensor, times_s: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class FilmStates:
+class ClipEmbeddings:
     """Embeddings of a video and two prompts.
 
     Attributes:
@@ -64,13 +64,13 @@ class FilmStates:
     negative_1LE: Tensor | None = None
 
 
-def write_states(states: FilmStates, path: Path) -> Path:
-    """Write states as safetensors, for ``read_states`` and `--states`; returns the path."""
+def write_embeddings(states: ClipEmbeddings, path: Path) -> Path:
+    """Write states as safetensors, for ``read_embeddings`` and `--states`; returns the path."""
     tensors = {name: getattr(states, field) for name, field in NAMES.items()}
     return write_state({name: tensor for name, tensor in tensors.items() if tensor is not None}, path)
 
 
-def read_states(path: str | Path) -> FilmStates:
+def read_embeddings(path: str | Path) -> ClipEmbeddings:
     """States made elsewhere, under the official names, with or without the first axis.
 
     Raises:
@@ -98,4 +98,4 @@ def read_states(path: str | Path) -> FilmStates:
         raise RequestError(
             f"states `{path}` do not fit together: {shapes}; all must be [n, length, width] of one width"
         )
-    return FilmStates(**found)
+    return ClipEmbeddings(**found)
