@@ -45,7 +45,11 @@ SHIPPED = ("nano", "kandinsky5", "kandinsky4", "kandinsky4_v2a", "kandinsky3", "
 
 
 def family(name: str) -> Family:
-    """The family of a name. Raises: RequestError with the nearest names."""
+    """The family of a name.
+
+    Raises:
+        RequestError: With the nearest names.
+    """
     if name in SHIPPED:
         return _family_in(f"kandinsky.families.{name}.family")
     folder = os.environ.get("KANDINSKY_FAMILIES")
@@ -65,7 +69,11 @@ def families() -> list[Family]:
 
 
 def part(kind: str) -> Part:
-    """The part of a kind, whichever family has it. Raises: RequestError where none has."""
+    """The part of a kind, whichever family has it.
+
+    Raises:
+        RequestError: If none has.
+    """
     for one in families():
         if kind in one.parts:
             return one.parts[kind]
@@ -86,12 +94,20 @@ def _family_in(module: str) -> Family:
 
 
 def parse(values: dict[str, Any], *, where: str) -> Card:
-    """A card from parsed TOML. Raises: RequestError naming the file and the offending key."""
+    """A card from parsed TOML.
+
+    Raises:
+        RequestError: Naming the file and the offending key.
+    """
     return card_files.parse(values, where=where, families=family)
 
 
 def read(path: Path) -> Card:
-    """One card file, with its bases. Raises: RequestError where it is no valid TOML or no valid card."""
+    """One card file, with its bases.
+
+    Raises:
+        RequestError: If it is no valid TOML or no valid card.
+    """
     return card_files.read(path, families=family)
 
 
@@ -116,7 +132,11 @@ def all_cards() -> Iterable[Card]:
 
 
 def find(model: str) -> Card:
-    """The card of a catalogue id. Raises: RequestError with the nearest ids."""
+    """The card of a catalogue id.
+
+    Raises:
+        RequestError: With the nearest ids.
+    """
     known = cards()
     if model in known:
         return known[model]
@@ -144,9 +164,11 @@ def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source
     """The model a name stands for.
 
     Args:
-        weights: an official `weights/` folder to read a catalogue model from, instead of the Hugging Face cache.
+        weights: An official `weights/` folder to read a catalogue model from, instead of the Hugging Face cache.
 
-    Raises: RequestError for a name that is nothing of all this; WeightsError for a folder that holds no model.
+    Raises:
+        RequestError: For a name that is nothing of all this.
+        WeightsError: For a folder that holds no model.
     """
     name, place = str(model), local_path(model, "model")
     root = None if weights is None else local_path(weights, "weights folder")
@@ -170,7 +192,12 @@ def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source
 
 
 def from_folder(folder: Path) -> Source:
-    """The model in a folder of this machine. Raises: WeightsError or RequestError where it is not one model."""
+    """The model in a folder of this machine.
+
+    Raises:
+        WeightsError: If it is not one model.
+        RequestError: If it is not one model.
+    """
     with reading(folder, "holds values that make no model"):
         return _from_folder(folder)
 
@@ -239,11 +266,13 @@ def load(model: str | Path = DEFAULT_MODEL, **options: Any) -> GenerationPipelin
     """A pipeline for a model. Files are found and their headers checked now; weights are read at first use.
 
     Args:
-        model: catalogue id, local folder (official or Diffusers layout), official YAML file, or hub repository.
-        options: fields of ``engine.options.RunOptions``.
+        model: Catalogue id, local folder (official or Diffusers layout), official YAML file, or hub repository.
+        options: Fields of ``engine.options.RunOptions``.
 
-    Raises: RequestError for a name or option that is not known; WeightsError naming what is missing or broken;
-        BackendError for a device, package or attention backend that is not there.
+    Raises:
+        RequestError: For a name or option that is not known.
+        WeightsError: Naming what is missing or broken.
+        BackendError: For a device, package or attention backend that is not there.
     """
     from kandinsky.engine.build import places_for
     from kandinsky.engine.options import RunOptions
@@ -278,12 +307,19 @@ def plan(
     """What one clip of a model needs; no prompt and no image is needed, since they change nothing here.
 
     Args:
-        width, height, seconds, steps, guidance, fps: as for a generation; None = the card's default.
+        width: As for a generation; None = the card's default.
+        height: As for a generation; None = the card's default.
+        seconds: As for a generation; None = the card's default.
+        steps: As for a generation; None = the card's default.
+        guidance: As for a generation; None = the card's default.
+        fps: As for a generation; None = the card's default.
         memory: `12GB`: plan for a card of that size instead of this machine's.
-        gpus: so many processes, each on a card of its own.
-        options: fields of ``engine.options.RunOptions``; an ``offload`` that is not given is chosen.
+        gpus: So many processes, each on a card of its own.
+        options: Fields of ``engine.options.RunOptions``; an ``offload`` that is not given is chosen.
 
-    Raises: RequestError or BackendError as a generation would.
+    Raises:
+        RequestError: As a generation would.
+        BackendError: As a generation would.
     """
     from kandinsky.engine.options import RunOptions
     from kandinsky.engine.plan import plan_resolved

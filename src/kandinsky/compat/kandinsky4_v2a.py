@@ -51,13 +51,18 @@ MAX_VALUE = spectrogram.MAX_VALUE
 class Video2AudioPipeline:
     """A film's frames and a prompt → a picture of sound.
 
-    Args:   path_to_model: folder with `unet/`, `vae/` and `scheduler/`, or the repository's name; nothing is fetched.
-            torch_dtype: officially ignored: U-Net and encoder run in bfloat16 on accelerators; float32 is heeded here.
-            device: of all networks.
-            encoder: folder of CogVLM2-Video, where it is not in `encoder/` of the model's or the Hugging Face cache.
-            trust_remote_code: let it run the program code in its repository, as the official code does; None asks the
+    Args:
+        path_to_model: Folder with `unet/`, `vae/` and `scheduler/`, or the repository's name; nothing is fetched.
+        torch_dtype: Officially ignored: U-Net and encoder run in bfloat16 on accelerators; float32 is heeded here.
+        device: Of all networks.
+        encoder: Folder of CogVLM2-Video, where it is not in `encoder/` of the model's or the Hugging Face cache.
+        trust_remote_code: Let it run the program code in its repository, as the official code does; None asks the
             variable ``KANDINSKY_TRUST_REMOTE_CODE``. Without, calls need ``states``.
-    Raises: RequestError, BackendError or WeightsError naming what is missing.
+
+    Raises:
+        RequestError: Naming what is missing.
+        BackendError: Naming what is missing.
+        WeightsError: Naming what is missing.
     """
 
     def __init__(
@@ -99,14 +104,21 @@ class Video2AudioPipeline:
     ) -> Any:
         """Pictures of sound, one of them.
 
-        Args:    images: [3, frames, H, W] of whole numbers 0 … 255, as ``load_video`` gives them.
-                 negative_prompt: officially needed; "" when not given.   height: of the picture, rows.
-                 duration_sec: the picture has 100 columns a second, cut to a multiple of 32.
-                 guidance_scale: 1 and below is off.   latents: noise [1, 4, height / 8, width / 8] to begin with.
-                 output_type: `pil`, `np` or `pt` (shares of white), or `latent` (the autoencoder's own numbers).
-                 states: of an encoder, made before; see ``kandinsky.families.kandinsky4_v2a.clip_embeddings``.
-        Returns: a list with one PIL image; for `np` an array [1, H, W, 3], for the others a tensor [1, 3, H, W].
-        Raises:  RequestError for values that cannot be, before anything is loaded.
+        Args:
+            images: [3, frames, H, W] of whole numbers 0 … 255, as ``load_video`` gives them.
+            negative_prompt: Officially needed; "" when not given.
+            height: Of the picture, rows.
+            duration_sec: The picture has 100 columns a second, cut to a multiple of 32.
+            guidance_scale: 1 and below is off.
+            latents: Noise [1, 4, height / 8, width / 8] to begin with.
+            output_type: `pil`, `np` or `pt` (shares of white), or `latent` (the autoencoder's own numbers).
+            states: Of an encoder, made before; see ``kandinsky.families.kandinsky4_v2a.clip_embeddings``.
+
+        Returns:
+            A list with one PIL image; for `np` an array [1, H, W, 3], for the others a tensor [1, 3, H, W].
+
+        Raises:
+            RequestError: For values that cannot be, before anything is loaded.
         """
         if output_type not in OUTPUTS:
             raise RequestError(f"output_type `{output_type}` is unknown: use {', '.join(OUTPUTS)}")
@@ -183,9 +195,16 @@ def load_video(
 ) -> tuple[Tensor, Tensor, int]:
     """Frames for the pipeline, the part of the film they are of, and how many whole seconds that is.
 
-    Args:    video: [T, H, W, 3] uint8.   num_frames: shown to the encoder.   max_duration_sec: what is longer is cut.
-    Returns: [3, num_frames, H, W]; [T', H, W, 3]; seconds.
-    Raises:  RequestError for a film of less than a second.
+    Args:
+        video: [T, H, W, 3] uint8.
+        num_frames: Shown to the encoder.
+        max_duration_sec: What is longer is cut.
+
+    Returns:
+        [3, num_frames, H, W]; [T', H, W, 3]; seconds.
+
+    Raises:
+        RequestError: For a film of less than a second.
     """
     seconds, total = clip_frames.whole_seconds(len(video), float(fps), max_duration_sec)
     complete = video[:total]
@@ -202,10 +221,17 @@ def create_video(
 ) -> None:
     """Write a film with the sound that a picture means.
 
-    Args:   spectogram: the pipeline's picture (official spelling).   video: [T, H, W, 3] uint8, of ``load_video``.
-            target_dBFS: level of the sound.   save_path: `.mp4` or `.webm`.   display_video: show it in a notebook.
-            device: where the waveform is found.
-    Raises: RequestError for a path that cannot be written, BackendError for a device that is not there.
+    Args:
+        spectogram: The pipeline's picture (official spelling).
+        video: [T, H, W, 3] uint8, of ``load_video``.
+        target_dBFS: Level of the sound.
+        save_path: `.mp4` or `.webm`.
+        display_video: Show it in a notebook.
+        device: Where the waveform is found.
+
+    Raises:
+        RequestError: For a path that cannot be written.
+        BackendError: For a device that is not there.
     """
     if save_path is not None:
         check_target(save_path)
@@ -226,7 +252,7 @@ def read_video(
     """Read a whole video file: ``torchvision.io.read_video``, which torchvision no longer has since 0.28.
 
     Args:
-        filename: any file that FFmpeg reads.
+        filename: Any file that FFmpeg reads.
         start_pts: 0; parts of a file are not read here.
         end_pts: None; likewise.
         pts_unit: `pts` or `sec`, which makes no difference for a whole file.
@@ -237,7 +263,7 @@ def read_video(
         `audio_fps`.
 
     Raises:
-        RequestError: for a file that is not there or no video, and for a part of one.
+        RequestError: For a file that is not there or no video, and for a part of one.
     """
     if start_pts != 0 or end_pts not in (None, math.inf):
         raise RequestError("start_pts and end_pts are not supported: read the whole video and take a part of it")

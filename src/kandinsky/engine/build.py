@@ -40,7 +40,11 @@ BESIDE = {"interpolation": "dit", "image_vae": "vae"}  # further networks run wh
 
 
 def places_for(options: RunOptions, names: Collection[str] = COMPONENTS) -> dict[str, torch.device]:
-    """A device for each network. Raises: RequestError for a name that is not one of ``names``, BackendError."""
+    """A device for each network.
+
+    Raises:
+        RequestError: For a name that is not one of ``names``, BackendError.
+    """
     device = options.device
     if not isinstance(device, Mapping):
         world = World.started() if options.parallel is not None else World()
@@ -64,12 +68,14 @@ def build(
     Files are found and their headers checked now; weights are read at first use.
 
     Args:
-        name: what finds the model again, for the recipe.
-        noise_device: of the noise generator; see ``Context``.
-        types: compute types of single networks (not `dit`) that are not ``options.dtype``.
+        name: What finds the model again, for the recipe.
+        noise_device: Of the noise generator; see ``Context``.
+        types: Compute types of single networks (not `dit`) that are not ``options.dtype``.
 
-    Raises: RequestError for what does not fit the card; WeightsError naming what is missing or broken; BackendError for
-        a device, package or attention backend that is not there.
+    Raises:
+        RequestError: For what does not fit the card.
+        WeightsError: Naming what is missing or broken.
+        BackendError: For a device, package or attention backend that is not there.
     """
     options = options or RunOptions()
     places = places_for(options, card.components)
@@ -146,7 +152,11 @@ def build(
 
 
 def _team(card: Card, parallel: str | Layout | None, attention: str, device: torch.device) -> Team:
-    """The processes that work together. Raises: RequestError for a layout that does not fit them, or the card."""
+    """The processes that work together.
+
+    Raises:
+        RequestError: For a layout that does not fit them, or the card.
+    """
     if parallel is None:
         return Team()
     # a layout that is settled already was held against the request itself
@@ -159,7 +169,11 @@ def _team(card: Card, parallel: str | Layout | None, attention: str, device: tor
 
 
 def _with_tiling(card: Card, tiling: str | None) -> Card:
-    """The card with its autoencoder's tiling replaced. Raises: RequestError for one that has none."""
+    """The card with its autoencoder's tiling replaced.
+
+    Raises:
+        RequestError: For one that has none.
+    """
     if tiling is None:
         return card
     if not card.part("vae").tilings:
@@ -181,7 +195,11 @@ def _linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:
 
 
 def bare_network(part: Part, component: Component, path: Path) -> nn.Module:
-    """A network without its weights. Raises: BackendError for a kind that is no bare network."""
+    """A network without its weights.
+
+    Raises:
+        BackendError: For a kind that is no bare network.
+    """
     if part.network is None:
         raise BackendError(f"`{component.kind}` cannot be built without its files")
     return part.network()(component, path)
