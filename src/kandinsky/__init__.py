@@ -18,6 +18,7 @@ _HOMES = {
     "Request": "kandinsky.model.values",
     "Soundtrack": "kandinsky.model.values",
     "TextEmbeddings": "kandinsky.model.values",
+    "TextStates": "kandinsky.model.values",  # the former name of TextEmbeddings
     "Video": "kandinsky.model.values",
     "VideoShape": "kandinsky.model.values",
     "VideoStream": "kandinsky.model.values",

@@ -176,7 +176,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert f"kept {recipe['kept_blocks']:.0%} of the blocks" in err
     assert main(["show", str(target)]) == 0
     assert "--attention nabla:P=0.6,wT=1,wH=3,wW=3" in capsys.readouterr().out
-    for choice in ("spiral", "nabla:P=2", "flex", "sage", "nabla:backend=products"):
+    for choice in ("spiral", "nabla:P=2", "flex", "sage", "nabla:backend=math"):
         assert main([*words, "-o", str(tmp_path / "x.mp4"), "--attention", choice]) == 2
         err = capsys.readouterr().err
         assert err.count("error: ") == 1 and "attention" in err

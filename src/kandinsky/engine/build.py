@@ -39,7 +39,11 @@ BESIDE = {"interpolation": "dit", "image_vae": "vae"}  # further networks run wh
 
 
 def places_for(options: RunOptions, names: Collection[str] = COMPONENTS) -> dict[str, torch.device]:
-    """A device for each network. Raises: RequestError for a name that is not one of ``names``, BackendError."""
+    """A device for each network.
+
+    Raises:
+        RequestError: For a name that is not one of ``names``, BackendError.
+    """
     device = options.device
     if not isinstance(device, Mapping):
         world = World.started() if options.parallel is not None else World()
@@ -63,12 +67,14 @@ def build(
     Files are found and their headers checked now; weights are read at first use.
 
     Args:
-        name: what finds the model again, for the recipe.
-        noise_device: of the noise generator; see ``Context``.
-        types: compute types of single networks (not `dit`) that are not ``options.dtype``.
+        name: What finds the model again, for the recipe.
+        noise_device: Of the noise generator; see ``Context``.
+        types: Compute types of single networks (not `dit`) that are not ``options.dtype``.
 
-    Raises: RequestError for what does not fit the card; WeightsError naming what is missing or broken; BackendError for
-        a device, package or attention backend that is not there.
+    Raises:
+        RequestError: For what does not fit the card.
+        WeightsError: Naming what is missing or broken.
+        BackendError: For a device, package or attention backend that is not there.
     """
     options = options or RunOptions()
     places = places_for(options, card.components)
@@ -145,7 +151,11 @@ def build(
 
 
 def _team(card: Card, parallel: str | Layout | None, attention: str, device: torch.device) -> Team:
-    """The processes that work together. Raises: RequestError for a layout that does not fit them, or the card."""
+    """The processes that work together.
+
+    Raises:
+        RequestError: For a layout that does not fit them, or the card.
+    """
     if parallel is None:
         return Team()
     # a layout that is settled already was held against the request itself

@@ -92,6 +92,9 @@ class TextEmbeddings:
         return TextEmbeddings(self.tokens_BLC.expand(batch, -1, -1), self.pooled_BC.expand(batch, -1), mask)
 
 
+TextStates = TextEmbeddings  # the former name
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """Everything that decides a result. ``None`` means: the card's default."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import BackendError
 from kandinsky.ops import block_sparse
-from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.ops.attention_spec import AttentionSpec, current_backend
 from kandinsky.ops.block_sparse import BlockMask, DenseKernel
 from kandinsky.ops.engines import ENGINES
 
@@ -76,7 +76,7 @@ def attention(
     if mask is not None and mask.dim() == 2:
         mask = mask[:, None, None, :]
     if backend == "auto":
-        backend = "products" if _products_are_faster(q_BSNK, k_BLNK) else "sdpa"
+        backend = "math" if _math_is_faster(q_BSNK, k_BLNK) else "sdpa"
     dense = require(backend, q_BSNK.device.type).dense
     assert dense is not None
     return dense(q_BSNK, k_BLNK, v_BLNK, mask)
@@ -110,6 +110,7 @@ def require(name: str, device_type: str, *, sparse: bool = False) -> Backend:
     Raises:
         BackendError: If it is not available there; the message names those that are.
     """
+    name = current_backend(name)
     if reason := _reason_against(name, device_type, sparse):
         choices = ", ".join(f"`{choice}`" for choice in backends(device_type, sparse=sparse))
         raise BackendError(f"attention backend `{name}` is not available: {reason}; use one of {choices}")
@@ -137,7 +138,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
-def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Two matrix products and a softmax in the dtype of the inputs; keeps all scores in memory."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)
@@ -146,7 +147,7 @@ def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return (scores.softmax(dim=-1) @ v).transpose(1, 2)
 
 
-def _products_are_faster(q: Tensor, k: Tensor) -> bool:
+def _math_is_faster(q: Tensor, k: Tensor) -> bool:
     """Whether ``math`` is faster: for training in bfloat16 on CPU, where the fused kernel's backward pass is slow.
 
     Generation is not affected (no gradients), nor are scores of more than 256 MB.
@@ -166,7 +167,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 _BACKENDS: dict[str, Backend] = {
     "sdpa": Backend(_sdpa, partial(block_sparse.expanded, _sdpa)),
-    "products": Backend(_products),
+    "math": Backend(_math),
     "plain": Backend(_plain, partial(block_sparse.expanded, _plain)),
     "gathered": Backend(blocks=block_sparse.gathered),
     "flex": Backend(blocks=block_sparse.flex, missing=block_sparse.flex_missing),

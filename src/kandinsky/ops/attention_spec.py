@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -18,7 +19,8 @@ from kandinsky.errors import BackendError, RequestError
 TYPES = ("dense", "nabla")
 # official name → ours
 _TYPE_ALIASES = {"flash": "dense"}
-DENSE_BACKENDS = ("sdpa", "products", "plain", "flash_attention_2", "flash_attention_3", "sage")
+_FORMER_BACKENDS = {"products": "math"}
+DENSE_BACKENDS = ("sdpa", "math", "plain", "flash_attention_2", "flash_attention_3", "sage")
 BLOCK_BACKENDS = ("flex", "gathered", "sdpa", "plain")
 BACKENDS = ("auto", *dict.fromkeys((*DENSE_BACKENDS, *BLOCK_BACKENDS)))
 _NABLA_NUMBERS = ("P", "wT", "wH", "wW")
@@ -49,6 +51,7 @@ class AttentionSpec:
     wW: int = 3
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "backend", current_backend(self.backend))
         if self.type not in TYPES:
             raise RequestError(f"unknown attention type `{self.type}`: use `dense` or `nabla`")
         if self.backend not in BACKENDS:
@@ -84,7 +87,7 @@ class AttentionSpec:
             BackendError: For a backend that does not fit.
         """
         word, _, rest = choice.strip().partition(":")
-        word = _TYPE_ALIASES.get(word, word)
+        word = current_backend(_TYPE_ALIASES.get(word, word))
         changes: dict[str, Any] = {}
         if word in TYPES:
             changes["type"] = word
@@ -158,6 +161,21 @@ def _near(size: int, reach: int) -> float:
     """Share of all pairs of ``size`` places that are at most ``reach`` apart."""
     reach = min(reach, size - 1)
     return (size + 2 * sum(size - distance for distance in range(1, reach + 1))) / size**2
+
+
+def current_backend(name: str) -> str:
+    """The present name of an attention backend.
+
+    Args:
+        name: A backend; a former name is accepted with a warning.
+
+    Returns:
+        The same name, or the one that replaced it.
+    """
+    if not isinstance(name, str) or name not in _FORMER_BACKENDS:
+        return name
+    warnings.warn(f"attention backend `{name}` is now called `{_FORMER_BACKENDS[name]}`", FutureWarning, stacklevel=2)
+    return _FORMER_BACKENDS[name]
 
 
 def _number(key: str, text: str) -> float | int:

@@ -62,7 +62,7 @@ class SceneDenoiser(nn.Module):
     def forward(self, x_BTHWC: Tensor, condition_BTHWC: Tensor, time_B: Tensor, text: TextEmbeddings) -> Tensor:
         """The clean latent, [B, T, H, W, C] in float32; time in [0, 1]."""
         x = torch.cat([x_BTHWC, condition_BTHWC], dim=-1)
-        backend = AttentionSpec(backend="products")
+        backend = AttentionSpec(backend="math")
         return self.dit(x, time_B * 1000, text, rope_scale=ROPE_SCALE, attention=backend).float()
 
 

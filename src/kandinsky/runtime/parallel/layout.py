@@ -125,7 +125,7 @@ def settle(choice: str | Layout | None, world: int, demand: Demand) -> tuple[Lay
     """The layout for a number of processes, and why.
 
     Args:
-        choice: a user's choice; None and `auto` choose.
+        choice: The user's choice; None and `auto` select one.
         world: Processes that were started.
 
     Raises:
