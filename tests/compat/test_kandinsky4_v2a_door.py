@@ -136,8 +136,8 @@ def test_a_guided_step_is_diffusers(folder: Path, states: ClipEmbeddings) -> Non
     ("options", "words"),
     [
         ({"output_type": "jpg"}, "output_type `jpg` is unknown"),
-        ({"duration_sec": 0}, "picture of 0x512"),
-        ({"height": 100}, "height that 8 divides"),
+        ({"duration_sec": 0}, "spectrogram of 0x512"),
+        ({"height": 100}, "height that is a multiple of 8"),
         ({"generator": [torch.Generator(), torch.Generator()]}, "2 generators"),
         ({"latents": torch.zeros(1, 4, 8, 8)}, "latents have shape"),
         ({}, "not run unasked"),
