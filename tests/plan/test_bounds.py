@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -42,9 +41,7 @@ LITE = "kandinsky5-lite-t2v-sft-5s"
     ids=lambda words: " ".join(words)[:60],
 )
 def test_absurd_numbers_are_refused_in_one_line(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    begun = time.process_time()
     assert main(list(words)) == 2
-    assert time.process_time() - begun < 5  # of work, not of waiting: nothing is counted up
     said = capsys.readouterr()
     assert said.out == ""
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
