@@ -71,7 +71,7 @@ def draw(latents_HWC: Tensor, rgb: LatentRGB | None) -> Image:
 
 
 def fit(latents_NC: Tensor, colours_N3: Tensor) -> tuple[list[list[float]], list[float]]:
-    """Weights [C][3] and bias [3] of the linear map that is nearest to sample colours, in least squares."""
+    """Weights `[C][3]` and bias `[3]` of the linear map that is nearest to sample colours, in least squares."""
     given = torch.cat([latents_NC.double(), torch.ones(len(latents_NC), 1, dtype=torch.float64)], dim=1)
     solved = torch.linalg.lstsq(given, colours_N3.double()).solution
     return solved[:-1].tolist(), solved[-1].tolist()

@@ -53,18 +53,20 @@ class MadeUp(Protocol):
 
 
 class Rival(Protocol):
-    """A part's work done by another library.
+    """A part's work done by another library."""
 
-    Args:
-        side: an ``engine.rival.Side``.
-        inputs: none for a text encoder; noise and text embeddings of both passes for a denoiser; latents for an
-            autoencoder.
+    def __call__(self, side: Any, *inputs: Any) -> Callable[[], Any]:
+        """Prepare the work.
 
-    Returns:
-        What does the work once.
-    """
+        Args:
+            side: An ``engine.rival.Side``.
+            *inputs: None for a text encoder; noise and text embeddings of both passes for a denoiser; latents for an
+                autoencoder.
 
-    def __call__(self, side: Any, *inputs: Any) -> Callable[[], Any]: ...
+        Returns:
+            A callable that does the work once.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +96,18 @@ class Depth:
 
 
 class Flops(Protocol):
-    """Floating-point operations of one pass over one clip.
+    """Counts the floating-point operations of a network."""
 
-    Args:
-        params: hyper-parameters, as the network has them.
-        latent: frames, rows, columns.
-        kept: share of the blocks of block-sparse attention that is computed; None where attention is dense.
-    """
+    def __call__(self, params: Any, latent: Sequence[int], text_tokens: int, kept: float | None = None) -> int:
+        """Floating-point operations of one pass over one clip.
 
-    def __call__(self, params: Any, latent: Sequence[int], text_tokens: int, kept: float | None = None) -> int: ...
+        Args:
+            params: Hyper-parameters, as the network has them.
+            latent: Frames, rows, columns.
+            text_tokens: Number of text tokens.
+            kept: Share of the blocks of block-sparse attention that is computed; None for dense attention.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
