@@ -490,4 +490,5 @@ def _check_keys(what: str, given: Mapping[str, Any]) -> None:
 
 
 def _type(dtype: str | torch.dtype) -> torch.dtype:
-    return getattr(torch, choose_dtype(str(dtype).removeprefix("torch."), "cpu"))
+    out: torch.dtype = getattr(torch, choose_dtype(str(dtype).removeprefix("torch."), "cpu"))
+    return out

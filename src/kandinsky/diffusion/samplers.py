@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.diffusion import cosine
-from kandinsky.diffusion.cogvideox import CogVideoXSchedule, Ddim, Renoise
+from kandinsky.diffusion.cogvideox import LEVELS, CogVideoXSchedule, Ddim, Renoise
 from kandinsky.diffusion.cosine import Ancestral, CosineSchedule
 from kandinsky.diffusion.scaled_linear import Deterministic, Plms, ScaledLinearSchedule
 from kandinsky.diffusion.schedule import flow_times
@@ -108,7 +108,7 @@ def _ancestral(
     """Times and step on the cosine schedule. ``own_table``: a table of as many levels as there are steps."""
 
     def schedule(steps: int) -> CosineSchedule:
-        return CosineSchedule(steps if own_table else cosine.LEVELS, zero_snr, predicts)
+        return CosineSchedule(steps if own_table else LEVELS, zero_snr, predicts)
 
     def step(times: Tensor, shift: float, draws_NBTHWC: Tensor | None) -> Step:
         return Ancestral(schedule(len(times) - 1), times, _fresh_draws(times, draws_NBTHWC), quantile)
@@ -118,7 +118,7 @@ def _ancestral(
         step,
         fresh=True,
         predicts=predicts,
-        noising=lambda shift: schedule(cosine.LEVELS),
+        noising=lambda shift: schedule(LEVELS),
     )
 
 

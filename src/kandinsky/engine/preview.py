@@ -86,4 +86,5 @@ def _grey(latents_HWC: Tensor) -> Tensor:
     direction = direction * (1 if direction[direction.abs().argmax()] >= 0 else -1)
     spread = (values[-1] / max(1, len(flat))).clamp_min(1e-12).sqrt()
     shade = (centred @ direction / (4 * spread) + 0.5).unflatten(0, latents_HWC.shape[:2])
-    return shade[..., None].expand(-1, -1, 3)
+    out: Tensor = shade[..., None].expand(-1, -1, 3)
+    return out

@@ -94,7 +94,8 @@ class _Way:
 
     def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
         if self.ask is None:
-            return self.encoder.encode(prompts, still=still)
+            out: TextEmbeddings = self.encoder.encode(prompts, still=still)
+            return out
         (prompt,) = prompts
         return self.ask(self.encoder, prompt)
 

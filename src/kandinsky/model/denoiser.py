@@ -54,10 +54,11 @@ class Known:
         """The state with what is known in its place; a new one where anything is."""
         if not self.mask or not isinstance(state, Mapping):
             return state
-        return state | {  # type: ignore[operator]
+        out: X = state | {  # type: ignore[operator]
             name: self.clean[name].to(state[name]).where(mask.to(state[name].device), state[name])
             for name, mask in self.mask.items()
         }
+        return out
 
     def over(self, change: Callable[[Tensor], Tensor]) -> Known:
         """The same with every tensor changed, such as moved to a device or cut to some clips."""

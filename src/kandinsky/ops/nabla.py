@@ -116,7 +116,8 @@ def block_means(x_BSNK: Tensor, counts_K: Tensor | None = None) -> Tensor:
     """Mean of each block's real tokens, [B, N, blocks, K] float32; padding must be zeros."""
     blocks = x_BSNK.float().unflatten(1, (-1, BLOCK))
     means = blocks.mean(2) if counts_K is None else blocks.sum(2) / counts_K[:, None, None]
-    return means.transpose(1, 2)
+    out: Tensor = means.transpose(1, 2)
+    return out
 
 
 def block_probability(q_BNQK: Tensor, k_BNQK: Tensor) -> Tensor:

@@ -87,7 +87,8 @@ def read_model(
             f"`{CONFIG}`: the files do not belong together"
         )
     check_finite(dict(model.named_parameters()), str(folder))
-    return model
+    out: nn.Module = model
+    return out
 
 
 def read_tokenizer(cls: Any, folder: Path) -> Any:

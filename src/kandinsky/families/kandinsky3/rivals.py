@@ -64,6 +64,7 @@ def unet(
             output_type="latent",
             **states,
         )
-        return done.images
+        out: Tensor = done.images
+        return out
 
     return work

@@ -17,9 +17,11 @@ from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.engine.stages import to_bytes
 from kandinsky.families.kandinsky4.denoiser import DiscreteDenoiser
-from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams, Groups, Pack
-from kandinsky.families.parts.cogvideox import CogVideoXAutoencoder, CogVideoXParams
+from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, Pack
+from kandinsky.families.kandinsky4.params import DiTParams, Groups
+from kandinsky.families.parts.cogvideox import CogVideoXAutoencoder
 from kandinsky.families.parts.keymaps import DIFFUSERS_INSIDE
+from kandinsky.families.parts.params import CogVideoXParams
 from kandinsky.golden.cases import Case, Runner
 from kandinsky.golden.tracking import CaseError, Settings
 from kandinsky.model.card import Component
@@ -58,7 +60,8 @@ def run_dit(case: Case) -> Mapping[str, Tensor]:
 
     def recorded(name: str, tensor: Tensor) -> Tensor:
         if name.endswith(".visual"):
-            return tensor.unflatten(1, grid)
+            out: Tensor = tensor.unflatten(1, grid)
+            return out
         return tensor[is_token] if "text" in name else tensor
 
     return {name: recorded(name, tensor) for name, tensor in outputs.items()}

@@ -51,7 +51,8 @@ class DiscreteDenoiser:
             attention=self.attention,
             runner=self.runner,
         )
-        return v.unflatten(0, (B, T))
+        out: Tensor = v.unflatten(0, (B, T))
+        return out
 
 
 def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:

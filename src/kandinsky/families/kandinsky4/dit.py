@@ -66,8 +66,10 @@ def _group_view(x_BTHW: Tensor, groups: Groups, kind: Kind) -> Tensor:
     if H % gh or W % gw:
         raise RequestError(f"{H} x {W} tokens (rows x columns) cannot be cut into {gh} x {gw} groups: use other sizes")
     if kind == "local":
-        return x_BTHW.unflatten(3, (gw, -1)).unflatten(2, (gh, -1)).movedim((2, 4), (1, 2))
-    return x_BTHW.unflatten(3, (-1, gw)).unflatten(2, (-1, gh)).movedim((3, 5), (1, 2))
+        out: Tensor = x_BTHW.unflatten(3, (gw, -1)).unflatten(2, (gh, -1)).movedim((2, 4), (1, 2))
+        return out
+    out = x_BTHW.unflatten(3, (-1, gw)).unflatten(2, (-1, gh)).movedim((3, 5), (1, 2))
+    return out
 
 
 def join_text(x_BTHWNK: Tensor, text_BLNK: Tensor, groups: Groups, kind: Kind) -> Tensor:
@@ -89,7 +91,8 @@ def from_groups(x_BGS: Tensor, grid: Sequence[int], groups: Groups, kind: Kind) 
     _, gh, gw = groups
     x = x_BGS.unflatten(2, (T, H // gh, W // gw)).unflatten(1, (gh, gw))
     x = x.movedim((1, 2), (2, 4)) if kind == "local" else x.movedim((1, 2), (3, 5))
-    return x.flatten(4, 5).flatten(2, 3)
+    out: Tensor = x.flatten(4, 5).flatten(2, 3)
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,8 @@ class TextProjection(nn.Module):
         self.in_layer = Linear(text_dim, width)
 
     def forward(self, text_BLC: Tensor) -> Tensor:
-        return self.in_layer(text_BLC)
+        out: Tensor = self.in_layer(text_BLC)
+        return out
 
 
 class RotaryTables(nn.Module):
@@ -269,7 +273,8 @@ class FeedForward(nn.Module):
         self.out_layer = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out_layer(F.gelu(self.in_layer(x)))
+        out: Tensor = self.out_layer(F.gelu(self.in_layer(x)))
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,4 +452,5 @@ class DiffusionTransformer3D(nn.Module):
             return visual_FPD
 
         visual_FPD = (runner or run_all)(x_FhwD.flatten(1, 2), len(blocks), run)
-        return self.out_layer(visual_FPD, e_BE, where)
+        out: Tensor = self.out_layer(visual_FPD, e_BE, where)
+        return out

@@ -73,7 +73,8 @@ class CogVlm2Encoder(nn.Module):
     def encode_frames(self, frames_THWC: Tensor, times_s: Tensor) -> Tensor:
         """Embed frames, [1, T, E]: the mean over each frame's tokens. This model ignores the times."""
         states_SE = self._states("", [frames_THWC.permute(3, 0, 1, 2)], SEES)
-        return states_SE.unflatten(0, (len(frames_THWC), -1)).mean(dim=1)[None]
+        out: Tensor = states_SE.unflatten(0, (len(frames_THWC), -1)).mean(dim=1)[None]
+        return out
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """[B, max_words, E]; each prompt in a run of its own."""

@@ -36,7 +36,8 @@ class SoundDenoiser:
         if self.spare:
             seen = beside(self.conditions.frames_BTE, *x_BHWC.shape[1:3])[..., : self.spare]
             x_BHWC = torch.cat((x_BHWC, seen.to(x_BHWC.dtype)), dim=-1)
-        return self.net(x_BHWC, level, self.conditions)[:, None]
+        out: Tensor = self.net(x_BHWC, level, self.conditions)[:, None]
+        return out
 
 
 def beside(frames_BTE: Tensor, H: int, W: int) -> Tensor:

@@ -115,12 +115,14 @@ def encode(context: Context, jobs: Sequence[Job]) -> list[ClipEmbeddings]:
 
         @cache
         def words(text: str) -> Tensor:
-            return encoder.encode_prompts([text])
+            out: Tensor = encoder.encode_prompts([text])
+            return out
 
         @cache
         def darkness(moments: tuple[float, ...]) -> Tensor:
             black = torch.zeros(len(moments), *BLACK_SIZE, 3, dtype=torch.uint8, device=device)
-            return encoder.encode_frames(black, torch.tensor(moments, device=device))
+            out: Tensor = encoder.encode_frames(black, torch.tensor(moments, device=device))
+            return out
 
         def states_of(one: Job) -> ClipEmbeddings:
             windows, moments = [], ()

@@ -57,7 +57,8 @@ class MiddleLevel(nn.Module):
 
     def forward(self, x_BCHW: Tensor, time_BD: Tensor, conditions: Conditions) -> Tensor:
         x = self.attentions[0](self.resnets[0](x_BCHW, time_BD), conditions)
-        return self.resnets[1](x, time_BD)
+        out: Tensor = self.resnets[1](x, time_BD)
+        return out
 
 
 class UpLevel(nn.Module):
@@ -147,4 +148,5 @@ class V2AUNet(nn.Module):
         for level in self.up_blocks:
             x = level(x, kept, time, conditions)
         x = self.conv_out(F.silu(self.conv_norm_out(x)))
-        return x.permute(0, 2, 3, 1)
+        out: Tensor = x.permute(0, 2, 3, 1)
+        return out

@@ -18,10 +18,12 @@ from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times
 from kandinsky.engine.stages import to_pixels, with_frames
 from kandinsky.families.kandinsky5.denoiser import bind
-from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.families.kandinsky5.params import DiTParams
+from kandinsky.families.parts.hunyuan import HunyuanAutoencoder
 from kandinsky.families.parts.keymaps import DIFFUSERS_INSIDE
-from kandinsky.families.parts.tiling import Tiling
+from kandinsky.families.parts.params import HunyuanParams
+from kandinsky.families.parts.tiles import Tiling
 from kandinsky.golden.cases import Case, Runner
 from kandinsky.golden.tracking import CaseError, Settings
 from kandinsky.media.image import FittedImage, area_size, open_image
@@ -29,10 +31,10 @@ from kandinsky.model.card import Component
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
+from kandinsky.ops.attention_spec import TILE
 from kandinsky.ops.lora import layer_shapes
 from kandinsky.ops.nabla import (
     BLOCK,
-    TILE,
     KeptBlocks,
     Nabla,
     TileOrder,
@@ -329,7 +331,8 @@ def _forward(net: DiffusionTransformer3D, case: Case, kept: KeptBlocks | None = 
         text_positions=text,
         kept=kept,
     )
-    return velocity[0]
+    out: Tensor = velocity[0]
+    return out
 
 
 def _is_input(call: Settings, key: str, given: str, absent: str | None) -> bool:

@@ -140,7 +140,7 @@ class VelocityDenoiser:
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
         """Velocity at time t in [0, 1]. Quirk: t·1000 is formed in float32; its last bit shows in the result."""
         B = x_BTHWC.shape[0]
-        return self.dit(
+        out: Tensor = self.dit(
             join_condition(x_BTHWC, self.dit.params, self.condition_BTHWC),
             (t.float() * 1000.0).to(x_BTHWC.device).expand(B),
             self.text.expand(B),
@@ -148,6 +148,7 @@ class VelocityDenoiser:
             layout=self._layout(x_BTHWC),
             kept=self.kept,
         )
+        return out
 
     def _layout(self, x_BTHWC: Tensor) -> VisualLayout:
         frames, rows, columns = (

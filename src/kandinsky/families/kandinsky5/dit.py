@@ -46,7 +46,8 @@ def patchify(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
         )
     pt, ph, pw = patch
     x = x_BTHWC.unflatten(3, (-1, pw)).unflatten(2, (-1, ph)).unflatten(1, (-1, pt))
-    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4)
+    out: Tensor = x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4)
+    return out
 
 
 def unpatchify(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
@@ -101,7 +102,8 @@ class VisualEmbeddings(nn.Module):
         self.in_layer = Linear(patch[0] * patch[1] * patch[2] * channels, width)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
-        return self.in_layer(patchify(x_BTHWC, self.patch)).to(self.in_layer.weight.dtype)
+        out: Tensor = self.in_layer(patchify(x_BTHWC, self.patch)).to(self.in_layer.weight.dtype)
+        return out
 
 
 class Modulation(nn.Module):
@@ -176,7 +178,8 @@ class Attention(nn.Module):
             if rotation is not None:
                 q_BSNK, k_BLNK = rotation(q_BSNK), rotation(k_BLNK)
             q_BSNK, k_BLNK = q_BSNK.to(v_BLNK.dtype), k_BLNK.to(v_BLNK.dtype)
-        return self.out_layer(mix(q_BSNK, k_BLNK, v_BLNK).flatten(-2))
+        out: Tensor = self.out_layer(mix(q_BSNK, k_BLNK, v_BLNK).flatten(-2))
+        return out
 
 
 class FeedForward(nn.Module):
@@ -186,7 +189,8 @@ class FeedForward(nn.Module):
         self.out_layer = Linear(hidden, width, bias=False)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
-        return self.out_layer(F.gelu(self.in_layer(x_BSD)))
+        out: Tensor = self.out_layer(F.gelu(self.in_layer(x_BSD)))
+        return out
 
 
 class TextBlock(nn.Module):
@@ -373,7 +377,8 @@ class DiffusionTransformer3D(nn.Module):
 
         def run(number: int, x_BSD: Tensor) -> Tensor:
             block = self.visual_transformer_blocks[number]
-            return block(x_BSD, text_BLD, e_BE, shown.rotation, text.mask_BL, shown.mix(number, kept))
+            out: Tensor = block(x_BSD, text_BLD, e_BE, shown.rotation, text.mask_BL, shown.mix(number, kept))
+            return out
 
         if kept is not None:
             kept.begin()
@@ -382,4 +387,5 @@ class DiffusionTransformer3D(nn.Module):
         x_BSD = (runner or run_all)(x_BSD, len(self.visual_transformer_blocks), run)
         if layout.nabla is not None:
             x_BSD = layout.nabla.order.restore(x_BSD)
-        return self.out_layer(x_BSD, e_BE, grid)
+        out: Tensor = self.out_layer(x_BSD, e_BE, grid)
+        return out

@@ -222,7 +222,10 @@ class QwenClipEncoder(nn.Module):
             max_length=self.params.clip_max_length,
             return_tensors="pt",
         ).to(self.clip.device)
-        return self.clip(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).pooler_output.float()
+        out: Tensor = self.clip(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+        ).pooler_output.float()
+        return out
 
     def _check_prefix(self, name: str, chosen: Template) -> None:
         length = len(self.qwen_tokenizer(chosen.prefix)["input_ids"])

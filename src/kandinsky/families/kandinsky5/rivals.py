@@ -69,7 +69,8 @@ def transformer(
             output_type="latent",
             **states,
         )
-        return done.frames
+        out: Tensor = done.frames
+        return out
 
     return work
 

@@ -16,7 +16,8 @@ from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.diffusion.steps import Step
 from kandinsky.families.parts import keymaps
-from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
+from kandinsky.families.parts.movq import MovqAutoencoder
+from kandinsky.families.parts.params import MovqParams
 from kandinsky.families.parts.projected import Projection
 from kandinsky.families.parts.unet import conformance as unet
 from kandinsky.families.parts.unet.denoiser import UNetDenoiser

@@ -463,4 +463,5 @@ def encode_picture(context: Context, picture: Image.Image) -> Tensor:
     name = "image_vae" if "image_vae" in context.card.components else "vae"
     device = context.placement.device(name)
     with context.placement.hold(name) as vae, torch.no_grad():
-        return vae.encode(to_pixels(picture).to(device)).to(context.precision.islands)
+        out: Tensor = vae.encode(to_pixels(picture).to(device)).to(context.precision.islands)
+        return out

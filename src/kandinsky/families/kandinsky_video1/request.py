@@ -65,7 +65,8 @@ def keyframes_of(card: Card) -> Keyframes:
 
 def frames_after(keyframes: Keyframes, passes: int) -> int:
     """Frames of a clip whose gaps were filled ``passes`` times: three frames into each."""
-    return (keyframes.count - 1) * 4**passes + 1
+    out: int = (keyframes.count - 1) * 4**passes + 1
+    return out
 
 
 def _choice(request: Request, card: Card, keyframes: Keyframes) -> KeyframeChoice:

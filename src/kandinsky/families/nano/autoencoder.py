@@ -34,7 +34,8 @@ class CausalBlock(nn.Module):
         h = F.silu(h).unflatten(0, x_BTCHW.shape[:2])
         before = torch.cat([h[:, :1], h[:, :-1]], dim=1)
         h = self.time(torch.cat([h, before], dim=2).flatten(0, 1))
-        return x_BTCHW + h.unflatten(0, x_BTCHW.shape[:2])
+        out: Tensor = x_BTCHW + h.unflatten(0, x_BTCHW.shape[:2])
+        return out
 
 
 class NanoAutoencoder(nn.Module):
@@ -74,7 +75,8 @@ class NanoAutoencoder(nn.Module):
         for block in self.encoder_blocks:
             h = block(h)
         residual = self.encoder_out(h.flatten(0, 1)).unflatten(0, patches.shape[:2])
-        return self.to_latent(patches) + residual.movedim(2, -1)
+        out: Tensor = self.to_latent(patches) + residual.movedim(2, -1)
+        return out
 
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
         """Decode latents to a video in about [-1, 1] (not clamped) of 1 + 4 (T − 1) frames."""
@@ -91,7 +93,8 @@ class NanoAutoencoder(nn.Module):
         for block in self.fine_blocks:
             h = block(h)
         fine = F.pixel_shuffle(self.fine_out(h.flatten(0, 1)), p.spatial // 2).unflatten(0, (B, -1))
-        return coarse + fine.movedim(2, -1)
+        out: Tensor = coarse + fine.movedim(2, -1)
+        return out
 
     def forward(self, video_BTHWC: Tensor) -> Tensor:
         return self.decode(self.encode(video_BTHWC))

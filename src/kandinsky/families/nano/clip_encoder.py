@@ -66,7 +66,8 @@ class Moment(nn.Module):
 
     def forward(self, x_BTE: Tensor) -> Tensor:
         h = self.near(self.norm(x_BTE).transpose(1, 2)).transpose(1, 2)
-        return x_BTE + self.out(F.silu(h))
+        out: Tensor = x_BTE + self.out(F.silu(h))
+        return out
 
 
 class NanoClipEncoder(nn.Module):
@@ -100,7 +101,8 @@ class NanoClipEncoder(nn.Module):
         state = self.to_state(self.narrow(F.silu(h)).flatten(1)).unflatten(0, x.shape[:2])
         for moment in self.moments:
             state = moment(state)
-        return self.out(state)
+        out: Tensor = self.out(state)
+        return out
 
     def squares(self, frames_THWC: Tensor) -> Tensor:
         """uint8 frames of any size → [T, 3, side, side] in [0, 1], stretched, so that nothing is cut off."""
@@ -112,11 +114,15 @@ class NanoClipEncoder(nn.Module):
 
     def encode_frames(self, frames_THWC: Tensor, times_s: Tensor) -> Tensor:
         """uint8 RGB frames [T, H, W, 3] of any size → states [1, T, E]. The frames are taken as evenly spaced."""
-        return self(self.squares(frames_THWC)[None])
+        out: Tensor = self(self.squares(frames_THWC)[None])
+        return out
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """States [B, L, E] of the first known words of each prompt, filled up with "no word"."""
-        return self.words(torch.tensor([self.numbers(prompt) for prompt in prompts], device=self.words.weight.device))
+        out: Tensor = self.words(
+            torch.tensor([self.numbers(prompt) for prompt in prompts], device=self.words.weight.device)
+        )
+        return out
 
     def numbers(self, prompt: str) -> list[int]:
         """Numbers of the first L known words, 0 where there are fewer."""

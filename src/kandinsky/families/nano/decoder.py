@@ -45,7 +45,8 @@ class CausalBlock(nn.Module):
         h = F.silu(self.space(F.silu(x_NCHW)))
         frames = h.unflatten(0, (batch, -1))
         before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1).flatten(0, 1)
-        return x_NCHW + self.time(torch.cat([h, before], dim=1))
+        out: Tensor = x_NCHW + self.time(torch.cat([h, before], dim=1))
+        return out
 
 
 class NanoDecoder(nn.Module):
@@ -95,4 +96,5 @@ class NanoDecoder(nn.Module):
             for block in blocks:
                 h = block(h, B)
         video = coarse + F.pixel_shuffle(self.last(F.silu(h)), 2).float()
-        return video.unflatten(0, (B, -1)).permute(0, 1, 3, 4, 2)
+        out: Tensor = video.unflatten(0, (B, -1)).permute(0, 1, 3, 4, 2)
+        return out

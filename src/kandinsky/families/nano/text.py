@@ -91,7 +91,8 @@ class Block(nn.Module):
     def forward(self, x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         q, k, v = self.query_key_value(self.attention_norm(x_BLD)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         x_BLD = x_BLD + self.out(attention(q, k, v, mask=mask_BL, backend="sdpa").flatten(-2))
-        return x_BLD + self.feed_forward(self.feed_forward_norm(x_BLD))
+        out: Tensor = x_BLD + self.feed_forward(self.feed_forward_norm(x_BLD))
+        return out
 
 
 class Memory(nn.Module):

@@ -38,7 +38,8 @@ class NanoTextEncoder:
         ids_BL, mask_BL, said_B = self.tokenize(prompts)
         still_B = torch.full_like(said_B, still)
         with torch.inference_mode(False), torch.no_grad():
-            return self.network(ids_BL, mask_BL, said_B, still_B)
+            out: TextEmbeddings = self.network(ids_BL, mask_BL, said_B, still_B)
+            return out
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Token numbers [B, L], which of them count [B, L], and which prompts say anything [B]."""

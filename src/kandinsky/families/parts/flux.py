@@ -70,4 +70,5 @@ class FluxAutoencoder(nn.Module):
         return x_BTHWC.flatten(0, 1).movedim(-1, 1).to(next(self.net.parameters()).dtype)
 
     def _frames(self, images: Tensor, like_BTHWC: Tensor) -> Tensor:
-        return images.movedim(1, -1).unflatten(0, like_BTHWC.shape[:2])
+        out: Tensor = images.movedim(1, -1).unflatten(0, like_BTHWC.shape[:2])
+        return out

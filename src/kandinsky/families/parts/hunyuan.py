@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.families.parts.layered import Allocate, decode_layered, on_host
 from kandinsky.families.parts.params import HunyuanParams
-from kandinsky.families.parts.tiles import WHOLE_VOXELS
-from kandinsky.families.parts.tiling import TIME, Coder, Spread, Tiling, tiled
+from kandinsky.families.parts.tiles import WHOLE_VOXELS, Tiling
+from kandinsky.families.parts.tiling import TIME, Coder, Spread, tiled
 from kandinsky.ops.attention import attention
 
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -51,7 +51,8 @@ def _attend_to_the_past(layer: Any, x: Tensor) -> Tensor:
     ends = range(H * W, T * H * W + 1, H * W)
     frames = [attention(q[:, end - H * W : end], k[:, :end], v[:, :end]) for end in ends]
     mixed = layer.to_out[0](torch.cat(frames, dim=1).flatten(-2)) + tokens_BSD
-    return mixed.unflatten(1, (T, H, W)).permute(0, 4, 1, 2, 3)
+    out: Tensor = mixed.unflatten(1, (T, H, W)).permute(0, 4, 1, 2, 3)
+    return out
 
 
 class HunyuanAutoencoder(nn.Module):
@@ -146,12 +147,14 @@ class HunyuanAutoencoder(nn.Module):
         yield from tiled(coder, x, tiling, direction=direction, temporal=temporal, spatial=spatial)
 
     def _moments(self, x: Tensor) -> Tensor:
-        return self.net.quant_conv(self.net.encoder(x))
+        out: Tensor = self.net.quant_conv(self.net.encoder(x))
+        return out
 
     def _pixels(self, z: Tensor) -> Tensor:
         if self.layered:
             return torch.cat(list(decode_layered(self.net, z, self.allocate)), dim=TIME)
-        return self.net.decoder(self.net.post_quant_conv(z))
+        out: Tensor = self.net.decoder(self.net.post_quant_conv(z))
+        return out
 
 
 def _channels_first(x_BTHWC: Tensor) -> Tensor:

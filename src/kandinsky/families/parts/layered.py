@@ -194,7 +194,8 @@ class _CausalConv:
             self.before = x[:, :, -self.front :].clone()  # a view would keep the whole chunk alive
         if any(self.space):
             x = F.pad(x, (*self.space, 0, 0), mode=self.mode)
-        return self.conv(x)
+        out: Tensor = self.conv(x)
+        return out
 
 
 def _residual(block: Any, source: _Source, stats: _Statistics | None, allocate: Allocate) -> tuple[_Kept, _Statistics]:
@@ -232,7 +233,8 @@ def _attend(layer: Any, kept: _Kept, stats: _Statistics) -> _Statistics:
         return x.permute(0, 2, 3, 4, 1).flatten(1, 3)
 
     def heads(linear: nn.Module, x_BSD: Tensor) -> Tensor:
-        return linear(x_BSD).unflatten(-1, (layer.heads, -1))
+        out: Tensor = linear(x_BSD).unflatten(-1, (layer.heads, -1))
+        return out
 
     pairs = [(heads(layer.to_k, n), heads(layer.to_v, n)) for n in (tokens(norm(x)) for x in kept.chunks())]
     k, v = (torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True))

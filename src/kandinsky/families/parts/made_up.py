@@ -55,7 +55,8 @@ def _t5_network(device: torch.device, dtype: torch.dtype, sizes: T5Sizes) -> nn.
         use_cache=False,
     )
     with torch.device(device):
-        return T5EncoderModel._from_config(config, dtype=dtype)
+        out: nn.Module = T5EncoderModel._from_config(config, dtype=dtype)
+        return out
 
 
 def _one_word_tokenizer() -> Any:

@@ -45,7 +45,8 @@ class Norm(nn.Module):
     def forward(self, x: Tensor, latents: Tensor | None) -> Tensor:
         normed = self.norm_layer(x)
         if latents is None:
-            return normed
+            out: Tensor = normed
+            return out
         # a 1x1 convolution and repeating pixels may change places: the small one is convolved
         size = (x.shape[-2], x.shape[-1])
         scale, shift = (F.interpolate(layer(latents), size, mode="nearest") for layer in (self.conv_y, self.conv_b))
@@ -119,7 +120,8 @@ class Halving(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return out
 
 
 class Doubling(nn.Module):
@@ -130,7 +132,8 @@ class Doubling(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
 
 
 class Middle(nn.Module):
@@ -147,7 +150,8 @@ class Middle(nn.Module):
         x = self.attn_1.over_pixels(self.block_1(x, clips), clips)
         if self.temporal_attn_1 is not None:
             x = self.temporal_attn_1.over_time(x, clips.frames)
-        return self.block_2(x, clips)
+        out: Tensor = self.block_2(x, clips)
+        return out
 
 
 class Level(nn.Module):
@@ -206,7 +210,8 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x, alone)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x, alone), None)))
+        out: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(x, alone), None)))
+        return out
 
 
 class Decoder(nn.Module):
@@ -231,7 +236,8 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(x), clips)
         for level in reversed(self.up):
             x = level(x, clips)
-        return self.conv_out(F.silu(self.norm_out(x, clips.latents)))
+        out: Tensor = self.conv_out(F.silu(self.norm_out(x, clips.latents)))
+        return out
 
 
 class MovqAutoencoder(nn.Module):
@@ -280,4 +286,5 @@ class MovqAutoencoder(nn.Module):
         return x_BTHWC.flatten(0, 1).movedim(-1, 1).to(self.quant_conv.weight.dtype)
 
     def _clips(self, pictures: Tensor, like_BTHWC: Tensor) -> Tensor:
-        return pictures.movedim(1, -1).unflatten(0, like_BTHWC.shape[:2])
+        out: Tensor = pictures.movedim(1, -1).unflatten(0, like_BTHWC.shape[:2])
+        return out

@@ -128,7 +128,8 @@ class CogVideoXParams:
 
     @property
     def spatial_compression_ratio(self) -> int:
-        return 2 ** (len(self.block_out_channels) - 1)
+        out: int = 2 ** (len(self.block_out_channels) - 1)
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,8 @@ class MovqParams:
     @property
     def spatial(self) -> int:
         """Pixels of a latent's side."""
-        return 2 ** (len(self.ch_mult) - 1)
+        out: int = 2 ** (len(self.ch_mult) - 1)
+        return out
 
     def attends(self, level: int) -> bool:
         return self.resolution // 2**level in self.attn_resolutions

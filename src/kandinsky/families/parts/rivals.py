@@ -24,7 +24,8 @@ def hunyuan(side: Side, latents_BTHWC: Tensor) -> Callable[[], Tensor]:
 
     def work() -> Tensor:
         with torch.no_grad():
-            return net.decode(latents / scale).sample
+            out: Tensor = net.decode(latents / scale).sample
+            return out
 
     return work
 
@@ -48,7 +49,8 @@ def movq(side: Side, latents_BTHWC: Tensor) -> Callable[[], Tensor]:
 
     def work() -> Tensor:
         with torch.no_grad():
-            return net.decode(latents, force_not_quantize=True).sample
+            out: Tensor = net.decode(latents, force_not_quantize=True).sample
+            return out
 
     return work
 

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.lab.nano2.catalogue import Sources
 from kandinsky.lab.nano2.compose import render
@@ -63,7 +64,8 @@ class SceneDenoiser(nn.Module):
         """The clean latent, [B, T, H, W, C] in float32; time in [0, 1]."""
         x = torch.cat([x_BTHWC, condition_BTHWC], dim=-1)
         backend = AttentionSpec(backend="math")
-        return self.dit(x, time_B * 1000, text, rope_scale=ROPE_SCALE, attention=backend).float()
+        out: Tensor = self.dit(x, time_B * 1000, text, rope_scale=ROPE_SCALE, attention=backend).float()
+        return out
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ def network(case: Case, keymap: KeyMap) -> UNet:
 
 def clips(rows: Tensor, frames: int) -> Tensor:
     """Official rows [(B·T), C, H, W] → [B, T, H, W, C]."""
-    return rows.movedim(1, -1).unflatten(0, (-1, frames))
+    out: Tensor = rows.movedim(1, -1).unflatten(0, (-1, frames))
+    return out
 
 
 def rows(x_BTHWC: Tensor) -> Tensor:

@@ -71,7 +71,8 @@ class UNetDenoiser:
         return torch.cat([one.to(x_BTHWC) for one in around if one is not None], dim=-1)
 
     def _pass(self, x_BTHWC: Tensor, t: Tensor, text: TextEmbeddings) -> Tensor:
-        return self.net(x_BTHWC, (level_of(t) - 1).to(x_BTHWC.device).expand(len(x_BTHWC)), text, self.marks)
+        out: Tensor = self.net(x_BTHWC, (level_of(t) - 1).to(x_BTHWC.device).expand(len(x_BTHWC)), text, self.marks)
+        return out
 
 
 def _beside(first: TextEmbeddings, second: TextEmbeddings) -> TextEmbeddings:

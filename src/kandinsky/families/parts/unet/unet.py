@@ -203,7 +203,8 @@ class UNet(nn.Module):
         for number, level in enumerate(self.up_samples):
             skip = skips.pop()
             x = level(x if number == 0 else torch.cat((x, skip), dim=-1), told)
-        return self.out_layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(0, (B, T))
+        out: Tensor = self.out_layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(0, (B, T))
+        return out
 
     def _with_null(self, text: TextEmbeddings) -> TextEmbeddings:
         if text.mask_BL is None:
