@@ -98,11 +98,10 @@ def test_a_plan_imports_no_torch() -> None:
 
 def test_plan_and_bench_take_the_options_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     from kandinsky.cli import bench, plan
-    from kandinsky.engine.options import RunOptions
+    from kandinsky.engine.options import PlanOptions, RunOptions
 
-    known = {field.name for field in RunOptions.__dataclass_fields__.values()}
-    for command, flags in ((plan, plan.RUN), (bench, bench.RUN)):
-        assert set(flags.only or ()) <= known
+    for command, flags, kind in ((plan, plan.PLANNED, PlanOptions), (bench, bench.RUN, RunOptions)):
+        assert set(flags.only or ()) == {field.name for field in flags.fields()} and flags.kind is kind
         name = command.__name__.rpartition(".")[2]
         assert main([name, "--help"]) == 0
         text = capsys.readouterr().out

@@ -10,43 +10,34 @@ from kandinsky import catalogue
 from kandinsky.cli.chosen import Bare, Same, chosen_model
 from kandinsky.cli.rendered import Flags, rendered
 from kandinsky.cli.streams import emit_json
-from kandinsky.engine.options import RunOptions
+from kandinsky.engine.options import PlanOptions
 from kandinsky.model.values import Request
 
 if TYPE_CHECKING:
     from kandinsky.engine.plan import Plan
 
-ASKED = Flags(
-    Request,
-    only=("seconds", "steps", "guidance", "fps", "cache"),
-    help={"guidance": "Classifier-free guidance scale; 1 disables it and halves the time."},
-)
-RUN = Flags(
-    RunOptions,
-    only=("device", "dtype", "offload", "attention", "quantize", "tiling", "parallel"),
+PLANNED = Flags(
+    PlanOptions,
+    only=(
+        "seconds", "steps", "guidance", "fps", "device", "dtype", "offload", "attention", "quantize", "tiling",
+        "parallel", "memory", "gpus",
+    ),
     help={
         "offload": "none, module or block; what fits if omitted.",
         "parallel": "Layout of the processes, as tp=4; chosen if omitted.",
     },
-)
+)  # fmt: skip
 
 
-@rendered(asked=ASKED, run=RUN)
+@rendered(planned=PLANNED, asked=Flags(Request, only=("cache",)))
 def plan(
     context: typer.Context,
     model: Bare = None,
     same: Same = None,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     *,
+    planned: dict[str, Any],
     asked: dict[str, Any],
-    run: dict[str, Any],
-    memory: Annotated[
-        str | None,
-        typer.Option("--memory", help="Plan for a GPU with so much memory, such as 12GB, instead of this machine."),
-    ] = None,
-    gpus: Annotated[
-        int | None, typer.Option("--gpus", help="Plan for so many processes, each on a GPU of its own.")
-    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what a generation needs: gigabytes to download, peak memory, time, placement. Downloads and loads nothing."""
@@ -54,7 +45,7 @@ def plan(
 
     width, height = (None, None) if size is None else parse_size(size)
     made = catalogue.plan(
-        chosen_model(context, model, same), width=width, height=height, memory=memory, gpus=gpus, **asked, **run
+        chosen_model(context, model, same), width=width, height=height, **planned, **asked
     )  # fmt: skip
     show_plan(made, as_json=as_json)
 

@@ -172,15 +172,35 @@ class PlanOptions(RunOptions):
 
     width: int | None = option(None, "width in pixels")
     height: int | None = option(None, "height in pixels")
-    seconds: float | None = option(None, "length; 0 plans a still image", flags=("--seconds",))
-    steps: int | None = option(None, "steps of the sampler", flags=("--steps",))
-    guidance: float | None = option(None, "1 disables guidance and halves the time", flags=("--guidance",))
-    fps: str | None = option(None, "of models that make keyframes, `low`, `medium` or `high`", flags=("--fps",))
+    seconds: float | None = option(
+        None, "length; 0 plans a still image", flags=("--seconds",), short="Length; 0 plans a still image."
+    )
+    steps: int | None = option(None, "steps of the sampler", flags=("--steps",), short="Steps of the sampler.")
+    guidance: float | None = option(
+        None,
+        "classifier-free guidance scale; 1 disables it and halves the time",
+        flags=("--guidance",),
+        short="Classifier-free guidance scale; 1 disables it and halves the time.",
+    )
+    fps: str | None = option(
+        None,
+        "of models that make keyframes, `low`, `medium` or `high`",
+        flags=("--fps",),
+        short="For models that make keyframes: low, medium or high.",
+    )
     memory: str | None = option(
-        None, "`12GB`: plan for a card of that size instead of this machine's", flags=("--memory",)
+        None,
+        "`12GB`: plan for a GPU with that much memory instead of this machine",
+        flags=("--memory",),
+        short="Plan for a GPU with that much memory, such as 12GB, instead of this machine.",
     )
     gpus: int | None = option(
-        None, "that many processes, each on a GPU of its own", flags=("--gpus",), most=PROCESSES, least=1
+        None,
+        "that many processes, each on a GPU of its own",
+        flags=("--gpus",),
+        short="Plan for that many processes, each on a GPU of its own.",
+        most=PROCESSES,
+        least=1,
     )
 
     def run(self) -> RunOptions:

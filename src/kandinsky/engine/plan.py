@@ -38,10 +38,11 @@ _TIMES = ((60, "seconds"), (600, "minutes"), (3600, "tens of minutes"), (86400, 
 class Need:
     """What one network takes.
 
-    weights:    bytes on its device, whole.
-    blocks:     of those, what is on it at once when its blocks are moved one by one.
-    work:       bytes of activations at their peak.
-    block_work: the same under offload `block`.
+    Attributes:
+        weights: Bytes on its device, whole.
+        blocks: Of those, what is on it at once when its blocks are moved one by one.
+        work: Bytes of activations at their peak.
+        block_work: The same under offload `block`.
     """
 
     weights: int
@@ -52,21 +53,33 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Needs of one clip. Bytes are bytes; ``estimates`` names the figures that are not exact.
+    """What one clip needs.
 
-    download_bytes:    to fetch first; 0 when all is on this machine.   files_bytes: of all files of the model.
-    peak_device_bytes: on the accelerator; 0 where the CPU computes.   peak_host_bytes: in main memory.
-    passes:            calls of the network: steps, twice with guidance.   tokens: visual tokens of one clip.
-    seconds:           estimated time of all networks.   time_class: the same in words.
-    times:             the same for each network.
-    timed_on, timed_why: the processor that times are for, and how that is known.
-    attention_kept:    share of attention's blocks that is computed; 1 where it is dense.
-    offload:           placement: `none` keeps all on the device, `module` one component at a time.
-    fits:              whether free memory suffices; None where it cannot be told.   why: the reason for the placement.
-    components:        for `dit`, `text` and `vae` the bytes of ``Need``.   placements: device bytes of each placement.
-    quantize:          schemes asked for, by component.   advice: what to try where nothing fits; empty otherwise.
-    processes:         that share the work by ``layout``, for the reason ``layout_why``; on accelerators the memory is
-                       that of the first, and ``other_bytes`` of each other; on CPU that of all.
+    Attributes:
+        download_bytes: To fetch first; 0 when all is on this machine.
+        files_bytes: Of all files of the model.
+        peak_device_bytes: On the accelerator; 0 where the CPU computes.
+        peak_host_bytes: In main memory.
+        passes: Calls of the denoiser: one a step, two with guidance.
+        tokens: Visual tokens of one clip.
+        seconds: Estimated time of all networks.
+        time_class: The same in words.
+        times: The same for each network.
+        timed_on, timed_why: The processor that times are for, and how that is known.
+        attention_kept: Share of attention's blocks that is computed; 1 where it is dense.
+        offload: Placement: `none` keeps all on the device, `module` one component at a time.
+        fits: Whether free memory suffices; None where it cannot be told.
+        why: The reason for the placement.
+        components: For `dit`, `text` and `vae` the bytes of ``Need``.
+        placements: Device bytes of each placement.
+        quantize: Quantisation schemes asked for, by component.
+        advice: What to try where nothing fits; empty otherwise.
+        processes: How many share the work.
+        layout, layout_why: How they do, and the reason.
+        other_bytes: On accelerators, memory of each process but the first, whose memory the other figures are; on CPU
+            they are of all processes together.
+        missing: Files that are not on this machine, a line for each place they come from.
+        estimates: Names of the figures that are not exact.
     """
 
     model: str
@@ -119,8 +132,9 @@ class Plan:
 class Group:
     """Several processes that make one clip together.
 
-    why:      the reason for the layout.
-    everyone: names of the networks that all of them hold; the first process alone holds the others.
+    Attributes:
+        why: The reason for the layout.
+        everyone: Names of the networks that all of them hold; the first process alone holds the others.
     """
 
     layout: Layout

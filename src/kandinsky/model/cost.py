@@ -18,13 +18,14 @@ class Operations:
     """Work by kind, since each kind reaches another share of a processor's peak. Floating-point operations; a
     multiply-add is two.
 
-    linear:      of linear layers.
-    convolution: of convolutions.
-    attention:   of the two products of dense attention.
-    scores:      of dense attention, one for each query, key and head; each costs an exponential.
-    sparse:      of the two products of block-sparse attention, in the blocks that are computed.
-    moved:       bytes read and written by what stands between these layers, each step reading its input once.
-    kernels:     programs started on the device, one after another.
+    Attributes:
+        linear: Operations of linear layers.
+        convolution: Operations of convolutions.
+        attention: Operations of the two matrix products of dense attention.
+        scores: Number of scores of dense attention, one for each query, key and head; each costs an exponential.
+        sparse: Operations of the two matrix products of block-sparse attention, in the blocks that are computed.
+        moved: Bytes read and written by element-wise steps between these layers, each fused.
+        kernels: Number of kernels launched one after another.
     """
 
     linear: float = 0.0
@@ -62,12 +63,13 @@ class Operations:
 class Load:
     """What a generation asks of one network.
 
-    shape, latent: of one clip, in pixels and for the denoiser.
-    steps:         of the sampler.
-    is_guided:     whether each step takes two passes.
-    width:         bytes of a number of the compute type.
-    attention:     of the visual self attention.
-    weights:       bytes of the network's weights on its device.
+    Attributes:
+        shape, latent: One clip, in pixels and for the denoiser.
+        steps: Sampling steps.
+        is_guided: Whether each step takes two passes.
+        width: Bytes of a number of the compute type.
+        attention: The visual self attention.
+        weights: Bytes of the network's weights on its device.
     """
 
     shape: VideoShape
@@ -93,12 +95,14 @@ class Load:
 class Cost:
     """What one network costs in one generation.
 
-    work:       bytes of activations at their peak.
-    operations: of everything it does.
-    tokens:     that its blocks see at once.
-    in_blocks, block, linear: shares of its weights in blocks, in the largest block, and in layers that are quantised.
-    block_work: bytes of activations under offload `block`; None = as ``work``.
-    kept:       share of the blocks that block-sparse attention is expected to compute; 1 where it is dense.
+    Attributes:
+        work: Bytes of activations at their peak.
+        operations: Everything it computes.
+        tokens: Tokens that its blocks see at once.
+        in_blocks, block, linear: Shares of its weights in blocks, in the largest block, and in layers that are
+            quantised.
+        block_work: Bytes of activations under offload `block`; None = as ``work``.
+        kept: Share of the blocks that block-sparse attention is expected to compute; 1 where it is dense.
     """
 
     work: int

@@ -73,8 +73,9 @@ class Rival(Protocol):
 class Split:
     """How a denoiser's work is shared by processes.
 
-    rules:  how its blocks are hooked and cut; see ``runtime/parallel/split.py``.
-    demand: what there is to split of one pass over a latent: heads, widths, tokens, groups. Imports no torch.
+    Attributes:
+        rules: How its blocks are hooked and cut; see ``runtime/parallel/split.py``.
+        demand: What there is to split of one pass over a latent: heads, widths, tokens, groups. Imports no torch.
     """
 
     rules: Lazy[SplitRules]
@@ -85,9 +86,10 @@ class Split:
 class Depth:
     """A hyper-parameter that counts like blocks, a few of which show the rate of all; for benchmarks.
 
-    name:  as a card writes it.
-    kept:  how many are measured of a network that is too large.
-    count: how many a component has. Imports no torch.
+    Attributes:
+        name: As a card writes it.
+        kept: How many are measured of a network that is too large.
+        count: How many a component has. Imports no torch.
     """
 
     name: str

@@ -21,10 +21,12 @@ from kandinsky.runtime import devices
 class Shares:
     """What kernels reach of a processor's peak rate, by kind of work.
 
-    exponential: operations of the matrix units in whose time one exponential is computed, which dense attention's
-                 softmax waits for.
-    memory:      of the bandwidth, for what stands between layers.
-    kernel_s:    seconds between the end of one program and the start of the next.
+    Attributes:
+        linear, convolution, attention, sparse: Share of the peak rate.
+        exponential: Operations of the matrix units in whose time one exponential is computed, which dense attention's
+            softmax waits for.
+        memory: Share of the memory bandwidth that element-wise steps reach.
+        kernel_s: Seconds between the end of one kernel and the start of the next.
     """
 
     linear: float
@@ -66,11 +68,12 @@ CPU = Shares(
 class Processor:
     """What a plan's times are for.
 
-    half, single: peak operations a second in 16 bit and in float32.
-    bandwidth:    bytes a second of its memory.
-    memory:       bytes of it; 0 for main memory.
-    names:        pattern of the names that drivers report.
-    is_usual:     stands for all GPUs of its memory where nothing but the memory is known.
+    Attributes:
+        half, single: Peak operations a second in 16 bit and in float32.
+        bandwidth: Memory bandwidth in bytes a second.
+        memory: Bytes of its own memory; 0 for a CPU.
+        names: Pattern of the names that drivers report.
+        is_usual: Whether it stands for all GPUs with as much memory, where only the memory is known.
     """
 
     name: str

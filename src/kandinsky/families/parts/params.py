@@ -181,8 +181,9 @@ class MovqParams:
 class T5Sizes:
     """What decides the size of a T5 encoder.
 
-    hidden: width of the feed-forward layers.
-    head:   width of one head; all heads together are as wide as the encoder.
+    Attributes:
+        hidden: Width of the feed-forward layers.
+        head: Width of one head; all heads together are as wide as the encoder.
     """
 
     width: int

@@ -16,10 +16,11 @@ KERNELS = 1500  # programs that one pass starts: about 40 blocks with some 40 ea
 class Figures:
     """Of one network at the width it was released with, counted on the meta device.
 
-    width:      channels of its finest level.
-    linear, convolution, attention: operations of one pass, for each position of the latent.
-    in_stages, largest: share of its weights in stages, the blocks that can be moved; and in the largest of them.
-    quantised:  share of its weights in the linear layers that are quantised, attention's; 0 where none are.
+    Attributes:
+        width: Channels of its finest level.
+        linear, convolution, attention: Operations of one pass, for each position of the latent.
+        in_stages, largest: Share of its weights in stages, the blocks that can be moved; and in the largest of them.
+        quantised: Share of its weights in the linear layers that are quantised, attention's; 0 where none are.
     """
 
     width: int
