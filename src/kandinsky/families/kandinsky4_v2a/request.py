@@ -110,7 +110,7 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
     sound = sound_of(card)
     refuse_foreign(request, card, own=OWN)
     for name in NOT_OURS:
-        if getattr(request, name) not in (None, False):
+        if (given := getattr(request, name)) is not None and given is not False:
             raise RequestError(f"`{card.id}` makes sound and takes no {name.replace('_', ' ')}: leave it out")
     prompt = checked_prompt(request.prompt, card, may_lack=True)
     steps = checked_steps(request.steps, card, card.sampling)
