@@ -1,5 +1,6 @@
 """LoRA files: every key style, read back as written; whatever does not fit is named."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -387,7 +388,7 @@ def test_specs_of_other_types(specs: object) -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_scale_that_makes_numbers_too_large(fused: bool) -> None:
-    net = family.dit().half()
+    net = copy.deepcopy(family.dit()).half()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     update = LowRank(torch.ones(2, 32), torch.ones(32, 2), 1.0)
     updates = {"visual_transformer_blocks.0.self_attention.to_query": [(update, 1.0)], LAYER: [(update, 1e6)]}
