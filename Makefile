@@ -25,7 +25,7 @@ help:
 	@echo "make demo          a first video: $(OUT)/demo.mp4 and $(OUT)/demo.png"
 	@echo "make test          the test suite without its slow extras, in JOBS=$(JOBS) processes"
 	@echo "make test-all      all of it"
-	@echo "make lint          ruff and mypy"
+	@echo "make lint          ruff, and mypy in its strict mode"
 	@echo "make conformance   compare with the official numbers in CASES=$(CASES)"
 	@echo "make bench         measure each stage of a generation"
 	@echo "make docs          write docs/reference again"

@@ -43,7 +43,7 @@ def build(target: Path) -> None:
         copy = target / "docs" / path
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, copy)
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(target / "site")]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(target / "site")]
     variables = {"DOCS_DIR": str(target / "docs"), "NO_MKDOCS_2_WARNING": "1"}
     subprocess.run(command, cwd=ROOT, env=os.environ | variables, check=True)
 

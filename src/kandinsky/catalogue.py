@@ -33,7 +33,7 @@ from kandinsky.weights.untrusted import read_table, reading
 
 if TYPE_CHECKING:
     from kandinsky.engine.pipeline import GenerationPipeline, VideoToAudioPipeline
-    from kandinsky.runtime.plan import Plan
+    from kandinsky.engine.plan import Plan
 
 __all__ = [
     "CARDS", "DEFAULT_MODEL", "DEFAULT_SOUND", "FULL_SIZE_SOUND", "HERE", "Card", "Source", "all_cards", "cards",
@@ -47,7 +47,11 @@ SHIPPED = ("nano", "kandinsky5", "kandinsky4", "kandinsky4_v2a", "kandinsky3", "
 
 
 def family(name: str) -> Family:
-    """The family of a name. Raises: RequestError with the nearest names."""
+    """The family of a name.
+
+    Raises:
+        RequestError: With the nearest names.
+    """
     if name in SHIPPED:
         return _family_in(f"kandinsky.families.{name}.family")
     folder = os.environ.get("KANDINSKY_FAMILIES")
@@ -67,7 +71,11 @@ def families() -> list[Family]:
 
 
 def part(kind: str) -> Part:
-    """The part of a kind, whichever family has it. Raises: RequestError where none has."""
+    """The part of a kind, whichever family has it.
+
+    Raises:
+        RequestError: If none has.
+    """
     for one in families():
         if kind in one.parts:
             return one.parts[kind]
@@ -88,12 +96,20 @@ def _family_in(module: str) -> Family:
 
 
 def parse(values: dict[str, Any], *, where: str) -> Card:
-    """A card from parsed TOML. Raises: RequestError naming the file and the offending key."""
+    """A card from parsed TOML.
+
+    Raises:
+        RequestError: Naming the file and the offending key.
+    """
     return card_files.parse(values, where=where, families=family)
 
 
 def read(path: Path) -> Card:
-    """One card file, with its bases. Raises: RequestError where it is no valid TOML or no valid card."""
+    """One card file, with its bases.
+
+    Raises:
+        RequestError: If it is no valid TOML or no valid card.
+    """
     return card_files.read(path, families=family)
 
 
@@ -118,7 +134,11 @@ def all_cards() -> Iterable[Card]:
 
 
 def find(model: str) -> Card:
-    """The card of a catalogue id. Raises: RequestError with the nearest ids."""
+    """The card of a catalogue id.
+
+    Raises:
+        RequestError: With the nearest ids.
+    """
     known = cards()
     if model in known:
         return known[model]
@@ -146,9 +166,11 @@ def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source
     """The model a name stands for.
 
     Args:
-        weights: an official `weights/` folder to read a catalogue model from, instead of the Hugging Face cache.
+        weights: An official `weights/` folder to read a catalogue model from, instead of the Hugging Face cache.
 
-    Raises: RequestError for a name that is nothing of all this; WeightsError for a folder that holds no model.
+    Raises:
+        RequestError: For a name that is nothing of all this.
+        WeightsError: For a folder that holds no model.
     """
     name, place = str(model), local_path(model, "model")
     root = None if weights is None else local_path(weights, "weights folder")
@@ -172,7 +194,12 @@ def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source
 
 
 def from_folder(folder: Path) -> Source:
-    """The model in a folder of this machine. Raises: WeightsError or RequestError where it is not one model."""
+    """The model in a folder of this machine.
+
+    Raises:
+        WeightsError: If it is not one model.
+        RequestError: If it is not one model.
+    """
     with reading(folder, "holds values that make no model"):
         return _from_folder(folder)
 
@@ -313,6 +340,7 @@ def plan(model: str | Path = DEFAULT_MODEL, **options: Any) -> Plan:
     chosen = PlanOptions.from_dict(options)
     model = checked("model", model, str | Path)
     source = source_of(model, weights=chosen.weights)
-    asked = {name: getattr(chosen, name) for name in ("seconds", "steps", "guidance", "fps", "width", "height")}
+    names = ("seconds", "steps", "guidance", "fps", "width", "height", "cache")
+    asked = {name: getattr(chosen, name) for name in names}
     job = resolve(Request(str(model), "any", seed=0, **asked), source.card, needs_image=False)
     return plan_resolved(job, chosen.run(), root=source.root, memory=chosen.memory, gpus=chosen.gpus)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.families.kandinsky4_v2a import stages
-from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates
+from kandinsky.families.kandinsky4_v2a.clip_embeddings import ClipEmbeddings
 from kandinsky.media import mux
 from kandinsky.media.audio import loudness, read_audio
 from kandinsky4_video2audio.utils import create_video, load_video, read_video
@@ -36,9 +36,9 @@ def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def states() -> FilmStates:
+def states() -> ClipEmbeddings:
     generator = torch.Generator().manual_seed(1)
-    return FilmStates(*(torch.randn(1, n, sound.WIDTH, generator=generator) for n in (5, 7, 5, 7)))
+    return ClipEmbeddings(*(torch.randn(1, n, sound.WIDTH, generator=generator) for n in (5, 7, 5, 7)))
 
 
 def test_official_signatures() -> None:
@@ -88,7 +88,7 @@ def test_the_documents_lines(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     assert sorted(p.name for p in tmp_path.iterdir()) == ["modules", "outputs"], "nothing in the current folder"
 
 
-def test_noise_and_guidance_are_the_callers(folder: Path, states: FilmStates) -> None:
+def test_noise_and_guidance_are_the_callers(folder: Path, states: ClipEmbeddings) -> None:
     pipe = Video2AudioPipeline(folder, torch.float32, "cpu")
     images = torch.zeros(3, 4, 8, 8, dtype=torch.uint8)
 
@@ -110,7 +110,7 @@ def test_noise_and_guidance_are_the_callers(folder: Path, states: FilmStates) ->
     assert made(latents=noise[..., :8], duration_sec=0.9).shape[-1] == 64, "fractions of seconds are heeded"
 
 
-def test_a_guided_step_is_diffusers(folder: Path, states: FilmStates) -> None:
+def test_a_guided_step_is_diffusers(folder: Path, states: ClipEmbeddings) -> None:
     """Guidance and PLMS as in the official loop, with Diffusers' scheduler."""
     from diffusers import PNDMScheduler
 
@@ -136,8 +136,8 @@ def test_a_guided_step_is_diffusers(folder: Path, states: FilmStates) -> None:
     ("options", "words"),
     [
         ({"output_type": "jpg"}, "output_type `jpg` is unknown"),
-        ({"duration_sec": 0}, "picture of 0x512"),
-        ({"height": 100}, "height that 8 divides"),
+        ({"duration_sec": 0}, "spectrogram of 0x512"),
+        ({"height": 100}, "height that is a multiple of 8"),
         ({"generator": [torch.Generator(), torch.Generator()]}, "2 generators"),
         ({"latents": torch.zeros(1, 4, 8, 8)}, "latents have shape"),
         ({}, "not run unasked"),

@@ -82,9 +82,9 @@ NAMES = re.compile(r"kandinsky_?video|kandinsky[345]|cogvideox|hunyuan|movq|qwen
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in MODULES if room(p) in {"engine", "runtime"}], ids=lambda p: str(p.relative_to(SOURCE))
+    "path", [p for p in MODULES if room(p) in {"engine", "runtime", "bench"}], ids=lambda p: str(p.relative_to(SOURCE))
 )
-def test_engine_and_runtime_name_no_family(path: Path) -> None:
+def test_engine_runtime_and_bench_name_no_family(path: Path) -> None:
     """Neither in code nor in strings that are not docstrings or advice for people."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     documented = {

@@ -1,6 +1,5 @@
 """The ledger's lines, and what bench counts."""
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -9,13 +8,9 @@ import pytest
 import torch
 
 from kandinsky.bench import ledger, timing
-from kandinsky.bench.flops import count_flops, dit_flops
+from kandinsky.bench.flops import count_flops
 from kandinsky.bench.ledger import Variation
 from kandinsky.errors import RequestError
-from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D as Kandinsky4
-from kandinsky.families.kandinsky4.dit import DiTParams as Params4
-from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.model.values import TextStates
 from kandinsky.ops.linear import linear
 
 PROCESSOR = torch.device("cpu")
@@ -86,37 +81,6 @@ def test_rounds_are_interleaved_and_compared_within_a_round() -> None:
     assert timing.ratio((1.0, 10.0, 4.0), (2.0, 20.0, 2.0)) == 0.5
     with pytest.raises(RequestError, match="`0` repeats"):
         timing.interleaved(works, repeats=0, device=PROCESSOR)
-
-
-@pytest.mark.parametrize("visual_cond", [False, True])
-def test_flops_of_the_transformer_are_those_it_multiplies(visual_cond: bool) -> None:
-    params = DiTParams(
-        in_text_dim=24, in_text_dim2=20, time_dim=16, model_dim=32, ff_dim=96, num_text_blocks=1, num_visual_blocks=2,
-        axes_dims=(4, 6, 6), visual_cond=visual_cond,
-    )  # fmt: skip
-    with torch.device("meta"):
-        net = DiffusionTransformer3D(params)
-        x = torch.empty(1, 3, 8, 6, params.input_channels)
-        text = TextStates(torch.empty(1, 7, 24), torch.empty(1, 20))
-        counted = count_flops(lambda: net(x, torch.ones(1), text))
-    assert dit_flops(params, (3, 8, 6), 7) == counted
-    wide = dataclasses.replace(params, model_dim=64)
-    half, full = (dit_flops(wide, (4, 64, 64), 7, kept=kept) for kept in (0.5, 1.0))
-    assert full - half == 2 * 2 * 4096**2 * 64
-
-
-@pytest.mark.parametrize("num_groups", [(1, 1, 1), (1, 2, 2)])
-def test_flops_of_kandinsky4_are_those_it_multiplies(num_groups: tuple[int, int, int]) -> None:
-    params = Params4(
-        in_text_dim=24, time_dim=16, model_dim=32, ff_dim=96, num_blocks=2, axes_dims=(4, 6, 6), num_groups=num_groups
-    )
-    with torch.device("meta"):
-        net = Kandinsky4(params)
-        text = TextStates(torch.empty(1, 7, 24), torch.empty(1, 1))
-        x, time = torch.empty(3, 8, 8, params.input_channels), torch.ones(1, dtype=torch.long)
-        counted = count_flops(lambda: net(x, time, text, frames=[3]))
-    assert dit_flops(params, (3, 8, 8), 7) == counted
-    assert dit_flops(object(), (3, 8, 8), 7) is None
 
 
 def test_products_of_either_library_are_counted() -> None:

@@ -27,7 +27,7 @@ from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5 import official_config
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.families.parts.tiling import Tiling, tiled
-from kandinsky.model.values import LatentShape, Request, TextStates
+from kandinsky.model.values import LatentShape, Request, TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.ops.rope import axis_angles
 from kandinsky.runtime.parallel.launch import World
@@ -241,7 +241,7 @@ def test_positions_have_no_end() -> None:
     )  # fmt: skip
     net = family.randomise(DiffusionTransformer3D(params))
     for grid, words in (((130, 2, 2), 1), ((1, 260, 2), 1), ((1, 2, 260), 1), ((1, 2, 2), 1030)):
-        x, text = torch.randn(1, *grid, 2), TextStates(torch.randn(1, words, 6), torch.randn(1, 6))
+        x, text = torch.randn(1, *grid, 2), TextEmbeddings(torch.randn(1, words, 6), torch.randn(1, 6))
         assert torch.isfinite(net(x, torch.tensor([500.0]), text)).all()
     angles = axis_angles(torch.arange(1030), 8)
     torch.testing.assert_close(angles[1029], 1029 * angles[1])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import kandinsky
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.lora import layer_shapes, updated_layers
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.runtime.blocks import BlockSwap
@@ -34,7 +34,7 @@ def forward(net: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
     tokens = torch.randn(1, 5, PARAMS.in_text_dim, generator=generator)
     pooled = torch.randn(1, PARAMS.in_text_dim2, generator=generator)
     with torch.no_grad():
-        out: Tensor = net(x.to(dtype), torch.tensor([500.0]), TextStates(tokens.to(dtype), pooled.to(dtype)))
+        out: Tensor = net(x.to(dtype), torch.tensor([500.0]), TextEmbeddings(tokens.to(dtype), pooled.to(dtype)))
     return out.float()
 
 
@@ -217,7 +217,7 @@ def test_equal_to_peft_on_a_trained_folder(stabilised: bool, tmp_path: Path) -> 
     optimiser = torch.optim.Adam([p for p in theirs.parameters() if p.requires_grad], lr=0.05)
     for _ in range(3):
         x = torch.randn(1, 1, 4, 4, PARAMS.input_channels)
-        text = TextStates(torch.randn(1, 3, PARAMS.in_text_dim), torch.randn(1, PARAMS.in_text_dim2))
+        text = TextEmbeddings(torch.randn(1, 3, PARAMS.in_text_dim), torch.randn(1, PARAMS.in_text_dim2))
         optimiser.zero_grad()
         theirs(x, torch.tensor([300.0]), text).square().mean().backward()
         optimiser.step()

@@ -6,7 +6,7 @@ from torch import nn
 
 from kandinsky.errors import OutOfMemory, RequestError
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.runtime.blocks import BlockSwap, block_lists
 from kandinsky.runtime.placement import Placement
 
@@ -42,7 +42,7 @@ def ask(net: nn.Module, runner=None) -> torch.Tensor:
     def noise(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    text = TextStates(noise(1, 5, 12), noise(1, 8))
+    text = TextEmbeddings(noise(1, 5, 12), noise(1, 8))
     return net(noise(1, 2, 4, 4, 4), torch.tensor([500.0]), text, runner=runner)
 
 
@@ -193,7 +193,7 @@ def test_on_a_gpu_two_blocks_at_most_are_resident() -> None:
     block = Placement({"dit": transformer}, device=device, offload="block")
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(1, 2, 4, 4, 4, generator=generator).to(device)
-    text = TextStates(torch.ones(1, 5, 12), torch.ones(1, 8)).to(device)
+    text = TextEmbeddings(torch.ones(1, 5, 12), torch.ones(1, 8)).to(device)
     results = []
     for placement in (plain, block):
         with placement.hold("dit") as dit, torch.no_grad():

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import kandinsky
-from kandinsky.model.values import Request, TextStates
+from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.text import store as stores
 from kandinsky.text.store import TextStore, cache_folder, encode_each, fingerprint, join
 
 
-def states_of(prompt: str) -> TextStates:
+def states_of(prompt: str) -> TextEmbeddings:
     g = torch.Generator().manual_seed(len(prompt))
-    return TextStates(torch.randn(1, len(prompt), 4, generator=g).bfloat16(), torch.randn(1, 3, generator=g))
+    return TextEmbeddings(torch.randn(1, len(prompt), 4, generator=g).bfloat16(), torch.randn(1, 3, generator=g))
 
 
 class Encoder:
@@ -35,7 +35,7 @@ class Encoder:
         yield self
 
 
-def equal(a: TextStates, b: TextStates) -> bool:
+def equal(a: TextEmbeddings, b: TextEmbeddings) -> bool:
     masks = (a.mask_BL is None) == (b.mask_BL is None) and (a.mask_BL is None or torch.equal(a.mask_BL, b.mask_BL))
     return torch.equal(a.tokens_BLC, b.tokens_BLC) and torch.equal(a.pooled_BC, b.pooled_BC) and masks
 

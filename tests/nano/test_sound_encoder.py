@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kandinsky.errors import RequestError
-from kandinsky.families.kandinsky4_v2a.clip_states import FilmEncoder
+from kandinsky.families.kandinsky4_v2a.clip_embeddings import ClipEncoder
 from kandinsky.families.kandinsky4_v2a.denoiser import SoundDenoiser, beside
 from kandinsky.families.kandinsky4_v2a.params import V2AParams
 from kandinsky.families.kandinsky4_v2a.unet import V2AUNet
@@ -24,7 +24,7 @@ def encoder() -> NanoClipEncoder:
 
 def test_films_of_any_size_become_states_of_one_width() -> None:
     net = encoder()
-    assert isinstance(net, FilmEncoder)
+    assert isinstance(net, ClipEncoder)
     for size in ((16, 16), (96, 96), (30, 71)):
         frames = torch.randint(0, 256, (5, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         assert net.encode_frames(frames, torch.arange(5) / 12).shape == (1, 5, 16)

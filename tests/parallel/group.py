@@ -32,7 +32,7 @@ from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D as Kandinsk
 from kandinsky.families.kandinsky5.dit import DiTParams as Params5
 from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
 from kandinsky.families.parts.tiling import Tiling
-from kandinsky.model.values import Request, TextStates
+from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime.parallel import launch
 from kandinsky.runtime.parallel.layout import read
@@ -89,7 +89,7 @@ def runs() -> Iterator[tuple[str, Callable[[int], Callable[[], nn.Module]], Call
     g = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 18, 22, 4, generator=g)
     t = torch.tensor([500.0, 20.0])
-    text = TextStates(torch.randn(2, 5, 12, generator=g), torch.randn(2, 10, generator=g))
+    text = TextEmbeddings(torch.randn(2, 5, 12, generator=g), torch.randn(2, 10, generator=g))
     masked = dataclasses.replace(text, mask_BL=torch.tensor([[True] * 3 + [False] * 2, [True] * 5]))
     yield "kandinsky5 dense", kandinsky5, lambda net: net(x, t, masked)
     yield "kandinsky5 nabla", kandinsky5, lambda net: net(x, t, text, attention=SPARSE)
@@ -124,7 +124,7 @@ def networks(world: int) -> Iterator[tuple[str, float]]:
 def guided(world: int) -> Iterator[tuple[str, float]]:
     """Guidance on two processes, with the tokens of each pass on the others."""
     g = torch.Generator().manual_seed(3)
-    texts = [TextStates(torch.randn(1, 5, 12, generator=g), torch.randn(1, 10, generator=g)) for _ in range(2)]
+    texts = [TextEmbeddings(torch.randn(1, 5, 12, generator=g), torch.randn(1, 10, generator=g)) for _ in range(2)]
     x, t = torch.randn(1, 2, 6, 10, 4, generator=g), torch.tensor(0.7)
     make, guidance = kandinsky5(4), Guidance(5.0)
 
@@ -140,7 +140,7 @@ def cached(world: int) -> Iterator[tuple[str, Any]]:
     """The first-block cache decides by all tokens, so all processes decide alike."""
     _, make, _ = next(runs())
     g = torch.Generator().manual_seed(5)
-    text = TextStates(torch.randn(1, 5, 12, generator=g), torch.randn(1, 10, generator=g))
+    text = TextEmbeddings(torch.randn(1, 5, 12, generator=g), torch.randn(1, 10, generator=g))
     start = torch.randn(1, 3, 18, 22, 4, generator=g)
 
     def walk(net: nn.Module) -> tuple[Tensor, list[list[bool]]]:

@@ -39,7 +39,8 @@ def test_what_each_process_holds() -> None:
     assert 0.29 < shards.components["dit"].weights / alone.components["dit"].weights < 0.30
     assert all(one.components["text"] == alone.components["text"] for one in (tokens, width, shards))
     assert shards.other_bytes < width.other_bytes < tokens.other_bytes < tokens.peak_device_bytes
-    assert tokens.seconds == pytest.approx(alone.seconds / 4)
+    assert tokens.times["dit"] == pytest.approx(alone.times["dit"] / 4)
+    assert tokens.times["vae"] == alone.times["vae"], "the autoencoder of Kandinsky 4 is not shared"
     # on a processor they lie side by side, and share its cores
     cpu = kandinsky.plan(FLASH, device="cpu", gpus=2, offload="none")
     single = kandinsky.plan(FLASH, device="cpu", offload="none")
@@ -57,7 +58,14 @@ def test_what_does_not_fit_is_advised_or_refused() -> None:
         ({"parallel": "cfg=2"}, "guidance is off"),
         ({"parallel": "tp=4", "gpus": 8}, "8 processes were started"),
         ({"parallel": "tp=4", "offload": "block"}, "offload `block` needs them whole"),
-        ({"gpus": 0}, "`0` GPUs"),
+        ({"gpus": 0}, "from 1 to 65536, not `0`"),
+        ({"gpus": 2**64}, "from 1 to 65536"),
+        ({"gpus": 65_537}, "from 1 to 65536, not `65537`"),
+        ({"gpus": True}, "whole number"),
+        ({"gpus": 2.5}, "whole number"),
+        ({"parallel": f"ulysses={2**70}"}, "from 1 to 65,536"),
+        ({"parallel": "ulysses=" + "9" * 5000}, "from 1 to 65,536"),
+        ({"parallel": "data=65536,ring=65536"}, "use 1 to 65,536"),
     ):
         with pytest.raises(RequestError, match=words):
             kandinsky.plan(FLASH, memory="80GB", **options)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.golden.cases import find
 from kandinsky.golden.tolerances import Tolerance, read_tolerances
 from kandinsky.golden.tracking import CaseError, Settings
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.weights.read import read_state
 from kandinsky.weights.write import write_state
 from parity.golden_cases import SUBSET, component, copy
@@ -64,7 +64,7 @@ def transformer(folder: Path) -> Path:
         "pooled_text_embed": torch.randn(1, 7),
     }
     with torch.no_grad():
-        text = TextStates(inputs["text_embed"], inputs["pooled_text_embed"])
+        text = TextEmbeddings(inputs["text_embed"], inputs["pooled_text_embed"])
         velocity = net(inputs["x"][None], inputs["time"], text)[0]
     write_case(folder, "kandinsky5.dit", {}, inputs, {"output": velocity}, CONFIG)
     write_state(net.state_dict(), folder / "weights.safetensors")

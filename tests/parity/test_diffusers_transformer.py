@@ -12,7 +12,7 @@ from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5.convert import diffusers_config
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 from tiny.transformer import TINY
 
@@ -51,7 +51,7 @@ def both(pair, batch=2, rope_scale=(1.0, 2.0, 2.0)):
     ours, theirs = pair
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch, 3, 4, 6, 9, generator=generator)
-    text = TextStates(torch.randn(batch, 5, 12, generator=generator), torch.randn(batch, 10, generator=generator))
+    text = TextEmbeddings(torch.randn(batch, 5, 12, generator=generator), torch.randn(batch, 10, generator=generator))
     time = torch.tensor([731.25, 120.5])[:batch]
     a = ours(x, time, text, rope_scale=rope_scale)
     b = theirs(

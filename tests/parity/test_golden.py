@@ -19,7 +19,7 @@ from kandinsky.conformance.run import runners
 from kandinsky.families.kandinsky4 import conformance as kandinsky4
 from kandinsky.families.parts.cogvideox import CogVideoXAutoencoder, CogVideoXParams
 from kandinsky.golden.cases import Case, find
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.weights.read import read_state
 from kandinsky.weights.write import write_state
 from parity.golden_cases import CASES, HAS_REFERENCE, REFERENCE, SUBSET, component, copy, family, named, title
@@ -190,7 +190,7 @@ def test_clips_and_texts_of_a_pack_are_computed_apart(tmp_path: Path) -> None:
     net = kandinsky4.transformer(case, case.config.table("dit"))
     for frame, words in ((0, slice(0, 2)), (1, slice(2, 5))):
         text = case.inputs["text_embed"][words].bfloat16().float()
-        states = TextStates(text[None], text.new_zeros(1, 0))
+        states = TextEmbeddings(text[None], text.new_zeros(1, 0))
         alone.append(net(both["step0.model_input"][frame : frame + 1], torch.tensor([999]), states, frames=[1]))
     torch.testing.assert_close(both["step0.velocity"], torch.cat(alone), rtol=1e-5, atol=1e-6)
 

@@ -16,7 +16,7 @@ from kandinsky.families.parts.projected import no_text
 from kandinsky.families.parts.unet.denoiser import UNetDenoiser
 from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.families.parts.unet.unet import Marks, UNet
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from tiny.family import randomise
 
 CONTEXT, GROUPS, HEAD, TIME = 24, 4, 8, 32
@@ -55,14 +55,16 @@ def nets() -> tuple[UNet, Kandinsky3UNet]:
     return ours.eval().requires_grad_(False), theirs.eval().requires_grad_(False)
 
 
-def words(theirs: Kandinsky3UNet, seed: int, lengths: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, TextStates]:
+def words(
+    theirs: Kandinsky3UNet, seed: int, lengths: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor, TextEmbeddings]:
     """Hidden states and mask as they take them, and as we do."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(len(lengths), 6, CONTEXT, generator=generator)
     mask = torch.arange(6)[None] < torch.tensor(lengths)[:, None]
     with torch.no_grad():
         tokens = theirs.encoder_hid_proj(hidden)
-    return hidden, mask, TextStates(tokens, tokens.mean(dim=1), mask)
+    return hidden, mask, TextEmbeddings(tokens, tokens.mean(dim=1), mask)
 
 
 def test_the_network(nets: tuple[UNet, Kandinsky3UNet]) -> None:

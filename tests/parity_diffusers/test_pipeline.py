@@ -21,7 +21,7 @@ import kandinsky
 from kandinsky.diffusion.schedule import flow_times
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.engine.request import Job
-from kandinsky.model.values import Request, TextStates
+from kandinsky.model.values import Request, TextEmbeddings
 from tiny import family
 from tiny.alignment import OurTimes, exact_rotation, prompts_of
 
@@ -63,7 +63,9 @@ def resolved(pipe: GenerationPipeline, guidance: float) -> Job:
     return pipe.resolve(request.with_values(seed=11))
 
 
-def run_theirs(pipe: Kandinsky5T2VPipeline, job: Job, noise, text: TextStates, negative: TextStates, output: str):
+def run_theirs(
+    pipe: Kandinsky5T2VPipeline, job: Job, noise, text: TextEmbeddings, negative: TextEmbeddings, output: str
+):
     latents = torch.cat([noise, torch.zeros(*noise.shape[:-1], family.CHANNELS + 1)], dim=-1)
     return pipe(
         height=job.shape.height,

@@ -17,7 +17,7 @@ from kandinsky.families.kandinsky5.dit import (
     patchify,
     unpatchify,
 )
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec, attention, backends
 from kandinsky.ops.rope import Rotation, axis_angles, frequencies, grid_angles
 from tiny.transformer import TINY as PARAMS
@@ -39,7 +39,7 @@ def net():
 def inputs(batch=2, tokens=5, seed=1, grid=(3, 4, 6)):
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, *grid, PARAMS.input_channels, generator=g)
-    text = TextStates(torch.randn(batch, tokens, 12, generator=g), torch.randn(batch, 10, generator=g))
+    text = TextEmbeddings(torch.randn(batch, tokens, 12, generator=g), torch.randn(batch, 10, generator=g))
     return x, torch.rand(batch, generator=g) * 1000, text
 
 
@@ -126,7 +126,7 @@ def test_a_batch_equals_single_runs(net):
     x, time, text = inputs(batch=3)
     together = net(x, time, text)
     for i in range(3):
-        one = TextStates(text.tokens_BLC[i : i + 1], text.pooled_BC[i : i + 1])
+        one = TextEmbeddings(text.tokens_BLC[i : i + 1], text.pooled_BC[i : i + 1])
         torch.testing.assert_close(together[i : i + 1], net(x[i : i + 1], time[i : i + 1], one), rtol=1e-5, atol=1e-5)
 
 
@@ -136,16 +136,16 @@ def test_masked_text_equals_dropped_text(net, kept, padding):
     x, time, text = inputs(batch=1, tokens=8)
     tokens = text.tokens_BLC.clone()
     tokens[:, kept:] = padding
-    masked = net(x, time, TextStates(tokens, text.pooled_BC, torch.arange(8)[None] < kept))
-    dropped = net(x, time, TextStates(tokens[:, :kept], text.pooled_BC))
+    masked = net(x, time, TextEmbeddings(tokens, text.pooled_BC, torch.arange(8)[None] < kept))
+    dropped = net(x, time, TextEmbeddings(tokens[:, :kept], text.pooled_BC))
     torch.testing.assert_close(masked, dropped, rtol=1e-5, atol=1e-5)
 
 
 def test_masks_differ_within_a_batch(net):
     x, time, text = inputs(batch=2, tokens=6)
     mask = torch.arange(6)[None] < torch.tensor([[2], [6]])
-    together = net(x, time, TextStates(text.tokens_BLC, text.pooled_BC, mask))
-    alone = net(x[:1], time[:1], TextStates(text.tokens_BLC[:1, :2], text.pooled_BC[:1]))
+    together = net(x, time, TextEmbeddings(text.tokens_BLC, text.pooled_BC, mask))
+    alone = net(x[:1], time[:1], TextEmbeddings(text.tokens_BLC[:1, :2], text.pooled_BC[:1]))
     torch.testing.assert_close(together[:1], alone, rtol=1e-5, atol=1e-5)
 
 
@@ -213,7 +213,7 @@ def test_it_runs_on_the_meta_device():
         x, time, text = (
             torch.empty(2, 3, 4, 6, 9),
             torch.empty(2),
-            TextStates(torch.empty(2, 5, 12), torch.empty(2, 10)),
+            TextEmbeddings(torch.empty(2, 5, 12), torch.empty(2, 10)),
         )
         assert ghost(x, time, text).shape == (2, 3, 4, 6, 4)
     assert not list(ghost.buffers())
@@ -235,9 +235,9 @@ def test_condition_channels():
 
 def test_denoiser_serves_a_batch_from_one_prompt(net):
     x, _, text = inputs(batch=2)
-    one = TextStates(text.tokens_BLC[:1], text.pooled_BC[:1], torch.ones(1, 5, dtype=torch.bool))
+    one = TextEmbeddings(text.tokens_BLC[:1], text.pooled_BC[:1], torch.ones(1, 5, dtype=torch.bool))
     velocity = VelocityDenoiser(net, one, rope_scale=(1.0, 2.0, 2.0))(x[..., :4], torch.tensor(0.5))
-    twice = TextStates(one.tokens_BLC.repeat(2, 1, 1), one.pooled_BC.repeat(2, 1))
+    twice = TextEmbeddings(one.tokens_BLC.repeat(2, 1, 1), one.pooled_BC.repeat(2, 1))
     direct = net(join_condition(x[..., :4], PARAMS), torch.tensor([500.0, 500.0]), twice, rope_scale=(1.0, 2.0, 2.0))
     torch.testing.assert_close(velocity, direct)
     with pytest.raises(RequestError, match="2 prompts"):

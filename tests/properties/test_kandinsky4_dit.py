@@ -14,7 +14,7 @@ from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.kandinsky4 import dit as kandinsky4
 from kandinsky.families.kandinsky4.denoiser import DiscreteDenoiser
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams, from_groups, to_groups
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.weights.read import load_into
 from kandinsky.weights.write import write_state
@@ -39,7 +39,7 @@ def net(**changes: object) -> DiffusionTransformer3D:
     return made.requires_grad_(False)  # type: ignore[return-value]
 
 
-def inputs(frames: list[int], rows: int = 8, columns: int = 8, seed: int = 0) -> tuple[Tensor, Tensor, TextStates]:
+def inputs(frames: list[int], rows: int = 8, columns: int = 8, seed: int = 0) -> tuple[Tensor, Tensor, TextEmbeddings]:
     generator = torch.Generator().manual_seed(seed)
 
     def randn(*shape: int) -> Tensor:
@@ -47,11 +47,11 @@ def inputs(frames: list[int], rows: int = 8, columns: int = 8, seed: int = 0) ->
 
     text = randn(len(frames), L, 7)
     times = torch.arange(len(frames)) * 250 + 249
-    return randn(sum(frames), rows, columns, 3), times, TextStates(text, text.new_zeros(len(frames), 0))
+    return randn(sum(frames), rows, columns, 3), times, TextEmbeddings(text, text.new_zeros(len(frames), 0))
 
 
-def one(text: TextStates, number: int) -> TextStates:
-    return TextStates(text.tokens_BLC[number : number + 1], text.pooled_BC[number : number + 1])
+def one(text: TextEmbeddings, number: int) -> TextEmbeddings:
+    return TextEmbeddings(text.tokens_BLC[number : number + 1], text.pooled_BC[number : number + 1])
 
 
 @quick
@@ -132,8 +132,8 @@ def test_hidden_text_counts_for_nothing() -> None:
     dit = net()
     x, times, text = inputs([2, 1])
     mask = torch.tensor([[True] * L, [True] * 3 + [False] * (L - 3)])
-    masked = dit(x, times, TextStates(text.tokens_BLC, text.pooled_BC, mask), frames=[2, 1])
-    short = TextStates(text.tokens_BLC[1:, :3], text.pooled_BC[1:])
+    masked = dit(x, times, TextEmbeddings(text.tokens_BLC, text.pooled_BC, mask), frames=[2, 1])
+    short = TextEmbeddings(text.tokens_BLC[1:, :3], text.pooled_BC[1:])
     torch.testing.assert_close(masked[2:], dit(x[2:], times[1:], short, frames=[1]), rtol=1e-4, atol=1e-5)
     assert (masked[2:] - dit(x, times, text, frames=[2, 1])[2:]).abs().max() > 1e-3
 

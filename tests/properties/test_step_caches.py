@@ -21,7 +21,7 @@ from kandinsky.diffusion.step_cache import RatioRecorder, StepCache, start
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 
 RATIOS = tuple(1 + 0.01 * (i % 7) for i in range(2 * 12 - 2))
 ALL = (
@@ -44,14 +44,14 @@ def network(seed: int = 0) -> DiffusionTransformer3D:
     return net
 
 
-def states(batch: int, seed: int) -> TextStates:
+def states(batch: int, seed: int) -> TextEmbeddings:
     generator = torch.Generator().manual_seed(seed)
-    return TextStates(torch.randn(batch, 4, 6, generator=generator), torch.randn(batch, 6, generator=generator))
+    return TextEmbeddings(torch.randn(batch, 4, 6, generator=generator), torch.randn(batch, 6, generator=generator))
 
 
-def walk(net: DiffusionTransformer3D, noise: Tensor, text: TextStates, cache: StepCache | None, steps: int = 12):
+def walk(net: DiffusionTransformer3D, noise: Tensor, text: TextEmbeddings, cache: StepCache | None, steps: int = 12):
     def branch(name: str, scale: float) -> VelocityDenoiser:
-        known = TextStates(text.tokens_BLC * scale, text.pooled_BC * scale)
+        known = TextEmbeddings(text.tokens_BLC * scale, text.pooled_BC * scale)
         return VelocityDenoiser(net, known, runner=cache.runner(name) if cache else None)
 
     guided = Guidance(3.0).guide(branch("conditional", 1.0), branch("unconditional", 0.1))
@@ -79,7 +79,7 @@ def test_each_sample_of_a_batch_gets_what_it_gets_alone(settings):
     both = walk(net, noise, text, together)
     for i in range(2):
         alone = StepCache(settings, steps=12)
-        one = TextStates(text.tokens_BLC[i : i + 1], text.pooled_BC[i : i + 1])
+        one = TextEmbeddings(text.tokens_BLC[i : i + 1], text.pooled_BC[i : i + 1])
         torch.testing.assert_close(walk(net, noise[i : i + 1], one, alone), both[i : i + 1], rtol=1e-4, atol=1e-4)
         assert alone.report() == together.report(i)
 

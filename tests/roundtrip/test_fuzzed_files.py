@@ -1,6 +1,6 @@
 """Files with values changed at random: each is read rightly or refused by an error of this library, nothing else.
 
-The examples are the same in every run. Counted are those tried, refused, and read; anything else fails.
+Examples are drawn without chance. Counted are those tried, refused, and read; anything else fails.
 """
 
 from __future__ import annotations

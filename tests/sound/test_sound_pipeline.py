@@ -16,7 +16,12 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.engine.pipeline import VideoToAudioPipeline
 from kandinsky.errors import BackendError, Cancelled, RequestError, WeightsError
 from kandinsky.families.kandinsky4_v2a import stages
-from kandinsky.families.kandinsky4_v2a.clip_states import FilmEncoder, FilmStates, read_states, write_states
+from kandinsky.families.kandinsky4_v2a.clip_embeddings import (
+    ClipEmbeddings,
+    ClipEncoder,
+    read_embeddings,
+    write_embeddings,
+)
 from kandinsky.families.kandinsky4_v2a.cogvlm2 import CogVlm2Encoder
 from kandinsky.families.parts.flux import FluxAutoencoder
 from kandinsky.media import mux
@@ -137,7 +142,7 @@ def test_states_from_a_file_need_no_encoder(
 ) -> None:
     request = pipe.resolve(Request("", "rain", video=film, seed=7))
     (states,) = stages.encode(pipe.context, [request])
-    file = write_states(states, tmp_path / "states.safetensors")
+    file = write_embeddings(states, tmp_path / "states.safetensors")
     assert set(load_file(file)) == {"image_embeds", "prompt_embeds", "negative_image_embeds", "negative_prompt_embeds"}
     bare = kandinsky.load(model, device="cpu", only={"dit", "vae"})
     made = bare("rain", video=film, seed=7, states=file)
@@ -145,7 +150,7 @@ def test_states_from_a_file_need_no_encoder(
     assert made.recipe["states"] == str(file)
     squeezed = {name: tensor[0] for name, tensor in load_file(file).items()}
     save_file(squeezed, tmp_path / "official.safetensors")
-    assert torch.equal(read_states(tmp_path / "official.safetensors").frames_NTE, states.frames_NTE)
+    assert torch.equal(read_embeddings(tmp_path / "official.safetensors").frames_NTE, states.frames_NTE)
 
 
 def test_states_that_do_not_fit_are_refused(model: Path, film: Path, tmp_path: Path) -> None:
@@ -155,7 +160,9 @@ def test_states_that_do_not_fit_are_refused(model: Path, film: Path, tmp_path: P
         "of 2 windows": sound.states_file(tmp_path / "a.safetensors", windows=2),
         "lack `negative_image_embeds`": sound.states_file(tmp_path / "b.safetensors", black_1TE=None),
         "do not fit together": sound.states_file(tmp_path / "c.safetensors", frames_NTE=wide),
-        "states are 9 wide": write_states(FilmStates(*(wide.clone() for _ in range(4))), tmp_path / "d.safetensors"),
+        "states are 9 wide": write_embeddings(
+            ClipEmbeddings(*(wide.clone() for _ in range(4))), tmp_path / "d.safetensors"
+        ),
     }
     save_file({"image_embeds": wide}, tmp_path / "e.safetensors")
     save_file({"image_embeds": wide, "prompt_embeds": wide.clone(), "more": wide.clone()}, tmp_path / "f.safetensors")
@@ -172,7 +179,7 @@ def test_the_encoder_stops_before_its_last_layer(pipe: VideoToAudioPipeline, mod
     """The same states as the official way, by which all layers run and those of the last but one are kept."""
     frames = torch.randint(0, 255, (4, 20, 30, 3), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
     with pipe.placement.hold("text") as encoder:
-        assert isinstance(encoder, CogVlm2Encoder) and isinstance(encoder, FilmEncoder)
+        assert isinstance(encoder, CogVlm2Encoder) and isinstance(encoder, ClipEncoder)
         made, words = encoder.encode_frames(frames, torch.arange(4.0)), encoder.encode_prompts(["a cat", "rain"])
         theirs, tokenizer = encoder.model, encoder.tokenizer
     given = theirs.build_conversation_input_ids(

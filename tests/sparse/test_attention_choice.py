@@ -124,3 +124,13 @@ def test_kernels_of_other_packages(name, with_sums, monkeypatch):
     delattr(module, engine.function)
     with pytest.raises(BackendError, match="cannot be imported"):
         engine(q, k, v, None)
+
+
+@pytest.mark.parametrize("choice", ["products", "dense:backend=products"])
+def test_a_former_name_of_a_backend_is_accepted_with_a_warning(choice: str) -> None:
+    with pytest.warns(FutureWarning, match="`products` is now called `math`"):
+        assert AttentionSpec().chosen(choice) == AttentionSpec(backend="math")
+    q, k, v = torch.randn(3, 1, 5, 2, 8)
+    with pytest.warns(FutureWarning, match="`math`"):
+        mixed = attention(q, k, v, backend="products")
+    assert torch.equal(mixed, attention(q, k, v, backend="math"))

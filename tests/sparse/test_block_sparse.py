@@ -230,8 +230,8 @@ def test_a_kernel_that_would_be_dense_is_refused(monkeypatch):
 def test_backends_without_such_a_kernel_are_refused():
     q, k, v = tokens((2, TILE, TILE))
     mask = random_blocks(2, 2, 2, 1, seed=0)
-    with pytest.raises(BackendError, match="`products` is not available: it has no block-sparse kernel; use one of"):
-        attention(q, k, v, blocks=mask, backend="products")
+    with pytest.raises(BackendError, match="`math` is not available: it has no block-sparse kernel; use one of"):
+        attention(q, k, v, blocks=mask, backend="math")
     with pytest.raises(BackendError, match="`gathered` is not available: it has no dense kernel"):
         attention(q, k, v, backend="gathered")
     assert set(backends(sparse=True)) <= {"auto", *BLOCK_BACKENDS}

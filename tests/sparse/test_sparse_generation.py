@@ -16,7 +16,7 @@ from kandinsky.engine.attention import attention_for
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.families.kandinsky5.denoiser import Layouts, VelocityDenoiser
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.model.values import Request, TextStates
+from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.ops.nabla import KeptBlocks
 
@@ -41,7 +41,7 @@ def net():
 
 def inputs(batch=1, grid=(3, 20, 34)):
     g = torch.Generator().manual_seed(1)
-    text = TextStates(torch.randn(batch, 5, 12, generator=g), torch.randn(batch, 10, generator=g))
+    text = TextEmbeddings(torch.randn(batch, 5, 12, generator=g), torch.randn(batch, 10, generator=g))
     return torch.randn(batch, *grid, 4, generator=g), torch.rand(batch, generator=g) * 1000, text
 
 
@@ -60,7 +60,7 @@ def test_a_batch_equals_single_runs_and_reports_each_clip(net):
     shares = []
     for i in range(3):
         alone, one = KeptBlocks(), slice(i, i + 1)
-        states = TextStates(text.tokens_BLC[one], text.pooled_BC[one])
+        states = TextEmbeddings(text.tokens_BLC[one], text.pooled_BC[one])
         single = net(x[one], time[one], states, attention=spec, kept=alone)
         torch.testing.assert_close(together[one], single, rtol=1e-4, atol=1e-5)
         assert kept.mean(i) == pytest.approx(alone.mean())
@@ -176,7 +176,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert f"kept {recipe['kept_blocks']:.0%} of the blocks" in err
     assert main(["show", str(target)]) == 0
     assert "--attention nabla:P=0.6,wT=1,wH=3,wW=3" in capsys.readouterr().out
-    for choice in ("spiral", "nabla:P=2", "flex", "sage", "nabla:backend=products"):
+    for choice in ("spiral", "nabla:P=2", "flex", "sage", "nabla:backend=math"):
         assert main([*words, "-o", str(tmp_path / "x.mp4"), "--attention", choice]) == 2
         err = capsys.readouterr().err
         assert err.count("error: ") == 1 and "attention" in err

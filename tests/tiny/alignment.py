@@ -10,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.models.transformers import transformer_kandinsky
 
 from kandinsky.diffusion.schedule import flow_times
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 
 
 class OurTimes(FlowMatchEulerDiscreteScheduler):
@@ -34,10 +34,10 @@ def exact_rotation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def prompts_of(text: TextStates, negative: TextStates) -> dict[str, Any]:
+def prompts_of(text: TextEmbeddings, negative: TextEmbeddings) -> dict[str, Any]:
     """Our text states as the arguments of their call: templates, cropping and cleaning of prompts differ."""
 
-    def lengths(states: TextStates) -> torch.Tensor:
+    def lengths(states: TextEmbeddings) -> torch.Tensor:
         return torch.tensor([0, states.tokens_BLC.shape[1]], dtype=torch.int32)
 
     return {

@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler
 from safetensors.torch import save_file
 
-from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates, write_states
+from kandinsky.families.kandinsky4_v2a.clip_embeddings import ClipEmbeddings, write_embeddings
 from kandinsky.families.kandinsky4_v2a.params import V2AParams
 from kandinsky.families.kandinsky4_v2a.unet import V2AUNet
 from kandinsky.media.video import write_video
@@ -201,11 +201,11 @@ def write(folder: Path) -> Path:
 
 
 def states_file(path: Path, windows: int = 1, **changes: torch.Tensor) -> Path:
-    """Random states of films with so many windows; ``changes`` of ``FilmStates``."""
+    """Random states of films with so many windows; ``changes`` of ``ClipEmbeddings``."""
     generator = torch.Generator().manual_seed(5)
     text, film = (torch.randn(n, length, WIDTH, generator=generator) for n, length in ((1, 6), (windows, 4)))
-    states = FilmStates(film, text, torch.zeros(1, 4, WIDTH), torch.zeros(1, 6, WIDTH))
-    return write_states(dataclasses.replace(states, **changes), path)
+    states = ClipEmbeddings(film, text, torch.zeros(1, 4, WIDTH), torch.zeros(1, 6, WIDTH))
+    return write_embeddings(dataclasses.replace(states, **changes), path)
 
 
 def film(path: Path, *, seconds: float = 2.0, fps: float = 8, seed: int = 1) -> Path:

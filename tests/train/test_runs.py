@@ -215,7 +215,7 @@ def test_a_disk_that_is_full_keeps_the_last_checkpoint(tmp_path: Path) -> None:
 
 def test_a_run_killed_at_any_instant_ends_as_one_that_was_not(tmp_path: Path) -> None:
     """`kill -9` at random instants, the first before anything was written, until the run comes to its end."""
-    steps = 400
+    steps = 150
     recipe = training.denoiser(tmp_path / "killed", steps)
     text = recipe.read_text().replace("bf16: false", "bf16: false\n  checkpoint_minutes: 0")
     recipe.write_text(text)
@@ -233,7 +233,7 @@ def test_a_run_killed_at_any_instant_ends_as_one_that_was_not(tmp_path: Path) ->
     rng, kills = random.Random(4), 0
     for _ in range(3):
         job, seen = start(recipe), _last_step(recipe.parent)
-        until = seen + rng.randrange(1, 60)
+        until = seen + rng.randrange(1, 30)
         while job.poll() is None and _last_step(recipe.parent) < until:
             time.sleep(0.002)
         kills += job.poll() is None

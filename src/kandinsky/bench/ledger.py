@@ -116,7 +116,8 @@ class _Run:
 
     def clip(self, number: int) -> np.ndarray:
         """Sampled and decoded."""
-        return self.pipe.decode(self.sample(number))[0]
+        out: np.ndarray = self.pipe.decode(self.sample(number))[0]
+        return out
 
 
 def measure(

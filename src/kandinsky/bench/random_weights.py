@@ -41,8 +41,8 @@ def random_pipeline(
 ) -> GenerationPipeline:
     """A pipeline for a card, each network made at its first use, from one seed.
 
-    Args:   changes: hyper-parameters to replace, by component: ``{"dit.model_dim": 512, "text.qwen_layers": 4}``; for
-            text encoders of Kandinsky 5 the fields of ``QwenClipSizes``.
+    Args:   changes: hyper-parameters to replace, by component: ``{"dit.model_dim": 512, "text.num_layers": 4}``; for
+            text encoders what their part's ``made_up`` reads.
     Raises: RequestError for a hyper-parameter that is none; BackendError for a kind that cannot be made.
     """
     places = places_for(RunOptions(device=device))

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from kandinsky import catalogue
-from kandinsky.bench.flops import count_flops, dit_flops
+from kandinsky.bench.flops import count_flops
 from kandinsky.bench.random_weights import random_pipeline
-from kandinsky.bench.rivals import DiffusersSide, Unavailable
-from kandinsky.bench.shortening import TEXT_TOKENS, Shortened, shorten
+from kandinsky.bench.shortening import Shortened, shorten
 from kandinsky.bench.timing import (
     Timing,
     clock,
@@ -36,8 +35,10 @@ from kandinsky.catalogue import load
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.engine.request import Job
+from kandinsky.engine.rival import Side, Unavailable
 from kandinsky.errors import BackendError, KandinskyError, RequestError
-from kandinsky.model.values import Request, TextStates, Video
+from kandinsky.model.cost import PROMPT_TOKENS
+from kandinsky.model.values import Request, TextEmbeddings, Video
 from kandinsky.ops.nabla import KeptBlocks
 
 STAGES = ("text", "dit", "vae", "write")
@@ -192,22 +193,19 @@ class _Work:
         on_run: Callable[[int, int], None] | None,
     ) -> None:
         self.pipe, self.resolved, self.repeats, self.against, self.on_run = pipe, resolved, repeats, against, on_run
-        self.rival = DiffusersSide(pipe, resolved) if against else None
-        self.states: tuple[TextStates, TextStates | None] | None = None
+        self.rival = Side(against, pipe, resolved) if against else None
+        self.states: tuple[TextEmbeddings, TextEmbeddings | None] | None = None
         self.latents: Tensor | None = None
         self.frames: Any = None
 
     def text(self) -> Stage:
-        stage, self.states = self._stage(
-            "text", lambda: self.pipe.encode([self.resolved]), self.rival.text if self.rival else None, None
-        )
+        stage, self.states = self._stage("text", lambda: self.pipe.encode([self.resolved]), self._theirs("text"), None)
         return stage
 
     def dit(self) -> Stage:
-        text, negative = self.states or self._made_up_states()
         noise, fresh = self.pipe.noise([self.resolved]), self.pipe.fresh_noise([self.resolved])
-        rival = self.rival
         with self.pipe.placement.hold("dit") as net:
+            text, negative = self.states or self._made_up_states(net)
             kept = KeptBlocks()
             if self.pipe.attention_of(self.resolved).type == "nabla":  # what it computes is known after a run only
                 self.pipe.sample(noise, text, negative, self.resolved, fresh_NBTHWC=fresh, kept=kept)
@@ -215,17 +213,14 @@ class _Work:
         stage, self.latents = self._stage(
             "dit",
             lambda: self.pipe.sample(noise, text, negative, self.resolved, fresh_NBTHWC=fresh),
-            (lambda: rival.dit(noise, text, negative)) if rival else None,
+            self._theirs("dit", noise, text, negative),
             flops,
         )
         return replace(stage, kept_blocks=kept.mean())
 
     def vae(self) -> Stage:
         latents = self.pipe.noise([self.resolved]) if self.latents is None else self.latents
-        rival = self.rival
-        stage, self.frames = self._stage(
-            "vae", lambda: self.pipe.decode(latents), (lambda: rival.vae(latents)) if rival else None, None
-        )
+        stage, self.frames = self._stage("vae", lambda: self.pipe.decode(latents), self._theirs("vae", latents), None)
         return stage
 
     def write(self) -> Stage:
@@ -236,6 +231,20 @@ class _Work:
         with tempfile.TemporaryDirectory() as folder:
             stage, _ = self._stage("write", lambda: write_video(video, Path(folder) / "bench.mp4"), None, 0)
         return stage
+
+    def _theirs(self, part: str, *inputs: Any) -> Callable[[], Callable[[], Any]] | None:
+        """What makes the other library's work ready; None where nobody asked for one."""
+        side, name = self.rival, self.against
+        if side is None or name is None:
+            return None
+
+        def ready() -> Callable[[], Any]:
+            rivals = self.pipe.card.part(part).rivals
+            if name not in rivals:
+                raise Unavailable(f"`{name}` has nothing like `{self.pipe.card.component(part).kind}`")
+            return rivals[name]()(side, *inputs)
+
+        return ready
 
     def _stage(
         self,
@@ -271,29 +280,25 @@ class _Work:
         return Rival(self.against, theirs.seconds, ratio(mine.seconds, theirs.seconds), theirs.peak_bytes)
 
     def _loop_flops(
-        self, net: Any, text: TextStates, negative: TextStates | None, kept: float | None = None
+        self, net: Any, text: TextEmbeddings, negative: TextEmbeddings | None, kept: float | None = None
     ) -> int | None:
+        flops = self.pipe.card.part("dit").flops
+        if flops is None:
+            return None
         latent = self.resolved.latent.as_tuple()[:3]
-        share = 1.0 if kept is None else kept
-        counts = [
-            dit_flops(getattr(net, "params", None), latent, states.tokens_BLC.shape[1], kept=share)
-            for states in (text, negative)
-            if states is not None
-        ]
-        known = [count for count in counts if count is not None]
-        return self.resolved.steps * sum(known) if len(known) == len(counts) else None
+        passes = [states.tokens_BLC.shape[1] for states in (text, negative) if states is not None]
+        return self.resolved.steps * sum(flops()(net.params, latent, tokens, kept) for tokens in passes)
 
-    def _made_up_states(self) -> tuple[TextStates, TextStates | None]:
+    def _made_up_states(self, net: Any) -> tuple[TextEmbeddings, TextEmbeddings | None]:
         params = self.pipe.card.dit.params
         if not {"in_text_dim", "context_dim"} & params.keys():  # how wide they are, its text encoder alone knows
             return self.pipe.encode([self.resolved])
         generator = torch.Generator().manual_seed(0)
 
-        def states() -> TextStates:
-            width = params.get("in_text_dim") or params["context_dim"]  # of a U-Net, which pools as wide
-            pooled = params.get("in_text_dim2", params.get("context_dim", 1))
-            tokens = torch.randn(1, TEXT_TOKENS, width, generator=generator)
-            return TextStates(tokens, torch.randn(1, pooled, generator=generator))
+        def states() -> TextEmbeddings:
+            width, pooled = net.params.text_widths
+            tokens = torch.randn(1, PROMPT_TOKENS, width, generator=generator)
+            return TextEmbeddings(tokens, torch.randn(1, pooled, generator=generator))
 
         return states(), states() if Guidance(self.resolved.guidance).is_on else None
 

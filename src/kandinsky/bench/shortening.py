@@ -12,38 +12,18 @@ from typing import Any
 
 import torch
 
-from kandinsky.bench.flops import dit_flops
 from kandinsky.bench.random_weights import NO_FILES, changed
 from kandinsky.engine.build import bare_network
 from kandinsky.engine.options import RunOptions
-from kandinsky.engine.plan import plan_resolved
+from kandinsky.engine.plan import Plan, plan_resolved
 from kandinsky.engine.request import Job, resolve
 from kandinsky.model.card import Card
+from kandinsky.model.cost import PROMPT_TOKENS
 from kandinsky.model.values import Request
 from kandinsky.runtime import devices
-from kandinsky.runtime.plan import Plan, gigabytes
+from kandinsky.runtime.budget import gigabytes
 
 LIMIT_S = 1800.0  # of one run of the sampling loop, as planned
-# Text tokens where the stage that makes them is not measured and its network is not there: a prompt of some length.
-TEXT_TOKENS = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Depth:
-    """A hyper-parameter that counts like blocks. whole: where a card leaves it out.   kept: of them."""
-
-    name: str
-    whole: int
-    kept: int
-
-
-# by component kind; the text encoders' wholes are those of ``random_weights``
-DEPTHS = {
-    "kandinsky4.dit": Depth("num_blocks", 8, 1),
-    "kandinsky5.dit": Depth("num_visual_blocks", 32, 2),
-    "t5": Depth("num_layers", 24, 2),
-    "qwen-clip": Depth("qwen_layers", 28, 2),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +48,7 @@ def shorten(
     Args:   request: fields of ``Request``; a length that is given is kept.
     Raises: as ``resolve`` and ``plan``.
     """
-    if not devices.choose_device(device).startswith("cpu") or not card.dit.kind.endswith(".dit"):
+    if not devices.choose_device(device).startswith("cpu") or card.part("dit").flops is None:
         return Shortened()
     whole = _resolved(card, request)
     plan = plan_resolved(whole, RunOptions(device=device, dtype=dtype, offload=offload))
@@ -79,10 +59,10 @@ def shorten(
     times: dict[str, float] = {}
     for part in ("dit", "text"):
         component = card.component(part)
-        depth = DEPTHS.get(component.kind)
+        depth = card.part(part).depth
         if depth is None:
             continue
-        count = int(component.params.get(depth.name, depth.whole))
+        count = depth.count()(component)
         if count > depth.kept:
             changes[f"{part}.{depth.name}"] = depth.kept
             parts.append(f"{part}.{depth.name} {depth.kept} of {count}")
@@ -104,9 +84,12 @@ def _resolved(card: Card, request: Mapping[str, Any]) -> Job:
 
 
 def _dit_flops(card: Card, resolved: Job) -> int | None:
+    flops = card.part("dit").flops
+    if flops is None:
+        return None
     with torch.device("meta"):
         params = bare_network(card.part("dit"), card.dit, NO_FILES).params
-    return dit_flops(params, resolved.latent.as_tuple(), TEXT_TOKENS)
+    return flops()(params, resolved.latent.as_tuple(), PROMPT_TOKENS)
 
 
 def _reason(plan: Plan) -> str:

@@ -13,28 +13,30 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.model.values import Request
 
+ASKED = Flags(Request, only=("seconds", "steps", "guidance"))
+RUN = Flags(RunOptions, only=("device", "dtype", "offload", "attention"))
 
-@rendered(
-    asked=Flags(Request, only=("seconds", "steps", "guidance")),
-    run=Flags(RunOptions, only=("device", "dtype", "offload", "attention")),
-)
+
+@rendered(asked=ASKED, run=RUN)
 def bench(
     context: typer.Context,
     model: Bare = None,
     same: Same = None,
-    stages: Annotated[str | None, typer.Option("--stages", help="Some of text,dit,vae,write; default: all.")] = None,
-    repeats: Annotated[int, typer.Option("--repeats", "--runs", min=1, help="Measured rounds, after one warm-up.")] = 3,
+    stages: Annotated[str | None, typer.Option("--stages", help="Some of text,dit,vae,write; all if omitted.")] = None,
+    repeats: Annotated[
+        int, typer.Option("--repeats", "--runs", min=1, max=1000, help="Measured rounds, after one warm-up.")
+    ] = 3,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     *,
     asked: dict[str, Any],
     run: dict[str, Any],
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Random weights; nothing is fetched or read.")
+        bool, typer.Option("--random-weights", help="Networks with random weights; nothing is downloaded or read.")
     ] = False,
     change: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="With --random-weights: change a parameter, as in dit.model_dim=512."
+            "--set", metavar="NAME=VALUE", help="With --random-weights: set a parameter, as in dit.model_dim=512."
         ),
     ] = None,
     against: Annotated[
@@ -46,6 +48,8 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure each stage of a generation: median, spread, achieved rate, share of the matrix-product rate, memory."""
+    from dataclasses import asdict
+
     from kandinsky.engine.request import parse_size
 
     model = chosen_model(context, model, same)
@@ -56,8 +60,6 @@ def bench(
     if ledger:
         _ledger(model, request, repeats=repeats, device=run["device"], dtype=run["dtype"], as_json=as_json)
         return
-    from dataclasses import asdict
-
     from kandinsky.bench import run as measure
     from kandinsky.bench.random_weights import parse_changes
     from kandinsky.cli.progress import counted, hush_libraries
@@ -68,15 +70,12 @@ def bench(
             model,
             stages=stages.split(",") if stages else None,
             repeats=repeats,
-            device=run["device"],
-            dtype=run["dtype"],
-            offload=run["offload"] or "none",
-            attention=run["attention"],
             random_weights=random_weights,
             changes=parse_changes(change or []),
             against=against,
             request=request,
             on_run=on_run,
+            **run | {"offload": run["offload"] or "none"},
         )
     if as_json:
         lines = [
@@ -88,13 +87,7 @@ def bench(
 
 
 def _ledger(
-    model: str,
-    request: dict[str, Any],
-    *,
-    repeats: int,
-    device: str | None,
-    dtype: str | None,
-    as_json: bool,
+    model: str, request: dict[str, Any], *, repeats: int, device: str | None, dtype: str | None, as_json: bool
 ) -> None:
     from dataclasses import asdict
 
@@ -103,9 +96,7 @@ def _ledger(
 
     hush_libraries()
     with counted("measuring") as on_run:
-        found = ledger.measure(
-            model, request=request, repeats=repeats, device=device, dtype=dtype, on_run=on_run
-        )  # fmt: skip
+        found = ledger.measure(model, request=request, repeats=repeats, device=device, dtype=dtype, on_run=on_run)
     if as_json:
         emit_json(asdict(found))
     else:

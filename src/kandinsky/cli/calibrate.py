@@ -35,7 +35,7 @@ def calibrate(
         Path | None, typer.Option("--card", help="Write the ratios into this card file of the model.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="Text file with one prompt per line.")] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds per prompt.")] = 2,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=1000, help="Seeds per prompt.")] = 2,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     *,
     asked: dict[str, Any],

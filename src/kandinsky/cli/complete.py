@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kandinsky.engine.options import OFFLOADS
 from kandinsky.ops.attention_spec import DENSE_BACKENDS, TYPES
+from kandinsky.runtime.budget import OFFLOADS
 
 # Of options whose values are words; by the name of the field.
 WORDS: dict[str, tuple[str, ...]] = {

@@ -36,7 +36,7 @@ def download(
 ) -> None:
     """Download the files of models, verified by hash; interrupted transfers are resumed."""
     from kandinsky.files import local_path
-    from kandinsky.runtime.plan import gigabytes
+    from kandinsky.runtime.budget import gigabytes
     from kandinsky.weights.locate import card_bytes
 
     if folder is not None:

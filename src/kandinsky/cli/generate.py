@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kandinsky.model.values import VideoStream
     from kandinsky.runtime.parallel.layout import Layout
 
+MOST_RESULTS = 10_000  # of one prompt; every one is checked before the first is made
 FULL_SIZE_MODEL = "kandinsky5-lite-t2v-sft-5s"
 FORMATS = ("mp4", "webm", "gif", "webp", "png", "wav", "flac")
 LONGEST_PROMPT = 2**20  # bytes
@@ -76,7 +77,9 @@ def generate(
             "--sound-model", metavar="ID", help="With --sound: the model that generates it.", autocompletion=model_ids
         ),
     ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="Results per prompt, with consecutive seeds.")] = 1,
+    count: Annotated[
+        int, typer.Option("--count", min=1, max=MOST_RESULTS, help="Results per prompt, with consecutive seeds.")
+    ] = 1,
     prompts: Annotated[
         Path | None,
         typer.Option(

@@ -15,7 +15,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
     """List all models: id, task, parameters, output, size of the files, whether they are on this machine."""
-    from kandinsky.runtime.plan import gigabytes
+    from kandinsky.runtime.budget import gigabytes
     from kandinsky.weights.locate import card_bytes, missing_parts
 
     rows = []

@@ -47,9 +47,15 @@ def get_T2V_pipeline(  # noqa: N802 - the official name
 
     Positions are those of 5.0; the number that is second in 4.0 is understood as ``resolution``. See
     ``kandinsky4.get_t2v_flash_pipeline`` and ``kandinsky5.get_T2V_pipeline`` for the arguments of each.
-    Args:    tokenizer_path, scheduler_path: of 4.0.   text_encoder2_path, offload, magcache, quantized_qwen,
-             text_token_padding, attention_engine: of 5.0.
-    Raises:  RequestError also where arguments of both families are mixed.
+
+    Args:
+        tokenizer_path: Of 4.0. text_encoder2_path, offload, magcache, quantized_qwen,.
+        scheduler_path: Of 4.0. text_encoder2_path, offload, magcache, quantized_qwen,.
+        text_token_padding: Of 5.0.
+        attention_engine: Of 5.0.
+
+    Raises:
+        RequestError: Also where arguments of both families are mixed.
     """
     ours_4 = {"tokenizer_path": tokenizer_path, "scheduler_path": scheduler_path}
     ours_5 = {

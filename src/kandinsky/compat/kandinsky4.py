@@ -53,13 +53,18 @@ def get_t2v_flash_pipeline(
 ) -> Kandinsky4T2VPipeline:
     """The official factory of Kandinsky 4.0, there called ``get_T2V_pipeline``.
 
-    Args:    device_map: one device, or devices for `dit`, `vae` and `text_embedder`; never changed.
-             resolution: 512.   cache_dir: folder with the official files: `kandinsky4_distil_512.pt`, `vae/`,
-             `text_encoder/`, `tokenizer/`. Where there is no such folder, the places `kandinsky download` fills are
-             looked at. Nothing is fetched: what is missing is named.   *_path: a file or folder to use instead.
-             conf_path: an official YAML file; then the paths are not used.
-    Raises:  RequestError for a value or key that is not known; BackendError for a device; WeightsError naming a
-             missing file.
+    Args:
+        device_map: One device, or devices for `dit`, `vae` and `text_embedder`; never changed.
+        resolution: 512.
+        cache_dir: Folder with the official files: `kandinsky4_distil_512.pt`, `vae/`, `text_encoder/`, `tokenizer/`.
+            Where there is no such folder, the places `kandinsky download` fills are looked at. Nothing is fetched: what
+            is missing is named. *_path: a file or folder to use instead.
+        conf_path: An official YAML file; then the paths are not used.
+
+    Raises:
+        RequestError: For a value or key that is not known.
+        BackendError: For a device.
+        WeightsError: Naming a missing file.
     """
     if resolution != RESOLUTION:
         raise RequestError(f"resolution `{resolution}` is not available: use {RESOLUTION}, the only one released")
@@ -77,7 +82,8 @@ def get_t2v_flash_pipeline(
 def read_conf(path: Path) -> Card:
     """The shipped card with the values and paths of an official YAML file.
 
-    Raises: RequestError for a file that is not there or no such YAML, or a key of it that is not known.
+    Raises:
+        RequestError: For a file that is not there or no such YAML, or a key of it that is not known.
     """
     try:
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
@@ -142,12 +148,19 @@ class Kandinsky4T2VPipeline:
     ) -> list[Image.Image] | None:
         """Make one clip.
 
-        Args:    save_path: where a clip is written, unless its frames are returned; images are not written.
-                 bs: 1.   time_length: seconds; 0 makes an image.   seed: drawn when not given, see ``seed``.
-                 return_frames: return the frames instead of writing them.
-        Returns: for ``time_length=0`` a list of one PIL image; with ``return_frames`` all frames; else None.
-                 None on all processes but the first, where a launcher started several.
-        Raises:  RequestError for an illegal size, length, batch or path, before anything is loaded.
+        Args:
+            save_path: Where a clip is written, unless its frames are returned; images are not written.
+            bs: 1.
+            time_length: Seconds; 0 makes an image.
+            seed: Drawn when not given, see ``seed``.
+            return_frames: Return the frames instead of writing them.
+
+        Returns:
+            For ``time_length=0`` a list of one PIL image; with ``return_frames`` all frames; else None. None on all
+            processes but the first, where a launcher started several.
+
+        Raises:
+            RequestError: For an illegal size, length, batch or path, before anything is loaded.
         """
         if bs != 1:
             raise RequestError(f"bs `{bs}` is not available: the official call makes one clip, use 1")
@@ -188,7 +201,11 @@ def _with_paths(card: Card, dit: str | None, text: str | None, tokenizer: str | 
 
 
 def _scheduled(card: Card, path: str | None) -> Card:
-    """The card with the shift of a `scheduler_config.json`. Raises: RequestError where that is another schedule."""
+    """The card with the shift of a `scheduler_config.json`.
+
+    Raises:
+        RequestError: If that is another schedule.
+    """
     if path is None:
         return card
     from kandinsky.diffusion.cogvideox import CogVideoXSchedule

@@ -31,7 +31,7 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.engine.pipeline import VideoToAudioPipeline
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky4_v2a import stages
-from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates, read_states
+from kandinsky.families.kandinsky4_v2a.clip_embeddings import ClipEmbeddings, read_embeddings
 from kandinsky.families.kandinsky4_v2a.stages import shares
 from kandinsky.media import audio as sounds
 from kandinsky.media import clip_frames, spectrogram
@@ -53,17 +53,17 @@ class Video2AudioPipeline:
     """Frames of a video and a prompt → a mel spectrogram as an image.
 
     Args:
-        path_to_model: folder with `unet/`, `vae/` and `scheduler/`, or the repository's name; nothing is downloaded.
-        torch_dtype: officially ignored: U-Net and encoder run in bfloat16 on accelerators; float32 is honoured here.
-        device: of all networks.
-        encoder: folder of CogVLM2-Video, if it is neither in `encoder/` of the model's nor in the Hugging Face cache.
-        trust_remote_code: let it run the program code in its repository, as the official code does; None reads the
+        path_to_model: Folder with `unet/`, `vae/` and `scheduler/`, or the repository's name; nothing is downloaded.
+        torch_dtype: Officially ignored: U-Net and encoder run in bfloat16 on accelerators; float32 is honoured here.
+        device: Of all networks.
+        encoder: Folder of CogVLM2-Video, if it is neither in `encoder/` of the model's nor in the Hugging Face cache.
+        trust_remote_code: Let it run the program code in its repository, as the official code does; None reads the
             variable ``KANDINSKY_TRUST_REMOTE_CODE``. Without it, calls need ``states``.
 
     Raises:
-        RequestError: for a folder that holds another model.
-        BackendError: for a device that is not there.
-        WeightsError: naming what is missing.
+        RequestError: For a folder that holds another model.
+        BackendError: For a device that is not there.
+        WeightsError: Naming what is missing.
     """
 
     def __init__(
@@ -101,18 +101,25 @@ class Video2AudioPipeline:
         latents: Tensor | None = None,
         output_type: str = "pil",
         *,
-        states: str | Path | FilmStates | None = None,
+        states: str | Path | ClipEmbeddings | None = None,
     ) -> Any:
         """One mel spectrogram as an image.
 
-        Args:    images: [3, frames, H, W] of whole numbers 0 … 255, as ``load_video`` gives them.
-                 negative_prompt: officially required; "" if omitted.   height: of the spectrogram, in mel bands.
-                 duration_sec: the spectrogram has 100 columns a second, cut to a multiple of 32.
-                 guidance_scale: 1 and below disables it.   latents: initial noise [1, 4, height / 8, width / 8].
-                 output_type: `pil`, `np` or `pt` (0 to 1, 1 = white), or `latent` (the decoder's own output).
-                 states: precomputed embeddings; see ``kandinsky.families.kandinsky4_v2a.clip_states``.
-        Returns: a list with one PIL image; for `np` an array [1, H, W, 3], for the others a tensor [1, 3, H, W].
-        Raises:  RequestError for values that cannot be, before anything is loaded.
+        Args:
+            images: [3, frames, H, W] of whole numbers 0 … 255, as ``load_video`` gives them.
+            negative_prompt: Officially required; "" if omitted.
+            height: Of the spectrogram, in mel bands.
+            duration_sec: The spectrogram has 100 columns a second, cut to a multiple of 32.
+            guidance_scale: 1 and below disables it.
+            latents: Initial noise [1, 4, height / 8, width / 8].
+            output_type: `pil`, `np` or `pt` (0 to 1, 1 = white), or `latent` (the decoder's own output).
+            states: Precomputed embeddings; see ``kandinsky.families.kandinsky4_v2a.clip_embeddings``.
+
+        Returns:
+            A list with one PIL image; for `np` an array [1, H, W, 3], for the others a tensor [1, 3, H, W].
+
+        Raises:
+            RequestError: For values that cannot be, before anything is loaded.
         """
         if output_type not in OUTPUTS:
             raise RequestError(f"output_type `{output_type}` is unknown: use {', '.join(OUTPUTS)}")
@@ -128,8 +135,8 @@ class Video2AudioPipeline:
         weight = float(guidance_scale) if guidance_scale > 1 else 1.0
         if states is None:
             states = self._states(images, prompt, negative_prompt or "", weight)
-        elif not isinstance(states, FilmStates):
-            states = read_states(states)
+        elif not isinstance(states, ClipEmbeddings):
+            states = read_embeddings(states)
         with progress_bar(True) as on_step:
             walk = stages.denoise(
                 self.pipeline.context,
@@ -146,7 +153,7 @@ class Video2AudioPipeline:
             return shares(pixels).numpy()
         return (pixels if output_type == "latent" else shares(pixels)).movedim(-1, 1)
 
-    def _states(self, images: Tensor, prompt: str, negative: str, weight: float) -> FilmStates:
+    def _states(self, images: Tensor, prompt: str, negative: str, weight: float) -> ClipEmbeddings:
         if not self.has_encoder:
             raise RequestError(
                 "the encoder's own program code is not run unasked: make the pipeline with `trust_remote_code=True` "
@@ -158,7 +165,7 @@ class Video2AudioPipeline:
         frames_THWC = images.permute(1, 2, 3, 0).to(device)
         times_s = torch.arange(len(frames_THWC), device=device, dtype=torch.float32)
         with self.pipeline.placement.hold("text") as encoder, torch.no_grad():
-            states = FilmStates(encoder.encode_frames(frames_THWC, times_s), encoder.encode_prompts([prompt]))
+            states = ClipEmbeddings(encoder.encode_frames(frames_THWC, times_s), encoder.encode_prompts([prompt]))
             if not Guidance(weight).is_on:
                 return states
             black = encoder.encode_frames(torch.zeros_like(frames_THWC), times_s)
@@ -192,15 +199,15 @@ def load_video(
 
     Args:
         video: [T, H, W, 3] uint8.
-        fps: frames a second.
-        num_frames: how many the encoder is shown.
-        max_duration_sec: what is longer is cut off.
+        fps: Frames a second.
+        num_frames: How many the encoder is shown.
+        max_duration_sec: What is longer is cut off.
 
     Returns:
         [3, num_frames, H, W]; [T', H, W, 3]; seconds.
 
     Raises:
-        RequestError: for a video of less than a second.
+        RequestError: For a video of less than a second.
     """
     seconds, total = clip_frames.whole_seconds(len(video), float(fps), max_duration_sec)
     complete = video[:total]
@@ -218,16 +225,16 @@ def create_video(
     """Write the video with the audio of a mel spectrogram.
 
     Args:
-        spectogram: the pipeline's image (official spelling).
+        spectogram: The pipeline's image (official spelling).
         video: [T, H, W, 3] uint8, from ``load_video``.
-        target_dBFS: loudness of the audio.
+        target_dBFS: Loudness of the audio.
         save_path: `.mp4` or `.webm`.
-        display_video: show it in a notebook.
-        device: where the waveform is reconstructed.
+        display_video: Show it in a notebook.
+        device: Where the waveform is reconstructed.
 
     Raises:
-        RequestError: for a path that cannot be written.
-        BackendError: for a device that is not there.
+        RequestError: For a path that cannot be written.
+        BackendError: For a device that is not there.
     """
     if save_path is not None:
         check_target(save_path)
@@ -248,7 +255,7 @@ def read_video(
     """Read a whole video file: ``torchvision.io.read_video``, which torchvision no longer has since 0.28.
 
     Args:
-        filename: any file that FFmpeg reads.
+        filename: Any file that FFmpeg reads.
         start_pts: 0; parts of a file are not read here.
         end_pts: None; likewise.
         pts_unit: `pts` or `sec`, which makes no difference for a whole file.
@@ -259,7 +266,7 @@ def read_video(
         `audio_fps`.
 
     Raises:
-        RequestError: for a file that is not there or no video, and for a part of one.
+        RequestError: For a file that is not there or no video, and for a part of one.
     """
     if start_pts != 0 or end_pts not in (None, math.inf):
         raise RequestError("start_pts and end_pts are not supported: read the whole video and take a part of it")

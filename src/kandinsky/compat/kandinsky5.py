@@ -60,18 +60,22 @@ def get_T2V_pipeline(  # noqa: N802 - the official name
 ) -> Kandinsky5T2VPipeline:
     """The official factory for text to video.
 
-    Args:    device_map: one device, or devices for `dit`, `vae` and `text_embedder`; never changed.
-             cache_dir: folder with the official `model/`, `vae/`, `text_encoder/`, `text_encoder2/`. Nothing is
-             fetched: what is missing is named.   *_path: a file or folder to use instead.
-             conf_path: an official YAML file, or the name of one; then ``cache_dir`` and the paths are not used.
-             offload: hold each network on its device only while it runs.
-             magcache: leave out passes, by the configuration's calibration.
-             quantized_qwen: Qwen's weights in 4 bits, off CUDA in 8.
-             text_token_padding: pad the text to its full length under a mask; False pads nothing. Same result.
-             attention_engine: `auto`, `sdpa`, `flash_attention_2`, `flash_attention_3` or `sage`.
-             resolution: argument of the first release, then the second one in order; by name here, and 512 when given.
-    Raises:  RequestError for a value or key that is not known; BackendError for a device or kernel that is not there;
-             WeightsError naming a missing file.
+    Args:
+        device_map: One device, or devices for `dit`, `vae` and `text_embedder`; never changed.
+        cache_dir: Folder with the official `model/`, `vae/`, `text_encoder/`, `text_encoder2/`. Nothing is fetched:
+            what is missing is named. *_path: a file or folder to use instead.
+        conf_path: An official YAML file, or the name of one; then ``cache_dir`` and the paths are not used.
+        offload: Hold each network on its device only while it runs.
+        magcache: Leave out passes, by the configuration's calibration.
+        quantized_qwen: Qwen's weights in 4 bits, off CUDA in 8.
+        text_token_padding: Pad the text to its full length under a mask; False pads nothing. Same result.
+        attention_engine: `auto`, `sdpa`, `flash_attention_2`, `flash_attention_3` or `sage`.
+        resolution: Argument of the first release, then the second one in order; by name here, and 512 when given.
+
+    Raises:
+        RequestError: For a value or key that is not known.
+        BackendError: For a device or kernel that is not there.
+        WeightsError: Naming a missing file.
     """
     if isinstance(cache_dir, int):
         raise RequestError(f"cache_dir is `{cache_dir}`: give `resolution` by name, as `resolution={cache_dir}`")
@@ -213,12 +217,21 @@ class Kandinsky5T2VPipeline(OfficialAdapters, _OfficialPipeline):
     ) -> torch.Tensor | list[Image.Image] | None:
         """Make one clip.
 
-        Args:    time_length: seconds; 0 makes an image.   seed: drawn from 0 … 2³²−2 when not given, see ``seed``.
-                 num_steps, guidance_weight: None = the configuration's.   scheduler_scale: shift of the schedule.
-                 expand_prompts: Qwen writes the text out at length first.
-                 save_path: a file, or a list of one.   progress: a bar on stderr.
-        Returns: uint8 [1, 3, F, H, W] on the autoencoder's device; for ``time_length=0`` a list of one PIL image.
-        Raises:  RequestError for an illegal size, length or path, before anything is loaded.
+        Args:
+            time_length: Seconds; 0 makes an image.
+            seed: Drawn from 0 … 2³²−2 when not given, see ``seed``.
+            num_steps: None = the configuration's.
+            guidance_weight: None = the configuration's.
+            scheduler_scale: Shift of the schedule.
+            expand_prompts: Qwen writes the text out at length first.
+            save_path: A file, or a list of one.
+            progress: A bar on stderr.
+
+        Returns:
+            uint8 [1, 3, F, H, W] on the autoencoder's device; for ``time_length=0`` a list of one PIL image.
+
+        Raises:
+            RequestError: For an illegal size, length or path, before anything is loaded.
         """
         video = self._make(
             text,
@@ -329,8 +342,11 @@ class Kandinsky5I2IPipeline(_OfficialPipeline):
     ) -> list[Image.Image] | None:
         """Edit ``image``, a path or a PIL image: a list of one PIL image. Without an image it is text to image.
 
-        Args:    width, height: both or none; without them the legal size nearest in shape to the image.
         Other arguments and errors are those of ``Kandinsky5T2VPipeline``.
+
+        Args:
+            width: Both or none; without them the legal size nearest in shape to the image.
+            height: Both or none; without them the legal size nearest in shape to the image.
         """
         video = self._make(
             text,

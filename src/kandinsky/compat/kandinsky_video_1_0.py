@@ -44,7 +44,8 @@ def get_T2V_unet(  # noqa: N802 - an official name
 ) -> tuple[nn.Module, Tensor | None, dict[str, Any] | None]:
     """The network of key frames, the state for no text, and the projections; the last two are None without weights.
 
-    Raises: WeightsError for a file that is not there or does not fit.
+    Raises:
+        WeightsError: For a file that is not there or does not fit.
     """
     net = _network("dit", device, weights_path, fp16)
     if weights_path is None:
@@ -77,9 +78,15 @@ def get_T5encoder(  # noqa: N802 - an official name
 ) -> tuple[Any, nn.Module]:
     """Tokenizer and text encoder with its projection, which stays in float32.
 
-    Args:   weights_path: a folder, or `google/flan-ul2` where it was downloaded.   projections_state_dict: what
-            ``get_T2V_unet`` gave.   low_cpu_mem_usage: always so.   device_map: only None; ``device`` decides.
-    Raises: RequestError without projections or with a device map; WeightsError for files that are not there.
+    Args:
+        weights_path: A folder, or `google/flan-ul2` where it was downloaded.
+        projections_state_dict: What ``get_T2V_unet`` gave.
+        low_cpu_mem_usage: Always so.
+        device_map: Only None; ``device`` decides.
+
+    Raises:
+        RequestError: Without projections or with a device map.
+        WeightsError: For files that are not there.
     """
     if not low_cpu_mem_usage or device_map is not None:
         raise RequestError("low_cpu_mem_usage=False and device_map are not available: leave them out, `device` decides")
@@ -106,9 +113,12 @@ def get_T2V_pipeline(  # noqa: N802 - an official name
 ) -> VideoKandinsky3T2VPipeline:
     """All networks as one pipeline; each is read when its stage is reached.
 
-    Args:   cache_dir: a folder with official files, put there by the official code or by hand; what it lacks is looked
-            for where `kandinsky download kandinsky-video-1.0` puts it.   *_path: a file or folder to use instead.
-    Raises: WeightsError naming a missing file.
+    Args:
+        cache_dir: A folder with official files, put there by the official code or by hand; what it lacks is looked for
+            where `kandinsky download kandinsky-video-1.0` puts it. *_path: a file or folder to use instead.
+
+    Raises:
+        WeightsError: Naming a missing file.
     """
     card = found_in(catalogue.find(MODEL), cache_dir)
     encoder = tokenizer = None
@@ -180,10 +190,16 @@ class VideoKandinsky3T2VPipeline:
     ) -> list[Image.Image]:
         """Make one clip.
 
-        Args:    fps: `low`, `medium` or `high`: 15, 57 or 225 frames.   guidance_scale,
-                 interpolation_guidance_scale: 0 = off.   seed: drawn when not given, see ``seed``.
-        Returns: the frames.
-        Raises:  RequestError for an illegal size, name or number, before anything is loaded.
+        Args:
+            fps: `low`, `medium` or `high`: 15, 57 or 225 frames. guidance_scale,.
+            interpolation_guidance_scale: 0 = off.
+            seed: Drawn when not given, see ``seed``.
+
+        Returns:
+            The frames.
+
+        Raises:
+            RequestError: For an illegal size, name or number, before anything is loaded.
         """
         with progress_bar(True) as on_step:
             video = self.pipeline(

@@ -64,8 +64,13 @@ def get_T2V_unet(  # noqa: N802 - an official name
 ) -> tuple[nn.Module, Tensor, None]:
     """The network of key frames and its state for no text.
 
-    Args:   cache_dir: see ``get_T2V_pipeline``.   configs: its parameters; None = the released ones.
-    Raises: WeightsError for a file that is not there or does not fit; RequestError for parameters that are not known.
+    Args:
+        cache_dir: See ``get_T2V_pipeline``.
+        configs: Its parameters; None = the released ones.
+
+    Raises:
+        WeightsError: For a file that is not there or does not fit.
+        RequestError: For parameters that are not known.
     """
     return _unet("dit", cache_dir, device, configs, dtype)
 
@@ -113,10 +118,17 @@ def get_T5encoder(  # noqa: N802 - an official name
 ) -> tuple[Any, nn.Module]:
     """Tokenizer and text encoder with both projections.
 
-    Args:   weights_path: a folder, or `google/flan-ul2` where it was downloaded.   tokens_length: of a prompt at most.
-            context_dim: width of the states; must be the projections'.   low_cpu_mem_usage: always so.
-            load_in_8bit, load_in_4bit: see ``runtime/quantise.py``.
-    Raises: RequestError for what does not fit or combine; WeightsError for files that are not there.
+    Args:
+        weights_path: A folder, or `google/flan-ul2` where it was downloaded.
+        tokens_length: Of a prompt at most.
+        context_dim: Width of the states; must be the projections'.
+        low_cpu_mem_usage: Always so.
+        load_in_8bit: See ``runtime/quantise.py``.
+        load_in_4bit: See ``runtime/quantise.py``.
+
+    Raises:
+        RequestError: For what does not fit or combine.
+        WeightsError: For files that are not there.
     """
     if not low_cpu_mem_usage:
         raise RequestError("low_cpu_mem_usage=False is not available: leave it out")
@@ -156,10 +168,15 @@ def get_T2V_pipeline(  # noqa: N802 - an official name
     """All networks as one pipeline; each is read when its stage is reached. As officially, on a GPU the U-Nets run in
     float16 and the others in float32.
 
-    Args:   device_map: one device, or devices for `unet`, `interpolation_unet`, `text_encoder` and `movq`.
-            cache_dir: a folder with official files, put there by the official code or by hand; what it lacks is looked
-            for where `kandinsky download kandinsky-video-1.1` puts it. A `configs.json` beside them counts.
-    Raises: RequestError for a key that is missing or too many; BackendError for a device; WeightsError naming a file.
+    Args:
+        device_map: One device, or devices for `unet`, `interpolation_unet`, `text_encoder` and `movq`.
+        cache_dir: A folder with official files, put there by the official code or by hand; what it lacks is looked for
+            where `kandinsky download kandinsky-video-1.1` puts it. A `configs.json` beside them counts.
+
+    Raises:
+        RequestError: For a key that is missing or too many.
+        BackendError: For a device.
+        WeightsError: Naming a file.
     """
     devices = _devices(device_map)
     is_half = devices["dit"].type == "cuda"
@@ -177,8 +194,10 @@ class KandinskyVideoT2VPipeline:
     Latents have the official layout here, [frames, channels, rows, columns].
     ``pipeline`` is this library's own; ``seed`` is the seed last used.
 
-    Args: device_map: as ``get_T2V_pipeline`` takes it.   dtype_map: types of the networks by the same names; the text
-          encoder keeps the one it was read in.   the others: what the getters gave.
+    Args:
+        device_map: As ``get_T2V_pipeline`` takes it.
+        dtype_map: Types of the networks by the same names; the text encoder keeps the one it was read in. the others:
+            what the getters gave.
     """
 
     def __init__(
@@ -234,14 +253,21 @@ class KandinskyVideoT2VPipeline:
     ) -> list[Image.Image]:
         """Make one clip.
 
-        Args:    negative_prompt: what to keep away from; the official code takes it and does nothing with it.
-                 image: the first frame.   fps: `low`, `medium` or `high`: 12, 45 or 177 frames.
-                 motion: `low`, `medium` (also `normal`), `high` or `extreme`.
-                 key_frame_guidance_scale: of a first frame made from the prompt.   guidance_weight_prompt,
-                 guidance_weight_image: of prompt and first frame in the key frames.
-                 noise_augmentation: level of noise in the first frame, 0 to 999.   seed: drawn when not given.
-        Returns: the frames.
-        Raises:  RequestError for an illegal size, name or number, before anything is loaded.
+        Args:
+            negative_prompt: What to keep away from; the official code takes it and does nothing with it.
+            image: The first frame.
+            fps: `low`, `medium` or `high`: 12, 45 or 177 frames.
+            motion: `low`, `medium` (also `normal`), `high` or `extreme`.
+            key_frame_guidance_scale: Of a first frame made from the prompt. guidance_weight_prompt,.
+            guidance_weight_image: Of prompt and first frame in the key frames.
+            noise_augmentation: Level of noise in the first frame, 0 to 999.
+            seed: Drawn when not given.
+
+        Returns:
+            The frames.
+
+        Raises:
+            RequestError: For an illegal size, name or number, before anything is loaded.
         """
         with progress_bar(True) as on_step:
             video = self._with(key_frame_guidance_scale, noise_augmentation)(
@@ -318,8 +344,11 @@ class KandinskyVideoT2VPipeline:
     ) -> Tensor:
         """Latents [n, C, H, W] with three between every two, [4·n − 3, C, H, W].
 
-        Args:   skip_frames: 3 in the first pass, 1 in the second.
-        Raises: RequestError for another number, latents that are not of this size, and as the call.
+        Args:
+            skip_frames: 3 in the first pass, 1 in the second.
+
+        Raises:
+            RequestError: For another number, latents that are not of this size, and as the call.
         """
         pipeline, keyframes = self.pipeline, keyframes_of(self.pipeline.card)
         context, skips = pipeline.context, keyframes.skips
@@ -352,7 +381,11 @@ class KandinskyVideoT2VPipeline:
         return _official(stages.encode_picture(self.pipeline.context, job.image.pixels()))[0]
 
     def decode_image(self, image: Tensor) -> Image.Image:
-        """The picture of a latent [1, C, H, W]. Raises: RequestError for another shape."""
+        """The picture of a latent [1, C, H, W].
+
+        Raises:
+            RequestError: For another shape.
+        """
         from PIL import Image
 
         latents, placement = self._ours(image), self.pipeline.placement
@@ -361,7 +394,11 @@ class KandinskyVideoT2VPipeline:
         return Image.fromarray(pixels[0, 0].cpu().numpy())
 
     def decode_video(self, video: Tensor) -> list[Image.Image]:
-        """The frames of latents [T, C, H, W]. Raises: RequestError for another shape."""
+        """The frames of latents [T, C, H, W].
+
+        Raises:
+            RequestError: For another shape.
+        """
         from PIL import Image
 
         return [Image.fromarray(frame) for frame in self.pipeline.decode(self._ours(video))[0]]
@@ -420,7 +457,8 @@ def _with_params(name: str, component: Component, configs: Mapping[str, Any] | N
 def _configured(card: Card) -> Card:
     """The card with the parameters of the `configs.json` beside its first file, where there is one.
 
-    Raises: WeightsError for one that cannot be read.
+    Raises:
+        WeightsError: For one that cannot be read.
     """
     here = next((at for at in places(card.dit.parts[0]) if not at.missing()), None)
     if here is None or not (file := here.target.parent / "configs.json").is_file():
@@ -452,4 +490,5 @@ def _check_keys(what: str, given: Mapping[str, Any]) -> None:
 
 
 def _type(dtype: str | torch.dtype) -> torch.dtype:
-    return getattr(torch, choose_dtype(str(dtype).removeprefix("torch."), "cpu"))
+    out: torch.dtype = getattr(torch, choose_dtype(str(dtype).removeprefix("torch."), "cpu"))
+    return out

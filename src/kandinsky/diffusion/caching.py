@@ -1,4 +1,4 @@
-"""Step caches as values: which passes of a network may leave its blocks out, and how a person asks for it.
+"""Step caches as values: which passes may skip a network's blocks, and how users choose one.
 
 | kind | leaves a pass out where | what stands in |
 |---|---|---|
@@ -45,11 +45,11 @@ class MagCache(_Option):
 
     Attributes:
         threshold: Bound of the sum of |1 - product of ratios|.
-        K: Most passes left out in a row.
-        retention: Share of the steps at the start that is always computed.
+        K: Maximum number of passes skipped in a row.
+        retention: Share of the steps at the start that are always computed.
         ratios: Magnitude of each residual against the one before, conditional and unconditional in turn, from the
-            second step on; 0 = not measured, never left out. Empty = the card's.
-        source: File they came from.
+            second step on; 0 = not measured, never skipped. Empty = the card's.
+        source: File the ratios were read from.
         whole_steps: Round the start up to whole steps. The official code may let it end between the two passes of one
             step; False repeats that.
     """
@@ -111,7 +111,7 @@ class TaylorCache(_Option):
 
 CacheSettings = MagCache | FirstBlockCache | TaylorCache
 KINDS: dict[str, type[CacheSettings]] = {kind.kind: kind for kind in (MagCache, FirstBlockCache, TaylorCache)}
-# What a person may set: not where numbers came from, nor an official oddity.
+# What users may set: neither where numbers came from nor an official quirk.
 OPTIONS = {kind: [f.name for f in dataclasses.fields(cls) if f.name not in ("source", "whole_steps")]
            for kind, cls in KINDS.items()}  # fmt: skip
 
@@ -159,7 +159,7 @@ def describe(settings: CacheSettings) -> str:
 
 
 def choose(cache: str | CacheSettings | None, *, model: str, ratios: Sequence[float]) -> CacheSettings | None:
-    """What was asked for, held against a model: MagCache takes the model's ratios unless it brings its own.
+    """Settings of a cache for a model: MagCache takes the model's ratios unless it has its own.
 
     Args:
         model: Its id, for the message.
@@ -241,6 +241,21 @@ def magcache_plan(settings: MagCache, steps: int) -> tuple[Plan, Plan]:
             plan.append(leave_out)
         plans.append(tuple(plan))
     return plans[0], plans[1]
+
+
+def computed_share(settings: CacheSettings | None, steps: int, *, is_guided: bool) -> float:
+    """The share of passes that are not left out, for plans; 1 where that depends on the clip.
+
+    Args:
+        is_guided: whether an unconditional pass runs beside each conditional one.
+    """
+    plans: tuple[Plan, ...] = ()
+    if isinstance(settings, MagCache):
+        plans = magcache_plan(settings, steps)[: 1 + is_guided]
+    elif isinstance(settings, TaylorCache):
+        plans = (taylor_plan(settings, steps),)
+    passes = [leave_out for plan in plans for leave_out in plan]
+    return 1 - sum(passes) / len(passes) if passes else 1.0
 
 
 def taylor_plan(settings: TaylorCache, steps: int) -> Plan:

@@ -66,7 +66,7 @@ class CogVideoXSchedule:
         """Read Diffusers' `scheduler_config.json`; keys that begin with `_` are notes.
 
         Raises:
-            RequestError: For a value that would make another schedule than this class can, or an unknown key.
+            RequestError: For a value that needs another schedule, or an unknown key.
         """
         values = without_fixed(values, FIXED, "scheduler value")
         known = ("beta_start", "beta_end", "snr_shift_scale", *WITHOUT_EFFECT)
@@ -132,7 +132,7 @@ def _signal_shares(schedule: CogVideoXSchedule) -> Tensor:
 
 
 def level_of(t: Tensor) -> Tensor:
-    """Whole number of the level, 0 … 1000, of a time in [0, 1]; the network is told this number − 1."""
+    """Index of the level, 0 … 1000, of a time in [0, 1]; the network's own time is this number − 1."""
     return (t.float() * LEVELS).round().long()
 
 

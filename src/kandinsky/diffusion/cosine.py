@@ -35,7 +35,7 @@ class CosineSchedule:
         predicts: What the network gives: "noise" or "v".
 
     Raises:
-        RequestError: For a value that is none of these.
+        RequestError: For an unknown value.
     """
 
     levels: int = LEVELS
@@ -114,8 +114,9 @@ def threshold(clean_BTHWC: Tensor, quantile: float | None) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Ancestral:
-    """To the clean estimate, held within bounds, and back to the next level, partly with the noise that this leaves and
-    partly with fresh noise; the last step takes none.
+    """A step to the thresholded clean estimate and back to the next noise level.
+
+    The noise added back is partly the predicted one and partly fresh; the last step adds none.
 
     Source: ai-forever/KandinskyVideo@4e10a23, model/diffusion.py, p_sample; ai-forever/Kandinsky-3@a4c9e92,
             model/diffusion.py, p_sample (eta inside the root); Diffusers, DDPMScheduler.step. All are this formula.
@@ -154,7 +155,7 @@ def every_level(steps: int) -> list[int]:
 
 
 def leading(steps: int) -> list[int]:
-    """Levels 0, 1000//steps, … of 1000, falling (Kandinsky Video 1.1, key frames)."""
+    """Levels 0, 1000//steps, … of 1000, falling (Kandinsky Video 1.1, keyframes)."""
     return [i * (LEVELS // steps) for i in reversed(range(steps))] + [-1]
 
 

@@ -26,7 +26,7 @@ def normalize_first_frame(
     Source:  kandinskylab/kandinsky-5, kandinsky/generation_utils.py, normalize_first_frame.
 
     Args:
-        reference_frames: How many frames from the fifth on are looked at.
+        reference_frames: How many frames from the fifth on are used as reference.
         clamp: Keep within their range.
     """
     frames = latents_BTHWC.shape[1]

@@ -1,4 +1,4 @@
-"""Gaps between the frames of a clip: what lies around them, and what is filled in.
+"""Gaps between the frames of a clip: the frames around them, and those to fill in.
 
 Legend: B clips; F given frames, G = F − 1 gaps; M frames in a gap; H W C latent rows, columns, channels.
 """

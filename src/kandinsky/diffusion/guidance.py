@@ -18,15 +18,15 @@ Denoising = Callable[[X, Tensor], X]
 
 @runtime_checkable
 class Pairing(Protocol):
-    """A denoiser that can make two passes at once."""
+    """A denoiser that can run two passes as one batch."""
 
     def pair(self, other: Any) -> Callable[[Any, Tensor], tuple[Any, Any]] | None:
-        """What both give for a state, ``other`` second; None where they cannot run together."""
+        """A callable that returns both predictions, that of ``other`` second; None where they cannot run together."""
         ...
 
 
 class Mixing(Protocol):
-    """A way to make one denoiser of several: ``combine`` takes what each of ``guide``'s made, in the same order."""
+    """A way to combine denoisers: ``combine`` takes the predictions of ``guide``'s denoisers, in the same order."""
 
     @property
     def guide(self) -> Callable[..., Any]: ...
@@ -37,7 +37,7 @@ class Mixing(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """Weight of the prompt against the negative prompt; 1.0 is off, then no second pass runs.
+    """Classifier-free guidance with a scale; 1.0 disables it, and no second pass runs.
 
     Source: kandinskylab/kandinsky-5, kandinsky/generation_utils.py, get_velocity.
     """
@@ -56,7 +56,7 @@ class Guidance:
         """The guided denoiser: the conditional one alone when guidance is off.
 
         Raises:
-            RequestError: If guidance is on and there is no unconditional denoiser.
+            RequestError: If guidance is enabled and there is no unconditional denoiser.
         """
         if not self.is_on:
             return conditional
@@ -66,7 +66,7 @@ class Guidance:
         pair = conditional.pair(other) if isinstance(conditional, Pairing) else None
 
         def guided(x: X, t: Tensor) -> X:
-            # float32 before the difference: at weight 5 rounding errors would be five times as large
+            # float32 before the difference: a guidance scale of 5 amplifies rounding errors fivefold
             v_c, v_u = pair(x, t) if pair is not None else (conditional(x, t), other(x, t))
             return each(self.combine, as_state(v_c, x), as_state(v_u, x))
 
@@ -75,7 +75,7 @@ class Guidance:
 
 @dataclass(frozen=True, slots=True)
 class ImageGuidance:
-    """Weights of a prompt and of an image: a denoiser without either, one with the image, one with both.
+    """Separate guidance scales for prompt and image: passes with neither, with the image alone, and with both.
 
     Source: ai-forever/KandinskyVideo@914eac1, kandinsky_video/model/diffusion.py, p_sample_loop.
     """
@@ -92,10 +92,10 @@ class ImageGuidance:
         return guided
 
     def combine(self, both: Tensor, image_alone: Tensor, neither: Tensor) -> Tensor:
-        """neither + image·(image alone − neither) + prompt·(both − image alone)."""
+        """Compute neither + image·(image alone − neither) + prompt·(both − image alone)."""
         return (1 - self.image) * neither + (self.image - self.prompt) * image_alone + self.prompt * both
 
 
 def as_state(prediction: X, state: X) -> X:
-    """A prediction in the number type of the state."""
+    """A prediction in the dtype of the state."""
     return each(lambda v, x: v.to(x.dtype), prediction, state)

@@ -35,13 +35,13 @@ def draw(
         dtype: A name of ``RULES``, the card's ``sampling.noise``: "bfloat16" (Kandinsky 5, latest), "float32", or
             "float32 rounded to bfloat16" (Kandinsky 4).
         batch: Samples; ignored when a sequence of seeds is given.
-        device: Of the generator; None = the processor, which gives the same noise on every machine.
+        device: Of the generator; None = CPU, which gives the same noise on every machine.
 
     Returns:
         [B, T, H, W, C] float32 on that device; the sampler's state stays float32 whatever it was drawn in.
 
     Raises:
-        RequestError: For another dtype or a batch below 1.
+        RequestError: For an unknown dtype or a batch below 1.
     """
     return draw_series(shape, seed, dtype, count=1, batch=batch, device=device)[0]
 
@@ -78,6 +78,6 @@ def _draw_one(shape: LatentShape, seed: int, rule: str, count: int, device: str 
 
 
 def draw_uniform(shape: LatentShape, seeds: Sequence[int]) -> Tensor:
-    """Numbers in [0, 1) for a batch, [B, T, H, W, C] float32, one generator a sample, on the processor."""
+    """Uniform random numbers in [0, 1), [B, T, H, W, C] float32, with one CPU generator per sample."""
     made = [torch.rand(shape.as_tuple(), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(made)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.diffusion import cosine
-from kandinsky.diffusion.cogvideox import CogVideoXSchedule, Ddim, Renoise
+from kandinsky.diffusion.cogvideox import LEVELS, CogVideoXSchedule, Ddim, Renoise
 from kandinsky.diffusion.cosine import Ancestral, CosineSchedule
 from kandinsky.diffusion.scaled_linear import Deterministic, Plms, ScaledLinearSchedule
 from kandinsky.diffusion.schedule import flow_times
@@ -46,7 +46,7 @@ class Sampler:
         unused: Draws of a sample's generator before the one that is the initial state.
         fresh: Whether each step but the last needs a draw of its own.
         begin: (first draws, times) → the state; by default it is the last of them.
-        predicts: What the network gives.
+        predicts: What the network predicts.
         noising: Of training, from the shift.
     """
 
@@ -69,7 +69,7 @@ class Sampler:
         return self.begin(draws_NBTHWC[: self.unused + 1], times)
 
     def draws(self, steps: int) -> int:
-        """How often each sample's generator is asked: unused draws, the state's, the fresh ones."""
+        """Number of draws from each sample's generator: unused ones, the initial state, fresh noise."""
         return self.unused + 1 + (steps - 1 if self.fresh else 0)
 
 
@@ -86,7 +86,8 @@ def _cogvideox_times(steps: int, shift: float) -> Tensor:
 
 
 def _fresh_draws(times: Tensor, draws_NBTHWC: Tensor | None) -> Tensor:
-    """
+    """The draws, checked.
+
     Raises:
         RequestError: If there is not one for each step but the last.
     """
@@ -107,7 +108,7 @@ def _ancestral(
     """Times and step on the cosine schedule. ``own_table``: a table of as many levels as there are steps."""
 
     def schedule(steps: int) -> CosineSchedule:
-        return CosineSchedule(steps if own_table else cosine.LEVELS, zero_snr, predicts)
+        return CosineSchedule(steps if own_table else LEVELS, zero_snr, predicts)
 
     def step(times: Tensor, shift: float, draws_NBTHWC: Tensor | None) -> Step:
         return Ancestral(schedule(len(times) - 1), times, _fresh_draws(times, draws_NBTHWC), quantile)
@@ -117,7 +118,7 @@ def _ancestral(
         step,
         fresh=True,
         predicts=predicts,
-        noising=lambda shift: schedule(cosine.LEVELS),
+        noising=lambda shift: schedule(LEVELS),
     )
 
 
@@ -165,7 +166,7 @@ def sampler(name: str) -> Sampler:
     """The sampler a card names.
 
     Raises:
-        RequestError: For a name that is none.
+        RequestError: For an unknown name.
     """
     if name not in SAMPLERS:
         known = ", ".join(f"`{known}`" for known in SAMPLERS)

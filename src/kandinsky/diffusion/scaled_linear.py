@@ -1,7 +1,7 @@
 """Stable Diffusion's schedule: 1000 levels of noise, and the steps that walk on it with a network that predicts noise.
 
 x = √ā·clean + √(1 − ā)·noise. Inside the library a level is a time t in [0, 1]: t·1000 − 1 is the index k of the
-official tables. A run begins a little below pure noise and ends a little above the clean picture, as these models were
+official tables. A run begins a little below pure noise and ends a little above the clean image, as these models were
 trained.
 
 Legend: B batch; T H W C latent frames, rows, columns, channels.
@@ -45,8 +45,8 @@ class ScaledLinearSchedule:
     Source: Diffusers, PNDMScheduler and DDIMScheduler, with the values of Stable Diffusion 1.
 
     Attributes:
-        beta_start: Of the levels' noise.
-        beta_end: Of the levels' noise.
+        beta_start: Variance of the noise added at that end of the schedule.
+        beta_end: Variance of the noise added at that end of the schedule.
         steps_offset: Added to every level of a run.
         set_alpha_to_one: Whether a run ends at no noise at all, or at that of level 0.
     """
@@ -61,7 +61,7 @@ class ScaledLinearSchedule:
         """Read Diffusers' `scheduler_config.json`; keys that begin with `_` are notes.
 
         Raises:
-            RequestError: For a value that would make another schedule than this class can, or an unknown key.
+            RequestError: For a value that needs another schedule, or an unknown key.
         """
         values = without_fixed(values, FIXED, "scheduler value")
         known = ("beta_start", "beta_end", "steps_offset", "set_alpha_to_one", *WITHOUT_EFFECT)
@@ -109,7 +109,7 @@ class ScaledLinearSchedule:
         return signal * clean + spread * noise
 
     def move(self, x: Tensor, noise: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """x at ``t_next``, with the same clean latent and the same noise."""
+        """The state at ``t_next``, with the same clean latent and the same noise."""
         signal, spread = self.rates(t)
         signal_next, spread_next = self.rates(t_next)
         return signal_next / signal * x + (spread_next - signal_next / signal * spread) * noise
@@ -154,7 +154,8 @@ class Plms:
     _begin: tuple[Tensor, Tensor] | None = None
 
     def step(self, x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """
+        """The state at ``t_next``, with the velocities of earlier steps taken into account.
+
         Raises:
             RequestError: If the run does not begin at its first time.
         """

@@ -1,4 +1,4 @@
-"""Times at which the sampler asks the network. t lies in [0, 1], 1 = noise."""
+"""Times at which the sampler evaluates the network. t is in [0, 1], 1 = noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of one call's step cache: born with the call, gone with it, one runner for each branch of guidance.
+"""The state of one call's step cache, with a runner for each branch of guidance; it lives as long as the call.
 
 A runner stands where a network runs its blocks and leaves some passes out. It knows only tokens: which network, device
 or type they belong to is none of its business. Two calls share nothing, so they may run at the same time.
@@ -30,7 +30,7 @@ from kandinsky.errors import RequestError
 Run = Callable[[int, Tensor], Tensor]
 # (tokens [B, S, D], number of blocks, (block number, tokens) -> tokens) -> tokens
 Runner = Callable[[Tensor, int, Run], Tensor]
-# told, for each pass in order, which samples of the batch were left out
+# called for each pass in order with the samples of the batch that were skipped
 Tell = Callable[[list[bool]], None]
 
 
@@ -71,7 +71,7 @@ class StepCache:
 
 
 def start(settings: CacheSettings | None, *, steps: int) -> StepCache | None:
-    """A fresh cache for one call, or None where none was asked for."""
+    """A new cache for one call, or None if none was requested."""
     return None if settings is None else StepCache(settings, steps=steps)
 
 

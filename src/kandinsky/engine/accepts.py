@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kandinsky.engine.options import OFFLOADS
 from kandinsky.media.image import LONGEST_SIDE
 from kandinsky.model.card import Card
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime import quantise
+from kandinsky.runtime.budget import OFFLOADS
 
 _IMAGE_IS = {"frames": "the first frame", "source": "the image to edit", "repaint": "the image to inpaint"}
 _FITS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -40,7 +39,11 @@ BESIDE = {"interpolation": "dit", "image_vae": "vae"}  # further networks run wh
 
 
 def places_for(options: RunOptions, names: Collection[str] = COMPONENTS) -> dict[str, torch.device]:
-    """A device for each network. Raises: RequestError for a name that is not one of ``names``, BackendError."""
+    """A device for each network.
+
+    Raises:
+        RequestError: For a name that is not one of ``names``, BackendError.
+    """
     device = options.device
     if not isinstance(device, Mapping):
         world = World.started() if options.parallel is not None else World()
@@ -64,12 +67,14 @@ def build(
     Files are found and their headers checked now; weights are read at first use.
 
     Args:
-        name: what finds the model again, for the recipe.
-        noise_device: of the noise generator; see ``Context``.
-        types: compute types of single networks (not `dit`) that are not ``options.dtype``.
+        name: What finds the model again, for the recipe.
+        noise_device: Of the noise generator; see ``Context``.
+        types: Compute types of single networks (not `dit`) that are not ``options.dtype``.
 
-    Raises: RequestError for what does not fit the card; WeightsError naming what is missing or broken; BackendError for
-        a device, package or attention backend that is not there.
+    Raises:
+        RequestError: For what does not fit the card.
+        WeightsError: Naming what is missing or broken.
+        BackendError: For a device, package or attention backend that is not there.
     """
     options = options or RunOptions()
     places = places_for(options, card.components)
@@ -90,7 +95,7 @@ def build(
     keymap = keymap_of(card.part("dit"))
     adapters = Adapters(card.id, partial(_linear_shapes, card), keymap=keymap, quantised=schemes.get("dit", ""))
     load_loras(adapters, options.lora)
-    card = _with_tiling(card, options.tiling)
+    card = options.applied_to(card)
     team = _team(card, options.parallel, options.attention, places["dit"])
     if team.layout.cuts_weights:
         check_whole(team.layout, offload=options.offload or "none", lora=options.lora, quantize=bool(schemes))
@@ -146,7 +151,11 @@ def build(
 
 
 def _team(card: Card, parallel: str | Layout | None, attention: str, device: torch.device) -> Team:
-    """The processes that work together. Raises: RequestError for a layout that does not fit them, or the card."""
+    """The processes that work together.
+
+    Raises:
+        RequestError: For a layout that does not fit them, or the card.
+    """
     if parallel is None:
         return Team()
     # a layout that is settled already was held against the request itself
@@ -156,16 +165,6 @@ def _team(card: Card, parallel: str | Layout | None, attention: str, device: tor
     if layout.size > 1:
         launch.meet(device.type)
     return Team(layout, device)
-
-
-def _with_tiling(card: Card, tiling: str | None) -> Card:
-    """The card with its autoencoder's tiling replaced. Raises: RequestError for one that has none."""
-    if tiling is None:
-        return card
-    if not card.part("vae").tilings:
-        raise RequestError(f"tiling `{tiling}` was asked for, and the autoencoder of `{card.id}` is never tiled")
-    vae = dataclasses.replace(card.vae, params=dict(card.vae.params) | {"tiling": tiling})
-    return dataclasses.replace(card, vae=vae)
 
 
 def _quantised(builder: Callable[[], Any], scheme: str, device: torch.device) -> Any:

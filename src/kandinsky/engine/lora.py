@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from kandinsky.model.checks import check_call
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.weights.lora import LoraConfig
 
@@ -14,6 +15,7 @@ class LoraMethods:
 
     adapters: Adapters
 
+    @check_call()
     def load_lora(
         self,
         source: str | Path,
@@ -34,10 +36,12 @@ class LoraMethods:
         """
         return self.adapters.load(source, name=name, scale=scale, config=config, trigger=trigger)
 
+    @check_call()
     def set_lora(self, scales: Mapping[str, float]) -> None:
         """Switch exactly these on, at these scales; ``{}`` switches all off. Raises: RequestError."""
         self.adapters.set(scales)
 
+    @check_call()
     def unload_lora(self, name: str | None = None) -> None:
         """Unload one, or all; the weights are what they were before, to the last bit. Raises: RequestError."""
         self.adapters.remove(name)

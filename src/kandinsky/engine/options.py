@@ -18,16 +18,17 @@ from kandinsky.model.checks import check_fields, check_names
 from kandinsky.model.diffusers_words import LOAD, answers, translated
 from kandinsky.model.option import described, option
 from kandinsky.runtime import devices, quantise
-from kandinsky.runtime.parallel.layout import Layout
+from kandinsky.runtime.budget import check_offload
+from kandinsky.runtime.parallel.layout import PROCESSES, Layout
 from kandinsky.weights.lora_files import LoraSpecs
 
 if TYPE_CHECKING:
     import torch
 
+    from kandinsky.model.card import Card
+
 P = ParamSpec("P")
 Told = TypeVar("Told")
-OFFLOADS = ("none", "module", "block")
-MOST_GPUS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +146,21 @@ class RunOptions:
             return ()
         return (str(self.lora),) if isinstance(self.lora, str | Path) else tuple(map(str, self.lora))
 
+    def applied_to(self, card: Card) -> Card:
+        """The card with its autoencoder's tiling replaced, where one was asked for.
+
+        Raises:
+            RequestError: For an autoencoder that is never tiled.
+        """
+        if self.tiling is None:
+            return card
+        if not card.part("vae").tilings:
+            raise RequestError(
+                f"tiling `{self.tiling}` was asked for, and the autoencoder of `{card.id}` is never tiled"
+            )
+        vae = dataclasses.replace(card.vae, params=dict(card.vae.params) | {"tiling": self.tiling})
+        return dataclasses.replace(card, vae=vae)
+
     def changed(self, **values: Any) -> Self:
         """The same with some values replaced."""
         return dataclasses.replace(self, **values)
@@ -156,15 +172,35 @@ class PlanOptions(RunOptions):
 
     width: int | None = option(None, "width in pixels")
     height: int | None = option(None, "height in pixels")
-    seconds: float | None = option(None, "length; 0 plans a still image", flags=("--seconds",))
-    steps: int | None = option(None, "steps of the sampler", flags=("--steps",))
-    guidance: float | None = option(None, "1 disables guidance and halves the time", flags=("--guidance",))
-    fps: str | None = option(None, "of models that make keyframes, `low`, `medium` or `high`", flags=("--fps",))
+    seconds: float | None = option(
+        None, "length; 0 plans a still image", flags=("--seconds",), short="Length; 0 plans a still image."
+    )
+    steps: int | None = option(None, "steps of the sampler", flags=("--steps",), short="Steps of the sampler.")
+    guidance: float | None = option(
+        None,
+        "classifier-free guidance scale; 1 disables it and halves the time",
+        flags=("--guidance",),
+        short="Classifier-free guidance scale; 1 disables it and halves the time.",
+    )
+    fps: str | None = option(
+        None,
+        "of models that make keyframes, `low`, `medium` or `high`",
+        flags=("--fps",),
+        short="For models that make keyframes: low, medium or high.",
+    )
     memory: str | None = option(
-        None, "`12GB`: plan for a card of that size instead of this machine's", flags=("--memory",)
+        None,
+        "`12GB`: plan for a GPU with that much memory instead of this machine",
+        flags=("--memory",),
+        short="Plan for a GPU with that much memory, such as 12GB, instead of this machine.",
     )
     gpus: int | None = option(
-        None, "that many processes, each on a GPU of its own", flags=("--gpus",), most=MOST_GPUS, least=1
+        None,
+        "that many processes, each on a GPU of its own",
+        flags=("--gpus",),
+        short="Plan for that many processes, each on a GPU of its own.",
+        most=PROCESSES,
+        least=1,
     )
 
     def run(self) -> RunOptions:
@@ -190,9 +226,3 @@ def spelled_out(kind: Callable[P, RunOptions]) -> Callable[[Callable[..., Told]]
         return function
 
     return around
-
-
-def check_offload(name: str) -> None:
-    """Raises: RequestError for a placement that is none."""
-    if name not in OFFLOADS:
-        raise RequestError(f"offload `{name}` is not available: use `none`, `module` or `block`")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Any
 
 from kandinsky.engine.attention import attention_for
 from kandinsky.engine.request import Job, resolve
@@ -15,30 +13,15 @@ from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime.parallel.layout import Demand, Layout, check
 from kandinsky.weights.lora_files import LoraSpecs
 
-# the official constructor's defaults, for cards that leave them out
-_OFFICIAL = {"model_dim": 2048, "ff_dim": 5120, "axes_dims": (16, 24, 24), "patch_size": (1, 2, 2)}
-_OFFICIAL |= {"num_groups": (1, 1, 1)}
-
 
 def demand_of(resolved: Job, attention: AttentionSpec, clips: int = 1) -> Demand:
     """What there is to split in a batch of such requests."""
-    card, latent = resolved.card, resolved.latent
-    is_guided = abs(resolved.guidance - 1.0) > 1e-6
+    card, is_guided = resolved.card, abs(resolved.guidance - 1.0) > 1e-6
     split = card.part("dit").split
     if split is None:
         return Demand(heads=1, hidden=1, tokens=1, is_guided=is_guided, has_tokens=False, clips=clips)
-    params: dict[str, Any] = {**_OFFICIAL, **card.dit.params}
-    sides = (latent.frames, latent.height, latent.width)
-    grid = [side // patch for side, patch in zip(sides, params["patch_size"], strict=True)]
-    return Demand(
-        heads=params["model_dim"] // sum(params["axes_dims"]),
-        hidden=params["ff_dim"],
-        tokens=math.prod(grid[1:] if split.tokens == "frame" else grid),
-        is_guided=is_guided,
-        is_sparse=attention.type == "nabla",
-        has_groups=math.prod(params["num_groups"]) > 1,
-        clips=clips,
-    )
+    demand = split.demand()(card.dit, resolved.latent)
+    return dataclasses.replace(demand, is_guided=is_guided, is_sparse=attention.type == "nabla", clips=clips)
 
 
 def demand_of_card(card: Card, attention: str) -> Demand:

@@ -28,7 +28,7 @@ from kandinsky.model.checks import check_call, checked
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.diffusers_words import CALL, CallWords, answers, translated
 from kandinsky.model.option import described
-from kandinsky.model.values import Request, Soundtrack, TextStates, Video, VideoStream
+from kandinsky.model.values import Request, Soundtrack, TextEmbeddings, Video, VideoStream
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.runtime.adapters import Adapters
@@ -365,7 +365,7 @@ class GenerationPipeline(Pipeline):
         """See ``stages.expand``."""
         return stages.expand(self.context, batch)
 
-    def encode(self, batch: Sequence[Job]) -> tuple[TextStates, TextStates | None]:
+    def encode(self, batch: Sequence[Job]) -> tuple[TextEmbeddings, TextEmbeddings | None]:
         """See ``stages.encode``."""
         return stages.encode(self.context, batch)
 
@@ -388,8 +388,8 @@ class GenerationPipeline(Pipeline):
     def sample(
         self,
         noise_BTHWC: Tensor,
-        text: TextStates,
-        negative: TextStates | None,
+        text: TextEmbeddings,
+        negative: TextEmbeddings | None,
         job: Job,
         *,
         known: Known | None = None,

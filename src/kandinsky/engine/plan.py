@@ -1,18 +1,168 @@
-"""What a job will need, said before anything is fetched or loaded."""
+"""What a generation will need, before anything is fetched or loaded: memory, time, gigabytes to download, placement.
+
+Each network's part says what it costs (``Part.cost``); here that becomes bytes, a placement that fits and a time.
+Exact: parameters, file sizes, latent size, passes of the network. Estimated, and said so: activations, the decoder's
+peak, and time, for the processor that the plan names (``runtime/speed.py``). Imports no torch where it can.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from kandinsky.diffusion.caching import computed_share
 from kandinsky.engine.attention import attention_for
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.parallel import check_whole, demand_of
 from kandinsky.engine.request import Job
 from kandinsky.errors import RequestError
-from kandinsky.runtime.parallel.layout import AUTO, Layout, read, settle
-from kandinsky.runtime.plan import Plan, parse_memory, plan_clip
-from kandinsky.runtime.plan_parallel import Company
-from kandinsky.runtime.quantise import parse
+from kandinsky.model.card import UNPUBLISHED, Card, FileSet
+from kandinsky.model.cost import Cost, Load, Operations
+from kandinsky.model.values import VideoShape
+from kandinsky.runtime import devices, speed
+from kandinsky.runtime.budget import OFFLOADS, check_offload, gigabytes, parse_memory
+from kandinsky.runtime.parallel.layout import AUTO, PROCESSES, Layout, read, settle
+from kandinsky.runtime.quantise import SCHEMES, parse
+from kandinsky.runtime.speed import Processor
+from kandinsky.weights.locate import card_bytes, missing_parts, part_bytes
+
+OTHER_CARD = "cuda"  # what a card is taken for whose memory alone is given
+PROCESS_BYTES = 500_000_000  # Python with torch and its libraries
+_RESERVE = 0.9  # share of free memory that may be planned for
+_TIMES = ((60, "seconds"), (600, "minutes"), (3600, "tens of minutes"), (86400, "hours"))
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one network takes.
+
+    Attributes:
+        weights: Bytes on its device, whole.
+        blocks: Of those, what is on it at once when its blocks are moved one by one.
+        work: Bytes of activations at their peak.
+        block_work: The same under offload `block`.
+    """
+
+    weights: int
+    blocks: int
+    work: int
+    block_work: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one clip needs.
+
+    Attributes:
+        download_bytes: To fetch first; 0 when all is on this machine.
+        files_bytes: Of all files of the model.
+        peak_device_bytes: On the accelerator; 0 where the CPU computes.
+        peak_host_bytes: In main memory.
+        passes: Calls of the denoiser: one a step, two with guidance.
+        tokens: Visual tokens of one clip.
+        seconds: Estimated time of all networks.
+        time_class: The same in words.
+        times: The same for each network.
+        timed_on, timed_why: The processor that times are for, and how that is known.
+        attention_kept: Share of attention's blocks that is computed; 1 where it is dense.
+        offload: Placement: `none` keeps all on the device, `module` one component at a time.
+        fits: Whether free memory suffices; None where it cannot be told.
+        why: The reason for the placement.
+        components: For `dit`, `text` and `vae` the bytes of ``Need``.
+        placements: Device bytes of each placement.
+        quantize: Quantisation schemes asked for, by component.
+        advice: What to try where nothing fits; empty otherwise.
+        processes: How many share the work.
+        layout, layout_why: How they do, and the reason.
+        other_bytes: On accelerators, memory of each process but the first, whose memory the other figures are; on CPU
+            they are of all processes together.
+        missing: Files that are not on this machine, a line for each place they come from.
+        estimates: Names of the figures that are not exact.
+    """
+
+    model: str
+    size: str
+    clip_seconds: float
+    frames: int
+    device: str
+    dtype: str
+    offload: str
+    download_bytes: int
+    files_bytes: int
+    peak_device_bytes: int
+    peak_host_bytes: int
+    tokens: int
+    passes: int
+    seconds: float
+    time_class: str
+    times: dict[str, float]
+    timed_on: str
+    timed_why: str
+    attention_kept: float
+    fits: bool | None
+    why: str
+    components: dict[str, Need]
+    placements: dict[str, int]
+    quantize: dict[str, str]
+    advice: str = ""
+    processes: int = 1
+    layout: str = "1"
+    layout_why: str = ""
+    other_bytes: int = 0
+    missing: tuple[str, ...] = ()
+    estimates: tuple[str, ...] = (
+        "peak_device_bytes",
+        "peak_host_bytes",
+        "seconds",
+        "time_class",
+        "times",
+        "attention_kept",
+        "components",
+        "placements",
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Several processes that make one clip together.
+
+    Attributes:
+        why: The reason for the layout.
+        everyone: Names of the networks that all of them hold; the first process alone holds the others.
+    """
+
+    layout: Layout
+    why: str
+    everyone: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """A card's networks for one job, each with its cost and the bytes of its weights in the compute type."""
+
+    card: Card
+    width: int
+    costs: dict[str, Cost]
+    weights: dict[str, int] = field(default_factory=dict)
+
+    def needs(self, quantize: Mapping[str, str]) -> dict[str, Need]:
+        """What each network takes with some of them quantised."""
+        return {name: self._need(name, cost, quantize.get(name)) for name, cost in self.costs.items()}
+
+    def _need(self, name: str, cost: Cost, scheme: str | None) -> Need:
+        saved = 0.0 if scheme is None else cost.linear * (1 - SCHEMES[scheme].weight_bytes / self.width)
+        weights = self.weights[name]
+        # blocks are nearly equal: each gets its share of what quantised layers save
+        block = cost.block * (1 - saved / cost.in_blocks) if cost.in_blocks else 0.0
+        blocks = int(weights * (1 - cost.in_blocks + 2 * block)) if cost.in_blocks else int(weights * (1 - saved))
+        block_work = cost.work if cost.block_work is None else cost.block_work
+        return Need(int(weights * (1 - saved)), blocks, cost.work, block_work)
 
 
 def plan_resolved(
@@ -26,49 +176,270 @@ def plan_resolved(
     """What a job needs that was already checked against its card.
 
     Args:
-        options: device, type, placement, quantisation and layout; an ``offload`` that is None is chosen.
+        options: device, type, placement, attention, quantisation and layout; an ``offload`` that is None is chosen.
         root: as in ``model.card.Source``.
         memory: `12GB`: plan for a card of that size instead of this machine's.
         gpus: so many processes, each on a card of its own; their layout is chosen where only their number is given.
 
-    Raises: RequestError or BackendError as a generation would.
+    Returns:
+        The plan; nothing is fetched or loaded.
+
+    Raises:
+        RequestError, BackendError: as a generation would.
     """
     options = options or RunOptions()
-    quantize = parse(options.quantize)
-    device = options.device if isinstance(options.device, str) else None
-    return plan_clip(
-        job.card,
-        job.shape,
-        job.latent,
-        root=root,
+    quantize, given_memory = parse(options.quantize), None if memory is None else parse_memory(memory)
+    if options.offload is not None:
+        check_offload(options.offload)
+    card = options.applied_to(job.card)
+    group = _group(job, options, gpus)
+    asked = str(options.device) if options.device is not None and not isinstance(options.device, Mapping) else None
+    device = devices.choose_device(asked) if given_memory is None else asked or OTHER_CARD
+    dtype = devices.choose_dtype(None if options.dtype is None else str(options.dtype).removeprefix("torch."), device)
+    on_host = device == "cpu"
+    if given_memory is None:
+        free = devices.host_memory() if on_host else devices.device_memory(device)
+        processor, timed_why = speed.at_hand(device, dtype)
+    else:
+        free = (given_memory, given_memory)
+        processor, timed_why = speed.at_hand(device, dtype) if on_host else speed.of_memory(given_memory)
+    room = None if free is None else int(free[0] * _RESERVE)
+
+    priced = price(card, job, options.attention, devices.dtype_bytes(dtype))
+    whole = priced.needs(quantize)
+    needs = whole if group is None else _shared(priced, whole, group.layout)
+    need = _by_placement(needs)
+    other = {} if group is None else _by_placement({name: needs[name] for name in group.everyone if name in needs})
+    if group is not None and on_host:  # all share its memory: they are seen as one
+        need = {name: size + other[name] * (group.layout.size - 1) for name, size in need.items()}
+    if group is not None and group.layout.cuts_weights:
+        chosen, why = "none", f"`{group.layout}` needs all networks loaded"
+    else:
+        chosen, why = _placement(need, room, options.offload, device)
+    fits = None if room is None else need[chosen] <= room
+    advice = ""
+    if fits is False and group is not None:
+        advice = _advice_together(priced, whole, group.layout, room)
+    elif fits is False:
+        advice = _advice(priced, chosen, room, quantize)
+
+    times = _times(priced, job, needs, processor, dtype, chosen, None if on_host else group)
+    seconds = sum(times.values())
+    shape, missing = job.shape, missing_parts(card, root=root)
+    peak_host = PROCESS_BYTES + 3 * shape.frames * shape.height * shape.width  # the frames, unless streamed
+    if on_host:
+        peak_host += need[chosen]
+    else:  # what is put away stays on the host; without that, each network passes through it once
+        weights = [one.weights for one in needs.values()]
+        peak_host += max(weights) if chosen == "none" else sum(weights)
+    return Plan(
+        model=card.id,
+        size=f"{shape.width}x{shape.height}",
         clip_seconds=job.seconds,
-        passes=job.steps * (1 if job.guidance == 1 else 2),
+        frames=shape.frames,
         device=device,
-        dtype=None if options.dtype is None else str(options.dtype),
-        offload=options.offload,
+        dtype=dtype,
+        offload=chosen,
+        download_bytes=sum(part.bytes for part in missing if part.repo not in ("package", UNPUBLISHED)),
+        files_bytes=card_bytes(card),
+        peak_device_bytes=0 if on_host else need[chosen],
+        peak_host_bytes=peak_host,
+        tokens=priced.costs["dit"].tokens,
+        passes=_passes(job),
+        seconds=seconds,
+        time_class=next((name for limit, name in _TIMES if seconds < limit), "days"),
+        times=times,
+        timed_on=processor.name,
+        timed_why=timed_why,
+        attention_kept=priced.costs["dit"].kept,
+        fits=fits,
+        why=why,
+        components=needs,
+        placements=need,
         quantize=quantize,
-        memory=None if memory is None else parse_memory(memory),
-        company=_company(job, options, gpus, quantize=bool(quantize)),
+        advice=advice,
+        processes=1 if group is None else group.layout.size,
+        layout="1" if group is None else str(group.layout),
+        layout_why="" if group is None else group.why,
+        other_bytes=other.get(chosen, 0),
+        missing=tuple(_listed(missing)),
     )
 
 
-def _company(job: Job, options: RunOptions, gpus: int | None, *, quantize: bool) -> Company | None:
-    """The processes that would share the work. Raises: RequestError for a layout that does not fit."""
+def price(card: Card, job: Job, attention: str, width: int) -> Priced:
+    """What each network of a card costs in a job.
+
+    Args:
+        attention: as in ``RunOptions``.
+        width: bytes of a number of the compute type.
+    """
+    spec = attention_for(card, job.sampling, attention)
+    load = Load(job.shape, job.latent, job.steps, _passes(job) > job.steps, width, spec)
+    costs: dict[str, Cost] = {}
+    weights: dict[str, int] = {}
+    for name, component in card.components.items():
+        own = devices.dtype_bytes(component.dtype) if component.dtype else width
+        size = own * card.parameters if name == "dit" else _loaded_bytes(card, name, own)
+        shape = _first_frame(card, job.shape) if name == "image_vae" else job.shape
+        asked = replace(load, shape=shape, width=own, weights=size)
+        price_of = card.part(name).cost
+        cost = _guess(card, asked) if price_of is None else price_of()(card, component, asked)
+        if cost is None:  # the job does not use it, and it is not read
+            continue
+        if name == "dit":
+            computed = computed_share(job.cache, job.steps, is_guided=load.is_guided)
+            cost = replace(cost, operations=cost.operations * computed)
+        costs[name], weights[name] = cost, size
+    return Priced(card, width, costs, weights)
+
+
+def _first_frame(card: Card, shape: VideoShape) -> VideoShape:
+    """The one image that an image autoencoder beside a video autoencoder decodes."""
+    first = None if card.keyframes is None else card.keyframes.first_frame
+    scale = 1 if first is None else first.scale
+    return VideoShape(1, shape.height * scale, shape.width * scale)
+
+
+def _guess(card: Card, load: Load) -> Cost:
+    """Of a network whose part does not say: two operations for each parameter and place of the latent, and activations
+    of four copies of the clip in float32."""
+    places = load.latent.frames * load.latent.height * load.latent.width
+    shape = load.shape
+    work = shape.frames * shape.height * shape.width * 3 * 4 * 4
+    return Cost(work, Operations(linear=2.0 * load.weights / load.width * places) * load.passes, places)
+
+
+def _passes(job: Job) -> int:
+    return job.steps * (1 if job.guidance == 1 else 2)
+
+
+def _times(
+    priced: Priced,
+    job: Job,
+    needs: Mapping[str, Need],
+    processor: Processor,
+    dtype: str,
+    offload: str,
+    group: Group | None,
+) -> dict[str, float]:
+    """Seconds of each network: its operations, or the way of its weights to the device where that takes longer."""
+    times = {}
+    for name, cost in priced.costs.items():
+        seconds = processor.seconds(cost.operations, priced.card.component(name).dtype or dtype)
+        if group is not None and name in group.everyone:
+            seconds /= group.layout.size
+        if offload != "none" and processor.memory:
+            moving = needs[name].weights / speed.LINK
+            if offload == "block":  # blocks travel while others run, in every pass anew
+                seconds = max(seconds, moving * (_passes(job) if name == "dit" else 1))
+            else:
+                seconds += moving
+        times[name] = seconds
+    return times
+
+
+def _group(job: Job, options: RunOptions, gpus: int | None) -> Group | None:
+    """The processes that would share the work.
+
+    Raises:
+        RequestError: for a number or a layout that does not fit.
+    """
     parallel = options.parallel
     if parallel in (None, AUTO) and gpus is None:
         return None
-    if gpus is not None and gpus < 1:
-        raise RequestError(f"`{gpus}` GPUs make nothing: use 1 or more")
+    if gpus is not None and (isinstance(gpus, bool) or not isinstance(gpus, int) or not 1 <= gpus <= PROCESSES):
+        raise RequestError(f"`{gpus}` GPUs cannot share a generation: use 1 to {PROCESSES:,}")
     card = job.card
     count = gpus
     if count is None:
         asked = parallel if isinstance(parallel, Layout) else read(parallel or AUTO)
         # as `settle` reads it: shards alone bring the tokens along
         count = asked.size * (asked.fsdp if asked.context == 1 else 1)
-    demand = demand_of(job, attention_for(card, job.sampling, "auto"), clips=0)
+    demand = demand_of(job, attention_for(card, job.sampling, options.attention), clips=0)
     layout, why = settle(parallel, count, demand)
     if layout.cuts_weights:
-        check_whole(layout, offload=options.offload or "none", lora=None, quantize=quantize)
+        check_whole(layout, offload=options.offload or "none", lora=None, quantize=bool(options.quantize))
     if card.keyframes is not None:  # every process runs all stages
-        return Company(layout, why, tuple(card.components))
-    return Company(layout, why, ("dit", "vae") if card.part("vae").decodes_together else ("dit",))
+        return Group(layout, why, tuple(card.components))
+    return Group(layout, why, ("dit", "vae") if card.part("vae").decodes_together else ("dit",))
+
+
+def _shared(priced: Priced, needs: Mapping[str, Need], layout: Layout) -> dict[str, Need]:
+    """The first process' needs, of those of a process alone. Cut widths leave the stream of activations whole."""
+    dit, cost = needs["dit"], priced.costs["dit"]
+    in_blocks, block = int(cost.in_blocks * dit.weights), int(cost.block * dit.weights)
+    weights = dit.weights - in_blocks + in_blocks // layout.tp
+    if layout.fsdp > 1:
+        # its shard of everything, and the whole of a block while it runs and of the next, which is on its way
+        weights = weights // layout.fsdp + 2 * block // layout.tp
+    work, block_work = (bytes_ // layout.context for bytes_ in (dit.work, dit.block_work))
+    return {**needs, "dit": Need(weights, min(weights, dit.blocks), work, block_work)}
+
+
+def _by_placement(needs: Mapping[str, Need]) -> dict[str, int]:
+    """Bytes on the device under each placement."""
+    return {
+        "none": sum(one.weights for one in needs.values()) + max(one.work for one in needs.values()),
+        "module": max(one.weights + one.work for one in needs.values()),
+        "block": max(one.blocks + one.block_work for one in needs.values()),
+    }
+
+
+def _placement(need: dict[str, int], room: int | None, asked: str | None, device: str) -> tuple[str, str]:
+    if asked is not None:
+        return asked, "asked for"
+    if room is None:
+        return "none", f"the free memory of `{device}` cannot be told"
+    free = f"{gigabytes(room)} of `{device}` may be used"
+    together, alone, block = (gigabytes(need[name]) for name in OFFLOADS)
+    if need["none"] <= room:
+        return "none", f"all networks together need {together}, and {free}"
+    if need["module"] <= room:
+        return "module", f"all networks together need {together}, one at a time {alone}, and {free}"
+    if need["block"] <= room:
+        return "block", f"one network at a time needs {alone}, block by block {block}, and {free}"
+    return "block", f"even block by block {block} are needed, and only {free}"
+
+
+def _advice(priced: Priced, chosen: str, room: int | None, quantize: Mapping[str, str]) -> str:
+    """The first step down that fits: a further placement, then int8 weights, then a smaller clip."""
+    for schemes in (dict(quantize), {"dit": "int8"}, {"dit": "int8", "text": "int8"}):
+        need = _by_placement(priced.needs(schemes))
+        for offload in OFFLOADS[OFFLOADS.index(chosen) :]:
+            if room is not None and need[offload] <= room:
+                given = ",".join(f"{part}={scheme}" for part, scheme in schemes.items())
+                return f"try --offload {offload}" + (f" --quantize {given}" if given else "")
+    return "it will not fit: take a smaller size, fewer seconds or another device"
+
+
+def _advice_together(priced: Priced, needs: Mapping[str, Need], layout: Layout, room: int | None) -> str:
+    """Weights in shards, where that fits."""
+    sharded = replace(layout, fsdp=layout.context)
+    if room is not None and _by_placement(_shared(priced, needs, sharded))["none"] <= room:
+        return f"try --parallel {sharded}"
+    return "it will not fit: take more processes, a smaller size or fewer seconds"
+
+
+def _listed(parts: Sequence[FileSet]) -> Iterator[str]:
+    """A line for each set of files, each file in one of them only."""
+    seen: dict[str, set[str]] = {}
+    for part in parts:
+        before = seen.setdefault(part.repo, set())
+        names = [name for name in part.files if not any(_covers(folder, name) for folder in before)]
+        before.update(names)
+        if names:
+            listed = ", ".join(names[:2]) + (" …" if len(names) > 2 else "")
+            yield f"{part.repo}: {listed}" + (" (gated: needs a token, HF_TOKEN)" if part.gated else "")
+
+
+def _covers(entry: str, name: str) -> bool:
+    """Whether an entry of a list of files is a file, or a folder it lies in; `./` is all there is."""
+    return entry in (name, "./") or (entry.endswith("/") and name.startswith(entry))
+
+
+def _loaded_bytes(card: Card, name: str, width: int) -> int:
+    """Size of a component's files once its numbers have the compute type, where it takes that."""
+    sizes = ((part.loaded or part_bytes(part), part.dtype) for part in card.component(name).parts)
+    if card.part(name).stored_dtype:
+        return sum(size for size, _ in sizes)
+    return sum(size * width // devices.dtype_bytes(dtype) for size, dtype in sizes)

@@ -71,7 +71,7 @@ def draw(latents_HWC: Tensor, rgb: LatentRGB | None) -> Image:
 
 
 def fit(latents_NC: Tensor, colours_N3: Tensor) -> tuple[list[list[float]], list[float]]:
-    """Weights [C][3] and bias [3] of the linear map that is nearest to sample colours, in least squares."""
+    """Weights `[C][3]` and bias `[3]` of the linear map that is nearest to sample colours, in least squares."""
     given = torch.cat([latents_NC.double(), torch.ones(len(latents_NC), 1, dtype=torch.float64)], dim=1)
     solved = torch.linalg.lstsq(given, colours_N3.double()).solution
     return solved[:-1].tolist(), solved[-1].tolist()
@@ -86,4 +86,5 @@ def _grey(latents_HWC: Tensor) -> Tensor:
     direction = direction * (1 if direction[direction.abs().argmax()] >= 0 else -1)
     spread = (values[-1] / max(1, len(flat))).clamp_min(1e-12).sqrt()
     shade = (centred @ direction / (4 * spread) + 0.5).unflatten(0, latents_HWC.shape[:2])
-    return shade[..., None].expand(-1, -1, 3)
+    out: Tensor = shade[..., None].expand(-1, -1, 3)
+    return out

@@ -9,9 +9,9 @@ from __future__ import annotations
 import html
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock, Timer
 from typing import Any, Protocol
 
 from kandinsky.model.checks import checked
@@ -59,8 +59,8 @@ def bar(title: str, *, shown: bool = True) -> Iterator[Tell | None]:
     if drawn is None:
         yield None
         return
-    lock = threading.Lock()
-    timer = threading.Timer(PATIENCE_S, lambda: _locked(lock, drawn.start))
+    lock = Lock()
+    timer = Timer(PATIENCE_S, lambda: _locked(lock, drawn.start))
     timer.daemon = True
     timer.start()
     try:
@@ -77,7 +77,7 @@ class _Bar(Protocol):
     def stop(self) -> None: ...
 
 
-def _locked(lock: threading.Lock, call: Callable[..., None], *values: Any) -> None:
+def _locked(lock: Lock, call: Callable[..., None], *values: Any) -> None:
     with lock:
         call(*values)
 
@@ -100,7 +100,7 @@ class _Terminal:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
         self._title = escape(title[:48])  # a prompt is data, its brackets are no markup
         self._task = self._bar.add_task(self._title, total=None)
 

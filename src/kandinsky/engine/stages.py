@@ -38,7 +38,7 @@ from kandinsky.errors import BackendError, Cancelled, NotFinite, RequestError
 from kandinsky.media.image import FittedImage
 from kandinsky.model.autoencoder import decode_pieces as decoded
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass, each
-from kandinsky.model.values import Soundtrack, TextStates, VideoStream
+from kandinsky.model.values import Soundtrack, TextEmbeddings, VideoStream
 from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.text.protocol import ImageTextEncoder, PromptWriter, ReadingTextEncoder
 from kandinsky.text.store import encode_each, join
@@ -67,8 +67,8 @@ class Made:
     jobs: tuple[Job, ...]
     keep: tuple[Path | None, ...] = ()
     unused: tuple[tuple[str, ...], ...] = ()
-    text: TextStates | None = None
-    negative: TextStates | None = None
+    text: TextEmbeddings | None = None
+    negative: TextEmbeddings | None = None
     known: Known = field(default_factory=Known)
     latents: State = field(default_factory=dict)
     recipes: tuple[dict[str, Any], ...] = ()
@@ -220,7 +220,7 @@ def _expanded(context: Context, job: Job) -> Job:
     return dataclasses.replace(job, expanded_prompt=written)
 
 
-def encode(context: Context, jobs: Sequence[Job]) -> tuple[TextStates, TextStates | None]:
+def encode(context: Context, jobs: Sequence[Job]) -> tuple[TextEmbeddings, TextEmbeddings | None]:
     """Embeddings of the prompts, and of the negative prompts where guidance is on.
 
     Prompts are encoded one by one, so that an embedding is the same in any batch; from the store where it has them.
@@ -229,7 +229,7 @@ def encode(context: Context, jobs: Sequence[Job]) -> tuple[TextStates, TextState
     return states_of(made[:3]), states_of(made[3:]) if made[3] is not None else None
 
 
-def _encoded(context: Context, jobs: Sequence[Job]) -> tuple[TextStates, TextStates | None]:
+def _encoded(context: Context, jobs: Sequence[Job]) -> tuple[TextEmbeddings, TextEmbeddings | None]:
     first = common(jobs)
     prompts = [context.adapters.trigger + job.text for job in jobs]
     negative = [job.negative_prompt for job in jobs] if Guidance(first.guidance).is_on else []
@@ -251,7 +251,7 @@ def _encoded(context: Context, jobs: Sequence[Job]) -> tuple[TextStates, TextSta
     return join(states[: len(prompts)]), join(states[len(prompts) :]) if negative else None
 
 
-def _encode_with_images(encoder: TextEncoder, prompts: list[str], images: list[Image]) -> TextStates:
+def _encode_with_images(encoder: TextEncoder, prompts: list[str], images: list[Image]) -> TextEmbeddings:
     if not isinstance(encoder, ImageTextEncoder):
         raise BackendError(f"`{type(encoder).__name__}` cannot be shown an image: use another text encoder")
     # one by one, so that a prompt's embeddings do not depend on its neighbours
@@ -270,7 +270,7 @@ def unused_words(context: Context, jobs: Sequence[Job]) -> tuple[tuple[str, ...]
     return tuple(tuple(words) for words in context.team.agree(found))
 
 
-def tensors_of(*states: TextStates | None) -> list[Tensor | None]:
+def tensors_of(*states: TextEmbeddings | None) -> list[Tensor | None]:
     """Tokens, pooled embeddings and mask of each."""
     return [
         tensor
@@ -279,11 +279,11 @@ def tensors_of(*states: TextStates | None) -> list[Tensor | None]:
     ]
 
 
-def states_of(tensors: Sequence[Tensor | None]) -> TextStates:
+def states_of(tensors: Sequence[Tensor | None]) -> TextEmbeddings:
     """The inverse of ``tensors_of``, of one."""
     tokens_BLC, pooled_BC, mask_BL = tensors
     assert tokens_BLC is not None and pooled_BC is not None
-    return TextStates(tokens_BLC, pooled_BC, mask_BL)
+    return TextEmbeddings(tokens_BLC, pooled_BC, mask_BL)
 
 
 # -- sample ------------------------------------------------------------------------------------------------------------
@@ -358,8 +358,8 @@ def _draws(context: Context, jobs: Sequence[Job]) -> Tensor:
 def denoise(
     context: Context,
     state: State,
-    text: TextStates,
-    negative: TextStates | None,
+    text: TextEmbeddings,
+    negative: TextEmbeddings | None,
     job: Job,
     *,
     known: Known | None = None,
@@ -403,7 +403,7 @@ def denoise(
     with context.placement.hold("dit") as net:
         context.adapters.apply(net, dtype=context.precision.compute)
 
-        def bound(states: TextStates, branch: str) -> Denoiser:
+        def bound(states: TextEmbeddings, branch: str) -> Denoiser:
             run = Pass(
                 states.to(device),
                 condition=sampling.condition,
@@ -471,7 +471,7 @@ def _check_finite(context: Context, finite: Sequence[Tensor], done: int) -> None
         )
 
 
-def _own_states(states: TextStates, clips: int, own: Callable[[Tensor], Tensor]) -> TextStates:
+def _own_states(states: TextEmbeddings, clips: int, own: Callable[[Tensor], Tensor]) -> TextEmbeddings:
     """The embeddings of this process' clips; those of one prompt for all clips stay as they are."""
     if len(states.tokens_BLC) != clips:
         return states

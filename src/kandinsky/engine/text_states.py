@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from kandinsky.media.recipe import versions
 from kandinsky.model.card import Component
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.runtime.placement import Placement
 from kandinsky.text.store import WORTH_IT, TextStore, cache_folder, encode_each, fingerprint
 from kandinsky.weights.read import weight_files
@@ -63,7 +63,9 @@ class Asked:
         self._encoder = None
         self._held.__exit__(*failure)
 
-    def states(self, prompt: str, *, way: str = "", ask: Callable[[Any, str], TextStates] | None = None) -> TextStates:
+    def states(
+        self, prompt: str, *, way: str = "", ask: Callable[[Any, str], TextEmbeddings] | None = None
+    ) -> TextEmbeddings:
         """States of one prompt.
 
         Args: ask: how the encoder is asked, unless plainly; ``way`` names it, as other states of the same prompt.
@@ -71,7 +73,7 @@ class Asked:
         store = self._store if self._store is None or not way else self._store.beside(way)
         return encode_each([prompt], still=False, encoder=lambda: nullcontext(_Way(self._hold(), ask)), store=store)[0]
 
-    def against(self, negative: str, prompt: str) -> TextStates:
+    def against(self, negative: str, prompt: str) -> TextEmbeddings:
         """States of a negative prompt, of encoders that make them with a look at the prompt (``Part.contrasting``)."""
         if not negative.strip():
             return self.states("")
@@ -88,11 +90,12 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class _Way:
     encoder: Any
-    ask: Callable[[Any, str], TextStates] | None
+    ask: Callable[[Any, str], TextEmbeddings] | None
 
-    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
         if self.ask is None:
-            return self.encoder.encode(prompts, still=still)
+            out: TextEmbeddings = self.encoder.encode(prompts, still=still)
+            return out
         (prompt,) = prompts
         return self.ask(self.encoder, prompt)
 

@@ -84,7 +84,8 @@ def leveled(waveform_SC: np.ndarray, dbfs: float | None) -> np.ndarray:
     import numpy as np
 
     if dbfs is None:
-        return np.clip(np.rint(waveform_SC), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+        out: np.ndarray = np.clip(np.rint(waveform_SC), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+        return out
     return to_loudness(prepare(pcm(waveform_SC)), dbfs)
 
 

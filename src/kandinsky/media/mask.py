@@ -130,4 +130,5 @@ def _between(values: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
     below = np.floor(places).astype(int)
     share = (places - below).astype(np.float32)
     share = share[:, None] if axis == 0 else share[None]
-    return values.take(below, axis) * (1 - share) + values.take(np.minimum(below + 1, last), axis) * share
+    out: np.ndarray = values.take(below, axis) * (1 - share) + values.take(np.minimum(below + 1, last), axis) * share
+    return out

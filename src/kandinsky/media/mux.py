@@ -370,7 +370,7 @@ def _decoded(video: InputVideo) -> Iterator[tuple[int, _Lazy]]:
                 yield number, lambda frame=frame, size=size: _upright(frame, size)  # type: ignore[misc]
 
 
-def _frames_of_packet(packet: av.Packet) -> Iterator[av.VideoFrame]:
+def _frames_of_packet(packet: av.Packet[Any]) -> Iterator[av.VideoFrame]:
     """What is decoded from a packet; nothing from a damaged one."""
     import av
 
@@ -505,4 +505,5 @@ def _packets(file: InputContainer, streams: Sequence[Any], shift: Fraction) -> I
 
 
 def _start_s(stream: Any) -> Fraction:
-    return (stream.start_time or 0) * stream.time_base
+    out: Fraction = (stream.start_time or 0) * stream.time_base
+    return out

@@ -380,7 +380,8 @@ def parse(values: dict[str, Any], *, where: str, families: Families) -> Card:
         0 <= sound.overlap_s < sound.window_s and sound.least_s <= sound.window_s and sound.frames > 1
     ):
         raise RequestError(f"{where}: sound needs two frames or more, and windows longer than overlap_s and least_s")
-    return card
+    out: Card = card
+    return out
 
 
 def read(path: Path, *, families: Families) -> Card:
@@ -463,7 +464,8 @@ def _changed(sampling: Sampling, changes: dict[str, Any], where: str) -> Samplin
     for key in changes:
         if key not in values:
             _unknown(key, values, "sampling", where)
-    return _build(Sampling, values | changes, where)
+    out: Sampling = _build(Sampling, values | changes, where)
+    return out
 
 
 def _anchored(card: Card, folder: Path) -> Card:

@@ -257,6 +257,11 @@ def _path(value: str | Path) -> str | Path:
         raise _Misfit("is an empty path")
     if "\0" in text:
         raise _Misfit(f"is no path: `{shown(value)}` holds a NUL")
+    if text.startswith("~"):
+        try:
+            Path(text).expanduser()
+        except RuntimeError:
+            raise _Misfit(f"is no path: nobody has the home folder of `{shown(value)}`") from None
     try:
         raw = os.fsencode(text)
     except UnicodeEncodeError:

@@ -2,40 +2,114 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from kandinsky.model.values import LatentShape, VideoShape
+
+if TYPE_CHECKING:
+    from kandinsky.ops.attention_spec import AttentionSpec
+
+PROMPT_TOKENS = 128  # of a prompt of some length, where nothing says how long it is
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Work by kind, since each kind reaches another share of a processor's peak. Floating-point operations; a
+    multiply-add is two.
+
+    Attributes:
+        linear: Operations of linear layers.
+        convolution: Operations of convolutions.
+        attention: Operations of the two matrix products of dense attention.
+        scores: Number of scores of dense attention, one for each query, key and head; each costs an exponential.
+        sparse: Operations of the two matrix products of block-sparse attention, in the blocks that are computed.
+        moved: Bytes read and written by element-wise steps between these layers, each fused.
+        kernels: Number of kernels launched one after another.
+    """
+
+    linear: float = 0.0
+    convolution: float = 0.0
+    attention: float = 0.0
+    scores: float = 0.0
+    sparse: float = 0.0
+    moved: float = 0.0
+    kernels: float = 0.0
+
+    @classmethod
+    def attending(cls, queries: float, keys: float, width: float, head: float) -> Operations:
+        """Of dense attention with all heads.
+
+        Args:
+            width: of all heads together.
+            head: width of one head.
+        """
+        pairs = queries * keys
+        return cls(attention=4 * pairs * width, scores=pairs * width / head)
+
+    def __add__(self, other: Operations) -> Operations:
+        return Operations(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __mul__(self, times: float) -> Operations:
+        return Operations(*(getattr(self, f.name) * times for f in fields(self)))
+
+    @property
+    def flops(self) -> float:
+        """All floating-point operations of layers."""
+        return self.linear + self.convolution + self.attention + self.sparse
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a generation asks of the networks.
+    """What a generation asks of one network.
 
-    shape, latent: of one clip.   steps: of the sampler.   passes: of the denoiser in all, guidance counted.
-    width: bytes of a number of the compute type.   kept: share of the blocks that block-sparse attention computes.
+    Attributes:
+        shape, latent: One clip, in pixels and for the denoiser.
+        steps: Sampling steps.
+        is_guided: Whether each step takes two passes.
+        width: Bytes of a number of the compute type.
+        attention: The visual self attention.
+        weights: Bytes of the network's weights on its device.
     """
 
     shape: VideoShape
     latent: LatentShape
     steps: int
-    passes: int
+    is_guided: bool
     width: int
-    kept: float = 1.0
+    attention: AttentionSpec
+    weights: int = 0
+
+    @property
+    def prompts(self) -> int:
+        """Prompts that are encoded: the prompt, and with guidance the negative prompt."""
+        return 1 + self.is_guided
+
+    @property
+    def passes(self) -> int:
+        """Passes of the denoiser, guidance counted."""
+        return self.steps * self.prompts
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one network.
+    """What one network costs in one generation.
 
-    in_blocks, block, linear: shares of its weights in blocks, in the largest block, and in layers that are quantised.
-    work:  bytes of activations at their peak.   block_work: the same under offload `block`; None = the same.
-    flops: operations of all its passes.   tokens: a block sees at once.
+    Attributes:
+        work: Bytes of activations at their peak.
+        operations: Everything it computes.
+        tokens: Tokens that its blocks see at once.
+        in_blocks, block, linear: Shares of its weights in blocks, in the largest block, and in layers that are
+            quantised.
+        block_work: Bytes of activations under offload `block`; None = as ``work``.
+        kept: Share of the blocks that block-sparse attention is expected to compute; 1 where it is dense.
     """
 
     work: int
-    flops: float = 0.0
+    operations: Operations = Operations()
     tokens: int = 0
     in_blocks: float = 0.0
     block: float = 0.0
     linear: float = 0.0
     block_work: int | None = None
+    kept: float = 1.0

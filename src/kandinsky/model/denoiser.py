@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kandinsky.model.values import TextStates
+    from kandinsky.model.values import TextEmbeddings
     from kandinsky.ops.attention import AttentionSpec
     from kandinsky.ops.blocks import BlockRunner
     from kandinsky.ops.nabla import KeptBlocks
@@ -39,10 +39,11 @@ def each(apply: Callable[..., Tensor], first: X, *others: X) -> X:
 class Known:
     """What is known of a result before it is made; pinning, condition channels and loss weights follow from it.
 
-    clean: clean latents by track, of full size; they count where ``mask`` is true.
-    mask:  by track, boolean, of the latent's shape or one that broadcasts to it, such as [B, T, 1, 1, 1].
-    extra: further inputs by name: `source`, the latent of an image to be edited; `kept`, of an image of which a part is
-           repainted, a channel that is 1 where it is kept and the latent of what is kept.
+    Attributes:
+        clean: Clean latents by track, of full size; they count where ``mask`` is true.
+        mask: By track, boolean, of the latent's shape or one that broadcasts to it, such as [B, T, 1, 1, 1].
+        extra: Further inputs by name: `source`, the latent of an image to be edited; `kept`, of an image of which a
+            part is repainted, a channel that is 1 where it is kept and the latent of what is kept.
     """
 
     clean: State = field(default_factory=dict)
@@ -53,10 +54,11 @@ class Known:
         """The state with what is known in its place; a new one where anything is."""
         if not self.mask or not isinstance(state, Mapping):
             return state
-        return state | {  # type: ignore[operator]
+        out: X = state | {  # type: ignore[operator]
             name: self.clean[name].to(state[name]).where(mask.to(state[name].device), state[name])
             for name, mask in self.mask.items()
         }
+        return out
 
     def over(self, change: Callable[[Tensor], Tensor]) -> Known:
         """The same with every tensor changed, such as moved to a device or cut to some clips."""
@@ -67,14 +69,17 @@ class Known:
 class Pass:
     """One of the passes of guidance.
 
-    text:      embeddings of B prompts, or of one prompt for all.
-    condition: what condition channels hold where nothing is known, by the card's `sampling.condition`.
-    rope_scale, attention: as in the network.   runner: of its blocks, one object for each pass.
-    shared:    what the passes of a generation compute once; filled by the first that runs.
-    kept:      told what block-sparse attention keeps.
+    Attributes:
+        text: Embeddings of B prompts, or of one prompt for all.
+        condition: What condition channels hold where nothing is known, by the card's `sampling.condition`.
+        rope_scale: As in the network.
+        attention: As in the network.
+        runner: Of its blocks, one object for each pass.
+        shared: What the passes of a generation compute once; filled by the first that runs.
+        kept: Told what block-sparse attention keeps.
     """
 
-    text: TextStates
+    text: TextEmbeddings
     condition: str = "zeros"
     rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     attention: AttentionSpec | None = None
@@ -104,8 +109,10 @@ class Bind(Protocol):
 class OnTrack:
     """A denoiser of one track: a function of plain tensors, seen as one of states.
 
-    Args: track: the only one of the state.   inner: ``(x_BTHWC, t) -> prediction_BTHWC``; may have ``pair``, see
-          ``diffusion/guidance.Pairing``.   predicts: what it gives.
+    Args:
+        track: The only one of the state.
+        inner: ``(x_BTHWC, t) -> prediction_BTHWC``; may have ``pair``, see ``diffusion/guidance.Pairing``.
+        predicts: What it gives.
     """
 
     def __init__(self, track: str, inner: Callable[[Tensor, Tensor], Tensor], predicts: Predicts) -> None:

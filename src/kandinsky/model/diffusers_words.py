@@ -37,17 +37,17 @@ class Word:
 class CallWords(TypedDict, total=False):
     """The words that calls take, for type checkers."""
 
-    num_inference_steps: int
-    guidance_scale: float
-    num_frames: int
-    generator: torch.Generator | Sequence[torch.Generator]
-    mask_image: str | Path | Image | np.ndarray
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    num_frames: int | None
+    generator: torch.Generator | Sequence[torch.Generator] | None
+    mask_image: str | Path | Image | np.ndarray | None
 
 
 class LoadWords(TypedDict, total=False):
     """Those that ``load`` takes."""
 
-    torch_dtype: str | torch.dtype
+    torch_dtype: str | torch.dtype | None
 
 
 def _guidance(value: Any, _card: Card | None) -> Any:

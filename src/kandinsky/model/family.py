@@ -7,10 +7,10 @@ is checked and a plan is made without it. Values can be pickled, so that they tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kandinsky.errors import RequestError
 from kandinsky.model.lazy import Lazy
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from kandinsky.model.card import Card, Component
     from kandinsky.model.cost import Cost, Load
     from kandinsky.model.denoiser import Bind
+    from kandinsky.model.values import LatentShape
+    from kandinsky.runtime.parallel.layout import Demand
     from kandinsky.runtime.parallel.split import SplitRules
     from kandinsky.runtime.placement import Precision
     from kandinsky.weights.keymaps import KeyMap
@@ -50,16 +52,64 @@ class MadeUp(Protocol):
     def __call__(self, card: Card, device: torch.device, dtype: torch.dtype) -> object: ...
 
 
+class Rival(Protocol):
+    """A part's work done by another library."""
+
+    def __call__(self, side: Any, *inputs: Any) -> Callable[[], Any]:
+        """Prepare the work.
+
+        Args:
+            side: An ``engine.rival.Side``.
+            *inputs: None for a text encoder; noise and text embeddings of both passes for a denoiser; latents for an
+                autoencoder.
+
+        Returns:
+            A callable that does the work once.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """How a denoiser's work is shared by processes.
 
-    tokens: `clip` where blocks see all tokens of a clip at once, `frame` where each frame's tokens lie apart.
-    rules:  how its blocks are hooked and cut; see ``runtime/parallel/split.py``.
+    Attributes:
+        rules: How its blocks are hooked and cut; see ``runtime/parallel/split.py``.
+        demand: What there is to split of one pass over a latent: heads, widths, tokens, groups. Imports no torch.
     """
 
-    tokens: Literal["clip", "frame"]
     rules: Lazy[SplitRules]
+    demand: Lazy[Callable[[Component, LatentShape], Demand]]
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """A hyper-parameter that counts like blocks, a few of which show the rate of all; for benchmarks.
+
+    Attributes:
+        name: As a card writes it.
+        kept: How many are measured of a network that is too large.
+        count: How many a component has. Imports no torch.
+    """
+
+    name: str
+    kept: int
+    count: Lazy[Callable[[Component], int]]
+
+
+class Flops(Protocol):
+    """Counts the floating-point operations of a network."""
+
+    def __call__(self, params: Any, latent: Sequence[int], text_tokens: int, kept: float | None = None) -> int:
+        """Floating-point operations of one pass over one clip.
+
+        Args:
+            params: Hyper-parameters, as the network has them.
+            latent: Frames, rows, columns.
+            text_tokens: Number of text tokens.
+            kept: Share of the blocks of block-sparse attention that is computed; None for dense attention.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +133,9 @@ class Part:
     tells_unused: a text encoder that tells which words of a prompt it does not use.
     remote_code: its classes come from its own repository and run only where that was allowed.
     stored_dtype: it runs in the type its files have, whatever the others do.
-    cost:     memory and operations, for the plan.
-    flops:    operations of one pass of a network with these hyper-parameters, for benchmarks.
+    cost:     memory and operations of one generation, for the plan; None where it is not used. Imports no torch.
+    flops:    operations of one pass of a denoiser, for benchmarks.
+    depth:    its number of blocks, for benchmarks of a part of it.
     made_up:  stands in for files that are absent, in benchmarks.
     rivals:   the same work done by other libraries, by the library's name.
     """
@@ -106,10 +157,11 @@ class Part:
     tells_unused: bool = False
     remote_code: bool = False
     stored_dtype: bool = False
-    cost: Lazy[Callable[[Card, Component, Load], Cost]] | None = None
-    flops: Lazy[Callable[..., int]] | None = None
+    cost: Lazy[Callable[[Card, Component, Load], Cost | None]] | None = None
+    flops: Lazy[Flops] | None = None
+    depth: Depth | None = None
     made_up: Lazy[MadeUp] | None = None
-    rivals: Mapping[str, Lazy[Callable[..., Any]]] = field(default_factory=dict)
+    rivals: Mapping[str, Lazy[Rival]] = field(default_factory=dict)
 
 
 class Convert(Protocol):

@@ -64,7 +64,7 @@ class LatentShape:
 
 
 @dataclass(frozen=True, slots=True)
-class TextStates:
+class TextEmbeddings:
     """What a denoiser gets to know of the prompts.
 
     tokens_BLC: one state a token. pooled_BC: one state a prompt.
@@ -75,13 +75,13 @@ class TextStates:
     pooled_BC: torch.Tensor
     mask_BL: torch.Tensor | None = None
 
-    def to(self, *args: Any, **kwargs: Any) -> TextStates:
+    def to(self, *args: Any, **kwargs: Any) -> TextEmbeddings:
         """Move or cast both state tensors as ``Tensor.to`` does; the mask only follows the device."""
         tokens = self.tokens_BLC.to(*args, **kwargs)
         mask = None if self.mask_BL is None else self.mask_BL.to(tokens.device)
-        return TextStates(tokens, self.pooled_BC.to(*args, **kwargs), mask)
+        return TextEmbeddings(tokens, self.pooled_BC.to(*args, **kwargs), mask)
 
-    def expand(self, batch: int) -> TextStates:
+    def expand(self, batch: int) -> TextEmbeddings:
         """States for ``batch`` clips: as many as there are, or one prompt's for all. Raises: RequestError otherwise."""
         given = self.tokens_BLC.shape[0]
         if given == batch:
@@ -89,7 +89,10 @@ class TextStates:
         if given != 1:
             raise RequestError(f"{given} prompts do not fit a batch of {batch}")
         mask = None if self.mask_BL is None else self.mask_BL.expand(batch, -1)
-        return TextStates(self.tokens_BLC.expand(batch, -1, -1), self.pooled_BC.expand(batch, -1), mask)
+        return TextEmbeddings(self.tokens_BLC.expand(batch, -1, -1), self.pooled_BC.expand(batch, -1), mask)
+
+
+TextStates = TextEmbeddings  # the former name
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The one entry to attention, with a table of backends.
+"""The single entry point of attention, and its table of backends.
 
 Legend: B batch, S query tokens, L key tokens, N heads, K head width.
 """
@@ -16,24 +16,24 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import BackendError
 from kandinsky.ops import block_sparse
-from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.ops.attention_spec import AttentionSpec, current_backend
 from kandinsky.ops.block_sparse import BlockMask, DenseKernel
 from kandinsky.ops.engines import ENGINES
 
 __all__ = ["AttentionSpec", "Backend", "BlockMask", "attention", "backends", "require"]
 
-# (q, k, v, blocks) -> [B, S, N, K]; a kernel of one's own is one more entry of the table
+# (q, k, v, blocks) -> [B, S, N, K]; to add a kernel, add an entry to the table
 BlockKernel = Callable[[Tensor, Tensor, Tensor, BlockMask], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What one name of the table can do.
+    """An attention backend: its kernels, and whether they are available.
 
     Attributes:
-        dense: Its kernels, None where it has none.
-        blocks: Its kernels, None where it has none.
-        missing: (device type) -> why it cannot run there, None where it can.
+        dense: Kernel for dense attention, or None.
+        blocks: Kernel for block-sparse attention, or None.
+        missing: Returns why it cannot run on a device type, or None where it can.
     """
 
     dense: DenseKernel | None = None
@@ -50,18 +50,21 @@ def attention(
     blocks: BlockMask | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """softmax(q·kᵀ / √K)·v per head.
+    """Compute softmax(q·kᵀ / √K)·v for each head.
 
     Args:
-        mask: Bool, True = may be seen; [B, L] for keys, or anything that broadcasts to [B, N, S, L].
-        blocks: Which blocks of keys each block of queries sees, instead of ``mask``.
-        backend: A name of ``backends()``; "auto" takes the fastest that is exact.
+        q_BSNK: Queries.
+        k_BLNK: Keys.
+        v_BLNK: Values.
+        mask: Boolean, True where a query may attend; [B, L] for keys, or broadcastable to [B, N, S, L].
+        blocks: Which blocks of keys each block of queries attends to; replaces ``mask``.
+        backend: A name from ``backends()``; "auto" selects the fastest exact one.
 
     Returns:
-        [B, S, N, K] in the type of v.
+        [B, S, N, K] in the dtype of v.
 
     Raises:
-        BackendError: For a backend that is not there, or has no kernel for what is asked.
+        BackendError: If the backend is not available, or has no kernel for dense or block-sparse attention.
     """
     if blocks is not None:
         assert mask is None, "a block mask stands alone"
@@ -73,28 +76,41 @@ def attention(
     if mask is not None and mask.dim() == 2:
         mask = mask[:, None, None, :]
     if backend == "auto":
-        backend = "products" if _products_are_faster(q_BSNK, k_BLNK) else "sdpa"
+        backend = "math" if _math_is_faster(q_BSNK, k_BLNK) else "sdpa"
     dense = require(backend, q_BSNK.device.type).dense
     assert dense is not None
     return dense(q_BSNK, k_BLNK, v_BLNK, mask)
 
 
 def backends(device_type: str | None = None, *, sparse: bool = False) -> tuple[str, ...]:
-    """Names that ``attention`` accepts on this machine, for dense attention or for block masks.
+    """Names that ``attention`` accepts on this machine.
 
     Args:
-        device_type: Such as `cuda`; None = where tensors are made when no device is named.
+        device_type: Such as `cuda`; None for PyTorch's default device.
+        sparse: List those with a block-sparse kernel instead of a dense one.
+
+    Returns:
+        "auto" and the names of available backends.
     """
     device_type = device_type or torch.get_default_device().type
     return ("auto", *(name for name in _BACKENDS if _reason_against(name, device_type, sparse) is None))
 
 
 def require(name: str, device_type: str, *, sparse: bool = False) -> Backend:
-    """The table's entry of a name.
+    """Look up an available backend.
+
+    Args:
+        name: A backend.
+        device_type: Where it is to run, such as `cuda`.
+        sparse: Whether a block-sparse kernel is needed.
+
+    Returns:
+        The backend.
 
     Raises:
-        BackendError: If it cannot do that there, with the names that can.
+        BackendError: If it is not available there; the message names those that are.
     """
+    name = current_backend(name)
     if reason := _reason_against(name, device_type, sparse):
         choices = ", ".join(f"`{choice}`" for choice in backends(device_type, sparse=sparse))
         raise BackendError(f"attention backend `{name}` is not available: {reason}; use one of {choices}")
@@ -112,7 +128,7 @@ def _reason_against(name: str, device_type: str, sparse: bool) -> str | None:
 
 
 def _fastest_for_blocks(q_BSNK: Tensor) -> str:
-    """Compiling takes longer than a small clip on a processor, and is no faster there."""
+    """FlexAttention on CUDA only: on CPU, compiling takes longer than a small clip, and is no faster."""
     compiles = q_BSNK.is_cuda and q_BSNK.shape[-1] >= block_sparse.FLEX_MIN_WIDTH
     return "flex" if compiles and block_sparse.flex_missing(q_BSNK.device.type) is None else "gathered"
 
@@ -122,8 +138,8 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
-def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Two matrix products and a softmax in the inputs' own type; holds all scores in memory."""
+def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Two matrix products and a softmax in the dtype of the inputs; keeps all scores in memory."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)
     if mask is not None:
@@ -131,10 +147,10 @@ def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return (scores.softmax(dim=-1) @ v).transpose(1, 2)
 
 
-def _products_are_faster(q: Tensor, k: Tensor) -> bool:
-    """Training in bfloat16 on a processor: the backward pass of PyTorch's fused kernel takes 2 to 10 times as long.
+def _math_is_faster(q: Tensor, k: Tensor) -> bool:
+    """Whether ``math`` is faster: for training in bfloat16 on CPU, where the fused kernel's backward pass is slow.
 
-    Generation is not concerned (no gradients), nor are scores of more than 256 MB.
+    Generation is not affected (no gradients), nor are scores of more than 256 MB.
     """
     if not (q.is_cpu and q.dtype is torch.bfloat16 and torch.is_grad_enabled() and q.requires_grad):
         return False
@@ -142,7 +158,7 @@ def _products_are_faster(q: Tensor, k: Tensor) -> bool:
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The definition, in float32; the yardstick of every other backend."""
+    """The definition, in float32; the reference for every other backend."""
     scores = torch.einsum("bsnk,blnk->bnsl", q.float(), k.float()) / math.sqrt(q.shape[-1])
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
@@ -151,7 +167,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 _BACKENDS: dict[str, Backend] = {
     "sdpa": Backend(_sdpa, partial(block_sparse.expanded, _sdpa)),
-    "products": Backend(_products),
+    "math": Backend(_math),
     "plain": Backend(_plain, partial(block_sparse.expanded, _plain)),
     "gathered": Backend(blocks=block_sparse.gathered),
     "flex": Backend(blocks=block_sparse.flex, missing=block_sparse.flex_missing),

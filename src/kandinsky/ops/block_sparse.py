@@ -81,7 +81,8 @@ def gathered(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) 
     size, width = blocks.size, q_BSNK.shape[-1]
 
     def to_blocks(x_BSNK: Tensor) -> Tensor:
-        return x_BSNK.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4).reshape(-1, size, x_BSNK.shape[-1])
+        out: Tensor = x_BSNK.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4).reshape(-1, size, x_BSNK.shape[-1])
+        return out
 
     q, k, v = to_blocks(q_BSNK), to_blocks(k_BSNK), to_blocks(v_BSNK)
     kept = blocks.kept_BNQK.flatten(0, 2)
@@ -118,7 +119,7 @@ def flex(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> T
     """PyTorch's FlexAttention, compiled: tens of seconds at the first size.
 
     Uncompiled it ignores a mask of whole blocks and computes dense attention without a word. So the first result of
-    each kind is held against the definition.
+    each kind is compared with the definition.
 
     Raises:
         BackendError: If it is dense, or does not compile.

@@ -1,4 +1,4 @@
-"""Running a network's blocks one after another; what stands in for it may leave some out, or share their work."""
+"""Runs a network's blocks one after another; replacements may skip some, or split their work."""
 
 from __future__ import annotations
 

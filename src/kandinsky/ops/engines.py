@@ -52,7 +52,8 @@ class Engine:
         # layout B S N K throughout
         out = self.kernel()(q_BSNK, k_BLNK, v_BLNK, **dict(self.options))
         # some builds of FlashAttention 3 return the log of the softmax' sums beside the result
-        return out[0] if isinstance(out, tuple) else out
+        result: Tensor = out[0] if isinstance(out, tuple) else out
+        return result
 
     def kernel(self) -> Callable[..., Any]:
         """The package's function.
@@ -61,7 +62,8 @@ class Engine:
             BackendError: If the package is absent or broken.
         """
         try:
-            return getattr(importlib.import_module(self.module), self.function)
+            out: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function)
+            return out
         except (ImportError, AttributeError, OSError) as error:
             raise BackendError(f"{self.title} cannot be imported ({error}): {self.install}") from error
 

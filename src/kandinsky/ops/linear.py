@@ -25,7 +25,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _is_for_onednn(x, weight):
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "").view(*x.shape[:-1], len(weight))
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "").view(
+        *x.shape[:-1], len(weight)
+    )
+    return out
 
 
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:

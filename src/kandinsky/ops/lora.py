@@ -171,7 +171,8 @@ def updated_layers(net: nn.Module) -> Iterable[str]:
 
 
 def _add_update(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return output + layer.get_submodule(LOW_RANK)(inputs[0])
+    out: Tensor = output + layer.get_submodule(LOW_RANK)(inputs[0])
+    return out
 
 
 def _detach_one(layer: nn.Linear) -> None:

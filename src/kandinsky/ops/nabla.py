@@ -1,6 +1,6 @@
-"""NABLA: which blocks of keys a block of queries sees, found anew in every layer and head.
+"""NABLA: which blocks of keys a block of queries attends to, selected in every layer and head.
 
-Tokens are ordered by tiles of 8×8 within a frame, so that a block of 64 tokens is a compact patch of the picture. A
+Tokens are ordered by tiles of 8×8 within a frame, so that a block of 64 tokens is a compact patch of the image. A
 query block sees the key blocks that hold most of the mass of a coarse softmax over block means, and those of a fixed
 window around it. Edge tiles of a grid that is no multiple of 8 are smaller: their tokens are padded to 64 for the
 kernels only, and padding is never seen.
@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from kandinsky.ops.attention import attention
-from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.ops.attention_spec import TILE, AttentionSpec
 from kandinsky.ops.block_sparse import BlockMask
 from kandinsky.ops.precision import island
 
-TILE = 8
 BLOCK = TILE * TILE
 # most probabilities that are sorted at once: sorting needs several times their memory
 SORTED_ENTRIES = 2**24
@@ -117,7 +116,8 @@ def block_means(x_BSNK: Tensor, counts_K: Tensor | None = None) -> Tensor:
     """Mean of each block's real tokens, [B, N, blocks, K] float32; padding must be zeros."""
     blocks = x_BSNK.float().unflatten(1, (-1, BLOCK))
     means = blocks.mean(2) if counts_K is None else blocks.sum(2) / counts_K[:, None, None]
-    return means.transpose(1, 2)
+    out: Tensor = means.transpose(1, 2)
+    return out
 
 
 def block_probability(q_BNQK: Tensor, k_BNQK: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ class Nabla:
     def attend(
         self, q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, note: Callable[[Tensor], None] | None = None
     ) -> Tensor:
-        """Attention of tokens in tile order. ``note`` is told which blocks are kept, [B, N, Q, K]."""
+        """Attention of tokens in tile order. ``note`` is called with the blocks kept, [B, N, Q, K]."""
         q, k, v = (self.order.pad(x) for x in (q_BSNK, k_BSNK, v_BSNK))
         blocks = self.select(q, k)
         if note is not None:

@@ -16,7 +16,8 @@ HALF = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """
+    """Attention to a part of the keys, which can be merged with that to other parts.
+
     Attributes:
         out_BNSK: Attention to the keys seen so far.
         log_BNS: Logarithm of the sum of their weights. Both float32.

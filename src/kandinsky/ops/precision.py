@@ -35,9 +35,9 @@ def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def rms_norm_float32(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / √(mean(x²) + eps) · weight over the last axis, in float32. Call inside ``island``.
+    """Normalise: x / √(mean(x²) + eps) · weight over the last axis, in float32. Call inside ``island``.
 
-    On a processor PyTorch's own takes about ten times as long as the same four operations written out.
+    Written out, because PyTorch's own function is slower on CPU.
     """
     x, weight = x.float(), weight.float()
     if x.is_cpu:

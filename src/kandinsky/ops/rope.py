@@ -66,8 +66,8 @@ class Rotation:
     def __call__(self, x_BSNK: Tensor) -> Tensor:
         """Turn adjacent channel pairs: (a, b) → (a·cos − b·sin, a·sin + b·cos). float32 in, float32 out.
 
-        One complex product, 15 to 25 times as fast on a processor as the same in real numbers; the compiler, which
-        knows no complex numbers, gets the real form.
+        One complex product, which is much faster on CPU than the same in real numbers; the compiler, which
+        does not support complex numbers, gets the real form.
         """
         pairs = x_BSNK.unflatten(-1, (-1, 2))
         if torch.compiler.is_compiling():

@@ -80,7 +80,7 @@ class Adapters:
 
     @property
     def trigger(self) -> str:
-        """What stands in front of every prompt: the triggers of those that are on, in their order.
+        """What is put before every prompt: the trigger phrases of the active LoRAs, in order.
 
         Source: official ``load_adapter``; no separator, as there. Quirk of the official code not kept: there triggers
         were added to expanded prompts only.
@@ -189,7 +189,7 @@ class Adapters:
         wanted: State = (tuple(chosen.items()), self._is_fused and bool(chosen))
         loras = tuple(self._loaded[name] for name in chosen)
         applied = self._networks.get(net, _Applied())
-        # the same name may stand for another file by now
+        # the same name may refer to another file by now
         if applied.state == wanted and all(a is b for a, b in zip(applied.loras, loras, strict=True)):
             return
         if applied.originals:

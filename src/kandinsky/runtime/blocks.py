@@ -69,7 +69,7 @@ class BlockSwap:
         net: On the host, with its weights.
         device: Where it runs.
         dtype: Type its floating tensors have while they run; None = as they are. The rest of the network gets it at
-            once; blocks keep the type they were read in, on a processor, and get it at once elsewhere.
+            once; blocks keep the type they were read in, on CPU, and get it at once elsewhere.
         ahead: Copy the next block while one runs; default: where the device has streams.
     """
 
@@ -204,7 +204,8 @@ def _pinned(tensor: Tensor) -> Tensor:
     if hasattr(tensor, "__tensor_flatten__"):
         names, context = tensor.__tensor_flatten__()
         inner = {name: _pinned(getattr(tensor, name)) for name in names}
-        return type(tensor).__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())  # type: ignore[attr-defined]
+        out: Tensor = type(tensor).__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())  # type: ignore[attr-defined]
+        return out
     try:
         return tensor.pin_memory()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Devices and compute types by name: what was asked for, or the best there is. The only place that knows the names.
+"""Devices and compute types by name: the requested one, or the best available. The only place that knows the names.
 
 ``check_device`` answers without loading torch where it can, so that a request is refused early.
 """
@@ -21,7 +21,7 @@ def check_device(name: str | None) -> None:
     """Refuse a device that is not there. Loads torch only where its build could have that device.
 
     Raises:
-        RequestError: For a name that is none.
+        RequestError: For an unknown name.
         BackendError: For a device this machine does not have.
     """
     if name is None or name == "auto":
@@ -48,7 +48,7 @@ def check_device(name: str | None) -> None:
 
 
 def choose_device(name: str | None = None) -> str:
-    """The device to compute on: the one asked for, else the first CUDA device, else the processor.
+    """The device to compute on: the requested one, else the first CUDA device, else the CPU.
 
     Raises: as ``check_device``.
     """
@@ -63,7 +63,7 @@ def choose_device(name: str | None = None) -> str:
 
 
 def choose_dtype(name: str | None, device: str) -> str:
-    """The compute type: the one asked for, else bfloat16 on CUDA and float32 elsewhere. Raises: RequestError."""
+    """The compute type: the requested one, else bfloat16 on CUDA and float32 elsewhere. Raises: RequestError."""
     if name is None or name == "auto":
         return "bfloat16" if device.startswith("cuda") else "float32"
     name = _SHORT.get(name, name)
@@ -78,13 +78,20 @@ def dtype_bytes(name: str) -> int:
 
 
 def device_memory(device: str) -> tuple[int, int] | None:
-    """Free and total bytes of an accelerator; None for the processor and where it cannot be told."""
+    """Free and total bytes of an accelerator; None for the CPU and where they are not known."""
     if not device.startswith("cuda"):
         return None
     import torch
 
     free, total = torch.cuda.mem_get_info(torch.device(device))
     return int(free), int(total)
+
+
+def device_name(device: str) -> str:
+    """What the driver calls an accelerator."""
+    import torch
+
+    return torch.cuda.get_device_name(torch.device(device))
 
 
 def host_memory() -> tuple[int, int] | None:
@@ -110,7 +117,7 @@ def host_memory() -> tuple[int, int] | None:
 
 
 def processor_count() -> int:
-    """Processor cores this process may use."""
+    """CPU cores this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:

@@ -26,7 +26,7 @@ _CODECS = {"libx264": ".mp4", "libvpx-vp9": ".webm"}
 
 
 def report() -> dict[str, Any]:
-    """All findings as plain values; `problems` lists what stands in the way of a first video, in words."""
+    """All findings as plain values; `problems` describes what would prevent a first video."""
     problems: list[str] = []
     findings = {
         "kandinsky": kandinsky.__version__,

@@ -25,7 +25,7 @@ from kandinsky.errors import OutOfMemory, RequestError
 from kandinsky.model.autoencoder import LayeredAutoencoder
 from kandinsky.runtime import devices
 from kandinsky.runtime.blocks import BlockSwap
-from kandinsky.runtime.plan import check_offload
+from kandinsky.runtime.budget import check_offload
 from kandinsky.runtime.spool import Spool
 
 
@@ -43,7 +43,7 @@ class Precision:
 
     @classmethod
     def choose(cls, dtype: str | torch.dtype | None, device: torch.device) -> Precision:
-        """The type asked for; by default bfloat16 on CUDA and float32 elsewhere. Raises: RequestError."""
+        """The requested type; by default bfloat16 on CUDA and float32 elsewhere. Raises: RequestError."""
         name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
         return cls(getattr(torch, devices.choose_dtype(name, device.type)))
 
@@ -53,7 +53,7 @@ class Precision:
 
 
 def place(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, checked to be there, or the best there is. Raises: as ``devices.choose_device``."""
+    """The requested device, if it is available, or the best one. Raises: as ``devices.choose_device``."""
     return torch.device(devices.choose_device(None if device is None else str(device)))
 
 
@@ -173,7 +173,7 @@ class Placement:
         except MemoryError as error:
             raise OutOfMemory(f"the host's memory ran out in `{name}`: {self._advice()}") from error
         except RuntimeError as error:
-            # the processor's allocator has no exception of its own
+            # PyTorch's CPU allocator has no exception of its own
             if "DefaultCPUAllocator" not in str(error) and "not enough memory" not in str(error):
                 raise
             raise OutOfMemory(f"the host's memory ran out in `{name}`: {self._advice()}") from error

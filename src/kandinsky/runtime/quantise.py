@@ -1,6 +1,6 @@
 """Weights in fewer bits: which layers, by which scheme, on which device. The layers that stay exact are listed here.
 
-| name | on a processor | on CUDA | bytes a weight |
+| name | on CPU | on CUDA | bytes a weight |
 |---|---|---|---|
 | `int8` | weights int8, one scale a row; products in the compute type | inputs too, one scale a token | 1 |
 | `fp8` | weights float8, one scale a row; products in the compute type | inputs too, from capability 8.9 on | 1 |
@@ -39,7 +39,8 @@ NF4_BYTES = 0.5 + 1 / NF4_GROUP
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """
+    """A way to store weights in fewer bits.
+
     Attributes:
         weight_bytes: Of one quantised weight.
         components: What it is for.

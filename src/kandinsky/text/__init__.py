@@ -1,1 +1,1 @@
-"""Prompts to text states: templates (constants of the models) and encoders."""
+"""Prompts to text embeddings: templates (constants of the models) and encoders."""

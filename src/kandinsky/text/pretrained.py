@@ -22,7 +22,7 @@ from kandinsky.weights.read import check_finite, read_meta
 from kandinsky.weights.untrusted import read_table, reading, shown
 
 CONFIG = "config.json"
-# where a folder may name program code, for models, tokenizers and image processors
+# where a folder may refer to program code, for models, tokenizers and image processors
 _CODE_FILES = (CONFIG, "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 # keys of `config.json` that make transformers look elsewhere: kernels of a hub, other files, packing schemes, adapters
 _ELSEWHERE = re.compile(
@@ -87,7 +87,8 @@ def read_model(
             f"`{CONFIG}`: the files do not belong together"
         )
     check_finite(dict(model.named_parameters()), str(folder))
-    return model
+    out: nn.Module = model
+    return out
 
 
 def read_tokenizer(cls: Any, folder: Path) -> Any:

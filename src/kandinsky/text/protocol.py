@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class TextEncoder(Protocol):
     """Prompts to the states a denoiser attends to."""
 
-    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
-        """States of B ≥ 1 prompts: tokens [B, L, C], pooled [B, P], and a mask [B, L] where lengths differ.
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
+        """Embeddings of B ≥ 1 prompts: tokens [B, L, C], pooled [B, P], and a mask [B, L] where lengths differ.
 
         still: the result will be one image; encoders with a template for images then use it.
         """
@@ -36,8 +36,8 @@ class ReadingTextEncoder(TextEncoder, Protocol):
 class ImageTextEncoder(TextEncoder, Protocol):
     """Also reads prompts that speak of an image, for image editing."""
 
-    def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextStates:
-        """States of B ≥ 1 prompts, each shown its image (at the size of the result)."""
+    def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextEmbeddings:
+        """Embeddings of B ≥ 1 prompts, each shown its image (at the size of the result)."""
         ...
 
 
@@ -52,17 +52,17 @@ class PromptWriter(TextEncoder, Protocol):
 
 @runtime_checkable
 class ContrastingTextEncoder(TextEncoder, Protocol):
-    """Makes the states of a negative prompt with a look at the prompt it stands against."""
+    """Encodes a negative prompt in dependence on the prompt it is used with."""
 
-    def encode_against(self, negative: str, prompt: str) -> TextStates:
-        """States of one negative prompt."""
+    def encode_against(self, negative: str, prompt: str) -> TextEmbeddings:
+        """Embeddings of one negative prompt."""
         ...
 
 
 @runtime_checkable
 class GapTextEncoder(TextEncoder, Protocol):
-    """Tells an interpolation network in words of its own."""
+    """Encodes prompts for an interpolation network that has a projection of its own."""
 
-    def encode_for_gaps(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
-        """States of B ≥ 1 prompts for the network that fills gaps."""
+    def encode_for_gaps(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
+        """Embeddings of B ≥ 1 prompts for the network that fills gaps."""
         ...

@@ -1,8 +1,8 @@
-"""Text states on disk: a prompt that was encoded before needs no text encoder, which is most of a model's gigabytes.
+"""Text embeddings cached on disk, so that a known prompt needs no text encoder, often the largest network.
 
 One safetensors file a prompt, named by the hash of everything that decides its numbers: the encoder's files, its
 settings, the compute type and kind of device, the versions of the libraries, the prompt. Prompts are encoded one by one
-(`encode_each`), so a state does not depend on its neighbours in a batch; a stored state equals a fresh one bit for bit.
+(`encode_each`), so a state does not depend on its neighbours in a batch; a stored state equals a new one bit for bit.
 
 Where: the folder ``KANDINSKY_CACHE`` names, else `kandinsky` in the user's cache folder; in it `text/`.
 When: on where the encoder's files are at least ``WORTH_IT`` bytes, else off (reading a small encoder is as quick).
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.protocol import TextEncoder
 from kandinsky.weights.read import PICKLED, read_ranges, read_state
 from kandinsky.weights.write import write_state
@@ -44,7 +44,7 @@ def cache_folder() -> Path | None:
 
 
 class TextStore:
-    """States of one encoder, by prompt.
+    """A cache on disk of one encoder's embeddings, by prompt.
 
     Args:
         folder: Where files lie; made when the first is written.
@@ -65,22 +65,22 @@ class TextStore:
         text = json.dumps([self._named(), still, prompt])
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
 
-    def get(self, prompt: str, *, still: bool) -> TextStates | None:
-        """The states of a prompt; None where there are none, or the file is damaged (with a warning)."""
+    def get(self, prompt: str, *, still: bool) -> TextEmbeddings | None:
+        """The cached embeddings of a prompt; None if there are none, or the file is damaged (with a warning)."""
         path = self.path(prompt, still=still)
         if not path.is_file():
             return None
         try:
             tensors = read_state(path)
-            states = TextStates(tensors["tokens"].clone(), tensors["pooled"].clone(), _mask(tensors))
+            states = TextEmbeddings(tensors["tokens"].clone(), tensors["pooled"].clone(), _mask(tensors))
             path.touch()  # used: it is among the last to go
         except (WeightsError, KeyError, OSError) as error:
             log.warning("text states `%s` are damaged and will be made again: %s", path, error)
             return None
         return states
 
-    def put(self, prompt: str, states: TextStates, *, still: bool) -> None:
-        """Keep the states of one prompt. A folder that cannot be written is a warning, not a failure."""
+    def put(self, prompt: str, states: TextEmbeddings, *, still: bool) -> None:
+        """Keep the embeddings of one prompt. A folder that cannot be written is a warning, not a failure."""
         tensors = {"tokens": states.tokens_BLC, "pooled": states.pooled_BC}
         if states.mask_BL is not None:
             tensors["mask"] = states.mask_BL
@@ -106,8 +106,8 @@ def encode_each(
     still: bool,
     encoder: Callable[[], AbstractContextManager[TextEncoder]],
     store: TextStore | None = None,
-) -> list[TextStates]:
-    """The states of each prompt, encoded by itself or taken from the store; ``join`` makes a batch of them.
+) -> list[TextEmbeddings]:
+    """The embeddings of each prompt, encoded by itself or taken from the store; ``join`` makes a batch of them.
 
     Args:
         encoder: Holds the encoder while it is needed; not called where the store has every prompt.
@@ -115,7 +115,7 @@ def encode_each(
     Returns:
         One value a prompt; on the host where it came from the store.
     """
-    found: dict[str, TextStates] = {}
+    found: dict[str, TextEmbeddings] = {}
     if store is not None:
         found = {p: states for p in prompts if (states := store.get(p, still=still)) is not None}
     if missing := [p for p in dict.fromkeys(prompts) if p not in found]:
@@ -127,8 +127,8 @@ def encode_each(
     return [found[prompt] for prompt in prompts]
 
 
-def join(states: Sequence[TextStates]) -> TextStates:
-    """States of single prompts as one batch: shorter ones are filled up with zeros that the mask leaves out."""
+def join(states: Sequence[TextEmbeddings]) -> TextEmbeddings:
+    """Join embeddings of single prompts into a batch: shorter ones are padded with zeros, which the mask excludes."""
     devices = {one.tokens_BLC.device for one in states}
     if len(devices) > 1:  # some were stored, some are fresh
         states = [one.to(next(device for device in devices if device.type != "cpu")) for one in states]
@@ -137,7 +137,7 @@ def join(states: Sequence[TextStates]) -> TextStates:
         mask = None
     else:
         mask = torch.cat([_filled(_mask_of(one), max(lengths)) for one in states])
-    return TextStates(
+    return TextEmbeddings(
         torch.cat([_filled(one.tokens_BLC, max(lengths)) for one in states]),
         torch.cat([one.pooled_BC for one in states]),
         mask,
@@ -174,7 +174,7 @@ def _mask(tensors: Mapping[str, Tensor]) -> Tensor | None:
     return tensors["mask"].clone() if "mask" in tensors else None
 
 
-def _mask_of(states: TextStates) -> Tensor:
+def _mask_of(states: TextEmbeddings) -> Tensor:
     if states.mask_BL is not None:
         return states.mask_BL
     return torch.ones(states.tokens_BLC.shape[:2], dtype=torch.bool, device=states.tokens_BLC.device)

@@ -1,4 +1,4 @@
-"""Text states of Kandinsky 4: the last hidden states of the T5 v1.1 encoder.
+"""Text embeddings of Kandinsky 4: the last hidden states of the T5 v1.1 encoder.
 
 Legend: B prompts, L text tokens, C state width.
 """
@@ -16,20 +16,22 @@ from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.model.params import read_params
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokenizer_file
 from kandinsky.text.sentencepiece import read_spiece
 
 PAD, END, EXTRA = 0, 1, 100
-# the table of words stands in the file once or twice; files of the whole model hold its decoder too
+# the token embeddings are in the file once or twice; files of the whole model contain its decoder too
 LEFT_OVER = ("encoder.embed_tokens.", "decoder.", "lm_head.")
 
 
 @dataclass(frozen=True, slots=True)
 class T5Params:
-    """
+    """Settings of a T5 encoder.
+
     Attributes:
-        max_length: Tokens of every prompt, the end token counted; longer ones are cut, shorter ones padded.
+        max_length: Number of tokens of every prompt, including the end token; longer prompts are truncated, shorter
+            ones padded.
     """
 
     max_length: int = 224
@@ -66,17 +68,17 @@ class T5Encoder(nn.Module):
         self.tokenizer = tokenizer
         self.params = params or T5Params()
 
-    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
-        """Text states of B prompts.
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
+        """Text embeddings of B prompts.
 
         Args:
-            still: Changes nothing here.
+            still: Ignored.
 
         Returns:
             Tokens [B, max_length, C] in the encoder's type; pooled states of width 0; no mask.
 
         Raises:
-            RequestError: For no prompts.
+            RequestError: If there are no prompts.
         """
         if isinstance(prompts, str) or not prompts:
             raise RequestError("encode takes a list of at least one prompt")
@@ -88,8 +90,8 @@ class T5Encoder(nn.Module):
         numbers = [*self.tokenizer.encode(prompt, add_special_tokens=False).ids[:room], END]
         return numbers + [PAD] * (self.params.max_length - len(numbers))
 
-    def states(self, numbers_BL: Tensor) -> TextStates:
-        """States of token numbers, without a mask.
+    def states(self, numbers_BL: Tensor) -> TextEmbeddings:
+        """Embeddings of token numbers, without a mask.
 
         Raises:
             BackendError: For states that are no numbers: T5's hidden layers can outgrow float16, and what comes of that
@@ -103,14 +105,14 @@ class T5Encoder(nn.Module):
                 f"the text encoder's states are not finite in {name}: run it in bfloat16 or float32",
                 hint='use `dtype="bfloat16"`; `fp16=False` or `dtype` of an official get_T5encoder',
             )
-        return TextStates(tokens, tokens.new_zeros(len(tokens), 0))
+        return TextEmbeddings(tokens, tokens.new_zeros(len(tokens), 0))
 
 
 def read_t5(folder: Path, tokenizer_folder: Path, *, params: T5Params | None = None, dtype: torch.dtype) -> T5Encoder:
     """Read encoder and tokenizer from local folders, strictly, on the host; nothing is fetched or executed.
 
     Raises:
-        BackendError: Without transformers.
+        BackendError: If transformers is not installed.
         WeightsError: Naming the folder, and the tensor where one does not fit.
     """
     try:

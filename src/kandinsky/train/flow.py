@@ -32,7 +32,7 @@ from kandinsky.errors import BackendError, RequestError
 from kandinsky.files import local_path
 from kandinsky.model.card import Card, Source
 from kandinsky.model.denoiser import VIDEO, Known, Pass
-from kandinsky.model.values import Request, TextStates
+from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.text.store import join
 from kandinsky.train import captioned, loop
 from kandinsky.train.captioned import Example
@@ -72,7 +72,7 @@ class Clip:
     """One example as the network sees it: clean latent [1, T, H, W, C] and the embeddings of its caption."""
 
     latent: Tensor
-    text: TextStates
+    text: TextEmbeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Batch:
     frame is known."""
 
     clean_BTHWC: Tensor
-    text: TextStates
+    text: TextEmbeddings
     given_B: Tensor
 
 
@@ -102,7 +102,7 @@ class FlowObjective:
         context: Context,
         network: nn.Module,
         clips: Sequence[Clip],
-        empty: TextStates,
+        empty: TextEmbeddings,
         job: Job,
         recipe: FlowRecipe,
     ) -> None:
@@ -195,7 +195,7 @@ def train(recipe: FlowRecipe, run: Run) -> Path:
     return _write(source, {**objective.network.state_dict(), **ema}, run.out)
 
 
-def encode(context: Context, examples: Sequence[Example], job: Job) -> tuple[list[Clip], TextStates]:
+def encode(context: Context, examples: Sequence[Example], job: Job) -> tuple[list[Clip], TextEmbeddings]:
     """Latents and text embeddings of the examples, and the embeddings of the empty prompt."""
     shape, card = job.shape, context.card
     is_image = card.does.makes == "image"

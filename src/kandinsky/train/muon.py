@@ -27,7 +27,8 @@ def orthogonalise(blocks_NRC: Tensor, rounds: int = 5) -> Tensor:
     for _ in range(rounds):
         gram = x @ x.mT
         x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
-    return x
+    out: Tensor = x
+    return out
 
 
 class Muon(torch.optim.Optimizer):

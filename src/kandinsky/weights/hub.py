@@ -487,7 +487,8 @@ def _digest(path: Path, state: Any) -> str:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             state.update(chunk)
-    return state.hexdigest()
+    out: str = state.hexdigest()
+    return out
 
 
 def _same_host(a: str, b: str) -> bool:

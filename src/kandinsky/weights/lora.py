@@ -114,7 +114,8 @@ class LoraConfig:
         )
 
     def rank_of(self, layer: str) -> int | None:
-        return _of_pattern(self.ranks, layer, self.r)
+        out: int | None = _of_pattern(self.ranks, layer, self.r)
+        return out
 
     def scale_of(self, layer: str, rank: int, alpha: float | None) -> float:
         """α/r or α/√r of a layer; ``alpha`` from the file takes precedence over the configuration."""

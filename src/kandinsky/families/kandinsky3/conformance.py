@@ -20,7 +20,7 @@ from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.golden.cases import Case, Runner
 from kandinsky.golden.tracking import CaseError
 from kandinsky.model.card import Component
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 
 
 def run_unet(case: Case) -> Mapping[str, Tensor]:
@@ -38,7 +38,7 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
     unet.check_shape(call, "latent_shape", inputs["noise_init"])
     start, draws = unet.clips(inputs["noise_init"], 1), unet.noises(inputs["noise_steps"], 1)
 
-    def bound(states: TextStates) -> Denoising[Tensor]:
+    def bound(states: TextEmbeddings) -> Denoising[Tensor]:
         return UNetDenoiser(net, states, condition_BTHWC=condition)
 
     levels = call.integers("times", most=schedule.levels - 1)
@@ -54,7 +54,7 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
     times = schedule.times([*levels, 0])
     if call.has("steps") and len(levels) not in (
         steps := call.integer("steps", least=1, most=LEVELS),
-        len(range(LEVELS - 1, 0, -math.ceil(LEVELS / steps))),  # the official rule may give fewer than asked for
+        len(range(LEVELS - 1, 0, -math.ceil(LEVELS / steps))),  # the official rule may give fewer than requested
     ):
         raise CaseError("call.steps", f"is {steps}, `call.times` has {len(levels)}")
     guided = unet.guidance(call).guide(guided, bound(unet.negative_text(inputs, 1)))

@@ -19,7 +19,8 @@ from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky3 import folder as kandinsky3_folder
 from kandinsky.families.kandinsky3.family import FAMILY
 from kandinsky.families.parts.keymaps import PROJECTION
-from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
+from kandinsky.families.parts.movq import MovqAutoencoder
+from kandinsky.families.parts.params import MovqParams
 from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.families.parts.unet.unet import UNet
 from kandinsky.files import replacing
@@ -38,7 +39,7 @@ TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "s
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where the parts of a model lie, in either layout.
+    """Where the files of a model's parts are, in either layout.
 
     Attributes:
         projection: The official file, or the U-Net's folder, which holds it in the Diffusers layout.
@@ -55,13 +56,13 @@ def write_diffusers(files: Files, target: Path, *, unet: Mapping[str, Any], movq
     """Write a folder that Diffusers' ``Kandinsky3Pipeline`` loads.
 
     Args:
-        unet: Hyper-parameters under the official names.
-        movq: Hyper-parameters under the official names.
+        unet: Hyper-parameters by official name.
+        movq: Hyper-parameters by official name.
 
     Raises:
-        WeightsError: For tensors that are no such network.
-        RequestError: If the target is there already.
-        BackendError: For a network that Diffusers' class cannot be.
+        WeightsError: If the tensors do not fit the network.
+        RequestError: If the target exists already.
+        BackendError: If Diffusers' class cannot represent the network.
     """
     with _made_beside(target) as folder:
         projection = _projection(files.projection)
@@ -77,7 +78,7 @@ def write_diffusers(files: Files, target: Path, *, unet: Mapping[str, Any], movq
         write_state(state, folder / "unet", layout="diffusers", config=config)
         sizes = MovqParams.from_dict(movq)
         vae = kandinsky3_folder.movq(len(sizes.ch_mult)).as_file(_movq(movq, files.movq).state_dict())
-        vae["quantize.embedding.weight"] = torch.zeros(1, sizes.z_channels)  # it is there, and never asked
+        vae["quantize.embedding.weight"] = torch.zeros(1, sizes.z_channels)  # present, but never used
         config = kandinsky3_folder.movq_config(dataclasses.asdict(sizes)) | {"num_vq_embeddings": 1}
         write_state(vae, folder / "movq", layout="diffusers", config=config)
         _copy_encoder(files.encoder, folder / "text_encoder")

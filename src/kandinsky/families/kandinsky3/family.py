@@ -16,6 +16,8 @@ FAMILY = Family(
             keymap=Lazy("kandinsky.families.parts.keymaps:UNET"),
             spellings=(Lazy(f"{_HERE}.folder:unet_of"),),
             bind=Lazy("kandinsky.families.parts.unet.denoiser:bind"),
+            cost=Lazy(f"{_HERE}.cost:unet"),
+            rivals={"diffusers": Lazy(f"{_HERE}.rivals:unet")},
         ),
         "t5-projected": T5_PROJECTED,
         "movq": MOVQ,
@@ -27,7 +29,7 @@ FAMILY = Family(
             "unet",
             "movq",
             {"t5": "text_encoder", "tokenizer": "tokenizer", "projection": "unet"},
-            # the projection of text embeddings lies in their U-Net
+            # the projection of text embeddings is in their U-Net
             {"table": "encoder_hid_proj", "rule": "diffusers"},
         ),
         Lazy(f"{_HERE}.folder:read_diffusers"),

@@ -54,7 +54,7 @@ OTHER_FILES: dict[str, dict[str, Any]] = {
     "scheduler/scheduler_config.json": SCHEDULER | {"clip_sample": True, "clip_sample_range": 1.0},
 }
 DEFAULTS = {"steps": 25, "guidance": 4.0}  # of their call; guidance counted from 1
-_TEXT = "encoder_hid_proj"  # the projection of text states lies in their U-Net
+_TEXT = "encoder_hid_proj"  # the projection of text embeddings is in their U-Net
 PROJECTION = {"table": _TEXT, "rule": "diffusers"}
 
 _LAYERS = KeyMap(
@@ -97,7 +97,7 @@ UNET = KeyMap(
 def movq(levels: int) -> KeyMap:
     """Names of the autoencoder; the decoder's levels are counted from the other end."""
     layers = (
-        # the encoder's norms are plain, the decoder's are told the latent
+        # the encoder's norms are plain, the decoder's are conditioned on the latent
         ("encoder.conv_norm_out.{name}", "encoder.norm_out.norm_layer.{name}"),
         ("decoder.conv_norm_out.{name}", "decoder.norm_out.{name}"),
         ("{block}.conv_shortcut.{name}", "{block}.nin_shortcut.{name}"),
@@ -120,7 +120,7 @@ def movq(levels: int) -> KeyMap:
     return KeyMap(
         layers,
         matrices=tuple(f"{{block}}.{name}.weight" for name in ("to_q", "to_k", "to_v", "to_out.0")),
-        elsewhere=("quantize.",),  # a codebook that is never asked
+        elsewhere=("quantize.",),  # a codebook that is never used
         then=blocks,
     )
 
@@ -149,7 +149,7 @@ def movq_of(names: Collection[str]) -> KeyMap | None:
 
 
 def unet_params(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyper-parameters under the official names.
+    """Hyper-parameters by official name.
 
     Raises:
         WeightsError: If one is missing or wrong.
@@ -176,11 +176,11 @@ def unet_config(params: Mapping[str, Any], text_width: int) -> dict[str, Any]:
     """`config.json` of Diffusers' class.
 
     Args:
-        params: All hyper-parameters under the official names.
-        text_width: Of the states that are projected.
+        params: All hyper-parameters by official name.
+        text_width: Width of the embeddings that are projected.
 
     Raises:
-        BackendError: For a network that it cannot be.
+        BackendError: If Diffusers' class cannot represent it.
     """
     widths = [params["model_channels"] * factor for factor in params["dim_mult"]]
     config = {
@@ -202,7 +202,7 @@ def unet_config(params: Mapping[str, Any], text_width: int) -> dict[str, Any]:
 
 
 def movq_params(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The autoencoder's hyper-parameters under the official names.
+    """The autoencoder's hyper-parameters by official name.
 
     Raises:
         WeightsError: As ``unet_params``.

@@ -17,13 +17,15 @@ from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.engine.stages import to_bytes
 from kandinsky.families.kandinsky4.denoiser import DiscreteDenoiser
-from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams, Groups, Pack
-from kandinsky.families.parts.cogvideox import CogVideoXAutoencoder, CogVideoXParams
+from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, Pack
+from kandinsky.families.kandinsky4.params import DiTParams, Groups
+from kandinsky.families.parts.cogvideox import CogVideoXAutoencoder
 from kandinsky.families.parts.keymaps import DIFFUSERS_INSIDE
+from kandinsky.families.parts.params import CogVideoXParams
 from kandinsky.golden.cases import Case, Runner
 from kandinsky.golden.tracking import CaseError, Settings
 from kandinsky.model.card import Component
-from kandinsky.model.values import LatentShape, TextStates
+from kandinsky.model.values import LatentShape, TextEmbeddings
 from kandinsky.ops.rope import Rotation
 from kandinsky.text.t5 import PAD, T5Encoder, T5Params
 from kandinsky.weights.keymaps import KeyMap
@@ -58,7 +60,8 @@ def run_dit(case: Case) -> Mapping[str, Tensor]:
 
     def recorded(name: str, tensor: Tensor) -> Tensor:
         if name.endswith(".visual"):
-            return tensor.unflatten(1, grid)
+            out: Tensor = tensor.unflatten(1, grid)
+            return out
         return tensor[is_token] if "text" in name else tensor
 
     return {name: recorded(name, tensor) for name, tensor in outputs.items()}
@@ -214,12 +217,12 @@ def _equal_lengths(call: Settings, key: str, total: int) -> int:
     return len(lengths)
 
 
-def packed_states(packed_LC: Tensor, lengths: list[int]) -> TextStates:
-    """Texts packed one behind the other as a batch; shorter ones are padded and masked."""
+def packed_states(packed_LC: Tensor, lengths: list[int]) -> TextEmbeddings:
+    """Packed texts as a batch; shorter ones are padded and masked."""
     texts = packed_LC.split(lengths)
     tokens_BLC = nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
     mask_BL = torch.arange(tokens_BLC.shape[1])[None] < torch.tensor(lengths)[:, None]
-    return TextStates(tokens_BLC, tokens_BLC.new_zeros(len(texts), 0), None if mask_BL.all() else mask_BL)
+    return TextEmbeddings(tokens_BLC, tokens_BLC.new_zeros(len(texts), 0), None if mask_BL.all() else mask_BL)
 
 
 def _groups(call: Settings) -> Groups:

@@ -13,7 +13,7 @@ from kandinsky.diffusion.cogvideox import level_of
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D
 from kandinsky.families.kandinsky5.denoiser import conditioned, join_condition
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.blocks import BlockRunner
 
@@ -23,15 +23,15 @@ class DiscreteDenoiser:
     """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> v_BTHWC``.
 
     Args:
-        text: States of B prompts, or of one prompt for any B.
-        rope_scale: As in the network.
-        attention: As in the network.
-        runner: As in the network.
+        text: Embeddings of B prompts, or of one prompt for any B.
+        rope_scale: See the network's ``forward``.
+        attention: See the network's ``forward``.
+        runner: See the network's ``forward``.
         condition_BTHWC: Condition channels, see ``join_condition``.
     """
 
     dit: DiffusionTransformer3D
-    text: TextStates
+    text: TextEmbeddings
     _: KW_ONLY
     rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     attention: AttentionSpec | None = None
@@ -39,7 +39,7 @@ class DiscreteDenoiser:
     runner: BlockRunner | None = None
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
-        """v-prediction at time t in [0, 1], which the network is told as the index t·1000 − 1 of its schedule."""
+        """The v prediction at time t in [0, 1]; the network's own time is the index t·1000 − 1 of its schedule."""
         B, T = x_BTHWC.shape[:2]
         x = join_condition(x_BTHWC, self.dit.params, self.condition_BTHWC)
         v = self.dit(
@@ -51,7 +51,8 @@ class DiscreteDenoiser:
             attention=self.attention,
             runner=self.runner,
         )
-        return v.unflatten(0, (B, T))
+        out: Tensor = v.unflatten(0, (B, T))
+        return out
 
 
 def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:

@@ -13,15 +13,16 @@ rotation and gated sums are islands in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky4.params import DiTParams, Groups, check_groups
 from kandinsky.families.kandinsky5.dit import (
     NORM_EPS,
     Modulation,
@@ -30,8 +31,7 @@ from kandinsky.families.kandinsky5.dit import (
     gated_sum,
     unpatchify,
 )
-from kandinsky.model.params import read_params, three
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.blocks import BlockRunner, run_all
 from kandinsky.ops.linear import Linear
@@ -39,85 +39,7 @@ from kandinsky.ops.precision import island, linear_float32
 from kandinsky.ops.rope import Rotation, axis_angles
 
 Kind = Literal["local", "global"]
-Groups = tuple[int, int, int]
-WHOLE: Groups = (1, 1, 1)
 POSITIONS = 128  # rows of the official tables of angles
-
-
-@dataclass(frozen=True, slots=True)
-class DiTParams:
-    """Hyper-parameters under their official names, with the official constructor defaults; then ours.
-
-    Attributes:
-        num_blocks: Pairs of a local and a global block.
-        num_groups: Parts that attention cuts frames, rows and columns into; (1, 1, 1) attends to everything. An
-            argument of the official call; the released model was run with (1, 1, 1), HD was to take (1, 2, 2).
-        rope_angles: "stored" takes the angles as they are in the file, or exact ones where it has none; "bfloat16"
-            rounds them, as the official loader does by casting the whole module: up to 0.06 rad, and trained weights
-            are used that way. "exact" is without rounding, whatever the file holds.
-        visual_cond: The input carries condition channels and a mask besides the latent (image-to-video ability).
-    """
-
-    in_visual_dim: int = 4
-    in_text_dim: int = 2048
-    time_dim: int = 512
-    out_visual_dim: int = 4
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    model_dim: int = 2048
-    ff_dim: int = 5120
-    num_blocks: int = 8
-    axes_dims: tuple[int, int, int] = (16, 24, 24)
-    num_groups: Groups = WHOLE
-    rope_angles: str = "stored"
-    visual_cond: bool = False
-
-    def __post_init__(self) -> None:
-        if self.model_dim % self.head_dim or self.model_dim % 2:
-            raise RequestError(f"model_dim {self.model_dim} is not a multiple of the head width {self.head_dim}")
-        if any(width % 2 for width in self.axes_dims):
-            raise RequestError(f"axes_dims {list(self.axes_dims)}: every entry must be even")
-        if self.rope_angles not in ("stored", "bfloat16", "exact"):
-            raise RequestError(f"unknown rope_angles `{self.rope_angles}`: use `stored`, `bfloat16` or `exact`")
-        if self.patch_size[0] != 1:
-            raise RequestError(f"patch_size {list(self.patch_size)}: a patch of Kandinsky 4 is one frame deep")
-        check_groups(self.num_groups)
-
-    @property
-    def head_dim(self) -> int:
-        return sum(self.axes_dims)
-
-    @property
-    def num_heads(self) -> int:
-        return self.model_dim // self.head_dim
-
-    @property
-    def has_condition_channels(self) -> bool:
-        return self.visual_cond
-
-    @property
-    def input_channels(self) -> int:
-        """Channels of the input: the latent, and with conditioning as many again and a mask."""
-        return 2 * self.in_visual_dim + 1 if self.visual_cond else self.in_visual_dim
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DiTParams:
-        """Read official hyper-parameters.
-
-        Raises:
-            RequestError: For a key that is none of them.
-        """
-        what = "transformer parameter"
-        axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims", "num_groups") if key in values}
-        return read_params(cls, {**values, **axes}, what)
-
-
-def check_groups(groups: Groups) -> None:
-    """
-    Raises:
-        RequestError: For groups that cut time, which the official segment bounds do not allow, or below 1.
-    """
-    if groups[0] != 1 or min(groups) < 1:
-        raise RequestError(f"num_groups {list(groups)} is not allowed: (1, rows, columns), each 1 or more")
 
 
 def to_groups(x_BTHW: Tensor, groups: Groups, kind: Kind) -> Tensor:
@@ -144,8 +66,10 @@ def _group_view(x_BTHW: Tensor, groups: Groups, kind: Kind) -> Tensor:
     if H % gh or W % gw:
         raise RequestError(f"{H} x {W} tokens (rows x columns) cannot be cut into {gh} x {gw} groups: use other sizes")
     if kind == "local":
-        return x_BTHW.unflatten(3, (gw, -1)).unflatten(2, (gh, -1)).movedim((2, 4), (1, 2))
-    return x_BTHW.unflatten(3, (-1, gw)).unflatten(2, (-1, gh)).movedim((3, 5), (1, 2))
+        out: Tensor = x_BTHW.unflatten(3, (gw, -1)).unflatten(2, (gh, -1)).movedim((2, 4), (1, 2))
+        return out
+    out = x_BTHW.unflatten(3, (-1, gw)).unflatten(2, (-1, gh)).movedim((3, 5), (1, 2))
+    return out
 
 
 def join_text(x_BTHWNK: Tensor, text_BLNK: Tensor, groups: Groups, kind: Kind) -> Tensor:
@@ -167,7 +91,8 @@ def from_groups(x_BGS: Tensor, grid: Sequence[int], groups: Groups, kind: Kind) 
     _, gh, gw = groups
     x = x_BGS.unflatten(2, (T, H // gh, W // gw)).unflatten(1, (gh, gw))
     x = x.movedim((1, 2), (2, 4)) if kind == "local" else x.movedim((1, 2), (3, 5))
-    return x.flatten(4, 5).flatten(2, 3)
+    out: Tensor = x.flatten(4, 5).flatten(2, 3)
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,15 +132,16 @@ class Pack:
         return torch.cat([clips[i] for i in range(self.count)])
 
 
-class TextEmbeddings(nn.Module):
-    """Text states to the width of the network."""
+class TextProjection(nn.Module):
+    """Projects text embeddings to the width of the network."""
 
     def __init__(self, text_dim: int, width: int) -> None:
         super().__init__()
         self.in_layer = Linear(text_dim, width)
 
     def forward(self, text_BLC: Tensor) -> Tensor:
-        return self.in_layer(text_BLC)
+        out: Tensor = self.in_layer(text_BLC)
+        return out
 
 
 class RotaryTables(nn.Module):
@@ -304,7 +230,7 @@ class JointAttention(nn.Module):
 
 
 def attend_jointly(visual: Sequence[Tensor], text: Sequence[Tensor], where: Where, kind: Kind) -> tuple[Tensor, Tensor]:
-    """The attention proper: query, key and value [F, P, N, K] and [B, L, N, K] → [F, P, N, K], [B, L, N, K]."""
+    """Attention over queries, keys and values [F, P, N, K] and [B, L, N, K] → [F, P, N, K], [B, L, N, K]."""
     pack = where.pack
     buckets = [pack.split(part) for part in visual]
     seen: list[Tensor] = []
@@ -347,7 +273,8 @@ class FeedForward(nn.Module):
         self.out_layer = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out_layer(F.gelu(self.in_layer(x)))
+        out: Tensor = self.out_layer(F.gelu(self.in_layer(x)))
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +282,7 @@ class Where:
     """What all blocks of a forward pass share: how the clips stand, how they are cut, how their tokens are turned.
 
     Attributes:
-        mix: The attention proper.
+        mix: The attention function itself.
     """
 
     pack: Pack
@@ -437,7 +364,7 @@ class OutLayer(nn.Module):
 
 
 class DiffusionTransformer3D(nn.Module):
-    """v-prediction of noisy latent clips, given their text states and time.
+    """Predicts v of noisy latent clips, given text embeddings and time.
 
     Source: ai-forever/Kandinsky-4, kandinsky/model/dit.py, DiffusionTransformer3D.
     """
@@ -446,7 +373,7 @@ class DiffusionTransformer3D(nn.Module):
         super().__init__()
         self.params = params
         self.time_embeddings = TimeEmbeddings(params.model_dim, params.time_dim)
-        self.text_embeddings = TextEmbeddings(params.in_text_dim, params.model_dim)
+        self.text_embeddings = TextProjection(params.in_text_dim, params.model_dim)
         self.visual_embeddings = VisualEmbeddings(params.input_channels, params.model_dim, params.patch_size)
         self.rope_embeddings = RotaryTables(params.axes_dims)
         self.transformer_blocks = nn.ModuleList(
@@ -472,7 +399,7 @@ class DiffusionTransformer3D(nn.Module):
         self,
         x_FHWC: Tensor,
         time_B: Tensor,
-        text: TextStates,
+        text: TextEmbeddings,
         *,
         frames: Sequence[int],
         rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
@@ -525,4 +452,5 @@ class DiffusionTransformer3D(nn.Module):
             return visual_FPD
 
         visual_FPD = (runner or run_all)(x_FhwD.flatten(1, 2), len(blocks), run)
-        return self.out_layer(visual_FPD, e_BE, where)
+        out: Tensor = self.out_layer(visual_FPD, e_BE, where)
+        return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kandinsky.families.parts.shared import COGVIDEOX, T5
-from kandinsky.model.family import Family, Part, Split
+from kandinsky.model.family import Depth, Family, Part, Split
 from kandinsky.model.lazy import Lazy
 from kandinsky.model.task import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
 
@@ -15,8 +15,11 @@ FAMILY = Family(
             network=Lazy(f"{_HERE}.networks:transformer"),
             bind=Lazy(f"{_HERE}.denoiser:bind"),
             conditions=("zeros", "coordinates"),
-            split=Split("frame", Lazy(f"{_HERE}.parallel:SPLIT")),
+            split=Split(Lazy(f"{_HERE}.parallel:SPLIT"), Lazy(f"{_HERE}.cost:demand")),
             caches=True,
+            cost=Lazy(f"{_HERE}.cost:transformer"),
+            flops=Lazy(f"{_HERE}.cost:flops"),
+            depth=Depth("num_blocks", 1, Lazy(f"{_HERE}.cost:blocks")),
         ),
         "t5": T5,
         "cogvideox": COGVIDEOX,

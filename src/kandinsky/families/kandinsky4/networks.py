@@ -10,6 +10,7 @@ from kandinsky.model.card import Component
 
 
 def transformer(component: Component, path: Path) -> nn.Module:
-    from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, DiTParams
+    from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D
+    from kandinsky.families.kandinsky4.params import DiTParams
 
     return DiffusionTransformer3D(DiTParams.from_dict(component.params))

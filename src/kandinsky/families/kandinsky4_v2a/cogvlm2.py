@@ -1,4 +1,4 @@
-"""Films and words through CogVLM2-Video-LLaMA3, as Kandinsky 4's video to audio was trained with.
+"""Encodes videos and prompts with CogVLM2-Video-LLaMA3, as Kandinsky 4's video to audio was trained.
 
 The model's class is program code in its own repository. It runs only where the caller has said that it may; what is
 not there in this library is then what that code says (which frames' size, which tokens).
@@ -30,18 +30,21 @@ SEES, READS = 1, 0  # kinds of tokens
 
 @dataclass(frozen=True, slots=True)
 class CogVlm2Params:
-    """
+    """Settings of the encoder.
+
     Attributes:
-        max_words: States of every prompt; longer ones are cut, shorter ones filled up with zeros, which are attended.
+        max_words: Number of embeddings of every prompt; longer ones are truncated, shorter ones padded with zeros,
+            which are attended to.
     """
 
     max_words: int = 100
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CogVlm2Params:
-        """
+        """Read a card's values.
+
         Raises:
-            RequestError: For a key that is unknown.
+            RequestError: For an unknown key.
         """
         return read_params(cls, values, "encoder parameter")
 
@@ -54,7 +57,7 @@ class _Reached(Exception):  # noqa: N818 - no fault: the rest of the model is no
 
 
 class CogVlm2Encoder(nn.Module):
-    """A ``FilmEncoder``: states before the last layer of the language model, one a frame and one a word.
+    """A ``ClipEncoder``: hidden states before the last layer of the language model, one per frame and per token.
 
     Args:
         model: With ``build_conversation_input_ids``, as its repository has it.
@@ -68,9 +71,10 @@ class CogVlm2Encoder(nn.Module):
         self.params = params or CogVlm2Params()
 
     def encode_frames(self, frames_THWC: Tensor, times_s: Tensor) -> Tensor:
-        """[1, T, E]: of each frame the mean over its tokens. The times are not told to this model."""
+        """Embed frames, [1, T, E]: the mean over each frame's tokens. This model ignores the times."""
         states_SE = self._states("", [frames_THWC.permute(3, 0, 1, 2)], SEES)
-        return states_SE.unflatten(0, (len(frames_THWC), -1)).mean(dim=1)[None]
+        out: Tensor = states_SE.unflatten(0, (len(frames_THWC), -1)).mean(dim=1)[None]
+        return out
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """[B, max_words, E]; each prompt in a run of its own."""
@@ -120,13 +124,13 @@ class CogVlm2Encoder(nn.Module):
 
 
 def read_cogvlm2(folder: Path, *, params: CogVlm2Params | None = None, dtype: torch.dtype) -> CogVlm2Encoder:
-    """Read model and tokenizer from a local folder, on the host. **Runs the program code in that folder.**
+    """Read model and tokenizer from a local folder, on the host; this runs the program code in that folder.
 
     Nothing is fetched. Callers ask for permission first, see ``engine/remote_code.py``.
 
     Raises:
-        BackendError: Without transformers, or where the folder's code does not run.
-        WeightsError: For damaged files.
+        BackendError: If transformers is not installed, or the folder's code fails.
+        WeightsError: If files are damaged.
     """
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -60,7 +60,8 @@ def run_scheduler(case: Case) -> Mapping[str, Tensor]:
 
     def positive(_x: Tensor, t: Tensor) -> Tensor:
         visited.append(level_of(t) - 1)
-        return next(answers[0])
+        out: Tensor = next(answers[0])
+        return out
 
     schedule = ScaledLinearSchedule.from_config(case.config)
     times = schedule.twice_at_second(case.call.integer("num_inference_steps", least=1, most=MOST_STEPS))

@@ -14,13 +14,13 @@ from kandinsky.model.denoiser import AUDIO, Denoiser, Known, OnTrack, Pass
 
 
 class SoundDenoiser:
-    """A network bound to text and frames; callable as ``(x_BTHWC, t) -> noise_BTHWC``. A picture has T = 1.
+    """A network bound to text and frames; callable as ``(x_BTHWC, t) -> noise_BTHWC``. An image has T = 1.
 
     A network that takes more channels than it gives shows in these what is seen when a column sounds: ``beside``.
 
     Args:
-        text_BLE: States of B prompts and clips.
-        frames_BTE: States of B prompts and clips.
+        text_BLE: Embeddings of B prompts and clips.
+        frames_BTE: Embeddings of B prompts and clips.
     """
 
     def __init__(self, net: V2AUNet, text_BLE: Tensor, frames_BTE: Tensor) -> None:
@@ -30,17 +30,18 @@ class SoundDenoiser:
         self.spare = net.params.in_channels - net.params.out_channels
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
-        """What the network was trained to predict at time t in [0, 1], which it is told as the level t·1000 − 1."""
+        """The network's prediction at time t in [0, 1]; its own time is the level t·1000 − 1."""
         level = (level_of(t) - 1).to(x_BTHWC.device).expand(len(x_BTHWC))
         x_BHWC = x_BTHWC[:, 0]
         if self.spare:
             seen = beside(self.conditions.frames_BTE, *x_BHWC.shape[1:3])[..., : self.spare]
             x_BHWC = torch.cat((x_BHWC, seen.to(x_BHWC.dtype)), dim=-1)
-        return self.net(x_BHWC, level, self.conditions)[:, None]
+        out: Tensor = self.net(x_BHWC, level, self.conditions)[:, None]
+        return out
 
 
 def beside(frames_BTE: Tensor, H: int, W: int) -> Tensor:
-    """The frames' states beside the columns of a picture that sound with them, [B, H, W, E].
+    """The frames' embeddings aligned with the spectrogram columns of the same time, [B, H, W, E].
 
     The official network has no such channels: its pixels must find their frame by attention alone, which a network of
     few channels, trained for an hour, did not learn.
@@ -50,10 +51,10 @@ def beside(frames_BTE: Tensor, H: int, W: int) -> Tensor:
 
 
 def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
-    """The U-Net as a denoiser of the track `audio`, told of a clip by ``known.extra["frames"]``, [B, T, E].
+    """The U-Net as a denoiser of the track `audio`, conditioned on a clip by ``known.extra["frames"]``, [B, T, E].
 
     Raises:
-        BackendError: For a step cache: its levels are no row of blocks.
+        BackendError: For a step cache: its levels are not a sequence of blocks.
     """
     assert isinstance(net, V2AUNet)
     if run.runner is not None:

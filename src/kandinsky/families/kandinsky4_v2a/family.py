@@ -10,13 +10,20 @@ from kandinsky.model.lazy import Lazy
 from kandinsky.model.task import VIDEO_TO_AUDIO
 
 _HERE = "kandinsky.families.kandinsky4_v2a"
-UNET = Part(network=Lazy(f"{_HERE}.networks:unet"), bind=Lazy(f"{_HERE}.denoiser:bind"))
+UNET = Part(
+    network=Lazy(f"{_HERE}.networks:unet"), bind=Lazy(f"{_HERE}.denoiser:bind"), cost=Lazy(f"{_HERE}.cost:unet")
+)
 TASK = replace(VIDEO_TO_AUDIO, stages=Lazy(f"{_HERE}.stages:SOUND"), resolve=Lazy(f"{_HERE}.request:resolve_sound"))
 FAMILY = Family(
     "kandinsky4_v2a",
     parts={
         "kandinsky4.v2a-unet": UNET,
-        "cogvlm2-video": Part(reader=Lazy(f"{_HERE}.networks:cogvlm2"), remote_code=True, stored_dtype=True),
+        "cogvlm2-video": Part(
+            reader=Lazy(f"{_HERE}.networks:cogvlm2"),
+            remote_code=True,
+            stored_dtype=True,
+            cost=Lazy(f"{_HERE}.cost:clip_encoder"),
+        ),
         "stable-diffusion": STABLE_DIFFUSION,
     },
     tasks={"video-to-audio": TASK},

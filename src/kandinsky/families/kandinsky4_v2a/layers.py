@@ -1,8 +1,8 @@
 """Layers of the video-to-audio U-Net, from small to large. Attribute names make the official tensor names.
 
-Legend: B batch; H W rows and columns of the latent picture, C its channels; S = H·W pixels; L text tokens; T frames of
+Legend: B batch; H W rows and columns of the latent image, C its channels; S = H·W pixels; L text tokens; T frames of
 the clip; E width of text and frame states; N heads; K head width; D width of the time embedding.
-Pictures are [B, C, H, W] in memory with the channels last, so that pixels are tokens without a copy.
+Images are [B, C, H, W] in memory with the channels last, so that pixels are tokens without a copy.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Conditions:
     That is made when a transformer first runs, and not before: its weights may only then be where they are needed.
 
     Args:
-        text_BLE: States of B prompts and clips.
-        frames_BTE: States of B prompts and clips.
+        text_BLE: Embeddings of B prompts and clips.
+        frames_BTE: Embeddings of B prompts and clips.
     """
 
     def __init__(self, text_BLE: Tensor, frames_BTE: Tensor) -> None:
@@ -83,7 +83,8 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(out, out)
 
     def forward(self, waves_BC: Tensor) -> Tensor:
-        return self.linear_2(F.silu(self.linear_1(waves_BC.to(self.linear_1.weight.dtype))))
+        out: Tensor = self.linear_2(F.silu(self.linear_1(waves_BC.to(self.linear_1.weight.dtype))))
+        return out
 
 
 class ResNet(nn.Module):
@@ -109,11 +110,12 @@ class ResNet(nn.Module):
         x = x + self.time_emb_proj(F.silu(time_BD))[:, :, None, None]
         x = self.conv2(F.silu(self.norm2(x)))
         past = x_BCHW if self.conv_shortcut is None else self.conv_shortcut(x_BCHW)
-        return past + x if self.scale == 1 else (past + x) / self.scale
+        out: Tensor = past + x if self.scale == 1 else (past + x) / self.scale
+        return out
 
 
 class FrameConditions(nn.Module):
-    """The layers by which a self attention looks at the frames of the clip (official: ``VideoAttnProcessor``).
+    """The layers by which self-attention also attends to the clip's frames (official: ``VideoAttnProcessor``).
 
     ``video_out`` starts at zero: an untrained one changes nothing.
     """
@@ -137,7 +139,7 @@ class FrameConditions(nn.Module):
 
 
 class TextConditions(nn.Module):
-    """Brings text states to the width of the cross attention, in every layer anew (official processor)."""
+    """Projects text embeddings to the width of the cross-attention, in each layer (official processor)."""
 
     def __init__(self, encoder_dim: int, width: int) -> None:
         super().__init__()
@@ -171,7 +173,8 @@ class SelfAttention(AttentionLayers):
         x = self.to_out[0](attention(q, k, v).flatten(2))
         asked = self.processor.video_q(x).unflatten(-1, heads)
         told = attention(asked, heard.frames_k, heard.frames_v).flatten(2)
-        return x + self.processor.video_out(told)
+        out: Tensor = x + self.processor.video_out(told)
+        return out
 
 
 class CrossAttention(AttentionLayers):
@@ -192,7 +195,8 @@ class CrossAttention(AttentionLayers):
 
     def forward(self, x_BSC: Tensor, heard: Heard) -> Tensor:
         q = self.to_q(x_BSC).unflatten(-1, (self.num_heads, -1))
-        return self.to_out[0](attention(q, heard.text_k, heard.text_v).flatten(2))
+        out: Tensor = self.to_out[0](attention(q, heard.text_k, heard.text_v).flatten(2))
+        return out
 
 
 class GatedGelu(nn.Module):
@@ -204,7 +208,8 @@ class GatedGelu(nn.Module):
 
     def forward(self, x_BSC: Tensor) -> Tensor:
         x, gate = self.proj(x_BSC).chunk(2, dim=-1)
-        return x * F.gelu(gate)
+        out: Tensor = x * F.gelu(gate)
+        return out
 
 
 class FeedForward(nn.Module):
@@ -214,7 +219,8 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(GatedGelu(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels))
 
     def forward(self, x_BSC: Tensor) -> Tensor:
-        return self.net(x_BSC)
+        out: Tensor = self.net(x_BSC)
+        return out
 
 
 class TransformerBlock(nn.Module):
@@ -238,7 +244,8 @@ class TransformerBlock(nn.Module):
         heard = conditions.heard_by(self)
         x = x_BSC + self.attn1(self.norm1(x_BSC), heard)
         x = x + self.attn2(self.norm2(x), heard)
-        return x + self.ff(self.norm3(x))
+        out: Tensor = x + self.ff(self.norm3(x))
+        return out
 
 
 class Transformer(nn.Module):
@@ -254,7 +261,8 @@ class Transformer(nn.Module):
     def forward(self, x_BCHW: Tensor, conditions: Conditions) -> Tensor:
         tokens = self.proj_in(self.norm(x_BCHW)).flatten(2).transpose(1, 2)
         tokens = self.transformer_blocks[0](tokens, conditions)
-        return x_BCHW + self.proj_out(tokens.transpose(1, 2).unflatten(2, x_BCHW.shape[2:]))
+        out: Tensor = x_BCHW + self.proj_out(tokens.transpose(1, 2).unflatten(2, x_BCHW.shape[2:]))
+        return out
 
 
 class Downsample(nn.Module):
@@ -265,7 +273,8 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.conv(x_BCHW if self.conv.padding != (0, 0) else F.pad(x_BCHW, (0, 1, 0, 1)))
+        out: Tensor = self.conv(x_BCHW if self.conv.padding != (0, 0) else F.pad(x_BCHW, (0, 1, 0, 1)))
+        return out
 
 
 class Upsample(nn.Module):
@@ -276,4 +285,5 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x_BCHW: Tensor, size: torch.Size) -> Tensor:
-        return self.conv(F.interpolate(x_BCHW, size=size, mode="nearest"))
+        out: Tensor = self.conv(F.interpolate(x_BCHW, size=size, mode="nearest"))
+        return out

@@ -1,6 +1,6 @@
-"""A request for sound held against a card and a film: everything is checked before anything heavy is loaded.
+"""Checks a video to audio request against its card and its video, before anything heavy is loaded.
 
-Imports no torch. A film is a file or a clip in memory; of a file only the times of its packets are read here.
+Imports no torch. A video is a file or a clip in memory; of a file only the times of its packets are read here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CLOSE_S = 1e-6  # moments nearer than this are the same: times in files are roun
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Stretches of a film, each of ``length_s``, whose sounds are made one by one. starts_s: rising, from 0."""
+    """Windows of a video, each of ``length_s``, whose audio is generated one by one. starts_s: ascending, from 0."""
 
     starts_s: tuple[float, ...]
     length_s: float
@@ -54,7 +54,7 @@ class SoundChoice:
     """What a job of sound has beyond what every job has.
 
     Attributes:
-        windows: That it is made in.
+        windows: Windows it is generated in.
         states: A file of precomputed embeddings.
     """
 
@@ -79,11 +79,11 @@ class SoundChoice:
         }
 
 
-def film_of(job: Job) -> InputVideo | Video:
+def input_video_of(job: Job) -> InputVideo | Video:
     """The input video of a job.
 
     Raises:
-        RequestError: For a job without one.
+        RequestError: If the job has none.
     """
     if job.film is None:
         raise RequestError(f"this request for `{job.card.id}` brings no video")
@@ -94,7 +94,7 @@ def choice_of(job: Job) -> SoundChoice:
     """What a job says of its film.
 
     Raises:
-        RequestError: For a job of another task.
+        RequestError: If the job is for another task.
     """
     if not isinstance(job.extra, SoundChoice):
         raise RequestError(f"this request was checked against `{job.card.id}`, which makes no sound")
@@ -102,15 +102,15 @@ def choice_of(job: Job) -> SoundChoice:
 
 
 def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job:
-    """Check a request against its card and its film, and fill in the card's defaults; a missing seed is drawn.
+    """Check a request against its card and its video, and fill in the card's defaults and a random seed.
 
     Raises:
-        RequestError: With one line: what was given, what is allowed, what to do.
+        RequestError: With one line that says what was given, what is allowed and what to do.
     """
     sound = sound_of(card)
     refuse_foreign(request, card, own=OWN)
     for name in NOT_OURS:
-        if getattr(request, name) not in (None, False):
+        if (given := getattr(request, name)) is not None and given is not False:
             raise RequestError(f"`{card.id}` makes sound and takes no {name.replace('_', ' ')}: leave it out")
     prompt = checked_prompt(request.prompt, card, may_lack=True)
     steps = checked_steps(request.steps, card, card.sampling)
@@ -162,9 +162,9 @@ def times_of(film: InputVideo | Video) -> tuple[float, ...]:
 def shown_frames(
     times_s: Sequence[float], start_s: float, length_s: float, sound: Sound
 ) -> tuple[list[int], list[float]]:
-    """Which frames of a film the encoder is shown of one window, and when, from the window's begin.
+    """Which frames of a video the encoder sees for one window, and when, from the window's begin.
 
-    Where the film ends within the window, its last frame is shown on. Frames of even rate are those of the official
+    Where the video ends within the window, its last frame is shown on. Frames of even rate are those of the official
     rule (numbers spread evenly from first to last and cut to whole ones).
     """
     if sound.fps:

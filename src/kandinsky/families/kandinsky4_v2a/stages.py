@@ -1,9 +1,9 @@
 """Sound for a film: frames and words → embeddings → spectrogram, by the one sampling loop → waveform.
 
-Each step is public and typed on both sides. A film longer than the model's window is done in windows that overlap, each
+Each step is public and typed on both sides. A video longer than the model's window is done in overlapping windows, each
 with noise of its own, and their sounds are faded into each other.
 
-Legend: N windows of a film, B of them in one pass; M bands and T columns of a spectrogram; H W C rows, columns and
+Legend: N windows of a video, B of them in one pass; M bands and T columns of a spectrogram; H W C rows, columns and
 channels of its latent; S samples; E width of the encoder's embeddings.
 """
 
@@ -28,8 +28,8 @@ from kandinsky.engine.events import Phase, Step
 from kandinsky.engine.request import Job
 from kandinsky.engine.stages import Finish, Made, Running, Stage, check_cancelled, check_pixels, watched
 from kandinsky.errors import RequestError
-from kandinsky.families.kandinsky4_v2a.clip_states import FilmStates, read_states
-from kandinsky.families.kandinsky4_v2a.request import choice_of, film_of, shown_frames, times_of
+from kandinsky.families.kandinsky4_v2a.clip_embeddings import ClipEmbeddings, read_embeddings
+from kandinsky.families.kandinsky4_v2a.request import choice_of, input_video_of, shown_frames, times_of
 from kandinsky.media import audio as sounds
 from kandinsky.media import recipe as recipes
 from kandinsky.media import spectrogram
@@ -37,30 +37,31 @@ from kandinsky.media.mux import InputVideo, frames_of_windows
 from kandinsky.media.spectrogram import SpectrogramParams
 from kandinsky.model.card import Card, sound_of
 from kandinsky.model.denoiser import AUDIO, Denoiser, Known, Pass
-from kandinsky.model.values import Audio, Soundtrack, TextStates
+from kandinsky.model.values import Audio, Soundtrack, TextEmbeddings
 from kandinsky.runtime.randomness import stage_seed
 
 if TYPE_CHECKING:
     from kandinsky.model.denoiser import State
 
-BLACK_SIZE = (64, 64)  # of the black film that guidance holds a film against; encoders take any
+BLACK_SIZE = (64, 64)  # side of the black video for the unconditional pass; encoders accept any size
 
 
 @dataclasses.dataclass(frozen=True)
 class SoundMade(Made):
-    """
+    """What the stages of video to audio have made so far.
+
     Attributes:
-        clips: Embeddings of each job's film and words.
+        clips: Embeddings of each job's video and words.
         windows: Latents of its windows, [N, 1, H, W, C] each.
     """
 
-    clips: tuple[FilmStates, ...] = ()
+    clips: tuple[ClipEmbeddings, ...] = ()
     windows: tuple[Tensor, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class EncodeFilm:
-    """Shows the encoder every film, in windows, and reads it the prompts."""
+class EncodeVideo:
+    """Encodes every video, in windows, and the prompts."""
 
     needs: tuple[str, ...] = ("text",)
 
@@ -92,19 +93,19 @@ class Listen:
     def results(self, context: Context, made: Made) -> list[Soundtrack]:
         assert isinstance(made, SoundMade)
         return [
-            Soundtrack(listen(decode(context, latents), job), job.seed, recipe, film_of(job))
+            Soundtrack(listen(decode(context, latents), job), job.seed, recipe, input_video_of(job))
             for job, latents, recipe in zip(made.jobs, made.windows, made.recipes, strict=True)
         ]
 
 
-SOUND: tuple[tuple[Stage, ...], Finish] = ((EncodeFilm(), SampleSound()), Listen())
+SOUND: tuple[tuple[Stage, ...], Finish] = ((EncodeVideo(), SampleSound()), Listen())
 
 
-def encode(context: Context, jobs: Sequence[Job]) -> list[FilmStates]:
-    """States of every film and its prompts; from a file where a request names one.
+def encode(context: Context, jobs: Sequence[Job]) -> list[ClipEmbeddings]:
+    """Embeddings of every video and its prompts, from a file where a request names one.
 
     Raises:
-        RequestError: For a file that does not fit its request.
+        RequestError: If a file does not fit its request.
     """
     given = [_given(job) for job in jobs]
     if None not in given:
@@ -114,19 +115,21 @@ def encode(context: Context, jobs: Sequence[Job]) -> list[FilmStates]:
 
         @cache
         def words(text: str) -> Tensor:
-            return encoder.encode_prompts([text])
+            out: Tensor = encoder.encode_prompts([text])
+            return out
 
         @cache
         def darkness(moments: tuple[float, ...]) -> Tensor:
             black = torch.zeros(len(moments), *BLACK_SIZE, 3, dtype=torch.uint8, device=device)
-            return encoder.encode_frames(black, torch.tensor(moments, device=device))
+            out: Tensor = encoder.encode_frames(black, torch.tensor(moments, device=device))
+            return out
 
-        def states_of(one: Job) -> FilmStates:
+        def states_of(one: Job) -> ClipEmbeddings:
             windows, moments = [], ()
             for frames_THWC, times_s in windows_of(one):
                 windows.append(encoder.encode_frames(frames_THWC.to(device), times_s.to(device)))
                 moments = moments or tuple(times_s.tolist())
-            states = FilmStates(torch.cat(windows), words(one.prompt))
+            states = ClipEmbeddings(torch.cat(windows), words(one.prompt))
             if not Guidance(one.guidance).is_on:
                 return states
             return dataclasses.replace(states, black_1TE=darkness(moments), negative_1LE=words(one.negative_prompt))
@@ -136,7 +139,7 @@ def encode(context: Context, jobs: Sequence[Job]) -> list[FilmStates]:
 
 def windows_of(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
     """What the encoder is shown of each window: frames [T, H, W, 3] uint8, and when they are shown, [T] seconds."""
-    rules, film, windows = sound_of(job.card), film_of(job), choice_of(job).windows
+    rules, film, windows = sound_of(job.card), input_video_of(job), choice_of(job).windows
     times = times_of(film)
     chosen = [shown_frames(times, start, windows.length_s, rules) for start in windows.starts_s]
     numbers = [some for some, _ in chosen]
@@ -149,9 +152,9 @@ def windows_of(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def sample(
-    context: Context, jobs: Sequence[Job], clips: Sequence[FilmStates], *, at_once: int = 1
+    context: Context, jobs: Sequence[Job], clips: Sequence[ClipEmbeddings], *, at_once: int = 1
 ) -> Generator[Step, None, list[Tensor]]:
-    """Latents of every film's spectrograms, [N, 1, H, W, C] float32 each, from the embeddings of ``encode``.
+    """Latents of every video's spectrograms, [N, 1, H, W, C] float32 each, from the embeddings of ``encode``.
 
     Args:
         at_once: Windows in one pass of the U-Net; results then differ by the rounding of differently ordered sums.
@@ -180,7 +183,7 @@ def sample(
 def denoise(
     context: Context,
     draws_NBTHWC: Tensor,
-    clips: FilmStates,
+    clips: ClipEmbeddings,
     *,
     steps: int,
     guidance: float,
@@ -209,7 +212,7 @@ def denoise(
 
         def bound(text_BLE: Tensor, frames_BTE: Tensor) -> Denoiser:
             text = text_BLE.to(device)
-            run = Pass(TextStates(text, text.mean(1)))
+            run = Pass(TextEmbeddings(text, text.mean(1)))
             return bind()(net, Known(extra={"frames": frames_BTE.to(device)}), run)
 
         negative = None
@@ -248,7 +251,7 @@ def spectrogram_params(card: Card) -> SpectrogramParams:
 
 
 def listen(pictures_NMTC: Tensor, job: Job) -> Audio:
-    """The sound that spectrograms mean, as long as was asked for."""
+    """The audio of spectrograms, of the requested length."""
     rules, params, windows = sound_of(job.card), spectrogram_params(job.card), choice_of(job).windows
     rate = params.sample_rate
     length = round(windows.length_s * rate)
@@ -265,11 +268,11 @@ def listen(pictures_NMTC: Tensor, job: Job) -> Audio:
 
 
 def recipe(context: Context, job: Job) -> dict[str, object]:
-    """What makes this sound again, as stored in the file; with the recipe of the film, where it has one."""
-    made, film = context.recipe(job), film_of(job)
+    """The recipe stored in the file; with the recipe of the input video, where it has one."""
+    made, film = context.recipe(job), input_video_of(job)
     try:
         made_by = recipes.read(film.path) if isinstance(film, InputVideo) else film.recipe
-    except RequestError:  # another program's film
+    except RequestError:  # another program's video
         made_by = {}
     if made_by:
         made["video"] = {**made["video"], "recipe": made_by}
@@ -278,15 +281,15 @@ def recipe(context: Context, job: Job) -> dict[str, object]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Window:
-    """One window's turn. film: its place in the batch."""
+    """One window to sample. film: index of its video in the batch."""
 
     film: int
     number: int
     one: Job
-    states: FilmStates
+    states: ClipEmbeddings
 
 
-def _passes(films: Sequence[tuple[Job, FilmStates]], at_once: int) -> list[list[_Window]]:
+def _passes(films: Sequence[tuple[Job, ClipEmbeddings]], at_once: int) -> list[list[_Window]]:
     """Neighbouring windows that one pass can take together, at most so many."""
     passes: list[list[_Window]] = []
     last: object = None
@@ -300,14 +303,14 @@ def _passes(films: Sequence[tuple[Job, FilmStates]], at_once: int) -> list[list[
     return passes
 
 
-def _together(windows: Sequence[_Window]) -> FilmStates:
-    """States of windows as one batch."""
+def _together(windows: Sequence[_Window]) -> ClipEmbeddings:
+    """Embeddings of windows as one batch."""
 
     def joined(tensors: Iterable[Tensor | None]) -> Tensor | None:
         found = [tensor for tensor in tensors if tensor is not None]
         return torch.cat(found) if found else None
 
-    return FilmStates(
+    return ClipEmbeddings(
         torch.cat([window.states.frames_NTE[window.number, None] for window in windows]),
         torch.cat([window.states.text_1LE for window in windows]),
         joined(window.states.black_1TE for window in windows),
@@ -333,16 +336,16 @@ def faded(pieces: list[np.ndarray], starts: list[int], overlap: int) -> np.ndarr
     return sounds.join(cut, begins)
 
 
-def _given(job: Job) -> FilmStates | None:
+def _given(job: Job) -> ClipEmbeddings | None:
     """Embeddings from the file that a job names.
 
     Raises:
-        RequestError: For a file that does not fit it.
+        RequestError: If the file does not fit the request.
     """
     choice = choice_of(job)
     if choice.states is None:
         return None
-    states = read_states(choice.states)
+    states = read_embeddings(choice.states)
     windows, given = len(choice.windows.starts_s), len(states.frames_NTE)
     if windows != given:
         raise RequestError(

@@ -1,4 +1,4 @@
-"""The video-to-audio U-Net: Stable Diffusion 1's over pictures of sound, with a clip's frames in every self attention.
+"""The video-to-audio U-Net: Stable Diffusion 1's over spectrogram images, with a clip's frames in every self attention.
 
 Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/model/unet.py and attention_processors.py; Diffusers,
 UNet2DConditionModel. Text and frames are the same at every step, so what the layers make of them is made once a run,
@@ -57,7 +57,8 @@ class MiddleLevel(nn.Module):
 
     def forward(self, x_BCHW: Tensor, time_BD: Tensor, conditions: Conditions) -> Tensor:
         x = self.attentions[0](self.resnets[0](x_BCHW, time_BD), conditions)
-        return self.resnets[1](x, time_BD)
+        out: Tensor = self.resnets[1](x, time_BD)
+        return out
 
 
 class UpLevel(nn.Module):
@@ -89,7 +90,7 @@ class UpLevel(nn.Module):
 
 
 class V2AUNet(nn.Module):
-    """A latent picture of sound, a level of noise, states of text and frames → the noise in it."""
+    """Predicts the noise in a latent spectrogram, given its level and embeddings of text and frames."""
 
     # the middle runs once; its two lists would be moved for nothing
     offload_blocks = ("down_blocks", "up_blocks")
@@ -121,7 +122,7 @@ class V2AUNet(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], params.out_channels, 3, padding=1)
 
     def forward(self, x_BHWC: Tensor, level_B: Tensor, conditions: Conditions) -> Tensor:
-        """The noise in a latent picture.
+        """The noise in a latent image.
 
         Args:
             x_BHWC: State; H and W are free, also odd.
@@ -147,4 +148,5 @@ class V2AUNet(nn.Module):
         for level in self.up_blocks:
             x = level(x, kept, time, conditions)
         x = self.conv_out(F.silu(self.conv_norm_out(x)))
-        return x.permute(0, 2, 3, 1)
+        out: Tensor = x.permute(0, 2, 3, 1)
+        return out

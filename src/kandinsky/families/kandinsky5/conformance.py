@@ -18,21 +18,23 @@ from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times
 from kandinsky.engine.stages import to_pixels, with_frames
 from kandinsky.families.kandinsky5.denoiser import bind
-from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
-from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.families.kandinsky5.params import DiTParams
+from kandinsky.families.parts.hunyuan import HunyuanAutoencoder
 from kandinsky.families.parts.keymaps import DIFFUSERS_INSIDE
-from kandinsky.families.parts.tiling import Tiling
+from kandinsky.families.parts.params import HunyuanParams
+from kandinsky.families.parts.tiles import Tiling
 from kandinsky.golden.cases import Case, Runner
 from kandinsky.golden.tracking import CaseError, Settings
 from kandinsky.media.image import FittedImage, area_size, open_image
 from kandinsky.model.card import Component
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
+from kandinsky.ops.attention_spec import TILE
 from kandinsky.ops.lora import layer_shapes
 from kandinsky.ops.nabla import (
     BLOCK,
-    TILE,
     KeptBlocks,
     Nabla,
     TileOrder,
@@ -105,7 +107,7 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
         known = Known(extra={"source": inputs["source_latent"][None]})
 
     def denoiser(prefix: str, branch: str) -> Denoiser:
-        text = TextStates(
+        text = TextEmbeddings(
             inputs[f"{prefix}text_embeds"], inputs[f"{prefix}pooled_embed"], inputs.optional(f"{prefix}attention_mask")
         )
         runner = cache.runner(branch) if cache else None
@@ -322,14 +324,15 @@ def _forward(net: DiffusionTransformer3D, case: Case, kept: KeptBlocks | None = 
     velocity = net(
         inputs["x"][None],
         inputs["time"],
-        TextStates(inputs["text_embed"], inputs["pooled_text_embed"], mask),
+        TextEmbeddings(inputs["text_embed"], inputs["pooled_text_embed"], mask),
         rope_scale=_scale(call),
         attention=_attention(call, "sparse"),
         positions=visual,
         text_positions=text,
         kept=kept,
     )
-    return velocity[0]
+    out: Tensor = velocity[0]
+    return out
 
 
 def _is_input(call: Settings, key: str, given: str, absent: str | None) -> bool:

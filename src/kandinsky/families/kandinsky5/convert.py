@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.model.card import Card
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.weights import keymaps

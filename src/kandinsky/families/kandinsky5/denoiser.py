@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, VisualLayout
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.blocks import BlockRunner
 from kandinsky.ops.nabla import KeptBlocks
@@ -118,9 +118,9 @@ class VelocityDenoiser:
     """A transformer bound to one prompt batch; callable as ``(x_BTHWC, t) -> velocity_BTHWC``.
 
     Args:
-        text: States of B prompts, or of one prompt for any B.
-        rope_scale: As in the network.
-        attention: As in the network.
+        text: Embeddings of B prompts, or of one prompt for any B.
+        rope_scale: See the network's ``forward``.
+        attention: See the network's ``forward``.
         condition_BTHWC: Condition channels, see ``join_condition``.
         runner: Of the visual blocks.
         layouts: Filled at the first call; give one to all denoisers of a generation (same scale and attention).
@@ -128,7 +128,7 @@ class VelocityDenoiser:
     """
 
     dit: DiffusionTransformer3D
-    text: TextStates
+    text: TextEmbeddings
     _: KW_ONLY
     rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     attention: AttentionSpec | None = None
@@ -140,7 +140,7 @@ class VelocityDenoiser:
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
         """Velocity at time t in [0, 1]. Quirk: t·1000 is formed in float32; its last bit shows in the result."""
         B = x_BTHWC.shape[0]
-        return self.dit(
+        out: Tensor = self.dit(
             join_condition(x_BTHWC, self.dit.params, self.condition_BTHWC),
             (t.float() * 1000.0).to(x_BTHWC.device).expand(B),
             self.text.expand(B),
@@ -148,6 +148,7 @@ class VelocityDenoiser:
             layout=self._layout(x_BTHWC),
             kept=self.kept,
         )
+        return out
 
     def _layout(self, x_BTHWC: Tensor) -> VisualLayout:
         frames, rows, columns = (

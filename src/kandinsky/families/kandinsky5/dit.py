@@ -10,18 +10,17 @@ Precision: the compute type is the type of the weights, and the token stream is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import RequestError
-from kandinsky.model.params import read_params, three
-from kandinsky.model.values import TextStates
+from kandinsky.families.kandinsky5.params import DiTParams
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.blocks import BlockRunner, Mix, run_all
 from kandinsky.ops.linear import Linear
@@ -32,66 +31,6 @@ from kandinsky.ops.rope import Rotation, axis_angles, frequencies, grid_angles
 NORM_EPS = 1e-5
 # torch's default for float32 input of RMSNorm, which the official module leaves unset
 HEAD_NORM_EPS = torch.finfo(torch.float32).eps
-
-
-@dataclass(frozen=True, slots=True)
-class DiTParams:
-    """Hyper-parameters under their official names, with the official constructor defaults.
-
-    Attributes:
-        visual_cond: The input carries condition channels and a mask besides the latent (image-to-video ability).
-        instruct_type: "channel" for image editing: source latent and a mask in the same extra channels.
-    """
-
-    in_visual_dim: int = 4
-    in_text_dim: int = 3584
-    in_text_dim2: int = 768
-    time_dim: int = 512
-    out_visual_dim: int = 4
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    model_dim: int = 2048
-    ff_dim: int = 5120
-    num_text_blocks: int = 2
-    num_visual_blocks: int = 32
-    axes_dims: tuple[int, int, int] = (16, 24, 24)
-    visual_cond: bool = False
-    instruct_type: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.model_dim % self.head_dim or self.model_dim % 2:
-            raise RequestError(f"model_dim {self.model_dim} is not a multiple of the head width {self.head_dim}")
-        if any(width % 2 for width in self.axes_dims):
-            raise RequestError(f"axes_dims {list(self.axes_dims)}: every entry must be even")
-        if self.instruct_type not in (None, "channel"):
-            raise RequestError(f"unknown instruct_type `{self.instruct_type}`: use `channel` or leave it out")
-
-    @property
-    def head_dim(self) -> int:
-        return sum(self.axes_dims)
-
-    @property
-    def num_heads(self) -> int:
-        return self.model_dim // self.head_dim
-
-    @property
-    def has_condition_channels(self) -> bool:
-        return self.visual_cond or self.instruct_type == "channel"
-
-    @property
-    def input_channels(self) -> int:
-        """Channels of ``x_BTHWC``: the latent, and with conditioning as many again and a mask."""
-        return 2 * self.in_visual_dim + 1 if self.has_condition_channels else self.in_visual_dim
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DiTParams:
-        """Read official hyper-parameters.
-
-        Raises:
-            RequestError: For a key that is none of them.
-        """
-        what = "transformer parameter"
-        axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims") if key in values}
-        return read_params(cls, {**values, **axes}, what)
 
 
 def patchify(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
@@ -107,7 +46,8 @@ def patchify(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
         )
     pt, ph, pw = patch
     x = x_BTHWC.unflatten(3, (-1, pw)).unflatten(2, (-1, ph)).unflatten(1, (-1, pt))
-    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4)
+    out: Tensor = x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4)
+    return out
 
 
 def unpatchify(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
@@ -137,7 +77,7 @@ class TimeEmbeddings(nn.Module):
             return linear_float32(self.out_layer, F.silu(linear_float32(self.in_layer, wave)))
 
 
-class TextEmbeddings(nn.Module):
+class TextProjection(nn.Module):
     """Linear, then LayerNorm in float32; the result returns to the compute type."""
 
     def __init__(self, text_dim: int, width: int) -> None:
@@ -162,7 +102,8 @@ class VisualEmbeddings(nn.Module):
         self.in_layer = Linear(patch[0] * patch[1] * patch[2] * channels, width)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
-        return self.in_layer(patchify(x_BTHWC, self.patch)).to(self.in_layer.weight.dtype)
+        out: Tensor = self.in_layer(patchify(x_BTHWC, self.patch)).to(self.in_layer.weight.dtype)
+        return out
 
 
 class Modulation(nn.Module):
@@ -189,7 +130,7 @@ def modulated_norm(x_BSD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tenso
 
 
 def gated_sum(x_BSD: Tensor, gate_B1D: Tensor, update_BSD: Tensor) -> Tensor:
-    """x + gate·update in float32, rounded to the type of x."""
+    """Compute x + gate·update in float32, rounded to the type of x."""
     with island(x_BSD):
         return torch.addcmul(x_BSD.float(), gate_B1D, update_BSD.float()).to(x_BSD.dtype)
 
@@ -237,7 +178,8 @@ class Attention(nn.Module):
             if rotation is not None:
                 q_BSNK, k_BLNK = rotation(q_BSNK), rotation(k_BLNK)
             q_BSNK, k_BLNK = q_BSNK.to(v_BLNK.dtype), k_BLNK.to(v_BLNK.dtype)
-        return self.out_layer(mix(q_BSNK, k_BLNK, v_BLNK).flatten(-2))
+        out: Tensor = self.out_layer(mix(q_BSNK, k_BLNK, v_BLNK).flatten(-2))
+        return out
 
 
 class FeedForward(nn.Module):
@@ -247,7 +189,8 @@ class FeedForward(nn.Module):
         self.out_layer = Linear(hidden, width, bias=False)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
-        return self.out_layer(F.gelu(self.in_layer(x_BSD)))
+        out: Tensor = self.out_layer(F.gelu(self.in_layer(x_BSD)))
+        return out
 
 
 class TextBlock(nn.Module):
@@ -330,14 +273,14 @@ class VisualLayout:
     nabla: Nabla | None = None
 
     def mix(self, layer: int, kept: KeptBlocks | None = None) -> Mix:
-        """The attention among the visual tokens of one layer; ``kept`` is told the share of blocks it keeps."""
+        """The attention among the visual tokens of one layer; it reports the share of blocks kept to ``kept``."""
         if self.nabla is None:
             return partial(attention, backend=self.attention.backend)
         return partial(self.nabla.attend, note=None if kept is None else partial(kept.note, layer))
 
 
 class DiffusionTransformer3D(nn.Module):
-    """Velocity of a noisy latent clip, given its text states and time.
+    """Predicts the velocity of a noisy latent clip, given text embeddings and time.
 
     Source: kandinskylab/kandinsky-5, kandinsky/models/dit.py, DiffusionTransformer3D; batched here.
     """
@@ -346,8 +289,8 @@ class DiffusionTransformer3D(nn.Module):
         super().__init__()
         self.params = params
         self.time_embeddings = TimeEmbeddings(params.model_dim, params.time_dim)
-        self.text_embeddings = TextEmbeddings(params.in_text_dim, params.model_dim)
-        self.pooled_text_embeddings = TextEmbeddings(params.in_text_dim2, params.time_dim)
+        self.text_embeddings = TextProjection(params.in_text_dim, params.model_dim)
+        self.pooled_text_embeddings = TextProjection(params.in_text_dim2, params.time_dim)
         self.visual_embeddings = VisualEmbeddings(params.input_channels, params.model_dim, params.patch_size)
         self.text_transformer_blocks = nn.ModuleList(TextBlock(params) for _ in range(params.num_text_blocks))
         self.visual_transformer_blocks = nn.ModuleList(VisualBlock(params) for _ in range(params.num_visual_blocks))
@@ -378,7 +321,7 @@ class DiffusionTransformer3D(nn.Module):
         self,
         x_BTHWC: Tensor,
         time_B: Tensor,
-        text: TextStates,
+        text: TextEmbeddings,
         *,
         rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
         attention: AttentionSpec | None = None,
@@ -434,7 +377,8 @@ class DiffusionTransformer3D(nn.Module):
 
         def run(number: int, x_BSD: Tensor) -> Tensor:
             block = self.visual_transformer_blocks[number]
-            return block(x_BSD, text_BLD, e_BE, shown.rotation, text.mask_BL, shown.mix(number, kept))
+            out: Tensor = block(x_BSD, text_BLD, e_BE, shown.rotation, text.mask_BL, shown.mix(number, kept))
+            return out
 
         if kept is not None:
             kept.begin()
@@ -443,4 +387,5 @@ class DiffusionTransformer3D(nn.Module):
         x_BSD = (runner or run_all)(x_BSD, len(self.visual_transformer_blocks), run)
         if layout.nabla is not None:
             x_BSD = layout.nabla.order.restore(x_BSD)
-        return self.out_layer(x_BSD, e_BE, grid)
+        out: Tensor = self.out_layer(x_BSD, e_BE, grid)
+        return out

@@ -52,7 +52,8 @@ def questions() -> dict[str, str]:
 
 
 def check_can_expand(model: str, encoder: str, task: str) -> None:
-    """
+    """Check that a model can expand prompts.
+
     Raises:
         RequestError: If a model's text encoder cannot write, or its task has no question.
     """
@@ -89,13 +90,13 @@ def expand(
 
     Args:
         model: ``Qwen2_5_VLForConditionalGeneration``.
-        tokenizer: Its own, with the chat template.
-        task: Of the card.
-        seed: The same one gives the same text.
-        image: What the task is given, at its full size; ``image_processor`` is needed to show it.
+        tokenizer: The model's own, with the chat template.
+        task: From the card.
+        seed: The same seed gives the same text.
+        image: Input image of the task, at full size; needs ``image_processor``.
 
     Returns:
-        The answer as it came; the prompt itself where nothing came.
+        The model's answer; the prompt itself if it is empty.
 
     Raises:
         WeightsError: If the chat template or the image processor does not lie beside the model.

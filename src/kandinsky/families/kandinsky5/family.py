@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kandinsky.families.parts.shared import FLUX, HUNYUAN
-from kandinsky.model.family import DiffusersFormat, Family, FolderLayout, Format, Part, Split
+from kandinsky.model.family import Depth, DiffusersFormat, Family, FolderLayout, Format, Part, Split
 from kandinsky.model.lazy import Lazy
 from kandinsky.model.task import IMAGE_EDITING, IMAGE_TO_VIDEO, TEXT_TO_IMAGE, TEXT_TO_VIDEO
 
@@ -11,10 +11,14 @@ _HERE = "kandinsky.families.kandinsky5"
 TRANSFORMER = Part(
     network=Lazy(f"{_HERE}.networks:transformer"),
     bind=Lazy(f"{_HERE}.denoiser:bind"),
-    split=Split("clip", Lazy(f"{_HERE}.parallel:SPLIT")),
+    split=Split(Lazy(f"{_HERE}.parallel:SPLIT"), Lazy(f"{_HERE}.cost:demand")),
     attention=("dense", "nabla"),
     conditions=("zeros", "coordinates"),
     caches=True,
+    cost=Lazy(f"{_HERE}.cost:transformer"),
+    flops=Lazy(f"{_HERE}.cost:flops"),
+    depth=Depth("num_visual_blocks", 2, Lazy(f"{_HERE}.cost:visual_blocks")),
+    rivals={"diffusers": Lazy(f"{_HERE}.rivals:transformer")},
 )
 FAMILY = Family(
     "kandinsky5",
@@ -23,7 +27,10 @@ FAMILY = Family(
         "qwen-clip": Part(
             reader=Lazy(f"{_HERE}.networks:qwen_clip"),
             tensors=("qwen", "clip"),
+            cost=Lazy(f"{_HERE}.cost:qwen_clip"),
+            depth=Depth("qwen_layers", 2, Lazy(f"{_HERE}.cost:qwen_layers")),
             made_up=Lazy(f"{_HERE}.made_up:random_qwen_clip"),
+            rivals={"diffusers": Lazy(f"{_HERE}.rivals:qwen_clip")},
             expands=("text-to-video", "text-to-image", "image-to-video", "image-editing"),
         ),
         "hunyuan": HUNYUAN,

@@ -2,59 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from kandinsky.errors import BackendError
+from kandinsky.families.kandinsky5.params import DiTParams, QwenClipSizes
 from kandinsky.families.kandinsky5.templates import TEMPLATES
 from kandinsky.model.card import Card
 
 
-@dataclass(frozen=True, slots=True)
-class QwenClipSizes:
-    """What decides the work of both text encoders; the defaults are Qwen2.5-VL-7B's and CLIP-L's."""
-
-    qwen_width: int = 3584
-    clip_width: int = 768
-    qwen_layers: int = 28
-    clip_layers: int = 12
-    vocabulary: int = 152064
-
-    @classmethod
-    def of(cls, card: Card) -> QwenClipSizes:
-        """Widths as the card's transformer takes them, the rest from the card's text parameters where it has them."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        given = {key: value for key, value in card.text.params.items() if key in known}
-        widths = {"qwen_width": card.dit.params["in_text_dim"], "clip_width": card.dit.params["in_text_dim2"]}
-        return cls(**(widths | given))
-
-    @property
-    def head(self) -> int:
-        """Width of Qwen's heads: 128 where that divides the width, as at full size."""
-        return next(head for head in (128, 64, 32, 16) if self.qwen_width % head == 0)
-
-
 def random_qwen_clip(card: Card, device: torch.device, dtype: torch.dtype) -> Any:
     """Both encoders behind their usual interface, with a tokenizer that only counts."""
-    sizes, component = QwenClipSizes.of(card), card.text
+    component, takes = card.text, DiTParams.from_dict(card.dit.params)
+    # as wide as the card's transformer takes them
+    sizes = QwenClipSizes.read(component.params, qwen_width=takes.in_text_dim, clip_width=takes.in_text_dim2)
     try:
         from transformers import CLIPTextConfig, CLIPTextModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
     except ImportError as error:
         raise BackendError("the text encoders need `transformers`: install `kandinsky-video[full]`") from error
     from kandinsky.families.kandinsky5.qwen_clip import QwenClipEncoder, QwenClipParams
 
-    width, head = sizes.qwen_width, sizes.head
+    width = sizes.qwen_width
+    # 128 where that divides the width, as at full size
+    head = next(head for head in (128, 64, 32, 16) if width % head == 0)
     heads = width // head
     qwen_config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": sizes.vocabulary,
             "hidden_size": width,
-            "intermediate_size": round(width * 18944 / 3584 / 16) * 16,
+            "intermediate_size": sizes.hidden,
             "num_hidden_layers": sizes.qwen_layers,
             "num_attention_heads": heads,
             "num_key_value_heads": math.gcd(heads, 4),
@@ -67,7 +46,7 @@ def random_qwen_clip(card: Card, device: torch.device, dtype: torch.dtype) -> An
                 "mrope_section": [head // 8, head * 3 // 16, head * 3 // 16],
             },
         },
-        # the half that sees pictures is not run; one layer stands for it
+        # the vision half is not run; one layer represents it
         vision_config={
             "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": width,
             "fullatt_block_indexes": [0],
@@ -97,7 +76,7 @@ def random_qwen_clip(card: Card, device: torch.device, dtype: torch.dtype) -> An
 
 
 class CountingTokenizer:
-    """Stands in for a tokenizer where there is no vocabulary: as many tokens as there are words, all made up.
+    """Replaces a tokenizer where there is no vocabulary: a made-up token per word.
 
     Args:
         prefixes: Texts whose number of tokens is known; they count as that many.

@@ -12,7 +12,8 @@ from kandinsky.runtime.placement import Precision
 
 
 def transformer(component: Component, path: Path) -> nn.Module:
-    from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+    from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
+    from kandinsky.families.kandinsky5.params import DiTParams
 
     return DiffusionTransformer3D(DiTParams.from_dict(component.params))
 

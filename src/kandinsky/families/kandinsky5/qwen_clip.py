@@ -1,4 +1,4 @@
-"""Text states of Kandinsky 5: Qwen2.5-VL's last hidden states for the tokens, CLIP-L's pooled output for the whole.
+"""Text embeddings of Kandinsky 5: Qwen2.5-VL's last hidden states for the tokens, CLIP-L's pooled output for the whole.
 
 Legend: B prompts, L text tokens, C state width, P pooled width.
 """
@@ -18,14 +18,14 @@ from kandinsky.families.kandinsky5 import expansion
 from kandinsky.families.kandinsky5.templates import IMAGE_EDIT, IMAGE_PAD, Template, fill_edit, template
 from kandinsky.media.image import resized
 from kandinsky.model.params import read_params
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Padding = Literal["trimmed", "full"]
-# The CLIP repository holds the picture half of the model in the same file.
+# The CLIP repository has the vision half of the model in the same file.
 CLIP_OTHER_HALF = (
     "vision_model.",
     "visual_projection.",
@@ -40,8 +40,8 @@ class QwenClipParams:
     """How prompts are cut and padded; the defaults are the official video values.
 
     Attributes:
-        qwen_max_length: Prompt tokens kept, the template not counted.
-        clip_max_length: Tokens CLIP sees, padding too.
+        qwen_max_length: Prompt tokens kept, not counting the template.
+        clip_max_length: Tokens CLIP sees, including padding.
         template: Names of ``families/kandinsky5/templates.py`` for clips and for stills.
         image_template: Names of ``families/kandinsky5/templates.py`` for clips and for stills.
     """
@@ -81,8 +81,8 @@ class QwenClipEncoder(nn.Module):
     Args:
         qwen: ``Qwen2_5_VLForConditionalGeneration``; only its language half is run.
         clip: ``CLIPTextModel``.
-        qwen_tokenizer: Of transformers.
-        clip_tokenizer: Of transformers.
+        qwen_tokenizer: From transformers.
+        clip_tokenizer: From transformers.
         image_processor: ``Qwen2VLImageProcessorPil``, needed where Qwen is shown images.
         padding: "trimmed" pads no further than the batch needs; "full" pads to ``qwen_max_length`` and gives a mask, as
             the official code does. Both give a denoiser the same result, as masked tokens count for nothing.
@@ -113,8 +113,8 @@ class QwenClipEncoder(nn.Module):
         for name in (self.params.template, self.params.image_template):
             self._check_prefix(name, template(name))
 
-    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
-        """Text states of B prompts.
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
+        """Text embeddings of B prompts.
 
         Args:
             still: Use the template for images.
@@ -124,7 +124,7 @@ class QwenClipEncoder(nn.Module):
             every token counts.
 
         Raises:
-            RequestError: For no prompts.
+            RequestError: If there are no prompts.
         """
         if isinstance(prompts, str) or not prompts:
             raise RequestError("encode takes a list of at least one prompt")
@@ -132,10 +132,10 @@ class QwenClipEncoder(nn.Module):
         with torch.no_grad():
             tokens, mask = self._token_states(prompts, chosen)
             pooled = self._pooled_states(prompts)
-        return TextStates(tokens, pooled, mask)
+        return TextEmbeddings(tokens, pooled, mask)
 
-    def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextStates:
-        """Text states of B prompts for image editing, each with the image it speaks of.
+    def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextEmbeddings:
+        """Text embeddings of B prompts for image editing, each with its image.
 
         Qwen sees the image at half its width and height; CLIP sees the words alone. The prompt may have any length.
 
@@ -146,7 +146,7 @@ class QwenClipEncoder(nn.Module):
             As ``encode``; L is as long as the longest prompt with its image.
 
         Raises:
-            WeightsError: Without an image processor.
+            WeightsError: If there is no image processor.
             RequestError: For a prompt with an image token in it.
         """
         if isinstance(prompts, str) or not prompts or len(prompts) != len(images):
@@ -156,10 +156,10 @@ class QwenClipEncoder(nn.Module):
         with torch.no_grad():
             tokens, mask = self._token_states_with_images(prompts, images)
             pooled = self._pooled_states(prompts)
-        return TextStates(tokens, pooled, mask)
+        return TextEmbeddings(tokens, pooled, mask)
 
     def expand(self, prompt: str, *, task: str, seed: int, image: Image | None = None) -> str:
-        """The prompt written out at length by Qwen, see ``families/kandinsky5/expansion.py``."""
+        """The prompt expanded by Qwen, see ``families/kandinsky5/expansion.py``."""
         return expansion.expand(
             self.qwen,
             self.qwen_tokenizer,
@@ -222,7 +222,10 @@ class QwenClipEncoder(nn.Module):
             max_length=self.params.clip_max_length,
             return_tensors="pt",
         ).to(self.clip.device)
-        return self.clip(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).pooler_output.float()
+        out: Tensor = self.clip(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+        ).pooler_output.float()
+        return out
 
     def _check_prefix(self, name: str, chosen: Template) -> None:
         length = len(self.qwen_tokenizer(chosen.prefix)["input_ids"])
@@ -242,7 +245,7 @@ def read_qwen_clip(
         dtype: Qwen's compute type; CLIP stays in float32, as in the official code.
 
     Raises:
-        BackendError: Without transformers.
+        BackendError: If transformers is not installed.
         WeightsError: Naming the folder, and the tensor where one does not fit.
     """
     try:

@@ -120,7 +120,7 @@ def template(name: str) -> Template:
     """The template a card names.
 
     Raises:
-        RequestError: For a name that is none.
+        RequestError: For an unknown name.
     """
     try:
         return TEMPLATES[name]

@@ -16,14 +16,15 @@ from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.diffusion.steps import Step
 from kandinsky.families.parts import keymaps
-from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
+from kandinsky.families.parts.movq import MovqAutoencoder
+from kandinsky.families.parts.params import MovqParams
 from kandinsky.families.parts.projected import Projection
 from kandinsky.families.parts.unet import conformance as unet
 from kandinsky.families.parts.unet.denoiser import UNetDenoiser
 from kandinsky.families.parts.unet.unet import SKIPS, Marks, UNet
 from kandinsky.golden.cases import Case, Runner
 from kandinsky.golden.tracking import CaseError, Tensors
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 
 MOST_FRAMES = 10_000
 
@@ -197,7 +198,7 @@ def _over_clips(net: UNet, inputs: Tensors, frames: int, marks: Callable[[int], 
     for clip in range(len(x)):
         one = slice(clip, clip + 1)
         assert states.mask_BL is not None
-        text = TextStates(states.tokens_BLC[one], states.pooled_BC[one], states.mask_BL[one])
+        text = TextEmbeddings(states.tokens_BLC[one], states.pooled_BC[one], states.mask_BL[one])
         made.append(net(x[one], times[one], text, marks(clip)))
     return unet.rows(torch.cat(made))
 
@@ -210,7 +211,12 @@ def _draws(case: Case, name: str, steps: int, frames: int) -> Tensor:
 
 
 def _interpolated(
-    case: Case, net: UNet, states: tuple[TextStates, TextStates], marks: tuple[Marks, Marks], times: Tensor, step: Step
+    case: Case,
+    net: UNet,
+    states: tuple[TextEmbeddings, TextEmbeddings],
+    marks: tuple[Marks, Marks],
+    times: Tensor,
+    step: Step,
 ) -> Mapping[str, Tensor]:
     """Fill the gaps: conditional and unconditional text and marks."""
     inputs = case.inputs

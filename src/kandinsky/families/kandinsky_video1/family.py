@@ -13,11 +13,12 @@ _HERE = "kandinsky.families.kandinsky_video1"
 _KEYMAPS = "kandinsky.families.parts.keymaps"
 
 
-def _unet(keymap: str) -> Part:
+def _unet(keymap: str, cost: str) -> Part:
     return Part(
         network=Lazy("kandinsky.families.parts.networks:unet"),
         keymap=Lazy(f"{_KEYMAPS}:{keymap}"),
         bind=Lazy("kandinsky.families.parts.unet.denoiser:bind"),
+        cost=Lazy(f"{_HERE}.cost:{cost}"),
     )
 
 
@@ -30,10 +31,10 @@ def _in_stages(task: Task) -> Task:
 FAMILY = Family(
     "kandinsky_video1",
     parts={
-        "kandinsky_video1.keyframes-1.0": _unet("UNET_FRAMES_1_0"),
-        "kandinsky_video1.keyframes-1.1": _unet("UNET_FRAMES_1_1"),
-        "kandinsky_video1.interpolation-1.0": _unet("UNET_GAPS_1_0"),
-        "kandinsky_video1.interpolation-1.1": _unet("UNET_GAPS_1_1"),
+        "kandinsky_video1.keyframes-1.0": _unet("UNET_FRAMES_1_0", "keyframes"),
+        "kandinsky_video1.keyframes-1.1": _unet("UNET_FRAMES_1_1", "keyframes"),
+        "kandinsky_video1.interpolation-1.0": _unet("UNET_GAPS_1_0", "interpolation"),
+        "kandinsky_video1.interpolation-1.1": _unet("UNET_GAPS_1_1", "interpolation"),
         "t5-projected": T5_PROJECTED,
         "movq": MOVQ,
     },

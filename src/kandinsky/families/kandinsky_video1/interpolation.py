@@ -25,10 +25,10 @@ from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky_video1.keyframes import encode_picture, fill_gaps, gap_states
 from kandinsky.families.parts.projected import no_text
 from kandinsky.media import recipe
-from kandinsky.model.values import TextStates, Video
+from kandinsky.model.values import TextEmbeddings, Video
 
 log = logging.getLogger(__name__)
-GAPS_AT_ONCE = 56  # as many as the official code's second pass has of a clip of key frames
+GAPS_AT_ONCE = 56  # as many as the official code's second pass has of a clip of keyframes
 
 
 def interpolate(
@@ -51,7 +51,7 @@ def interpolate(
         seconds: When each frame is shown, from 0, and the length of the clip, where its rate is not even.
 
     Raises:
-        RequestError: For a clip of fewer than two frames, or settings that are not legal.
+        RequestError: For a clip of fewer than two frames, or settings that are not allowed.
     """
     settings.check(pipe.card)
     keyframes = pipe.card.keyframes
@@ -108,8 +108,8 @@ def _resized(frame_HWC: np.ndarray, size: tuple[int, int]) -> Image.Image:
     return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
 
 
-def _states(context: Context, prompt: str) -> tuple[TextStates, TextStates]:
-    """States of the prompt and of no text. The text encoder is read for a prompt only."""
+def _states(context: Context, prompt: str) -> tuple[TextEmbeddings, TextEmbeddings]:
+    """Embeddings of the prompt and of no text. The text encoder is read for a prompt only."""
     if not prompt.strip():
         nothing = no_text(int(context.card.dit.params["context_dim"]))
         return nothing, nothing

@@ -36,7 +36,7 @@ from kandinsky.families.parts.unet.denoiser import UNetDenoiser
 from kandinsky.families.parts.unet.unet import Marks
 from kandinsky.model.card import Card
 from kandinsky.model.denoiser import VIDEO, OnTrack
-from kandinsky.model.values import LatentShape, TextStates
+from kandinsky.model.values import LatentShape, TextEmbeddings
 from kandinsky.runtime.randomness import stage_seed
 from kandinsky.text.protocol import GapTextEncoder
 
@@ -49,7 +49,8 @@ Walk = Generator[Step, None, Tensor]
 
 @dataclass(frozen=True)
 class KeyframesMade(Made):
-    """
+    """What the stages of Kandinsky Video have made so far.
+
     Attributes:
         told: Embeddings for the interpolation.
         first: Clean latent [1, 1, H, W, C] of the first frame.
@@ -57,7 +58,7 @@ class KeyframesMade(Made):
         total: Steps of the job, of all its stages.
     """
 
-    told: TextStates | None = None
+    told: TextEmbeddings | None = None
     first: Tensor | None = None
     done: int = 0
     total: int = 0
@@ -70,7 +71,7 @@ class KeyframesMade(Made):
 
 @dataclass(frozen=True, slots=True)
 class EncodeText:
-    """Embeddings of the prompt, of what it is held against, and of what the interpolation is told."""
+    """Embeddings of the prompt, of the negative prompt, and for the interpolation."""
 
     needs: tuple[str, ...] = ("text",)
 
@@ -175,10 +176,10 @@ KEYFRAMES: tuple[tuple[Stage, ...], Finish] = (
 
 
 def choice_of(job: Job) -> KeyframeChoice:
-    """What a job says of keyframes.
+    """The keyframe settings of a job.
 
     Raises:
-        RequestError: For a job of another model.
+        RequestError: If the job is for another model.
     """
     if not isinstance(job.extra, KeyframeChoice):
         raise RequestError(f"this request was held against `{job.card.id}`, which makes no key frames")
@@ -196,34 +197,34 @@ def gap_steps(job: Job) -> int:
     return min(keyframes_of(job.card).steps, job.steps)
 
 
-def encode(context: Context, job: Job) -> tuple[TextStates, TextStates]:
-    """Embeddings of the prompt, and of what it is held against: the negative prompt, else that of no text."""
+def encode(context: Context, job: Job) -> tuple[TextEmbeddings, TextEmbeddings]:
+    """Embeddings of the prompt and of the negative prompt, or else of an empty prompt."""
     with Asked(context.placement, context.text_store) as asked:
         return asked.states(job.text), asked.against(job.negative_prompt, job.text)
 
 
-def encode_for_gaps(context: Context, job: Job, text: TextStates) -> TextStates:
-    """What the interpolation is told of the prompt: ``text``, or its own embeddings where the card gives it any."""
+def encode_for_gaps(context: Context, job: Job, text: TextEmbeddings) -> TextEmbeddings:
+    """Embeddings for the interpolation: ``text``, or its own where the card defines a projection for it."""
     is_its_own = context.card.text.params.get("gap_table") and choice_of(job).passes
     return gap_states(context, job.text) if is_its_own else text
 
 
-def gap_states(context: Context, prompt: str) -> TextStates:
-    """What an interpolation that is told the prompt is told of it."""
+def gap_states(context: Context, prompt: str) -> TextEmbeddings:
+    """Embeddings of the prompt for an interpolation that uses it."""
     own = bool(context.card.text.params.get("gap_table"))
     with Asked(context.placement, context.text_store) as asked:
         return asked.states(prompt, way="for gaps", ask=_for_gaps) if own else asked.states(prompt)
 
 
-def _for_gaps(encoder: GapTextEncoder, prompt: str) -> TextStates:
+def _for_gaps(encoder: GapTextEncoder, prompt: str) -> TextEmbeddings:
     return encoder.encode_for_gaps([prompt])
 
 
 def make_first_frame(
     context: Context,
     job: Job,
-    text: TextStates,
-    nothing: TextStates,
+    text: TextEmbeddings,
+    nothing: TextEmbeddings,
     *,
     done: int = 0,
     total: int | None = None,
@@ -231,7 +232,7 @@ def make_first_frame(
     """A first frame from the text, larger than the clip.
 
     Raises:
-        BackendError: For models that need none.
+        BackendError: For models that do not need one.
     """
     first = keyframes_of(context.card).first_frame
     if first is None:
@@ -269,8 +270,8 @@ def make_first_frame(
 def sample_keyframes(
     context: Context,
     job: Job,
-    text: TextStates,
-    nothing: TextStates,
+    text: TextEmbeddings,
+    nothing: TextEmbeddings,
     first_BTHWC: Tensor | None = None,
     *,
     done: int = 0,
@@ -282,7 +283,7 @@ def sample_keyframes(
     marks = _marks(context.card, job)
 
     def passes(net: torch.nn.Module, begin: Tensor) -> tuple[Mixing, tuple[UNetDenoiser | None, ...]]:
-        def bound(states: TextStates, condition: Tensor | None = None) -> UNetDenoiser:
+        def bound(states: TextEmbeddings, condition: Tensor | None = None) -> UNetDenoiser:
             return UNetDenoiser(net, states, marks=marks, condition_BTHWC=condition)  # type: ignore[arg-type]
 
         told, untold = text.to(device), nothing.to(device)
@@ -312,8 +313,8 @@ def fill_gaps_of(
     context: Context,
     job: Job,
     latents_BTHWC: Tensor,
-    text: TextStates,
-    nothing: TextStates,
+    text: TextEmbeddings,
+    nothing: TextEmbeddings,
     *,
     number: int = 0,
     done: int = 0,
@@ -342,8 +343,8 @@ def fill_gaps_of(
 def fill_gaps(
     context: Context,
     latents_BTHWC: Tensor,
-    text: TextStates,
-    nothing: TextStates,
+    text: TextEmbeddings,
+    nothing: TextEmbeddings,
     *,
     steps_: int,
     guidance: float,
@@ -370,7 +371,7 @@ def fill_gaps(
     marks = Marks(skip=skips[min(number, len(skips) - 1)])
 
     def passes(net: torch.nn.Module, begin: Tensor) -> tuple[Mixing, tuple[UNetDenoiser | None, ...]]:
-        def bound(states: TextStates, before: Tensor, behind: Tensor, marks: Marks) -> UNetDenoiser:
+        def bound(states: TextEmbeddings, before: Tensor, behind: Tensor, marks: Marks) -> UNetDenoiser:
             return UNetDenoiser(
                 net,  # type: ignore[arg-type]
                 states.to(device),
@@ -458,8 +459,9 @@ def _marks(card: Card, job: Job) -> Marks:
 
 
 def encode_picture(context: Context, picture: Image.Image) -> Tensor:
-    """Latent [1, 1, H, W, C] of one picture, float32."""
+    """Latent [1, 1, H, W, C] of one image, float32."""
     name = "image_vae" if "image_vae" in context.card.components else "vae"
     device = context.placement.device(name)
     with context.placement.hold(name) as vae, torch.no_grad():
-        return vae.encode(to_pixels(picture).to(device)).to(context.precision.islands)
+        out: Tensor = vae.encode(to_pixels(picture).to(device)).to(context.precision.islands)
+        return out

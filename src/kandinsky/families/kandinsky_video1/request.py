@@ -1,4 +1,4 @@
-"""What a model of keyframes is asked for: frame rate and motion by name, and two further guidance scales. No torch."""
+"""Request fields of keyframe models: frame rate and motion by name, two more guidance scales. No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWN = ("fps", "motion", "image_guidance", "interpolation_guidance")
 
 @dataclass(frozen=True, slots=True)
 class KeyframeChoice:
-    """What a model of key frames is asked for, beyond what every model is.
+    """Request fields of keyframe models, beyond those of every model.
 
     Attributes:
         rate: Name of the frame rate.
@@ -53,10 +53,10 @@ def resolve_keyframes(request: Request, card: Card, needs_image: bool = True) ->
 
 
 def keyframes_of(card: Card) -> Keyframes:
-    """What a card says of keyframes.
+    """The keyframe settings of a card.
 
     Raises:
-        RequestError: For a model that makes none.
+        RequestError: If the model has none.
     """
     if card.keyframes is None:
         raise RequestError(f"`{card.id}` makes no key frames")
@@ -65,7 +65,8 @@ def keyframes_of(card: Card) -> Keyframes:
 
 def frames_after(keyframes: Keyframes, passes: int) -> int:
     """Frames of a clip whose gaps were filled ``passes`` times: three frames into each."""
-    return (keyframes.count - 1) * 4**passes + 1
+    out: int = (keyframes.count - 1) * 4**passes + 1
+    return out
 
 
 def _choice(request: Request, card: Card, keyframes: Keyframes) -> KeyframeChoice:

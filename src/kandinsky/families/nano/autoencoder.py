@@ -11,43 +11,11 @@ video autoencoders, so a still image is a clip of one frame.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.model.params import read_params
-
-
-@dataclass(frozen=True, slots=True)
-class NanoAutoencoderParams:
-    """
-    Attributes:
-        latent_channels: C of the latent. width: of the latent grid. fine_width: of the grid of 4 × 4 pixels.
-    """
-
-    latent_channels: int = 48
-    temporal: int = 4
-    spatial: int = 8
-    encoder_width: int = 160
-    encoder_blocks: int = 1
-    width: int = 192
-    blocks: int = 2
-    fine_width: int = 64
-    fine_blocks: int = 2
-
-    @classmethod
-    def from_dict(cls, values: dict[str, int]) -> NanoAutoencoderParams:
-        """
-        Raises:
-            RequestError: For a key that is not a field.
-        """
-        return read_params(cls, values, "autoencoder parameter")
-
-    @property
-    def patch_features(self) -> int:
-        return self.temporal * self.spatial**2 * 3
+from kandinsky.families.nano.params import NanoAutoencoderParams
 
 
 class CausalBlock(nn.Module):
@@ -66,7 +34,8 @@ class CausalBlock(nn.Module):
         h = F.silu(h).unflatten(0, x_BTCHW.shape[:2])
         before = torch.cat([h[:, :1], h[:, :-1]], dim=1)
         h = self.time(torch.cat([h, before], dim=2).flatten(0, 1))
-        return x_BTCHW + h.unflatten(0, x_BTCHW.shape[:2])
+        out: Tensor = x_BTCHW + h.unflatten(0, x_BTCHW.shape[:2])
+        return out
 
 
 class NanoAutoencoder(nn.Module):
@@ -100,16 +69,17 @@ class NanoAutoencoder(nn.Module):
         return self.params.blocks + -(-self.params.fine_blocks // self.params.temporal)
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:
-        """video [-1, 1], T = 1 + 4k → latents_BTHWC with k + 1 frames."""
+        """Encode a video in [-1, 1] of 1 + 4k frames to latents of k + 1 frames."""
         patches = self.patchify(video_BTHWC.to(self.to_latent.weight.dtype))
         h = self.encoder_in(patches.movedim(-1, 2).flatten(0, 1)).unflatten(0, patches.shape[:2])
         for block in self.encoder_blocks:
             h = block(h)
         residual = self.encoder_out(h.flatten(0, 1)).unflatten(0, patches.shape[:2])
-        return self.to_latent(patches) + residual.movedim(2, -1)
+        out: Tensor = self.to_latent(patches) + residual.movedim(2, -1)
+        return out
 
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
-        """latents → video_BTHWC, about [-1, 1] (not clamped), 1 + 4 (T − 1) frames."""
+        """Decode latents to a video in about [-1, 1] (not clamped) of 1 + 4 (T − 1) frames."""
         B, T, H, W, _ = latents_BTHWC.shape
         latents_BTHWC = latents_BTHWC.to(self.from_latent.weight.dtype)
         coarse = self.unpatchify(self.from_latent(latents_BTHWC))
@@ -123,7 +93,8 @@ class NanoAutoencoder(nn.Module):
         for block in self.fine_blocks:
             h = block(h)
         fine = F.pixel_shuffle(self.fine_out(h.flatten(0, 1)), p.spatial // 2).unflatten(0, (B, -1))
-        return coarse + fine.movedim(2, -1)
+        out: Tensor = coarse + fine.movedim(2, -1)
+        return out
 
     def forward(self, video_BTHWC: Tensor) -> Tensor:
         return self.decode(self.encode(video_BTHWC))

@@ -26,14 +26,15 @@ GROUPS = 8
 
 @dataclass(frozen=True, slots=True)
 class NanoClipEncoderParams:
-    """
+    """Hyper-parameters of Nano's encoder of clips and words.
+
     Attributes:
-        side: Every frame is brought to this many pixels square, whatever it was.
+        side: Every frame is resized to a square of this many pixels.
         widths: Channels at a quarter and an eighth of the side.
-        places: Channels kept of every place at the end.
-        moments: Looks at the neighbours in time; each reaches one frame further.
-        words: What can be asked for, as `drum|барабан`: names of one thing.
-        prompt_words: L, how many count.
+        places: Channels kept for every position at the end.
+        moments: Number of layers that mix neighbouring frames; each reaches one frame further.
+        words: The vocabulary; entries such as `drum|барабан` are synonyms.
+        prompt_words: L, how many words are used.
     """
 
     encoder_dim: int = 96
@@ -46,9 +47,10 @@ class NanoClipEncoderParams:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NanoClipEncoderParams:
-        """
+        """Read a card's values.
+
         Raises:
-            RequestError: For a key that is not a field.
+            RequestError: For an unknown key.
         """
         return read_params(cls, values, "clip encoder parameter")
 
@@ -64,11 +66,12 @@ class Moment(nn.Module):
 
     def forward(self, x_BTE: Tensor) -> Tensor:
         h = self.near(self.norm(x_BTE).transpose(1, 2)).transpose(1, 2)
-        return x_BTE + self.out(F.silu(h))
+        out: Tensor = x_BTE + self.out(F.silu(h))
+        return out
 
 
 class NanoClipEncoder(nn.Module):
-    """Frames and words to the states that the U-Net attends to; satisfies ``text.films.FilmEncoder``."""
+    """Encodes frames and words for the U-Net; satisfies ``ClipEncoder``."""
 
     def __init__(self, params: NanoClipEncoderParams) -> None:
         super().__init__()
@@ -90,7 +93,7 @@ class NanoClipEncoder(nn.Module):
         x = frames_BTCHW.to(self.patches.weight.dtype) * 2 - 1
         change = x.diff(dim=1)
         none = torch.zeros_like(x[:, :1])
-        # a contact shows as a small change: it is made as loud as the picture itself
+        # a contact shows as a small change: it is made as loud as the image itself
         before, after = 4 * torch.cat((none, change), 1), 4 * torch.cat((change, none), 1)
         h = self.patches(torch.cat((x, before, after), dim=2).flatten(0, 1))
         h = self.shrink(F.silu(h))
@@ -98,7 +101,8 @@ class NanoClipEncoder(nn.Module):
         state = self.to_state(self.narrow(F.silu(h)).flatten(1)).unflatten(0, x.shape[:2])
         for moment in self.moments:
             state = moment(state)
-        return self.out(state)
+        out: Tensor = self.out(state)
+        return out
 
     def squares(self, frames_THWC: Tensor) -> Tensor:
         """uint8 frames of any size → [T, 3, side, side] in [0, 1], stretched, so that nothing is cut off."""
@@ -110,11 +114,15 @@ class NanoClipEncoder(nn.Module):
 
     def encode_frames(self, frames_THWC: Tensor, times_s: Tensor) -> Tensor:
         """uint8 RGB frames [T, H, W, 3] of any size → states [1, T, E]. The frames are taken as evenly spaced."""
-        return self(self.squares(frames_THWC)[None])
+        out: Tensor = self(self.squares(frames_THWC)[None])
+        return out
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """States [B, L, E] of the first known words of each prompt, filled up with "no word"."""
-        return self.words(torch.tensor([self.numbers(prompt) for prompt in prompts], device=self.words.weight.device))
+        out: Tensor = self.words(
+            torch.tensor([self.numbers(prompt) for prompt in prompts], device=self.words.weight.device)
+        )
+        return out
 
     def numbers(self, prompt: str) -> list[int]:
         """Numbers of the first L known words, 0 where there are fewer."""

@@ -45,7 +45,8 @@ class CausalBlock(nn.Module):
         h = F.silu(self.space(F.silu(x_NCHW)))
         frames = h.unflatten(0, (batch, -1))
         before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1).flatten(0, 1)
-        return x_NCHW + self.time(torch.cat([h, before], dim=1))
+        out: Tensor = x_NCHW + self.time(torch.cat([h, before], dim=1))
+        return out
 
 
 class NanoDecoder(nn.Module):
@@ -77,7 +78,7 @@ class NanoDecoder(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, latents_BTHWC: Tensor) -> Tensor:
-        """latents [B, T, H, W, C] → video [B, 1 + 8 (T − 1), 16 H, 16 W, 3], about [-1, 1], float32."""
+        """Decode latents [B, T, H, W, C] to float32 video [B, 1 + 8 (T − 1), 16 H, 16 W, 3] in about [-1, 1]."""
         B, T = latents_BTHWC.shape[:2]
         coarse = self.linear.decode(latents_BTHWC).permute(0, 1, 4, 2, 3).flatten(0, 1)
         h = latents_BTHWC.permute(0, 1, 4, 2, 3).flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -95,4 +96,5 @@ class NanoDecoder(nn.Module):
             for block in blocks:
                 h = block(h, B)
         video = coarse + F.pixel_shuffle(self.last(F.silu(h)), 2).float()
-        return video.unflatten(0, (B, -1)).permute(0, 1, 3, 4, 2)
+        out: Tensor = video.unflatten(0, (B, -1)).permute(0, 1, 3, 4, 2)
+        return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kandinsky.families.kandinsky4_v2a.family import TASK, UNET
 from kandinsky.families.kandinsky5.family import TRANSFORMER
 from kandinsky.model.family import Family, Part
@@ -9,14 +11,19 @@ from kandinsky.model.lazy import Lazy
 from kandinsky.model.task import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
 
 _HERE = "kandinsky.families.nano"
+_SMALL: Lazy[Any] = Lazy("kandinsky.families.parts.cost:small_encoder")
 FAMILY = Family(
     "nano",
     parts={
         "kandinsky5.dit": TRANSFORMER,
         "kandinsky4.v2a-unet": UNET,
-        "nano.text": Part(reader=Lazy(f"{_HERE}.networks:text_encoder"), tensors=("network",), tells_unused=True),
-        "nano.vae": Part(network=Lazy(f"{_HERE}.networks:autoencoder"), decodes_together=True),
-        "nano.clip": Part(network=Lazy(f"{_HERE}.networks:clip_encoder")),
+        "nano.text": Part(
+            reader=Lazy(f"{_HERE}.networks:text_encoder"), tensors=("network",), tells_unused=True, cost=_SMALL
+        ),
+        "nano.vae": Part(
+            network=Lazy(f"{_HERE}.networks:autoencoder"), decodes_together=True, cost=Lazy(f"{_HERE}.cost:autoencoder")
+        ),
+        "nano.clip": Part(network=Lazy(f"{_HERE}.networks:clip_encoder"), cost=_SMALL),
     },
     tasks={"text-to-video": TEXT_TO_VIDEO, "image-to-video": IMAGE_TO_VIDEO, "video-to-audio": TASK},
 )

@@ -112,14 +112,14 @@ class LinearPatches(nn.Module):
         return x.reshape(B, T * n, H * p.spatial, W * p.spatial, 3)
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:
-        """video [-1, 1] of 1 + 8k frames → latents of k + 1 frames."""
+        """Encode a video in [-1, 1] of 1 + 8k frames to latents of k + 1 frames."""
         latents = self.still.encode(self.patchify(video_BTHWC[:, :1]))
         if video_BTHWC.shape[1] == 1:
             return latents
         return torch.cat([latents, self.moving.encode(self.patchify(video_BTHWC[:, 1:]))], dim=1)
 
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
-        """latents → video of 1 + 8 (T − 1) frames, about [-1, 1]; shows the borders of its patches."""
+        """Decode latents to a video in about [-1, 1] of 1 + 8 (T − 1) frames; patch borders are visible."""
         video = self.unpatchify(self.still.decode(latents_BTHWC[:, :1]))
         if latents_BTHWC.shape[1] == 1:
             return video

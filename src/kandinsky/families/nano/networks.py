@@ -12,7 +12,8 @@ from kandinsky.runtime.placement import Precision
 
 
 def autoencoder(component: Component, path: Path) -> nn.Module:
-    from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoderParams
+    from kandinsky.families.nano.autoencoder import NanoAutoencoder
+    from kandinsky.families.nano.params import NanoAutoencoderParams
 
     return NanoAutoencoder(NanoAutoencoderParams.from_dict(component.params))
 

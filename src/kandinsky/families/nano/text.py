@@ -1,11 +1,11 @@
-"""Nano's text network: words to a meaning, and a meaning to what nano's pictures can show.
+"""Nano's text network: prompts to a meaning, and a meaning to what Nano can show.
 
 A small bidirectional transformer reads the tokens. Five learned queries look at its states, one for each thing a
 caption says: concept, background, position, size, camera. The concept's also takes the tokens as the lexicon has them,
 unread, so that a rare word keeps its own meaning. Each answer is compared with a memory of slots (the concept
 by likeness of meaning, the others by a linear layer), and the state handed to the denoiser is the memory's value, a
 nearly hard choice. So a synonym that was never in a caption lands where training captions land, and the denoiser
-sees the same few states from both languages. A sixth state says whether a clip or one picture is wanted.
+sees the same few states from both languages. A sixth embedding says whether a clip or one image is wanted.
 
 The last slot of every memory means "nothing was said at all": the state of the empty prompt.
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.model.params import read_params
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import attention
 
 ROLES = ("concept", "background", "position", "size", "camera")
@@ -53,9 +53,10 @@ class NanoTextParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NanoTextParams:
-        """
+        """Read a card's values.
+
         Raises:
-            RequestError: For a key that is not a field.
+            RequestError: For an unknown key.
         """
         return read_params(cls, values, "text network parameter")
 
@@ -90,7 +91,8 @@ class Block(nn.Module):
     def forward(self, x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         q, k, v = self.query_key_value(self.attention_norm(x_BLD)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         x_BLD = x_BLD + self.out(attention(q, k, v, mask=mask_BL, backend="sdpa").flatten(-2))
-        return x_BLD + self.feed_forward(self.feed_forward_norm(x_BLD))
+        out: Tensor = x_BLD + self.feed_forward(self.feed_forward_norm(x_BLD))
+        return out
 
 
 class Memory(nn.Module):
@@ -112,7 +114,7 @@ class Memory(nn.Module):
 
 
 class NanoTextNetwork(nn.Module):
-    """Token numbers to TextStates with one state a role and one for the kind of result, in the order of ROLES."""
+    """Token numbers to TextEmbeddings with one state a role and one for the kind of result, in the order of ROLES."""
 
     sharpness: Tensor
 
@@ -169,11 +171,11 @@ class NanoTextNetwork(nn.Module):
         logits |= {role: self.heads[role](seen_BRD[:, i]).float() for i, role in enumerate(ROLES) if i > 0}
         return Reading(meaning_BM, logits)
 
-    def forward(self, ids_BL: Tensor, mask_BL: Tensor, said_B: Tensor, still_B: Tensor) -> TextStates:
-        """States of B prompts.
+    def forward(self, ids_BL: Tensor, mask_BL: Tensor, said_B: Tensor, still_B: Tensor) -> TextEmbeddings:
+        """Embeddings of B prompts.
 
         said_B:  False where the prompt says nothing: every role then takes the empty slot.
-        still_B: True where one picture is wanted.
+        still_B: True where one image is wanted.
 
         Returns:
             Tokens [B, 6, C], pooled [B, P], no mask: every state counts.
@@ -186,14 +188,14 @@ class NanoTextNetwork(nn.Module):
             choices[role] = torch.cat([choice_BV * said_B[:, None], nothing_B1], dim=-1)
         return self.speak(choices, torch.where(said_B, still_B.long(), torch.full_like(said_B, 2, dtype=torch.long)))
 
-    def speak(self, choices: Mapping[str, Tensor], kind_B: Tensor) -> TextStates:
+    def speak(self, choices: Mapping[str, Tensor], kind_B: Tensor) -> TextEmbeddings:
         """From what was understood to states.
 
         choices: by role, shares of its slots [B, V + 1], the empty slot last.
-        kind_B:  0 for a clip, 1 for one picture, 2 where the prompt says nothing.
+        kind_B:  0 for a clip, 1 for one image, 2 where the prompt says nothing.
         """
         states, pooled = zip(*(self.memories[role](choices[role]) for role in ROLES), strict=True)
         token_BC, part_BC = self.kind(F.one_hot(kind_B, 3).float())
         # the concept weighs as much as all the rest together; the weights keep the variance at one
         rest = torch.stack([*pooled[1:], part_BC]).sum(dim=0) / math.sqrt(len(ROLES))
-        return TextStates(torch.stack([*states, token_BC], dim=1), (pooled[0] + rest) / math.sqrt(2.0))
+        return TextEmbeddings(torch.stack([*states, token_BC], dim=1), (pooled[0] + rest) / math.sqrt(2.0))

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from kandinsky.errors import RequestError
 from kandinsky.families.nano.known_words import KnownWords
 from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.pretrained import check_vocabulary, read_tokenizer_file
 from kandinsky.weights.read import load_into
 
@@ -27,8 +27,8 @@ class NanoTextEncoder:
         tokenizer.enable_truncation(network.params.max_tokens)
         tokenizer.enable_padding()
 
-    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
-        """States of B ≥ 1 prompts: tokens [B, 6, C], pooled [B, P], no mask.
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
+        """Embeddings of B ≥ 1 prompts: tokens [B, 6, C], pooled [B, P], no mask.
 
         A prompt without a letter or sign gives the unconditional state. Words beyond the 64th token are not read.
         still: the result will be one image; it has a state of its own.
@@ -38,7 +38,8 @@ class NanoTextEncoder:
         ids_BL, mask_BL, said_B = self.tokenize(prompts)
         still_B = torch.full_like(said_B, still)
         with torch.inference_mode(False), torch.no_grad():
-            return self.network(ids_BL, mask_BL, said_B, still_B)
+            out: TextEmbeddings = self.network(ids_BL, mask_BL, said_B, still_B)
+            return out
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Token numbers [B, L], which of them count [B, L], and which prompts say anything [B]."""

@@ -10,57 +10,16 @@ Legend: B batch, T frames, H rows, W columns, C channels; pixels in [-1, 1].
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError
-from kandinsky.model.params import read_params
+from kandinsky.families.parts.params import LATENT_PIECE, PIXEL_PIECE, CogVideoXParams
 
 LOGVAR_RANGE = (-30.0, 20.0)
-# latent frames of a piece when decoding, pixel frames when encoding; what is left over joins the first piece
-LATENT_PIECE, PIXEL_PIECE = 2, 8
-PASSED_OVER = {"sample_height", "sample_width", "force_upcast", "invert_scale_latents", "shift_factor", "latents_mean"}
-PASSED_OVER |= {"latents_std", "use_quant_conv", "use_post_quant_conv"}
-
-
-@dataclass(frozen=True, slots=True)
-class CogVideoXParams:
-    """Hyper-parameters under Diffusers' names; the defaults are those of CogVideoX-5b, which Kandinsky 4 uses."""
-
-    in_channels: int = 3
-    out_channels: int = 3
-    latent_channels: int = 16
-    down_block_types: tuple[str, ...] = ("CogVideoXDownBlock3D",) * 4
-    up_block_types: tuple[str, ...] = ("CogVideoXUpBlock3D",) * 4
-    block_out_channels: tuple[int, ...] = (128, 256, 256, 512)
-    layers_per_block: int = 3
-    act_fn: str = "silu"
-    norm_eps: float = 1e-6
-    norm_num_groups: int = 32
-    temporal_compression_ratio: int = 4
-    scaling_factor: float = field(default=0.7, metadata={"above": 0})
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CogVideoXParams:
-        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes.
-
-        Diffusers' keys that nothing here depends on are passed over; those that would change the result and that no
-        CogVideoX of Kandinsky sets are refused. Raises: RequestError.
-        """
-        for key in ("shift_factor", "latents_mean", "latents_std", "use_quant_conv", "use_post_quant_conv"):
-            if values.get(key):
-                raise RequestError(f"autoencoder parameter `{key}` = `{values[key]}` is not built: leave it out")
-        return read_params(
-            cls, {key: value for key, value in values.items() if key not in PASSED_OVER}, "autoencoder parameter"
-        )
-
-    @property
-    def spatial_compression_ratio(self) -> int:
-        return 2 ** (len(self.block_out_channels) - 1)
 
 
 class CogVideoXAutoencoder(nn.Module):

@@ -6,8 +6,7 @@ Legend: B batch, T frames, H rows, W columns, C channels; pixels in [-1, 1].
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -15,38 +14,13 @@ from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.families.parts.layered import Allocate, decode_layered, on_host
-from kandinsky.families.parts.tiling import TIME, Coder, Spread, Tiling, tiled
-from kandinsky.model.params import read_params
+from kandinsky.families.parts.params import HunyuanParams
+from kandinsky.families.parts.tiles import WHOLE_VOXELS, Tiling
+from kandinsky.families.parts.tiling import TIME, Coder, Spread, tiled
 from kandinsky.ops.attention import attention
 
 LOGVAR_RANGE = (-30.0, 20.0)
 Tilings = Literal["none", "auto", "official"]
-# frames·rows·columns that "auto" codes whole: about the largest tile of the official rule
-WHOLE_VOXELS = 2**23
-
-
-@dataclass(frozen=True, slots=True)
-class HunyuanParams:
-    """Hyper-parameters under Diffusers' names; the defaults are the released autoencoder's."""
-
-    in_channels: int = 3
-    out_channels: int = 3
-    latent_channels: int = 16
-    down_block_types: tuple[str, ...] = ("HunyuanVideoDownBlock3D",) * 4
-    up_block_types: tuple[str, ...] = ("HunyuanVideoUpBlock3D",) * 4
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
-    act_fn: str = "silu"
-    norm_num_groups: int = 32
-    scaling_factor: float = field(default=0.476986, metadata={"above": 0})
-    spatial_compression_ratio: int = 8
-    temporal_compression_ratio: int = 4
-    mid_block_add_attention: bool = True
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> HunyuanParams:
-        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes. Raises: RequestError."""
-        return read_params(cls, values, "autoencoder parameter")
 
 
 class CausalMidBlock(nn.Module):
@@ -77,7 +51,8 @@ def _attend_to_the_past(layer: Any, x: Tensor) -> Tensor:
     ends = range(H * W, T * H * W + 1, H * W)
     frames = [attention(q[:, end - H * W : end], k[:, :end], v[:, :end]) for end in ends]
     mixed = layer.to_out[0](torch.cat(frames, dim=1).flatten(-2)) + tokens_BSD
-    return mixed.unflatten(1, (T, H, W)).permute(0, 4, 1, 2, 3)
+    out: Tensor = mixed.unflatten(1, (T, H, W)).permute(0, 4, 1, 2, 3)
+    return out
 
 
 class HunyuanAutoencoder(nn.Module):
@@ -172,12 +147,14 @@ class HunyuanAutoencoder(nn.Module):
         yield from tiled(coder, x, tiling, direction=direction, temporal=temporal, spatial=spatial)
 
     def _moments(self, x: Tensor) -> Tensor:
-        return self.net.quant_conv(self.net.encoder(x))
+        out: Tensor = self.net.quant_conv(self.net.encoder(x))
+        return out
 
     def _pixels(self, z: Tensor) -> Tensor:
         if self.layered:
             return torch.cat(list(decode_layered(self.net, z, self.allocate)), dim=TIME)
-        return self.net.decoder(self.net.post_quant_conv(z))
+        out: Tensor = self.net.decoder(self.net.post_quant_conv(z))
+        return out
 
 
 def _channels_first(x_BTHWC: Tensor) -> Tensor:

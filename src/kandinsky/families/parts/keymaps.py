@@ -37,5 +37,5 @@ UNET_GAPS_1_0 = KeyMap(
 )
 UNET_GAPS_1_1 = KeyMap((("{block}.temporal_projection_new.{name}", "{block}.mix.{name}"),), **_IN_FILE)
 
-# of text states: the official file has two numbered layers, Diffusers' U-Net two with names
+# of text embeddings: the official file has two numbered layers, Diffusers' U-Net two with names
 PROJECTION = KeyMap((("projection_linear.{name}", "0.{name}"), ("projection_norm.{name}", "1.{name}")))

@@ -25,10 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from kandinsky.families.parts.tiles import CHUNK, ON_DEVICE
 from kandinsky.ops.attention import attention
-
-CHUNK = 2**26  # numbers of one activation in work: 128 MB in half precision
-ON_DEVICE = 2**31  # bytes of kept activations that stay where they were made
 
 # (shape, type) -> memory that is not the device's; the default is the host's
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
@@ -71,13 +69,13 @@ def _middle(block: Any) -> Iterator[tuple[Any, Any | None]]:
 
 
 class _Source(Protocol):
-    """Frames of a layer, as often as they are asked for."""
+    """Frames of a layer, readable any number of times."""
 
     def chunks(self) -> Iterator[Tensor]: ...
 
 
 class _Convolved:
-    """The first convolution of the latents: small enough to be made anew each time."""
+    """The first convolution of the latents: small enough to be recreated each time."""
 
     def __init__(self, z: Tensor, conv: Any) -> None:
         self.z, self.conv = z, conv
@@ -89,7 +87,7 @@ class _Convolved:
 
 
 class _Enlarged:
-    """Frames enlarged in space, and in time but for the first, then convolved; made anew each time."""
+    """Frames enlarged in space, and in time but for the first, then convolved; recreated each time."""
 
     def __init__(self, source: _Source, layer: Any) -> None:
         assert isinstance(source, _Kept)
@@ -196,7 +194,8 @@ class _CausalConv:
             self.before = x[:, :, -self.front :].clone()  # a view would keep the whole chunk alive
         if any(self.space):
             x = F.pad(x, (*self.space, 0, 0), mode=self.mode)
-        return self.conv(x)
+        out: Tensor = self.conv(x)
+        return out
 
 
 def _residual(block: Any, source: _Source, stats: _Statistics | None, allocate: Allocate) -> tuple[_Kept, _Statistics]:
@@ -234,7 +233,8 @@ def _attend(layer: Any, kept: _Kept, stats: _Statistics) -> _Statistics:
         return x.permute(0, 2, 3, 4, 1).flatten(1, 3)
 
     def heads(linear: nn.Module, x_BSD: Tensor) -> Tensor:
-        return linear(x_BSD).unflatten(-1, (layer.heads, -1))
+        out: Tensor = linear(x_BSD).unflatten(-1, (layer.heads, -1))
+        return out
 
     pairs = [(heads(layer.to_k, n), heads(layer.to_v, n)) for n in (tokens(norm(x)) for x in kept.chunks())]
     k, v = (torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True))

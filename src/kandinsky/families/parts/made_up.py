@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kandinsky.errors import BackendError
+from kandinsky.families.parts.params import FLAN_UL2, T5_VOCABULARY, T5_XXL, T5Sizes
 from kandinsky.model.card import Card
 from kandinsky.weights.made_up import fill
 
@@ -16,9 +17,10 @@ def random_t5(card: Card, device: torch.device, dtype: torch.dtype) -> Any:
     """T5 v1.1-XXL of another width, or of another depth by `text.num_layers`; every word is unknown to it."""
     from kandinsky.text.t5 import T5Encoder, T5Params
 
-    params, width = dict(card.text.params), card.dit.params["in_text_dim"]
-    layers = int(params.pop("num_layers", 24))
-    net = _t5_network(device, dtype, width=width, hidden=width * 5 // 2, layers=layers, head=64)
+    params = dict(card.text.params)
+    sizes = T5_XXL.changed({"width": card.dit.params["in_text_dim"], **params})
+    params.pop("num_layers", None)
+    net = _t5_network(device, dtype, sizes)
     return T5Encoder(net, _one_word_tokenizer(), T5Params.from_dict(params))
 
 
@@ -27,33 +29,34 @@ def random_projected_t5(card: Card, device: torch.device, dtype: torch.dtype) ->
     from kandinsky.families.parts.projected import ProjectedParams, ProjectedT5Encoder, Projection
 
     params = dict(card.text.params)
-    width, layers = int(params.pop("width", 4096)), int(params.pop("num_layers", 32))
-    net = _t5_network(device, dtype, width=width, hidden=width * 4, layers=layers, head=256)
+    sizes = FLAN_UL2.changed(params)
+    params = {key: value for key, value in params.items() if key not in ("width", "num_layers")}
+    net = _t5_network(device, dtype, sizes)
     with torch.device(device):
-        projection = fill(Projection(width, card.dit.params["context_dim"]).to(dtype))
+        projection = fill(Projection(sizes.width, card.dit.params["context_dim"]).to(dtype))
     return ProjectedT5Encoder(net, _one_word_tokenizer(), projection, ProjectedParams.from_dict(params))  # type: ignore
 
 
-def _t5_network(
-    device: torch.device, dtype: torch.dtype, *, width: int, hidden: int, layers: int, head: int
-) -> nn.Module:
+def _t5_network(device: torch.device, dtype: torch.dtype, sizes: T5Sizes) -> nn.Module:
     try:
         from transformers import T5Config, T5EncoderModel
     except ImportError as error:
         raise BackendError("the text encoder needs `transformers`: install `kandinsky-video[full]`") from error
+    width, head = sizes.width, sizes.head
     config = T5Config(
-        vocab_size=32128,
+        vocab_size=T5_VOCABULARY,
         d_model=width,
         d_kv=head if width % head == 0 else width,
-        d_ff=hidden,
-        num_layers=layers,
+        d_ff=sizes.hidden,
+        num_layers=sizes.num_layers,
         num_heads=max(1, width // head),
         feed_forward_proj="gated-gelu",
         is_encoder_decoder=False,
         use_cache=False,
     )
     with torch.device(device):
-        return T5EncoderModel._from_config(config, dtype=dtype)
+        out: nn.Module = T5EncoderModel._from_config(config, dtype=dtype)
+        return out
 
 
 def _one_word_tokenizer() -> Any:

@@ -3,85 +3,30 @@
 The decoder's norms are modulated by the latent itself. There is no codebook and no scaling: latents are what the
 encoder gives. Names of tensors are the official ones.
 
-Legend: B clips, T frames, H rows, W columns, C channels; R = B·T pictures; pixels in [-1, 1]. Latents have an eighth of
-the sides at full size. Inside, pictures are [R, C, H, W] in a channels-last memory format.
+Legend: B clips, T frames, H rows, W columns, C channels; R = B·T images; pixels in [-1, 1]. Latents have an eighth of
+the sides at full size. Inside, images are [R, C, H, W] in a channels-last memory format.
 Source: ai-forever/KandinskyVideo@4e10a23 and @914eac1, movq.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.model.params import read_params, without_fixed
+from kandinsky.families.parts.params import MOVQ_PIECE, MovqParams
 from kandinsky.ops.attention import attention
 
 GROUPS, EPS = 32, 1e-6
-PIECE = 4  # a clip is decoded in (number of latents // 4) pieces
-# official arguments of the decoder along time that only one value is built for
-ONLY: dict[str, Any] = {
-    "double_z": False,
-    "dropout": 0.0,
-    "temporal_mid_blocks": True,
-    "temporal_kernel_size": (3, 3, 3),
-    "temporal_conv_padding": (1, 1, 1),
-    "temporal_blocks": False,
-    "flicker_augmentation": False,
-    "build_3D_decoder": False,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class MovqParams:
-    """Official names; the defaults are the released image autoencoder's.
-
-    Attributes:
-        attn_resolutions: Sizes at which levels have attention, counted from ``resolution`` whatever the picture's size.
-        temporal: The decoder mixes every convolution with one along time.
-        temporal_attention_block: And has attention along time.
-    """
-
-    z_channels: int = 4
-    resolution: int = 256
-    in_channels: int = 3
-    out_ch: int = 3
-    ch: int = 256
-    ch_mult: tuple[int, ...] = (1, 2, 2, 4)
-    num_res_blocks: int = 2
-    attn_resolutions: tuple[int, ...] = (32,)
-    temporal: bool = False
-    temporal_attention_block: bool = False
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MovqParams:
-        """
-        Raises:
-            RequestError: For a name that is not known or a value that is not built.
-        """
-        what = "autoencoder parameter"
-        return read_params(cls, without_fixed(values, ONLY, what), what)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return tuple(self.ch * factor for factor in self.ch_mult)
-
-    @property
-    def spatial(self) -> int:
-        """Pixels of a latent's side."""
-        return 2 ** (len(self.ch_mult) - 1)
-
-    def attends(self, level: int) -> bool:
-        return self.resolution // 2**level in self.attn_resolutions
 
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """What the decoder's layers know besides the pictures: latents [R, z, h, w] and frames a clip."""
+    """Conditions of the decoder's layers: latents [R, z, h, w] and the number of frames per clip."""
 
     latents: Tensor | None
     frames: int
@@ -100,7 +45,8 @@ class Norm(nn.Module):
     def forward(self, x: Tensor, latents: Tensor | None) -> Tensor:
         normed = self.norm_layer(x)
         if latents is None:
-            return normed
+            out: Tensor = normed
+            return out
         # a 1x1 convolution and repeating pixels may change places: the small one is convolved
         size = (x.shape[-2], x.shape[-1])
         scale, shift = (F.interpolate(layer(latents), size, mode="nearest") for layer in (self.conv_y, self.conv_b))
@@ -137,7 +83,7 @@ class ResnetBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """Attention with one head: over the pixels of a picture, or over the frames of a clip at each pixel."""
+    """Attention with one head: over the pixels of an image, or over the frames of a clip at each pixel."""
 
     def __init__(self, channels: int, z_channels: int | None) -> None:
         super().__init__()
@@ -156,7 +102,7 @@ class AttnBlock(nn.Module):
         return x + self._attend(tokens).transpose(1, 2).view_as(x)
 
     def over_time(self, x: Tensor, frames: int) -> Tensor:
-        """Official quirk: the norm is not told the latent, so that its convolutions have no influence."""
+        """Official quirk: the norm does not receive the latent, so its convolutions have no effect."""
         tokens = self.norm(x, None).unflatten(0, (-1, frames)).permute(0, 3, 4, 1, 2)  # B H W T C
         mixed = self._attend(tokens.flatten(0, 2)).view_as(tokens)
         return x + mixed.permute(0, 3, 4, 1, 2).flatten(0, 1)
@@ -174,7 +120,8 @@ class Halving(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return out
 
 
 class Doubling(nn.Module):
@@ -185,7 +132,8 @@ class Doubling(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
 
 
 class Middle(nn.Module):
@@ -202,7 +150,8 @@ class Middle(nn.Module):
         x = self.attn_1.over_pixels(self.block_1(x, clips), clips)
         if self.temporal_attn_1 is not None:
             x = self.temporal_attn_1.over_time(x, clips.frames)
-        return self.block_2(x, clips)
+        out: Tensor = self.block_2(x, clips)
+        return out
 
 
 class Level(nn.Module):
@@ -241,7 +190,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures to latents; every picture by itself."""
+    """Encode images to latents, each independently."""
 
     def __init__(self, params: MovqParams) -> None:
         super().__init__()
@@ -261,11 +210,12 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x, alone)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x, alone), None)))
+        out: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(x, alone), None)))
+        return out
 
 
 class Decoder(nn.Module):
-    """Latents to pictures. ``up.0`` is the finest level."""
+    """Decodes latents to images. ``up.0`` is the finest level."""
 
     def __init__(self, params: MovqParams) -> None:
         super().__init__()
@@ -286,14 +236,15 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(x), clips)
         for level in reversed(self.up):
             x = level(x, clips)
-        return self.conv_out(F.silu(self.norm_out(x, clips.latents)))
+        out: Tensor = self.conv_out(F.silu(self.norm_out(x, clips.latents)))
+        return out
 
 
 class MovqAutoencoder(nn.Module):
-    """Pictures and clips to latents and back.
+    """Encodes images and clips to latents, and decodes them.
 
     With ``params.temporal`` a clip is decoded in the official pieces, which decide the numbers, as frames of different
-    pieces know nothing of each other; otherwise every frame is a picture by itself.
+    pieces know nothing of each other; otherwise every frame is an image by itself.
     """
 
     def __init__(self, params: MovqParams | None = None) -> None:
@@ -322,7 +273,7 @@ class MovqAutoencoder(nn.Module):
     def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
         """The same pixels piece by piece: as many pieces as the clip has latents, divided by 4, at least one."""
         frames = latents_BTHWC.shape[1]
-        yield from map(self.decode_whole, latents_BTHWC.chunk(max(frames // PIECE, 1), dim=1))
+        yield from map(self.decode_whole, latents_BTHWC.chunk(max(frames // MOVQ_PIECE, 1), dim=1))
 
     def decode_whole(self, latents_BTHWC: Tensor) -> Tensor:
         """All frames as one piece; a network that does not look along time still takes them one by one."""
@@ -335,4 +286,5 @@ class MovqAutoencoder(nn.Module):
         return x_BTHWC.flatten(0, 1).movedim(-1, 1).to(self.quant_conv.weight.dtype)
 
     def _clips(self, pictures: Tensor, like_BTHWC: Tensor) -> Tensor:
-        return pictures.movedim(1, -1).unflatten(0, like_BTHWC.shape[:2])
+        out: Tensor = pictures.movedim(1, -1).unflatten(0, like_BTHWC.shape[:2])
+        return out

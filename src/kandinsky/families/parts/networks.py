@@ -31,13 +31,15 @@ def unet(component: Component, path: Path) -> nn.Module:
 
 
 def movq(component: Component, path: Path) -> nn.Module:
-    from kandinsky.families.parts.movq import MovqAutoencoder, MovqParams
+    from kandinsky.families.parts.movq import MovqAutoencoder
+    from kandinsky.families.parts.params import MovqParams
 
     return MovqAutoencoder(MovqParams.from_dict(component.params))
 
 
 def hunyuan(component: Component, path: Path) -> nn.Module:
-    from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
+    from kandinsky.families.parts.hunyuan import HunyuanAutoencoder
+    from kandinsky.families.parts.params import HunyuanParams
 
     given = dict(component.params)
     tiling = given.pop("tiling", "auto")
@@ -45,19 +47,22 @@ def hunyuan(component: Component, path: Path) -> nn.Module:
 
 
 def stable_diffusion(component: Component, path: Path) -> nn.Module:
-    from kandinsky.families.parts.flux import STABLE_DIFFUSION, FluxAutoencoder, FluxParams
+    from kandinsky.families.parts.flux import FluxAutoencoder
+    from kandinsky.families.parts.params import STABLE_DIFFUSION, FluxParams
 
     return FluxAutoencoder(FluxParams.from_dict(STABLE_DIFFUSION | config_beside(path) | component.params))
 
 
 def flux(component: Component, path: Path) -> nn.Module:
-    from kandinsky.families.parts.flux import FluxAutoencoder, FluxParams
+    from kandinsky.families.parts.flux import FluxAutoencoder
+    from kandinsky.families.parts.params import FluxParams
 
     return FluxAutoencoder(FluxParams.from_dict(config_beside(path) | component.params))
 
 
 def cogvideox(component: Component, path: Path) -> nn.Module:
-    from kandinsky.families.parts.cogvideox import CogVideoXAutoencoder, CogVideoXParams
+    from kandinsky.families.parts.cogvideox import CogVideoXAutoencoder
+    from kandinsky.families.parts.params import CogVideoXParams
 
     return CogVideoXAutoencoder(CogVideoXParams.from_dict(config_beside(path) | component.params))
 

@@ -1,4 +1,4 @@
-"""Text states of Kandinsky 3 and Kandinsky Video 1: T5's last hidden states, projected.
+"""Text embeddings of Kandinsky 3 and Kandinsky Video 1: T5's last hidden states, projected.
 
 Legend: B prompts, L text tokens, C width of the states.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.parts.keymaps import PROJECTION
 from kandinsky.model.params import read_params
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.store import join
 from kandinsky.text.t5 import END, T5Encoder, T5Params, read_t5
 from kandinsky.weights.read import assign_state, read_state
@@ -28,9 +28,10 @@ RULES = ("official", "diffusers")
 
 @dataclass(frozen=True, slots=True)
 class ProjectedParams:
-    """
+    """Settings of a text encoder with a projection.
+
     Attributes:
-        max_length: Tokens of a prompt at most, the end token counted.
+        max_length: Maximum number of tokens of a prompt, including the end token.
         table: Where the projection lies in its file, such as `projections.t5`; empty: the file holds nothing else.
         gap_table: Where a projection for the interpolation alone lies in it; empty: that is told what all others are.
         rule: What rows behind the last token hold: "official", zeros; "diffusers", what the projection makes of zeros,
@@ -61,7 +62,7 @@ class Projection(nn.Sequential):
     def __init__(self, width: int, out: int) -> None:
         super().__init__(nn.Linear(width, out, bias=False), nn.LayerNorm(out))
 
-    def context(self, hidden_BLC: Tensor, mask_BL: Tensor) -> TextStates:
+    def context(self, hidden_BLC: Tensor, mask_BL: Tensor) -> TextEmbeddings:
         """Context states: masked rows are zero, and rows end one after the last that counts.
 
         Source:  ai-forever/KandinskyVideo@4e10a23, condition_encoders.py, ConditionEncoder.forward.
@@ -76,22 +77,22 @@ class Projection(nn.Sequential):
         length = int(mask.sum(dim=1).max()) + 1
         linear: nn.Linear = self[0]  # type: ignore[assignment]
         tokens = self(hidden_BLC[:, :length].to(linear.weight.dtype)) * mask[:, :length, None]
-        return TextStates(tokens, tokens.mean(dim=1), mask[:, :length])
+        return TextEmbeddings(tokens, tokens.mean(dim=1), mask[:, :length])
 
-    def rows(self, hidden_BLC: Tensor, mask_BL: Tensor) -> TextStates:
+    def rows(self, hidden_BLC: Tensor, mask_BL: Tensor) -> TextEmbeddings:
         """The same by the rule of Diffusers: every row is projected and none cut off; masked ones are given as zeros.
 
         Source: Diffusers, models/unets/unet_kandinsky3.py, Kandinsky3EncoderProj.
         """
         linear: nn.Linear = self[0]  # type: ignore[assignment]
         tokens = self(hidden_BLC.to(linear.weight.dtype))
-        return TextStates(tokens, tokens.mean(dim=1), mask_BL)
+        return TextEmbeddings(tokens, tokens.mean(dim=1), mask_BL)
 
 
-def no_text(width: int) -> TextStates:
-    """States of no text: one masked token, in whose place a network puts a state it learned."""
+def no_text(width: int) -> TextEmbeddings:
+    """Embeddings of an empty prompt: one masked token, which a network replaces by a learned embedding."""
     tokens = torch.zeros(1, 1, width)
-    return TextStates(tokens, tokens[:, 0], torch.zeros(1, 1, dtype=torch.bool))
+    return TextEmbeddings(tokens, tokens[:, 0], torch.zeros(1, 1, dtype=torch.bool))
 
 
 class ProjectedT5Encoder(nn.Module):
@@ -126,26 +127,26 @@ class ProjectedT5Encoder(nn.Module):
         self.projection = projection.eval().requires_grad_(False)
         self.gap_projection = projection if gaps is None else gaps.eval().requires_grad_(False)
 
-    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
-        """Text states of B prompts.
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
+        """Text embeddings of B prompts.
 
         Args:
-            still: Changes nothing here.
+            still: Ignored.
 
         Returns:
             Tokens [B, L, C] and mask [B, L]; pooled states [B, C], see ``Projection.context``.
 
         Raises:
-            RequestError: For no prompts.
+            RequestError: If there are no prompts.
         """
         return self._all(prompts, self.projection)
 
-    def encode_for_gaps(self, prompts: Sequence[str], *, still: bool = False) -> TextStates:
+    def encode_for_gaps(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
         """``encode`` for the interpolation, through its own projection where there is one."""
         return self._all(prompts, self.gap_projection)
 
-    def encode_against(self, negative: str, prompt: str) -> TextStates:
-        """States of a negative prompt as the official code makes them beside a prompt.
+    def encode_against(self, negative: str, prompt: str) -> TextEmbeddings:
+        """Embeddings of a negative prompt as the official code computes them beside a prompt.
 
         Quirk: it is cut to the prompt's number of tokens, its last one is the end token, and it is masked as the prompt
         is, so that a shorter one also shows the padding behind it. Not so by the other rule, see ``ProjectedParams``.
@@ -160,12 +161,12 @@ class ProjectedT5Encoder(nn.Module):
             numbers[-1] = END
         return self._states(numbers, self.projection)
 
-    def nothing(self) -> TextStates:
+    def nothing(self) -> TextEmbeddings:
         """No text, see ``no_text``."""
         like = self.projection.get_submodule("1").get_parameter("weight")
         return no_text(len(like)).to(like.device, like.dtype)
 
-    def _all(self, prompts: Sequence[str], projection: Projection) -> TextStates:
+    def _all(self, prompts: Sequence[str], projection: Projection) -> TextEmbeddings:
         if isinstance(prompts, str) or not prompts:
             raise RequestError("encode takes a list of at least one prompt")
         return join([self._states(self._numbers(p), projection) if p.strip() else self.nothing() for p in prompts])
@@ -178,7 +179,7 @@ class ProjectedT5Encoder(nn.Module):
         """Rows of a prompt of so many tokens."""
         return min(length + 1, self.t5.params.max_length)
 
-    def _states(self, numbers: list[int], projection: Projection, *, rows: int | None = None) -> TextStates:
+    def _states(self, numbers: list[int], projection: Projection, *, rows: int | None = None) -> TextEmbeddings:
         hidden = self.t5.states(torch.tensor([numbers])).tokens_BLC
         rows = self._rows(len(numbers)) if rows is None else rows
         mask = torch.arange(rows, device=hidden.device)[None] < len(numbers)

@@ -6,48 +6,19 @@ Source: kandinskylab/kandinsky-5, kandinsky/models/vae.py, as described in its n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from kandinsky.families.parts.tiles import Tiling, starts_of
+
 Coder = Callable[[Tensor], Tensor]
 # (decoder of a tile, temporal and spatial factor) -> the decoder to use, such as one that lets others do a part
 Spread = Callable[[Coder, int, int], Coder]
 TIME, ROWS, COLUMNS = 2, 3, 4
-
-
-@dataclass(frozen=True, slots=True)
-class Tiling:
-    """Tile and stride in pixels, (frames, height, width). Frames of a tile: 1 + a multiple of 4."""
-
-    tile: tuple[int, int, int]
-    stride: tuple[int, int, int]
-
-    @classmethod
-    def official(cls, height: int, width: int, memory_bytes: int = 64 * 2**30) -> Tiling:
-        """The official rule for a clip of height × width pixels.
-
-        Quirk: the official code asks the device for its free memory, so that the same seed gives other pixels on
-        another machine; here the number is given, and the default is fixed.
-        """
-        max_area = memory_bytes / (256 * 17 * 8)
-        volume = 256 * 17 * (height + 32) * (width + 32)
-        if height * width < max_area and volume < 2**31:
-            return cls((17, height, width), (8, height, width))
-        k = max(height / width, width / height)
-        parts = max(math.ceil(height * width / max_area), math.ceil(volume / 2**31))
-        short, long = math.ceil(math.sqrt(parts / k)), math.ceil(math.sqrt(parts * k))
-        rows, columns = (long, short) if height >= width else (short, long)
-        sides = []
-        for side, count in ((height, rows), (width, columns)):
-            tile = math.ceil(side / count / 8) * 8 + 16
-            sides.append((tile, tile - 32) if count > 1 else (side, side))
-        return cls((17, sides[0][0], sides[1][0]), (8, sides[0][1], sides[1][1]))
 
 
 def tiled(
@@ -75,7 +46,7 @@ def tiled(
         return size * factor if decoding else size // factor
 
     def in_space(clip: Tensor) -> Tensor:
-        starts = [_starts(clip.shape[dim], tile_s[i], stride_s[i]) for i, dim in enumerate((ROWS, COLUMNS))]
+        starts = [starts_of(clip.shape[dim], tile_s[i], stride_s[i]) for i, dim in enumerate((ROWS, COLUMNS))]
         if all(len(s) == 1 for s in starts):
             return coder(clip)
         out = [[coder(clip[..., r : r + tile_s[0], c : c + tile_s[1]]).clone() for c in starts[1]] for r in starts[0]]
@@ -100,7 +71,7 @@ def tiled(
         yield in_space(x)
         return
     # latents: the last tile may be one frame short instead of a further tile
-    starts = _starts(frames, tile_t, stride_t, slack=int(decoding))
+    starts = starts_of(frames, tile_t, stride_t, slack=int(decoding))
     last: Tensor | None = None
     for k, start in enumerate(starts):
         piece = in_space(x[:, :, start : start + tile_t])
@@ -113,13 +84,6 @@ def tiled(
         last = piece
     assert last is not None
     yield last
-
-
-def _starts(size: int, tile: int, stride: int, slack: int = 0) -> list[int]:
-    starts = list(range(0, max(size - tile, 0) + slack + 1, stride))
-    if starts[-1] + tile < size:
-        starts.append(size - tile)
-    return starts
 
 
 def _blend(before: Tensor, after: Tensor, extent: int, dim: int) -> None:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.families.kandinsky5.denoiser import bind
-from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.autoencoder import NanoAutoencoder
 from kandinsky.families.nano.text import ROLES, NanoTextNetwork
 from kandinsky.lab.nano import captions
@@ -28,7 +29,7 @@ from kandinsky.lab.nano.emoji import CAMERAS, POSITIONS, SCALES, Clips, Scene, c
 from kandinsky.lab.nano.splits import autoencoder_rows
 from kandinsky.lab.nano.train_autoencoder import to_unit
 from kandinsky.model.denoiser import VIDEO, Known, Pass
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Batch:
     """Latents, float32; the states of what they show (a share says nothing); whose first frame is given."""
 
     latents_BTHWC: Tensor
-    text: TextStates
+    text: TextEmbeddings
     given_B: Tensor
 
 
@@ -168,7 +169,7 @@ class FlowObjective:
         text = self.states(self.slots_MR[rows], torch.from_numpy(dropped), still=stage.frames == 1)
         return Batch(torch.from_numpy(latents).float(), text, torch.from_numpy(given))
 
-    def states(self, slots_BR: Tensor, dropped_B: Tensor, *, still: bool) -> TextStates:
+    def states(self, slots_BR: Tensor, dropped_B: Tensor, *, still: bool) -> TextEmbeddings:
         """Text states of known slots; where ``dropped_B``, those of the empty prompt."""
         counts = self.words.params.slots
         choices = {

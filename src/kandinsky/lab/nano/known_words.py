@@ -40,7 +40,7 @@ def known_words() -> dict[str, object]:
     spoken += [*captions._RU_BACKGROUNDS, *(verb for forms in captions._RU_VERBS.values() for verb in forms)]
     filler = _once([*words(FILLER), *(word for text in spoken for word in words(text))])
     colours = [" ".join(words(f"{c.en} {c.ru} {c.ru_name}{' gray' if c.en == 'grey' else ''}")) for c in COLOURS]
-    sizes = {**captions._SIZE, "adjectives": captions._RU_SIZE_ADJECTIVES}
+    sizes: dict[Any, Any] = {**captions._SIZE, "adjectives": captions._RU_SIZE_ADJECTIVES}
     return {
         "filler": " ".join(filler),
         "numbers": NUMBERS,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from kandinsky.lab.nano import captions
-from kandinsky.lab.nano.captions import LANGUAGES
+from kandinsky.lab.nano.concepts import LANGUAGES
 from kandinsky.lab.nano.emoji import Clips, Scene, composite
 from kandinsky.lab.nano.measure import NanoJudge, motion, shrink
 from kandinsky.lab.nano.splits import autoencoder_rows
@@ -32,7 +32,8 @@ class ImageCase:
 
     @property
     def picture_HWC(self) -> np.ndarray:  # noqa: N802 - carries its axes
-        return self.clip_THWC[0]
+        out: np.ndarray = self.clip_THWC[0]
+        return out
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,7 +257,8 @@ def measure(sounds: Sequence[np.ndarray], cases: Sequence[SoundCase]) -> SoundFi
 def envelope(sound_S: np.ndarray) -> np.ndarray:
     """Level of each frame's time, [T]: the logarithm of its root mean square; silence is 0."""
     pieces = sound_S[: len(sound_S) // FRAMES * FRAMES].reshape(FRAMES, -1).astype(np.float64)
-    return np.log1p(np.sqrt(np.square(pieces).mean(1)) / QUIET)
+    out: np.ndarray = np.log1p(np.sqrt(np.square(pieces).mean(1)) / QUIET)
+    return out
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -320,7 +321,8 @@ def _strokes() -> dict[str, np.ndarray]:
 def _shape(sound_S: np.ndarray) -> np.ndarray:
     """Mel bands over time, brought to the same mean: how loud it is does not count."""
     steps = loudness_steps(sound_S, RATE).numpy()
-    return steps - steps.mean()
+    out: np.ndarray = steps - steps.mean()
+    return out
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -108,18 +108,21 @@ def hit(timbre: str, frequency: float, times: np.ndarray, rng: np.random.Generat
     fade = np.minimum(1.0, (times[-1] - times) / 0.05)  # no click where the tail is cut
     if timbre == "bell":
         parts = ((1.0, 0.7, 0.25), (2.0, 0.25, 0.15), (3.01, 0.15, 0.1))
-        return fade * sum(
+        out: np.ndarray = fade * sum(
             level * np.exp(-times / decay) * np.sin(2 * np.pi * frequency * ratio * times)
             for ratio, level, decay in parts
         )
+        return out
     if timbre == "drum":
         fall = 0.015 * 0.4 * (1 - np.exp(-times / 0.015))  # it starts 40 % higher and falls to its pitch at once
         tone = np.exp(-times / 0.09) * np.sin(2 * np.pi * frequency * (times + fall))
-        return fade * (0.9 * tone + 0.3 * np.exp(-times / 0.004) * rng.standard_normal(len(times)))
+        out = fade * (0.9 * tone + 0.3 * np.exp(-times / 0.004) * rng.standard_normal(len(times)))
+        return out
     noise = _band(rng.standard_normal(len(times)), 2.0 * frequency, 0.6)
-    return fade * (0.8 * np.exp(-times / 0.035) * noise + 0.25 * np.exp(-times / 0.05) * np.sin(
+    out = fade * (0.8 * np.exp(-times / 0.035) * noise + 0.25 * np.exp(-times / 0.05) * np.sin(
         2 * np.pi * frequency * times
     ))  # fmt: skip
+    return out
 
 
 def rustle(clip_THWC: np.ndarray, rng: np.random.Generator, samples: int) -> np.ndarray:
@@ -129,13 +132,15 @@ def rustle(clip_THWC: np.ndarray, rng: np.random.Generator, samples: int) -> np.
     loud = np.interp(np.arange(samples) / RATE, centres, np.minimum(1.0, change / 12.0))
     covered = float((clip_THWC[..., 3] > 40).mean())
     noise = _band(rng.standard_normal(samples), 2400.0 - 2000.0 * min(1.0, covered), 0.8)
-    return (0.06 * LOUDEST * loud * noise).astype(np.float32)
+    out: np.ndarray = (0.06 * LOUDEST * loud * noise).astype(np.float32)
+    return out
 
 
 def motion(clip_THWC: np.ndarray) -> np.ndarray:
     """Mean absolute change of premultiplied colours from each frame to the next, [T − 1], in levels of 255."""
     small = clip_THWC[:, ::2, ::2].astype(np.int16)
-    return np.abs(np.diff(small, axis=0)).mean(axis=(1, 2, 3))
+    out: np.ndarray = np.abs(np.diff(small, axis=0)).mean(axis=(1, 2, 3))
+    return out
 
 
 def _band(noise: np.ndarray, centre: float, octaves: float) -> np.ndarray:

@@ -14,9 +14,10 @@ from torch import nn
 
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky4_v2a.params import V2AParams
-from kandinsky.families.kandinsky5.dit import DiTParams
-from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoderParams
+from kandinsky.families.kandinsky5.params import DiTParams
+from kandinsky.families.nano.autoencoder import NanoAutoencoder
 from kandinsky.families.nano.clip_encoder import NanoClipEncoderParams
+from kandinsky.families.nano.params import NanoAutoencoderParams
 from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
 from kandinsky.files import inside, replacing
 from kandinsky.lab.nano.captions import COLOURS
@@ -185,7 +186,8 @@ class Packed:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Packed:
         """Raises: RequestError for a key that is unknown or missing."""
-        return _read_from(cls, values, "key of weights")
+        out: Packed = _read_from(cls, values, "key of weights")
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,8 @@ class Curve:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Curve:
         """Raises: RequestError for a key that is unknown or missing."""
-        return _read_from(cls, values, "key of a curve")
+        out: Curve = _read_from(cls, values, "key of a curve")
+        return out
 
 
 @dataclass(frozen=True, slots=True)

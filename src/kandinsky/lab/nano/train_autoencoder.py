@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoderParams
+from kandinsky.families.nano.autoencoder import NanoAutoencoder
+from kandinsky.families.nano.params import NanoAutoencoderParams
 from kandinsky.lab.nano.emoji import CAMERAS, POSITIONS, SCALES, Clips, Scene, composite
 
 

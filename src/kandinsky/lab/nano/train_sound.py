@@ -20,8 +20,9 @@ from torch.nn import functional as F  # noqa: N812
 from kandinsky.families.kandinsky4_v2a.denoiser import SoundDenoiser
 from kandinsky.families.kandinsky4_v2a.params import V2AParams
 from kandinsky.families.kandinsky4_v2a.unet import V2AUNet
-from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoderParams
+from kandinsky.families.nano.autoencoder import NanoAutoencoder
 from kandinsky.families.nano.clip_encoder import NanoClipEncoder, NanoClipEncoderParams
+from kandinsky.families.nano.params import NanoAutoencoderParams
 from kandinsky.lab.nano.emoji import FPS
 from kandinsky.lab.nano.sound_data import TIMBRES, SoundClips, SoundData, pitch
 from kandinsky.lab.nano.sound_scenes import Scene

@@ -151,7 +151,8 @@ class Acquaintance:
             if times := self._times[lang, text]:
                 leverage = meanings_WD[w] @ self.inverse_DD @ meanings_WD[w]
                 owned_WC[w] = (owned_WC[w] - leverage * self._targets[lang, text]) / (1 - times * leverage)
-        return owned_WC
+        out: Tensor = owned_WC
+        return out
 
 
 class Ranker(nn.Module):
@@ -178,7 +179,8 @@ class Ranker(nn.Module):
 
     def forward(self, standing_QCF: Tensor) -> Tensor:
         x = (standing_QCF.float() - self.centre) / self.scale
-        return (self.linear(x) + self.layers(x))[..., 0]
+        out: Tensor = (self.linear(x) + self.layers(x))[..., 0]
+        return out
 
 
 class WordJudge:
@@ -223,7 +225,8 @@ class WordJudge:
     @torch.no_grad()
     def judge(self, lang: Language, figures_QCF: Tensor) -> Tensor:
         """Logits [Q, C] of what queries speak of, from the figures of their words ``together``."""
-        return self.rankers[lang](standing(figures_QCF))
+        out: Tensor = self.rankers[lang](standing(figures_QCF))
+        return out
 
     def _fit(self, lang: Language, spaces: Sequence[Space]) -> Ranker:
         """The ranker of one language, and its ``accuracy``.

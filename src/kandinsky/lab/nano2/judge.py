@@ -109,7 +109,8 @@ class Trained:
         if self.decoder is None:
             return self.linear.decode(latents)
         with torch.autocast(latents.device.type, dtype=torch.bfloat16):
-            return self.decoder(latents).float()
+            out: Tensor = self.decoder(latents).float()
+            return out
 
     @torch.no_grad()
     def make(

@@ -24,8 +24,8 @@ from kandinsky.catalogue import load
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.families.nano.text_encoder import NanoTextEncoder
 from kandinsky.lab.nano import captions
-from kandinsky.lab.nano.captions import LANGUAGES, Prompt, evaluation_prompts
-from kandinsky.lab.nano.concepts import Language, load_concepts, plain
+from kandinsky.lab.nano.captions import Prompt, evaluation_prompts
+from kandinsky.lab.nano.concepts import LANGUAGES, Language, load_concepts, plain
 from kandinsky.lab.nano.emoji import Clips, Scene, composite
 from kandinsky.lab.nano.train_autoencoder import to_unit
 from kandinsky.lab.nano2.fidelity import Clip, fidelity, jumps, reading

@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.lab.nano2.catalogue import Sources
 from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.geometry import condition_channels
 from kandinsky.lab.nano2.scenes import Scene, draw_scene
 from kandinsky.lab.nano2.words import NOTHING, ROLES, Said, SceneWords, said_of, unsaid
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 
 SIDE, FRAMES, LATENT_FRAMES = 192, 25, 4
@@ -59,11 +60,12 @@ class SceneDenoiser(nn.Module):
         self.dit = DiffusionTransformer3D(params)
         self.words = SceneWords(concepts, dim=params.in_text_dim)
 
-    def forward(self, x_BTHWC: Tensor, condition_BTHWC: Tensor, time_B: Tensor, text: TextStates) -> Tensor:
+    def forward(self, x_BTHWC: Tensor, condition_BTHWC: Tensor, time_B: Tensor, text: TextEmbeddings) -> Tensor:
         """The clean latent, [B, T, H, W, C] in float32; time in [0, 1]."""
         x = torch.cat([x_BTHWC, condition_BTHWC], dim=-1)
-        backend = AttentionSpec(backend="products")
-        return self.dit(x, time_B * 1000, text, rope_scale=ROPE_SCALE, attention=backend).float()
+        backend = AttentionSpec(backend="math")
+        out: Tensor = self.dit(x, time_B * 1000, text, rope_scale=ROPE_SCALE, attention=backend).float()
+        return out
 
 
 @dataclass(frozen=True, slots=True)

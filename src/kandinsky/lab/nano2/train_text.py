@@ -92,7 +92,8 @@ class SceneTexts:
         """Read texts; an empty one is read as a lone padding token."""
         encodings = self.tokenizer.encode_batch([text if text.strip() else "." for text in texts])
         ids = torch.tensor([e.ids for e in encodings])
-        return self.network(ids, torch.tensor([e.attention_mask for e in encodings]).bool())
+        out: SceneReading = self.network(ids, torch.tensor([e.attention_mask for e in encodings]).bool())
+        return out
 
 
 def begin() -> SceneTexts:

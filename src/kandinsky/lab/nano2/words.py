@@ -15,7 +15,7 @@ from torch import nn
 
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano2.scenes import ARRANGEMENTS, BACKDROPS, CAMERAS, MOST_SUBJECTS, MOTIONS, PLACES, SIZES, Scene
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 
 ROLES: dict[str, int] = {
     "backdrop": len(BACKDROPS),
@@ -95,7 +95,7 @@ class SceneWords(nn.Module):
         self.word_tokens = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, dim)) for r, n in ROLES.items()})
         self.word_pooled = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, dim) / 4) for r, n in ROLES.items()})
 
-    def forward(self, said: Sequence[Said]) -> TextStates:
+    def forward(self, said: Sequence[Said]) -> TextEmbeddings:
         """States of B clips: tokens [B, 3·8 + 9, C]; the mask leaves out subjects that are not there."""
         B = len(said)
         rows = torch.zeros(B, MOST_SUBJECTS, dtype=torch.long)
@@ -110,4 +110,4 @@ class SceneWords(nn.Module):
         for r, role in enumerate(ROLES):
             pooled = pooled + self.word_pooled[role][words[:, r]]
         mask = torch.cat([there.repeat_interleave(self.tokens, 1), torch.ones(B, len(ROLES), dtype=torch.bool)], 1)
-        return TextStates(torch.cat([subjects, others], dim=1), pooled, mask)
+        return TextEmbeddings(torch.cat([subjects, others], dim=1), pooled, mask)

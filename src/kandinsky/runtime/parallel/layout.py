@@ -25,6 +25,7 @@ from kandinsky.errors import RequestError
 AXES = ("data", "cfg", "ring", "ulysses", "tp")
 AUTO = "auto"
 EXAMPLE = "`cfg=2,ulysses=2`"
+PROCESSES = 65_536  # the most that a layout is made for
 # heads may go unevenly over processes as long as this share of the work is no waiting
 WORTH_IT = 0.85
 
@@ -101,22 +102,36 @@ def read(text: str) -> Layout:
         name, _, number = (part.strip() for part in entry.partition("="))
         if name not in names or name in found:
             raise RequestError(f"layout `{text}` has `{entry.strip()}`: use {known}, each once, such as {EXAMPLE}")
-        if not number.isdecimal() or int(number) < 1:
-            raise RequestError(f"layout `{text}`: `{name}` needs a whole number from 1 on, such as {EXAMPLE}")
+        # long numbers are refused before they are read
+        if not number.isdecimal() or len(number) > len(str(PROCESSES)) or not 1 <= int(number) <= PROCESSES:
+            raise RequestError(
+                f"layout `{text}`: `{name}` needs a whole number from 1 to {PROCESSES:,}, such as {EXAMPLE}"
+            )
         found[name] = int(number)
     return Layout(**found)
+
+
+def check_processes(count: object) -> None:
+    """Refuse a number of processes that is none, or that nobody has.
+
+    Raises:
+        RequestError: for anything but a whole number from 1 to ``PROCESSES``.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= PROCESSES:
+        raise RequestError(f"`{count}` processes cannot share a generation: use 1 to {PROCESSES:,}")
 
 
 def settle(choice: str | Layout | None, world: int, demand: Demand) -> tuple[Layout, str]:
     """The layout for a number of processes, and why.
 
     Args:
-        choice: What somebody asked for; None and `auto` choose.
+        choice: The user's choice; None and `auto` select one.
         world: Processes that were started.
 
     Raises:
         RequestError: For a layout that fits neither the processes nor the work.
     """
+    check_processes(world)
     if choice is None or choice == AUTO:
         layout, why = choose(world, demand)
     else:

@@ -64,7 +64,7 @@ class Neighbour:
 
 
 def _machine() -> str:
-    """This boot of this machine, and the table of processes that is seen from here; empty where it cannot be told."""
+    """Identifies this boot of this machine and its process table; empty where that is not known."""
     try:
         boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{(PROC / 'self/ns/pid').stat().st_ino}"
@@ -73,7 +73,7 @@ def _machine() -> str:
 
 
 def _begun(pid: int) -> str | None:
-    """When a process began; None for one that has ended, a dead child that nobody has asked after included."""
+    """Start time of a process; None if it has ended, including a child that was not waited for."""
     try:
         state, *values = (PROC / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return None if state in "ZX" else values[18]

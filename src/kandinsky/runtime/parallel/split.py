@@ -30,7 +30,8 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class SplitRules:
-    """
+    """How the blocks of a network are split.
+
     Attributes:
         blocks: Of a network, in order.
         arguments: Of a block's call, for own tokens.

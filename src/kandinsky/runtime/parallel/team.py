@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 
 class Team:
-    """
+    """The processes that work on a generation together.
+
     Attributes:
         device: Of the transformer on this process.
 

@@ -19,7 +19,7 @@ from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.families.parts.unet.unet import UNet
 from kandinsky.golden.cases import Case
 from kandinsky.golden.tracking import CaseError, Settings, Tensors
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 from kandinsky.weights.keymaps import KeyMap
 
 
@@ -30,7 +30,8 @@ def network(case: Case, keymap: KeyMap) -> UNet:
 
 def clips(rows: Tensor, frames: int) -> Tensor:
     """Official rows [(B·T), C, H, W] → [B, T, H, W, C]."""
-    return rows.movedim(1, -1).unflatten(0, (-1, frames))
+    out: Tensor = rows.movedim(1, -1).unflatten(0, (-1, frames))
+    return out
 
 
 def rows(x_BTHWC: Tensor) -> Tensor:
@@ -56,13 +57,13 @@ def per_clip(inputs: Tensors, name: str, frames: int) -> Tensor:
     return one
 
 
-def text(inputs: Tensors, frames: int, prefix: str = "") -> TextStates:
+def text(inputs: Tensors, frames: int, prefix: str = "") -> TextEmbeddings:
     """Text embeddings of the prompts, one a clip."""
     tokens_BLC = per_clip(inputs, f"{prefix}context", frames)
-    return TextStates(tokens_BLC, tokens_BLC.mean(dim=1), per_clip(inputs, f"{prefix}context_mask", frames).bool())
+    return TextEmbeddings(tokens_BLC, tokens_BLC.mean(dim=1), per_clip(inputs, f"{prefix}context_mask", frames).bool())
 
 
-def negative_text(inputs: Tensors, frames: int) -> TextStates:
+def negative_text(inputs: Tensors, frames: int) -> TextEmbeddings:
     """What guidance contrasts the prompt with: the negative prompt where one is recorded, otherwise no text.
 
     The official code masks a negative prompt as the prompt is masked, unless it is given a mask of its own.
@@ -72,13 +73,13 @@ def negative_text(inputs: Tensors, frames: int) -> TextStates:
     inputs.documentary("null_embedding")  # an argument of the official loops, which they ignore then
     tokens_BLC = per_clip(inputs, "negative_context", frames)
     mask = "negative_context_mask" if "negative_context_mask" in inputs else "context_mask"
-    return TextStates(tokens_BLC, tokens_BLC.mean(dim=1), per_clip(inputs, mask, frames).bool())
+    return TextEmbeddings(tokens_BLC, tokens_BLC.mean(dim=1), per_clip(inputs, mask, frames).bool())
 
 
-def no_text(inputs: Tensors) -> TextStates:
-    """The learned embedding that stands for no text: one token."""
+def no_text(inputs: Tensors) -> TextEmbeddings:
+    """The learned embedding of an empty prompt: one token."""
     null = inputs["null_embedding"][None]
-    return TextStates(null[:, None], null)
+    return TextEmbeddings(null[:, None], null)
 
 
 def guidance(call: Settings, key: str = "guidance_scale") -> Guidance:
@@ -99,7 +100,8 @@ def schedule(call: Settings, steps: str, *, predicts: str = "noise") -> CosineSc
 
 
 def check_shape(call: Settings, key: str, tensor: Tensor) -> None:
-    """
+    """Compare a recorded shape with a tensor.
+
     Raises:
         CaseError: If a recorded shape is not that of the tensor it describes.
     """

@@ -15,14 +15,14 @@ from kandinsky.diffusion.cogvideox import level_of
 from kandinsky.errors import BackendError
 from kandinsky.families.parts.unet.unet import Marks, UNet
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 
 
 class UNetDenoiser:
     """A network bound to one prompt batch; callable as ``(x_BTHWC, t) -> prediction_BTHWC``.
 
     Args:
-        text: States of B prompts, or of one prompt for any B.
+        text: Embeddings of B prompts, or of one prompt for any B.
         before_BTHWC: Channels that go in before and behind the state's own.
         condition_BTHWC: Channels that go in before and behind the state's own.
         marks: What a video network is told of the clip; None for images.
@@ -31,7 +31,7 @@ class UNetDenoiser:
     def __init__(
         self,
         net: UNet,
-        text: TextStates,
+        text: TextEmbeddings,
         *,
         before_BTHWC: Tensor | None = None,
         condition_BTHWC: Tensor | None = None,
@@ -44,7 +44,7 @@ class UNetDenoiser:
         self.marks = marks
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
-        """Noise or v at time t in [0, 1], which the network is told as t·1000 − 1."""
+        """Noise or v prediction at time t in [0, 1]; the network's own time is t·1000 − 1."""
         return self._pass(self._around(x_BTHWC), t, self.text.expand(len(x_BTHWC)))
 
     def pair(self, other: object) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
@@ -70,11 +70,12 @@ class UNetDenoiser:
         around = (self.before_BTHWC, x_BTHWC, self.condition_BTHWC)
         return torch.cat([one.to(x_BTHWC) for one in around if one is not None], dim=-1)
 
-    def _pass(self, x_BTHWC: Tensor, t: Tensor, text: TextStates) -> Tensor:
-        return self.net(x_BTHWC, (level_of(t) - 1).to(x_BTHWC.device).expand(len(x_BTHWC)), text, self.marks)
+    def _pass(self, x_BTHWC: Tensor, t: Tensor, text: TextEmbeddings) -> Tensor:
+        out: Tensor = self.net(x_BTHWC, (level_of(t) - 1).to(x_BTHWC.device).expand(len(x_BTHWC)), text, self.marks)
+        return out
 
 
-def _beside(first: TextStates, second: TextStates) -> TextStates:
+def _beside(first: TextEmbeddings, second: TextEmbeddings) -> TextEmbeddings:
     """Both batches as one; rows that one has fewer of are masked."""
     longest = max(first.tokens_BLC.shape[1], second.tokens_BLC.shape[1])
     tokens, masks = [], []
@@ -83,14 +84,14 @@ def _beside(first: TextStates, second: TextStates) -> TextStates:
         mask = states.tokens_BLC.new_ones(B, L, dtype=torch.bool) if states.mask_BL is None else states.mask_BL
         tokens.append(F.pad(states.tokens_BLC, (0, 0, 0, longest - L)))
         masks.append(F.pad(mask, (0, longest - L)))
-    return TextStates(torch.cat(tokens), torch.cat((first.pooled_BC, second.pooled_BC)), torch.cat(masks))
+    return TextEmbeddings(torch.cat(tokens), torch.cat((first.pooled_BC, second.pooled_BC)), torch.cat(masks))
 
 
 def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
     """The U-Net of images as a denoiser of the track `video`; see ``model/denoiser.Bind``.
 
     Raises:
-        BackendError: For a step cache: its levels are no row of blocks.
+        BackendError: For a step cache: its levels are not a sequence of blocks.
     """
     assert isinstance(net, UNet)
     if run.runner is not None:

@@ -29,8 +29,8 @@ class Told:
     Attributes:
         spatial: Condition of everything within a frame, one row a clip.
         temporal: Condition along time, and ``place``: of the first norm of an attention along time.
-        context_BLC: Text states.
-        mask_BL: Text states.
+        context_BLC: Text embeddings.
+        mask_BL: Text embeddings.
         frames: T.
         mixes: Whether anything is done along time.
     """
@@ -59,7 +59,8 @@ class TimeMLP(nn.Sequential):
         steps = torch.arange(half, device=numbers_R.device, dtype=torch.float32)
         angles = numbers_R.float()[:, None] * torch.exp(steps * (-math.log(10000) / (half - 1)))
         waves = torch.cat((angles.sin(), angles.cos()), dim=-1)
-        return self[3](self[2](first(waves.to(first.weight.dtype))))
+        out: Tensor = self[3](self[2](first(waves.to(first.weight.dtype))))
+        return out
 
 
 class ConditionalNorm(nn.Module):
@@ -92,11 +93,13 @@ class Attention(nn.Module):
 
     def forward(self, x_BSC: Tensor, context_BLC: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         if context_BLC.shape[1] == 1:  # one token gets all the weight, whatever the query
-            return self.output_layer(self.to_value(context_BLC))
+            out: Tensor = self.output_layer(self.to_value(context_BLC))
+            return out
         heads = (-1, self.head_dim)
         q, k = self.to_query(x_BSC).unflatten(-1, heads), self.to_key(context_BLC).unflatten(-1, heads)
         mixed = attention(q, k, self.to_value(context_BLC).unflatten(-1, heads), mask=mask_BL)
-        return self.output_layer(mixed.flatten(2))
+        out = self.output_layer(mixed.flatten(2))
+        return out
 
 
 class FeedForward(nn.Sequential):
@@ -117,7 +120,7 @@ class AttentionBlock(nn.Module):
     """Attention and a feed-forward layer: of a frame's pixels among themselves or to the text, or along time.
 
     Args:
-        context: Width of the text states, for attention to them.
+        context: Width of the text embeddings, for attention to them.
         merged: Along time, both parts are blended in by learned weights and nothing is summed.
     """
 
@@ -136,7 +139,8 @@ class AttentionBlock(nn.Module):
         """Self-attention within each frame."""
         tokens = self.in_norm(x_RHWC, told).flatten(1, 2)
         x = x_RHWC + self.attention(tokens, tokens).view_as(x_RHWC)
-        return x + self.feed_forward(self.out_norm(x, told))
+        out: Tensor = x + self.feed_forward(self.out_norm(x, told))
+        return out
 
     def to_text(self, x_RHWC: Tensor, told: Told) -> Tensor:
         """Cross-attention: the pixels of all frames of a clip to the clip's text."""
@@ -146,7 +150,8 @@ class AttentionBlock(nn.Module):
             tokens = self.in_norm(x_RHWC, told.spatial).reshape(B, -1, x_RHWC.shape[-1])
         mixed = self.attention(tokens, told.context_BLC, told.mask_BL)
         x = (x_RHWC.reshape(B, -1, x_RHWC.shape[-1]) + mixed).view_as(x_RHWC)
-        return x + self.feed_forward(self.out_norm(x, told.spatial))
+        out: Tensor = x + self.feed_forward(self.out_norm(x, told.spatial))
+        return out
 
     def over_time(self, x_RHWC: Tensor, told: Told) -> Tensor:
         """Self-attention of each pixel along its clip."""
@@ -158,7 +163,8 @@ class AttentionBlock(nn.Module):
         mixed = mixed.view(-1, H * W, T, C).transpose(1, 2).reshape(R, H, W, C)
         if not self.merged:
             x = x_RHWC + mixed
-            return x + self.feed_forward(self.out_norm(x, told.temporal))
+            out: Tensor = x + self.feed_forward(self.out_norm(x, told.temporal))
+            return out
         x = torch.lerp(x_RHWC, mixed, self.temporal_merge1)
         return torch.lerp(x, self.feed_forward(self.out_norm(x, told.temporal)), self.temporal_merge2)
 
@@ -172,7 +178,7 @@ def convolve_time(x_RHWC: Tensor, weight: Tensor, bias: Tensor | None, frames: i
     weight = weight[..., 0]
     if weight.shape[2] == 1:
         return linear(x_RHWC, weight.flatten(1), bias)
-    # time is one axis of a picture, all pixels of a frame the other: channels last, that is a view
+    # time is one axis of an image, all pixels of a frame the other: with channels last this is a view
     x = x_RHWC.reshape(-1, frames, H * W, C).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, padding=(weight.shape[2] // 2, 0)).permute(0, 2, 3, 1).reshape(R, H, W, -1)
 
@@ -193,7 +199,8 @@ class GapMix(nn.Module):
 def _convolve(layer: nn.Conv2d | nn.ConvTranspose2d, x_RHWC: Tensor) -> Tensor:
     if layer.kernel_size == (1, 1):
         return linear(x_RHWC, layer.weight.flatten(1), layer.bias)
-    return layer(x_RHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    out: Tensor = layer(x_RHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return out
 
 
 class Block(nn.Module):

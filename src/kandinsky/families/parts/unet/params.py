@@ -64,7 +64,7 @@ class UNetParams:
         init_channels: Of the first layer.
         num_channels: Of input and result.
         out_channels: Of input and result.
-        context_dim: Width of the text states.
+        context_dim: Width of the text embeddings.
         num_blocks: Pairs of residual blocks a level, at least 2.
         groups: Of every normalisation.
     """
@@ -90,7 +90,7 @@ class UNetParams:
         """Read official arguments; those of a video network say which variant it is.
 
         Raises:
-            RequestError: For a name that is not known, a value that is not built, or lists of unequal length.
+            RequestError: For an unknown name, a value that is not supported, or lists of unequal length.
         """
         what = "U-Net parameter"
         without_fixed(values, ONLY, what)
@@ -118,6 +118,11 @@ class UNetParams:
     def widths(self) -> tuple[int, ...]:
         """Of the first layer and of each level, from fine to coarse."""
         return (self.init_channels, *(self.model_channels * factor for factor in self.dim_mult))
+
+    @property
+    def text_widths(self) -> tuple[int, int]:
+        """Widths of a text token and of the pooled text that the network takes."""
+        return self.context_dim, self.context_dim
 
     @property
     def halvings(self) -> int:

@@ -1,4 +1,4 @@
-"""The U-Net: levels from fine to coarse and back, with time and text told to every layer.
+"""The U-Net: levels from fine to coarse and back, conditioned on time and text in every layer.
 
 Legend: B clips; T frames (or gaps between frames); H W C latent rows, columns, channels; R = B·T rows; L text tokens.
 
@@ -25,14 +25,14 @@ from kandinsky.families.parts.unet.layers import (
     Told,
 )
 from kandinsky.families.parts.unet.params import MOTION_MARK, NOISE_MARK, UNetParams
-from kandinsky.model.values import TextStates
+from kandinsky.model.values import TextEmbeddings
 
-SKIPS = 20  # rows of the table of frames between two key frames
+SKIPS = 20  # rows of the table of frames between two keyframes
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What a video network is told of a clip, beside text and time; the same for all clips of a batch.
+    """Conditions of a video network beside text and time; the same for all clips of a batch.
 
     Attributes:
         positions: Place of each frame, T numbers.
@@ -170,7 +170,7 @@ class UNet(nn.Module):
             for i in range(len(self.params.dim_mult))
         )
 
-    def forward(self, x_BTHWC: Tensor, time_B: Tensor, text: TextStates, marks: Marks | None = None) -> Tensor:
+    def forward(self, x_BTHWC: Tensor, time_B: Tensor, text: TextEmbeddings, marks: Marks | None = None) -> Tensor:
         """Predict noise (or v) for B clips.
 
         Args:
@@ -203,9 +203,10 @@ class UNet(nn.Module):
         for number, level in enumerate(self.up_samples):
             skip = skips.pop()
             x = level(x if number == 0 else torch.cat((x, skip), dim=-1), told)
-        return self.out_layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(0, (B, T))
+        out: Tensor = self.out_layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(0, (B, T))
+        return out
 
-    def _with_null(self, text: TextStates) -> TextStates:
+    def _with_null(self, text: TextEmbeddings) -> TextEmbeddings:
         if text.mask_BL is None:
             return text
         null = self.get_buffer("null_embedding").to(text.tokens_BLC.dtype)
@@ -213,9 +214,9 @@ class UNet(nn.Module):
         first = torch.where(nothing_B1, null, text.tokens_BLC[:, 0])
         tokens = torch.cat((first[:, None], text.tokens_BLC[:, 1:]), dim=1)
         mask = torch.cat((text.mask_BL[:, :1] | nothing_B1, text.mask_BL[:, 1:]), dim=1)
-        return TextStates(tokens, torch.where(nothing_B1, null, text.pooled_BC), mask)
+        return TextEmbeddings(tokens, torch.where(nothing_B1, null, text.pooled_BC), mask)
 
-    def _told(self, time_B: Tensor, text: TextStates, marks: Marks | None, T: int) -> Told:
+    def _told(self, time_B: Tensor, text: TextEmbeddings, marks: Marks | None, T: int) -> Told:
         temporal = self.params.temporal
         time = self.to_time_embed(time_B)
         pooling = self.feature_pooling["attention"]

@@ -1,6 +1,6 @@
 """What a model of sound is told of a film: states of its frames and of words, from an encoder or from a file.
 
-Legend: N windows of a film, T states of a window's frames, L of the words, E their width; H W rows and columns.
+Legend: N windows of a video, T states of a window's frames, L of the words, E their width; H W rows and columns.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from kandinsky.weights.write import write_state
 
 
 @runtime_checkable
-class FilmEncoder(Protocol):
-    """Frames of a film, and words, to states of one width E."""
+class ClipEncoder(Protocol):
+    """Encodes a video's frames, and prompts, to embeddings of one width E."""
 
     def encode_frames(self, frames_THWC: Tensor, times_s: Tensor) -> Tensor:
-        """States of one window's frames.
+        """Embeddings of one window's frames.
 
         Args:
             frames_THWC: uint8 RGB of any size, on the encoder's device.
-            times_s: When each is shown, from the window's begin.
+            times_s: When each is shown, from the start of the window.
 
         Returns:
             [1, T', E]; T' may be another number than that of frames.
@@ -34,11 +34,11 @@ class FilmEncoder(Protocol):
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """States of B prompts, [B, L, E] with L ≥ 1, the same for every text; no state is hidden from the denoiser."""
+        """Encode B prompts to [B, L, E] with L ≥ 1, the same for every text; the denoiser attends to every position."""
         ...
 
 
-# name in a file of states → field; the official names of the arguments they stand for
+# name in a file of embeddings → field; the official argument names
 NAMES = {
     "image_embeds": "frames_NTE",
     "prompt_embeds": "text_1LE",
@@ -48,14 +48,14 @@ NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class FilmStates:
-    """All that a denoiser gets to know of a film and two prompts.
+class ClipEmbeddings:
+    """Embeddings of a video and two prompts.
 
     Attributes:
-        frames_NTE: Of each window.
-        text_1LE: Of the prompt.
-        black_1TE: What guidance holds them against, a black film and the negative prompt; None without.
-        negative_1LE: What guidance holds them against, a black film and the negative prompt; None without.
+        frames_NTE: Embeddings of each window's frames.
+        text_1LE: Embeddings of the prompt.
+        black_1TE: Embeddings of a black video, for the unconditional pass; None without guidance.
+        negative_1LE: Embeddings of the negative prompt; None without guidance.
     """
 
     frames_NTE: Tensor
@@ -64,18 +64,18 @@ class FilmStates:
     negative_1LE: Tensor | None = None
 
 
-def write_states(states: FilmStates, path: Path) -> Path:
-    """Write states as safetensors, for ``read_states`` and `--states`; returns the path."""
+def write_embeddings(states: ClipEmbeddings, path: Path) -> Path:
+    """Write states as safetensors, for ``read_embeddings`` and `--states`; returns the path."""
     tensors = {name: getattr(states, field) for name, field in NAMES.items()}
     return write_state({name: tensor for name, tensor in tensors.items() if tensor is not None}, path)
 
 
-def read_states(path: str | Path) -> FilmStates:
+def read_embeddings(path: str | Path) -> ClipEmbeddings:
     """States made elsewhere, under the official names, with or without the first axis.
 
     Raises:
-        RequestError: For a file that is not there, lacks states or has others.
-        WeightsError: For a damaged one.
+        RequestError: If the file does not exist, lacks an embedding or has others.
+        WeightsError: If it is damaged.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -98,4 +98,4 @@ def read_states(path: str | Path) -> FilmStates:
         raise RequestError(
             f"states `{path}` do not fit together: {shapes}; all must be [n, length, width] of one width"
         )
-    return FilmStates(**found)
+    return ClipEmbeddings(**found)

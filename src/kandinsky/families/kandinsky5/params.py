@@ -1,0 +1,112 @@
+"""Hyper-parameters of the Kandinsky 5 networks. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kandinsky.errors import RequestError
+from kandinsky.model.params import read_params, three
+
+
+@dataclass(frozen=True, slots=True)
+class DiTParams:
+    """Hyper-parameters under their official names, with the official constructor defaults.
+
+    Attributes:
+        visual_cond: The input carries condition channels and a mask besides the latent (image-to-video ability).
+        instruct_type: "channel" for image editing: source latent and a mask in the same extra channels.
+    """
+
+    in_visual_dim: int = 4
+    in_text_dim: int = 3584
+    in_text_dim2: int = 768
+    time_dim: int = 512
+    out_visual_dim: int = 4
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    model_dim: int = 2048
+    ff_dim: int = 5120
+    num_text_blocks: int = 2
+    num_visual_blocks: int = 32
+    axes_dims: tuple[int, int, int] = (16, 24, 24)
+    visual_cond: bool = False
+    instruct_type: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.model_dim % self.head_dim or self.model_dim % 2:
+            raise RequestError(f"model_dim {self.model_dim} is not a multiple of the head width {self.head_dim}")
+        if any(width % 2 for width in self.axes_dims):
+            raise RequestError(f"axes_dims {list(self.axes_dims)}: every entry must be even")
+        if self.instruct_type not in (None, "channel"):
+            raise RequestError(f"unknown instruct_type `{self.instruct_type}`: use `channel` or leave it out")
+
+    @property
+    def head_dim(self) -> int:
+        return sum(self.axes_dims)
+
+    @property
+    def num_heads(self) -> int:
+        return self.model_dim // self.head_dim
+
+    @property
+    def has_condition_channels(self) -> bool:
+        return self.visual_cond or self.instruct_type == "channel"
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of ``x_BTHWC``: the latent, and with conditioning as many again and a mask."""
+        return 2 * self.in_visual_dim + 1 if self.has_condition_channels else self.in_visual_dim
+
+    @property
+    def text_widths(self) -> tuple[int, int]:
+        """Widths of a text token and of the pooled text that the network takes."""
+        return self.in_text_dim, self.in_text_dim2
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DiTParams:
+        """Read official hyper-parameters.
+
+        Raises:
+            RequestError: For an unknown key.
+        """
+        what = "transformer parameter"
+        axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims") if key in values}
+        return read_params(cls, {**values, **axes}, what)
+
+
+@dataclass(frozen=True, slots=True)
+class QwenClipSizes:
+    """What decides the work of both text encoders; the defaults are those of Qwen2.5-VL-7B and CLIP-L."""
+
+    qwen_width: int = 3584
+    clip_width: int = 768
+    qwen_layers: int = 28
+    clip_layers: int = 12
+    vocabulary: int = 152064
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], **widths: int) -> QwenClipSizes:
+        """Sizes from a card's text parameters, where it has them.
+
+        Args:
+            widths: in the place of the defaults.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**(widths | {key: value for key, value in values.items() if key in known}))
+
+    @property
+    def hidden(self) -> int:
+        """Width of Qwen's feed-forward layers."""
+        return round(self.qwen_width * 18944 / 3584 / 16) * 16
+
+    @property
+    def qwen_layer(self) -> int:
+        """Weights of one of Qwen's layers: seven heads share a key."""
+        return self.qwen_width**2 * 16 // 7 + 3 * self.qwen_width * self.hidden
+
+    @property
+    def outside(self) -> int:
+        """Weights outside Qwen's layers: two vocabularies, and CLIP. The vision tower's blocks move as layers do."""
+        return 2 * self.vocabulary * self.qwen_width + self.clip_layers * 12 * self.clip_width**2

@@ -1,0 +1,44 @@
+"""Amounts of memory, and which placement keeps within one. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+
+from kandinsky.errors import RequestError
+
+OFFLOADS = ("none", "module", "block")
+_UNITS = {"g": 10**9, "gb": 10**9, "gib": 2**30, "m": 10**6, "mb": 10**6, "mib": 2**20}
+LEAST_MEMORY, MOST_MEMORY = 10**8, 10**14
+
+
+def check_offload(name: str) -> None:
+    """Refuse a placement that is none.
+
+    Raises:
+        RequestError: for any other name than those of ``OFFLOADS``.
+    """
+    if name not in OFFLOADS:
+        raise RequestError(f"offload `{name}` is not available: use `none`, `module` or `block`")
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of an amount of memory such as `12GB`, `12` or `11.5 GiB`; a bare number counts gigabytes.
+
+    Raises:
+        RequestError: for text that is no amount, or an amount that no device has.
+    """
+    found = re.fullmatch(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*(gb|gib|g|mb|mib|m)?\s*", str(text).lower())
+    if found is None:
+        raise RequestError(f"memory `{text}` is no amount: write it as `12GB` or `11.5GiB`")
+    amount = int(float(found[1]) * _UNITS[found[2] or "gb"])
+    if not LEAST_MEMORY <= amount <= MOST_MEMORY:
+        raise RequestError(
+            f"memory `{text}` is out of range: use {gigabytes(LEAST_MEMORY)} to {MOST_MEMORY // 10**9:,} GB"
+        )
+    return amount
+
+
+def gigabytes(count: float) -> str:
+    """Bytes as people read them: `0.04 GB`, `24.2 GB`."""
+    value = count / 1e9
+    return f"{value:.2f} GB" if value < 1 else f"{value:.1f} GB"
