@@ -22,13 +22,14 @@ from PIL import Image
 import kandinsky
 from kandinsky import catalogue
 from kandinsky.diffusion.caching import TaylorCache
-from kandinsky.engine.options import OFFLOADS, PlanOptions, RunOptions
+from kandinsky.engine.options import PlanOptions, RunOptions
 from kandinsky.engine.pipeline import ClipOptions, GenerationPipeline
 from kandinsky.engine.request import Job, parse_size, resolve
 from kandinsky.errors import KandinskyError
 from kandinsky.model.diffusers_words import CALL, LOAD
 from kandinsky.model.values import Audio, Request, Video
 from kandinsky.printing import escaped
+from kandinsky.runtime.budget import OFFLOADS
 
 DRAWN = settings(
     derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=False
