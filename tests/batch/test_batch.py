@@ -191,10 +191,10 @@ def test_the_command_line(loading: Watched, capfd: pytest.CaptureFixture[str]) -
     ("arguments", "message"),
     [
         (["x", "--ray", "local"], "--ray is for many prompts"),
-        (["--prompts", "p.txt", "--workers", "2"], "--workers are those of a Ray cluster"),
+        (["--prompts", "p.txt", "--workers", "2"], "--workers is for a Ray cluster"),
         (
             ["--prompts", "p.txt", "--ray", "local", "--device", "cuda:1"],
-            "device `cuda:1` cannot be asked for with --ray",
+            "device `cuda:1` is not supported with --ray",
         ),
         (["x", "--summary", "s.jsonl"], "--summary is for many prompts"),
         (["--prompts", "p.txt", "--steps", "100000"], "steps `100000` are not supported"),

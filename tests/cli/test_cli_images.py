@@ -27,7 +27,7 @@ def photo(tiny: Path) -> Path:
 def test_a_picture_begins_to_move_and_can_be_repeated(photo: Path, call: Call) -> None:
     done = call("generate", "a cat", "--image", str(photo), *QUICK)
     assert done.code == 0, done.err
-    assert "image cat photo.png: 120x90, used as 96x96, resized and cut to the middle" in done.err
+    assert "image cat photo.png: 120x90, used as 96x96, resized and cropped" in done.err
     first = read_video(done.lines[-1])
     assert first.recipe["image"]["file"] == str(photo) and first.recipe["image"]["given"] == "120x90"
     shown = call("show", done.lines[-1])

@@ -46,7 +46,7 @@ def test_a_film_gets_sound_and_the_recipe_makes_it_again(model: Path, film: Path
     assert f"--negative {sound_negative()}" in " ".join(words)
     call("generate", "-m", model, TRUST, "--video", "a.mp4", "rain", "-o", "b.wav", "--seed", "7", "-q")
     code, out, err = call("generate", "-m", model, TRUST, "--video", "a.mp4", "rain", "-o", "c.mp4", "--steps", "1")
-    assert "its own sound is left out" in err and recipes.read(Path("c.mp4"))["video"]["recipe"]["seed"] == 7
+    assert "own audio is not copied" in err and recipes.read(Path("c.mp4"))["video"]["recipe"]["seed"] == 7
 
 
 def sound_negative() -> str:
@@ -82,7 +82,7 @@ def test_words_become_a_clip_with_sound(model: Path, call: Call) -> None:
         "generate", "a red heart", "--seconds", "0.5", "--steps", "1", "--seed", "5", "--sound", "--sound-model", model,
         TRUST, "-o", "heart.mp4",
     )  # fmt: skip
-    assert code == 0 and out.splitlines() == ["heart.mp4"] and "sound by" in err, err
+    assert code == 0 and out.splitlines() == ["heart.mp4"] and "audio by" in err, err
     assert streams("heart.mp4") == ["video", "audio"]
     film = mux.probe("heart.mp4")
     recipe = recipes.read(Path("heart.mp4"))
@@ -157,11 +157,11 @@ def test_an_encoder_that_is_not_there(film: Path, tmp_path: Path, call: Call) ->
     [
         (["--sound-model", "nano-v2a"], "add --sound"),
         (["--sound", "--sound-model", "nano-t2v"], "`nano-t2v` makes no sound"),
-        (["--sound", "--sound-model", "{model}", "-o", "x.gif"], "cannot hold sound"),
-        (["--sound", "--sound-model", "{model}", "--seconds", "0"], "cannot hold sound"),
+        (["--sound", "--sound-model", "{model}", "-o", "x.gif"], "cannot hold audio"),
+        (["--sound", "--sound-model", "{model}", "--seconds", "0"], "cannot hold audio"),
         (["--sound", "--sound-model", "{model}"], "not run unasked"),
-        (["--audio-only"], "makes no sound and takes no --audio-only"),
-        (["-m", "nano-i2v", "--video", "x.mp4"], "makes no sound and takes no --video"),
+        (["--audio-only"], "generates no audio and takes no --audio-only"),
+        (["-m", "nano-i2v", "--video", "x.mp4"], "generates no audio and takes no --video"),
     ],
 )
 def test_clips_with_sound_are_refused_before_they_are_made(

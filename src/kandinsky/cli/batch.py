@@ -88,14 +88,12 @@ def check_ray(ray: str | None, workers: int | None, device: str | None, prompts:
     """Refuse what does not belong together. Raises: RequestError."""
     if ray is None:
         if workers is not None:
-            raise RequestError("--workers are those of a Ray cluster: give --ray too, such as `--ray local`")
+            raise RequestError("--workers is for a Ray cluster: add --ray, such as `--ray local`")
         return
     if prompts is None:
         raise RequestError("--ray is for many prompts: give them with --prompts FILE")
     if device not in (None, "auto", "cpu", "cuda"):
-        raise RequestError(
-            f"device `{device}` cannot be asked for with --ray: use `cpu` or `cuda`, a GPU for each worker"
-        )
+        raise RequestError(f"device `{device}` is not supported with --ray: use `cpu` or `cuda`, one GPU per worker")
 
 
 def _runner(loading: Loading, total: int, *, ray: str | None, workers: int | None, quiet: bool) -> Runner:

@@ -24,7 +24,7 @@ def bench(
     same: Same = None,
     stages: Annotated[str | None, typer.Option("--stages", help="Some of text,dit,vae,write; all if omitted.")] = None,
     repeats: Annotated[
-        int, typer.Option("--repeats", "--runs", min=1, max=1000, help="Measured rounds, after one to warm up.")
+        int, typer.Option("--repeats", "--runs", min=1, max=1000, help="Measured rounds, after one warm-up.")
     ] = 3,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     *,
@@ -35,13 +35,15 @@ def bench(
     ] = False,
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="With --random-weights: another size, dit.model_dim=512."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="With --random-weights: set a parameter, as in dit.model_dim=512."
+        ),
     ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", help="diffusers: the same work there, side by side.")
+        str | None, typer.Option("--against", help="diffusers: run the same work there, in turns.")
     ] = None,
     ledger: Annotated[
-        bool, typer.Option("--ledger", help="Every optimisation: speed-up, and distance from the exact result.")
+        bool, typer.Option("--ledger", help="Each optimisation: its speed-up and its distance from the exact result.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

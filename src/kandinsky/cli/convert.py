@@ -17,12 +17,12 @@ def convert(
     to: Annotated[str, typer.Option("--to", help="official | diffusers")] = "official",
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Catalogue id whose parameters the weights have.", autocompletion=model_ids),
+        typer.Option("--model", "-m", help="Catalogue id of the model the weights are for.", autocompletion=model_ids),
     ] = None,
     trust_pickle: Annotated[
         bool,
         typer.Option(
-            "--trust-pickle", help="Open a pickled file of any model, which RUNS what it says, and keep its tensors."
+            "--trust-pickle", help="Read a pickle file of any model, which RUNS the code in it, and keep its tensors."
         ),
     ] = False,
 ) -> None:

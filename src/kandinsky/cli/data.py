@@ -9,7 +9,7 @@ import typer
 
 
 def nano(
-    folder: Annotated[Path | None, typer.Option("--folder", help="Folder for what is fetched and built.")] = None,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Folder for the downloads and the data set.")] = None,
 ) -> None:
     """Build the clips that nano models are trained on: animated 3D emoji, captioned in English and Russian."""
     from kandinsky.lab.nano.emoji import build

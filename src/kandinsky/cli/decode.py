@@ -4,73 +4,91 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from kandinsky.cli.streams import emit, emit_json, say
+from kandinsky.cli.rendered import Flags, rendered
+from kandinsky.cli.streams import STDOUT, destination, emit, emit_json, say
+from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 
 
+@rendered(
+    run=Flags(
+        RunOptions,
+        only=("device", "dtype", "offload", "tiling"),
+        help={
+            "device": "cpu, cuda, cuda:N or mps; default: as recorded.",
+            "dtype": "float32, bfloat16 or float16; default: as recorded.",
+            "offload": "block: decode layer by layer, in less memory and more time.",
+            "tiling": "none, auto or official; default: as recorded.",
+        },
+    )
+)
 def decode(
     latent: Annotated[Path, typer.Argument(metavar="LATENT", help="What `generate` kept: x.latent.safetensors.")],
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="File to write; by default the one it was made for.")
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; as it was made on.")] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; as it was made.")] = None,
-    offload: Annotated[
-        str | None, typer.Option("--offload", help="block: decode layer by layer, in less memory and more time.")
-    ] = None,
-    tiling: Annotated[str | None, typer.Option("--tiling", help="none, auto or official; as it was asked for.")] = None,
+    *,
+    run: dict[str, Any],
     sheet: Annotated[str | None, typer.Option("--sheet", help="Also write a contact sheet, a .png.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the path.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of the path.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only on stderr.")] = False,
 ) -> None:
-    """Finish a result from its latent: the same frames, the autoencoder alone is loaded. The latent stays."""
+    """Decode a latent that was kept into the same frames; only the autoencoder is loaded. The latent stays."""
     from kandinsky.cli.progress import hush_libraries, patient
     from kandinsky.media.video import check_sheet, check_target, write_video
-    from kandinsky.runtime.budget import check_offload
-    from kandinsky.runtime.devices import check_device
 
-    target = check_target(_target(latent, output))
-    if sheet:
-        check_sheet(sheet)
-    check_device(device)
-    check_offload(offload or "none")
-    hush_libraries()
-    begun = time.monotonic()
-    with patient("decoding", quiet=quiet):
-        from kandinsky.catalogue import load
-        from kandinsky.engine.latents import read_latent
+    if output == STDOUT and as_json:
+        raise RequestError("output `-` takes one result and nothing else: leave --json out")
+    with destination(_target(latent, output), ending=_ending(latent)) as named:
+        target = check_target(named)
+        if sheet:
+            check_sheet(sheet)
+        RunOptions(**run).check()
+        hush_libraries()
+        begun = time.monotonic()
+        with patient("decoding", quiet=quiet):
+            from kandinsky.catalogue import load
+            from kandinsky.engine.latents import read_latent
 
-        recipe = read_latent(latent).recipe
-        pipe = load(
-            recipe["model"],
-            device=device or recipe["device"],
-            dtype=dtype or recipe["dtype"],
-            offload=offload or "none",
-            tiling=tiling or recipe.get("tiling"),
-            only=("vae",),
-        )
-        video = pipe.finish_stream(latent)
-        written = write_video(video, target, Path(sheet) if sheet else None)
-    if not quiet:
-        say(f"seed {video.seed}, {video.num_frames} frames, {time.monotonic() - begun:.1f} s")
-    if as_json:
-        emit_json({"path": str(written), "sheet": sheet, "recipe": video.recipe})
-    else:
-        emit(written)
+            recipe = read_latent(latent).recipe
+            pipe = load(
+                recipe["model"],
+                device=run["device"] or recipe["device"],
+                dtype=run["dtype"] or recipe["dtype"],
+                offload=run["offload"] or "none",
+                tiling=run["tiling"] or recipe.get("tiling"),
+                only=("vae",),
+            )
+            video = pipe.finish_stream(latent)
+            written = write_video(video, target, Path(sheet) if sheet else None)
+        if not quiet:
+            say(f"seed {video.seed}, {video.num_frames} frames, {time.monotonic() - begun:.1f} s")
+        if as_json:
+            emit_json({"path": str(written), "sheet": sheet, "recipe": video.recipe})
+        elif output != STDOUT:
+            emit(written)
 
 
-def _target(latent: Path, output: str | None) -> Path:
+def _target(latent: Path, output: str | None) -> str:
     from kandinsky.engine.latent_names import ENDING, target_of
 
     if output is not None:
-        return Path(output)
+        return output
     if not latent.is_file():
         raise RequestError(f"latent `{latent}` does not exist")
     target = target_of(latent)
     if target is None:
         raise RequestError(f"latent `{latent}` does not end in `{ENDING}`: say with `-o` what to write")
-    return target
+    return str(target)
+
+
+def _ending(latent: Path) -> str:
+    """The ending of what goes to stdout: that of the file the latent was made for, where it was one."""
+    from kandinsky.engine.latent_names import target_of
+
+    target = target_of(latent)
+    return ".mp4" if target is None or not target.suffix or "%" in target.name else target.suffix

@@ -12,7 +12,7 @@ from kandinsky.printing import escaped
 
 
 def doctor(
-    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 ) -> None:
     """Report versions, devices, attention backends, packages, codecs, memory, disk, hub settings, option defaults."""
     from kandinsky.runtime.doctor import report

@@ -29,12 +29,12 @@ def download(
     ],
     folder: Annotated[
         Path | None,
-        typer.Option("--dir", help="Lay files out here as model/, vae/, text_encoder/, text_encoder2/."),
+        typer.Option("--dir", help="Folder to download into, as model/, vae/, text_encoder/, text_encoder2/."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per file.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
-    """Fetch what models need: only the files their cards list, resumed where a transfer broke, verified by hash."""
+    """Download the files of models, verified by hash; interrupted transfers are resumed."""
     from kandinsky.files import local_path
     from kandinsky.runtime.budget import gigabytes
     from kandinsky.weights.locate import card_bytes

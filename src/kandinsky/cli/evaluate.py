@@ -16,20 +16,22 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`.", autocompletion=model_ids)
     ],
-    prompts: Annotated[int | None, typer.Option("--prompts", help="Prompts a group; all when not given.")] = None,
+    prompts: Annotated[int | None, typer.Option("--prompts", help="Prompts per group; default: all.")] = None,
     groups: Annotated[
         list[str] | None, typer.Option("--group", help="Only this group, such as `en label`; may be repeated.")
     ] = None,
     cache: Annotated[Path, typer.Option("--folder", help="Where `kandinsky data nano` put the clips.")] = Path(
         ".cache/nano"
     ),
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="Write a contact sheet of some clips there.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Write a contact sheet of some clips to this file.")
+    ] = None,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, or bfloat16 where the processor has it.")
+        str | None, typer.Option("--dtype", help="float32, or bfloat16 where the CPU supports it.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure a model: what was asked for against what was made."""
+    """Measure how well a model's results match their prompts."""
     catalogue.find(model)
     from kandinsky.cli.progress import counted
     from kandinsky.lab.nano.evaluate import evaluate as measure

@@ -13,7 +13,7 @@ import typer
 from kandinsky import catalogue
 from kandinsky.cli.complete import model_ids
 from kandinsky.cli.rendered import Flags, rendered
-from kandinsky.cli.streams import emit, emit_json, read_input, say, to_stdout
+from kandinsky.cli.streams import STDIN, STDOUT, destination, emit, emit_json, read_input, say
 from kandinsky.cli.together import together
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import KandinskyError, RequestError
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 MOST_RESULTS = 10_000  # of one prompt; every one is checked before the first is made
 FULL_SIZE_MODEL = "kandinsky5-lite-t2v-sft-5s"
 FORMATS = ("mp4", "webm", "gif", "webp", "png", "wav", "flac")
-STDIN = STDOUT = "-"
 LONGEST_PROMPT = 2**20  # bytes
 
 
@@ -39,7 +38,7 @@ LONGEST_PROMPT = 2**20  # bytes
 @rendered(asked=Flags(Request), run=Flags(RunOptions))
 def generate(
     prompt: Annotated[
-        str | None, typer.Argument(help="What the video shows; `-` reads it from stdin. Or use --prompts.")
+        str | None, typer.Argument(help="What to show; `-` reads it from stdin. Or use --prompts.")
     ] = None,
     model: Annotated[
         str,
@@ -62,51 +61,55 @@ def generate(
         str | None,
         typer.Option(
             "--format",
-            help=f"{', '.join(FORMATS)}: of `-o -` and of files that are named after the prompt.",
+            help=f"Without -o, or with `-o -`: {', '.join(FORMATS)}.",
         ),
     ] = None,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     *,
     asked: dict[str, Any],
     audio_only: Annotated[
-        bool, typer.Option("--audio-only", help="With --video: write the sound alone, .wav or .flac.")
+        bool, typer.Option("--audio-only", help="With --video: write the audio alone, .wav or .flac.")
     ] = False,
-    sound: Annotated[bool, typer.Option("--sound", help="Make the clip's sound too, for .mp4 and .webm.")] = False,
+    sound: Annotated[bool, typer.Option("--sound", help="Generate audio for the clip too; .mp4 and .webm.")] = False,
     sound_model: Annotated[
         str | None,
         typer.Option(
-            "--sound-model", metavar="ID", help="With --sound: the model that makes it.", autocompletion=model_ids
+            "--sound-model", metavar="ID", help="With --sound: the model that generates it.", autocompletion=model_ids
         ),
     ] = None,
     count: Annotated[
-        int, typer.Option("--count", min=1, max=MOST_RESULTS, help="Videos for each prompt, with seeds counting up.")
+        int, typer.Option("--count", min=1, max=MOST_RESULTS, help="Results per prompt, with consecutive seeds.")
     ] = 1,
     prompts: Annotated[
         Path | None,
         typer.Option(
             "--prompts",
             metavar="FILE",
-            help="Many prompts: one a line, or .csv, .jsonl, .json with a column each; `-` for stdin.",
+            help="Many prompts: one per line, or .csv, .jsonl, .json with named columns; `-` for stdin.",
         ),
     ] = None,
     summary: Annotated[
         Path | None,
-        typer.Option("--summary", metavar="FILE", help="What became of each of --prompts; NAME.summary.jsonl."),
+        typer.Option(
+            "--summary", metavar="FILE", help="With --prompts: the outcome of each; default: NAME.summary.jsonl."
+        ),
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option("--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto, local or ray://HOST:10001."),
+        typer.Option("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, local or ray://HOST:10001."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Of Ray; one for each GPU, or for every four CPUs.")
+        int | None, typer.Option("--workers", min=1, help="Ray workers; default: one per GPU, or per four CPUs.")
     ] = None,
     run: dict[str, Any],
     sheet: Annotated[str | None, typer.Option("--sheet", help="Also write a contact sheet, a .png.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what it would need; see `kandinsky plan`.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a result instead of its path.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show what it would need; see `kandinsky plan`.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object per result instead of its path.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only on stderr.")] = False,
 ) -> None:
-    """Make a video, an image or sound from words, a picture or a film. The result's path is the last line on stdout."""
+    """Generate a video, an image or audio from text, images or video. The last line on stdout is the result's path."""
     from kandinsky.cli.batch import check_ray, run_batch, summary_path
     from kandinsky.engine.attention import attention_for
     from kandinsky.engine.parallel import demand_of
@@ -169,11 +172,11 @@ def generate(
     for option, given in (("--video", request.video), ("--audio-only", audio_only), ("--states", request.states)):
         if given:
             raise RequestError(
-                f"`{model}` makes no sound and takes no {option}: use -m {catalogue.DEFAULT_SOUND}, or --sound"
+                f"`{model}` generates no audio and takes no {option}: use -m {catalogue.DEFAULT_SOUND}, or --sound"
             )
     chained = _sound_model(source.card, sound, sound_model, options)
     if chained and (prompts is not None or options.parallel is not None):
-        raise RequestError("--sound is for single prompts: leave --prompts and --parallel out, or add sound afterwards")
+        raise RequestError("--sound is for single prompts: leave --prompts and --parallel out, or add audio afterwards")
     _check_prompt(prompt, prompts, may_lack=request.image is not None and source.card.prompt == "optional")
     loading = Loading(source, options)
     items: list[Item] = []
@@ -227,9 +230,8 @@ def generate(
         return
     with ExitStack() as held:
         if is_piped:
-            output = f"result{_piped_ending(jobs[0], form)}"
-            if world.is_first:
-                output = str(held.enter_context(to_stdout(output)))
+            ending = _piped_ending(jobs[0], form)
+            output = held.enter_context(destination(STDOUT if world.is_first else f"result{ending}", ending=ending))
         targets = [_target(job, output, i, len(jobs), form) for i, job in enumerate(jobs)]
         sheets = [numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
         _check(targets, sheets, options)
@@ -335,12 +337,12 @@ def _piped_ending(job: Job, form: str | None) -> str:
 
 
 def _sound_model(card: catalogue.Card, sound: bool, name: str | None, options: RunOptions) -> SoundModel | None:
-    """What makes the sound of the clips, where that was asked for. Raises: RequestError for a model that makes none."""
+    """What generates the audio of the clips, where that was asked for. Raises: RequestError for a model that cannot."""
     from kandinsky.cli.sound import SoundModel
 
     if not sound:
         if name is not None:
-            raise RequestError("--sound-model says which model makes sound: add --sound")
+            raise RequestError("--sound-model names the model that generates audio: add --sound")
         return None
     model = SoundModel(name or card.sounds_with, options)
     _ = model.card  # refuses what makes no sound
@@ -405,11 +407,11 @@ def _check(targets: list[Path], sheets: list[Path | None], options: RunOptions) 
 
 
 def _say_image(image: FittedImage) -> None:
-    """What becomes of the given picture, where it is not used as it is."""
+    """Say how the image is fitted, where it is not used as it is."""
 
     if image.given == image.used:
         return
-    how = "resized" if image.how == "stretch" else "resized and cut to the middle"
+    how = "resized" if image.how == "stretch" else "resized and cropped"
     say(f"image {image.source.file}: {image.given}, used as {image.used}, {how}")
 
 

@@ -12,9 +12,9 @@ from kandinsky.printing import escaped
 
 
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
-    """List all models: id, task, parameters, what they make, size of the files, whether they are on this machine."""
+    """List all models: id, task, parameters, output, size of the files, whether they are on this machine."""
     from kandinsky.runtime.budget import gigabytes
     from kandinsky.weights.locate import card_bytes, missing_parts
 

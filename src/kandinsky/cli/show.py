@@ -12,7 +12,6 @@ import typer
 from kandinsky import catalogue
 from kandinsky.cli.complete import model_ids
 from kandinsky.cli.streams import emit_json
-from kandinsky.engine.accepts import accepted
 from kandinsky.printing import escaped
 
 
@@ -23,7 +22,7 @@ def show(
             metavar="ID|FILE", help="A catalogue id, or a file this program wrote.", autocompletion=model_ids
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what a model accepts and its card; or how a file was made, the command to repeat it last."""
     path = Path(what)
@@ -51,6 +50,8 @@ def _card(card: catalogue.Card, as_json: bool) -> None:
     if as_json:
         emit_json(values)
         return
+    from kandinsky.engine.accepts import accepted
+
     print("accepts")
     _print_table({name.replace("_", "-"): allowed for name, allowed in accepted(card).items()}, "  ")
     print()

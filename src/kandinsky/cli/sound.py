@@ -1,6 +1,6 @@
-"""The sound side of `kandinsky generate`: sound for a film (`--video`), and for clips just made (`--sound`).
+"""The audio side of `kandinsky generate`: audio for an input video (`--video`), and for new clips (`--sound`).
 
-Everything that can be refused is refused before torch is loaded; the film given is only read.
+Everything that can be refused is refused before torch is loaded; the input video is only read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kandinsky.cli.streams import emit, emit_json, say, to_stdout
+from kandinsky.cli.streams import STDOUT, destination, emit, emit_json, say
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SoundModel:
-    """Which model makes sound, and how it runs. has_states: the encoder is not needed."""
+    """Which model generates audio, and how it runs. has_states: its encoder is not needed."""
 
     name: str
     asked: RunOptions
@@ -44,7 +44,7 @@ class SoundModel:
 
     @property
     def options(self) -> RunOptions:
-        """Of what was asked for, what says something to a model of sound."""
+        """Of what was asked for, what an audio model takes."""
         asked = self.asked
         return RunOptions(
             device=asked.device,
@@ -80,10 +80,10 @@ class SoundModel:
 
 
 def refuse(given: Mapping[str, Any], model: str) -> None:
-    """Refuse options that say nothing to a model of sound. Raises: RequestError naming the first that was given."""
+    """Refuse options that an audio model does not take. Raises: RequestError naming the first that was given."""
     for option, value in given.items():
         if value not in (None, False, [], "auto"):
-            raise RequestError(f"`{model}` makes sound for a film and takes no {option}: leave it out")
+            raise RequestError(f"`{model}` generates audio for a video and takes no {option}: leave it out")
 
 
 def generate_sound(
@@ -98,7 +98,7 @@ def generate_sound(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Sound for one film, ``count`` times with seeds counting up; prints the path of each file."""
+    """Audio for one input video, ``count`` times with consecutive seeds; prints the path of each file."""
     import dataclasses
 
     from kandinsky.cli.progress import patient
@@ -113,9 +113,9 @@ def generate_sound(
         return
     assert isinstance(film, InputVideo)
     with ExitStack() as held:
-        is_piped = output == "-"
-        if is_piped:
-            output = str(held.enter_context(to_stdout(f"result{_ending(film, audio_only, form)}")))
+        is_piped = output == STDOUT
+        if output is not None:
+            output = held.enter_context(destination(output, ending=_ending(film, audio_only, form)))
         targets = [_target(film, output, audio_only, form, i, count) for i in range(count)]
         model.check()
         if not quiet:
@@ -136,21 +136,21 @@ def generate_sound(
 
 
 def check_clip_targets(targets: Sequence[Path], model: SoundModel) -> None:
-    """Refuse clips that cannot carry sound, and a model that cannot run. Raises: RequestError, WeightsError."""
+    """Refuse clips that cannot carry audio, and a model that cannot run. Raises: RequestError, WeightsError."""
     from kandinsky.media.mux import AUDIO_CODECS
 
     for path in targets:
         if path.suffix.lower() not in AUDIO_CODECS:
-            raise RequestError(f"output `{path}` cannot hold sound: with --sound, use .mp4 or .webm")
+            raise RequestError(f"output `{path}` cannot hold audio: with --sound, use .mp4 or .webm")
     model.check()
 
 
 def add_to_clips(
     model: SoundModel, made: Sequence[tuple[Path, Video | VideoStream]], *, quiet: bool
 ) -> list[dict[str, Any]]:
-    """Give clips that were just written their sound, in their files; returns their recipes.
+    """Add audio to clips that were just written, in their files; returns their recipes.
 
-    A clip's prompt and seed are those of its sound. What was written is complete without it: an error leaves it there.
+    A clip's prompt and seed are those of its audio. What was written is complete without it: an error leaves it there.
     """
     from kandinsky.cli.progress import patient
     from kandinsky.media import mux
@@ -160,7 +160,7 @@ def add_to_clips(
     recipes = []
     for path, video in made:
         begun = time.monotonic()
-        with patient(f"sound for {path.name}", quiet=quiet) as on_step:
+        with patient(f"audio for {path.name}", quiet=quiet) as on_step:
             sound = pipe(
                 str(video.recipe.get("prompt", "")), video=path, seed=video.seed, on_step=on_step, progress=False
             )
@@ -169,7 +169,7 @@ def add_to_clips(
             mux.copy_with_audio(mux.probe(path), sound.audio, path, recipe=recipe, over=True)
         recipes.append(recipe)
         if not quiet:
-            say(f"sound by {model.name}, {time.monotonic() - begun:.1f} s")
+            say(f"audio by {model.name}, {time.monotonic() - begun:.1f} s")
     return recipes
 
 
@@ -199,7 +199,7 @@ def _say_film(film: InputVideo, target: Path, windows: int) -> None:
     in_windows = f", in {windows} windows" if windows > 1 else ""
     say(f"video {film.path}: {film.seconds:.2f} s, {len(film.times_s)} frames{in_windows}")
     if film.has_audio and target.suffix.lower() not in AUDIO_FILES:
-        say("its own sound is left out of the new file")
+        say("the video's own audio is not copied")
 
 
 def _show_plan(job: Job, model: SoundModel, *, clips: int, as_json: bool) -> None:

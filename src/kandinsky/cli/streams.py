@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, TextIO, cast
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.printing import escaped
 
+STDIN = STDOUT = "-"
 LONGEST_INPUT = 64 * 2**20  # bytes
 # What JSON may hold as it is, and a terminal or an encoding may not; JSON itself escapes the rest.
 _NOT_FOR_TERMINALS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -177,6 +178,27 @@ def to_stdout(name: str) -> Iterator[Path]:
         result.unlink(missing_ok=True)
         with suppress(OSError):  # a latent that was kept stays
             folder.rmdir()
+
+
+@contextmanager
+def destination(output: str, *, ending: str = ".mp4") -> Iterator[str]:
+    """Where a command writes.
+
+    Args:
+        output: The file that was named, or `-` for stdout.
+        ending: Of what is written to stdout.
+
+    Yields:
+        The file to write.
+
+    Raises:
+        RequestError: As of ``to_stdout``.
+    """
+    if output != STDOUT:
+        yield output
+        return
+    with to_stdout(f"result{ending}") as path:
+        yield str(path)
 
 
 def _restore(stream: Any, errors: str) -> None:

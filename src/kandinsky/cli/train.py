@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+import kandinsky
+from kandinsky.cli.streams import emit
+from kandinsky.errors import KandinskyError, RequestError, WeightsError
+
+RECIPES = "recipes"
 
 
 def train(
@@ -13,15 +21,40 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for checkpoints, log and weights.")] = None,
     resume: Annotated[
         bool | None,
-        typer.Option("--resume/--no-resume", help="Go on from the folder's last checkpoint, or begin anew."),
+        typer.Option("--resume/--no-resume", help="Resume from the folder's last checkpoint, or start anew."),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Length of the run instead of the recipe's.")] = None,
     device: Annotated[str, typer.Option("--device", help="Where to train: cpu, cuda, cuda:0.")] = "cpu",
 ) -> None:
-    """Train by a recipe. A run that was stopped goes on where its last checkpoint was written."""
+    """Train by a recipe. A run that was stopped resumes from its last checkpoint."""
     from kandinsky.cli.progress import training
     from kandinsky.train.recipe import run_recipe
 
-    with training(recipe.stem) as on_log:
+    with _from_its_folder(recipe), training(recipe.stem) as on_log:
         written = run_recipe(recipe, out=out, resume=resume, steps=steps, device=device, on_log=on_log)
-    print(written)
+    emit(written)
+
+
+@contextmanager
+def _from_its_folder(recipe: Path) -> Iterator[None]:
+    """Say where recipes are, or where one must be run from: their paths are those of the repository's root."""
+    try:
+        yield
+    except (RequestError, WeightsError, FileNotFoundError) as error:
+        told = error if isinstance(error, KandinskyError) else RequestError(f"`{error.filename}` does not exist")
+        root = recipe.resolve().parent.parent
+        if not recipe.is_file():
+            told.hint = _where_recipes_are(recipe.name)
+        elif recipe.resolve().parent.name == RECIPES and root != Path.cwd():
+            hint = f"paths in a recipe start at the current folder: run it in `{root}`"
+            told.hint = f"{told.hint}; {hint}" if told.hint else hint
+        raise told from error
+
+
+def _where_recipes_are(name: str) -> str:
+    folder = Path(kandinsky.__file__).parents[2] / RECIPES
+    if not folder.is_dir():
+        return "recipes are not installed with the package: they lie in the folder `recipes/` of the repository"
+    if (folder / name).is_file():
+        return f"run `kandinsky train {RECIPES}/{name}` in `{folder.parent}`"
+    return f"the recipes of this repository lie in `{folder}`"

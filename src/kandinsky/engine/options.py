@@ -40,20 +40,20 @@ class RunOptions:
         "where to run, `cpu`, `cuda`, `cuda:0`, `mps`; a mapping places `dit`, `text` and `vae` apart. Default: the "
         "first CUDA device, else CPU",
         flags=("--device",),
-        short="cpu, cuda, cuda:N or mps; the best there is.",
+        short="cpu, cuda, cuda:N or mps; default: the best available.",
     )
     dtype: str | torch.dtype | None = option(
         None,
         "compute type, `float32`, `bfloat16` or `float16`. Default: float32, on CUDA bfloat16",
         flags=("--dtype",),
-        short="float32, bfloat16 or float16.",
+        short="Compute type: float32, bfloat16 or float16.",
     )
     offload: str | None = option(
         None,
         "`none`, the default; `module` holds each network on its device only while it runs; `block` only one or two "
         "blocks of it at a time. Results are the same to the last bit",
         flags=("--offload",),
-        short="none: all networks stay loaded. module: one at a time. block: one block.",
+        short="none: keep all networks loaded; module: one at a time; block: one block.",
     )
     weights: str | Path | None = option(
         None, "an official `weights/` folder to read a catalogue model from, instead of the Hugging Face cache"
@@ -74,7 +74,7 @@ class RunOptions:
         None,
         "one or several of `FILE[:SCALE]`; a file, a folder, or a repository that was downloaded",
         flags=("--lora",),
-        short="LoRA file, folder or downloaded repository; repeatable.",
+        short="LoRA file, folder or downloaded repository; may be repeated.",
         metavar="F[:SCALE]",
     )
     quantize: str | Mapping[str, str] | None = option(
@@ -82,19 +82,19 @@ class RunOptions:
         'weights in fewer bits, `int8` or `fp8` for the transformer\'s linear layers, or `{"dit": "int8", "text": '
         '"nf4"}`; see ``runtime/quantise.py``',
         flags=("--quantize",),
-        short="int8 or fp8 for the network, or dit=int8,text=nf4.",
+        short="int8 or fp8 for the transformer, or dit=int8,text=nf4.",
     )
     tiling: str | None = option(
         None,
         "of autoencoders that can decode in tiles, `none`, `auto` or `official`",
         flags=("--tiling",),
-        short="Decoding in tiles: none, auto or official.",
+        short="Tiled decoding: none, auto or official.",
     )
     text_cache: bool | str | Path | None = option(
         None,
         "whether, or in which folder, text embeddings are kept on disk; see ``text/store.py``",
         flags=("--text-cache",),
-        short="Keep text states on disk.",
+        short="Cache text embeddings on disk.",
         metavar="on|off|FOLDER",
     )
     only: Collection[str] | None = option(
@@ -107,14 +107,14 @@ class RunOptions:
         "how the processes that `torchrun` started work together, `auto`, or as `cfg=2,ulysses=2`, see "
         "``runtime/parallel/layout.py``; each makes the same calls. Default: each for itself",
         flags=("--parallel",),
-        short="Under torchrun: auto, or as cfg=2,ulysses=2.",
+        short="Under torchrun: auto, or a layout such as cfg=2,ulysses=2.",
         metavar="LAYOUT",
     )
     trust_remote_code: bool = option(
         False,
         "run the program code in the repository of an encoder that comes with some",
         flags=("--trust-remote-code",),
-        short="Let an encoder run the program code of its own repository.",
+        short="Allow an encoder to run code from its own repository.",
     )
 
     def __post_init__(self) -> None:

@@ -114,40 +114,40 @@ class Request:
         None,
         "classifier-free guidance scale; 1 disables it",
         flags=("--guidance",),
-        short="How strictly to follow; 1 is off.",
+        short="Classifier-free guidance scale; 1 disables it.",
     )
     shift: float | None = option(
         None,
         "timestep shift; above 1 more of the steps are taken near noise",
         flags=("--shift",),
-        short="Scale of the schedule: more steps near noise.",
+        short="Timestep shift; above 1, more steps near noise.",
     )
     seed: int | None = option(
         None,
         "random if omitted; the result carries the one that was used",
         flags=("--seed",),
-        short="Same seed, same video; drawn when absent.",
+        short="Random if omitted; the same seed repeats a result.",
     )
     image: str | Path | Image | np.ndarray | None = option(
         None,
         "a path, a Pillow image or a uint8 array [H, W, 3], for models that take one; it decides the size of the "
         "result and is fitted to it",
         flags=("--image",),
-        short="Picture to begin with, or to edit.",
+        short="First frame, or the image to edit.",
         metavar="FILE",
     )
     mask: str | Path | Image | np.ndarray | None = option(
         None,
         "inpainting mask of the image's size: white, or 1 in an array [H, W], where the image is repainted",
         flags=("--mask",),
-        short="For inpainting: white where --image is repainted.",
+        short="Inpainting mask: white where --image is repainted.",
         metavar="FILE",
     )
     mask_grow: int | None = option(
         None,
         "pixels by which the mask is grown; the officially prepared masks have 6",
         flags=("--mask-grow",),
-        short="Make the mask larger on all sides; 6 is usual.",
+        short="Grow the mask by this many pixels; 6 is usual.",
         metavar="PIXELS",
     )
     cache: str | CacheSettings | None = option(
@@ -155,57 +155,57 @@ class Request:
         "step cache, such as `taylor:interval=3`, `none`, or a value of ``kandinsky.diffusion.caching``; None is the "
         "pipeline's",
         flags=("--cache",),
-        short="Leave out steps: magcache, first-block or taylor, as in taylor:interval=3.",
+        short="Step cache: magcache, first-block, taylor or none, as in taylor:interval=3.",
     )
     expand: bool = option(
         False,
         "have the text encoder's language model write the prompt out first; the recipe keeps its text",
         flags=("--expand",),
-        short="Have the model's language model write the prompt out first.",
+        short="Have the model's language model expand the prompt first.",
     )
     expanded_prompt: str | None = option(
         None,
         "the text it wrote before, to be used again",
         flags=("--expanded-prompt",),
-        short="The text it wrote before, to be used again.",
+        short="An expanded prompt to use as it is.",
     )
     fps: str | None = option(
         None,
         "of models that make keyframes, `low`, `medium` or `high`: these alone, or the gaps between them filled once "
         "or twice",
         flags=("--fps",),
-        short="Of models that make key frames: low, medium or high.",
+        short="Frame rate of keyframe models: low, medium or high.",
     )
     motion: str | None = option(
         None,
         "of Kandinsky Video 1.1, how much should move: `low` to `extreme`",
         flags=("--motion",),
-        short="Of Kandinsky Video 1.1: low, medium, high or extreme.",
+        short="Amount of motion, for Kandinsky Video 1.1: low, medium, high or extreme.",
     )
     image_guidance: float | None = option(
         None,
         "of Kandinsky Video 1.1, guidance scale of the first frame",
         flags=("--image-guidance",),
-        short="There: weight of the first frame.",
+        short="Guidance scale of the first frame, for Kandinsky Video 1.1.",
     )
     interpolation_guidance: float | None = option(
         None,
         "of models that make keyframes, guidance scale of those around a gap; 1 disables it",
         flags=("--interpolation-guidance",),
-        short="Of key frames, when gaps are filled; 1 is off.",
+        short="Guidance scale of the keyframes around a gap; 1 disables it.",
     )
     video: str | Path | Video | None = option(
         None,
         "input video, a path or a ``Video``, for models that take one",
         flags=("--video",),
-        short="Film that gets sound, in a copy; -m nano-v2a.",
+        short="Input video; writes a copy with generated audio.",
         metavar="FILE",
     )
     states: str | Path | None = option(
         None,
         "file of precomputed embeddings of the input video",
         flags=("--states",),
-        short="With --video: states of the encoder, made before.",
+        short="With --video: precomputed embeddings of it.",
         metavar="FILE",
     )
 
