@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,14 @@ OF_PROCESSES = (
     "parallel/test_many_prompts.py",
     "batch/test_ray.py",
     "cli/test_cli_generate.py",
+    "cli/test_cli_processes.py",
     "weights_locate/test_hub_download.py",
     "weights_locate/test_lora_download.py",
 )
+
+
+# Defaults that somebody set for the command line on this machine are none of the tests'.
+os.environ["XDG_CONFIG_HOME"] = os.devnull
 
 
 def starts_processes(node: str) -> bool:

@@ -37,10 +37,12 @@ def explained(error: BaseException) -> KandinskyError | None:
     if not isinstance(error, OutOfMemory) and any(map(_is_about_memory, _chain(error))):
         return OutOfMemory(f"memory ran out{_limit()}", hint=_advice())
     if isinstance(error, KandinskyError):
+        if error.hint is None and any(isinstance(one, OSError) and one.errno == errno.EFBIG for one in _chain(error)):
+            error.hint = "a limit on the size of files is set (`ulimit -f`): raise it, or choose a smaller clip"
         return error
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         if error.errno in _NO_ROOM:
-            return not_writable(_name(error) or "a file", error)
+            return explained(not_writable(_name(error) or "a file", error))
         name = f"`{_name(error)}`: " if error.filename else ""
         return KandinskyError(f"{name}{error.strerror or error}")
     if _is_near_cap():  # what is not there breaks in strange ways

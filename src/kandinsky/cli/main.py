@@ -21,7 +21,7 @@ import kandinsky
 from kandinsky.cli import failures, settings, signals
 from kandinsky.cli.progress import hush_extensions
 from kandinsky.cli.streams import in_flags, say, usable
-from kandinsky.errors import Cancelled, RequestError
+from kandinsky.errors import BackendError, Cancelled, RequestError, WeightsError
 from kandinsky.printing import escaped
 
 COMMANDS = (
@@ -72,7 +72,7 @@ class Command(TyperCommand):
             failures.check_limit()
         try:
             return super().invoke(ctx)
-        except RequestError as error:
+        except (RequestError, WeightsError, BackendError) as error:
             if used := [one for p in self.params if (one := _default_of(ctx, p.name))]:
                 origins = ", ".join(f"`{one.option}` from {one.origin}" for one in used)
                 error.hint = f"{error.hint}; defaults: {origins}" if error.hint else f"defaults: {origins}"
