@@ -264,7 +264,7 @@ def test_bad_images_load_nothing(folder_of: FolderOf, tmp_path: Path, picture: I
         (broken, r"image `.*broken\.png` is damaged"),
         (text, r"text\.png` is not an image"),
         (tmp_path, "cannot be read"),
-        (7, "image is a `int`"),
+        (7, "`image` must be a path, .* not `7`"),
         (np.zeros((4, 4, 3)), r"array \[4, 4, 3\] of float64"),
     ):
         with pytest.raises(RequestError, match=message):

@@ -125,7 +125,7 @@ def test_sound_is_left_out_where_there_is_no_place_for_it(tmp_path: Path, caplog
     assert (
         main(["interpolate", str(source), "-o", str(tmp_path / "x.gif"), "--steps", "1", "--device", "cpu", "-q"]) == 0
     )
-    assert "the sound of" in caplog.text and "is left out" in caplog.text
+    assert "the audio of" in caplog.text and "is left out" in caplog.text
 
 
 def test_uneven_times_become_even(tmp_path: Path) -> None:

@@ -390,7 +390,7 @@ def test_out_of_memory_names_the_placement(official: Path, monkeypatch: pytest.M
 
     with fresh.placement.hold("dit") as dit:
         monkeypatch.setattr(dit, "forward", exhausted)
-    with pytest.raises(OutOfMemory, match=r"ran out in `dit`: try `offload=module`"):
+    with pytest.raises(OutOfMemory, match=r'ran out in `dit`: try `offload="module"`'):
         fresh(PROMPT, **STILL)
 
 

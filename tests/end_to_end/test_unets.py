@@ -122,7 +122,11 @@ def test_a_kept_latent_gives_the_same_frames(folder: Path, tmp_path: Path) -> No
         ("kandinsky-video-1.0", {"size": "100x64"}, "size `100x64` .* multiples of 64"),
         ("kandinsky-video-1.0", {"seconds": 2}, "length of .* is fixed"),
         ("kandinsky-video-1.0", {"steps": 1001}, "1001"),
-        ("kandinsky-video-1.0", {"interpolation_guidance": -1}, "interpolation guidance `-1` is below 0"),
+        (
+            "kandinsky-video-1.0",
+            {"interpolation_guidance": -1},
+            "interpolation guidance `-1` is out of range: use 0 to 100",
+        ),
         ("kandinsky-video-1.0", {"image": "cat.png"}, "takes no image"),
         ("kandinsky3.0", {"fps": "low"}, "makes no key frames"),
         ("kandinsky3.1-flash", {"steps": 20}, "steps `20`"),

@@ -462,8 +462,10 @@ def _canonical(recipe: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def without_paths(text: str, folder: Path) -> str:
-    """The tiny models' folder as FOLDER, this package's as PACKAGE."""
-    for path, word in ((folder, "FOLDER"), (folder.resolve(), "FOLDER"), (Path(kandinsky.__file__).parent, "PACKAGE")):
+    """The tiny models' folder as FOLDER, this package's as PACKAGE, the repository's as REPOSITORY."""
+    package = Path(kandinsky.__file__).parent
+    words = {folder: "FOLDER", folder.resolve(): "FOLDER", package: "PACKAGE", Path(__file__).parents[2]: "REPOSITORY"}
+    for path, word in words.items():
         text = text.replace(str(path), word)
     return text
 

@@ -178,7 +178,7 @@ def _plan(words: tuple[str, ...], folder: Path) -> list[str]:
     code, out, err = measure.command("plan", *words)
     assert code == 0, err
     # on CPU times follow the number of cores, and what fits the memory
-    text = re.sub(r"(?m)^(placement  cpu|time ).*$", r"\1 …", out) if "cpu" in words else out
+    text = re.sub(r"(?ms)^(placement  cpu|time ).*$", r"\1 …", out) if "cpu" in words else out
     return _lines(text, folder)
 
 

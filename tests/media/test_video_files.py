@@ -265,7 +265,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path, name: s
 @pytest.mark.parametrize("fps", [0, -1.0, float("nan"), float("inf"), 1e-9, 1e6, "24", None])
 def test_rates_that_are_none_are_refused(tmp_path: Path, fps: float) -> None:
     for name in ("a.mp4", "a.gif"):
-        with pytest.raises(RequestError, match=r"frames a second: use 0\.001 to 1000"):
+        with pytest.raises(RequestError, match=r"frames a second: use 0\.001 to 1000|`fps` must be a (finite )?number"):
             Video(smooth_clip(3), fps=fps, seed=0).save(tmp_path / name)
     assert not list(tmp_path.iterdir())
 

@@ -173,9 +173,9 @@ def test_out_of_memory_walks_through_the_placements() -> None:
             torch.empty(2**60)
         said.append(str(failure.value).partition(": ")[2].partition(",")[0])
     assert said == [
-        "try `offload=module` (`--offload module`)",
-        "try `offload=block` (`--offload block`)",
-        "try `quantize=int8` (`--quantize int8`)",
+        'try `offload="module"`',
+        'try `offload="block"`',
+        'try `quantize="int8"`',
         "try a smaller size or fewer seconds",
     ]
 

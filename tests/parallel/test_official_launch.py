@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from kandinsky.media import recipe as recipes
 from tiny.fixtures import official  # noqa: F401 - a fixture
 
 SCRIPT = Path(__file__).parents[2] / "official" / "kandinsky-5" / "test.py"
 
 
+@pytest.mark.slow
 def test_the_official_script_of_5_0(official: Path, tmp_path: Path) -> None:  # noqa: F811 - the fixture's value
     """Its door as well: `get_T2V_pipeline(conf_path=…)` by two processes; a wrong size is said once."""
     options = ("--config", str(official / "config.yaml"), "--video_duration", "0", "--sample_steps", "1")

@@ -106,7 +106,7 @@ def bad(tmp_path: Path, film: Path) -> dict[str, Path]:
 
 
 CASES = {
-    "no film": (["rain"], "makes sound for a film, and none was given"),
+    "no film": (["rain"], "makes sound for an input video, and none was given: give `--video FILE`"),
     "absent": (["--video", "none.mp4"], "video `none.mp4` does not exist"),
     "no film at all": (["--video", "{text.mp4}"], "cannot be read"),
     "cut off": (["--video", "{cut.mp4}"], "cannot be read|no video stream"),

@@ -99,24 +99,23 @@ def test_seeds_of_windows_are_far_apart() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"video": None}, "none was given: give `video`"),
-        ({"video": 3}, "must be a path or a `Video`"),
+        ({"video": None}, "none was given: give `video=…`"),
+        ({"video": 3}, "`video` must be a path or a `Video`"),
         ({"video": "none.mp4"}, "does not exist"),
         ({"seconds": 4}, "lasts 3.00 s, and 4 s of sound"),
         ({"seconds": 0}, "must be a number above 0"),
         ({"seconds": float("nan")}, "must be a number above 0"),
         ({"steps": 0}, "use a whole number from 1 to 999"),
-        ({"guidance": -1}, "below 0"),
+        ({"guidance": -1}, "guidance `-1` is out of range: use 0 to 100"),
         ({"seed": -1}, "must be a whole number"),
-        ({"prompt": 3}, "prompt must be text"),
+        ({"prompt": 3}, "`prompt` must be text, not `3`"),
         ({"states": "none.safetensors"}, "states `none.safetensors` are not there"),
         ({"video": Video(np.zeros((0, 4, 6, 3), np.uint8), fps=8, seed=0)}, "has no length"),
     ],
 )
 def test_requests_are_refused_in_one_line(change: dict, words: str) -> None:
-    request = dataclasses.replace(Request(CARD.id, "rain", video=clip()), **change)
     with pytest.raises(RequestError, match=words) as error:
-        resolve_sound(request, CARD)
+        resolve_sound(dataclasses.replace(Request(CARD.id, "rain", video=clip()), **change), CARD)
     assert "\n" not in str(error.value)
 
 

@@ -108,7 +108,9 @@ class _Terminal:
         self._bar.start()
 
     def update(self, what: str, done: int, total: int) -> None:
-        self._bar.update(self._task, description=f"{self._title} {what}".strip(), completed=done, total=total)
+        label = f"{self._title} {what}".strip()
+        # the end of a stage is drawn at once: the next one may begin before the bar's own turn
+        self._bar.update(self._task, description=label, completed=done, total=total, refresh=done == total)
 
     def stop(self) -> None:
         self._bar.stop()

@@ -216,7 +216,10 @@ def _fit_generic(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
         if issubclass(origin, typing.Iterator):  # taken by somebody else
             return value
         kinds = args[:1] if origin is not tuple or args[-1] is Ellipsis else args
-        given = list(value)
+        try:
+            given = list(value)
+        except TypeError as error:  # an array without axes says that it is a collection
+            raise _Misfit from error
         if len(kinds) > 1 and len(kinds) != len(given):
             raise _Misfit
         fitting = [_entry(one, kinds[i % len(kinds)]) for i, one in enumerate(given)]

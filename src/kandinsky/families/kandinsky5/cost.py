@@ -20,6 +20,7 @@ from kandinsky.runtime.parallel.layout import Demand
 # writes; the hidden layer's activation comes on top.
 MOVED, KERNELS = 27, 30
 TEMPLATE_TOKENS = 40  # of the system prompt that stands before every prompt
+VISION_TOWER = 32 * (4 * 1280**2 + 3 * 1280 * 3420)  # weights of Qwen2.5-VL's blocks that see images
 
 
 def operations(params: DiTParams, latent: Sequence[int], text_tokens: int, *, kept: float | None = None) -> Operations:
@@ -101,6 +102,7 @@ def qwen_clip(card: Card, component: Component, load: Load) -> Cost:
         layers=sizes.qwen_layers,
         layer=sizes.qwen_layer,
         outside=sizes.outside,
+        unused=VISION_TOWER,
         tokens=TEMPLATE_TOKENS + PROMPT_TOKENS,
     )
 

@@ -108,5 +108,5 @@ class QwenClipSizes:
 
     @property
     def outside(self) -> int:
-        """Weights outside Qwen's layers: two vocabularies, and CLIP. The vision tower's blocks move as layers do."""
+        """Weights outside Qwen's blocks: two vocabularies, and CLIP."""
         return 2 * self.vocabulary * self.qwen_width + self.clip_layers * 12 * self.clip_width**2

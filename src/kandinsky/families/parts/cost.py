@@ -35,18 +35,25 @@ ENCODER_WORK = 20  # a text encoder's activations are a small part of its weight
 # -- text encoders -----------------------------------------------------------------------------------------------------
 
 
-def encoder(load: Load, *, layers: int, layer: int, outside: int, tokens: int = PROMPT_TOKENS) -> Cost:
+def encoder(load: Load, *, layers: int, layer: int, outside: int, unused: int = 0, tokens: int = PROMPT_TOKENS) -> Cost:
     """Of an encoder of text, a transformer.
 
     Args:
         layer: weights of one of its layers.
         outside: weights outside them, such as a vocabulary.
+        unused: weights of blocks that text does not pass; they move with the others and stay exact.
         tokens: of each prompt, those of a template included.
     """
-    whole = layers * layer + outside
+    whole = layers * layer + outside + unused
     operations = Operations(linear=2.0 * layers * layer * tokens * load.prompts, kernels=20.0 * layers * load.prompts)
-    in_blocks = layers * layer / whole
-    return Cost(load.weights // ENCODER_WORK, operations, tokens, in_blocks, layer / whole, linear=in_blocks)
+    return Cost(
+        load.weights // ENCODER_WORK,
+        operations,
+        tokens,
+        in_blocks=(layers * layer + unused) / whole,
+        block=layer / whole,
+        linear=layers * layer / whole,
+    )
 
 
 def small_encoder(card: Card, component: Component, load: Load) -> Cost:
