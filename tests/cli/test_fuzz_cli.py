@@ -53,11 +53,11 @@ nasty = st.sampled_from(
 )
 FLAGS = """--model -m --output -o --format --size --negative --seconds --steps --guidance --shift --seed --image --mask
 --mask-grow --cache --expand --expanded-prompt --fps --motion --video --states --audio-only --sound --sound-model
---count --summary --ray --workers --device --dtype --offload --attention --lora --quantize --tiling --text-cache --parallel
---trust-remote-code --sheet --json --quiet -q -h --help --memory --gpus --nonsense"""
-GOOD = """--steps 3|--seed 7|--size 96x96|--seconds 0|--seconds 1.5|--guidance 2|--shift 4|-o x.mp4|--count 3|--device cpu
---json|--dtype bfloat16|--offload block|--attention sdpa|--cache taylor|--quantize int8|--text-cache off|-q|--negative blurry
--m kandinsky5-lite-t2v-sft-5s|-m nano-t2v|-o out/|--sheet s.png|-o -|--format gif"""
+--count --summary --ray --workers --device --dtype --offload --attention --lora --quantize --tiling --text-cache
+--parallel --trust-remote-code --sheet --json --quiet -q -h --help --memory --gpus --nonsense"""
+GOOD = """--steps 3|--seed 7|--size 96x96|--seconds 0|--seconds 1.5|--guidance 2|--shift 4|-o x.mp4|--count 3
+--device cpu|--json|--dtype bfloat16|--offload block|--attention sdpa|--cache taylor|--quantize int8|--text-cache off|-q
+--negative blurry|-m kandinsky5-lite-t2v-sft-5s|-m nano-t2v|-o out/|--sheet s.png|-o -|--format gif"""
 flags = st.sampled_from(FLAGS.split())
 good = st.sampled_from([pair.split() for pair in re.split(r"[|\n]", GOOD)])
 words = st.one_of(nasty, texts, flags)
