@@ -191,6 +191,27 @@ def test_without_a_launcher_the_others_miss_it(rank: int, how: signal.Signals, s
     assert "Traceback" not in talks, talks
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_a_process_that_is_told_to_end_says_so_and_ends_all(how: signal.Signals, port: int) -> None:
+    """Also one that waits for another, where no Python runs."""
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", WAITING, "some"],
+            env=environment(rank, 2, port),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for job in jobs:
+        assert job.stdout is not None and job.stdout.readline() == "met\n"
+    jobs[0].send_signal(how)
+    talks = [job.communicate(timeout=120)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [1, 1], talks
+    assert "error: process 0 of 2 ends: the launcher ended it" in talks[0] and "Traceback" not in "".join(talks)
+
+
 def test_a_failing_process_ends_the_others_with_its_message(port: int) -> None:
     """Without a launcher that would look after them."""
     jobs = [

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from kandinsky.cli.streams import emit, emit_json
+from kandinsky.printing import escaped
+
 
 def conformance(
     paths: Annotated[list[Path], typer.Argument(help="Case folders, folders above them, or manifests.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")] = False,
 ) -> None:
     """Run conformance cases; exit 1 if one fails."""
-    import json
     import math
     from dataclasses import asdict
 
@@ -27,10 +29,10 @@ def conformance(
     for result in check(paths):
         results.append(result)
         if not as_json:
-            print(result.line(), flush=True)
+            emit(escaped(result.line()))
     count = totals(results)
     if as_json:
-        print(json.dumps({"cases": [plain(result) for result in results], "totals": count}, indent=2))
+        emit_json({"cases": [plain(result) for result in results], "totals": count}, indent=2)
     else:
         print(f"{count['pass']} passed, {count['fail']} failed, {len(results)} in all")
     if count["fail"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from kandinsky import catalogue
 from kandinsky.cli.complete import model_ids
-from kandinsky.cli.streams import say
+from kandinsky.cli.streams import emit, emit_json, say
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Source
 
@@ -57,13 +56,10 @@ def download(
 
     def report(entry: Fetched) -> None:
         if as_json:
-            print(
-                json.dumps(
-                    {name: str(getattr(entry, name)) if name == "path" else getattr(entry, name) for name in FIELDS}
-                )
-            )
+            values = {name: getattr(entry, name) for name in FIELDS}
+            emit_json({**values, "path": str(entry.path)})
         else:
-            print(entry.path, flush=True)
+            emit(entry.path)
 
     # A card has many files and shares some with others: each is named once.
     for source in wanted:

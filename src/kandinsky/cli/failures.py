@@ -37,8 +37,11 @@ def explained(error: BaseException) -> KandinskyError | None:
     if not isinstance(error, OutOfMemory) and any(map(_is_about_memory, _chain(error))):
         return OutOfMemory(f"memory ran out{_limit()}", hint=_advice())
     if isinstance(error, KandinskyError):
-        if error.hint is None and any(isinstance(one, OSError) and one.errno == errno.EFBIG for one in _chain(error)):
+        numbers = {one.errno for one in _chain(error) if isinstance(one, OSError)}
+        if errno.EFBIG in numbers and error.hint is None:
             error.hint = "a limit on the size of files is set (`ulimit -f`): raise it, or choose a smaller clip"
+        if numbers & {errno.EFBIG, errno.ENOSPC, errno.EDQUOT}:
+            error.exit_code = KandinskyError.exit_code  # the request was right
         return error
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         if error.errno in _NO_ROOM:

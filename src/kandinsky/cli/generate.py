@@ -182,7 +182,10 @@ def generate(
     items: list[Item] = []
     settled: list[Outcome] = []
     if prompts is not None:
-        rows = parse_prompts(read_input("prompts")) if str(prompts) == STDIN else read_prompts(prompts)
+        if str(prompts) == STDIN:
+            rows = parse_prompts(read_input("prompts", errors="surrogateescape"))
+        else:
+            rows = read_prompts(prompts)
         items, settled = plan_items(rows, request, loading, count=count, output=output, sheet=sheet, form=form)
         jobs = [item.job for item in items]
     else:

@@ -118,12 +118,13 @@ def emit_json(values: object, *, indent: int | None = None) -> None:
     emit(_NOT_FOR_TERMINALS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
-def read_input(what: str, *, longest: int = LONGEST_INPUT) -> str:
+def read_input(what: str, *, longest: int = LONGEST_INPUT, errors: str = "strict") -> str:
     """Read all of stdin as text.
 
     Args:
         what: What is read, for messages.
         longest: Bytes that are read at most.
+        errors: What becomes of bytes that are not UTF-8, as for ``bytes.decode``.
 
     Raises:
         RequestError: stdin is closed, longer than that, or not UTF-8.
@@ -136,7 +137,7 @@ def read_input(what: str, *, longest: int = LONGEST_INPUT) -> str:
     if len(data) > longest:
         raise RequestError(f"{what} cannot be read: standard input holds more than {longest // 2**20} MiB")
     try:
-        return data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        return data.decode("utf-8-sig", errors) if isinstance(data, bytes) else data
     except UnicodeDecodeError as error:
         raise RequestError(f"{what} cannot be read: standard input is not UTF-8 ({error.reason})") from error
 

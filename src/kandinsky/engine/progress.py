@@ -15,6 +15,7 @@ from threading import Lock, Timer
 from typing import Any, Protocol
 
 from kandinsky.model.checks import checked
+from kandinsky.printing import shortened
 
 PATIENCE_S = 1.0  # what is done sooner needs no bar
 VARIABLE = "KANDINSKY_PROGRESS"
@@ -101,7 +102,7 @@ class _Terminal:
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
-        self._title = escape(title[:48])  # a prompt is data, its brackets are no markup
+        self._title = escape(shortened(title))  # a prompt is data, its brackets are no markup
         self._task = self._bar.add_task(self._title, total=None)
 
     def start(self) -> None:
@@ -118,7 +119,7 @@ class _Terminal:
 
 class _Notebook:
     def __init__(self, title: str) -> None:
-        self._title, self._last, self._handle = html.escape(title[:80]), "", None
+        self._title, self._last, self._handle = html.escape(shortened(title, 80)), "", None
 
     def start(self) -> None:
         display = sys.modules["IPython"].display

@@ -209,18 +209,23 @@ def _wanted(row: Row, job: Job, output: str | None, number: int, total: int, cop
     return None if output is None or NAME in output else numbered(output, number - 1, total)
 
 
-def _inside(name: str, output: str | None) -> str:
-    """A row's own name for its file, where it lies in the folder that the command line names. Raises: RequestError."""
+def _inside(name: str, output: str | None) -> Path:
+    """A row's own name for its file, in the folder that the command line names, or the current one.
+
+    Raises:
+        RequestError: It leads out of that folder.
+    """
     folder = Path() if output is None else Path(output).parent
     if escaped(name) != name:
         raise RequestError(f"output `{name}` holds control characters: use plain text")
-    if not Path(os.path.realpath(name)).is_relative_to(os.path.realpath(folder)):
-        place = "the current folder" if folder == Path() else f"`{folder}`"
-        raise RequestError(
-            f"output `{name}` lies outside of {place}, where this batch writes",
-            hint="to write elsewhere, name the folder: --output 'FOLDER/{name}.mp4'",
-        )
-    return name
+    for path in (Path(name), folder / name):  # it may begin with the folder, or be meant within it
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+            return path
+    place = "the current folder" if folder == Path() else f"`{folder}`"
+    raise RequestError(
+        f"output `{name}` lies outside of {place}, where this batch writes",
+        hint="to write elsewhere, name the folder: --output 'FOLDER/{name}.mp4'",
+    )
 
 
 def _made_up(pattern: str | None, job: Job, any_seed: bool, form: str | None) -> Path:

@@ -15,6 +15,8 @@ import dataclasses
 import logging
 import os
 import re
+import signal
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -259,6 +261,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     # no report of this run to anybody, unless somebody asked for it
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -267,6 +270,8 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
             f"no ray cluster answers at `{address}`: {reason}",
             hint="`--ray local` starts one on this machine, `ray start --head` one that others can join",
         ) from error
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray's own handler would leave without a word
     try:
         yield
     finally:
