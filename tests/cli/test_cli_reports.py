@@ -102,9 +102,9 @@ def test_plan_for_a_card_that_is_not_here(call: Call) -> None:
     assert 0.5 < ratio < 0.65, "all but modulation and embeddings has one byte instead of two"
     assert small.components["vae"] == exact.components["vae"] and small.quantize == {"dit": "int8", "text": "int8"}
     tight = kandinsky.plan(LITE, memory="13GB", offload="module")
-    assert tight.fits is False and tight.advice == "try --offload block"
+    assert tight.fits is False and tight.advice == 'try `offload="block"`'
     said = call("plan", "-m", LITE, "--memory", "13GB", "--offload", "module").out
-    assert "try --offload block" in said and "needs none" in " ".join(said.split())
+    assert "try `--offload block`" in said and "needs none" in " ".join(said.split())
     with pytest.raises(RequestError, match="memory `much` is no amount"):
         kandinsky.plan(LITE, memory="much")
 

@@ -58,7 +58,7 @@ def test_round_numbers_lose_nothing_to_binary() -> None:
         ({"steps": True}, "`steps` must be a whole number, not `True`"),
         ({"steps": 2.5}, "`steps` must be a whole number, not `2.5`"),
         ({"steps": "9"}, '`steps` must be a whole number, not `"9"`'),
-        ({"guidance": "5"}, '`guidance` must be a number, not `"5"`'),
+        ({"guidance": "5"}, '`guidance` must be a finite number, not `"5"`'),
         ({"seed": 1.5}, "`seed` must be a whole number, not `1.5`"),
         ({"seed": False}, "`seed` must be a whole number, not `False`"),
         ({"prompt": None}, "`prompt` must be text, not `None`"),

@@ -50,7 +50,9 @@ def test_what_each_process_holds() -> None:
 
 
 def test_what_does_not_fit_is_advised_or_refused() -> None:
-    assert kandinsky.plan(PRO, gpus=8, memory="45GB", offload="none").advice == "try --parallel cfg=2,ulysses=4,fsdp=4"
+    assert (
+        kandinsky.plan(PRO, gpus=8, memory="45GB", offload="none").advice == 'try `parallel="cfg=2,ulysses=4,fsdp=4"`'
+    )
     assert "more processes" in kandinsky.plan(PRO, gpus=2, memory="10GB", offload="none").advice
     assert kandinsky.plan(VIDEO, gpus=2, memory="80GB").layout == "cfg=2"
     for options, words in (

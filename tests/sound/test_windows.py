@@ -104,7 +104,7 @@ def test_seeds_of_windows_are_far_apart() -> None:
         ({"video": "none.mp4"}, "does not exist"),
         ({"seconds": 4}, "lasts 3.00 s, and 4 s of sound"),
         ({"seconds": 0}, "must be a number above 0"),
-        ({"seconds": float("nan")}, "must be a number above 0"),
+        ({"seconds": float("nan")}, "must be a finite number"),
         ({"steps": 0}, "use a whole number from 1 to 999"),
         ({"guidance": -1}, "guidance `-1` is out of range: use 0 to 100"),
         ({"seed": -1}, "must be a whole number"),

@@ -9,7 +9,7 @@ import typer
 from kandinsky import catalogue
 from kandinsky.cli.chosen import Bare, Same, chosen_model
 from kandinsky.cli.rendered import Flags, rendered
-from kandinsky.cli.streams import emit_json
+from kandinsky.cli.streams import emit_json, in_flags
 from kandinsky.engine.options import PlanOptions
 from kandinsky.model.values import Request
 
@@ -93,7 +93,7 @@ def show_plan(made: Plan, *, as_json: bool, clips: int = 1) -> None:
     print("  needs         " + ", ".join(f"{name} {gigabytes(size)}" for name, size in made.placements.items()))
     print(f"placement  {made.device}, {made.dtype}, offload {made.offload}: {made.why}")
     if made.fits is False:
-        print(f"           {made.advice}")
+        print(f"           {in_flags(made.advice)}")
     number = "" if made.processes == 1 or made.device == "cpu" else f"{made.processes} x "
     time = f"{_duration(made.seconds * clips)} on {number}{made.timed_on}, {made.timed_why}"
     print(f"time       {made.time_class}: about {time} (estimate)")

@@ -408,7 +408,7 @@ def _advice(priced: Priced, chosen: str, room: int | None, quantize: Mapping[str
         for offload in OFFLOADS[OFFLOADS.index(chosen) :]:
             if room is not None and need[offload] <= room:
                 given = ",".join(f"{part}={scheme}" for part, scheme in schemes.items())
-                return f"try --offload {offload}" + (f" --quantize {given}" if given else "")
+                return f'try `offload="{offload}"`' + (f' and `quantize="{given}"`' if given else "")
     return "it will not fit: take a smaller size, fewer seconds or another device"
 
 
@@ -416,7 +416,7 @@ def _advice_together(priced: Priced, needs: Mapping[str, Need], layout: Layout, 
     """Weights in shards, where that fits."""
     sharded = replace(layout, fsdp=layout.context)
     if room is not None and _by_placement(_shared(priced, needs, sharded))["none"] <= room:
-        return f"try --parallel {sharded}"
+        return f'try `parallel="{sharded}"`'
     return "it will not fit: take more processes, a smaller size or fewer seconds"
 
 

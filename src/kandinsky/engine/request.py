@@ -446,12 +446,10 @@ def checked_number(
         note: What a message says besides the bounds.
 
     Raises:
-        RequestError: It is not finite, or out of bounds.
+        RequestError: It is out of bounds.
     """
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RequestError(f"{name} `{shown(value)}` must be a finite number, the default is {default:g}")
     if not least <= value <= most:
         bounds = f"{least:g} to {most:g}" + (f" ({note})" if note else "")
         raise RequestError(f"{name} `{value:g}` is out of range: use {bounds}, the default is {default:g}")

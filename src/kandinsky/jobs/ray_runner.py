@@ -130,7 +130,7 @@ class RayRunner:
         total_gpus = int(sum(node.get("GPU", 0) for node in nodes))
         size = f"{len(nodes)} {'machine' if len(nodes) == 1 else 'machines'}, {total_cpus} CPUs, {total_gpus} GPUs"
         if self.gpus and not total_gpus:
-            raise BackendError(f"the ray cluster has no GPU ({size}): leave `--device` out, or use `cpu`")
+            raise BackendError(f'the ray cluster has no GPU ({size}): use `device="cpu"`')
         if self.gpus or (self.gpus is None and total_gpus):
             most, cpus, gpus = total_gpus, 0, 1
         else:
@@ -205,7 +205,7 @@ class RayRunner:
                 if attempts[given.number] < ATTEMPTS:
                     waiting.appendleft(given)
                 else:
-                    hint = "its workers may have run out of memory: a smaller size, or `--offload module`, needs less"
+                    hint = 'its workers may have run out of memory: a smaller size, or `offload="module"`, needs less'
                     yield given, Failure(_died(error), hint), attempts[given.number]
         if waiting and not has_started:
             raise refusals[0]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 import numbers
 import os
 import sys
@@ -111,14 +112,14 @@ def allowed(hint: Any) -> str:
         if issubclass(origin, Callable):  # type: ignore[arg-type]
             return "a function"
     words_of: dict[Any, str] = {
-        bool: "True or False", int: "a whole number", float: "a number", str: "text", Path: "a path",
+        bool: "True or False", int: "a whole number", float: "a finite number", str: "text", Path: "a path",
         type(None): "None", Mapping: "a mapping", dict: "a mapping",
     }  # fmt: skip
     return words_of.get(hint) or f"a `{getattr(hint, '__qualname__', hint)}`"
 
 
 def _many(hint: Any) -> str:
-    plural = {int: "whole numbers", float: "numbers", str: "texts", Path: "paths"}
+    plural = {int: "whole numbers", float: "finite numbers", str: "texts", Path: "paths"}
     return plural.get(hint) or allowed(hint).removeprefix("a ").replace("a path", "paths").replace("path", "paths", 1)
 
 
@@ -157,6 +158,15 @@ def checked(name: str, value: Any, hint: Any) -> Any:
         raise RequestError(f"`{name}` must be {allowed(hint)}, not {_given(value)}") from None
 
 
+def fits(value: Any, hint: Any) -> bool:
+    """Whether an annotation allows a value."""
+    try:
+        _fit(value, hint)
+    except _Misfit:
+        return False
+    return True
+
+
 def _fit(value: Any, hint: Any) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
@@ -168,7 +178,7 @@ def _fit(value: Any, hint: Any) -> Any:
     if origin in (Union, UnionType):
         return _fit_one(value, args)
     if origin is Literal:
-        if value not in args:
+        if not any(type(value) is type(one) and value == one for one in args):
             raise _Misfit
         return value
     if hint is str:
@@ -240,7 +250,12 @@ def _entry(value: Any, kind: Any) -> Any:
 def _number(value: Any, kind: type) -> int | float:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral if kind is int else numbers.Real):
         raise _Misfit
-    number: int | float = int(value) if isinstance(value, numbers.Integral) else float(value)
+    try:
+        number: int | float = int(value) if isinstance(value, numbers.Integral) else float(value)
+    except OverflowError:  # of a fraction
+        raise _Misfit from None
+    if isinstance(number, float) and not math.isfinite(number):
+        raise _Misfit
     if isinstance(number, int) and abs(number) > LARGEST:
         raise _Misfit(f"is {shown(number)}, which is too large")
     return number

@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-import sys
 from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from kandinsky.errors import RequestError
+from kandinsky.model.checks import fits
 from kandinsky.printing import escaped
 
 Params = TypeVar("Params")
 MOST = 1000  # layers of one kind, and entries of a list
 _COUNTS = re.compile(r"(\w+_)?(blocks|layers)(_per_block)?|depth")
-_LARGEST = sys.float_info.max
 
 
 def read_params(cls: type[Params], values: Mapping[str, Any], what: str) -> Params:
@@ -52,7 +51,7 @@ def read_params(cls: type[Params], values: Mapping[str, Any], what: str) -> Para
             raise RequestError(f"{what} `{name}` is missing")
     chosen = {key: _nested(value, hints[key], f"{what} `{key}`:") for key, value in chosen.items()}
     for key, value in chosen.items():
-        if not _fits(value, hints[key]):
+        if not fits(value, hints[key]):
             raise RequestError(f"{what} `{key}` must be {_name(hints[key])}, not `{_short(value)}`")
         numbers = value if isinstance(value, tuple) else (value,)
         if (_COUNTS.fullmatch(key) and any(isinstance(n, int) and n > MOST for n in numbers)) or len(numbers) > MOST:
@@ -85,31 +84,6 @@ def _nested(value: Any, hint: Any, where: str) -> Any:
     if origin in (dict, Mapping) and isinstance(value, Mapping) and dataclasses.is_dataclass(args[1]):
         return {key: _nested(one, args[1], f"{where} `{_short(key)}`:") for key, one in value.items()}
     return value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is what an annotation allows; annotations of other kinds than the ones below allow everything."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, one) for one in args)
-    if origin is Literal:
-        return value in args
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        return len(kinds) == len(value) and all(map(_fits, value, kinds))
-    if origin in (dict, Mapping):
-        return isinstance(value, Mapping) and all(
-            _fits(key, args[0]) and _fits(one, args[1]) for key, one in value.items()
-        )
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
-    if hint in (str, bool, type(None)):
-        return isinstance(value, hint)
-    return True
 
 
 def _name(hint: Any) -> str:
@@ -162,7 +136,7 @@ def three(values: Mapping[str, Any], key: str, what: str) -> tuple[int, int, int
     value = values[key]
     if not isinstance(value, list | tuple) or len(value) != 3:
         raise RequestError(f"{what} `{key}` needs three numbers (t, h, w), not {value}")
-    if not all(_fits(entry, int) for entry in value):
+    if not all(fits(entry, int) for entry in value):
         raise RequestError(f"{what} `{key}` needs three whole numbers (t, h, w), not {_short(value)}")
     t, h, w = value
     return t, h, w

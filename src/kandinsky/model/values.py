@@ -7,7 +7,6 @@ Nothing here imports torch at run time, so that the command line can start fast.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -317,8 +316,8 @@ class Video:
         check_fields(self)
         if len(self.frames_THWC.shape) != 4 or self.frames_THWC.shape[-1] != 3 or self.frames_THWC.dtype != "uint8":
             raise RequestError(f"frames must be [T, H, W, 3] of uint8, not {_described(self.frames_THWC)}")
-        if not 0 < self.fps < math.inf:
-            raise RequestError(f"`fps` must be a finite number above 0, not `{shown(self.fps)}`")
+        if self.fps <= 0:
+            raise RequestError(f"`fps` must be a number above 0, not `{shown(self.fps)}`")
 
     @property
     def frames(self) -> np.ndarray:

@@ -101,7 +101,6 @@ def run_steadily(
     Raises:
         RequestError: A checkpoint belongs to another network.
     """
-    torch.set_flush_denormal(True)
     out.mkdir(parents=True, exist_ok=True)
     network = objective.network.train()
     weights = {name: p for name, p in network.named_parameters() if p.requires_grad}

@@ -175,6 +175,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)  # here and not in the loop: it holds for the whole process
     settings = Steady()
     if options.cooldown:
         found = options.out / "checkpoint.pt"
