@@ -125,6 +125,7 @@ class Part:
     split:    of the work of a denoiser; None where only the passes of guidance and whole clips can be shared.
     attention: types of visual self attention it can run.
     conditions: what its condition channels can hold where nothing is known, by a card's `sampling.condition`.
+    frame_times: whether a denoiser takes a time of each frame, [B, T].
     caches:   whether step caches can stand between its blocks.
     tilings:  ways an autoencoder's clips can be cut into tiles.
     decodes_together: whether several processes can share the decoding of one clip.
@@ -149,6 +150,7 @@ class Part:
     split: Split | None = None
     attention: tuple[str, ...] = ("dense",)
     conditions: tuple[str, ...] = ("zeros",)
+    frame_times: bool = False
     caches: bool = False
     tilings: tuple[str, ...] = ()
     decodes_together: bool = False
