@@ -15,7 +15,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, cast, overload
@@ -25,7 +25,7 @@ from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.files import local_path
 from kandinsky.model import card as card_files
 from kandinsky.model.card import DEFAULT_MODEL, DEFAULT_SOUND, FULL_SIZE_SOUND, HERE, Card, Source, to_dict
-from kandinsky.model.checks import checked, shown
+from kandinsky.model.checks import checked, shown, unknown
 from kandinsky.model.family import Family, Part
 from kandinsky.printing import escaped
 from kandinsky.weights.folders import diffusers_repository, in_diffusers_layout
@@ -59,10 +59,7 @@ def family(name: str) -> Family:
         if folder not in sys.path:
             sys.path.append(folder)
         return _family_in(f"{name}.family")
-    known = [*SHIPPED, *_own(folder)]
-    near = difflib.get_close_matches(name, known, n=1)
-    advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(known)}"
-    raise RequestError(f"unknown family `{name}`: {advice}")
+    raise unknown(name, (*SHIPPED, *_own(folder)), "family")
 
 
 def families() -> list[Family]:
@@ -120,12 +117,25 @@ def _shipped() -> dict[str, Card]:
 
 def cards() -> dict[str, Card]:
     """All cards by id: the shipped ones, then those of the folder ``KANDINSKY_CARDS`` names, which win."""
-    found = dict(_shipped())
-    if folder := os.environ.get("KANDINSKY_CARDS"):
-        for path in sorted(Path(folder).glob("*.toml")):
-            card = read(path)
-            found[card.id] = card
-    return found
+    if not (folder := os.environ.get("KANDINSKY_CARDS")):
+        return dict(_shipped())
+    files = sorted(Path(folder).glob("*.toml"))
+    bases = sorted(Path(folder, card_files.BASES).glob("*.toml"))
+    return dict(_with_own(tuple(files), tuple(map(_written, (*files, *bases)))))
+
+
+@lru_cache(maxsize=1)
+def _with_own(files: tuple[Path, ...], written: tuple[tuple[Path, int, int], ...]) -> dict[str, Card]:
+    """The shipped cards and those of ``files``; read again when one of these, or of their bases, was written."""
+    return _shipped() | {card.id: card for card in map(read, files)}
+
+
+def _written(path: Path) -> tuple[Path, int, int]:
+    try:
+        state = path.stat()
+    except OSError:  # reading it will say so
+        return path, 0, 0
+    return path, state.st_mtime_ns, state.st_size
 
 
 def all_cards() -> Iterable[Card]:

@@ -136,9 +136,9 @@ def bench(
         if unknown := [name for name in given if name not in allowed]:
             raise RequestError(f"unknown {what} `{unknown[0]}`: use {', '.join(f'`{name}`' for name in allowed)}")
     if changes and not random_weights:
-        raise RequestError("hyper-parameters can only be changed with random weights (`--random-weights`)")
+        raise RequestError("hyper-parameters can only be changed with `random_weights=True`")
     if against and find_spec(against) is None:
-        raise BackendError(f"`--against {against}` needs the package `{against}`: install it")
+        raise BackendError(f"`against={against}` needs the package `{against}`: install it")
     if stages is None:
         stages = [name for name in STAGES if name != "write" or (find_spec("av") and not random_weights)]
     request, short = dict(request or {}), Shortened()

@@ -93,6 +93,6 @@ def _dit_flops(card: Card, resolved: Job) -> int | None:
 
 
 def _reason(plan: Plan) -> str:
-    needs = f"takes {gigabytes(plan.placements[plan.offload])} with --offload {plan.offload}"
+    needs = f"takes {gigabytes(plan.placements[plan.offload])} with offload `{plan.offload}`"
     hours = f"{plan.seconds / 3600:.1f} h for one run"
     return f"{needs} and about {hours} on this processor"

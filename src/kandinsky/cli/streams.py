@@ -21,6 +21,9 @@ from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.printing import escaped
 
 STDIN = STDOUT = "-"
+# Flags of arguments that are no fields of a request or of options.
+_ELSEWHERE = {name: f"--{name.replace('_', '-')}" for name in ("against", "model", "output", "random_weights", "size")}
+_ELSEWHERE["address"] = "--ray"
 LONGEST_INPUT = 64 * 2**20  # bytes
 # What JSON may hold as it is, and a terminal or an encoding may not; JSON itself escapes the rest.
 _NOT_FOR_TERMINALS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -104,7 +107,7 @@ def in_flags(text: str) -> str:
     from kandinsky.model import option
     from kandinsky.model.values import Request
 
-    return option.in_flags(text, (Request, PlanOptions), {"size": "--size"})
+    return option.in_flags(text, (Request, PlanOptions), _ELSEWHERE)
 
 
 def emit(text: object) -> None:

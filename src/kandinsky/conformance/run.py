@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,8 @@ from kandinsky import catalogue
 from kandinsky.errors import KandinskyError
 from kandinsky.golden.cases import Case, Runner, compare, find
 from kandinsky.golden.tracking import CaseError
+from kandinsky.model.checks import unknown
+from kandinsky.printing import escaped
 
 
 class Status(StrEnum):
@@ -45,7 +46,7 @@ class Result:
         """`PASS|FAIL <component> <folder> max_abs=… max_rel=… (<output name>)`, the reason behind the name."""
         named = f"{self.output}: {self.reason}" if self.reason else self.output
         line = f"{self.status} {self.component} {self.path} max_abs={self.max_abs:.3g} max_rel={self.max_rel:.3g}"
-        return _printable(f"{line} ({named})")
+        return escaped(f"{line} ({named})")
 
 
 def check(paths: Iterable[Path]) -> Iterator[Result]:
@@ -96,9 +97,7 @@ def _check_case(folder: Path) -> Result:
         case = Case.read(folder)
         component = case.component
         if component not in runners():
-            near = difflib.get_close_matches(component, runners(), n=1)
-            advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(sorted(runners()))}"
-            raise CaseError("component", f"is unknown: {advice}")
+            raise CaseError("component", str(unknown(component, sorted(runners()), "component")))
         with torch.inference_mode():
             furthest = compare(runners()[component](case), case)
     # a case that breaks its runner has failed, and the others still run
@@ -140,8 +139,3 @@ def _failed(component: str, path: Path, error: Exception) -> Result:
     if not reason or not isinstance(error, ValueError | RuntimeError | KandinskyError):
         reason = f"{type(error).__name__}: {reason}"
     return Result(Status.FAIL, component, str(path), reason=reason)
-
-
-def _printable(text: str) -> str:
-    """Names come from files: control characters are written as escapes."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

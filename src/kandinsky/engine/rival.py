@@ -33,7 +33,7 @@ class Side:
         try:
             self.library: Any = importlib.import_module(name)
         except ImportError as error:
-            raise BackendError(f"`--against {name}` needs the package `{name}`: install it") from error
+            raise BackendError(f"`against={name}` needs the package `{name}`: install it") from error
         self.pipe = pipe
         self.job = job
 

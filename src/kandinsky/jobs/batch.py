@@ -153,7 +153,7 @@ def plan_items(
         base: What rows leave out.
         loading: Which model, and how it is loaded.
         count: Results for each row, with seeds counting up.
-        output: As `--output`: `{name}` in it becomes the name made up from prompt and seed, another name gets numbers;
+        output: A file name: `{name}` in it becomes the name made up from prompt and seed, another name gets numbers;
             rows with an output of their own keep that, where it lies in this one's folder.
         sheet: A name for contact sheets, which get numbers.
         form: The format of files whose name is made up, such as `webm`.
@@ -224,7 +224,7 @@ def _inside(name: str, output: str | None) -> Path:
     place = "the current folder" if folder == Path() else f"`{folder}`"
     raise RequestError(
         f"output `{name}` lies outside of {place}, where this batch writes",
-        hint="to write elsewhere, name the folder: --output 'FOLDER/{name}.mp4'",
+        hint="to write elsewhere, name the folder: `output=\"FOLDER/{name}.mp4\"`",
     )
 
 

@@ -226,7 +226,7 @@ def _ignored(names: Iterable[str], where: str) -> list[str]:
     for name in unknown:
         column = f"{where}: column `{escaped(name)}`"
         if name == "model":
-            raise RequestError(f"{column} is not for rows: the model is one for the whole file", hint="give `--model`")
+            raise RequestError(f"{column} is not for rows: the model is one for the whole file", hint="give `model=…`")
         near = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=_SIMILARITY)
         if near and abs(len(near[0]) - len(name)) <= _LETTERS:
             raise RequestError(f"{column} is unknown: did you mean `{near[0]}`?")

@@ -268,7 +268,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:200]
         raise BackendError(
             f"no ray cluster answers at `{address}`: {reason}",
-            hint="`--ray local` starts one on this machine, `ray start --head` one that others can join",
+            hint='`address="local"` starts one on this machine, `ray start --head` one that others can join',
         ) from error
     if before is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # Ray's own handler would leave without a word

@@ -210,8 +210,10 @@ def command(recipe: Mapping[str, Any]) -> str:
     Raises:
         RequestError: The recipe has no model or no prompt, or is broken.
     """
-    given = checked(recipe)
-    needs(given, "model", "prompt")
+    given = cast("dict[str, Any]", checked(recipe))
+    needs(cast(Recipe, given), "model", "prompt")
+    if "interpolated" in given:
+        return _interpolation(given)
     words = ["kandinsky", "generate", "--model", given["model"]]
     if "width" in given and "height" in given:
         words += ["--size", f"{given['width']}x{given['height']}"]
@@ -232,7 +234,7 @@ def command(recipe: Mapping[str, Any]) -> str:
     ):
         # Without guidance there is no second pass, so a negative prompt decides nothing.
         if key in given and not (key == "negative_prompt" and given.get("guidance") == 1):
-            words += [option, _plain(cast(Mapping[str, Any], given)[key])]
+            words += [option, _plain(given[key])]
     if image := given.get("image"):
         words += ["--image", image.get("file") or "IMAGE"]  # one from memory has no name
     if video := given.get("video"):
@@ -258,6 +260,23 @@ def command(recipe: Mapping[str, Any]) -> str:
         words += ["--expanded-prompt", expanded]
     # After `--` a prompt may begin with a dash.
     return shell_command([*words, "--", given["prompt"]])
+
+
+def _interpolation(given: Mapping[str, Any]) -> str:
+    """The command that raises a clip's frame rate again; which file it was given is not recorded."""
+    words = ["kandinsky", "interpolate", "VIDEO", "--output", "OUTPUT.mp4", "--model", given["model"]]
+    for key, option in (
+        ("fps", "--fps"),
+        ("prompt", "--prompt"),
+        ("steps", "--steps"),
+        ("interpolation_guidance", "--guidance"),
+        ("seed", "--seed"),
+        ("dtype", "--dtype"),
+        ("device", "--device"),
+    ):
+        if given.get(key, "") != "":
+            words += [option, _plain(given[key])]
+    return shell_command(words)
 
 
 def _plain(value: Any) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from kandinsky.errors import RequestError
-from kandinsky.model.checks import fits
+from kandinsky.model.checks import fits, unknown
 from kandinsky.printing import escaped
 
 Params = TypeVar("Params")
@@ -41,10 +40,8 @@ def read_params(cls: type[Params], values: Mapping[str, Any], what: str) -> Para
         for key, value in values.items()
         if not (isinstance(key, str) and key.startswith("_"))
     }
-    if unknown := sorted(map(str, set(chosen) - set(fields))):
-        near = difflib.get_close_matches(unknown[0], fields, n=1)
-        advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(fields)}"
-        raise RequestError(f"unknown {what} `{unknown[0]}`: {advice}")
+    if foreign := sorted(map(str, set(chosen) - set(fields))):
+        raise unknown(foreign[0], fields, what)
     hints = get_type_hints(cls)
     for name, f in fields.items():
         if name not in chosen and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
@@ -121,10 +118,8 @@ def without_fixed(values: Mapping[str, Any], fixed: Mapping[str, Any], what: str
 
 def refuse_unknown(values: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
     """Raises: RequestError for the first key that is not known, with the nearest; `_` begins a note."""
-    if unknown := sorted(key for key in values if key not in known and not key.startswith("_")):
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(known)}"
-        raise RequestError(f"unknown {what} `{unknown[0]}`: {advice}")
+    if foreign := sorted(key for key in values if key not in known and not key.startswith("_")):
+        raise unknown(foreign[0], known, what)
 
 
 def _is_list(value: Any) -> bool:
