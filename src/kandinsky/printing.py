@@ -64,7 +64,7 @@ def _escape(character: str, *, for_shell: bool = False) -> str:
     if short := _SHORT.get(character):
         return short
     code = ord(character)
-    if for_shell and 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no text: Python's own way to carry it
+    if for_shell and 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not text: Python's own way to carry it
         return f"\\x{code - 0xDC00:02x}"
     # above 0x7f a shell takes `\x` for a byte, not for a character
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"

@@ -1,7 +1,7 @@
 """The ledger: what each optimisation is worth, and what it costs in exactness, all from one harness.
 
 A line is data: a name, and options of ``load``, of the request, or values of the card's `[sampling]`. All lines run the
-same prompts and seeds in turns; the first is the exact run that the others are held against.
+same prompts and seeds in turns; the first is the exact run that the others are compared with.
 """
 
 from __future__ import annotations

@@ -105,9 +105,8 @@ def _is_fetched(source: Source) -> bool:
 
 def _lies(source: Source) -> str:
     """Where all the files of a model are, in words. Raises: WeightsError where one is missing."""
-    from kandinsky.weights.locate import locate_parts
+    from kandinsky.weights.locate import locate_all
 
-    for component in source.card.components.values():
-        locate_parts(component, root=source.root)
+    locate_all(source)
     is_shipped = all(part.repo == "package" for c in source.card.components.values() for part in c.parts)
     return f"`{source.card.id}` " + ("ships with the package" if is_shipped else "is complete on this machine")

@@ -113,15 +113,13 @@ def generate(
     from kandinsky.cli.batch import check_ray, run_batch, summary_path
     from kandinsky.engine.attention import attention_for
     from kandinsky.engine.parallel import demand_of
-    from kandinsky.engine.request import parse_size, resolve
-    from kandinsky.jobs.batch import Loading, part_finished, plan_items
+    from kandinsky.engine.request import parse_size
+    from kandinsky.jobs.batch import Loading, jobs_of, part_finished, plan_items
     from kandinsky.jobs.names import numbered
     from kandinsky.jobs.prompt_files import parse as parse_prompts
     from kandinsky.jobs.prompt_files import read as read_prompts
     from kandinsky.runtime.parallel.launch import World
     from kandinsky.runtime.parallel.layout import settle
-    from kandinsky.weights.locate import locate_parts
-    from kandinsky.weights.lora_files import find_loras
 
     options = RunOptions(**run)
     is_piped = output == STDOUT
@@ -189,9 +187,7 @@ def generate(
         items, settled = plan_items(rows, request, loading, count=count, output=output, sheet=sheet, form=form)
         jobs = [item.job for item in items]
     else:
-        first = resolve(request, source.card)
-        attention_for(source.card, first.sampling, options.attention)
-        jobs = [first, *(resolve(request.with_values(seed=first.seed + i), source.card) for i in range(1, count))]
+        jobs = jobs_of(request, loading, count)
 
     if plan:
         from kandinsky.cli.plan import show_plan
@@ -212,13 +208,9 @@ def generate(
         left, finished = part_finished(items, loading)
         _check([], [], options.changed(device=None) if ray else options)
         if left and not ray:  # the workers of a cluster have files of their own
-            find_loras(options.lora)
-            for component in source.card.components.values():
-                locate_parts(component, root=source.root, model=source.name)
-        if world.size > 1 and not quiet:
-            _say_layout(str(layout), world.size, why)
-        if model == catalogue.DEFAULT_MODEL and not quiet:
-            _say_default(source.card.title)
+            loading.check_files()
+        if not quiet:
+            _say_run(source, layout, why)
         run_batch(
             left if world.is_first else items,
             [*settled, *finished],
@@ -242,13 +234,9 @@ def generate(
             from kandinsky.cli.sound import check_clip_targets
 
             check_clip_targets(targets, chained)
-        find_loras(options.lora)
-        for component in source.card.components.values():
-            locate_parts(component, root=source.root, model=source.name)
-        if world.size > 1 and not quiet:
-            _say_layout(str(layout), world.size, why)
-        if model == catalogue.DEFAULT_MODEL and not quiet:
-            _say_default(source.card.title)
+        loading.check_files()
+        if not quiet:
+            _say_run(source, layout, why)
         if (fitted := jobs[0].image) and not quiet:
             _say_image(fitted)
         tell = _no_result if is_piped else emit_json if as_json else _say_path
@@ -411,19 +399,16 @@ def _check(targets: list[Path], sheets: list[Path | None], options: RunOptions) 
 
 def _say_image(image: FittedImage) -> None:
     """Say how the image is fitted, where it is not used as it is."""
-
     if image.given == image.used:
         return
     how = "resized" if image.how == "stretch" else "resized and cropped"
     say(f"image {image.source.file}: {image.given}, used as {image.used}, {how}")
 
 
-def _say_layout(layout: str, size: int, why: str) -> None:
-
-    say(f"{size} processes, --parallel {layout}: {why}")
-
-
-def _say_default(title: str) -> None:
-
-    say(f"model {catalogue.DEFAULT_MODEL} (the default): {title}; it ships with the package and runs anywhere")
-    say(f"for a full-size model: kandinsky plan -m {FULL_SIZE_MODEL}, then generate with -m {FULL_SIZE_MODEL}")
+def _say_run(source: catalogue.Source, layout: Layout, why: str) -> None:
+    """Say how several processes share the work, and which model it is where nobody chose one."""
+    if layout.size > 1:
+        say(f"{layout.size} processes, --parallel {layout}: {why}")
+    if source.name == catalogue.DEFAULT_MODEL:
+        say(f"model {source.name} (the default): {source.card.title}; it ships with the package and runs anywhere")
+        say(f"for a full-size model: kandinsky plan -m {FULL_SIZE_MODEL}, then generate with -m {FULL_SIZE_MODEL}")

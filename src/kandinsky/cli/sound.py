@@ -58,14 +58,13 @@ class SoundModel:
         """All that can be refused before torch is loaded. Raises: RequestError, WeightsError, BackendError."""
         from kandinsky import catalogue
         from kandinsky.engine.remote_code import check_trust
-        from kandinsky.weights.locate import locate_parts
+        from kandinsky.weights.locate import locate_all
 
         options = self.options
         options.check()
         source, needed = catalogue.source_of(self.name), set(options.only or ())
         check_trust(source.card, options.trust_remote_code, only=needed)
-        for name in sorted(needed):
-            locate_parts(source.card.component(name), root=source.root, model=source.name)
+        locate_all(source, only=needed)
 
     def load(self, *, quiet: bool) -> VideoToAudioPipeline:
         from kandinsky import catalogue
@@ -106,24 +105,24 @@ def generate_sound(
     from kandinsky.media.mux import InputVideo
 
     first = resolve(request, model.card)
-    film, windows = first.film, int(first.settings()["windows"])
+    video, windows = first.video, int(first.settings()["windows"])
     jobs = [dataclasses.replace(first, seed=first.seed + i) for i in range(count)]
     if plan:
         _show_plan(first, model, clips=windows * count, as_json=as_json)
         return
-    assert isinstance(film, InputVideo)
+    assert isinstance(video, InputVideo)
     with ExitStack() as held:
         is_piped = output == STDOUT
         if output is not None:
-            output = held.enter_context(destination(output, ending=_ending(film, audio_only, form)))
-        targets = [_target(film, output, audio_only, form, i, count) for i in range(count)]
+            output = held.enter_context(destination(output, ending=_ending(video, audio_only, form)))
+        targets = [_target(video, output, audio_only, form, i, count) for i in range(count)]
         model.check()
         if not quiet:
-            _say_film(film, targets[0], windows)
+            _say_video(video, targets[0], windows)
         pipe = model.load(quiet=quiet)
         for job, target in zip(jobs, targets, strict=True):
             begun = time.monotonic()
-            with patient(job.prompt or film.path.name, quiet=quiet) as on_step:
+            with patient(job.prompt or video.path.name, quiet=quiet) as on_step:
                 made = pipe.run(job, on_step=on_step)
                 path = made.save(target)
             taken = time.monotonic() - begun
@@ -173,32 +172,32 @@ def add_to_clips(
     return recipes
 
 
-def _ending(film: InputVideo, audio_only: bool, form: str | None) -> str:
+def _ending(video: InputVideo, audio_only: bool, form: str | None) -> str:
     """The ending of a result that nobody named a file for."""
     from kandinsky.media.mux import AUDIO_CODECS
 
-    ending = film.path.suffix.lower() if film.path.suffix.lower() in AUDIO_CODECS else ".mp4"
+    ending = video.path.suffix.lower() if video.path.suffix.lower() in AUDIO_CODECS else ".mp4"
     return f".{form}" if form else ".wav" if audio_only else ending
 
 
-def _target(film: InputVideo, output: str | None, audio_only: bool, form: str | None, index: int, count: int) -> Path:
+def _target(video: InputVideo, output: str | None, audio_only: bool, form: str | None, index: int, count: int) -> Path:
     """The file of one result, checked; where none is named, in the current folder, after the video."""
     from kandinsky.jobs.names import numbered
     from kandinsky.media.audio import AUDIO_FILES, check_audio_target
     from kandinsky.media.mux import check_copy_target
 
-    path = numbered(output or f"{film.path.stem}-sound{_ending(film, audio_only, form)}", index, count)
+    path = numbered(output or f"{video.path.stem}-sound{_ending(video, audio_only, form)}", index, count)
     if path.suffix.lower() in AUDIO_FILES or audio_only:
         return check_audio_target(path)
-    return check_copy_target(path, film)
+    return check_copy_target(path, video)
 
 
-def _say_film(film: InputVideo, target: Path, windows: int) -> None:
+def _say_video(video: InputVideo, target: Path, windows: int) -> None:
     from kandinsky.media.audio import AUDIO_FILES
 
     in_windows = f", in {windows} windows" if windows > 1 else ""
-    say(f"video {film.path}: {film.seconds:.2f} s, {len(film.times_s)} frames{in_windows}")
-    if film.has_audio and target.suffix.lower() not in AUDIO_FILES:
+    say(f"video {video.path}: {video.seconds:.2f} s, {len(video.times_s)} frames{in_windows}")
+    if video.has_audio and target.suffix.lower() not in AUDIO_FILES:
         say("the video's own audio is not copied")
 
 

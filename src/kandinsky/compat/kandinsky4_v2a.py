@@ -147,7 +147,7 @@ class Video2AudioPipeline:
             )
             made = self.pipeline.drive(walk, on_step)
         if output_type == "pil":
-            return [Image.fromarray(picture.numpy()) for picture in stages.decode(self.pipeline.context, made)]
+            return [Image.fromarray(image.numpy()) for image in stages.decode(self.pipeline.context, made)]
         pixels = stages.pixels(self.pipeline.context, made)
         if output_type == "np":
             return shares(pixels).numpy()
@@ -238,7 +238,7 @@ def create_video(
     """
     if save_path is not None:
         check_target(save_path)
-    clip = _film(spectogram, video, target_dBFS, place(device))
+    clip = _with_audio(spectogram, video, target_dBFS, place(device))
     if save_path is not None:
         clip.save(save_path)
     if display_video:
@@ -274,10 +274,10 @@ def read_video(
         raise RequestError(f"pts_unit `{pts_unit}` is unknown: use `pts` or `sec`")
     if output_format not in ("THWC", "TCHW"):
         raise RequestError(f"output_format `{output_format}` is unknown: use `THWC` or `TCHW`")
-    film = probe(filename)
-    audio = sounds.read_audio(filename) if film.has_audio else Audio(np.zeros((0, 1), np.int16), 0)
-    rates = {"video_fps": film.fps} | ({"audio_fps": audio.rate} if film.has_audio else {})
-    frames_THWC = torch.from_numpy(frames_at(film, range(len(film.times_s))))
+    video = probe(filename)
+    audio = sounds.read_audio(filename) if video.has_audio else Audio(np.zeros((0, 1), np.int16), 0)
+    rates = {"video_fps": video.fps} | ({"audio_fps": audio.rate} if video.has_audio else {})
+    frames_THWC = torch.from_numpy(frames_at(video, range(len(video.times_s))))
     samples_CS = torch.from_numpy((audio.samples_SC.T / sounds.FULL_SCALE).astype(np.float32))
     return frames_THWC if output_format == "THWC" else frames_THWC.permute(0, 3, 1, 2), samples_CS, rates
 
@@ -292,9 +292,9 @@ def fill_torchvision() -> None:
         io.read_video = read_video
 
 
-def _film(picture: Image.Image, video: Tensor, dbfs: float, device: torch.device) -> Video:
+def _with_audio(image: Image.Image, video: Tensor, dbfs: float, device: torch.device) -> Video:
     """The clip with its audio, as long as the video: whole seconds, of which the spectrogram covers a little less."""
-    image_MTC = torch.from_numpy(np.array(picture.convert("RGB")))
+    image_MTC = torch.from_numpy(np.array(image.convert("RGB")))
     params = SpectrogramParams(num_frequencies=len(image_MTC))
     seconds = math.ceil(image_MTC.shape[1] * COLUMN_S)
     mel = spectrogram.mel_of_image(image_MTC, params, max_value=MAX_VALUE).to(device)

@@ -378,7 +378,7 @@ class KandinskyVideoT2VPipeline:
         """Latent [C, H, W] of a picture, which is scaled to cover the size and cut. Raises: RequestError."""
         job = self.pipeline.resolve(Request(MODEL, "a picture", image=image, width=width, height=height, seed=0))
         assert job.image is not None
-        return _official(stages.encode_picture(self.pipeline.context, job.image.pixels()))[0]
+        return _official(stages.encode_image(self.pipeline.context, job.image.pixels()))[0]
 
     def decode_image(self, image: Tensor) -> Image.Image:
         """The picture of a latent [1, C, H, W].

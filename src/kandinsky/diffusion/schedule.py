@@ -38,8 +38,3 @@ def shift_times(t: Tensor, shift: float) -> Tensor:
     if not shift > 0:
         raise RequestError(f"shift `{shift}` is not allowed: use a number above 0; 1 changes nothing")
     return shift * t / (1 + (shift - 1) * t)
-
-
-def unshift_times(t: Tensor, shift: float) -> Tensor:
-    """Inverse of ``shift_times``."""
-    return shift_times(t, 1.0 / shift)

@@ -158,7 +158,7 @@ def _team(card: Card, parallel: str | Layout | None, attention: str, device: tor
     """
     if parallel is None:
         return Team()
-    # a layout that is settled already was held against the request itself
+    # a layout that is settled already was checked against the request itself
     layout = parallel
     if not isinstance(layout, Layout):
         layout, _ = settle(layout, World.started().size, demand_of_card(card, attention))

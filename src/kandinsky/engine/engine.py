@@ -78,6 +78,6 @@ class Engine:
         return finish
 
     def _agreed(self, jobs: Sequence[Job]) -> list[Job]:
-        """The jobs with the first process' seeds: those that were drawn differ."""
+        """The jobs with the first process' seeds: random ones differ."""
         seeds = self.context.team.agree([job.seed for job in jobs])
         return [dataclasses.replace(job, seed=seed) for job, seed in zip(jobs, seeds, strict=True)]

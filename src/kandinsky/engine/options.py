@@ -51,8 +51,8 @@ class RunOptions:
     offload: str | None = option(
         None,
         "`none`, the default; `module` holds each network on its device only while it runs; `block` only one or two "
-        "blocks of it at a time. Results are the same to the last bit, but for frames of autoencoders that `block` decodes "
-        "layer by layer, where a sum may be rounded otherwise",
+        "blocks of it at a time. Latents are the same to the last bit, and frames too, unless `block` makes an "
+        "autoencoder decode layer by layer, which rounds otherwise",
         flags=("--offload",),
         short="none: keep all networks loaded; module: one at a time; block: one block.",
     )

@@ -31,7 +31,7 @@ def demand_of_card(card: Card, attention: str) -> Demand:
 
 
 def check_fits(layout: Layout, resolved: Job, attention: AttentionSpec, clips: int = 1) -> None:
-    """Hold a running team's layout against a request; guidance that is off only leaves processes idle.
+    """Check a running team's layout against a request; guidance that is off only leaves processes idle.
 
     Raises: RequestError as ``layout.check``.
     """

@@ -479,7 +479,7 @@ class VideoToAudioPipeline(Pipeline):
         return self.run_batch([job], on_step=on_step)[0]
 
     def run_batch(self, batch: Sequence[Job], *, at_once: int = 1, on_step: OnStep | None = None) -> list[Soundtrack]:
-        """Several films, with ``at_once`` windows in one pass of the U-Net.
+        """Several videos, with ``at_once`` windows in one pass of the U-Net.
 
         Results equal those of single runs up to the rounding of differently ordered sums.
         """

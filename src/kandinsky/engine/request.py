@@ -1,4 +1,4 @@
-"""A request held against a card: everything is checked and filled in before anything heavy is loaded.
+"""A request becomes a job of its card: everything is validated and filled in before anything heavy is loaded.
 
 Imports no torch, so that the command line refuses bad input at once.
 """
@@ -92,7 +92,7 @@ class Job:
         return next((data for data in given if isinstance(data, FittedImage)), None)
 
     @property
-    def film(self) -> InputVideo | Video | None:
+    def video(self) -> InputVideo | Video | None:
         """The input video that the request brings."""
         return next((one.data for one in self.conditions if not isinstance(one.data, FittedImage)), None)
 
@@ -124,7 +124,7 @@ class Job:
 
 
 def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Job:
-    """Check a request against its card and fill in the card's defaults; a missing seed is drawn.
+    """Check a request against its card and fill in the card's defaults, and a random seed where none is given.
 
     Args:
         needs_image: False accepts a request without the image its task needs, for plans.
@@ -137,10 +137,10 @@ def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Job:
 def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
     """``resolve`` for models whose result is one clip or image, sampled as a whole."""
     refuse_foreign(request, card)
-    picture = _picture(request.image, card, needs_image)
-    mask = _mask(request, card, picture, needs_image)
-    prompt = checked_prompt(request.prompt, card, may_lack=picture is not None and card.prompt == "optional")
-    width, height, image = _size(request.width, request.height, picture, card)
+    given = _image(request.image, card, needs_image)
+    mask = _mask(request, card, given, needs_image)
+    prompt = checked_prompt(request.prompt, card, may_lack=given is not None and card.prompt == "optional")
+    width, height, image = _size(request.width, request.height, given, card)
     sampling = card.sampling_for(width, height)
     seconds = _seconds(request.seconds, card)
     steps = checked_steps(request.steps, card, sampling)
@@ -244,7 +244,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _picture(image: object, card: Card, needs_image: bool) -> InputImage | None:
+def _image(image: object, card: Card, needs_image: bool) -> InputImage | None:
     task = card.does
     if image is None:
         if task.image == "required" and needs_image:
@@ -259,7 +259,7 @@ def _picture(image: object, card: Card, needs_image: bool) -> InputImage | None:
     return open_image(image)
 
 
-def _mask(request: Request, card: Card, picture: InputImage | None, needs_image: bool) -> Mask | None:
+def _mask(request: Request, card: Card, image: InputImage | None, needs_image: bool) -> Mask | None:
     if not card.does.mask:
         for name in ("mask", "mask_grow"):
             if getattr(request, name) is not None:
@@ -269,13 +269,13 @@ def _mask(request: Request, card: Card, picture: InputImage | None, needs_image:
                     hint="`kandinsky models` lists them all",
                 )
         return None
-    if picture is None:  # of a plan alone
+    if image is None:  # of a plan alone
         return None
     if request.mask is None:
         raise RequestError(
             f"`{card.id}` repaints a part of an image, and no mask says which: give `mask=…`, white where to repaint"
         )
-    return open_mask(request.mask, picture, grow=0 if request.mask_grow is None else request.mask_grow)
+    return open_mask(request.mask, image, grow=0 if request.mask_grow is None else request.mask_grow)
 
 
 def _check_seen(mask: Mask, image: FittedImage, spatial: int) -> None:
@@ -287,22 +287,18 @@ def _check_seen(mask: Mask, image: FittedImage, spatial: int) -> None:
         )
 
 
-def checked_prompt(prompt: object, card: Card, *, may_lack: bool) -> str:
-    """A request's prompt. Raises: RequestError for one that is no text, or empty where it may not be."""
-    if not isinstance(prompt, str):
-        raise RequestError(f"prompt must be text, not `{type(prompt).__name__}`")
+def checked_prompt(prompt: str, card: Card, *, may_lack: bool) -> str:
+    """A request's prompt. Raises: RequestError where it is empty and may not be."""
     if not prompt.strip() and not may_lack:
         makes = card.does.makes
         raise RequestError(f"the prompt is empty: say what the {makes} should show, such as `a panda waves`")
     return prompt
 
 
-def checked_guidance(guidance: float | None, negative: object, sampling: Sampling) -> tuple[float, str]:
+def checked_guidance(guidance: float | None, negative: str | None, sampling: Sampling) -> tuple[float, str]:
     """Weight of the prompt and the negative prompt, the card's where none is given. Raises: RequestError."""
     value = checked_weight("guidance", guidance, sampling.guidance, sampling)
     negative = sampling.negative_prompt if negative is None else negative
-    if not isinstance(negative, str):
-        raise RequestError(f"negative prompt must be text, not `{type(negative).__name__}`")
     if value == 1 and negative != sampling.negative_prompt and negative.strip():
         log.warning("the negative prompt has no effect at guidance 1: no second pass runs")
     return value, negative
@@ -311,7 +307,7 @@ def checked_guidance(guidance: float | None, negative: object, sampling: Samplin
 def _expands(request: Request, card: Card) -> bool:
     """Whether the prompt is still to be written out."""
     if request.expanded_prompt is not None:
-        if not isinstance(request.expanded_prompt, str) or not request.expanded_prompt.strip():
+        if not request.expanded_prompt.strip():
             raise RequestError("the expanded prompt is empty: leave it out, or ask for `expand`")
         return False
     if request.expand:
@@ -329,37 +325,37 @@ def _expands(request: Request, card: Card) -> bool:
 
 
 def _size(
-    width: int | None, height: int | None, picture: InputImage | None, card: Card
+    width: int | None, height: int | None, image: InputImage | None, card: Card
 ) -> tuple[int, int, FittedImage | None]:
-    """Width, height, and the picture at that size. A picture decides where nothing else does."""
+    """Width, height, and the image at that size. An image decides where nothing else does."""
     is_given = width is not None or height is not None
-    if picture is None:
+    if image is None:
         size = _legal_size(width, height, card) if is_given else parse_size(card.clip.default_size)
         return *size, None
-    own = _fitted(picture, card)
+    own = _fitted(image, card)
     if not is_given or (width, height) == (own.width, own.height):
         return own.width, own.height, own
     size = _legal_size(width, height, card)
-    return *size, FittedImage(picture, *size, how="cover")
+    return *size, FittedImage(image, *size, how="cover")
 
 
-def _fitted(picture: InputImage, card: Card) -> FittedImage:
-    """The picture at the size it has by the card's rule.
+def _fitted(image: InputImage, card: Card) -> FittedImage:
+    """The image at the size it has by the card's rule.
 
     Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py (area), kandinsky/i2i_pipeline.py (list);
             ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py (within).
     """
     if card.clip.fit == "list":
-        size = nearest_shape(*picture.size, [parse_size(size) for size in card.clip.sizes])
-        return FittedImage(picture, *size, how="cover")
+        size = nearest_shape(*image.size, [parse_size(size) for size in card.clip.sizes])
+        return FittedImage(image, *size, how="cover")
     group = card.classes[card.class_for(*parse_size(card.clip.default_size)) or ""]
     if card.clip.fit == "within":
-        return FittedImage(picture, *size_within(*picture.size, area=group.area, multiple=group.multiple), how="shrink")
-    width, height = area_size(*picture.size, area=group.area, multiple=group.multiple)
+        return FittedImage(image, *size_within(*image.size, area=group.area, multiple=group.multiple), how="shrink")
+    width, height = area_size(*image.size, area=group.area, multiple=group.multiple)
     most = LONGEST_SIDE // group.multiple * group.multiple
-    if max(width, height) > most:  # only of pictures about ten times as long as wide
-        return FittedImage(picture, min(width, most), min(height, most), how="cover")
-    return FittedImage(picture, width, height, how="stretch")
+    if max(width, height) > most:  # only of images about ten times as long as wide
+        return FittedImage(image, min(width, most), min(height, most), how="cover")
+    return FittedImage(image, width, height, how="stretch")
 
 
 def _legal_size(width: int | None, height: int | None, card: Card) -> tuple[int, int]:
@@ -370,13 +366,13 @@ def _legal_size(width: int | None, height: int | None, card: Card) -> tuple[int,
             f"`{card.id}` supports {allowed}"
         )
     if f"{width}x{height}" in card.clip.sizes:
-        return int(width), int(height)
-    if (unit := card.clip.multiple) and all(_is_multiple(side, unit) for side in (width, height)):
-        return int(width), int(height)
-    if unit:
+        return width, height
+    if unit := card.clip.multiple:
+        if all(0 < side <= LONGEST_SIDE and side % unit == 0 for side in (width, height)):
+            return width, height
         allowed = f"multiples of {unit} up to {LONGEST_SIDE}, such as {allowed}"
     hint = None
-    if all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (width, height)):
+    if min(width, height) > 0:
         # Nearest in shape and area alike: distance of the logarithms, so that twice as wide counts as half as wide.
         def distance(size: str) -> float:
             w, h = parse_size(size)
@@ -386,10 +382,6 @@ def _legal_size(width: int | None, height: int | None, card: Card) -> tuple[int,
     raise RequestError(
         f"size `{shown(width)}x{shown(height)}` is not supported by `{card.id}`: use {allowed}", hint=hint
     )
-
-
-def _is_multiple(side: object, unit: int) -> bool:
-    return isinstance(side, int) and not isinstance(side, bool) and 0 < side <= LONGEST_SIDE and side % unit == 0
 
 
 def _seconds(seconds: float | None, card: Card) -> float:
@@ -414,7 +406,7 @@ def checked_steps(steps: int | None, card: Card, sampling: Sampling) -> int:
     """Steps of the sampler, the card's where none are given. Raises: RequestError."""
     if steps is None:
         return sampling.steps
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= sampling.max_steps:
+    if not 1 <= steps <= sampling.max_steps:
         raise RequestError(
             f"steps `{shown(steps)}` are not supported by `{card.id}`: "
             f"use a whole number from 1 to {sampling.max_steps}, the default is {sampling.steps}"
@@ -423,11 +415,11 @@ def checked_steps(steps: int | None, card: Card, sampling: Sampling) -> int:
 
 
 def checked_seed(seed: int | None) -> int:
-    """The seed, drawn where none is given. Raises: RequestError."""
+    """The seed; a random one where none is given. Raises: RequestError."""
     if seed is None:
         # Short enough to be read out and typed again.
         return secrets.randbelow(2**32)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEED_LIMIT:
+    if not 0 <= seed < SEED_LIMIT:
         raise RequestError(f"seed `{shown(seed)}` must be a whole number from 0 to 2^63 - 1")
     return seed
 

@@ -13,6 +13,7 @@ from kandinsky.media.recipe import versions
 from kandinsky.model.card import Component
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.runtime.placement import Placement
+from kandinsky.text.protocol import ContrastingTextEncoder, TextEncoder
 from kandinsky.text.store import WORTH_IT, TextStore, cache_folder, encode_each, fingerprint
 from kandinsky.weights.read import weight_files
 
@@ -54,7 +55,7 @@ class Asked:
         self._placement = placement
         self._store = store
         self._held = ExitStack()
-        self._encoder: Any = None
+        self._encoder: TextEncoder | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +65,7 @@ class Asked:
         self._held.__exit__(*failure)
 
     def states(
-        self, prompt: str, *, way: str = "", ask: Callable[[Any, str], TextEmbeddings] | None = None
+        self, prompt: str, *, way: str = "", ask: Callable[[TextEncoder, str], TextEmbeddings] | None = None
     ) -> TextEmbeddings:
         """States of one prompt.
 
@@ -77,25 +78,28 @@ class Asked:
         """States of a negative prompt, of encoders that make them with a look at the prompt (``Part.contrasting``)."""
         if not negative.strip():
             return self.states("")
-        return self.states(
-            negative, way=f"against {prompt}", ask=lambda encoder, text: encoder.encode_against(text, prompt)
-        )
 
-    def _hold(self) -> Any:
+        def ask(encoder: TextEncoder, text: str) -> TextEmbeddings:
+            assert isinstance(encoder, ContrastingTextEncoder)
+            return encoder.encode_against(text, prompt)
+
+        return self.states(negative, way=f"against {prompt}", ask=ask)
+
+    def _hold(self) -> TextEncoder:
         if self._encoder is None:
             self._encoder = self._held.enter_context(self._placement.hold("text"))
+        assert self._encoder is not None
         return self._encoder
 
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    encoder: Any
-    ask: Callable[[Any, str], TextEmbeddings] | None
+    encoder: TextEncoder
+    ask: Callable[[TextEncoder, str], TextEmbeddings] | None
 
     def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
         if self.ask is None:
-            out: TextEmbeddings = self.encoder.encode(prompts, still=still)
-            return out
+            return self.encoder.encode(prompts, still=still)
         (prompt,) = prompts
         return self.ask(self.encoder, prompt)
 

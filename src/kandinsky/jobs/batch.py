@@ -36,7 +36,8 @@ from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.printing import escaped
 from kandinsky.runtime import quantise
 from kandinsky.runtime.devices import choose_dtype
-from kandinsky.weights.lora_files import parse_spec
+from kandinsky.weights.locate import locate_all
+from kandinsky.weights.lora_files import find_loras, parse_spec
 
 if TYPE_CHECKING:
     from kandinsky.diffusion.sample import OnStep
@@ -62,6 +63,16 @@ class Loading:
         pipe = open_model(self.source, self.options)
         assert isinstance(pipe, GenerationPipeline)
         return pipe
+
+    def check_files(self) -> None:
+        """Refuse to load what is not on this machine.
+
+        Raises:
+            WeightsError: A file of the model is missing.
+            RequestError: A LoRA is.
+        """
+        find_loras(self.options.lora)
+        locate_all(self.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +182,7 @@ def plan_items(
     for index, row in enumerate(rows):
         first = 1 + index * count
         try:
-            jobs = _jobs(row.request(base), loading, count)
+            jobs = jobs_of(row.request(base), loading, count)
             wanted = [_wanted(row, job, output, first + i, total, i, count) for i, job in enumerate(jobs)]
             any_seed = base.seed is None and not row.has_seed
             planned = []
@@ -195,7 +206,13 @@ def plan_items(
     return items, [outcome for outcome, _ in refused]
 
 
-def _jobs(request: Request, loading: Loading, count: int) -> list[Job]:
+def jobs_of(request: Request, loading: Loading, count: int) -> list[Job]:
+    """``count`` jobs of a request, with seeds counting up.
+
+    Raises:
+        RequestError: It does not fit the card.
+        BackendError: The attention that was asked for is not there.
+    """
     card = loading.source.card
     first = resolve(request, card)
     attention_for(card, first.sampling, loading.options.attention)
@@ -224,12 +241,12 @@ def _inside(name: str, output: str | None) -> Path:
     place = "the current folder" if folder == Path() else f"`{folder}`"
     raise RequestError(
         f"output `{name}` lies outside of {place}, where this batch writes",
-        hint="to write elsewhere, name the folder: `output=\"FOLDER/{name}.mp4\"`",
+        hint='to write elsewhere, name the folder: `output="FOLDER/{name}.mp4"`',
     )
 
 
 def _made_up(pattern: str | None, job: Job, any_seed: bool, form: str | None) -> Path:
-    # without the seed where it is drawn: the next run must find the file
+    # without a random seed: the next run must find the file
     name = made_up_name(job, seed=None if any_seed else job.seed)
     return Path((pattern or NAME + ending_of(job, form)).replace(NAME, name))
 

@@ -2,7 +2,7 @@
 
 Items are handed out one by one, as actors become free (``ray.wait``). Actors compute; frames come back through Ray's
 object store and are written where the batch was started, so the machines need no file system in common. Every item
-brings its card's values, its seed and its picture along; the model's weights must be on each machine.
+brings its card's values, its seed and its image along; the model's weights must be on each machine.
 
 An actor whose process dies is started again by Ray, and its item is handed out once more, to whichever actor is free
 first. A result is written once: an item is either handed out, or waiting, or yielded.

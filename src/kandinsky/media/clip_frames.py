@@ -1,4 +1,4 @@
-"""Frames of a film as a multimodal encoder wants them: which ones, and in what form.
+"""Frames of a video as a multimodal encoder wants them: which ones, and in what form.
 
 Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/utils.py, load_video; the frame transform of the
 cogvlm2-video models.
@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import RequestError
 
-# of CLIP's pictures, channel by channel
+# of CLIP's images, channel by channel
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGE_SIZE = 224

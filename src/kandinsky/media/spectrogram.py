@@ -1,6 +1,6 @@
-"""Sound as a picture, and back: waveform ↔ magnitudes ↔ mel bands ↔ image.
+"""Audio as an image, and back: waveform ↔ magnitudes ↔ mel bands ↔ image.
 
-A column of the picture is one step in time (10 ms), a row one mel band, the highest on top; loud is dark.
+A column of the image is one step in time (10 ms), a row one mel band, the highest on top; loud is dark.
 
 Legend: C channels of sound, S samples, F bins of the Fourier transform, M mel bands, T steps in time. Samples count in
 units of 16-bit PCM (± 32768), as the official code has them.
@@ -11,16 +11,14 @@ util/image_util.py; torchaudio's Spectrogram, MelScale, InverseMelScale and Grif
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError
-from kandinsky.model.params import read_params
+from kandinsky.model.params import Readable
 
 # what full white means where nothing says otherwise; the official default
 MAX_VALUE = 30e6
@@ -29,14 +27,15 @@ TINY = 1e-16
 
 
 @dataclass(frozen=True, slots=True)
-class SpectrogramParams:
-    """How sound becomes a picture; official names and defaults.
+class SpectrogramParams(Readable):
+    """How audio becomes an image; official names and defaults.
 
     padded_duration_ms: length of the Fourier transform; the window stands in its middle.
     power_for_image:    magnitudes are raised to this before they become grey.
     mel_scale_norm, mel_scale_type, max_mel_iters: known; only their official values are built.
     """
 
+    what = "spectrogram parameter"
     stereo: bool = False
     sample_rate: int = 44100
     step_size_ms: int = 10
@@ -61,11 +60,6 @@ class SpectrogramParams:
         if not 0 <= self.min_frequency < self.max_frequency:
             raise RequestError(f"frequencies from {self.min_frequency} to {self.max_frequency} Hz are none")
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SpectrogramParams:
-        """Raises: RequestError for a key that is unknown or a value that is not built."""
-        return read_params(cls, values, "spectrogram parameter")
-
     def samples(self, ms: float) -> int:
         """How many samples a duration has, cut to a whole number."""
         return int(ms / 1000.0 * self.sample_rate)
@@ -79,7 +73,7 @@ class SpectrogramParams:
         return 2 if self.stereo else 1
 
     def columns(self, seconds: float) -> int:
-        """The least columns whose sound lasts so long: a picture of T columns gives T − 1 steps."""
+        """The least columns whose sound lasts so long: an image of T columns gives T − 1 steps."""
         return math.ceil(round(seconds * self.sample_rate / self.hop, 6)) + 1
 
 
@@ -120,7 +114,7 @@ def magnitudes(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
 
 
 def image_of_mel(mel_CMT: Tensor, params: SpectrogramParams, *, max_value: float | None = None) -> tuple[Tensor, float]:
-    """A picture [M, T, 3] uint8, and the magnitude that its black means.
+    """An image [M, T, 3] uint8, and the magnitude that its black means.
 
     Mono is grey; of stereo, green is left and blue is right. Silence is white.
     max_value: what black shall mean, and whatever is louder; None = the largest there is.
@@ -133,7 +127,7 @@ def image_of_mel(mel_CMT: Tensor, params: SpectrogramParams, *, max_value: float
 
 
 def mel_of_image(image_MTC: Tensor, params: SpectrogramParams, *, max_value: float = MAX_VALUE) -> Tensor:
-    """Mel bands [C, M, T] float32 of a picture [M, T, 3] uint8. Mono reads red, stereo green and blue.
+    """Mel bands [C, M, T] float32 of an image [M, T, 3] uint8. Mono reads red, stereo green and blue.
 
     max_value: the magnitude that black means.
     """
@@ -167,7 +161,7 @@ def griffin_lim(
     Args:
         magnitudes_CFT: Magnitudes of T windows.
         params: Of the spectrogram.
-        angles_CFT: Complex start; drawn from ``generator`` where it is not given, real and imaginary parts in [0, 1).
+        angles_CFT: Complex start; random, from ``generator`` where it is not given, real and imaginary parts in [0, 1).
         generator: For the random start.
 
     Returns:

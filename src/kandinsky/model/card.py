@@ -102,7 +102,7 @@ class Sampling:
     max_steps, max_guidance, min_shift, max_shift: bounds of what a request may ask for; beyond these no sampler of the
              family gives a result.
     sampler: times and step by name, see ``diffusion/samplers.py``.
-    noise:   type it is drawn in, see ``diffusion/noise.RULES``.
+    noise:   type it is generated in, see ``diffusion/noise.RULES``.
     """
 
     steps: int
@@ -171,8 +171,8 @@ class Clip:
 class FirstFrame:
     """How a keyframe model makes or takes the first frame.
 
-    vae:         autoencoder for single pictures, both ways.
-    scale:       a picture made from text is so many times as large as the clip, then reduced.
+    vae:         autoencoder for single images, both ways.
+    scale:       an image made from text is so many times as large as the clip, then reduced.
     guidance:    of the prompt while it is made; 1.0 = off.
     image_guidance: weight of the first frame in the key frames, against nothing.
     noise_level: level of noise mixed into it, a number of the schedule.
@@ -214,16 +214,16 @@ class Keyframes:
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """How a model of sound looks at a film, and what its pictures of sound mean.
+    """How a video-to-audio model looks at a video, and what its spectrograms mean.
 
-    window_s:    longest stretch of a film made at once.   overlap_s: of neighbouring windows, where they are faded.
-    least_s:     the shortest stretch; a shorter film stands still at its end, and the rest of the sound is cut off.
+    window_s:    longest stretch of a video made at once.   overlap_s: of neighbouring windows, where they are faded.
+    least_s:     the shortest stretch; a shorter video stands still at its end, and the rest of the audio is cut off.
     frames:      of each window that the encoder is shown.
     fps:         so many of them a second from the window's begin, the nearest there are; 0 = evenly from its first
                  frame to its last.
     spectrogram: see ``media/spectrogram.SpectrogramParams``, under official names.
-    multiple:    pictures have a multiple of so many columns.   max_value: magnitude that black means.
-    dbfs:        level the whole is brought to; None = the level that the pictures mean.
+    multiple:    spectrograms have a multiple of so many columns.   max_value: magnitude that black means.
+    dbfs:        level the whole is brought to; None = the level that the spectrograms mean.
     """
 
     window_s: float
@@ -239,7 +239,7 @@ class Sound:
 
 @dataclass(frozen=True, slots=True)
 class LatentRGB:
-    """How colours follow from an autoencoder's latents, about: the linear map that previews are drawn by.
+    """How colours follow from an autoencoder's latents, about: the linear map behind previews.
 
     weights: for each channel of the latent, its share of red, green and blue.   bias: of black; colours are 0 to 1.
     """
@@ -264,7 +264,7 @@ class Card:
     task:      `text-to-video`, `image-to-video`, `text-to-image`, …: one of the family's tasks.
     source:    where the values come from.   notes: disagreements between sources, and what was decided.
     diffusers: repository of the same model in the Diffusers layout, where it is not the first one's with `-Diffusers`.
-    sound:     of models that make sound; ``clip`` is then the picture of one window's sound, ``text`` the encoder of
+    sound:     of models that make sound; ``clip`` is then the spectrogram of one window, ``text`` the encoder of
                frames and words.   sounds_with: the model that gives this one's clips their sound.
     preview:   how previews get their colours; without it they are grey.
     """

@@ -1,7 +1,7 @@
 """Values against annotations: the one place that looks at types, before anything else does.
 
 Values that travel (``Request``, ``RunOptions``, ``Video``) and the public calls say in their annotations what they
-take; here it is held against what was given, so that a wrong type is a ``RequestError`` that names the argument, and
+take; here what was given is checked against it, so that a wrong type is a ``RequestError`` that names the argument, and
 never a traceback from the depth of another library. NumPy's numbers become Python's. Nothing here imports torch, NumPy
 or Pillow: their classes are known by name.
 """
@@ -108,7 +108,7 @@ def allowed(hint: Any) -> str:
         if issubclass(origin, Mapping):
             return "a mapping"
         if issubclass(origin, Iterable):
-            return f"a list of {_many(args[0])}" if args else "a list"
+            return f"a list of {many(args[0])}" if args else "a list"
         if issubclass(origin, Callable):  # type: ignore[arg-type]
             return "a function"
     words_of: dict[Any, str] = {
@@ -118,7 +118,8 @@ def allowed(hint: Any) -> str:
     return words_of.get(hint) or f"a `{getattr(hint, '__qualname__', hint)}`"
 
 
-def _many(hint: Any) -> str:
+def many(hint: Any) -> str:
+    """An annotation in words, of several values."""
     plural = {int: "whole numbers", float: "finite numbers", str: "texts", Path: "paths"}
     return plural.get(hint) or allowed(hint).removeprefix("a ").replace("a path", "paths").replace("path", "paths", 1)
 
@@ -244,7 +245,7 @@ def _entry(value: Any, kind: Any) -> Any:
     try:
         return _fit(value, kind)
     except _Misfit as misfit:
-        raise _Misfit(misfit.why or f"must hold {_many(kind)}, not {_given(value)}") from None
+        raise _Misfit(misfit.why or f"must hold {many(kind)}, not {_given(value)}") from None
 
 
 def _number(value: Any, kind: type) -> int | float:
@@ -300,7 +301,7 @@ def hints_of(kind: Any) -> dict[str, Any]:
 
 
 def check_fields(value: Any, *, what: str = "") -> None:
-    """Hold the fields of a frozen dataclass against its annotations; for ``__post_init__``.
+    """Check the fields of a frozen dataclass against its annotations; for ``__post_init__``.
 
     Args:
         value: The instance; numbers of NumPy's are replaced by Python's.
@@ -343,7 +344,7 @@ def check_names(
 
 
 def check_call(answers: Mapping[str, str] | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """For a function whose arguments are held against its annotations before it runs.
+    """For a function whose arguments are checked against its annotations before it runs.
 
     Names of keyword arguments too: a wrong one is a ``RequestError`` that says which was meant. What a function takes
     as ``**options: Unpack[SomeDict]`` is checked against the ``TypedDict``, and shown in its signature.

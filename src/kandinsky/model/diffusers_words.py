@@ -71,30 +71,25 @@ def _seed(generator: Any, _card: Card | None) -> Any:
     return seed % 2**63
 
 
-_STAGES = "use the stages: `pipe.encode`, `pipe.noise`, `pipe.sample` and `pipe.decode`"
-_RESULT = "a result is a `Video`: `video.images` are Pillow images, `np.asarray(video)` is an array"
-_MANY = "pass a list of prompts, and a list of seeds as `seed=…`"
+_STAGES = Word(advice="use the stages: `pipe.encode`, `pipe.noise`, `pipe.sample` and `pipe.decode`")
+_RESULT = Word(advice="a result is a `Video`: `video.images` are Pillow images, `np.asarray(video)` is an array")
+_MANY = Word(advice="pass a list of prompts, and a list of seeds as `seed=…`")
+_LORA = Word(advice="did you mean `pipe.set_lora` for scales of LoRAs")
+_ON_STEP = Word(advice="did you mean `on_step`")
 CALL: Mapping[str, Word] = {
     "num_inference_steps": Word("steps"),
     "guidance_scale": Word("guidance", turn=_guidance),
     "num_frames": Word("seconds", turn=_seconds),
     "generator": Word("seed", turn=_seed),
     "mask_image": Word("mask"),
-    "output_type": Word(advice=_RESULT),
-    "return_dict": Word(advice=_RESULT),
-    "num_videos_per_prompt": Word(advice=_MANY),
-    "num_images_per_prompt": Word(advice=_MANY),
-    "callback": Word(advice="did you mean `on_step`"),
-    "callback_on_step_end": Word(advice="did you mean `on_step`"),
-    "callback_on_step_end_tensor_inputs": Word(advice="did you mean `on_step`"),
-    "latents": Word(advice=_STAGES),
-    "prompt_embeds": Word(advice=_STAGES),
-    "negative_prompt_embeds": Word(advice=_STAGES),
+    **dict.fromkeys(("output_type", "return_dict"), _RESULT),
+    **dict.fromkeys(("num_videos_per_prompt", "num_images_per_prompt"), _MANY),
+    **dict.fromkeys(("callback", "callback_on_step_end", "callback_on_step_end_tensor_inputs"), _ON_STEP),
+    **dict.fromkeys(("latents", "prompt_embeds", "negative_prompt_embeds"), _STAGES),
+    **dict.fromkeys(("cross_attention_kwargs", "attention_kwargs"), _LORA),
     "frame_rate": Word(advice="the model decides the frame rate; did you mean `seconds`"),
     "strength": Word(advice="how far an image is changed follows from the model and the prompt: leave it out"),
     "max_sequence_length": Word(advice="the model's card decides it: leave it out"),
-    "cross_attention_kwargs": Word(advice="did you mean `pipe.set_lora` for scales of LoRAs"),
-    "attention_kwargs": Word(advice="did you mean `pipe.set_lora` for scales of LoRAs"),
     "num_steps": Word(advice="did you mean `steps`"),
     "cfg_scale": Word(advice="did you mean `guidance`"),
     "frames": Word(advice="did you mean `seconds` or `num_frames`"),

@@ -6,10 +6,10 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from kandinsky.errors import RequestError
-from kandinsky.model.checks import fits, unknown
+from kandinsky.model.checks import fits, many, unknown
 from kandinsky.printing import escaped
 
 Params = TypeVar("Params")
@@ -62,6 +62,27 @@ def read_params(cls: type[Params], values: Mapping[str, Any], what: str) -> Para
     return cls(**chosen)
 
 
+class Readable:
+    """Hyper-parameters that are read from plain values, of a card, an official file or a `config.json`."""
+
+    __slots__ = ()
+    what: ClassVar[str] = "parameter"  # what a key is called
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """These hyper-parameters; see ``read_params``.
+
+        Raises:
+            RequestError: A key is unknown, or a value is not supported.
+        """
+        return read_params(cls, cls.prepared(values), cls.what)
+
+    @classmethod
+    def prepared(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values without those that say nothing of this network, after a look at them."""
+        return values
+
+
 def _nested(value: Any, hint: Any, where: str) -> Any:
     """A table, or a tuple or table of tables, as the dataclass that an annotation names; other values as they are."""
     origin, args = get_origin(hint), get_args(hint)
@@ -91,7 +112,7 @@ def _name(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(f"`{one}`" for one in args)
     if origin is tuple:
-        return f"a list of {_name(args[0])}" if args[-1] is Ellipsis else f"{len(args)} of {_name(args[0])}"
+        return f"a list of {many(args[0])}" if args[-1] is Ellipsis else f"{len(args)} {many(args[0])}"
     if origin in (dict, Mapping):
         return "a table"
     words = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "null"}
@@ -124,14 +145,3 @@ def refuse_unknown(values: Mapping[str, Any], known: tuple[str, ...], what: str)
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
-
-
-def three(values: Mapping[str, Any], key: str, what: str) -> tuple[int, int, int]:
-    """Three whole numbers (t, h, w) of a key that is there. Raises: RequestError."""
-    value = values[key]
-    if not isinstance(value, list | tuple) or len(value) != 3:
-        raise RequestError(f"{what} `{key}` needs three numbers (t, h, w), not {value}")
-    if not all(fits(entry, int) for entry in value):
-        raise RequestError(f"{what} `{key}` needs three whole numbers (t, h, w), not {_short(value)}")
-    t, h, w = value
-    return t, h, w

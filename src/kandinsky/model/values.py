@@ -472,7 +472,7 @@ class Soundtrack:
         return video_html(self.with_picture()) if isinstance(self.video, Video) else audio_html(self.audio)
 
     def save(self, target: str | Path) -> Path:
-        """Write the film with this sound in place of its own, its picture untouched; or, as `.wav` or `.flac`, the
+        """Write the video with this audio in place of its own, its frames untouched; or, as `.wav` or `.flac`, the
         sound alone. Returns the path written. Raises: RequestError."""
         from kandinsky.media import mux
         from kandinsky.media.audio import AUDIO_FILES, write_audio
@@ -485,7 +485,7 @@ class Soundtrack:
         return mux.copy_with_audio(self.video, self.audio, target, recipe=self.recipe)
 
     def with_picture(self) -> Video:
-        """The clip in memory with its sound. Raises: RequestError where the film is a file."""
+        """The clip in memory with its sound. Raises: RequestError where the video is a file."""
         if not isinstance(self.video, Video):
             raise RequestError(f"`{self.video.path}` is a file and stays one: use `save`")
         return replace(self.video, audio=self.audio, recipe=self.video.recipe | {"sound": self.recipe})

@@ -54,7 +54,7 @@ class Adapters:
         self._shapes: Shapes | None = None
         self._loaded: dict[str, Lora] = {}
         self._scales: dict[str, float] = {}
-        self._is_fused = False
+        self.is_fused = False
         self._networks: WeakKeyDictionary[nn.Module, _Applied] = WeakKeyDictionary()
 
     @property
@@ -73,10 +73,6 @@ class Adapters:
     def scales(self) -> dict[str, float]:
         """Those that are on, and how strongly."""
         return dict(self._scales)
-
-    @property
-    def is_fused(self) -> bool:
-        return self._is_fused
 
     @property
     def trigger(self) -> str:
@@ -167,7 +163,7 @@ class Adapters:
                 f"the weights of `{self.model}` are quantised (`{self.quantised}`), so no LoRA can be fused into them: "
                 "leave them unfused, or load the model without `quantize`"
             )
-        self._is_fused = on
+        self.is_fused = on
 
     def recipe(self) -> list[dict[str, Any]]:
         """What is on, as a result's recipe lists it."""
@@ -186,7 +182,7 @@ class Adapters:
             BackendError: If the network is quantised and is to be fused.
         """
         chosen = {name: scale for name, scale in self._scales.items() if scale != 0}
-        wanted: State = (tuple(chosen.items()), self._is_fused and bool(chosen))
+        wanted: State = (tuple(chosen.items()), self.is_fused and bool(chosen))
         loras = tuple(self._loaded[name] for name in chosen)
         applied = self._networks.get(net, _Applied())
         # the same name may refer to another file by now
@@ -201,7 +197,7 @@ class Adapters:
             for layer, update in lora.updates.items():
                 updates.setdefault(layer, []).append((update, scale))
         originals: dict[str, Tensor] = {}
-        if self._is_fused and updates:
+        if self.is_fused and updates:
             originals = fuse(net, updates, home=torch.device("cpu"), dtype=dtype)
         else:
             attach(net, updates, dtype=dtype)

@@ -6,7 +6,8 @@
 | `module` | a network is on its device only while it is held; then it goes back to the host (freed, if it ran there) |
 | `block` | as `module`, and the blocks of a network visit the device one by one (see ``runtime/blocks.py``) |
 
-What a placement changes is where tensors are, never a result: every mode gives the same bits.
+What a placement changes is where tensors are, never a result: every mode gives the same bits, except for frames of an
+autoencoder that `block` makes decode layer by layer, whose convolutions then round otherwise.
 """
 
 from __future__ import annotations

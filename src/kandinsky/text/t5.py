@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, RequestError, WeightsError
-from kandinsky.model.params import read_params
+from kandinsky.model.params import Readable
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokenizer_file
 from kandinsky.text.sentencepiece import read_spiece
@@ -26,7 +26,7 @@ LEFT_OVER = ("encoder.embed_tokens.", "decoder.", "lm_head.")
 
 
 @dataclass(frozen=True, slots=True)
-class T5Params:
+class T5Params(Readable):
     """Settings of a T5 encoder.
 
     Attributes:
@@ -34,19 +34,12 @@ class T5Params:
             ones padded.
     """
 
+    what = "text encoder parameter"
     max_length: int = 224
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> T5Params:
-        """Read a card's values.
-
-        Raises:
-            RequestError: For an unknown key or a length below 2.
-        """
-        params = read_params(cls, values, "text encoder parameter")
-        if params.max_length < 2:
-            raise RequestError(f"max_length `{params.max_length}` leaves no room for a word: use 2 or more")
-        return params
+    def __post_init__(self) -> None:
+        if self.max_length < 2:
+            raise RequestError(f"max_length `{self.max_length}` leaves no room for a word: use 2 or more")
 
 
 class T5Encoder(nn.Module):

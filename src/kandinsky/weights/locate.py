@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from kandinsky.errors import WeightsError
-from kandinsky.model.card import UNPUBLISHED, Card, Component, FileSet
+from kandinsky.model.card import UNPUBLISHED, Card, Component, FileSet, Source
 from kandinsky.printing import escaped, shell_command
 from kandinsky.weights.header import shard_files
 
@@ -125,16 +125,23 @@ def not_published(part: FileSet, model: str | None, looked: Iterable[Place] = ()
     )
 
 
-def locate(component: Component, *, root: Path | None = None, model: str | None = None) -> Path:
-    """The file or folder of a component that has one part; see ``locate_part``."""
-    if len(component.parts) != 1:
-        raise ValueError(f"`{component.kind}` has {len(component.parts)} parts: use locate_parts")
-    return locate_part(component.parts[0], root=root, model=model)
-
-
 def locate_parts(component: Component, *, root: Path | None = None, model: str | None = None) -> dict[str, Path]:
     """The paths of a component's parts, by the part's name; see ``locate_part``."""
     return {part.name: locate_part(part, root=root, model=model) for part in component.parts}
+
+
+def locate_all(source: Source, *, only: Iterable[str] | None = None) -> None:
+    """Refuse a model whose files are not on this machine.
+
+    Args:
+        source: The model.
+        only: Names of the networks that will be used; by default all.
+
+    Raises:
+        WeightsError: A file is missing.
+    """
+    for name in source.card.components if only is None else sorted(only):
+        locate_parts(source.card.component(name), root=source.root, model=source.name)
 
 
 def missing_parts(card: Card, *, root: Path | None = None) -> tuple[FileSet, ...]:

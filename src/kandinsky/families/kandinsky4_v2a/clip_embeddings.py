@@ -1,4 +1,4 @@
-"""What a model of sound is told of a film: states of its frames and of words, from an encoder or from a file.
+"""What a model of sound is told of a video: embeddings of its frames and of words, from an encoder or from a file.
 
 Legend: N windows of a video, T states of a window's frames, L of the words, E their width; H W rows and columns.
 """

@@ -10,7 +10,7 @@ extract_text_embedding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import BackendError, OutOfMemory, WeightsError
-from kandinsky.model.params import read_params
+from kandinsky.model.params import Readable
 from kandinsky.text.pretrained import from_folder
 from kandinsky.weights.read import check_finite, read_meta
 from kandinsky.weights.untrusted import first_line
@@ -29,7 +29,7 @@ SEES, READS = 1, 0  # kinds of tokens
 
 
 @dataclass(frozen=True, slots=True)
-class CogVlm2Params:
+class CogVlm2Params(Readable):
     """Settings of the encoder.
 
     Attributes:
@@ -37,16 +37,8 @@ class CogVlm2Params:
             which are attended to.
     """
 
+    what = "encoder parameter"
     max_words: int = 100
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CogVlm2Params:
-        """Read a card's values.
-
-        Raises:
-            RequestError: For an unknown key.
-        """
-        return read_params(cls, values, "encoder parameter")
 
 
 class _Reached(Exception):  # noqa: N818 - no fault: the rest of the model is not needed

@@ -69,7 +69,7 @@ class SoundChoice:
             "prompt": job.prompt,
             "negative_prompt": job.negative_prompt,
             "seed": job.seed,
-            "video": {"file": str(job.film.path) if isinstance(job.film, InputVideo) else None},
+            "video": {"file": str(job.video.path) if isinstance(job.video, InputVideo) else None},
             "seconds": round(job.seconds, 6),
             "windows": len(self.windows.starts_s),
             "steps": job.steps,
@@ -85,13 +85,13 @@ def input_video_of(job: Job) -> InputVideo | Video:
     Raises:
         RequestError: If the job has none.
     """
-    if job.film is None:
+    if job.video is None:
         raise RequestError(f"this request for `{job.card.id}` brings no video")
-    return job.film
+    return job.video
 
 
 def choice_of(job: Job) -> SoundChoice:
-    """What a job says of its film.
+    """What a job says of its audio.
 
     Raises:
         RequestError: If the job is for another task.
@@ -119,11 +119,11 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
     if states is not None and not states.is_file():
         raise RequestError(f"states `{states}` are not there: give a .safetensors file with `image_embeds`")
     if request.video is None and not needs_video:  # for a plan: one window
-        film: InputVideo | Video | None = None
+        video: InputVideo | Video | None = None
         seconds = sound.window_s
     else:
-        film = _film(request.video, card)
-        seconds = _seconds(request.seconds, film)
+        video = _input_video(request.video, card)
+        seconds = _seconds(request.seconds, video)
     windows = Windows.over(seconds, sound)
     latent = latent_shape(card, sound, windows)
     side = card.clip.spatial
@@ -140,8 +140,8 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
         shift=card.sampling.shift,
         seed=checked_seed(request.seed),
         sampling=card.sampling,
-        conditions=() if film is None else (Condition("clip", film),),
-        extra=None if film is None else SoundChoice(windows, states),
+        conditions=() if video is None else (Condition("clip", video),),
+        extra=None if video is None else SoundChoice(windows, states),
     )
 
 
@@ -154,9 +154,9 @@ def latent_shape(card: Card, sound: Sound, windows: Windows) -> LatentShape:
     return LatentShape(1, params.num_frequencies // clip.spatial, columns // clip.spatial, clip.channels)
 
 
-def times_of(film: InputVideo | Video) -> tuple[float, ...]:
+def times_of(video: InputVideo | Video) -> tuple[float, ...]:
     """When each frame is shown, in seconds from 0."""
-    return film.times_s if isinstance(film, InputVideo) else tuple(i / film.fps for i in range(len(film.frames_THWC)))
+    return video.times_s if isinstance(video, InputVideo) else tuple(i / video.fps for i in range(len(video)))
 
 
 def shown_frames(
@@ -190,25 +190,25 @@ def _nearest(times_s: Sequence[float], moment_s: float) -> int:
     return before + (times_s[before + 1] - moment_s < moment_s - times_s[before] - CLOSE_S)
 
 
-def _film(video: object, card: Card) -> InputVideo | Video:
+def _input_video(video: object, card: Card) -> InputVideo | Video:
     if video is None:
         raise RequestError(f"`{card.id}` makes sound for an input video, and none was given: give `video=…`")
     if isinstance(video, Video):
-        if not len(video.frames_THWC) or not video.fps > 0:
-            raise RequestError(f"a clip of {len(video.frames_THWC)} frames at {video.fps:g} a second has no length")
+        if not len(video) or not video.fps > 0:
+            raise RequestError(f"a clip of {len(video)} frames at {video.fps:g} a second has no length")
         return video
     if not isinstance(video, str | Path):
         raise RequestError(f"video must be a path or a `Video`, not `{type(video).__name__}`")
     return probe(Path(video).expanduser())
 
 
-def _seconds(seconds: float | None, film: InputVideo | Video) -> float:
+def _seconds(seconds: float | None, video: InputVideo | Video) -> float:
     if seconds is None:
-        return film.seconds
+        return video.seconds
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise RequestError(f"seconds `{seconds}` must be a number above 0; left out, all of the film gets sound")
-    if seconds > film.seconds + 0.01:
+        raise RequestError(f"seconds `{seconds}` must be a number above 0; left out, all of the video gets audio")
+    if seconds > video.seconds + 0.01:
         raise RequestError(
-            f"the video lasts {film.seconds:.2f} s, and {seconds:g} s of sound were asked for: ask for no more"
+            f"the video lasts {video.seconds:.2f} s, and {seconds:g} s of sound were asked for: ask for no more"
         )
-    return min(float(seconds), film.seconds)
+    return min(float(seconds), video.seconds)

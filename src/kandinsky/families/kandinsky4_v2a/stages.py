@@ -1,4 +1,4 @@
-"""Sound for a film: frames and words → embeddings → spectrogram, by the one sampling loop → waveform.
+"""Audio for a video: frames and words → embeddings → spectrogram, by the one sampling loop → waveform.
 
 Each step is public and typed on both sides. A video longer than the model's window is done in overlapping windows, each
 with noise of its own, and their sounds are faded into each other.
@@ -139,16 +139,16 @@ def encode(context: Context, jobs: Sequence[Job]) -> list[ClipEmbeddings]:
 
 def windows_of(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
     """What the encoder is shown of each window: frames [T, H, W, 3] uint8, and when they are shown, [T] seconds."""
-    rules, film, windows = sound_of(job.card), input_video_of(job), choice_of(job).windows
-    times = times_of(film)
+    rules, video, windows = sound_of(job.card), input_video_of(job), choice_of(job).windows
+    times = times_of(video)
     chosen = [shown_frames(times, start, windows.length_s, rules) for start in windows.starts_s]
     numbers = [some for some, _ in chosen]
-    if isinstance(film, InputVideo):
-        frames = frames_of_windows(film, numbers)
+    if isinstance(video, InputVideo):
+        frames = frames_of_windows(video, numbers)
     else:
-        frames = (film.frames_THWC[some] for some in numbers)
-    for pictures, (_, moments) in zip(frames, chosen, strict=True):
-        yield torch.from_numpy(np.ascontiguousarray(pictures)), torch.tensor(moments)
+        frames = (video.frames_THWC[some] for some in numbers)
+    for shown, (_, moments) in zip(frames, chosen, strict=True):
+        yield torch.from_numpy(np.ascontiguousarray(shown)), torch.tensor(moments)
 
 
 def sample(
@@ -176,7 +176,7 @@ def sample(
             )
             done += len(rules.times(one.steps, shift)) - 1
             for window, latent in zip(some, latents, strict=True):
-                made[window.film].append(latent)
+                made[window.clip].append(latent)
     return [torch.stack(windows) for windows in made]
 
 
@@ -218,7 +218,7 @@ def denoise(
         negative = None
         if weight.is_on:
             if clips.negative_1LE is None or clips.black_1TE is None:
-                raise RequestError(f"guidance {guidance:g} needs states of a negative prompt and of a black film")
+                raise RequestError(f"guidance {guidance:g} needs states of a negative prompt and of a black video")
             negative = bound(clips.negative_1LE, clips.black_1TE)
         guided = context.team.guide(weight, bound(clips.text_1LE, clips.frames_NTE), negative)
         begin: State = {AUDIO: rules.start(draws_NBTHWC, times).to(device, context.precision.islands)}
@@ -250,14 +250,14 @@ def spectrogram_params(card: Card) -> SpectrogramParams:
     return SpectrogramParams.from_dict(sound_of(card).spectrogram)
 
 
-def listen(pictures_NMTC: Tensor, job: Job) -> Audio:
+def listen(images_NMTC: Tensor, job: Job) -> Audio:
     """The audio of spectrograms, of the requested length."""
     rules, params, windows = sound_of(job.card), spectrogram_params(job.card), choice_of(job).windows
     rate = params.sample_rate
     length = round(windows.length_s * rate)
     pieces = []
-    for number, picture in enumerate(pictures_NMTC):
-        mel = spectrogram.mel_of_image(picture, params, max_value=rules.max_value)
+    for number, image in enumerate(images_NMTC):
+        mel = spectrogram.mel_of_image(image, params, max_value=rules.max_value)
         generator = torch.Generator().manual_seed(stage_seed(job.seed, number))
         magnitudes = spectrogram.magnitudes_of_mel(mel, params)
         waveform = spectrogram.griffin_lim(magnitudes, params, generator=generator)
@@ -269,9 +269,9 @@ def listen(pictures_NMTC: Tensor, job: Job) -> Audio:
 
 def recipe(context: Context, job: Job) -> dict[str, object]:
     """The recipe stored in the file; with the recipe of the input video, where it has one."""
-    made, film = context.recipe(job), input_video_of(job)
+    made, video = context.recipe(job), input_video_of(job)
     try:
-        made_by = recipes.read(film.path) if isinstance(film, InputVideo) else film.recipe
+        made_by = recipes.read(video.path) if isinstance(video, InputVideo) else video.recipe
     except RequestError:  # another program's video
         made_by = {}
     if made_by:
@@ -281,19 +281,19 @@ def recipe(context: Context, job: Job) -> dict[str, object]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Window:
-    """One window to sample. film: index of its video in the batch."""
+    """One window to sample. clip: index of its video in the batch."""
 
-    film: int
+    clip: int
     number: int
     one: Job
     states: ClipEmbeddings
 
 
-def _passes(films: Sequence[tuple[Job, ClipEmbeddings]], at_once: int) -> list[list[_Window]]:
+def _passes(clips: Sequence[tuple[Job, ClipEmbeddings]], at_once: int) -> list[list[_Window]]:
     """Neighbouring windows that one pass can take together, at most so many."""
     passes: list[list[_Window]] = []
     last: object = None
-    for place, (one, states) in enumerate(films):
+    for place, (one, states) in enumerate(clips):
         key = (one.latent, one.steps, one.guidance, states.frames_NTE.shape[1:], states.text_1LE.shape)
         for number in range(len(choice_of(one).windows.starts_s)):
             if key != last or len(passes[-1]) >= at_once:
@@ -349,7 +349,7 @@ def _given(job: Job) -> ClipEmbeddings | None:
     windows, given = len(choice.windows.starts_s), len(states.frames_NTE)
     if windows != given:
         raise RequestError(
-            f"states `{choice.states}` are of {given} windows, and {job.seconds:g} s of film have {windows}"
+            f"states `{choice.states}` are of {given} windows, and {job.seconds:g} s of video have {windows}"
         )
     if Guidance(job.guidance).is_on and (states.black_1TE is None or states.negative_1LE is None):
         raise RequestError(

@@ -1,7 +1,7 @@
 """Prompt expansion: the text encoder's own language model writes a short prompt out at length.
 
 What it is asked is a constant of the models, one text a task (`expansions.json`), misspellings and white space
-included. One turn of a user goes through the chat template that lies beside the model; the answer is drawn with the
+included. One turn of a user goes through the chat template that lies beside the model; the answer is sampled with the
 model's own settings.
 Source: kandinskylab/kandinsky-5@6e2a805, expand_prompt of kandinsky/{t2v,i2v,t2i,i2i}_pipeline.py.
 Importing this module loads no torch.
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MAX_NEW_TOKENS = 256
 SLOT = "{prompt}"
-# Kinds of text encoders, as cards name them, that can write.
-WRITERS = ("qwen-clip",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +47,6 @@ LAYOUTS = {
 def questions() -> dict[str, str]:
     """The texts by task; ``{prompt}`` takes the prompt."""
     return dict(json.loads(Path(__file__).with_name("expansions.json").read_text(encoding="utf-8")))
-
-
-def check_can_expand(model: str, encoder: str, task: str) -> None:
-    """Check that a model can expand prompts.
-
-    Raises:
-        RequestError: If a model's text encoder cannot write, or its task has no question.
-    """
-    if encoder not in WRITERS:
-        raise RequestError(
-            f"`{model}` cannot expand prompts: its text encoder `{encoder}` only reads; leave `expand` out, or use a "
-            "Kandinsky 5 model"
-        )
-    if task not in LAYOUTS:
-        raise RequestError(f"`{model}` cannot expand prompts for `{task}`: {', '.join(LAYOUTS)} can be; leave it out")
 
 
 def messages(prompt: str, task: str, image: Image | None = None) -> list[dict[str, Any]]:
@@ -109,18 +92,18 @@ def expand(
         raise WeightsError("prompts cannot be expanded: no chat template lies beside the text encoder, fetch it again")
     turns = messages(prompt, task, image)
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    pictures = [part["image"] for part in turns[0]["content"] if part["type"] == "image"]
+    images = [part["image"] for part in turns[0]["content"] if part["type"] == "image"]
     shown: dict[str, Any] = {}
-    if pictures:
+    if images:
         if image_processor is None:
             raise WeightsError("Qwen2.5-VL cannot be shown images: `preprocessor_config.json` does not lie beside it")
         if IMAGE_PAD in prompt:
             raise RequestError(f"a prompt must not contain `{IMAGE_PAD}`: it stands for the image")
-        shown = dict(image_processor(images=pictures, return_tensors="pt"))
+        shown = dict(image_processor(images=images, return_tensors="pt"))
         count = int(shown["image_grid_thw"].prod()) // image_processor.merge_size**2
         text = text.replace(IMAGE_PAD, IMAGE_PAD * count)
     inputs = dict(tokenizer([text], return_tensors="pt"))
-    if pictures:
+    if images:
         image_token = tokenizer.convert_tokens_to_ids(IMAGE_PAD)
         inputs |= shown | {"mm_token_type_ids": (inputs["input_ids"] == image_token).int()}
     inputs = {name: value.to(model.device) for name, value in inputs.items()}

@@ -17,7 +17,7 @@ from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.families.kandinsky5 import expansion
 from kandinsky.families.kandinsky5.templates import IMAGE_EDIT, IMAGE_PAD, Template, fill_edit, template
 from kandinsky.media.image import resized
-from kandinsky.model.params import read_params
+from kandinsky.model.params import Readable
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokenizer
 
@@ -36,7 +36,7 @@ CLIP_OTHER_HALF = (
 
 
 @dataclass(frozen=True, slots=True)
-class QwenClipParams:
+class QwenClipParams(Readable):
     """How prompts are cut and padded; the defaults are the official video values.
 
     Attributes:
@@ -46,21 +46,14 @@ class QwenClipParams:
         image_template: Names of ``families/kandinsky5/templates.py`` for clips and for stills.
     """
 
+    what = "text encoder parameter"
     qwen_max_length: int = 256
     clip_max_length: int = 77
     template: str = "video"
     image_template: str = "image"
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> QwenClipParams:
-        """Read a card's values.
-
-        Raises:
-            RequestError: For an unknown key or template.
-        """
-        params = read_params(cls, values, "text encoder parameter")
-        template(params.template), template(params.image_template)
-        return params
+    def __post_init__(self) -> None:
+        template(self.template), template(self.image_template)  # refuses unknown ones
 
 
 @dataclass(frozen=True, slots=True)

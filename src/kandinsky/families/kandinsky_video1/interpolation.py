@@ -22,7 +22,7 @@ from kandinsky.engine.latents import write_latent
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.engine.stages import decode
 from kandinsky.errors import RequestError
-from kandinsky.families.kandinsky_video1.keyframes import encode_picture, fill_gaps, gap_states
+from kandinsky.families.kandinsky_video1.keyframes import encode_image, fill_gaps, gap_states
 from kandinsky.families.parts.projected import no_text
 from kandinsky.media import recipe
 from kandinsky.model.values import TextEmbeddings, Video
@@ -66,7 +66,7 @@ def interpolate(
     prompt = settings.prompt if keyframes.guides_text else ""
     context = pipe.context
     states = _states(context, prompt)
-    latents = torch.cat([encode_picture(context, _resized(frame, size)) for frame in video.frames_THWC], dim=1)
+    latents = torch.cat([encode_image(context, _resized(frame, size)) for frame in video.frames_THWC], dim=1)
     steps = settings.steps or keyframes.steps
     guidance = keyframes.guidance if settings.guidance is None else settings.guidance
     parts = [_parts((count - 1) * PER_PASS**number) for number in range(passes)]
@@ -104,8 +104,8 @@ def _parts(gaps: int) -> list[tuple[int, int]]:
 
 
 def _resized(frame_HWC: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    picture = Image.fromarray(frame_HWC)
-    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+    image = Image.fromarray(frame_HWC)
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _states(context: Context, prompt: str) -> tuple[TextEmbeddings, TextEmbeddings]:

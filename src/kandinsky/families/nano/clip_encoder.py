@@ -12,20 +12,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.model.params import read_params
+from kandinsky.model.params import Readable
 
 PATCH = 4  # pixels that the first layer takes together
 GROUPS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class NanoClipEncoderParams:
+class NanoClipEncoderParams(Readable):
     """Hyper-parameters of Nano's encoder of clips and words.
 
     Attributes:
@@ -37,6 +36,7 @@ class NanoClipEncoderParams:
         prompt_words: L, how many words are used.
     """
 
+    what = "clip encoder parameter"
     encoder_dim: int = 96
     side: int = 48
     widths: tuple[int, ...] = (32, 64)
@@ -44,15 +44,6 @@ class NanoClipEncoderParams:
     moments: int = 4
     words: tuple[str, ...] = ()
     prompt_words: int = 2
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> NanoClipEncoderParams:
-        """Read a card's values.
-
-        Raises:
-            RequestError: For an unknown key.
-        """
-        return read_params(cls, values, "clip encoder parameter")
 
 
 class Moment(nn.Module):

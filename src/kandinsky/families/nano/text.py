@@ -17,13 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.model.params import read_params
+from kandinsky.model.params import Readable
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import attention
 
@@ -32,9 +31,10 @@ MEMORY_SEED = 20261121
 
 
 @dataclass(frozen=True, slots=True)
-class NanoTextParams:
+class NanoTextParams(Readable):
     """Sizes. The slot counts are those of data/concepts.json and lab/nano/captions.py, without the empty slot."""
 
+    what = "text network parameter"
     vocab_size: int = 10_000
     max_tokens: int = 64
     width: int = 192
@@ -50,15 +50,6 @@ class NanoTextParams:
     positions: int = 5
     sizes: int = 3
     cameras: int = 5
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> NanoTextParams:
-        """Read a card's values.
-
-        Raises:
-            RequestError: For an unknown key.
-        """
-        return read_params(cls, values, "text network parameter")
 
     @property
     def slots(self) -> dict[str, int]:

@@ -263,8 +263,8 @@ class MovqAutoencoder(nn.Module):
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:
         """Pixels → latents; H and W must be multiples of 8 (of ``params.spatial``)."""
-        pictures = [self.quant_conv(self.encoder(one)) for one in self._pictures(video_BTHWC).split(1)]
-        return self._clips(torch.cat(pictures), video_BTHWC)
+        images = [self.quant_conv(self.encoder(one)) for one in self._images(video_BTHWC).split(1)]
+        return self._clips(torch.cat(images), video_BTHWC)
 
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
         """Latents → pixels, about [-1, 1], not clamped."""
@@ -277,14 +277,14 @@ class MovqAutoencoder(nn.Module):
 
     def decode_whole(self, latents_BTHWC: Tensor) -> Tensor:
         """All frames as one piece; a network that does not look along time still takes them one by one."""
-        z = self._pictures(latents_BTHWC)
+        z = self._images(latents_BTHWC)
         frames = latents_BTHWC.shape[1] if self.params.temporal else 1
         done = [self.decoder(self.post_quant_conv(one), Clips(one, frames)) for one in z.split(frames)]
         return self._clips(torch.cat(done), latents_BTHWC)
 
-    def _pictures(self, x_BTHWC: Tensor) -> Tensor:
+    def _images(self, x_BTHWC: Tensor) -> Tensor:
         return x_BTHWC.flatten(0, 1).movedim(-1, 1).to(self.quant_conv.weight.dtype)
 
-    def _clips(self, pictures: Tensor, like_BTHWC: Tensor) -> Tensor:
-        out: Tensor = pictures.movedim(1, -1).unflatten(0, like_BTHWC.shape[:2])
+    def _clips(self, images: Tensor, like_BTHWC: Tensor) -> Tensor:
+        out: Tensor = images.movedim(1, -1).unflatten(0, like_BTHWC.shape[:2])
         return out

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.parts.keymaps import PROJECTION
-from kandinsky.model.params import read_params
+from kandinsky.model.params import Readable
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.store import join
 from kandinsky.text.t5 import END, T5Encoder, T5Params, read_t5
@@ -27,7 +26,7 @@ RULES = ("official", "diffusers")
 
 
 @dataclass(frozen=True, slots=True)
-class ProjectedParams:
+class ProjectedParams(Readable):
     """Settings of a text encoder with a projection.
 
     Attributes:
@@ -38,22 +37,15 @@ class ProjectedParams:
             and there a negative prompt also keeps an end and a mask of its own, and has as many rows as the prompt.
     """
 
+    what = "text encoder parameter"
     max_length: int = 128
     table: str = ""
     gap_table: str = ""
     rule: str = "official"
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ProjectedParams:
-        """Read a card's values.
-
-        Raises:
-            RequestError: For an unknown key or rule.
-        """
-        params = read_params(cls, values, "text encoder parameter")
-        if params.rule not in RULES:
-            raise RequestError(f"text encoder's rule `{params.rule}` is unknown: use {' or '.join(RULES)}")
-        return params
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise RequestError(f"text encoder's rule `{self.rule}` is unknown: use {' or '.join(RULES)}")
 
 
 class Projection(nn.Sequential):
@@ -98,7 +90,7 @@ def no_text(width: int) -> TextEmbeddings:
 class ProjectedT5Encoder(nn.Module):
     """T5's encoder and the projection.
 
-    An empty text is no text: one masked token, in whose place each network puts a state it learned. Every prompt is
+    An empty prompt is one masked token, in whose place each network puts a state it learned. Every prompt is
     encoded by itself, so that its states do not depend on others.
 
     Quirk:  one zero row is left behind the last token, and is part of the pooled mean, except for prompts of the full

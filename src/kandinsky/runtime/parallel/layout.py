@@ -194,7 +194,7 @@ def _proposal(world: int, demand: Demand) -> str | None:
 
 
 def check(layout: Layout, demand: Demand) -> None:
-    """Hold a layout against the work.
+    """Check a layout against the work.
 
     Raises:
         RequestError: What was given, what is allowed, what to do.
