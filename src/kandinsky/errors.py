@@ -16,6 +16,9 @@ brings along can neither forge a line nor reach a terminal. Options are named as
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from kandinsky.printing import escaped
 
 LONGEST = 2000  # characters of a message
@@ -63,6 +66,23 @@ class Cancelled(KandinskyError):  # noqa: N818 - not a failure
     """A progress callback returned False, or ``cancel`` was called."""
 
     exit_code = 130
+
+
+@contextmanager
+def needs(package: str, what: str) -> Iterator[None]:
+    """Around the import of an optional package.
+
+    Args:
+        package: Its name.
+        what: What cannot be done without it.
+
+    Raises:
+        BackendError: It is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise BackendError(f"{what} needs the package `{package}`: install `kandinsky-video[full]`") from error
 
 
 def _line(text: str) -> str:

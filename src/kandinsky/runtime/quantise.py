@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.errors import RequestError, needs
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +85,8 @@ def check(schemes: Mapping[str, str]) -> None:
         BackendError: For a package that is not there.
     """
     if schemes:
-        _torchao()
+        with needs("torchao", "quantize"), _quietly():
+            import torchao  # noqa: F401
 
 
 def quantise(held: Any, scheme: str, *, device: torch.device) -> int:
@@ -176,15 +177,6 @@ def _to_nf4(net: nn.Module, chosen: set[str]) -> int:
             layer.weight = nn.Parameter(packed, requires_grad=False)
             count += 1
     return count
-
-
-def _torchao() -> Any:
-    try:
-        with _quietly():
-            import torchao
-    except ImportError as error:
-        raise BackendError("quantize needs the package `torchao`: install `kandinsky-video[full]`") from error
-    return torchao
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.errors import BackendError, RequestError, WeightsError, needs
 from kandinsky.model.params import Readable
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokenizer_file
@@ -108,12 +108,8 @@ def read_t5(folder: Path, tokenizer_folder: Path, *, params: T5Params | None = N
         BackendError: If transformers is not installed.
         WeightsError: Naming the folder, and the tensor where one does not fit.
     """
-    try:
+    with needs("transformers", "the text encoder T5"):
         from transformers import T5EncoderModel
-    except ImportError as error:
-        raise BackendError(
-            "the text encoder T5 needs the package `transformers`: install `kandinsky-video[full]`"
-        ) from error
     tokenizer = read_t5_tokenizer(tokenizer_folder)  # before the large file
     encoder: Any = read_model(T5EncoderModel, folder, dtype, types=("t5",), may_be_left_over=LEFT_OVER)
     check_vocabulary(tokenizer.get_vocab(), encoder.get_input_embeddings().num_embeddings, tokenizer_folder)

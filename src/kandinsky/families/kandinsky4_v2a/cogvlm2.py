@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky.errors import BackendError, OutOfMemory, WeightsError
+from kandinsky.errors import BackendError, OutOfMemory, WeightsError, needs
 from kandinsky.model.params import Readable
 from kandinsky.text.pretrained import from_folder
 from kandinsky.weights.read import check_finite, read_meta
@@ -124,10 +124,8 @@ def read_cogvlm2(folder: Path, *, params: CogVlm2Params | None = None, dtype: to
         BackendError: If transformers is not installed, or the folder's code fails.
         WeightsError: If files are damaged.
     """
-    try:
+    with needs("transformers", "the encoder"):
         from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError as error:
-        raise BackendError("the encoder needs the package `transformers`: install `kandinsky-video[full]`") from error
     read_meta(folder, stored=True)  # names a tensor that is cut off, before any is read
     classes: tuple[Any, Any] = (AutoTokenizer, AutoModelForCausalLM)
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.errors import RequestError, WeightsError, needs
 from kandinsky.families.kandinsky5 import expansion
 from kandinsky.families.kandinsky5.templates import IMAGE_EDIT, IMAGE_PAD, Template, fill_edit, template
 from kandinsky.media.image import resized
@@ -241,12 +241,8 @@ def read_qwen_clip(
         BackendError: If transformers is not installed.
         WeightsError: Naming the folder, and the tensor where one does not fit.
     """
-    try:
+    with needs("transformers", "the text encoder Qwen2.5-VL"):
         from transformers import AutoTokenizer, CLIPTextModel, Qwen2_5_VLForConditionalGeneration
-    except ImportError as error:
-        raise BackendError(
-            "the text encoders Qwen2.5-VL and CLIP need the package `transformers`: install `kandinsky-video[full]`"
-        ) from error
     # before the large files
     qwen_folder, clip_folder = files.qwen_tokenizer or files.qwen, files.clip_tokenizer or files.clip
     qwen_tokenizer, clip_tokenizer = (read_tokenizer(AutoTokenizer, one) for one in (qwen_folder, clip_folder))

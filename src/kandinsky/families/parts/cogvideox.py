@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.errors import RequestError, needs
 from kandinsky.families.parts.params import LATENT_PIECE, PIXEL_PIECE, CogVideoXParams
 
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -38,12 +38,8 @@ class CogVideoXAutoencoder(nn.Module):
     def __init__(self, params: CogVideoXParams | None = None, *, latent_piece: int = LATENT_PIECE) -> None:
         super().__init__()
         self.latent_piece = latent_piece
-        try:
+        with needs("diffusers", "the CogVideoX autoencoder"):
             from diffusers import AutoencoderKLCogVideoX
-        except ImportError as error:
-            raise BackendError(
-                "the CogVideoX autoencoder needs the package `diffusers`: install `kandinsky-video[full]`"
-            ) from error
         self.params = params or CogVideoXParams()
         net: Any = AutoencoderKLCogVideoX(**dataclasses.asdict(self.params))
         self.net = net

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.errors import RequestError, needs
 from kandinsky.families.parts.layered import Allocate, decode_layered, on_host
 from kandinsky.families.parts.params import HunyuanParams
 from kandinsky.families.parts.tiles import WHOLE_VOXELS, Tiling
@@ -90,12 +90,8 @@ class HunyuanAutoencoder(nn.Module):
         super().__init__()
         if not isinstance(tiling, Tiling) and tiling not in get_args(Tilings):
             raise RequestError(f"unknown tiling `{tiling}`: use {', '.join(f'`{t}`' for t in get_args(Tilings))}")
-        try:
+        with needs("diffusers", "the HunyuanVideo autoencoder"):
             from diffusers import AutoencoderKLHunyuanVideo
-        except ImportError as error:
-            raise BackendError(
-                "the HunyuanVideo autoencoder needs the package `diffusers`: install `kandinsky-video[full]`"
-            ) from error
         self.params = params or HunyuanParams()
         self.tiling = tiling
         self.layered = layered
