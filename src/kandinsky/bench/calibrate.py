@@ -16,6 +16,7 @@ from kandinsky.diffusion.caching import BRANCHES, MagCache, magcache_plan
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.step_cache import RatioRecorder
 from kandinsky.errors import RequestError
+from kandinsky.files import replacing
 from kandinsky.model.values import Request
 
 PROMPTS = (
@@ -131,9 +132,9 @@ def write_into_card(found: Calibration, card: Path) -> Path:
     before["sampling"]["mag_ratios"] = list(found.ratios)
     if tomllib.loads(after) != before:
         raise RequestError(f"card `{card}` is laid out in a way that is not understood: put the list in by hand")
-    unfinished = card.with_name(card.name + ".part")
-    unfinished.write_text(after, encoding="utf-8")
-    return unfinished.replace(card)
+    with replacing(card) as part:
+        part.write_text(after, encoding="utf-8")
+    return card
 
 
 def table(found: Calibration) -> str:

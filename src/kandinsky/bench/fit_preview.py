@@ -2,7 +2,7 @@
 
     python -m kandinsky.bench.fit_preview nano-t2v --seeds 2
 
-makes a clip of each prompt and seed, holds each latent vector against the mean colour of the pixels it stands for, and
+makes a clip of each prompt and seed, compares each latent vector with the mean colour of the pixels it stands for, and
 prints the table `[preview]` of a card, with the error that is left.
 """
 

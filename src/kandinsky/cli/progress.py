@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kandinsky.engine.progress import bar
+from kandinsky.engine.progress import bar, is_on
 
 
 @contextmanager
 def patient(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int, Any], bool] | None]:
     """A bar that appears once a second has passed; the value is an ``on_step`` callback, or None without a bar."""
-    with bar(title, shown=not quiet) as tell:
+    with bar(title, shown=not quiet and is_on()) as tell:
 
         def on_step(step: int, total: int, _preview: Any) -> bool:
             assert tell is not None
@@ -44,17 +44,8 @@ def hush_libraries() -> None:
 @contextmanager
 def counted(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for work that is counted; the value is called with (done, total)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(title, total=None)
-
-        def tell(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield tell
+    with bar(title, shown=is_on()) as tell:
+        yield lambda done, total: tell("", done, total) if tell else None
 
 
 @contextmanager

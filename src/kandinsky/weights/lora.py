@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.files import replacing
 from kandinsky.ops.lora import LowRank
 from kandinsky.printing import escaped
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
@@ -454,4 +455,5 @@ def _write_config(updates: Mapping[str, LowRank], path: Path) -> None:
         "rank_pattern": {re.escape(k): u.rank for k, u in updates.items() if u.rank != first.rank},
         "alpha_pattern": {re.escape(k): u.scale * u.rank for k, u in updates.items() if u.scale * u.rank != alpha},
     }
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    with replacing(path) as part:
+        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
