@@ -56,8 +56,8 @@ def write_diffusers(files: Files, target: Path, *, unet: Mapping[str, Any], movq
     """Write a folder that Diffusers' ``Kandinsky3Pipeline`` loads.
 
     Args:
-        unet: Hyper-parameters by official name.
-        movq: Hyper-parameters by official name.
+        unet: Hyper-parameters of the U-Net, by official name.
+        movq: Hyper-parameters of the autoencoder, by official name.
 
     Raises:
         WeightsError: If the tensors do not fit the network.

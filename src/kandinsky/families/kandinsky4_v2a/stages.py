@@ -195,8 +195,8 @@ def denoise(
     Args:
         draws_NBTHWC: Noise; its first entry is the state to begin with, unless the sampler wants more of it.
         clips: Embeddings of B windows, or of one text for all.
-        done: Of the steps that are told, see ``engine.stages.watched``.
-        total: Of the steps that are told, see ``engine.stages.watched``.
+        done: Steps of earlier loops of the batch.
+        total: Steps of all loops of the batch; by default this one's.
     """
     device = context.placement.device("dit")
     rules, shift = sampler(context.card.sampling.sampler), context.card.sampling.shift

@@ -365,8 +365,8 @@ class DiffusionTransformer3D(nn.Module):
             text: Token states [B, L, C], pooled states, mask.
             rope_scale: Divisors of the (t, h, w) angles.
             attention: Of the visual self attention.
-            positions: Where the tokens stand; 0, 1, 2 … when not given.
-            text_positions: Where the tokens stand; 0, 1, 2 … when not given.
+            positions: Of the visual tokens along each axis; 0, 1, 2 … when not given.
+            text_positions: Of the text tokens; 0, 1, 2 … when not given.
             runner: Runs the visual blocks, all of them in turn when not given.
             layout: Of this size, from ``layout``, to make it once for many passes; then ``rope_scale``, ``attention``
                 and ``positions`` are its own.

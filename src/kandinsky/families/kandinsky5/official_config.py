@@ -50,8 +50,8 @@ class Calls:
     Attributes:
         vae: The autoencoder it needs.
         shift: Of `scheduler_scale`; the YAML's own value is read by no official code.
-        seconds: 0 where stills are made.
-        max_seconds: 0 where stills are made.
+        seconds: Default length; 0 for image models.
+        max_seconds: Longest; 0 for image models.
         temporal: Pixel frames of a latent frame.
         fit: See ``Clip``.
     """

@@ -42,8 +42,8 @@ class QwenClipParams(Readable):
     Attributes:
         qwen_max_length: Prompt tokens kept, not counting the template.
         clip_max_length: Tokens CLIP sees, including padding.
-        template: Names of ``families/kandinsky5/templates.py`` for clips and for stills.
-        image_template: Names of ``families/kandinsky5/templates.py`` for clips and for stills.
+        template: Prompt template for clips, by its name in ``families/kandinsky5/templates.py``.
+        image_template: Prompt template for images.
     """
 
     what = "text encoder parameter"

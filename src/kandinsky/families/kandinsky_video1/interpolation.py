@@ -47,8 +47,8 @@ def interpolate(
     are scaled to the nearest for the network, and back. Long clips are filled in parts that share a given frame.
 
     Args:
-        times_s: When each frame is shown, from 0, and the length of the clip, where its rate is not even.
-        seconds: When each frame is shown, from 0, and the length of the clip, where its rate is not even.
+        times_s: When each frame is shown, from 0, where the rate is not even.
+        seconds: Length of the clip, where the rate is not even.
 
     Raises:
         RequestError: For a clip of fewer than two frames, or settings that are not allowed.

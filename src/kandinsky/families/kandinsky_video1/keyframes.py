@@ -55,8 +55,8 @@ class KeyframesMade(Made):
     Attributes:
         told: Embeddings for the interpolation.
         first: Clean latent [1, 1, H, W, C] of the first frame.
-        done: Steps of the job, of all its stages.
-        total: Steps of the job, of all its stages.
+        done: Steps taken so far, over all stages of the job.
+        total: Steps of all stages of the job.
     """
 
     told: TextEmbeddings | None = None
@@ -338,11 +338,11 @@ def fill_gaps(
     """Three frames between every two of any clip's latents, [1, 4·(T − 1) + 1, H, W, C].
 
     Args:
-        text: Embeddings for the guided pass, and for the one that knows neither text nor frames.
-        nothing: Embeddings for the guided pass, and for the one that knows neither text nor frames.
-        steps_: Of this walk.
-        guidance: Of this walk.
-        seed: Of this walk.
+        text: Embeddings for the conditional pass.
+        nothing: Embeddings for the unconditional pass, which sees neither text nor frames.
+        steps_: Steps of this loop.
+        guidance: Classifier-free guidance scale of this loop.
+        seed: Of the job.
         number: Of the pass, from 0.
     """
     keyframes = keyframes_of(context.card)

@@ -23,8 +23,8 @@ class UNetDenoiser:
 
     Args:
         text: Embeddings of B prompts, or of one prompt for any B.
-        before_BTHWC: Channels that go in before and behind the state's own.
-        condition_BTHWC: Channels that go in before and behind the state's own.
+        before_BTHWC: Input channels in front of the state's own.
+        condition_BTHWC: Input channels behind the state's own.
         marks: What a video network is told of the clip; None for images.
     """
 

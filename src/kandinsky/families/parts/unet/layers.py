@@ -30,7 +30,7 @@ class Told:
         spatial: Condition of everything within a frame, one row a clip.
         temporal: Condition along time, and ``place``: of the first norm of an attention along time.
         context_BLC: Text embeddings.
-        mask_BL: Text embeddings.
+        mask_BL: True where a text token counts; None where all do.
         frames: T.
         mixes: Whether anything is done along time.
     """

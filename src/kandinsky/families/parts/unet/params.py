@@ -62,8 +62,8 @@ class UNetParams:
     Attributes:
         model_channels: Width of the first level, times ``dim_mult`` that of each.
         init_channels: Of the first layer.
-        num_channels: Of input and result.
-        out_channels: Of input and result.
+        num_channels: Of the input.
+        out_channels: Of the result.
         context_dim: Width of the text embeddings.
         num_blocks: Pairs of residual blocks a level, at least 2.
         groups: Of every normalisation.
