@@ -14,8 +14,7 @@ A file may come from anywhere, so what is read is checked: every recipe that lea
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -25,12 +24,15 @@ from kandinsky.diffusion import caching
 from kandinsky.errors import RequestError
 from kandinsky.media import container
 from kandinsky.media.image import opened, quiet
+from kandinsky.model.checks import allowed, fits, hints_of
 from kandinsky.printing import shell_command
 
 PNG_KEY = "kandinsky"
 EXIF_IMAGE_DESCRIPTION = 0x010E
 MOST_CHARACTERS = 2**20  # as many as Pillow reads of a PNG's text
 _DEEPEST = 64  # levels of a recipe within a recipe within …
+# the smallest numbers that make sense
+_LEAST = {"seed": 0, "seconds": 0, "fps": 1e-6, **dict.fromkeys(("width", "height", "frames", "steps", "windows"), 1)}
 _VERSIONED = ("torch", "transformers", "diffusers", "tokenizers", "numpy", "av")
 
 
@@ -46,13 +48,24 @@ class Given(TypedDict, total=False):
     recipe: dict[str, Any]
 
 
-class UsedLora(TypedDict, total=False):
+class UsedLora(TypedDict):
     source: str
     scale: float
 
 
+class UsedCache(TypedDict, total=False):
+    option: str
+
+
+class UsedSound(TypedDict):
+    model: str
+
+
+Interpolated = TypedDict("Interpolated", {"factor": float, "from": dict[str, Any]}, total=False)
+
+
 class Recipe(TypedDict, total=False):
-    """What made a result; a file may hold other keys too, whose values are plain JSON."""
+    """What made a result; a file may hold null for any of these, and other keys, whose values are plain JSON."""
 
     kandinsky: str
     model: str
@@ -67,22 +80,22 @@ class Recipe(TypedDict, total=False):
     frames: int
     fps: float
     rate: str
-    motion: str | None
+    motion: str
     steps: int
     guidance: float
-    image_guidance: float | None
-    interpolation_guidance: float | None
+    image_guidance: float
+    interpolation_guidance: float
     shift: float
     noise: str
     image: Given
     mask: Given
     video: Given
     states: str
-    sound: dict[str, Any]
-    interpolated: dict[str, Any]
-    cache: dict[str, Any]
+    sound: UsedSound
+    interpolated: Interpolated
+    cache: UsedCache
     quantize: dict[str, str]
-    tiling: str | None
+    tiling: str
     attention: str
     kept_blocks: float
     lora: list[UsedLora]
@@ -151,14 +164,26 @@ def checked(values: object) -> Recipe:
     if not isinstance(values, Mapping):
         raise RequestError(f"a recipe must be a JSON object, not `{type(values).__name__}`")
     _check_plain(values, "recipe", 0)
+    hints = hints_of(Recipe)
     for key, value in values.items():
-        is_right, wanted = _FIELDS.get(key, (_anything, ""))
-        if value is not None and not is_right(value):
-            shown = json.dumps(value)
+        hint = hints.get(key, Any)
+        if value is not None and not _is_right(key, value, hint):
+            shown, least = json.dumps(value), f", {_LEAST[key]:g} or more" if key in _LEAST else ""
             raise RequestError(
-                f"the recipe's `{key}` must be {wanted}, not `{shown if len(shown) <= 60 else shown[:60] + '…'}`"
+                f"the recipe's `{key}` must be {allowed(hint)}{least}, not "
+                f"`{shown if len(shown) <= 60 else shown[:60] + '…'}`"
             )
-    return cast(Recipe, {key: value for key, value in values.items() if value is not None or key not in _FIELDS})
+    return cast(Recipe, {key: value for key, value in values.items() if value is not None or key not in hints})
+
+
+def _is_right(key: str, value: Any, hint: Any) -> bool:
+    if not fits(value, hint):
+        return False
+    if key == "model":
+        return bool(value.strip())
+    if key == "mask":
+        return (value.get("grow") or 0) >= 0
+    return key not in _LEAST or value >= _LEAST[key]
 
 
 def needs(recipe: Recipe, *keys: str) -> None:
@@ -317,66 +342,3 @@ def _check_plain(value: object, name: str, depth: int) -> None:
             raise RequestError(f"the recipe's `{name}` holds a NUL or a lone surrogate, which is no text")
     elif isinstance(value, int | float) and not abs(value) < 2**64:  # NaN too
         raise RequestError(f"the recipe's `{name}` is a number that is not finite or too large")
-
-
-_Check = tuple[Callable[[Any], bool], str]
-
-
-def _anything(_value: object) -> bool:
-    return True
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(least: int) -> _Check:
-    def is_right(value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-    return is_right, f"a whole number, {least} or more"
-
-
-def _object(**fields: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """An object whose fields of these names, where they are there and not null, are right."""
-
-    def is_right(value: object) -> bool:
-        return isinstance(value, Mapping) and all(
-            is_field(value[name]) for name, is_field in fields.items() if value.get(name) is not None
-        )
-
-    return is_right
-
-
-def _is_lora(value: object) -> bool:
-    return isinstance(value, Mapping) and _is_text(value.get("source")) and _is_number(value.get("scale"))
-
-
-_TEXT: _Check = (_is_text, "text")
-_NUMBER: _Check = (_is_number, "a number")
-_GIVEN: _Check = (
-    _object(file=_is_text, sha256=_is_text, grow=_whole(0)[0], recipe=_object()),
-    'an object with `file`, such as {"file": "a.png"}',
-)
-_FIELDS: dict[str, _Check] = {
-    **dict.fromkeys(("kandinsky", "revision", "prompt", "expanded_prompt", "negative_prompt", "rate", "motion"), _TEXT),
-    **dict.fromkeys(("noise", "states", "tiling", "attention", "dtype", "device"), _TEXT),
-    **dict.fromkeys(("guidance", "image_guidance", "interpolation_guidance", "shift", "kept_blocks"), _NUMBER),
-    "fps": (lambda value: _is_number(value) and value > 0, "a number above 0"),
-    "seconds": (lambda value: _is_number(value) and value >= 0, "a number, 0 or more"),
-    **dict.fromkeys(("width", "height", "frames", "steps", "windows"), _whole(1)),
-    **dict.fromkeys(("image", "mask", "video"), _GIVEN),
-    "model": (lambda value: _is_text(value) and value.strip() != "", "a model's name"),
-    "seed": _whole(0),
-    "sound": (lambda value: isinstance(value, Mapping) and _is_text(value.get("model")), "an object with `model`"),
-    "interpolated": (_object(factor=_is_number, **{"from": _object()}), "an object with `factor` and `from`"),
-    "cache": (_object(option=_is_text), "an object with `option`"),
-    "quantize": (lambda value: isinstance(value, Mapping) and all(map(_is_text, value.values())), "an object of texts"),
-    "lora": (lambda value: isinstance(value, list) and all(map(_is_lora, value)), "a list with `source` and `scale`"),
-    "unused_words": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
-    "versions": (lambda value: isinstance(value, Mapping) and all(map(_is_text, value.values())), "an object of texts"),
-}

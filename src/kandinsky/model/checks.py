@@ -104,6 +104,8 @@ def allowed(hint: Any) -> str:
         return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
     if origin is Literal:
         return " or ".join(f"`{one}`" for one in args)
+    if typing.is_typeddict(hint):
+        return f"an object with {', '.join(f'`{key}`' for key in hint.__annotations__)}"
     if origin is not None and isinstance(origin, type):
         if issubclass(origin, Mapping):
             return "a mapping"
@@ -172,6 +174,8 @@ def _fit(value: Any, hint: Any) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
         return value
+    if typing.is_typeddict(hint):
+        return _fit_table(value, hint)
     if hint is None or hint is type(None):
         if value is not None:
             raise _Misfit
@@ -210,6 +214,16 @@ def _fit_one(value: Any, kinds: Sequence[Any]) -> Any:
         except _Misfit as misfit:
             why = why or misfit.why
     raise _Misfit(why)
+
+
+def _fit_table(value: Any, hint: Any) -> Any:
+    """A mapping with the keys of a ``TypedDict``; other keys are not looked at, and null stands for absence."""
+    if not isinstance(value, Mapping) or not hint.__required_keys__ <= value.keys():
+        raise _Misfit
+    for key, kind in hints_of(hint).items():
+        if value.get(key) is not None:
+            _fit(value[key], kind)
+    return value
 
 
 def _fit_generic(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
