@@ -195,7 +195,7 @@ def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source
             raise RequestError("`weights` is for catalogue models: a YAML file names its own weights")
         return Source(card, None, str(place.resolve()))
     if place.exists():
-        raise RequestError(f"`{escaped(name)}` is no model: give a folder, an official YAML file or a catalogue id")
+        raise RequestError(f"`{escaped(name)}` is not a model: give a folder, an official YAML file or a catalogue id")
     if isinstance(model, Path) or name.startswith((".", "/", "~")):
         raise RequestError(f"model folder `{name}` is not there: give an existing folder or a catalogue id")
     if name.count("/") == 1 and (card := from_repository(name)):

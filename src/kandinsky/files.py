@@ -217,7 +217,7 @@ def local_path(given: str | Path, what: str) -> Path:
         RequestError: It is no text, is empty, holds a NUL or a lone surrogate, or is longer than a file name can be.
     """
     if not isinstance(given, str | Path) or not str(given).strip():
-        raise RequestError(f"{what} `{escaped(given)}` is no name: give text that is not empty")
+        raise RequestError(f"{what} `{escaped(given)}` is not a name: give text that is not empty")
     name = str(given)
     try:
         encoded = [len(os.fsencode(part)) for part in Path(name).parts]

@@ -123,7 +123,7 @@ def write_into_card(found: Calibration, card: Path) -> Path:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise RequestError(f"card `{card}` cannot be read: {error}") from error
     if before.get("id") != found.model or not isinstance(before.get("sampling"), dict):
-        raise RequestError(f"`{card}` is no card of `{found.model}` with a table [sampling]")
+        raise RequestError(f"`{card}` is not a card of `{found.model}` with a table [sampling]")
     block = f"# MagCache, by `kandinsky calibrate`: {found.setting}\n{_list(found.ratios)}"
     old = r"(?:^# MagCache.*\n)*^mag_ratios\s*=\s*(?:\[[^\]]*\]|\"[^\"]*\")"
     after, count = re.subn(old, lambda _: block, text, count=1, flags=re.MULTILINE)

@@ -91,7 +91,7 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
         try:
             return int(text) if text.lstrip("-").isdecimal() else float(text)
         except ValueError:
-            raise RequestError(f"`{text}` is no number, such as `dit.model_dim=512` takes") from None
+            raise RequestError(f"`{text}` is not a number, such as `dit.model_dim=512` takes") from None
 
     values: dict[str, Any] = {}
     for text in texts:

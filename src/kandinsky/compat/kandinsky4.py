@@ -90,7 +90,7 @@ def read_conf(path: Path) -> Card:
     except OSError as error:
         raise RequestError(f"conf_path `{path}` cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise RequestError(f"conf_path `{path}` is no valid YAML: {str(error).splitlines()[0]}") from error
+        raise RequestError(f"conf_path `{path}` is not valid YAML: {str(error).splitlines()[0]}") from error
     for name, known in CONF.items():
         table = values if not name else values.get(name)
         if not isinstance(table, dict):
@@ -217,7 +217,7 @@ def _scheduled(card: Card, path: str | None) -> Card:
     except OSError as error:
         raise RequestError(f"scheduler `{file}` cannot be read: {error.strerror}") from error
     except (AttributeError, json.JSONDecodeError) as error:
-        raise RequestError(f"scheduler `{file}` is no valid JSON table") from error
+        raise RequestError(f"scheduler `{file}` is not a valid JSON table") from error
     shift = schedule.snr_shift
     if schedule != CogVideoXSchedule(snr_shift=shift):
         raise RequestError(f"scheduler `{file}` has other betas than CogVideoX-5b: only those are built")

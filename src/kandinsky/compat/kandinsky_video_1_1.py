@@ -467,7 +467,7 @@ def _configured(card: Card) -> Card:
         sections = json.loads(file.read_text(encoding="utf-8"))
         given = {ours: sections[name]["configs"] for name, ours in SECTIONS.items() if name in sections}
     except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"`{file}` is no configuration of Kandinsky Video 1.1: fetch it again") from error
+        raise WeightsError(f"`{file}` is not a configuration of Kandinsky Video 1.1: fetch it again") from error
     return card.with_components(lambda name, component: _with_params(name, component, given.get(name)))
 
 

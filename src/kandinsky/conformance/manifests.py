@@ -40,7 +40,7 @@ def check_manifest(file: Path) -> str:
         values = json.loads(file.read_text(encoding="utf-8"))
         tensors = {name: tuple(map(int, shape)) for name, shape in values["tensors"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RequestError(f"`{file}` is no manifest, a JSON object with a table `tensors` of shapes") from error
+        raise RequestError(f"`{file}` is not a manifest, a JSON object with a table `tensors` of shapes") from error
     holders: list[str] = []
     checked: list[Component] = []
     for holder, component in _components(values):

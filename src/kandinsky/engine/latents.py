@@ -52,11 +52,11 @@ def read_latent(path: Path) -> KeptLatent:
     except WeightsError as error:
         if path.suffix == ".safetensors":
             raise
-        raise RequestError(f"`{path}` is no kept latent: those end in `{ENDING}`") from error
+        raise RequestError(f"`{path}` is not a kept latent: those end in `{ENDING}`") from error
     if recipe is None or set(state) != {"latent"} or state["latent"].dim() != 4:
-        raise RequestError(f"`{path}` is no kept latent: it was not written by `kandinsky generate`")
+        raise RequestError(f"`{path}` is not a kept latent: it was not written by `kandinsky generate`")
     if 0 in state["latent"].shape:
-        raise RequestError(f"`{path}` is no kept latent: its shape is {list(state['latent'].shape)}")
+        raise RequestError(f"`{path}` is not a kept latent: its shape is {list(state['latent'].shape)}")
     try:
         recipes.needs(recipe, "model", "seed", "fps", "dtype", "device")
     except RequestError as error:

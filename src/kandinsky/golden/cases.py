@@ -69,10 +69,10 @@ class Case:
         raw = _read_json(folder / "case.json")
         values = Settings(raw, "")
         if unknown := [key for key in values if key not in KEYS]:
-            raise CaseError(unknown[0], f"is no key of a case: use {', '.join(KEYS)}")
+            raise CaseError(unknown[0], f"is not a key of a case: use {', '.join(KEYS)}")
         component = values.text("component")
         if not re.fullmatch(r"[\w.-]+", component):
-            raise CaseError("component", f"is `{component}`, which is no name")
+            raise CaseError("component", f"is `{component}`, which is not a name")
         name = values.text("dtype") if values.has("dtype") else "float32"
         if name not in DTYPES:
             raise CaseError("dtype", f"is `{name}`: use one of {', '.join(DTYPES)}")
@@ -106,7 +106,7 @@ class Case:
                 that is missing, left over or of another shape is named.
         """
         if not self.dtype.is_floating_point:
-            raise CaseError("dtype", "is no floating-point type, which a network needs")
+            raise CaseError("dtype", "is not a floating-point type, which a network needs")
         self._check_sizes()
         try:
             with torch.device("meta"):
@@ -129,7 +129,7 @@ class Case:
     def file(self, name: str) -> Path:
         """Another file of the case. Raises: CaseError where it is not there."""
         if Path(name).name != name or not (path := self.folder / name).is_file():
-            raise CaseError(name, "is no file of the case")
+            raise CaseError(name, "is not a file of the case")
         self._files.add(name)
         return path
 
@@ -255,7 +255,7 @@ def _part(values: Mapping[str, object], key: str, *, needed: bool = False) -> Se
     if part is None and not needed:
         return Settings({}, key)
     if not isinstance(part, dict):
-        raise CaseError(key, "is no object" if key in values else "is missing")
+        raise CaseError(key, "is not an object" if key in values else "is missing")
     return Settings(part, key)
 
 

@@ -112,7 +112,7 @@ class Settings(Mapping[str, object]):
         """A list of objects."""
         value = self[key]
         if not isinstance(value, list) or not all(isinstance(entry, Settings) for entry in value):
-            raise CaseError(self.full(key), "is no list of objects")
+            raise CaseError(self.full(key), "is not a list of objects")
         return value
 
     def unread(self) -> list[str]:

@@ -339,6 +339,6 @@ def _check_plain(value: object, name: str, depth: int) -> None:
             _check_plain(entry, name, depth + 1)
     elif isinstance(value, str):
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise RequestError(f"the recipe's `{name}` holds a NUL or a lone surrogate, which is no text")
+            raise RequestError(f"the recipe's `{name}` holds a NUL or a lone surrogate, which is not valid text")
     elif isinstance(value, int | float) and not abs(value) < 2**64:  # NaN too
         raise RequestError(f"the recipe's `{name}` is a number that is not finite or too large")

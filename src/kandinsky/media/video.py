@@ -76,7 +76,7 @@ def check_target(target: str | Path) -> Path:
         raise RequestError(f"output `{path}` is a folder: name a file in it")
     if not ending and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RequestError(
-            f"output `{path}` exists and is no empty folder: name a new folder, or a file such as `x.mp4`"
+            f"output `{path}` exists and is not an empty folder: name a new folder, or a file such as `x.mp4`"
         )
     return path
 

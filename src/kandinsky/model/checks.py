@@ -280,7 +280,7 @@ def _text(value: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise _Misfit(f"is no valid text: `{shown(value[error.start : error.end])}` is half a character") from None
+        raise _Misfit(f"is not valid text: `{shown(value[error.start : error.end])}` is half a character") from None
     return value
 
 
@@ -289,18 +289,18 @@ def _path(value: str | Path) -> str | Path:
     if not text:
         raise _Misfit("is an empty path")
     if "\0" in text:
-        raise _Misfit(f"is no path: `{shown(value)}` holds a NUL")
+        raise _Misfit(f"is not a path: `{shown(value)}` holds a NUL")
     if text.startswith("~"):
         try:
             Path(text).expanduser()
         except RuntimeError:
-            raise _Misfit(f"is no path: nobody has the home folder of `{shown(value)}`") from None
+            raise _Misfit(f"is not a path: nobody has the home folder of `{shown(value)}`") from None
     try:
         raw = os.fsencode(text)
     except UnicodeEncodeError:
-        raise _Misfit(f"is no path: `{shown(value)}` holds half a character") from None
+        raise _Misfit(f"is not a path: `{shown(value)}` holds half a character") from None
     if len(raw) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in raw.split(os.sep.encode())):
-        raise _Misfit(f"is no path: `{shown(value)}` is longer than file systems allow")
+        raise _Misfit(f"is not a path: `{shown(value)}` is longer than file systems allow")
     return value
 
 

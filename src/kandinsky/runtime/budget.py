@@ -29,7 +29,7 @@ def parse_memory(text: str) -> int:
     """
     found = re.fullmatch(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*(gb|gib|g|mb|mib|m)?\s*", str(text).lower())
     if found is None:
-        raise RequestError(f"memory `{text}` is no amount: write it as `12GB` or `11.5GiB`")
+        raise RequestError(f"memory `{text}` is not an amount: write it as `12GB` or `11.5GiB`")
     amount = int(float(found[1]) * _UNITS[found[2] or "gb"])
     if not LEAST_MEMORY <= amount <= MOST_MEMORY:
         raise RequestError(

@@ -102,7 +102,7 @@ def shard_files(index: Path) -> list[Path]:
     """
     table = read_table(index).get("weight_map")
     if not isinstance(table, dict) or not table or not _is_text(table):
-        raise WeightsError(f"`{escaped(index)}` is no valid index of weight files: fetch it again")
+        raise WeightsError(f"`{escaped(index)}` is not a valid index of weight files: fetch it again")
     for name in set(table.values()):
         try:
             parts = relative_parts(name)

@@ -276,7 +276,7 @@ def _group(shapes: Shapes, file: Path) -> dict[str, dict[str, str]]:
             if is_whole:
                 continue
             raise WeightsError(
-                f"tensor `{shown(name)}` in `{file}` is no part of a LoRA: expected `<layer>.lora_A.weight` and "
+                f"tensor `{shown(name)}` in `{file}` is not part of a LoRA: expected `<layer>.lora_A.weight` and "
                 "`.lora_B.weight`, or `.lora_down.weight` and `.lora_up.weight`"
             )
     if foreign and not grouped:

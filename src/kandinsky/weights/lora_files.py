@@ -34,7 +34,7 @@ def parse_spec(spec: str | Path) -> tuple[str, float]:
         RequestError: It is not text, or names no file.
     """
     if not isinstance(spec, str | Path):
-        raise RequestError(f"LoRA `{spec}` is no file: give FILE or FILE:SCALE, or a list of them")
+        raise RequestError(f"LoRA `{spec}` is not a file: give FILE or FILE:SCALE, or a list of them")
     text = str(spec)
     if match := _STRENGTH.fullmatch(text):
         text = match["source"]

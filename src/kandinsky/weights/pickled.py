@@ -30,7 +30,7 @@ def convert_trusted(source: Path, target: Path) -> tuple[Path, list[str]]:
         WeightsError: The file is damaged or holds no tensor.
     """
     if source.suffix not in PICKLED:
-        raise RequestError(f"`{source}` is no pickled file: those end in {', '.join(PICKLED)}")
+        raise RequestError(f"`{source}` is not a pickled file: those end in {', '.join(PICKLED)}")
     if target.suffix != ".safetensors":
         raise RequestError(f"target `{target}` must end in `.safetensors`")
     if not source.is_file():

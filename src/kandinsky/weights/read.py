@@ -281,7 +281,7 @@ def weight_files(path: Path) -> list[Path]:
         raise WeightsError(f"weight file `{path}` is not there")
     if path.suffix != ".json":
         if path.suffix != ".safetensors" and path.suffix not in PICKLED:
-            raise WeightsError(f"`{path}` is no weight file: give a `.safetensors` or `.pt` file, or a folder")
+            raise WeightsError(f"`{path}` is not a weight file: give a `.safetensors` or `.pt` file, or a folder")
         return [path]
     shards = shard_files(path)
     for shard in shards:
@@ -361,7 +361,7 @@ def _read_pickled(file: Path, device: str = "cpu") -> dict[str, Tensor]:
             ) from error
         tensors = tables(state)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise WeightsError(f"`{file}` is no table of tensors")
+        raise WeightsError(f"`{file}` is not a table of tensors")
     for name, tensor in tensors.items():
         # a view may show more numbers than are stored, without end
         if tensor.layout is not torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():

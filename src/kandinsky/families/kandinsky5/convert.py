@@ -50,7 +50,7 @@ def convert_transformer(
     if to not in ("official", "diffusers"):
         raise RequestError(f"unknown layout `{to}`: use `official` or `diffusers`")
     if to == "official" and target.suffix != ".safetensors":
-        raise RequestError(f"target `{target}` is no file name for an official file: end it with `.safetensors`")
+        raise RequestError(f"target `{target}` is not a file name for an official file: end it with `.safetensors`")
     if to == "diffusers" and target.suffix:
         raise RequestError(f"target `{target}` looks like a file: the Diffusers layout is a folder")
     state = read_state(source)
