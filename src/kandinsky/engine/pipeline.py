@@ -18,7 +18,6 @@ from kandinsky.engine.context import Context
 from kandinsky.engine.engine import Engine
 from kandinsky.engine.events import Event, Phase, Step
 from kandinsky.engine.latents import read_latent
-from kandinsky.engine.lora import LoraMethods
 from kandinsky.engine.preview import OnStep, Preview
 from kandinsky.engine.progress import Tell, bar, is_on
 from kandinsky.engine.request import Job, common, parse_size
@@ -34,6 +33,7 @@ from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.runtime.parallel.team import Team
 from kandinsky.runtime.placement import Placement, Precision, place
+from kandinsky.weights.lora import LoraConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Pipeline(LoraMethods):
+class Pipeline:
     """What all pipelines are: a context, and the engine that runs it. See ``Context`` for what it holds."""
 
     def __init__(self, context: Context) -> None:
@@ -80,7 +80,7 @@ class Pipeline(LoraMethods):
         return self.context.precision
 
     @property
-    def adapters(self) -> Adapters:  # type: ignore[override]
+    def adapters(self) -> Adapters:
         return self.context.adapters
 
     @property
@@ -107,6 +107,52 @@ class Pipeline(LoraMethods):
         self.placement.move(place(device))
         self.context.text_store = None  # whose entries are of the device they were made on
         return self
+
+    @check_call()
+    def load_lora(
+        self,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        scale: float = 1.0,
+        config: LoraConfig | None = None,
+        trigger: str | None = None,
+    ) -> str:
+        """Read a LoRA and switch it on beside those that are on.
+
+        Args:
+            source: File, folder, or Hugging Face repository that `kandinsky download` has fetched.
+            name: What to call it; by default the file's or folder's name.
+            scale: 1 is as trained, 0 is off.
+            config: Alpha and rank, instead of the configuration beside the file.
+            trigger: Text in front of every prompt while it is on; by default what the file's header says.
+
+        Returns:
+            Its name.
+
+        Raises:
+            WeightsError: It does not fit this model; the tensor is named.
+            RequestError: The name is taken.
+        """
+        return self.context.adapters.load(source, name=name, scale=scale, config=config, trigger=trigger)
+
+    @check_call()
+    def set_lora(self, scales: Mapping[str, float]) -> None:
+        """Switch exactly these on, at these scales; ``{}`` switches all off. Raises: RequestError."""
+        self.context.adapters.set(scales)
+
+    @check_call()
+    def unload_lora(self, name: str | None = None) -> None:
+        """Unload one, or all; the weights are what they were before, to the last bit. Raises: RequestError."""
+        self.context.adapters.remove(name)
+
+    def fuse_lora(self) -> None:
+        """Add what is on to the weights, so that it costs no time. Raises: RequestError for a quantised model."""
+        self.context.adapters.fuse()
+
+    def unfuse_lora(self) -> None:
+        """Take it out of the weights again, to the last bit; it stays on."""
+        self.context.adapters.fuse(False)
 
     def cancel(self) -> None:
         """Stop the run that is going on, from any thread: within a step of the sampler, or a piece of decoding.

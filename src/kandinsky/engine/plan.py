@@ -17,13 +17,12 @@ from kandinsky.engine.attention import attention_for
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.parallel import check_whole, demand_of
 from kandinsky.engine.request import Job
-from kandinsky.errors import RequestError
 from kandinsky.model.card import UNPUBLISHED, Card, FileSet
 from kandinsky.model.cost import Cost, Load, Operations
 from kandinsky.model.values import VideoShape
 from kandinsky.runtime import devices, speed
 from kandinsky.runtime.budget import OFFLOADS, check_offload, gigabytes, parse_memory
-from kandinsky.runtime.parallel.layout import AUTO, PROCESSES, Layout, read, settle
+from kandinsky.runtime.parallel.layout import AUTO, Layout, read, settle
 from kandinsky.runtime.quantise import SCHEMES, parse
 from kandinsky.runtime.speed import Processor
 from kandinsky.weights.locate import card_bytes, missing_parts, part_bytes
@@ -347,8 +346,6 @@ def _group(job: Job, options: RunOptions, gpus: int | None) -> Group | None:
     parallel = options.parallel
     if parallel in (None, AUTO) and gpus is None:
         return None
-    if gpus is not None and (isinstance(gpus, bool) or not isinstance(gpus, int) or not 1 <= gpus <= PROCESSES):
-        raise RequestError(f"`{gpus}` GPUs cannot share a generation: use 1 to {PROCESSES:,}")
     card = job.card
     count = gpus
     if count is None:

@@ -101,6 +101,11 @@ class Settings(Mapping[str, object]):
         """A list of finite numbers, ``count`` of them where that is given."""
         return [self._number(key, value) for value in self._list(key, count)]
 
+    def factors(self, key: str) -> tuple[float, float, float]:
+        """Three finite numbers; ones where the key is absent or null."""
+        t, h, w = self.numbers(key, 3) if self.has(key) else (1.0, 1.0, 1.0)
+        return t, h, w
+
     def table(self, key: str) -> Settings:
         """An object."""
         value = self[key]

@@ -97,7 +97,7 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
     inputs, call = case.inputs, case.call
     steps, guidance = call.integer("num_steps", least=1, most=MOST_STEPS), Guidance(call.number("guidance_weight"))
     cache = _step_cache(call, guidance)
-    attention, scale = _attention(call, "attention"), _scale(call)
+    attention, scale = _attention(call, "attention"), call.factors("scale_factor")
     net = transformer(case)
     noise_BTHWC = inputs["noise"][None]
     known = Known()
@@ -325,7 +325,7 @@ def _forward(net: DiffusionTransformer3D, case: Case, kept: KeptBlocks | None = 
         inputs["x"][None],
         inputs["time"],
         TextEmbeddings(inputs["text_embed"], inputs["pooled_text_embed"], mask),
-        rope_scale=_scale(call),
+        rope_scale=call.factors("scale_factor"),
         attention=_attention(call, "sparse"),
         positions=visual,
         text_positions=text,
@@ -394,13 +394,6 @@ def _attention(call: Settings, key: str) -> AttentionSpec:
     if not values.flag("to_fractal", True):
         raise CaseError(f"{values.name}.to_fractal", "is false: block-sparse attention needs tokens in tile order")
     return AttentionSpec.from_dict({name: values[name] for name in values if name != "to_fractal"})
-
-
-def _scale(call: Settings) -> tuple[float, float, float]:
-    if not call.has("scale_factor"):
-        return (1.0, 1.0, 1.0)
-    t, h, w = call.numbers("scale_factor", 3)
-    return (t, h, w)
 
 
 def _only(call: Settings, key: str, value: int) -> None:
