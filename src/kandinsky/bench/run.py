@@ -227,7 +227,7 @@ def bench(
 
 
 class _Work:
-    """The stages in order; each hands its result to the next, and a stage left out is stood in for by noise."""
+    """The stages in order; each hands its result to the next, and noise stands in for that of a stage left out."""
 
     def __init__(
         self,

@@ -159,7 +159,7 @@ class Case:
         return [*self.config.unread(), *self.call.unread(), *self.inputs.unread(), *self.weights.unread(), *files]
 
     def _check_sizes(self) -> None:
-        """So that a wrong digit is an error, and not a network of a billion blocks that takes a day to build."""
+        """Refuse absurd sizes: a wrong digit must be an error, not a network that takes a day to build."""
         values = sum(tensor.numel() for tensor in self.weights.peek().values())
         for name, value in self.config.leaves():
             is_depth = "block" in name or "layer" in name
