@@ -306,7 +306,7 @@ def _diffusers_folder(folder: Path) -> Card:
 
 
 class _Load(Protocol[P]):
-    """What type checkers see of ``load``: the options are the constructor's of ``RunOptions``, declared there alone."""
+    """The signature of ``load`` for type checkers; its options are the fields of ``RunOptions``."""
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a literal is a str, too

@@ -1,4 +1,4 @@
-"""Words of Diffusers: taken where they mean the same as one of ours, else answered with the one that was meant.
+"""Argument names of Diffusers: accepted if they mean the same as one of ours, else answered with the right one.
 
 One table for calls of a pipeline, one for ``load``. No torch.
 """
