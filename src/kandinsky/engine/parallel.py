@@ -1,4 +1,4 @@
-"""What a request offers to be split over processes. Imports no torch, so that a bad layout is refused at once."""
+"""What a request offers to split over processes. Imports no torch, so that an unsuitable layout is refused at once."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def fit(latents_NC: Tensor, colours_N3: Tensor) -> tuple[list[list[float]], list
 
 
 def _grey(latents_HWC: Tensor) -> Tensor:
-    """The first principal component, from dark to bright; its largest weight is positive, so that it does not flip."""
+    """The first principal component, from dark to bright; its largest weight is positive, for a stable sign."""
     flat = latents_HWC.flatten(0, 1)
     centred = flat - flat.mean(0)
     values, vectors = torch.linalg.eigh(centred.T @ centred)
