@@ -44,7 +44,7 @@ AUDIO_CODECS: dict[str, tuple[str, int | None]] = {
 # ending → codecs of sound that players expect in it, which are copied as they are
 COPIED_AUDIO = {".mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"), ".webm": ("opus", "vorbis")}
 BIT_RATE = 192_000
-SECONDS_AT_ONCE = Fraction(1, 4)  # audio between packets of video
+SECONDS_AT_ONCE = Fraction(1, 4)  # of audio, between packets of video
 _TRIAL_PACKETS = 32
 _Lazy = Callable[[], "np.ndarray"]
 

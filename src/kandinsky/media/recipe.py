@@ -324,7 +324,7 @@ def _of_image(path: Path) -> str | None:
 
 
 def _check_plain(value: object, name: str, depth: int) -> None:
-    """Refuse what no result holds: endless nesting, numbers that are none, text that cannot be printed or typed."""
+    """Refuse what no result holds: excessive nesting, non-finite numbers, text that cannot be printed or typed."""
     if depth > _DEEPEST:
         raise RequestError(f"the recipe is nested more than {_DEEPEST} levels deep")
     if isinstance(value, Mapping):

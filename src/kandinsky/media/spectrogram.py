@@ -106,7 +106,7 @@ class SpectrogramParams:
 
 @lru_cache(maxsize=4)
 def mel_filters(params: SpectrogramParams) -> Tensor:
-    """Triangles over the bins, [F, M] float32; their corners are evenly spaced in mel = 2595·log10(1 + f/700)."""
+    """Triangular filters over the bins, [F, M] float32; corners are evenly spaced in mel = 2595·log10(1 + f/700)."""
 
     def mel(frequency: float) -> float:
         return 2595.0 * math.log10(1.0 + frequency / 700.0)

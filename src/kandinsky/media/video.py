@@ -47,7 +47,7 @@ _CONTAINERS = (".mp4", ".webm")
 ENDINGS = (*_CONTAINERS, *_ANIMATIONS, ".png")
 _NUMBERED = re.compile(r"%0?(\d{0,2})d")
 SLOWEST_FPS, FASTEST_FPS = 0.001, 1000.0
-_MOST_COPIES = 20_000  # largest rate for an animation with uneven times
+_MOST_COPIES = 20_000  # most frames of an animation with uneven times, made even
 
 
 def check_target(target: str | Path) -> Path:

@@ -74,7 +74,7 @@ _HINTS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 
 
 def shown(value: object) -> str:
-    """A value as a message may show it: escaped, in one line, shortened; of what is no number or text, its type."""
+    """A value as a message may show it: escaped, on one line, shortened; only its type unless it is number or text."""
     if isinstance(value, bool) or value is None or isinstance(value, float):
         return str(value)
     if isinstance(value, int):

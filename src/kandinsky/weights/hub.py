@@ -146,7 +146,8 @@ def download_lora(
 def verify(path: Path, *, size: int | None, sha256: str | None = None, git_sha1: str | None = None) -> str | None:
     """Check a file against the size and hash the hub reports.
 
-    Large files are identified by their SHA-256, small ones as git objects by the SHA-1 of `blob <size>\\0` and content.
+    Large files are identified by their SHA-256, small ones as git objects by the SHA-1 of `blob <size>`, a NUL and the
+    content.
 
     Args:
         path: The file.
@@ -182,7 +183,7 @@ def _offline(part: FileSet, root: Path | None, model: str) -> None:
 
 
 def _fetch_part(part: FileSet, root: Path | None, *, or_else: Sequence[FileSet] = ()) -> list[Fetched]:
-    """The files of a part. ``or_else``: other layouts of the same repository, for where it lacks files of the first."""
+    """Download the files of a part; ``or_else`` lists other layouts of the same repository to try."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -370,7 +371,7 @@ def _complete(
 
 
 def _partial_of(target: Path, commit: str) -> Path:
-    """Where a file grows. Named by the commit: a partial file of another revision must not be continued."""
+    """The file that a download grows in, named by the commit: one of another revision must not be continued."""
     ending = f".{commit[:12]}{PARTIAL}"
     name = target.name
     if len(os.fsencode(name + ending)) > LONGEST_NAME:

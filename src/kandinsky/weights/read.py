@@ -345,7 +345,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def tables(state: Any) -> dict[str, Any]:
-    """What an unpickled file holds as one table: `state_dict` where it has one; tables in it joined with dots."""
+    """The contents of an unpickled file as one table: `state_dict` if it has one; nested tables joined with dots."""
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     return dict(_flattened(state))

@@ -43,7 +43,7 @@ def reading(file: Path | str, failure: str = "is damaged") -> Iterator[None]:
             raise
         raise WeightsError(f"`{escaped(file)}` {failure}: {first_line(error)}") from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # raised by libraries written in Rust; not a subclass of ``Exception``
+        if type(error).__name__ != "PanicException":  # from Rust libraries; not an ``Exception``
             raise
         raise WeightsError(f"`{escaped(file)}` {failure}: {first_line(error)}") from error
 
