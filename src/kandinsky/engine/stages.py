@@ -561,7 +561,7 @@ class Decode:
 
 
 def streams(context: Context, latents_BTHWC: Tensor, recipes: Sequence[Mapping[str, Any]]) -> list[VideoStream]:
-    """Clips of these latents and recipes, not decoded yet; by several processes, which decode together, they are."""
+    """Clips of these latents and recipes, decoded as they are consumed; several processes decode them right away."""
     if context.team.size > 1:
         clips = [iter([clip]) for clip in decode_together(context, latents_BTHWC)]
     else:

@@ -316,8 +316,7 @@ def _facts(part: FileSet, sibling: RepoSibling, size: int | None) -> _Facts:
 
 
 def _link(folder: Path, revision: str, commit: str, name: str, blob: Path) -> Path:
-    """Make a file in the cache visible under its name, as huggingface_hub does: a snapshot of links, and a note of the
-    branch."""
+    """Make a cached file visible under its name, as huggingface_hub does: a snapshot of links, a note of the branch."""
     snapshot = folder.joinpath("snapshots", commit, *relative_parts(name))
     target = os.path.relpath(blob, snapshot.parent)
     if not (snapshot.is_symlink() and snapshot.exists() and str(snapshot.readlink()) == target):
