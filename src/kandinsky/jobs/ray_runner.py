@@ -54,7 +54,7 @@ class Ready:
 
 
 class Worker:
-    """What an actor does. Nothing is loaded in the constructor: Ray would not tell its error from a dead process."""
+    """The work of an actor; nothing is loaded in its constructor, where Ray cannot tell errors from a dead process."""
 
     def __init__(self, loading: Loading, threads: int | None) -> None:
         self.loading = loading
