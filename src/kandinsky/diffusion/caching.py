@@ -117,13 +117,13 @@ OPTIONS = {kind: [f.name for f in dataclasses.fields(cls) if f.name not in ("sou
 
 
 def parse(text: str) -> CacheSettings | None:
-    """`none`, or a kind with options: `first-block:threshold=0.1`, `magcache:K=3,ratios=FILE`.
+    """Parse a step cache: `none`, or a kind with options: `first-block:threshold=0.1`, `magcache:K=3,ratios=FILE`.
 
     Returns:
-        None for `none`.
+        The settings; None for `none`.
 
     Raises:
-        RequestError: For a kind, option or value that is not allowed, or a file of ratios that cannot be read.
+        RequestError: A kind, option or value is not allowed, or a file of ratios cannot be read.
     """
     kind, _, rest = text.partition(":")
     if text == "none":
@@ -162,11 +162,15 @@ def choose(cache: str | CacheSettings | None, *, model: str, ratios: Sequence[fl
     """Settings of a cache for a model: MagCache takes the model's ratios unless it has its own.
 
     Args:
+        cache: As for ``parse``, or settings; None for no cache.
         model: Its id, for the message.
         ratios: ``sampling.mag_ratios`` of its card.
 
+    Returns:
+        The settings; None for no cache.
+
     Raises:
-        RequestError: As ``parse``, and where the model has no calibration.
+        RequestError: ``cache`` cannot be parsed, or the model has no calibration.
     """
     settings = parse(cache) if isinstance(cache, str) else cache
     if not isinstance(settings, MagCache) or settings.ratios:
@@ -182,7 +186,8 @@ def choose(cache: str | CacheSettings | None, *, model: str, ratios: Sequence[fl
 def read_ratios(file: Path) -> tuple[float, ...]:
     """The list `mag_ratios` of a JSON or TOML file, as `kandinsky calibrate` writes it, or as a card has it.
 
-    Raises: RequestError.
+    Raises:
+        RequestError: The file cannot be read, or has no such list.
     """
     try:
         text = file.read_text(encoding="utf-8")

@@ -45,12 +45,12 @@ class CogVideoXSchedule:
     Source: Diffusers, CogVideoXDDIMScheduler, with the values of THUDM/CogVideoX-5b.
 
     Attributes:
-        beta_start: Of the "scaled linear" schedule; the values of CogVideoX-5b, which Kandinsky 4 took.
-        beta_end: Of the "scaled linear" schedule; the values of CogVideoX-5b, which Kandinsky 4 took.
+        beta_start: First β of the "scaled linear" schedule; the value of CogVideoX-5b, which Kandinsky 4 took.
+        beta_end: Last β, likewise.
         snr_shift: > 0; ā becomes ā / (s + (1 − s)·ā): 1 changes nothing, more spends more steps near noise.
 
     Raises:
-        RequestError: For a shift ≤ 0.
+        RequestError: The shift is 0 or less.
     """
 
     beta_start: float = 0.00085
@@ -66,7 +66,7 @@ class CogVideoXSchedule:
         """Read Diffusers' `scheduler_config.json`; keys that begin with `_` are notes.
 
         Raises:
-            RequestError: For a value that needs another schedule, or an unknown key.
+            RequestError: A value needs another schedule, or a key is unknown.
         """
         values = without_fixed(values, FIXED, "scheduler value")
         known = ("beta_start", "beta_end", "snr_shift_scale", *WITHOUT_EFFECT)
@@ -85,11 +85,11 @@ class CogVideoXSchedule:
     def times(self, steps: int) -> Tensor:
         """Falling times of a run, float32 [steps + 1], from 1 to 0; "trailing", so that the first is pure noise.
 
-        Quirk:  where a level lies between two whole numbers (48 steps: 937.5), the rounding errors of NumPy's
-                ``arange`` decide, so they are made here too.
+        Quirk: where a level lies between two integers (48 steps: 937.5), the rounding errors of NumPy's ``arange``
+        decide, so they are reproduced here.
 
         Raises:
-            RequestError: For steps below 1 or above 1000.
+            RequestError: ``steps`` is below 1 or above 1000.
         """
         if not 1 <= steps <= LEVELS:
             raise RequestError(f"steps `{steps}` are not possible: use 1 to {LEVELS}")

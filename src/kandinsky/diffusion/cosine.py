@@ -29,13 +29,13 @@ class CosineSchedule:
     Source: ai-forever/KandinskyVideo@4e10a23, model/utils.py, get_named_beta_schedule; Diffusers, DDPMScheduler.
 
     Attributes:
-        levels: Of the table, 1 to 1000. Kandinsky Video 1.0 makes a table of as many levels as a run has steps; then
-            the network's time goes up by ``stride`` from one to the next.
-        zero_snr: The last level is brought to no signal at all, keeping the first.
-        predicts: What the network gives: "noise" or "v".
+        levels: Number of levels of the table, 1 to 1000. Kandinsky Video 1.0 makes a table of as many levels as a run
+            has steps; then the network's time increases by ``stride`` from one to the next.
+        zero_snr: Whether the last level is brought to no signal at all, keeping the first.
+        predicts: What the network predicts: "noise" or "v".
 
     Raises:
-        RequestError: For an unknown value.
+        RequestError: A value is not known.
     """
 
     levels: int = LEVELS

@@ -56,7 +56,7 @@ class Guidance:
         """The guided denoiser: the conditional one alone when guidance is off.
 
         Raises:
-            RequestError: If guidance is enabled and there is no unconditional denoiser.
+            RequestError: Guidance is enabled and there is no unconditional denoiser.
         """
         if not self.is_on:
             return conditional

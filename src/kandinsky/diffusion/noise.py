@@ -41,7 +41,7 @@ def draw(
         [B, T, H, W, C] float32 on that device; the sampler's state stays float32 whatever it was drawn in.
 
     Raises:
-        RequestError: For an unknown dtype or a batch below 1.
+        RequestError: The dtype is unknown, or the batch is below 1.
     """
     return draw_series(shape, seed, dtype, count=1, batch=batch, device=device)[0]
 

@@ -20,10 +20,13 @@ ALONE = ""  # the track of a state that is given as a plain tensor
 
 @dataclass(frozen=True, slots=True)
 class Progress(Generic[X]):
-    """A step that was taken: its number, from 1, of how many.
+    """A step that was taken.
 
-    clean: computes the clean estimate at present.   finite: whether the state is, a boolean on its device, which costs
-    no wait until somebody reads it.
+    Attributes:
+        step: Its number, from 1.
+        total: Number of all steps.
+        clean: Computes the current clean estimate.
+        finite: Whether the state is finite, a boolean on its device, which costs no wait until it is read.
     """
 
     step: int

@@ -89,7 +89,7 @@ def _fresh_draws(times: Tensor, draws_NBTHWC: Tensor | None) -> Tensor:
     """The draws, checked.
 
     Raises:
-        RequestError: If there is not one for each step but the last.
+        RequestError: There is not one noise for each step but the last.
     """
     given = 0 if draws_NBTHWC is None else len(draws_NBTHWC)
     if draws_NBTHWC is None or given != len(times) - 2:
@@ -166,7 +166,7 @@ def sampler(name: str) -> Sampler:
     """The sampler a card names.
 
     Raises:
-        RequestError: For an unknown name.
+        RequestError: The name is unknown.
     """
     if name not in SAMPLERS:
         known = ", ".join(f"`{known}`" for known in SAMPLERS)

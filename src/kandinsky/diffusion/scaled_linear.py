@@ -61,7 +61,7 @@ class ScaledLinearSchedule:
         """Read Diffusers' `scheduler_config.json`; keys that begin with `_` are notes.
 
         Raises:
-            RequestError: For a value that needs another schedule, or an unknown key.
+            RequestError: A value needs another schedule, or a key is unknown.
         """
         values = without_fixed(values, FIXED, "scheduler value")
         known = ("beta_start", "beta_end", "steps_offset", "set_alpha_to_one", *WITHOUT_EFFECT)
@@ -77,7 +77,7 @@ class ScaledLinearSchedule:
         """Falling times of a run, float32 [steps + 1], the last one 0; "leading": the levels begin below the highest.
 
         Raises:
-            RequestError: For steps below 1 or above 1000, or an offset that leads beyond the highest level.
+            RequestError: ``steps`` is below 1 or above 1000, or the offset leads beyond the highest level.
         """
         if not 1 <= steps <= LEVELS:
             raise RequestError(f"steps `{steps}` are not possible: use 1 to {LEVELS}")
@@ -157,7 +157,7 @@ class Plms:
         """The state at ``t_next``, with the velocities of earlier steps taken into account.
 
         Raises:
-            RequestError: If the run does not begin at its first time.
+            RequestError: The run does not begin at its first time.
         """
         if not self._answers and t != self.times[0].to(t):
             raise RequestError("this sampler looks back on every step of its run: begin at the first, or use `ddim`")

@@ -83,8 +83,8 @@ class AttentionSpec:
                 word that is a backend keeps the type.
 
         Raises:
-            RequestError: For a word, key or value that is not known.
-            BackendError: For a backend that does not fit.
+            RequestError: A word, key or value is not known.
+            BackendError: The backend does not fit.
         """
         word, _, rest = choice.strip().partition(":")
         word = current_backend(_TYPE_ALIASES.get(word, word))
@@ -141,7 +141,7 @@ class AttentionSpec:
         at their only meaningful values.
 
         Raises:
-            RequestError: For any other key or value.
+            RequestError: Any other key or value was given.
         """
         inert: dict[str, Any] = {"causal": False, "local": False, "glob": False, "chunk": False, "window": 3}
         inert |= {"add_sta": True, "method": "topcdf"}

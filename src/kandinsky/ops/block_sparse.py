@@ -44,7 +44,7 @@ class BlockMask:
     counts_K: Tensor | None = None
 
     def real_keys(self) -> Tensor | None:
-        """[K, size] bool: which keys are no padding; None where all are real."""
+        """[K, size] bool: True for keys that are not padding; None if none is."""
         if self.counts_K is None:
             return None
         return torch.arange(self.size, device=self.counts_K.device) < self.counts_K[:, None]
@@ -122,7 +122,7 @@ def flex(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> T
     each kind is compared with the definition.
 
     Raises:
-        BackendError: If it is dense, or does not compile.
+        BackendError: The mask is dense, or the kernel does not compile.
     """
     q, k, v = (x.transpose(1, 2) for x in (q_BSNK, k_BSNK, v_BSNK))
     try:
@@ -200,7 +200,7 @@ def _refuse_dense(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockM
     """Compute the query block that sees least by itself.
 
     Raises:
-        BackendError: If the result is another.
+        BackendError: The results differ.
     """
     _, N, Q, _ = blocks.kept_BNQK.shape
     clip, rest = divmod(int(blocks.kept_BNQK.sum(-1).argmin()), N * Q)

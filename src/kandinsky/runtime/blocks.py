@@ -3,10 +3,10 @@
 The network stays the plain network. Each block of its lists (``block_lists``) gets two hooks: one that puts copies of
 its tensors on the device in their place, one that puts the host's own tensors back. While a block runs, the one that
 followed it last time is copied on a side stream, so at most two blocks are on the device: order is observed, not
-assumed, and a step cache that leaves blocks out costs one wrong guess.
+assumed, and a step cache that skips blocks costs one wrong guess.
 
-On a processor the host is the device. There the blocks stay as they were read, which for safetensors means mapped
-from their file and evictable, and a block is converted to the compute type while it runs.
+On CPU the host is the device. There the blocks stay as they were read, which for safetensors means mapped from their
+file and evictable, and a block is converted to the compute type while it runs.
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ _SHORT = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "floa
 
 
 def check_device(name: str | None) -> None:
-    """Refuse a device that is not there. Loads torch only where its build could have that device.
+    """Refuse a device that is not available; loads torch only if its build could have that device.
 
     Raises:
-        RequestError: For an unknown name.
-        BackendError: For a device this machine does not have.
+        RequestError: The name is unknown.
+        BackendError: This machine does not have the device.
     """
     if name is None or name == "auto":
         return
@@ -50,7 +50,9 @@ def check_device(name: str | None) -> None:
 def choose_device(name: str | None = None) -> str:
     """The device to compute on: the requested one, else the first CUDA device, else the CPU.
 
-    Raises: as ``check_device``.
+    Raises:
+        RequestError: The name is unknown.
+        BackendError: This machine does not have the device.
     """
     check_device(name)
     if name is not None and name != "auto":
@@ -63,7 +65,11 @@ def choose_device(name: str | None = None) -> str:
 
 
 def choose_dtype(name: str | None, device: str) -> str:
-    """The compute type: the requested one, else bfloat16 on CUDA and float32 elsewhere. Raises: RequestError."""
+    """The compute type: the requested one, else bfloat16 on CUDA and float32 elsewhere.
+
+    Raises:
+        RequestError: The type is unknown.
+    """
     if name is None or name == "auto":
         return "bfloat16" if device.startswith("cuda") else "float32"
     name = _SHORT.get(name, name)

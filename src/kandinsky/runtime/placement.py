@@ -43,7 +43,11 @@ class Precision:
 
     @classmethod
     def choose(cls, dtype: str | torch.dtype | None, device: torch.device) -> Precision:
-        """The requested type; by default bfloat16 on CUDA and float32 elsewhere. Raises: RequestError."""
+        """The requested type; by default bfloat16 on CUDA and float32 elsewhere.
+
+        Raises:
+            RequestError: The type is unknown.
+        """
         name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
         return cls(getattr(torch, devices.choose_dtype(name, device.type)))
 
@@ -53,7 +57,12 @@ class Precision:
 
 
 def place(device: str | torch.device | None = None) -> torch.device:
-    """The requested device, if it is available, or the best one. Raises: as ``devices.choose_device``."""
+    """The requested device, if it is available, or the best one.
+
+    Raises:
+        RequestError: The name is unknown.
+        BackendError: This machine does not have the device.
+    """
     return torch.device(devices.choose_device(None if device is None else str(device)))
 
 
@@ -62,14 +71,14 @@ class Placement:
 
     Args:
         builders: For each name, how to build a network on the host, with its weights; an object whose attributes are
-            networks will do.
+            networks is allowed.
         device: For networks that ``places`` does not name.
         offload: `none`, `module` or `block`.
         types: Compute types of networks whose builder, for `block`, leaves weights as they were read.
         quantized: Whether weights are quantised already, for the advice when memory runs out.
 
     Raises:
-        RequestError: For an unknown offload mode or a device for a network that is not there.
+        RequestError: The offload mode is unknown, or a device is given for a network that does not exist.
     """
 
     def __init__(
@@ -103,7 +112,11 @@ class Placement:
         return tuple(self._builders)
 
     def move(self, device: torch.device) -> None:
-        """Run everything on one device from now on. Raises: RequestError while a network is held."""
+        """Run everything on one device from now on.
+
+        Raises:
+            RequestError: A network is currently held.
+        """
         if any(self._held.values()):
             raise RequestError("networks cannot be moved while they run: wait for the result")
         self._devices = dict.fromkeys(self._devices, device)
@@ -121,10 +134,10 @@ class Placement:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[Any]:
-        """A network on its device, for the length of a `with` block.
+        """Hold a network on its device for the duration of a `with` block.
 
         Raises:
-            OutOfMemory: Naming the placement to try, also for what runs inside the block.
+            OutOfMemory: Memory ran out, also inside the block; the message names the placement to try.
         """
         with self._memory_errors(name):
             if (net := self._built.get(name)) is None:

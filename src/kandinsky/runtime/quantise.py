@@ -54,13 +54,16 @@ SCHEMES = {"int8": Scheme(1), "fp8": Scheme(1), "nf4": Scheme(NF4_BYTES, ("text"
 
 
 def parse(value: str | Mapping[str, str] | None) -> dict[str, str]:
-    """Schemes by component. A bare name is for the transformer.
+    """Schemes by component; a bare name is for the transformer.
 
     Args:
         value: `int8`, `dit=int8,text=nf4`, a mapping of the same, or None for none.
 
+    Returns:
+        Scheme by component.
+
     Raises:
-        RequestError: For an unknown component or scheme, or one that is not for the component.
+        RequestError: A component or scheme is unknown, or the scheme is not available for the component.
     """
     if value is None:
         return {}
@@ -82,7 +85,7 @@ def check(schemes: Mapping[str, str]) -> None:
     """Refuse what cannot run here, before weights are read.
 
     Raises:
-        BackendError: For a package that is not there.
+        BackendError: A package is not installed.
     """
     if schemes:
         _torchao()

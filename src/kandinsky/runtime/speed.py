@@ -57,7 +57,7 @@ GPU = Shares(
     memory=0.9,
     kernel_s=4e-6,
 )
-# PyTorch on a processor: rates below are what large products reach, so that layers reach all of it; attention was
+# PyTorch on CPU: rates below are what large products reach, so that layers reach all of it; attention was
 # measured at half of it in this library's benchmarks (docs/benchmarks.md).
 CPU = Shares(
     linear=1.0, convolution=0.85, attention=0.5, sparse=0.25, exponential=0.0, memory=1.0, kernel_s=5e-6

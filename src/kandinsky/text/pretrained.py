@@ -92,7 +92,12 @@ def read_model(
 
 
 def read_tokenizer(cls: Any, folder: Path) -> Any:
-    """A tokenizer or image processor of transformers from a local folder. Raises: WeightsError."""
+    """Read a tokenizer or image processor of transformers from a local folder.
+
+    Raises:
+        WeightsError: The folder does not hold one, or its files are damaged.
+        BackendError: A package is missing.
+    """
     with reading(folder, "holds no tokenizer"), _quiet():
         return from_folder(cls, folder)
 
@@ -101,7 +106,7 @@ def read_tokenizer_file(file: Path) -> Tokenizer:
     """A `tokenizer.json`.
 
     Raises:
-        WeightsError: If it is absent or damaged.
+        WeightsError: The file is absent or damaged.
     """
     if not file.is_file():
         raise WeightsError(f"tokenizer file `{escaped(file)}` is not there")

@@ -28,7 +28,7 @@ def read_spiece(file: Path) -> Tokenizer:
     """The tokenizer of a SentencePiece file, without the end token that a model may want.
 
     Raises:
-        WeightsError: If the file is damaged or holds another kind of model.
+        WeightsError: The file is damaged or holds another kind of model.
     """
     vocabulary: list[tuple[str, float]] = []
     unknown: int | None = None

@@ -47,8 +47,8 @@ class TextStore:
     """A cache on disk of one encoder's embeddings, by prompt.
 
     Args:
-        folder: Where files lie; made when the first is written.
-        encoder: Gives the ``fingerprint`` of what makes the states, asked at first use.
+        folder: Where files lie; created when the first is written.
+        encoder: Returns the ``fingerprint`` of what determines the embeddings, called at first use.
     """
 
     def __init__(self, folder: Path, encoder: Callable[[], str]) -> None:
@@ -147,11 +147,11 @@ def join(states: Sequence[TextEmbeddings]) -> TextEmbeddings:
 def fingerprint(weights: Iterable[Path], others: Iterable[Path], settings: Mapping[str, Any]) -> str:
     """A hash of an encoder: of its weight files, other files (tokenizers), and settings.
 
-    Sixteen gigabytes take long to read, so of each tensor its name, type, shape and first bytes count, beside the size
-    and time of the file; other files count whole.
+    Sixteen gigabytes take long to read, so each tensor is represented by its name, type, shape and first bytes,
+    together with the size and time of the file; other files are hashed whole.
 
     Raises:
-        WeightsError: For a file that cannot be read.
+        WeightsError: A file cannot be read.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for file in sorted(weights):

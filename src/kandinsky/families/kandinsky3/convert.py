@@ -60,9 +60,9 @@ def write_diffusers(files: Files, target: Path, *, unet: Mapping[str, Any], movq
         movq: Hyper-parameters by official name.
 
     Raises:
-        WeightsError: If the tensors do not fit the network.
-        RequestError: If the target exists already.
-        BackendError: If Diffusers' class cannot represent the network.
+        WeightsError: The tensors do not fit the network.
+        RequestError: The target exists already.
+        BackendError: Diffusers' class cannot represent the network.
     """
     with _made_beside(target) as folder:
         projection = _projection(files.projection)

@@ -54,7 +54,7 @@ def to_groups(x_BTHW: Tensor, groups: Groups, kind: Kind) -> Tensor:
         [B, G, T·H·W / G, …], groups and tokens row-major; a view where there is one group.
 
     Raises:
-        RequestError: If the grid cannot be divided.
+        RequestError: The grid cannot be divided.
     """
     return _group_view(x_BTHW, groups, kind).flatten(3, 5).flatten(1, 2)
 
@@ -97,9 +97,11 @@ def from_groups(x_BGS: Tensor, grid: Sequence[int], groups: Groups, kind: Kind) 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Clips that stand one behind the other: how many frames each has, and the tokens of a frame.
+    """Clips concatenated along time: the number of frames of each, and the tokens of a frame.
 
     Attributes:
+        frames: Number of frames of each clip.
+        grid: Rows and columns of tokens.
         buckets: For each length that occurs, its frames and the numbers of its clips.
     """
 
@@ -169,7 +171,7 @@ class RotaryTables(nn.Module):
             rounding: See ``DiTParams.rope_angles``.
 
         Raises:
-            RequestError: For a grid of more than 128 positions.
+            RequestError: The grid has more than 128 positions.
         """
         sizes = (max(pack.frames), *pack.grid)
         if max(sizes) > POSITIONS:
@@ -410,9 +412,9 @@ class DiffusionTransformer3D(nn.Module):
         """Predict v = √ā·noise − √(1 − ā)·clean.
 
         Args:
-            x_FHWC: Frames of all clips, one clip behind the other, with condition channels where the network has them.
+            x_FHWC: Frames of all clips, concatenated, with condition channels if the network has them.
             time_B: Index of the discrete schedule, 0 … 999, of each clip.
-            text: Token states [B, L, C]; a mask hides tokens from all others. Pooled states are not looked at.
+            text: Token states [B, L, C]; a mask hides tokens from all others. Pooled states are ignored.
             frames: Of each clip; the clips of a pack may differ in nothing else.
             rope_scale: Divisors of the (t, h, w) angles.
             groups: Instead of ``params.num_groups``.
@@ -423,7 +425,7 @@ class DiffusionTransformer3D(nn.Module):
             [F, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
 
         Raises:
-            RequestError: For clips that cannot be patched, grouped or positioned, or do not add up.
+            RequestError: The clips cannot be patched, grouped or positioned, or do not add up.
         """
         spec = attention or AttentionSpec()
         if spec.type != "dense":

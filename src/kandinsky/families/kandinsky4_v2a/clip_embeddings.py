@@ -1,6 +1,6 @@
-"""What a model of sound is told of a film: states of its frames and of words, from an encoder or from a file.
+"""What an audio model sees of an input video: embeddings of its frames and of text, from an encoder or from a file.
 
-Legend: N windows of a video, T states of a window's frames, L of the words, E their width; H W rows and columns.
+Legend: N windows of a video, T embeddings of a window's frames, L of the text, E their width; H W rows and columns.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def read_embeddings(path: str | Path) -> ClipEmbeddings:
     """States made elsewhere, under the official names, with or without the first axis.
 
     Raises:
-        RequestError: If the file does not exist, lacks an embedding or has others.
-        WeightsError: If it is damaged.
+        RequestError: The file does not exist, lacks an embedding or has others.
+        WeightsError: It is damaged.
     """
     path = Path(path).expanduser()
     if not path.is_file():

@@ -1,10 +1,10 @@
 """Encodes videos and prompts with CogVLM2-Video-LLaMA3, as Kandinsky 4's video to audio was trained.
 
-The model's class is program code in its own repository. It runs only where the caller has said that it may; what is
-not there in this library is then what that code says (which frames' size, which tokens).
+The model's class is program code in its own repository. It runs only if the caller has allowed it; what this library
+leaves open (the size of frames, the tokens) is up to that code.
 
-Legend: T frames, P places of a frame's tokens, L words, E width of the states.
-Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/video2audio_pipe.py, extract_video_embedding and
+Legend: T frames, P places of a frame's tokens, L tokens of text, E width of the embeddings. Source:
+ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/video2audio_pipe.py, extract_video_embedding and
 extract_text_embedding.
 """
 
@@ -44,7 +44,7 @@ class CogVlm2Params:
         """Read a card's values.
 
         Raises:
-            RequestError: For an unknown key.
+            RequestError: A key is unknown.
         """
         return read_params(cls, values, "encoder parameter")
 
@@ -89,7 +89,7 @@ class CogVlm2Encoder(nn.Module):
         """Of the tokens of one kind, [n, E].
 
         Raises:
-            BackendError: If the model's own code fails.
+            BackendError: The model's own code fails.
         """
         device = next(self.model.parameters()).device
         try:
@@ -129,8 +129,8 @@ def read_cogvlm2(folder: Path, *, params: CogVlm2Params | None = None, dtype: to
     Nothing is fetched. Callers ask for permission first, see ``engine/remote_code.py``.
 
     Raises:
-        BackendError: If transformers is not installed, or the folder's code fails.
-        WeightsError: If files are damaged.
+        BackendError: transformers is not installed, or the folder's code fails.
+        WeightsError: Files are damaged.
     """
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer

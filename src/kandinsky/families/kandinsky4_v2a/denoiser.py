@@ -54,7 +54,7 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
     """The U-Net as a denoiser of the track `audio`, conditioned on a clip by ``known.extra["frames"]``, [B, T, E].
 
     Raises:
-        BackendError: For a step cache: its levels are not a sequence of blocks.
+        BackendError: There is a step cache: the U-Net's levels are not a sequence of blocks.
     """
     assert isinstance(net, V2AUNet)
     if run.runner is not None:

@@ -66,7 +66,7 @@ class V2AParams:
         """Read a card's or a `config.json`'s values; keys that begin with `_` are notes.
 
         Raises:
-            RequestError: For a key that is unknown, or a value that would make another network.
+            RequestError: A key is unknown, or a value describes another network.
         """
         what = "U-Net parameter"
         # Diffusers leaves what is not set as null; the class defaults hold then

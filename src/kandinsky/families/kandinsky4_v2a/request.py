@@ -41,7 +41,7 @@ class Windows:
 
     @classmethod
     def over(cls, seconds: float, sound: Sound) -> Windows:
-        """As few as cover so many seconds, evenly spread; neighbours share at least the card's overlap."""
+        """As few windows as cover ``seconds``, evenly spread; neighbours share at least the card's overlap."""
         if seconds <= sound.window_s + CLOSE_S:
             return cls((0.0,), max(min(seconds, sound.window_s), sound.least_s))
         count = math.ceil((seconds - sound.overlap_s) / (sound.window_s - sound.overlap_s) - CLOSE_S)
@@ -83,7 +83,7 @@ def input_video_of(job: Job) -> InputVideo | Video:
     """The input video of a job.
 
     Raises:
-        RequestError: If the job has none.
+        RequestError: The job has none.
     """
     if job.film is None:
         raise RequestError(f"this request for `{job.card.id}` brings no video")
@@ -91,10 +91,10 @@ def input_video_of(job: Job) -> InputVideo | Video:
 
 
 def choice_of(job: Job) -> SoundChoice:
-    """What a job says of its film.
+    """What a job says of its input video.
 
     Raises:
-        RequestError: If the job is for another task.
+        RequestError: The job is for another task.
     """
     if not isinstance(job.extra, SoundChoice):
         raise RequestError(f"this request was checked against `{job.card.id}`, which makes no sound")
@@ -105,7 +105,7 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
     """Check a request against its card and its video, and fill in the card's defaults and a random seed.
 
     Raises:
-        RequestError: With one line that says what was given, what is allowed and what to do.
+        RequestError: A value is not allowed; the message says what was given, what is allowed and what to do.
     """
     sound = sound_of(card)
     refuse_foreign(request, card, own=OWN)
@@ -162,10 +162,10 @@ def times_of(film: InputVideo | Video) -> tuple[float, ...]:
 def shown_frames(
     times_s: Sequence[float], start_s: float, length_s: float, sound: Sound
 ) -> tuple[list[int], list[float]]:
-    """Which frames of a video the encoder sees for one window, and when, from the window's begin.
+    """Which frames of a video the encoder sees for one window, and when, from the window's start.
 
-    Where the video ends within the window, its last frame is shown on. Frames of even rate are those of the official
-    rule (numbers spread evenly from first to last and cut to whole ones).
+    If the video ends within the window, its last frame is repeated. At a constant rate, the frames are those of the
+    official rule (numbers spread evenly from first to last and truncated to integers).
     """
     if sound.fps:
         wanted = [start_s + i / sound.fps for i in range(sound.frames)]

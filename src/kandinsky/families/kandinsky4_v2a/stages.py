@@ -1,7 +1,7 @@
-"""Sound for a film: frames and words → embeddings → spectrogram, by the one sampling loop → waveform.
+"""Audio for an input video: frames and text → embeddings → spectrogram, by the shared sampling loop → waveform.
 
-Each step is public and typed on both sides. A video longer than the model's window is done in overlapping windows, each
-with noise of its own, and their sounds are faded into each other.
+Each step is public and fully typed. A video longer than the model's window is processed in overlapping windows, each
+with noise of its own, and their audio is cross-faded.
 
 Legend: N windows of a video, B of them in one pass; M bands and T columns of a spectrogram; H W C rows, columns and
 channels of its latent; S samples; E width of the encoder's embeddings.
@@ -105,7 +105,7 @@ def encode(context: Context, jobs: Sequence[Job]) -> list[ClipEmbeddings]:
     """Embeddings of every video and its prompts, from a file where a request names one.
 
     Raises:
-        RequestError: If a file does not fit its request.
+        RequestError: A file does not fit its request.
     """
     given = [_given(job) for job in jobs]
     if None not in given:
@@ -138,7 +138,7 @@ def encode(context: Context, jobs: Sequence[Job]) -> list[ClipEmbeddings]:
 
 
 def windows_of(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the encoder is shown of each window: frames [T, H, W, 3] uint8, and when they are shown, [T] seconds."""
+    """What the encoder sees of each window: frames [T, H, W, 3] uint8, and when they are shown, [T] seconds."""
     rules, film, windows = sound_of(job.card), input_video_of(job), choice_of(job).windows
     times = times_of(film)
     chosen = [shown_frames(times, start, windows.length_s, rules) for start in windows.starts_s]
@@ -160,7 +160,7 @@ def sample(
         at_once: Windows in one pass of the U-Net; results then differ by the rounding of differently ordered sums.
 
     Raises:
-        RequestError: For embeddings of another width than the U-Net's.
+        RequestError: The embeddings have another width than the U-Net's.
     """
     passes = _passes(list(zip(jobs, clips, strict=True)), at_once)
     rules, shift = sampler(context.card.sampling.sampler), context.card.sampling.shift
@@ -228,7 +228,7 @@ def denoise(
 
 
 def decode(context: Context, latents_N1HWC: Tensor) -> Tensor:
-    """Spectrograms [N, M, T, 3], uint8 on the host; rounded, as officially."""
+    """Spectrograms [N, M, T, 3], uint8 on the host; rounded, as in the official code."""
     return (shares(pixels(context, latents_N1HWC)) * 255).round().to(torch.uint8)
 
 
@@ -281,7 +281,7 @@ def recipe(context: Context, job: Job) -> dict[str, object]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Window:
-    """One window to sample. film: index of its video in the batch."""
+    """One window to sample; ``film`` is the index of its video in the batch."""
 
     film: int
     number: int
@@ -290,7 +290,7 @@ class _Window:
 
 
 def _passes(films: Sequence[tuple[Job, ClipEmbeddings]], at_once: int) -> list[list[_Window]]:
-    """Neighbouring windows that one pass can take together, at most so many."""
+    """Neighbouring windows that one pass can process together, at most ``at_once``."""
     passes: list[list[_Window]] = []
     last: object = None
     for place, (one, states) in enumerate(films):
@@ -340,7 +340,7 @@ def _given(job: Job) -> ClipEmbeddings | None:
     """Embeddings from the file that a job names.
 
     Raises:
-        RequestError: If the file does not fit the request.
+        RequestError: The file does not fit the request.
     """
     choice = choice_of(job)
     if choice.states is None:

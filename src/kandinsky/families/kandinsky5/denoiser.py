@@ -42,7 +42,7 @@ def join_condition(x_BTHWC: Tensor, params: TakesCondition, condition_BTHWC: Ten
         [B, T, H, W, params.input_channels]. A network without condition channels gets x as it is.
 
     Raises:
-        RequestError: For a condition the network has no channels for, or of another shape.
+        RequestError: The network has no channels for the condition, or it has another shape.
     """
     if not params.has_condition_channels:
         if condition_BTHWC is not None:

@@ -37,7 +37,7 @@ def patchify(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
     """[B, T, H, W, C] → [B, T/pt, H/ph, W/pw, pt·ph·pw·C], C fastest.
 
     Raises:
-        RequestError: If the latent is no multiple of the patch.
+        RequestError: The latent is not a multiple of the patch.
     """
     if any(size % p for size, p in zip(x_BTHWC.shape[1:4], patch, strict=True)):
         raise RequestError(
@@ -258,13 +258,13 @@ class OutLayer(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class VisualLayout:
-    """What follows from a clip's size alone: made once, good for all passes of a generation and both its branches.
+    """What follows from a clip's size alone: computed once for all passes of a generation and both its branches.
 
     Attributes:
         grid: Frames, rows, columns of tokens.
-        rotation: In the order the visual blocks see the tokens.
-        attention: As asked for.
-        nabla: Order and window of block-sparse attention, None where attention is dense.
+        rotation: Rotary angles in the order in which the visual blocks see the tokens.
+        attention: As given.
+        nabla: Order and window of block-sparse attention; None if attention is dense.
     """
 
     grid: tuple[int, int, int]
@@ -350,8 +350,8 @@ class DiffusionTransformer3D(nn.Module):
             [B, T, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
 
         Raises:
-            RequestError: For a latent that cannot be patched.
-            BackendError: For an attention backend that is absent.
+            RequestError: The latent cannot be patched.
+            BackendError: An attention backend is not available.
         """
         compute = self.visual_embeddings.in_layer.weight.dtype
         device = x_BTHWC.device

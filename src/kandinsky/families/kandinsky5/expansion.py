@@ -31,7 +31,7 @@ WRITERS = ("qwen-clip",)
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the image stands in the turn, and the part of its width and height that is shown."""
+    """Where the image stands in the turn, and the fraction of its width and height that is shown."""
 
     image: Literal["none", "first", "last"] = "none"
     shown: int = 1
@@ -55,7 +55,7 @@ def check_can_expand(model: str, encoder: str, task: str) -> None:
     """Check that a model can expand prompts.
 
     Raises:
-        RequestError: If a model's text encoder cannot write, or its task has no question.
+        RequestError: A model's text encoder cannot write, or its task has no question.
     """
     if encoder not in WRITERS:
         raise RequestError(
@@ -99,7 +99,7 @@ def expand(
         The model's answer; the prompt itself if it is empty.
 
     Raises:
-        WeightsError: If the chat template or the image processor does not lie beside the model.
+        WeightsError: The chat template or the image processor does not lie beside the model.
     """
     import torch
 

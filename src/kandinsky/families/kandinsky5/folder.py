@@ -31,7 +31,7 @@ def read_official_configuration(place: Path, cards: Cards) -> Card:
     """The card of a YAML file, or of the one in a folder.
 
     Raises:
-        RequestError: If a folder holds several.
+        RequestError: A folder holds several.
     """
     if place.is_file():
         return official_config.read(place, cards=cards)
@@ -91,9 +91,9 @@ def _diffusers_attention(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _like(params: Mapping[str, Any], attention: Mapping[str, Any], stand_in: Card, cards: Cards) -> Card:
-    """Of the shipped models for the same task one with the same network, and best the same attention.
+    """A shipped model for the same task with the same network, preferably the same attention.
 
-    ``stand_in`` where there is none.
+    ``stand_in`` if there is none.
     """
     same = [
         card

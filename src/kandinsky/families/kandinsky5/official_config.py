@@ -128,7 +128,7 @@ def read(path: Path, *, cards: Cards, bases: Iterable[Path] | None = None, task:
         task: What the model is for, a key of ``CALLS``; by default the file's name and contents tell.
 
     Raises:
-        RequestError: The file is no such YAML, a value is of another type or out of range, or it is for another task.
+        RequestError: The file is not such YAML, a value has another type or is out of range, or it is for another task.
     """
     path = Path(path)
     if not path.is_file():

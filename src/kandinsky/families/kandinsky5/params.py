@@ -69,7 +69,7 @@ class DiTParams:
         """Read official hyper-parameters.
 
         Raises:
-            RequestError: For an unknown key.
+            RequestError: A key is unknown.
         """
         what = "transformer parameter"
         axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims") if key in values}

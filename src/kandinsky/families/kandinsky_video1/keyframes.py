@@ -179,7 +179,7 @@ def choice_of(job: Job) -> KeyframeChoice:
     """The keyframe settings of a job.
 
     Raises:
-        RequestError: If the job is for another model.
+        RequestError: The job is for another model.
     """
     if not isinstance(job.extra, KeyframeChoice):
         raise RequestError(f"this request was held against `{job.card.id}`, which makes no key frames")
@@ -232,7 +232,7 @@ def make_first_frame(
     """A first frame from the text, larger than the clip.
 
     Raises:
-        BackendError: For models that do not need one.
+        BackendError: The model does not need one.
     """
     first = keyframes_of(context.card).first_frame
     if first is None:

@@ -56,7 +56,7 @@ def keyframes_of(card: Card) -> Keyframes:
     """The keyframe settings of a card.
 
     Raises:
-        RequestError: If the model has none.
+        RequestError: The model has none.
     """
     if card.keyframes is None:
         raise RequestError(f"`{card.id}` makes no key frames")

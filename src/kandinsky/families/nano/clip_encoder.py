@@ -50,7 +50,7 @@ class NanoClipEncoderParams:
         """Read a card's values.
 
         Raises:
-            RequestError: For an unknown key.
+            RequestError: A key is unknown.
         """
         return read_params(cls, values, "clip encoder parameter")
 

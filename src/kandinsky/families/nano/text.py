@@ -56,7 +56,7 @@ class NanoTextParams:
         """Read a card's values.
 
         Raises:
-            RequestError: For an unknown key.
+            RequestError: A key is unknown.
         """
         return read_params(cls, values, "text network parameter")
 
@@ -69,7 +69,12 @@ class NanoTextParams:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was understood. meaning_BM: unit length.  logits: by role, [B, V] without the empty slot."""
+    """How a prompt was understood.
+
+    Attributes:
+        meaning_BM: Embedding of the concept, of unit length.
+        logits: By role, [B, V] without the empty slot.
+    """
 
     meaning_BM: Tensor
     logits: dict[str, Tensor]

@@ -114,10 +114,14 @@ def _climb(
     """A decoder's convolutions, from the coarsest level to the finest.
 
     Args:
-        widths, positions: of the levels, in that order; positions are frames x rows x columns.
-        resnets: residual blocks of a level.
-        kernel, doubling: of convolutions, and of that after each enlargement.
-        told, along: as for ``_residual``.
+        widths: Widths of the levels, in that order.
+        positions: Frames x rows x columns of the levels.
+        latent_channels: Channels of the latent.
+        resnets: Residual blocks per level.
+        kernel: Size of convolution kernels.
+        doubling: Size of the kernel after each upsampling.
+        told: As for ``_residual``.
+        along: As for ``_residual``.
     """
     block = partial(_residual, kernel=kernel, told=told, along=along)
     before = widths[0]

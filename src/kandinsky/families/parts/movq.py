@@ -1,11 +1,11 @@
-"""MoVQ, the autoencoder of Kandinsky 3 and Kandinsky Video: images, or clips with a decoder that looks along time.
+"""MoVQ, the autoencoder of Kandinsky 3 and Kandinsky Video: images, or clips with a decoder that has temporal layers.
 
-The decoder's norms are modulated by the latent itself. There is no codebook and no scaling: latents are what the
-encoder gives. Names of tensors are the official ones.
+The decoder's norms are modulated by the latent itself. There is no codebook and no scaling: latents are the encoder's
+output. Names of tensors are the official ones.
 
 Legend: B clips, T frames, H rows, W columns, C channels; R = B·T images; pixels in [-1, 1]. Latents have an eighth of
-the sides at full size. Inside, images are [R, C, H, W] in a channels-last memory format.
-Source: ai-forever/KandinskyVideo@4e10a23 and @914eac1, movq.py.
+the sides at full size. Inside, images are [R, C, H, W] in a channels-last memory format. Source:
+ai-forever/KandinskyVideo@4e10a23 and @914eac1, movq.py.
 """
 
 from __future__ import annotations

@@ -58,7 +58,11 @@ class HunyuanParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HunyuanParams:
-        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes. Raises: RequestError."""
+        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes.
+
+        Raises:
+            RequestError: A key is unknown, or a value is not valid.
+        """
         return read_params(cls, values, "autoencoder parameter")
 
 
@@ -91,7 +95,11 @@ class FluxParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FluxParams:
-        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes. Raises: RequestError."""
+        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes.
+
+        Raises:
+            RequestError: A key is unknown, or a value is not valid.
+        """
         return read_params(cls, values, "autoencoder parameter")
 
 
@@ -116,8 +124,11 @@ class CogVideoXParams:
     def from_dict(cls, values: Mapping[str, Any]) -> CogVideoXParams:
         """Read a card's or a `config.json`'s values; keys that begin with `_` are notes.
 
-        Diffusers' keys that nothing here depends on are passed over; those that would change the result and that no
-        CogVideoX of Kandinsky sets are refused. Raises: RequestError.
+        Diffusers' keys that nothing here depends on are ignored; those that would change the result and that no
+        CogVideoX of Kandinsky sets are refused.
+
+        Raises:
+            RequestError: A key is unknown or refused, or a value is not valid.
         """
         for key in COGVIDEOX_UNSET:
             if values.get(key):
@@ -158,7 +169,7 @@ class MovqParams:
         """Read official hyper-parameters.
 
         Raises:
-            RequestError: For an unknown name or a value that is not supported.
+            RequestError: A name is unknown, or a value is not supported.
         """
         what = "autoencoder parameter"
         return read_params(cls, without_fixed(values, MOVQ_ONLY, what), what)

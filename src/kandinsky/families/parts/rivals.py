@@ -34,7 +34,7 @@ def movq(side: Side, latents_BTHWC: Tensor) -> Callable[[], Tensor]:
     """Decodes images.
 
     Raises:
-        Unavailable: for a decoder that looks along time.
+        Unavailable: The decoder has temporal layers, which Diffusers does not have.
     """
     with side.pipe.placement.hold("vae") as ours:
         if ours.params.temporal:

@@ -61,7 +61,7 @@ class World:
         """What `torchrun` or another launcher says in the environment.
 
         Raises:
-            RequestError: For nonsense.
+            RequestError: The variables are not valid.
         """
         if "WORLD_SIZE" not in os.environ:
             return cls()
@@ -121,9 +121,11 @@ def part(failed: str | None = None) -> None:
 
 @contextmanager
 def together(say: Callable[[str], None]) -> Iterator[World]:
-    """Around a job of one or several processes: only what must be said is said, and by one; all end when one does.
+    """Run a job on one or several processes: only one of them reports, and all end when one does.
 
-    Raises: what the job raises, where it is one process; else SystemExit with its code, after saying it.
+    Raises:
+        SystemExit: The job failed on several processes; it has been reported. With one process, its own error passes
+            through.
     """
     world = World.started()
     if world.size == 1:

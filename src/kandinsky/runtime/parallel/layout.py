@@ -26,7 +26,7 @@ AXES = ("data", "cfg", "ring", "ulysses", "tp")
 AUTO = "auto"
 EXAMPLE = "`cfg=2,ulysses=2`"
 PROCESSES = 65_536  # the most that a layout is made for
-# heads may go unevenly over processes as long as this share of the work is no waiting
+# heads may be divided unevenly as long as at least this share of the time is work, not waiting
 WORTH_IT = 0.85
 
 
@@ -91,7 +91,7 @@ def read(text: str) -> Layout:
     """`cfg=2,ulysses=2` as a layout.
 
     Raises:
-        RequestError: For a name or number that is none.
+        RequestError: A name is unknown, or a number is not valid.
     """
     names = [f.name for f in dataclasses.fields(Layout)]
     known = ", ".join(f"`{name}`" for name in names)
@@ -112,10 +112,10 @@ def read(text: str) -> Layout:
 
 
 def check_processes(count: object) -> None:
-    """Refuse a number of processes that is none, or that nobody has.
+    """Refuse a number of processes that is not valid, or unrealistic.
 
     Raises:
-        RequestError: for anything but a whole number from 1 to ``PROCESSES``.
+        RequestError: It is not an integer from 1 to ``PROCESSES``.
     """
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= PROCESSES:
         raise RequestError(f"`{count}` processes cannot share a generation: use 1 to {PROCESSES:,}")
@@ -129,7 +129,7 @@ def settle(choice: str | Layout | None, world: int, demand: Demand) -> tuple[Lay
         world: Processes that were started.
 
     Raises:
-        RequestError: For a layout that fits neither the processes nor the work.
+        RequestError: The layout does not fit the processes or the work.
     """
     check_processes(world)
     if choice is None or choice == AUTO:
@@ -151,10 +151,10 @@ def settle(choice: str | Layout | None, world: int, demand: Demand) -> tuple[Lay
 
 
 def choose(world: int, demand: Demand) -> tuple[Layout, str]:
-    """A layout for so many processes: guidance first, since its passes meet once a step, then the tokens.
+    """Choose a layout for a number of processes: guidance first, since its passes meet once a step, then the tokens.
 
     Raises:
-        RequestError: If none fits.
+        RequestError: None fits.
     """
     if world == 1:
         return Layout(), "one process"

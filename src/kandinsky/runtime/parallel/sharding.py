@@ -18,7 +18,7 @@ def shard_block(block: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def shard_rest(net: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh) -> None:
-    """Shard what is no block, and fetch each block's weights while the one before it runs."""
+    """Shard everything outside the blocks, and fetch each block's weights while the one before it runs."""
     fully_shard(net, mesh=mesh, reshard_after_forward=False)
     ordered = [cast(FSDPModule, block) for block in blocks]
     for block, following in pairwise(ordered):

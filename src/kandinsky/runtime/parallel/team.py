@@ -203,7 +203,11 @@ class Team:
         return {axis: 0 if self.mesh is None else self.mesh[axis].get_local_rank() for axis in AXES}
 
     def once(self, make: Callable[[], Sequence[Tensor | None]]) -> list[Tensor | None]:
-        """Tensors that the first process makes, on all. Raises: what it raised, on all, as far as its kind matters."""
+        """Tensors that the first process makes, on all processes.
+
+        Raises:
+            KandinskyError: The first process failed; its error is raised on all, with its class as far as that matters.
+        """
         if self.mesh is None:
             return list(make())
         made: Sequence[Tensor | None] | None = None

@@ -48,7 +48,7 @@ def per_clip(inputs: Tensors, name: str, frames: int) -> Tensor:
     """One value or tensor a clip, from rows that repeat it for every frame.
 
     Raises:
-        CaseError: If they differ.
+        CaseError: They differ.
     """
     each = inputs[name]
     one = each[::frames]
@@ -103,7 +103,7 @@ def check_shape(call: Settings, key: str, tensor: Tensor) -> None:
     """Compare a recorded shape with a tensor.
 
     Raises:
-        CaseError: If a recorded shape is not that of the tensor it describes.
+        CaseError: A recorded shape is not that of the tensor it describes.
     """
     if call.has(key) and call.integers(key) != list(tensor.shape):
         raise CaseError(f"call.{key}", f"is {call.integers(key)}, the recorded noise has {list(tensor.shape)}")

@@ -32,10 +32,12 @@ class Figures:
     quantised: float = 0.0
 
     def operations(self, base: int, positions: float, passes: float) -> Operations:
-        """Of so many passes over so many positions each.
+        """Operations of ``passes`` passes over ``positions`` positions each.
 
         Args:
-            base: channels of the finest level.
+            base: Channels of the finest level.
+            positions: Positions of a pass.
+            passes: Number of passes.
         """
         scale = (base / self.width) ** 2 * positions
         one = Operations(

@@ -90,7 +90,7 @@ class UNetParams:
         """Read official arguments; those of a video network say which variant it is.
 
         Raises:
-            RequestError: For an unknown name, a value that is not supported, or lists of unequal length.
+            RequestError: A name is unknown, a value is not supported, or lists differ in length.
         """
         what = "U-Net parameter"
         without_fixed(values, ONLY, what)
@@ -134,7 +134,7 @@ def _temporal(given: dict[str, Any]) -> Temporal:
     """Takes the arguments of video networks out of ``given``; they say which of the official classes it is.
 
     Raises:
-        RequestError: For an argument that the class does not have.
+        RequestError: The class does not have an argument that was given.
     """
     if any(given.get("time_downsample") or ()):
         raise RequestError("U-Net parameter `time_downsample` is not supported: no released network uses it")

@@ -184,7 +184,7 @@ class UNet(nn.Module):
             [B, T, H, W, out_channels].
 
         Raises:
-            RequestError: If the sides of a latent do not halve often enough.
+            RequestError: The sides of a latent do not halve often enough.
         """
         B, T, H, W, _ = x_BTHWC.shape
         unit = 2**self.params.halvings
