@@ -233,7 +233,8 @@ def test_it_is_planned_and_measured(room: Path) -> None:
 def test_it_is_trained(room: Path) -> None:
     recipe = room / "recipe.yaml"
     recipe.write_text(
-        "kind: flow\nmodel: pebble\ndata: data\nout: run\nsteps: 3\nlr: 1e-3\nbatch: 2\nlog_every: 1\nbf16: false\n"
+        "kind: denoiser\nmodel: pebble\nout: run\ndata: {source: data, batch: 2}\n"
+        "loop: {steps: 3, lr: 1e-3, log_every: 1, bf16: false}\n"
     )
     written = Path(run(room, "train", str(recipe)).splitlines()[-1])
     lines = [json.loads(line) for line in (room / "run/log.jsonl").read_text().splitlines()]

@@ -28,6 +28,7 @@ from kandinsky.lab.nano.train_sound import (
 )
 from kandinsky.media.spectrogram import SpectrogramParams
 from kandinsky.train import loop
+from kandinsky.train.objective import One, Rng
 from kandinsky.train.recipe import run_recipe
 from kandinsky.weights.read import load_into
 
@@ -90,21 +91,21 @@ def test_targets_name_the_nearest_frame_and_what_happened_there() -> None:
 
 def test_a_step_trains_eye_and_network_and_the_autoencoder_stays() -> None:
     one = objective(drop=0)
-    batch = one.batch(0, loop.generator_for(0, 0))
+    batch = one.batch(0, Rng(0, 0).generator(0))
     assert batch.frames_BTCHW.shape == (3, FRAMES, 3, 16, 16) and batch.clean_BTHWC.shape == (3, 1, 2, 27, 4)
-    loss, figures = one.loss(batch, loop.generator_for(0, 0, 1))
+    loss, figures = one.loss(batch, Rng(0, 0).generator(1))
     loss.backward()
     assert {"loss_velocity", "loss_early", "loss_reading"} == set(figures)
     for name in ("clip.patches.weight", "clip.words.weight", "unet.conv_in.weight", "reading.weight"):
         gradient = one.network.get_parameter(name).grad
         assert gradient is not None and gradient.abs().max() > 0, name
     assert all(p.grad is None for p in one.autoencoder.parameters())
-    again = one.loss(batch, loop.generator_for(0, 0, 1))[0]
+    again = one.loss(batch, Rng(0, 0).generator(1))[0]
     assert torch.equal(loss.detach(), again.detach())
 
 
 def test_training_resumes_bit_equal(tmp_path: Path) -> None:
-    whole = loop.run(objective(), SETTINGS, tmp_path / "whole")
+    whole = loop.run(One(objective()), SETTINGS, tmp_path / "whole")["network"]
     stopped = objective()
 
     def stop(line: dict[str, float]) -> None:
@@ -113,8 +114,8 @@ def test_training_resumes_bit_equal(tmp_path: Path) -> None:
 
     quick = dataclasses.replace(SETTINGS, checkpoint_minutes=0)
     with pytest.raises(KeyboardInterrupt):
-        loop.run(stopped, quick, tmp_path / "stopped", on_log=stop)
-    resumed = loop.run(objective(), quick, tmp_path / "stopped")
+        loop.run(One(stopped), quick, tmp_path / "stopped", on_log=stop)
+    resumed = loop.run(One(objective()), quick, tmp_path / "stopped")["network"]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
@@ -122,11 +123,11 @@ def test_the_autoencoder_starts_at_pca_and_gets_better() -> None:
     settings: PictureSettings = read_pictures(PICTURES)
     one = SoundAutoencoderObjective(None, settings, NanoAutoencoderParams.from_dict(VAE), batch=4, pca_clips=12)
     assert 0.5 < one.explained < 1
-    batch = one.batch(0, loop.generator_for(0, 0))
+    batch = one.batch(0, Rng(0, 0).generator(0))
     optimiser = torch.optim.Adam([p for p in one.network.parameters() if p.requires_grad], 2e-3)
     losses = []
     for _ in range(8):
-        loss, _ = one.loss(batch, loop.generator_for(0, 0, 1))
+        loss, _ = one.loss(batch, Rng(0, 0).generator(1))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

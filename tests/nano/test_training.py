@@ -22,6 +22,8 @@ from kandinsky.lab.nano.flow import FlowObjective, Stage
 from kandinsky.lab.nano.train import DenoiserRecipe, PackageRecipe, Packed, TextRecipe, package
 from kandinsky.train import loop
 from kandinsky.train.curve import read_journals
+from kandinsky.train.objective import One, Rng
+from kandinsky.train.optimisers import Optimiser
 from kandinsky.train.recipe import Run, read_recipe, read_settings, run_recipe
 from kandinsky.weights.read import load_into, read_state
 from kandinsky.weights.write import write_state
@@ -57,7 +59,7 @@ def settings(steps: int) -> loop.LoopSettings:
 
 
 def test_a_resumed_run_is_bit_equal_to_one_that_never_stopped(tmp_path: Path) -> None:
-    whole = loop.run(objective(tmp_path, 8), settings(8), tmp_path / "whole")
+    whole = loop.run(One(objective(tmp_path, 8)), settings(8), tmp_path / "whole")["network"]
     first = objective(tmp_path, 8)
     with pytest.raises(KeyboardInterrupt):
 
@@ -66,8 +68,8 @@ def test_a_resumed_run_is_bit_equal_to_one_that_never_stopped(tmp_path: Path) ->
                 raise KeyboardInterrupt
 
         every_step = loop.LoopSettings(steps=8, lr=1e-2, warmup=2, bf16=False, log_every=1, checkpoint_minutes=0)
-        loop.run(first, every_step, tmp_path / "cut", on_log=stop)
-    again = loop.run(objective(tmp_path, 8), settings(8), tmp_path / "cut")
+        loop.run(One(first), every_step, tmp_path / "cut", on_log=stop)
+    again = loop.run(One(objective(tmp_path, 8)), settings(8), tmp_path / "cut")["network"]
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut/log.jsonl").read_text().splitlines()]
@@ -76,22 +78,22 @@ def test_a_resumed_run_is_bit_equal_to_one_that_never_stopped(tmp_path: Path) ->
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     lines: list[dict[str, float]] = []
-    loop.run(objective(tmp_path, 120), settings(120), tmp_path / "run", on_log=lines.append)
+    loop.run(One(objective(tmp_path, 120)), settings(120), tmp_path / "run", on_log=lines.append)
     losses = [line["loss"] for line in lines]
     assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:10])
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    loop.run(objective(tmp_path, 1), settings(1), tmp_path / "run")
+    loop.run(One(objective(tmp_path, 1)), settings(1), tmp_path / "run")
     other = objective(tmp_path, 2)
     other.network = torch.nn.Linear(2, 2)  # type: ignore[assignment]
     with pytest.raises(RequestError, match="another network"):
-        loop.run(other, settings(2), tmp_path / "run")
+        loop.run(One(other), settings(2), tmp_path / "run")
 
 
 def test_curriculum_and_dropped_text(tmp_path: Path) -> None:
     made = objective(tmp_path, 10)
-    early, late = made.batch(0, loop.generator_for(0, 0)), made.batch(9, loop.generator_for(0, 9))
+    early, late = made.batch(0, Rng(0, 0).generator(0)), made.batch(9, Rng(0, 9).generator(0))
     assert early.latents_BTHWC.shape == (4, 1, 4, 4, 4)
     assert late.latents_BTHWC.shape == (2, 3, 4, 4, 4)
     assert early.text.tokens_BLC.shape == (4, 6, 8)
@@ -107,7 +109,7 @@ def test_a_given_first_frame_is_clean_marked_and_not_learned(tmp_path: Path) -> 
     params = dataclasses.replace(DIT, visual_cond=True)
     words = NanoTextNetwork(WORDS)
     made = FlowObjective(path, words, params, [Stage(1.0, 3, 8)], steps=1, image_share=0.5, condition="coordinates")
-    batch = made.batch(0, loop.generator_for(0, 0))
+    batch = made.batch(0, Rng(0, 0).generator(0))
     assert 0 < batch.given_B.sum() < 8
     seen: list[torch.Tensor] = []
 
@@ -118,7 +120,7 @@ def test_a_given_first_frame_is_clean_marked_and_not_learned(tmp_path: Path) -> 
         return wrong
 
     with mock.patch.object(made.network, "forward", network):
-        loss, _ = made.loss(batch, loop.generator_for(0, 0, 1))
+        loss, _ = made.loss(batch, Rng(0, 0).generator(1))
     (x,) = seen
     assert torch.equal(x[batch.given_B, 0, ..., :4], batch.latents_BTHWC[batch.given_B, 0])
     assert not torch.equal(x[~batch.given_B, 0, ..., :4], batch.latents_BTHWC[~batch.given_B, 0])
@@ -127,7 +129,7 @@ def test_a_given_first_frame_is_clean_marked_and_not_learned(tmp_path: Path) -> 
 
 
 def test_rate_rises_stays_and_falls() -> None:
-    rates = [loop.LoopSettings(steps=100, lr=1.0, warmup=10, decay=0.2).rate(k) for k in range(100)]
+    rates = [Optimiser(lr=1.0, warmup=10, decay=0.2).factor(k, 100) for k in range(100)]
     assert rates[0] == 0.1 and rates[10:80] == [1.0] * 70
     assert rates[-1] == pytest.approx(0.05) and sorted(rates[80:], reverse=True) == rates[80:]
 

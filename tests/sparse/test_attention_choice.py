@@ -42,7 +42,11 @@ def test_a_choice_changes_a_cards_attention(card, choice, expected):
 @pytest.mark.parametrize(
     ("choice", "error", "words"),
     [
-        ("spiral", BackendError, "attention `spiral` is not available: use a type, `dense`, `nabla`, or a backend"),
+        (
+            "spiral",
+            BackendError,
+            "attention `spiral` is not available: use a type, `dense`, `nabla`, `causal`, or a backend",
+        ),
         ("flex", BackendError, "`flex` has no dense attention: use `auto` or one of `sdpa`"),
         ("nabla:backend=sage", BackendError, "`sage` has no nabla attention: use `auto` or one of `flex`"),
         ("nabla:backend=warp", BackendError, "attention backend `warp` is not available"),

@@ -23,31 +23,32 @@ import kandinsky
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.train import loop
 from kandinsky.train.checkpoint import NAME, PREVIOUS, locked
+from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from tiny import training
 
 STEPS = 6
 
 
-class Line(loop.Objective):
+class Line(Objective):
     """A line through noisy points; ``breaks`` makes the loss of that step NaN."""
 
     def __init__(self, width: int = 4, breaks: int | None = None) -> None:
-        self._network = nn.Linear(width, 1)
+        self.network = nn.Linear(width, 1)
         self.breaks = breaks
-        self.after: Callable[[int], None] = lambda step: None
+        self.visit: Callable[[int], None] = lambda step: None
 
     @property
-    def network(self) -> nn.Module:
-        return self._network
+    def updates(self) -> tuple[Update, ...]:
+        return (Update("network", self.network),)
 
-    def batch(self, step: int, generator: torch.Generator) -> tuple[int, Tensor]:
-        self.after(step)
-        return step, torch.randn(3, self._network.in_features, generator=generator)
+    def batch(self, step: int, rng: Rng, portion: Portion) -> Tensor:
+        self.visit(step)
+        rows = [torch.randn(self.network.in_features, generator=rng.example(n)) for n in portion.of(range(4))]
+        return torch.stack(rows)
 
-    def loss(self, batch: tuple[int, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        step, x = batch
-        loss = (self._network(x) - x.sum(1, keepdim=True)).pow(2).mean()
-        return (loss * float("nan") if step == self.breaks else loss), {}
+    def loss(self, update: str, batch: Tensor, rng: Rng) -> Loss:
+        loss = (self.network(batch) - batch.sum(1, keepdim=True)).pow(2).mean()
+        return Loss(loss * float("nan") if rng.step == self.breaks else loss, weight=len(batch))
 
 
 def line(seed: int = 0, **more: Any) -> Line:
@@ -58,6 +59,10 @@ def line(seed: int = 0, **more: Any) -> Line:
 def settings(**more: Any) -> loop.LoopSettings:
     values = {"steps": STEPS, "lr": 0.01, "warmup": 1, "bf16": False, "log_every": 1, "checkpoint_minutes": 0}
     return loop.LoopSettings.from_dict({**values, **more})
+
+
+def run(*given: Any, **more: Any) -> dict[str, Tensor]:
+    return loop.run(*given, **more)["network"]
 
 
 def steps_of(out: Path) -> list[int]:
@@ -72,19 +77,19 @@ def test_two_runs_are_bit_equal_and_the_callers_numbers_go_on(tmp_path: Path) ->
     torch.manual_seed(5)
     expected = torch.randn(3)
     torch.manual_seed(5)
-    first = loop.run(line(), settings(), tmp_path / "a")
+    first = run(line(), settings(), tmp_path / "a")
     assert torch.equal(torch.randn(3), expected)
-    assert same(first, loop.run(line(), settings(), tmp_path / "b"))
-    assert not same(first, loop.run(line(seed=1), settings(seed=1), tmp_path / "c"))
+    assert same(first, run(line(), settings(), tmp_path / "b"))
+    assert not same(first, run(line(seed=1), settings(seed=1), tmp_path / "c"))
 
 
 @pytest.mark.parametrize("contents", ["empty", "cut", "junk", "pickle", "foreign", "infinite", "folder"])
 def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
     tmp_path: Path, contents: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = loop.run(line(), settings(), tmp_path / "whole")
+    whole = run(line(), settings(), tmp_path / "whole")
     out = tmp_path / "run"
-    loop.run(line(), settings(), out)
+    run(line(), settings(), out)
     path = out / NAME
     data = path.read_bytes()
     if contents == "empty":
@@ -99,25 +104,25 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
         torch.save({"weight": torch.zeros(3)}, path)
     elif contents == "infinite":
         state = torch.load(path, weights_only=True)
-        state["weights"]["weight"][0, 0] = float("nan")
+        state["weights"]["network.weight"][0, 0] = float("nan")
         torch.save(state, path)
     else:
         path.unlink()
         path.mkdir()
     if contents == "folder":
         with pytest.raises(RequestError, match="cannot be written"):  # of the next one
-            loop.run(line(), settings(), out)
+            run(line(), settings(), out)
         return
     caplog.clear()
-    assert same(loop.run(line(), settings(), out), whole)
+    assert same(run(line(), settings(), out), whole)
     (said,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert NAME in said and PREVIOUS in said and f"step {STEPS - 1}" in said and "\n" not in said
     assert steps_of(out) == list(range(1, STEPS + 1))
     for name in (NAME, PREVIOUS):
         (out / name).write_bytes(b"")
     with pytest.raises(RequestError, match="begin anew"):
-        loop.run(line(), settings(), out)
-    assert same(loop.run(line(), settings(), out, resume=False), whole)
+        run(line(), settings(), out)
+    assert same(run(line(), settings(), out, resume=False), whole)
 
 
 @pytest.mark.parametrize(
@@ -133,19 +138,19 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
     ],
 )
 def test_a_changed_recipe_is_not_resumed(tmp_path: Path, change: dict[str, Any], named: str) -> None:
-    loop.run(line(), settings(), tmp_path, recipe={"data.batch": 4})
+    run(line(), settings(), tmp_path, recipe={"data.batch": 4})
     before = (tmp_path / NAME).read_bytes()
     recipe = change.pop("recipe", {"data.batch": 4})
     width = change.pop("width", 4)
     with pytest.raises(RequestError) as refused:
-        loop.run(line(width=width), settings(**change), tmp_path, recipe=recipe)
+        run(line(width=width), settings(**change), tmp_path, recipe=recipe)
     assert named in str(refused.value) and (tmp_path / NAME).read_bytes() == before
 
 
 def test_one_folder_takes_one_training(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(RequestError, match="another training"):
-        loop.run(line(), settings(), tmp_path)
-    loop.run(line(), settings(), tmp_path)
+        run(line(), settings(), tmp_path)
+    run(line(), settings(), tmp_path)
 
 
 def test_no_step_stands_in_the_log_twice(tmp_path: Path) -> None:
@@ -154,19 +159,19 @@ def test_no_step_stands_in_the_log_twice(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        loop.run(line(), settings(checkpoint_minutes=60), tmp_path, on_log=stop)
+        run(line(), settings(checkpoint_minutes=60), tmp_path, on_log=stop)
     assert steps_of(tmp_path) == [1, 2, 3, 4]
     with (tmp_path / "log.jsonl").open("a") as stream:
         stream.write('{"step": 5, "lo')
-    loop.run(line(), settings(), tmp_path)
+    run(line(), settings(), tmp_path)
     assert steps_of(tmp_path) == list(range(1, STEPS + 1))
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(KandinskyError, match=r"loss of step 4 is nan; the checkpoint of step 3 is kept"):
-        loop.run(line(breaks=3), settings(), tmp_path)
+        run(line(breaks=3), settings(), tmp_path)
     assert torch.load(tmp_path / NAME, weights_only=True)["step"] == 3
-    assert same(loop.run(line(), settings(), tmp_path), loop.run(line(), settings(), tmp_path / "whole"))
+    assert same(run(line(), settings(), tmp_path), run(line(), settings(), tmp_path / "whole"))
 
 
 def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
@@ -175,42 +180,42 @@ def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
     def spoil(step: int) -> None:
         if step == 3:
             with torch.no_grad():
-                made._network.bias.fill_(1e30)  # its loss overflows
+                made.network.bias.fill_(1e30)  # its loss overflows
 
-    made.after = spoil
+    made.visit = spoil
     with pytest.raises(KandinskyError, match="the checkpoint of step 3 is kept"):
-        loop.run(made, settings(), tmp_path)
+        run(made, settings(), tmp_path)
     assert torch.load(tmp_path / NAME, weights_only=True)["step"] == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_step_and_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
-    whole = loop.run(line(), settings(), tmp_path / "whole")
+    whole = run(line(), settings(), tmp_path / "whole")
     made = line()
-    made.after = lambda step: os.kill(os.getpid(), number) if step == 2 else None
+    made.visit = lambda step: os.kill(os.getpid(), number) if step == 2 else None
     handler = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        loop.run(made, settings(checkpoint_minutes=60), tmp_path / "run")
+        run(made, settings(checkpoint_minutes=60), tmp_path / "run")
     assert signal.getsignal(number) is handler
     assert torch.load(tmp_path / "run" / NAME, weights_only=True)["step"] == 3
-    assert same(loop.run(line(), settings(), tmp_path / "run"), whole)
+    assert same(run(line(), settings(), tmp_path / "run"), whole)
 
 
 def test_a_disk_that_is_full_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    loop.run(line(width=4000), settings(steps=2), tmp_path)
+    run(line(width=4000), settings(steps=2), tmp_path)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(RequestError, match="cannot be written") as refused:
-            loop.run(line(width=4000), settings(steps=4), tmp_path)
+            run(line(width=4000), settings(steps=4), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert "\n" not in str(refused.value)
     assert torch.load(tmp_path / NAME, weights_only=True)["step"] == 2
     assert not [path for path in tmp_path.iterdir() if ".part-" in path.name]
-    loop.run(line(width=4000), settings(steps=4), tmp_path)
+    run(line(width=4000), settings(steps=4), tmp_path)
 
 
 def test_a_run_killed_at_any_instant_ends_as_one_that_was_not(tmp_path: Path) -> None:

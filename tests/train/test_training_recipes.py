@@ -12,7 +12,15 @@ from kandinsky.cli.main import main
 from kandinsky.errors import RequestError
 from kandinsky.train.recipe import KINDS, read_recipe, read_settings, run_recipe
 
-FLOW: dict[str, Any] = {"kind": "flow", "model": "nano-t2v", "data": "data", "out": "run", "steps": 2, "lr": 0.001}
+LOOP: dict[str, Any] = {"steps": 2, "lr": 0.001}
+DATA: dict[str, Any] = {"source": "data"}
+MODEL: dict[str, Any] = {"kind": "denoiser", "model": "nano-t2v", "data": DATA, "out": "run", "loop": LOOP}
+
+
+def looped(**more: Any) -> dict[str, Any]:
+    return MODEL | {"loop": LOOP | more}
+
+
 AUTOENCODER: dict[str, Any] = {
     "kind": "nano-autoencoder", "cache": "cache", "out": "run", "network": {}, "loop": {"steps": 2, "lr": 0.001},
 }  # fmt: skip
@@ -22,52 +30,52 @@ PACKAGE: dict[str, Any] = {"kind": "package", "out": "run", "weights": {"a": {"f
 WRONG: list[tuple[str | bytes | dict[str, Any], str]] = [
     ("", "is no table"),
     ("just words", "is no table"),
-    ("- kind: flow", "is no table"),
+    ("- kind: denoiser", "is no table"),
     ("7", "is no table"),
     ("a: [", "not valid YAML"),
-    ("\tkind: flow", "not valid YAML"),
+    ("\tkind: denoiser", "not valid YAML"),
     (b"kind: \xff\xfe", "not valid YAML"),
-    (b"kind: flow\x00", "not valid YAML"),
+    (b"kind: denoiser\x00", "not valid YAML"),
     ("kind: !!python/object/apply:os.system [ls]", "not valid YAML"),
-    ("kind: flow\nkind: flow", "`kind` stands in one table twice"),
-    ("kind: flow\nlr: {a: 1, a: 2}", "`a` stands in one table twice"),
+    ("kind: denoiser\nkind: denoiser", "`kind` stands in one table twice"),
+    ("kind: denoiser\nlr: {a: 1, a: 2}", "`a` stands in one table twice"),
     ("[" * 3000, "not valid YAML"),
     ("x: &x [1, *x]", "not valid YAML"),
     ("a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "\n".join(
         f"{b}: &{b} [{', '.join(['*' + a] * 10)}]" for a, b in zip("abcde", "bcdef", strict=True)
     ), "not valid YAML"),
     ("#" * (2**20 + 1), "larger than 1 MB"),
-    ("3: flow", "key `3` is no text"),
+    ("3: denoiser", "key `3` is no text"),
     ("out: run", "kind `None`"),
     ("kind: nonsense", "nano-denoiser"),
-    ("kind: [flow]", "use one of"),
-    ("kind: {flow: 1}", "use one of"),
+    ("kind: [denoiser]", "use one of"),
+    ("kind: {denoiser: 1}", "use one of"),
     ("base: absent.yaml", "absent.yaml` does not exist"),
     ("base: recipe.yaml", "its own base"),
     ("base: 3", "key `base` must be the name of a file"),
     ("base: ../recipe.yaml", "plain relative path"),
     ("base: /etc/passwd", "plain relative path"),
-    (FLOW | {"stpes": 3}, "did you mean `steps`"),
-    (FLOW | {"network": {}}, "unknown key `network`"),
-    ({k: v for k, v in FLOW.items() if k != "model"}, "key `model` is missing"),
-    ({k: v for k, v in FLOW.items() if k != "lr"}, "key `lr` is missing"),
-    (FLOW | {"model": 3}, "`model` must be text"),
-    (FLOW | {"steps": 0}, "`steps` must be 1 or more"),
-    (FLOW | {"steps": -5}, "`steps` must be 1 or more"),
-    (FLOW | {"steps": 2.5}, "`steps` must be a whole number"),
-    (FLOW | {"steps": True}, "`steps` must be a whole number"),
-    (FLOW | {"steps": None}, "`steps` must be a whole number"),
-    (FLOW | {"lr": "fast"}, "`lr` must be a finite number"),
-    (FLOW | {"lr": float("nan")}, "`lr` must be a finite number"),
-    (FLOW | {"lr": float("inf")}, "`lr` must be a finite number"),
-    (FLOW | {"lr": -1}, "`lr` must be 0 or more"),
-    (FLOW | {"seed": 2**32}, "`seed` must be 4294967295 or less"),
-    (FLOW | {"betas": [0.9]}, "`betas` must be 2 of"),
-    (FLOW | {"decay": 1.5}, "`decay` must be 1 or less"),
-    (FLOW | {"clip": 0}, "`clip` must be above 0"),
-    (FLOW | {"start": "zero"}, "`start` must be `model` or `random`"),
-    (FLOW | {"out": ["run"]}, "`out` must be text"),
-    (FLOW | {"batch": 0}, "`batch` must be 1 or more"),
+    (looped(stpes=3), "did you mean `steps`"),
+    (MODEL | {"network": {}}, "unknown key `network`"),
+    ({k: v for k, v in MODEL.items() if k != "model"}, "key `model` is missing"),
+    (MODEL | {"loop": {"steps": 3}}, "`lr` is missing"),
+    (MODEL | {"model": 3}, "`model` must be text"),
+    (looped(steps=0), "`steps` must be 1 or more"),
+    (looped(steps=-5), "`steps` must be 1 or more"),
+    (looped(steps=2.5), "`steps` must be a whole number"),
+    (looped(steps=True), "`steps` must be a whole number"),
+    (looped(steps=None), "`steps` must be a whole number"),
+    (looped(lr="fast"), "`lr` must be a finite number"),
+    (looped(lr=float("nan")), "`lr` must be a finite number"),
+    (looped(lr=float("inf")), "`lr` must be a finite number"),
+    (looped(lr=-1), "`lr` must be 0 or more"),
+    (looped(seed=2**32), "`seed` must be 4294967295 or less"),
+    (looped(betas=[0.9]), "`betas` must be 2 of"),
+    (looped(decay=1.5), "`decay` must be 1 or less"),
+    (looped(clip=0), "`clip` must be above 0"),
+    (MODEL | {"start": "zero"}, "`start` must be `model` or `random`"),
+    (MODEL | {"out": ["run"]}, "`out` must be text"),
+    (MODEL | {"data": DATA | {"batch": 0}}, "`batch` must be 1 or more"),
     (AUTOENCODER | {"loop": 3}, "key `loop` must be a table"),
     (AUTOENCODER | {"loop": {"steps": 3, "lr": 1, "rate": 2}}, "unknown loop setting `rate`"),
     (AUTOENCODER | {"loop": {"steps": 3}}, "loop setting `lr` is missing"),
@@ -113,7 +121,7 @@ def test_what_a_kind_cannot_do_is_refused(tmp_path: Path) -> None:
         run_recipe(recipe, steps=5)
     with pytest.raises(RequestError, match="device `nonsense` is unknown"):
         run_recipe(recipe, device="nonsense")
-    recipe.write_text(yaml.safe_dump(FLOW))
+    recipe.write_text(yaml.safe_dump(MODEL))
     for steps in (0, -5, True, 2.5):
         with pytest.raises(RequestError, match="steps"):
             run_recipe(recipe, steps=steps)  # type: ignore[arg-type]
@@ -141,7 +149,8 @@ def test_every_kind_is_there() -> None:
 def test_numbers_are_written_as_people_write_them(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "kind: flow\nmodel: nano-t2v\ndata: d\nout: r\nsteps: 3\nlr: 1e-3\nweight_decay: 1.5E-2\nclip: 2\n"
+        "kind: denoiser\nmodel: nano-t2v\ndata: {source: d}\nout: r\n"
+        "loop: {steps: 3, lr: 1e-3, weight_decay: 1.5E-2, clip: 2}\n"
     )
     settings: Any = read_settings(read_recipe(recipe), recipe)
-    assert (settings.lr, settings.weight_decay, settings.clip) == (1e-3, 1.5e-2, 2)
+    assert (settings.loop.lr, settings.loop.weight_decay, settings.loop.clip) == (1e-3, 1.5e-2, 2)

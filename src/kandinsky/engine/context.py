@@ -98,7 +98,7 @@ class Context:
         """
         settings = job.settings() | {"model": self.name} | ({"cache": cache} if cache else {}) | dict(self.settings)
         attention = self.attention_of(job)
-        if attention.type == "nabla" or attention != AttentionSpec.from_dict(job.sampling.attention):
+        if attention.type != "dense" or attention != AttentionSpec.from_dict(job.sampling.attention):
             settings["attention"] = str(attention)
         if kept is not None:
             settings["kept_blocks"] = round(kept, 4)

@@ -335,7 +335,7 @@ def is_same_request(recipe: Mapping[str, Any], item: Item, loading: Loading) -> 
     if any(recipe.get(name) != value for name, value in asked.items() if name not in left_out):
         return False
     spec = attention_for(job.card, job.sampling, loading.options.attention)
-    is_cards = spec.type != "nabla" and spec == AttentionSpec.from_dict(job.sampling.attention)
+    is_cards = spec.type == "dense" and spec == AttentionSpec.from_dict(job.sampling.attention)
     pairs: list[tuple[Any, Any]] = [
         (_content(recipe.get("image")), _content(asked.get("image"))),
         ("expanded_prompt" in recipe, job.expand or job.expanded_prompt is not None),

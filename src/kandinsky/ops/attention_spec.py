@@ -1,7 +1,7 @@
 """Settings of the visual self-attention: type, parameters, backend. Imports no torch.
 
 On a command line and in a recipe it is one word with options: `auto`, `dense`, `sdpa`, `nabla`, `nabla:P=0.8,wT=7`,
-`dense:backend=sdpa`.
+`dense:backend=sdpa`, `causal:frames=3`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Any
 
 from kandinsky.errors import BackendError, RequestError
 
-TYPES = ("dense", "nabla")
+TYPES = ("dense", "nabla", "causal")
 # official name → ours
 _TYPE_ALIASES = {"flash": "dense"}
 _FORMER_BACKENDS = {"products": "math"}
 DENSE_BACKENDS = ("sdpa", "math", "plain", "flash_attention_2", "flash_attention_3", "sage")
 BLOCK_BACKENDS = ("flex", "gathered", "sdpa", "plain")
 BACKENDS = ("auto", *dict.fromkeys((*DENSE_BACKENDS, *BLOCK_BACKENDS)))
-_NABLA_NUMBERS = ("P", "wT", "wH", "wW")
+_NUMBERS = {"dense": (), "nabla": ("P", "wT", "wH", "wW"), "causal": ("frames", "reach")}
+_ALL_NUMBERS = tuple(name for names in _NUMBERS.values() for name in names)
 TILE = 8  # rows and columns of tokens in a block
 # How unevenly a query block's probability lies over the key blocks: the standard deviation of its logarithm, taken as
 # normal. Chosen so that the published 10 s of Lite (P = 0.9) come out; the figures of Pro at 0.9, 0.8 and 0.7 follow.
@@ -35,12 +36,15 @@ class AttentionSpec:
     """How the visual self attention is computed.
 
     Attributes:
-        type: "dense" or "nabla" (block-sparse, ``ops/nabla.py``).
+        type: "dense"; "nabla" (block-sparse, ``ops/nabla.py``); or "causal", chunks of frames that see no later chunk
+            (``ops/causal.py``).
         backend: One of ``BACKENDS``; "auto" takes the fastest that is exact.
         P: NABLA's probability mass to keep, 0 to 1; this and the next three are official names.
         wT: NABLA's window in latent frames.
         wH: NABLA's window in rows of tiles of 8×8 tokens.
         wW: NABLA's window in columns of tiles.
+        frames: Latent frames of a chunk of causal attention.
+        reach: Chunks that a chunk sees before itself; 0 for all of them.
     """
 
     type: str = "dense"
@@ -49,14 +53,16 @@ class AttentionSpec:
     wT: int = 11
     wH: int = 3
     wW: int = 3
+    frames: int = 1
+    reach: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "backend", current_backend(self.backend))
         if self.type not in TYPES:
-            raise RequestError(f"unknown attention type `{self.type}`: use `dense` or `nabla`")
+            raise RequestError(f"unknown attention type `{self.type}`: use one of {_quoted(TYPES)}")
         if self.backend not in BACKENDS:
             raise BackendError(f"attention backend `{self.backend}` is not available: use one of {_quoted(BACKENDS)}")
-        fitting = DENSE_BACKENDS if self.type == "dense" else BLOCK_BACKENDS
+        fitting = BLOCK_BACKENDS if self.type == "nabla" else DENSE_BACKENDS
         if self.backend not in ("auto", *fitting):
             raise BackendError(
                 f"attention backend `{self.backend}` has no {self.type} attention: use `auto` or one of "
@@ -64,14 +70,14 @@ class AttentionSpec:
             )
         if isinstance(self.P, bool) or not isinstance(self.P, int | float) or not 0 <= self.P <= 1:
             raise RequestError(f"attention P `{self.P}` must be a number from 0 to 1: the share of the mass to keep")
-        for name in ("wT", "wH", "wW"):
+        for name, least in (("wT", 1), ("wH", 1), ("wW", 1), ("frames", 1), ("reach", 0)):
             width = getattr(self, name)
-            if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-                raise RequestError(f"attention {name} `{width}` must be a whole number from 1 on: the window's width")
+            if isinstance(width, bool) or not isinstance(width, int) or width < least:
+                raise RequestError(f"attention {name} `{width}` must be a whole number from {least} on")
 
     def __str__(self) -> str:
         """The inverse of ``chosen``, for recipes and reports."""
-        options = [f"{name}={getattr(self, name):g}" for name in _NABLA_NUMBERS] if self.type == "nabla" else []
+        options = [f"{name}={getattr(self, name):g}" for name in _NUMBERS[self.type]]
         options += [f"backend={self.backend}"] if self.backend != "auto" else []
         return ":".join(filter(None, (self.type, ",".join(options))))
 
@@ -101,19 +107,22 @@ class AttentionSpec:
         for entry in filter(None, rest.split(",")):
             key, _, text = entry.partition("=")
             key, text = key.strip(), text.strip()
-            if key in changes or key not in ("backend", *_NABLA_NUMBERS):
+            if key in changes or key not in ("backend", *_ALL_NUMBERS):
                 raise RequestError(
-                    f"attention option `{entry}` is not known: use {_quoted(_NABLA_NUMBERS)} or `backend`, each once, "
+                    f"attention option `{entry}` is not known: use {_quoted(_ALL_NUMBERS)} or `backend`, each once, "
                     "such as `nabla:P=0.8,wT=7`"
                 )
             changes[key] = text if key == "backend" else _number(key, text)
         spec = dataclasses.replace(self, **changes)
-        if spec.type != "nabla" and (unused := [name for name in _NABLA_NUMBERS if name in changes]):
-            raise RequestError(f"attention option `{unused[0]}` has no effect on dense attention: use `nabla:{rest}`")
+        if unused := [name for name in changes if name in _ALL_NUMBERS and name not in _NUMBERS[spec.type]]:
+            fitting = next(kind for kind, names in _NUMBERS.items() if unused[0] in names)
+            raise RequestError(
+                f"attention option `{unused[0]}` has no effect on {spec.type} attention: use `{fitting}:{rest}`"
+            )
         return spec
 
     def expected_share(self, grid: tuple[int, int, int]) -> float:
-        """The share of all pairs of blocks that is likely to be computed, for plans; 1 for dense attention.
+        """The share of all pairs of tokens or blocks that is likely to be computed, for plans; 1 for dense attention.
 
         What NABLA keeps depends on what a clip shows. The estimate takes the probability of key blocks as log-normal
         (``UNEVEN``): then the largest blocks that hold a share P of it are Φ(Φ⁻¹(P) - UNEVEN) of all blocks. Blocks of
@@ -122,8 +131,12 @@ class AttentionSpec:
         Args:
             grid: frames, rows and columns of tokens.
         """
-        if self.type != "nabla":
+        if self.type == "dense":
             return 1.0
+        if self.type == "causal":
+            chunks = [(start, min(start + self.frames, grid[0])) for start in range(0, grid[0], self.frames)]
+            seen = sum((stop - start) * (stop - self.first_seen(start)) for start, stop in chunks)
+            return seen / grid[0] ** 2
         tiles = (grid[0], math.ceil(grid[1] / TILE), math.ceil(grid[2] / TILE))
         widths = (self.wT, self.wH, self.wW)
         window = math.prod(_near(size, width // 2) for size, width in zip(tiles, widths, strict=True))
@@ -132,6 +145,10 @@ class AttentionSpec:
         # at least the largest block of each row is kept
         mass = max(mass, 1 / math.prod(tiles))
         return 1 - (1 - mass) * (1 - window)
+
+    def first_seen(self, start: int) -> int:
+        """The first frame that a chunk of causal attention sees, given the chunk's own first frame."""
+        return max(0, start - self.reach * self.frames) if self.reach else 0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AttentionSpec:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,11 @@ from kandinsky.files import check_writable, not_writable, replacing
 from kandinsky.printing import escaped
 from kandinsky.weights.untrusted import reading, shown
 
+if TYPE_CHECKING:
+    from kandinsky.train.loop import Learner
+
 log = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
 NAME, PREVIOUS, LOCK = "checkpoint.pt", "checkpoint.previous.pt", ".lock"
 
 
@@ -31,13 +34,28 @@ class Position:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
 class State:
-    """What a checkpoint holds: trained weights, their average, the optimiser."""
+    """What a checkpoint holds: trained weights, their averages, the optimisers, and networks that are carried along.
 
-    weights: Mapping[str, nn.Parameter]
-    ema: dict[str, Tensor]
-    optimiser: torch.optim.Optimizer
+    Args:
+        learners: By update; names of tensors begin with the update's.
+        carried: Networks that change without a gradient.
+    """
+
+    def __init__(self, learners: Sequence[Learner], carried: Mapping[str, nn.Module]) -> None:
+        self.learners, self.carried = {one.update.name: one for one in learners}, carried
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Trained weights, and those of carried networks."""
+        trained = {f"{name}.{key}": p for name, one in self.learners.items() for key, p in one.weights.items()}
+        kept = {f"{name}.{key}": t for name, network in self.carried.items() for key, t in network.state_dict().items()}
+        return trained | kept
+
+    @property
+    def ema(self) -> dict[str, Tensor]:
+        """Averaged weights."""
+        return {f"{name}.{key}": t for name, one in self.learners.items() for key, t in one.ema.items()}
 
     def is_finite(self) -> bool:
         """Whether no weight is infinite or NaN."""
@@ -118,7 +136,7 @@ class Checkpoints:
             "recipe": self.told,
             "weights": {name: p.detach() for name, p in state.weights.items()},
             "ema": state.ema,
-            "optimiser": state.optimiser.state_dict(),
+            "optimisers": {name: one.optimisers.state_dict() for name, one in state.learners.items()},
         }
         with replacing(self.path) as part:
             with part.open("wb") as stream:
@@ -173,7 +191,7 @@ class Checkpoints:
         ]
         if changed:
             raise RequestError(f"`{self.folder}` holds the training of another recipe, {', '.join(changed)}: {advice}")
-        if {k: v.shape for k, v in values["weights"].items()} != {k: p.shape for k, p in state.weights.items()}:
+        if any(_shapes(values[part]) != _shapes(getattr(state, part)) for part in ("weights", "ema")):
             raise RequestError(f"`{self.folder}` holds the checkpoint of another network: {advice}")
         if values["step"] > steps:
             raise RequestError(f"the training in `{self.folder}` has taken {values['step']} steps, more than {steps}")
@@ -209,7 +227,7 @@ def _read(path: Path, device: str) -> dict[str, Any]:
         raise WeightsError(f"checkpoint `{path}` is empty" if path.is_file() else f"checkpoint `{path}` is no file")
     with reading(path, "is no checkpoint, or a damaged one"):
         values = torch.load(path, map_location=device, weights_only=True)
-        kinds = {"step": int, "seconds": float, "recipe": dict, "weights": dict, "ema": dict, "optimiser": dict}
+        kinds = {"step": int, "seconds": float, "recipe": dict, "weights": dict, "ema": dict, "optimisers": dict}
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise ValueError("it was not written by this library, or by an older version")
         if any(not isinstance(values.get(name), kind) for name, kind in kinds.items()) or values["step"] < 0:
@@ -217,18 +235,24 @@ def _read(path: Path, device: str) -> dict[str, Any]:
         tensors = (*values["weights"].values(), *values["ema"].values())
         if not all(isinstance(one, Tensor) and bool(torch.isfinite(one).all()) for one in tensors):
             raise ValueError("its weights are no finite numbers")
-        if {k: v.shape for k, v in values["weights"].items()} != {k: v.shape for k, v in values["ema"].items()}:
+        averaged = _shapes(values["ema"])
+        if averaged != {name: shape for name, shape in _shapes(values["weights"]).items() if name in averaged}:
             raise ValueError("its weights and their average do not fit each other")
     return values
 
 
 def _fill(path: Path, values: Mapping[str, Any], state: State) -> None:
     with reading(path, "holds the state of another optimiser"):
-        state.optimiser.load_state_dict(values["optimiser"])
+        for name, learner in state.learners.items():
+            learner.optimisers.load_state_dict(values["optimisers"][name])
     with torch.no_grad():
-        for name, p in state.weights.items():
-            p.copy_(values["weights"][name])
-            state.ema[name].copy_(values["ema"][name])
+        for part in ("weights", "ema"):
+            for name, tensor in getattr(state, part).items():
+                tensor.copy_(values[part][name])
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -78,7 +78,7 @@ class Kind:
 
 _NANO = "kandinsky.lab.nano.train"
 KINDS: Mapping[str, Kind] = {
-    "flow": Kind(Lazy("kandinsky.train.flow:FlowRecipe"), Lazy("kandinsky.train.flow:train"), ("steps",)),
+    "denoiser": Kind(Lazy("kandinsky.train.denoiser:DenoiserRecipe"), Lazy("kandinsky.train.denoiser:train")),
     "nano-autoencoder": Kind(Lazy(f"{_NANO}:AutoencoderRecipe"), Lazy(f"{_NANO}:autoencoder")),
     "nano-text": Kind(
         Lazy(f"{_NANO}:TextRecipe"),

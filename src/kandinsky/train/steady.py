@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import RequestError
-from kandinsky.train.loop import generator_for
 from kandinsky.train.muon import Muon
+from kandinsky.train.objective import Rng
 
 log = logging.getLogger(__name__)
 
@@ -131,9 +131,10 @@ def run_steadily(
             factor = settings.factor(step)
             for group, pace in paces:
                 group["lr"] = pace * factor
-            batch = objective.batch(step, generator_for(settings.seed, step))
+            rng = Rng(settings.seed, step)
+            batch = objective.batch(step, rng.generator(0))
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
-                loss, parts = objective.loss(batch, generator_for(settings.seed, step, stream=1))
+                loss, parts = objective.loss(batch, rng.generator(1))
             for optimiser in optimisers:
                 optimiser.zero_grad(set_to_none=True)
             loss.backward()

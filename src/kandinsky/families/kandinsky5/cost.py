@@ -60,7 +60,7 @@ def transformer(card: Card, component: Component, load: Load) -> Cost:
     params = DiTParams.from_dict(component.params)
     grid = grid_of(params, load.latent.as_tuple())
     D, F, E, tokens = params.model_dim, params.ff_dim, params.time_dim, math.prod(grid)
-    kept = load.attention.expected_share(grid) if load.attention.type == "nabla" else None
+    kept = load.attention.expected_share(grid) if load.attention.type != "dense" else None
     one = operations(params, load.latent.as_tuple(), PROMPT_TOKENS, kept=kept)
     blocks = params.num_visual_blocks + params.num_text_blocks
     moved = params.num_visual_blocks * tokens * (MOVED * D + 2 * F) * load.width

@@ -138,11 +138,15 @@ class VelocityDenoiser:
     kept: KeptBlocks | None = None
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
-        """Velocity at time t in [0, 1]. Quirk: t·1000 is formed in float32; its last bit shows in the result."""
+        """Velocity at time t in [0, 1], one for all, [B] or [B, T].
+
+        Quirk: t·1000 is formed in float32; its last bit shows in the result.
+        """
         B = x_BTHWC.shape[0]
+        time = (t.float() * 1000.0).to(x_BTHWC.device)
         out: Tensor = self.dit(
             join_condition(x_BTHWC, self.dit.params, self.condition_BTHWC),
-            (t.float() * 1000.0).to(x_BTHWC.device).expand(B),
+            time if time.ndim == 2 else time.expand(B),
             self.text.expand(B),
             runner=self.runner,
             layout=self._layout(x_BTHWC),

@@ -23,6 +23,7 @@ from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.blocks import BlockRunner, Mix, run_all
+from kandinsky.ops.causal import causal_mix
 from kandinsky.ops.linear import Linear
 from kandinsky.ops.nabla import KeptBlocks, Nabla
 from kandinsky.ops.precision import island, linear_float32, rms_norm_float32
@@ -116,23 +117,39 @@ class Modulation(nn.Module):
         nn.init.zeros_(self.out_layer.weight)  # every block starts as the identity
         nn.init.zeros_(self.out_layer.bias)
 
-    def forward(self, e_BE: Tensor) -> tuple[Tensor, ...]:
-        """Returns ``parts`` tensors [B, 1, D], to be spread over tokens."""
-        with island(e_BE):
-            return linear_float32(self.out_layer, F.silu(e_BE)).unsqueeze(1).chunk(self.parts, dim=-1)
+    def forward(self, e: Tensor) -> tuple[Tensor, ...]:
+        """Vectors to be spread over tokens.
+
+        Args:
+            e: [B, E] for the whole clip, or [B, T, E], one for each frame.
+
+        Returns:
+            ``parts`` tensors [B, 1, D] or [B, T, D].
+        """
+        with island(e):
+            e_BTE = e.unsqueeze(1) if e.ndim == 2 else e
+            return linear_float32(self.out_layer, F.silu(e_BTE)).chunk(self.parts, dim=-1)
 
 
-def modulated_norm(x_BSD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
-    """LayerNorm(x)·(1 + scale) + shift in float32, rounded to the type of x."""
+def modulated_norm(x_BSD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor) -> Tensor:
+    """LayerNorm(x)·(1 + scale) + shift in float32, rounded to the type of x; T is 1, or frames in the order of S."""
     with island(x_BSD):
         normed = F.layer_norm(x_BSD.float(), x_BSD.shape[-1:], eps=NORM_EPS)
-        return torch.addcmul(shift_B1D, normed, scale_B1D + 1.0).to(x_BSD.dtype)
+        if (frames := shift_BTD.shape[1]) > 1:
+            split = normed.unflatten(1, (frames, -1))
+            return (
+                torch.addcmul(shift_BTD[:, :, None], split, scale_BTD[:, :, None] + 1.0).flatten(1, 2).to(x_BSD.dtype)
+            )
+        return torch.addcmul(shift_BTD, normed, scale_BTD + 1.0).to(x_BSD.dtype)
 
 
-def gated_sum(x_BSD: Tensor, gate_B1D: Tensor, update_BSD: Tensor) -> Tensor:
-    """Compute x + gate·update in float32, rounded to the type of x."""
+def gated_sum(x_BSD: Tensor, gate_BTD: Tensor, update_BSD: Tensor) -> Tensor:
+    """Compute x + gate·update in float32, rounded to the type of x; T as for ``modulated_norm``."""
     with island(x_BSD):
-        return torch.addcmul(x_BSD.float(), gate_B1D, update_BSD.float()).to(x_BSD.dtype)
+        if (frames := gate_BTD.shape[1]) > 1:
+            x, update = (one.float().unflatten(1, (frames, -1)) for one in (x_BSD, update_BSD))
+            return torch.addcmul(x, gate_BTD[:, :, None], update).flatten(1, 2).to(x_BSD.dtype)
+        return torch.addcmul(x_BSD.float(), gate_BTD, update_BSD.float()).to(x_BSD.dtype)
 
 
 class HeadNorm(nn.Module):
@@ -225,13 +242,19 @@ class VisualBlock(nn.Module):
         self,
         x_BSD: Tensor,
         text_BLD: Tensor,
-        e_BE: Tensor,
+        e: Tensor,
         rotation: Rotation,
         mask_BL: Tensor | None,
         mix: Mix,
     ) -> Tensor:
-        """``mask_BL``: text tokens that count.   ``mix``: the attention among the visual tokens."""
-        m = self.visual_modulation(e_BE)
+        """Run the block.
+
+        Args:
+            e: [B, E], or [B, T, E], one for each frame.
+            mask_BL: Text tokens that count.
+            mix: The attention among the visual tokens.
+        """
+        m = self.visual_modulation(e)
         normed = modulated_norm(x_BSD, m[0], m[1])
         x_BSD = gated_sum(x_BSD, m[2], self.self_attention(normed, rotation=rotation, mix=mix))
         normed = modulated_norm(x_BSD, m[3], m[4])
@@ -251,8 +274,8 @@ class OutLayer(nn.Module):
         self.modulation = Modulation(params.time_dim, params.model_dim, 2)
         self.out_layer = Linear(params.model_dim, pt * ph * pw * params.out_visual_dim)
 
-    def forward(self, x_BSD: Tensor, e_BE: Tensor, grid: Sequence[int]) -> Tensor:
-        x = self.out_layer(modulated_norm(x_BSD, *self.modulation(e_BE)))
+    def forward(self, x_BSD: Tensor, e: Tensor, grid: Sequence[int]) -> Tensor:
+        x = self.out_layer(modulated_norm(x_BSD, *self.modulation(e)))
         return unpatchify(x.unflatten(1, tuple(grid)), self.patch)
 
 
@@ -274,6 +297,8 @@ class VisualLayout:
 
     def mix(self, layer: int, kept: KeptBlocks | None = None) -> Mix:
         """The attention among the visual tokens of one layer; it reports the share of blocks kept to ``kept``."""
+        if self.attention.type == "causal":
+            return causal_mix(self.attention, self.grid[0])
         if self.nabla is None:
             return partial(attention, backend=self.attention.backend)
         return partial(self.nabla.attend, note=None if kept is None else partial(kept.note, layer))
@@ -320,7 +345,7 @@ class DiffusionTransformer3D(nn.Module):
     def forward(
         self,
         x_BTHWC: Tensor,
-        time_B: Tensor,
+        time: Tensor,
         text: TextEmbeddings,
         *,
         rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
@@ -335,7 +360,8 @@ class DiffusionTransformer3D(nn.Module):
 
         Args:
             x_BTHWC: Latent with its condition channels, ``params.input_channels`` in all.
-            time_B: T·1000, float32, 0 … 1000.
+            time: T·1000, float32, 0 … 1000: [B]; or [B, T], one for each latent frame (diffusion forcing, Chen et al.
+                2024, arXiv 2407.01392). The text stream, which belongs to all frames, then has the largest.
             text: Token states [B, L, C], pooled states, mask.
             rope_scale: Divisors of the (t, h, w) angles.
             attention: Of the visual self attention.
@@ -356,7 +382,9 @@ class DiffusionTransformer3D(nn.Module):
         compute = self.visual_embeddings.in_layer.weight.dtype
         device = x_BTHWC.device
 
-        e_BE = self.time_embeddings(time_B) + self.pooled_text_embeddings(text.pooled_BC.to(compute))
+        pooled_BE = self.pooled_text_embeddings(text.pooled_BC.to(compute))
+        e_BE = self.time_embeddings(time if time.ndim == 1 else time.amax(1)) + pooled_BE
+        e = e_BE if time.ndim == 1 else self.frame_times(time) + pooled_BE[:, None]
         text_BLD = self.text_embeddings(text.tokens_BLC.to(compute))
         x = self.visual_embeddings(x_BTHWC.to(compute))
         frames, rows, columns = x.shape[1:4]
@@ -377,7 +405,7 @@ class DiffusionTransformer3D(nn.Module):
 
         def run(number: int, x_BSD: Tensor) -> Tensor:
             block = self.visual_transformer_blocks[number]
-            out: Tensor = block(x_BSD, text_BLD, e_BE, shown.rotation, text.mask_BL, shown.mix(number, kept))
+            out: Tensor = block(x_BSD, text_BLD, e, shown.rotation, text.mask_BL, shown.mix(number, kept))
             return out
 
         if kept is not None:
@@ -387,5 +415,11 @@ class DiffusionTransformer3D(nn.Module):
         x_BSD = (runner or run_all)(x_BSD, len(self.visual_transformer_blocks), run)
         if layout.nabla is not None:
             x_BSD = layout.nabla.order.restore(x_BSD)
-        out: Tensor = self.out_layer(x_BSD, e_BE, grid)
+        out: Tensor = self.out_layer(x_BSD, e, grid)
+        return out
+
+    def frame_times(self, time_BT: Tensor) -> Tensor:
+        """Embeddings of the time of each frame of tokens, [B, T, E]."""
+        step = self.params.patch_size[0]
+        out: Tensor = self.time_embeddings(time_BT[:, ::step].flatten()).unflatten(0, (len(time_BT), -1))
         return out

@@ -30,6 +30,7 @@ from kandinsky.lab.nano.train_sound import PictureSettings, SoundAutoencoderObje
 from kandinsky.model.params import read_params
 from kandinsky.train import loop
 from kandinsky.train.curve import draw_curve
+from kandinsky.train.objective import One, Simple
 from kandinsky.train.recipe import Run
 from kandinsky.weights.read import load_into, read_state
 from kandinsky.weights.write import write_state
@@ -303,10 +304,11 @@ def package(recipe: PackageRecipe, run: Run) -> Path:
     return run.out
 
 
-def _trained(objective: loop.Objective, settings: loop.LoopSettings, run: Run) -> dict[str, torch.Tensor]:
-    return loop.run(
-        objective, settings, run.out, resume=run.resume, device=run.device, recipe=run.recipe, on_log=run.on_log
+def _trained(objective: Simple, settings: loop.LoopSettings, run: Run) -> dict[str, torch.Tensor]:
+    made = loop.run(
+        One(objective), settings, run.out, resume=run.resume, device=run.device, recipe=run.recipe, on_log=run.on_log
     )
+    return made["network"]
 
 
 def _start(network: nn.Module, weights: str | None) -> None:

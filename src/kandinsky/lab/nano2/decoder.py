@@ -24,6 +24,7 @@ from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.linear import fit_linear
 from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.train.loop import LoopSettings, run
+from kandinsky.train.objective import One
 
 
 class DecoderObjective:
@@ -97,7 +98,7 @@ def main() -> None:
     sources = Sources(options.data)
     objective = DecoderObjective(sources, fit_linear(sources, options.out.parent / "linear.safetensors"))
     settings = LoopSettings(steps=options.steps, lr=1e-3, warmup=100, decay=0.5, weight_decay=0.0, checkpoint_minutes=5)
-    averaged = run(objective, settings, options.out)
+    averaged = run(One(objective), settings, options.out)["network"]
     objective.network.load_state_dict(averaged, strict=False)
     save_file({k: v.contiguous() for k, v in objective.network.state_dict().items()}, options.out / "vae.safetensors")
     figures = judge_decoder(objective.network, sources)

@@ -1,4 +1,4 @@
-"""The recipe kind `flow`: targets of every sampler, the data folder, and a shipped model trained a little."""
+"""The recipe kind `denoiser`: targets of every sampler, the data folder, and a shipped model trained a little."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def test_a_folder_that_is_not_whole_is_refused(data: Path, tmp_path: Path) -> No
 def test_a_shipped_model_is_trained_with_given_frames(data: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"kind: flow\nmodel: nano-i2v\ndata: {data}\nout: {tmp_path / 'run'}\nsteps: 2\nlr: 1e-4\nbatch: 2\n"
-        "log_every: 1\nbf16: false\nseconds: 0.4\n"
+        f"kind: denoiser\nmodel: nano-i2v\nout: {tmp_path / 'run'}\n"
+        f"data: {{source: {data}, batch: 2, seconds: 0.4}}\nloop: {{steps: 2, lr: 1e-4, log_every: 1, bf16: false}}\n"
     )
     assert run_recipe(recipe).name == "dit.safetensors"
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -89,5 +89,5 @@ def test_a_shipped_model_is_trained_with_given_frames(data: Path, tmp_path: Path
     with pytest.raises(RequestError, match="`data files` was"):
         run_recipe(recipe)
     recipe.write_text(recipe.read_text().replace("nano-i2v", "nano-v2a"))
-    with pytest.raises(RequestError, match="cannot be trained by a recipe of kind `flow`"):
+    with pytest.raises(RequestError, match="cannot be trained by a recipe of this kind"):
         run_recipe(recipe)

@@ -1,0 +1,149 @@
+"""How training enters a model's denoiser: noise, target and prediction, through the same ``bind`` as sampling.
+
+Nothing here knows a family: what a network predicts and on which schedule follow from the model's sampler, so the
+objectives built on ``Denoising`` serve flow matching, noise prediction and v-prediction alike.
+
+Legend: B batch; T H W C latent frames, rows, columns, channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.diffusion.samplers import sampler
+from kandinsky.engine.context import Context
+from kandinsky.engine.request import Job
+from kandinsky.errors import BackendError
+from kandinsky.model.denoiser import VIDEO, Known, Pass, Predicts
+from kandinsky.model.values import TextEmbeddings
+from kandinsky.train.times import to_levels
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a network is told besides the noisy latent.
+
+    Attributes:
+        text: Embeddings of B prompts.
+        known: What is known of the results.
+    """
+
+    text: TextEmbeddings
+    known: Known = field(default_factory=Known)
+
+    def to(self, device: torch.device | str) -> Given:
+        """The same on another device."""
+        return Given(self.text.to(device), self.known.over(lambda x: x.to(device)))
+
+
+class Denoising:
+    """The noise process and the door of a model's denoiser.
+
+    Args:
+        context: The model.
+        job: Gives the card's values for the size that is trained: sampler, shift, condition channels, attention.
+        track: Of the state.
+
+    Raises:
+        BackendError: The model's network is no denoiser.
+    """
+
+    def __init__(self, context: Context, job: Job, track: str = VIDEO) -> None:
+        bind = context.part("dit").bind
+        if bind is None:
+            raise BackendError(f"network `{context.card.dit.kind}` is not a denoiser")
+        self.context, self.job, self.track = context, job, track
+        self.rules, self.shift = sampler(job.sampling.sampler), job.shift
+        self.noising, self._bind = self.rules.noising(job.shift), bind()
+
+    @property
+    def predicts(self) -> Predicts:
+        """What the network predicts."""
+        return self.rules.predicts
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether the way from latent to noise is straight, and its times continuous."""
+        return self.predicts == "velocity"
+
+    def times(self, t: Tensor) -> Tensor:
+        """Times as the schedule has them: those with discrete levels take the next one."""
+        return t if self.is_flow else to_levels(t)
+
+    def noised(self, clean_BTHWC: Tensor, noise_BTHWC: Tensor, t: Tensor) -> Tensor:
+        """Clean latents with as much noise as there is at time t, [B] or [B, T], one of each frame."""
+        return self._mix(clean_BTHWC, noise_BTHWC, t, lambda x, e, at: self.noising.noised(x, e, at))
+
+    def target(self, clean_BTHWC: Tensor, noise_BTHWC: Tensor, t: Tensor) -> Tensor:
+        """What the network is to predict of ``noised`` at the same times."""
+        return self._mix(clean_BTHWC, noise_BTHWC, t, lambda x, e, at: self.rules.target(x, e, at, self.shift))
+
+    def shares(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Shares of latent and noise at times [B] or [B, T], to be spread over latents."""
+        one, none = torch.ones(()), torch.zeros(())
+        each = t.flatten().cpu()
+        at = [(self.noising.noised(one, none, now), self.noising.noised(none, one, now)) for now in each]
+        signal, spread = (torch.stack(values).view(t.shape).to(t.device) for values in zip(*at, strict=True))
+        return _spread(signal), _spread(spread)
+
+    def clean_of(self, prediction: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The clean latents that a prediction means."""
+        if self.predicts == "clean":
+            return prediction
+        if self.predicts == "velocity":
+            return noisy - _spread(t.to(noisy)) * prediction
+        signal, spread = self.shares(t)
+        if self.predicts == "v":
+            return signal * noisy - spread * prediction
+        return (noisy - spread * prediction) / signal.clamp_min(1e-3)
+
+    def noise_of(self, prediction: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The noise that a prediction means."""
+        if self.predicts == "noise":
+            return prediction
+        if self.predicts == "velocity":
+            return noisy + (1 - _spread(t.to(noisy))) * prediction
+        signal, spread = self.shares(t)
+        if self.predicts == "v":
+            return spread * noisy + signal * prediction
+        return (noisy - signal * prediction) / spread.clamp_min(1e-3)
+
+    def moved(self, prediction: Tensor, noisy: Tensor, t: Tensor, to: Tensor) -> Tensor:
+        """One deterministic step (Euler, DDIM) from times t to earlier times ``to``."""
+        if self.is_flow:
+            return noisy + _spread((to - t).to(noisy)) * prediction
+        return self.noised(self.clean_of(prediction, noisy, t), self.noise_of(prediction, noisy, t), to)
+
+    def predict(self, network: nn.Module, noisy_BTHWC: Tensor, t: Tensor, given: Given) -> Tensor:
+        """The network's prediction, float32, with what is known in its place in the input.
+
+        Args:
+            network: The model's denoiser, or one of the same kind.
+            noisy_BTHWC: Latents at times t.
+            t: [B]; or [B, T], where the network takes a time of each frame.
+            given: Text and what is known.
+        """
+        run = Pass(
+            given.text,
+            condition=self.job.sampling.condition,
+            rope_scale=self.job.sampling.rope_scale,
+            attention=self.context.attention_of(self.job),
+        )
+        state = given.known.pin({self.track: noisy_BTHWC})
+        return self._bind(network, given.known, run)(state, t)[self.track].float()
+
+    def _mix(self, clean: Tensor, noise: Tensor, t: Tensor, rule: object) -> Tensor:
+        """Apply a rule of one time to each clip, or to each frame of each clip."""
+        assert callable(rule)
+        if t.ndim == 0:
+            out: Tensor = rule(clean, noise, t)
+            return out
+        return torch.stack([self._mix(*each, rule) for each in zip(clean, noise, t, strict=True)])
+
+
+def _spread(t: Tensor) -> Tensor:
+    """[B] or [B, T] with dimensions behind it up to [B, T, H, W, C]; a scalar as it is."""
+    return t.view(*t.shape, *(1,) * (5 - t.ndim)) if t.ndim else t

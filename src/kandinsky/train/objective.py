@@ -1,0 +1,164 @@
+"""What is trained: an ``Objective`` names the networks that learn, each with its own optimiser and loss.
+
+A step of the one loop (``train/loop.py``) takes each update in turn: guidance distillation has one, adversarial
+distillation two (student, discriminator), DMD2 three. An objective never sees an optimiser, a rank or a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """A share of a step's batch: that of one process and one micro-batch.
+
+    Attributes:
+        index: Which one, from 0.
+        count: How many there are in a step.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, items: Sequence[T]) -> Sequence[T]:
+        """The part of a global batch that belongs to this portion; portions differ by at most one item."""
+        start, stop = (len(items) * i // self.count for i in (self.index, self.index + 1))
+        return items[start:stop]
+
+
+@dataclass(frozen=True, slots=True)
+class Rng:
+    """The random numbers of a step; they depend on nothing but (seed, step).
+
+    Numbers of an example come from a generator of its own, so a step is the same however its batch is divided among
+    processes and micro-batches.
+    """
+
+    seed: int
+    step: int
+
+    def generator(self, stream: int) -> torch.Generator:
+        """One of the step's eight generators. 0 is for what goes into the batch, 1 for the loss, 2 for dropout.
+
+        Args:
+            stream: 0 to 7.
+        """
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) * 8 + stream)
+
+    def example(self, number: int, stream: str = "") -> torch.Generator:
+        """The generator of one example of the step's global batch.
+
+        Args:
+            number: Its place in the global batch.
+            stream: What the numbers are for, such as `noise`; other names give other numbers.
+        """
+        name = f"{self.seed}/{self.step}/{number}/{stream}".encode()
+        return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The loss of a portion.
+
+    Attributes:
+        value: Scalar, a mean over the portion.
+        weight: What that mean weighs among the portions of the step, such as its number of examples.
+        figures: For the log.
+    """
+
+    value: Tensor
+    weight: float = 1.0
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One thing that learns.
+
+    Attributes:
+        name: In checkpoints, logs and the recipe's `updates`.
+        network: Its parameters that require gradients are trained. Read when it is asked for, since sharding replaces
+            parameters.
+        every: It is updated in every so many-th step.
+        averaged: Whether an average of its weights is kept and returned.
+    """
+
+    name: str
+    network: nn.Module
+    every: int = 1
+    averaged: bool = True
+
+
+class Objective(Protocol):
+    """What is trained; classes derive from it for the defaults."""
+
+    @property
+    def updates(self) -> tuple[Update, ...]:
+        """What learns, in the order in which a step updates it."""
+        ...
+
+    @property
+    def frozen(self) -> Mapping[str, nn.Module]:
+        """Networks that are used and not trained, such as a teacher; the loop moves and shards them."""
+        return {}
+
+    @property
+    def carried(self) -> Mapping[str, nn.Module]:
+        """Networks that change without a gradient, such as an average that a loss aims at; checkpoints hold them."""
+        return {}
+
+    def batch(self, step: int, rng: Rng, portion: Portion) -> Any:
+        """A share of the batch of a step; depends on nothing but the arguments."""
+        ...
+
+    def loss(self, update: str, batch: Any, rng: Rng) -> Loss:
+        """The loss that one update descends."""
+        ...
+
+    def after(self, step: int) -> None:
+        """Called once the updates of a step are done."""
+        return None
+
+
+class One(Objective):
+    """An objective of one network whose batches are not divided.
+
+    Args:
+        inner: See ``Simple``.
+    """
+
+    def __init__(self, inner: Simple) -> None:
+        self.inner = inner
+
+    @property
+    def updates(self) -> tuple[Update, ...]:
+        return (Update("network", self.inner.network),)
+
+    def batch(self, step: int, rng: Rng, portion: Portion) -> Any:
+        if portion.count != 1:
+            raise NotImplementedError("its batches cannot be divided among processes or micro-batches")
+        return self.inner.batch(step, rng.generator(0))
+
+    def loss(self, update: str, batch: Any, rng: Rng) -> Loss:
+        value, figures = self.inner.loss(batch, rng.generator(1))
+        return Loss(value, figures=figures)
+
+
+class Simple(Protocol):
+    """What ``One`` is made of. ``network`` holds exactly the trainable parameters (others have requires_grad False)."""
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    def batch(self, step: int, generator: torch.Generator) -> Any: ...
+
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]: ...
