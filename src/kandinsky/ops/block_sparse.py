@@ -122,7 +122,7 @@ def flex(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> T
     each kind is compared with the definition.
 
     Raises:
-        BackendError: The mask is dense, or the kernel does not compile.
+        BackendError: The kernel computes dense attention, or does not compile.
     """
     q, k, v = (x.transpose(1, 2) for x in (q_BSNK, k_BSNK, v_BSNK))
     try:
