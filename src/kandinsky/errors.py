@@ -1,10 +1,12 @@
 """The one hierarchy of errors this library raises on purpose.
 
-KandinskyError ├── RequestError     the request cannot be fulfilled (also a ValueError; CLI exit 2, HTTP 422) ├──
-WeightsError     a weight file is missing or truncated, or names or shapes do not fit; names the tensor ├── BackendError
-a device, kernel or optional package is not available ├── OutOfMemory      memory ran out; names the placement to try
-├── NotFinite        numbers overflowed while sampling or decoding; names the step └── Cancelled        a progress
-callback or another thread asked to stop
+KandinskyError
+├── RequestError     the request cannot be fulfilled (also a ValueError; CLI exit 2, HTTP 422)
+├── WeightsError     a weight file is missing or truncated, or names or shapes do not fit; names the tensor
+├── BackendError     a device, kernel or optional package is not available
+├── OutOfMemory      memory ran out; names the placement to try
+├── NotFinite        numbers overflowed while sampling or decoding; names the step
+└── Cancelled        a progress callback or another thread asked to stop
 
 A message says what was given, what is allowed and what to do; values stand in backticks; one line, no period. ``hint``
 is a second line, shown by the command line below the message. Both are escaped: text from a request or a file can

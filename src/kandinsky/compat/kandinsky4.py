@@ -1,7 +1,7 @@
 """The official Kandinsky 4.0 interface: the T2V Flash call of the 4.0 documentation and the pipeline it returns.
 
-Arguments, defaults and results are the official ones; the work is done by ``kandinsky.engine``. Source:
-ai-forever/Kandinsky-4@7506103, kandinsky/utils.py, get_T2V_pipeline; kandinsky/t2v_pipeline.py.
+Arguments, defaults and results are the official ones; the work is done by ``kandinsky.engine``.
+Source: ai-forever/Kandinsky-4@7506103, kandinsky/utils.py, get_T2V_pipeline; kandinsky/t2v_pipeline.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Arguments, defaults and results are the official ones; the work is done by ``kandinsky.engine``. Corrected: the video
 keeps its timing (officially it is played up to 5 % faster), frames are encoded once, nothing is written to the current
-folder. Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/{video2audio_pipe,utils}.py.
+folder.
+Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/{video2audio_pipe,utils}.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The official Kandinsky 5.0 interface: ``get_{T2V,I2V,T2I,I2I}_pipeline`` and the pipelines they return.
 
 Arguments, defaults and results are the official ones; the work is done by ``kandinsky.engine``. What the official code
-offers and this version does not support is refused. Source: kandinskylab/kandinsky-5@6e2a805, kandinsky/utils.py;
-kandinsky/{t2v,i2v,t2i,i2i}_pipeline.py.
+offers and this version does not support is refused.
+Source: kandinskylab/kandinsky-5@6e2a805, kandinsky/utils.py; kandinsky/{t2v,i2v,t2i,i2i}_pipeline.py.
 """
 
 from __future__ import annotations

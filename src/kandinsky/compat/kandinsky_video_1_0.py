@@ -1,8 +1,8 @@
 """The official Kandinsky Video 1.0 interface: networks one by one, or a pipeline of all of them.
 
 Arguments, defaults and results are the official ones, plus a seed; guidance scales count from 0 here. Nothing is
-downloaded: missing files are named, with the command that fetches them. Source: ai-forever/KandinskyVideo@4e10a23,
-video_kandinsky3/__init__.py, t2v_pipeline.py.
+downloaded: missing files are named, with the command that fetches them.
+Source: ai-forever/KandinskyVideo@4e10a23, video_kandinsky3/__init__.py, t2v_pipeline.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The official Kandinsky Video 1.1 interface: networks one by one, or a pipeline of all of them, and its stages.
 
 Arguments, defaults and results are the official ones, plus a seed; scales of the first frame and of the interpolation
-count from 0 here. Nothing is downloaded: missing files are named, with the command that fetches them. Source:
-ai-forever/KandinskyVideo@914eac1, kandinsky_video/__init__.py, t2v_pipeline.py.
+count from 0 here. Nothing is downloaded: missing files are named, with the command that fetches them.
+Source: ai-forever/KandinskyVideo@914eac1, kandinsky_video/__init__.py, t2v_pipeline.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The official LoRA methods of the text-to-video and image-to-video pipelines.
 
 Faults of the official code that are corrected: triggers apply with and without prompt expansion, a list of names may be
-switched on, and weights that lie beside their configuration need no path of their own. Source:
-kandinskylab/kandinsky-5@6e2a805, kandinsky/t2v_pipeline.py, load_adapter, set_adapter, disable_adapters.
+switched on, and weights that lie beside their configuration need no path of their own.
+Source: kandinskylab/kandinsky-5@6e2a805, kandinsky/t2v_pipeline.py, load_adapter, set_adapter, disable_adapters.
 """
 
 from __future__ import annotations

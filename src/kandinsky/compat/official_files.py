@@ -3,8 +3,8 @@
 `python -m kandinsky.compat.official_files FOLDER` writes all of them from the cards, under the names of the first
 release (`config_5s_sft.yaml`) and under the current ones (`k5_lite_t2v_5s_sft_sd.yaml`). They equal the official files
 in all but one value: the official no-CFG files for 10 s name the SFT checkpoint; here they name the hub's no-CFG file,
-as the card does. Source: kandinskylab/kandinsky-5@6e2a805, configs/*.yaml; ai-forever/Kandinsky-5@873617b,
-configs/*.yaml.
+as the card does.
+Source: kandinskylab/kandinsky-5@6e2a805, configs/*.yaml; ai-forever/Kandinsky-5@873617b, configs/*.yaml.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from kandinsky.errors import RequestError
 def flow_times(steps: int, shift: float) -> Tensor:
     """Falling times of a flow-matching run, more of them near noise.
 
-    Source: kandinskylab/kandinsky-5, kandinsky/generation_utils.py, generate. Quirk: float32 from the start; a schedule
-    made in double moves guided results by about 1e-4.
+    Source: kandinskylab/kandinsky-5, kandinsky/generation_utils.py, generate.
+    Quirk: float32 from the start; a schedule made in double moves guided results by about 1e-4.
 
     Args:
         steps: Number of network steps, ≥ 1.

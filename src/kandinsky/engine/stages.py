@@ -178,7 +178,8 @@ def encode_image(
     """Encode an image; with a mask, also a channel that marks what is kept, and the latents of what is kept.
 
     Quirk: any weight above 0 hides a pixel (it is replaced with grey), and of each square of pixels that share a latent
-    the first one's weight counts. Source: ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py.
+    the first one's weight counts.
+    Source: ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py.
 
     Args:
         encode: Pixels in [-1, 1] to latents.

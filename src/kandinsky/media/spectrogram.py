@@ -3,9 +3,9 @@
 A column of the image is one time step (10 ms), a row one mel band, the highest on top; loud is dark.
 
 Legend: C channels of audio, S samples, F bins of the Fourier transform, M mel bands, T time steps. Samples are in units
-of 16-bit PCM (± 32768), as in the official code. Source: ai-forever/Kandinsky-4@7506103,
-kandinsky4_video2audio/riffusion/spectrogram_{converter,image_converter}.py, util/image_util.py; torchaudio's
-Spectrogram, MelScale, InverseMelScale and GriffinLim, whose formulas these are.
+of 16-bit PCM (± 32768), as in the official code.
+Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/riffusion/spectrogram_{converter,image_converter}.py,
+util/image_util.py; torchaudio's Spectrogram, MelScale, InverseMelScale and GriffinLim, whose formulas these are.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ block sees the key blocks that hold most of the mass of a coarse softmax over bl
 around it. Edge tiles of a grid that is not a multiple of 8 are smaller: their tokens are padded to 64 for the kernels
 only, and padding is never attended to.
 
-Source: kandinskylab/kandinsky-5, kandinsky/models/utils.py, fractal_flatten, fast_sta_nabla, nablaT_v2. Legend: B
-batch; S tokens; N heads; K head width, or as an axis of a mask key blocks; Q query blocks; D width.
+Source: kandinskylab/kandinsky-5, kandinsky/models/utils.py, fractal_flatten, fast_sta_nabla, nablaT_v2.
+Legend: B batch; S tokens; N heads; K head width, or as an axis of a mask key blocks; Q query blocks; D width.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The model's class is program code in its own repository. It runs only if the caller has allowed it; what this library
 leaves open (the size of frames, the tokens) is up to that code.
 
-Legend: T frames, P places of a frame's tokens, L tokens of text, E width of the embeddings. Source:
-ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/video2audio_pipe.py, extract_video_embedding and
+Legend: T frames, P places of a frame's tokens, L tokens of text, E width of the embeddings.
+Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/video2audio_pipe.py, extract_video_embedding and
 extract_text_embedding.
 """
 

@@ -4,8 +4,8 @@ The decoder's norms are modulated by the latent itself. There is no codebook and
 output. Names of tensors are the official ones.
 
 Legend: B clips, T frames, H rows, W columns, C channels; R = B·T images; pixels in [-1, 1]. Latents have an eighth of
-the sides at full size. Inside, images are [R, C, H, W] in a channels-last memory format. Source:
-ai-forever/KandinskyVideo@4e10a23 and @914eac1, movq.py.
+the sides at full size. Inside, images are [R, C, H, W] in a channels-last memory format.
+Source: ai-forever/KandinskyVideo@4e10a23 and @914eac1, movq.py.
 """
 
 from __future__ import annotations
