@@ -1,4 +1,4 @@
-"""The CogVideoX schedule: 1000 levels of noise, variance preserving, and the two steps that walk on it.
+"""The CogVideoX schedule: 1000 levels of noise, variance preserving, and its two steps.
 
 x = √ā·clean + √(1 − ā)·noise, and the network predicts v = √ā·noise − √(1 − ā)·clean. Inside the library a level is a
 time t in [0, 1], 1 = noise: t·1000 − 1 is the index k of the official tables, and t = 0 the clean clip.
@@ -20,7 +20,7 @@ from kandinsky.errors import RequestError
 from kandinsky.model.params import refuse_unknown, without_fixed
 
 LEVELS = 1000
-# Diffusers' settings that this schedule has no choice of
+# Diffusers' settings that are fixed in this schedule
 FIXED: dict[str, Any] = {
     "num_train_timesteps": LEVELS,
     "beta_schedule": "scaled_linear",
@@ -110,12 +110,12 @@ class CogVideoXSchedule:
         return signal * clean + spread * noise
 
     def clean(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
-        """The clean latent that x and the prediction v mean."""
+        """The clean latent implied by x and the prediction v."""
         signal, spread = self.rates(t)
         return signal * x - spread * v
 
     def noise(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
-        """The noise that x and the prediction v mean."""
+        """The noise implied by x and the prediction v."""
         signal, spread = self.rates(t)
         return spread * x + signal * v
 
@@ -137,7 +137,7 @@ def level_of(t: Tensor) -> Tensor:
 
 
 class Schedule(Protocol):
-    """What re-noising asks of a schedule: the clean latent, and a noised one."""
+    """What re-noising needs of a schedule: the clean latent, and a noised one."""
 
     def clean(self, x: Tensor, predicted: Tensor, t: Tensor, /) -> Tensor: ...
 
@@ -151,7 +151,7 @@ class Renoise:
     Source: ai-forever/Kandinsky-4, kandinsky/t2v_pipeline.py, diffusion_generate_renoise.
 
     Attributes:
-        times: Of the run, to find the draw of a step; float32 as ``CogVideoXSchedule.times`` gives them.
+        times: Times of the run, to find the draw of a step; float32 as from ``CogVideoXSchedule.times``.
         draws_NBTHWC: Fresh noise, one draw for each step but the last.
     """
 

@@ -21,7 +21,7 @@ class Pairing(Protocol):
     """A denoiser that can run two passes as one batch."""
 
     def pair(self, other: Any) -> Callable[[Any, Tensor], tuple[Any, Any]] | None:
-        """A callable that returns both predictions, that of ``other`` second; None where they cannot run together."""
+        """A callable that returns both predictions, that of ``other`` second; None if they cannot run together."""
         ...
 
 

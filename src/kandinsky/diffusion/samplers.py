@@ -1,4 +1,4 @@
-"""Samplers by name: what the one loop is given. A card names its sampler; times, noise and step follow from it."""
+"""Samplers by name. A card names its sampler; the loop's times, noise and step follow from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Noising(Protocol):
     """What a network is trained to undo."""
 
     def noised(self, clean: Tensor, noise: Tensor, t: Tensor, /) -> Tensor:
-        """A clean latent with as much noise as there is at time t."""
+        """A clean latent with the amount of noise of time t."""
         ...
 
 
@@ -38,7 +38,7 @@ class Straight:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """How a model walks from noise to a latent.
+    """How a model gets from noise to a latent.
 
     Attributes:
         times: (steps, shift) → falling times [steps + 1].
@@ -47,7 +47,7 @@ class Sampler:
         fresh: Whether each step but the last needs a draw of its own.
         begin: (first draws, times) → the state; by default it is the last of them.
         predicts: What the network predicts.
-        noising: Of training, from the shift.
+        noising: The noising of training, from the shift.
     """
 
     times: Callable[[int, float], Tensor]
@@ -123,7 +123,7 @@ def _ancestral(
 
 
 def _flash_begin(draws_NBTHWC: Tensor, times: Tensor) -> Tensor:
-    """Official: the first estimate is noise itself, and more noise is mixed into it as at every step."""
+    """As officially, the first estimate is noise itself, and more noise is mixed into it as at every step."""
     return CosineSchedule().noised(draws_NBTHWC[0], draws_NBTHWC[1], times[0])
 
 

@@ -1,7 +1,9 @@
 """The frozen values that travel from prompt to file.
 
-Legend: B batch, T frames, H W rows and columns, C channels, L text tokens. ``width, height`` is the order people see;
-tensors are always H before W. Nothing here imports torch at run time, so that the command line can start fast.
+``width, height`` is the order people see; tensors are always H before W. Nothing here imports torch at run time, so
+that the command line can start fast.
+
+Legend: B batch, T frames, H W rows and columns, C channels, L text tokens.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ State = tuple[tuple[tuple[str, float], ...], bool]
 
 @dataclass(slots=True)
 class _Applied:
-    """What a network carries at present. ``originals``: weights as they were before fusing."""
+    """The LoRAs currently in a network; ``originals`` are weights from before fusing."""
 
     state: State = ((), False)
     loras: tuple[Lora, ...] = ()
@@ -39,9 +39,9 @@ class Adapters:
 
     Args:
         model: Its name, for messages.
-        layers: Gives (outputs, inputs) of its linear layers, asked when needed.
+        layers: Returns (outputs, inputs) of its linear layers, called when needed.
         keymap: Official names of the layers ↔ ours.
-        quantised: How its weights are packed; empty = they are not.
+        quantised: Scheme of its quantised weights; empty if they are not.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Adapters:
 
     @property
     def scales(self) -> dict[str, float]:
-        """Those that are on, and how strongly."""
+        """Those that are on, with their scales."""
         return dict(self._scales)
 
     @property
@@ -80,10 +80,10 @@ class Adapters:
 
     @property
     def trigger(self) -> str:
-        """What is put before every prompt: the trigger phrases of the active LoRAs, in order.
+        """Text in front of every prompt: the trigger phrases of the active LoRAs, in order.
 
-        Source: official ``load_adapter``; no separator, as there. Quirk of the official code not kept: there triggers
-        were added to expanded prompts only.
+        Source: official ``load_adapter``; no separator, as there. Quirk of the official code that is not kept: there
+        triggers were added to expanded prompts only.
         """
         return "".join(self._loaded[name].trigger for name in self._scales)
 
@@ -170,17 +170,18 @@ class Adapters:
         self._is_fused = on
 
     def recipe(self) -> list[dict[str, Any]]:
-        """What is on, as a result's recipe lists it."""
+        """The LoRAs that are on, as a result's recipe lists them."""
         return [
             {"name": name, "scale": scale, "source": self._loaded[name].source, "sha256": self._loaded[name].sha256}
             for name, scale in self._scales.items()
         ]
 
     def apply(self, net: nn.Module, *, dtype: torch.dtype | None = None) -> None:
-        """Make a network carry exactly what is on.
+        """Bring a network to exactly the LoRAs that are on.
 
         Args:
-            dtype: The compute type, where it may not be that of the weights.
+            net: The network.
+            dtype: The compute type, if it may differ from that of the weights.
 
         Raises:
             BackendError: The network is quantised and is to be fused.

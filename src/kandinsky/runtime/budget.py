@@ -1,4 +1,4 @@
-"""Amounts of memory, and which placement keeps within one. Imports no torch."""
+"""Amounts of memory, and which placement stays within one. Imports no torch."""
 
 from __future__ import annotations
 

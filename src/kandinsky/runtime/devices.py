@@ -1,6 +1,6 @@
 """Devices and compute types by name: the requested one, or the best available. The only place that knows the names.
 
-``check_device`` answers without loading torch where it can, so that a request is refused early.
+``check_device`` avoids loading torch, so that a request is refused early.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def dtype_bytes(name: str) -> int:
 
 
 def device_memory(device: str) -> tuple[int, int] | None:
-    """Free and total bytes of an accelerator; None for the CPU and where they are not known."""
+    """Free and total bytes of an accelerator; None for the CPU and if unknown."""
     if not device.startswith("cuda"):
         return None
     import torch
@@ -94,14 +94,14 @@ def device_memory(device: str) -> tuple[int, int] | None:
 
 
 def device_name(device: str) -> str:
-    """What the driver calls an accelerator."""
+    """The driver's name of an accelerator."""
     import torch
 
     return torch.cuda.get_device_name(torch.device(device))
 
 
 def host_memory() -> tuple[int, int] | None:
-    """Available and total bytes of main memory, within a container's limit where one is set; None where unknown."""
+    """Available and total bytes of main memory, within a container's limit if one is set; None if unknown."""
     facts = {}
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():

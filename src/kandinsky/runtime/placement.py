@@ -6,7 +6,7 @@
 | `module` | a network is on its device only while it is held; then it goes back to the host (freed, if it ran there) |
 | `block` | as `module`, and the blocks of a network visit the device one by one (see ``runtime/blocks.py``) |
 
-What a placement changes is where tensors are, never a result: every mode gives the same bits.
+A placement changes where tensors are, never a result: every mode gives the same bits.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Placement:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the networks."""
+        """Names of the networks."""
         return tuple(self._builders)
 
     def move(self, device: torch.device) -> None:
@@ -120,7 +120,7 @@ class Placement:
         if any(self._held.values()):
             raise RequestError("networks cannot be moved while they run: wait for the result")
         self._devices = dict.fromkeys(self._devices, device)
-        if self.offload == "block":  # what moves the blocks knows one device
+        if self.offload == "block":  # block offload is bound to one device
             self._built.clear()
             self._swaps.clear()
 
@@ -129,7 +129,7 @@ class Placement:
         return self._devices[name]
 
     def swaps(self, name: str) -> list[BlockSwap]:
-        """What moves the networks of this name block by block at present; empty for other placements."""
+        """The block offload of the networks of this name at present; empty for other placements."""
         return self._swaps.get(name, [])
 
     @contextmanager
@@ -141,7 +141,7 @@ class Placement:
         """
         with self._memory_errors(name):
             if (net := self._built.get(name)) is None:
-                gc.collect()  # what was freed before may hang in reference cycles
+                gc.collect()  # freed networks may still be held by reference cycles
                 net = self._built[name] = self._builders[name]()
                 if self.offload == "block":
                     self._swaps[name] = [self._swap(name, one) for one in networks(net)]
@@ -155,7 +155,7 @@ class Placement:
                     self._put_away(name, net)
 
     def _swap(self, name: str, net: nn.Module) -> BlockSwap:
-        if isinstance(net, LayeredAutoencoder):  # its blocks are convolutions: what fills the memory is what they make
+        if isinstance(net, LayeredAutoencoder):  # its blocks are convolutions: memory goes to their outputs
             net.layered, net.allocate = True, Spool()
         return BlockSwap(net, self._devices[name], dtype=self._types.get(name))
 
@@ -203,5 +203,5 @@ class Placement:
 
 
 def networks(held: Any) -> list[nn.Module]:
-    """The networks of what a builder gave: itself, or its attributes."""
+    """The networks of what a builder returned: itself, or its attributes."""
     return [held] if isinstance(held, nn.Module) else [v for v in vars(held).values() if isinstance(v, nn.Module)]

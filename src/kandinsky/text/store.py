@@ -31,13 +31,13 @@ from kandinsky.weights.write import write_state
 
 log = logging.getLogger(__name__)
 WORTH_IT = 1_000_000_000
-KEPT_FILES = 2000  # of about 2 MB each at full size; the ones not used for longest go
-SAMPLE = 256  # bytes looked at in each tensor
+KEPT_FILES = 2000  # of about 2 MB each at full size; the least recently used are removed
+SAMPLE = 256  # bytes hashed of each tensor
 OFF = ("off", "0", "none", "")
 
 
 def cache_folder() -> Path | None:
-    """The folder of this library's caches; None where they are switched off. Nothing is made."""
+    """The folder of this library's caches; None if they are switched off. Nothing is created."""
     if (given := os.environ.get("KANDINSKY_CACHE")) is not None:
         return None if given.strip().lower() in OFF else Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kandinsky"
@@ -57,7 +57,7 @@ class TextStore:
         self._hash: str | None = None
 
     def beside(self, name: str) -> TextStore:
-        """A store in the same folder for states that the same encoder makes in another way."""
+        """A store in the same folder for embeddings that the same encoder makes in another way."""
         return TextStore(self.folder, lambda: f"{self._named()} {name}")
 
     def path(self, prompt: str, *, still: bool) -> Path:
@@ -73,7 +73,7 @@ class TextStore:
         try:
             tensors = read_state(path)
             states = TextEmbeddings(tensors["tokens"].clone(), tensors["pooled"].clone(), _mask(tensors))
-            path.touch()  # used: it is among the last to go
+            path.touch()  # mark as recently used
         except (WeightsError, KeyError, OSError) as error:
             log.warning("text states `%s` are damaged and will be made again: %s", path, error)
             return None
@@ -107,13 +107,16 @@ def encode_each(
     encoder: Callable[[], AbstractContextManager[TextEncoder]],
     store: TextStore | None = None,
 ) -> list[TextEmbeddings]:
-    """The embeddings of each prompt, encoded by itself or taken from the store; ``join`` makes a batch of them.
+    """Embeddings of each prompt, encoded separately or taken from the store; ``join`` makes a batch of them.
 
     Args:
-        encoder: Holds the encoder while it is needed; not called where the store has every prompt.
+        prompts: The prompts.
+        still: As for the encoder.
+        encoder: Holds the encoder while it is needed; not called if the store has every prompt.
+        store: The store; None for none.
 
     Returns:
-        One value a prompt; on the host where it came from the store.
+        One value per prompt; on the host if it came from the store.
     """
     found: dict[str, TextEmbeddings] = {}
     if store is not None:
@@ -181,6 +184,6 @@ def _mask_of(states: TextEmbeddings) -> Tensor:
 
 
 def _filled(x: Tensor, length: int) -> Tensor:
-    """[B, L, …] with zeros up to ``length`` behind."""
+    """[B, L, …] padded at the end with zeros up to ``length``."""
     missing = length - x.shape[1]
     return x if missing == 0 else torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)

@@ -59,7 +59,7 @@ class T5Encoder(nn.Module):
 
     Args:
         encoder: ``T5EncoderModel``.
-        tokenizer: Whole numbers of a text without end token and padding.
+        tokenizer: Encodes a text without end token and padding.
     """
 
     def __init__(self, encoder: nn.Module, tokenizer: Tokenizer, params: T5Params | None = None) -> None:
@@ -85,7 +85,7 @@ class T5Encoder(nn.Module):
         return self.states(torch.tensor([self.numbers(prompt) for prompt in prompts]))
 
     def numbers(self, prompt: str) -> list[int]:
-        """Token numbers of one prompt: cut, ended, padded."""
+        """Token numbers of one prompt: truncated, with an end token, padded."""
         room = self.params.max_length - 1
         numbers = [*self.tokenizer.encode(prompt, add_special_tokens=False).ids[:room], END]
         return numbers + [PAD] * (self.params.max_length - len(numbers))

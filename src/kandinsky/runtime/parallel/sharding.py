@@ -1,4 +1,4 @@
-"""Weights in shards (FSDP2): a block's weights meet when it runs and part again; for models that do not fit."""
+"""Weights in shards (FSDP2), for models that do not fit: a block's weights are gathered only while it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 
 def shard_block(block: nn.Module, mesh: DeviceMesh) -> None:
-    """Keep one shard of a block, on the mesh's device; the whole is there while it runs."""
+    """Keep one shard of a block, on the mesh's device; the whole block is there while it runs."""
     fully_shard(block, mesh=mesh, reshard_after_forward=True)
 
 
