@@ -138,12 +138,12 @@ def _levels(theirs: str, ours: str, step: str, order: Sequence[int]) -> list[tup
 
 
 def unet_of(names: Collection[str]) -> KeyMap | None:
-    """The map of a file of the U-Net in this layout; None for another file."""
+    """The key map if a file is the U-Net in this layout; None for another file."""
     return UNET if "conv_in.weight" in names else None
 
 
 def movq_of(names: Collection[str]) -> KeyMap | None:
-    """The map of a file of the autoencoder in this layout; None for another file."""
+    """The key map if a file is the autoencoder in this layout; None for another file."""
     levels = {name.split(".")[2] for name in names if name.startswith("encoder.down_blocks.")}
     return movq(len(levels)) if levels else None
 
@@ -273,7 +273,7 @@ def _multiples(widths: Sequence[int]) -> list[int]:
 
 
 def read_diffusers(folder: Path, card: Card, cards: Cards) -> Card:
-    """Kandinsky 3 as Diffusers runs it: its scheduler, guidance and steps, and its way with padding."""
+    """Kandinsky 3 as Diffusers runs it: its scheduler, guidance and steps, and its handling of padding."""
     if named_in(folder, card.task, cards) is None:
         card = dataclasses.replace(card, id=folder.name, title=folder.name, source=str(folder))
     card = in_diffusers_layout(card, str(folder))

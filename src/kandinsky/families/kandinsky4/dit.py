@@ -4,7 +4,7 @@ Legend: B clips; F latent frames of all clips together; T frames of one clip; H 
 one frame; S visual tokens; L text tokens; G groups; D width; N heads; K head width; E width of the time vector.
 Tensor names are the official ones.
 
-Clips of different length make one batch by standing one behind the other: everything but attention works on frames,
+Clips of different length are concatenated to one batch: everything but attention works on frames,
 and attention takes all clips of the same length at once. No cumulative lengths live on the device, so nothing waits.
 
 Precision: as in ``families/kandinsky5/dit.py``. The compute type is the type of the weights; modulation, normalisation,
@@ -204,7 +204,7 @@ class HeadNorm(nn.LayerNorm):
 class JointAttention(nn.Module):
     """Visual and text tokens attend to each other, within groups of visual tokens; the text is in every group.
 
-    Quirk: the text is answered by the first group only, so with groups it sees a part of the clip.
+    Quirk: only the first group updates the text, so with groups it sees a part of the clip.
     Source: ai-forever/Kandinsky-4, kandinsky/model/nn.py, MultiheadSelfAttention and its local and global grouping.
     """
 
@@ -281,7 +281,7 @@ class FeedForward(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """What all blocks of a forward pass share: how the clips stand, how they are cut, how their tokens are turned.
+    """What all blocks of a forward pass share: the layout of the clips, their groups, the rotation of their tokens.
 
     Attributes:
         mix: The attention function itself.
@@ -394,7 +394,7 @@ class DiffusionTransformer3D(nn.Module):
         return tuple(f"transformer_blocks.{number}" for number in range(self.params.num_blocks))
 
     def made_tensors(self) -> dict[str, Tensor]:
-        """Tensors a weight file may leave out, with their values: the official file is read without strictness."""
+        """Tensors that a weight file may omit, with their values: the official file is read without strictness."""
         return {f"rope_embeddings.{name}": table for name, table in self.rope_embeddings.tables().items()}
 
     def forward(
@@ -418,7 +418,7 @@ class DiffusionTransformer3D(nn.Module):
             frames: Of each clip; the clips of a pack may differ in nothing else.
             rope_scale: Divisors of the (t, h, w) angles.
             groups: Instead of ``params.num_groups``.
-            attention: Its backend is taken.
+            attention: Only its backend is used.
             runner: Runs the 2·num_blocks blocks on the visual tokens [F, P, D]; the text goes along beside them.
 
         Returns:

@@ -70,7 +70,7 @@ class DiTParams:
 
     @property
     def text_widths(self) -> tuple[int, int]:
-        """Widths of a text token that the network takes, and of the pooled text, which it does not look at."""
+        """Widths of a text token that the network expects, and of the pooled text, which it ignores."""
         return self.in_text_dim, 1
 
     @classmethod

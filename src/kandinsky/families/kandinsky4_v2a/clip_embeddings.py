@@ -29,7 +29,7 @@ class ClipEncoder(Protocol):
             times_s: When each is shown, from the start of the window.
 
         Returns:
-            [1, T', E]; T' may be another number than that of frames.
+            [1, T', E]; T' may differ from the number of frames.
         """
         ...
 
@@ -65,17 +65,17 @@ class ClipEmbeddings:
 
 
 def write_embeddings(states: ClipEmbeddings, path: Path) -> Path:
-    """Write states as safetensors, for ``read_embeddings`` and `--states`; returns the path."""
+    """Write embeddings as safetensors, for ``read_embeddings`` and `--states`; returns the path."""
     tensors = {name: getattr(states, field) for name, field in NAMES.items()}
     return write_state({name: tensor for name, tensor in tensors.items() if tensor is not None}, path)
 
 
 def read_embeddings(path: str | Path) -> ClipEmbeddings:
-    """States made elsewhere, under the official names, with or without the first axis.
+    """Read embeddings made elsewhere, under the official names, with or without the first axis.
 
     Raises:
         RequestError: The file does not exist, lacks an embedding or has others.
-        WeightsError: It is damaged.
+        WeightsError: The file is damaged.
     """
     path = Path(path).expanduser()
     if not path.is_file():

@@ -27,14 +27,19 @@ from kandinsky.model.condition import Condition
 from kandinsky.model.values import LatentShape, Request, Video, VideoShape
 
 OWN = ("video", "states")
-# fields of a request that mean nothing to a model of sound
+# fields of a request that mean nothing to an audio model
 NOT_OURS = ("image", "mask", "mask_grow", "width", "height", "shift", "cache", "expand", "expanded_prompt")
-CLOSE_S = 1e-6  # moments nearer than this are the same: times in files are rounded
+CLOSE_S = 1e-6  # moments closer than this are equal, since times in files are rounded
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Windows of a video, each of ``length_s``, whose audio is generated one by one. starts_s: ascending, from 0."""
+    """Windows of a video, each of ``length_s``, whose audio is generated one by one.
+
+    Attributes:
+        starts_s: Starts in seconds, ascending from 0.
+        length_s: Duration of each.
+    """
 
     starts_s: tuple[float, ...]
     length_s: float
@@ -51,7 +56,7 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class SoundChoice:
-    """What a job of sound has beyond what every job has.
+    """Values of an audio job beyond those of every job.
 
     Attributes:
         windows: Windows it is generated in.
@@ -62,7 +67,7 @@ class SoundChoice:
     states: Path | None = None
 
     def settings(self, job: Job) -> dict[str, Any]:
-        """The values that decide the job's result, under the names a recipe uses."""
+        """The values that determine the job's result, under the names a recipe uses."""
         given = {} if self.states is None else {"states": str(self.states)}
         return {
             "model": job.card.id,
@@ -146,7 +151,7 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
 
 
 def latent_shape(card: Card, sound: Sound, windows: Windows) -> LatentShape:
-    """Of the spectrogram of one window."""
+    """The latent of the spectrogram of one window."""
     from kandinsky.media.spectrogram import SpectrogramParams  # which needs torch
 
     params, clip = SpectrogramParams.from_dict(sound.spectrogram), card.clip

@@ -48,10 +48,10 @@ BLACK_SIZE = (64, 64)  # side of the black video for the unconditional pass; enc
 
 @dataclasses.dataclass(frozen=True)
 class SoundMade(Made):
-    """What the stages of video to audio have made so far.
+    """The state of a batch of video-to-audio jobs so far.
 
     Attributes:
-        clips: Embeddings of each job's video and words.
+        clips: Embeddings of each job's video and text.
         windows: Latents of its windows, [N, 1, H, W, C] each.
     """
 
@@ -72,7 +72,7 @@ class EncodeVideo:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SampleSound:
-    """Makes the latents of every window."""
+    """Generates the latents of every window."""
 
     needs: tuple[str, ...] = ("dit",)
 
@@ -102,7 +102,7 @@ SOUND: tuple[tuple[Stage, ...], Finish] = ((EncodeVideo(), SampleSound()), Liste
 
 
 def encode(context: Context, jobs: Sequence[Job]) -> list[ClipEmbeddings]:
-    """Embeddings of every video and its prompts, from a file where a request names one.
+    """Embeddings of every video and its prompts, from a file if a request names one.
 
     Raises:
         RequestError: A file does not fit its request.
@@ -157,7 +157,16 @@ def sample(
     """Latents of every video's spectrograms, [N, 1, H, W, C] float32 each, from the embeddings of ``encode``.
 
     Args:
+        context: The model.
+        jobs: The jobs.
+        clips: Embeddings of each job.
         at_once: Windows in one pass of the U-Net; results then differ by the rounding of differently ordered sums.
+
+    Yields:
+        Sampling steps.
+
+    Returns:
+        The latents of each job.
 
     Raises:
         RequestError: The embeddings have another width than the U-Net's.
@@ -193,10 +202,19 @@ def denoise(
     """Latents [B, 1, H, W, C] float32 of B windows.
 
     Args:
-        draws_NBTHWC: Noise; its first entry is the state to begin with, unless the sampler wants more of it.
+        context: The model.
+        draws_NBTHWC: Noise; its first entry is the initial state, unless the sampler needs more of it.
         clips: Embeddings of B windows, or of one text for all.
-        done: Of the steps that are told, see ``engine.stages.watched``.
-        total: Of the steps that are told, see ``engine.stages.watched``.
+        steps: Sampling steps.
+        guidance: Classifier-free guidance scale.
+        done: Steps of earlier loops, see ``engine.stages.watched``.
+        total: Steps of all loops, see ``engine.stages.watched``.
+
+    Yields:
+        Sampling steps.
+
+    Returns:
+        The latents.
     """
     device = context.placement.device("dit")
     rules, shift = sampler(context.card.sampling.sampler), context.card.sampling.shift
@@ -233,7 +251,7 @@ def decode(context: Context, latents_N1HWC: Tensor) -> Tensor:
 
 
 def pixels(context: Context, latents_N1HWC: Tensor) -> Tensor:
-    """The same as the autoencoder gives it, about [-1, 1], window by window."""
+    """The autoencoder's output, about [-1, 1], window by window."""
     device = context.placement.device("vae")
     with context.placement.hold("vae") as vae, torch.no_grad():
         made = []
@@ -246,7 +264,7 @@ def pixels(context: Context, latents_N1HWC: Tensor) -> Tensor:
 
 
 def spectrogram_params(card: Card) -> SpectrogramParams:
-    """What the card's spectrograms mean."""
+    """The spectrogram parameters of a card."""
     return SpectrogramParams.from_dict(sound_of(card).spectrogram)
 
 
@@ -268,7 +286,7 @@ def listen(pictures_NMTC: Tensor, job: Job) -> Audio:
 
 
 def recipe(context: Context, job: Job) -> dict[str, object]:
-    """The recipe stored in the file; with the recipe of the input video, where it has one."""
+    """The recipe stored in the file; with the recipe of the input video, if it has one."""
     made, film = context.recipe(job), input_video_of(job)
     try:
         made_by = recipes.read(film.path) if isinstance(film, InputVideo) else film.recipe
@@ -324,7 +342,7 @@ def shares(pixels: Tensor) -> Tensor:
 
 
 def faded(pieces: list[np.ndarray], starts: list[int], overlap: int) -> np.ndarray:
-    """Pieces of sound [S, C] as one. Of what two have in common only the middle ``overlap`` samples are faded."""
+    """Join pieces of audio [S, C]; of an overlap only the middle ``overlap`` samples are cross-faded."""
     cut = list(pieces)
     begins = list(starts)
     for i, (a, b) in enumerate(pairwise(range(len(pieces)))):

@@ -84,7 +84,7 @@ def read_config(source: Path) -> dict[str, Any] | None:
 
 
 def params_from_config(config: Mapping[str, Any]) -> DiTParams:
-    """Hyper-parameters of a Diffusers `config.json`; its notes and attention keys are left out."""
+    """Hyper-parameters of a Diffusers `config.json`, without its notes and attention keys."""
     values = {k: v for k, v in config.items() if not k.startswith(("_", "attention_"))}
     return DiTParams.from_dict(values)
 

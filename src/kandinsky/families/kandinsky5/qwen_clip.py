@@ -37,13 +37,13 @@ CLIP_OTHER_HALF = (
 
 @dataclass(frozen=True, slots=True)
 class QwenClipParams:
-    """How prompts are cut and padded; the defaults are the official video values.
+    """How prompts are truncated and padded; the defaults are the official video values.
 
     Attributes:
         qwen_max_length: Prompt tokens kept, not counting the template.
         clip_max_length: Tokens CLIP sees, including padding.
-        template: Names of ``families/kandinsky5/templates.py`` for clips and for stills.
-        image_template: Names of ``families/kandinsky5/templates.py`` for clips and for stills.
+        template: Name of the template in ``families/kandinsky5/templates.py`` for clips.
+        image_template: Name of the template for stills.
     """
 
     qwen_max_length: int = 256
@@ -206,7 +206,7 @@ class QwenClipEncoder(nn.Module):
             max_length=chosen.crop_start + self.params.qwen_max_length,
             return_tensors="pt",
         )
-        # The inner model leaves out the projection to the vocabulary, which nobody reads here.
+        # The inner model omits the projection to the vocabulary, which is not needed here.
         states = self.qwen.model(input_ids=inputs["input_ids"].to(device), use_cache=False).last_hidden_state
         mask = inputs["attention_mask"][:, chosen.crop_start :].bool().to(device)
         tokens = states[:, chosen.crop_start :]
@@ -239,10 +239,16 @@ class QwenClipEncoder(nn.Module):
 def read_qwen_clip(
     files: QwenClipFiles, *, params: QwenClipParams | None = None, dtype: torch.dtype, padding: Padding = "trimmed"
 ) -> QwenClipEncoder:
-    """Read both models and tokenizers from local folders, strictly, on the host; nothing is fetched or executed.
+    """Read both models and tokenizers from local folders, strictly, on the host; nothing is downloaded or executed.
 
     Args:
+        files: Their folders.
+        params: Settings of the encoder.
         dtype: Qwen's compute type; CLIP stays in float32, as in the official code.
+        padding: As for ``QwenClipEncoder``.
+
+    Returns:
+        The encoder.
 
     Raises:
         BackendError: transformers is not installed.
@@ -276,7 +282,7 @@ def read_qwen_clip(
 
 
 def _read_image_processor(folder: Path) -> Any | None:
-    """The processor whose values lie beside the tokenizer; None where there are none."""
+    """The image processor beside the tokenizer; None if there is none."""
     from transformers import Qwen2VLImageProcessorPil  # this one needs no torchvision
 
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):

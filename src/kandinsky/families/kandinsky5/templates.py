@@ -15,7 +15,7 @@ SLOT = "{}"
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Text around a prompt, and how many tokens of the encoder's answer are cut off in front.
+    """Text around a prompt, and how many tokens of the encoder's output are dropped at the start.
 
     Attributes:
         crop_start: Positions dropped from the states. With the Qwen vocabulary the text before the prompt is exactly as

@@ -1,4 +1,4 @@
-"""The frame rate of any clip raised by a model's interpolation network.
+"""Raises the frame rate of any clip with a model's interpolation network.
 
 Legend: T frames; H W rows and columns; C channels.
 """
@@ -117,7 +117,7 @@ def _resized(frame_HWC: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 
 def _states(context: Context, prompt: str) -> tuple[TextEmbeddings, TextEmbeddings]:
-    """Embeddings of the prompt and of no text. The text encoder is read for a prompt only."""
+    """Embeddings of the prompt and of an empty prompt; the text encoder is read for a prompt only."""
     if not prompt.strip():
         nothing = no_text(int(context.card.dit.params["context_dim"]))
         return nothing, nothing

@@ -1,4 +1,4 @@
-"""Which words of a prompt Nano makes use of: those that name what it shows, and those that it was trained to read past.
+"""Which words of a prompt Nano uses: those that name what it shows, and those that it was trained to ignore.
 
 The list ships with the weights as `words.json`; `python -m kandinsky.lab.nano.known_words` writes it.
 """

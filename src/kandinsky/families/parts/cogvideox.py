@@ -2,7 +2,7 @@
 
 Clips pass in pieces of a few frames whose convolutions remember the piece before, as the official code does; the
 normalisation looks at one piece, so the pieces are part of the result. Memory does not grow with the length of a clip
-where the pieces are taken one by one (``decode_pieces``).
+if the pieces are consumed one by one (``decode_pieces``).
 
 Legend: B batch, T frames, H rows, W columns, C channels; pixels in [-1, 1].
 """

@@ -123,7 +123,7 @@ class HunyuanAutoencoder(nn.Module):
         return torch.cat(list(self.decode_pieces(latents_BTHWC)), dim=1)
 
     def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
-        """Scaled latents → pixels, piece by piece in time; in one piece where the clip is decoded whole at once."""
+        """Scaled latents → pixels, piece by piece in time; in one piece if the clip is decoded as a whole."""
         z = _channels_first(latents_BTHWC / self.params.scaling_factor)
         yield from map(_channels_last, self._run(self._pixels, z, "decode"))
 

@@ -33,7 +33,7 @@ class ProjectedParams:
     Attributes:
         max_length: Maximum number of tokens of a prompt, including the end token.
         table: Where the projection lies in its file, such as `projections.t5`; empty: the file holds nothing else.
-        gap_table: Where a projection for the interpolation alone lies in it; empty: that is told what all others are.
+        gap_table: Where a projection only for the interpolation lies in it; empty: it uses the common one.
         rule: What rows behind the last token hold: "official", zeros; "diffusers", what the projection makes of zeros,
             and there a negative prompt also keeps an end and a mask of its own, and has as many rows as the prompt.
     """
@@ -142,14 +142,15 @@ class ProjectedT5Encoder(nn.Module):
         return self._all(prompts, self.projection)
 
     def encode_for_gaps(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
-        """``encode`` for the interpolation, through its own projection where there is one."""
+        """``encode`` for the interpolation, through its own projection if there is one."""
         return self._all(prompts, self.gap_projection)
 
     def encode_against(self, negative: str, prompt: str) -> TextEmbeddings:
         """Embeddings of a negative prompt as the official code computes them beside a prompt.
 
-        Quirk: it is cut to the prompt's number of tokens, its last one is the end token, and it is masked as the prompt
-        is, so that a shorter one also shows the padding behind it. Not so by the other rule, see ``ProjectedParams``.
+        Quirk: it is truncated to the prompt's number of tokens, its last one is the end token, and it is masked as the
+        prompt is, so that a shorter one also includes the padding behind it. Not so by the other rule, see
+        ``ProjectedParams``.
         """
         if not negative.strip():
             return self.nothing()
@@ -162,7 +163,7 @@ class ProjectedT5Encoder(nn.Module):
         return self._states(numbers, self.projection)
 
     def nothing(self) -> TextEmbeddings:
-        """No text, see ``no_text``."""
+        """Embeddings of an empty prompt, see ``no_text``."""
         like = self.projection.get_submodule("1").get_parameter("weight")
         return no_text(len(like)).to(like.device, like.dtype)
 
@@ -221,14 +222,19 @@ def read_projected_t5(
 
 
 def projection_of(state: Mapping[str, Tensor], *, table: str = "", dtype: torch.dtype, where: str) -> Projection:
-    """A projection from the tensors that have it, whose shapes say its size.
+    """Build the projection from its tensors, whose shapes give its size.
 
     Args:
-        table: What their names begin with.
-        where: What to call them.
+        state: Tensors by name.
+        table: Prefix of their names.
+        dtype: Its type.
+        where: What to call the file in messages.
+
+    Returns:
+        The projection.
 
     Raises:
-        WeightsError: One is missing or does not fit.
+        WeightsError: A tensor is missing or does not fit.
     """
     prefix = f"{table}." if table else ""
     tensors = {PROJECTION.to_ours(name.removeprefix(prefix)): t for name, t in state.items() if name.startswith(prefix)}

@@ -195,7 +195,7 @@ class Team:
     def by_turns(
         self, make: Callable[[Tensor], Tensor], items: Iterable[Tensor], *, everyone: bool
     ) -> list[np.ndarray]:
-        """``make`` of each item on all processes; each by one in turn, or by all, where the first's holds."""
+        """``make`` of each item, on all processes: made by each in turn, or by all, of which the first one's counts."""
         items = list(items)
         owners = [0 if everyone else number % self.size for number in range(len(items))]
         rank = 0 if self.mesh is None else dist.get_rank()

@@ -1,6 +1,6 @@
 """What the cases of Kandinsky 3 and Kandinsky Video 1 share: the U-Net, its text, its noise, its loops.
 
-Official tensors are rows [(B·T), C, H, W], the frames of a clip one behind the other; ours are [B, T, H, W, C].
+Official tensors are rows [(B·T), C, H, W], the frames of a clip one after the other; ours are [B, T, H, W, C].
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def guidance(call: Settings, key: str = "guidance_scale") -> Guidance:
 
 
 def quantile(call: Settings) -> float | None:
-    """Of dynamic thresholding; None clamps at 1."""
+    """The quantile of dynamic thresholding; None clamps at 1."""
     return call.number("percentile") if call.has("percentile") else None
 
 

@@ -23,9 +23,9 @@ class UNetDenoiser:
 
     Args:
         text: Embeddings of B prompts, or of one prompt for any B.
-        before_BTHWC: Channels that go in before and behind the state's own.
-        condition_BTHWC: Channels that go in before and behind the state's own.
-        marks: What a video network is told of the clip; None for images.
+        before_BTHWC: Channels in front of the state's own.
+        condition_BTHWC: Channels behind the state's own.
+        marks: Further inputs of a video network; None for images.
     """
 
     def __init__(

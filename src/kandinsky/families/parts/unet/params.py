@@ -16,11 +16,11 @@ class Temporal:
     """What a variant of the network does along time; the default is nothing, an image network.
 
     Attributes:
-        frame_blocks: Residual blocks and attention over the frames of a clip, told where each frame lies.
-        frame_marks_sum: Every norm of these is told the network's time *and* the frame's place; else the first norm of
-            an attention the place alone, all others the time alone.
+        frame_blocks: Residual blocks and attention over the frames of a clip, conditioned on each frame's place.
+        frame_marks_sum: Every norm of these is conditioned on the network's time *and* the frame's place; else the
+            first norm of an attention on the place alone, all others on the time alone.
         clip_marks: Further numbers of a clip that are added to the frames' places, by the names of their layers.
-        image_layer: Images enter by a convolution of their own.
+        image_layer: Images enter through a convolution of their own.
         gap_mixing: Every convolution is mixed with one over neighbouring gaps, those between the frames of a clip.
         gap_attention: Attention over the gaps as well.
         pools_first: The pooled text is part of what the perturbation's time is blended with.
@@ -116,7 +116,7 @@ class UNetParams:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Of the first layer and of each level, from fine to coarse."""
+        """Widths of the first layer and of each level, from fine to coarse."""
         return (self.init_channels, *(self.model_channels * factor for factor in self.dim_mult))
 
     @property
