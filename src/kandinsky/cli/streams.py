@@ -29,7 +29,7 @@ _NOT_FOR_TERMINALS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066
 class Stdout:
     """The standard output, which continues when nothing more can be written: a finished result must still be saved.
 
-    A reader that goes away, as `| head` does, is raised at once: nobody waits any longer.
+    A reader that goes away, as `| head` does, raises at once, since the rest is no longer wanted.
 
     Attributes:
         error: Why it accepts no more.

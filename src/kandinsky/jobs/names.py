@@ -1,4 +1,4 @@
-"""Names of result files if nobody, or only a pattern, says. No torch here."""
+"""File names of results, if no name or only a pattern is given. No torch here."""
 
 from __future__ import annotations
 

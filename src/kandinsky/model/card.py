@@ -229,7 +229,7 @@ class Keyframes:
 
     Attributes:
         count: Number of keyframes.
-        spacing: Distance between the positions that the first network is told, from one keyframe to the next.
+        spacing: Distance between the positions given to the first network, from one keyframe to the next.
         fps: Frames per second by name, from slow to fast: the first has the keyframes alone, each further name fills
             all gaps once more.
         default_fps: One of these names.
@@ -237,7 +237,7 @@ class Keyframes:
         sampler: Sampler of its loop.
         steps: Steps of its loop.
         guidance: Guidance scale of its loop.
-        skips: Distance that it is told in each pass.
+        skips: Distance given to it in each pass.
         guides_text: Whether it sees the prompt; the pass without the prompt then knows nothing of neighbouring gaps.
         first_frame: How the first frame is generated or taken; None if the model has no such step.
     """

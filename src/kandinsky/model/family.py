@@ -129,6 +129,7 @@ class Part:
         split: How a denoiser's work is split; None if only the passes of guidance and whole clips can be distributed.
         attention: Types of visual self attention it can run.
         conditions: What its condition channels can hold where nothing is known, by a card's `sampling.condition`.
+        frame_times: Whether a denoiser accepts a time for each frame, [B, T].
         caches: Whether step caches can work between its blocks.
         tilings: Ways in which an autoencoder's clips can be cut into tiles.
         decodes_together: Whether several processes can share the decoding of one clip.
@@ -153,6 +154,7 @@ class Part:
     split: Split | None = None
     attention: tuple[str, ...] = ("dense",)
     conditions: tuple[str, ...] = ("zeros",)
+    frame_times: bool = False
     caches: bool = False
     tilings: tuple[str, ...] = ()
     decodes_together: bool = False

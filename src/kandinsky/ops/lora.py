@@ -71,14 +71,14 @@ def layer_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def attach(net: nn.Module, updates: Mapping[str, Weighted], *, dtype: torch.dtype | None = None) -> None:
-    """Give each named layer its updates, in the place of any it had; all other layers lose theirs.
+    """Give each named layer its updates, in place of any it had; all other layers lose theirs.
 
     Attach before compiling: a compiled network may not look for hooks again.
 
     Args:
         net: The network.
         updates: By the layer's name; each is (update, strength).
-        dtype: Type the updates are kept in; that of a layer's weight when not given.
+        dtype: Type the updates are kept in; that of a layer's weight if omitted.
 
     Raises:
         RequestError: Scale times matrix is too large for that type; no layer has an update then.

@@ -46,7 +46,10 @@ class DenoiserObjective(Objective):
     def loss(self, update: str, batch: Batch, rng: Rng) -> Loss:
         batch = batch.to(next(self.network.parameters()).device)
         clean, noise = batch.clean_BTHWC, batch.noise(rng)
-        drawn = self.times.draw(rng, batch.numbers, batch.total, shift=self.denoising.shift)
+        shift = self.denoising.shift
+        drawn = self.times.draw(rng, batch.numbers, batch.total, shift=shift)
+        if self.times.by_frame:
+            drawn = self.times.spread(drawn, clean.shape[1], rng, batch.numbers, shift=shift)
         t = self.denoising.times(drawn).to(clean.device)
         noisy = self.denoising.noised(clean, noise, t)
         predicted = self.denoising.predict(self.network, noisy, t, batch.given)

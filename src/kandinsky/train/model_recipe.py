@@ -22,15 +22,15 @@ from kandinsky.engine.build import bare_network, build
 from kandinsky.engine.context import Context
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import Job, parse_size, resolve
-from kandinsky.engine.stages import with_frames
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.files import local_path
 from kandinsky.model.card import Card, Source
-from kandinsky.model.denoiser import VIDEO, Known
+from kandinsky.model.denoiser import VIDEO
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.text.store import join
 from kandinsky.train import captioned, loop
 from kandinsky.train.captioned import Example
+from kandinsky.train.conditions import Conditions, joined
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.objective import Objective, Portion, Rng
 from kandinsky.train.recipe import Run
@@ -49,7 +49,8 @@ class DataSettings:
         seconds: Of the clips; the model's own where absent. Longer videos are cut.
         batch: Clips of a step, over all processes.
         drop_text: Share of the clips that is learned without a prompt, for guidance.
-        image_share: Share of the clips whose first frame is given, for models that may take an image or not.
+        conditions: What is given of the clips. Where absent, the first frame: of all for models that need an image, of
+            half for those that may take one.
     """
 
     source: str
@@ -57,7 +58,7 @@ class DataSettings:
     seconds: float | None = field(default=None, metadata={"least": 0})
     batch: int = field(default=1, metadata={"least": 1})
     drop_text: float = field(default=0.1, metadata={"least": 0, "most": 1})
-    image_share: float = field(default=0.5, metadata={"least": 0, "most": 1})
+    conditions: Conditions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,7 @@ class Batches:
         clips: At least one.
         empty: Embeddings of the empty prompt.
         settings: Size and shares.
-        image_share: Share of clips whose first frame is given.
+        conditions: What is given of the clips.
         track: Of the state.
     """
 
@@ -139,11 +140,11 @@ class Batches:
         clips: Sequence[Clip],
         empty: TextEmbeddings,
         settings: DataSettings,
-        image_share: float,
+        conditions: Conditions,
         track: str = VIDEO,
     ) -> None:
         self.clips, self.empty, self.settings = clips, empty, settings
-        self.image_share, self.track = image_share, track
+        self.conditions, self.track = conditions, track
         groups: dict[tuple[int, ...], list[Clip]] = defaultdict(list)
         for clip in clips:
             groups[tuple(clip.latent.shape)].append(clip)
@@ -160,19 +161,17 @@ class Batches:
         like = self.groups[tuple(first.latent.shape)]
         numbers = portion.of(range(total))
         clips = [first if n == 0 else like[drawn(len(like), n)] for n in numbers]
-        chances = [torch.rand(2, generator=rng.example(n, "shares")).tolist() for n in numbers]
+        chances = [float(torch.rand((), generator=rng.example(n, "drop"))) for n in numbers]
         texts = [
-            self.empty if drop < self.settings.drop_text else clip.text
-            for clip, (drop, _) in zip(clips, chances, strict=True)
+            self.empty if chance < self.settings.drop_text else clip.text
+            for clip, chance in zip(clips, chances, strict=True)
         ]
         clean = torch.cat([clip.latent for clip in clips])
-        # of a single frame that is given nothing would be left to learn
-        is_given = torch.tensor([chance < self.image_share and clean.shape[1] > 1 for _, chance in chances])
-        known = Known()
-        if is_given.any():
-            known = with_frames(known, self.track, clean[:, :1], 0, clean.shape[1])
-            known.mask[self.track][~is_given] = False
-        return Batch(clean, Given(join(texts), known), numbers, total)
+        known = [
+            self.conditions.known(clip.latent, self.track, rng.example(n, "known"))
+            for clip, n in zip(clips, numbers, strict=True)
+        ]
+        return Batch(clean, Given(join(texts), joined(known, clean, self.track)), numbers, total)
 
 
 class Prepared:
@@ -198,7 +197,7 @@ class Prepared:
         self.recipe, self.run = recipe, run
         self.source: Source = catalogue.source_of(recipe.model, weights=root)
         card = self.source.card
-        _check(card)
+        _check(recipe, card)
         job = _job(recipe, card)
         examples = captioned.find(recipe.data.source)
         only = ("text", "vae") if recipe.start == "random" else ("dit", "text", "vae")
@@ -206,8 +205,8 @@ class Prepared:
         self.context = build(card, options, root=self.source.root, name=self.source.name)
         self.denoising = Denoising(self.context, job)
         clips, empty = encode(self.context, examples, job)
-        image_share = {"none": 0.0, "required": 1.0, "optional": recipe.data.image_share}[card.does.image]
-        self.batches = Batches(clips, empty, recipe.data, image_share)
+        usual = Conditions(first={"none": 0.0, "required": 1.0, "optional": 0.5}[card.does.image])
+        self.batches = Batches(clips, empty, recipe.data, recipe.data.conditions or usual)
         self.network = self._network()
         self.told = {**run.recipe, "data files": captioned.fingerprint(examples)}
 
@@ -266,14 +265,19 @@ def encode(context: Context, examples: Sequence[Example], job: Job) -> tuple[lis
     return [Clip(*one) for one in zip(latents, texts, strict=True)], empty
 
 
-def _check(card: Card) -> None:
-    """Raises: RequestError for a model that is not trained this way."""
+def _check(recipe: ModelRecipe, card: Card) -> None:
+    """Raises: RequestError for a model that is not trained this way, or conditions that are more than all clips."""
     does = card.does
+    if recipe.data.conditions is not None and recipe.data.conditions.total > 1:
+        total = recipe.data.conditions.total
+        raise RequestError(f"shares of `conditions` add up to {total:g}: use 1 at most; nothing is given of the rest")
     if does.makes == "sound" or card.keyframes is not None or does.image_is != "frames" or does.text_sees_image:
         raise RequestError(
             f"`{card.id}` cannot be trained by a recipe of this kind: it trains models that make a clip or an image "
             "from a prompt, or continue an image"
         )
+    if recipe.times.by_frame and not card.part("dit").frame_times:
+        raise RequestError(f"`times.by_frame`: network `{card.dit.kind}` takes one time a clip: leave it out")
     if card.part("dit").bind is None:
         raise BackendError(f"network `{card.dit.kind}` is not a denoiser")
 

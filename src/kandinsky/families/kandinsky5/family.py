@@ -14,6 +14,7 @@ TRANSFORMER = Part(
     split=Split(Lazy(f"{_HERE}.parallel:SPLIT"), Lazy(f"{_HERE}.cost:demand")),
     attention=("dense", "nabla", "causal"),
     conditions=("zeros", "coordinates"),
+    frame_times=True,
     caches=True,
     cost=Lazy(f"{_HERE}.cost:transformer"),
     flops=Lazy(f"{_HERE}.cost:flops"),

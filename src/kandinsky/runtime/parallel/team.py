@@ -86,7 +86,7 @@ class Team:
             raise BackendError(f"the work of `{type(net).__name__}` cannot be split: use `cfg` or `data`")
         split = rules()
         if self.layout.cuts_weights:
-            # a second of imports that nobody else needs
+            # a second of imports that nothing else needs
             from kandinsky.runtime.parallel import sharding
             from kandinsky.runtime.parallel.tensor import cut_block
 
