@@ -1,4 +1,4 @@
-"""Finds cases, hands each to its component's runner, and judges what comes back."""
+"""Finds cases, hands each to its component's runner, and judges the results."""
 
 from __future__ import annotations
 
@@ -28,9 +28,15 @@ class Status(StrEnum):
 class Result:
     """Verdict on one case.
 
-    Args:
+    Attributes:
+        status: Whether the case passed.
+        component: Name of what was run, such as `kandinsky5.dit`.
+        path: The case's folder.
+        max_abs: Largest absolute difference of the output named.
+        max_rel: Largest relative difference of the output named.
         output: The output that is furthest off in units of its tolerance; or the setting, tensor or file at fault.
-        reason: Why it failed, where numbers do not say it.
+        reason: Why it failed, if the numbers do not say so.
+        seconds: Time the case took.
     """
 
     status: Status
@@ -50,13 +56,13 @@ class Result:
 
 
 def check(paths: Iterable[Path]) -> Iterator[Result]:
-    """Run all cases at or below paths, each once.
+    """Run all cases at or below the paths, each once.
 
     Args:
         paths: Case folders, folders above them, or manifests.
 
-    Returns:
-        Results, in order, each as soon as it is there.
+    Yields:
+        One result per case, as soon as it is ready.
 
     Raises:
         RequestError: A path has no cases; raised before the first case runs.
@@ -67,7 +73,11 @@ def check(paths: Iterable[Path]) -> Iterator[Result]:
 
 @cache
 def runners() -> Mapping[str, Runner]:
-    """The runners of all families by component."""
+    """The runners of all families by component.
+
+    Raises:
+        ValueError: Two families have a runner for the same component.
+    """
     joined: dict[str, Runner] = {}
     for family in catalogue.families():
         cases = {} if family.cases is None else family.cases()
@@ -78,7 +88,7 @@ def runners() -> Mapping[str, Runner]:
 
 
 def totals(results: Iterable[Result]) -> dict[str, int]:
-    """How many passed and how many failed."""
+    """Count how many cases passed and how many failed."""
     count = {status.lower(): 0 for status in Status}
     for result in results:
         count[result.status.lower()] += 1

@@ -39,8 +39,8 @@ class V2AParams(Readable):
 
     Attributes:
         attention_head_dim: The *number* of heads; Stable Diffusion 1 misnamed it, and the name stayed.
-        encoder_dim: Width of the states of text and frames; 4096 is written into the official layers.
-        sample_size: Known, and nothing depends on it.
+        encoder_dim: Width of the embeddings of text and frames; 4096 is hard-coded in the official layers.
+        sample_size: Accepted, but nothing depends on it.
     """
 
     what = "U-Net parameter"

@@ -51,7 +51,7 @@ class DiTParams(TransformerParams):
 
 @dataclass(frozen=True, slots=True)
 class QwenClipSizes:
-    """What decides the work of both text encoders; the defaults are those of Qwen2.5-VL-7B and CLIP-L."""
+    """Sizes that determine the work of both text encoders; the defaults are those of Qwen2.5-VL-7B and CLIP-L."""
 
     qwen_width: int = 3584
     clip_width: int = 768
@@ -61,10 +61,14 @@ class QwenClipSizes:
 
     @classmethod
     def read(cls, values: Mapping[str, Any], **widths: int) -> QwenClipSizes:
-        """Sizes from a card's text parameters, where it has them.
+        """Sizes from a card's text parameters, if it has them.
 
         Args:
-            widths: in the place of the defaults.
+            values: The card's parameters.
+            **widths: Replace the defaults.
+
+        Returns:
+            The sizes.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**(widths | {key: value for key, value in values.items() if key in known}))

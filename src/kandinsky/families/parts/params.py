@@ -100,8 +100,8 @@ class HunyuanParams(Readable):
 class FluxParams(Readable):
     """Hyper-parameters under Diffusers' names; the defaults are the released autoencoder's.
 
-    shift_factor and the latents' mean and deviation are known and not used, sample_size and force_upcast say nothing
-    about the numbers: Kandinsky's image models were trained on latents that are scaled only.
+    shift_factor and the latents' mean and deviation are accepted but unused, sample_size and force_upcast do not affect
+    the result: Kandinsky's image models were trained on latents that are scaled only.
     """
 
     what = "autoencoder parameter"
@@ -217,7 +217,7 @@ class T5Sizes:
     head: int
 
     def changed(self, values: Mapping[str, Any]) -> T5Sizes:
-        """The same with another width, the hidden width in proportion, or another depth, where ``values`` name them."""
+        """The same with another width, the hidden width in proportion, or another depth, if ``values`` name them."""
         width = int(values.get("width", self.width))
         layers = int(values.get("num_layers", self.num_layers))
         return T5Sizes(width, self.hidden * width // self.width, layers, self.head)
