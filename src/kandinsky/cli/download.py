@@ -82,7 +82,12 @@ FIELDS = ("repo", "file", "path", "bytes", "revision", "transferred")
 
 
 def _source(name: str) -> Source | None:
-    """The model of a name, as all commands take it; None for the repository of a LoRA. Raises: RequestError."""
+    """The model of a name, as all commands accept it; None for the repository of a LoRA.
+
+    Raises:
+        RequestError: The name is not a model that can be downloaded.
+        WeightsError: The name is a folder without a model.
+    """
     from kandinsky.files import local_path
     from kandinsky.weights.locate import is_repository
 
@@ -104,7 +109,11 @@ def _is_fetched(source: Source) -> bool:
 
 
 def _lies(source: Source) -> str:
-    """Where all the files of a model are, in words. Raises: WeightsError where one is missing."""
+    """Where all the files of a model are, in words.
+
+    Raises:
+        WeightsError: One is missing.
+    """
     from kandinsky.weights.locate import locate_parts
 
     for component in source.card.components.values():

@@ -1,4 +1,4 @@
-"""`kandinsky interpolate`: more frames a second for any video."""
+"""`kandinsky interpolate`: a higher frame rate for any video."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def interpolate(
 
         settings = Raise(4 if factor is None else factor, fps, prompt, steps, guidance, seed)
         settings.check(source.card)
-        # videos have timestamps, audio and a rotation; animations and folders of frames have none of that
+        # videos have timestamps, audio and a rotation; animations and folders of frames have none of these
         is_even = video.is_dir() or image_format(video) is not None
         film = None if is_even else probe(video)
         if film is not None:

@@ -1,6 +1,6 @@
-"""The command `kandinsky`: registers one thin file a command, and turns errors into one clear line and an exit code.
+"""The command `kandinsky`: registers one thin file per command, and turns errors into one clear line and an exit code.
 
-stdout carries data (the path of a result stands last), stderr carries messages. Nothing here loads torch: the commands
+stdout carries data (the path of a result comes last), stderr carries messages. Nothing here loads torch: the commands
 import what they need when they run.
 """
 
@@ -52,9 +52,10 @@ _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 class Command(TyperCommand):
-    """A command whose values are looked at before it runs.
+    """A command whose values are checked before it runs.
 
-    reports_settings: it shows what is wrong with the defaults instead of refusing to run.
+    Attributes:
+        reports_settings: Whether it shows what is wrong with the defaults instead of refusing to run.
     """
 
     reports_settings = False
@@ -80,7 +81,7 @@ class Command(TyperCommand):
 
 
 class Report(Command):
-    """A command that runs with defaults that are wrong too."""
+    """A command that runs even if the defaults are wrong."""
 
     reports_settings = True
 
@@ -91,7 +92,7 @@ def build() -> typer.Typer:
         help="Kandinsky: the whole video family in one command. Start with: kandinsky generate 'a panda waves'",
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
-        # Plain help: it is quick to print, and the same text stands in the documentation.
+        # Plain help: it is quick to print, and the documentation has the same text.
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
@@ -129,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line.
 
     Args:
-        arguments: Without the program's name; those of this process when absent.
+        arguments: Without the program's name; those of this process if omitted.
 
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong request, 130 interrupted.
@@ -188,7 +189,11 @@ def _call(arguments: list[str]) -> int:
 
 
 def _check_word(value: object, parameter: Any) -> None:
-    """Refuse a name that is empty or holds what no name should. Raises: RequestError."""
+    """Refuse a name that is empty or holds control characters.
+
+    Raises:
+        RequestError: It is.
+    """
     if not isinstance(value, str | PurePath):
         return
     text, name = str(value), parameter.opts[0]
@@ -201,7 +206,7 @@ def _check_word(value: object, parameter: Any) -> None:
 
 
 def _default_of(ctx: Any, parameter: str) -> settings.Setting | None:
-    """Where a parameter's value comes from, when that is neither the command line nor the program."""
+    """Where a parameter's value comes from, if neither from the command line nor from the program."""
     source = ctx.get_parameter_source(parameter)
     if source is None or source.name != "DEFAULT_MAP":
         return None
@@ -231,7 +236,7 @@ def _usage(error: Any) -> int:
 
 
 class _OneLine(logging.Formatter):
-    """Notes in one line each: what they tell of may come from a file. A traceback keeps its lines."""
+    """Formats notes on one line each, since their text may come from a file; a traceback keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         return escaped(super().formatMessage(record))

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SoundModel:
-    """Which model generates audio, and how it runs. has_states: its encoder is not needed."""
+    """Which model generates audio, and how it runs.
+
+    Attributes:
+        name: The model.
+        asked: Options that were given.
+        has_states: Whether precomputed embeddings are given, so that its encoder is not needed.
+    """
 
     name: str
     asked: RunOptions
@@ -44,7 +50,7 @@ class SoundModel:
 
     @property
     def options(self) -> RunOptions:
-        """Of what was asked for, what an audio model takes."""
+        """Of the options that were given, those that an audio model accepts."""
         asked = self.asked
         return RunOptions(
             device=asked.device,
@@ -55,7 +61,13 @@ class SoundModel:
         )
 
     def check(self) -> None:
-        """All that can be refused before torch is loaded. Raises: RequestError, WeightsError, BackendError."""
+        """Refuse everything that can be refused before torch is loaded.
+
+        Raises:
+            RequestError: The model does not generate audio, or needs remote code that was not allowed.
+            WeightsError: A file is missing.
+            BackendError: A device or package is not available.
+        """
         from kandinsky import catalogue
         from kandinsky.engine.remote_code import check_trust
         from kandinsky.weights.locate import locate_parts
@@ -80,7 +92,15 @@ class SoundModel:
 
 
 def refuse(given: Mapping[str, Any], model: str) -> None:
-    """Refuse options that an audio model does not take. Raises: RequestError naming the first that was given."""
+    """Refuse options that an audio model does not accept.
+
+    Args:
+        given: Options that were given.
+        model: The model's name.
+
+    Raises:
+        RequestError: There is such an option; the message names the first.
+    """
     for option, value in given.items():
         if value not in (None, False, [], "auto"):
             raise RequestError(f"`{model}` generates audio for a video and takes no {option}: leave it out")
@@ -98,7 +118,23 @@ def generate_sound(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Audio for one input video, ``count`` times with consecutive seeds; prints the path of each file."""
+    """Generate audio for one input video, ``count`` times with consecutive seeds; prints the path of each file.
+
+    Args:
+        model: The audio model.
+        request: The request.
+        output: File to write; None for a derived name.
+        form: Format, such as `webm`.
+        audio_only: Write the audio alone.
+        count: Number of results.
+        plan: Print what it needs instead.
+        as_json: Print JSON objects.
+        quiet: Print errors only.
+
+    Raises:
+        RequestError: The request is not possible.
+        KandinskyError: The result cannot be written to stdout.
+    """
     import dataclasses
 
     from kandinsky.cli.progress import patient
@@ -136,7 +172,16 @@ def generate_sound(
 
 
 def check_clip_targets(targets: Sequence[Path], model: SoundModel) -> None:
-    """Refuse clips that cannot carry audio, and a model that cannot run. Raises: RequestError, WeightsError."""
+    """Refuse clips that cannot carry audio, and a model that cannot run.
+
+    Args:
+        targets: Files of the clips.
+        model: The audio model.
+
+    Raises:
+        RequestError: A file's format has no audio, or the model does not suit.
+        WeightsError: A file of the model is missing.
+    """
     from kandinsky.media.mux import AUDIO_CODECS
 
     for path in targets:
@@ -148,9 +193,18 @@ def check_clip_targets(targets: Sequence[Path], model: SoundModel) -> None:
 def add_to_clips(
     model: SoundModel, made: Sequence[tuple[Path, Video | VideoStream]], *, quiet: bool
 ) -> list[dict[str, Any]]:
-    """Add audio to clips that were just written, in their files; returns their recipes.
+    """Add audio to clips that were just written, in their files.
 
-    A clip's prompt and seed are those of its audio. What was written is complete without it: an error leaves it there.
+    A clip's prompt and seed are also those of its audio. The files are complete without it: an error leaves them as
+    they are.
+
+    Args:
+        model: The audio model.
+        made: File and clip of each result.
+        quiet: Print errors only.
+
+    Returns:
+        The clips' recipes.
     """
     from kandinsky.cli.progress import patient
     from kandinsky.media import mux
@@ -174,7 +228,7 @@ def add_to_clips(
 
 
 def _ending(film: InputVideo, audio_only: bool, form: str | None) -> str:
-    """The ending of a result that nobody named a file for."""
+    """The ending of a result for which no file was named."""
     from kandinsky.media.mux import AUDIO_CODECS
 
     ending = film.path.suffix.lower() if film.path.suffix.lower() in AUDIO_CODECS else ".mp4"
@@ -182,7 +236,7 @@ def _ending(film: InputVideo, audio_only: bool, form: str | None) -> str:
 
 
 def _target(film: InputVideo, output: str | None, audio_only: bool, form: str | None, index: int, count: int) -> Path:
-    """The file of one result, checked; where none is named, in the current folder, after the video."""
+    """The file of one result, checked; by default in the current folder, named after the video."""
     from kandinsky.jobs.names import numbered
     from kandinsky.media.audio import AUDIO_FILES, check_audio_target
     from kandinsky.media.mux import check_copy_target

@@ -1,4 +1,4 @@
-"""Finds cases, hands each to its component's runner, and judges what comes back."""
+"""Finds cases, hands each to its component's runner, and judges the results."""
 
 from __future__ import annotations
 
@@ -27,9 +27,15 @@ class Status(StrEnum):
 class Result:
     """Verdict on one case.
 
-    Args:
+    Attributes:
+        status: Whether the case passed.
+        component: Name of what was run, such as `kandinsky5.dit`.
+        path: The case's folder.
+        max_abs: Largest absolute difference of the output named.
+        max_rel: Largest relative difference of the output named.
         output: The output that is furthest off in units of its tolerance; or the setting, tensor or file at fault.
-        reason: Why it failed, where numbers do not say it.
+        reason: Why it failed, if the numbers do not say so.
+        seconds: Time the case took.
     """
 
     status: Status
@@ -49,13 +55,13 @@ class Result:
 
 
 def check(paths: Iterable[Path]) -> Iterator[Result]:
-    """Run all cases at or below paths, each once.
+    """Run all cases at or below the paths, each once.
 
     Args:
         paths: Case folders, folders above them, or manifests.
 
-    Returns:
-        Results, in order, each as soon as it is there.
+    Yields:
+        One result per case, as soon as it is ready.
 
     Raises:
         RequestError: A path has no cases; raised before the first case runs.
@@ -66,7 +72,11 @@ def check(paths: Iterable[Path]) -> Iterator[Result]:
 
 @cache
 def runners() -> Mapping[str, Runner]:
-    """The runners of all families by component."""
+    """The runners of all families by component.
+
+    Raises:
+        ValueError: Two families have a runner for the same component.
+    """
     joined: dict[str, Runner] = {}
     for family in catalogue.families():
         cases = {} if family.cases is None else family.cases()
@@ -77,7 +87,7 @@ def runners() -> Mapping[str, Runner]:
 
 
 def totals(results: Iterable[Result]) -> dict[str, int]:
-    """How many passed and how many failed."""
+    """Count how many cases passed and how many failed."""
     count = {status.lower(): 0 for status in Status}
     for result in results:
         count[result.status.lower()] += 1
@@ -143,5 +153,5 @@ def _failed(component: str, path: Path, error: Exception) -> Result:
 
 
 def _printable(text: str) -> str:
-    """Names come from files: control characters are written as escapes."""
+    """Text with control characters escaped, since names come from files."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -1,4 +1,4 @@
-"""What a pipeline offers for LoRAs. Which are on takes effect with the next generation."""
+"""LoRA methods of a pipeline. Changes take effect with the next generation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from kandinsky.weights.lora import LoraConfig
 
 
 class LoraMethods:
-    """Loading, switching, fusing and unloading. ``adapters`` holds what is loaded."""
+    """Loading, switching, fusing and unloading LoRAs.
+
+    Attributes:
+        adapters: The LoRAs that are loaded.
+    """
 
     adapters: Adapters
 
@@ -25,31 +29,56 @@ class LoraMethods:
         config: LoraConfig | None = None,
         trigger: str | None = None,
     ) -> str:
-        """Read a LoRA and switch it on beside those that are on.
+        """Load a LoRA and switch it on in addition to those that are on.
 
-        Args:    source: file, folder, or Hugging Face repository that `kandinsky download` has fetched.
-                 name: to speak of it by; the file's or folder's when not given.   scale: 1 is as trained, 0 is off.
-                 config: α and rank, in the place of the configuration beside the file.
-                 trigger: text in front of every prompt while it is on; what the file's header says when not given.
-        Returns: its name.
-        Raises:  WeightsError naming the tensor where it does not fit this model; RequestError for a name that is taken.
+        Args:
+            source: File, folder, or Hugging Face repository that `kandinsky download` has fetched.
+            name: What to call it; the name of the file or folder by default.
+            scale: 1 is as trained, 0 is off.
+            config: α and rank, in place of the configuration beside the file.
+            trigger: Text in front of every prompt while it is on; the one in the file's header by default.
+
+        Returns:
+            Its name.
+
+        Raises:
+            WeightsError: It does not fit this model; the message names the tensor.
+            RequestError: The name is already in use.
         """
         return self.adapters.load(source, name=name, scale=scale, config=config, trigger=trigger)
 
     @check_call()
     def set_lora(self, scales: Mapping[str, float]) -> None:
-        """Switch exactly these on, at these scales; ``{}`` switches all off. Raises: RequestError."""
+        """Switch on exactly these LoRAs.
+
+        Args:
+            scales: Scale of each by name; ``{}`` switches all off.
+
+        Raises:
+            RequestError: A name is not loaded, or a scale is not a finite number.
+        """
         self.adapters.set(scales)
 
     @check_call()
     def unload_lora(self, name: str | None = None) -> None:
-        """Unload one, or all; the weights are what they were before, to the last bit. Raises: RequestError."""
+        """Unload one LoRA or all; the weights are restored bit by bit.
+
+        Args:
+            name: Which one; None for all.
+
+        Raises:
+            RequestError: The name is not loaded.
+        """
         self.adapters.remove(name)
 
     def fuse_lora(self) -> None:
-        """Add what is on to the weights, so that it costs no time. Raises: RequestError for a quantised model."""
+        """Add the LoRAs that are on to the weights, so that they cost no time.
+
+        Raises:
+            RequestError: The model is quantised.
+        """
         self.adapters.fuse()
 
     def unfuse_lora(self) -> None:
-        """Take it out of the weights again, to the last bit; it stays on."""
+        """Remove them from the weights again, bit by bit; they stay on."""
         self.adapters.fuse(False)

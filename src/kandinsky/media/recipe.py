@@ -8,7 +8,7 @@
 | .png | a tEXt chunk named `kandinsky`, JSON |
 | a folder of frames | the tEXt chunk of each frame |
 
-A file may come from anywhere, so what is read is checked: every recipe that leaves this module is a ``Recipe``.
+A file may come from anywhere, so its contents are checked: every recipe that leaves this module is a ``Recipe``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,23 @@ from kandinsky.printing import shell_command
 
 PNG_KEY = "kandinsky"
 EXIF_IMAGE_DESCRIPTION = 0x010E
-MOST_CHARACTERS = 2**20  # as many as Pillow reads of a PNG's text
-_DEEPEST = 64  # levels of a recipe within a recipe within …
+MOST_CHARACTERS = 2**20  # Pillow's limit for text in a PNG
+_DEEPEST = 64  # depth of recipes within recipes
 _VERSIONED = ("torch", "transformers", "diffusers", "tokenizers", "numpy", "av")
 
 
 class Given(TypedDict, total=False):
-    """A file that a result was made from. file: None for one from memory.   grow: of a mask, in pixels."""
+    """A file that a result was made from.
+
+    Attributes:
+        file: Its path; None for one from memory.
+        sha256: Digest of the file.
+        given: Size as given.
+        used: Size as used.
+        fit: How it was fitted.
+        grow: Pixels by which a mask was grown.
+        recipe: Its own recipe, if it has one.
+    """
 
     file: str | None
     sha256: str
@@ -94,10 +104,16 @@ class Recipe(TypedDict, total=False):
 
 
 def build(settings: Mapping[str, Any], *, revision: str, dtype: str, device: str) -> dict[str, Any]:
-    """The recipe of one result.
+    """Build the recipe of one result.
 
-    Args: settings: model, prompt, seed and the rest (``Job.settings()``).   revision: of the weights.
-          dtype: compute type, such as `float32`.   device: such as `cpu`.
+    Args:
+        settings: Model, prompt, seed and the rest (``Job.settings()``).
+        revision: Revision of the weights.
+        dtype: Compute type, such as `float32`.
+        device: Device, such as `cpu`.
+
+    Returns:
+        The recipe, as plain values.
     """
     values = dict(settings)
     model = values.pop("model")
@@ -117,18 +133,21 @@ def versions() -> dict[str, str]:
 
 
 def to_text(recipe: Mapping[str, Any]) -> str:
-    """A recipe as one line of ASCII JSON: not every container keeps other letters intact."""
+    """A recipe as one line of ASCII JSON, since not every container preserves other characters."""
     return json.dumps(recipe, ensure_ascii=True, separators=(",", ":"), sort_keys=False)
 
 
 def from_text(text: str | None) -> Recipe | None:
-    """Inverse of ``to_text``.
+    """Read a recipe; the inverse of ``to_text``.
+
+    Args:
+        text: Text from a file's metadata.
 
     Returns:
-        The recipe, or None for text that is none, such as another program's comment.
+        The recipe, or None for other text, such as another program's comment.
 
     Raises:
-        RequestError: The text is a recipe, and a broken one.
+        RequestError: The text is a recipe, but a broken one.
     """
     if not text or not text.startswith("{"):
         return None
@@ -143,10 +162,16 @@ def from_text(text: str | None) -> Recipe | None:
 
 
 def checked(values: object) -> Recipe:
-    """Values as a recipe, when all of them are what a recipe holds.
+    """Check that values form a recipe.
+
+    Args:
+        values: Values from a file.
+
+    Returns:
+        The recipe.
 
     Raises:
-        RequestError: One of them is not; it is named.
+        RequestError: A value is not allowed in a recipe; the message names it.
     """
     if not isinstance(values, Mapping):
         raise RequestError(f"a recipe must be a JSON object, not `{type(values).__name__}`")
@@ -162,17 +187,27 @@ def checked(values: object) -> Recipe:
 
 
 def needs(recipe: Recipe, *keys: str) -> None:
-    """Refuse a recipe without these keys. Raises: RequestError."""
+    """Refuse a recipe without these keys.
+
+    Raises:
+        RequestError: A key is missing.
+    """
     for key in keys:
         if key not in recipe:
             raise RequestError(f"the recipe has no `{key}`")
 
 
 def read(path: Path) -> Recipe:
-    """The recipe stored in a result, a file or a folder of frames.
+    """Read the recipe stored in a result.
+
+    Args:
+        path: A file or a folder of frames.
+
+    Returns:
+        The recipe.
 
     Raises:
-        RequestError: The file does not exist, cannot be read, or carries no recipe or a broken one.
+        RequestError: The file does not exist, cannot be read, or has no recipe or a broken one.
     """
     path = Path(path)
     if path.is_dir():
@@ -197,7 +232,7 @@ def read(path: Path) -> Recipe:
 
 
 def read_if_any(path: Path) -> Recipe:
-    """The recipe stored in a result; empty where there is none that can be read."""
+    """The recipe stored in a result; empty if there is none that can be read."""
     try:
         return read(path)
     except RequestError:
@@ -205,7 +240,13 @@ def read_if_any(path: Path) -> Recipe:
 
 
 def command(recipe: Mapping[str, Any]) -> str:
-    """The shell command that makes a result again, in one line.
+    """The shell command that makes a result again, on one line.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        The command.
 
     Raises:
         RequestError: The recipe has no model or no prompt, or is broken.
@@ -215,7 +256,7 @@ def command(recipe: Mapping[str, Any]) -> str:
     words = ["kandinsky", "generate", "--model", given["model"]]
     if "width" in given and "height" in given:
         words += ["--size", f"{given['width']}x{given['height']}"]
-    # where a frame rate was chosen by name, it decides the length too
+    # a frame rate chosen by name also determines the length
     length = ("rate", "--fps") if "rate" in given else ("seconds", "--seconds")
     for key, option in (
         length,
@@ -230,7 +271,7 @@ def command(recipe: Mapping[str, Any]) -> str:
         ("dtype", "--dtype"),
         ("device", "--device"),
     ):
-        # Without guidance there is no second pass, so a negative prompt decides nothing.
+        # Without guidance there is no second pass, so a negative prompt has no effect.
         if key in given and not (key == "negative_prompt" and given.get("guidance") == 1):
             words += [option, _plain(cast(Mapping[str, Any], given)[key])]
     if image := given.get("image"):
@@ -283,7 +324,7 @@ def _of_image(path: Path) -> str | None:
 
 
 def _check_plain(value: object, name: str, depth: int) -> None:
-    """Refuse what no result holds: endless nesting, numbers that are none, text that cannot be printed or typed."""
+    """Refuse what no result holds: excessive nesting, non-finite numbers, text that cannot be printed or typed."""
     if depth > _DEEPEST:
         raise RequestError(f"the recipe is nested more than {_DEEPEST} levels deep")
     if isinstance(value, Mapping):
@@ -323,7 +364,7 @@ def _whole(least: int) -> _Check:
 
 
 def _object(**fields: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """An object whose fields of these names, where they are there and not null, are right."""
+    """A check for an object whose fields of these names, if present and not null, are valid."""
 
     def is_right(value: object) -> bool:
         return isinstance(value, Mapping) and all(

@@ -1,9 +1,9 @@
-"""Values against annotations: the one place that looks at types, before anything else does.
+"""Values checked against annotations: the one place that looks at types, before anything else does.
 
 Values that travel (``Request``, ``RunOptions``, ``Video``) and the public calls say in their annotations what they
-take; here it is held against what was given, so that a wrong type is a ``RequestError`` that names the argument, and
-never a traceback from the depth of another library. NumPy's numbers become Python's. Nothing here imports torch, NumPy
-or Pillow: their classes are known by name.
+take; here a value is validated against them, so that a wrong type is a ``RequestError`` that names the argument, and
+never a traceback from inside another library. NumPy's numbers become Python's. Nothing here imports torch, NumPy or
+Pillow: their classes are recognised by name.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from kandinsky.printing import escaped
 
 P = ParamSpec("P")
 T = TypeVar("T")
-SHOWN = 60  # characters of a value that a message shows
-LARGEST = 2**64  # of whole numbers: more than any seed, and few enough digits to be printed
+SHOWN = 60  # most characters of a value that a message shows
+LARGEST = 2**64  # of integers: above any seed, with few enough digits to print
 LONGEST_PATH, LONGEST_NAME = 4096, 255  # bytes
 
 
 class _Elsewhere(type):
-    """A class that is known by its name, so that its module need not be imported."""
+    """A class that is recognised by its name, so that its module need not be imported."""
 
     def __instancecheck__(cls, value: object) -> bool:
         names = {f"{one.__module__}.{one.__qualname__}" for one in type(value).__mro__}
@@ -46,7 +46,7 @@ def _elsewhere(shown: str, *names: str) -> Any:
 
 
 class _Array(_Elsewhere):
-    """Arrays, and what can be seen as one without a copy."""
+    """Arrays, and objects that can be viewed as one without a copy."""
 
     def __instancecheck__(cls, value: object) -> bool:
         return hasattr(value, "__array_interface__") and hasattr(value, "shape")
@@ -74,7 +74,7 @@ _HINTS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 
 
 def shown(value: object) -> str:
-    """A value as a message may show it: escaped, in one line, shortened; of what is no number or text, its type."""
+    """A value as a message may show it: escaped, on one line, shortened; only its type unless it is number or text."""
     if isinstance(value, bool) or value is None or isinstance(value, float):
         return str(value)
     if isinstance(value, int):
@@ -86,7 +86,7 @@ def shown(value: object) -> str:
 
 
 def unknown(name: object, known: Iterable[str], what: str) -> RequestError:
-    """The error for a name that is none of the known ones, with the nearest of them."""
+    """The error for an unknown name, with the nearest of the known ones."""
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=1)
     advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(names)}"
@@ -132,7 +132,7 @@ def _given(value: object) -> str:
 
 
 class _Misfit(Exception):  # noqa: N818 - caught here, it is the answer no
-    """A value is none of the annotation's. ``why``: said instead of what is allowed."""
+    """A value does not fit the annotation; ``why`` is said instead of what is allowed."""
 
     def __init__(self, why: str = "") -> None:
         super().__init__(why)
@@ -140,12 +140,15 @@ class _Misfit(Exception):  # noqa: N818 - caught here, it is the answer no
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:
-    """A value that an annotation allows; a number of NumPy's as Python's, an iterable that can be read once as a tuple.
+    """Check a value against an annotation.
 
     Args:
-        name: What the value is called in a message.
+        name: What to call the value in a message.
         value: What was given.
         hint: The annotation, evaluated.
+
+    Returns:
+        The value; a NumPy number as Python's, an iterable that can be read only once as a tuple.
 
     Raises:
         RequestError: The annotation does not allow it.
@@ -199,7 +202,7 @@ def _fit(value: Any, hint: Any) -> Any:
 
 
 def _fit_one(value: Any, kinds: Sequence[Any]) -> Any:
-    """The value as the first of several kinds that allows it."""
+    """The value as the first of several types that allows it."""
     if isinstance(value, str) and str in kinds and Path in kinds:
         return _path(value)
     why = ""
@@ -293,18 +296,18 @@ def _path(value: str | Path) -> str | Path:
 
 
 def hints_of(kind: Any) -> dict[str, Any]:
-    """Annotations of a class or function, evaluated; names that are imported for type checkers alone are known too."""
+    """Annotations of a class or function, evaluated, including names that are imported for type checkers alone."""
     if kind not in _HINTS:
         _HINTS[kind] = typing.get_type_hints(kind, localns=_NAMES)
     return _HINTS[kind]
 
 
 def check_fields(value: Any, *, what: str = "") -> None:
-    """Hold the fields of a frozen dataclass against its annotations; for ``__post_init__``.
+    """Check the fields of a frozen dataclass against its annotations; for ``__post_init__``.
 
     Args:
-        value: The instance; numbers of NumPy's are replaced by Python's.
-        what: Said in front of a field's name.
+        value: The instance; NumPy's numbers are replaced by Python's.
+        what: Put in front of a field's name in messages.
 
     Raises:
         RequestError: A field has a value that its annotation does not allow.
@@ -328,12 +331,12 @@ def check_names(
 
     Args:
         given: The names.
-        known: Those that are.
-        what: What they are called.
-        answers: What is said of some that others know.
+        known: The known names.
+        what: What to call them in messages.
+        answers: Messages for some unknown names that other libraries use.
 
     Raises:
-        RequestError: With the answer, or the nearest name.
+        RequestError: A name is not known; the message is its answer, or suggests the nearest name.
     """
     for name in given:
         if name not in known:
@@ -343,13 +346,16 @@ def check_names(
 
 
 def check_call(answers: Mapping[str, str] | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """For a function whose arguments are held against its annotations before it runs.
+    """Decorate a function so that its arguments are checked against its annotations before it runs.
 
-    Names of keyword arguments too: a wrong one is a ``RequestError`` that says which was meant. What a function takes
-    as ``**options: Unpack[SomeDict]`` is checked against the ``TypedDict``, and shown in its signature.
+    The names of keyword arguments are checked too: a wrong one is a ``RequestError`` that says which was meant. What a
+    function takes as ``**options: Unpack[SomeDict]`` is checked against the ``TypedDict``, and shown in its signature.
 
     Args:
         answers: See ``check_names``.
+
+    Returns:
+        The decorator. The decorated function raises ``RequestError`` for an argument that its annotations do not allow.
     """
     return lambda function: _checking(function, answers)
 
@@ -385,7 +391,7 @@ def _checking(function: Callable[P, T], answers: Mapping[str, str] | None) -> Ca
 
 
 def _spelled_out(function: Callable[..., Any], signature: inspect.Signature, more: str) -> inspect.Signature:
-    """A signature in which the keys of a ``TypedDict`` stand one by one."""
+    """A signature in which the keys of a ``TypedDict`` are listed one by one."""
     name = str(signature.parameters[more].annotation).removeprefix("Unpack[").removesuffix("]")
     found = vars(sys.modules[function.__module__])[name].__annotations__
     further = [

@@ -1,4 +1,4 @@
-"""Words of Diffusers: taken where they mean the same as one of ours, else answered with the one that was meant.
+"""Argument names of Diffusers: accepted if they mean the same as one of ours, else answered with the right one.
 
 One table for calls of a pipeline, one for ``load``. No torch.
 """
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word of Diffusers.
+    """One argument name of Diffusers.
 
-    ours: what it is called here; empty where nothing is the same.   advice: said where it is not taken.
-    turn: its value into ours, by the card.
+    Attributes:
+        ours: What it is called here; empty if nothing is the same.
+        advice: The message if it is not accepted.
+        turn: Converts its value to ours, given the card.
     """
 
     ours: str = ""
@@ -35,7 +37,7 @@ class Word:
 
 
 class CallWords(TypedDict, total=False):
-    """The words that calls take, for type checkers."""
+    """The names that calls accept, for type checkers."""
 
     num_inference_steps: int | None
     guidance_scale: float | None
@@ -45,19 +47,19 @@ class CallWords(TypedDict, total=False):
 
 
 class LoadWords(TypedDict, total=False):
-    """Those that ``load`` takes."""
+    """The names that ``load`` accepts."""
 
     torch_dtype: str | torch.dtype | None
 
 
 def _guidance(value: Any, _card: Card | None) -> Any:
-    return max(1.0, value)  # Diffusers runs one pass for 1 and all below
+    return max(1.0, value)  # Diffusers runs one pass for 1 and anything below
 
 
 def _seconds(frames: int, card: Card | None) -> float:
     assert card is not None
     step = card.clip.frame_step
-    # rounded as its pipelines do: one more than a multiple of the autoencoder's step
+    # rounded as its pipelines do: one above a multiple of the autoencoder's step
     return max(0, frames - 1 if frames % step == 1 % step else frames // step * step) / card.clip.fps
 
 
@@ -118,15 +120,18 @@ LOAD: Mapping[str, Word] = {
 
 
 def translated(values: Mapping[str, Any], words: Mapping[str, Word], card: Card | None) -> dict[str, Any]:
-    """Arguments with Diffusers' words replaced by ours.
+    """Replace Diffusers' argument names with ours.
 
     Args:
-        values: By name, ours and theirs.
+        values: Arguments by name, ours and theirs.
         words: ``CALL`` or ``LOAD``.
-        card: Of the model, which says how many frames a second has.
+        card: The model's card, which gives the frames per second.
+
+    Returns:
+        Arguments by our names.
 
     Raises:
-        RequestError: A word stands beside ours, or has a value of a wrong type.
+        RequestError: A name was given together with ours, or has a value of the wrong type.
     """
     hints = hints_of(CallWords if words is CALL else LoadWords)
     found = dict(values)
@@ -141,5 +146,5 @@ def translated(values: Mapping[str, Any], words: Mapping[str, Word], card: Card 
 
 
 def answers(words: Mapping[str, Word]) -> dict[str, str]:
-    """What is said of the words that have no equal here."""
+    """Messages for the names that have no equivalent here."""
     return {name: word.advice for name, word in words.items() if word.advice}

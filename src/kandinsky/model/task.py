@@ -1,4 +1,4 @@
-"""What a model does: what it makes, what a request brings, and which stages lead there. No torch."""
+"""What a model does: what it generates, what a request brings, and which stages lead there. No torch."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ RESOLVE: Lazy[Callable[[Request, Card, bool], Job]] = Lazy("kandinsky.engine.req
 class Task:
     """One task of a family.
 
-    makes:   said to people.   image: whether a request brings one.   image_is: what it is to the model.
-    mask:    a request also brings a mask that lies over the image.
-    video:   a request brings an input video.
-    text_sees_image: the text encoder is shown the image.
-    stages:  what leads from a job to its latents, in order, and what makes the results of them.
-    resolve: checks a request and fills in the card's values; the third argument is whether an image must be given.
+    Attributes:
+        makes: What it generates.
+        image: Whether a request brings an image.
+        image_is: What the image is to the model.
+        mask: Whether a request also brings a mask over the image.
+        video: Whether a request brings an input video.
+        text_sees_image: Whether the text encoder sees the image.
+        stages: The stages from a job to its latents, in order, and what turns these into results.
+        resolve: Checks a request and fills in the card's values; the third argument is whether an image is required.
     """
 
     makes: Literal["video", "image", "sound"]

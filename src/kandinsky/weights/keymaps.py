@@ -103,6 +103,6 @@ def keymap_of(part: Part) -> KeyMap:
 
 
 def keymap_for(part: Part, names: Collection[str]) -> KeyMap:
-    """How a file with these names is read; as the official ones where no other spelling fits."""
+    """How to read a file with these names: by the official names unless another spelling fits."""
     found = (spelling()(names) for spelling in part.spellings)
     return next((keymap for keymap in found if keymap is not None), keymap_of(part))

@@ -40,7 +40,7 @@ from kandinsky.weights.write import write_state
 log = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 
-# may be combined in any order: some files went through several programs
+# may be combined in any order, since some files went through several programs
 PREFIXES = ("base_model.", "model.", "diffusion_model.", "transformer.", "unet.", "module.", "dit.", "_orig_mod.")
 PEFT_PREFIX = "base_model.model."
 BASE_LAYER = ".base_layer"  # PEFT's name of the layer it wrapped
@@ -53,7 +53,7 @@ _DOWN = re.compile(r"(.+)\.(?:lora_A(?:\.[^.]+)?|lora_down|lora\.down)\.weight")
 _UP = re.compile(r"(.+)\.(?:lora_B(?:\.[^.]+)?|lora_up|lora\.up)\.weight")
 _REPEAT = re.compile(r"(?<!\\)[*+{]")
 _REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{]")
-LARGEST_ALPHA = 1e9  # α of released files goes up to some hundreds
+LARGEST_ALPHA = 1e9  # α of released files goes up to a few hundred
 _ALPHA = re.compile(r"(.+)\.(?:lora\.)?alpha")
 # other adapter types, recognised by their tensor names
 _RELATIVES = (
@@ -94,6 +94,9 @@ class LoraConfig:
             values: The parsed JSON object.
             where: How error messages refer to it.
 
+        Returns:
+            The configuration.
+
         Raises:
             WeightsError: The adapter is not a plain LoRA, or a value has the wrong type or is out of range.
         """
@@ -131,11 +134,11 @@ class Lora:
     """One LoRA, ready to be applied.
 
     Attributes:
-        updates: By our name of the layer.
+        updates: Low-rank updates by our name of the layer.
         name: What it is called.
         trigger: Text that the file wants in front of the prompt.
         source: The name it was requested by.
-        sha256: Of the file; empty if there is none.
+        sha256: Digest of the file; empty if there is none.
     """
 
     updates: Mapping[str, LowRank]
@@ -148,8 +151,15 @@ class Lora:
 def read_config(path: Path) -> LoraConfig:
     """Read a PEFT configuration file.
 
+    Args:
+        path: The JSON file.
+
+    Returns:
+        The configuration.
+
     Raises:
-        WeightsError: As ``LoraConfig.from_dict``, and for a file that is not a JSON object.
+        WeightsError: The file is not a JSON object, the adapter is not a plain LoRA, or a value has the wrong type or
+            is out of range.
     """
     return LoraConfig.from_dict(read_table(path), where=escaped(path))
 
@@ -175,8 +185,11 @@ def read_lora(
         name: What to call it; the file's or folder's name if empty.
         source: The name it was requested by; the path if empty.
 
+    Returns:
+        The LoRA.
+
     Raises:
-        WeightsError: Names the tensor, what the network needs and what the file has.
+        WeightsError: It does not fit; the message names the tensor, what the network needs and what the file has.
     """
     file, beside = find_files(path)
     if config is None and beside is not None:

@@ -40,7 +40,7 @@ T5_KEYS = (
 
 
 def run_dit(case: Case) -> Mapping[str, Tensor]:
-    """One forward pass over clips packed one behind the other, with what goes on inside."""
+    """One forward pass over clips concatenated along time, with its intermediate results."""
     inputs = case.inputs
     net = transformer(case, case.config)
     frames = _lengths(inputs["visual_cu_seqlens"], "inputs.visual_cu_seqlens", len(inputs["x"]))
@@ -180,7 +180,7 @@ def transformer(case: Case, config: Settings, *, groups: Groups | None = None) -
 
 
 def _listen(net: DiffusionTransformer3D) -> dict[str, Tensor]:
-    """A table that fills with the streams of a forward pass, under the official names."""
+    """A table that is filled with the token streams of a forward pass, under the official names."""
     heard: dict[str, Tensor] = {}
 
     def keep(module: nn.Module, *names: str) -> None:

@@ -70,7 +70,7 @@ class DiTParams:
 
     @property
     def text_widths(self) -> tuple[int, int]:
-        """Widths of a text token that the network takes, and of the pooled text, which it does not look at."""
+        """Widths of a text token that the network expects, and of the pooled text, which it ignores."""
         return self.in_text_dim, 1
 
     @classmethod
@@ -78,7 +78,7 @@ class DiTParams:
         """Read official hyper-parameters.
 
         Raises:
-            RequestError: For an unknown key.
+            RequestError: A key is unknown.
         """
         what = "transformer parameter"
         axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims", "num_groups") if key in values}
@@ -89,7 +89,7 @@ def check_groups(groups: Groups) -> None:
     """Check a grouping of attention.
 
     Raises:
-        RequestError: For groups that cut time, which the official segment bounds do not allow, or below 1.
+        RequestError: Groups cut time, which the official segment bounds do not allow, or are below 1.
     """
     if groups[0] != 1 or min(groups) < 1:
         raise RequestError(f"num_groups {list(groups)} is not allowed: (1, rows, columns), each 1 or more")

@@ -1,9 +1,9 @@
 """Encodes videos and prompts with CogVLM2-Video-LLaMA3, as Kandinsky 4's video to audio was trained.
 
-The model's class is program code in its own repository. It runs only where the caller has said that it may; what is
-not there in this library is then what that code says (which frames' size, which tokens).
+The model's class is program code in its own repository. It runs only if the caller has allowed it; what this library
+leaves open (the size of frames, the tokens) is up to that code.
 
-Legend: T frames, P places of a frame's tokens, L words, E width of the states.
+Legend: T frames, P places of a frame's tokens, L tokens of text, E width of the embeddings.
 Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/video2audio_pipe.py, extract_video_embedding and
 extract_text_embedding.
 """
@@ -44,7 +44,7 @@ class CogVlm2Params:
         """Read a card's values.
 
         Raises:
-            RequestError: For an unknown key.
+            RequestError: A key is unknown.
         """
         return read_params(cls, values, "encoder parameter")
 
@@ -60,8 +60,8 @@ class CogVlm2Encoder(nn.Module):
     """A ``ClipEncoder``: hidden states before the last layer of the language model, one per frame and per token.
 
     Args:
-        model: With ``build_conversation_input_ids``, as its repository has it.
-        tokenizer: Of the same repository.
+        model: The model, with ``build_conversation_input_ids``, as in its repository.
+        tokenizer: From the same repository.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, params: CogVlm2Params | None = None) -> None:
@@ -77,7 +77,7 @@ class CogVlm2Encoder(nn.Module):
         return out
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """[B, max_words, E]; each prompt in a run of its own."""
+        """Encode prompts to [B, max_words, E]; each prompt in a run of its own."""
         return torch.stack([self._words(prompt) for prompt in prompts])
 
     def _words(self, prompt: str) -> Tensor:
@@ -86,10 +86,10 @@ class CogVlm2Encoder(nn.Module):
         return torch.cat((states_LE, states_LE.new_zeros(missing, states_LE.shape[1])))
 
     def _states(self, text: str, films_CTHW: list[Tensor], kind: int) -> Tensor:
-        """Of the tokens of one kind, [n, E].
+        """States of the tokens of one kind, [n, E].
 
         Raises:
-            BackendError: If the model's own code fails.
+            BackendError: The model's own code fails.
         """
         device = next(self.model.parameters()).device
         try:
@@ -107,7 +107,7 @@ class CogVlm2Encoder(nn.Module):
         return states_BLE[0, inputs["token_type_ids"][0] == kind]
 
     def _before_last_layer(self, inputs: dict[str, Any]) -> Tensor:
-        """What the last layer would be given; it, and the head's 128,000 words a token, are not computed."""
+        """The input of the last layer, which is not computed, nor is the head with its 128,000 tokens."""
 
         def stop(_layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             raise _Reached(named["hidden_states"] if "hidden_states" in named else given[0])
@@ -126,17 +126,17 @@ class CogVlm2Encoder(nn.Module):
 def read_cogvlm2(folder: Path, *, params: CogVlm2Params | None = None, dtype: torch.dtype) -> CogVlm2Encoder:
     """Read model and tokenizer from a local folder, on the host; this runs the program code in that folder.
 
-    Nothing is fetched. Callers ask for permission first, see ``engine/remote_code.py``.
+    Nothing is downloaded. Callers check permission first, see ``engine/remote_code.py``.
 
     Raises:
-        BackendError: If transformers is not installed, or the folder's code fails.
-        WeightsError: If files are damaged.
+        BackendError: transformers is not installed, or the folder's code fails.
+        WeightsError: Files are damaged.
     """
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise BackendError("the encoder needs the package `transformers`: install `kandinsky-video[full]`") from error
-    read_meta(folder, stored=True)  # names a tensor that is cut off, before any is read
+    read_meta(folder, stored=True)  # reports a truncated tensor before any is read
     classes: tuple[Any, Any] = (AutoTokenizer, AutoModelForCausalLM)
     try:
         tokenizer = from_folder(classes[0], folder, trust_remote_code=True)

@@ -39,8 +39,8 @@ class V2AParams:
 
     Attributes:
         attention_head_dim: The *number* of heads; Stable Diffusion 1 misnamed it, and the name stayed.
-        encoder_dim: Width of the states of text and frames; 4096 is written into the official layers.
-        sample_size: Known, and nothing depends on it.
+        encoder_dim: Width of the embeddings of text and frames; 4096 is hard-coded in the official layers.
+        sample_size: Accepted, but nothing depends on it.
     """
 
     sample_size: int | None = 64
@@ -66,7 +66,7 @@ class V2AParams:
         """Read a card's or a `config.json`'s values; keys that begin with `_` are notes.
 
         Raises:
-            RequestError: For a key that is unknown, or a value that would make another network.
+            RequestError: A key is unknown, or a value describes another network.
         """
         what = "U-Net parameter"
         # Diffusers leaves what is not set as null; the class defaults hold then

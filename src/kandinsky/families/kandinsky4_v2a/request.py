@@ -27,21 +27,26 @@ from kandinsky.model.condition import Condition
 from kandinsky.model.values import LatentShape, Request, Video, VideoShape
 
 OWN = ("video", "states")
-# fields of a request that mean nothing to a model of sound
+# fields of a request that mean nothing to an audio model
 NOT_OURS = ("image", "mask", "mask_grow", "width", "height", "shift", "cache", "expand", "expanded_prompt")
-CLOSE_S = 1e-6  # moments nearer than this are the same: times in files are rounded
+CLOSE_S = 1e-6  # moments closer than this are equal, since times in files are rounded
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Windows of a video, each of ``length_s``, whose audio is generated one by one. starts_s: ascending, from 0."""
+    """Windows of a video, each of ``length_s``, whose audio is generated one by one.
+
+    Attributes:
+        starts_s: Starts in seconds, ascending from 0.
+        length_s: Duration of each.
+    """
 
     starts_s: tuple[float, ...]
     length_s: float
 
     @classmethod
     def over(cls, seconds: float, sound: Sound) -> Windows:
-        """As few as cover so many seconds, evenly spread; neighbours share at least the card's overlap."""
+        """As few windows as cover ``seconds``, evenly spread; neighbours share at least the card's overlap."""
         if seconds <= sound.window_s + CLOSE_S:
             return cls((0.0,), max(min(seconds, sound.window_s), sound.least_s))
         count = math.ceil((seconds - sound.overlap_s) / (sound.window_s - sound.overlap_s) - CLOSE_S)
@@ -51,7 +56,7 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class SoundChoice:
-    """What a job of sound has beyond what every job has.
+    """Values of an audio job beyond those of every job.
 
     Attributes:
         windows: Windows it is generated in.
@@ -62,7 +67,7 @@ class SoundChoice:
     states: Path | None = None
 
     def settings(self, job: Job) -> dict[str, Any]:
-        """The values that decide the job's result, under the names a recipe uses."""
+        """The values that determine the job's result, under the names a recipe uses."""
         given = {} if self.states is None else {"states": str(self.states)}
         return {
             "model": job.card.id,
@@ -83,7 +88,7 @@ def input_video_of(job: Job) -> InputVideo | Video:
     """The input video of a job.
 
     Raises:
-        RequestError: If the job has none.
+        RequestError: The job has none.
     """
     if job.film is None:
         raise RequestError(f"this request for `{job.card.id}` brings no video")
@@ -91,10 +96,10 @@ def input_video_of(job: Job) -> InputVideo | Video:
 
 
 def choice_of(job: Job) -> SoundChoice:
-    """What a job says of its film.
+    """What a job says of its input video.
 
     Raises:
-        RequestError: If the job is for another task.
+        RequestError: The job is for another task.
     """
     if not isinstance(job.extra, SoundChoice):
         raise RequestError(f"this request was checked against `{job.card.id}`, which makes no sound")
@@ -105,7 +110,7 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
     """Check a request against its card and its video, and fill in the card's defaults and a random seed.
 
     Raises:
-        RequestError: With one line that says what was given, what is allowed and what to do.
+        RequestError: A value is not allowed; the message says what was given, what is allowed and what to do.
     """
     sound = sound_of(card)
     refuse_foreign(request, card, own=OWN)
@@ -146,7 +151,7 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
 
 
 def latent_shape(card: Card, sound: Sound, windows: Windows) -> LatentShape:
-    """Of the spectrogram of one window."""
+    """The latent of the spectrogram of one window."""
     from kandinsky.media.spectrogram import SpectrogramParams  # which needs torch
 
     params, clip = SpectrogramParams.from_dict(sound.spectrogram), card.clip
@@ -162,10 +167,10 @@ def times_of(film: InputVideo | Video) -> tuple[float, ...]:
 def shown_frames(
     times_s: Sequence[float], start_s: float, length_s: float, sound: Sound
 ) -> tuple[list[int], list[float]]:
-    """Which frames of a video the encoder sees for one window, and when, from the window's begin.
+    """Which frames of a video the encoder sees for one window, and when, from the window's start.
 
-    Where the video ends within the window, its last frame is shown on. Frames of even rate are those of the official
-    rule (numbers spread evenly from first to last and cut to whole ones).
+    If the video ends within the window, its last frame is repeated. At a constant rate, the frames are those of the
+    official rule (numbers spread evenly from first to last and truncated to integers).
     """
     if sound.fps:
         wanted = [start_s + i / sound.fps for i in range(sound.frames)]

@@ -54,7 +54,7 @@ RECORDED_TOKENS = 192
 
 
 def run_dit(case: Case) -> Mapping[str, Tensor]:
-    """One forward pass, with what goes on inside."""
+    """One forward pass, with its intermediate results."""
     net = transformer(case)
     inside = _listen(net)
     masks = _Masks()
@@ -296,7 +296,7 @@ class _Masks(KeptBlocks):
 
 
 def _listen(net: DiffusionTransformer3D) -> dict[str, Tensor]:
-    """A table that fills with the streams of a forward pass of one clip, under the official names."""
+    """A table that is filled with the token streams of a forward pass of one clip, under the official names."""
     heard: dict[str, Tensor] = {}
 
     def before(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -336,7 +336,7 @@ def _forward(net: DiffusionTransformer3D, case: Case, kept: KeptBlocks | None = 
 
 
 def _is_input(call: Settings, key: str, given: str, absent: str | None) -> bool:
-    """Whether an argument is among the inputs; where the call does not say, it may be."""
+    """Whether an argument is among the inputs; if the call does not say, it may be."""
     if key not in call:
         return True
     if (value := call[key]) not in (given, absent):

@@ -76,7 +76,7 @@ def random_qwen_clip(card: Card, device: torch.device, dtype: torch.dtype) -> An
 
 
 class CountingTokenizer:
-    """Replaces a tokenizer where there is no vocabulary: a made-up token per word.
+    """Replaces a tokenizer if there is no vocabulary: a made-up token per word.
 
     Args:
         prefixes: Texts whose number of tokens is known; they count as that many.

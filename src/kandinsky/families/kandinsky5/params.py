@@ -69,7 +69,7 @@ class DiTParams:
         """Read official hyper-parameters.
 
         Raises:
-            RequestError: For an unknown key.
+            RequestError: A key is unknown.
         """
         what = "transformer parameter"
         axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims") if key in values}
@@ -78,7 +78,7 @@ class DiTParams:
 
 @dataclass(frozen=True, slots=True)
 class QwenClipSizes:
-    """What decides the work of both text encoders; the defaults are those of Qwen2.5-VL-7B and CLIP-L."""
+    """Sizes that determine the work of both text encoders; the defaults are those of Qwen2.5-VL-7B and CLIP-L."""
 
     qwen_width: int = 3584
     clip_width: int = 768
@@ -88,10 +88,14 @@ class QwenClipSizes:
 
     @classmethod
     def read(cls, values: Mapping[str, Any], **widths: int) -> QwenClipSizes:
-        """Sizes from a card's text parameters, where it has them.
+        """Sizes from a card's text parameters, if it has them.
 
         Args:
-            widths: in the place of the defaults.
+            values: The card's parameters.
+            **widths: Replace the defaults.
+
+        Returns:
+            The sizes.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**(widths | {key: value for key, value in values.items() if key in known}))

@@ -1,4 +1,4 @@
-"""The frame rate of any clip raised by a model's interpolation network.
+"""Raises the frame rate of any clip with a model's interpolation network.
 
 Legend: T frames; H W rows and columns; C channels.
 """
@@ -41,17 +41,25 @@ def interpolate(
     keep_latent: str | Path | None = None,
     on_step: OnStep | None = None,
 ) -> Video:
-    """The clip with more frames a second, of the same length and size.
+    """Raise a clip's frame rate, keeping its length and size.
 
-    The given frames pass through the autoencoder too, so that they do not stand out. Sides that are no multiples of 64
+    The given frames pass through the autoencoder too, so that they do not stand out. Sides that are not multiples of 64
     are scaled to the nearest for the network, and back. Long clips are filled in parts that share a given frame.
 
     Args:
-        times_s: When each frame is shown, from 0, and the length of the clip, where its rate is not even.
-        seconds: When each frame is shown, from 0, and the length of the clip, where its rate is not even.
+        pipe: The model.
+        video: The clip.
+        settings: The new rate, and how to sample.
+        times_s: When each frame is shown, in seconds from 0, if the rate is not constant.
+        seconds: Duration of the clip, if the rate is not constant.
+        keep_latent: File for the latent, written before it is decoded.
+        on_step: Called after each step.
+
+    Returns:
+        The clip with more frames per second.
 
     Raises:
-        RequestError: For a clip of fewer than two frames, or settings that are not allowed.
+        RequestError: The clip has fewer than two frames, or a setting is not allowed.
     """
     settings.check(pipe.card)
     keyframes = pipe.card.keyframes
@@ -109,7 +117,7 @@ def _resized(frame_HWC: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 
 def _states(context: Context, prompt: str) -> tuple[TextEmbeddings, TextEmbeddings]:
-    """Embeddings of the prompt and of no text. The text encoder is read for a prompt only."""
+    """Embeddings of the prompt and of an empty prompt; the text encoder is read for a prompt only."""
     if not prompt.strip():
         nothing = no_text(int(context.card.dit.params["context_dim"]))
         return nothing, nothing

@@ -1,9 +1,9 @@
-"""Keyframes → base frames → interpolation: three walks of the one sampling loop (Kandinsky Video 1.0 and 1.1).
+"""Keyframes → base frames → interpolation: three runs of the shared sampling loop (Kandinsky Video 1.0 and 1.1).
 
-encode → [first frame] → keyframes → [fill the gaps, once or twice] → decode. Each stage is public and typed on both
-sides; a network is read when its stage is reached, so a clip without interpolation never reads that network. Every
-stage draws from a generator of its own, made of the seed and the stage's number; so the keyframes of a seed are the
-same at every frame rate.
+encode → [first frame] → keyframes → [fill the gaps, once or twice] → decode. Each stage is public and fully typed; a
+network is read when its stage is reached, so a clip without interpolation never reads that network. Every stage draws
+from a generator of its own, derived from the seed and the stage's number; so the keyframes of a seed are the same at
+every frame rate.
 
 Legend: B clips; T H W C latent frames, rows, columns, channels; F frames and G = F − 1 gaps between them.
 """
@@ -49,13 +49,13 @@ Walk = Generator[Step, None, Tensor]
 
 @dataclass(frozen=True)
 class KeyframesMade(Made):
-    """What the stages of Kandinsky Video have made so far.
+    """The state of a keyframe job so far.
 
     Attributes:
         told: Embeddings for the interpolation.
         first: Clean latent [1, 1, H, W, C] of the first frame.
-        done: Steps of the job, of all its stages.
-        total: Steps of the job, of all its stages.
+        done: Steps taken so far, over all its stages.
+        total: Steps of all its stages.
     """
 
     told: TextEmbeddings | None = None
@@ -91,7 +91,7 @@ class EncodeText:
 
 @dataclass(frozen=True, slots=True)
 class FirstFrame:
-    """The first frame: of the given image, else of one made from the text; nothing for models that need none."""
+    """The first frame: the given image, else one made from the text; nothing for models that need none."""
 
     needs: tuple[str, ...] = ("dit", "image_vae")
 
@@ -104,7 +104,7 @@ class FirstFrame:
             return dataclasses.replace(made, first=encode_picture(context, job.image.pixels()))
         yield Phase("first frame")
         image = yield from make_first_frame(context, job, made.text, made.negative, total=made.total)
-        # Quirk: the one that is made is larger than the clip, becomes eight-bit pixels, and is reduced, as officially
+        # Quirk: a generated one is larger than the clip, becomes eight-bit pixels, and is reduced, as officially
         small = image.resize((job.shape.width, job.shape.height), Image.Resampling.BICUBIC)
         return dataclasses.replace(made, first=encode_picture(context, small), done=job.steps)
 
@@ -126,7 +126,7 @@ class SampleKeyframes:
 
 @dataclass(frozen=True, slots=True)
 class Interpolate:
-    """The clip with its gaps filled as often as the frame rate asks."""
+    """The clip with its gaps filled as often as the frame rate requires."""
 
     needs: tuple[str, ...] = ("interpolation",)
 
@@ -179,7 +179,7 @@ def choice_of(job: Job) -> KeyframeChoice:
     """The keyframe settings of a job.
 
     Raises:
-        RequestError: If the job is for another model.
+        RequestError: The job is for another model.
     """
     if not isinstance(job.extra, KeyframeChoice):
         raise RequestError(f"this request was held against `{job.card.id}`, which makes no key frames")
@@ -204,7 +204,7 @@ def encode(context: Context, job: Job) -> tuple[TextEmbeddings, TextEmbeddings]:
 
 
 def encode_for_gaps(context: Context, job: Job, text: TextEmbeddings) -> TextEmbeddings:
-    """Embeddings for the interpolation: ``text``, or its own where the card defines a projection for it."""
+    """Embeddings for the interpolation: ``text``, or its own if the card defines a projection for it."""
     is_its_own = context.card.text.params.get("gap_table") and choice_of(job).passes
     return gap_states(context, job.text) if is_its_own else text
 
@@ -232,7 +232,7 @@ def make_first_frame(
     """A first frame from the text, larger than the clip.
 
     Raises:
-        BackendError: For models that do not need one.
+        BackendError: The model does not need one.
     """
     first = keyframes_of(context.card).first_frame
     if first is None:
@@ -320,9 +320,9 @@ def fill_gaps_of(
     done: int = 0,
     total: int | None = None,
 ) -> Walk:
-    """One pass: three frames between every two, [1, 4·(T − 1) + 1, H, W, C].
+    """Fill the gaps of a job's clip once: three frames between every two, [1, 4·(T − 1) + 1, H, W, C].
 
-    number: of the pass; it decides what the network is told of the gaps' length.
+    ``number`` is that of the pass; it determines the length of the gaps that the network is given.
     """
     return (
         yield from fill_gaps(
@@ -356,12 +356,22 @@ def fill_gaps(
     """Three frames between every two of any clip's latents, [1, 4·(T − 1) + 1, H, W, C].
 
     Args:
-        text: Embeddings for the guided pass, and for the one that knows neither text nor frames.
-        nothing: Embeddings for the guided pass, and for the one that knows neither text nor frames.
-        steps_: Of this walk.
-        guidance: Of this walk.
-        seed: Of this walk.
-        number: Of the pass, from 0.
+        context: The model.
+        latents_BTHWC: The clip.
+        text: Embeddings for the guided pass.
+        nothing: Embeddings for the pass that knows neither text nor frames.
+        steps_: Sampling steps of this pass.
+        guidance: Guidance scale of this pass.
+        seed: Seed of this pass.
+        number: Number of the pass, from 0.
+        done: Steps of earlier loops.
+        total: Steps of all loops.
+
+    Yields:
+        Sampling steps.
+
+    Returns:
+        The latents.
     """
     keyframes = keyframes_of(context.card)
     device = context.placement.device("interpolation")
@@ -416,7 +426,7 @@ def _walk(
     done: int,
     total: int | None,
 ) -> Walk:
-    """One walk of a network of this family: draws, times, guidance over ``passes``, steps."""
+    """One sampling loop of a network of this family: draws, times, guidance over ``passes``, steps."""
     rules = sampler(rule)
     times = rules.times(steps_, 1.0)
     draws = noise_rule.draw_series(shape, [seed], context.card.sampling.noise, count=rules.draws(steps_))

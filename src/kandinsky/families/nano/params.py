@@ -32,7 +32,7 @@ class NanoAutoencoderParams:
         """Read a card's values.
 
         Raises:
-            RequestError: For an unknown key.
+            RequestError: A key is unknown.
         """
         return read_params(cls, values, "autoencoder parameter")
 

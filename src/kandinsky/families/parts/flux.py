@@ -24,7 +24,7 @@ class FluxAutoencoder(nn.Module):
     Quirk: shift_factor is ignored in both directions, as the official code does (FACTS section 9.2).
 
     Raises:
-        BackendError: If Diffusers is not installed.
+        BackendError: Diffusers is not installed.
     """
 
     def __init__(self, params: FluxParams | None = None) -> None:

@@ -58,7 +58,11 @@ class HunyuanParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HunyuanParams:
-        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes. Raises: RequestError."""
+        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes.
+
+        Raises:
+            RequestError: A key is unknown, or a value is not valid.
+        """
         return read_params(cls, values, "autoencoder parameter")
 
 
@@ -66,8 +70,8 @@ class HunyuanParams:
 class FluxParams:
     """Hyper-parameters under Diffusers' names; the defaults are the released autoencoder's.
 
-    shift_factor and the latents' mean and deviation are known and not used, sample_size and force_upcast say nothing
-    about the numbers: Kandinsky's image models were trained on latents that are scaled only.
+    shift_factor and the latents' mean and deviation are accepted but unused, sample_size and force_upcast do not affect
+    the result: Kandinsky's image models were trained on latents that are scaled only.
     """
 
     in_channels: int = 3
@@ -91,7 +95,11 @@ class FluxParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FluxParams:
-        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes. Raises: RequestError."""
+        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes.
+
+        Raises:
+            RequestError: A key is unknown, or a value is not valid.
+        """
         return read_params(cls, values, "autoencoder parameter")
 
 
@@ -116,8 +124,11 @@ class CogVideoXParams:
     def from_dict(cls, values: Mapping[str, Any]) -> CogVideoXParams:
         """Read a card's or a `config.json`'s values; keys that begin with `_` are notes.
 
-        Diffusers' keys that nothing here depends on are passed over; those that would change the result and that no
-        CogVideoX of Kandinsky sets are refused. Raises: RequestError.
+        Diffusers' keys that nothing here depends on are ignored; those that would change the result and that no
+        CogVideoX of Kandinsky sets are refused.
+
+        Raises:
+            RequestError: A key is unknown or refused, or a value is not valid.
         """
         for key in COGVIDEOX_UNSET:
             if values.get(key):
@@ -158,7 +169,7 @@ class MovqParams:
         """Read official hyper-parameters.
 
         Raises:
-            RequestError: For an unknown name or a value that is not supported.
+            RequestError: A name is unknown, or a value is not supported.
         """
         what = "autoencoder parameter"
         return read_params(cls, without_fixed(values, MOVQ_ONLY, what), what)
@@ -192,7 +203,7 @@ class T5Sizes:
     head: int
 
     def changed(self, values: Mapping[str, Any]) -> T5Sizes:
-        """The same with another width, the hidden width in proportion, or another depth, where ``values`` name them."""
+        """The same with another width, the hidden width in proportion, or another depth, if ``values`` name them."""
         width = int(values.get("width", self.width))
         layers = int(values.get("num_layers", self.num_layers))
         return T5Sizes(width, self.hidden * width // self.width, layers, self.head)
