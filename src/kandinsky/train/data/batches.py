@@ -231,6 +231,7 @@ class Mixture:
     weights: Mapping[str, float]
     seed: int = 0
     _counts: list[int] = field(default_factory=lambda: [0], init=False, repr=False, compare=False)
+    _blocks: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for task, weight in self.weights.items():
@@ -258,7 +259,7 @@ class Mixture:
 
     def task(self, step: int) -> str:
         """The task of a step."""
-        return self._names[self._drawn(step // _BLOCK)[step % _BLOCK]]
+        return self._names[int(self._drawn(step // _BLOCK)[step % _BLOCK])]
 
     def __call__(self, step: int) -> tuple[int, ...]:
         """The examples of a step."""
@@ -277,9 +278,13 @@ class Mixture:
 
     def _drawn(self, block: int) -> np.ndarray:
         """Numbers of the tasks of a block of steps."""
-        weights = np.array([self.weights[name] for name in self._names], np.float64)
-        ends = np.cumsum(weights / weights.sum())
-        return np.minimum(np.searchsorted(ends, _rng(self.seed, "task", block).random(_BLOCK), "right"), len(ends) - 1)
+        if block not in self._blocks:
+            weights = np.array([self.weights[name] for name in self._names], np.float64)
+            ends = np.cumsum(weights / weights.sum())
+            drawn = np.searchsorted(ends, _rng(self.seed, "task", block).random(_BLOCK), "right")
+            self._blocks.clear()
+            self._blocks[block] = np.minimum(drawn, len(ends) - 1)
+        return self._blocks[block]
 
     def _images_before(self, step: int) -> int:
         """How many of the steps before one draw images."""

@@ -180,18 +180,16 @@ def cut(example: Example, cutting: Cutting, *, enlarge: bool = False) -> np.ndar
         if _is_still(path, example):
             image = open_image(path).image
             bucket = cutting.buckets[0] if enlarge else cutting.check_bucket(image.size, example)
-            return np.stack([cover(image, bucket.width, bucket.height)])
+            return np.stack([np.asarray(cover(image, bucket.width, bucket.height))])
         video = probe(path)
         count = cutting.check_count(video.times_s[-1], example)
         wanted = [_nearest(video.times_s, number / cutting.fps) for number in range(count)]
         made: list[np.ndarray] = []
-        bucket = None
-        shown_before, before = -1, None
+        chosen: Bucket | None = None
         for number, frames in zip(_once(wanted), frames_of_windows(video, [[n] for n in _once(wanted)]), strict=True):
             image = _square(Image.fromarray(frames[0]), video)
-            bucket = bucket or (cutting.buckets[0] if enlarge else cutting.check_bucket(image.size, example))
-            shown_before, before = number, np.asarray(cover(image, bucket.width, bucket.height))
-            made += [before] * wanted.count(shown_before)
+            chosen = chosen or (cutting.buckets[0] if enlarge else cutting.check_bucket(image.size, example))
+            made += [np.asarray(cover(image, chosen.width, chosen.height))] * wanted.count(number)
         return np.stack(made)
 
 

@@ -100,8 +100,8 @@ def _shard(path: Path, needs_captions: bool) -> Found:
                     stream.seek(member.offset_data)
                     text = stream.read(min(member.size, LONGEST * 16 + 1))
                     if last == ".json":
-                        words = captions_in(_object(text, where), where)
-                        texts.setdefault(key, []).extend(((one.language, one.length), one) for one in words)
+                        found = captions_in(_object(text, where), where)
+                        texts.setdefault(key, []).extend(((one.language, one.length), one) for one in found)
                     elif (kind := captions.variant(ending.split(".")[:-1])) is not None:
                         texts.setdefault(key, []).append((kind, Caption(captions.checked(text, where), *kind)))
             except RequestError as error:
@@ -142,7 +142,7 @@ def _members(path: Path, size: int, faults: list[Fault]) -> Iterator[tarfile.Tar
                 if member.offset <= before:
                     raise tarfile.ReadError("its members run in a circle")
                 before = member.offset
-                tar.members.clear()  # they are not kept: a shard may have millions
+                tar.members.clear()  # type: ignore[attr-defined]  # they are not kept: a shard may have millions
                 if not member.isreg() or member.issparse():
                     continue
                 if member.offset_data + member.size > size or member.size < 0:
