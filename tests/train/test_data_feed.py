@@ -67,7 +67,7 @@ def encoded(source: Path, tmp_path_factory: pytest.TempPathFactory) -> EncodedEx
     return EncodedExamples(EncodedDataset(out))
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("workers", [0, 3])
 def test_results_come_in_order_and_leave_the_callers_random_numbers(workers: int) -> None:
     state = torch.get_rng_state()
     assert [int(x) for x in prefetched(squared, range(20), workers=workers)] == [i * i for i in range(20)]
@@ -92,6 +92,7 @@ def test_a_worker_that_is_killed_is_told() -> None:
         list(prefetched(squared, [1, 99, 2], workers=1))
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_what_began_it(tmp_path: Path) -> None:
     """Ctrl-C, a kill, and an end in the middle: all processes are gone, and nothing hangs."""
     script = tmp_path / "run.py"

@@ -29,9 +29,9 @@ from kandinsky.model.denoiser import VIDEO
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.text.store import join
 from kandinsky.train import loop
+from kandinsky.train.conditions import Conditions, joined
 from kandinsky.train.data import sources as captioned
 from kandinsky.train.data.sources import Example
-from kandinsky.train.conditions import Conditions, joined
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.objective import Objective, Portion, Rng
 from kandinsky.train.recipe import Run

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,7 +175,7 @@ def cut(example: Example, cutting: Cutting, *, enlarge: bool = False) -> np.ndar
     Raises:
         RequestError: The file cannot be read, is too short, covers no bucket, or was kept by none.
     """
-    with _named(example) as path:
+    with example.decoded() as path:
         if _is_still(path, example):
             image = open_image(path).image
             bucket = cutting.buckets[0] if enlarge else cutting.check_bucket(image.size, example)
@@ -199,26 +198,12 @@ def size_of(example: Example) -> tuple[int, int, float]:
     Raises:
         RequestError: The file cannot be read.
     """
-    with _named(example) as path:
+    with example.decoded() as path:
         if _is_still(path, example):
             return *open_image(path).size, 0.0
         video = probe(path)
         (frames,) = frames_of_windows(video, [[0]])
         return *_square(Image.fromarray(frames[0]), video).size, video.times_s[-1]
-
-
-@contextmanager
-def _named(example: Example) -> Iterator[Path]:
-    """The example's file; errors name the example, also where it is a copy out of a shard."""
-    with example.opened() as path:
-        try:
-            yield path
-        except RequestError as error:
-            if example.offset is None:
-                raise
-            raise RequestError(str(error).replace(str(path), example.name), hint=error.hint) from error
-        except MemoryError as error:
-            raise RequestError(f"`{escaped(example.name)}` does not fit in memory") from error
 
 
 def _is_still(path: Path, example: Example) -> bool:

@@ -28,6 +28,7 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.files import check_writable, local_path, replacing, sweep
 from kandinsky.model.card import Card, Source
+from kandinsky.model.task import TrainingExamples
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.printing import escaped
 from kandinsky.runtime.placement import networks
@@ -126,6 +127,52 @@ class ClipEncoding:
             return made
 
 
+@dataclass(frozen=True, slots=True)
+class TaskEncoding:
+    """Examples of a task that says itself how they are encoded."""
+
+    card: Card
+    seconds: float | None
+
+    def __post_init__(self) -> None:
+        """Refuse a length that is none. Raises: RequestError."""
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
+            raise RequestError(f"`{self.seconds}` seconds are not supported by `{self.card.id}`: use a number above 0")
+
+    @property
+    def examples(self) -> TrainingExamples:
+        """What the task says."""
+        assert self.card.does.examples is not None
+        return self.card.does.examples()
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Those of the task."""
+        return self.examples.tensors
+
+    def settings(self) -> dict[str, Any]:
+        """The length, and what sound means to the model."""
+        return {"seconds": self.seconds, "sound": asdict(self.card.sound) if self.card.sound else None}
+
+    def cut(self, example: Example) -> Mapping[str, np.ndarray]:
+        """As the task decodes it."""
+        with example.decoded() as path:
+            return self.examples.cut(path, self.card, self.seconds)
+
+    def size(self, made: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
+        """Of the frames that are shown to the encoder."""
+        T, H, W, _ = made["frames"].shape
+        return W, H, T
+
+    def encode(self, context: Context, made: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """The task's tensors."""
+        return self.examples.encode(context, made)
+
+    def text(self, context: Context, caption: str, *, still: bool) -> TextEmbeddings:
+        """The task's embeddings; nothing is still here."""
+        return self.examples.text(context, caption)
+
+
 def encode(
     source: str | Path,
     model: str | Path,
@@ -189,10 +236,15 @@ def encoding_of(card: Card, sizes: Sequence[str], seconds: Sequence[float], *, s
     Raises:
         RequestError: The model does not support a size or length, or its examples are not clips with captions.
     """
-    does = card.does
-    if does.text_sees_image or does.makes == "sound":
-        kind = "pairs of images" if does.text_sees_image else "videos with sound"
-        raise RequestError(f"`{card.id}` learns from {kind}, which cannot be encoded yet: use another model")
+    if card.does.text_sees_image:
+        raise RequestError(
+            f"`{card.id}` learns from pairs of images, which sources do not have: use a model that makes images or "
+            "videos from text"
+        )
+    if card.does.examples is not None:
+        if sizes or len(seconds) > 1:
+            raise RequestError(f"`{card.id}` takes videos of any size and one length at most: leave sizes out")
+        return TaskEncoding(card, seconds[0] if seconds else None)
     return ClipEncoding(Cutting.of(card, sizes, seconds, seed=seed))
 
 

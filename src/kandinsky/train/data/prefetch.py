@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any, Generic, TypeVar
@@ -53,17 +54,17 @@ def _taken(work: Callable[[Item], Result], items: Iterable[Item], workers: int, 
         for item in items:
             yield work(item)
         return
-    loader: DataLoader[Any] = DataLoader(
-        _Work(work),
-        sampler=_Once(items),
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=ahead,
-        multiprocessing_context="spawn",  # a fork would copy the locks of threads that are not there
-        worker_init_fn=_begin,
-        generator=torch.Generator(),  # else the caller's random numbers would go on
-        collate_fn=None,
-    )
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of more workers than cores
+        loader: DataLoader[Any] = DataLoader(
+            _Work(work),
+            sampler=_Once(items),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=ahead,
+            multiprocessing_context="spawn",  # a fork would copy the locks of threads that are not there
+            worker_init_fn=_begin,
+            generator=torch.Generator(),  # else the caller's random numbers would go on
+        )
     results: Iterator[Any] = iter(loader)
     try:
         while True:

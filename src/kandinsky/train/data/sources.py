@@ -103,6 +103,23 @@ class Example:
             copy.flush()
             yield Path(copy.name)
 
+    @contextmanager
+    def decoded(self) -> Iterator[Path]:
+        """``opened``, for decoding: errors name the example, also where the file is a copy out of a shard.
+
+        Raises:
+            RequestError: As ``opened``, or of the block; also where memory does not suffice.
+        """
+        with self.opened() as path:
+            try:
+                yield path
+            except RequestError as error:
+                if self.offset is None:
+                    raise
+                raise RequestError(str(error).replace(str(path), escaped(self.name)), hint=error.hint) from error
+            except MemoryError as error:
+                raise RequestError(f"`{escaped(self.name)}` does not fit in memory") from error
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
