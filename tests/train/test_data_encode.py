@@ -363,7 +363,7 @@ def test_a_model_of_sound_learns_from_the_sound_of_a_real_clip(source: Path, tmp
     made = encode(folder, "nano-v2a", tmp_path / "set")
     assert [fault.name for fault in made.skipped] == ["silent.mp4"] and "has no sound" in made.skipped[0].reason
     card, data = catalogue.find("nano-v2a"), EncodedDataset(tmp_path / "set")
-    job = resolve(Request("nano-v2a", "birds sing", video=MEDIA, seed=0), card)
+    job = resolve(Request("nano-v2a", "birds sing", video=MEDIA, seconds=card.sound.window_s, seed=0), card)
     assert data.shapes == [job.latent.as_tuple()] * 2
     context = build(card)
     made_by_stages = sound_stages.encode(context, [job])[0]

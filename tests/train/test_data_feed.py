@@ -99,10 +99,10 @@ def test_no_worker_outlives_what_began_it(tmp_path: Path) -> None:
     script.write_text(
         "import sys, os, time, itertools\n"
         "from kandinsky.train.data.prefetch import prefetched\n"
-        "def pid(n):\n    return os.getpid()\n"
+        "def pid(n):\n    return os.getpid(), bytes(10**7 if n > 1 else 0)\n"  # more than a pipe holds
         "if __name__ == '__main__':\n"
         "    results = prefetched(pid, itertools.count(), workers=2)\n"
-        "    print(next(results), next(results), flush=True)\n"
+        "    print(next(results)[0], next(results)[0], flush=True)\n"
         "    if sys.argv[1] == 'end':\n        sys.exit(3)\n"
         "    for _ in results:\n        time.sleep(0.01)\n"
     )

@@ -5,8 +5,10 @@ Results come in the order of the items, whatever the number of workers, and are 
 
 from __future__ import annotations
 
-import logging
+import multiprocessing
+import os
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
@@ -17,7 +19,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from kandinsky.errors import KandinskyError, RequestError
 
-log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 MOST_WORKERS = 256
@@ -165,3 +166,11 @@ class _Once:
 def _begin(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End when the process that began this one has ended: else a result that nobody takes would hold it for ever."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
