@@ -48,7 +48,9 @@ def encode(
     seconds: Annotated[
         list[float] | None,
         typer.Option(
-            "--seconds", help="Length of clips at most; several times: the longest of these that a file covers."
+            "--seconds",
+            metavar="SECONDS",
+            help="Length of clips at most; several times: the longest of these that a file covers.",
         ),
     ] = None,
     workers: Annotated[int, typer.Option("--workers", help="Processes that decode files; 0 for none.")] = 1,

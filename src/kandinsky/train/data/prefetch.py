@@ -66,7 +66,7 @@ def _taken(work: Callable[[Item], Result], items: Iterable[Item], workers: int, 
             worker_init_fn=_begin,
             generator=torch.Generator(),  # else the caller's random numbers would go on
         )
-    results: Iterator[Any] = iter(loader)
+        results: Iterator[Any] = iter(loader)
     try:
         while True:
             try:
