@@ -166,13 +166,15 @@ def check_audio_target(target: str | Path) -> Path:
     return check_writable(path)
 
 
-def read_audio(path: str | Path) -> Audio:
+def read_audio(path: str | Path, *, rate: int | None = None, mono: bool = False) -> Audio:
     """Read the first audio track of a file; more than two channels are mixed down to stereo.
 
     Damaged packets are skipped, with a note in the log.
 
     Args:
         path: The file.
+        rate: Samples a second; the track's own where None.
+        mono: Whether to mix two channels down to one.
 
     Returns:
         The samples, as int16.
@@ -188,8 +190,9 @@ def read_audio(path: str | Path) -> Audio:
         stream = next((s for s in file.streams.audio if s.codec_context is not None), None)
         if stream is None:
             raise RequestError(f"`{path}` has no sound")
-        layout = "mono" if stream.layout.nb_channels == 1 else "stereo"
-        resampler = av.AudioResampler(format="s16", layout=layout, rate=stream.rate)
+        layout = "mono" if mono or stream.layout.nb_channels == 1 else "stereo"
+        rate = rate or stream.rate
+        resampler = av.AudioResampler(format="s16", layout=layout, rate=rate)
         for packet in file.demux(stream):
             try:
                 decoded = packet.decode()
@@ -199,7 +202,6 @@ def read_audio(path: str | Path) -> Audio:
             for frame in decoded:
                 samples += [out.to_ndarray() for out in resampler.resample(frame)]
         samples += [out.to_ndarray() for out in resampler.resample(None)]
-        rate = stream.rate
     if lost:
         log.warning("`%s`: %d packets of sound are damaged and left out", path, lost)
     channels = 1 if layout == "mono" else 2

@@ -28,9 +28,10 @@ from kandinsky.model.card import Card, Source
 from kandinsky.model.denoiser import VIDEO
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.text.store import join
-from kandinsky.train import captioned, loop
-from kandinsky.train.captioned import Example
+from kandinsky.train import loop
 from kandinsky.train.conditions import Conditions, joined
+from kandinsky.train.data import sources as captioned
+from kandinsky.train.data.sources import Example
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.objective import Objective, Portion, Rng
 from kandinsky.train.recipe import Run
@@ -44,7 +45,7 @@ class DataSettings:
     """What is trained on.
 
     Attributes:
-        source: Folder of images and videos with captions; see ``train/captioned.py``.
+        source: Folder of images and videos with captions; see ``train/data/sources.py``.
         size: Width and height, such as `768x512`; the model's own where absent.
         seconds: Of the clips; the model's own where absent. Longer videos are cut.
         batch: Clips of a step, over all processes.

@@ -13,7 +13,12 @@ _HERE = "kandinsky.families.kandinsky4_v2a"
 UNET = Part(
     network=Lazy(f"{_HERE}.networks:unet"), bind=Lazy(f"{_HERE}.denoiser:bind"), cost=Lazy(f"{_HERE}.cost:unet")
 )
-TASK = replace(VIDEO_TO_AUDIO, stages=Lazy(f"{_HERE}.stages:SOUND"), resolve=Lazy(f"{_HERE}.request:resolve_sound"))
+TASK = replace(
+    VIDEO_TO_AUDIO,
+    stages=Lazy(f"{_HERE}.stages:SOUND"),
+    resolve=Lazy(f"{_HERE}.request:resolve_sound"),
+    examples=Lazy(f"{_HERE}.examples:EXAMPLES"),
+)
 FAMILY = Family(
     "kandinsky4_v2a",
     parts={
