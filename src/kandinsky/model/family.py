@@ -137,6 +137,7 @@ class Part:
     cost:     memory and operations of one generation, for the plan; None where it is not used. Imports no torch.
     flops:    operations of one pass of a denoiser, for benchmarks.
     depth:    its number of blocks, for benchmarks of a part of it.
+    adapts:   linear layers that a LoRA changes unless it is told others: endings of their names.
     made_up:  stands in for files that are absent, in benchmarks.
     rivals:   the same work done by other libraries, by the library's name.
     """
@@ -162,6 +163,7 @@ class Part:
     cost: Lazy[Callable[[Card, Component, Load], Cost | None]] | None = None
     flops: Lazy[Flops] | None = None
     depth: Depth | None = None
+    adapts: tuple[str, ...] = ()
     made_up: Lazy[MadeUp] | None = None
     rivals: Mapping[str, Lazy[Rival]] = field(default_factory=dict)
 

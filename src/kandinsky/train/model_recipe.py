@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +31,10 @@ from kandinsky.model.denoiser import VIDEO
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.text.store import join
 from kandinsky.train import captioned, loop
+from kandinsky.train.adapter import AdapterSettings
+from kandinsky.train.adapter import add as add_adapters
+from kandinsky.train.adapter import without as without_adapters
+from kandinsky.train.adapter import write as write_adapter
 from kandinsky.train.captioned import Example
 from kandinsky.train.conditions import Conditions, joined
 from kandinsky.train.denoising import Denoising, Given
@@ -73,6 +79,7 @@ class ModelRecipe:
         start: Begin with the model's weights, or with random ones.
         weights: Official `weights/` folder to read the model from.
         times: Where on the way between latent and noise the loss is taken.
+        adapter: Train a LoRA or DoRA; all of the network's weights where absent.
     """
 
     model: str
@@ -82,6 +89,7 @@ class ModelRecipe:
     start: Literal["model", "random"] = "model"
     weights: str | None = None
     times: Times = field(default_factory=Times)
+    adapter: AdapterSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +189,7 @@ class Prepared:
         source: Where it comes from.
         context: Its parts.
         denoising: The door of its denoiser.
-        network: A copy of its denoiser, float32.
+        network: A copy of its denoiser, float32. Where the recipe asks for an adapter, that alone requires gradients.
         batches: Gives a portion of the batch of a step.
         told: What makes the result besides the loop's settings.
     """
@@ -200,6 +208,8 @@ class Prepared:
         _check(recipe, card)
         job = _job(recipe, card)
         examples = captioned.find(recipe.data.source)
+        if recipe.adapter is not None and recipe.adapter.trigger:
+            examples = [replace(one, caption=recipe.adapter.trigger + one.caption) for one in examples]
         only = ("text", "vae") if recipe.start == "random" else ("dit", "text", "vae")
         options = RunOptions(device=run.device, dtype="float32", offload="module", only=only)
         self.context = build(card, options, root=self.source.root, name=self.source.name)
@@ -217,7 +227,24 @@ class Prepared:
         else:
             with self.context.placement.hold("dit") as held:
                 network = copy.deepcopy(held)  # its weights may be mapped from their file
-        return network.float().requires_grad_(True)
+        network = network.float().requires_grad_(True)
+        if (adapter := self.recipe.adapter) is not None:
+            add_adapters(network, adapter, self.context.part("dit").adapts, seed=self.recipe.loop.seed)
+        return network
+
+    @contextmanager
+    def reference(self, network: nn.Module) -> Iterator[nn.Module]:
+        """The network as it was before the training: without its adapters, or a frozen copy made at the first call."""
+        if self.recipe.adapter is not None:
+            with without_adapters(network):
+                yield network
+            return
+        yield self.frozen_copy
+
+    @cached_property
+    def frozen_copy(self) -> nn.Module:
+        """The network as it is when this is first asked for, frozen."""
+        return copy.deepcopy(self.network).requires_grad_(False).eval()
 
     def train(self, objective: Objective) -> Mapping[str, Mapping[str, Tensor]]:
         """Run the loop. Returns: by update, the weights it gives."""
@@ -233,7 +260,13 @@ class Prepared:
         )
 
     def write(self, weights: Mapping[str, Tensor], name: str = "dit.safetensors") -> Path:
-        """Write the network with these weights in it under the official tensor names. Returns: the file."""
+        """Write the network with these weights in it under the official tensor names, or its adapter's files.
+
+        Returns:
+            The file.
+        """
+        if (adapter := self.recipe.adapter) is not None:
+            return write_adapter(weights, adapter, self.run.out, keymap_of(self.context.part("dit")))
         state: dict[str, Any] = {**self.network.state_dict(), **weights}
         keymap = keymap_of(self.context.card.part("dit"))
         return write_state(keymap.as_file(state), self.run.out / name, layout="official")
