@@ -219,6 +219,7 @@ def write_lora(
     *,
     style: str = "official",
     keymap: KeyMap = IDENTITY,
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a LoRA in one of the styles above; reading it back gives the same values.
 
@@ -227,6 +228,7 @@ def write_lora(
         path: The file; for `official` and `peft` the folder that gets file and configuration.
         style: One of the styles above.
         keymap: Official names of the layers ↔ ours.
+        metadata: Further text for the header.
 
     Returns:
         The weight file.
@@ -235,7 +237,7 @@ def write_lora(
         RequestError: The style is unknown.
     """
     official = {_layer_name(keymap.to_official(f"{layer}.weight")): update for layer, update in lora.updates.items()}
-    metadata = {"format": "pt"} | ({"trigger": lora.trigger} if lora.trigger else {})
+    metadata = {"format": "pt", **(metadata or {})} | ({"trigger": lora.trigger} if lora.trigger else {})
     if style in ("official", "peft"):
         name = "lora.safetensors" if style == "official" else "adapter_model.safetensors"
         ending = ".default" if style == "official" else ""
@@ -256,6 +258,36 @@ def write_lora(
     else:
         raise RequestError(f"unknown LoRA style `{style}`: use official, peft, diffusers, comfyui or kohya")
     return write_state(state, path, metadata=metadata)
+
+
+def is_lora(path: Path) -> bool:
+    """Whether a file or folder holds a LoRA. Raises: WeightsError where it cannot be read."""
+    return any(_DOWN.fullmatch(name) for name in read_meta(find_files(path)[0], stored=True))
+
+
+def layers_in(path: Path) -> Shapes | None:
+    """(outputs, inputs) of the layers a LoRA changes, by the names its file has for them; None for another file.
+
+    Args:
+        path: File or folder.
+
+    Raises:
+        WeightsError: It cannot be read, or its names have `_` for `.`, so that the layers cannot be told.
+    """
+    if not is_lora(path):
+        return None
+    file, _ = find_files(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in read_meta(file, stored=True).items()}
+    found: dict[str, tuple[int, ...]] = {}
+    for raw, names in _group(shapes, file).items():
+        if raw.startswith(FLAT_PREFIXES):
+            raise WeightsError(f"`{escaped(file)}` has `_` for `.` in its names: say which model it is for")
+        bare = raw
+        while prefix := next((one for one in PREFIXES if bare.startswith(one)), ""):
+            bare = bare.removeprefix(prefix)
+        down, up = shapes[names["down"]], shapes[names["up"]]
+        found[bare] = (*up[:1], *down[1:2])
+    return found
 
 
 def _group(shapes: Shapes, file: Path) -> dict[str, dict[str, str]]:
