@@ -57,12 +57,17 @@ class DenoiserObjective(Objective):
 
 
 def error_of(predicted: Tensor, target: Tensor, batch: Batch) -> Tensor:
-    """Mean squared error of each clip where nothing is known of it, averaged over clips."""
+    """``errors_of``, averaged over clips."""
+    return errors_of(predicted, target, batch).mean()
+
+
+def errors_of(predicted: Tensor, target: Tensor, batch: Batch) -> Tensor:
+    """Mean squared error of each clip, [B], where nothing is known of it."""
     error = (predicted - target).pow(2)
     if (learned := batch.learned) is None:
-        return error.flatten(1).mean(1).mean()
+        return error.flatten(1).mean(1)
     weight = learned.expand_as(error).to(error)
-    return ((error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)).mean()
+    return (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)
 
 
 def train(recipe: DenoiserRecipe, run: Run) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -94,10 +94,11 @@ class ModelRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One example as the network sees it: clean latent [1, T, H, W, C] and the embeddings of its caption."""
+    """One example as the network sees it: clean latent [1, T, H, W, C], its caption, and the embeddings of that."""
 
     latent: Tensor
     text: TextEmbeddings
+    caption: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,14 @@ class Batch:
         given: Text and what is known; where a prompt was dropped, the embeddings of the empty one.
         numbers: The clips' places in the global batch, for random numbers of their own.
         total: Size of the global batch.
+        captions: Of the clips, also of those whose prompt was dropped.
     """
 
     clean_BTHWC: Tensor
     given: Given
     numbers: Sequence[int]
     total: int
+    captions: Sequence[str] = ()
 
     def noise(self, rng: Rng, stream: str = "noise") -> Tensor:
         """Noise of the latents' shape, on their device; drawn on CPU, so that it is the same for any device."""
@@ -123,7 +126,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on another device."""
-        return Batch(self.clean_BTHWC.to(device), self.given.to(device), self.numbers, self.total)
+        return replace(self, clean_BTHWC=self.clean_BTHWC.to(device), given=self.given.to(device))
 
     @property
     def learned(self) -> Tensor | None:
@@ -168,7 +171,10 @@ class Batches:
         first = self.clips[drawn(len(self.clips), 0)]
         like = self.groups[tuple(first.latent.shape)]
         numbers = portion.of(range(total))
-        clips = [first if n == 0 else like[drawn(len(like), n)] for n in numbers]
+        return self.collated([first if n == 0 else like[drawn(len(like), n)] for n in numbers], rng, numbers)
+
+    def collated(self, clips: Sequence[Clip], rng: Rng, numbers: Sequence[int]) -> Batch:
+        """These clips of one shape, at these places of the step's batch."""
         chances = [float(torch.rand((), generator=rng.example(n, "drop"))) for n in numbers]
         texts = [
             self.empty if chance < self.settings.drop_text else clip.text
@@ -179,7 +185,9 @@ class Batches:
             self.conditions.known(clip.latent, self.track, rng.example(n, "known"))
             for clip, n in zip(clips, numbers, strict=True)
         ]
-        return Batch(clean, Given(join(texts), joined(known, clean, self.track)), numbers, total)
+        captions = [clip.caption for clip in clips]
+        given = Given(join(texts), joined(known, clean, self.track))
+        return Batch(clean, given, numbers, self.settings.batch, captions)
 
 
 class Prepared:
@@ -189,13 +197,19 @@ class Prepared:
         source: Where it comes from.
         context: Its parts.
         denoising: The door of its denoiser.
+        clips: The examples.
         network: A copy of its denoiser, float32. Where the recipe asks for an adapter, that alone requires gradients.
         batches: Gives a portion of the batch of a step.
         told: What makes the result besides the loop's settings.
     """
 
-    def __init__(self, recipe: ModelRecipe, run: Run) -> None:
+    def __init__(self, recipe: ModelRecipe, run: Run, find: Callable[[str], list[Example]] = captioned.find) -> None:
         """Read the model and its data.
+
+        Args:
+            recipe: What is trained.
+            run: How.
+            find: Gives the examples of the recipe's data source.
 
         Raises:
             RequestError: The model cannot be trained this way, or the data cannot be read.
@@ -207,16 +221,16 @@ class Prepared:
         card = self.source.card
         _check(recipe, card)
         job = _job(recipe, card)
-        examples = captioned.find(recipe.data.source)
+        examples = find(recipe.data.source)
         if recipe.adapter is not None and recipe.adapter.trigger:
             examples = [replace(one, caption=recipe.adapter.trigger + one.caption) for one in examples]
         only = ("text", "vae") if recipe.start == "random" else ("dit", "text", "vae")
         options = RunOptions(device=run.device, dtype="float32", offload="module", only=only)
         self.context = build(card, options, root=self.source.root, name=self.source.name)
         self.denoising = Denoising(self.context, job)
-        clips, empty = encode(self.context, examples, job)
+        self.clips, empty = encode(self.context, examples, job)
         usual = Conditions(first={"none": 0.0, "required": 1.0, "optional": 0.5}[card.does.image])
-        self.batches = Batches(clips, empty, recipe.data, recipe.data.conditions or usual)
+        self.batches = Batches(self.clips, empty, recipe.data, recipe.data.conditions or usual)
         self.network = self._network()
         self.told = {**run.recipe, "data files": captioned.fingerprint(examples)}
 
@@ -240,6 +254,11 @@ class Prepared:
                 yield network
             return
         yield self.frozen_copy
+
+    @property
+    def reference_networks(self) -> Mapping[str, nn.Module]:
+        """Networks that ``reference`` needs besides the trained one."""
+        return {} if self.recipe.adapter is not None else {"reference": self.frozen_copy}
 
     @cached_property
     def frozen_copy(self) -> nn.Module:
@@ -295,7 +314,8 @@ def encode(context: Context, examples: Sequence[Example], job: Job) -> tuple[lis
             for example, latent in zip(examples, latents, strict=True)
         ]
         empty = encoder.encode([""]).to("cpu", torch.float32)
-    return [Clip(*one) for one in zip(latents, texts, strict=True)], empty
+    captions = [example.caption for example in examples]
+    return [Clip(*one) for one in zip(latents, texts, captions, strict=True)], empty
 
 
 def _check(recipe: ModelRecipe, card: Card) -> None:
