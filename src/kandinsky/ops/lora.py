@@ -66,7 +66,8 @@ class LowRank:
 
 
 def _norms(weight_OI: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(weight_OI, dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    norms: Tensor = torch.linalg.vector_norm(weight_OI, dim=1)
+    return norms.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 # (update, strength); the sum of a layer's updates, each times its strength, is what counts

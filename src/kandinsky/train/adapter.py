@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +157,7 @@ def freeze(network: nn.Module, dtype: str) -> None:
 @contextmanager
 def without(network: nn.Module) -> Iterator[None]:
     """The network as it was before it got adapters, for a block."""
-    layers = [one for one in network.modules() if hasattr(one, "enable_adapters")]
+    layers: list[Any] = [one for one in network.modules() if hasattr(one, "enable_adapters")]
     learning = [p for p in network.parameters() if p.requires_grad]  # PEFT changes that too
     for one in layers:
         one.enable_adapters(False)

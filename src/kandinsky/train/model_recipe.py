@@ -135,6 +135,20 @@ class Batch:
         return ~next(iter(mask.values())) if mask else None
 
 
+def error_of(predicted: Tensor, target: Tensor, batch: Batch) -> Tensor:
+    """``errors_of``, averaged over clips."""
+    return errors_of(predicted, target, batch).mean()
+
+
+def errors_of(predicted: Tensor, target: Tensor, batch: Batch) -> Tensor:
+    """Mean squared error of each clip, [B], where nothing is known of it."""
+    error = (predicted - target).pow(2)
+    if (learned := batch.learned) is None:
+        return error.flatten(1).mean(1)
+    weight = learned.expand_as(error).to(error)
+    return (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)
+
+
 class Batches:
     """Batches of one length, drawn with replacement: each example has the same chance to be the first of its step.
 

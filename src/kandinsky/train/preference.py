@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.train import pairs
-from kandinsky.train.denoiser import errors_of
 from kandinsky.train.denoising import Denoising
-from kandinsky.train.model_recipe import Batch, Batches, Clip, ModelRecipe, Prepared
+from kandinsky.train.model_recipe import Batch, Batches, Clip, ModelRecipe, Prepared, errors_of
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.recipe import Run
 from kandinsky.train.times import Times

@@ -1,8 +1,8 @@
 """Recipes of kind `reward`: clips are sampled, decoded and judged, and gradients go back through the last steps.
 
 Loss = (1 − reward) + β · Σ ‖prediction − prediction of the reference‖² over the steps with gradients (DRaFT-K).
-Source: DRaFT (arXiv 2309.17400); Kandinsky 5.0 report (arXiv 2511.14993): K = 10, β = 0.02, the reward compares with the
-real clip of the prompt.
+Source: DRaFT (arXiv 2309.17400); Kandinsky 5.0 report (arXiv 2511.14993): K = 10, β = 0.02, a reward that compares with
+the real clip of the prompt.
 
 Legend: B batch; T H W C frames, rows, columns, channels; pixels in [0, 1] where rewards see them.
 """
