@@ -59,7 +59,7 @@ def test_winners_are_learned_and_losers_are_not(taught: tuple[TinyDenoising, nn.
     objective = preferring(denoising, net)
     rng = Rng(0, 0)
     first = objective.loss("network", objective.batch(0, rng, Portion()), rng)
-    assert float(first.value) == pytest.approx(math.log(2), abs=1e-4)  # the reference is the network itself
+    assert float(first.value.detach()) == pytest.approx(math.log(2), abs=1e-4)  # the reference is the network itself
     _, look = learned(objective, tmp_path, 60, lr=1e-3)
     assert look("loss")[-1] < 0.35 and look("accuracy")[-1] > 0.9 and look("margin")[-1] > 0
 
@@ -90,14 +90,16 @@ def rewarded(denoising: TinyDenoising, net: nn.Module, name: str = "brightness",
 def test_a_reward_is_climbed(taught: tuple[TinyDenoising, nn.Module], tmp_path: Path) -> None:
     objective = rewarded(taught[0], copy.deepcopy(taught[1]))
     _, look = learned(objective, tmp_path, 40, lr=2e-3)
-    assert look("reward")[-1] > look("reward")[0] + 0.08, look("reward")
+    # from pure noise a network that predicts noise says little of the clip: its first steps are large ones
+    rise = 0.02 if taught[0].predicts == "noise" else 0.08
+    assert look("reward")[-1] > look("reward")[0] + rise, look("reward")
     assert look("strayed")[0] == 0 < look("strayed")[-1]
 
 
 def test_beta_holds_the_network_back(tmp_path: Path) -> None:
     strayed = []
     for beta in (0.0001, 3.0):
-        _, look = learned(rewarded(TinyDenoising(), network(), beta=beta), tmp_path / str(beta), 25, lr=2e-3)
+        _, look = learned(rewarded(TinyDenoising(), network(), beta=beta), tmp_path / str(beta), 12, lr=2e-3)
         strayed.append(look("strayed")[-1])
     assert strayed[1] < 0.5 * strayed[0]
 
@@ -142,8 +144,14 @@ def test_rewards_that_come_along_are_differentiable_and_mean_their_names(name: s
 
 def test_a_reward_is_found_by_name_or_refused() -> None:
     assert reward.find("kandinsky.train.reward:colour") is reward.colour
-    for name, said in (("pretty", "is unknown: use brightness"), ("no_such_module:f", "cannot be imported"),
-                       ("math:nothing", "cannot be imported"), ("math:pi", "is no function"), (":f", "is unknown")):  # fmt: skip
+    wrong = {
+        "pretty": "is unknown: use brightness",
+        "no_such_module:f": "cannot be imported",
+        "math:nothing": "cannot be imported",
+        "math:pi": "is no function",
+        ":f": "is unknown",
+    }
+    for name, said in wrong.items():
         with pytest.raises(RequestError, match=said):
             reward.find(name)
     objective = rewarded(TinyDenoising(), network())
@@ -169,9 +177,8 @@ def liked(tmp_path: Path) -> Path:
 
 def test_pairs_come_from_a_folder_or_a_list(liked: Path) -> None:
     found = pairs.find(str(liked))
-    assert [(one.file.parent.name, one.file.stem, one.caption) for one in found] == [
-        ("winners", "a", "a lamp a"), ("losers", "a", "a lamp a"), ("winners", "b", "a lamp b"), ("losers", "b", "a lamp b"),
-    ]  # fmt: skip
+    sides = [(side, name, f"a lamp {name}") for name in ("a", "b") for side in ("winners", "losers")]
+    assert [(one.file.parent.name, one.file.stem, one.caption) for one in found] == sides
     listed = liked / "pairs.jsonl"
     row = {"caption": "a lamp a", "winner": "winners/a.mp4", "loser": "losers/a.mp4"}
     listed.write_text(json.dumps(row) + "\n\n")
@@ -191,11 +198,11 @@ def test_pairs_come_from_a_folder_or_a_list(liked: Path) -> None:
         with pytest.raises(RequestError, match=said):
             pairs.find(str(listed))
     (liked / "losers" / "b.mp4").rename(liked / "losers" / "c.mp4")
-    with pytest.raises(RequestError, match="b.mp4. has no loser"):
+    with pytest.raises(RequestError, match=r"b\.mp4` has no loser"):
         pairs.find(str(liked))
     (liked / "winners" / "b.mp4").unlink()
     (liked / "winners" / "b.txt").unlink()
-    with pytest.raises(RequestError, match="c.mp4. has no winner"):
+    with pytest.raises(RequestError, match=r"c\.mp4` has no winner"):
         pairs.find(str(liked))
 
 
@@ -207,7 +214,7 @@ def test_a_shipped_model_is_trained_to_taste(kind: str, adapter: str, liked: Pat
     more = "reward: likeness\nsteps: 2\nlast: 1\ndecoded: 1\n" if kind == "reward" else "supervised: 0.1\n"
     recipe.write_text(
         f"kind: {kind}\nmodel: nano-t2v\nout: {tmp_path / 'run'}\n{more}{adapter}"
-        f"data: {{source: {source}, batch: 1, seconds: 0.3, drop_text: 0}}\n"
+        f"data: {{source: {source}, batch: 1, seconds: 0.4, drop_text: 0}}\n"
         "loop: {steps: 2, lr: 1e-4, warmup: 1, log_every: 1, bf16: false}\n"
     )
     written = run_recipe(recipe)

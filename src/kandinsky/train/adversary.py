@@ -53,7 +53,7 @@ def told_apart(real: Tensor, made: Tensor) -> Tensor:
 def figures(real: Tensor, made: Tensor) -> dict[str, float]:
     """Of the discriminator, for the log: near 1 it wins, which a student does not learn from."""
     right = torch.cat(((real > 0).float().flatten(), (made < 0).float().flatten())).mean()
-    return {"discriminator accuracy": float(right), "logit gap": float(real.mean() - made.mean())}
+    return {"discriminator accuracy": float(right), "logit gap": float((real.mean() - made.mean()).detach())}
 
 
 def balance(wanted: Tensor, other: Tensor, at: Tensor) -> Tensor:

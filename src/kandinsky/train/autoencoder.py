@@ -257,12 +257,12 @@ class AutoencoderObjective(Objective):
         made, mean, logvar, z = self.coded(clip, batch.numbers, rng)
         terms = self.terms(clip, made, mean, logvar, z)
         value = torch.stack(list(terms.values())).sum()
-        found = {name: float(term) for name, term in terms.items()}
+        found = {name: float(term.detach()) for name, term in terms.items()}
         if self.discriminator is not None and rng.step >= self.losses.adversarial_from:
             fooled = -self.discriminator(made).mean()
             scale = balance(terms["reconstruction"] + terms.get("perceptual", 0), fooled, made)
             value = value + self.losses.adversarial * fooled * (scale if self.losses.balanced else 1)
-            found["adversarial"] = float(fooled)
+            found["adversarial"] = float(fooled.detach())
         error = (made.detach().float().clamp(-1, 1) - clip).square().mean() / 4
         return Loss(value, weight, {**found, "psnr": float(-10 * torch.log10(error.clamp_min(1e-10)))})
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from kandinsky.runtime.blocks import block_lists
 from kandinsky.train.adversary import PatchDiscriminator, figures, told_apart
 from kandinsky.train.denoising import Denoising
 from kandinsky.train.model_recipe import Batch
@@ -127,10 +126,12 @@ def middle(network: nn.Module) -> nn.Module:
     named = getattr(network, "mid_block", None)
     if isinstance(named, nn.Module):
         return named
-    lists = block_lists(network)
-    names = {id(child): name for name, child in network.named_modules()}
-    down = next((one for one in lists if names[id(one)].startswith("down")), None)
-    chosen: nn.Module = down[-1] if down is not None else max(lists, key=len)
+    lists = {name: one for name, one in network.named_children() if isinstance(one, nn.ModuleList)}
+    down = next((one for name, one in lists.items() if name.startswith("down")), None)
+    chosen: nn.Module = max(lists.values(), key=len) if down is None else down[-1]
+    if down is None:
+        assert isinstance(chosen, nn.ModuleList)
+        chosen = chosen[(len(chosen) - 1) // 2]
     while isinstance(chosen, nn.ModuleList):  # of lists, as where local and global blocks take turns
         chosen = chosen[(len(chosen) - 1) // 2]
     return chosen

@@ -95,17 +95,17 @@ class DenoiserObjective(Objective):
             assert self.adversary is not None
             return self.adversary.loss(estimate, batch, rng)
         value = error_of(predicted, self.denoising.target(clean, noise, t), batch)
-        figures = {"error": float(value)}
+        figures = {"error": float(value.detach())}
         if self.perceptual is not None:
             seen = self.perceptual(self.network, estimate, batch, rng)
             value = value + self.auxiliary.self_perceptual * seen
-            figures["self-perceptual"] = float(seen)
+            figures["self-perceptual"] = float(seen.detach())
         if self.adversary is not None and rng.step >= self.auxiliary.adversarial_from:
             # what is made of much noise is a mean of clips: it cannot look real
             shares = 1 - t.flatten(1).mean(1) if t.ndim > 1 else 1 - t
             fooled = self.adversary.fooled(estimate, batch, rng, shares)
             value = value + self.auxiliary.adversarial * fooled
-            figures["adversarial"] = float(fooled)
+            figures["adversarial"] = float(fooled.detach())
         return Loss(value, len(batch.numbers), figures)
 
 

@@ -2,7 +2,8 @@
 
 The weights of the published measure (LPIPS) are not part of this package. Without any, the network has random ones
 from a fixed seed: such features still see edges and textures at four scales, and differences that pixels do not show,
-but they are no measure of what people see. A file with torchvision's VGG-16 makes it the perceptual loss of arXiv 1603.08155.
+but they are no measure of what people see. A file with torchvision's VGG-16 makes it the perceptual loss of arXiv
+1603.08155.
 
 Legend: B batch; T H W C frames, rows, columns, channels.
 """

@@ -127,7 +127,7 @@ class PreferenceObjective(Objective):
             own.append(errors)
         margin: Tensor = gains[1] - gains[0]  # how much better winners are explained, compared with the reference
         value = -F.logsigmoid(self.beta / 2 * margin).mean() + self.supervised * own[0].mean()
-        figures = {"margin": float(margin.mean()), "accuracy": float((margin > 0).float().mean())}
+        figures = {"margin": float(margin.mean().detach()), "accuracy": float((margin > 0).float().mean())}
         return Loss(value, len(numbers), figures)
 
 

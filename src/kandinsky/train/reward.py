@@ -155,7 +155,7 @@ class RewardObjective(Objective):
                 f"the reward has shape {list(reward.shape)}, not one number for each of {len(made)} clips"
             )
         value = (1 - reward.float()).mean() + self.settings.beta * strayed
-        return Loss(value, len(made), {"reward": float(reward.mean()), "strayed": float(strayed)})
+        return Loss(value, len(made), {"reward": float(reward.mean().detach()), "strayed": float(strayed.detach())})
 
     def sampled(self, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor]:
         """Latents made of noise, and how far the network strayed from the reference on the way, summed over steps."""
