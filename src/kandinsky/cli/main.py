@@ -34,6 +34,8 @@ COMMANDS = (
     "download",
     "doctor",
     "convert",
+    "soup",
+    "extract",
     "conformance",
     "bench",
     "train",

@@ -107,7 +107,7 @@ def build(
     schemes = quantise.parse(options.quantize)
     quantise.check(schemes)
     keymap = keymap_of(card.part("dit"))
-    adapters = Adapters(card.id, partial(_linear_shapes, card), keymap=keymap, quantised=schemes.get("dit", ""))
+    adapters = Adapters(card.id, partial(linear_shapes, card), keymap=keymap, quantised=schemes.get("dit", ""))
     load_loras(adapters, options.lora)
     card = options.applied_to(card)
     team = _team(card, options.parallel, options.attention, places["dit"])
@@ -187,7 +187,7 @@ def _quantised(builder: Callable[[], Any], scheme: str, device: torch.device) ->
     return built
 
 
-def _linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:
+def linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:
     """(outputs, inputs) of the linear layers of a card's transformer."""
     with torch.device("meta"):
         return layer_shapes(bare_network(card.part("dit"), card.dit, Path()))

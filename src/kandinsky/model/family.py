@@ -141,6 +141,7 @@ class Part:
         cost: Memory and operations of one generation, for the plan; returns None if it is not used. Imports no torch.
         flops: Operations of one pass of a denoiser, for benchmarks.
         depth: Its number of blocks, for benchmarks of a part of it.
+        adapts: Linear layers that a LoRA changes unless told otherwise: endings of their names.
         made_up: Stands in for missing files, in benchmarks.
         rivals: The same work done by other libraries, by the library's name.
     """
@@ -166,6 +167,7 @@ class Part:
     cost: Lazy[Callable[[Card, Component, Load], Cost | None]] | None = None
     flops: Lazy[Flops] | None = None
     depth: Depth | None = None
+    adapts: tuple[str, ...] = ()
     made_up: Lazy[MadeUp] | None = None
     rivals: Mapping[str, Lazy[Rival]] = field(default_factory=dict)
 

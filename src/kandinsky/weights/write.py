@@ -7,8 +7,9 @@ metadata included. (safetensors' own writer sorts tensors and keeps metadata in 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,31 @@ def write_state(
     return path
 
 
+def write_tensors(
+    path: Path,
+    described: Mapping[str, Tensor],
+    make: Callable[[str], Tensor],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a file whose tensors are made one after another, so that one at a time is in memory.
+
+    Args:
+        path: The file.
+        described: Types and shapes by name, as tensors on the meta device.
+        make: Gives the tensor of a name, of that type and shape.
+        metadata: Text for the header.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        RequestError: As ``write_state``.
+    """
+    _write_file(path, described, metadata, make)
+    return path
+
+
 def _write_folder(
     folder: Path,
     state: Mapping[str, Tensor],
@@ -90,7 +116,12 @@ def _write_folder(
     _replace(folder / "config.json", [_pretty(config)])
 
 
-def _write_file(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> None:
+def _write_file(
+    path: Path,
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None,
+    make: Callable[[str], Tensor] | None = None,
+) -> None:
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
     for name, tensor in state.items():
@@ -104,10 +135,11 @@ def _write_file(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, 
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    _replace(path, [len(text).to_bytes(8, "little"), text, *state.values()])
+    tensors = state.values() if make is None else map(make, state)
+    _replace(path, chain([len(text).to_bytes(8, "little"), text], tensors))
 
 
-def _replace(path: Path, pieces: list[bytes | Tensor]) -> None:
+def _replace(path: Path, pieces: Iterable[bytes | Tensor]) -> None:
     """Replace a file atomically by the concatenation of ``pieces``."""
     with replacing(path) as beside, beside.open("wb") as stream:
         for piece in pieces:

@@ -76,6 +76,25 @@ class CogVideoXAutoencoder(nn.Module):
             )
         return self._pieces(self.net.decoder, latents_BTHWC / self.params.scaling_factor, self.latent_piece)
 
+    def encode_piece(self, video_BTHWC: Tensor, memory: Any = None) -> tuple[Tensor, Tensor, Any]:
+        """Mean and clamped log-variance of the latents of a piece of a clip, unscaled.
+
+        Args:
+            video_BTHWC: The first piece holds 1 + n · ratio frames, each further one n · ratio.
+            memory: What the piece before left; None for the first.
+
+        Returns:
+            Both, and what the next piece is given as ``memory``.
+        """
+        moments, memory = self.net.encoder(video_BTHWC.permute(0, 4, 1, 2, 3), conv_cache=memory)
+        mean, logvar = moments.permute(0, 2, 3, 4, 1).chunk(2, dim=-1)
+        return mean, logvar.clamp(*LOGVAR_RANGE), memory
+
+    def decode_piece(self, latents_BTHWC: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
+        """Pixels of a piece of unscaled latents, and what the next piece is given as ``memory``."""
+        pixels, memory = self.net.decoder(latents_BTHWC.permute(0, 4, 1, 2, 3), conv_cache=memory)
+        return pixels.permute(0, 2, 3, 4, 1), memory
+
     def _pieces(self, coder: Callable[..., Any], x_BTHWC: Tensor, length: int) -> Iterator[Tensor]:
         x = x_BTHWC.to(next(self.net.parameters()).dtype).permute(0, 4, 1, 2, 3)
         frames = x.shape[2]

@@ -6,13 +6,14 @@ Legend: B batch, T frames, H rows, W columns, C channels; pixels in [-1, 1].
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import RequestError, needs
+from kandinsky.families.parts.carried import run_piece
 from kandinsky.families.parts.layered import Allocate, decode_layered, on_host
 from kandinsky.families.parts.params import HunyuanParams
 from kandinsky.families.parts.tiles import WHOLE_VOXELS, Tiling
@@ -141,6 +142,22 @@ class HunyuanAutoencoder(nn.Module):
             return
         tiling = self.tiling if isinstance(self.tiling, Tiling) else Tiling.official(height, width)
         yield from tiled(coder, x, tiling, direction=direction, temporal=temporal, spatial=spatial)
+
+    def encode_piece(self, video_BTHWC: Tensor, memory: Any = None) -> tuple[Tensor, Tensor, Any]:
+        """Mean and clamped log-variance of the latents of a piece of a clip, unscaled; see ``carried.run_piece``.
+
+        Returns:
+            Both, and what the next piece is given as ``memory``.
+        """
+        moments, memory = run_piece(self.net, self._moments, _channels_first(video_BTHWC), memory)
+        mean, logvar = moments.chunk(2, dim=1)
+        return _channels_last(mean), _channels_last(logvar.clamp(*LOGVAR_RANGE)), memory
+
+    def decode_piece(self, latents_BTHWC: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
+        """Pixels of a piece of unscaled latents, and what the next piece is given as ``memory``."""
+        whole: Callable[[Tensor], Tensor] = lambda z: self.net.decoder(self.net.post_quant_conv(z))  # noqa: E731
+        pixels, memory = run_piece(self.net, whole, _channels_first(latents_BTHWC), memory)
+        return _channels_last(pixels), memory
 
     def _moments(self, x: Tensor) -> Tensor:
         out: Tensor = self.net.quant_conv(self.net.encoder(x))
