@@ -124,7 +124,7 @@ def test_bench_says_what_diffusers_has_not(call: Call) -> None:
     [
         (["--stages", "text,tea"], "unknown stage `tea`: use `text`, `dit`, `vae`, `write`"),
         (["--against", "comfy"], "unknown rival `comfy`: use `diffusers`"),
-        (["--set", "dit.model_dim=64"], "only be changed with random weights"),
+        (["--set", "dit.model_dim=64"], "only be changed with `--random-weights`"),
         (["--random-weights", "--set", "dit.model_dim"], "`dit.model_dim` is not of the form `dit.model_dim=512`"),
         (["--random-weights", "--set", "dit.model_dim=big"], "`big` is not a number"),
         (["--random-weights", "--set", "net.model_dim=2"], "`net.model_dim` names no hyper-parameter"),

@@ -133,7 +133,7 @@ def test_another_models_latent_is_refused(tmp_path: Path) -> None:
         ({"model": None}, "has no `model`"),
         ({"fps": None}, "has no `fps`"),
         ({"seed": None}, "has no `seed`"),
-        ({"fps": -12.0}, "`fps` must be a number above 0, not `-12.0`"),
+        ({"fps": -12.0}, "`fps` must be a finite number above 0, not `-12.0`"),
         ({"seed": "7"}, "`seed` must be a whole number"),
         ({"device": 3}, "`device` must be text"),
         ({"shape": (0, 2, 2, 16)}, r"its shape is \[0, 2, 2, 16\]"),

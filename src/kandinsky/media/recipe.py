@@ -32,7 +32,7 @@ EXIF_IMAGE_DESCRIPTION = 0x010E
 MOST_CHARACTERS = 2**20  # Pillow's limit for text in a PNG
 _DEEPEST = 64  # depth of recipes within recipes
 # the smallest numbers that make sense
-_LEAST = {"seed": 0, "seconds": 0, "fps": 1e-6, **dict.fromkeys(("width", "height", "frames", "steps", "windows"), 1)}
+_LEAST = {"seed": 0, "seconds": 0, **dict.fromkeys(("width", "height", "frames", "steps", "windows"), 1)}
 _VERSIONED = ("torch", "transformers", "diffusers", "tokenizers", "numpy", "av")
 
 
@@ -193,7 +193,8 @@ def checked(values: object) -> Recipe:
     for key, value in values.items():
         hint = hints.get(key, Any)
         if value is not None and not _is_right(key, value, hint):
-            shown, least = json.dumps(value), f", {_LEAST[key]:g} or more" if key in _LEAST else ""
+            shown = json.dumps(value)
+            least = " above 0" if key == "fps" else f", {_LEAST[key]} or more" if key in _LEAST else ""
             raise RequestError(
                 f"the recipe's `{key}` must be {allowed(hint)}{least}, not "
                 f"`{shown if len(shown) <= 60 else shown[:60] + '…'}`"
@@ -208,6 +209,8 @@ def _is_right(key: str, value: Any, hint: Any) -> bool:
         return bool(value.strip())
     if key == "mask":
         return (value.get("grow") or 0) >= 0
+    if key == "fps":
+        return bool(value > 0)
     return key not in _LEAST or value >= _LEAST[key]
 
 
