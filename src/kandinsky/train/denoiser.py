@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kandinsky.model.denoiser import VIDEO
 from kandinsky.train.adversary import UPDATE
 from kandinsky.train.auxiliary import Adversary, Auxiliary, SelfPerceptual
 from kandinsky.train.denoising import Denoising
@@ -90,7 +89,9 @@ class DenoiserObjective(Objective):
             predicted = self.denoising.predict(self.network, noisy, t, batch.given)
         if self.perceptual is None and self.adversary is None:
             return Loss(error_of(predicted, self.denoising.target(clean, noise, t), batch), len(batch.numbers))
-        estimate = batch.given.known.pin({VIDEO: self.denoising.clean_of(predicted, noisy, t)})[VIDEO]
+        estimate = batch.given.known.pin({self.denoising.track: self.denoising.clean_of(predicted, noisy, t)})[
+            self.denoising.track
+        ]
         if update == UPDATE:
             assert self.adversary is not None
             return self.adversary.loss(estimate, batch, rng)

@@ -81,6 +81,7 @@ KINDS: Mapping[str, Kind] = {
     "denoiser": Kind(Lazy("kandinsky.train.denoiser:DenoiserRecipe"), Lazy("kandinsky.train.denoiser:train")),
     "preference": Kind(Lazy("kandinsky.train.preference:PreferenceRecipe"), Lazy("kandinsky.train.preference:train")),
     "reward": Kind(Lazy("kandinsky.train.reward:RewardRecipe"), Lazy("kandinsky.train.reward:train")),
+    "sound": Kind(Lazy("kandinsky.train.sound:SoundRecipe"), Lazy("kandinsky.train.sound:train")),
     "autoencoder": Kind(
         Lazy("kandinsky.train.autoencoder:AutoencoderRecipe"), Lazy("kandinsky.train.autoencoder:train")
     ),

@@ -24,6 +24,10 @@ LOGVAR_RANGE = (-30.0, 20.0)
 Tilings = Literal["none", "auto", "official"]
 
 
+# Diffusers' class decodes no higher ratio; the weights do not depend on it.
+DIFFUSERS_TEMPORAL = 4
+
+
 class CausalMidBlock(nn.Module):
     """Diffusers' middle block, its tensors and names, without the mask.
 
@@ -98,7 +102,11 @@ class HunyuanAutoencoder(nn.Module):
         self.layered = layered
         self.allocate = allocate
         self.spread: Spread | None = None
-        net: Any = AutoencoderKLHunyuanVideo(**dataclasses.asdict(self.params))
+        temporal = self.params.temporal_compression_ratio
+        built = {**dataclasses.asdict(self.params), "temporal_compression_ratio": min(temporal, DIFFUSERS_TEMPORAL)}
+        net: Any = AutoencoderKLHunyuanVideo(**built)
+        if temporal > DIFFUSERS_TEMPORAL:
+            _compress_further(net, temporal)
         for coder in (net.encoder, net.decoder):
             coder.mid_block = CausalMidBlock(coder.mid_block)
         self.net = net
@@ -168,6 +176,23 @@ class HunyuanAutoencoder(nn.Module):
             return torch.cat(list(decode_layered(self.net, z, self.allocate)), dim=TIME)
         out: Tensor = self.net.decoder(self.net.post_quant_conv(z))
         return out
+
+
+def _compress_further(net: Any, temporal: int) -> None:
+    """Let as many of the outer levels as the ratio needs halve the frames too, and the decoder's double them.
+
+    Raises:
+        RequestError: The ratio is no power of two, or the network has too few levels.
+    """
+    halvings = temporal.bit_length() - 1
+    down = [block.downsamplers[0].conv.conv for block in net.encoder.down_blocks if block.downsamplers is not None]
+    up = [block.upsamplers[0] for block in net.decoder.up_blocks if block.upsamplers is not None]
+    if 2**halvings != temporal or halvings > len(down):
+        raise RequestError(f"temporal_compression_ratio {temporal} needs a power of two and as many halvings of space")
+    for number, layer in enumerate(down):
+        layer.stride = (2 if number < halvings else 1, *layer.stride[1:])
+    for number, layer in enumerate(reversed(up)):
+        layer.upsample_factor = (2 if number < halvings else 1, *layer.upsample_factor[1:])
 
 
 def _channels_first(x_BTHWC: Tensor) -> Tensor:
