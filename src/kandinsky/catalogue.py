@@ -187,10 +187,12 @@ def find(model: str) -> Card:
     known = cards()
     if model in known:
         return known[model]
-    near = difflib.get_close_matches(model, known, n=3, cutoff=0.3) or sorted(known)[:3]
+    name = model.strip().rstrip("/").lower()
+    parts = [one for one in known if name and name in one][:3]
+    near = ", ".join(f"`{one}`" for one in parts or difflib.get_close_matches(name, known, n=3))
     raise RequestError(
         f"unknown model `{shown(model)}`: `kandinsky models` lists all {len(known)}",
-        hint="the nearest are " + ", ".join(f"`{name}`" for name in near),
+        hint=f"the nearest are {near}" if near else "there is no file or folder of this name either",
     )
 
 

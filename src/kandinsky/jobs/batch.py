@@ -220,7 +220,7 @@ def plan_items(
                 elif target.absolute() in owners:
                     raise RequestError(f"output `{target}` is that of line {owners[target.absolute()]} already")
                 owners[target.absolute()] = row.line
-                page = None if sheet is None else check_sheet(numbered(sheet, first + i - 1, total))
+                page = None if sheet is None else check_sheet(numbered(sheet, first + i - 1, total), target)
                 planned.append(Item(first + i, row.line, job, any_seed, target, page))
         except Exception as error:  # whatever is wrong with a row is that row's failure
             told = Failure.of(error)
