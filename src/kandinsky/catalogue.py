@@ -70,7 +70,7 @@ def family(name: str) -> Family:
 
 def families() -> list[Family]:
     """All families: the shipped ones, then those in the folder that ``KANDINSKY_FAMILIES`` names."""
-    return [family(name) for name in (*SHIPPED, *_own(os.environ.get("KANDINSKY_FAMILIES")))]
+    return [family(name) for name in (*SHIPPED, *_own(_own_folder("KANDINSKY_FAMILIES")))]
 
 
 def part(kind: str) -> Part:
@@ -91,8 +91,18 @@ def part(kind: str) -> Part:
     raise RequestError(f"no family has a network `{kind}`")
 
 
-def _own(folder: str | None) -> list[str]:
-    return sorted(path.parent.name for path in Path(folder).glob("*/family.py")) if folder else []
+def _own(folder: Path | None) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/family.py")) if folder else []
+
+
+def _own_folder(variable: str) -> Path | None:
+    """The folder that a variable of the environment names, if it is set. Raises: RequestError where there is none."""
+    if not (given := os.environ.get(variable)):
+        return None
+    folder = local_path(given, variable)
+    if not folder.is_dir():
+        raise RequestError(f"{variable} is `{escaped(given)}`, which is not a folder: name one, or unset it")
+    return folder
 
 
 def _family_in(module: str) -> Family:
@@ -144,12 +154,12 @@ def cards() -> dict[str, Card]:
     """All cards by id: the shipped ones and those in the folder ``KANDINSKY_CARDS`` names, which take precedence.
 
     Raises:
-        RequestError: A card in that folder is not valid.
+        RequestError: There is no such folder, or a card in it is not valid.
     """
-    if not (folder := os.environ.get("KANDINSKY_CARDS")):
+    if (folder := _own_folder("KANDINSKY_CARDS")) is None:
         return dict(_shipped())
-    files = sorted(Path(folder).glob("*.toml"))
-    bases = sorted(Path(folder, card_files.BASES).glob("*.toml"))
+    files = sorted(folder.glob("*.toml"))
+    bases = sorted((folder / card_files.BASES).glob("*.toml"))
     return dict(_with_own(tuple(files), tuple(map(_written, (*files, *bases)))))
 
 

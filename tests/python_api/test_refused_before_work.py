@@ -6,16 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import kandinsky
 from kandinsky import catalogue
 from kandinsky.cli.generate import _check
+from kandinsky.cli.main import main
 from kandinsky.engine.accepts import accepted
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import KandinskyError, RequestError, WeightsError
+from kandinsky.jobs import batch, prompt_files
 from kandinsky.media import recipe as recipes
+from kandinsky.media.image import open_image
 from kandinsky.model.values import Request, Video
 from kandinsky.printing import counted
 from kandinsky.runtime import quantise
@@ -148,6 +152,51 @@ def test_an_empty_file_of_weights_is_called_empty(tmp_path: Path) -> None:
         kandinsky.load(folder, only=["dit"])
 
 
+@pytest.mark.parametrize("variable", ["KANDINSKY_CARDS", "KANDINSKY_FAMILIES"])
+@pytest.mark.parametrize("value", ["nowhere", "a-file"])
+def test_a_folder_of_ones_own_that_is_none_is_named(
+    variable: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a-file").touch()
+    monkeypatch.setenv(variable, str(tmp_path / value))
+    with pytest.raises(RequestError, match=rf"{variable} is `.*{value}`, which is not a folder"):
+        catalogue.cards() if variable == "KANDINSKY_CARDS" else catalogue.families()
+
+
+@pytest.mark.parametrize("row", ["out", "out/.", "../run/out"])
+def test_a_row_may_not_name_the_folder_of_the_batch(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    with pytest.raises(RequestError, match="itself, where this batch writes: name a file in it"):
+        batch._inside(row, "out/{name}.mp4")
+    assert batch._inside("a.mp4", "out/{name}.mp4") == Path("out/a.mp4")
+
+
+def test_endless_numbers_of_a_row_get_advice_for_people(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": "a", "seed": %s}\n{"prompt": "a", "seed": 1]' % ("9" * 5000), encoding="utf-8")
+    told = [str(row.fault) for row in prompt_files.read(file)]
+    assert told[0].endswith("line 1 is not valid JSON: it holds a number of too many digits")
+    assert "line 2 is not valid JSON: Expecting" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--count", "0"], "--count must be 1 or more, not `0`"),
+        (["--count", "10001"], "--count must be 10000 or less, not `10001`"),
+        (["--steps", "1.5"], "--steps must be a whole number, not `1.5`"),
+        (["--shift", "a lot"], "--shift must be a number, not `a lot`"),
+        (["--seed", "9" * 5000], "--seed must be a whole number of fewer digits, not `999"),
+    ],
+)
+def test_the_command_line_says_what_was_given_and_what_is_allowed(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "x", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {told}")
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +221,14 @@ def test_a_gif_too_slow_for_its_format_is_refused_with_one_that_can(tmp_path: Pa
         slow.save(tmp_path / "x.gif")
     assert not list(tmp_path.iterdir())
     assert slow.save(tmp_path / "x.webp").exists()
+
+
+@pytest.mark.parametrize("highest", [256.0, 1000.0, 1023.0, 4095.0, 70000.0])
+def test_grey_numbers_of_an_unusual_range_are_not_black(tmp_path: Path, highest: float) -> None:
+    numbers = np.linspace(0, highest, 64 * 64).reshape(64, 64)
+    for kind in (np.float32, np.int32):
+        Image.fromarray(numbers.astype(kind)).save(tmp_path / "x.tif")
+        assert np.asarray(open_image(tmp_path / "x.tif").image).mean() == pytest.approx(127.5, abs=2)
 
 
 def test_the_command_for_audio_alone_makes_audio_alone() -> None:
