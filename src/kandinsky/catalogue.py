@@ -60,10 +60,10 @@ def family(name: str) -> Family:
     """
     if name in SHIPPED:
         return _family_in(f"kandinsky.families.{name}.family")
-    folder = os.environ.get("KANDINSKY_FAMILIES")
-    if folder and name.isidentifier() and (Path(folder) / name / "family.py").is_file():
-        if folder not in sys.path:
-            sys.path.append(folder)
+    folder = _own_folder("KANDINSKY_FAMILIES")
+    if folder and name.isidentifier() and (folder / name / "family.py").is_file():
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
         return _family_in(f"{name}.family")
     raise unknown(name, (*SHIPPED, *_own(folder)), "family")
 
