@@ -60,17 +60,17 @@ def family(name: str) -> Family:
     """
     if name in SHIPPED:
         return _family_in(f"kandinsky.families.{name}.family")
-    folder = os.environ.get("KANDINSKY_FAMILIES")
-    if folder and name.isidentifier() and (Path(folder) / name / "family.py").is_file():
-        if folder not in sys.path:
-            sys.path.append(folder)
+    folder = _own_folder("KANDINSKY_FAMILIES")
+    if folder and name.isidentifier() and (folder / name / "family.py").is_file():
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
         return _family_in(f"{name}.family")
     raise unknown(name, (*SHIPPED, *_own(folder)), "family")
 
 
 def families() -> list[Family]:
     """All families: the shipped ones, then those in the folder that ``KANDINSKY_FAMILIES`` names."""
-    return [family(name) for name in (*SHIPPED, *_own(os.environ.get("KANDINSKY_FAMILIES")))]
+    return [family(name) for name in (*SHIPPED, *_own(_own_folder("KANDINSKY_FAMILIES")))]
 
 
 def part(kind: str) -> Part:
@@ -91,8 +91,18 @@ def part(kind: str) -> Part:
     raise RequestError(f"no family has a network `{kind}`")
 
 
-def _own(folder: str | None) -> list[str]:
-    return sorted(path.parent.name for path in Path(folder).glob("*/family.py")) if folder else []
+def _own(folder: Path | None) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/family.py")) if folder else []
+
+
+def _own_folder(variable: str) -> Path | None:
+    """The folder that a variable of the environment names, if it is set. Raises: RequestError where there is none."""
+    if not (given := os.environ.get(variable)):
+        return None
+    folder = local_path(given, variable)
+    if not folder.is_dir():
+        raise RequestError(f"{variable} is `{escaped(given)}`, which is not a folder: name one, or unset it")
+    return folder
 
 
 def _family_in(module: str) -> Family:
@@ -144,12 +154,12 @@ def cards() -> dict[str, Card]:
     """All cards by id: the shipped ones and those in the folder ``KANDINSKY_CARDS`` names, which take precedence.
 
     Raises:
-        RequestError: A card in that folder is not valid.
+        RequestError: There is no such folder, or a card in it is not valid.
     """
-    if not (folder := os.environ.get("KANDINSKY_CARDS")):
+    if (folder := _own_folder("KANDINSKY_CARDS")) is None:
         return dict(_shipped())
-    files = sorted(Path(folder).glob("*.toml"))
-    bases = sorted(Path(folder, card_files.BASES).glob("*.toml"))
+    files = sorted(folder.glob("*.toml"))
+    bases = sorted((folder / card_files.BASES).glob("*.toml"))
     return dict(_with_own(tuple(files), tuple(map(_written, (*files, *bases)))))
 
 
@@ -187,10 +197,12 @@ def find(model: str) -> Card:
     known = cards()
     if model in known:
         return known[model]
-    near = difflib.get_close_matches(model, known, n=3, cutoff=0.3) or sorted(known)[:3]
+    name = model.strip().rstrip("/").lower()
+    parts = [one for one in known if name and name in one][:3]
+    near = ", ".join(f"`{one}`" for one in parts or difflib.get_close_matches(name, known, n=3))
     raise RequestError(
         f"unknown model `{shown(model)}`: `kandinsky models` lists all {len(known)}",
-        hint="the nearest are " + ", ".join(f"`{name}`" for name in near),
+        hint=f"the nearest are {near}" if near else "there is no file or folder of this name either",
     )
 
 

@@ -39,6 +39,11 @@ def shortened(text: object, longest: int = 48) -> str:
     return shown if len(text) <= longest and len(shown) <= longest else shown[: longest - 1] + "…"
 
 
+def counted(number: int, what: str) -> str:
+    """`1 frame`, `2 frames`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def shell_word(text: str) -> str:
     r"""Quote text as one word of a shell's command line.
 

@@ -12,7 +12,7 @@ import typer
 
 from kandinsky.cli.streams import emit, emit_json, in_flags, say
 from kandinsky.errors import RequestError
-from kandinsky.printing import shortened
+from kandinsky.printing import counted, shortened
 
 if TYPE_CHECKING:
     from kandinsky.diffusion.sample import OnStep
@@ -161,7 +161,8 @@ def _tell(outcome: Outcome, total: int, *, as_json: bool, quiet: bool) -> None:
             say(f"{place} {named}: finished before, seed {outcome.seed}")
         else:
             where = f", {outcome.worker}" if outcome.worker else ""
-            told = f"seed {outcome.seed}, {outcome.recipe.get('frames')} frames, {outcome.taken_s:.1f} s{where}"
+            frames = counted(int(outcome.recipe.get("frames") or 0), "frame")
+            told = f"seed {outcome.seed}, {frames}, {outcome.taken_s:.1f} s{where}"
             say(f"{place} {named}: {told}")
     if as_json:
         emit_json({**outcome.record(), "recipe": dict(outcome.recipe) or None})

@@ -18,7 +18,7 @@ from kandinsky.cli.together import together
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.model.values import Request
-from kandinsky.printing import escaped
+from kandinsky.printing import counted, escaped
 
 if TYPE_CHECKING:
     from kandinsky.cli.sound import SoundModel
@@ -283,7 +283,7 @@ def _run(
                     say(f"attention {video.recipe['attention']}: kept {kept:.0%} of the blocks")
                 if unused := video.recipe.get("unused_words"):
                     say(f"not used of the prompt: {', '.join(f'`{escaped(word)}`' for word in unused)}")
-                say(f"seed {video.seed}, {video.num_frames} frames, {taken:.1f} s")
+                say(f"seed {video.seed}, {counted(video.num_frames, 'frame')}, {taken:.1f} s")
             facts = {"path": str(path), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
             if sound is None:
                 tell({**facts, "recipe": video.recipe})
@@ -403,9 +403,9 @@ def _check(targets: list[Path], sheets: list[Path | None], options: RunOptions) 
         check_target(path)
     for folder in {path.parent for path in targets}:
         sweep(folder)  # what a killed run left
-    for sheet in sheets:
+    for path, sheet in zip(targets, sheets, strict=True):
         if sheet:
-            check_sheet(sheet)
+            check_sheet(sheet, path)
     options.check()
 
 

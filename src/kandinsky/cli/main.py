@@ -22,7 +22,7 @@ from kandinsky.cli import failures, settings, signals
 from kandinsky.cli.progress import hush_extensions
 from kandinsky.cli.streams import in_flags, say, usable
 from kandinsky.errors import BackendError, Cancelled, RequestError, WeightsError
-from kandinsky.printing import escaped
+from kandinsky.printing import escaped, shortened
 
 COMMANDS = (
     "generate",
@@ -226,7 +226,7 @@ def _usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message())
         return 0
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = _refused_value(error) or " ".join(error.format_message().split()).rstrip(".")
     say(f"error: {message[:1].lower()}{message[1:]}")
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     if context is not None and isinstance(error, _UsageError):
@@ -236,6 +236,26 @@ def _usage(error: Any) -> int:
         else:
             say(f"hint: `{context.command_path} --help` lists its arguments and options")
     return int(getattr(error, "exit_code", 2))
+
+
+# What typer checks itself, by its names; it says neither what was given nor, in plain words, what is allowed.
+_REFUSED = {
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number of fewer digits",
+    "float_parsing": "must be a number",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
+}
+
+
+def _refused_value(error: Any) -> str:
+    """A value of a wrong form in our words; nothing where the error is about something else."""
+    cause, parameter = error.__cause__, getattr(error, "param", None)
+    details = cause.errors()[0] if parameter is not None and hasattr(cause, "errors") else {}
+    if (words := _REFUSED.get(details.get("type"))) is None:
+        return ""
+    allowed = words.format(**details.get("ctx") or {})
+    return f"{parameter.opts[0]} {allowed}, not `{shortened(details['input'])}`"
 
 
 class _OneLine(logging.Formatter):

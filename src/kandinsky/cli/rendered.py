@@ -23,7 +23,6 @@ WRITTEN: dict[str, Any] = {
     **dict.fromkeys(("device", "dtype", "quantize", "cache", "text_cache", "parallel"), str | None),
     "lora": list[str] | None,
 }
-ON_OFF = {"on": True, "off": False}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,9 +68,7 @@ def taken(values: dict[str, Any], flags: Flags) -> dict[str, Any]:
     """Take the fields' values out of a command's arguments, as the dataclass expects them."""
     found = {f.name: values.pop(f.name) for f in flags.fields()}
     for name, value in found.items():
-        if name == "text_cache" and isinstance(value, str):
-            found[name] = ON_OFF.get(value, value)
-        elif isinstance(value, Path):
+        if isinstance(value, Path):
             found[name] = str(value)
     return found
 

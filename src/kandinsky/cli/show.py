@@ -36,7 +36,7 @@ def _result(path: Path, as_json: bool) -> None:
     from kandinsky.media import recipe as recipes
 
     recipe = recipes.read(path)
-    command = recipes.command(recipe)
+    command = recipes.command(recipe, path)
     if as_json:
         emit_json({"path": str(path), "recipe": recipe, "command": command})
         return

@@ -95,7 +95,7 @@ def _of_sampling(card: Card) -> Iterator[tuple[str, str]]:
     without = ", which disables it" if sampling.guidance == 1 else "; 1 disables it"
     yield "guidance", f"default {sampling.guidance:g}{without}"
     if card.sound is None:
-        yield "shift", f"above 0; default {sampling.shift:g}"
+        yield "shift", f"{sampling.min_shift:g} to {sampling.max_shift:g}; default {sampling.shift:g}"
 
 
 def _dtypes(card: Card) -> str:

@@ -19,6 +19,7 @@ from kandinsky.engine.remote_code import check_trust
 from kandinsky.engine.text_states import open_store
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.model.card import Card, Component
+from kandinsky.model.checks import check_names
 from kandinsky.model.family import Files, Part
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.lora import layer_shapes
@@ -94,6 +95,7 @@ def build(
     places = places_for(options, card.components)
     cache = caching.parse(options.cache) if isinstance(options.cache, str) else options.cache
     wanted = set(card.components if options.only is None else options.only)
+    check_names(sorted(wanted), card.components, "network in `only`")
     check_trust(card, options.trust_remote_code, only=wanted)
     AttentionSpec.from_dict(card.sampling.attention)  # refuses unknown names
     if card.sampling.condition not in (known := card.part("dit").conditions):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.errors import RequestError
+from kandinsky.files import local_path
 from kandinsky.model.checks import check_fields, check_names
 from kandinsky.model.diffusers_words import LOAD, answers, translated
 from kandinsky.model.option import described, option
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from kandinsky.model.card import Card
 
+_ON_OFF = {"on": True, "off": False}
 P = ParamSpec("P")
 Told = TypeVar("Told")
 
@@ -121,6 +123,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if isinstance(self.text_cache, str):
+            object.__setattr__(self, "text_cache", _ON_OFF.get(self.text_cache.strip().lower(), self.text_cache))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -152,6 +156,10 @@ class RunOptions:
             devices.choose_dtype(self.dtype, str(self.device or "cpu"))
         check_offload(self.offload or "none")
         quantise.parse(self.quantize)
+        if isinstance(self.text_cache, str | Path):
+            folder = local_path(self.text_cache, "text cache")
+            if folder.exists() and not folder.is_dir():
+                raise RequestError(f"text cache `{folder}` is not a folder: use on, off, or a folder")
 
     @property
     def loras(self) -> tuple[str, ...]:

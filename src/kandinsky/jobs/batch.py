@@ -220,7 +220,7 @@ def plan_items(
                 elif target.absolute() in owners:
                     raise RequestError(f"output `{target}` is that of line {owners[target.absolute()]} already")
                 owners[target.absolute()] = row.line
-                page = None if sheet is None else check_sheet(numbered(sheet, first + i - 1, total))
+                page = None if sheet is None else check_sheet(numbered(sheet, first + i - 1, total), target)
                 planned.append(Item(first + i, row.line, job, any_seed, target, page))
         except Exception as error:  # whatever is wrong with a row is that row's failure
             told = Failure.of(error)
@@ -263,10 +263,13 @@ def _inside(name: str, output: str | None) -> Path:
     folder = Path() if output is None else Path(output).parent
     if escaped(name) != name:
         raise RequestError(f"output `{name}` holds control characters: use plain text")
+    root, place = os.path.realpath(folder), "the current folder" if folder == Path() else f"`{folder}`"
     for path in (Path(name), folder / name):  # it may include the folder, or be relative to it
-        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        real = os.path.realpath(path)
+        if real == root:
+            raise RequestError(f"output `{name}` is {place} itself, where this batch writes: name a file in it")
+        if Path(real).is_relative_to(root):
             return path
-    place = "the current folder" if folder == Path() else f"`{folder}`"
     raise RequestError(
         f"output `{name}` lies outside of {place}, where this batch writes",
         hint='to write elsewhere, name the folder: `output="FOLDER/{name}.mp4"`',

@@ -252,7 +252,10 @@ def _faulty(line: int, message: str, cause: BaseException | None = None) -> Row:
 
 
 def _why(error: Exception) -> str:
-    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    # besides its own errors, JSON has one of Python's for endless numbers, whose advice is for programmers
+    return str(error) if isinstance(error, json.JSONDecodeError) else "it holds a number of too many digits"
 
 
 def _ignored(names: Iterable[str], where: str) -> list[str]:

@@ -292,6 +292,10 @@ def upright_rgb(image: Image, what: str) -> Image:
         raise RequestError(f"{what} has the mode `{image.mode}`, which does not convert to RGB") from error
 
 
+# A file that does not say its depth and holds no more than this has fewer than 16 bits: 10, 12, or a range of its own.
+_LEAST_OF_16_BITS = 16384
+
+
 def _in_8_bits(image: Image, what: str, *, is_16_bits: bool) -> Image:
     """Grey values of more than 8 bits as "L", or as "LA" if one of them stands for transparency."""
     import numpy as np
@@ -307,7 +311,7 @@ def _in_8_bits(image: Image, what: str, *, is_16_bits: bool) -> Image:
         grey = values * 255.0
     elif high <= 255 * (1 + slack) and not is_16_bits:
         grey = values
-    elif high <= 65535 * (1 + slack):
+    elif high <= 65535 * (1 + slack) and (is_16_bits or high > _LEAST_OF_16_BITS):
         grey = values // 256 if image.mode != "F" else values / 257
     else:
         grey = values * (255 / high)

@@ -28,6 +28,7 @@ from kandinsky.model.checks import allowed, fits, hints_of
 from kandinsky.printing import shell_command
 
 PNG_KEY = "kandinsky"
+AUDIO_ENDINGS = (".wav", ".flac")
 EXIF_IMAGE_DESCRIPTION = 0x010E
 MOST_CHARACTERS = 2**20  # Pillow's limit for text in a PNG
 _DEEPEST = 64  # depth of recipes within recipes
@@ -207,6 +208,8 @@ def _is_right(key: str, value: Any, hint: Any) -> bool:
         return False
     if key == "model":
         return bool(value.strip())
+    if key == "sound":
+        return bool(str(value.get("model") or "").strip())
     if key == "mask":
         return (value.get("grow") or 0) >= 0
     if key == "fps":
@@ -267,11 +270,12 @@ def read_if_any(path: Path) -> Recipe:
         return {}
 
 
-def command(recipe: Mapping[str, Any]) -> str:
+def command(recipe: Mapping[str, Any], path: str | Path = "") -> str:
     """The shell command that makes a result again, on one line.
 
     Args:
-        recipe: The recipe.
+        recipe: What made it.
+        path: Where it was read; a file of audio alone is asked for as one.
 
     Returns:
         The command.
@@ -308,6 +312,8 @@ def command(recipe: Mapping[str, Any]) -> str:
         words += ["--image", image.get("file") or "IMAGE"]  # one from memory has no name
     if video := given.get("video"):
         words += ["--video", video.get("file") or "VIDEO"]
+        if (ending := Path(path).suffix.lower()) in AUDIO_ENDINGS:
+            words += ["--audio-only", "--format", ending[1:]]
     if sound := given.get("sound"):
         words += ["--sound", "--sound-model", str(sound["model"])]
     if states := given.get("states"):

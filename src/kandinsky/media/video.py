@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
-from kandinsky.files import check_writable, replacing, replacing_many
+from kandinsky.files import check_writable, real_path, replacing, replacing_many
 from kandinsky.media import animation, container, mux
 from kandinsky.media import recipe as recipes
 from kandinsky.media.sheet import chosen_frames, contact_sheet
@@ -47,6 +47,7 @@ _CONTAINERS = (".mp4", ".webm")
 ENDINGS = (*_CONTAINERS, *_ANIMATIONS, ".png")
 _NUMBERED = re.compile(r"%0?(\d{0,2})d")
 SLOWEST_FPS, FASTEST_FPS = 0.001, 1000.0
+_LONGEST_GIF_MS = 655_350  # the format counts hundredths of a second in 16 bits
 _MOST_COPIES = 20_000  # most frames of an animation with uneven times, made even
 
 
@@ -84,21 +85,24 @@ def check_target(target: str | Path) -> Path:
     return path
 
 
-def check_sheet(target: str | Path) -> Path:
+def check_sheet(target: str | Path, beside: str | Path | None = None) -> Path:
     """Refuse a contact sheet that cannot be written, before anything heavy is loaded.
 
     Args:
         target: The file, one `.png`.
+        beside: The file of the clip itself, which it must not replace.
 
     Returns:
         The target.
 
     Raises:
-        RequestError: The ending is not `.png`, or the file cannot be written.
+        RequestError: The ending is not `.png`, the file cannot be written, or it is the clip's own.
     """
     path = check_target(target)
     if path.suffix.lower() != ".png" or _NUMBERED.search(path.name):
         raise RequestError(f"a contact sheet is an image: `{path}` must end in `.png`")
+    if beside is not None and real_path(path) == real_path(beside):
+        raise RequestError(f"the contact sheet and the result are one file, `{path}`: give them different names")
     return path
 
 
@@ -122,7 +126,7 @@ def write_video(
     """
     path = check_target(path)
     if sheet is not None:
-        sheet = check_sheet(sheet)
+        sheet = check_sheet(sheet, path)
     is_stored = path.suffix.lower() == ".mp4"
     frames = _Frames(video, None if is_stored else sample_aspect)
     with contextlib.closing(frames):
@@ -294,6 +298,11 @@ def _write_animation(frames: _Frames, part: Path, path: Path) -> None:
         if duration or frames.count == 1:
             images.append(Image.fromarray(frame))
             durations.append(max(unit_ms, duration))
+    if is_gif and max(durations) > _LONGEST_GIF_MS:
+        raise RequestError(
+            f"`{path}`: a frame of a GIF lasts at most {_LONGEST_GIF_MS / 1000:g} s, too short for {frames.fps:g} "
+            "frames a second: use .webp"
+        )
     text = recipes.to_text(frames.recipe) if frames.recipe else ""
     if is_gif:
         extra: dict[str, Any] = {"comment": text.encode("ascii"), "disposal": 1, "optimize": False}

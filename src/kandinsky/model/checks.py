@@ -235,7 +235,7 @@ def _fit_generic(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
             raise _Misfit
         if not args:
             return value
-        entries = {_fit(key, args[0]): _fit(one, args[1]) for key, one in value.items()}
+        entries = {_entry(key, args[0]): _entry(one, args[1]) for key, one in value.items()}
         return value if all(one is value[key] for key, one in entries.items()) else entries
     if issubclass(origin, Iterable) and args:
         # a text is a sequence of letters, which nobody means
@@ -255,7 +255,19 @@ def _fit_generic(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
         return value if is_kept else fitting if origin is list else tuple(fitting)
     if not isinstance(value, origin):
         raise _Misfit
+    if origin is Callable and args and isinstance(args[0], list):
+        _check_callable(value, len(args[0]))
     return value
+
+
+def _check_callable(value: Callable[..., Any], count: int) -> None:
+    """Raises: _Misfit for a function that cannot be called with so many arguments, which would fail in mid-run."""
+    try:
+        inspect.signature(value).bind(*[None] * count)
+    except TypeError as error:
+        raise _Misfit(f"must be a function of {count} arguments: {error}") from None
+    except ValueError:  # some of C's have no signature
+        return
 
 
 def _entry(value: Any, kind: Any) -> Any:
@@ -280,6 +292,8 @@ def _number(value: Any, kind: type) -> int | float:
 
 
 def _text(value: str) -> str:
+    if "\0" in value:  # no file, command line or recipe can hold it
+        raise _Misfit(f"is no valid text: `{shown(value)}` holds a NUL")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

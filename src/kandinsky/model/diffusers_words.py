@@ -58,6 +58,8 @@ def _guidance(value: Any, _card: Card | None) -> Any:
 
 def _seconds(frames: int, card: Card | None) -> float:
     assert card is not None
+    if frames < 1:
+        raise RequestError(f"`num_frames` must be 1 or more, not `{frames}`: 1 makes a still image")
     step = card.clip.frame_step
     # rounded as its pipelines do: one above a multiple of the autoencoder's step
     return max(0, frames - 1 if frames % step == 1 % step else frames // step * step) / card.clip.fps

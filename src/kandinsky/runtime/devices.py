@@ -32,7 +32,7 @@ def check_device(name: str | None) -> None:
         return
     if name.startswith("cuda") and _is_cpu_build():
         raise BackendError(
-            f"device `{name}` was asked for, and the installed torch {_torch_version()} is built for processors only",
+            f"device `{name}` was asked for, and the installed torch {_torch_version()} is a CPU-only build",
             hint='use `device="cpu"`, or install a CUDA build of torch',
         )
     import torch

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError, needs
+from kandinsky.printing import shortened
 
 if TYPE_CHECKING:
     import torch
@@ -69,8 +70,12 @@ def parse(value: str | Mapping[str, str] | None) -> dict[str, str]:
         return {}
     if isinstance(value, str):
         entries = [entry.partition("=") for entry in value.split(",")]
-        value = {"dit" if not equals else name.strip(): scheme.strip() if equals else name.strip()
-                 for name, equals, scheme in entries}  # fmt: skip
+        named = [
+            (name.strip(), scheme.strip()) if equals else ("dit", name.strip()) for name, equals, scheme in entries
+        ]
+        if len(dict(named)) < len(named):
+            raise RequestError(f"quantize `{shortened(value)}` names a network twice: give each once")
+        value = dict(named)
     for component, scheme in value.items():
         if component not in COMPONENTS:
             known = " and ".join(f"`{name}`" for name in COMPONENTS)

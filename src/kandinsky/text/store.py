@@ -75,7 +75,7 @@ class TextStore:
             states = TextEmbeddings(tensors["tokens"].clone(), tensors["pooled"].clone(), _mask(tensors))
             path.touch()  # mark as recently used
         except (WeightsError, KeyError, OSError) as error:
-            log.warning("text states `%s` are damaged and will be made again: %s", path, error)
+            log.warning("text embeddings `%s` are damaged and will be computed again: %s", path, error)
             return None
         return states
 
@@ -88,7 +88,7 @@ class TextStore:
             write_state(tensors, self.path(prompt, still=still))
             self._tidy()
         except (OSError, RequestError) as error:
-            log.warning("text states cannot be kept in `%s`: %s", self.folder, error)
+            log.warning("text embeddings cannot be cached in `%s`: %s", self.folder, error)
 
     def _named(self) -> str:
         self._hash = self._hash or self._encoder()

@@ -105,7 +105,8 @@ def locate_part(part: FileSet, *, root: Path | None = None, model: str | None = 
     if model is not None and part.repo != "package" and not part.repo.startswith(("/", "~")):
         hint = f"`{download_command(model, root)}` fetches what is missing"
     verb = "is" if len(names) == 1 else "are"
-    raise WeightsError(f"{listed} of `{part.repo}` {verb} not on this machine: looked for {where}", hint=hint)
+    state = "empty" if any(path.is_file() for path in gone) else "not on this machine"
+    raise WeightsError(f"{listed} of `{part.repo}` {verb} {state}: looked for {where}", hint=hint)
 
 
 def download_command(model: str, root: Path | None = None) -> str:

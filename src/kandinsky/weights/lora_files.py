@@ -12,6 +12,7 @@ from pathlib import Path
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.files import local_path
 from kandinsky.model.card import FileSet
+from kandinsky.printing import shortened
 from kandinsky.weights.locate import is_repository, locate_part
 
 # weights → their configuration, in the order they are searched for in a folder
@@ -67,6 +68,11 @@ def locate_lora(source: str | Path) -> Path:
         find_files(path)
         return path
     name = str(source)
+    file, colon, scale = name.rpartition(":")
+    if colon and Path(file).expanduser().exists():
+        raise WeightsError(
+            f"scale `{shortened(scale)}` of LoRA `{file}` is not a finite number: write it as `FILE:0.8`"
+        )
     if not is_repository(name) or path.suffix in (".safetensors", ".pt", ".bin", ".json"):
         raise WeightsError(f"LoRA `{name}` is not there: give a file, a folder or a Hugging Face repository")
     missing: WeightsError | None = None
