@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -15,17 +15,18 @@ from kandinsky.runtime.parallel.context import Context
 class Cut:
     """Tensor parallelism of a block.
 
-    the number of parts.
-
     Attributes:
-        by_outputs: Dotted names of linear layers that are cut so.
-        by_inputs: Dotted names of linear layers that are cut so.
-        prepare: Called before, with the block and.
+        by_outputs: Dotted names of linear layers whose outputs are divided: heads, or hidden features.
+        by_inputs: Those of the layers behind them, whose inputs are.
+        fused: Layers of ``by_outputs`` that are several in one, as queries, keys and values, and how many: every
+            process gets its part of each.
+        per_head: Modules with the same weights for every head: a process knows their gradients of its own heads.
     """
 
     by_outputs: tuple[str, ...]
     by_inputs: tuple[str, ...]
-    prepare: Callable[[nn.Module, int], None] | None = None
+    fused: Mapping[str, int] = field(default_factory=dict)
+    per_head: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
