@@ -24,7 +24,7 @@ def held() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal came
-        if came:
+        if came or launch.is_ending():
             raise KeyboardInterrupt
         came = True
 

@@ -7,7 +7,7 @@ metadata included. (safetensors' own writer sorts tensors and keeps metadata in 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,15 @@ def _write_folder(
 
 
 def _write_file(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> None:
+    _replace(path, [*serialised(state, metadata)])
+
+
+def serialised(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | Tensor]:
+    """A safetensors file in pieces, one behind the other; ``raw`` gives the bytes of a piece.
+
+    Raises:
+        RequestError: safetensors has no such type.
+    """
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
     for name, tensor in state.items():
@@ -104,18 +113,23 @@ def _write_file(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, 
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    _replace(path, [len(text).to_bytes(8, "little"), text, *state.values()])
+    yield len(text).to_bytes(8, "little")
+    yield text
+    yield from state.values()
 
 
 def _replace(path: Path, pieces: list[bytes | Tensor]) -> None:
     """Replace a file atomically by the concatenation of ``pieces``."""
     with replacing(path) as beside, beside.open("wb") as stream:
         for piece in pieces:
-            stream.write(piece if isinstance(piece, bytes) else _bytes(piece))
+            stream.write(raw(piece))
 
 
-def _bytes(tensor: Tensor) -> Any:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+def raw(piece: bytes | Tensor) -> Any:
+    """The bytes of a tensor, without a copy where it is contiguous on the host."""
+    if isinstance(piece, bytes):
+        return piece
+    flat = piece.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else b""
 
 

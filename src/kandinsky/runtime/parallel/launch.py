@@ -122,6 +122,11 @@ def endings_held() -> Iterator[None]:
         watch.obeys = True
 
 
+def is_ending() -> bool:
+    """Whether the job ends since another process failed or is missed."""
+    return _Watch.present is not None and _Watch.present.ending is not None
+
+
 def part(failed: str | None = None) -> None:
     """Leave the group: the job is done, or has failed for this reason, which ends it for all."""
     import torch.distributed as dist

@@ -40,9 +40,7 @@ def shard_block(block: nn.Module, mesh: DeviceMesh, keeping: Keeping | None = No
     fully_shard(block, mesh=mesh, reshard_after_forward=True, **({} if keeping is None else keeping.options))
 
 
-def shard_rest(
-    net: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, keeping: Keeping | None = None
-) -> None:
+def shard_rest(net: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, keeping: Keeping | None = None) -> None:
     """Shard what is no block, and fetch each block's weights while the one before it runs."""
     fully_shard(net, mesh=mesh, reshard_after_forward=False, **({} if keeping is None else keeping.options))
     ordered = [cast(FSDPModule, block) for block in blocks]
