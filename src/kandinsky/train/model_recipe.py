@@ -21,6 +21,7 @@ from kandinsky import catalogue
 from kandinsky.engine.build import bare_network, build
 from kandinsky.engine.context import Context
 from kandinsky.engine.options import RunOptions
+from kandinsky.engine.parallel import demand_of
 from kandinsky.engine.request import Job, parse_size, resolve
 from kandinsky.engine.stages import with_frames
 from kandinsky.errors import BackendError, RequestError
@@ -34,6 +35,7 @@ from kandinsky.train.captioned import Example
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.objective import Objective, Portion, Rng
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import Divisible, Scale, Scaling
 from kandinsky.train.times import Times
 from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.write import write_state
@@ -72,6 +74,7 @@ class ModelRecipe:
         start: Begin with the model's weights, or with random ones.
         weights: Official `weights/` folder to read the model from.
         times: Where on the way between latent and noise the loss is taken.
+        scale: How it is spread over processes, and what it saves of memory.
     """
 
     model: str
@@ -81,6 +84,7 @@ class ModelRecipe:
     start: Literal["model", "random"] = "model"
     weights: str | None = None
     times: Times = field(default_factory=Times)
+    scale: Scale = field(default_factory=Scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +189,7 @@ class Prepared:
         network: A copy of its denoiser, float32.
         batches: Gives a portion of the batch of a step.
         told: What makes the result besides the loop's settings.
+        scaling: The processes that train it together.
     """
 
     def __init__(self, recipe: ModelRecipe, run: Run) -> None:
@@ -209,7 +214,20 @@ class Prepared:
         image_share = {"none": 0.0, "required": 1.0, "optional": recipe.data.image_share}[card.does.image]
         self.batches = Batches(clips, empty, recipe.data, image_share)
         self.network = self._network()
+        self.scaling = Scaling(recipe.scale, run.device, self._divisible(job))
+        if recipe.data.batch < (least := self.scaling.data * recipe.loop.accumulate):
+            raise RequestError(
+                f"`data.batch` is {recipe.data.batch}, and {self.scaling.data} processes x `accumulate` "
+                f"{recipe.loop.accumulate} take examples of their own: use {least} or more"
+            )
         self.told = {**run.recipe, "data files": captioned.fingerprint(examples)}
+
+    def _divisible(self, job: Job) -> Divisible:
+        """The model's network, and what of its work can be shared by processes."""
+        context = self.context
+        split = context.card.part("dit").split
+        demand = demand_of(job, context.attention_of(job), clips=0)
+        return Divisible(type(self.network), None if split is None else split.rules(), demand)
 
     def _network(self) -> nn.Module:
         if self.recipe.start == "random":
@@ -231,11 +249,20 @@ class Prepared:
             device=run.device,
             recipe=self.told,
             on_log=run.on_log,
+            scaling=self.scaling,
         )
 
     def write(self, weights: Mapping[str, Tensor], name: str = "dit.safetensors") -> Path:
-        """Write the network with these weights in it under the official tensor names. Returns: the file."""
-        state: dict[str, Any] = {**self.network.state_dict(), **weights}
+        """Write the network with these weights in it under the official tensor names, in the first process.
+
+        Every process must ask.
+
+        Returns:
+            The file.
+        """
+        state: dict[str, Any] = {**self.scaling.state(self.network), **weights}
+        if not self.scaling.is_first:
+            return self.run.out / name
         keymap = keymap_of(self.context.card.part("dit"))
         return write_state(keymap.as_file(state), self.run.out / name, layout="official")
 

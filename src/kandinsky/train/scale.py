@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -25,7 +26,6 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from kandinsky.errors import RequestError
 from kandinsky.runtime.parallel.context import Context, share_tokens
 from kandinsky.runtime.parallel.exchange import collect, gather_into
-from kandinsky.runtime.parallel.launch import World
 from kandinsky.runtime.parallel.layout import Demand, Layout, check
 from kandinsky.runtime.parallel.places import Place, Split
 
@@ -136,6 +136,7 @@ class Scaling:
             RequestError: The numbers fit neither the processes nor the network.
         """
         self.scale, self.device, self.divisible = scale or Scale(), torch.device(device), divisible
+        self._splits: WeakKeyDictionary[nn.Module, Mapping[str, Split]] = WeakKeyDictionary()
         world = dist.get_world_size() if dist.is_initialized() else 1
         self.layout = self.scale.layout(world)
         if divisible is not None:
@@ -217,6 +218,7 @@ class Scaling:
             network.to(self.device)
         if rules is not None and self.layout.context > 1:
             share_tokens(network, self._context, rules)
+        self._splits[network] = splits
         return splits
 
     def _spare(self, blocks: Sequence[nn.Module]) -> None:
@@ -362,8 +364,9 @@ class Scaling:
         whole = ((name, self.whole(part, splits[name])) for name, part in parts.items())
         return {name: tensor.cpu() for name, tensor in whole if self.is_first}
 
-    def state(self, network: nn.Module, splits: Mapping[str, Split]) -> dict[str, Tensor]:
-        """The whole state of a network, as ``result``."""
+    def state(self, network: nn.Module) -> dict[str, Tensor]:
+        """The whole state of a network that was prepared, as ``result``."""
+        splits = self._splits.get(network, {})
         parts = {name: held(tensor) for name, tensor in network.state_dict().items()}
         return self.result(parts, {name: splits.get(name, Split(tuple(part.shape))) for name, part in parts.items()})
 
@@ -465,13 +468,3 @@ def _contexts() -> Any:
 
     return create_selective_checkpoint_contexts(policy)
 
-
-def started(device: str) -> str:
-    """Meet the other processes, where there are some. Returns: the device of this one."""
-    from kandinsky.runtime.parallel import launch
-
-    world = World.started()
-    own = world.device(device) or device
-    if world.size > 1:
-        launch.meet(torch.device(own).type)
-    return own
