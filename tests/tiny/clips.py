@@ -39,6 +39,7 @@ class Velocity(Objective):
 
     def __init__(self, network: nn.Module, call: Callable[[nn.Module, Tensor, Tensor, TextEmbeddings], Tensor]) -> None:
         self.network, self.call = network, call
+        self.visit: Callable[[int, Tensor], Tensor] = lambda step, loss: loss
 
     @property
     def updates(self) -> tuple[Update, ...]:
@@ -60,7 +61,8 @@ class Velocity(Objective):
         t = batch.time[:, None, None, None, None]
         noisy = (1 - t) * batch.clean + t * batch.noise
         error = self.call(self.network, noisy, batch.time * 1000, batch.text) - (batch.noise - batch.clean)
-        return Loss(error.pow(2).mean(), len(batch.time), {"time": float(batch.time.mean())})
+        loss = self.visit(rng.step, error.pow(2).mean())
+        return Loss(loss, len(batch.time), {"time": float(batch.time.mean())})
 
 
 def filled(net: nn.Module) -> nn.Module:
