@@ -130,8 +130,8 @@ def spoil(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize(
     "contents",
-    ["gone", "file", "without its table", "empty", "cut", "cut table", "without its tensors", "junk", "pickle", "foreign",
-     "another format", "infinite"],
+    ["gone", "file", "without its table", "empty", "cut", "cut table", "without its tensors", "junk", "pickle",
+     "foreign", "another format", "infinite"],
 )  # fmt: skip
 def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
     tmp_path: Path, contents: str, caplog: pytest.LogCaptureFixture

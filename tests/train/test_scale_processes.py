@@ -127,7 +127,11 @@ def test_micro_batches_and_whole_matrices(tmp_path: Path) -> None:
     start(1, [case(tmp_path / f"{name} alone", "kandinsky5 dense", **way) for name, way in ways.items()], tmp_path)
     spread = [("accumulate", {"fsdp": 2}), ("accumulate", {}), ("muon", {"fsdp": 2}), ("muon", {"tp": 2})]
     cases = {f"{name} {scale}": (name, scale) for name, scale in spread}
-    start(2, [case(tmp_path / out, "kandinsky5 dense", scale, **ways[name]) for out, (name, scale) in cases.items()], tmp_path)
+    start(
+        2,
+        [case(tmp_path / out, "kandinsky5 dense", scale, **ways[name]) for out, (name, scale) in cases.items()],
+        tmp_path,
+    )
     found = {out: distances(tmp_path / out, tmp_path / f"{name} alone") for out, (name, _) in cases.items()}
     muon = {key: found.pop(key) for key in list(found) if key.startswith("muon")}
     assert differing(found) == {}
