@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # else every life imports it
 from safetensors.torch import save_file
 
 from kandinsky.train import loop
@@ -47,17 +48,30 @@ def written(out: Path) -> list[int]:
     return sorted(int(path.name.partition("-")[2]) for path in out.glob("checkpoint-*"))
 
 
-def kill(out: Path, rng: random.Random, way: str, steps: int, seconds: float) -> dict[str, Any]:
-    """One life: it is killed at once, at some instant, or the moment that it writes a checkpoint."""
+def logged(out: Path) -> int:
+    """Steps in the log."""
+    path = out / "log.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill(out: Path, rng: random.Random, way: str, steps: int) -> dict[str, Any]:
+    """One life: it is killed soon, at some instant of some step, or while it writes some checkpoint."""
     before = written(out)
-    # what the last one was writing may still lie there
-    left = set(out.glob(".checkpoint-*"))
+    seen: set[Path] = set(out.glob(".checkpoint-*"))  # what the last life was writing may still lie there
+    left = set(seen)
+    # what is logged beyond the last checkpoint is taken away first
+    wanted, parts = max(before, default=0) + rng.randrange(1, 12), rng.randrange(1, 4)
     pid = spawn(out, steps)
-    time.sleep(rng.uniform(0.0, {"early": 0.1, "any": seconds / 15, "writing": seconds / 30}[way]))
-    if way == "writing":
-        while not set(out.glob(".checkpoint-*")) - left:
-            assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it was killed"
-        time.sleep(rng.uniform(0.0, 0.003))
+
+    def is_time() -> bool:
+        if way == "step":
+            return logged(out) >= wanted
+        seen.update(out.glob(".checkpoint-*"))
+        return way == "soon" or len(seen - left) >= parts
+
+    while not is_time():
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it was killed"
+    time.sleep(rng.uniform(0.0, {"soon": 0.5, "step": 0.02, "writing": 0.004}[way]))
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     assert os.WIFSIGNALED(status), f"it ended before it was killed, with {status}"
@@ -66,12 +80,11 @@ def kill(out: Path, rng: random.Random, way: str, steps: int, seconds: float) ->
 
 def main(folder: Path, kills: int, seed: int, steps: int) -> None:
     torch.set_num_threads(1)
+    torch.optim.AdamW([torch.zeros(1)], fused=True)  # imports what it needs
     rng, out = random.Random(seed), folder / "killed"
-    began = time.monotonic()
     for path in (folder / "whole", folder / "again"):
         assert os.waitpid(spawn(path, steps), 0)[1] == 0
-    seconds = (time.monotonic() - began) / 2
-    lives = [kill(out, rng, ("early", "any", "writing")[number % 3], steps, seconds) for number in range(kills)]
+    lives = [kill(out, rng, ("soon", "step", "writing")[number % 3], steps) for number in range(kills)]
     assert os.waitpid(spawn(out, steps), 0)[1] == 0
     (folder / "lives.json").write_text(json.dumps(lives))
 
