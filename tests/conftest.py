@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Files whose tests start groups of processes and wait for them, or end them: one after the other, never two at once.
 OF_PROCESSES = (
+    "train/test_scale_processes.py",
     "parallel/test_ends.py",
     "parallel/test_schemes.py",
     "parallel/test_official_launch.py",

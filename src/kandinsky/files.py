@@ -73,9 +73,9 @@ def replacing(target: str | Path, *, folder: bool = False) -> Iterator[Path]:
     with _part(target, path, folder=folder) as part:
         yield part
         with _explained(target):
-            _flush(part)
+            flush(part)
             part.replace(path)
-            _flush(path.parent, shallow=True)
+            flush(path.parent, shallow=True)
 
 
 @contextmanager
@@ -97,10 +97,10 @@ def replacing_many(folder: str | Path, names: Sequence[str]) -> Iterator[Path]:
         yield part
         targets = [real_path(path / name) for name in names]
         with _explained(first):
-            _flush(part)
+            flush(part)
             for name, target in zip(names, targets, strict=True):
                 (part / name).replace(target)
-            _flush(path, shallow=True)
+            flush(path, shallow=True)
 
 
 def check_writable(target: str | Path) -> Path:
@@ -298,7 +298,7 @@ def _part(target: str | Path, path: Path, *, folder: bool) -> Iterator[Path]:
     with _explained(target):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
-        part = _part_of(path)
+        part = beside(path)
         if folder:
             part.mkdir()
     try:
@@ -326,8 +326,11 @@ def _is_about(error: OSError, part: Path) -> bool:
     return error.errno in _WRITING_FAILS or text == str(part) or text.startswith(f"{part}{os.sep}")
 
 
-def _part_of(path: Path) -> Path:
-    """A name for the temporary file that no other call uses, shortened to the file system's limit."""
+def beside(path: Path) -> Path:
+    """A name for a temporary file or folder that no other call uses, shortened to what the file system takes.
+
+    ``sweep`` knows by it what the process that made it left when it was killed.
+    """
     pid = os.getpid()
     ending = f".part-{pid}-{_started(pid)}-{_host()}-{next(_numbers)}"
     if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX:
@@ -348,15 +351,15 @@ def _name_max(folder: Path) -> int:
         return _NAME_MAX
 
 
-def _flush(path: Path, *, shallow: bool = False) -> None:
-    """Have the system write a file to disk, or a folder with its files.
+def flush(path: Path, *, shallow: bool = False) -> None:
+    """Have the system write a file to the disk, or a folder with its files.
 
     Raises:
         OSError: Writing failed. A file system that cannot flush folders is not an error.
     """
     if path.is_dir():
         for entry in () if shallow else path.iterdir():
-            _flush(entry)
+            flush(entry)
         with suppress(OSError):
             _fsync(path, os.O_RDONLY)
     else:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 import kandinsky
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.train import loop
-from kandinsky.train.checkpoint import NAME, PREVIOUS, locked
+from kandinsky.train.checkpoint import STATE, locked, name_of
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from tiny import training
 
@@ -83,46 +86,99 @@ def test_two_runs_are_bit_equal_and_the_callers_numbers_go_on(tmp_path: Path) ->
     assert not same(first, run(line(seed=1), settings(seed=1), tmp_path / "c"))
 
 
-@pytest.mark.parametrize("contents", ["empty", "cut", "junk", "pickle", "foreign", "infinite", "folder"])
+def checkpoints(out: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("checkpoint-")) for path in out.glob("checkpoint-*"))
+
+
+def spoil(path: Path, how: str) -> None:
+    """Damage a checkpoint."""
+    (file,) = path.glob("*.safetensors")
+    data, table = file.read_bytes(), (path / STATE).read_bytes()
+    if how == "gone":
+        shutil.rmtree(path)
+        path.mkdir()
+    elif how == "file":
+        shutil.rmtree(path)
+        path.write_bytes(b"x")
+    elif how == "without its table":
+        (path / STATE).unlink()
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    elif how == "cut table":
+        (path / STATE).write_bytes(table[: len(table) // 2])
+    elif how == "without its tensors":
+        file.unlink()
+    elif how == "junk":
+        file.write_bytes(random.Random(1).randbytes(len(data)))
+    elif how == "pickle":
+        file.write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.".ljust(len(data)))
+    elif how == "foreign":
+        save_file({"weight": torch.zeros(3)}, file)
+        values = json.loads(table)
+        values["files"] = {file.name: file.stat().st_size}
+        (path / STATE).write_text(json.dumps(values))
+    elif how == "another format":
+        (path / STATE).write_text(json.dumps({**json.loads(table), "format": 3}))
+    elif how == "infinite":
+        start = 8 + int.from_bytes(data[:8], "little")
+        file.write_bytes(data[:start] + b"\xff" * (len(data) - start))
+    else:
+        raise AssertionError(how)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    ["gone", "file", "without its table", "empty", "cut", "cut table", "without its tensors", "junk", "pickle",
+     "foreign", "another format", "infinite"],
+)  # fmt: skip
 def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
     tmp_path: Path, contents: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = run(line(), settings(), tmp_path / "whole")
     out = tmp_path / "run"
     run(line(), settings(), out)
-    path = out / NAME
-    data = path.read_bytes()
-    if contents == "empty":
-        path.write_bytes(b"")
-    elif contents == "cut":
-        path.write_bytes(data[: len(data) // 2])
-    elif contents == "junk":
-        path.write_bytes(random.Random(1).randbytes(3000))
-    elif contents == "pickle":
-        path.write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
-    elif contents == "foreign":
-        torch.save({"weight": torch.zeros(3)}, path)
-    elif contents == "infinite":
-        state = torch.load(path, weights_only=True)
-        state["weights"]["network.weight"][0, 0] = float("nan")
-        torch.save(state, path)
-    else:
-        path.unlink()
-        path.mkdir()
-    if contents == "folder":
-        with pytest.raises(RequestError, match="cannot be written"):  # of the next one
-            run(line(), settings(), out)
-        return
+    assert checkpoints(out) == [STEPS - 1, STEPS]
+    spoil(out / name_of(STEPS), contents)
     caplog.clear()
     assert same(run(line(), settings(), out), whole)
     (said,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
-    assert NAME in said and PREVIOUS in said and f"step {STEPS - 1}" in said and "\n" not in said
-    assert steps_of(out) == list(range(1, STEPS + 1))
-    for name in (NAME, PREVIOUS):
-        (out / name).write_bytes(b"")
+    assert name_of(STEPS) in said and said.endswith(f"using `{name_of(STEPS - 1)}`") and "\n" not in said
+    assert steps_of(out) == list(range(1, STEPS + 1)) and not Path("hacked").exists()
+    assert checkpoints(out) == [STEPS - 1, STEPS]
+    for step in checkpoints(out):
+        spoil(out / name_of(step), contents)
     with pytest.raises(RequestError, match="begin anew"):
         run(line(), settings(), out)
     assert same(run(line(), settings(), out, resume=False), whole)
+
+
+def test_the_last_checkpoints_are_kept_and_those_of_some_steps(tmp_path: Path) -> None:
+    run(line(), settings(steps=9, keep=3, keep_every=4), tmp_path)
+    assert checkpoints(tmp_path) == [4, 7, 8, 9]
+    spoil(tmp_path / name_of(9), "cut")
+    spoil(tmp_path / name_of(8), "cut")
+    run(line(), settings(steps=8, keep=1), tmp_path)
+    assert checkpoints(tmp_path) == [8]  # that of step 9 could not be read, and is of no use
+
+
+def test_a_checkpoint_of_an_older_version_is_named(tmp_path: Path) -> None:
+    torch.save({"format": 3}, tmp_path / "checkpoint.pt")
+    with pytest.raises(RequestError, match="older version"):
+        run(line(), settings(), tmp_path)
+    run(line(), settings(), tmp_path, resume=False)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+def test_a_checkpoint_is_read_by_the_reader_of_torch(tmp_path: Path) -> None:
+    made = line(width=7)
+    run(made, settings(ema=0.5), tmp_path)
+    state = {"weights.network.weight": torch.zeros(1, 7), "optimiser.network.bias.exp_avg": torch.ones(1)}
+    dcp.load(state, storage_reader=HuggingFaceStorageReader(str(tmp_path / name_of(STEPS))), no_dist=True)
+    assert torch.equal(state["weights.network.weight"], made.network.weight)
+    assert float(state["optimiser.network.bias.exp_avg"]) not in (0.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +195,16 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
 )
 def test_a_changed_recipe_is_not_resumed(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     run(line(), settings(), tmp_path, recipe={"data.batch": 4})
-    before = (tmp_path / NAME).read_bytes()
+    before = contents_of(tmp_path / name_of(STEPS))
     recipe = change.pop("recipe", {"data.batch": 4})
     width = change.pop("width", 4)
     with pytest.raises(RequestError) as refused:
         run(line(width=width), settings(**change), tmp_path, recipe=recipe)
-    assert named in str(refused.value) and (tmp_path / NAME).read_bytes() == before
+    assert named in str(refused.value) and contents_of(tmp_path / name_of(STEPS)) == before
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_one_folder_takes_one_training(tmp_path: Path) -> None:
@@ -170,7 +230,7 @@ def test_no_step_stands_in_the_log_twice(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(KandinskyError, match=r"loss of step 4 is nan; the checkpoint of step 3 is kept"):
         run(line(breaks=3), settings(), tmp_path)
-    assert torch.load(tmp_path / NAME, weights_only=True)["step"] == 3
+    assert checkpoints(tmp_path)[-1] == 3
     assert same(run(line(), settings(), tmp_path), run(line(), settings(), tmp_path / "whole"))
 
 
@@ -185,7 +245,7 @@ def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
     made.visit = spoil
     with pytest.raises(KandinskyError, match="the checkpoint of step 3 is kept"):
         run(made, settings(), tmp_path)
-    assert torch.load(tmp_path / NAME, weights_only=True)["step"] == 3
+    assert checkpoints(tmp_path)[-1] == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -197,7 +257,7 @@ def test_a_signal_ends_the_step_and_leaves_a_checkpoint(tmp_path: Path, number: 
     with pytest.raises(KeyboardInterrupt):
         run(made, settings(checkpoint_minutes=60), tmp_path / "run")
     assert signal.getsignal(number) is handler
-    assert torch.load(tmp_path / "run" / NAME, weights_only=True)["step"] == 3
+    assert checkpoints(tmp_path / "run")[-1] == 3
     assert same(run(line(), settings(), tmp_path / "run"), whole)
 
 
@@ -213,7 +273,7 @@ def test_a_disk_that_is_full_keeps_the_last_checkpoint(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert "\n" not in str(refused.value)
-    assert torch.load(tmp_path / NAME, weights_only=True)["step"] == 2
+    assert checkpoints(tmp_path)[-1] == 2
     assert not [path for path in tmp_path.iterdir() if ".part-" in path.name]
     run(line(width=4000), settings(steps=4), tmp_path)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +11,14 @@ import typer
 
 import kandinsky
 from kandinsky.cli.streams import emit
+from kandinsky.cli.together import together
 from kandinsky.errors import KandinskyError, RequestError, WeightsError
+from kandinsky.runtime.parallel.launch import World
 
 RECIPES = "recipes"
 
 
+@together
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="A recipe; examples lie in `recipes/`.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for checkpoints, log and weights.")] = None,
@@ -30,9 +33,11 @@ def train(
     from kandinsky.cli.progress import training
     from kandinsky.train.recipe import run_recipe
 
-    with _from_its_folder(recipe), training(recipe.stem) as on_log:
+    is_first = World.started().is_first
+    with _from_its_folder(recipe), training(recipe.stem) if is_first else nullcontext() as on_log:
         written = run_recipe(recipe, out=out, resume=resume, steps=steps, device=device, on_log=on_log)
-    emit(written)
+    if is_first:
+        emit(written)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from kandinsky.runtime.parallel import launch
+
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -22,7 +24,7 @@ def held() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal came
-        if came:
+        if came or launch.is_ending():
             raise KeyboardInterrupt
         came = True
 
@@ -33,7 +35,8 @@ def held() -> Iterator[Callable[[], bool]]:
     caught = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, note) for number in caught}
     try:
-        yield lambda: came
+        with launch.endings_held():
+            yield lambda: came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from kandinsky.train import interrupts, journal
 from kandinsky.train.checkpoint import Checkpoints, Position, State, locked
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.optimisers import Change, Optimiser, Optimisers
+from kandinsky.train.scale import Scaling, held
 
 log = logging.getLogger(__name__)
 SEEDS = 2**32  # with every step and stream, their numbers still fit a generator
@@ -42,6 +43,8 @@ class LoopSettings(Optimiser):
         bf16: Whether networks compute in bfloat16; weights and optimiser states are float32 in any case.
         checkpoint_minutes: A checkpoint is written every so many minutes, and at the end.
         checkpoint_steps: It is also written every so many steps.
+        keep: How many checkpoints are kept, the last ones.
+        keep_every: That of every so many-th step is kept besides.
         log_every: A line of the log is written every so many steps.
         seed: Of the initial weights and of every random number of the run.
     """
@@ -53,6 +56,8 @@ class LoopSettings(Optimiser):
     bf16: bool = True
     checkpoint_minutes: float = field(default=5.0, metadata={"least": 0})
     checkpoint_steps: int | None = field(default=None, metadata={"least": 1})
+    keep: int = field(default=2, metadata={"least": 1})
+    keep_every: int | None = field(default=None, metadata={"least": 1})
     log_every: int = field(default=20, metadata={"least": 1})
     seed: int = field(default=0, metadata={"least": 0, "most": SEEDS - 1})
 
@@ -67,7 +72,7 @@ class LoopSettings(Optimiser):
 
 
 # What may change when a run is resumed, since it does not decide the result of a step.
-FREE = ("steps", "checkpoint_minutes", "checkpoint_steps", "log_every", "accumulate")
+FREE = ("steps", "checkpoint_minutes", "checkpoint_steps", "keep", "keep_every", "log_every", "accumulate")
 
 
 @contextmanager
@@ -96,23 +101,27 @@ def run(
     recipe: Mapping[str, Any] | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
     watchers: Sequence[Watcher] = (),
+    scaling: Scaling | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """Train, in a folder that no other training uses meanwhile.
 
-    SIGINT and SIGTERM end the run after the step it is in, with a checkpoint.
+    SIGINT and SIGTERM end the run after the step it is in, with a checkpoint. Of several processes each calls this with
+    the same arguments; a signal that one of them gets ends all after the same step, and the first one writes.
 
     Args:
         objective: What is trained, with its initial weights.
         settings: Length, rates and the rest.
-        out: Receives `checkpoint.pt`, the one before it as `checkpoint.previous.pt`, and `log.jsonl`.
+        out: Receives `checkpoint-STEP` folders and `log.jsonl`; the same folder for all processes.
         resume: Go on from the last checkpoint, where there is one; otherwise what an earlier run left there is removed.
         device: Where to train.
         recipe: What makes the result besides ``settings``; a run is only resumed under the same.
-        on_log: Given each line of the log.
-        watchers: Called after each step.
+        on_log: Given each line of the log, in the first process.
+        watchers: Called after each step, in every process.
+        scaling: The processes that train together; this one alone where absent.
 
     Returns:
-        By the name of each update, its averaged weights, or its weights where no average is kept.
+        By the name of each update, its averaged weights, or its weights where no average is kept. Of several processes
+        the first one gets them, whole, the others none.
 
     Raises:
         RequestError: Another training runs in the folder, its checkpoints cannot be used or belong to another recipe
@@ -121,36 +130,50 @@ def run(
         KeyboardInterrupt: A signal ended the run.
     """
     _check_updates(objective, settings)
-    with locked(out), interrupts.held() as asked_to_stop:
-        checkpoints = Checkpoints(out, _told(settings, recipe or {}))
+    scaling = scaling or Scaling(device=device)
+    with locked(out) if scaling.is_first else nullcontext(), interrupts.held() as asked_to_stop:
+        checkpoints = Checkpoints(
+            out, _told(settings, recipe or {}), scaling, keep=settings.keep, keep_every=settings.keep_every
+        )
         for network in objective.frozen.values():
-            network.to(device).eval().requires_grad_(False)
-        for network in objective.carried.values():
-            network.to(device).requires_grad_(False)
-        learners = [Learner(update, settings, device) for update in objective.updates]
-        state = State(learners, objective.carried)
+            network.eval().requires_grad_(False)
+            scaling.prepare(network, trains=False)
+        carried = {}
+        for name, network in objective.carried.items():
+            network.requires_grad_(False)
+            carried[name] = scaling.prepare(network, trains=False)
+        learners = [Learner(update, settings, device, scaling) for update in objective.updates]
+        state = State(learners, objective.carried, carried)
         at = Position()
         if not resume:
             checkpoints.clear()
         elif (found := checkpoints.restore(state, settings.steps, device)) is not None:
             at = found
-            log.info("resumed %s at step %d after %.0f s", out.name, at.step, at.seconds)
+            if scaling.is_first:
+                log.info("resumed %s at step %d after %.0f s", out.name, at.step, at.seconds)
         began = saved = time.monotonic()
         figures: dict[str, float] = {}
-        with journal.opened(out / "log.jsonl", after=at.step) as write, seeded(settings.seed):
+        journal_of = journal.opened(out / "log.jsonl", after=at.step) if scaling.is_first else nullcontext(_no_line)
+        with journal_of as write, seeded(settings.seed), _ended(checkpoints):
             for step in range(at.step, settings.steps):
                 rng = Rng(settings.seed, step)
-                torch.manual_seed(rng.generator(2).initial_seed())  # of networks with dropout
-                parts = take_step(objective, settings, learners, rng, device)
+                # of networks with dropout
+                torch.manual_seed(rng.generator(2).initial_seed() + scaling.place)
+                parts = take_step(objective, settings, learners, rng, device, scaling)
                 if broken := next((name for name, value in parts.items() if _is_broken_loss(name, value)), None):
                     raise _diverged(f"the {broken} of step {step + 1} is {parts[broken]}", checkpoints)
                 objective.after(step)
                 for name, value in parts.items():
                     figures[name] = figures.get(name, value) * 0.95 + value * 0.05
                 now = time.monotonic()
+                is_late = now - saved > settings.checkpoint_minutes * 60
+                # what may differ between processes is decided for all
+                every = scaling.gather([asked_to_stop(), is_late, checkpoints.progress()])
+                stops, is_late = any(one[0] for one in every), every[0][1]
+                checkpoints.settle([one[2] for one in every])
                 position = Position(step + 1, at.seconds + now - began)
                 is_last = step + 1 == settings.steps
-                if (step + 1) % settings.log_every == 0 or is_last:
+                if scaling.is_first and ((step + 1) % settings.log_every == 0 or is_last):
                     line = {
                         "step": position.step,
                         "steps": settings.steps,
@@ -162,35 +185,65 @@ def run(
                     if on_log:
                         on_log(line)
                 due = settings.checkpoint_steps is not None and (step + 1) % settings.checkpoint_steps == 0
-                if due or now - saved > settings.checkpoint_minutes * 60 or is_last or asked_to_stop():
-                    if not state.is_finite():
+                if due or is_late or is_last or stops:
+                    if not all(scaling.gather(state.is_finite())):
                         raise _diverged(f"weights are infinite or NaN after step {step + 1}", checkpoints)
                     checkpoints.save(position, state)
                     saved = time.monotonic()
+                    if is_last or stops:
+                        checkpoints.wait()
                 for watch in watchers:
                     watch(position, state)
-                if asked_to_stop() and not is_last:
+                if stops and not is_last:
                     raise KeyboardInterrupt
         return {one.update.name: one.result() for one in learners}
+
+
+@contextmanager
+def _ended(checkpoints: Checkpoints) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        checkpoints.abandon()
+
+
+def _no_line(line: Mapping[str, float]) -> None:
+    """What a process that is not the first writes into the log."""
 
 
 class Learner:
     """One update at work: its weights, their average, its optimisers.
 
+    Attributes:
+        weights: Its trained parameters.
+        held: The part of each that this process holds; the parameter itself where that is all.
+        splits: How each is divided.
+        ema: Averages of ``held``.
+
     Args:
         update: Its network is moved to the device and set to train.
         settings: Of the run.
         device: Where to train.
+        scaling: The processes that train together.
     """
 
-    def __init__(self, update: Update, settings: LoopSettings, device: str) -> None:
-        self.update = update
-        update.network.to(device).train()
+    def __init__(self, update: Update, settings: LoopSettings, device: str, scaling: Scaling | None = None) -> None:
+        self.update, self.scaling = update, scaling or Scaling(device=device)
+        splits = self.scaling.prepare(update.network.train())
         change = settings.updates.get(update.name, Change())
         self.every = change.every or update.every
         self.weights = {name: p for name, p in update.network.named_parameters() if p.requires_grad}
-        self.optimisers = Optimisers(update.network, change.over(settings))
-        self.ema = {name: p.detach().clone() for name, p in self.weights.items()} if update.averaged else {}
+        self.held = {name: held(p) for name, p in self.weights.items()}
+        self.splits = {name: splits[name] for name in self.weights}
+        shards = self.scaling.shards(self.held, self.splits)
+        self.optimisers = Optimisers(self.held, change.over(settings), shards)
+        self.ema = {name: p.detach().clone() for name, p in self.held.items()} if update.averaged else {}
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.optimisers.zero_grad()
+        for p in self.weights.values():
+            p.grad = None
 
     def descend(self, step: int, steps: int, *, ema: float) -> float:
         """Change the weights by their gradients, and the average.
@@ -199,30 +252,42 @@ class Learner:
             The norm of the gradient. A step whose gradient is not finite is dropped, not averaged in.
         """
         self.optimisers.set_rate(step, steps)
-        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.optimisers.settings.clip)
+        norm = self.scaling.clip(self.weights, self.splits, self.optimisers.settings.clip)
         if torch.isfinite(norm):
+            for name, part in self.held.items():
+                p = self.weights[name]
+                if part is not p:
+                    part.grad = None if p.grad is None else held(p.grad)
             self.optimisers.step()
         if self.ema:
             keep = min(ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.weights.values()], 1 - keep)
+            torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.held.values()], 1 - keep)
         return float(norm)
 
     def result(self) -> dict[str, Tensor]:
-        """What the run gives: the averaged weights, where they are kept."""
-        return self.ema or {name: p.detach() for name, p in self.weights.items()}
+        """What the run gives: the averaged weights, where they are kept; whole, on the first process."""
+        parts = self.ema or {name: p.detach() for name, p in self.held.items()}
+        return self.scaling.result(parts, self.splits)
 
 
 def take_step(
-    objective: Objective, settings: LoopSettings, learners: Sequence[Learner], rng: Rng, device: str
+    objective: Objective,
+    settings: LoopSettings,
+    learners: Sequence[Learner],
+    rng: Rng,
+    device: str,
+    scaling: Scaling | None = None,
 ) -> dict[str, float]:
     """One step: each update that is due, in turn.
 
     Returns:
-        Figures; `loss` is that of the first update, the others' are called `NAME loss`. Nothing is changed after a loss
-        that is not finite.
+        Figures, the same on all processes; `loss` is that of the first update, the others' are called `NAME loss`.
+        Nothing is changed after a loss that is not finite.
     """
+    scaling = scaling or Scaling(device=device)
     found: dict[str, float] = {}
     count = settings.accumulate
+    portions = count * scaling.data
     batches: dict[int, Any] = {}
     for learner in learners:
         name = learner.update.name
@@ -231,29 +296,33 @@ def take_step(
         for other in learners:  # gradients go through the networks of others, not into them
             for p in other.weights.values():
                 p.requires_grad_(other is learner)
-        learner.optimisers.zero_grad()
+        learner.zero_grad()
         losses: list[tuple[float, float]] = []
+        own: dict[str, float] = {}
         for micro in range(count):
             if micro not in batches:
-                batches[micro] = objective.batch(rng.step, rng, Portion(micro, count))
+                portion = Portion(scaling.place * count + micro, portions)
+                batches[micro] = objective.batch(rng.step, rng, portion)
             with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=settings.bf16):
                 loss = objective.loss(name, batches[micro], rng)
             if count > 1 and len(learners) == 1:
                 del batches[micro]
             losses.append((float(loss.value.detach()), loss.weight))
-            found |= {key: found.get(key, 0.0) + value / count for key, value in loss.figures.items()}
-            if not math.isfinite(losses[-1][0]):
-                break
-            _scaled(loss, count).backward()
+            own |= {key: own.get(key, 0.0) + float(value) / portions for key, value in loss.figures.items()}
+            scaling.sync(learner.update.network, micro == count - 1)
+            _scaled(loss, portions).backward()
+        # even after a loss that is not finite: the others wait for the gradients
+        every = scaling.gather_portions([losses, own])
+        losses = [loss for one in every for loss in one[0]]
+        for _, figures in every:
+            found |= {key: found.get(key, 0.0) + value for key, value in figures.items()}
         total = sum(weight for _, weight in losses)
         title = "loss" if learner is learners[0] else f"{name} loss"
-        found[title] = losses[0][0] if count == 1 else sum(value * weight for value, weight in losses) / total
+        found[title] = losses[0][0] if portions == 1 else sum(value * weight for value, weight in losses) / total
         if not math.isfinite(found[title]):
             return found
-        if count > 1:
-            for p in learner.weights.values():
-                if p.grad is not None:
-                    p.grad.div_(total)
+        if portions > 1 or not scaling.is_alone:
+            scaling.add_up(learner.update.network, learner.weights, total if portions > 1 else 1.0)
         norm = learner.descend(rng.step, settings.steps, ema=settings.ema)
         found["norm" if learner is learners[0] else f"{name} norm"] = norm
     for learner in learners:
@@ -262,9 +331,9 @@ def take_step(
     return found
 
 
-def _scaled(loss: Loss, count: int) -> Tensor:
+def _scaled(loss: Loss, portions: int) -> Tensor:
     """The term of a sum that is divided by its weights in the end; a single portion is left as it is."""
-    return loss.value if count == 1 else loss.value * loss.weight
+    return loss.value if portions == 1 else loss.value * loss.weight
 
 
 def _is_broken_loss(name: str, value: float) -> bool:
@@ -284,6 +353,7 @@ def _told(settings: LoopSettings, recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _diverged(what: str, checkpoints: Checkpoints) -> KandinskyError:
+    checkpoints.wait()
     last = checkpoints.last_step()
     kept = "no checkpoint was written before" if last is None else f"the checkpoint of step {last} is kept"
     return KandinskyError(f"training stopped: {what}; {kept}; use a smaller `lr`, or look at the data")

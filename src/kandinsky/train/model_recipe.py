@@ -23,6 +23,7 @@ from kandinsky import catalogue
 from kandinsky.engine.build import bare_network, build
 from kandinsky.engine.context import Context
 from kandinsky.engine.options import RunOptions
+from kandinsky.engine.parallel import demand_of
 from kandinsky.engine.request import Job, parse_size, resolve
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.files import local_path
@@ -41,6 +42,7 @@ from kandinsky.train.data.sources import Example
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.objective import Objective, Portion, Rng
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import Divisible, Scale, Scaling
 from kandinsky.train.times import Times
 from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.write import write_state
@@ -81,6 +83,7 @@ class ModelRecipe:
         weights: Official `weights/` folder to read the model from.
         times: Where on the way between latent and noise the loss is taken.
         adapter: Train a LoRA or DoRA; all of the network's weights where absent.
+        scale: How it is spread over processes, and what it saves of memory.
     """
 
     model: str
@@ -91,6 +94,7 @@ class ModelRecipe:
     weights: str | None = None
     times: Times = field(default_factory=Times)
     adapter: AdapterSettings | None = None
+    scale: Scale = field(default_factory=Scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +220,7 @@ class Prepared:
         network: A copy of its denoiser, float32. Where the recipe asks for an adapter, that alone requires gradients.
         batches: Gives a portion of the batch of a step.
         told: What makes the result besides the loop's settings.
+        scaling: The processes that train it together.
     """
 
     def __init__(self, recipe: ModelRecipe, run: Run, find: Callable[[str], Sequence[Example]] = sources.find) -> None:
@@ -247,7 +252,20 @@ class Prepared:
         usual = Conditions(first={"none": 0.0, "required": 1.0, "optional": 0.5}[card.does.image])
         self.batches = Batches(self.clips, empty, recipe.data, recipe.data.conditions or usual)
         self.network = self._network()
+        self.scaling = Scaling(recipe.scale, run.device, self._divisible(job))
+        if recipe.data.batch < (least := self.scaling.data * recipe.loop.accumulate):
+            raise RequestError(
+                f"`data.batch` is {recipe.data.batch}, and {self.scaling.data} processes x `accumulate` "
+                f"{recipe.loop.accumulate} take examples of their own: use {least} or more"
+            )
         self.told = {**run.recipe, "data files": sources.fingerprint(examples)}
+
+    def _divisible(self, job: Job) -> Divisible:
+        """The model's network, and what of its work can be shared by processes."""
+        context = self.context
+        split = context.card.part("dit").split
+        demand = demand_of(job, context.attention_of(job), clips=0)
+        return Divisible(type(self.network), None if split is None else split.rules(), demand)
 
     def _network(self) -> nn.Module:
         if self.recipe.start == "random":
@@ -291,17 +309,24 @@ class Prepared:
             device=run.device,
             recipe=self.told,
             on_log=run.on_log,
+            scaling=self.scaling,
         )
 
     def write(self, weights: Mapping[str, Tensor], name: str = "dit.safetensors") -> Path:
         """Write the network with these weights in it under the official tensor names, or its adapter's files.
 
+        Every process must ask; the first one writes.
+
         Returns:
             The file.
         """
         if (adapter := self.recipe.adapter) is not None:
+            if not self.scaling.is_first:
+                return self.run.out
             return write_adapter(weights, adapter, self.run.out, keymap_of(self.context.part("dit")))
-        state: dict[str, Any] = {**self.network.state_dict(), **weights}
+        state: dict[str, Any] = {**self.scaling.state(self.network), **weights}
+        if not self.scaling.is_first:
+            return self.run.out / name
         keymap = keymap_of(self.context.card.part("dit"))
         return write_state(keymap.as_file(state), self.run.out / name, layout="official")
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kandinsky.errors import BackendError
-from kandinsky.train.muon import BLOCK, Muon
+from kandinsky.errors import BackendError, RequestError
+from kandinsky.train.muon import BLOCK, Muon, Shards
 
 Name = Literal["adamw", "adamw8bit", "muon", "rmsprop", "sgd"]
 Decay = Literal["linear", "cosine", "constant"]
@@ -85,26 +85,31 @@ class Optimisers:
     """The optimisers of one update, seen as one.
 
     Args:
-        network: Its parameters that require gradients are trained.
+        named: What is trained, by name: parameters, or the part of each that this process holds.
         settings: See ``Optimiser``.
+        shards: Where they are parts: how they become wholes.
 
     Raises:
         BackendError: 8-bit states need torchao.
+        RequestError: The optimiser needs whole weights.
     """
 
-    def __init__(self, network: nn.Module, settings: Optimiser) -> None:
-        self.settings = settings
-        named = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        self.parameters = list(named.values())
-        self.each = tuple(_build(named, settings))
-        self._base = [[group["lr"] for group in one.param_groups] for one in self.each]
+    def __init__(self, named: Mapping[str, Tensor], settings: Optimiser, shards: Shards | None = None) -> None:
+        self.settings, self.named = settings, dict(named)
+        self.parameters = list(self.named.values())
+        self.each = tuple(_build(self.named, settings, shards))
+        self._base = [[float(group["lr"]) for group in one.param_groups] for one in self.each]
+        self._of = {id(p): one for one in self.each for group in one.param_groups for p in group["params"]}
 
     def set_rate(self, step: int, steps: int) -> float:
         """Set the learning rates of a step. Returns: the factor."""
         factor = self.settings.factor(step, steps)
         for one, base in zip(self.each, self._base, strict=True):
             for group, lr in zip(one.param_groups, base, strict=True):
-                group["lr"] = lr * factor
+                if isinstance(group["lr"], Tensor):  # of those that are compiled
+                    group["lr"].fill_(lr * factor)
+                else:
+                    group["lr"] = lr * factor
         return factor
 
     def step(self) -> None:
@@ -117,17 +122,46 @@ class Optimisers:
         for p in self.parameters:
             p.grad = None
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """The states, of each optimiser by itself."""
-        return [one.state_dict() for one in self.each]
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """What is remembered of each weight, by its name; nothing of one that was never changed."""
+        return {name: _flat(self._of[id(p)].state.get(p, {})) for name, p in self.named.items()}
 
-    def load_state_dict(self, states: Iterable[Mapping[str, Any]]) -> None:
-        """Put states back. Raises: ValueError where they belong to other optimisers."""
-        for one, state in zip(self.each, states, strict=True):
-            one.load_state_dict(dict(state))
+    def begin(self, name: str) -> dict[str, Tensor]:
+        """An empty memory of a weight, to be filled with one that was stored."""
+        p = self.named[name]
+        one = self._of[id(p)]
+        state: dict[str, Tensor] = {}
+        if isinstance(one, torch.optim.AdamW):
+            state = {"step": torch.zeros((), device=p.device)}
+            state |= {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
+        elif isinstance(one, torch.optim.RMSprop):
+            state = {"step": torch.zeros(()), "square_avg": torch.zeros_like(p)}
+        elif isinstance(one, Muon):
+            state = {"momentum": torch.zeros_like(p)}
+        elif hasattr(one, "_new_buffer"):
+            state = {"step": torch.zeros(())}
+            state |= {key: one._new_buffer(p, key == "exp_avg") for key in ("exp_avg", "exp_avg_sq")}
+        one.state[p] = state
+        return _flat(state)
+
+    def forget(self) -> None:
+        """Remember nothing of any weight."""
+        for one in self.each:
+            one.state.clear()
 
 
-def _build(named: Mapping[str, Tensor], settings: Optimiser) -> Iterable[torch.optim.Optimizer]:
+def _flat(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Plain tensors by name; 8-bit ones as what they are made of."""
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if hasattr(value, "__tensor_flatten__"):
+            found |= {f"{key}.{part}": getattr(value, part) for part in value.__tensor_flatten__()[0]}
+        elif isinstance(value, Tensor):
+            found[key] = value
+    return found
+
+
+def _build(named: Mapping[str, Tensor], settings: Optimiser, shards: Shards | None) -> Iterable[torch.optim.Optimizer]:
     lr, decay = settings.lr, settings.weight_decay
     adam: dict[str, Any] = {"betas": settings.betas, "eps": settings.eps, "weight_decay": decay}
     tensors = list(named.values())
@@ -135,24 +169,30 @@ def _build(named: Mapping[str, Tensor], settings: Optimiser) -> Iterable[torch.o
         case "adamw":
             yield torch.optim.AdamW(tensors, lr=lr, fused=True, **adam)
         case "adamw8bit":
+            if shards is not None:
+                raise RequestError(
+                    "optimiser `adamw8bit` needs whole weights: use `adamw`, or leave `fsdp` and `tp` out"
+                )
             yield _adamw8bit(tensors, lr, adam)
         case "rmsprop":
             yield torch.optim.RMSprop(tensors, lr=lr, eps=settings.eps, weight_decay=decay)
         case "sgd":
             yield torch.optim.SGD(tensors, lr=lr, weight_decay=decay)
         case "muon":
-            fits = {name for name, p in named.items() if _is_block_matrix(name, p)}
+            shapes = {name: tuple(p.shape) if shards is None else shards.shape(p) for name, p in named.items()}
+            fits = {name for name, shape in shapes.items() if _is_block_matrix(name, shape)}
             rest = [p for name, p in named.items() if name not in fits]
             if fits:
-                yield Muon([named[name] for name in named if name in fits], lr=lr, weight_decay=decay)
+                matrices = [named[name] for name in named if name in fits]
+                yield Muon(matrices, lr=lr, weight_decay=decay, shards=shards)
             if rest:
                 other = lr if settings.other_lr is None else settings.other_lr
                 yield torch.optim.AdamW(rest, lr=other, fused=True, **adam)
 
 
-def _is_block_matrix(name: str, p: Tensor) -> bool:
+def _is_block_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Whether Muon takes a weight: a matrix of a numbered block that divides into whole blocks of rows."""
-    return p.ndim == 2 and max(p.shape) % BLOCK == 0 and any(part.isdigit() for part in name.split("."))
+    return len(shape) == 2 and max(shape) % BLOCK == 0 and any(part.isdigit() for part in name.split("."))
 
 
 def _adamw8bit(tensors: list[Tensor], lr: float, adam: dict[str, Any]) -> torch.optim.Optimizer:

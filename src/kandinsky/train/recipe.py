@@ -21,7 +21,10 @@ from kandinsky.model.lazy import Lazy
 from kandinsky.model.params import read_params
 from kandinsky.printing import escaped
 from kandinsky.runtime.devices import choose_device
+from kandinsky.runtime.parallel import launch
+from kandinsky.runtime.parallel.launch import World
 from kandinsky.train.loop import LoopSettings
+from kandinsky.train.scale import DECIDES
 from kandinsky.weights.untrusted import shown
 
 LARGEST = 2**20  # bytes of a recipe
@@ -143,8 +146,24 @@ def run_recipe(
         raise RequestError(f"recipes of kind `{name}` run on CPU only: leave device `{place}` out")
     folder = local_path(settings.out, "out")
     check_writable(folder)
+    place = _together(settings, name, place)
     run = Run(folder, kind.resumes and resume is not False, place, on_log, _told(name, settings))
     return kind.build()(settings, run)
+
+
+def _together(settings: Settings, kind: str, device: str) -> str:
+    """Meet the other processes, where several were started. Returns: the device of this one."""
+    world = World.started()
+    scale = getattr(settings, "scale", None)
+    if scale is None and world.size > 1:
+        raise RequestError(f"recipes of kind `{kind}` run in one process, and {world.size} were started: start one")
+    if scale is not None:
+        scale.layout(world.size)
+    if world.size == 1:
+        return device
+    own = world.device(device) or device
+    launch.meet(own.partition(":")[0])
+    return own
 
 
 def read_settings(values: Mapping[str, Any], path: Path) -> Settings:
@@ -241,6 +260,8 @@ def _told(kind: str, settings: Settings) -> dict[str, Any]:
 
     loop = {f.name for f in dataclasses.fields(LoopSettings)}
     values = dataclasses.asdict(settings)  # type: ignore[call-overload]
+    if "scale" in values:  # how many processes there are decides nothing
+        values["scale"] = {name: values["scale"][name] for name in DECIDES}
     return {"kind": kind, **dict(flat({key: one for key, one in values.items() if key not in {"out", "loop", *loop}}))}
 
 

@@ -7,9 +7,8 @@ metadata included. (safetensors' own writer sorts tensors and keeps metadata in 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +121,24 @@ def _write_file(
     metadata: Mapping[str, str] | None,
     make: Callable[[str], Tensor] | None = None,
 ) -> None:
+    _replace(path, [*serialised(state, metadata)] if make is None else serialised(state, metadata, make))
+
+
+def serialised(
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    make: Callable[[str], Tensor] | None = None,
+) -> Iterator[bytes | Tensor]:
+    """A safetensors file in pieces, one behind the other; ``raw`` gives the bytes of a piece.
+
+    Args:
+        state: Types and shapes by name.
+        metadata: Text for the header.
+        make: Gives the tensor of a name; those of ``state`` itself where absent.
+
+    Raises:
+        RequestError: safetensors has no such type.
+    """
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
     for name, tensor in state.items():
@@ -135,19 +152,23 @@ def _write_file(
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    tensors = state.values() if make is None else map(make, state)
-    _replace(path, chain([len(text).to_bytes(8, "little"), text], tensors))
+    yield len(text).to_bytes(8, "little")
+    yield text
+    yield from state.values() if make is None else map(make, state)
 
 
 def _replace(path: Path, pieces: Iterable[bytes | Tensor]) -> None:
     """Replace a file atomically by the concatenation of ``pieces``."""
     with replacing(path) as beside, beside.open("wb") as stream:
         for piece in pieces:
-            stream.write(piece if isinstance(piece, bytes) else _bytes(piece))
+            stream.write(raw(piece))
 
 
-def _bytes(tensor: Tensor) -> Any:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+def raw(piece: bytes | Tensor) -> Any:
+    """The bytes of a tensor, without a copy where it is contiguous on the host."""
+    if isinstance(piece, bytes):
+        return piece
+    flat = piece.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else b""
 
 

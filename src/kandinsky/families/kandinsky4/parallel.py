@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky4.dit import JointMix, Kind, Where, attend_jointly
@@ -63,22 +63,13 @@ def _arguments(context: Context, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return visual_FPD, text_BLD, e_BE, dataclasses.replace(where, rotation=part, mix=joint_mix(context, tokens))
 
 
-def _rows_by_part(block: nn.Module, parts: int) -> None:
-    """Order the rows of the fused layer (queries, keys, values) so that each part has its heads of all three."""
-    layer = block.get_submodule("self_attention.to_query_key_value")
-    assert isinstance(layer, nn.Linear)
-    with torch.no_grad():
-        for tensor in (layer.weight, layer.bias):
-            rows = tensor.unflatten(0, (3, parts, -1)).transpose(0, 1).flatten(0, 2)
-            tensor.data = rows
-
-
 SPLIT = SplitRules(
     blocks=lambda net: net.blocks(),
     arguments=_arguments,
     cut=Cut(
         by_outputs=("self_attention.to_query_key_value", "feed_forward.in_layer"),
         by_inputs=("self_attention.output_layer", "feed_forward.out_layer"),
-        prepare=_rows_by_part,
+        fused={"self_attention.to_query_key_value": 3},
+        per_head=("self_attention.query_norm", "self_attention.key_norm"),
     ),
 )

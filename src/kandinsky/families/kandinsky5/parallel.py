@@ -25,5 +25,8 @@ SPLIT = SplitRules(
     cut=Cut(
         by_outputs=(*_HEADS, "feed_forward.in_layer"),
         by_inputs=("self_attention.out_layer", "cross_attention.out_layer", "feed_forward.out_layer"),
+        per_head=tuple(
+            f"{part}.{name}_norm" for part in ("self_attention", "cross_attention") for name in ("query", "key")
+        ),
     ),
 )

@@ -1,5 +1,10 @@
 """Communication between processes: shares of uneven size, tensors and plain values. Nothing is pickled.
 
+Where gradients are asked for, an exchange has its true adjoint: gradients go back to where the numbers came from, and
+of a tensor that all processes got those of all are added up. Each process has a loss of its own; where all compute the
+same one, the gradients of a parameter are those of all processes' losses together, so their mean over the processes is
+the gradient of the one.
+
 Legend: B batch, S tokens, N heads, K head width; axis -4 … -1 of a part with heads: batch, tokens, heads, width.
 """
 
@@ -42,7 +47,13 @@ def own_part(x: Tensor, dim: int, group: Group) -> Tensor:
 
 def join_parts(x: Tensor, dim: int, counts: Sequence[int], group: Group) -> Tensor:
     """The inverse of ``own_part``: every process gets the whole axis, of parts of ``counts``."""
-    dim %= x.dim()
+    if torch.is_grad_enabled() and x.requires_grad:
+        joined: Tensor = _Joined.apply(x, dim % x.dim(), tuple(counts), group)
+        return joined
+    return _join(x, dim % x.dim(), counts, group)
+
+
+def _join(x: Tensor, dim: int, counts: Sequence[int], group: Group) -> Tensor:
     most = max(counts)
     lead = x.movedim(dim, 0)
     if lead.shape[0] < most:  # collectives want equal sizes
@@ -69,6 +80,15 @@ def trade(
     Returns:
         Its part of ``split``, and all of ``join``.
     """
+    if torch.is_grad_enabled() and x.requires_grad:
+        traded: Tensor = _Traded.apply(x, split, join, tuple(split_counts), tuple(join_counts), group)
+        return traded
+    return _trade(x, split, join, split_counts, join_counts, group)
+
+
+def _trade(
+    x: Tensor, split: int, join: int, split_counts: Sequence[int], join_counts: Sequence[int], group: Group
+) -> Tensor:
     place, size = group.rank(), group.size()
     pieces = [narrow(x, split, span(split_counts, i)) for i in range(size)]
     shape = list(x.shape)
@@ -79,6 +99,43 @@ def trade(
     sent = torch.cat([piece.reshape(-1) for piece in pieces])
     dist.all_to_all_single(out, sent, numbers, [piece.numel() for piece in pieces], group=group)
     return torch.cat([part.view(one) for part, one in zip(out.split(numbers), incoming, strict=True)], dim=join)
+
+
+class _Joined(torch.autograd.Function):
+    """``join_parts``; each process gets back the gradients that all have of its part, added up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int, counts: tuple[int, ...], group: Group) -> Tensor:
+        ctx.given = dim, counts, group
+        return _join(x, dim, counts, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        dim, counts, group = ctx.given
+        own = _trade(grads[0][None], dim + 1, 0, counts, [1] * group.size(), group).sum(0)
+        return own, None, None, None
+
+
+class _Traded(torch.autograd.Function):
+    """``trade``; gradients take the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        split: int,
+        join: int,
+        split_counts: tuple[int, ...],
+        join_counts: tuple[int, ...],
+        group: Group,
+    ) -> Tensor:
+        ctx.given = split, join, split_counts, join_counts, group
+        return _trade(x, split, join, split_counts, join_counts, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        split, join, split_counts, join_counts, group = ctx.given
+        return _trade(grads[0], join, split, join_counts, split_counts, group), None, None, None, None, None
 
 
 def tell(value: Any, source: int, device: torch.device) -> Any:
@@ -117,6 +174,21 @@ def tell_tensors(tensors: Sequence[Tensor | None] | None, source: int, device: t
     return received
 
 
+ROOM = 4096  # bytes of a value that travel at once
+
+
 def collect(value: Any, device: torch.device) -> list[Any]:
-    """Gather a plain value of each process on all processes, in order."""
-    return [tell(value, source, device) for source in range(dist.get_world_size())]
+    """A plain value of each process, on all processes, in order."""
+    data = json.dumps(value).encode()
+    room = ROOM
+    while True:  # once where all values are short, else twice
+        own = torch.zeros(8 + room, dtype=torch.uint8)
+        own[:8] = torch.tensor([len(data)]).view(torch.uint8)
+        own[8 : 8 + len(data)] = torch.frombuffer(bytearray(data[:room] or b" "), dtype=torch.uint8)[: len(data)]
+        every = torch.zeros(dist.get_world_size() * len(own), dtype=torch.uint8, device=device)
+        gather_into(every, own.to(device))
+        rows = every.cpu().view(-1, len(own))
+        lengths = [int(row[:8].clone().view(torch.int64)) for row in rows]
+        if max(lengths) <= room:
+            return [json.loads(bytes(row[8 : 8 + n].numpy())) for row, n in zip(rows, lengths, strict=True)]
+        room = max(lengths)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -23,7 +23,8 @@ class Cut:
 
     by_outputs: tuple[str, ...]
     by_inputs: tuple[str, ...]
-    prepare: Callable[[nn.Module, int], None] | None = None
+    fused: Mapping[str, int] = field(default_factory=dict)
+    per_head: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
