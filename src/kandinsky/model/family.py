@@ -69,6 +69,16 @@ class Rival(Protocol):
         ...
 
 
+class Heads(Protocol):
+    """Makes the heads of a discriminator, by the name of the block that each stands behind, in the order they run.
+
+    A head is called with what its block gave and then what the block was given, and answers with one logit for each
+    visual token.
+    """
+
+    def __call__(self, network: nn.Module) -> Mapping[str, nn.Module]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """How a denoiser's work is shared by processes.
@@ -138,6 +148,7 @@ class Part:
     depth:    its number of blocks, for benchmarks of a part of it.
     made_up:  stands in for files that are absent, in benchmarks.
     rivals:   the same work done by other libraries, by the library's name.
+    heads:    makes the heads of a discriminator that looks through a denoiser; see ``Heads``.
     """
 
     network: Lazy[Callable[[Component, Path], nn.Module]] | None = None
@@ -162,6 +173,7 @@ class Part:
     depth: Depth | None = None
     made_up: Lazy[MadeUp] | None = None
     rivals: Mapping[str, Lazy[Rival]] = field(default_factory=dict)
+    heads: Lazy[Heads] | None = None
 
 
 class Convert(Protocol):

@@ -77,8 +77,14 @@ class Kind:
 
 
 _NANO = "kandinsky.lab.nano.train"
+_DISTIL = "kandinsky.train.distil"
 KINDS: Mapping[str, Kind] = {
     "denoiser": Kind(Lazy("kandinsky.train.denoiser:DenoiserRecipe"), Lazy("kandinsky.train.denoiser:train")),
+    "guidance-distillation": Kind(Lazy(f"{_DISTIL}.guidance:GuidanceRecipe"), Lazy(f"{_DISTIL}.guidance:train")),
+    "step-distillation": Kind(Lazy(f"{_DISTIL}.steps:StepRecipe"), Lazy(f"{_DISTIL}.steps:train")),
+    "ladd": Kind(Lazy(f"{_DISTIL}.ladd:LaddRecipe"), Lazy(f"{_DISTIL}.ladd:train")),
+    "dmd2": Kind(Lazy(f"{_DISTIL}.dmd:DmdRecipe"), Lazy(f"{_DISTIL}.dmd:train")),
+    "self-forcing": Kind(Lazy(f"{_DISTIL}.selfforcing:SelfForcingRecipe"), Lazy(f"{_DISTIL}.selfforcing:train")),
     "nano-autoencoder": Kind(Lazy(f"{_NANO}:AutoencoderRecipe"), Lazy(f"{_NANO}:autoencoder")),
     "nano-text": Kind(
         Lazy(f"{_NANO}:TextRecipe"),

@@ -18,6 +18,7 @@ FAMILY = Family(
             bind=Lazy("kandinsky.families.parts.unet.denoiser:bind"),
             cost=Lazy(f"{_HERE}.cost:unet"),
             rivals={"diffusers": Lazy(f"{_HERE}.rivals:unet")},
+            heads=Lazy("kandinsky.families.parts.unet.heads:heads"),
         ),
         "t5-projected": T5_PROJECTED,
         "movq": MOVQ,

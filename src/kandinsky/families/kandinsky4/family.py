@@ -20,6 +20,7 @@ FAMILY = Family(
             cost=Lazy(f"{_HERE}.cost:transformer"),
             flops=Lazy(f"{_HERE}.cost:flops"),
             depth=Depth("num_blocks", 1, Lazy(f"{_HERE}.cost:blocks")),
+            heads=Lazy(f"{_HERE}.heads:heads"),
         ),
         "t5": T5,
         "cogvideox": COGVIDEOX,

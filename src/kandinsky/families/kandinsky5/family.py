@@ -19,6 +19,7 @@ TRANSFORMER = Part(
     flops=Lazy(f"{_HERE}.cost:flops"),
     depth=Depth("num_visual_blocks", 2, Lazy(f"{_HERE}.cost:visual_blocks")),
     rivals={"diffusers": Lazy(f"{_HERE}.rivals:transformer")},
+    heads=Lazy(f"{_HERE}.heads:heads"),
 )
 FAMILY = Family(
     "kandinsky5",
