@@ -1,6 +1,6 @@
 """Recipes of kind `guidance-distillation`: a student that gives in one pass what guidance takes two for.
 
-Source: Meng et al. 2022 (arXiv 2210.03142), section 3.1, for a fixed scale; Kandinsky 5 technical report, no-CFG models.
+Source: Meng et al. 2022 (arXiv 2210.03142), section 3.1, for a fixed scale; Kandinsky 5 technical report.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class ChunkSettings:
         chunk: Latent frames that are made together.
         context: How the network is told of earlier frames: `times`, by a time of each frame; `frames`, as frames that
             are known, for networks with condition channels.
-        context_noise: Under `times`, the time of earlier frames.
+        context_noise: Under `times`, the time that earlier frames are noised to, against errors that pile up.
     """
 
     chunk: int = field(default=3, metadata={"least": 1})
@@ -96,7 +96,7 @@ class Chunk:
         t: Its time, [B].
         clean_BTHWC: What the network made of it.
         prediction: Of the network.
-        done_BTHWC: Earlier frames, clean.
+        done_BTHWC: Earlier frames, as the network saw them.
     """
 
     noisy_BTHWC: Tensor
@@ -118,7 +118,7 @@ class Rollout:
         self.walk, self.settings, self.denoising = walk, settings, walk.denoising
 
     def ask(self, asked: Asked, done: Tensor, noisy: Tensor, t: Tensor, text: TextEmbeddings) -> Tensor:
-        """The prediction for frames at times t [B] after frames that are done."""
+        """The prediction for frames at times t [B] after earlier ones."""
         count = done.shape[1]
         if not count:
             return asked(noisy, t, Given(text))
@@ -169,8 +169,15 @@ class Rollout:
             prediction = self.ask(asked, done, x, t, text)
             clean = self.denoising.clean_of(prediction, x, t)
             made.append(Chunk(x, t, clean, prediction, done))
-            done = torch.cat((done, clean.detach()), dim=1)
+            done = torch.cat((done, self._as_context(clean.detach(), start[:, own])), dim=1)
         return made
+
+    def _as_context(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """Frames that are done, as later chunks see them."""
+        level = self.settings.context_noise
+        if self.settings.context == "frames" or not level:
+            return clean
+        return self.denoising.noised(clean, noise, torch.tensor(level, device=clean.device))
 
     @torch.no_grad()
     def sampled(self, asked: Asked, draws_NBTHWC: Tensor, text: TextEmbeddings) -> Tensor:

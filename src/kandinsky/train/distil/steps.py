@@ -7,6 +7,8 @@
   so that each step of generation is one jump that was trained.
 - ``regression``: the end of the teacher's path through each step, from noised data or, with ``from_noise``, along whole
   paths from noise (piecewise rectified flow, arXiv 2405.07510).
+A sampler that mixes fresh noise in at every step asks the student for clean latents: there each step leads to the end
+of the whole path, and `progressive` does not apply.
 """
 
 from __future__ import annotations
@@ -83,6 +85,12 @@ class StepObjective(Objective):
         self.batches, self.settings = batches, settings
         self.walks = [Walk(denoising, StudentSteps(n, settings.sampler)) for n in settings.levels]
         self.parts = 2 if settings.method == "progressive" else settings.parts
+        self.to_the_end = self.walks[0].rules.fresh
+        if self.to_the_end and (settings.method == "progressive" or settings.from_noise):
+            raise RequestError(
+                "a sampler with fresh noise at every step cannot follow whole paths: use method `consistency` or "
+                "`regression` without `from_noise`"
+            )
         self.fine = [walk.refined(self.parts) for walk in self.walks]
         self.target = copy.deepcopy(student).eval() if settings.method == "consistency" else None
 
@@ -129,6 +137,10 @@ class StepObjective(Objective):
         if self.settings.method == "progressive" and self.level(step + 1) != self.level(step):
             follow(self.teacher.network, self.student, 0.0)
 
+    def _end(self, segment: Tensor, fine: Tensor) -> Tensor:
+        """Where the student's step ends, as a place among the fine times."""
+        return torch.full_like(segment, len(fine) - 1) if self.to_the_end else (segment + 1) * self.parts
+
     def _teach(self, batch: Batch, noisy: Tensor, t: Tensor, to: Tensor, *, guided: bool) -> Tensor:
         prediction = self.teacher.predict(noisy, t, batch.given, guided=guided)
         return self.denoising.moved(prediction, noisy, t, to)
@@ -137,10 +149,12 @@ class StepObjective(Objective):
         self, batch: Batch, noisy: Tensor, segment: Tensor, fine: Tensor, *, guided: bool
     ) -> tuple[Tensor, Tensor]:
         """Loss of one student step from the beginning of a segment, and where the teacher's path through it ends."""
-        first, x = segment * self.parts, noisy
-        for part in range(self.parts):
-            x = self._teach(batch, x, fine[first + part], fine[first + part + 1], guided=guided)
-        t, end = fine[first], fine[first + self.parts]
+        first, end, x = segment * self.parts, self._end(segment, fine), noisy
+        for part in range(int((end - first).max())):
+            here, on = (first + part).minimum(end), (first + part + 1).minimum(end)
+            later = self._teach(batch, x, fine[here.minimum(end - 1)], fine[on], guided=guided)
+            x = torch.where((here < end)[:, None, None, None, None], later, x)
+        t, end = fine[first], fine[end]
         target = landing(self.denoising, noisy, t, x, end)
         predicted = self.denoising.predict(self.student, noisy, t, batch.given)
         return distance(self.denoising, predicted, target, t, batch, huber=self.settings.huber), x
@@ -157,7 +171,7 @@ class StepObjective(Objective):
         segment = per_clip(rng, batch.numbers, steps, "segment").to(fine.device)
         part = per_clip(rng, batch.numbers, self.parts, "part").to(fine.device)
         here = segment * self.parts + part
-        t, on, end = fine[here], fine[here + 1], fine[(segment + 1) * self.parts]
+        t, on, end = fine[here], fine[here + 1], fine[self._end(segment, fine)]
         noisy = self.denoising.noised(batch.clean_BTHWC, batch.noise(rng), t)
         later = self._teach(batch, noisy, t, on, guided=True)
         with torch.no_grad():

@@ -175,7 +175,7 @@ def landing(denoising: Denoising, noisy: Tensor, t: Tensor, later: Tensor, to: T
 def distance(
     denoising: Denoising, predicted: Tensor, target: Tensor, t: Tensor, batch: Batch, *, huber: float = 0.0
 ) -> Tensor:
-    """Error of predictions where nothing is known, averaged over clips; it weighs the same for every kind of prediction.
+    """Error of predictions where nothing is known, averaged over clips; it weighs the same for every kind of them.
 
     An error of noise is counted as that of v would be, 1/α² times as much, up to a limit.
 
