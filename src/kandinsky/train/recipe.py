@@ -95,6 +95,9 @@ KINDS: Mapping[str, Kind] = {
         with_steps=Lazy(f"{_NANO}:text_steps"),
     ),
     "nano-denoiser": Kind(Lazy(f"{_NANO}:DenoiserRecipe"), Lazy(f"{_NANO}:denoiser")),
+    "nano-distillation": Kind(
+        Lazy("kandinsky.lab.nano.distil:NanoDistilRecipe"), Lazy("kandinsky.lab.nano.distil:distil")
+    ),
     "nano-sound-autoencoder": Kind(Lazy(f"{_NANO}:SoundAutoencoderRecipe"), Lazy(f"{_NANO}:sound_autoencoder")),
     "nano-sound": Kind(Lazy(f"{_NANO}:SoundRecipe"), Lazy(f"{_NANO}:sound")),
     "package": Kind(Lazy(f"{_NANO}:PackageRecipe"), Lazy(f"{_NANO}:package"), (), resumes=False, devices=False),
