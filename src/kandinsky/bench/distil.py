@@ -30,6 +30,7 @@ from kandinsky.catalogue import source_of
 from kandinsky.engine.build import bare_network, build
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import resolve
+from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.train import loop
 from kandinsky.train.denoiser import DenoiserObjective
@@ -38,6 +39,7 @@ from kandinsky.train.distil.discriminator import Discriminator
 from kandinsky.train.distil.dmd import DmdObjective, DmdSettings, Matching
 from kandinsky.train.distil.guidance import GuidanceObjective
 from kandinsky.train.distil.ladd import LaddObjective, LaddSettings
+from kandinsky.train.distil.selfforcing import Asked, ChunkSettings, ForcingSettings, Rollout, SelfForcingObjective
 from kandinsky.train.distil.steps import StepObjective, StepSettings
 from kandinsky.train.distil.teacher import Teacher
 from kandinsky.train.distil.walk import StudentSteps, Walk
@@ -51,6 +53,7 @@ MANY = 64
 PROMPTS = 4
 POOL = 2000  # clips of each prompt
 CHANNELS, SIDE = 4, 2
+FRAMEWISE = ChunkSettings(1, "frames")
 SPREAD = 0.05  # of the points around the middle of each cluster
 
 
@@ -78,7 +81,7 @@ _SHARED = {
 SETTINGS = {
     "flow": Setting(
         "kandinsky5-lite-t2v-sft-5s",
-        _SHARED | {"in_text_dim2": 16, "num_text_blocks": 1, "num_visual_blocks": 2},
+        _SHARED | {"in_text_dim2": 16, "num_text_blocks": 1, "num_visual_blocks": 2, "visual_cond": True},
         shift=5.0,
     ),
     "v": Setting(
@@ -131,11 +134,21 @@ class World:
     def __call__(self, step: int, rng: Rng, portion: Portion) -> Batch:
         """A portion of the batch of a step."""
         numbers = portion.of(range(self.clips))
-        places = torch.tensor([int(torch.randint(POOL, (), generator=rng.example(n, "clip"))) for n in numbers])
+        count = self.pool.shape[1]
+        places = torch.tensor([int(torch.randint(count, (), generator=rng.example(n, "clip"))) for n in numbers])
         prompts = torch.tensor([n % PROMPTS for n in numbers])
         dropped = places % 100 < 100 * self.drop_text
         given = self.given(prompts.masked_fill(dropped, PROMPTS))
-        return Batch(self.pool[prompts, places], given, numbers, self.clips)
+        clean, shown = self.pool[prompts, places], 0
+        if self.frames > 1 and self.drop_text:  # teachers learn clips of every length, with earlier frames or without
+            generator = rng.example(-1, "length")
+            length, is_shown = (int(torch.randint(n, (), generator=generator)) for n in (self.frames, 2))
+            clean, shown = clean[:, : length + 1], length * is_shown
+        if shown:
+            mask = torch.zeros(len(clean), clean.shape[1], 1, 1, 1, dtype=torch.bool)
+            mask[:, :shown] = True
+            given = Given(given.text, Known({VIDEO: clean}, {VIDEO: mask}))
+        return Batch(clean, given, numbers, self.clips)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,22 +275,29 @@ class Measure:
         self.given = bench.world.given(self.prompts)
         self.teacher = bench.teacher(guidance)
         self.shape = (bench.world.frames, SIDE, SIDE, CHANNELS)
-        self.aim = self.sampled(self.by_teacher, bench.walk(MANY, students=False))
+        self.aim = self.sampled(self.teacher.predict, bench.walk(MANY, students=False))
 
-    def by_teacher(self, x: Tensor, t: Tensor) -> Tensor:
-        """The teacher's prediction."""
-        return self.teacher.predict(x, t, self.given)
+    def by(self, student: nn.Module) -> Asked:
+        """The student as a predictor."""
+        return partial(self.bench.denoising.predict, student)
 
-    def by(self, student: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-        """The student's prediction."""
-        return lambda x, t: self.bench.denoising.predict(student, x, t, self.given)
+    @torch.no_grad()
+    def sampled(self, asked: Asked, walk: Walk, seeds: Sequence[int] = ()) -> Tensor:
+        """Samples of fixed seeds, those of clips frame by frame; whatever the sampler, the first state is the same."""
+        draws = walk.draws(self.shape, seeds or range(len(self.prompts)))
+        draws[[0, walk.rules.unused]] = draws[[walk.rules.unused, 0]]
+        if self.bench.world.frames > 1:
+            return Rollout(walk, FRAMEWISE).sampled(asked, draws, self.given.text)
+        return walk.sampled(lambda x, t: asked(x, t, self.given), draws)
 
-    def sampled(self, predict: Callable[[Tensor, Tensor], Tensor], walk: Walk) -> Tensor:
-        """Samples of fixed seeds; whatever the sampler, the state at the start is the same."""
-        count = walk.rules.unused
-        draws = walk.draws(self.shape, range(len(self.prompts)))
-        draws[[0, count]] = draws[[count, 0]]
-        return walk.sampled(predict, draws)
+    def synthetic(self, times: int = 3) -> Tensor:
+        """The teacher's samples of other seeds, by prompt, as examples to train on."""
+        count, walk = len(self.prompts), self.bench.walk(MANY, students=False)
+        made = [
+            self.sampled(self.teacher.predict, walk, range(n * count, (n + 1) * count)).unflatten(0, (PROMPTS, -1))
+            for n in range(1, times + 1)
+        ]
+        return torch.cat(made, dim=1)
 
     def rms(self, samples: Tensor) -> float:
         """Root mean square of the difference at equal noise."""
@@ -293,7 +313,7 @@ class Measure:
         """A student beside the teacher, which gets as many steps, or as many passes of its network."""
         mine = self.bench.walk(way.steps, students=way.sampler)
         theirs = self.bench.walk(way.teacher_steps or way.steps, students=False)
-        samples = self.sampled(self.by(student), mine), self.sampled(self.by_teacher, theirs)
+        samples = self.sampled(self.by(student), mine), self.sampled(self.teacher.predict, theirs)
         passes = (way.steps, theirs.steps * (2 if self.teacher.guidance.is_on else 1))
         rms = None if way.by_distribution or mine.rules.fresh else (self.rms(samples[0]), self.rms(samples[1]))
         energy = (self.energy(samples[0]), self.energy(samples[1]))
@@ -314,7 +334,7 @@ class Way:
         settings: Of the loop.
         by_distribution: Whether the student learns a distribution alone, and no path from noise.
         sampler: Whether the student is sampled by the sampler of few-step models.
-        of: Processes it is measured for.
+        frames: Of a clip; several are made one after the other.
     """
 
     name: str
@@ -326,7 +346,7 @@ class Way:
     settings: Mapping[str, Any] = field(default_factory=dict)
     by_distribution: bool = False
     sampler: bool = True
-    of: tuple[str, ...] = ("flow", "v")
+    frames: int = 1
 
 
 def _guidance(bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
@@ -342,7 +362,7 @@ def _steps(settings: StepSettings, bench: Bench, teacher: Teacher, student: nn.M
 def _ladd(bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
     with loop.seeded(1):
         discriminator = Discriminator(bench.denoising, teacher.network)
-    settings = LaddSettings(simulate=True)
+    settings = LaddSettings(Times(mean=-1.0, shift=1.0), simulate=True, r1=0.1)
     return LaddObjective(bench.denoising, student, discriminator, bench.world, bench.walk(4), settings)
 
 
@@ -355,12 +375,20 @@ def _dmd(gan: float, bench: Bench, teacher: Teacher, student: nn.Module) -> Obje
     if gan:
         with loop.seeded(1):
             discriminator = Discriminator(bench.denoising, teacher.network)
-    return DmdObjective(student, matching, bench.world, bench.walk(4), settings, discriminator)
+    return DmdObjective(student, matching, bench.world, bench.walk(2), settings, discriminator)
+
+
+def _self_forcing(settings: ForcingSettings, bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
+    matching = None
+    if settings.loss == "dmd":
+        matching = Matching(bench.denoising, teacher, bench.student(), Times("uniform"), least=0.02, most=0.98)
+    rollout = Rollout(bench.walk(2, students=settings.loss == "dmd"), FRAMEWISE)
+    return SelfForcingObjective(student, teacher, bench.world, rollout, settings, matching)
 
 
 _TWO = {"fake": Change(lr=1e-3), "discriminator": Change(lr=1e-3)}
 WAYS = (
-    Way("guidance, at equal work", _guidance, steps=8, teacher_steps=4, sampler=False),
+    Way("guidance, at equal work", _guidance, steps=4, teacher_steps=2, sampler=False),
     Way(
         "progressive, 16 → 8 → 4",
         partial(_steps, StepSettings("progressive", (16, 8, 4), level_steps=200)),
@@ -369,22 +397,49 @@ WAYS = (
         settings={"schedule": "constant"},
     ),
     Way("consistency, 8", partial(_steps, StepSettings("consistency", (8,))), steps=8),
-    Way("consistency, 4", partial(_steps, StepSettings("consistency", (4,), parts=8))),
-    Way("regression, 4", partial(_steps, StepSettings("regression", (4,), parts=6)), training=300),
+    Way("consistency, 4", partial(_steps, StepSettings("consistency", (4,)))),
+    Way("regression, 4", partial(_steps, StepSettings("regression", (4,), parts=4)), training=300),
     Way(
         "LADD, 4",
         _ladd,
-        guidance=1.0,
+        training=500,
         by_distribution=True,
-        settings={"lr": 2e-4, "updates": {"discriminator": _TWO["discriminator"]}},
+        settings={"lr": 5e-4, "updates": {"discriminator": _TWO["discriminator"]}},
     ),
-    Way("DMD2, 4", partial(_dmd, 0.0), by_distribution=True, settings={"lr": 2e-4, "updates": {"fake": _TWO["fake"]}}),
     Way(
-        "DMD2 with GAN, 4",
-        partial(_dmd, 0.01),
+        "DMD2, 2",
+        partial(_dmd, 0.0),
         guidance=1.0,
+        steps=2,
         by_distribution=True,
-        settings={"lr": 2e-4, "updates": _TWO},
+        settings={"lr": 5e-4, "updates": {"fake": _TWO["fake"]}},
+    ),
+    Way(
+        "DMD2 with GAN, 2",
+        partial(_dmd, 0.03),
+        guidance=1.0,
+        steps=2,
+        by_distribution=True,
+        settings={"lr": 5e-4, "updates": _TWO},
+    ),
+    Way(
+        "self-forcing by regression, 2 a frame",
+        partial(_self_forcing, ForcingSettings("regression", parts=4)),
+        guidance=1.0,
+        steps=2,
+        training=200,
+        frames=3,
+        sampler=False,
+    ),
+    Way(
+        "self-forcing by DMD, 2 a frame",
+        partial(_self_forcing, ForcingSettings("dmd", every=2)),
+        guidance=1.0,
+        steps=2,
+        training=300,
+        frames=3,
+        by_distribution=True,
+        settings={"lr": 2e-4, "updates": {"fake": _TWO["fake"]}},
     ),
 )
 
@@ -392,6 +447,9 @@ WAYS = (
 def distilled(way: Way, bench: Bench, out: Path) -> Row:
     """Distil in one way and measure."""
     measure = Measure(bench, way.guidance)
+    if way.by_distribution and bench.world.frames == 1:
+        bench = dataclasses.replace(bench, world=copy.copy(bench.world))
+        bench.world.pool = measure.synthetic()
     student = bench.student()
     began = time.process_time()
     figures = trained(way.make(bench, bench.teacher(way.guidance), student), way.training, out, **way.settings)
@@ -406,15 +464,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    chosen = [way for way in WAYS if not options.way or any(part in way.name for part in options.way)]
     sys.stdout.write(f"{HEADER}\n")
     with tempfile.TemporaryDirectory() as folder:
         for process in options.process:
-            bench = prepared(process, Path(folder) / process)
-            for number, way in enumerate(WAYS):
-                if process in way.of and (not options.way or any(part in way.name for part in options.way)):
-                    row = distilled(way, bench, Path(folder) / f"{process}-{number}")
-                    sys.stdout.write(f"{row}\n")
-                    sys.stdout.flush()
+            benches = {
+                frames: prepared(process, Path(folder) / f"{process}-{frames}", frames=frames)
+                for frames in sorted({way.frames for way in chosen})
+            }
+            for number, way in enumerate(chosen):
+                row = distilled(way, benches[way.frames], Path(folder) / f"{process}-way-{number}")
+                sys.stdout.write(f"{row}\n")
+                sys.stdout.flush()
     return 0
 
 
