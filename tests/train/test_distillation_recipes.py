@@ -61,6 +61,7 @@ def shrunk(name: str, models: Path, out: Path, **changes: Any) -> Path:
     values["data"] = {**values["data"], "source": str(models / "data"), "size": size, "batch": 2}
     values["data"].pop("seconds", None)
     values["loop"] = {**values["loop"], "steps": 2, "log_every": 1}
+    values["teacher_dtype"] = "float32"
     values.pop("student", None)
     if "steps" in values:
         values["steps"] = {**values["steps"], "levels": [8, 4], "level_steps": 1}

@@ -5,12 +5,25 @@ One behind each level of the way down. Legend: as in ``layers.py``.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.families.parts.unet.layers import Attention, ConditionalNorm, Told
 from kandinsky.families.parts.unet.params import UNetParams
 from kandinsky.families.parts.unet.unet import UNet
+
+
+class Norm(nn.GroupNorm):
+    """Group normalisation whose weights follow by themselves.
+
+    PyTorch's own, on CPU with channels last, ends the process in its backward pass where the input, such as a feature
+    of a frozen network, needs no gradient (2.13).
+    """
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        normed = F.group_norm(x_NCHW, self.num_groups, eps=self.eps)
+        return torch.addcmul(self.bias[:, None, None], normed, self.weight[:, None, None])
 
 
 class Head(nn.Module):
@@ -22,12 +35,12 @@ class Head(nn.Module):
     def __init__(self, channels: int, params: UNetParams) -> None:
         super().__init__()
         groups, told = params.groups, params.time_embed_dim
-        self.in_layer = nn.Sequential(nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, channels, 1))
+        self.in_layer = nn.Sequential(Norm(groups, channels), nn.SiLU(), nn.Conv2d(channels, channels, 1))
         self.norm = ConditionalNorm(groups, channels, told)
         self.projection = nn.Conv2d(channels, channels, 3, padding=1)
         self.text_norm = ConditionalNorm(groups, channels, told)
         self.attention = Attention(channels, params.context_dim, channels, params.head_dim)
-        self.out_layer = nn.Sequential(nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, 1, 1))
+        self.out_layer = nn.Sequential(Norm(groups, channels), nn.SiLU(), nn.Conv2d(channels, 1, 1))
 
     def forward(self, x_RHWC: Tensor, _before_RHWC: Tensor, told: Told) -> Tensor:
         """What a level gave and what it was given, see ``unet.Level``. Returns [R, H, W, 1]."""
