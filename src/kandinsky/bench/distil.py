@@ -362,7 +362,7 @@ def _steps(settings: StepSettings, bench: Bench, teacher: Teacher, student: nn.M
 def _ladd(bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
     with loop.seeded(1):
         discriminator = Discriminator(bench.denoising, teacher.network)
-    settings = LaddSettings(Times(mean=-1.0, shift=1.0), simulate=True, r1=0.1)
+    settings = LaddSettings(Times(mean=0.0, shift=1.0), r1=0.1)
     return LaddObjective(bench.denoising, student, discriminator, bench.world, bench.walk(4), settings)
 
 
@@ -402,9 +402,9 @@ WAYS = (
     Way(
         "LADD, 4",
         _ladd,
-        training=500,
+        training=700,
         by_distribution=True,
-        settings={"lr": 5e-4, "updates": {"discriminator": _TWO["discriminator"]}},
+        settings={"lr": 1e-3, "updates": {"discriminator": _TWO["discriminator"]}},
     ),
     Way(
         "DMD2, 2",
