@@ -69,6 +69,16 @@ class Rival(Protocol):
         ...
 
 
+class Heads(Protocol):
+    """Makes the heads of a discriminator, by the name of the block that each stands behind, in the order they run.
+
+    A head is called with what its block gave and then what the block was given, and answers with one logit for each
+    visual token.
+    """
+
+    def __call__(self, network: nn.Module) -> Mapping[str, nn.Module]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """How a denoiser's work is distributed over processes.
@@ -142,6 +152,7 @@ class Part:
         flops: Operations of one pass of a denoiser, for benchmarks.
         depth: Its number of blocks, for benchmarks of a part of it.
         adapts: Linear layers that a LoRA changes unless told otherwise: endings of their names.
+        heads: Discriminator heads over its blocks, for adversarial distillation.
         made_up: Stands in for missing files, in benchmarks.
         rivals: The same work done by other libraries, by the library's name.
     """
@@ -170,6 +181,7 @@ class Part:
     adapts: tuple[str, ...] = ()
     made_up: Lazy[MadeUp] | None = None
     rivals: Mapping[str, Lazy[Rival]] = field(default_factory=dict)
+    heads: Lazy[Heads] | None = None
 
 
 class Convert(Protocol):

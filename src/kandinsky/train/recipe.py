@@ -80,6 +80,7 @@ class Kind:
 
 
 _NANO = "kandinsky.lab.nano.train"
+_DISTIL = "kandinsky.train.distil"
 KINDS: Mapping[str, Kind] = {
     "denoiser": Kind(Lazy("kandinsky.train.denoiser:DenoiserRecipe"), Lazy("kandinsky.train.denoiser:train")),
     "preference": Kind(Lazy("kandinsky.train.preference:PreferenceRecipe"), Lazy("kandinsky.train.preference:train")),
@@ -88,6 +89,11 @@ KINDS: Mapping[str, Kind] = {
     "autoencoder": Kind(
         Lazy("kandinsky.train.autoencoder:AutoencoderRecipe"), Lazy("kandinsky.train.autoencoder:train")
     ),
+    "guidance-distillation": Kind(Lazy(f"{_DISTIL}.guidance:GuidanceRecipe"), Lazy(f"{_DISTIL}.guidance:train")),
+    "step-distillation": Kind(Lazy(f"{_DISTIL}.steps:StepRecipe"), Lazy(f"{_DISTIL}.steps:train")),
+    "ladd": Kind(Lazy(f"{_DISTIL}.ladd:LaddRecipe"), Lazy(f"{_DISTIL}.ladd:train")),
+    "dmd2": Kind(Lazy(f"{_DISTIL}.dmd:DmdRecipe"), Lazy(f"{_DISTIL}.dmd:train")),
+    "self-forcing": Kind(Lazy(f"{_DISTIL}.selfforcing:SelfForcingRecipe"), Lazy(f"{_DISTIL}.selfforcing:train")),
     "nano-autoencoder": Kind(Lazy(f"{_NANO}:AutoencoderRecipe"), Lazy(f"{_NANO}:autoencoder")),
     "nano-text": Kind(
         Lazy(f"{_NANO}:TextRecipe"),
@@ -98,6 +104,9 @@ KINDS: Mapping[str, Kind] = {
         with_steps=Lazy(f"{_NANO}:text_steps"),
     ),
     "nano-denoiser": Kind(Lazy(f"{_NANO}:DenoiserRecipe"), Lazy(f"{_NANO}:denoiser")),
+    "nano-distillation": Kind(
+        Lazy("kandinsky.lab.nano.distil:NanoDistilRecipe"), Lazy("kandinsky.lab.nano.distil:distil")
+    ),
     "nano-sound-autoencoder": Kind(Lazy(f"{_NANO}:SoundAutoencoderRecipe"), Lazy(f"{_NANO}:sound_autoencoder")),
     "nano-sound": Kind(Lazy(f"{_NANO}:SoundRecipe"), Lazy(f"{_NANO}:sound")),
     "package": Kind(Lazy(f"{_NANO}:PackageRecipe"), Lazy(f"{_NANO}:package"), (), resumes=False, devices=False),

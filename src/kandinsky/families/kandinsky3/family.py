@@ -19,6 +19,7 @@ FAMILY = Family(
             cost=Lazy(f"{_HERE}.cost:unet"),
             adapts=UNET_ADAPTS,
             rivals={"diffusers": Lazy(f"{_HERE}.rivals:unet")},
+            heads=Lazy("kandinsky.families.parts.unet.heads:heads"),
         ),
         "t5-projected": T5_PROJECTED,
         "movq": MOVQ,

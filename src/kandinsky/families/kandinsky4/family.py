@@ -26,6 +26,7 @@ FAMILY = Family(
                 "feed_forward.in_layer",
                 "feed_forward.out_layer",
             ),
+            heads=Lazy(f"{_HERE}.heads:heads"),
         ),
         "t5": T5,
         "cogvideox": COGVIDEOX,

@@ -27,6 +27,7 @@ TRANSFORMER = Part(
         "feed_forward.out_layer",
     ),
     rivals={"diffusers": Lazy(f"{_HERE}.rivals:transformer")},
+    heads=Lazy(f"{_HERE}.heads:heads"),
 )
 FAMILY = Family(
     "kandinsky5",

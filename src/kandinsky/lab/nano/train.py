@@ -237,7 +237,7 @@ def denoiser(recipe: DenoiserRecipe, run: Run) -> Path:
     if not latents.exists():
         if recipe.autoencoder is None:
             raise RequestError(f"`{latents}` is not there: name the `autoencoder` that makes it")
-        cache_latents(Path(recipe.cache), _frozen(recipe.autoencoder), latents, **asdict(recipe.data))
+        cache_latents(Path(recipe.cache), frozen_autoencoder(recipe.autoencoder), latents, **asdict(recipe.data))
     words = NanoTextNetwork(recipe.text.params)
     load_into(words, Path(recipe.text.weights))  # its memory alone is used
     with loop.seeded(recipe.loop.seed):
@@ -275,7 +275,7 @@ def sound_autoencoder(recipe: SoundAutoencoderRecipe, run: Run) -> Path:
 
 def sound(recipe: SoundRecipe, run: Run) -> Path:
     """Train nano's video-to-audio network and its clip encoder; returns the last of their weight files."""
-    frozen = _frozen(recipe.autoencoder)
+    frozen = frozen_autoencoder(recipe.autoencoder)
     with loop.seeded(recipe.loop.seed):
         objective = SoundObjective(
             _cache(recipe.cache), recipe.pictures, frozen, recipe.network, recipe.clip, **asdict(recipe.objective)
@@ -317,7 +317,8 @@ def _start(network: nn.Module, weights: str | None) -> None:
         load_into(network, Path(weights), dtype=torch.float32)
 
 
-def _frozen(entry: TrainedAutoencoder) -> NanoAutoencoder:
+def frozen_autoencoder(entry: TrainedAutoencoder) -> NanoAutoencoder:
+    """An autoencoder with its weights."""
     network = NanoAutoencoder(entry.params)
     load_into(network, Path(entry.weights))
     return network

@@ -1,0 +1,148 @@
+"""Recipes of kind `nano-distillation`: the shipped Nano without guidance, or in few steps.
+
+Its clips and the slots they show are those of its training (``flow.py``); the objectives are those of every model.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kandinsky import catalogue
+from kandinsky.engine.build import build
+from kandinsky.engine.options import RunOptions
+from kandinsky.engine.request import resolve
+from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky5.params import DiTParams
+from kandinsky.families.nano.text import NanoTextNetwork
+from kandinsky.lab.nano.flow import FlowObjective, Stage, cache_latents
+from kandinsky.lab.nano.train import FlowSettings, LatentData, TrainedAutoencoder, TrainedText, frozen_autoencoder
+from kandinsky.model.denoiser import VIDEO, Known
+from kandinsky.model.values import Request, TextEmbeddings
+from kandinsky.train import loop
+from kandinsky.train.denoising import Denoising, Given
+from kandinsky.train.distil.guidance import GuidanceObjective
+from kandinsky.train.distil.steps import StepObjective, StepSettings
+from kandinsky.train.distil.teacher import Teacher
+from kandinsky.train.model_recipe import Batch
+from kandinsky.train.objective import Objective, Portion, Rng
+from kandinsky.train.recipe import Run
+from kandinsky.train.times import Times
+from kandinsky.weights.read import load_into
+from kandinsky.weights.write import write_state
+
+
+@dataclass(frozen=True, slots=True)
+class NanoDistilRecipe:
+    """The keys of a recipe.
+
+    Attributes:
+        cache: Folder of `kandinsky data nano`.
+        out: Folder of checkpoints, log and weights; of `latents.npy` too.
+        text: The text network, of which the memory of slots is used.
+        data: Clips that are encoded once.
+        loop: See ``LoopSettings``.
+        model: The teacher.
+        guidance: Its guidance scale, which becomes part of the student; the card's where absent.
+        steps: See ``StepSettings``; guidance alone is distilled where absent.
+        student: Weight file that the student begins with; the teacher's weights where absent.
+        times: Of guidance alone, where the loss is taken.
+        stages: Lengths of clips and batches over the run.
+        objective: What clips are drawn.
+        autoencoder: Needed where `latents.npy` does not lie in ``out`` yet.
+    """
+
+    cache: str
+    out: str
+    text: TrainedText
+    data: LatentData
+    loop: loop.LoopSettings
+    model: str = "nano-t2v"
+    guidance: float | None = field(default=None, metadata={"least": 1})
+    steps: StepSettings | None = None
+    student: str | None = None
+    times: Times = field(default_factory=Times)
+    stages: tuple[Stage, ...] = (Stage(1.0, 7, 16),)
+    objective: FlowSettings = field(default_factory=FlowSettings)
+    autoencoder: TrainedAutoencoder | None = None
+
+
+class NanoBatches:
+    """Batches of Nano's clips, as objectives of catalogue models take them.
+
+    Args:
+        flow: Draws clips and their text.
+    """
+
+    def __init__(self, flow: FlowObjective) -> None:
+        self.flow = flow
+
+    @property
+    def empty(self) -> TextEmbeddings:
+        """Embeddings of the empty prompt."""
+        return self.flow.states(self.flow.slots_MR[:1], torch.tensor([True]), still=False)
+
+    def __call__(self, step: int, rng: Rng, portion: Portion) -> Batch:
+        """A portion of the batch of a step."""
+        drawn = self.flow.batch(step, rng.generator(0))
+        total = len(drawn.latents_BTHWC)
+        numbers = list(portion.of(range(total)))
+        text, clean, given = drawn.text, drawn.latents_BTHWC[numbers], drawn.given_B[numbers]
+        mask = None if text.mask_BL is None else text.mask_BL[numbers]
+        known = Known()
+        if given.any():
+            is_known = torch.zeros(*clean.shape[:2], 1, 1, 1, dtype=torch.bool)
+            is_known[given, 0] = True
+            known = Known({VIDEO: clean}, {VIDEO: is_known})
+        embeddings = TextEmbeddings(text.tokens_BLC[numbers], text.pooled_BC[numbers], mask)
+        return Batch(clean, Given(embeddings, known), numbers, total)
+
+
+def distil(recipe: NanoDistilRecipe, run: Run) -> Path:
+    """Distil Nano; returns its weight file.
+
+    Raises:
+        RequestError: `latents.npy` is absent and no autoencoder is named.
+        WeightsError: Weights are missing or broken.
+    """
+    run.out.mkdir(parents=True, exist_ok=True)
+    latents = run.out / "latents.npy"
+    if not latents.exists():
+        if recipe.autoencoder is None:
+            raise RequestError(f"`{latents}` is not there: name the `autoencoder` that makes it")
+        cache_latents(Path(recipe.cache), frozen_autoencoder(recipe.autoencoder), latents, **asdict(recipe.data))
+    card = catalogue.source_of(recipe.model).card
+    context = build(card, RunOptions(device=run.device, dtype="float32", only=("dit",)))
+    denoising = Denoising(context, resolve(Request(card.id, "any", seed=0), card, needs_image=False))
+    with context.placement.hold("dit") as held:
+        student: nn.Module = copy.deepcopy(held).float().requires_grad_(True)
+    words = NanoTextNetwork(recipe.text.params)
+    load_into(words, Path(recipe.text.weights))
+    flow = FlowObjective(
+        latents,
+        words,
+        DiTParams.from_dict(card.dit.params),
+        recipe.stages,
+        steps=recipe.loop.steps,
+        **asdict(recipe.objective),
+    )
+    batches = NanoBatches(flow)
+    network = copy.deepcopy(student).requires_grad_(False).eval()
+    scale = card.sampling.guidance if recipe.guidance is None else recipe.guidance
+    teacher = Teacher(denoising, network, scale, batches.empty)
+    if recipe.student is not None:
+        load_into(student, Path(recipe.student), dtype=torch.float32)
+        student.requires_grad_(True)
+    objective: Objective
+    if recipe.steps is None:
+        objective = GuidanceObjective(denoising, student, teacher, batches, recipe.times)
+    else:
+        objective = StepObjective(denoising, student, teacher, batches, recipe.steps)
+    made = loop.run(
+        objective, recipe.loop, run.out, resume=run.resume, device=run.device, recipe=run.recipe, on_log=run.on_log
+    )
+    return write_state({**student.state_dict(), **made["student"]}, run.out / "dit.safetensors", layout="official")

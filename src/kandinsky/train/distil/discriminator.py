@@ -1,0 +1,130 @@
+"""A discriminator of latents: heads on the features of a frozen denoiser, and its hinge loss.
+
+Source: LADD (arXiv 2403.12015); the heads are those of the repositories of Kandinsky 4 and 3, see each family's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from kandinsky.errors import BackendError
+from kandinsky.train.denoising import Denoising, Given
+
+log = logging.getLogger(__name__)
+CERTAIN = 0.98  # share told right, on average, above which a discriminator teaches nothing
+
+
+class _Seen(Exception):  # noqa: N818
+    """All blocks that are looked at have run."""
+
+
+class Discriminator(nn.Module):
+    """Trainable heads behind blocks of a frozen denoiser.
+
+    Args:
+        denoising: The door of the denoiser; its family says which blocks are looked at by which heads.
+        backbone: The denoiser; it is not a part of this module.
+
+    Raises:
+        BackendError: The family has no heads for it.
+    """
+
+    def __init__(self, denoising: Denoising, backbone: nn.Module) -> None:
+        super().__init__()
+        part = denoising.context.part("dit")
+        if part.heads is None:
+            kind = denoising.context.card.dit.kind
+            raise BackendError(f"network `{kind}` has no discriminator heads: distil it with another kind of recipe")
+        heads = part.heads()(backbone)
+        self.denoising, self.where = denoising, list(heads)
+        self.heads = nn.ModuleList(heads.values())
+        object.__setattr__(self, "backbone", backbone)  # frozen: neither trained nor stored with the heads
+
+    def forward(self, noisy_BTHWC: Tensor, t: Tensor, given: Given) -> dict[str, Tensor]:
+        """Logits of each head, one for each visual token, above 0 for real; the denoiser runs to the last head.
+
+        Args:
+            noisy_BTHWC: Latents at times t.
+            t: [B].
+            given: Text and what is known.
+        """
+        found: dict[str, Tensor] = {}
+        blocks = {name: self.backbone.get_submodule(name) for name in self.where}
+
+        def hook(name: str, head: nn.Module) -> Any:
+            def look(block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+                found[name] = head(output, *args, **kwargs).float()
+                if len(found) == len(blocks):
+                    raise _Seen
+
+            return look
+
+        handles = [
+            block.register_forward_hook(hook(name, head), with_kwargs=True)
+            for (name, block), head in zip(blocks.items(), self.heads, strict=True)
+        ]
+        try:
+            self.denoising.predict(self.backbone, noisy_BTHWC, t, given)
+        except _Seen:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+
+def mean(values: Mapping[str, Tensor]) -> Tensor:
+    """Mean over the tokens of each head, then over heads."""
+    return torch.stack([value.mean() for value in values.values()]).mean()
+
+
+def hinge(real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> Tensor:
+    """The discriminator's loss: max(0, 1 − real) + max(0, 1 + fake)."""
+    return mean({name: F.relu(1 - one) for name, one in real.items()}) + mean(
+        {name: F.relu(1 + one) for name, one in fake.items()}
+    )
+
+
+def roughness(logits: Mapping[str, Tensor], moved: Mapping[str, Tensor], alpha: float) -> Tensor:
+    """The R1 penalty by a finite difference: how much logits change with noise of size ``alpha`` on real latents.
+
+    Source: adversarial post-training (arXiv 2501.08316), section 3.3; needs no second derivatives.
+    """
+    return mean({name: (one - moved[name]).square() for name, one in logits.items()}) / alpha**2
+
+
+class Alarm:
+    """Watches a discriminator: logits of real and fake latents, and the share told right, over all and by head.
+
+    Args:
+        memory: Share of the former average that a step keeps.
+    """
+
+    def __init__(self, memory: float = 0.99) -> None:
+        self.memory, self.average, self.rung = memory, 0.5, False
+
+    def __call__(self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> dict[str, float]:
+        """Figures for the log; `collapse` is 1 while nearly everything is told right, which is warned of once."""
+        with torch.no_grad():
+            right = {
+                name: float(((real[name] > 0).float().mean() + (fake[name] <= 0).float().mean()) / 2) for name in real
+            }
+            figures = {"real logit": float(mean(real)), "fake logit": float(mean(fake))}
+        accuracy = sum(right.values()) / len(right)
+        self.average = self.memory * self.average + (1 - self.memory) * accuracy
+        collapsed = self.average > CERTAIN
+        if collapsed and not self.rung:
+            log.warning(
+                "the discriminator tells %.1f %% right and teaches nothing any more: lower its learning rate, or "
+                "re-noise more",
+                100 * self.average,
+            )
+        self.rung = collapsed
+        by_head = {f"accuracy {number}": value for number, value in enumerate(right.values())}
+        return figures | {"accuracy": accuracy, "collapse": float(collapsed)} | by_head
