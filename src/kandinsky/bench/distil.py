@@ -120,7 +120,8 @@ class World:
         angles = 2 * torch.pi * (prompts[:, None] + 0.15 + 0.5 * side + moved) / PROMPTS
         points = 1.4 * torch.stack((angles.cos(), angles.sin()), dim=-1)
         points = points + SPREAD * torch.randn(points.shape, generator=generator)
-        return (points @ self.basis.T).unflatten(-1, (SIDE, SIDE, CHANNELS))
+        out: Tensor = (points @ self.basis.T).unflatten(-1, (SIDE, SIDE, CHANNELS))
+        return out
 
     def given(self, prompts: Tensor) -> Given:
         """What a network is told of prompts; number ``PROMPTS`` is the empty one."""
@@ -213,7 +214,7 @@ def prepared(name: str, out: Path, *, steps: int = 800, frames: int = 1) -> Benc
     denoising, network = bare(SETTINGS[name])
     world = World(frames)
     world.drop_text = 0.1
-    trained(DenoiserObjective(denoising, network, world, Times()), steps, out, lr=2e-3)  # type: ignore[arg-type]
+    trained(DenoiserObjective(denoising, network, world, Times()), steps, out, lr=2e-3)
     world.drop_text = 0.0
     return Bench(name, SETTINGS[name], denoising, network, world)
 

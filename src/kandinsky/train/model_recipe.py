@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +154,15 @@ def errors_of(predicted: Tensor, target: Tensor, batch: Batch) -> Tensor:
     return (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)
 
 
-class Batches:
+class Batches(Protocol):
+    """Gives a portion of the batch of a step; depends on nothing but the arguments."""
+
+    def __call__(self, step: int, rng: Rng, portion: Portion, /) -> Batch:
+        """A portion."""
+        ...
+
+
+class ClipBatches:
     """Batches of one length, drawn with replacement: each example has the same chance to be the first of its step.
 
     Args:
@@ -250,7 +258,7 @@ class Prepared:
         self.denoising = Denoising(self.context, job)
         self.clips, empty = encode(self.context, examples, job)
         usual = Conditions(first={"none": 0.0, "required": 1.0, "optional": 0.5}[card.does.image])
-        self.batches = Batches(self.clips, empty, recipe.data, recipe.data.conditions or usual)
+        self.batches = ClipBatches(self.clips, empty, recipe.data, recipe.data.conditions or usual)
         self.network = self._network()
         self.scaling = Scaling(recipe.scale, run.device, self._divisible(job))
         if recipe.data.batch < (least := self.scaling.data * recipe.loop.accumulate):

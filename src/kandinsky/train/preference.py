@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.train import pairs
 from kandinsky.train.denoising import Denoising
-from kandinsky.train.model_recipe import Batch, Batches, Clip, ModelRecipe, Prepared, errors_of
+from kandinsky.train.model_recipe import Batch, Clip, ClipBatches, ModelRecipe, Prepared, errors_of
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.recipe import Run
 from kandinsky.train.times import Times
@@ -49,7 +49,7 @@ class PairBatches:
         batches: Puts clips together.
     """
 
-    def __init__(self, pairs: Sequence[tuple[Clip, Clip]], batches: Batches) -> None:
+    def __init__(self, pairs: Sequence[tuple[Clip, Clip]], batches: ClipBatches) -> None:
         self.pairs, self.batches = pairs, batches
         groups: dict[tuple[torch.Size, ...], list[tuple[Clip, Clip]]] = defaultdict(list)
         for pair in pairs:

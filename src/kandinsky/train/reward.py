@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from kandinsky.errors import RequestError
 from kandinsky.printing import escaped
 from kandinsky.train.denoising import Denoising, Given
-from kandinsky.train.model_recipe import Batch, Batches, ModelRecipe, Prepared
+from kandinsky.train.model_recipe import Batch, ClipBatches, ModelRecipe, Prepared
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.preference import Reference
 from kandinsky.train.recipe import Run
@@ -120,7 +120,7 @@ class RewardObjective(Objective):
         reference: Reference,
         decode: Callable[[Tensor], Tensor],
         reward: Reward,
-        batches: Batches,
+        batches: ClipBatches,
         settings: RewardRecipe,
         *,
         frozen: Mapping[str, nn.Module] | None = None,

@@ -44,7 +44,12 @@ class Discriminator(nn.Module):
         heads = part.heads()(backbone)
         self.denoising, self.where = denoising, list(heads)
         self.heads = nn.ModuleList(heads.values())
-        object.__setattr__(self, "backbone", backbone)  # frozen: neither trained nor stored with the heads
+        self._backbone = (backbone,)  # in a tuple: frozen, it is neither trained nor stored with the heads
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The frozen denoiser."""
+        return self._backbone[0]
 
     def forward(self, noisy_BTHWC: Tensor, t: Tensor, given: Given) -> dict[str, Tensor]:
         """Logits of each head, one for each visual token, above 0 for real; the denoiser runs to the last head.

@@ -22,7 +22,7 @@ from kandinsky.errors import RequestError
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.distil.walk import StudentSteps, Walk
-from kandinsky.train.model_recipe import Batch, Batches, Clip, DataSettings, ModelRecipe, Prepared
+from kandinsky.train.model_recipe import Batch, Clip, ClipBatches, DataSettings, ModelRecipe, Prepared
 from kandinsky.train.objective import Objective
 from kandinsky.train.recipe import Run
 from kandinsky.weights.keymaps import keymap_of
@@ -118,7 +118,7 @@ class Distilling:
             load_into(self.student, Path(recipe.student), keymap=keymap_of(card.part("dit")), dtype=torch.float32)
             self.student.requires_grad_(True)
 
-    def batches(self, synthetic: int = 0) -> Batches:
+    def batches(self, synthetic: int = 0) -> ClipBatches:
         """Batches of the data, or of what the teacher makes of its prompts in so many steps."""
         batches = self.ready.batches
         if not synthetic:
@@ -135,7 +135,7 @@ class Distilling:
                 draws.to(device),
             )
             made.append(Clip(latent.cpu(), clip.text))
-        return Batches(made, batches.empty, batches.settings, batches.image_share, batches.track)
+        return ClipBatches(made, batches.empty, batches.settings, batches.conditions, batches.track)
 
     def _negative(self, recipe: DistilRecipe) -> TextEmbeddings:
         if not recipe.negative_prompt.strip():
