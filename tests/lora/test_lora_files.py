@@ -151,7 +151,7 @@ def no_partner(state: dict[str, Tensor]) -> dict[str, Tensor]:
         (pair(layer="text_embeddings.norm"), r"`text_embeddings.norm`, but `tiny` has no such linear layer among its"),
         (pair("lora_unet_", "down_blocks_0_to_q"), r"changes the layer `down_blocks_0_to_q`, but `tiny`"),
         (no_partner(pair()), r"has no lora_B or lora_up tensor"),
-        (pair() | {"transformer.out_layer.bias": torch.ones(3)}, r"`transformer.out_layer.bias` .* is no part of a"),
+        (pair() | {"transformer.out_layer.bias": torch.ones(3)}, r"`transformer.out_layer.bias` .* is not part of a"),
         (pair() | pair(""), r"both stand for the layer `visual_transformer_blocks.1.self_attention.to_query`"),
         ({}, r"holds no tensors"),
     ],

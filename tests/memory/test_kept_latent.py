@@ -105,7 +105,7 @@ def test_what_is_no_latent_is_refused(tmp_path: Path, capsys) -> None:
     with pytest.raises(RequestError, match="does not exist"):
         read_latent(tmp_path / "none")
     (tmp_path / "a.mp4").write_bytes(b"0" * 100)
-    with pytest.raises(RequestError, match="is no kept latent"):
+    with pytest.raises(RequestError, match="is not a kept latent"):
         read_latent(tmp_path / "a.mp4")
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(RequestError, match="was not written by `kandinsky generate`"):

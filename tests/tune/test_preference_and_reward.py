@@ -178,7 +178,7 @@ def liked(tmp_path: Path) -> Path:
 def test_pairs_come_from_a_folder_or_a_list(liked: Path) -> None:
     found = pairs.find(str(liked))
     sides = [(side, name, f"a lamp {name}") for name in ("a", "b") for side in ("winners", "losers")]
-    assert [(one.file.parent.name, one.file.stem, one.caption) for one in found] == sides
+    assert [(one.path.parent.name, one.path.stem, one.caption) for one in found] == sides
     listed = liked / "pairs.jsonl"
     row = {"caption": "a lamp a", "winner": "winners/a.mp4", "loser": "losers/a.mp4"}
     listed.write_text(json.dumps(row) + "\n\n")

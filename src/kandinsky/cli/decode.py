@@ -1,4 +1,4 @@
-"""`kandinsky decode`: a latent that was kept becomes the file it was meant to be."""
+"""`kandinsky decode`: decode a kept latent to the file it was meant to become."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _target(latent: Path, output: str | None) -> str:
 
 
 def _ending(latent: Path) -> str:
-    """The ending of what goes to stdout: that of the file the latent was made for, where it was one."""
+    """The ending for stdout: that of the file the latent was made for, if known."""
     from kandinsky.engine.latent_names import target_of
 
     target = target_of(latent)

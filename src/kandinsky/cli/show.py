@@ -59,7 +59,7 @@ def _card(card: catalogue.Card, as_json: bool) -> None:
 
 
 def _print_table(values: Mapping[str, Any], indent: str = "") -> None:
-    """Nested plain values as lines; what is empty is left out."""
+    """Print nested plain values as lines; empty ones are skipped."""
     width = max((len(escaped(key)) for key in values), default=0)
     for key, value in values.items():
         name = escaped(key)

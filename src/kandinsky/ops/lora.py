@@ -131,14 +131,14 @@ def layer_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def attach(net: nn.Module, updates: Mapping[str, Weighted], *, dtype: torch.dtype | None = None) -> None:
-    """Give each named layer its updates, in the place of any it had; all other layers lose theirs.
+    """Give each named layer its updates, in place of any it had; all other layers lose theirs.
 
     Attach before compiling: a compiled network may not look for hooks again.
 
     Args:
         net: The network.
         updates: By the layer's name; each is (update, strength).
-        dtype: Type the updates are kept in; that of a layer's weight when not given.
+        dtype: Type the updates are kept in; that of a layer's weight if omitted.
 
     Raises:
         RequestError: Scale times matrix is too large for that type; no layer has an update then.
@@ -162,16 +162,16 @@ def detach(net: nn.Module) -> None:
 def fuse(
     net: nn.Module, updates: Mapping[str, Weighted], *, home: torch.device, dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    """Add updates to the weights themselves: no work is left for each call.
+    """Add updates to the weights themselves, so that a call costs no more work.
 
     Args:
         net: The network.
-        updates: As ``attach`` takes them.
-        home: Where the weights as they were are kept.
-        dtype: Type of the sums; that of a layer's weight when not given.
+        updates: As for ``attach``.
+        home: Where the original weights are kept.
+        dtype: Type of the sums; that of a layer's weight if omitted.
 
     Returns:
-        The weights as they were, for ``restore``; subtracting would not give them back to the last bit.
+        The original weights, for ``restore``; subtracting would not restore them bit by bit.
 
     Raises:
         BackendError: A layer's weight is quantised; the network is then unchanged.

@@ -30,13 +30,14 @@ from kandinsky.model.card import Card, Source
 from kandinsky.model.denoiser import VIDEO
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.text.store import join
-from kandinsky.train import captioned, loop
+from kandinsky.train import loop
 from kandinsky.train.adapter import AdapterSettings
 from kandinsky.train.adapter import add as add_adapters
 from kandinsky.train.adapter import without as without_adapters
 from kandinsky.train.adapter import write as write_adapter
-from kandinsky.train.captioned import Example
 from kandinsky.train.conditions import Conditions, joined
+from kandinsky.train.data import sources as captioned
+from kandinsky.train.data.sources import Example
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.objective import Objective, Portion, Rng
 from kandinsky.train.recipe import Run
@@ -50,7 +51,7 @@ class DataSettings:
     """What is trained on.
 
     Attributes:
-        source: Folder of images and videos with captions; see ``train/captioned.py``.
+        source: Folder of images and videos with captions; see ``train/data/sources.py``.
         size: Width and height, such as `768x512`; the model's own where absent.
         seconds: Of the clips; the model's own where absent. Longer videos are cut.
         batch: Clips of a step, over all processes.
@@ -204,6 +205,10 @@ class Batches:
         return Batch(clean, given, numbers, self.settings.batch, captions)
 
 
+Draw = Callable[[int, Rng, Portion], Batch]  # step, its random numbers, a portion
+Find = Callable[[str], Sequence[Example]]
+
+
 class Prepared:
     """A model that is ready to be trained.
 
@@ -217,7 +222,9 @@ class Prepared:
         told: What makes the result besides the loop's settings.
     """
 
-    def __init__(self, recipe: ModelRecipe, run: Run, find: Callable[[str], list[Example]] = captioned.find) -> None:
+    def __init__(
+        self, recipe: ModelRecipe, run: Run, find: Callable[[str], Sequence[Example]] = captioned.find
+    ) -> None:
         """Read the model and its data.
 
         Args:
@@ -237,7 +244,7 @@ class Prepared:
         job = _job(recipe, card)
         examples = find(recipe.data.source)
         if recipe.adapter is not None and recipe.adapter.trigger:
-            examples = [replace(one, caption=recipe.adapter.trigger + one.caption) for one in examples]
+            examples = [with_trigger(one, recipe.adapter.trigger) for one in examples]
         only = ("text", "vae") if recipe.start == "random" else ("dit", "text", "vae")
         options = RunOptions(device=run.device, dtype="float32", offload="module", only=only)
         self.context = build(card, options, root=self.source.root, name=self.source.name)
@@ -303,6 +310,11 @@ class Prepared:
         state: dict[str, Any] = {**self.network.state_dict(), **weights}
         keymap = keymap_of(self.context.card.part("dit"))
         return write_state(keymap.as_file(state), self.run.out / name, layout="official")
+
+
+def with_trigger(example: Example, trigger: str) -> Example:
+    """The example with a text in front of each of its captions."""
+    return replace(example, captions=tuple(replace(one, text=trigger + one.text) for one in example.captions))
 
 
 def encode(context: Context, examples: Sequence[Example], job: Job) -> tuple[list[Clip], TextEmbeddings]:

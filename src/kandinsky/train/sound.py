@@ -178,8 +178,8 @@ def read(file: Path) -> dict[str, Tensor]:
         all_, none = tensors[name], tensors[f"negative_{name}"]
         if len(all_) != len(tensors["latents"]) or all_.shape[1:] != none.shape[1:]:
             raise WeightsError(
-                f"`{name}` in `{escaped(file)}` has shape {list(all_.shape)}: one for each latent is needed, as large as "
-                f"`negative_{name}`, {list(none.shape)}"
+                f"`{name}` in `{escaped(file)}` has shape {list(all_.shape)}: one for each latent is needed, as large "
+                f"as `negative_{name}`, {list(none.shape)}"
             )
     check_finite(tensors, str(file))
     return tensors

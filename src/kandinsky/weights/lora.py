@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.files import replacing
 from kandinsky.ops.lora import LowRank
 from kandinsky.printing import escaped
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
@@ -42,7 +43,7 @@ from kandinsky.weights.write import write_state
 log = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 
-# may be combined in any order: some files went through several programs
+# may be combined in any order, since some files went through several programs
 PREFIXES = ("base_model.", "model.", "diffusion_model.", "transformer.", "unet.", "module.", "dit.", "_orig_mod.")
 PEFT_PREFIX = "base_model.model."
 BASE_LAYER = ".base_layer"  # PEFT's name of the layer it wrapped
@@ -55,7 +56,7 @@ _DOWN = re.compile(r"(.+)\.(?:lora_A(?:\.[^.]+)?|lora_down|lora\.down)\.weight")
 _UP = re.compile(r"(.+)\.(?:lora_B(?:\.[^.]+)?|lora_up|lora\.up)\.weight")
 _REPEAT = re.compile(r"(?<!\\)[*+{]")
 _REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{]")
-LARGEST_ALPHA = 1e9  # α of released files goes up to some hundreds
+LARGEST_ALPHA = 1e9  # α of released files goes up to a few hundred
 _ALPHA = re.compile(r"(.+)\.(?:lora\.)?alpha")
 _MAGNITUDE = re.compile(r"(.+)\.(?:lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?|dora_scale)")
 # other adapter types, recognised by their tensor names
@@ -98,6 +99,9 @@ class LoraConfig:
             values: The parsed JSON object.
             where: How error messages refer to it.
 
+        Returns:
+            The configuration.
+
         Raises:
             WeightsError: The adapter is not a plain LoRA, or a value has the wrong type or is out of range.
         """
@@ -135,11 +139,11 @@ class Lora:
     """One LoRA, ready to be applied.
 
     Attributes:
-        updates: By our name of the layer.
+        updates: Low-rank updates by our name of the layer.
         name: What it is called.
         trigger: Text that the file wants in front of the prompt.
         source: The name it was requested by.
-        sha256: Of the file; empty if there is none.
+        sha256: Digest of the file; empty if there is none.
     """
 
     updates: Mapping[str, LowRank]
@@ -152,8 +156,15 @@ class Lora:
 def read_config(path: Path) -> LoraConfig:
     """Read a PEFT configuration file.
 
+    Args:
+        path: The JSON file.
+
+    Returns:
+        The configuration.
+
     Raises:
-        WeightsError: As ``LoraConfig.from_dict``, and for a file that is not a JSON object.
+        WeightsError: The file is not a JSON object, the adapter is not a plain LoRA, or a value has the wrong type or
+            is out of range.
     """
     return LoraConfig.from_dict(read_table(path), where=escaped(path))
 
@@ -179,8 +190,11 @@ def read_lora(
         name: What to call it; the file's or folder's name if empty.
         source: The name it was requested by; the path if empty.
 
+    Returns:
+        The LoRA.
+
     Raises:
-        WeightsError: Names the tensor, what the network needs and what the file has.
+        WeightsError: It does not fit; the message names the tensor, what the network needs and what the file has.
     """
     file, beside = find_files(path)
     if config is None and beside is not None:
@@ -314,7 +328,7 @@ def _group(shapes: Shapes, file: Path) -> dict[str, dict[str, str]]:
             if is_whole:
                 continue
             raise WeightsError(
-                f"tensor `{shown(name)}` in `{file}` is no part of a LoRA: expected `<layer>.lora_A.weight` and "
+                f"tensor `{shown(name)}` in `{file}` is not part of a LoRA: expected `<layer>.lora_A.weight` and "
                 "`.lora_B.weight`, or `.lora_down.weight` and `.lora_up.weight`"
             )
     if foreign and not grouped:
@@ -507,4 +521,5 @@ def _write_config(updates: Mapping[str, LowRank], path: Path) -> None:
         "rank_pattern": {re.escape(k): u.rank for k, u in updates.items() if u.rank != first.rank},
         "alpha_pattern": {re.escape(k): u.scale * u.rank for k, u in updates.items() if u.scale * u.rank != alpha},
     }
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    with replacing(path) as part:
+        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

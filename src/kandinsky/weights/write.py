@@ -162,7 +162,7 @@ def _pack_int8(state: Mapping[str, Tensor], patterns: Collection[str]) -> dict[s
             packed[name] = tensor
             continue
         if tensor.dim() < 1 or not tensor.is_floating_point():
-            raise RequestError(f"tensor `{name}` cannot be stored as int8 rows: it is no matrix of numbers")
+            raise RequestError(f"tensor `{name}` cannot be stored as int8 rows: it is not a matrix of numbers")
         rows = tensor.detach().float().flatten(1) if tensor.dim() > 1 else tensor.detach().float()[:, None]
         scale = rows.abs().amax(dim=1) / 127.0
         scale[scale == 0] = 1.0

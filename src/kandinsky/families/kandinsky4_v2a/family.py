@@ -21,7 +21,12 @@ UNET = Part(
         "ff.net.2",
     ),
 )
-TASK = replace(VIDEO_TO_AUDIO, stages=Lazy(f"{_HERE}.stages:SOUND"), resolve=Lazy(f"{_HERE}.request:resolve_sound"))
+TASK = replace(
+    VIDEO_TO_AUDIO,
+    stages=Lazy(f"{_HERE}.stages:SOUND"),
+    resolve=Lazy(f"{_HERE}.request:resolve_sound"),
+    examples=Lazy(f"{_HERE}.examples:EXAMPLES"),
+)
 FAMILY = Family(
     "kandinsky4_v2a",
     parts={

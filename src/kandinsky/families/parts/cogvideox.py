@@ -2,7 +2,7 @@
 
 Clips pass in pieces of a few frames whose convolutions remember the piece before, as the official code does; the
 normalisation looks at one piece, so the pieces are part of the result. Memory does not grow with the length of a clip
-where the pieces are taken one by one (``decode_pieces``).
+if the pieces are consumed one by one (``decode_pieces``).
 
 Legend: B batch, T frames, H rows, W columns, C channels; pixels in [-1, 1].
 """
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.errors import RequestError, needs
 from kandinsky.families.parts.params import LATENT_PIECE, PIXEL_PIECE, CogVideoXParams
 
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -32,18 +32,14 @@ class CogVideoXAutoencoder(nn.Module):
             one.
 
     Raises:
-        BackendError: If Diffusers is not installed.
+        BackendError: Diffusers is not installed.
     """
 
     def __init__(self, params: CogVideoXParams | None = None, *, latent_piece: int = LATENT_PIECE) -> None:
         super().__init__()
         self.latent_piece = latent_piece
-        try:
+        with needs("diffusers", "the CogVideoX autoencoder"):
             from diffusers import AutoencoderKLCogVideoX
-        except ImportError as error:
-            raise BackendError(
-                "the CogVideoX autoencoder needs the package `diffusers`: install `kandinsky-video[full]`"
-            ) from error
         self.params = params or CogVideoXParams()
         net: Any = AutoencoderKLCogVideoX(**dataclasses.asdict(self.params))
         self.net = net
@@ -62,7 +58,7 @@ class CogVideoXAutoencoder(nn.Module):
         """Scaled latents → pixels.
 
         Raises:
-            RequestError: As ``decode_pieces``.
+            RequestError: The number of latent frames is even, as in ``decode_pieces``.
         """
         return torch.cat(list(self.decode_pieces(latents_BTHWC)), dim=1)
 
@@ -70,7 +66,7 @@ class CogVideoXAutoencoder(nn.Module):
         """The same pixels, a few frames at a time: 1 + 4·(n − 1) of the first piece, 4·n of each further one.
 
         Raises:
-            RequestError: For an even number of latent frames. The network takes the first piece of such a clip for a
+            RequestError: The number of latent frames is even. The network takes the first piece of such a clip for a
                 later one and makes four frames of the first latent, which it was never trained for.
         """
         first = self._first(latents_BTHWC.shape[1], self.latent_piece)

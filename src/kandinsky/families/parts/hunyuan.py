@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.errors import RequestError, needs
 from kandinsky.families.parts.carried import run_piece
 from kandinsky.families.parts.layered import Allocate, decode_layered, on_host
 from kandinsky.families.parts.params import HunyuanParams
@@ -63,7 +63,7 @@ def _attend_to_the_past(layer: Any, x: Tensor) -> Tensor:
 class HunyuanAutoencoder(nn.Module):
     """Encode and decode whole, or in the official tiles.
 
-    ``spread``, where somebody sets it, wraps what decodes one tile.
+    ``spread``, if set, wraps the function that decodes one tile.
     The weights load with ``keymaps.HUNYUAN_VAE``; the network itself is ``net``.
     Quirk: Diffusers' own ``decode`` tiles in time by itself above 16 frames, which moves the result; its parts are
     called directly here.
@@ -78,8 +78,8 @@ class HunyuanAutoencoder(nn.Module):
         allocate: For a layer's frames that are too large for the device.
 
     Raises:
-        BackendError: If Diffusers is not installed.
-        RequestError: For an unknown tiling.
+        BackendError: Diffusers is not installed.
+        RequestError: The tiling is unknown.
     """
 
     offload_blocks: ClassVar[tuple[str, ...]] = ()  # layered decoding runs parts of blocks
@@ -95,12 +95,8 @@ class HunyuanAutoencoder(nn.Module):
         super().__init__()
         if not isinstance(tiling, Tiling) and tiling not in get_args(Tilings):
             raise RequestError(f"unknown tiling `{tiling}`: use {', '.join(f'`{t}`' for t in get_args(Tilings))}")
-        try:
+        with needs("diffusers", "the HunyuanVideo autoencoder"):
             from diffusers import AutoencoderKLHunyuanVideo
-        except ImportError as error:
-            raise BackendError(
-                "the HunyuanVideo autoencoder needs the package `diffusers`: install `kandinsky-video[full]`"
-            ) from error
         self.params = params or HunyuanParams()
         self.tiling = tiling
         self.layered = layered
@@ -132,7 +128,7 @@ class HunyuanAutoencoder(nn.Module):
         return torch.cat(list(self.decode_pieces(latents_BTHWC)), dim=1)
 
     def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
-        """Scaled latents → pixels, piece by piece in time; in one piece where the clip is decoded whole at once."""
+        """Scaled latents → pixels, piece by piece in time; in one piece if the clip is decoded as a whole."""
         z = _channels_first(latents_BTHWC / self.params.scaling_factor)
         yield from map(_channels_last, self._run(self._pixels, z, "decode"))
 

@@ -1,4 +1,4 @@
-"""Weights in shards (FSDP2): a block's weights meet when it runs and part again; for models that do not fit."""
+"""Weights in shards (FSDP2), for models that do not fit: a block's weights are gathered only while it runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 
 def shard_block(block: nn.Module, mesh: DeviceMesh) -> None:
-    """Keep one shard of a block, on the mesh's device; the whole is there while it runs."""
+    """Keep one shard of a block, on the mesh's device; the whole block is there while it runs."""
     fully_shard(block, mesh=mesh, reshard_after_forward=True)
 
 
 def shard_rest(net: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh) -> None:
-    """Shard what is no block, and fetch each block's weights while the one before it runs."""
+    """Shard everything outside the blocks, and fetch each block's weights while the one before it runs."""
     fully_shard(net, mesh=mesh, reshard_after_forward=False)
     ordered = [cast(FSDPModule, block) for block in blocks]
     for block, following in pairwise(ordered):

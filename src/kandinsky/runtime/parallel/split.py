@@ -1,4 +1,4 @@
-"""How the blocks of a network are shared by processes; each family gives the rules of its own (``Part.split``)."""
+"""How the blocks of a network are split over processes; each family has its own rules (``Part.split``)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from kandinsky.runtime.parallel.context import Context
 class Cut:
     """Tensor parallelism of a block.
 
-    the number of parts.
-
     Attributes:
-        by_outputs: Dotted names of linear layers that are cut so.
-        by_inputs: Dotted names of linear layers that are cut so.
-        prepare: Called before, with the block and.
+        by_outputs: Dotted names of linear layers that are cut by their outputs.
+        by_inputs: Dotted names of linear layers that are cut by their inputs.
+        prepare: Called before with the block and the number of parts.
     """
 
     by_outputs: tuple[str, ...]
@@ -33,9 +31,9 @@ class SplitRules:
     """How the blocks of a network are split.
 
     Attributes:
-        blocks: Of a network, in order.
-        arguments: Of a block's call, for own tokens.
-        cut: Of each block.
+        blocks: Returns the blocks of a network, in order.
+        arguments: Converts the arguments of a block's call for own tokens.
+        cut: How each block is cut.
     """
 
     blocks: Callable[[Any], Iterable[nn.Module]]
