@@ -31,10 +31,10 @@ from kandinsky.files import local_path
 from kandinsky.media.image import cover
 from kandinsky.media.video import read_video
 from kandinsky.model.card import Component
-from kandinsky.printing import escaped
 from kandinsky.train import loop
 from kandinsky.train.adversary import UPDATE, PatchDiscriminator, balance, figures, told_apart
-from kandinsky.train.data.sources import ENDINGS
+from kandinsky.train.data import sources
+from kandinsky.train.data.sources import Example
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.perceptual import PerceptualDistance
 from kandinsky.train.recipe import Run
@@ -180,10 +180,10 @@ class FragmentBatches:
         settings: Size, length and shares.
     """
 
-    def __init__(self, files: Sequence[Path], settings: PixelSettings) -> None:
+    def __init__(self, files: Sequence[Example], settings: PixelSettings) -> None:
         self.files, self.settings = files, settings
         self.width, self.height = parse_size(settings.size)
-        self._read = lru_cache(KEPT_VIDEOS)(lambda file: read_video(file).frames)
+        self._read = lru_cache(KEPT_VIDEOS)(_frames)
 
     def __call__(self, step: int, rng: Rng, portion: Portion) -> Fragments:
         """A portion of the batch of a step."""
@@ -196,7 +196,7 @@ class FragmentBatches:
         clips = [self._fragment(self._read(chosen[n]), frames, rng.example(n, "fragment")) for n in numbers]
         return Fragments(torch.stack(clips), numbers)
 
-    def _drawn(self, number: int, rng: Rng) -> Path:
+    def _drawn(self, number: int, rng: Rng) -> Example:
         return self.files[int(torch.randint(len(self.files), (), generator=rng.example(number, "file")))]
 
     def _fragment(self, video: np.ndarray, frames: int, generator: torch.Generator) -> Tensor:
@@ -206,6 +206,11 @@ class FragmentBatches:
         chosen = video[start : start + (frames - 1) * stride + 1 : stride]
         fitted = [np.asarray(cover(Image.fromarray(frame), self.width, self.height)) for frame in chosen]
         return torch.from_numpy(np.stack(fitted)).float() / 127.5 - 1
+
+
+def _frames(example: Example) -> np.ndarray:
+    with example.decoded() as file:
+        return read_video(file).frames
 
 
 class AutoencoderObjective(Objective):
@@ -307,7 +312,7 @@ def train(recipe: AutoencoderRecipe, run: Run) -> Path:
     """
     part = catalogue.part(recipe.network.kind)
     component = Component(recipe.network.kind, (), params=dict(recipe.network.params))
-    files = media_in(recipe.data.source)
+    files = sources.find(recipe.data.source, captions="optional")
     with loop.seeded(recipe.loop.seed):
         network = bare_network(part, component, Path())
     params: Any = network.params
@@ -324,14 +329,13 @@ def train(recipe: AutoencoderRecipe, run: Run) -> Path:
         recipe.data.piece,
         seed=recipe.loop.seed,
     )
-    facts = "\0".join(f"{file.name}\0{file.stat().st_size}" for file in files)
     weights = loop.run(
         objective,
         recipe.loop,
         run.out,
         resume=run.resume,
         device=run.device,
-        recipe={**run.recipe, "data files": facts},
+        recipe={**run.recipe, "data files": sources.fingerprint(files)},
         on_log=run.on_log,
     )
     state = {**network.state_dict(), **weights["autoencoder"]}
@@ -348,14 +352,3 @@ def check(data: PixelSettings, temporal: int, spatial: int) -> None:
         raise RequestError(f"`piece` {data.piece} does not fit the network: use a multiple of {2 * temporal}")
     if (data.frames - 1) % data.piece:
         raise RequestError(f"`frames` {data.frames} are no whole pieces: use 1 + a multiple of {data.piece}")
-
-
-def media_in(folder: str) -> list[Path]:
-    """Images and videos in a folder, by name. Raises: RequestError where there are none."""
-    place = local_path(folder, "data folder")
-    if not place.is_dir():
-        raise RequestError(f"data folder `{escaped(folder)}` does not exist: give one with images or videos")
-    files = [path for path in sorted(place.iterdir()) if path.suffix.lower() in ENDINGS and path.is_file()]
-    if not files:
-        raise RequestError(f"data folder `{escaped(folder)}` holds no images or videos: {', '.join(ENDINGS)} are read")
-    return files

@@ -217,6 +217,10 @@ class ClipBatches:
         return Batch(clean, given, numbers, self.settings.batch, captions)
 
 
+Draw = Callable[[int, Rng, Portion], Batch]  # step, its random numbers, a portion
+Find = Callable[[str], Sequence[Example]]
+
+
 class Prepared:
     """A model that is ready to be trained.
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from kandinsky.errors import RequestError
@@ -15,7 +16,7 @@ from kandinsky.files import inside, local_path
 from kandinsky.printing import escaped
 from kandinsky.train.data import sources
 from kandinsky.train.data.captions import Caption
-from kandinsky.train.data.sources import ENDINGS, Example
+from kandinsky.train.data.sources import Example
 from kandinsky.weights.untrusted import parse_table, shown
 
 WINNERS, LOSERS = "winners", "losers"
@@ -35,15 +36,19 @@ def find(source: str) -> list[Example]:
 
 def _in_folders(place: Path) -> list[tuple[Example, Example]]:
     winners = sources.find(place / WINNERS)
-    losers = {path.stem: path for path in sorted((place / LOSERS).glob("*")) if path.suffix.lower() in ENDINGS}
+    losers = {_stem(one): one for one in sources.find(place / LOSERS, captions="optional")}
     pairs = []
     for winner in winners:
-        if (loser := losers.pop(winner.path.stem, None)) is None:
+        if (loser := losers.pop(_stem(winner), None)) is None:
             raise RequestError(f"`{escaped(winner.path)}` has no loser: put one of that name into `{LOSERS}/`")
-        pairs.append((winner, _example(loser, winner.caption)))
+        pairs.append((winner, replace(loser, captions=winner.captions)))
     if losers:
-        raise RequestError(f"`{escaped(next(iter(losers.values())))}` has no winner of that name in `{WINNERS}/`")
+        raise RequestError(f"`{escaped(next(iter(losers.values())).path)}` has no winner of that name in `{WINNERS}/`")
     return pairs
+
+
+def _stem(example: Example) -> str:
+    return Path(example.name).with_suffix("").as_posix()
 
 
 def _listed(file: Path) -> list[tuple[Example, Example]]:
@@ -68,11 +73,10 @@ def _listed(file: Path) -> list[tuple[Example, Example]]:
         files = [inside(file.parent, name) for name in names]
         if absent := [one for one in files if not one.is_file()]:
             raise RequestError(f"`{escaped(where)}` names `{escaped(absent[0])}`, which is not there")
-        pairs.append((_example(files[0], caption), _example(files[1], caption)))
+        winner, loser = (
+            Example(name, one, one.stat().st_size, (Caption(caption),)) for name, one in zip(names, files, strict=True)
+        )
+        pairs.append((winner, loser))
     if not pairs:
         raise RequestError(f"pairs `{escaped(file)}` are empty: write a line for each")
     return pairs
-
-
-def _example(path: Path, caption: str) -> Example:
-    return Example(str(path), path, path.stat().st_size, (Caption(caption),))
