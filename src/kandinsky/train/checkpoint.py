@@ -387,7 +387,7 @@ class _Writing:
     def _run(self) -> None:
         try:
             self.part.mkdir(exist_ok=True)  # the first process that comes makes it
-            outcome = {"files": dict(self._write())}
+            outcome: dict[str, Any] = {"files": dict(self._write())}
         except OSError as error:
             outcome = {"failed": _failed(self.path, error)}
         except Exception as error:  # said by the training, which else would wait for ever

@@ -156,8 +156,8 @@ class Scaling:
         )
         sizes = (holders // self.scale.fsdp, self.scale.fsdp, layout.tp)
         self._weights = init_device_mesh(kind, sizes, mesh_dim_names=("replicate", "shard", "tp"))
-        self._context = Context(*(work[axis].get_group() for axis in ("ring", "ulysses")),
-                                work["ring", "ulysses"]._flatten("context").get_group())  # fmt: skip
+        ring, ulysses = (work[axis].get_group() for axis in ("ring", "ulysses"))
+        self._context = Context(ring, ulysses, work["ring", "ulysses"]._flatten("context").get_group())
         self._holders = self._weights["replicate", "shard"]._flatten("holders").get_group()
         self._model = self._weights["shard", "tp"]._flatten("model").get_group()
         self._tp = self._weights["tp"].get_group()
@@ -233,7 +233,7 @@ class Scaling:
             if self.scale.compile:
                 run = torch.compile(run)
             if run is not block.forward:
-                block.forward = run  # type: ignore[method-assign]
+                block.forward = run
 
     def _fully_shard(self, network: nn.Module, blocks: Sequence[nn.Module]) -> None:
         from kandinsky.runtime.parallel import sharding
@@ -397,7 +397,7 @@ def held(p: Tensor) -> Tensor:
     if type(p) in (Tensor, nn.Parameter) or not hasattr(p, "to_local"):
         return p
     with torch.no_grad():
-        local: Tensor = p.detach().to_local()
+        local: Tensor = p.detach().to_local()  # type: ignore[attr-defined]
     return local
 
 

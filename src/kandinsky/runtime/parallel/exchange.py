@@ -48,7 +48,7 @@ def own_part(x: Tensor, dim: int, group: Group) -> Tensor:
 def join_parts(x: Tensor, dim: int, counts: Sequence[int], group: Group) -> Tensor:
     """The inverse of ``own_part``: every process gets the whole axis, of parts of ``counts``."""
     if torch.is_grad_enabled() and x.requires_grad:
-        joined: Tensor = _Joined.apply(x, dim % x.dim(), tuple(counts), group)
+        joined: Tensor = _Joined.apply(x, dim % x.dim(), tuple(counts), group)  # type: ignore[no-untyped-call]
         return joined
     return _join(x, dim % x.dim(), counts, group)
 
@@ -78,7 +78,8 @@ def trade(
         group: The processes.
     """
     if torch.is_grad_enabled() and x.requires_grad:
-        traded: Tensor = _Traded.apply(x, split, join, tuple(split_counts), tuple(join_counts), group)
+        given = (split, join, tuple(split_counts), tuple(join_counts), group)
+        traded: Tensor = _Traded.apply(x, *given)  # type: ignore[no-untyped-call]
         return traded
     return _trade(x, split, join, split_counts, join_counts, group)
 

@@ -43,7 +43,7 @@ def ring_attention(
     more = (None, None, None) if beside is None else beside
     ring = Ring(tuple(counts), group)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q_BSNK, k_BLNK, v_BLNK, *more)):
-        mixed: Tensor = _Ring.apply(q_BSNK, k_BLNK, v_BLNK, *more, ring)
+        mixed: Tensor = _Ring.apply(q_BSNK, k_BLNK, v_BLNK, *more, ring)  # type: ignore[no-untyped-call]
         return mixed
     return _attend(q_BSNK, k_BLNK, v_BLNK, more, ring).finished(v_BLNK.dtype)
 
