@@ -17,7 +17,11 @@ from kandinsky.compat.official_files import FILES, repositories
 
 
 def chosen(models: str | None) -> list[str]:
-    """Catalogue ids of the models that were asked for. Raises: ValueError for a name that is not official."""
+    """Catalogue ids of the models that were asked for.
+
+    Raises:
+        ValueError: A name is not official.
+    """
     if models is None:
         return list(dict.fromkeys(file.card for name, file in FILES.items() if name.startswith("config_")))
     if models == "all":

@@ -1,12 +1,12 @@
-"""What a model's name stands for: its family, its card, and the folder its files are looked for in; and ``load``.
+"""Finds what a model's name stands for: its family, its card and the folder with its files; and loads it.
 
 A name is a catalogue id, a folder or an official YAML file on this machine, or a Hugging Face repository. A folder may
 hold `card.toml`, as this library writes it; `model_index.json`, the Diffusers layout; a layout that a family knows
 (``Family.formats``); or the official `model/`, `vae/`, `text_encoder/`, `text_encoder2/` of a catalogue model.
 
-This is the only module that imports families, and it does so when one is asked for. Users add cards by a folder that
-``KANDINSKY_CARDS`` names, and families of their own by one that ``KANDINSKY_FAMILIES`` names: every folder in it with a
-`family.py` whose ``FAMILY`` is a ``model.family.Family``. No torch until a model is loaded.
+This is the only module that imports families, and it imports one only when it is asked for. Users add cards in the
+folder that ``KANDINSKY_CARDS`` names, and families of their own in the one that ``KANDINSKY_FAMILIES`` names: every
+folder in it with a `family.py` whose ``FAMILY`` is a ``model.family.Family``. No torch until a model is loaded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, cast, overload
@@ -25,7 +25,7 @@ from kandinsky.errors import BackendError, RequestError, WeightsError
 from kandinsky.files import local_path
 from kandinsky.model import card as card_files
 from kandinsky.model.card import DEFAULT_MODEL, DEFAULT_SOUND, FULL_SIZE_SOUND, HERE, Card, Source, to_dict
-from kandinsky.model.checks import checked, shown
+from kandinsky.model.checks import checked, shown, unknown
 from kandinsky.model.family import Family, Part
 from kandinsky.printing import escaped
 from kandinsky.weights.folders import diffusers_repository, in_diffusers_layout
@@ -47,34 +47,43 @@ SHIPPED = ("nano", "kandinsky5", "kandinsky4", "kandinsky4_v2a", "kandinsky3", "
 
 
 def family(name: str) -> Family:
-    """The family of a name.
+    """Look up a family by name.
+
+    Args:
+        name: Name of a shipped family or of one in the folder ``KANDINSKY_FAMILIES`` names.
+
+    Returns:
+        The family.
 
     Raises:
-        RequestError: With the nearest names.
+        RequestError: There is no such family; the message suggests the nearest names.
     """
     if name in SHIPPED:
         return _family_in(f"kandinsky.families.{name}.family")
-    folder = os.environ.get("KANDINSKY_FAMILIES")
-    if folder and name.isidentifier() and (Path(folder) / name / "family.py").is_file():
-        if folder not in sys.path:
-            sys.path.append(folder)
+    folder = _own_folder("KANDINSKY_FAMILIES")
+    if folder and name.isidentifier() and (folder / name / "family.py").is_file():
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
         return _family_in(f"{name}.family")
-    known = [*SHIPPED, *_own(folder)]
-    near = difflib.get_close_matches(name, known, n=1)
-    advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(known)}"
-    raise RequestError(f"unknown family `{name}`: {advice}")
+    raise unknown(name, (*SHIPPED, *_own(folder)), "family")
 
 
 def families() -> list[Family]:
-    """All families: the shipped ones, then those of the folder ``KANDINSKY_FAMILIES`` names."""
-    return [family(name) for name in (*SHIPPED, *_own(os.environ.get("KANDINSKY_FAMILIES")))]
+    """All families: the shipped ones, then those in the folder that ``KANDINSKY_FAMILIES`` names."""
+    return [family(name) for name in (*SHIPPED, *_own(_own_folder("KANDINSKY_FAMILIES")))]
 
 
 def part(kind: str) -> Part:
-    """The part of a kind, whichever family has it.
+    """Look up a kind of network in whichever family has it.
+
+    Args:
+        kind: The `kind` a card gives a component, such as `kandinsky5.dit`.
+
+    Returns:
+        The part.
 
     Raises:
-        RequestError: If none has.
+        RequestError: No family has a network of this kind.
     """
     for one in families():
         if kind in one.parts:
@@ -82,8 +91,18 @@ def part(kind: str) -> Part:
     raise RequestError(f"no family has a network `{kind}`")
 
 
-def _own(folder: str | None) -> list[str]:
-    return sorted(path.parent.name for path in Path(folder).glob("*/family.py")) if folder else []
+def _own(folder: Path | None) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/family.py")) if folder else []
+
+
+def _own_folder(variable: str) -> Path | None:
+    """The folder that a variable of the environment names, if it is set. Raises: RequestError where there is none."""
+    if not (given := os.environ.get(variable)):
+        return None
+    folder = local_path(given, variable)
+    if not folder.is_dir():
+        raise RequestError(f"{variable} is `{escaped(given)}`, which is not a folder: name one, or unset it")
+    return folder
 
 
 def _family_in(module: str) -> Family:
@@ -96,19 +115,32 @@ def _family_in(module: str) -> Family:
 
 
 def parse(values: dict[str, Any], *, where: str) -> Card:
-    """A card from parsed TOML.
+    """Build a card from parsed TOML.
+
+    Args:
+        values: The parsed tables.
+        where: What to call the source in errors, such as the path of the file.
+
+    Returns:
+        The validated card.
 
     Raises:
-        RequestError: Naming the file and the offending key.
+        RequestError: A key or value is wrong; the message names the source and the key.
     """
     return card_files.parse(values, where=where, families=family)
 
 
 def read(path: Path) -> Card:
-    """One card file, with its bases.
+    """Read one card file, with its bases.
+
+    Args:
+        path: The TOML file.
+
+    Returns:
+        The validated card.
 
     Raises:
-        RequestError: If it is no valid TOML or no valid card.
+        RequestError: The file is not valid TOML or not a valid card.
     """
     return card_files.read(path, families=family)
 
@@ -119,13 +151,30 @@ def _shipped() -> dict[str, Card]:
 
 
 def cards() -> dict[str, Card]:
-    """All cards by id: the shipped ones, then those of the folder ``KANDINSKY_CARDS`` names, which win."""
-    found = dict(_shipped())
-    if folder := os.environ.get("KANDINSKY_CARDS"):
-        for path in sorted(Path(folder).glob("*.toml")):
-            card = read(path)
-            found[card.id] = card
-    return found
+    """All cards by id: the shipped ones and those in the folder ``KANDINSKY_CARDS`` names, which take precedence.
+
+    Raises:
+        RequestError: There is no such folder, or a card in it is not valid.
+    """
+    if (folder := _own_folder("KANDINSKY_CARDS")) is None:
+        return dict(_shipped())
+    files = sorted(folder.glob("*.toml"))
+    bases = sorted((folder / card_files.BASES).glob("*.toml"))
+    return dict(_with_own(tuple(files), tuple(map(_written, (*files, *bases)))))
+
+
+@lru_cache(maxsize=1)
+def _with_own(files: tuple[Path, ...], written: tuple[tuple[Path, int, int], ...]) -> dict[str, Card]:
+    """The shipped cards and those of ``files``; read again when one of these, or of their bases, was written."""
+    return _shipped() | {card.id: card for card in map(read, files)}
+
+
+def _written(path: Path) -> tuple[Path, int, int]:
+    try:
+        state = path.stat()
+    except OSError:  # reading it will say so
+        return path, 0, 0
+    return path, state.st_mtime_ns, state.st_size
 
 
 def all_cards() -> Iterable[Card]:
@@ -134,23 +183,31 @@ def all_cards() -> Iterable[Card]:
 
 
 def find(model: str) -> Card:
-    """The card of a catalogue id.
+    """Look up a card by its catalogue id.
+
+    Args:
+        model: The id, such as `nano-t2v`.
+
+    Returns:
+        The card.
 
     Raises:
-        RequestError: With the nearest ids.
+        RequestError: There is no such id; the hint lists the nearest ones.
     """
     known = cards()
     if model in known:
         return known[model]
-    near = difflib.get_close_matches(model, known, n=3, cutoff=0.3) or sorted(known)[:3]
+    name = model.strip().rstrip("/").lower()
+    parts = [one for one in known if name and name in one][:3]
+    near = ", ".join(f"`{one}`" for one in parts or difflib.get_close_matches(name, known, n=3))
     raise RequestError(
         f"unknown model `{shown(model)}`: `kandinsky models` lists all {len(known)}",
-        hint="the nearest are " + ", ".join(f"`{name}`" for name in near),
+        hint=f"the nearest are {near}" if near else "there is no file or folder of this name either",
     )
 
 
 class _Cards:
-    """The catalogue, as formats may ask it."""
+    """The catalogue as formats see it."""
 
     find = staticmethod(find)
     all = staticmethod(all_cards)
@@ -163,14 +220,18 @@ CARDS = _Cards()
 
 
 def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source:
-    """The model a name stands for.
+    """Find the model a name stands for.
 
     Args:
-        weights: An official `weights/` folder to read a catalogue model from, instead of the Hugging Face cache.
+        model: Catalogue id, local folder, official YAML file or Hugging Face repository.
+        weights: Official `weights/` folder to read a catalogue model from, instead of the Hugging Face cache.
+
+    Returns:
+        The card, the folder with its files, and the name that finds it again.
 
     Raises:
-        RequestError: For a name that is nothing of all this.
-        WeightsError: For a folder that holds no model.
+        RequestError: The name is none of these, or ``weights`` was given for a model that brings its own.
+        WeightsError: The folder does not hold a model.
     """
     name, place = str(model), local_path(model, "model")
     root = None if weights is None else local_path(weights, "weights folder")
@@ -185,7 +246,7 @@ def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source
             raise RequestError("`weights` is for catalogue models: a YAML file names its own weights")
         return Source(card, None, str(place.resolve()))
     if place.exists():
-        raise RequestError(f"`{escaped(name)}` is no model: give a folder, an official YAML file or a catalogue id")
+        raise RequestError(f"`{escaped(name)}` is not a model: give a folder, an official YAML file or a catalogue id")
     if isinstance(model, Path) or name.startswith((".", "/", "~")):
         raise RequestError(f"model folder `{name}` is not there: give an existing folder or a catalogue id")
     if name.count("/") == 1 and (card := from_repository(name)):
@@ -194,11 +255,17 @@ def source_of(model: str | Path, *, weights: str | Path | None = None) -> Source
 
 
 def from_folder(folder: Path) -> Source:
-    """The model in a folder of this machine.
+    """Find the model in a local folder.
+
+    Args:
+        folder: The folder, in any layout that this library or a family knows.
+
+    Returns:
+        The card, the folder with its files, and the name that finds it again.
 
     Raises:
-        WeightsError: If it is not one model.
-        RequestError: If it is not one model.
+        WeightsError: The folder does not hold a model, or its files are broken.
+        RequestError: The folder's card or configuration is not valid.
     """
     with reading(folder, "holds values that make no model"):
         return _from_folder(folder)
@@ -230,7 +297,7 @@ def _from_folder(folder: Path) -> Source:
 
 
 def from_repository(repository: str) -> Card | None:
-    """The card of a Hugging Face repository, official or in the Diffusers layout; None where no card names it."""
+    """The card of a Hugging Face repository, official or in the Diffusers layout; None if no card names it."""
     owner, _, bare = repository.partition("/")
     for card in all_cards():
         for known, is_twin in ((card.dit.parts[0].repo, False), (diffusers_repository(card), True)):
@@ -261,7 +328,7 @@ def _diffusers_folder(folder: Path) -> Card:
 
 
 class _Load(Protocol[P]):
-    """What type checkers see of ``load``: the options are the constructor's of ``RunOptions``, declared there alone."""
+    """The signature of ``load`` for type checkers; its options are the fields of ``RunOptions``."""
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a literal is a str, too
@@ -272,7 +339,7 @@ class _Load(Protocol[P]):
 
 
 class _Plan(Protocol[P]):
-    """The same of ``plan``."""
+    """The signature of ``plan`` for type checkers."""
 
     def __call__(self, model: str | Path = DEFAULT_MODEL, *args: P.args, **options: P.kwargs) -> Plan: ...
 
@@ -287,31 +354,44 @@ def _as_plan(kind: Callable[P, RunOptions]) -> Callable[[Callable[..., Plan]], _
 
 @_as_load(RunOptions)
 def load(model: str | Path = DEFAULT_MODEL, **options: Any) -> GenerationPipeline | VideoToAudioPipeline:
-    """A pipeline for a model. Files are found and their headers checked now; weights are read at first use.
+    """Load a pipeline for a model; files are found and their headers checked now, weights are read at first use.
 
     Args:
         model: Catalogue id, local folder (official or Diffusers layout), official YAML file, or hub repository.
         options: Fields of ``engine.options.RunOptions``.
 
     Returns:
-        A ``GenerationPipeline``; of models that make sound a ``VideoToAudioPipeline``.
+        A ``GenerationPipeline``; for models that generate audio, a ``VideoToAudioPipeline``.
 
     Raises:
-        RequestError: A name or an option is not known, or a value is of a wrong type.
+        RequestError: A name or an option is unknown, or a value has the wrong type.
         WeightsError: A file is missing or broken; the message names it.
-        BackendError: A device, package or attention backend is not there.
+        BackendError: A device, package or attention backend is not available.
     """
     from kandinsky.engine.build import places_for
 
     chosen = RunOptions.from_dict(options)
     model = checked("model", model, str | Path)
-    # a device that is not there is said before anything is looked for; names are checked against the card later
+    # refuse a missing device before looking for files; names are checked against the card later
     places_for(chosen, chosen.device if isinstance(chosen.device, Mapping) else ())
     return open_model(source_of(model, weights=chosen.weights), chosen)
 
 
 def open_model(source: Source, options: RunOptions) -> GenerationPipeline | VideoToAudioPipeline:
-    """``load`` of a model that is found already."""
+    """Load a pipeline for a model that has already been found.
+
+    Args:
+        source: The model, as ``source_of`` returns it.
+        options: How it runs.
+
+    Returns:
+        A ``GenerationPipeline``; for models that generate audio, a ``VideoToAudioPipeline``.
+
+    Raises:
+        RequestError: An option does not suit the model.
+        WeightsError: A file is missing or broken; the message names it.
+        BackendError: A device, package or attention backend is not available.
+    """
     from kandinsky.engine.build import build
     from kandinsky.engine.pipeline import pipeline_of
 
@@ -320,18 +400,18 @@ def open_model(source: Source, options: RunOptions) -> GenerationPipeline | Vide
 
 @_as_plan(PlanOptions)
 def plan(model: str | Path = DEFAULT_MODEL, **options: Any) -> Plan:
-    """What one clip of a model needs; no prompt and no image is needed, since they change nothing here.
+    """Estimate what one clip of a model needs; prompts and images make no difference and are not needed.
 
     Args:
         model: As for ``load``.
-        options: Fields of ``engine.options.PlanOptions``; an ``offload`` that is not given is chosen.
+        options: Fields of ``engine.options.PlanOptions``; ``offload`` is chosen if not given.
 
     Returns:
-        Gigabytes to fetch, peak memory, time, and the placement that is chosen.
+        Download size, peak memory, time, and the placement that was chosen.
 
     Raises:
-        RequestError: As a generation would.
-        BackendError: As a generation would.
+        RequestError: A generation with these options would be refused.
+        BackendError: A device, package or attention backend is not available.
     """
     from kandinsky.engine.plan import plan_resolved
     from kandinsky.engine.request import resolve

@@ -1,28 +1,36 @@
-"""The one tree of errors this library raises on purpose.
+"""The one hierarchy of errors this library raises on purpose.
 
 KandinskyError
-├── RequestError     what was asked cannot be done (also a ValueError; CLI exit 2, HTTP 422)
-├── WeightsError     a weight file is absent, truncated, or names or shapes do not fit; names the tensor
-├── BackendError     a device, kernel or optional package is not there
+├── RequestError     the request cannot be fulfilled (also a ValueError; CLI exit 2, HTTP 422)
+├── WeightsError     a weight file is missing or truncated, or names or shapes do not fit; names the tensor
+├── BackendError     a device, kernel or optional package is not available
 ├── OutOfMemory      memory ran out; names the placement to try
-├── NotFinite        numbers ran out of range while sampling or decoding; names the step
+├── NotFinite        numbers overflowed while sampling or decoding; names the step
 └── Cancelled        a progress callback or another thread asked to stop
 
-A message says what was given, what is allowed and what to do; values stand in backticks; one line, no period.
-``hint`` is a second line, shown by the command line below the message. Both are escaped: what a request or a file
-brings along can neither forge a line nor reach a terminal. Options are named as Python writes them, such as
-`steps=4`; the command line turns that into its flags (``model/option.in_flags``).
+A message says what was given, what is allowed and what to do; values stand in backticks; one line, no period. ``hint``
+is a second line, shown by the command line below the message. Both are escaped: text from a request or a file can
+neither forge a line nor reach a terminal. Options are named as Python writes them, such as `steps=4`; the command line
+turns them into its flags (``model/option.in_flags``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from kandinsky.printing import escaped
 
-LONGEST = 2000  # characters of a message
+LONGEST = 2000  # longest message, in characters
 
 
 class KandinskyError(Exception):
-    """Root of every deliberate error; ``exit_code`` is what the command line returns for it."""
+    """Root of every deliberate error.
+
+    Attributes:
+        hint: A second line that says what to try; may be empty.
+        exit_code: What the command line returns for this error.
+    """
 
     exit_code = 1
 
@@ -56,13 +64,30 @@ class OutOfMemory(KandinskyError):  # noqa: N818 - the design fixes this name
 
 
 class NotFinite(KandinskyError):  # noqa: N818 - as its sister above
-    """Numbers ran out of range; the message names the step of the sampler, or the frame."""
+    """Numbers overflowed; the message names the sampling step or the frame."""
 
 
 class Cancelled(KandinskyError):  # noqa: N818 - not a failure
     """A progress callback returned False, or ``cancel`` was called."""
 
     exit_code = 130
+
+
+@contextmanager
+def needs(package: str, what: str) -> Iterator[None]:
+    """Around the import of an optional package.
+
+    Args:
+        package: Its name.
+        what: What cannot be done without it.
+
+    Raises:
+        BackendError: It is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise BackendError(f"{what} needs the package `{package}`: install `kandinsky-video[full]`") from error
 
 
 def _line(text: str) -> str:

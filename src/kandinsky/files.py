@@ -1,8 +1,8 @@
-"""Where files may be written, and how: whole or not at all, and never outside the folder that was named.
+"""Where files may be written, and how: completely or not at all, and never outside the named folder.
 
 Everything the library writes goes through ``replacing``: a temporary file beside the target, renamed when it is
-complete. Its name says which process writes it, so the leftovers of killed processes are recognised and removed.
-Names that come from elsewhere (a hub, a recipe, a prompt file, a card) go through ``inside``.
+complete. Its name says which process writes it, so the leftovers of killed processes are recognised and removed. Names
+that come from elsewhere (a hub, a recipe, a prompt file, a card) go through ``inside``.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _REASONS = {
     errno.ELOOP: "its symbolic links form a loop",
     errno.EIO: "the disk reports an error",
 }
-# Only writing fails for these, whichever file the system names.
+# Only writes fail with these, whichever file the system names.
 _WRITING_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-_NAME_MAX = 255  # bytes, where the file system does not say
+_NAME_MAX = 255  # bytes, if the file system does not say
 _PATH_MAX = 4096
 _LONGEST_SUFFIX = 16
 _PART = re.compile(r"\.part-(?P<pid>\d{1,10})-(?P<started>\d{1,20})-(?P<host>[0-9a-f]{8})-\d+(\.[^.]*)?$")
@@ -50,21 +50,21 @@ _numbers = itertools.count()
 
 @contextmanager
 def replacing(target: str | Path, *, folder: bool = False) -> Iterator[Path]:
-    """Write a file (or a folder) beside its target, then put it in the target's place.
+    """Write a file (or a folder) beside its target, then move it into the target's place.
 
-    The name in between is `.NAME.part-…` with the target's suffix; missing folders above it are made. When the block
-    ends, the file is flushed to the disk and renamed; when it fails, by an interrupt too, the file is removed and an
-    older target stays as it was. A target that is a symbolic link stays one: what it points to is replaced.
+    The temporary name is `.NAME.part-…` with the target's suffix; missing parent folders are created. When the block
+    ends, the file is flushed to disk and renamed; when it fails, even by an interrupt, the file is removed and an
+    existing target stays as it was. A target that is a symbolic link stays one: what it points to is replaced.
 
     Args:
         target: The file to write, or the folder, which must be absent or empty.
-        folder: Whether to make a folder.
+        folder: Whether to write a folder.
 
     Yields:
-        The temporary path. A folder exists already, a file does not.
+        The temporary path. A folder already exists, a file does not.
 
     Raises:
-        RequestError: Nothing can be written there: the disk is full, access is denied, the name is too long, the
+        RequestError: Nothing can be written there: the disk is full, access is denied, the name is too long, or the
             target is a folder or a device. Other errors of the block pass through.
     """
     path = real_path(target)
@@ -80,17 +80,17 @@ def replacing(target: str | Path, *, folder: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replacing_many(folder: str | Path, names: Sequence[str]) -> Iterator[Path]:
-    """Write several files into a folder that may hold others, and put them in their places when all are complete.
+    """Write several files into a folder that may hold others, and move them into place when all are complete.
 
     Args:
         folder: Where they belong.
-        names: Of all that the block writes.
+        names: Names of all files that the block writes.
 
     Yields:
-        A temporary folder, in which the block writes files of these names. It is removed in any case.
+        A temporary folder, in which the block writes files of these names. It is always removed.
 
     Raises:
-        RequestError: As of ``replacing``.
+        RequestError: Nothing can be written there, for the reasons ``replacing`` lists.
     """
     path, first = real_path(folder), Path(folder, names[0])
     with _part(first, path / names[0], folder=True) as part:
@@ -104,17 +104,20 @@ def replacing_many(folder: str | Path, names: Sequence[str]) -> Iterator[Path]:
 
 
 def check_writable(target: str | Path) -> Path:
-    """Refuse a file, or a new folder, that could not be written, before the work that makes it.
+    """Refuse a file or a new folder that could not be written, before the work that produces it.
 
-    Really creates and removes a nameless file in the folder, or in the nearest one above it that exists: permission
-    bits alone do not tell on every file system.
+    Actually creates and removes a nameless file in the folder, or in its nearest existing parent: permission bits alone
+    are not reliable on every file system.
+
+    Args:
+        target: The file or folder to be written.
 
     Returns:
         The target.
 
     Raises:
-        RequestError: The name is too long or cannot be encoded, a device or a file is in the way, or the place takes
-            no files.
+        RequestError: The name is too long or cannot be encoded, a device or a file is in the way, or files cannot be
+            created there.
     """
     path = real_path(target)
     folder = path if path.is_dir() else next(p for p in path.parents if p.exists() or p.parent == p)
@@ -130,11 +133,17 @@ def check_writable(target: str | Path) -> Path:
 
 
 def real_path(target: str | Path) -> Path:
-    """The absolute path that is meant, symbolic links and `..` resolved; nothing of it needs to exist.
+    """Resolve symbolic links and `..` to an absolute path, no part of which needs to exist.
+
+    Args:
+        target: The path, relative or absolute.
+
+    Returns:
+        The absolute path.
 
     Raises:
-        RequestError: The text cannot be a path, the links form a loop, the name is too long, or a device, a pipe or
-            a socket has this name.
+        RequestError: The text cannot be a path, the links form a loop, the name is too long, or a device, a pipe or a
+            socket has this name.
     """
     try:
         path = Path(os.path.realpath(target))
@@ -145,7 +154,7 @@ def real_path(target: str | Path) -> Path:
         raise not_writable(target, error) from error
     except ValueError as error:
         raise RequestError("a file name holds a NUL character or a lone surrogate: use another name") from error
-    if stat.S_ISLNK(mode):  # what is left unresolved is a loop
+    if stat.S_ISLNK(mode):  # whatever is still unresolved is a loop
         raise not_writable(target, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise RequestError(f"`{target}` cannot be written: it is a device or a pipe, name a file")
@@ -153,7 +162,7 @@ def real_path(target: str | Path) -> Path:
 
 
 def inside(root: str | Path, relative: str) -> Path:
-    """A path below a folder, from a name that somebody else chose.
+    """Build a path below a folder from a name that came from elsewhere.
 
     Args:
         root: The folder.
@@ -170,7 +179,7 @@ def inside(root: str | Path, relative: str) -> Path:
     path = Path(root, *parts)
     try:
         leads_out = not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
-    except (OSError, ValueError) as error:  # also what cannot be encoded
+    except (OSError, ValueError) as error:  # also covers what cannot be encoded
         raise RequestError(f"`{escaped(relative)}` cannot be used as a file name: {escaped(error)}") from error
     if leads_out:
         raise RequestError(f"`{escaped(relative)}` leads out of `{root}` through a symbolic link")
@@ -178,9 +187,15 @@ def inside(root: str | Path, relative: str) -> Path:
 
 
 def relative_parts(relative: str) -> tuple[str, ...]:
-    """The names that a path from elsewhere is made of, by the rules of ``inside``; symbolic links are not looked at.
+    """Split a path from elsewhere into names, by the rules of ``inside``; symbolic links are not examined.
 
-    For what is only read, where links are the user's own, as those of the Hugging Face cache are.
+    For paths that are only read, where links are the user's own, as in the Hugging Face cache.
+
+    Args:
+        relative: Names joined by `/`.
+
+    Returns:
+        The names.
 
     Raises:
         RequestError: The name is not a plain relative path, or one of its parts is longer than a file name can be.
@@ -207,17 +222,20 @@ def relative_parts(relative: str) -> tuple[str, ...]:
 
 
 def local_path(given: str | Path, what: str) -> Path:
-    """A path of this machine that a person gave, with `~` expanded; nothing needs to be there.
+    """A path on this machine that a person gave, with `~` expanded; it need not exist.
 
     Args:
         given: What was given.
-        what: How it is called in errors, such as `model`.
+        what: What to call it in errors, such as `model`.
+
+    Returns:
+        The path.
 
     Raises:
-        RequestError: It is no text, is empty, holds a NUL or a lone surrogate, or is longer than a file name can be.
+        RequestError: It is not text, is empty, holds a NUL or a lone surrogate, or is longer than a file name can be.
     """
     if not isinstance(given, str | Path) or not str(given).strip():
-        raise RequestError(f"{what} `{escaped(given)}` is no name: give text that is not empty")
+        raise RequestError(f"{what} `{escaped(given)}` is not a name: give text that is not empty")
     name = str(given)
     try:
         encoded = [len(os.fsencode(part)) for part in Path(name).parts]
@@ -238,8 +256,11 @@ def local_path(given: str | Path, what: str) -> Path:
 def sweep(folder: Path) -> list[Path]:
     """Remove what processes of this machine and user left half-written in a folder when they were killed.
 
+    Args:
+        folder: The folder; folders below it are not searched.
+
     Returns:
-        What was removed.
+        The paths that were removed.
     """
     removed = []
     with suppress(OSError), os.scandir(folder) as entries:
@@ -256,7 +277,7 @@ def sweep(folder: Path) -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all in it, if it is there; what cannot be removed stays."""
+    """Remove a file or a folder with its contents, if it exists; whatever cannot be removed stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -265,7 +286,7 @@ def remove(path: Path) -> None:
 
 
 def not_writable(path: str | Path, error: OSError) -> RequestError:
-    """What to say of a file that could not be written."""
+    """The error for a file that could not be written."""
     reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
     hint = "free some space, or choose another place" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
     return RequestError(f"`{path}` cannot be written: {reason}", hint=hint)
@@ -273,7 +294,7 @@ def not_writable(path: str | Path, error: OSError) -> RequestError:
 
 @contextmanager
 def _part(target: str | Path, path: Path, *, folder: bool) -> Iterator[Path]:
-    """A temporary name beside ``path``, which nothing has when this ends."""
+    """A temporary name beside ``path``, gone again when the block ends."""
     with _explained(target):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
@@ -299,7 +320,7 @@ def _explained(target: str | Path) -> Iterator[None]:
 
 
 def _is_about(error: OSError, part: Path) -> bool:
-    """Whether an error is one of writing this file or folder, not of something else that the block did."""
+    """Whether an error comes from writing this file or folder, not from something else in the block."""
     name = error.filename
     text = os.fsdecode(name).removeprefix("file:") if isinstance(name, str | bytes) else ""
     return error.errno in _WRITING_FAILS or text == str(part) or text.startswith(f"{part}{os.sep}")
@@ -334,7 +355,7 @@ def flush(path: Path, *, shallow: bool = False) -> None:
     """Have the system write a file to the disk, or a folder with its files.
 
     Raises:
-        OSError: Writing failed. That a file system cannot flush folders is no fault.
+        OSError: Writing failed. A file system that cannot flush folders is not an error.
     """
     if path.is_dir():
         for entry in () if shallow else path.iterdir():
@@ -358,7 +379,7 @@ def _fsync(path: Path, flags: int) -> None:
 
 @functools.cache
 def _host() -> str:
-    """This machine, and the container where process numbers have a name space of their own."""
+    """This machine, and the container if process ids have a namespace of their own."""
     try:
         space = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -367,9 +388,9 @@ def _host() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in the system's own units; "0" where that is not known.
+    """When a process started, in the system's own units; "0" if unknown.
 
-    A number of a process is used again later; together with this it is not.
+    Process ids are reused; together with the start time they are not.
     """
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
@@ -384,6 +405,6 @@ def _is_running(pid: int, started: str) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # another user's: not the one that wrote a file of ours
+    except PermissionError:  # another user's process: it did not write our file
         return False
     return "0" in (started, now := _started(pid)) or started == now

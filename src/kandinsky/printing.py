@@ -1,4 +1,4 @@
-"""Text that came from a file, a request or another program, made safe to print.
+"""Text from a file, a request or another program, made safe to print.
 
 Prompts, recipes, file names and tensor names may hold line breaks, which forge lines of our own output, and escape
 sequences, which a terminal obeys. All of them are printed through ``escaped``, and commands through ``shell_command``.
@@ -10,21 +10,21 @@ import shlex
 import unicodedata
 from collections.abc import Iterable
 
-# They reorder what stands around them; the rest of the format characters joins emoji and letters.
+# They reorder the text around them; the other format characters join emoji and letters.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _HARMFUL = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surrogates, line and paragraph separators
 _SHORT = {"\a": r"\a", "\b": r"\b", "\t": r"\t", "\n": r"\n", "\v": r"\v", "\f": r"\f", "\r": r"\r"}
 
 
 def escaped(text: object, *, keep: str = "") -> str:
-    """Text with every character that a terminal would obey written as an escape: `\\n`, `\\x1b`, `\\u2028`.
+    r"""Escape every character that a terminal would obey: `\n`, `\x1b`, `\u2028`.
 
     Args:
-        text: Anything; what is not text is turned into it.
-        keep: Characters that stay as they are, such as the line break of text that is meant to have lines.
+        text: Anything; a value that is not text is converted to it.
+        keep: Characters left as they are, such as the line break of text that is meant to have lines.
 
     Returns:
-        Printable text that UTF-8 can encode; the same text where there was nothing to escape.
+        Printable text that UTF-8 can encode; the same text if there was nothing to escape.
     """
     text = str(text)
     if text.isprintable():  # the usual case, and fast
@@ -33,17 +33,22 @@ def escaped(text: object, *, keep: str = "") -> str:
 
 
 def shortened(text: object, longest: int = 48) -> str:
-    """Text for a message: ``escaped``, and cut where it is longer than so many characters."""
+    """Text for a message: ``escaped``, and cut if it is longer than ``longest`` characters."""
     text = str(text)
     shown = escaped(text[: longest + 1])
     return shown if len(text) <= longest and len(shown) <= longest else shown[: longest - 1] + "…"
 
 
-def shell_word(text: str) -> str:
-    """Text as one word of a shell's command line.
+def counted(number: int, what: str) -> str:
+    """`1 frame`, `2 frames`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
-    Plain words stay, others are quoted as ``shlex.quote`` does. With characters that a terminal obeys the form is
-    `$'…'`, which bash, zsh and ksh read back. A NUL cannot be in any command line and stands there as `\\x00`.
+
+def shell_word(text: str) -> str:
+    r"""Quote text as one word of a shell's command line.
+
+    Plain words stay, others are quoted as ``shlex.quote`` does. Text with characters that a terminal obeys becomes
+    `$'…'`, which bash, zsh and ksh read back. A NUL cannot appear in any command line and is written as `\x00`.
     """
     if text.isprintable() or not any(_is_harmful(c) for c in text):
         return shlex.quote(text)
@@ -52,7 +57,7 @@ def shell_word(text: str) -> str:
 
 
 def shell_command(words: Iterable[str]) -> str:
-    """A command line of these words, in one line."""
+    """Join words into a command line, on one line."""
     return " ".join(map(shell_word, words))
 
 
@@ -64,7 +69,7 @@ def _escape(character: str, *, for_shell: bool = False) -> str:
     if short := _SHORT.get(character):
         return short
     code = ord(character)
-    if for_shell and 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no text: Python's own way to carry it
+    if for_shell and 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not text: Python's own way to carry it
         return f"\\x{code - 0xDC00:02x}"
-    # above 0x7f a shell takes `\x` for a byte, not for a character
+    # above 0x7f a shell reads `\x` as a byte, not as a character
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"

@@ -114,7 +114,7 @@ def test_a_rows_output_stays_in_the_folder_that_is_named(
         return
     with pytest.raises(RequestError, match="lies outside of") as refused:
         plan_items(rows, BASE, loading, output=named)
-    assert refused.value.hint == "to write elsewhere, name the folder: --output 'FOLDER/{name}.mp4'"
+    assert refused.value.hint == 'to write elsewhere, name the folder: `output="FOLDER/{name}.mp4"`'
 
 
 def test_bad_rows_beside_good_ones_on_the_command_line(loading: Loading, capfd: pytest.CaptureFixture[str]) -> None:

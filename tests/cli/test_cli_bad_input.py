@@ -47,7 +47,7 @@ CASES = {
     "unknown option": (["x", "--lightning"], "no such option: --lightning", "kandinsky generate --help"),
     "word for a number": (
         ["x", "-m", "tiny", "--steps", "ten"],
-        "invalid value for '--steps'",
+        "--steps must be a whole number, not",
         "kandinsky generate --help",
     ),
     "weights not here": (

@@ -88,7 +88,7 @@ def test_a_card_of_another_model_is_left_alone(tiny: Path, call: Call) -> None:
     other.write_text((tiny / "tiny.toml").read_text().replace('"tiny"', '"other"'))
     before = other.read_text()
     done = call("calibrate", "tiny", "--seconds", "0", "--seeds", "1", "--card", str(other))
-    assert done.code == 2 and "is no card of `tiny`" in done.err and other.read_text() == before
+    assert done.code == 2 and "is not a card of `tiny`" in done.err and other.read_text() == before
 
 
 TINY_SIZES = (
@@ -124,9 +124,9 @@ def test_bench_says_what_diffusers_has_not(call: Call) -> None:
     [
         (["--stages", "text,tea"], "unknown stage `tea`: use `text`, `dit`, `vae`, `write`"),
         (["--against", "comfy"], "unknown rival `comfy`: use `diffusers`"),
-        (["--set", "dit.model_dim=64"], "only be changed with random weights"),
+        (["--set", "dit.model_dim=64"], "only be changed with `--random-weights`"),
         (["--random-weights", "--set", "dit.model_dim"], "`dit.model_dim` is not of the form `dit.model_dim=512`"),
-        (["--random-weights", "--set", "dit.model_dim=big"], "`big` is no number"),
+        (["--random-weights", "--set", "dit.model_dim=big"], "`big` is not a number"),
         (["--random-weights", "--set", "net.model_dim=2"], "`net.model_dim` names no hyper-parameter"),
         (["--random-weights", "--set", "dit.modl_dim=2"], "did you mean `model_dim`"),
         (["--ledger", "--stages", "dit"], "`--ledger` measures a model as it is"),

@@ -105,7 +105,7 @@ def test_plan_for_a_card_that_is_not_here(call: Call) -> None:
     assert tight.fits is False and tight.advice == 'try `offload="block"`'
     said = call("plan", "-m", LITE, "--memory", "13GB", "--offload", "module").out
     assert "try `--offload block`" in said and "needs none" in " ".join(said.split())
-    with pytest.raises(RequestError, match="memory `much` is no amount"):
+    with pytest.raises(RequestError, match="memory `much` is not an amount"):
         kandinsky.plan(LITE, memory="much")
 
 

@@ -124,7 +124,7 @@ def test_a_wrong_value_says_where_it_comes_from(
     done = call("plan", "tiny")
     assert (
         done.code == 2
-        and "invalid value for '--steps'" in done.err
+        and "--steps must be a whole number, not" in done.err
         and f"hint: the value comes from {path}" in done.err
     )
     config("steps = 99\n")

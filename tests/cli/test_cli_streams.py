@@ -182,7 +182,7 @@ def test_a_batch_names_its_prompts(tiny: Path, call: Call) -> None:
         "\n".join(json.dumps({"prompt": prompt}) for prompt in ("a dot", long, "two\nlines\x1b[1m")), encoding="utf-8"
     )
     lines = call("generate", "--prompts", "p.jsonl", *STILL).err.splitlines()
-    assert any(line.startswith("1/3 `a dot`: seed 3, 1 frames, ") for line in lines)
+    assert any(line.startswith("1/3 `a dot`: seed 3, 1 frame, ") for line in lines)
     assert any(line.startswith(f"2/3 `{long[:47]}…`: seed 3") for line in lines)
     assert any(line.startswith(r"3/3 `two\nlines\x1b[1m`: seed 3") for line in lines)
     again = call("generate", "--prompts", "p.jsonl", *STILL).err

@@ -357,7 +357,7 @@ def test_1_1_obeys_a_configuration_beside_the_files(folder: Path, tmp_path: Path
     with pytest.raises(RequestError, match="unknown U-Net parameter `wings`"):
         kandinsky_video.get_T2V_pipeline("cpu", cache_dir=str(tmp_path))
     (tmp_path / "configs.json").write_text("[")
-    with pytest.raises(WeightsError, match=r"configs\.json` is no configuration"):
+    with pytest.raises(WeightsError, match=r"configs\.json` is not a configuration"):
         kandinsky_video.get_T2V_pipeline("cpu", cache_dir=str(tmp_path))
 
 

@@ -151,7 +151,7 @@ def no_partner(state: dict[str, Tensor]) -> dict[str, Tensor]:
         (pair(layer="text_embeddings.norm"), r"`text_embeddings.norm`, but `tiny` has no such linear layer among its"),
         (pair("lora_unet_", "down_blocks_0_to_q"), r"changes the layer `down_blocks_0_to_q`, but `tiny`"),
         (no_partner(pair()), r"has no lora_B or lora_up tensor"),
-        (pair() | {"transformer.out_layer.bias": torch.ones(3)}, r"`transformer.out_layer.bias` .* is no part of a"),
+        (pair() | {"transformer.out_layer.bias": torch.ones(3)}, r"`transformer.out_layer.bias` .* is not part of a"),
         (pair() | pair(""), r"both stand for the layer `visual_transformer_blocks.1.self_attention.to_query`"),
         ({}, r"holds no tensors"),
     ],
@@ -177,8 +177,6 @@ def test_ranks_that_disagree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensor", "kind"),
     [
-        (f"transformer.{LAYER}.lora_magnitude_vector", "DoRA"),
-        (f"lora_unet_{LAYER.replace('.', '_')}.dora_scale", "DoRA"),
         (f"lora_unet_{LAYER.replace('.', '_')}.hada_w1_a", "LoHa"),
         (f"lora_unet_{LAYER.replace('.', '_')}.lokr_w1", "LoKr"),
         (f"diffusion_model.{LAYER}.diff", "whole differences"),
@@ -191,10 +189,24 @@ def test_relatives_of_lora_are_refused_by_name(tensor: str, kind: str, tmp_path:
         read(tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("values", [{"use_dora": True}, {"peft_type": "LOHA"}])
-def test_relatives_are_refused_by_their_configuration(values: dict[str, object]) -> None:
-    with pytest.raises(WeightsError, match=r"DoRA|LOHA"):
-        LoraConfig.from_dict(values, where="x.json")
+def test_relatives_are_refused_by_their_configuration() -> None:
+    with pytest.raises(WeightsError, match="LOHA"):
+        LoraConfig.from_dict({"peft_type": "LOHA"}, where="x.json")
+
+
+def test_dora_needs_a_norm_of_each_row(tmp_path: Path) -> None:
+    name = f"transformer.{LAYER}.lora_magnitude_vector"
+    save_file(pair() | {name: torch.ones(32)}, tmp_path / "a.safetensors")
+    assert read(tmp_path / "a.safetensors").updates[LAYER].magnitude_O is not None
+    for wrong in (torch.ones(1, 31), torch.ones(2, 32)):
+        save_file(pair() | {name: wrong}, tmp_path / "b.safetensors")
+        with pytest.raises(WeightsError, match=r"has shape \[\d, \d+\], but the layer .* has 32 outputs"):
+            read(tmp_path / "b.safetensors")
+    save_file(pair(), tmp_path / "c.safetensors")
+    with pytest.raises(WeightsError, match="has no magnitudes"):
+        read(tmp_path / "c.safetensors", config=LoraConfig.from_dict({"use_dora": True}, where="x.json"))
+    with pytest.raises(WeightsError, match="`use_dora` as `3`"):
+        LoraConfig.from_dict({"use_dora": 3}, where="x.json")
 
 
 def test_a_file_that_is_cut_off(tmp_path: Path) -> None:

@@ -111,6 +111,17 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
         recipes.command({"kandinsky": "0.1.0", "model": "x"})
 
 
+def test_an_interpolated_clip_is_interpolated_again() -> None:
+    recipe = {
+        "kandinsky": "0.1.0", "model": "kandinsky-video-1.1", "prompt": "", "seed": 0, "width": 64, "height": 64,
+        "interpolated": {"factor": 2.5, "from": {}}, "steps": 3, "interpolation_guidance": 1.0, "fps": 30.0,
+    }  # fmt: skip
+    assert recipes.command(recipe) == (
+        "kandinsky interpolate VIDEO --output OUTPUT.mp4 --model kandinsky-video-1.1 --fps 30 --steps 3 --guidance 1 "
+        "--seed 0"
+    )
+
+
 def test_what_the_catalogue_writes_is_read() -> None:
     for name in catalogue.cards():
         card = catalogue.find(name)

@@ -197,11 +197,11 @@ def test_sheet_shows_first_and_last_frame() -> None:
         ("folder.mp4", "is a folder"),
         ("file/a.mp4", "cannot be written"),
         ("file/deep/er/a.mp4", "cannot be written"),
-        ("full", "is no empty folder"),
+        ("full", "is not an empty folder"),
         ("a%d%d.png", "`%03d.png` only"),
         ("x" * 252 + ".mp4", "the name is too long"),
         ("to-full.mp4", "a device or a pipe"),
-        ("file", "is no empty folder"),
+        ("file", "is not an empty folder"),
     ],
 )
 def test_targets_that_are_refused(tmp_path: Path, target: str, said: str) -> None:

@@ -105,7 +105,7 @@ def test_what_is_no_latent_is_refused(tmp_path: Path, capsys) -> None:
     with pytest.raises(RequestError, match="does not exist"):
         read_latent(tmp_path / "none")
     (tmp_path / "a.mp4").write_bytes(b"0" * 100)
-    with pytest.raises(RequestError, match="is no kept latent"):
+    with pytest.raises(RequestError, match="is not a kept latent"):
         read_latent(tmp_path / "a.mp4")
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(RequestError, match="was not written by `kandinsky generate`"):
@@ -133,7 +133,7 @@ def test_another_models_latent_is_refused(tmp_path: Path) -> None:
         ({"model": None}, "has no `model`"),
         ({"fps": None}, "has no `fps`"),
         ({"seed": None}, "has no `seed`"),
-        ({"fps": -12.0}, "`fps` must be a number above 0, not `-12.0`"),
+        ({"fps": -12.0}, "`fps` must be a finite number above 0, not `-12.0`"),
         ({"seed": "7"}, "`seed` must be a whole number"),
         ({"device": 3}, "`device` must be text"),
         ({"shape": (0, 2, 2, 16)}, r"its shape is \[0, 2, 2, 16\]"),

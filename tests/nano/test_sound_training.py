@@ -31,25 +31,10 @@ from kandinsky.train import loop
 from kandinsky.train.objective import One, Rng
 from kandinsky.train.recipe import run_recipe
 from kandinsky.weights.read import load_into
+from tiny.training import CLIP, PICTURES
+from tiny.training import SOUND_UNET as UNET
+from tiny.training import SOUND_VAE as VAE
 
-PICTURES = {
-    "columns": 216,
-    "max_value": 3e6,
-    "spectrogram": {
-        "sample_rate": 16000, "window_duration_ms": 40, "padded_duration_ms": 64,
-        "num_frequencies": 16, "max_frequency": 8000,
-    },
-}  # fmt: skip
-VAE = {
-    "temporal": 1, "spatial": 8, "latent_channels": 4, "encoder_width": 8, "width": 8, "blocks": 1, "fine_width": 8,
-    "fine_blocks": 1,
-}  # fmt: skip
-UNET = {
-    "in_channels": 12, "out_channels": 4, "block_out_channels": [8, 8], "layers_per_block": 1, "norm_num_groups": 4,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "attention_head_dim": 2,
-    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "cross_attention_dim": 8, "encoder_dim": 8,
-}  # fmt: skip
-CLIP = {"encoder_dim": 8, "side": 16, "widths": [8, 8], "places": 4, "moments": 1, "words": ["drum", "clap", "bell"]}
 SETTINGS = loop.LoopSettings(steps=2, lr=3e-3, warmup=2, bf16=False, log_every=1)
 
 

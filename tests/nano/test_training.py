@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.families.nano.autoencoder import NanoAutoencoder
-from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
+from kandinsky.families.nano.text import NanoTextNetwork
 from kandinsky.lab.nano.flow import FlowObjective, Stage
 from kandinsky.lab.nano.train import DenoiserRecipe, PackageRecipe, Packed, TextRecipe, package
 from kandinsky.train import loop
@@ -27,25 +27,12 @@ from kandinsky.train.optimisers import Optimiser
 from kandinsky.train.recipe import Run, read_recipe, read_settings, run_recipe
 from kandinsky.weights.read import load_into, read_state
 from kandinsky.weights.write import write_state
+from tiny.training import WORDS, latents
 
 DIT = DiTParams(
     in_visual_dim=4, out_visual_dim=4, in_text_dim=8, in_text_dim2=8, time_dim=16, model_dim=16, ff_dim=32,
     num_text_blocks=1, num_visual_blocks=1, axes_dims=(4, 6, 6),
 )  # fmt: skip
-WORDS = NanoTextParams(
-    vocab_size=20, width=16, heads=2, ff_width=16, layers=1, meaning_dim=8, token_dim=8, pooled_dim=8
-)
-
-
-def latents(folder: Path) -> Path:
-    rng = np.random.default_rng(0)
-    np.save(folder / "latents.npy", rng.standard_normal((6, 3, 4, 4, 4)).astype(np.float16))
-    rows = [
-        {"concept": i, "colour": i, "position": None, "scale": None, "camera": "zoom in" if i > 3 else None}
-        for i in range(6)
-    ]
-    (folder / "latents.json").write_text(json.dumps(rows))
-    return folder / "latents.npy"
 
 
 def objective(folder: Path, steps: int) -> FlowObjective:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 
 import pytest
 import torch
@@ -14,23 +13,13 @@ from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
+from tiny.alignment import exact_rotation
 from tiny.transformer import TINY
 
 diffusers = pytest.importorskip("diffusers")
-from diffusers.models.transformers import transformer_kandinsky  # noqa: E402
 
+__all__ = ["exact_rotation"]
 PARAMS = dataclasses.replace(TINY, num_text_blocks=2)
-
-
-@pytest.fixture
-def exact_rotation(monkeypatch):
-    """Diffusers rounds rotated queries and keys to bfloat16 always; lift that, and nothing else."""
-    processor = transformer_kandinsky.Kandinsky5AttnProcessor
-    source = inspect.getsource(processor)
-    assert source.count(".to(torch.bfloat16)") == 1
-    scope = dict(vars(transformer_kandinsky))
-    exec(source.replace(".to(torch.bfloat16)", ""), scope)
-    monkeypatch.setattr(processor, "__call__", scope[processor.__name__].__call__)
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_a_file_with_more_than_tensors_is_converted_and_then_read(
     assert command[0] == "convert" and command[-1] == "--trust-pickle"
     assert main(command) == 0
     said = capsys.readouterr()
-    assert "left behind, since it is no tensor: notes" in said.err
+    assert "left behind, since it is not a tensor: notes" in said.err
     made = Path(said.out.strip())
     # nothing is lost, and no name is changed
     before, after = read_state(folder / "weights" / file), read_state(made)

@@ -15,18 +15,11 @@ from kandinsky.families.kandinsky4_v2a.params import V2AParams
 from kandinsky.families.kandinsky4_v2a.unet import V2AUNet
 from kandinsky.runtime.blocks import BlockSwap
 from tiny.family import randomise
+from tiny.sound import UNET
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "kandinsky4"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference folder is not beside this checkout")
-SMALL = {
-    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-    "block_out_channels": [8, 16],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "cross_attention_dim": 12,
-    "attention_head_dim": 2,
-}
+SMALL = {key: value for key, value in UNET.items() if key != "encoder_dim"}
 
 
 def net(**changes) -> V2AUNet:

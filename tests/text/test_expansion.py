@@ -94,16 +94,6 @@ def test_without_a_chat_template() -> None:
         expansion.expand(family.qwen(), tokenizer, "a cat", task="text-to-video", seed=1)
 
 
-def test_who_cannot_expand() -> None:
-    expansion.check_can_expand("k5", "qwen-clip", "image-editing")
-    with pytest.raises(
-        RequestError, match=r"`nano-t2v` cannot expand prompts: its text encoder `nano.text` only reads"
-    ):
-        expansion.check_can_expand("nano-t2v", "nano.text", "text-to-video")
-    with pytest.raises(RequestError, match="cannot expand prompts for `video-to-audio`"):
-        expansion.check_can_expand("x", "qwen-clip", "video-to-audio")
-
-
 def test_seeded_restores_after_an_error() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()

@@ -47,9 +47,8 @@ def loop(steps: int, **more: Any) -> dict[str, Any]:
     return {"steps": steps, "lr": 3e-3, "warmup": 2, "bf16": False, "log_every": 1, "seed": 1, **more}
 
 
-def denoiser(folder: Path, steps: int) -> Path:
-    """Latents and text memory in ``folder``; half of the clips begin with a given frame. Returns the recipe."""
-    folder.mkdir(parents=True)
+def latents(folder: Path) -> Path:
+    """Six clips of latents, and what their captions say."""
     rng = np.random.default_rng(0)
     np.save(folder / "latents.npy", rng.standard_normal((6, 3, 4, 4, 4)).astype(np.float16))
     rows = [
@@ -57,6 +56,13 @@ def denoiser(folder: Path, steps: int) -> Path:
         for i in range(6)
     ]
     (folder / "latents.json").write_text(json.dumps(rows))
+    return folder / "latents.npy"
+
+
+def denoiser(folder: Path, steps: int) -> Path:
+    """Latents and text memory in ``folder``; half of the clips begin with a given frame. Returns the recipe."""
+    folder.mkdir(parents=True)
+    latents(folder)
     torch.manual_seed(3)
     words = write_state(NanoTextNetwork(WORDS).state_dict(), folder / "words.safetensors")
     values = {

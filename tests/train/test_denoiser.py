@@ -13,7 +13,7 @@ from PIL import Image
 import kandinsky
 from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.errors import RequestError
-from kandinsky.train import captioned
+from kandinsky.train.data import sources as captioned
 from kandinsky.train.recipe import run_recipe
 
 

@@ -70,7 +70,7 @@ WRONG: list[tuple[str | bytes | dict[str, Any], str]] = [
     (looped(lr=float("inf")), "`lr` must be a finite number"),
     (looped(lr=-1), "`lr` must be 0 or more"),
     (looped(seed=2**32), "`seed` must be 4294967295 or less"),
-    (looped(betas=[0.9]), "`betas` must be 2 of"),
+    (looped(betas=[0.9]), "`betas` must be 2 finite numbers"),
     (looped(decay=1.5), "`decay` must be 1 or less"),
     (looped(clip=0), "`clip` must be above 0"),
     (MODEL | {"start": "zero"}, "`start` must be `model` or `random`"),

@@ -38,8 +38,8 @@ def test_one_file_is_a_file_and_several_are_their_folder(tmp_path: Path) -> None
     folder = snapshot(tmp_path, "acme/vae") / "vae"
     for name in ("config.json", "w.safetensors"):
         write(folder / name)
-    assert locate.locate(Component("kandinsky5.dit", (HUB_PART,))) == file
-    assert locate.locate(Component("hunyuan", (FOLDER_PART,))) == folder
+    assert locate.locate_part(HUB_PART) == file
+    assert locate.locate_part(FOLDER_PART) == folder
     both = locate.locate_parts(Component("x", (HUB_PART, FOLDER_PART)))
     assert both == {"": file, "vae": folder}
     assert locate.revision(Component("kandinsky5.dit", (HUB_PART,))) == COMMIT
@@ -108,7 +108,7 @@ def test_cards_name_folders_beside_themselves(tmp_path: Path) -> None:
     assert catalogue.read(path).dit.parts[0].repo == str(tmp_path / "mine" / "weights")
     assert catalogue.read(path).vae.parts[0].repo == values["vae"]["parts"][0]["repo"]
     file = write(tmp_path / "mine" / "weights" / "model" / "kandinsky5lite_t2v_sft_5s.safetensors")
-    assert locate.locate(catalogue.read(path).dit) == file
+    assert locate.locate_part(catalogue.read(path).dit.parts[0]) == file
     assert locate.revision(catalogue.read(path).dit) == "local"
 
 

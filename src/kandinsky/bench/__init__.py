@@ -1,1 +1,1 @@
-"""Timing, the ledger of optimisations, and rivals."""
+"""Timing, the ledger of optimisations, and comparisons with other libraries."""

@@ -16,6 +16,7 @@ from kandinsky.diffusion.caching import BRANCHES, MagCache, magcache_plan
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.step_cache import RatioRecorder
 from kandinsky.errors import RequestError
+from kandinsky.files import replacing
 from kandinsky.model.values import Request
 
 PROMPTS = (
@@ -24,7 +25,7 @@ PROMPTS = (
     "the moon over the sea at night",
     "a cat dances on a yellow background",
 )
-DIGITS = 5  # as many as the published tables have
+DIGITS = 5  # decimals of the published tables
 PER_LINE = 14
 
 
@@ -32,9 +33,13 @@ PER_LINE = 14
 class Calibration:
     """Ratios of one model at one number of steps.
 
-    rows:    of each branch, from the second step on, averaged over all runs; unconditional ones are 0 where guidance is
-             off, which MagCache takes for "never leave out".   spread: standard deviation over runs, likewise.
-    setting: what they were measured with, in words.
+    Attributes:
+        model: Catalogue id.
+        steps: Sampling steps.
+        rows: Ratios of the conditional and the unconditional pass, from the second step on, averaged over all runs.
+            Unconditional ones are 0 if guidance is off, which MagCache reads as "never skip".
+        spread: Standard deviation over runs, in the same layout.
+        setting: What they were measured with, in words.
     """
 
     model: str
@@ -45,7 +50,7 @@ class Calibration:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Both rows in turn, as a card's ``sampling.mag_ratios``."""
+        """Both rows interleaved, as a card's ``sampling.mag_ratios``."""
         return tuple(round(ratio, DIGITS) for pair in zip(*self.rows, strict=True) for ratio in pair)
 
 
@@ -62,9 +67,23 @@ def calibrate(
 ) -> Calibration:
     """Measure every prompt with every seed, one clip at a time.
 
-    Args:   request: further fields of ``Request``, such as steps, guidance, width and height, or an image.
-            on_run: told (done, total).
-    Raises: RequestError for no prompt, no seed or fewer than two steps, and whatever a generation raises.
+    Args:
+        model: As for ``load``.
+        prompts: Prompts of the clips.
+        seeds: Seeds; each prompt is run with each.
+        request: Further fields of ``Request``, such as steps, guidance, width and height, or an image.
+        device: As for ``load``.
+        dtype: As for ``load``.
+        offload: As for ``load``.
+        on_run: Called with (done, total) after each run.
+
+    Returns:
+        The ratios, averaged over all runs.
+
+    Raises:
+        RequestError: There is no prompt, no seed or fewer than two steps, or a generation would be refused.
+        WeightsError: A file of the model is missing or broken.
+        BackendError: A device or package is not available.
     """
     if not prompts or not seeds:
         raise RequestError("a calibration needs at least one prompt and one seed")
@@ -107,14 +126,22 @@ def calibrate(
 
 
 def to_toml(found: Calibration) -> str:
-    """A file that ``caching.read_ratios`` reads."""
+    """Write the ratios as a TOML file that ``caching.read_ratios`` reads."""
     return f"# MagCache ratios of {found.model}: {found.setting}\n{_list(found.ratios)}\n"
 
 
 def write_into_card(found: Calibration, card: Path) -> Path:
-    """Put the ratios into the `[sampling]` table of a card's file, in the place of those it has.
+    """Put the ratios into the `[sampling]` table of a card's file, in place of those it has.
 
-    Raises: RequestError where the file is no card of this model; the file is then as it was.
+    Args:
+        found: The measured ratios.
+        card: The card's TOML file.
+
+    Returns:
+        The file.
+
+    Raises:
+        RequestError: The file is not a card of this model; it is left as it was.
     """
     try:
         text = card.read_text(encoding="utf-8")
@@ -122,7 +149,7 @@ def write_into_card(found: Calibration, card: Path) -> Path:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise RequestError(f"card `{card}` cannot be read: {error}") from error
     if before.get("id") != found.model or not isinstance(before.get("sampling"), dict):
-        raise RequestError(f"`{card}` is no card of `{found.model}` with a table [sampling]")
+        raise RequestError(f"`{card}` is not a card of `{found.model}` with a table [sampling]")
     block = f"# MagCache, by `kandinsky calibrate`: {found.setting}\n{_list(found.ratios)}"
     old = r"(?:^# MagCache.*\n)*^mag_ratios\s*=\s*(?:\[[^\]]*\]|\"[^\"]*\")"
     after, count = re.subn(old, lambda _: block, text, count=1, flags=re.MULTILINE)
@@ -131,13 +158,13 @@ def write_into_card(found: Calibration, card: Path) -> Path:
     before["sampling"]["mag_ratios"] = list(found.ratios)
     if tomllib.loads(after) != before:
         raise RequestError(f"card `{card}` is laid out in a way that is not understood: put the list in by hand")
-    unfinished = card.with_name(card.name + ".part")
-    unfinished.write_text(after, encoding="utf-8")
-    return unfinished.replace(card)
+    with replacing(card) as part:
+        part.write_text(after, encoding="utf-8")
+    return card
 
 
 def table(found: Calibration) -> str:
-    """The ratios, their spread over runs, and which passes MagCache leaves out with its usual settings."""
+    """Format the ratios, their spread over runs, and the passes MagCache skips with its usual settings."""
     plans = magcache_plan(MagCache(ratios=found.ratios), found.steps)
     lines = [f"{'step':>4}  {'conditional':>18}  {'unconditional':>18}  left out"]
     for step in range(1, found.steps):

@@ -2,8 +2,8 @@
 
     python -m kandinsky.bench.fit_preview nano-t2v --seeds 2
 
-makes a clip of each prompt and seed, holds each latent vector against the mean colour of the pixels it stands for, and
-prints the table `[preview]` of a card, with the error that is left.
+makes a clip of each prompt and seed, compares each latent vector with the mean colour of the pixels it stands for, and
+prints the table `[preview]` of a card, with the remaining error.
 """
 
 from __future__ import annotations
@@ -29,16 +29,19 @@ DIGITS = 4
 def fit_preview(
     model: str, *, prompts: Sequence[str] = PROMPTS, seeds: Sequence[int] = (0,), device: str | None = None
 ) -> tuple[LatentRGB, float]:
-    """The map for a model's latents, and the root of the mean squared error of its colours, which are 0 to 1.
+    """Fit the map for a model's latents.
 
     Args:
         model: As for ``load``.
-        prompts: What clips are made of.
-        seeds: Of each prompt.
-        device: Where they are made.
+        prompts: Prompts of the clips.
+        seeds: Seeds; each prompt is run with each.
+        device: As for ``load``.
+
+    Returns:
+        The map, and the root-mean-square error of its colours, which are 0 to 1.
 
     Raises:
-        RequestError: The model makes no clips or images.
+        RequestError: The model does not generate clips or images.
     """
     pipe = load(model, device=device)
     if not isinstance(pipe, GenerationPipeline):
@@ -58,7 +61,19 @@ def fit_preview(
 
 
 def samples(pipe: GenerationPipeline, prompt: str, seed: int) -> tuple[Tensor, Tensor]:
-    """Latent vectors [N, C] of one clip, and the mean colour [N, 3] of the pixels of each."""
+    """Generate one clip and pair its latents with colours.
+
+    Args:
+        pipe: The model.
+        prompt: Prompt of the clip.
+        seed: Its seed.
+
+    Returns:
+        Latent vectors [N, C], and for each the mean colour [N, 3] of the pixels it stands for, 0 to 1.
+
+    Raises:
+        RequestError: The prompt or the seed is not valid.
+    """
     job = pipe.resolve(Request(pipe.card.id, prompt, seed=seed))
     latents_THWC = pipe.sample(pipe.noise([job]), *pipe.encode([job]), job)[0].cpu()
     frames = torch.from_numpy(pipe.decode(latents_THWC[None])[0]).float() / 255
@@ -70,13 +85,13 @@ def samples(pipe: GenerationPipeline, prompt: str, seed: int) -> tuple[Tensor, T
 
 
 def to_toml(rgb: LatentRGB) -> str:
-    """The table of a card."""
+    """Write the map as the table `[preview]` of a card."""
     rows = "\n".join(f"    [{', '.join(f'{value:g}' for value in row)}]," for row in rgb.weights)
     return f"[preview]\nbias = [{', '.join(f'{value:g}' for value in rgb.bias)}]\nweights = [\n{rows}\n]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; see above."""
+    """Run the command described above."""
     parser = argparse.ArgumentParser(prog="python -m kandinsky.bench.fit_preview", description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--prompt", action="append", help="repeatable; by default a few are used")

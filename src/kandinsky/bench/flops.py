@@ -1,4 +1,4 @@
-"""Floating-point operations of whatever runs, counted while it does; a multiply-add is two."""
+"""Floating-point operations, counted while they run; a multiply-add is two."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_flops(work: Callable[[], object]) -> int:
-    """Operations of a function; PyTorch's counter does not know oneDNN's products."""
+    """Count the floating-point operations of a call; PyTorch's counter does not see oneDNN's matrix products."""
     known = {torch.ops.mkldnn._linear_pointwise: _linear} if hasattr(torch.ops.mkldnn, "_linear_pointwise") else {}
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
         work()

@@ -1,7 +1,7 @@
-"""The ledger: what each optimisation is worth, and what it costs in exactness, all from one harness.
+"""The ledger: what each optimisation gains and what it costs in accuracy, all measured by one harness.
 
 A line is data: a name, and options of ``load``, of the request, or values of the card's `[sampling]`. All lines run the
-same prompts and seeds in turns; the first is the exact run that the others are held against.
+same prompts and seeds in turns; the first is the exact run that the others are compared with.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ PROMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """One line. load: options of ``load``.   request: fields of ``Request``.   sampling: values of the card."""
+    """One line of the ledger.
+
+    Attributes:
+        name: What the line is called.
+        load: Options of ``load``.
+        request: Fields of ``Request``.
+        sampling: Values of the card's `[sampling]`.
+    """
 
     name: str
     load: Mapping[str, Any] = field(default_factory=dict)
@@ -62,9 +69,15 @@ VARIATIONS = (
 class Line:
     """One optimisation, measured.
 
-    speedup: exact seconds / its seconds, of sampling and decoding, median over rounds.   latent_error: ‖a − b‖ / ‖b‖,
-    mean over clips.   psnr_db: of the frames, mean over clips; None where they are equal.
-    left_out: share of the passes that a step cache left out.   reason: why there is nothing to report.
+    Attributes:
+        name: What the line is called.
+        seconds: Seconds of each round.
+        speedup: Seconds of the exact run over its own, sampling and decoding, median over rounds.
+        latent_error: ‖a − b‖ / ‖b‖, mean over clips.
+        psnr_db: Peak signal-to-noise ratio of the frames, mean over clips; None if they are equal.
+        left_out: Share of the passes that a step cache skipped.
+        peak_bytes: Peak memory.
+        reason: Why there is nothing to report.
     """
 
     name: str
@@ -79,6 +92,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
+    """All lines, and what they were measured with."""
+
     model: str
     device: str
     dtype: str
@@ -88,7 +103,7 @@ class Ledger:
 
 @dataclass(slots=True)
 class _Run:
-    """A variation that is available: its pipeline, jobs, text states, and the latents and frames it made."""
+    """A variation that is available: its pipeline, jobs and text embeddings, and the latents and frames it made."""
 
     pipe: GenerationPipeline
     jobs: list[Job]
@@ -115,7 +130,7 @@ class _Run:
         return latents
 
     def clip(self, number: int) -> np.ndarray:
-        """Sampled and decoded."""
+        """The clip, sampled and decoded."""
         out: np.ndarray = self.pipe.decode(self.sample(number))[0]
         return out
 
@@ -131,10 +146,25 @@ def measure(
     dtype: str | None = None,
     on_run: Callable[[int, int], None] | None = None,
 ) -> Ledger:
-    """Run every variation on every prompt once, and in turns on the first for time.
+    """Run every variation on every prompt once, then repeatedly in turns on the first prompt for time.
 
-    Raises: RequestError for no prompts, and whatever the exact run raises. A variation that cannot run here becomes a
-            line with the reason.
+    Args:
+        model: As for ``load``.
+        variations: Lines of the ledger; the first is the exact run.
+        prompts: Prompts of the clips.
+        request: Further fields of ``Request``.
+        repeats: Timed rounds.
+        device: As for ``load``.
+        dtype: As for ``load``.
+        on_run: Called with (done, total) after each run.
+
+    Returns:
+        The ledger. A variation that cannot run here becomes a line with the reason.
+
+    Raises:
+        RequestError: There are no prompts, or the exact run would be refused.
+        WeightsError: A file of the model is missing or broken.
+        BackendError: A device or package that the exact run needs is not available.
     """
     if not prompts:
         raise RequestError("a ledger needs at least one prompt")
@@ -146,7 +176,7 @@ def measure(
         try:
             runs[variation.name] = _run(model, variation, options, prompts, dict(request or {}))
         except (KandinskyError, RuntimeError, TypeError, NotImplementedError, ImportError) as error:
-            # one line of the table must not cost the others
+            # a line that fails must not lose the others
             reasons[variation.name] = f"{error}".strip().splitlines()[0] or type(error).__name__
     works = {name: (lambda run=run: run.clip(0)) for name, run in runs.items()}
     place = exact.pipe.placement.device("dit")
@@ -179,13 +209,13 @@ def measure(
 
 
 def latent_error(latents: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    """‖a − b‖ / ‖b‖, mean over clips."""
+    """Relative error ‖a − b‖ / ‖b‖, mean over clips."""
     pairs = zip(latents, exact, strict=True)
     return float(np.mean([float((a.float() - b.float()).norm() / b.float().norm()) for a, b in pairs]))
 
 
 def psnr(frames: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> float | None:
-    """Peak signal-to-noise ratio of uint8 frames in dB, mean over the clips that differ; None where none does."""
+    """Peak signal-to-noise ratio of uint8 frames in dB, mean over the clips that differ; None if none does."""
     errors = [float(np.mean((a.astype(np.float64) - b) ** 2)) for a, b in zip(frames, exact, strict=True)]
     found = [10 * math.log10(255**2 / error) for error in errors if error > 0]
     return float(np.mean(found)) if found else None
@@ -210,7 +240,7 @@ def _run(
 
 
 def table(ledger: Ledger) -> str:
-    """The ledger for people."""
+    """Format the ledger for people."""
     width = max(len(line.name) for line in ledger.lines) + 2
     lines = [f"{ledger.model} on {ledger.device} in {ledger.dtype}: {ledger.setting}"]
     lines.append(

@@ -1,7 +1,7 @@
 """A model's networks without its files: built on the meta device, materialised where they run, filled with noise.
 
-Speed and memory do not depend on what the numbers are; so a full-size model can be measured before, or without, its
-download, and at other sizes. What such a pipeline makes is noise.
+Speed and memory do not depend on the values, so a full-size model can be measured before or without downloading it, and
+at other sizes. Such a pipeline generates noise.
 """
 
 from __future__ import annotations
@@ -39,11 +39,23 @@ def random_pipeline(
     offload: str = "none",
     attention: str = "auto",
 ) -> GenerationPipeline:
-    """A pipeline for a card, each network made at its first use, from one seed.
+    """Build a pipeline for a card, each network made at its first use, from one seed.
 
-    Args:   changes: hyper-parameters to replace, by component: ``{"dit.model_dim": 512, "text.num_layers": 4}``; for
-            text encoders what their part's ``made_up`` reads.
-    Raises: RequestError for a hyper-parameter that is none; BackendError for a kind that cannot be made.
+    Args:
+        card: The model.
+        changes: Hyper-parameters to replace, by component: ``{"dit.model_dim": 512, "text.num_layers": 4}``; for text
+            encoders, what their part's ``made_up`` reads.
+        device: As for ``load``.
+        dtype: As for ``load``.
+        offload: As for ``load``.
+        attention: As for ``load``.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        RequestError: There is no such hyper-parameter, or its value is not valid.
+        BackendError: A component's kind cannot be made with random weights.
     """
     places = places_for(RunOptions(device=device))
     precision = Precision.choose(dtype, places["dit"])
@@ -73,7 +85,18 @@ def _as_it_is(read: Reader, component: Component, model: str, precision: Precisi
 
 
 def changed(card: Card, changes: Mapping[str, Any]) -> Card:
-    """The card with some hyper-parameters replaced. Raises: RequestError for a name without a component."""
+    """Replace some hyper-parameters of a card.
+
+    Args:
+        card: The model.
+        changes: New values by `COMPONENT.NAME`.
+
+    Returns:
+        The changed card.
+
+    Raises:
+        RequestError: A name has no component.
+    """
     for name, value in changes.items():
         part, dot, key = name.partition(".")
         if not dot or part not in COMPONENTS:
@@ -85,13 +108,23 @@ def changed(card: Card, changes: Mapping[str, Any]) -> Card:
 
 
 def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
-    """`dit.model_dim=512`, `dit.axes_dims=8,12,12` → values. Raises: RequestError."""
+    """Parse hyper-parameters such as `dit.model_dim=512` or `dit.axes_dims=8,12,12`.
+
+    Args:
+        texts: `NAME=VALUE`, the value a number or several with commas between.
+
+    Returns:
+        Values by name.
+
+    Raises:
+        RequestError: A text has another form, or a value is not a number.
+    """
 
     def number(text: str) -> int | float:
         try:
             return int(text) if text.lstrip("-").isdecimal() else float(text)
         except ValueError:
-            raise RequestError(f"`{text}` is no number, such as `dit.model_dim=512` takes") from None
+            raise RequestError(f"`{text}` is not a number, such as `dit.model_dim=512` takes") from None
 
     values: dict[str, Any] = {}
     for text in texts:

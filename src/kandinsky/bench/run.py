@@ -1,7 +1,7 @@
 """Time and memory of a generation, stage by stage, through the same public stages that a generation uses.
 
-Side by side with another implementation, both take turns on the same weights and inputs; then ratios mean something
-also on a machine that does other work.
+In a comparison with another implementation, both take turns on the same weights and inputs, so that ratios are
+meaningful even on a busy machine.
 """
 
 from __future__ import annotations
@@ -48,7 +48,15 @@ PROMPT = "a panda on a blue background"
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """The same stage elsewhere. ratio: median of ours/theirs over rounds; below 1 we are faster.   reason: of none."""
+    """The same stage in another library.
+
+    Attributes:
+        name: Name of the library.
+        seconds: Seconds of each round.
+        ratio: Our time over theirs, median over rounds; below 1 we are faster.
+        peak_bytes: Peak memory.
+        reason: Why there is no measurement.
+    """
 
     name: str
     seconds: tuple[float, ...] = ()
@@ -61,10 +69,17 @@ class Rival:
 class Stage:
     """One line of the table.
 
-    flops: products of one run: of the transformer counted from its hyper-parameters, of other networks while they run;
-           0 where nothing is multiplied.   peak_bytes: most memory of the device (on the processor: of the process).
-    kept_blocks: share of the blocks that block-sparse attention computed.
-    whole_s: about how long the whole would take, where less was measured; see ``shortening.py``.
+    Attributes:
+        name: Name of the stage.
+        seconds: Seconds of each round.
+        median_s: Median of them.
+        spread_s: Slowest minus fastest.
+        flops: Floating-point operations of matrix products in one run: of the transformer computed from its
+            hyper-parameters, of other networks counted while they run; 0 if there are none.
+        peak_bytes: Peak memory of the device (on CPU, of the process).
+        against: The same stage in another library.
+        kept_blocks: Share of the blocks that block-sparse attention computed.
+        whole_s: Estimated time of the whole stage, if less was measured; see ``shortening.py``.
     """
 
     name: str
@@ -85,9 +100,23 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All stages; ``matmul_rate`` is the measured FLOP/s of a large product in the same type on the same device.
+    """All stages, and what they were measured with.
 
-    clock: what the seconds are, see ``timing.clock``.   shortened: what was measured instead of the whole, in words.
+    Attributes:
+        model: Catalogue id.
+        device: Where it ran.
+        dtype: Compute type.
+        threads: CPU threads of torch.
+        clock: What the seconds are; see ``timing.clock``.
+        repeats: Timed rounds.
+        size: Size of the clip, in words.
+        steps: Sampling steps.
+        guidance: Classifier-free guidance scale.
+        matmul_rate: Measured FLOP/s of a large matrix product in the same type on the same device.
+        stages: The lines.
+        peak_host_bytes: Peak memory of the process.
+        peak_device_bytes: Peak memory of the accelerator.
+        shortened: What was measured instead of the whole, in words.
     """
 
     model: str
@@ -122,23 +151,39 @@ def bench(
     request: dict[str, Any] | None = None,
     on_run: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Measure each stage ``repeats`` times after one run that warms up.
+    """Measure each stage ``repeats`` times after one warm-up run.
 
-    Args:   stages: of `text`, `dit` (the whole sampling loop), `vae` (decoding) and `write` (an mp4); all that can run.
-            random_weights: networks filled with noise, without any file; ``changes`` then replaces hyper-parameters,
-            see ``random_weights.random_pipeline``; without any, a processor measures as much as it can, see
-            ``shortening.py``.   against: `diffusers`.
-            request: further fields of ``Request``, such as seconds or steps.
-    Raises: RequestError for an unknown stage or rival, BackendError where it is not installed, and whatever a
-            generation raises.
+    Args:
+        model: As for ``load``.
+        stages: Some of `text`, `dit` (the whole sampling loop), `vae` (decoding) and `write` (an mp4); None for all.
+        repeats: Timed rounds.
+        prompt: Prompt of the clip.
+        device: As for ``load``.
+        dtype: As for ``load``.
+        offload: As for ``load``.
+        attention: As for ``load``.
+        random_weights: Fill the networks with noise, without any files. On CPU, if ``changes`` is None, as much is
+            measured as is feasible; see ``shortening.py``.
+        changes: Hyper-parameters to replace, with random weights only; see ``random_weights.random_pipeline``.
+        against: Library to compare with, `diffusers`.
+        request: Further fields of ``Request``, such as seconds or steps.
+        on_run: Called with (done, total) after each run.
+
+    Returns:
+        The report.
+
+    Raises:
+        RequestError: A stage or library is unknown, or a generation would be refused.
+        WeightsError: A file of the model is missing or broken.
+        BackendError: The library to compare with is not installed, or a device is not available.
     """
     for given, allowed, what in ((stages or (), STAGES, "stage"), ([against] if against else (), RIVALS, "rival")):
         if unknown := [name for name in given if name not in allowed]:
             raise RequestError(f"unknown {what} `{unknown[0]}`: use {', '.join(f'`{name}`' for name in allowed)}")
     if changes and not random_weights:
-        raise RequestError("hyper-parameters can only be changed with random weights (`--random-weights`)")
+        raise RequestError("hyper-parameters can only be changed with `random_weights=True`")
     if against and find_spec(against) is None:
-        raise BackendError(f"`--against {against}` needs the package `{against}`: install it")
+        raise BackendError(f"`against={against}` needs the package `{against}`: install it")
     if stages is None:
         stages = [name for name in STAGES if name != "write" or (find_spec("av") and not random_weights)]
     request, short = dict(request or {}), Shortened()
@@ -182,7 +227,7 @@ def bench(
 
 
 class _Work:
-    """The stages in order; each hands its result to the next, and a stage left out is stood in for by noise."""
+    """The stages in order; each hands its result to the next, and noise stands in for that of a stage left out."""
 
     def __init__(
         self,
@@ -207,7 +252,7 @@ class _Work:
         with self.pipe.placement.hold("dit") as net:
             text, negative = self.states or self._made_up_states(net)
             kept = KeptBlocks()
-            if self.pipe.attention_of(self.resolved).type == "nabla":  # what it computes is known after a run only
+            if self.pipe.attention_of(self.resolved).type == "nabla":  # what it computes is known only after a run
                 self.pipe.sample(noise, text, negative, self.resolved, fresh_NBTHWC=fresh, kept=kept)
             flops = self._loop_flops(net, text, negative, kept.mean())
         stage, self.latents = self._stage(
@@ -233,7 +278,7 @@ class _Work:
         return stage
 
     def _theirs(self, part: str, *inputs: Any) -> Callable[[], Callable[[], Any]] | None:
-        """What makes the other library's work ready; None where nobody asked for one."""
+        """A callable that prepares the other library's work; None if no comparison was asked for."""
         side, name = self.rival, self.against
         if side is None or name is None:
             return None
@@ -253,7 +298,7 @@ class _Work:
         rival: Callable[[], Callable[[], Any]] | None,
         flops: int | None,
     ) -> tuple[Stage, Any]:
-        """``flops``: of one run; None = count them while it runs."""
+        """Measure one stage; ``flops`` is the count of one run, None to count while it runs."""
         device = self.pipe.placement.device("dit")
         if flops is None:
             flops = count_flops(ours)
@@ -265,7 +310,7 @@ class _Work:
                 theirs()
                 works["theirs"] = theirs
             except (Unavailable, KandinskyError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-                # what the other side cannot do is said in its column, and ours is measured all the same
+                # what the other library cannot do is stated in its column; ours is measured all the same
                 reason = f"{error}".strip().splitlines()[0]
         timings = interleaved(works, repeats=self.repeats, device=device, on_run=self.on_run)
         mine = timings["ours"]
@@ -291,7 +336,7 @@ class _Work:
 
     def _made_up_states(self, net: Any) -> tuple[TextEmbeddings, TextEmbeddings | None]:
         params = self.pipe.card.dit.params
-        if not {"in_text_dim", "context_dim"} & params.keys():  # how wide they are, its text encoder alone knows
+        if not {"in_text_dim", "context_dim"} & params.keys():  # only its text encoder knows how wide they are
             return self.pipe.encode([self.resolved])
         generator = torch.Generator().manual_seed(0)
 
@@ -304,7 +349,7 @@ class _Work:
 
 
 def table(report: Report) -> str:
-    """The report for people."""
+    """Format the report for people."""
     how = f"{report.threads} threads, {report.repeats} repeats, {report.clock}"
     head = f"{report.model} on {report.device} in {report.dtype}, {how}"
     rival = next((stage.against.name for stage in report.stages if stage.against), "")

@@ -1,7 +1,7 @@
-"""Full-size models on a processor that cannot hold them, or not measure them in an hour: fewer blocks, one frame.
+"""Full-size models on a CPU that cannot hold them, or not run them within an hour: fewer blocks, one frame.
 
-The blocks of a network are alike, so that a few of them show the rate of all; from that follows about how long the
-whole would take. It is done only with random weights, where nobody chose another size, and is said.
+The blocks of a network are alike, so a few of them show the rate of all, and the time of the whole follows
+approximately. This is done only with random weights, if nobody chose another size, and it is reported.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ LIMIT_S = 1800.0  # of one run of the sampling loop, as planned
 
 @dataclass(frozen=True, slots=True)
 class Shortened:
-    """What is measured instead.
+    """What is measured instead of the whole.
 
-    changes: hyper-parameters, as for ``random_pipeline``.   request: fields of ``Request``.
-    times: what a stage's time is multiplied with for the whole.   said: in words; empty where nothing is shortened.
+    Attributes:
+        changes: Hyper-parameters, as for ``random_pipeline``.
+        request: Fields of ``Request``.
+        times: Factor from a stage's time to that of the whole.
+        said: Description; empty if nothing is shortened.
     """
 
     changes: dict[str, Any] = field(default_factory=dict)
@@ -43,10 +46,21 @@ class Shortened:
 def shorten(
     card: Card, request: Mapping[str, Any], *, device: str | None, dtype: str | None, offload: str
 ) -> Shortened:
-    """What this machine can measure of a model; nothing is shortened that fits, or that runs on an accelerator.
+    """Choose what this machine can measure of a model; nothing is shortened that fits or runs on an accelerator.
 
-    Args:   request: fields of ``Request``; a length that is given is kept.
-    Raises: as ``resolve`` and ``plan``.
+    Args:
+        card: The model.
+        request: Fields of ``Request``; a length that is given is kept.
+        device: As for ``load``.
+        dtype: As for ``load``.
+        offload: As for ``load``.
+
+    Returns:
+        What to measure.
+
+    Raises:
+        RequestError: A generation would be refused.
+        BackendError: A device or package is not available.
     """
     if not devices.choose_device(device).startswith("cpu") or card.part("dit").flops is None:
         return Shortened()
@@ -93,6 +107,6 @@ def _dit_flops(card: Card, resolved: Job) -> int | None:
 
 
 def _reason(plan: Plan) -> str:
-    needs = f"takes {gigabytes(plan.placements[plan.offload])} with --offload {plan.offload}"
+    needs = f"takes {gigabytes(plan.placements[plan.offload])} with offload `{plan.offload}`"
     hours = f"{plan.seconds / 3600:.1f} h for one run"
     return f"{needs} and about {hours} on this processor"

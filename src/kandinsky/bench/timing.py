@@ -1,7 +1,7 @@
-"""Time and memory of pieces of work, taken in turns, so that a machine that slows down slows all of them.
+"""Time and memory of pieces of work, run in turns, so that a machine that slows down slows all of them.
 
-With one thread on the processor the clock counts the time this process computes: other work of the machine then does
-not show. Otherwise it is the clock on the wall.
+With one CPU thread, seconds are CPU time of this process, which other work on the machine does not distort. Otherwise
+they are wall-clock time.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ import torch
 
 from kandinsky.errors import RequestError
 
-PROBE_SIDE = 1024  # of the square matrices whose product gives the machine's rate
-# Linux: writing 5 here makes the present memory of this process its peak
+PROBE_SIDE = 1024  # side of the square matrices whose product gives the machine's rate
+# Linux: writing 5 here resets the peak of this process to its current memory
 CLEAR_PEAK = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Runs of one piece of work, after one that warmed up.
+    """Runs of one piece of work, after a warm-up run.
 
-    seconds: of each run, in order.   result: of the first run.
-    peak_bytes: the most memory while it ran: of the accelerator, else of this process.
+    Attributes:
+        seconds: Seconds of each run, in order.
+        peak_bytes: Peak memory during the runs: of the accelerator, else of this process.
+        result: Result of the first run.
     """
 
     seconds: tuple[float, ...]
@@ -55,11 +57,20 @@ def interleaved(
     warm: bool = False,
     on_run: Callable[[int, int], None] | None = None,
 ) -> dict[str, Timing]:
-    """Run every work once to warm up, then ``repeats`` rounds of all, every other round backwards.
+    """Run every work once to warm up, then ``repeats`` rounds of all, every other round in reverse order.
 
-    Args:   device: where they run; waited for, and its memory counted.   on_run: told (done, total).
-            warm: all have run before, so that the first round counts already.
-    Raises: RequestError for fewer than one round.
+    Args:
+        works: Callables by name.
+        repeats: Timed rounds.
+        device: Where they run; it is synchronised, and its memory is counted.
+        warm: Whether all have run before, so that there is no warm-up.
+        on_run: Called with (done, total) after each run.
+
+    Returns:
+        Timing by name.
+
+    Raises:
+        RequestError: ``repeats`` is below 1.
     """
     if repeats < 1:
         raise RequestError(f"`{repeats}` repeats measure nothing: use 1 or more")
@@ -89,14 +100,14 @@ def interleaved(
 
 
 def clock(device: torch.device) -> tuple[Callable[[], float], str]:
-    """What to read seconds from, and what to call them."""
+    """The function to read seconds from, and what to call them."""
     if device.type == "cpu" and torch.get_num_threads() == 1:
         return time.process_time, "processor seconds"
     return time.perf_counter, "seconds"
 
 
 def ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
-    """Median over rounds of ours/theirs; both were taken in the same rounds, so that what slowed both cancels."""
+    """Median over rounds of ours/theirs; both ran in the same rounds, so that what slowed both cancels."""
     return statistics.median(a / b for a, b in zip(seconds, others, strict=True))
 
 
@@ -116,22 +127,22 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, runs: int = 5) -> floa
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begin to count peak memory anew, where the system can."""
+    """Reset the peak memory, if the system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
         CLEAR_PEAK.write_text("5", encoding="ascii")
     except OSError:
-        return  # then the peak is that of the process so far
+        return  # then the peak is that of the whole process so far
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory since ``forget_peak``: of the accelerator, on the processor of this process."""
+    """Peak memory since ``forget_peak``: of the accelerator; on CPU, of this process."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_host_bytes()
 
 
 def peak_host_bytes() -> int:
-    """The most main memory this process has held, since ``forget_peak`` where the system can."""
+    """Peak main memory of this process, since ``forget_peak`` if the system can reset it."""
     try:
         lines = STATUS.read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
@@ -141,6 +152,6 @@ def peak_host_bytes() -> int:
 
 
 def finish(device: torch.device) -> None:
-    """Wait for work that was only queued."""
+    """Wait for queued work of a device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

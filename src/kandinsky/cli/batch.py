@@ -12,7 +12,7 @@ import typer
 
 from kandinsky.cli.streams import emit, emit_json, in_flags, say
 from kandinsky.errors import RequestError
-from kandinsky.printing import shortened
+from kandinsky.printing import counted, shortened
 
 if TYPE_CHECKING:
     from kandinsky.diffusion.sample import OnStep
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def summary_path(prompts: Path) -> Path:
-    """Where the summary of a batch lies when nobody says: in the current folder, as the results do."""
+    """Where the summary of a batch lies by default: in the current folder, as the results do."""
     return Path(f"{'stdin' if str(prompts) == '-' else prompts.stem}.summary.jsonl")
 
 
@@ -36,9 +36,22 @@ def run_batch(
     quiet: bool,
     is_first: bool = True,
 ) -> None:
-    """Make what is not there yet and say what became of each; of several processes the first does so.
+    """Make what does not exist yet and report each result; of several processes only the first reports.
 
-    Raises: typer.Exit(1) where some failed.
+    Args:
+        items: Results to generate.
+        settled: Outcomes known already.
+        loading: Which model, and how it is loaded.
+        summary: File of the summary.
+        ray: Address of a Ray cluster; None for this machine.
+        workers: Number of workers on the cluster.
+        as_json: Print a JSON object per entry.
+        quiet: Print errors only.
+        is_first: Whether this is the first process.
+
+    Raises:
+        typer.Exit: Some results failed; the exit code is 1.
+        KeyboardInterrupt: The batch was interrupted; the message says what is left to do.
     """
     from kandinsky.cli.progress import hush_libraries
     from kandinsky.engine.latent_names import latent_path
@@ -85,7 +98,11 @@ def run_batch(
 
 
 def check_ray(ray: str | None, workers: int | None, device: str | None, prompts: Path | None) -> None:
-    """Refuse what does not belong together. Raises: RequestError."""
+    """Refuse options that do not go together.
+
+    Raises:
+        RequestError: `--workers` without `--ray`, `--ray` without `--prompts`, or a device that Ray cannot assign.
+    """
     if ray is None:
         if workers is not None:
             raise RequestError("--workers is for a Ray cluster: add --ray, such as `--ray local`")
@@ -133,8 +150,7 @@ def _counting(record: Summary, total: int, *, is_on: bool) -> Iterator[Callable[
 
 
 def _tell(outcome: Outcome, total: int, *, as_json: bool, quiet: bool) -> None:
-    """stdout: the path of what is there now, or one JSON object an entry. stderr: the rest."""
-
+    """Print on stdout the path of the result, or one JSON object per entry; the rest on stderr."""
     place, named = f"{outcome.number}/{total}", f"`{shortened(outcome.prompt)}`"
     if outcome.error is not None:
         say(f"error: {place}, line {outcome.line} {named}: {in_flags(outcome.error)}")
@@ -145,7 +161,8 @@ def _tell(outcome: Outcome, total: int, *, as_json: bool, quiet: bool) -> None:
             say(f"{place} {named}: finished before, seed {outcome.seed}")
         else:
             where = f", {outcome.worker}" if outcome.worker else ""
-            told = f"seed {outcome.seed}, {outcome.recipe.get('frames')} frames, {outcome.taken_s:.1f} s{where}"
+            frames = counted(int(outcome.recipe.get("frames") or 0), "frame")
+            told = f"seed {outcome.seed}, {frames}, {outcome.taken_s:.1f} s{where}"
             say(f"{place} {named}: {told}")
     if as_json:
         emit_json({**outcome.record(), "recipe": dict(outcome.recipe) or None})

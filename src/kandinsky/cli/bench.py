@@ -1,4 +1,4 @@
-"""`kandinsky bench`: where the time of a generation goes, against whom, and what each optimisation is worth."""
+"""`kandinsky bench`: where the time of a generation goes, compared with what, and what each optimisation gains."""
 
 from __future__ import annotations
 

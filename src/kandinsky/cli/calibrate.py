@@ -1,4 +1,4 @@
-"""`kandinsky calibrate`: measure what MagCache needs to know of a model."""
+"""`kandinsky calibrate`: measure the ratios MagCache needs for a model."""
 
 from __future__ import annotations
 

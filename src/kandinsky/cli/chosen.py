@@ -1,4 +1,4 @@
-"""The model of commands that take its id bare as well as with `--model`."""
+"""The model of commands that accept its id as an argument as well as with `--model`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ def chosen_model(context: typer.Context, bare: str | None, option: str | None) -
     """The model that was given, else the default.
 
     Args:
-        context: Of the command.
+        context: Context of the command.
         bare: Its argument.
-        option: Its ``--model``, which may come from the environment or a file; then the argument beats it.
+        option: Its ``--model``, which may come from the environment or a file; then the argument takes precedence.
+
+    Returns:
+        The model's name.
 
     Raises:
         RequestError: Two different ones were given.

@@ -1,4 +1,4 @@
-"""What shells complete: model ids, and the words that options take. `kandinsky --install-completion` switches it on."""
+"""Shell completion: model ids, and the words that options accept. `kandinsky --install-completion` switches it on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from kandinsky.ops.attention_spec import DENSE_BACKENDS, TYPES
 from kandinsky.runtime.budget import OFFLOADS
 
-# Of options whose values are words; by the name of the field.
+# For options whose values are words; by the name of the field.
 WORDS: dict[str, tuple[str, ...]] = {
     "device": ("auto", "cpu", "cuda", "mps"),
     "dtype": ("float32", "bfloat16", "float16"),
@@ -31,7 +31,7 @@ def model_ids(incomplete: str) -> list[tuple[str, str]]:
 
 
 def words_of(name: str) -> Callable[[str], list[str]] | None:
-    """What completes the values of a field; None where they are free."""
+    """The completion for a field's values; None if they are free."""
     words = WORDS.get(name)
     if words is None:
         return None

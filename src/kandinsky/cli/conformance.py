@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from kandinsky.cli.streams import emit, emit_json
-from kandinsky.printing import escaped
 
 
 def conformance(
@@ -29,7 +28,7 @@ def conformance(
     for result in check(paths):
         results.append(result)
         if not as_json:
-            emit(escaped(result.line()))
+            emit(result.line())
     count = totals(results)
     if as_json:
         emit_json({"cases": [plain(result) for result in results], "totals": count}, indent=2)

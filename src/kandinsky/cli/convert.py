@@ -35,7 +35,7 @@ def convert(
 
         written, left = convert_trusted(source, target)
         if left:
-            say(f"left behind, since it is no tensor: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}")
+            say(f"left behind, since it is not a tensor: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}")
         print(written)
         return
     from kandinsky import catalogue

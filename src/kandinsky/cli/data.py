@@ -1,11 +1,20 @@
-"""`kandinsky data …`: fetch and build training data."""
+"""`kandinsky data …`: fetch, build and encode training data."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from kandinsky.cli.complete import model_ids
+from kandinsky.cli.rendered import Flags, rendered
+from kandinsky.cli.streams import emit, say
+from kandinsky.engine.options import RunOptions
+from kandinsky.errors import RequestError
+from kandinsky.printing import escaped
+
+SHOWN = 20  # skipped examples that are named
 
 
 def nano(
@@ -15,3 +24,80 @@ def nano(
     from kandinsky.lab.nano.emoji import build
 
     print(build() if folder is None else build(cache=folder))
+
+
+@rendered(run=Flags(RunOptions, only=("device", "dtype", "offload", "quantize", "tiling", "trust_remote_code")))
+def encode(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="Folder, metadata.jsonl or .csv, list of files, or WebDataset shards."),
+    ],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", metavar="ID", help="Model whose encoders are used.", autocompletion=model_ids),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the data set.")],
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--size",
+            metavar="SIZE",
+            help="WIDTHxHEIGHT of clips; several times for buckets, each with the share it keeps: 768x512:0.3.",
+        ),
+    ] = None,
+    seconds: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--seconds",
+            metavar="SECONDS",
+            help="Length of clips at most; several times: the longest of these that a file covers.",
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that decode files; 0 for none.")] = 1,
+    captions: Annotated[
+        str, typer.Option("--captions", help="Whether every example must have one: required or optional.")
+    ] = "required",
+    skip_faulty: Annotated[
+        bool, typer.Option("--skip-faulty", help="Leave out examples whose name or caption cannot be used.")
+    ] = False,
+    store: Annotated[
+        str | None,
+        typer.Option("--store", help="Type of stored numbers: float32, float16 or bfloat16; as computed by default."),
+    ] = None,
+    shard_mb: Annotated[int, typer.Option("--shard-mb", help="Size of the files, in megabytes.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draws among sizes.")] = 0,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Official `weights/` folder to read the model from.")
+    ] = None,
+    *,
+    run: dict[str, Any],
+) -> None:
+    """Encode clips and captions into latents and embeddings for training. A run that was stopped goes on."""
+    from kandinsky.cli.progress import counted, hush_libraries
+    from kandinsky.train.data import encode as encoding
+
+    if captions not in ("required", "optional"):
+        raise RequestError(f"captions `{escaped(captions)}`: use `required` or `optional`")
+    hush_libraries()
+    with counted("encoding") as tell:
+        made = encoding.encode(
+            source,
+            model,
+            output,
+            sizes=size or (),
+            seconds=seconds or (),
+            workers=workers,
+            captions="required" if captions == "required" else "optional",
+            faults="skip" if skip_faulty else "refuse",
+            store=store,
+            shard_mb=shard_mb,
+            seed=seed,
+            options=RunOptions(**run, weights=weights),
+            on_progress=tell,
+        )
+    for fault in made.skipped[:SHOWN]:
+        say(f"skipped: {fault.reason}")
+    if len(made.skipped) > SHOWN:
+        say(f"skipped: {len(made.skipped) - SHOWN} more, see `{made.folder / 'dataset.json'}`")
+    say(f"{made.clips} clips ({made.added} new), {made.texts} captions, {len(made.skipped)} skipped")
+    emit(made.folder)

@@ -1,4 +1,4 @@
-"""`kandinsky decode`: a latent that was kept becomes the file it was meant to be."""
+"""`kandinsky decode`: decode a kept latent to the file it was meant to become."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from kandinsky.cli.rendered import Flags, rendered
 from kandinsky.cli.streams import STDOUT, destination, emit, emit_json, say
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
+from kandinsky.printing import counted
 
 
 @rendered(
@@ -46,7 +47,7 @@ def decode(
     with destination(_target(latent, output), ending=_ending(latent)) as named:
         target = check_target(named)
         if sheet:
-            check_sheet(sheet)
+            check_sheet(sheet, target)
         RunOptions(**run).check()
         hush_libraries()
         begun = time.monotonic()
@@ -66,7 +67,7 @@ def decode(
             video = pipe.finish_stream(latent)
             written = write_video(video, target, Path(sheet) if sheet else None)
         if not quiet:
-            say(f"seed {video.seed}, {video.num_frames} frames, {time.monotonic() - begun:.1f} s")
+            say(f"seed {video.seed}, {counted(video.num_frames, 'frame')}, {time.monotonic() - begun:.1f} s")
         if as_json:
             emit_json({"path": str(written), "sheet": sheet, "recipe": video.recipe})
         elif output != STDOUT:
@@ -87,7 +88,7 @@ def _target(latent: Path, output: str | None) -> str:
 
 
 def _ending(latent: Path) -> str:
-    """The ending of what goes to stdout: that of the file the latent was made for, where it was one."""
+    """The ending for stdout: that of the file the latent was made for, if known."""
     from kandinsky.engine.latent_names import target_of
 
     target = target_of(latent)

@@ -82,7 +82,12 @@ FIELDS = ("repo", "file", "path", "bytes", "revision", "transferred")
 
 
 def _source(name: str) -> Source | None:
-    """The model of a name, as all commands take it; None for the repository of a LoRA. Raises: RequestError."""
+    """The model of a name, as all commands accept it; None for the repository of a LoRA.
+
+    Raises:
+        RequestError: The name is not a model that can be downloaded.
+        WeightsError: The name is a folder without a model.
+    """
     from kandinsky.files import local_path
     from kandinsky.weights.locate import is_repository
 
@@ -104,10 +109,13 @@ def _is_fetched(source: Source) -> bool:
 
 
 def _lies(source: Source) -> str:
-    """Where all the files of a model are, in words. Raises: WeightsError where one is missing."""
-    from kandinsky.weights.locate import locate_parts
+    """Where all the files of a model are, in words.
 
-    for component in source.card.components.values():
-        locate_parts(component, root=source.root)
+    Raises:
+        WeightsError: One is missing.
+    """
+    from kandinsky.weights.locate import locate_all
+
+    locate_all(source)
     is_shipped = all(part.repo == "package" for c in source.card.components.values() for part in c.parts)
     return f"`{source.card.id}` " + ("ships with the package" if is_shipped else "is complete on this machine")

@@ -1,4 +1,4 @@
-"""Failures of the machine, not of a request, in one line with what to try: memory, disk, streams."""
+"""Failures of the machine, not of a request, on one line with what to try: memory, disk, streams."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ try:
 except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
-# What allocators, mappers and the dynamic loader say where memory is short or capped.
+# Messages of allocators, mmap and the dynamic loader when memory is short or capped.
 _NO_MEMORY = re.compile(
     r"cannot allocate memory|can't allocate memory|unable to mmap|failed to map segment|bad_alloc|out of memory"
     r"|DefaultCPUAllocator|not enough memory|can't start new thread",
@@ -28,10 +28,13 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def explained(error: BaseException) -> KandinskyError | None:
-    """What to say of an exception that no part of the library expected.
+    """Turn an exception that no part of the library expected into a message.
+
+    Args:
+        error: The exception.
 
     Returns:
-        An error of one line; the exception itself where it is one already and not about memory; None for a bug, whose
+        A one-line error; the exception itself if it is one already and not about memory; None for a bug, whose
         traceback is wanted.
     """
     if not isinstance(error, OutOfMemory) and any(map(_is_about_memory, _chain(error))):
@@ -48,13 +51,13 @@ def explained(error: BaseException) -> KandinskyError | None:
             return explained(not_writable(_name(error) or "a file", error))
         name = f"`{_name(error)}`: " if error.filename else ""
         return KandinskyError(f"{name}{error.strerror or error}")
-    if _is_near_cap():  # what is not there breaks in strange ways
+    if _is_near_cap():  # missing memory causes obscure errors
         return OutOfMemory(f"memory ran out{_limit()}", hint=_advice())
     return None
 
 
 def check_limit() -> None:
-    """Refuse to load torch where it cannot be loaded: some of its threads end the process when memory is refused.
+    """Refuse to load torch if it cannot be loaded: some of its threads end the process when memory is refused.
 
     Raises:
         OutOfMemory: `ulimit -v` leaves too little.
@@ -65,7 +68,7 @@ def check_limit() -> None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and those that led to it: an import that fails is often reported as a package that is absent."""
+    """The exception and its causes: a failed import is often reported as a missing package."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -95,7 +98,7 @@ def _cap() -> int | None:
 
 
 def _is_near_cap() -> bool:
-    """Whether this process has used most of the address space that it may use."""
+    """Whether this process has used most of the address space it may use."""
     cap = _cap()
     if cap is None:
         return False

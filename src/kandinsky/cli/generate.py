@@ -1,4 +1,4 @@
-"""`kandinsky generate`: a prompt becomes a file."""
+"""`kandinsky generate`: from a prompt to a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kandinsky.cli.together import together
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.model.values import Request
-from kandinsky.printing import escaped
+from kandinsky.printing import counted, escaped
 
 if TYPE_CHECKING:
     from kandinsky.cli.sound import SoundModel
@@ -113,15 +113,13 @@ def generate(
     from kandinsky.cli.batch import check_ray, run_batch, summary_path
     from kandinsky.engine.attention import attention_for
     from kandinsky.engine.parallel import demand_of
-    from kandinsky.engine.request import parse_size, resolve
-    from kandinsky.jobs.batch import Loading, part_finished, plan_items
+    from kandinsky.engine.request import parse_size
+    from kandinsky.jobs.batch import Loading, jobs_of, part_finished, plan_items
     from kandinsky.jobs.names import numbered
     from kandinsky.jobs.prompt_files import parse as parse_prompts
     from kandinsky.jobs.prompt_files import read as read_prompts
     from kandinsky.runtime.parallel.launch import World
     from kandinsky.runtime.parallel.layout import settle
-    from kandinsky.weights.locate import locate_parts
-    from kandinsky.weights.lora_files import find_loras
 
     options = RunOptions(**run)
     is_piped = output == STDOUT
@@ -189,9 +187,7 @@ def generate(
         items, settled = plan_items(rows, request, loading, count=count, output=output, sheet=sheet, form=form)
         jobs = [item.job for item in items]
     else:
-        first = resolve(request, source.card)
-        attention_for(source.card, first.sampling, options.attention)
-        jobs = [first, *(resolve(request.with_values(seed=first.seed + i), source.card) for i in range(1, count))]
+        jobs = jobs_of(request, loading, count)
 
     if plan:
         from kandinsky.cli.plan import show_plan
@@ -202,7 +198,7 @@ def generate(
 
     if ray is not None and world.size > 1:
         raise RequestError("--ray starts its own processes: leave `torchrun` out")
-    # items of a file are made one by one: there is no batch to split
+    # items of a file are made one by one, so there is no batch to split
     clips = len(jobs) if prompts is None else 1
     used = attention_for(source.card, jobs[0].sampling, options.attention)
     layout, why = settle(options.parallel, world.size, demand_of(jobs[0], used, clips))
@@ -212,13 +208,9 @@ def generate(
         left, finished = part_finished(items, loading)
         _check([], [], options.changed(device=None) if ray else options)
         if left and not ray:  # the workers of a cluster have files of their own
-            find_loras(options.lora)
-            for component in source.card.components.values():
-                locate_parts(component, root=source.root, model=source.name)
-        if world.size > 1 and not quiet:
-            _say_layout(str(layout), world.size, why)
-        if model == catalogue.DEFAULT_MODEL and not quiet:
-            _say_default(source.card.title)
+            loading.check_files()
+        if not quiet:
+            _say_run(source, layout, why)
         run_batch(
             left if world.is_first else items,
             [*settled, *finished],
@@ -242,13 +234,9 @@ def generate(
             from kandinsky.cli.sound import check_clip_targets
 
             check_clip_targets(targets, chained)
-        find_loras(options.lora)
-        for component in source.card.components.values():
-            locate_parts(component, root=source.root, model=source.name)
-        if world.size > 1 and not quiet:
-            _say_layout(str(layout), world.size, why)
-        if model == catalogue.DEFAULT_MODEL and not quiet:
-            _say_default(source.card.title)
+        loading.check_files()
+        if not quiet:
+            _say_run(source, layout, why)
         if (fitted := jobs[0].image) and not quiet:
             _say_image(fitted)
         tell = _no_result if is_piped else emit_json if as_json else _say_path
@@ -295,7 +283,7 @@ def _run(
                     say(f"attention {video.recipe['attention']}: kept {kept:.0%} of the blocks")
                 if unused := video.recipe.get("unused_words"):
                     say(f"not used of the prompt: {', '.join(f'`{escaped(word)}`' for word in unused)}")
-                say(f"seed {video.seed}, {video.num_frames} frames, {taken:.1f} s")
+                say(f"seed {video.seed}, {counted(video.num_frames, 'frame')}, {taken:.1f} s")
             facts = {"path": str(path), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
             if sound is None:
                 tell({**facts, "recipe": video.recipe})
@@ -315,11 +303,15 @@ def _say_path(result: dict[str, Any]) -> None:
 
 
 def _no_result(result: dict[str, Any]) -> None:
-    """For results that are written to stdout themselves."""
+    """Print nothing, for results that are written to stdout themselves."""
 
 
 def _check_streams(is_piped: bool, form: str | None, output: str | None, *, many: bool, as_json: bool) -> None:
-    """Refuse what does not go together with `-o -` and `--format`. Raises: RequestError."""
+    """Refuse options that do not go together with `-o -` and `--format`.
+
+    Raises:
+        RequestError: The format is unknown, several results go to stdout, or both options name a format.
+    """
     if form is not None and form not in FORMATS:
         raise RequestError(f"format `{form}` is not supported: use {', '.join(FORMATS)}")
     if is_piped and (many or as_json):
@@ -330,7 +322,11 @@ def _check_streams(is_piped: bool, form: str | None, output: str | None, *, many
 
 
 def _piped_ending(job: Job, form: str | None) -> str:
-    """The ending of a result that goes to stdout. Raises: RequestError for frames that would be several files."""
+    """The ending of a result that goes to stdout.
+
+    Raises:
+        RequestError: The frames would be several files.
+    """
     from kandinsky.jobs.names import ending_of
 
     ending = ending_of(job, form)
@@ -340,7 +336,11 @@ def _piped_ending(job: Job, form: str | None) -> str:
 
 
 def _sound_model(card: catalogue.Card, sound: bool, name: str | None, options: RunOptions) -> SoundModel | None:
-    """What generates the audio of the clips, where that was asked for. Raises: RequestError for a model that cannot."""
+    """The model that generates the audio of the clips, if asked for.
+
+    Raises:
+        RequestError: The model cannot generate audio, or it was named without `--sound`.
+    """
     from kandinsky.cli.sound import SoundModel
 
     if not sound:
@@ -348,13 +348,13 @@ def _sound_model(card: catalogue.Card, sound: bool, name: str | None, options: R
             raise RequestError("--sound-model names the model that generates audio: add --sound")
         return None
     model = SoundModel(name or card.sounds_with, options)
-    _ = model.card  # refuses what makes no sound
+    _ = model.card  # refuses models without audio
     return model
 
 
 @contextmanager
 def _keeping_latent(target: Path) -> Iterator[Path]:
-    """Where the latent lies until its file is written; it stays where that fails, and what finishes it is said."""
+    """Where the latent lies until its file is written; on failure it stays, and a message says how to finish it."""
     from kandinsky.engine.latent_names import kept_hint, latent_path
 
     latent = latent_path(target)
@@ -385,7 +385,7 @@ def _check_prompt(prompt: str | None, file: Path | None, *, may_lack: bool = Fal
 
 
 def _target(job: Job, output: str | None, index: int, total: int, form: str | None) -> Path:
-    """The file of one result; several results get a number each, or the seed where the name is made up."""
+    """The file of one result; several results get a number each, or the seed if the name is derived."""
     from kandinsky.jobs.names import NAME, ending_of, made_up_name, numbered
 
     name = made_up_name(job, seed=job.seed)
@@ -395,7 +395,7 @@ def _target(job: Job, output: str | None, index: int, total: int, form: str | No
 
 
 def _check(targets: list[Path], sheets: list[Path | None], options: RunOptions) -> None:
-    """All that can be refused before torch is loaded."""
+    """Refuse everything that can be refused before torch is loaded."""
     from kandinsky.files import sweep
     from kandinsky.media.video import check_sheet, check_target
 
@@ -403,27 +403,24 @@ def _check(targets: list[Path], sheets: list[Path | None], options: RunOptions) 
         check_target(path)
     for folder in {path.parent for path in targets}:
         sweep(folder)  # what a killed run left
-    for sheet in sheets:
+    for path, sheet in zip(targets, sheets, strict=True):
         if sheet:
-            check_sheet(sheet)
+            check_sheet(sheet, path)
     options.check()
 
 
 def _say_image(image: FittedImage) -> None:
-    """Say how the image is fitted, where it is not used as it is."""
-
+    """Report how the image is fitted, unless it is used as it is."""
     if image.given == image.used:
         return
     how = "resized" if image.how == "stretch" else "resized and cropped"
     say(f"image {image.source.file}: {image.given}, used as {image.used}, {how}")
 
 
-def _say_layout(layout: str, size: int, why: str) -> None:
-
-    say(f"{size} processes, --parallel {layout}: {why}")
-
-
-def _say_default(title: str) -> None:
-
-    say(f"model {catalogue.DEFAULT_MODEL} (the default): {title}; it ships with the package and runs anywhere")
-    say(f"for a full-size model: kandinsky plan -m {FULL_SIZE_MODEL}, then generate with -m {FULL_SIZE_MODEL}")
+def _say_run(source: catalogue.Source, layout: Layout, why: str) -> None:
+    """Say how several processes share the work, and which model it is where nobody chose one."""
+    if layout.size > 1:
+        say(f"{layout.size} processes, --parallel {layout}: {why}")
+    if source.name == catalogue.DEFAULT_MODEL:
+        say(f"model {source.name} (the default): {source.card.title}; it ships with the package and runs anywhere")
+        say(f"for a full-size model: kandinsky plan -m {FULL_SIZE_MODEL}, then generate with -m {FULL_SIZE_MODEL}")

@@ -1,4 +1,4 @@
-"""`kandinsky interpolate`: more frames a second for any video."""
+"""`kandinsky interpolate`: a higher frame rate for any video."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def interpolate(
     from kandinsky.media.animation import image_format
     from kandinsky.media.mux import COPIED_AUDIO, keep_audio, probe, read_input
     from kandinsky.media.video import check_target, read_video, write_video
-    from kandinsky.weights.locate import locate_parts
+    from kandinsky.weights.locate import locate_all
 
     with destination(output) as named:
         target = check_target(named)
@@ -68,28 +68,27 @@ def interpolate(
 
         settings = Raise(4 if factor is None else factor, fps, prompt, steps, guidance, seed)
         settings.check(source.card)
-        # videos have timestamps, audio and a rotation; animations and folders of frames have none of that
+        # videos have timestamps, audio and a rotation; animations and folders of frames have none of these
         is_even = video.is_dir() or image_format(video) is not None
-        film = None if is_even else probe(video)
-        if film is not None:
-            settings.rate(film.fps)
+        probed = None if is_even else probe(video)
+        if probed is not None:
+            settings.rate(probed.fps)
         needed = set(source.card.components) - {"dit"} - (set() if prompt.strip() else {"text"})
-        for name in sorted(needed):
-            locate_parts(source.card.component(name), root=source.root, model=source.name)
-        given = read_video(video) if film is None else read_input(film)
+        locate_all(source, only=needed)
+        given = read_video(video) if probed is None else read_input(probed)
         begun = time.monotonic()
         with patient(f"interpolating {video.name}", quiet=quiet) as on_step:
             from kandinsky.catalogue import load
 
             pipe = load(model, **run, only=needed)
-            times = (None, None) if film is None else (film.times_s, film.seconds)
+            times = (None, None) if probed is None else (probed.times_s, probed.seconds)
             raised = source.card.family.interpolate
             assert raised is not None  # ``settings.check`` has refused a family that cannot
             made = raised()(pipe, given, settings, times_s=times[0], seconds=times[1], on_step=on_step)
-            written = write_video(made, target, sample_aspect=None if film is None else film.sample_aspect)
-        if film is not None and film.has_audio:
+            written = write_video(made, target, sample_aspect=None if probed is None else probed.sample_aspect)
+        if probed is not None and probed.has_audio:
             if target.suffix.lower() in COPIED_AUDIO:
-                keep_audio(film, written)
+                keep_audio(probed, written)
             else:
                 log.warning("the audio of `%s` is left out: `%s` holds none", video, target)
         if not quiet:

@@ -1,6 +1,6 @@
-"""The command `kandinsky`: registers one thin file a command, and turns errors into one clear line and an exit code.
+"""The command `kandinsky`: registers one thin file per command, and turns errors into one clear line and an exit code.
 
-stdout carries data (the path of a result stands last), stderr carries messages. Nothing here loads torch: the commands
+stdout carries data (the path of a result comes last), stderr carries messages. Nothing here loads torch: the commands
 import what they need when they run.
 """
 
@@ -22,7 +22,7 @@ from kandinsky.cli import failures, settings, signals
 from kandinsky.cli.progress import hush_extensions
 from kandinsky.cli.streams import in_flags, say, usable
 from kandinsky.errors import BackendError, Cancelled, RequestError, WeightsError
-from kandinsky.printing import escaped
+from kandinsky.printing import escaped, shortened
 
 COMMANDS = (
     "generate",
@@ -34,6 +34,8 @@ COMMANDS = (
     "download",
     "doctor",
     "convert",
+    "soup",
+    "extract",
     "conformance",
     "bench",
     "train",
@@ -52,9 +54,10 @@ _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 class Command(TyperCommand):
-    """A command whose values are looked at before it runs.
+    """A command whose values are checked before it runs.
 
-    reports_settings: it shows what is wrong with the defaults instead of refusing to run.
+    Attributes:
+        reports_settings: Whether it shows what is wrong with the defaults instead of refusing to run.
     """
 
     reports_settings = False
@@ -80,7 +83,7 @@ class Command(TyperCommand):
 
 
 class Report(Command):
-    """A command that runs with defaults that are wrong too."""
+    """A command that runs even if the defaults are wrong."""
 
     reports_settings = True
 
@@ -91,7 +94,7 @@ def build() -> typer.Typer:
         help="Kandinsky: the whole video family in one command. Start with: kandinsky generate 'a panda waves'",
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
-        # Plain help: it is quick to print, and the same text stands in the documentation.
+        # Plain help: it is quick to print, and the documentation has the same text.
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
@@ -100,9 +103,10 @@ def build() -> typer.Typer:
         app.command(name, cls=Report if name == "doctor" else Command)(
             getattr(import_module(f"kandinsky.cli.{name}"), name)
         )
-    data = typer.Typer(help="Fetch and build training data.", no_args_is_help=True, rich_markup_mode=None)
+    data = typer.Typer(help="Fetch, build and encode training data.", no_args_is_help=True, rich_markup_mode=None)
     data.callback()(_group)
-    data.command("nano", cls=Command)(import_module("kandinsky.cli.data").nano)
+    for name in ("encode", "nano"):
+        data.command(name, cls=Command)(getattr(import_module("kandinsky.cli.data"), name))
     app.add_typer(data, name="data")
     return app
 
@@ -129,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line.
 
     Args:
-        arguments: Without the program's name; those of this process when absent.
+        arguments: Without the program's name; those of this process if omitted.
 
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong request, 130 interrupted.
@@ -188,7 +192,11 @@ def _call(arguments: list[str]) -> int:
 
 
 def _check_word(value: object, parameter: Any) -> None:
-    """Refuse a name that is empty or holds what no name should. Raises: RequestError."""
+    """Refuse a name that is empty or holds control characters.
+
+    Raises:
+        RequestError: It is.
+    """
     if not isinstance(value, str | PurePath):
         return
     text, name = str(value), parameter.opts[0]
@@ -201,7 +209,7 @@ def _check_word(value: object, parameter: Any) -> None:
 
 
 def _default_of(ctx: Any, parameter: str) -> settings.Setting | None:
-    """Where a parameter's value comes from, when that is neither the command line nor the program."""
+    """Where a parameter's value comes from, if neither from the command line nor from the program."""
     source = ctx.get_parameter_source(parameter)
     if source is None or source.name != "DEFAULT_MAP":
         return None
@@ -218,7 +226,7 @@ def _usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message())
         return 0
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = _refused_value(error) or " ".join(error.format_message().split()).rstrip(".")
     say(f"error: {message[:1].lower()}{message[1:]}")
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     if context is not None and isinstance(error, _UsageError):
@@ -230,8 +238,28 @@ def _usage(error: Any) -> int:
     return int(getattr(error, "exit_code", 2))
 
 
+# What typer checks itself, by its names; it says neither what was given nor, in plain words, what is allowed.
+_REFUSED = {
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number of fewer digits",
+    "float_parsing": "must be a number",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
+}
+
+
+def _refused_value(error: Any) -> str:
+    """A value of a wrong form in our words; nothing where the error is about something else."""
+    cause, parameter = error.__cause__, getattr(error, "param", None)
+    details = cause.errors()[0] if parameter is not None and hasattr(cause, "errors") else {}
+    if (words := _REFUSED.get(details.get("type"))) is None:
+        return ""
+    allowed = words.format(**details.get("ctx") or {})
+    return f"{parameter.opts[0]} {allowed}, not `{shortened(details['input'])}`"
+
+
 class _OneLine(logging.Formatter):
-    """Notes in one line each: what they tell of may come from a file. A traceback keeps its lines."""
+    """Formats notes on one line each, since their text may come from a file; a traceback keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         return escaped(super().formatMessage(record))

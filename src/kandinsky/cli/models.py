@@ -56,7 +56,7 @@ def models(
 
 
 def _makes(card: catalogue.Card) -> str:
-    """`5 s, 768x512 and 9 other sizes`"""
+    """What a model generates: `5 s, 768x512 and 9 other sizes`."""
     if card.sound is not None:
         return f"sound, {card.sound.window_s:g} s at once"
     clip = card.clip
@@ -66,5 +66,5 @@ def _makes(card: catalogue.Card) -> str:
 
 
 def _short(count: int) -> str:
-    """`16 M`, `2.0 B`"""
+    """A count, abbreviated: `16 M`, `2.0 B`."""
     return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.0f} M"

@@ -54,8 +54,9 @@ def show_plan(made: Plan, *, as_json: bool, clips: int = 1) -> None:
     """Print a plan.
 
     Args:
-        as_json: as one JSON object.
-        clips: how many results share it.
+        made: The plan.
+        as_json: Print one JSON object.
+        clips: Number of results that share it.
     """
     from kandinsky.runtime.budget import gigabytes
 

@@ -1,4 +1,4 @@
-"""Progress bars on stderr for the longer commands; silent where stderr is no terminal."""
+"""Progress bars on stderr for the longer commands; silent if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kandinsky.engine.progress import bar
+from kandinsky.engine.progress import bar, is_on
 
 
 @contextmanager
 def patient(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int, Any], bool] | None]:
-    """A bar that appears once a second has passed; the value is an ``on_step`` callback, or None without a bar."""
-    with bar(title, shown=not quiet) as tell:
+    """A bar that appears after one second; the value is an ``on_step`` callback, or None without a bar."""
+    with bar(title, shown=not quiet and is_on()) as tell:
 
         def on_step(step: int, total: int, _preview: Any) -> bool:
             assert tell is not None
@@ -26,14 +26,14 @@ def patient(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int, 
 
 
 def hush_extensions() -> None:
-    """Torchao and Diffusers tell on import which compiled extras this machine lacks: nothing here needs them."""
+    """Silence Torchao and Diffusers, which report missing compiled extras on import: nothing here needs them."""
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # read when it is imported
 
 
 def hush_libraries() -> None:
-    """One bar is enough: the model libraries draw none of their own while they load."""
+    """Silence the progress bars of the model libraries while they load: one bar is enough."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when they are imported
     if "transformers" in sys.modules:
         from transformers.utils import logging
@@ -44,22 +44,13 @@ def hush_libraries() -> None:
 @contextmanager
 def counted(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for work that is counted; the value is called with (done, total)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(title, total=None)
-
-        def tell(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield tell
+    with bar(title, shown=is_on()) as tell:
+        yield lambda done, total: tell("", done, total) if tell else None
 
 
 @contextmanager
 def training(title: str) -> Iterator[Callable[[dict[str, float]], None]]:
-    """A bar for a training loop; the value takes the loop's log lines. Without a terminal: a line every minute."""
+    """A bar for a training loop; the value receives the loop's log lines. Without a terminal: a line every minute."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""Flags of a command from the fields of values: ``Request`` and ``RunOptions`` are declared once, and rendered here."""
+"""Flags of a command from the fields of values: ``Request`` and ``RunOptions`` are declared once and rendered here."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ WRITTEN: dict[str, Any] = {
     **dict.fromkeys(("device", "dtype", "quantize", "cache", "text_cache", "parallel"), str | None),
     "lora": list[str] | None,
 }
-ON_OFF = {"on": True, "off": False}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Flags:
     """The fields of a value that become flags.
 
-    kind:  the dataclass.   only: names of fields; None = all that have flags.   help: in the place of a field's own.
+    Attributes:
+        kind: The dataclass.
+        only: Names of fields; None = all that have flags.
+        help: Help by field, in place of the field's own.
     """
 
     kind: type
@@ -43,7 +45,7 @@ class Flags:
         return [f for f in found if self.only is None or f.name in self.only]
 
     def parameters(self) -> list[inspect.Parameter]:
-        """One keyword parameter for each field, as typer reads it."""
+        """One keyword parameter per field, as typer reads it."""
         hints = hints_of(self.kind)
         made = []
         for f in self.fields():
@@ -63,21 +65,23 @@ class Flags:
 
 
 def taken(values: dict[str, Any], flags: Flags) -> dict[str, Any]:
-    """Take the fields' values out of a command's arguments, as the dataclass has them."""
+    """Take the fields' values out of a command's arguments, as the dataclass expects them."""
     found = {f.name: values.pop(f.name) for f in flags.fields()}
     for name, value in found.items():
-        if name == "text_cache" and isinstance(value, str):
-            found[name] = ON_OFF.get(value, value)
-        elif isinstance(value, Path):
+        if isinstance(value, Path):
             found[name] = str(value)
     return found
 
 
 def rendered(**places: Flags) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """A command some of whose parameters are values, shown to typer with a flag for each of their fields.
+    """Decorate a command so that typer sees a flag for each field of some parameters.
 
     Args:
-        places: by the parameter's name; it gets a mapping of what was given, to build the value from.
+        places: Flags by the parameter's name; the parameter receives a mapping of what was given, to build the value
+            from.
+
+    Returns:
+        The decorator.
     """
 
     def around(command: Callable[..., T]) -> Callable[..., T]:

@@ -1,10 +1,10 @@
 """Defaults of options: from `KANDINSKY_*` variables and from `~/.config/kandinsky/config.toml`.
 
 Every option of every command can have one, under the option's own name: `--text-cache` is `text_cache` in the file and
-`KANDINSKY_TEXT_CACHE` in the environment. In the file, a name at the top counts for all commands, one in the table
-`[COMMAND]` for that command. The command line beats the environment, which beats the file; names that are no option are
-refused. An option that several commands understand differently (`--fps` is a name or a number) has its default from
-the environment and from the top of the file in the first of them only.
+`KANDINSKY_TEXT_CACHE` in the environment. In the file, a name at the top applies to all commands, one in the table
+`[COMMAND]` to that command. The command line beats the environment, which beats the file; names that are not options
+are refused. An option that several commands read differently (`--fps` is a name or a number) takes its default from the
+environment and from the top of the file only in the first of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,14 @@ _SIMILARITY = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One default. value: as on the command line; several for an option that may be repeated.   origin: in words."""
+    """One default.
+
+    Attributes:
+        command: The command.
+        option: Name of the option.
+        value: As on the command line; several for an option that may be repeated.
+        origin: Where it comes from, in words.
+    """
 
     command: str
     option: str
@@ -50,15 +57,16 @@ class Setting:
 class Settings:
     """All defaults.
 
-    settings: by command and parameter.
-    problem:  why they cannot be used; commands that need none, such as help, work nevertheless.
+    Attributes:
+        settings: Defaults by command and parameter.
+        problem: Why they cannot be used; commands that need none, such as help, still work.
     """
 
     settings: Mapping[tuple[str, str], Setting] = field(default_factory=dict)
     problem: RequestError | None = None
 
     def default_map(self) -> dict[str, Any]:
-        """As contexts of commands take them: nested by command."""
+        """The defaults as contexts of commands expect them: nested by command."""
         found: dict[str, Any] = {}
         for (command, parameter), setting in self.settings.items():
             place = found
@@ -68,16 +76,16 @@ class Settings:
         return found
 
     def of(self, command: str, parameter: str) -> Setting | None:
-        """The default of a parameter; command: without the program's name."""
+        """The default of a parameter; ``command`` is without the program's name."""
         return self.settings.get((command, parameter))
 
     def distinct(self) -> list[Setting]:
-        """One for each option and origin, for reports."""
+        """One entry per option and origin, for reports."""
         return list({(one.option, one.origin): one for one in self.settings.values()}.values())
 
 
 def config_path() -> Path:
-    """Where the file lies, whether it is there or not."""
+    """Where the file lies, whether it exists or not."""
     base = Path(os.environ.get("XDG_CONFIG_HOME") or "")
     return (base if base.is_absolute() else Path("~/.config").expanduser()) / "kandinsky" / "config.toml"
 
@@ -97,7 +105,7 @@ def variable(option: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """One option of one command. kinds: the types of its values."""
+    """One option of one command; ``kinds`` are the types of its values."""
 
     command: str
     name: str

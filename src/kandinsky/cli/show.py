@@ -36,7 +36,7 @@ def _result(path: Path, as_json: bool) -> None:
     from kandinsky.media import recipe as recipes
 
     recipe = recipes.read(path)
-    command = recipes.command(recipe)
+    command = recipes.command(recipe, path)
     if as_json:
         emit_json({"path": str(path), "recipe": recipe, "command": command})
         return
@@ -59,7 +59,7 @@ def _card(card: catalogue.Card, as_json: bool) -> None:
 
 
 def _print_table(values: Mapping[str, Any], indent: str = "") -> None:
-    """Nested plain values as lines; what is empty is left out."""
+    """Print nested plain values as lines; empty ones are skipped."""
     width = max((len(escaped(key)) for key in values), default=0)
     for key, value in values.items():
         name = escaped(key)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: what is half-written is removed, and what is kept is said."""
+"""SIGTERM and SIGHUP end a command as Ctrl-C does: partial files are removed, and kept ones are reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kandinsky.runtime.parallel.launch import ENDING
 
 @contextmanager
 def as_interrupts() -> Iterator[None]:
-    """Raise KeyboardInterrupt for them; a signal that is ignored (`nohup`) or handled already stays as it is."""
+    """Raise KeyboardInterrupt for them; a signal that is already ignored (`nohup`) or handled stays as it is."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

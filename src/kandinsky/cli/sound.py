@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SoundModel:
-    """Which model generates audio, and how it runs. has_states: its encoder is not needed."""
+    """Which model generates audio, and how it runs.
+
+    Attributes:
+        name: The model.
+        asked: Options that were given.
+        has_states: Whether precomputed embeddings are given, so that its encoder is not needed.
+    """
 
     name: str
     asked: RunOptions
@@ -44,7 +50,7 @@ class SoundModel:
 
     @property
     def options(self) -> RunOptions:
-        """Of what was asked for, what an audio model takes."""
+        """Of the options that were given, those that an audio model accepts."""
         asked = self.asked
         return RunOptions(
             device=asked.device,
@@ -55,17 +61,22 @@ class SoundModel:
         )
 
     def check(self) -> None:
-        """All that can be refused before torch is loaded. Raises: RequestError, WeightsError, BackendError."""
+        """Refuse everything that can be refused before torch is loaded.
+
+        Raises:
+            RequestError: The model does not generate audio, or needs remote code that was not allowed.
+            WeightsError: A file is missing.
+            BackendError: A device or package is not available.
+        """
         from kandinsky import catalogue
         from kandinsky.engine.remote_code import check_trust
-        from kandinsky.weights.locate import locate_parts
+        from kandinsky.weights.locate import locate_all
 
         options = self.options
         options.check()
         source, needed = catalogue.source_of(self.name), set(options.only or ())
         check_trust(source.card, options.trust_remote_code, only=needed)
-        for name in sorted(needed):
-            locate_parts(source.card.component(name), root=source.root, model=source.name)
+        locate_all(source, only=needed)
 
     def load(self, *, quiet: bool) -> VideoToAudioPipeline:
         from kandinsky import catalogue
@@ -80,7 +91,15 @@ class SoundModel:
 
 
 def refuse(given: Mapping[str, Any], model: str) -> None:
-    """Refuse options that an audio model does not take. Raises: RequestError naming the first that was given."""
+    """Refuse options that an audio model does not accept.
+
+    Args:
+        given: Options that were given.
+        model: The model's name.
+
+    Raises:
+        RequestError: There is such an option; the message names the first.
+    """
     for option, value in given.items():
         if value not in (None, False, [], "auto"):
             raise RequestError(f"`{model}` generates audio for a video and takes no {option}: leave it out")
@@ -98,7 +117,23 @@ def generate_sound(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Audio for one input video, ``count`` times with consecutive seeds; prints the path of each file."""
+    """Generate audio for one input video, ``count`` times with consecutive seeds; prints the path of each file.
+
+    Args:
+        model: The audio model.
+        request: The request.
+        output: File to write; None for a derived name.
+        form: Format, such as `webm`.
+        audio_only: Write the audio alone.
+        count: Number of results.
+        plan: Print what it needs instead.
+        as_json: Print JSON objects.
+        quiet: Print errors only.
+
+    Raises:
+        RequestError: The request is not possible.
+        KandinskyError: The result cannot be written to stdout.
+    """
     import dataclasses
 
     from kandinsky.cli.progress import patient
@@ -106,24 +141,24 @@ def generate_sound(
     from kandinsky.media.mux import InputVideo
 
     first = resolve(request, model.card)
-    film, windows = first.film, int(first.settings()["windows"])
+    video, windows = first.video, int(first.settings()["windows"])
     jobs = [dataclasses.replace(first, seed=first.seed + i) for i in range(count)]
     if plan:
         _show_plan(first, model, clips=windows * count, as_json=as_json)
         return
-    assert isinstance(film, InputVideo)
+    assert isinstance(video, InputVideo)
     with ExitStack() as held:
         is_piped = output == STDOUT
         if output is not None:
-            output = held.enter_context(destination(output, ending=_ending(film, audio_only, form)))
-        targets = [_target(film, output, audio_only, form, i, count) for i in range(count)]
+            output = held.enter_context(destination(output, ending=_ending(video, audio_only, form)))
+        targets = [_target(video, output, audio_only, form, i, count) for i in range(count)]
         model.check()
         if not quiet:
-            _say_film(film, targets[0], windows)
+            _say_video(video, targets[0], windows)
         pipe = model.load(quiet=quiet)
         for job, target in zip(jobs, targets, strict=True):
             begun = time.monotonic()
-            with patient(job.prompt or film.path.name, quiet=quiet) as on_step:
+            with patient(job.prompt or video.path.name, quiet=quiet) as on_step:
                 made = pipe.run(job, on_step=on_step)
                 path = made.save(target)
             taken = time.monotonic() - begun
@@ -136,7 +171,16 @@ def generate_sound(
 
 
 def check_clip_targets(targets: Sequence[Path], model: SoundModel) -> None:
-    """Refuse clips that cannot carry audio, and a model that cannot run. Raises: RequestError, WeightsError."""
+    """Refuse clips that cannot carry audio, and a model that cannot run.
+
+    Args:
+        targets: Files of the clips.
+        model: The audio model.
+
+    Raises:
+        RequestError: A file's format has no audio, or the model does not suit.
+        WeightsError: A file of the model is missing.
+    """
     from kandinsky.media.mux import AUDIO_CODECS
 
     for path in targets:
@@ -148,9 +192,18 @@ def check_clip_targets(targets: Sequence[Path], model: SoundModel) -> None:
 def add_to_clips(
     model: SoundModel, made: Sequence[tuple[Path, Video | VideoStream]], *, quiet: bool
 ) -> list[dict[str, Any]]:
-    """Add audio to clips that were just written, in their files; returns their recipes.
+    """Add audio to clips that were just written, in their files.
 
-    A clip's prompt and seed are those of its audio. What was written is complete without it: an error leaves it there.
+    A clip's prompt and seed are also those of its audio. The files are complete without it: an error leaves them as
+    they are.
+
+    Args:
+        model: The audio model.
+        made: File and clip of each result.
+        quiet: Print errors only.
+
+    Returns:
+        The clips' recipes.
     """
     from kandinsky.cli.progress import patient
     from kandinsky.media import mux
@@ -173,32 +226,32 @@ def add_to_clips(
     return recipes
 
 
-def _ending(film: InputVideo, audio_only: bool, form: str | None) -> str:
-    """The ending of a result that nobody named a file for."""
+def _ending(video: InputVideo, audio_only: bool, form: str | None) -> str:
+    """The ending of a result for which no file was named."""
     from kandinsky.media.mux import AUDIO_CODECS
 
-    ending = film.path.suffix.lower() if film.path.suffix.lower() in AUDIO_CODECS else ".mp4"
+    ending = video.path.suffix.lower() if video.path.suffix.lower() in AUDIO_CODECS else ".mp4"
     return f".{form}" if form else ".wav" if audio_only else ending
 
 
-def _target(film: InputVideo, output: str | None, audio_only: bool, form: str | None, index: int, count: int) -> Path:
-    """The file of one result, checked; where none is named, in the current folder, after the video."""
+def _target(video: InputVideo, output: str | None, audio_only: bool, form: str | None, index: int, count: int) -> Path:
+    """The file of one result, checked; by default in the current folder, named after the video."""
     from kandinsky.jobs.names import numbered
     from kandinsky.media.audio import AUDIO_FILES, check_audio_target
     from kandinsky.media.mux import check_copy_target
 
-    path = numbered(output or f"{film.path.stem}-sound{_ending(film, audio_only, form)}", index, count)
+    path = numbered(output or f"{video.path.stem}-sound{_ending(video, audio_only, form)}", index, count)
     if path.suffix.lower() in AUDIO_FILES or audio_only:
         return check_audio_target(path)
-    return check_copy_target(path, film)
+    return check_copy_target(path, video)
 
 
-def _say_film(film: InputVideo, target: Path, windows: int) -> None:
+def _say_video(video: InputVideo, target: Path, windows: int) -> None:
     from kandinsky.media.audio import AUDIO_FILES
 
     in_windows = f", in {windows} windows" if windows > 1 else ""
-    say(f"video {film.path}: {film.seconds:.2f} s, {len(film.times_s)} frames{in_windows}")
-    if film.has_audio and target.suffix.lower() not in AUDIO_FILES:
+    say(f"video {video.path}: {video.seconds:.2f} s, {len(video.times_s)} frames{in_windows}")
+    if video.has_audio and target.suffix.lower() not in AUDIO_FILES:
         say("the video's own audio is not copied")
 
 

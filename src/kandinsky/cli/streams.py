@@ -1,7 +1,7 @@
 """The three standard streams: data on stdout, messages on stderr, prompts from stdin, whatever state they are in.
 
-They may be closed, full, or unable to take every character, and what is printed may come from a file or a request: all
-of that is dealt with here, so that a finished result is never followed by a traceback.
+They may be closed, full, or unable to encode every character, and what is printed may come from a file or a request:
+all of that is handled here, so that a finished result is never followed by a traceback.
 """
 
 from __future__ import annotations
@@ -21,15 +21,21 @@ from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.printing import escaped
 
 STDIN = STDOUT = "-"
+# Flags of arguments that are no fields of a request or of options.
+_ELSEWHERE = {name: f"--{name.replace('_', '-')}" for name in ("against", "model", "output", "random_weights", "size")}
+_ELSEWHERE["address"] = "--ray"
 LONGEST_INPUT = 64 * 2**20  # bytes
-# What JSON may hold as it is, and a terminal or an encoding may not; JSON itself escapes the rest.
+# What JSON may hold as it is, but a terminal or an encoding may not; JSON itself escapes the rest.
 _NOT_FOR_TERMINALS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Stdout:
-    """The standard output, which goes on when nothing more can be written: a result that is made is worth its end.
+    """The standard output, which continues when nothing more can be written: a finished result must still be saved.
 
-    error: why it took no more. That a reader goes away, as `| head` does, is raised at once: nobody waits any longer.
+    A reader that goes away, as `| head` does, raises at once, since the rest is no longer wanted.
+
+    Attributes:
+        error: Why it accepts no more.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -61,11 +67,11 @@ class Stdout:
 
 @contextmanager
 def usable() -> Iterator[Stdout]:
-    """Standard streams that everything can be printed on: closed ones are replaced, unknown characters escaped."""
+    """Standard streams that anything can be printed on: closed ones are replaced, unencodable characters escaped."""
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # the next file that is opened must not take its place
+        except OSError:  # the next file that is opened must not take its descriptor
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
     with ExitStack() as held:
@@ -86,7 +92,7 @@ def usable() -> Iterator[Stdout]:
 
 
 def say(text: str, *, keep: str = "") -> None:
-    """Print a message on stderr, control characters escaped; a stderr that takes nothing is no error.
+    """Print a message on stderr with control characters escaped; a stderr that cannot be written is not an error.
 
     Args:
         text: One line.
@@ -99,12 +105,12 @@ def say(text: str, *, keep: str = "") -> None:
 
 
 def in_flags(text: str) -> str:
-    """A message in the words of the command line: its options are named by their flags."""
+    """A message in the words of the command line: options are named by their flags."""
     from kandinsky.engine.options import PlanOptions
     from kandinsky.model import option
     from kandinsky.model.values import Request
 
-    return option.in_flags(text, (Request, PlanOptions), {"size": "--size"})
+    return option.in_flags(text, (Request, PlanOptions), _ELSEWHERE)
 
 
 def emit(text: object) -> None:
@@ -113,7 +119,7 @@ def emit(text: object) -> None:
 
 
 def emit_json(values: object, *, indent: int | None = None) -> None:
-    """Print values on stdout as JSON, in one line unless it is indented, without characters that a terminal obeys."""
+    """Print values on stdout as JSON, on one line unless indented, without characters that a terminal obeys."""
     text = json.dumps(values, ensure_ascii=False, indent=indent)
     emit(_NOT_FOR_TERMINALS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
@@ -123,8 +129,11 @@ def read_input(what: str, *, longest: int = LONGEST_INPUT, errors: str = "strict
 
     Args:
         what: What is read, for messages.
-        longest: Bytes that are read at most.
-        errors: What becomes of bytes that are not UTF-8, as for ``bytes.decode``.
+        longest: Most bytes to read.
+        errors: How to handle bytes that are not UTF-8, as for ``bytes.decode``.
+
+    Returns:
+        The text.
 
     Raises:
         RequestError: stdin is closed, longer than that, or not UTF-8.
@@ -144,16 +153,17 @@ def read_input(what: str, *, longest: int = LONGEST_INPUT, errors: str = "strict
 
 @contextmanager
 def to_stdout(name: str) -> Iterator[Path]:
-    """Collect a result in a temporary file and copy it to stdout; all else that is printed meanwhile goes to stderr.
+    """Collect a result in a temporary file and copy it to stdout; anything else printed meanwhile goes to stderr.
 
     Args:
-        name: Of the file, such as `result.mp4`.
+        name: Name of the file, such as `result.mp4`.
 
     Yields:
         The file to write.
 
     Raises:
-        RequestError: stdout is closed or a terminal, or takes no more.
+        RequestError: stdout is closed or a terminal.
+        KandinskyError: stdout cannot be written.
     """
     if sys.stdout.name == os.devnull:
         raise RequestError("output `-`: standard output is closed")
@@ -187,13 +197,14 @@ def destination(output: str, *, ending: str = ".mp4") -> Iterator[str]:
 
     Args:
         output: The file that was named, or `-` for stdout.
-        ending: Of what is written to stdout.
+        ending: Ending of what is written to stdout.
 
     Yields:
         The file to write.
 
     Raises:
-        RequestError: As of ``to_stdout``.
+        RequestError: stdout is closed or a terminal.
+        KandinskyError: stdout cannot be written.
     """
     if output != STDOUT:
         yield output
@@ -208,7 +219,7 @@ def _restore(stream: Any, errors: str) -> None:
 
 
 def _discard(stream: TextIO) -> None:
-    """From now on what is printed there goes nowhere: Python would complain once more when it closes the stream."""
+    """Drop what is printed there from now on: Python would complain once more when it closes the stream."""
     with suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

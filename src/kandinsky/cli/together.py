@@ -1,4 +1,4 @@
-"""A command that several processes run at once, as `torchrun` starts them: one speaks, all end when one fails."""
+"""A command that several processes run at once, as `torchrun` starts them: one reports, all end when one fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def together(command: Callable[P, T]) -> Callable[P, T]:
-    """The command, with its errors said by one process; alone it is what it was."""
+    """Wrap a command so that its errors are reported by one process; alone it behaves as before."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -27,7 +27,7 @@ def together(command: Callable[P, T]) -> Callable[P, T]:
         with launch.together(lambda text: say(in_flags(text), keep="\n")):
             try:
                 return command(*args, **kwargs)
-            except typer.Exit as ending:  # an end that was meant, with a code
+            except typer.Exit as ending:  # a deliberate exit, with a code
                 raise SystemExit(ending.exit_code) from None
             except Exception as error:
                 raise failures.explained(error) or error from error

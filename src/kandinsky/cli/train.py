@@ -42,7 +42,7 @@ def train(
 
 @contextmanager
 def _from_its_folder(recipe: Path) -> Iterator[None]:
-    """Say where recipes are, or where one must be run from: their paths are those of the repository's root."""
+    """Explain where recipes are, or where one must be run from: their paths are relative to the repository's root."""
     try:
         yield
     except (RequestError, WeightsError, FileNotFoundError) as error:

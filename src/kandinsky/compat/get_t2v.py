@@ -1,10 +1,10 @@
 """``kandinsky.get_T2V_pipeline``: one name, two official functions, told apart by what only one of them has.
 
-Kandinsky 4.0 and 5.0 both call their factory so. In this order decide:
+Kandinsky 4.0 and 5.0 both name their factory this way. The decision, in this order:
 1. ``conf_path``: its contents; 5.0 files have a table `model`, 4.0 files a table `dit`. A name without a file is 5.0's;
 2. an argument that only one family has;
 3. what is given as ``dit_path`` (5.0's are `.safetensors`), or lies in ``cache_dir`` (5.0 has `model/` there);
-4. nothing: then it is the call of the 4.0 documents, whose 5.0 counterpart always gives ``conf_path``.
+4. otherwise it is the call of the 4.0 documentation, whose 5.0 counterpart always gives ``conf_path``.
 """
 
 from __future__ import annotations
@@ -43,19 +43,35 @@ def get_T2V_pipeline(  # noqa: N802 - the official name
     tokenizer_path: str | None = None,
     scheduler_path: str | None = None,
 ) -> Kandinsky4T2VPipeline | Kandinsky5T2VPipeline:
-    """The official factory for text to video, of Kandinsky 5.0 with ``conf_path``, of 4.0 T2V Flash without.
+    """The official factory for text to video: Kandinsky 5.0 with ``conf_path``, 4.0 T2V Flash without.
 
-    Positions are those of 5.0; the number that is second in 4.0 is understood as ``resolution``. See
+    Positions are those of 5.0; a number in second place, as in 4.0, is read as ``resolution``. See
     ``kandinsky4.get_t2v_flash_pipeline`` and ``kandinsky5.get_T2V_pipeline`` for the arguments of each.
 
     Args:
-        tokenizer_path: Of 4.0. text_encoder2_path, offload, magcache, quantized_qwen,.
-        scheduler_path: Of 4.0. text_encoder2_path, offload, magcache, quantized_qwen,.
-        text_token_padding: Of 5.0.
-        attention_engine: Of 5.0.
+        device_map: Of both.
+        cache_dir: Of both.
+        dit_path: Of both.
+        text_encoder_path: Of both.
+        text_encoder2_path: Only of 5.0.
+        vae_path: Of both.
+        conf_path: Of both.
+        offload: Only of 5.0.
+        magcache: Only of 5.0.
+        quantized_qwen: Only of 5.0.
+        text_token_padding: Only of 5.0.
+        attention_engine: Only of 5.0.
+        resolution: Of both.
+        tokenizer_path: Only of 4.0.
+        scheduler_path: Only of 4.0.
+
+    Returns:
+        The pipeline, callable with the official arguments.
 
     Raises:
-        RequestError: Also where arguments of both families are mixed.
+        RequestError: Arguments of both families are mixed, or a value is not supported.
+        WeightsError: A file is missing; the message names it.
+        BackendError: A device or kernel is not available.
     """
     ours_4 = {"tokenizer_path": tokenizer_path, "scheduler_path": scheduler_path}
     ours_5 = {
@@ -113,12 +129,12 @@ def _family_of_conf(path: Path) -> int:
     try:
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return 5  # whose reader says what is wrong
+        return 5  # its reader reports what is wrong
     return 4 if isinstance(values, dict) and "dit" in values and "model" not in values else 5
 
 
 def _family_of_files(cache_dir: str | int, dit_path: str | None) -> int:
-    """By the file given for the transformer, else by what the folder holds: 5.0 keeps its models in `model/`."""
+    """The family by the file of the transformer, else by the folder's contents: 5.0 keeps its models in `model/`."""
     if dit_path is not None:
         return 5 if Path(dit_path).suffix == ".safetensors" else 4
     if isinstance(cache_dir, int):

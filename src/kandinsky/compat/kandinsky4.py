@@ -1,6 +1,6 @@
-"""The official Kandinsky 4.0 door: the T2V Flash call of the 4.0 documents and the pipeline it returns.
+"""The official Kandinsky 4.0 interface: the T2V Flash call of the 4.0 documentation and the pipeline it returns.
 
-Arguments, defaults and results are the official ones; work is done by ``kandinsky.engine``.
+Arguments, defaults and results are the official ones; the work is done by ``kandinsky.engine``.
 Source: ai-forever/Kandinsky-4@7506103, kandinsky/utils.py, get_T2V_pipeline; kandinsky/t2v_pipeline.py.
 """
 
@@ -56,15 +56,23 @@ def get_t2v_flash_pipeline(
     Args:
         device_map: One device, or devices for `dit`, `vae` and `text_embedder`; never changed.
         resolution: 512.
-        cache_dir: Folder with the official files: `kandinsky4_distil_512.pt`, `vae/`, `text_encoder/`, `tokenizer/`.
-            Where there is no such folder, the places `kandinsky download` fills are looked at. Nothing is fetched: what
-            is missing is named. *_path: a file or folder to use instead.
+        cache_dir: Folder with the official files: `kandinsky4_distil_512.pt`, `vae/`, `text_encoder/`, `tokenizer/`. If
+            there is no such folder, the places `kandinsky download` fills are searched. Nothing is downloaded: missing
+            files are named.
+        dit_path: File to use instead.
+        text_encoder_path: Folder to use instead.
+        tokenizer_path: Folder to use instead.
+        vae_path: File or folder to use instead.
+        scheduler_path: File or folder to use instead.
         conf_path: An official YAML file; then the paths are not used.
 
+    Returns:
+        The pipeline, callable with the official arguments.
+
     Raises:
-        RequestError: For a value or key that is not known.
-        BackendError: For a device.
-        WeightsError: Naming a missing file.
+        RequestError: A value or key is not known.
+        BackendError: A device is not available.
+        WeightsError: A file is missing; the message names it.
     """
     if resolution != RESOLUTION:
         raise RequestError(f"resolution `{resolution}` is not available: use {RESOLUTION}, the only one released")
@@ -82,15 +90,21 @@ def get_t2v_flash_pipeline(
 def read_conf(path: Path) -> Card:
     """The shipped card with the values and paths of an official YAML file.
 
+    Args:
+        path: The file.
+
+    Returns:
+        The card.
+
     Raises:
-        RequestError: For a file that is not there or no such YAML, or a key of it that is not known.
+        RequestError: The file does not exist or is not such YAML, or one of its keys is not known.
     """
     try:
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(f"conf_path `{path}` cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise RequestError(f"conf_path `{path}` is no valid YAML: {str(error).splitlines()[0]}") from error
+        raise RequestError(f"conf_path `{path}` is not valid YAML: {str(error).splitlines()[0]}") from error
     for name, known in CONF.items():
         table = values if not name else values.get(name)
         if not isinstance(table, dict):
@@ -119,7 +133,9 @@ def read_conf(path: Path) -> Card:
 class Kandinsky4T2VPipeline:
     """What the factory returns: callable with the official arguments.
 
-    ``pipeline`` is this library's own; ``seed`` is the seed last used.
+    Attributes:
+        pipeline: This library's own pipeline.
+        seed: The seed last used.
     """
 
     def __init__(self, card: Card, root: Path | None, places: Mapping[str, Any], *, name: str) -> None:
@@ -128,7 +144,7 @@ class Kandinsky4T2VPipeline:
         from kandinsky.engine.pipeline import GenerationPipeline
 
         card = dataclasses.replace(card, clip=dataclasses.replace(card.clip, max_seconds=float(MAX_SECONDS)))
-        # officially, too, each process that a launcher started takes its part
+        # as officially, each process that a launcher started takes its part
         places, parallel = in_company(places)
         self.pipeline = GenerationPipeline(
             build(card, RunOptions(device=places, parallel=parallel), root=root, name=name)
@@ -146,21 +162,24 @@ class Kandinsky4T2VPipeline:
         seed: int | None = None,
         return_frames: bool = False,
     ) -> list[Image.Image] | None:
-        """Make one clip.
+        """Generate one clip.
 
         Args:
+            text: The prompt.
             save_path: Where a clip is written, unless its frames are returned; images are not written.
             bs: 1.
             time_length: Seconds; 0 makes an image.
-            seed: Drawn when not given, see ``seed``.
+            width: Width in pixels.
+            height: Height in pixels.
+            seed: Drawn if omitted, see ``seed``.
             return_frames: Return the frames instead of writing them.
 
         Returns:
             For ``time_length=0`` a list of one PIL image; with ``return_frames`` all frames; else None. None on all
-            processes but the first, where a launcher started several.
+            processes but the first if a launcher started several.
 
         Raises:
-            RequestError: For an illegal size, length, batch or path, before anything is loaded.
+            RequestError: A size, length, batch or path is not allowed; nothing was loaded.
         """
         if bs != 1:
             raise RequestError(f"bs `{bs}` is not available: the official call makes one clip, use 1")
@@ -191,7 +210,7 @@ class Kandinsky4T2VPipeline:
 
 
 def _with_paths(card: Card, dit: str | None, text: str | None, tokenizer: str | None, vae: str | None) -> Card:
-    """The card with the given paths in the place of its own files."""
+    """The card with the given paths in place of its own files."""
     return dataclasses.replace(
         card,
         dit=at_path(card.dit, dit),
@@ -204,7 +223,7 @@ def _scheduled(card: Card, path: str | None) -> Card:
     """The card with the shift of a `scheduler_config.json`.
 
     Raises:
-        RequestError: If that is another schedule.
+        RequestError: The file describes another schedule.
     """
     if path is None:
         return card
@@ -217,7 +236,7 @@ def _scheduled(card: Card, path: str | None) -> Card:
     except OSError as error:
         raise RequestError(f"scheduler `{file}` cannot be read: {error.strerror}") from error
     except (AttributeError, json.JSONDecodeError) as error:
-        raise RequestError(f"scheduler `{file}` is no valid JSON table") from error
+        raise RequestError(f"scheduler `{file}` is not a valid JSON table") from error
     shift = schedule.snr_shift
     if schedule != CogVideoXSchedule(snr_shift=shift):
         raise RequestError(f"scheduler `{file}` has other betas than CogVideoX-5b: only those are built")

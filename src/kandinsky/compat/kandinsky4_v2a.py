@@ -1,4 +1,4 @@
-"""The official doors of Kandinsky 4.0 V2A: ``Video2AudioPipeline``, ``load_video`` and ``create_video``.
+"""The official interface of Kandinsky 4.0 V2A: ``Video2AudioPipeline``, ``load_video`` and ``create_video``.
 
 Arguments, defaults and results are the official ones; the work is done by ``kandinsky.engine``. Corrected: the video
 keeps its timing (officially it is played up to 5 % faster), frames are encoded once, nothing is written to the current
@@ -42,28 +42,28 @@ from kandinsky.model.values import Audio, Video
 from kandinsky.runtime.placement import place
 
 log = logging.getLogger(__name__)
-TRUST = "KANDINSKY_TRUST_REMOTE_CODE"  # so that the documents' lines run as they are
-COLUMN_S = 0.01  # of one column of the mel spectrogram
+TRUST = "KANDINSKY_TRUST_REMOTE_CODE"  # so that the documented lines run as they are
+COLUMN_S = 0.01  # duration of one column of the mel spectrogram
 WIDTH_STEP, SPATIAL = 32, 8
 OUTPUTS = ("pil", "np", "pt", "latent")
 MAX_VALUE = spectrogram.MAX_VALUE
 
 
 class Video2AudioPipeline:
-    """Frames of a video and a prompt → a mel spectrogram as an image.
+    """Generates a mel spectrogram, as an image, from frames of a video and a prompt.
 
     Args:
         path_to_model: Folder with `unet/`, `vae/` and `scheduler/`, or the repository's name; nothing is downloaded.
         torch_dtype: Officially ignored: U-Net and encoder run in bfloat16 on accelerators; float32 is honoured here.
-        device: Of all networks.
+        device: Device of all networks.
         encoder: Folder of CogVLM2-Video, if it is neither in `encoder/` of the model's nor in the Hugging Face cache.
-        trust_remote_code: Let it run the program code in its repository, as the official code does; None reads the
+        trust_remote_code: Allow it to run the program code in its repository, as the official code does; None reads the
             variable ``KANDINSKY_TRUST_REMOTE_CODE``. Without it, calls need ``states``.
 
     Raises:
-        RequestError: For a folder that holds another model.
-        BackendError: For a device that is not there.
-        WeightsError: Naming what is missing.
+        RequestError: The folder holds another model.
+        BackendError: The device is not available.
+        WeightsError: A file is missing; the message names it.
     """
 
     def __init__(
@@ -103,14 +103,17 @@ class Video2AudioPipeline:
         *,
         states: str | Path | ClipEmbeddings | None = None,
     ) -> Any:
-        """One mel spectrogram as an image.
+        """Generate one mel spectrogram as an image.
 
         Args:
-            images: [3, frames, H, W] of whole numbers 0 … 255, as ``load_video`` gives them.
+            images: [3, frames, H, W] of integers 0 … 255, as ``load_video`` returns them.
+            prompt: The prompt.
             negative_prompt: Officially required; "" if omitted.
-            height: Of the spectrogram, in mel bands.
-            duration_sec: The spectrogram has 100 columns a second, cut to a multiple of 32.
-            guidance_scale: 1 and below disables it.
+            height: Height of the spectrogram, in mel bands.
+            duration_sec: The spectrogram has 100 columns per second, truncated to a multiple of 32.
+            num_inference_steps: Sampling steps.
+            guidance_scale: Classifier-free guidance scale; 1 and below disables it.
+            generator: Source of the noise.
             latents: Initial noise [1, 4, height / 8, width / 8].
             output_type: `pil`, `np` or `pt` (0 to 1, 1 = white), or `latent` (the decoder's own output).
             states: Precomputed embeddings; see ``kandinsky.families.kandinsky4_v2a.clip_embeddings``.
@@ -119,7 +122,7 @@ class Video2AudioPipeline:
             A list with one PIL image; for `np` an array [1, H, W, 3], for the others a tensor [1, 3, H, W].
 
         Raises:
-            RequestError: For values that cannot be, before anything is loaded.
+            RequestError: A value is not allowed; nothing was loaded.
         """
         if output_type not in OUTPUTS:
             raise RequestError(f"output_type `{output_type}` is unknown: use {', '.join(OUTPUTS)}")
@@ -147,7 +150,7 @@ class Video2AudioPipeline:
             )
             made = self.pipeline.drive(walk, on_step)
         if output_type == "pil":
-            return [Image.fromarray(picture.numpy()) for picture in stages.decode(self.pipeline.context, made)]
+            return [Image.fromarray(image.numpy()) for image in stages.decode(self.pipeline.context, made)]
         pixels = stages.pixels(self.pipeline.context, made)
         if output_type == "np":
             return shares(pixels).numpy()
@@ -177,7 +180,7 @@ class Video2AudioPipeline:
         generator: torch.Generator | list[torch.Generator] | None,
         shape: tuple[int, ...],
     ) -> Tensor:
-        """As officially: drawn on the generator's device in the U-Net's type, rows of channels first."""
+        """Noise as officially: drawn on the generator's device in the U-Net's type, channels first."""
         if sampler(self.pipeline.card.sampling.sampler).fresh:
             raise RequestError(f"sampler `{self.pipeline.card.sampling.sampler}` draws more noise than this call knows")
         if isinstance(generator, list):
@@ -195,19 +198,19 @@ class Video2AudioPipeline:
 def load_video(
     video: Tensor, fps: float, num_frames: int = 38, max_duration_sec: int = 12
 ) -> tuple[Tensor, Tensor, int]:
-    """Frames for the pipeline, the part of the video they are from, and how many whole seconds that is.
+    """Choose frames for the pipeline and trim the video to whole seconds.
 
     Args:
         video: [T, H, W, 3] uint8.
-        fps: Frames a second.
-        num_frames: How many the encoder is shown.
-        max_duration_sec: What is longer is cut off.
+        fps: Frames per second.
+        num_frames: Number of frames that the encoder sees.
+        max_duration_sec: Longer videos are cut.
 
     Returns:
-        [3, num_frames, H, W]; [T', H, W, 3]; seconds.
+        The chosen frames [3, num_frames, H, W]; the trimmed video [T', H, W, 3]; its duration in seconds.
 
     Raises:
-        RequestError: For a video of less than a second.
+        RequestError: The video is shorter than one second.
     """
     seconds, total = clip_frames.whole_seconds(len(video), float(fps), max_duration_sec)
     complete = video[:total]
@@ -230,15 +233,15 @@ def create_video(
         target_dBFS: Loudness of the audio.
         save_path: `.mp4` or `.webm`.
         display_video: Show it in a notebook.
-        device: Where the waveform is reconstructed.
+        device: Device on which the waveform is reconstructed.
 
     Raises:
-        RequestError: For a path that cannot be written.
-        BackendError: For a device that is not there.
+        RequestError: The file cannot be written.
+        BackendError: The device is not available.
     """
     if save_path is not None:
         check_target(save_path)
-    clip = _film(spectogram, video, target_dBFS, place(device))
+    clip = _with_audio(spectogram, video, target_dBFS, place(device))
     if save_path is not None:
         clip.save(save_path)
     if display_video:
@@ -256,7 +259,7 @@ def read_video(
 
     Args:
         filename: Any file that FFmpeg reads.
-        start_pts: 0; parts of a file are not read here.
+        start_pts: 0; parts of a file are not supported.
         end_pts: None; likewise.
         pts_unit: `pts` or `sec`, which makes no difference for a whole file.
         output_format: `THWC` or `TCHW`, the axes of the frames.
@@ -266,7 +269,7 @@ def read_video(
         `audio_fps`.
 
     Raises:
-        RequestError: For a file that is not there or no video, and for a part of one.
+        RequestError: The file does not exist or is not a video, or only a part of it was asked for.
     """
     if start_pts != 0 or end_pts not in (None, math.inf):
         raise RequestError("start_pts and end_pts are not supported: read the whole video and take a part of it")
@@ -274,27 +277,27 @@ def read_video(
         raise RequestError(f"pts_unit `{pts_unit}` is unknown: use `pts` or `sec`")
     if output_format not in ("THWC", "TCHW"):
         raise RequestError(f"output_format `{output_format}` is unknown: use `THWC` or `TCHW`")
-    film = probe(filename)
-    audio = sounds.read_audio(filename) if film.has_audio else Audio(np.zeros((0, 1), np.int16), 0)
-    rates = {"video_fps": film.fps} | ({"audio_fps": audio.rate} if film.has_audio else {})
-    frames_THWC = torch.from_numpy(frames_at(film, range(len(film.times_s))))
+    video = probe(filename)
+    audio = sounds.read_audio(filename) if video.has_audio else Audio(np.zeros((0, 1), np.int16), 0)
+    rates = {"video_fps": video.fps} | ({"audio_fps": audio.rate} if video.has_audio else {})
+    frames_THWC = torch.from_numpy(frames_at(video, range(len(video.times_s))))
     samples_CS = torch.from_numpy((audio.samples_SC.T / sounds.FULL_SCALE).astype(np.float32))
     return frames_THWC if output_format == "THWC" else frames_THWC.permute(0, 3, 1, 2), samples_CS, rates
 
 
 def fill_torchvision() -> None:
-    """Put ``read_video`` where an imported torchvision no longer has its own, so that the documents' lines run.
+    """Add ``read_video`` to an imported torchvision that no longer has it, so that the documented lines run.
 
-    They import torchvision first. Nothing happens where it was not imported, or still has the function.
+    They import torchvision first. Nothing happens if it was not imported, or still has the function.
     """
     io = getattr(sys.modules.get("torchvision"), "io", None)
     if io is not None and not hasattr(io, "read_video"):
         io.read_video = read_video
 
 
-def _film(picture: Image.Image, video: Tensor, dbfs: float, device: torch.device) -> Video:
+def _with_audio(image: Image.Image, video: Tensor, dbfs: float, device: torch.device) -> Video:
     """The clip with its audio, as long as the video: whole seconds, of which the spectrogram covers a little less."""
-    image_MTC = torch.from_numpy(np.array(picture.convert("RGB")))
+    image_MTC = torch.from_numpy(np.array(image.convert("RGB")))
     params = SpectrogramParams(num_frequencies=len(image_MTC))
     seconds = math.ceil(image_MTC.shape[1] * COLUMN_S)
     mel = spectrogram.mel_of_image(image_MTC, params, max_value=MAX_VALUE).to(device)

@@ -1,7 +1,7 @@
-"""The official Kandinsky 5.0 doors: ``get_{T2V,I2V,T2I,I2I}_pipeline`` and the pipelines they return.
+"""The official Kandinsky 5.0 interface: ``get_{T2V,I2V,T2I,I2I}_pipeline`` and the pipelines they return.
 
-Arguments, defaults and results are the official ones; work is done by ``kandinsky.engine``. What the official code
-offers and this version does not do yet is refused.
+Arguments, defaults and results are the official ones; the work is done by ``kandinsky.engine``. What the official code
+offers and this version does not support is refused.
 Source: kandinskylab/kandinsky-5@6e2a805, kandinsky/utils.py; kandinsky/{t2v,i2v,t2i,i2i}_pipeline.py.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Device: TypeAlias = str | torch.device
     DeviceMap: TypeAlias = Device | dict[str, Device]
 
-# What the doors load without ``conf_path``. The official one for images to video looks for a file that does not exist.
+# What the factories load without ``conf_path``. The official one for I2V looks for a file that does not exist.
 BUILT_IN = {
     "text-to-video": "kandinsky5-lite-t2v-sft-5s",
     "image-to-video": "kandinsky5-lite-i2v-5s",
@@ -62,20 +62,27 @@ def get_T2V_pipeline(  # noqa: N802 - the official name
 
     Args:
         device_map: One device, or devices for `dit`, `vae` and `text_embedder`; never changed.
-        cache_dir: Folder with the official `model/`, `vae/`, `text_encoder/`, `text_encoder2/`. Nothing is fetched:
-            what is missing is named. *_path: a file or folder to use instead.
+        cache_dir: Folder with the official `model/`, `vae/`, `text_encoder/`, `text_encoder2/`. Nothing is downloaded:
+            missing files are named.
+        dit_path: File to use instead.
+        text_encoder_path: Folder to use instead.
+        text_encoder2_path: Folder to use instead.
+        vae_path: File or folder to use instead.
         conf_path: An official YAML file, or the name of one; then ``cache_dir`` and the paths are not used.
         offload: Hold each network on its device only while it runs.
-        magcache: Leave out passes, by the configuration's calibration.
-        quantized_qwen: Qwen's weights in 4 bits, off CUDA in 8.
-        text_token_padding: Pad the text to its full length under a mask; False pads nothing. Same result.
+        magcache: Skip passes, by the configuration's calibration.
+        quantized_qwen: Qwen's weights in 4 bits, or 8 without CUDA.
+        text_token_padding: Pad the text to its full length under a mask; False does not pad. Same result.
         attention_engine: `auto`, `sdpa`, `flash_attention_2`, `flash_attention_3` or `sage`.
-        resolution: Argument of the first release, then the second one in order; by name here, and 512 when given.
+        resolution: Second argument of the first release; only by name here, and 512.
+
+    Returns:
+        The pipeline, callable with the official arguments.
 
     Raises:
-        RequestError: For a value or key that is not known.
-        BackendError: For a device or kernel that is not there.
-        WeightsError: Naming a missing file.
+        RequestError: A value or key is not known.
+        BackendError: A device or kernel is not available.
+        WeightsError: A file is missing; the message names it.
     """
     if isinstance(cache_dir, int):
         raise RequestError(f"cache_dir is `{cache_dir}`: give `resolution` by name, as `resolution={cache_dir}`")
@@ -151,9 +158,13 @@ def get_I2I_pipeline(  # noqa: N802 - the official name
 
 
 class _OfficialPipeline:
-    """What the doors return: ``pipeline`` is this library's own; ``seed`` is the seed last used.
+    """What the factories return.
 
-    Where a launcher started several processes, they work together, and calls return None on all but the first.
+    If a launcher started several processes, they work together, and calls return None on all but the first.
+
+    Attributes:
+        pipeline: This library's own pipeline.
+        seed: The seed last used.
     """
 
     def __init__(self, pipeline: GenerationPipeline) -> None:
@@ -170,7 +181,7 @@ class _OfficialPipeline:
         progress: bool,
         **values: Any,
     ) -> Video:
-        """One result, also written where ``save_path`` says. ``values``: fields of ``Request``."""
+        """Generate one result, and write it to ``save_path`` if given; ``values`` are fields of ``Request``."""
         target = one_target(save_path)
         seed = secrets.randbelow(SEED_LIMIT) if seed is None else seed
         request = Request(model=self.pipeline.card.id, prompt=text, seed=seed, expand=expand_prompts, **values)
@@ -215,23 +226,27 @@ class Kandinsky5T2VPipeline(OfficialAdapters, _OfficialPipeline):
         save_path: str | Sequence[str] | None = None,
         progress: bool = True,
     ) -> torch.Tensor | list[Image.Image] | None:
-        """Make one clip.
+        """Generate one clip.
 
         Args:
+            text: The prompt.
             time_length: Seconds; 0 makes an image.
-            seed: Drawn from 0 … 2³²−2 when not given, see ``seed``.
-            num_steps: None = the configuration's.
-            guidance_weight: None = the configuration's.
-            scheduler_scale: Shift of the schedule.
-            expand_prompts: Qwen writes the text out at length first.
+            width: Width in pixels.
+            height: Height in pixels.
+            seed: Drawn from 0 … 2³²−2 if omitted, see ``seed``.
+            num_steps: Sampling steps; None = the configuration's.
+            guidance_weight: Classifier-free guidance scale; None = the configuration's.
+            scheduler_scale: Timestep shift.
+            negative_caption: The negative prompt.
+            expand_prompts: Have Qwen expand the prompt first.
             save_path: A file, or a list of one.
-            progress: A bar on stderr.
+            progress: Show a progress bar on stderr.
 
         Returns:
             uint8 [1, 3, F, H, W] on the autoencoder's device; for ``time_length=0`` a list of one PIL image.
 
         Raises:
-            RequestError: For an illegal size, length or path, before anything is loaded.
+            RequestError: A size, length or path is not allowed; nothing was loaded.
         """
         video = self._make(
             text,
@@ -267,10 +282,10 @@ class Kandinsky5I2VPipeline(OfficialAdapters, _OfficialPipeline):
         save_path: str | Sequence[str] | None = None,
         progress: bool = True,
     ) -> torch.Tensor | list[Image.Image] | None:
-        """Make one clip that begins with ``image``, a path or a PIL image, whose shape decides the size.
+        """Generate one clip that begins with ``image``, a path or a PIL image, whose shape decides the size.
 
-        Other arguments, result and errors are those of ``Kandinsky5T2VPipeline``. A seed repeats a result, which
-        it does not in the official code.
+        Other arguments, result and errors are those of ``Kandinsky5T2VPipeline``. A seed makes results reproducible,
+        which it does not in the official code.
         """
         video = self._make(
             text,
@@ -305,7 +320,7 @@ class Kandinsky5T2IPipeline(_OfficialPipeline):
         save_path: str | Sequence[str] | None = None,
         progress: bool = True,
     ) -> list[Image.Image] | None:
-        """Make one image: a list of one PIL image. Arguments and errors as in ``Kandinsky5T2VPipeline``."""
+        """Generate one image: a list of one PIL image. Arguments and errors as in ``Kandinsky5T2VPipeline``."""
         video = self._make(
             text,
             width=width,
@@ -345,8 +360,9 @@ class Kandinsky5I2IPipeline(_OfficialPipeline):
         Other arguments and errors are those of ``Kandinsky5T2VPipeline``.
 
         Args:
-            width: Both or none; without them the legal size nearest in shape to the image.
-            height: Both or none; without them the legal size nearest in shape to the image.
+            width: Width in pixels, only together with ``height``; by default the supported size nearest in shape to the
+                image.
+            height: Height in pixels, likewise.
         """
         video = self._make(
             text,
@@ -367,7 +383,7 @@ class Kandinsky5I2IPipeline(_OfficialPipeline):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Files:
-    """Where a door's weights lie: ``conf_path`` alone, or a folder and what stands in its files' places."""
+    """Where a factory's weights lie: ``conf_path`` alone, or a folder and replacements for its files."""
 
     cache_dir: str
     dit: str | None
@@ -387,7 +403,7 @@ class _Options:
 
 
 def _open(task: str, device_map: DeviceMap, files: _Files, options: _Options) -> GenerationPipeline:
-    """The pipeline behind a door; see ``get_T2V_pipeline``."""
+    """The pipeline behind a factory; see ``get_T2V_pipeline``."""
     if options.attention_engine not in ENGINES:
         known = ", ".join(f"`{name}`" for name in ENGINES)
         raise RequestError(f"attention_engine `{options.attention_engine}` is unknown: use one of {known}")
@@ -408,7 +424,7 @@ def _open(task: str, device_map: DeviceMap, files: _Files, options: _Options) ->
     devices = places_for(RunOptions(device=places))
     engine = options.attention_engine
     if AttentionSpec.from_dict(card.sampling.attention).type == "nabla" and engine != "auto":
-        # officially, too, an engine must be there, and does dense attention only
+        # as officially, an engine must be installed, and does dense attention only
         require(engine, devices["dit"].type)
         engine = "auto"
     asked = RunOptions(
@@ -430,7 +446,7 @@ def _check_image_resolution(resolution: int) -> None:
 
 
 def _with_paths(card: Card, *, dit: str | None, qwen: str | None, clip: str | None, vae: str | None) -> Card:
-    """The card with the given paths in the place of its own files."""
+    """The card with the given paths in place of its own files."""
     return dataclasses.replace(
         card,
         dit=at_path(card.dit, dit),
@@ -440,7 +456,7 @@ def _with_paths(card: Card, *, dit: str | None, qwen: str | None, clip: str | No
 
 
 def _official_card(card: Card, text_token_padding: bool) -> Card:
-    """Texts padded as asked, clips decoded in the official tiles, and any length the positions allow."""
+    """The card with prompts padded as asked, clips decoded in the official tiles, and any length positions allow."""
     params = card.text.params | {"padding": "full" if text_token_padding else "trimmed"}
     card = dataclasses.replace(card, text=dataclasses.replace(card.text, params=params))
     if card.clip.max_seconds == 0:  # one image: nothing to tile in time

@@ -1,7 +1,7 @@
-"""The official Kandinsky Video 1.0 door: networks one by one, or a pipeline of all of them.
+"""The official Kandinsky Video 1.0 interface: networks one by one, or a pipeline of all of them.
 
-Arguments, defaults and results are the official ones, and a seed beside them; guidance scales count from 0 here.
-Nothing is fetched: what is missing is named, with the command that fetches it.
+Arguments, defaults and results are the official ones, plus a seed; guidance scales count from 0 here. Nothing is
+downloaded: missing files are named, with the command that fetches them.
 Source: ai-forever/KandinskyVideo@4e10a23, video_kandinsky3/__init__.py, t2v_pipeline.py.
 """
 
@@ -42,10 +42,19 @@ MODEL = "kandinsky-video-1.0"
 def get_T2V_unet(  # noqa: N802 - an official name
     device: Device, weights_path: str | None = None, fp16: bool = False
 ) -> tuple[nn.Module, Tensor | None, dict[str, Any] | None]:
-    """The network of key frames, the state for no text, and the projections; the last two are None without weights.
+    """Load the keyframe network.
+
+    Args:
+        device: Where it runs.
+        weights_path: Its file; None for a network without weights.
+        fp16: Use float16.
+
+    Returns:
+        The network, its embedding for an empty prompt, and the projections; the last two are None without weights.
 
     Raises:
-        WeightsError: For a file that is not there or does not fit.
+        WeightsError: The file does not exist or does not fit.
+        BackendError: The device is not available.
     """
     net = _network("dit", device, weights_path, fp16)
     if weights_path is None:
@@ -58,13 +67,39 @@ def get_T2V_unet(  # noqa: N802 - an official name
 def get_interpolation_unet(
     device: Device, weights_path: str | None = None, fp16: bool = False
 ) -> tuple[nn.Module, Tensor | None]:
-    """The network that fills gaps, and its state for no text; None without weights. Raises: WeightsError."""
+    """Load the interpolation network.
+
+    Args:
+        device: Where it runs.
+        weights_path: Its file; None for a network without weights.
+        fp16: Use float16.
+
+    Returns:
+        The network and its embedding for an empty prompt; the latter is None without weights.
+
+    Raises:
+        WeightsError: The file does not exist or does not fit.
+        BackendError: The device is not available.
+    """
     net = _network("interpolation", device, weights_path, fp16)
     return net, None if weights_path is None else null_state(net)
 
 
 def get_movq(device: Device, weights_path: str, fp16: bool = False) -> nn.Module:
-    """The autoencoder. Raises: WeightsError."""
+    """Load the autoencoder.
+
+    Args:
+        device: Where it runs.
+        weights_path: Its file.
+        fp16: Use float16.
+
+    Returns:
+        The network.
+
+    Raises:
+        WeightsError: The file does not exist or does not fit.
+        BackendError: The device is not available.
+    """
     return _network("vae", device, weights_path, fp16)
 
 
@@ -76,17 +111,23 @@ def get_T5encoder(  # noqa: N802 - an official name
     low_cpu_mem_usage: bool = True,
     device_map: Any = None,
 ) -> tuple[Any, nn.Module]:
-    """Tokenizer and text encoder with its projection, which stays in float32.
+    """Load the tokenizer and the text encoder with its projection, which stays in float32.
 
     Args:
-        weights_path: A folder, or `google/flan-ul2` where it was downloaded.
-        projections_state_dict: What ``get_T2V_unet`` gave.
-        low_cpu_mem_usage: Always so.
+        device: Where it runs.
+        weights_path: A folder, or `google/flan-ul2` if it was downloaded.
+        projections_state_dict: What ``get_T2V_unet`` returned.
+        fp16: Use float16.
+        low_cpu_mem_usage: Only True.
         device_map: Only None; ``device`` decides.
 
+    Returns:
+        Tokenizer and text encoder.
+
     Raises:
-        RequestError: Without projections or with a device map.
-        WeightsError: For files that are not there.
+        RequestError: The projections are missing, or a device map was given.
+        WeightsError: Files are missing.
+        BackendError: The device is not available.
     """
     if not low_cpu_mem_usage or device_map is not None:
         raise RequestError("low_cpu_mem_usage=False and device_map are not available: leave them out, `device` decides")
@@ -114,11 +155,21 @@ def get_T2V_pipeline(  # noqa: N802 - an official name
     """All networks as one pipeline; each is read when its stage is reached.
 
     Args:
+        device: Where they run.
+        fp16: Use float16.
         cache_dir: A folder with official files, put there by the official code or by hand; what it lacks is looked for
-            where `kandinsky download kandinsky-video-1.0` puts it. *_path: a file or folder to use instead.
+            where `kandinsky download kandinsky-video-1.0` puts it.
+        unet_path: File to use instead.
+        interpolation_unet_path: File to use instead.
+        text_encode_path: Folder to use instead.
+        movq_path: File to use instead.
+
+    Returns:
+        The pipeline, callable with the official arguments.
 
     Raises:
-        WeightsError: Naming a missing file.
+        WeightsError: A file is missing; the message names it.
+        BackendError: The device is not available.
     """
     card = found_in(catalogue.find(MODEL), cache_dir)
     encoder = tokenizer = None
@@ -143,9 +194,11 @@ def get_T2V_pipeline(  # noqa: N802 - an official name
 
 
 class VideoKandinsky3T2VPipeline:
-    """Key frames, interpolation, frames; callable with the official arguments.
+    """Keyframes, interpolation, frames; callable with the official arguments.
 
-    ``pipeline`` is this library's own; ``seed`` is the seed last used.
+    Attributes:
+        pipeline: This library's own pipeline.
+        seed: The seed last used.
     """
 
     def __init__(
@@ -171,7 +224,7 @@ class VideoKandinsky3T2VPipeline:
 
     @classmethod
     def over(cls, pipeline: GenerationPipeline) -> VideoKandinsky3T2VPipeline:
-        """The same door before a pipeline of this library."""
+        """The official interface for a pipeline of this library."""
         door = cls.__new__(cls)
         door.pipeline, door.seed = pipeline, None
         return door
@@ -188,18 +241,24 @@ class VideoKandinsky3T2VPipeline:
         steps: int = 50,
         seed: int | None = None,
     ) -> list[Image.Image]:
-        """Make one clip.
+        """Generate one clip.
 
         Args:
-            fps: `low`, `medium` or `high`: 15, 57 or 225 frames. guidance_scale,.
-            interpolation_guidance_scale: 0 = off.
-            seed: Drawn when not given, see ``seed``.
+            text: The prompt.
+            negative_text: The negative prompt.
+            width: Width in pixels.
+            height: Height in pixels.
+            fps: `low`, `medium` or `high`: 15, 57 or 225 frames.
+            guidance_scale: Guidance scale of the keyframes; 0 disables it.
+            interpolation_guidance_scale: Guidance scale of the interpolation; 0 disables it.
+            steps: Sampling steps.
+            seed: Drawn if omitted, see ``seed``.
 
         Returns:
             The frames.
 
         Raises:
-            RequestError: For an illegal size, name or number, before anything is loaded.
+            RequestError: A size, name or number is not allowed; nothing was loaded.
         """
         with progress_bar(True) as on_step:
             video = self.pipeline(
@@ -223,7 +282,7 @@ def _network(name: str, device: Device, path: str | None, fp16: bool) -> nn.Modu
     component = card.component(name)
     if path is not None:
         return read_network(card, component, device, _type(fp16), Path(path).expanduser())
-    with place(str(device)):  # as a constructor fills it, such as for training
+    with place(str(device)):  # initialised as by its constructor, for training
         return bare_network(card.part(name), component, Path()).to(_type(fp16))
 
 

@@ -1,7 +1,7 @@
-"""The official Kandinsky Video 1.1 door: networks one by one, or a pipeline of all of them, and its stages.
+"""The official Kandinsky Video 1.1 interface: networks one by one, or a pipeline of all of them, and its stages.
 
-Arguments, defaults and results are the official ones, and a seed beside them; scales of the first frame and of the
-interpolation count from 0 here. Nothing is fetched: what is missing is named, with the command that fetches it.
+Arguments, defaults and results are the official ones, plus a seed; scales of the first frame and of the interpolation
+count from 0 here. Nothing is downloaded: missing files are named, with the command that fetches them.
 Source: ai-forever/KandinskyVideo@914eac1, kandinsky_video/__init__.py, t2v_pipeline.py.
 """
 
@@ -62,15 +62,21 @@ def get_T2V_unet(  # noqa: N802 - an official name
     configs: Mapping[str, Any] | None = None,
     dtype: str | torch.dtype = torch.float32,
 ) -> tuple[nn.Module, Tensor, None]:
-    """The network of key frames and its state for no text.
+    """Load the keyframe network.
 
     Args:
         cache_dir: See ``get_T2V_pipeline``.
+        device: Where it runs.
         configs: Its parameters; None = the released ones.
+        dtype: Its type.
+
+    Returns:
+        The network, its embedding for an empty prompt, and None.
 
     Raises:
-        WeightsError: For a file that is not there or does not fit.
-        RequestError: For parameters that are not known.
+        WeightsError: The file does not exist or does not fit.
+        RequestError: A parameter is not known.
+        BackendError: The device is not available.
     """
     return _unet("dit", cache_dir, device, configs, dtype)
 
@@ -81,7 +87,7 @@ def get_interpolation_unet(
     configs: Mapping[str, Any] | None = None,
     dtype: str | torch.dtype = torch.float32,
 ) -> tuple[nn.Module, Tensor, None]:
-    """The network that fills gaps and its state for no text; as ``get_T2V_unet``."""
+    """Load the interpolation network; arguments, result and errors as of ``get_T2V_unet``."""
     return _unet("interpolation", cache_dir, device, configs, dtype)
 
 
@@ -91,7 +97,7 @@ def get_movq(
     configs: Mapping[str, Any] | None = None,
     dtype: str | torch.dtype = torch.float32,
 ) -> nn.Module:
-    """The autoencoder of single pictures; as ``get_T2V_unet``."""
+    """Load the autoencoder of single images; arguments and errors as of ``get_T2V_unet``."""
     return _read("image_vae", cache_dir, device, configs, dtype)
 
 
@@ -101,7 +107,7 @@ def get_video_movq(
     configs: Mapping[str, Any] | None = None,
     dtype: str | torch.dtype = torch.float32,
 ) -> nn.Module:
-    """The autoencoder whose decoder looks along time; as ``get_T2V_unet``."""
+    """Load the autoencoder whose decoder has temporal layers; arguments and errors as of ``get_T2V_unet``."""
     return _read("vae", cache_dir, device, configs, dtype)
 
 
@@ -116,19 +122,26 @@ def get_T5encoder(  # noqa: N802 - an official name
     load_in_8bit: bool = False,
     load_in_4bit: bool = False,
 ) -> tuple[Any, nn.Module]:
-    """Tokenizer and text encoder with both projections.
+    """Load the tokenizer and the text encoder with both projections.
 
     Args:
-        weights_path: A folder, or `google/flan-ul2` where it was downloaded.
-        tokens_length: Of a prompt at most.
-        context_dim: Width of the states; must be the projections'.
-        low_cpu_mem_usage: Always so.
+        cache_dir: See ``get_T2V_pipeline``.
+        device: Where it runs.
+        weights_path: A folder, or `google/flan-ul2` if it was downloaded.
+        tokens_length: Most tokens of a prompt.
+        context_dim: Width of the embeddings; must be that of the projections.
+        dtype: Its type.
+        low_cpu_mem_usage: Only True.
         load_in_8bit: See ``runtime/quantise.py``.
         load_in_4bit: See ``runtime/quantise.py``.
 
+    Returns:
+        Tokenizer and text encoder.
+
     Raises:
-        RequestError: For what does not fit or combine.
-        WeightsError: For files that are not there.
+        RequestError: Arguments do not fit or cannot be combined.
+        WeightsError: Files are missing.
+        BackendError: The device or a package is not available.
     """
     if not low_cpu_mem_usage:
         raise RequestError("low_cpu_mem_usage=False is not available: leave it out")
@@ -165,18 +178,22 @@ def get_T5encoder(  # noqa: N802 - an official name
 def get_T2V_pipeline(  # noqa: N802 - an official name
     device_map: Device | Mapping[str, Device], cache_dir: str | None = None
 ) -> KandinskyVideoT2VPipeline:
-    """All networks as one pipeline; each is read when its stage is reached. As officially, on a GPU the U-Nets run in
-    float16 and the others in float32.
+    """All networks as one pipeline; each is read when its stage is reached.
+
+    As officially, on a GPU the U-Nets run in float16 and the others in float32.
 
     Args:
         device_map: One device, or devices for `unet`, `interpolation_unet`, `text_encoder` and `movq`.
         cache_dir: A folder with official files, put there by the official code or by hand; what it lacks is looked for
-            where `kandinsky download kandinsky-video-1.1` puts it. A `configs.json` beside them counts.
+            where `kandinsky download kandinsky-video-1.1` puts it. A `configs.json` beside them is used.
+
+    Returns:
+        The pipeline, callable with the official arguments.
 
     Raises:
-        RequestError: For a key that is missing or too many.
-        BackendError: For a device.
-        WeightsError: Naming a file.
+        RequestError: A key of ``device_map`` is missing or unknown.
+        BackendError: A device is not available.
+        WeightsError: A file is missing; the message names it.
     """
     devices = _devices(device_map)
     is_half = devices["dit"].type == "cuda"
@@ -191,13 +208,20 @@ def get_T2V_pipeline(  # noqa: N802 - an official name
 class KandinskyVideoT2VPipeline:
     """Callable with the official arguments; its stages can be called one by one, and with one seed give the same clip.
 
-    Latents have the official layout here, [frames, channels, rows, columns].
-    ``pipeline`` is this library's own; ``seed`` is the seed last used.
+    Latents have the official layout here, [frames, channels, rows, columns]. The attribute ``pipeline`` is this
+    library's own pipeline, ``seed`` the seed last used.
 
     Args:
-        device_map: As ``get_T2V_pipeline`` takes it.
-        dtype_map: Types of the networks by the same names; the text encoder keeps the one it was read in. the others:
-            what the getters gave.
+        device_map: As for ``get_T2V_pipeline``.
+        dtype_map: Types of the networks by the same names; the text encoder keeps the one it was read in.
+        unet: First result of ``get_T2V_unet``.
+        null_embedding: Its second result.
+        interpolation_unet: First result of ``get_interpolation_unet``.
+        interpolation_null_embedding: Its second result.
+        t5_processor: First result of ``get_T5encoder``.
+        t5_encoder: Its second result.
+        movq: Result of ``get_movq``.
+        video_movq: Result of ``get_video_movq``.
     """
 
     def __init__(
@@ -230,7 +254,7 @@ class KandinskyVideoT2VPipeline:
 
     @classmethod
     def over(cls, pipeline: GenerationPipeline) -> KandinskyVideoT2VPipeline:
-        """The same door before a pipeline of this library."""
+        """The official interface for a pipeline of this library."""
         door = cls.__new__(cls)
         door.pipeline, door.seed = pipeline, None
         return door
@@ -251,23 +275,28 @@ class KandinskyVideoT2VPipeline:
         noise_augmentation: int = 20,
         seed: int | None = None,
     ) -> list[Image.Image]:
-        """Make one clip.
+        """Generate one clip.
 
         Args:
-            negative_prompt: What to keep away from; the official code takes it and does nothing with it.
-            image: The first frame.
+            prompt: The prompt.
+            negative_prompt: The negative prompt; the official code accepts it and ignores it.
+            image: The first frame; generated from the prompt if omitted.
+            width: Width in pixels.
+            height: Height in pixels.
             fps: `low`, `medium` or `high`: 12, 45 or 177 frames.
             motion: `low`, `medium` (also `normal`), `high` or `extreme`.
-            key_frame_guidance_scale: Of a first frame made from the prompt. guidance_weight_prompt,.
-            guidance_weight_image: Of prompt and first frame in the key frames.
+            key_frame_guidance_scale: Guidance scale of a first frame generated from the prompt.
+            guidance_weight_prompt: Guidance scale of the prompt in the keyframes.
+            guidance_weight_image: Guidance scale of the first frame in the keyframes.
+            interpolation_guidance_scale: Guidance scale of the interpolation; 0 disables it.
             noise_augmentation: Level of noise in the first frame, 0 to 999.
-            seed: Drawn when not given.
+            seed: Drawn if omitted.
 
         Returns:
             The frames.
 
         Raises:
-            RequestError: For an illegal size, name or number, before anything is loaded.
+            RequestError: A size, name or number is not allowed; nothing was loaded.
         """
         with progress_bar(True) as on_step:
             video = self._with(key_frame_guidance_scale, noise_augmentation)(
@@ -290,7 +319,21 @@ class KandinskyVideoT2VPipeline:
     def generate_key_frame(
         self, prompt: str, height: int = 512, width: int = 512, guidance_scale: float = 3.0, seed: int | None = None
     ) -> Image.Image:
-        """A first frame from the prompt, of twice the size asked for. Raises: as the call."""
+        """Generate a first frame from the prompt.
+
+        Args:
+            prompt: The prompt.
+            height: Height of the clip in pixels.
+            width: Width of the clip in pixels.
+            guidance_scale: Guidance scale; 0 disables it.
+            seed: Drawn if omitted.
+
+        Returns:
+            An image of twice the size.
+
+        Raises:
+            RequestError: A size or number is not allowed.
+        """
         pipeline = self._with(guidance_scale)
         context, job = pipeline.context, self._job(pipeline, prompt, width=width, height=height, seed=seed)
         text, nothing = stages.encode(context, job)
@@ -310,7 +353,26 @@ class KandinskyVideoT2VPipeline:
         key_frame_guidance_scale: float = 3.0,
         seed: int | None = None,
     ) -> Tensor:
-        """Latents of the key frames [12, C, H, W]; ``key_frame`` is the first one's picture. Raises: as the call."""
+        """Generate the latents of the keyframes.
+
+        Args:
+            prompt: The prompt.
+            key_frame: Image of the first keyframe; generated from the prompt if omitted.
+            height: Height in pixels.
+            width: Width in pixels.
+            guidance_scale_prompt: Guidance scale of the prompt.
+            guidance_weight_image: Guidance scale of the first frame.
+            motion: `low`, `medium` (also `normal`), `high` or `extreme`.
+            noise_augmentation: Level of noise in the first frame, 0 to 999.
+            key_frame_guidance_scale: Guidance scale of a first frame generated from the prompt.
+            seed: Drawn if omitted.
+
+        Returns:
+            Latents [12, C, H, W].
+
+        Raises:
+            RequestError: A size, name or number is not allowed.
+        """
         pipeline = self._with(key_frame_guidance_scale, noise_augmentation)
         context = pipeline.context
         job = self._job(
@@ -342,13 +404,23 @@ class KandinskyVideoT2VPipeline:
         prompt: str,
         seed: int | None = None,
     ) -> Tensor:
-        """Latents [n, C, H, W] with three between every two, [4·n − 3, C, H, W].
+        """Put three frames between every two.
 
         Args:
+            base_frames: Latents [n, C, H, W].
+            height: Height in pixels.
+            width: Width in pixels.
+            guidance_scale: Guidance scale; 0 disables it.
             skip_frames: 3 in the first pass, 1 in the second.
+            prompt: The prompt.
+            seed: Drawn if omitted.
+
+        Returns:
+            Latents [4·n − 3, C, H, W].
 
         Raises:
-            RequestError: For another number, latents that are not of this size, and as the call.
+            RequestError: ``skip_frames`` is another number, the latents do not have this size, or a value is not
+                allowed.
         """
         pipeline, keyframes = self.pipeline, keyframes_of(self.pipeline.card)
         context, skips = pipeline.context, keyframes.skips
@@ -375,16 +447,28 @@ class KandinskyVideoT2VPipeline:
             return _official(pipeline.drive(walk, on_step))
 
     def encode_image(self, image: Any, width: int, height: int) -> Tensor:
-        """Latent [C, H, W] of a picture, which is scaled to cover the size and cut. Raises: RequestError."""
-        job = self.pipeline.resolve(Request(MODEL, "a picture", image=image, width=width, height=height, seed=0))
-        assert job.image is not None
-        return _official(stages.encode_picture(self.pipeline.context, job.image.pixels()))[0]
+        """Encode an image, scaled to cover the size and cropped.
 
-    def decode_image(self, image: Tensor) -> Image.Image:
-        """The picture of a latent [1, C, H, W].
+        Args:
+            image: A path or an image.
+            width: Width in pixels.
+            height: Height in pixels.
+
+        Returns:
+            Latent [C, H, W].
 
         Raises:
-            RequestError: For another shape.
+            RequestError: The image cannot be read.
+        """
+        job = self.pipeline.resolve(Request(MODEL, "a picture", image=image, width=width, height=height, seed=0))
+        assert job.image is not None
+        return _official(stages.encode_image(self.pipeline.context, job.image.pixels()))[0]
+
+    def decode_image(self, image: Tensor) -> Image.Image:
+        """Decode the image of a latent [1, C, H, W].
+
+        Raises:
+            RequestError: The latent has another shape.
         """
         from PIL import Image
 
@@ -394,10 +478,10 @@ class KandinskyVideoT2VPipeline:
         return Image.fromarray(pixels[0, 0].cpu().numpy())
 
     def decode_video(self, video: Tensor) -> list[Image.Image]:
-        """The frames of latents [T, C, H, W].
+        """Decode the frames of latents [T, C, H, W].
 
         Raises:
-            RequestError: For another shape.
+            RequestError: The latents have another shape.
         """
         from PIL import Image
 
@@ -447,7 +531,7 @@ def _read(
 
 
 def _with_params(name: str, component: Component, configs: Mapping[str, Any] | None) -> Component:
-    """The component with official constructor arguments. Those of the interpolation are known by one they may omit."""
+    """The component with official constructor arguments; those of the interpolation are known by one they may omit."""
     if configs is None:
         return component
     told = {"time_downsample": component.params["time_downsample"]} if name == "interpolation" else {}
@@ -455,10 +539,10 @@ def _with_params(name: str, component: Component, configs: Mapping[str, Any] | N
 
 
 def _configured(card: Card) -> Card:
-    """The card with the parameters of the `configs.json` beside its first file, where there is one.
+    """The card with the parameters of the `configs.json` beside its first file, if there is one.
 
     Raises:
-        WeightsError: For one that cannot be read.
+        WeightsError: It cannot be read.
     """
     here = next((at for at in places(card.dit.parts[0]) if not at.missing()), None)
     if here is None or not (file := here.target.parent / "configs.json").is_file():
@@ -467,7 +551,7 @@ def _configured(card: Card) -> Card:
         sections = json.loads(file.read_text(encoding="utf-8"))
         given = {ours: sections[name]["configs"] for name, ours in SECTIONS.items() if name in sections}
     except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"`{file}` is no configuration of Kandinsky Video 1.1: fetch it again") from error
+        raise WeightsError(f"`{file}` is not a configuration of Kandinsky Video 1.1: fetch it again") from error
     return card.with_components(lambda name, component: _with_params(name, component, given.get(name)))
 
 

@@ -1,6 +1,6 @@
 """The official LoRA methods of the text-to-video and image-to-video pipelines.
 
-Faults of the official code that are gone: triggers count with and without prompt expansion, a list of names may be
+Faults of the official code that are corrected: triggers apply with and without prompt expansion, a list of names may be
 switched on, and weights that lie beside their configuration need no path of their own.
 Source: kandinskylab/kandinsky-5@6e2a805, kandinsky/t2v_pipeline.py, load_adapter, set_adapter, disable_adapters.
 """
@@ -34,11 +34,16 @@ class OfficialAdapters:
     ) -> None:
         """Load a LoRA and switch it on alone.
 
-        Args:   adapter_config: a ``peft.PeftConfig``, or the path of a JSON file with its keys.
-                adapter_path: the weights; when not given, those beside the JSON file.   adapter_name: `default`.
-                trigger: text in front of each prompt; when not given, what the file's header says.
-        Raises: TypeError for another kind of configuration; RequestError, a ValueError, for a name that is taken;
-                WeightsError naming the tensor that does not fit.
+        Args:
+            adapter_config: A ``peft.PeftConfig``, or the path of a JSON file with its keys.
+            adapter_path: The weights; those beside the JSON file if omitted.
+            adapter_name: What to call it; `default` if omitted.
+            trigger: Text in front of each prompt; the one in the file's header if omitted.
+
+        Raises:
+            TypeError: The configuration is of another kind.
+            RequestError: The name is already in use (also a ``ValueError``), or the path is missing.
+            WeightsError: It does not fit; the message names the tensor.
         """
         from kandinsky.weights.lora_files import find_files
 
@@ -55,13 +60,24 @@ class OfficialAdapters:
         adapters.set({name: 1.0})
 
     def set_adapter(self, adapter_name: str | Iterable[str]) -> None:
-        """Switch on one loaded LoRA, or several; all others off. Raises: RequestError, a ValueError."""
+        """Switch on one loaded LoRA, or several; all others off.
+
+        Args:
+            adapter_name: Its name, or several.
+
+        Raises:
+            RequestError: A name is not loaded (also a ``ValueError``).
+        """
         self._need_one("set_adapter")
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         self.pipeline.adapters.set(dict.fromkeys(names, 1.0))
 
     def disable_adapters(self) -> None:
-        """Switch all off; ``set_adapter`` brings them back. Raises: RequestError where none is loaded."""
+        """Switch all off; ``set_adapter`` brings them back.
+
+        Raises:
+            RequestError: None is loaded.
+        """
         self._need_one("disable_adapters")
         self.pipeline.adapters.set({})
 

@@ -1,4 +1,4 @@
-"""What the official calls of all families have in common: devices, paths, targets, a progress bar."""
+"""What the official calls of all families share: devices, paths, targets, a progress bar."""
 
 from __future__ import annotations
 
@@ -23,7 +23,17 @@ DEVICE_KEYS = {"dit": "dit", "vae": "vae", "text_embedder": "text"}
 
 
 def devices_of(device_map: str | torch.device | Mapping[str, str | torch.device]) -> dict[str, Any]:
-    """One device for each of our networks. Raises: RequestError for a key that is missing or too many."""
+    """One device for each of our networks.
+
+    Args:
+        device_map: One device, or devices for `dit`, `vae` and `text_embedder`.
+
+    Returns:
+        Device by our network's name.
+
+    Raises:
+        RequestError: A key is missing or unknown.
+    """
     if not isinstance(device_map, Mapping):
         return dict.fromkeys(DEVICE_KEYS.values(), device_map)
     if wrong := sorted(set(device_map) ^ set(DEVICE_KEYS)):
@@ -33,7 +43,7 @@ def devices_of(device_map: str | torch.device | Mapping[str, str | torch.device]
 
 
 def in_company(places: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """The devices on this process, and the layout: as officially, what a launcher started works together."""
+    """The devices on this process, and the layout: as officially, processes that a launcher started work together."""
     world = World.started()
     if world.size == 1:
         return dict(places), None
@@ -41,7 +51,7 @@ def in_company(places: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
 
 
 def at_path(component: Component, given: str | Path | None, name: str = "") -> Component:
-    """The component with a path of the user's in the place of one part's files; as it is without a path."""
+    """The component with the user's path in place of one part's files; unchanged without a path."""
     if given is None:
         return component
     path = Path(given).expanduser().absolute()  # not resolved: in huggingface_hub's cache that loses the file's name
@@ -54,7 +64,11 @@ def at_path(component: Component, given: str | Path | None, name: str = "") -> C
 
 
 def one_target(save_path: str | Sequence[str] | None) -> Path | None:
-    """The one file to write, of a path or a list of one. Raises: RequestError."""
+    """The one file to write, from a path or a list of one.
+
+    Raises:
+        RequestError: The list has several entries.
+    """
     if save_path is None or isinstance(save_path, str | Path):
         return None if save_path is None else Path(save_path)
     if len(save_path) != 1:
@@ -64,7 +78,7 @@ def one_target(save_path: str | Sequence[str] | None) -> Path | None:
 
 @contextmanager
 def progress_bar(shown: bool) -> Iterator[OnStep | None]:
-    """A progress bar on stderr, where a person looks at it."""
+    """A progress bar on stderr, if it is a terminal."""
     if not shown or not sys.stderr.isatty():
         yield None
         return

@@ -1,9 +1,9 @@
-"""The official YAML files of Kandinsky 5.0: which card each one is, their text, and ``conf_path`` as a name.
+"""The official YAML files of Kandinsky 5.0: the card of each, their text, and ``conf_path`` as a name.
 
 `python -m kandinsky.compat.official_files FOLDER` writes all of them from the cards, under the names of the first
-release (`config_5s_sft.yaml`) and under today's (`k5_lite_t2v_5s_sft_sd.yaml`). They equal the official files except in
-one value: the official no-CFG files for 10 s name the SFT checkpoint; here they name the hub's no-CFG file, as the card
-does.
+release (`config_5s_sft.yaml`) and under the current ones (`k5_lite_t2v_5s_sft_sd.yaml`). They equal the official files
+in all but one value: the official no-CFG files for 10 s name the SFT checkpoint; here they name the hub's no-CFG file,
+as the card does.
 Source: kandinskylab/kandinsky-5@6e2a805, configs/*.yaml; ai-forever/Kandinsky-5@873617b, configs/*.yaml.
 """
 
@@ -33,9 +33,11 @@ SUFFIXES = (".yaml", ".yml")
 class OfficialFile:
     """What one official YAML file says.
 
-    card:       catalogue id.   size_class: the one of the card's size classes that it is for; None where it has one.
-    shift:      its `metrics.scheduler_scale`, which most files leave out; the card's value holds then.
-    has_chunk:  `model.attention` has the key `chunk`, which no official code reads.
+    Attributes:
+        card: Catalogue id.
+        size_class: The size class of the card that it is for; None if the card has only one.
+        shift: Its `metrics.scheduler_scale`, which most files omit; the card's value applies then.
+        has_chunk: Whether `model.attention` has the key `chunk`, which no official code reads.
     """
 
     card: str
@@ -53,7 +55,7 @@ FILES: dict[str, OfficialFile] = {
         )
         for seconds, kind in _LITE_T2V
     },
-    # today's
+    # the current ones
     **{
         f"k5_lite_t2v_{seconds}s_{kind}_sd": OfficialFile(
             f"kandinsky5-lite-t2v-{kind}-{seconds}s", shift={10: 10, 5: 5 if kind == "distil" else None}[seconds]
@@ -74,31 +76,31 @@ FILES: dict[str, OfficialFile] = {
 
 
 def name_of(conf_path: str | Path) -> str | None:
-    """The official file that a path or bare name stands for by its last part; None where none is called so."""
+    """The official file that the last part of a path or a bare name stands for; None if there is none."""
     path = Path(conf_path)
     name = path.stem if path.suffix in SUFFIXES else path.name
     return name if name in FILES else None
 
 
 def read(conf_path: str | Path, *, task: str) -> tuple[Card, Path | None]:
-    """The model behind a ``conf_path``: that of a YAML file, or of an official file's name where no such file is.
+    """Find the model behind a ``conf_path``: a YAML file, or the name of an official file if there is no such file.
 
     Args:
-        conf_path: a file; or `config_5s_sft`, also with a folder in front and with its suffix.
-        task: what the model is to be for, a key of ``official_config.CALLS``.
+        conf_path: A file; or `config_5s_sft`, also with a folder in front and with its suffix.
+        task: What the model is to be for, a key of ``official_config.CALLS``.
 
     Returns:
-        The card, and the folder its weights lie in; None where the card itself, the variable ``KANDINSKY_WEIGHTS`` or
-        the Hugging Face cache says where.
+        The card, and the folder its weights lie in; None if the card itself, the variable ``KANDINSKY_WEIGHTS`` or the
+        Hugging Face cache says where.
 
     Raises:
-        RequestError: for a name that is neither, a file that is no such YAML, or a model for another task.
+        RequestError: The name is neither, the file is not such YAML, or the model is for another task.
     """
     path = Path(conf_path).expanduser()
     name = name_of(path)
     if path.is_file():
         card = official_config.read(path, cards=catalogue.CARDS, task=task)
-        # The official call has one shift for all; where a file is silent, its card knows the one that was advised.
+        # The official call has one shift for all; if a file has none, its card knows the recommended one.
         if name is not None and not _states_shift(path):
             card = dataclasses.replace(
                 card, sampling=dataclasses.replace(card.sampling, shift=card_of(name).sampling.shift)
@@ -217,7 +219,7 @@ def _sides(size: str) -> tuple[int, int]:
 
 
 def _states_shift(path: Path) -> bool:
-    """Whether a file that was read already, and so is well formed, has `metrics.scheduler_scale`."""
+    """Whether a file that has already been read, and so is well formed, has `metrics.scheduler_scale`."""
     return "scheduler_scale" in yaml.safe_load(path.read_text(encoding="utf-8"))["metrics"]
 
 

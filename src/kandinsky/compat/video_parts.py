@@ -1,4 +1,4 @@
-"""What the doors of Kandinsky Video 1.0 and 1.1 share: networks one by one, a pipeline of them, and where files lie."""
+"""What Kandinsky Video 1.0 and 1.1 share: networks one by one, a pipeline of them, and where files lie."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Device = str | torch.device
 
 
 def found_in(card: Card, cache_dir: str | Path | None) -> Card:
-    """The card with all files taken from a folder that are there, by their own names or as huggingface_hub caches them.
+    """The card with all files taken from a folder that it has, by their own names or as huggingface_hub caches them.
 
-    What is not there is looked for where it always is. A folder that does not exist holds nothing, and is not made.
+    Other files are looked for in the usual places. A folder that does not exist holds nothing, and is not created.
     """
     if cache_dir is None or not (folder := Path(cache_dir).expanduser()).is_dir():
         return card
@@ -46,9 +46,21 @@ def found_in(card: Card, cache_dir: str | Path | None) -> Card:
 def read_network(
     card: Card, component: Component, device: Device, dtype: torch.dtype, path: Path | None = None
 ) -> nn.Module:
-    """A network on its device. Raises: WeightsError for a file that is not there or does not fit.
+    """Read a network to its device.
 
-    path: its file; by default where its card's entry says.
+    Args:
+        card: The model.
+        component: The network's entry in the card.
+        device: Where it runs.
+        dtype: Its type.
+        path: Its file; by default where the entry says.
+
+    Returns:
+        The network.
+
+    Raises:
+        WeightsError: The file does not exist or does not fit.
+        BackendError: The device is not available.
     """
     path, part = path or locate_part(component.parts[0]), card.family.part(component.kind)
     with torch.device("meta"):
@@ -58,7 +70,7 @@ def read_network(
 
 
 def null_state(net: nn.Module) -> Tensor:
-    """What a U-Net is told in the place of a text."""
+    """A U-Net's embedding for an empty prompt."""
     return net.get_buffer("null_embedding")
 
 
@@ -71,10 +83,22 @@ def read_encoder(
     projection_dtype: torch.dtype,
     where: str,
 ) -> ProjectedT5Encoder:
-    """A text encoder on the host, with projections that are in memory.
+    """Read a text encoder to the host, with projections that are in memory.
 
-    Args: folders: of the encoder and of its tokenizer.   projections: tensors of `text`, and of `gaps` where the
-          interpolation has its own.   where: what to call them where one does not fit.
+    Args:
+        folders: Folders of the encoder and of its tokenizer.
+        projections: Tensors of `text`, and of `gaps` if the interpolation has its own.
+        params: Its parameters.
+        dtype: Its type.
+        projection_dtype: Type of the projections.
+        where: What to call the projections in messages.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        WeightsError: A file is missing or damaged, or a projection does not fit.
+        BackendError: A package is not available.
     """
     made = {name: projection_of(tensors, dtype=projection_dtype, where=where) for name, tensors in projections.items()}
     bare = read_t5(*folders, dtype=dtype)
@@ -82,7 +106,11 @@ def read_encoder(
 
 
 def encoder_folders(card: Card, weights_path: str) -> tuple[Path, Path]:
-    """Folders of encoder and tokenizer: a folder of this machine, or a repository that was downloaded."""
+    """Folders of encoder and tokenizer: a local folder, or a repository that was downloaded.
+
+    Raises:
+        WeightsError: They are not on this machine.
+    """
     local = Path(weights_path).expanduser()
     if local.is_dir():
         return local, local
@@ -98,9 +126,17 @@ def pipeline_of(
     devices: Mapping[str, torch.device],
     dtype: torch.dtype,
 ) -> GenerationPipeline:
-    """A pipeline of networks that are in memory already.
+    """Build a pipeline from networks that are already in memory.
 
-    Args: nulls: states for no text that were handed over beside the networks.   dtype: of the U-Nets.
+    Args:
+        card: The model.
+        networks: Networks by our names.
+        nulls: Embeddings for an empty prompt that were passed along with the networks.
+        devices: Devices by our names.
+        dtype: Type of the U-Nets.
+
+    Returns:
+        The pipeline.
     """
     for name, null in nulls.items():
         if null is not None:

@@ -1,6 +1,6 @@
-"""Conformance: our networks and samplers against recorded numbers of the official implementations.
+"""Conformance: our networks and samplers checked against recorded numbers of the official implementations.
 
-``check(paths)`` runs cases through the code that generation uses and yields one ``Result`` a case.
+``check(paths)`` runs cases through the code that generation uses and yields one ``Result`` per case.
 """
 
 from kandinsky.conformance.run import Result, Status, check

@@ -1,6 +1,6 @@
-"""Full-size checkpoints by name and shape only: networks are built on the meta device.
+"""Checks full-size checkpoints by name and shape only: networks are built on the meta device.
 
-A manifest is compared with the network of its own hyper-parameters, and with that of every card that names its
+A manifest is compared with the network built from its own hyper-parameters, and with that of every card that names its
 checkpoint.
 """
 
@@ -28,19 +28,21 @@ def check_manifest(file: Path) -> str:
     """Check that networks have exactly the manifest's tensors, through the key map, with exactly their shapes.
 
     Args:
-        file: The manifest.
+        file: The manifest, a JSON file.
 
     Returns:
-        How many tensors there are, and the cards they were compared with.
+        The number of tensors and the cards they were compared with, in words.
 
     Raises:
-        KandinskyError: A network differs, or the file is no manifest; WeightsError names the first tensor that differs.
+        RequestError: The file is not a manifest.
+        WeightsError: A network differs; the message names the first tensor that does.
+        KandinskyError: A network has another number of parameters.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         tensors = {name: tuple(map(int, shape)) for name, shape in values["tensors"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RequestError(f"`{file}` is no manifest, a JSON object with a table `tensors` of shapes") from error
+        raise RequestError(f"`{file}` is not a manifest, a JSON object with a table `tensors` of shapes") from error
     holders: list[str] = []
     checked: list[Component] = []
     for holder, component in _components(values):
@@ -53,7 +55,7 @@ def check_manifest(file: Path) -> str:
 
 
 def _components(values: dict[str, Any]) -> Iterator[tuple[str, Component]]:
-    """Networks that should have these tensors: that of the manifest's own hyper-parameters, then those of cards."""
+    """The networks that should have these tensors: that of the manifest's own hyper-parameters, then those of cards."""
     owns = (family.manifest() for family in catalogue.families() if family.manifest is not None)
     own = next((found for component_of in owns if (found := component_of(values)) is not None), None)
     if own is None:
@@ -78,11 +80,16 @@ def _share(listed: Iterable[str], named: set[str]) -> bool:
 
 
 def _check(component: Component, values: dict[str, Any], tensors: dict[str, tuple[int, ...]], where: str) -> None:
-    """Raises: WeightsError naming the first tensor that differs."""
+    """Compare one network with the manifest.
+
+    Raises:
+        WeightsError: A tensor differs; the message names the first.
+        KandinskyError: The number of parameters differs.
+    """
     part = catalogue.part(component.kind)
     keymap = keymap_of(part)
     with torch.device("meta"):
-        # the file is no folder with a `config.json`: the component's values alone count
+        # the file is not a folder with a `config.json`: only the component's values count
         net = bare_network(part, component, Path(where))
     shapes = {keymap.to_ours(name): shape for name, shape in tensors.items()}
     check_shapes(net, shapes, keymap=keymap, where=where)

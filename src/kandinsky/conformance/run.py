@@ -1,8 +1,7 @@
-"""Finds cases, hands each to its component's runner, and judges what comes back."""
+"""Finds cases, hands each to its component's runner, and judges the results."""
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,8 @@ from kandinsky import catalogue
 from kandinsky.errors import KandinskyError
 from kandinsky.golden.cases import Case, Runner, compare, find
 from kandinsky.golden.tracking import CaseError
+from kandinsky.model.checks import unknown
+from kandinsky.printing import escaped
 
 
 class Status(StrEnum):
@@ -27,9 +28,15 @@ class Status(StrEnum):
 class Result:
     """Verdict on one case.
 
-    Args:
+    Attributes:
+        status: Whether the case passed.
+        component: Name of what was run, such as `kandinsky5.dit`.
+        path: The case's folder.
+        max_abs: Largest absolute difference of the output named.
+        max_rel: Largest relative difference of the output named.
         output: The output that is furthest off in units of its tolerance; or the setting, tensor or file at fault.
-        reason: Why it failed, where numbers do not say it.
+        reason: Why it failed, if the numbers do not say so.
+        seconds: Time the case took.
     """
 
     status: Status
@@ -45,17 +52,17 @@ class Result:
         """`PASS|FAIL <component> <folder> max_abs=… max_rel=… (<output name>)`, the reason behind the name."""
         named = f"{self.output}: {self.reason}" if self.reason else self.output
         line = f"{self.status} {self.component} {self.path} max_abs={self.max_abs:.3g} max_rel={self.max_rel:.3g}"
-        return _printable(f"{line} ({named})")
+        return escaped(f"{line} ({named})")
 
 
 def check(paths: Iterable[Path]) -> Iterator[Result]:
-    """Run all cases at or below paths, each once.
+    """Run all cases at or below the paths, each once.
 
     Args:
         paths: Case folders, folders above them, or manifests.
 
-    Returns:
-        Results, in order, each as soon as it is there.
+    Yields:
+        One result per case, as soon as it is ready.
 
     Raises:
         RequestError: A path has no cases; raised before the first case runs.
@@ -66,7 +73,11 @@ def check(paths: Iterable[Path]) -> Iterator[Result]:
 
 @cache
 def runners() -> Mapping[str, Runner]:
-    """The runners of all families by component."""
+    """The runners of all families by component.
+
+    Raises:
+        ValueError: Two families have a runner for the same component.
+    """
     joined: dict[str, Runner] = {}
     for family in catalogue.families():
         cases = {} if family.cases is None else family.cases()
@@ -77,7 +88,7 @@ def runners() -> Mapping[str, Runner]:
 
 
 def totals(results: Iterable[Result]) -> dict[str, int]:
-    """How many passed and how many failed."""
+    """Count how many cases passed and how many failed."""
     count = {status.lower(): 0 for status in Status}
     for result in results:
         count[result.status.lower()] += 1
@@ -96,9 +107,7 @@ def _check_case(folder: Path) -> Result:
         case = Case.read(folder)
         component = case.component
         if component not in runners():
-            near = difflib.get_close_matches(component, runners(), n=1)
-            advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(sorted(runners()))}"
-            raise CaseError("component", f"is unknown: {advice}")
+            raise CaseError("component", str(unknown(component, sorted(runners()), "component")))
         with torch.inference_mode():
             furthest = compare(runners()[component](case), case)
     # a case that breaks its runner has failed, and the others still run
@@ -140,8 +149,3 @@ def _failed(component: str, path: Path, error: Exception) -> Result:
     if not reason or not isinstance(error, ValueError | RuntimeError | KandinskyError):
         reason = f"{type(error).__name__}: {reason}"
     return Result(Status.FAIL, component, str(path), reason=reason)
-
-
-def _printable(text: str) -> str:
-    """Names come from files: control characters are written as escapes."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

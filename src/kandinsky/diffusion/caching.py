@@ -1,13 +1,13 @@
 """Step caches as values: which passes may skip a network's blocks, and how users choose one.
 
-| kind | leaves a pass out where | what stands in |
+| kind | skips a pass if | replacement |
 |---|---|---|
 | `magcache` | measured magnitude ratios promise a small error | the last computed residual |
 | `first-block` | the first block's residual has hardly changed | the last computed residual of the other blocks |
 | `taylor` | a fixed interval says so | the residual, extrapolated from those computed |
 
 A residual is the tokens after the blocks minus the tokens before them. ``diffusion/step_cache.py`` holds the state of
-one call; here are only frozen values and plain numbers, without torch, so that a request is refused at once.
+one call; this module has only frozen values and plain numbers, without torch, so that a request is refused at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 from kandinsky.errors import RequestError
 
 BRANCHES = ("conditional", "unconditional")
-# (pass of a branch, from 0) -> left out?
+# (pass of a branch, from 0) -> skipped?
 Plan = tuple[bool, ...]
 
 
@@ -39,7 +39,7 @@ class _Option:
 
 @dataclass(frozen=True, slots=True)
 class MagCache(_Option):
-    """Leave out while the error that the measured ratios promise stays below ``threshold``.
+    """Skip passes while the error that the measured ratios predict stays below ``threshold``.
 
     Source: kandinskylab/kandinsky-5, kandinsky/magcache_utils.py.
 
@@ -47,11 +47,11 @@ class MagCache(_Option):
         threshold: Bound of the sum of |1 - product of ratios|.
         K: Maximum number of passes skipped in a row.
         retention: Share of the steps at the start that are always computed.
-        ratios: Magnitude of each residual against the one before, conditional and unconditional in turn, from the
+        ratios: Magnitude of each residual relative to the one before, conditional and unconditional in turn, from the
             second step on; 0 = not measured, never skipped. Empty = the card's.
         source: File the ratios were read from.
         whole_steps: Round the start up to whole steps. The official code may let it end between the two passes of one
-            step; False repeats that.
+            step; False reproduces that.
     """
 
     threshold: float = 0.12
@@ -74,7 +74,7 @@ class MagCache(_Option):
 
 @dataclass(frozen=True, slots=True)
 class FirstBlockCache(_Option):
-    """Run the first block always, the others where its residual has changed by ``threshold`` of itself or more.
+    """Always run the first block, and the others if its residual has changed by ``threshold`` or more, relatively.
 
     The change is counted from the last computed pass, for every sample of a batch on its own. Needs no calibration.
     """
@@ -88,12 +88,13 @@ class FirstBlockCache(_Option):
 
 @dataclass(frozen=True, slots=True)
 class TaylorCache(_Option):
-    """Compute every ``interval``-th step and continue the residual by finite differences between. No calibration.
+    """Compute every ``interval``-th step and extrapolate the residual by finite differences in between. No calibration.
 
     Attributes:
+        interval: Distance of computed steps.
         order: 0 repeats the last residual, 1 and 2 extrapolate.
-        first: Steps always computed at either end.
-        last: Steps always computed at either end.
+        first: Steps always computed at the start.
+        last: Steps always computed at the end.
     """
 
     order: int = 1
@@ -111,19 +112,19 @@ class TaylorCache(_Option):
 
 CacheSettings = MagCache | FirstBlockCache | TaylorCache
 KINDS: dict[str, type[CacheSettings]] = {kind.kind: kind for kind in (MagCache, FirstBlockCache, TaylorCache)}
-# What users may set: neither where numbers came from nor an official quirk.
+# What users may set: neither the origin of the ratios nor an official quirk.
 OPTIONS = {kind: [f.name for f in dataclasses.fields(cls) if f.name not in ("source", "whole_steps")]
            for kind, cls in KINDS.items()}  # fmt: skip
 
 
 def parse(text: str) -> CacheSettings | None:
-    """`none`, or a kind with options: `first-block:threshold=0.1`, `magcache:K=3,ratios=FILE`.
+    """Parse a step cache: `none`, or a kind with options: `first-block:threshold=0.1`, `magcache:K=3,ratios=FILE`.
 
     Returns:
-        None for `none`.
+        The settings; None for `none`.
 
     Raises:
-        RequestError: For a kind, option or value that is not allowed, or a file of ratios that cannot be read.
+        RequestError: A kind, option or value is not allowed, or a file of ratios cannot be read.
     """
     kind, _, rest = text.partition(":")
     if text == "none":
@@ -147,7 +148,7 @@ def parse(text: str) -> CacheSettings | None:
 
 
 def describe(settings: CacheSettings) -> str:
-    """The option that ``parse`` reads back; ratios without a file, such as a card's, are left out."""
+    """The option that ``parse`` reads back; ratios without a file, such as a card's, are omitted."""
     chosen = []
     for field in dataclasses.fields(settings):
         if field.name in OPTIONS[settings.kind] and field.name != "ratios":
@@ -162,11 +163,15 @@ def choose(cache: str | CacheSettings | None, *, model: str, ratios: Sequence[fl
     """Settings of a cache for a model: MagCache takes the model's ratios unless it has its own.
 
     Args:
+        cache: As for ``parse``, or settings; None for no cache.
         model: Its id, for the message.
         ratios: ``sampling.mag_ratios`` of its card.
 
+    Returns:
+        The settings; None for no cache.
+
     Raises:
-        RequestError: As ``parse``, and where the model has no calibration.
+        RequestError: ``cache`` cannot be parsed, or the model has no calibration.
     """
     settings = parse(cache) if isinstance(cache, str) else cache
     if not isinstance(settings, MagCache) or settings.ratios:
@@ -182,7 +187,8 @@ def choose(cache: str | CacheSettings | None, *, model: str, ratios: Sequence[fl
 def read_ratios(file: Path) -> tuple[float, ...]:
     """The list `mag_ratios` of a JSON or TOML file, as `kandinsky calibrate` writes it, or as a card has it.
 
-    Raises: RequestError.
+    Raises:
+        RequestError: The file cannot be read, or has no such list.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -202,6 +208,10 @@ def ratio_rows(ratios: Sequence[float], steps: int) -> tuple[tuple[float, ...], 
 
     Args:
         ratios: As in ``MagCache``. Another number of steps takes the nearest measured one, ties to even.
+        steps: Sampling steps.
+
+    Returns:
+        Those of the conditional and of the unconditional branch.
     """
     rows = []
     for branch in range(2):
@@ -218,10 +228,10 @@ def _nearest(index: int, source: int, target: int) -> int:
 
 
 def magcache_plan(settings: MagCache, steps: int) -> tuple[Plan, Plan]:
-    """Which passes of the conditional and the unconditional branch are left out.
+    """Which passes of the conditional and the unconditional branch are skipped.
 
     Source: kandinskylab/kandinsky-5, kandinsky/magcache_utils.py, magcache_forward; there, one counter runs through
-            the passes of both branches.
+        the passes of both branches.
     """
     start = int(settings.retention * 2 * steps)
     if settings.whole_steps:
@@ -244,10 +254,15 @@ def magcache_plan(settings: MagCache, steps: int) -> tuple[Plan, Plan]:
 
 
 def computed_share(settings: CacheSettings | None, steps: int, *, is_guided: bool) -> float:
-    """The share of passes that are not left out, for plans; 1 where that depends on the clip.
+    """The share of passes that are not skipped, for plans; 1 if that depends on the clip.
 
     Args:
-        is_guided: whether an unconditional pass runs beside each conditional one.
+        settings: The cache; None for none.
+        steps: Sampling steps.
+        is_guided: Whether an unconditional pass runs beside each conditional one.
+
+    Returns:
+        The share, 0 to 1.
     """
     plans: tuple[Plan, ...] = ()
     if isinstance(settings, MagCache):
@@ -259,7 +274,7 @@ def computed_share(settings: CacheSettings | None, steps: int, *, is_guided: boo
 
 
 def taylor_plan(settings: TaylorCache, steps: int) -> Plan:
-    """Which passes of either branch are left out."""
+    """Which passes of either branch are skipped."""
     plan, since = [], 0
     for step in range(steps):
         exact = step < settings.first or step >= steps - settings.last or since == settings.interval - 1
@@ -269,15 +284,15 @@ def taylor_plan(settings: TaylorCache, steps: int) -> Plan:
 
 
 def extrapolation(nodes: Sequence[float], place: float) -> tuple[float, ...]:
-    """Weights of the values at ``nodes`` whose sum continues their polynomial to ``place``.
+    """Weights of the values at ``nodes`` whose sum extrapolates their polynomial to ``place``.
 
-    For equal distances this is the finite-difference form of Taylor's series; other distances are honoured.
+    For equal distances this is the finite-difference form of Taylor's series; other distances are supported.
     """
     return tuple(math.prod((place - other) / (node - other) for other in nodes if other != node) for node in nodes)
 
 
 def report(settings: CacheSettings, skips: Sequence[bool]) -> dict[str, Any]:
-    """What a recipe says of the passes of one sample: which cache, how many computed, how many left out."""
+    """What a recipe says of the passes of one sample: which cache, how many computed, how many skipped."""
     skipped = sum(skips)
     return {
         "kind": settings.kind,
@@ -288,7 +303,7 @@ def report(settings: CacheSettings, skips: Sequence[bool]) -> dict[str, Any]:
 
 
 def option_of(recipe: Mapping[str, Any]) -> str | None:
-    """The `--cache` of a recipe that carries a report."""
+    """The `--cache` option for a recipe that has a report."""
     found = recipe.get("cache")
     return str(found["option"]) if isinstance(found, Mapping) and found.get("option") else None
 

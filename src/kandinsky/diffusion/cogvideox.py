@@ -1,4 +1,4 @@
-"""The CogVideoX schedule: 1000 levels of noise, variance preserving, and the two steps that walk on it.
+"""The CogVideoX schedule: 1000 levels of noise, variance preserving, and its two steps.
 
 x = √ā·clean + √(1 − ā)·noise, and the network predicts v = √ā·noise − √(1 − ā)·clean. Inside the library a level is a
 time t in [0, 1], 1 = noise: t·1000 − 1 is the index k of the official tables, and t = 0 the clean clip.
@@ -20,7 +20,7 @@ from kandinsky.errors import RequestError
 from kandinsky.model.params import refuse_unknown, without_fixed
 
 LEVELS = 1000
-# Diffusers' settings that this schedule has no choice of
+# Diffusers' settings that are fixed in this schedule
 FIXED: dict[str, Any] = {
     "num_train_timesteps": LEVELS,
     "beta_schedule": "scaled_linear",
@@ -45,12 +45,12 @@ class CogVideoXSchedule:
     Source: Diffusers, CogVideoXDDIMScheduler, with the values of THUDM/CogVideoX-5b.
 
     Attributes:
-        beta_start: Of the "scaled linear" schedule; the values of CogVideoX-5b, which Kandinsky 4 took.
-        beta_end: Of the "scaled linear" schedule; the values of CogVideoX-5b, which Kandinsky 4 took.
+        beta_start: First β of the "scaled linear" schedule; the value of CogVideoX-5b, which Kandinsky 4 took.
+        beta_end: Last β, likewise.
         snr_shift: > 0; ā becomes ā / (s + (1 − s)·ā): 1 changes nothing, more spends more steps near noise.
 
     Raises:
-        RequestError: For a shift ≤ 0.
+        RequestError: The shift is 0 or less.
     """
 
     beta_start: float = 0.00085
@@ -66,7 +66,7 @@ class CogVideoXSchedule:
         """Read Diffusers' `scheduler_config.json`; keys that begin with `_` are notes.
 
         Raises:
-            RequestError: For a value that needs another schedule, or an unknown key.
+            RequestError: A value needs another schedule, or a key is unknown.
         """
         values = without_fixed(values, FIXED, "scheduler value")
         known = ("beta_start", "beta_end", "snr_shift_scale", *WITHOUT_EFFECT)
@@ -85,11 +85,11 @@ class CogVideoXSchedule:
     def times(self, steps: int) -> Tensor:
         """Falling times of a run, float32 [steps + 1], from 1 to 0; "trailing", so that the first is pure noise.
 
-        Quirk:  where a level lies between two whole numbers (48 steps: 937.5), the rounding errors of NumPy's
-                ``arange`` decide, so they are made here too.
+        Quirk: where a level lies between two integers (48 steps: 937.5), the rounding errors of NumPy's ``arange``
+        decide, so they are reproduced here.
 
         Raises:
-            RequestError: For steps below 1 or above 1000.
+            RequestError: ``steps`` is below 1 or above 1000.
         """
         if not 1 <= steps <= LEVELS:
             raise RequestError(f"steps `{steps}` are not possible: use 1 to {LEVELS}")
@@ -110,12 +110,12 @@ class CogVideoXSchedule:
         return signal * clean + spread * noise
 
     def clean(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
-        """The clean latent that x and the prediction v mean."""
+        """The clean latent implied by x and the prediction v."""
         signal, spread = self.rates(t)
         return signal * x - spread * v
 
     def noise(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
-        """The noise that x and the prediction v mean."""
+        """The noise implied by x and the prediction v."""
         signal, spread = self.rates(t)
         return spread * x + signal * v
 
@@ -137,7 +137,7 @@ def level_of(t: Tensor) -> Tensor:
 
 
 class Schedule(Protocol):
-    """What re-noising asks of a schedule: the clean latent, and a noised one."""
+    """What re-noising needs of a schedule: the clean latent, and a noised one."""
 
     def clean(self, x: Tensor, predicted: Tensor, t: Tensor, /) -> Tensor: ...
 
@@ -151,7 +151,7 @@ class Renoise:
     Source: ai-forever/Kandinsky-4, kandinsky/t2v_pipeline.py, diffusion_generate_renoise.
 
     Attributes:
-        times: Of the run, to find the draw of a step; float32 as ``CogVideoXSchedule.times`` gives them.
+        times: Times of the run, to find the draw of a step; float32 as from ``CogVideoXSchedule.times``.
         draws_NBTHWC: Fresh noise, one draw for each step but the last.
     """
 

@@ -1,4 +1,4 @@
-"""The cosine schedule of Kandinsky 3 and Kandinsky Video 1, and the steps that walk on it.
+"""The cosine schedule of Kandinsky 3 and Kandinsky Video 1, and its steps.
 
 x = √ā·clean + √(1 − ā)·noise. The network predicts the noise, or v = √ā·noise − √(1 − ā)·clean. Inside the library a
 level is a time t in [0, 1], 1 = noise: t·1000 − 1 is what the network calls the time, and t = 0 the clean clip.
@@ -29,13 +29,13 @@ class CosineSchedule:
     Source: ai-forever/KandinskyVideo@4e10a23, model/utils.py, get_named_beta_schedule; Diffusers, DDPMScheduler.
 
     Attributes:
-        levels: Of the table, 1 to 1000. Kandinsky Video 1.0 makes a table of as many levels as a run has steps; then
-            the network's time goes up by ``stride`` from one to the next.
-        zero_snr: The last level is brought to no signal at all, keeping the first.
-        predicts: What the network gives: "noise" or "v".
+        levels: Number of levels of the table, 1 to 1000. Kandinsky Video 1.0 makes a table of as many levels as a run
+            has steps; then the network's time increases by ``stride`` from one to the next.
+        zero_snr: Whether the last level is brought to no signal at all, keeping the first.
+        predicts: What the network predicts: "noise" or "v".
 
     Raises:
-        RequestError: For an unknown value.
+        RequestError: A value is not known.
     """
 
     levels: int = LEVELS
@@ -77,7 +77,7 @@ class CosineSchedule:
         return math.sqrt(share) * clean + math.sqrt(1 - share) * noise
 
     def clean(self, x: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
-        """The clean latent that x and the prediction mean."""
+        """The clean latent implied by x and the prediction."""
         share = self.share(t)
         if self.predicts == "v":
             return math.sqrt(share) * x - math.sqrt(1 - share) * predicted
@@ -100,11 +100,17 @@ def _shares(levels: int, zero_snr: bool) -> Tensor:
 
 
 def threshold(clean_BTHWC: Tensor, quantile: float | None) -> Tensor:
-    """Keep a clean estimate within bounds, each frame by itself.
+    """Keep a clean estimate within bounds, each frame separately.
 
-    quantile: of a frame's absolute values; what lies above is cut, and the rest shrunk so that it becomes 1, where it
-              is above 1. None: cut at 1.
     Source: ai-forever/KandinskyVideo@4e10a23, model/utils.py, dynamic thresholding.
+
+    Args:
+        clean_BTHWC: The estimate.
+        quantile: Quantile of a frame's absolute values; if it is above 1, larger values are clipped to it and the frame
+            is scaled so that it becomes 1. None: clip at 1.
+
+    Returns:
+        The bounded estimate.
     """
     if quantile is None:
         return clean_BTHWC.clamp(-1, 1)
@@ -122,7 +128,7 @@ class Ancestral:
             model/diffusion.py, p_sample (eta inside the root); Diffusers, DDPMScheduler.step. All are this formula.
 
     Attributes:
-        times: Of the run, to find the draw of a step.
+        times: Times of the run, to find the draw of a step.
         draws_NBTHWC: Fresh noise for each step but the last.
         quantile: See ``threshold``.
         eta: Share of the variance that is fresh: 1 as in DDPM, 0 as in DDIM.

@@ -1,4 +1,4 @@
-"""Image to video: the first frames are brought to the look of the rest.
+"""Image to video: matches the first frames to the look of the rest.
 
 Legend: B batch; T H W C latent frames, rows, columns, channels.
 """
@@ -18,16 +18,20 @@ STD_ROOM = (0.1, 0.25)
 def normalize_first_frame(
     latents_BTHWC: Tensor, *, reference_frames: int = REFERENCE_FRAMES, clamp: bool = False
 ) -> Tensor:
-    """Bring mean and spread of the first four latent frames near those of the frames that follow.
+    """Bring mean and standard deviation of the first four latent frames close to those of the frames that follow.
 
-    Each clip and each of its first frames is treated by itself. Clips of fewer than five latent frames have nothing to
-    be compared with and come back as they are (the official code returns NaN there).
+    Each clip and each of its first frames is treated separately. Clips of fewer than five latent frames have no
+    reference and are returned unchanged (the official code returns NaN there).
 
-    Source:  kandinskylab/kandinsky-5, kandinsky/generation_utils.py, normalize_first_frame.
+    Source: kandinskylab/kandinsky-5, kandinsky/generation_utils.py, normalize_first_frame.
 
     Args:
+        latents_BTHWC: The latents.
         reference_frames: How many frames from the fifth on are used as reference.
-        clamp: Keep within their range.
+        clamp: Keep values within their range.
+
+    Returns:
+        The changed latents.
     """
     frames = latents_BTHWC.shape[1]
     if frames <= NORMALIZED_FRAMES:

@@ -19,7 +19,12 @@ def around(frames_BFHWC: Tensor) -> tuple[Tensor, Tensor]:
 def fill(frames_BFHWC: Tensor, predicted_BGHWX: Tensor) -> Tensor:
     """The given frames with the predicted ones between them, [B, F + G·M, H, W, C].
 
-    predicted_BGHWX: M frames of a gap one behind the other on the channel axis, X = M·C.
+    Args:
+        frames_BFHWC: The given frames.
+        predicted_BGHWX: M frames of a gap, concatenated along the channel axis, X = M·C.
+
+    Returns:
+        All frames.
     """
     channels = frames_BFHWC.shape[-1]
     between = predicted_BGHWX.unflatten(-1, (-1, channels)).movedim(-2, 2)  # B G M H W C

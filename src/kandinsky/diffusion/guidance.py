@@ -21,7 +21,7 @@ class Pairing(Protocol):
     """A denoiser that can run two passes as one batch."""
 
     def pair(self, other: Any) -> Callable[[Any, Tensor], tuple[Any, Any]] | None:
-        """A callable that returns both predictions, that of ``other`` second; None where they cannot run together."""
+        """A callable that returns both predictions, that of ``other`` second; None if they cannot run together."""
         ...
 
 
@@ -56,7 +56,7 @@ class Guidance:
         """The guided denoiser: the conditional one alone when guidance is off.
 
         Raises:
-            RequestError: If guidance is enabled and there is no unconditional denoiser.
+            RequestError: Guidance is enabled and there is no unconditional denoiser.
         """
         if not self.is_on:
             return conditional

@@ -1,4 +1,4 @@
-"""Initial noise: one generator a sample, so that the batch cannot change a seed's result."""
+"""Initial noise: one generator per sample, so that the batch cannot change a seed's result."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def draw(
         dtype: A name of ``RULES``, the card's ``sampling.noise``: "bfloat16" (Kandinsky 5, latest), "float32", or
             "float32 rounded to bfloat16" (Kandinsky 4).
         batch: Samples; ignored when a sequence of seeds is given.
-        device: Of the generator; None = CPU, which gives the same noise on every machine.
+        device: Device of the generator; None = CPU, which gives the same noise on every machine.
 
     Returns:
         [B, T, H, W, C] float32 on that device; the sampler's state stays float32 whatever it was drawn in.
 
     Raises:
-        RequestError: For an unknown dtype or a batch below 1.
+        RequestError: The dtype is unknown, or the batch is below 1.
     """
     return draw_series(shape, seed, dtype, count=1, batch=batch, device=device)[0]
 
@@ -70,7 +70,7 @@ def _draw_one(shape: LatentShape, seed: int, rule: str, count: int, device: str 
     drawn, rounded = RULES[rule]
 
     def one() -> Tensor:
-        # one call a draw: a generator does not give the same numbers to one large call
+        # one call per draw: one large call would not give the same numbers
         noise = torch.randn(shape.as_tuple(), generator=generator, device=generator.device, dtype=drawn)
         return noise.to(rounded).float()
 

@@ -13,17 +13,20 @@ from kandinsky.diffusion.steps import Euler, Step
 from kandinsky.errors import Cancelled
 
 X = TypeVar("X", bound=Tensor | Mapping[str, Tensor])
-# (step from 1, total, the clean latent expected at present); returning False cancels, anything else goes on
+# (step from 1, total, the clean latent as currently predicted); returning False cancels, anything else continues
 OnStep = Callable[[int, int, Tensor], bool | None]
 ALONE = ""  # the track of a state that is given as a plain tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Progress(Generic[X]):
-    """A step that was taken: its number, from 1, of how many.
+    """A step that was taken.
 
-    clean: computes the clean estimate at present.   finite: whether the state is, a boolean on its device, which costs
-    no wait until somebody reads it.
+    Attributes:
+        step: Its number, from 1.
+        total: Number of all steps.
+        clean: Computes the current clean estimate.
+        finite: Whether the state is finite, a boolean on its device, which costs no wait until it is read.
     """
 
     step: int
@@ -41,15 +44,21 @@ def steps(
     start: int = 0,
     pin: Callable[[X], X] | None = None,
 ) -> Generator[Progress[X], None, X]:
-    """Walk from noise to a clean latent, one step at a time; the value the generator returns is the latent.
+    """Denoise from noise to a clean latent, one step at a time; the generator returns the latent.
 
     Args:
-        denoiser: ``(x, t) -> prediction``, both as ``noise`` is.
+        denoiser: ``(x, t) -> prediction``, both of the same form as ``noise``.
         noise: State at ``times[start]``, [B, T, H, W, C], or one for each track; its type is the state's type.
         times: Falling, [steps + 1], 1 = noise (``flow_times``).
-        step: What each step does; one for each track where it remembers; ``Euler()`` when not given.
+        step: What each step does; one for each track if it has state; ``Euler()`` if omitted.
         start: First step to take, to resume a loop whose state was kept.
         pin: Puts what is known of the clean latent into a state; applied before every step and at the end.
+
+    Yields:
+        Progress after each step.
+
+    Returns:
+        The latent at ``times[-1]``.
     """
     is_plain = isinstance(noise, Tensor)
 
@@ -92,16 +101,22 @@ def sample(
     start: int = 0,
     pin: Callable[[X], X] | None = None,
 ) -> X:
-    """``steps`` to the end.
+    """Run ``steps`` to the end.
 
     Args:
-        on_step: Told after each step its number, the total and the clean estimate; returning False cancels.
+        denoiser: As for ``steps``.
+        noise: As for ``steps``.
+        times: As for ``steps``.
+        step: As for ``steps``.
+        on_step: Called after each step with its number, the total and the clean estimate; returning False cancels.
+        start: As for ``steps``.
+        pin: As for ``steps``.
 
     Returns:
-        The latent at ``times[-1]``, shape and type of the noise.
+        The latent at ``times[-1]``, of the shape and type of the noise.
 
     Raises:
-        Cancelled: If ``on_step`` returns False.
+        Cancelled: ``on_step`` returned False.
     """
     walk = steps(denoiser, noise, times, step=step, start=start, pin=pin)
     while True:

@@ -1,4 +1,4 @@
-"""Samplers by name: what the one loop is given. A card names its sampler; times, noise and step follow from it."""
+"""Samplers by name. A card names its sampler; the loop's times, noise and step follow from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Noising(Protocol):
     """What a network is trained to undo."""
 
     def noised(self, clean: Tensor, noise: Tensor, t: Tensor, /) -> Tensor:
-        """A clean latent with as much noise as there is at time t."""
+        """A clean latent with the amount of noise of time t."""
         ...
 
 
@@ -38,7 +38,7 @@ class Straight:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """How a model walks from noise to a latent.
+    """How a model gets from noise to a latent.
 
     Attributes:
         times: (steps, shift) → falling times [steps + 1].
@@ -47,7 +47,7 @@ class Sampler:
         fresh: Whether each step but the last needs a draw of its own.
         begin: (first draws, times) → the state; by default it is the last of them.
         predicts: What the network predicts.
-        noising: Of training, from the shift.
+        noising: The noising of training, from the shift.
     """
 
     times: Callable[[int, float], Tensor]
@@ -89,7 +89,7 @@ def _fresh_draws(times: Tensor, draws_NBTHWC: Tensor | None) -> Tensor:
     """The draws, checked.
 
     Raises:
-        RequestError: If there is not one for each step but the last.
+        RequestError: There is not one noise for each step but the last.
     """
     given = 0 if draws_NBTHWC is None else len(draws_NBTHWC)
     if draws_NBTHWC is None or given != len(times) - 2:
@@ -123,7 +123,7 @@ def _ancestral(
 
 
 def _flash_begin(draws_NBTHWC: Tensor, times: Tensor) -> Tensor:
-    """Official: the first estimate is noise itself, and more noise is mixed into it as at every step."""
+    """As officially, the first estimate is noise itself, and more noise is mixed into it as at every step."""
     return CosineSchedule().noised(draws_NBTHWC[0], draws_NBTHWC[1], times[0])
 
 
@@ -166,7 +166,7 @@ def sampler(name: str) -> Sampler:
     """The sampler a card names.
 
     Raises:
-        RequestError: For an unknown name.
+        RequestError: The name is unknown.
     """
     if name not in SAMPLERS:
         known = ", ".join(f"`{known}`" for known in SAMPLERS)

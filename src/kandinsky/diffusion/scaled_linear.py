@@ -1,4 +1,4 @@
-"""Stable Diffusion's schedule: 1000 levels of noise, and the steps that walk on it with a network that predicts noise.
+"""Stable Diffusion's schedule: 1000 levels of noise, and its steps for a network that predicts noise.
 
 x = √ā·clean + √(1 − ā)·noise. Inside the library a level is a time t in [0, 1]: t·1000 − 1 is the index k of the
 official tables. A run begins a little below pure noise and ends a little above the clean image, as these models were
@@ -21,8 +21,8 @@ from kandinsky.diffusion.cogvideox import LEVELS, level_of
 from kandinsky.errors import RequestError
 from kandinsky.model.params import refuse_unknown, without_fixed
 
-HISTORY = 4  # answers that the linear multistep method looks back on
-# Diffusers' settings that this schedule has no choice of
+HISTORY = 4  # number of predictions that the linear multistep method uses
+# Diffusers' settings that are fixed in this schedule
 FIXED: dict[str, Any] = {
     "num_train_timesteps": LEVELS,
     "beta_schedule": "scaled_linear",
@@ -45,8 +45,8 @@ class ScaledLinearSchedule:
     Source: Diffusers, PNDMScheduler and DDIMScheduler, with the values of Stable Diffusion 1.
 
     Attributes:
-        beta_start: Variance of the noise added at that end of the schedule.
-        beta_end: Variance of the noise added at that end of the schedule.
+        beta_start: Variance of the noise added at the clean end of the schedule.
+        beta_end: Variance of the noise added at the noisy end of the schedule.
         steps_offset: Added to every level of a run.
         set_alpha_to_one: Whether a run ends at no noise at all, or at that of level 0.
     """
@@ -61,7 +61,7 @@ class ScaledLinearSchedule:
         """Read Diffusers' `scheduler_config.json`; keys that begin with `_` are notes.
 
         Raises:
-            RequestError: For a value that needs another schedule, or an unknown key.
+            RequestError: A value needs another schedule, or a key is unknown.
         """
         values = without_fixed(values, FIXED, "scheduler value")
         known = ("beta_start", "beta_end", "steps_offset", "set_alpha_to_one", *WITHOUT_EFFECT)
@@ -77,7 +77,7 @@ class ScaledLinearSchedule:
         """Falling times of a run, float32 [steps + 1], the last one 0; "leading": the levels begin below the highest.
 
         Raises:
-            RequestError: For steps below 1 or above 1000, or an offset that leads beyond the highest level.
+            RequestError: ``steps`` is below 1 or above 1000, or the offset leads beyond the highest level.
         """
         if not 1 <= steps <= LEVELS:
             raise RequestError(f"steps `{steps}` are not possible: use 1 to {LEVELS}")
@@ -87,7 +87,7 @@ class ScaledLinearSchedule:
         return torch.tensor([*(level + 1 for level in levels), 0], dtype=torch.float32) / LEVELS
 
     def twice_at_second(self, steps: int) -> Tensor:
-        """``times`` with the second one twice, as ``Plms`` walks them: float32 [steps + 2]; [2] for one step."""
+        """``times`` with the second one twice, as ``Plms`` needs them: float32 [steps + 2]; [2] for one step."""
         times = self.times(steps)
         return times if steps == 1 else torch.cat((times[:2], times[1:]))
 
@@ -99,7 +99,7 @@ class ScaledLinearSchedule:
         return share.sqrt().float().to(t.device)[level], (1 - share).sqrt().float().to(t.device)[level]
 
     def clean(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The clean latent that x and the predicted noise mean."""
+        """The clean latent implied by x and the predicted noise."""
         signal, spread = self.rates(t)
         return (x - spread * noise) / signal
 
@@ -141,10 +141,10 @@ class Deterministic:
 
 @dataclass(slots=True)
 class Plms:
-    """Pseudo linear multistep: the noise is extrapolated from the last four answers (Adams-Bashforth).
+    """Pseudo linear multistep: the noise is extrapolated from the last four predictions (Adams-Bashforth).
 
-    It has a memory, so one of it serves one run, from its first step on. The second time is visited twice: from what
-    the network says there, the first step is made once more, with the mean of both answers.
+    It has state, so one instance serves one run, from its first step on. The second time is visited twice: with the
+    prediction there, the first step is repeated, with the mean of both predictions.
     Source: Diffusers, PNDMScheduler.step_plms; Liu et al., Pseudo Numerical Methods for Diffusion Models, eq. 12.
     """
 
@@ -157,7 +157,7 @@ class Plms:
         """The state at ``t_next``, with the velocities of earlier steps taken into account.
 
         Raises:
-            RequestError: If the run does not begin at its first time.
+            RequestError: The run does not begin at its first time.
         """
         if not self._answers and t != self.times[0].to(t):
             raise RequestError("this sampler looks back on every step of its run: begin at the first, or use `ddim`")

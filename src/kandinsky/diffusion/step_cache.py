@@ -1,7 +1,7 @@
 """The state of one call's step cache, with a runner for each branch of guidance; it lives as long as the call.
 
-A runner stands where a network runs its blocks and leaves some passes out. It knows only tokens: which network, device
-or type they belong to is none of its business. Two calls share nothing, so they may run at the same time.
+A runner takes over where a network runs its blocks and skips some passes. It knows only tokens, not the network, device
+or type they belong to. Two calls share nothing, so they may run at the same time.
 
 Legend: B batch, S tokens, D width.
 """
@@ -44,7 +44,7 @@ class StepCache:
     """One call's cache.
 
     Args:
-        settings: With ratios, where they are MagCache's (``caching.choose``).
+        settings: Its settings; with ratios for MagCache (``caching.choose``).
         steps: Passes of each branch.
     """
 
@@ -59,7 +59,7 @@ class StepCache:
         return self._runners[branch]
 
     def report(self, sample: int = 0) -> dict[str, Any]:
-        """For the recipe of one sample of the batch: kind, option, passes computed and left out."""
+        """The recipe's entry for one sample of the batch: kind, option, passes computed and skipped."""
         return report(self.settings, [skips[sample] for skips in self.skips])
 
     def _build(self, branch: int) -> Runner:
@@ -76,7 +76,7 @@ def start(settings: CacheSettings | None, *, steps: int) -> StepCache | None:
 
 
 class PlannedRunner:
-    """Leaves out the passes of a plan and continues the residual of the computed ones by a polynomial."""
+    """Skips the passes of a plan and extrapolates the residual of the computed ones by a polynomial."""
 
     def __init__(self, plan: Plan, order: int, tell: Tell) -> None:
         self.plan, self.order, self.tell = plan, order, tell
@@ -93,7 +93,7 @@ class PlannedRunner:
         self.tell([leave_out] * x_BSD.shape[0])
         if leave_out:
             return x_BSD + self._predict(number)
-        # what will not be needed again makes room for the blocks
+        # free what is no longer needed before the blocks run
         self.known = self.known[-self.order :] if self.order else []
         out = _run(x_BSD, 0, count, run)
         self.known.append((number, out - x_BSD))
@@ -103,7 +103,7 @@ class PlannedRunner:
         if len(self.known) == 1:
             return self.known[0][1]
         weights = extrapolation([node for node, _ in self.known], number)
-        # weights of either sign magnify rounding
+        # weights of both signs magnify rounding errors
         terms = [weight * residual.float() for weight, (_, residual) in zip(weights, self.known, strict=True)]
         return torch.stack(terms).sum(0).to(self.known[-1][1].dtype)
 
@@ -112,7 +112,7 @@ class FirstBlockRunner:
     """Runs the first block, and the others for the samples whose first residual has changed.
 
     A batch in which any sample needs the blocks runs them for all, but every sample keeps its own decision and its own
-    residual: it gets what it would get alone.
+    residual: its result is the same as alone.
     """
 
     def __init__(self, threshold: float, tell: Tell) -> None:
@@ -122,7 +122,7 @@ class FirstBlockRunner:
         self._sum: Callable[[Tensor], Tensor] = lambda x: x
 
     def agree(self, sum_over_shares: Callable[[Tensor], Tensor]) -> None:
-        """Decide together with others that hold other tokens of the same samples."""
+        """Decide together with other processes that hold other tokens of the same samples."""
         self._sum = sum_over_shares
 
     def __call__(self, x_BSD: Tensor, count: int, run: Run) -> Tensor:
@@ -147,10 +147,10 @@ class FirstBlockRunner:
 
 
 class RatioRecorder:
-    """Computes every pass and measures the ratios that MagCache needs: ‖residual‖ against the last one's, per token.
+    """Computes every pass and measures the ratios for MagCache: ‖residual‖ relative to the last one's, per token.
 
     ``ratios(branch)[i]`` is that of pass i + 1, averaged over tokens and samples.
-    Source: the paper of MagCache (arXiv 2506.09045), the magnitude ratio; measured here on whatever model is given.
+    Source: the paper of MagCache (arXiv 2506.09045), the magnitude ratio; measured here on the given model.
     """
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ class Step(Protocol):
     def step(self, x: Tensor, velocity: Tensor, t: Tensor, t_next: Tensor) -> Tensor: ...
 
     def clean(self, x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
-        """What the network believes the clean latent to be."""
+        """The clean latent that the network's prediction implies."""
         ...
 
 
@@ -30,5 +30,5 @@ class Euler:
 
 
 def clean_estimate(x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
-    """What the network believes the clean latent to be: x = (1 − t)·clean + t·noise and v = noise − clean."""
+    """The clean latent that a velocity implies: x = (1 − t)·clean + t·noise and v = noise − clean."""
     return x - t * velocity

@@ -22,10 +22,10 @@ def accepted(card: Card) -> dict[str, str]:
     """What a request for a model, and a run of it, may set.
 
     Args:
-        card: Of the model.
+        card: The model's card.
 
     Returns:
-        What is allowed and what the default is, by the name of the option, in the order of the command line.
+        The allowed and the default values, by the name of the option, in the order of the command line.
     """
     return dict(_of_sound(card) if card.sound is not None else _of_clips(card))
 
@@ -95,7 +95,7 @@ def _of_sampling(card: Card) -> Iterator[tuple[str, str]]:
     without = ", which disables it" if sampling.guidance == 1 else "; 1 disables it"
     yield "guidance", f"default {sampling.guidance:g}{without}"
     if card.sound is None:
-        yield "shift", f"above 0; default {sampling.shift:g}"
+        yield "shift", f"{sampling.min_shift:g} to {sampling.max_shift:g}; default {sampling.shift:g}"
 
 
 def _dtypes(card: Card) -> str:

@@ -1,6 +1,6 @@
-"""Which attention a request gets: the card's for its size, with what somebody asked for.
+"""Which attention a request gets: the card's for its size, with the user's choice.
 
-Imports torch only where a device is named, so that the command line refuses a bad word at once.
+Imports torch only if a device is named, so that the command line refuses a wrong name at once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,18 @@ from kandinsky.ops.attention_spec import AttentionSpec
 def attention_for(card: Card, sampling: Sampling, choice: str, device_type: str | None = None) -> AttentionSpec:
     """The visual self attention under a card's sampling values.
 
-    Args:   choice: `auto`, or what ``AttentionSpec.chosen`` reads.   device_type: where it must run, such as `cuda`.
-    Raises: RequestError or BackendError for a choice that is not known, does not fit the model, or cannot run there.
+    Args:
+        card: The model.
+        sampling: The card's values for the size.
+        choice: `auto`, or what ``AttentionSpec.chosen`` reads.
+        device_type: Where it must run, such as `cuda`; None skips that check.
+
+    Returns:
+        The attention.
+
+    Raises:
+        RequestError: The choice is unknown or does not fit the model.
+        BackendError: It cannot run there.
     """
     spec = AttentionSpec.from_dict(sampling.attention).chosen(choice)
     if spec.type not in card.part("dit").attention:
@@ -27,7 +37,17 @@ def attention_for(card: Card, sampling: Sampling, choice: str, device_type: str 
 
 
 def check_choice(card: Card, choice: str, device_type: str) -> None:
-    """Refuse what fits none of a card's sizes. Raises: as ``attention_for``."""
+    """Refuse a choice of attention that fits none of a card's sizes.
+
+    Args:
+        card: The model.
+        choice: `auto`, or what ``AttentionSpec.chosen`` reads.
+        device_type: Where it must run, such as `cuda`.
+
+    Raises:
+        RequestError: The choice is unknown or does not fit the model.
+        BackendError: It cannot run there.
+    """
     sizes = (card.sampling_for(*map(int, size.split("x"))) for size in card.clip.sizes)
     refusals: list[BackendError | RequestError] = []
     for sampling in (card.sampling, *sizes):

@@ -1,4 +1,4 @@
-"""From a card and options to a loaded model. Networks are built by the parts that the card's family names."""
+"""From a card and options to a loaded model; networks are built by the parts that the card's family names."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from kandinsky.engine.remote_code import check_trust
 from kandinsky.engine.text_states import open_store
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.model.card import Card, Component
+from kandinsky.model.checks import check_names
 from kandinsky.model.family import Files, Part
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.lora import layer_shapes
@@ -34,15 +35,23 @@ from kandinsky.weights.locate import locate_parts, revision
 from kandinsky.weights.read import check_state, load_into, read_meta
 from kandinsky.weights.untrusted import reading
 
-COMPONENTS = ("dit", "text", "vae")  # the model's own file is looked for first
+COMPONENTS = ("dit", "text", "vae")  # the model's own file comes first
 BESIDE = {"interpolation": "dit", "image_vae": "vae"}  # further networks run where these do
 
 
 def places_for(options: RunOptions, names: Collection[str] = COMPONENTS) -> dict[str, torch.device]:
-    """A device for each network.
+    """Choose a device for each network.
+
+    Args:
+        options: How the model runs.
+        names: The networks.
+
+    Returns:
+        Device by network.
 
     Raises:
-        RequestError: For a name that is not one of ``names``, BackendError.
+        RequestError: A device was given for a name that is not one of ``names``.
+        BackendError: A device is not available.
     """
     device = options.device
     if not isinstance(device, Mapping):
@@ -62,26 +71,33 @@ def build(
     noise_device: torch.device | None = None,
     types: Mapping[str, str] | None = None,
 ) -> Context:
-    """A model for a card whose files lie under ``root`` or where the card says.
+    """Build a model for a card whose files lie under ``root`` or where the card says.
 
     Files are found and their headers checked now; weights are read at first use.
 
     Args:
+        card: The model.
+        options: How it runs.
+        root: Folder of its files; None = where the card says.
         name: What finds the model again, for the recipe.
-        noise_device: Of the noise generator; see ``Context``.
-        types: Compute types of single networks (not `dit`) that are not ``options.dtype``.
+        noise_device: Device of the noise generator; see ``Context``.
+        types: Compute types of single networks (not `dit`) that differ from ``options.dtype``.
+
+    Returns:
+        The model.
 
     Raises:
-        RequestError: For what does not fit the card.
-        WeightsError: Naming what is missing or broken.
-        BackendError: For a device, package or attention backend that is not there.
+        RequestError: An option does not suit the card.
+        WeightsError: A file is missing or broken; the message names it.
+        BackendError: A device, package or attention backend is not available.
     """
     options = options or RunOptions()
     places = places_for(options, card.components)
     cache = caching.parse(options.cache) if isinstance(options.cache, str) else options.cache
     wanted = set(card.components if options.only is None else options.only)
+    check_names(sorted(wanted), card.components, "network in `only`")
     check_trust(card, options.trust_remote_code, only=wanted)
-    AttentionSpec.from_dict(card.sampling.attention)  # refuses what it does not know
+    AttentionSpec.from_dict(card.sampling.attention)  # refuses unknown names
     if card.sampling.condition not in (known := card.part("dit").conditions):
         raise RequestError(
             f"card `{card.id}`: sampling.condition `{card.sampling.condition}` is unknown: use {' or '.join(known)}"
@@ -93,7 +109,7 @@ def build(
     schemes = quantise.parse(options.quantize)
     quantise.check(schemes)
     keymap = keymap_of(card.part("dit"))
-    adapters = Adapters(card.id, partial(_linear_shapes, card), keymap=keymap, quantised=schemes.get("dit", ""))
+    adapters = Adapters(card.id, partial(linear_shapes, card), keymap=keymap, quantised=schemes.get("dit", ""))
     load_loras(adapters, options.lora)
     card = options.applied_to(card)
     team = _team(card, options.parallel, options.attention, places["dit"])
@@ -109,7 +125,7 @@ def build(
             continue
         places.setdefault(part, places[BESIDE.get(part, part)])
         files = found[part] = locate_parts(component, root=root, model=name or card.id)
-        # a swapped block gets its type when it runs: until then it stays mapped from its file
+        # a swapped block is converted when it runs; until then it stays mapped from its file
         # and one that is cut is converted block by block
         stored = part == "dit" and part not in schemes and (options.offload == "block" or team.layout.cuts_weights)
         compute = (types or {}).get(part, component.dtype or precision.compute)
@@ -154,11 +170,11 @@ def _team(card: Card, parallel: str | Layout | None, attention: str, device: tor
     """The processes that work together.
 
     Raises:
-        RequestError: For a layout that does not fit them, or the card.
+        RequestError: The layout does not fit them, or the card.
     """
     if parallel is None:
         return Team()
-    # a layout that is settled already was held against the request itself
+    # a layout that is already settled was checked against the request itself
     layout = parallel
     if not isinstance(layout, Layout):
         layout, _ = settle(layout, World.started().size, demand_of_card(card, attention))
@@ -173,16 +189,27 @@ def _quantised(builder: Callable[[], Any], scheme: str, device: torch.device) ->
     return built
 
 
-def _linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:
+def linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:
     """(outputs, inputs) of the linear layers of a card's transformer."""
     with torch.device("meta"):
         return layer_shapes(bare_network(card.part("dit"), card.dit, Path()))
 
 
 def bare_network(part: Part, component: Component, path: Path) -> nn.Module:
-    """A network without its weights, from the card's parameters and those beside the file.
+    """Build a network without its weights, from the card's parameters and those beside the file.
 
-    Raises: BackendError for a kind that is no bare network; RequestError or WeightsError for parameters that make none.
+    Args:
+        part: The kind of network.
+        component: Its entry in the card.
+        path: File or folder of its weights.
+
+    Returns:
+        The network; on the meta device if that is the default device.
+
+    Raises:
+        BackendError: The kind has no bare network.
+        RequestError: The parameters do not describe a network.
+        WeightsError: The parameters beside the file do not describe a network.
     """
     if part.network is None:
         raise BackendError(f"`{component.kind}` cannot be built without its files")
@@ -191,7 +218,21 @@ def bare_network(part: Part, component: Component, path: Path) -> nn.Module:
 
 
 def network_builder(part: Part, component: Component, files: Files, precision: Precision | None) -> Callable[[], Any]:
-    """How to build a component. ``precision`` None: in the types its file has (networks only)."""
+    """Choose how to build a component, and check its files.
+
+    Args:
+        part: The kind of network.
+        component: Its entry in the card.
+        files: Where its files lie.
+        precision: Number types; None keeps those of its file (networks only).
+
+    Returns:
+        A callable that builds it with its weights.
+
+    Raises:
+        WeightsError: A file is truncated or does not fit the network.
+        BackendError: The component cannot be read in the types of its file.
+    """
     if part.network is not None:
         (path,) = files.values()
         make = partial(bare_network, part, component, path)
@@ -205,7 +246,7 @@ def network_builder(part: Part, component: Component, files: Files, precision: P
 
 
 def _check_headers(make: Callable[[], nn.Module], part: Part, path: Path) -> KeyMap:
-    """Refuse a truncated or wrong file by its header, before anything heavy is read. Returns how its names are read."""
+    """Refuse a truncated or wrong file by its header, before anything heavy is read; returns how its names are read."""
     state = read_meta(path)
     keymap = keymap_for(part, state)
     with torch.device("meta"):

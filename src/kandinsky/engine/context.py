@@ -1,4 +1,4 @@
-"""What a loaded model is: its card, its networks where they lie, and the choices they run under."""
+"""A loaded model: its card, its networks on their devices, and the options they run under."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class Context:
-    """One model, ready to be asked; every stage is handed it.
+    """One model, ready to run; every stage receives it.
 
-    Args:
-        card: the model.
-        placement: holds its networks by name, `text`, `dit`, `vae` and further ones.
-        precision: number types it runs in.
-        attention: of the visual self attention, as in ``AttentionSpec.chosen``; `auto` is the card's.
-        name: what ``load`` finds the model by.
-        revision: of the weights.
-        noise_device: of the noise generator. None = CPU, so that a seed means the same result on every machine; the
-            official code draws on its CUDA device, and the official calls keep that.
-        cache: step cache of requests that name none.
+    Attributes:
+        card: The model's card.
+        placement: Holds its networks by name: `text`, `dit`, `vae` and further ones.
+        precision: Number types it runs in.
+        attention: Choice of visual self attention, as in ``AttentionSpec.chosen``; `auto` is the card's.
+        name: What ``load`` finds the model by.
+        revision: Revision of the weights.
+        noise_device: Device of the noise generator. None = CPU, so that a seed means the same result on every machine;
+            the official code draws on its CUDA device, and the official calls keep that.
+        cache: Step cache of requests that name none.
         adapters: LoRAs of the denoiser.
-        text_store: text embeddings on disk.
-        settings: further entries of every recipe.
-        team: the processes that work together; every one of them makes the same calls and gets the same results.
-        cancelling: set by any thread to stop the run that is going on.
+        text_store: Text embeddings on disk.
+        settings: Further entries of every recipe.
+        team: The processes that work together; each makes the same calls and gets the same results.
+        cancelling: Set by any thread to stop the current run.
     """
 
     card: Card
@@ -66,7 +66,7 @@ class Context:
         self.settings = dict(self.settings)
 
     def part(self, name: str) -> Part:
-        """What the family says of a network of the card, by its name there."""
+        """What the family says of a network, by its name in the card."""
         return self.card.part(name)
 
     def with_card(self, card: Card) -> Context:
@@ -74,19 +74,27 @@ class Context:
         return dataclasses.replace(self, card=card)
 
     def attention_of(self, job: Job) -> AttentionSpec:
-        """The visual self attention of a job. Raises: BackendError where it cannot run on this device."""
-        device = self.placement.device("dit").type if "dit" in self.placement else None  # it may be left out
+        """The visual self attention of a job.
+
+        Raises:
+            BackendError: It cannot run on this device.
+        """
+        device = self.placement.device("dit").type if "dit" in self.placement else None  # it may be absent
         return attention_for(self.card, job.sampling, self.attention, device)
 
     def recipe(
         self, job: Job, cache: Mapping[str, Any] | None = None, kept: float | None = None, *, part: str = "dit"
     ) -> dict[str, Any]:
-        """What makes this result again, as stored in the file.
+        """Everything needed to make this result again, as stored in the file.
 
         Args:
-            cache: the step cache's report.
-            kept: share of the blocks that block-sparse attention computed.
-            part: network whose device is named.
+            job: The job.
+            cache: The step cache's report.
+            kept: Share of the blocks that block-sparse attention computed.
+            part: Network whose device is named.
+
+        Returns:
+            The recipe, as plain values.
         """
         settings = job.settings() | {"model": self.name} | ({"cache": cache} if cache else {}) | dict(self.settings)
         attention = self.attention_of(job)

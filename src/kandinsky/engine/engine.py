@@ -21,20 +21,26 @@ class Engine:
     context: Context
 
     def resolve(self, request: Request) -> Job:
-        """A request, checked against the card. Raises: RequestError; BackendError for attention that is not there."""
+        """Check a request against the card and fill in its defaults.
+
+        Raises:
+            RequestError: A value is not allowed for this model.
+            BackendError: The attention it asks for is not available.
+        """
         context = self.context
         job = resolve(request if request.cache is not None else request.with_values(cache=context.cache), context.card)
         context.attention_of(job)
         return job
 
     def run(self, jobs: Sequence[Job], *, keep: Sequence[Path | None] = ()) -> Iterator[Event]:
-        """Make the jobs, as one batch, and tell of it; closing the iterator cancels the work.
+        """Generate the jobs as one batch and report it as events; closing the iterator cancels the work.
 
         Args:
-            jobs: may differ in prompt, negative prompt, seed and images only.
-            keep: a file for the latent of each job, written before any is decoded.
+            jobs: May differ in prompt, negative prompt, seed and images only.
+            keep: A file for the latent of each job, written before any is decoded.
 
-        Yields: phases and steps; then, for each job in order, its pieces and that it is done, or why it failed.
+        Yields:
+            Phases and steps; then, for each job in order, its pieces, and that it is done or why it failed.
         """
         try:
             made = yield from self.latents(jobs, keep=keep)
@@ -60,11 +66,25 @@ class Engine:
     def latents(
         self, jobs: Sequence[Job], *, keep: Sequence[Path | None] = (), at_once: int = 1
     ) -> Generator[Event, None, Made]:
-        """``run`` up to the latents. Raises: as the stages do.
+        """Run the jobs up to their latents.
 
-        at_once: parts of a job that go through a network together, where it is made in parts.
+        Args:
+            jobs: As for ``run``.
+            keep: As for ``run``.
+            at_once: Parts of a job that go through a network together, for jobs made in parts.
+
+        Yields:
+            Phases and steps.
+
+        Returns:
+            The batch with its latents.
+
+        Raises:
+            RequestError: The jobs cannot run together, or on these processes.
+            Cancelled: The run was cancelled.
+            NotFinite: Numbers overflowed; the message names the step.
         """
-        self.context.cancelling.clear()  # what was asked for while nothing ran
+        self.context.cancelling.clear()  # a request to cancel from before this run
         check(self.context, jobs)
         made = Made(tuple(self._agreed(jobs)), tuple(keep), at_once=at_once)
         for stage in self.context.card.does.stages()[0]:
@@ -78,6 +98,6 @@ class Engine:
         return finish
 
     def _agreed(self, jobs: Sequence[Job]) -> list[Job]:
-        """The jobs with the first process' seeds: those that were drawn differ."""
+        """The jobs with the first process' seeds, since seeds drawn by each process differ."""
         seeds = self.context.team.agree([job.seed for job in jobs])
         return [dataclasses.replace(job, seed=seed) for job, seed in zip(jobs, seeds, strict=True)]

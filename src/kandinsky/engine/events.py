@@ -1,4 +1,4 @@
-"""What a running engine tells: it yields events; closing the iterator cancels the work."""
+"""Events of a running engine; closing the iterator that yields them cancels the work."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of a sampler was taken.
+    """A sampling step was taken.
 
-    step, total: from 1, over all sampling stages of the batch.   clean: computes the clean latents expected at present.
-    rgb: how colours follow from the model's latents.
+    Attributes:
+        step: Number of the step, from 1, over all sampling stages of the batch.
+        total: Number of all steps.
+        clean: Computes the clean latents as currently predicted.
+        rgb: Linear map from the model's latents to colours.
     """
 
     step: int
@@ -38,7 +41,7 @@ class Step:
     rgb: LatentRGB | None = None
 
     def preview(self) -> Preview:
-        """The clean latents expected at present, of the track that is made, with a small image for the asking."""
+        """The clean latents as currently predicted, of the generated track; a small image is computed on request."""
         from kandinsky.engine.preview import Preview
         from kandinsky.model.denoiser import AUDIO, VIDEO
 
@@ -46,7 +49,7 @@ class Step:
         return Preview.of(clean[VIDEO if VIDEO in clean else AUDIO], self.rgb)
 
     def image(self, index: int = 0) -> Image:
-        """A small image of one clip of the batch, as it is expected at present."""
+        """A small image of one clip of the batch, as currently predicted."""
         return self.preview().images[index]
 
 
@@ -60,7 +63,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One job is finished. Frames of a clip came as pieces; its stream holds what else there is of it."""
+    """One job is finished. The frames of a clip came as pieces; its stream holds the rest."""
 
     index: int
     result: VideoStream | Soundtrack

@@ -1,4 +1,4 @@
-"""How a clip's frame rate is raised by a family that can (``Family.interpolate``). No torch.
+"""How a family that supports it raises a clip's frame rate (``Family.interpolate``). No torch.
 
 Legend: T frames; H W rows and columns; C channels.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kandinsky.model.values import Video
 
 log = logging.getLogger(__name__)
-# Frames come in threes between two, so a pass raises a rate by 4; of other rates the frames nearest in time are kept.
+# A pass puts three frames between two and so quadruples the rate; for other rates the frames nearest in time are kept.
 PER_PASS, PASSES = 4, 2
 FACTORS = (2, 4, 8, 16)
 SEED = 0
@@ -30,9 +30,13 @@ SEED = 0
 class Raise:
     """How a clip's frame rate is raised.
 
-    factor: 2, 4, 8 or 16.   fps: a rate instead of a factor.
-    prompt: what the clip shows, for models whose interpolation is told; may be empty.
-    steps, guidance: of each pass; None = the card's, guidance 1 = off.   seed: of the noise.
+    Attributes:
+        factor: 2, 4, 8 or 16.
+        fps: Frames per second, instead of a factor.
+        prompt: What the clip shows, for models whose interpolation uses it; may be empty.
+        steps: Sampling steps of each pass; None = the card's.
+        guidance: Guidance scale of each pass; None = the card's, 1 disables it.
+        seed: Seed of the noise.
     """
 
     factor: int = 4
@@ -43,7 +47,11 @@ class Raise:
     seed: int = SEED
 
     def check(self, card: Card) -> None:
-        """Raises: RequestError for a model without interpolation or a value that is not legal."""
+        """Check the values against a model.
+
+        Raises:
+            RequestError: The model has no interpolation network, or a value is not allowed.
+        """
         if card.family.interpolate is None or card.keyframes is None:
             raise RequestError(f"`{card.id}` has no interpolation network: use `kandinsky-video-1.1`")
         if self.factor not in FACTORS:
@@ -56,7 +64,17 @@ class Raise:
             log.warning("the prompt has no effect: the interpolation of `%s` is not told any", card.id)
 
     def rate(self, given_fps: float) -> float:
-        """Frames a second that come of ``given_fps``. Raises: RequestError for a rate that cannot be reached."""
+        """The frame rate that results.
+
+        Args:
+            given_fps: Frames per second of the input.
+
+        Returns:
+            Frames per second of the result.
+
+        Raises:
+            RequestError: The rate cannot be reached.
+        """
         if self.fps is None:
             return given_fps * self.factor
         most = given_fps * PER_PASS**PASSES
@@ -69,9 +87,15 @@ class Raise:
 
 
 def nearest_frames(times_s: Sequence[float], seconds: float, fps: float) -> list[int]:
-    """Which frame is shown at each moment of an even rate: the one nearest in time, the last one to the very end.
+    """Which frame is shown at each moment of a constant rate: the one nearest in time, the last one to the very end.
 
-    Args: times_s: when each frame is shown, rising from 0.   seconds: the whole clip's length.
+    Args:
+        times_s: When each frame is shown, in seconds, increasing from 0.
+        seconds: Duration of the whole clip.
+        fps: The constant rate, in frames per second.
+
+    Returns:
+        Indices of frames.
     """
     import numpy as np
 
@@ -89,7 +113,7 @@ def fitted_size(width: int, height: int, unit: int) -> tuple[int, int]:
 
 
 class Interpolate(Protocol):
-    """The clip with more frames a second, of the same length and size; see ``interpolate`` of the family."""
+    """Returns the clip with more frames per second, of the same length and size; see ``interpolate`` of the family."""
 
     def __call__(
         self,

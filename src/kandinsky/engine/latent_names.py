@@ -16,7 +16,7 @@ _SHORTENED = ".shortened"
 def latent_path(target: Path) -> Path:
     """The file that keeps the latent of ``target`` until it is written.
 
-    Where the target's name leaves no room for the ending it is cut, and a digest stands for what it was.
+    If the target's name leaves no room for the ending, it is cut, and a digest stands for the rest.
     """
     if len(os.fsencode(target.name + ENDING)) <= LONGEST_NAME:
         return target.with_name(target.name + ENDING)
@@ -26,11 +26,11 @@ def latent_path(target: Path) -> Path:
 
 
 def target_of(latent: Path) -> Path | None:
-    """Inverse of ``latent_path``; None for a file of another name, and where the target's was cut."""
+    """Inverse of ``latent_path``; None for a file of another name, or if the target's name was cut."""
     name = latent.name.removesuffix(ENDING)
     return latent.with_name(name) if name and name != latent.name and not name.endswith(_SHORTENED) else None
 
 
 def kept_hint(latent: Path) -> str:
-    """What to do with a latent whose file could not be made."""
+    """What to do with a latent whose file could not be written."""
     return f"the latent is kept: `{shell_command(['kandinsky', 'decode', str(latent)])}` goes on from there"

@@ -1,7 +1,7 @@
 """A latent on disk, finished but not decoded: safetensors, with the recipe of its clip in the file's own metadata.
 
-`kandinsky decode FILE` and ``GenerationPipeline.finish`` go on from there: what a decoder that ran out of memory, or a
-killed process, leaves behind is not lost.
+`kandinsky decode FILE` and ``GenerationPipeline.finish`` continue from there, so that no work is lost if the decoder
+runs out of memory or the process is killed.
 """
 
 from __future__ import annotations
@@ -24,16 +24,30 @@ KEY = "kandinsky"
 
 @dataclass(frozen=True, slots=True)
 class KeptLatent:
-    """latents_THWC: float32, as the sampler left it.   recipe: of the clip it will be."""
+    """A latent read from disk.
+
+    Attributes:
+        latents_THWC: float32, as the sampler left it.
+        recipe: Recipe of the clip it will become.
+    """
 
     latents_THWC: Tensor
     recipe: dict[str, Any]
 
 
 def write_latent(path: Path, latents_THWC: Tensor, recipe: Mapping[str, Any]) -> Path:
-    """Write one clip's latent; beside and renamed, so that it is there whole or not at all.
+    """Write one clip's latent; under a temporary name first, so that the file is complete or absent.
 
-    Raises: RequestError where it cannot be written.
+    Args:
+        path: File to write.
+        latents_THWC: The latent.
+        recipe: Recipe of the clip.
+
+    Returns:
+        The file.
+
+    Raises:
+        RequestError: The file cannot be written.
     """
     try:
         return write_state({"latent": latents_THWC}, path, metadata={KEY: recipes.to_text(recipe)})
@@ -42,7 +56,18 @@ def write_latent(path: Path, latents_THWC: Tensor, recipe: Mapping[str, Any]) ->
 
 
 def read_latent(path: Path) -> KeptLatent:
-    """Inverse of ``write_latent``. Raises: RequestError for a file that is none; WeightsError for a damaged one."""
+    """Read a latent; the inverse of ``write_latent``.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The latent and its recipe.
+
+    Raises:
+        RequestError: The file does not exist or is not a kept latent.
+        WeightsError: The file is damaged.
+    """
     path = Path(path)
     if not path.is_file():
         raise RequestError(f"latent `{path}` does not exist")
@@ -52,11 +77,11 @@ def read_latent(path: Path) -> KeptLatent:
     except WeightsError as error:
         if path.suffix == ".safetensors":
             raise
-        raise RequestError(f"`{path}` is no kept latent: those end in `{ENDING}`") from error
+        raise RequestError(f"`{path}` is not a kept latent: those end in `{ENDING}`") from error
     if recipe is None or set(state) != {"latent"} or state["latent"].dim() != 4:
-        raise RequestError(f"`{path}` is no kept latent: it was not written by `kandinsky generate`")
+        raise RequestError(f"`{path}` is not a kept latent: it was not written by `kandinsky generate`")
     if 0 in state["latent"].shape:
-        raise RequestError(f"`{path}` is no kept latent: its shape is {list(state['latent'].shape)}")
+        raise RequestError(f"`{path}` is not a kept latent: its shape is {list(state['latent'].shape)}")
     try:
         recipes.needs(recipe, "model", "seed", "fps", "dtype", "device")
     except RequestError as error:

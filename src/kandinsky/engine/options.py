@@ -1,6 +1,7 @@
-"""How a model is loaded and run: ``RunOptions``, declared once and rendered by every door.
+"""How a model is loaded and run: ``RunOptions``, declared once for Python, the command line and the API.
 
-The command line makes flags of it, ``kandinsky.load`` its keyword arguments, workers of a cluster its value. No torch.
+The command line turns it into flags, ``kandinsky.load`` into keyword arguments, and cluster workers receive its value.
+No torch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.errors import RequestError
+from kandinsky.files import local_path
 from kandinsky.model.checks import check_fields, check_names
 from kandinsky.model.diffusers_words import LOAD, answers, translated
 from kandinsky.model.option import described, option
@@ -27,13 +29,14 @@ if TYPE_CHECKING:
 
     from kandinsky.model.card import Card
 
+_ON_OFF = {"on": True, "off": False}
 P = ParamSpec("P")
 Told = TypeVar("Told")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How a model is loaded and run. Every field has a default that suits most machines."""
+    """How a model is loaded and run; every field has a default that suits most machines."""
 
     device: str | torch.device | Mapping[str, str | torch.device] | None = option(
         None,
@@ -51,7 +54,8 @@ class RunOptions:
     offload: str | None = option(
         None,
         "`none`, the default; `module` holds each network on its device only while it runs; `block` only one or two "
-        "blocks of it at a time. Results are the same to the last bit",
+        "blocks of it at a time. Latents are the same to the last bit, and frames too, unless `block` makes an "
+        "autoencoder decode layer by layer, which rounds differently",
         flags=("--offload",),
         short="none: keep all networks loaded; module: one at a time; block: one block.",
     )
@@ -119,38 +123,56 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if isinstance(self.text_cache, str):
+            object.__setattr__(self, "text_cache", _ON_OFF.get(self.text_cache.strip().lower(), self.text_cache))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Options by name, some of them also by Diffusers' name.
+        """Build options from names and values; some are known by Diffusers' name too.
 
-        Raises: RequestError for a name that is none, with the nearest, and for a value of a wrong type.
+        Args:
+            values: Values by name.
+
+        Returns:
+            The options.
+
+        Raises:
+            RequestError: A name is unknown (the nearest is suggested), or a value has the wrong type.
         """
         values = translated(values, LOAD, None)
         check_names(values, [f.name for f in dataclasses.fields(cls)], "option", answers(LOAD))
         return cls(**values)
 
     def check(self) -> None:
-        """Refuse what no model can be run with, before torch is loaded. Raises: RequestError, BackendError."""
+        """Refuse what no model can run with, before torch is loaded.
+
+        Raises:
+            RequestError: A value is unknown or out of range.
+            BackendError: A device is not available.
+        """
         if not isinstance(self.device, Mapping):
             devices.check_device(None if self.device is None else str(self.device))
         if self.dtype is None or isinstance(self.dtype, str):
             devices.choose_dtype(self.dtype, str(self.device or "cpu"))
         check_offload(self.offload or "none")
         quantise.parse(self.quantize)
+        if isinstance(self.text_cache, str | Path):
+            folder = local_path(self.text_cache, "text cache")
+            if folder.exists() and not folder.is_dir():
+                raise RequestError(f"text cache `{folder}` is not a folder: use on, off, or a folder")
 
     @property
     def loras(self) -> tuple[str, ...]:
-        """All of ``lora``, one by one."""
+        """The entries of ``lora``, one by one."""
         if self.lora is None:
             return ()
         return (str(self.lora),) if isinstance(self.lora, str | Path) else tuple(map(str, self.lora))
 
     def applied_to(self, card: Card) -> Card:
-        """The card with its autoencoder's tiling replaced, where one was asked for.
+        """The card with its autoencoder's tiling replaced, if a tiling was given.
 
         Raises:
-            RequestError: For an autoencoder that is never tiled.
+            RequestError: The autoencoder is never tiled.
         """
         if self.tiling is None:
             return card
@@ -168,7 +190,7 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions(RunOptions):
-    """What is planned for: a clip, a machine, and how it would run. None = the card's default, or this machine."""
+    """What to plan for: a clip, a machine, and how it would run; None = the card's default, or this machine."""
 
     width: int | None = option(None, "width in pixels")
     height: int | None = option(None, "height in pixels")
@@ -209,10 +231,13 @@ class PlanOptions(RunOptions):
 
 
 def spelled_out(kind: Callable[P, RunOptions]) -> Callable[[Callable[..., Told]], Callable[..., Told]]:
-    """A function with `**options`, whose help and signature show the options one by one.
+    """Decorate a function with `**options` so that its help and signature list the options one by one.
 
     Args:
-        kind: The dataclass that they are. In the docstring its fields stand in the place of the line `options: …`.
+        kind: The dataclass of the options. In the docstring, its fields take the place of the line `options: …`.
+
+    Returns:
+        The decorator.
     """
 
     def around(function: Callable[..., Told]) -> Callable[..., Told]:

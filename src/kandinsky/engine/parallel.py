@@ -1,4 +1,4 @@
-"""What a request offers to be split over processes. Imports no torch, so that a bad layout is refused at once."""
+"""What a request offers to split over processes. Imports no torch, so that an unsuitable layout is refused at once."""
 
 from __future__ import annotations
 
@@ -25,22 +25,43 @@ def demand_of(resolved: Job, attention: AttentionSpec, clips: int = 1) -> Demand
 
 
 def demand_of_card(card: Card, attention: str) -> Demand:
-    """The same for the card's default request, and any number of clips."""
+    """The same for the card's default request, and any number of clips.
+
+    Raises:
+        RequestError: The attention does not suit the card.
+    """
     resolved = resolve(Request(card.id, "any", seed=0), card, needs_image=False)
     return demand_of(resolved, attention_for(card, resolved.sampling, attention), clips=0)
 
 
 def check_fits(layout: Layout, resolved: Job, attention: AttentionSpec, clips: int = 1) -> None:
-    """Hold a running team's layout against a request; guidance that is off only leaves processes idle.
+    """Check a running team's layout against a request; without guidance some processes are merely idle.
 
-    Raises: RequestError as ``layout.check``.
+    Args:
+        layout: The team's layout.
+        resolved: The request.
+        attention: Its visual self attention.
+        clips: Number of clips in the batch.
+
+    Raises:
+        RequestError: The layout does not divide the request evenly.
     """
     demand = demand_of(resolved, attention, clips)
     check(layout, dataclasses.replace(demand, is_guided=demand.is_guided or layout.cfg > 1))
 
 
 def check_whole(layout: Layout, *, offload: str, lora: LoraSpecs | None, quantize: bool) -> None:
-    """Raises: RequestError for what needs a whole transformer on every process."""
+    """Refuse options that need a whole transformer on every process.
+
+    Args:
+        layout: How the work is split.
+        offload: The placement.
+        lora: The LoRAs.
+        quantize: Whether weights are quantised.
+
+    Raises:
+        RequestError: The layout cuts the weights, and an option needs them whole.
+    """
     given = {f"offload `{offload}`": offload != "none", "a LoRA": bool(lora), "quantised weights": quantize}
     if refused := [name for name, is_given in given.items() if is_given]:
         raise RequestError(

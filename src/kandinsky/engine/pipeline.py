@@ -1,4 +1,4 @@
-"""Pipelines: a loaded model as an object that is called, with each stage as a method on plain values."""
+"""Pipelines: a loaded model as a callable object, with each stage as a method on plain values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from kandinsky.engine.context import Context
 from kandinsky.engine.engine import Engine
 from kandinsky.engine.events import Event, Phase, Step
 from kandinsky.engine.latents import read_latent
-from kandinsky.engine.lora import LoraMethods
 from kandinsky.engine.preview import OnStep, Preview
 from kandinsky.engine.progress import Tell, bar, is_on
 from kandinsky.engine.request import Job, common, parse_size
@@ -34,6 +33,7 @@ from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.runtime.parallel.team import Team
 from kandinsky.runtime.placement import Placement, Precision, place
+from kandinsky.weights.lora import LoraConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Pipeline(LoraMethods):
-    """What all pipelines are: a context, and the engine that runs it. See ``Context`` for what it holds."""
+class Pipeline:
+    """What all pipelines have in common: a context, and the engine that runs it. See ``Context`` for what it holds."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -80,7 +80,7 @@ class Pipeline(LoraMethods):
         return self.context.precision
 
     @property
-    def adapters(self) -> Adapters:  # type: ignore[override]
+    def adapters(self) -> Adapters:
         return self.context.adapters
 
     @property
@@ -89,7 +89,7 @@ class Pipeline(LoraMethods):
 
     @check_call()
     def to(self, device: str | torch.device) -> Self:
-        """Run on another device from now on, as Diffusers' pipelines do; the number type stays.
+        """Move to another device, as Diffusers' pipelines do; the number type stays.
 
         Args:
             device: `cpu`, `cuda`, `cuda:0` or `mps`.
@@ -99,41 +99,117 @@ class Pipeline(LoraMethods):
 
         Raises:
             RequestError: Weights are quantised or several processes work together: these are placed by ``load``.
-            BackendError: The device is not there.
+            BackendError: The device is not available.
         """
         if (quantized := self.placement.quantized) or self.team.size > 1:
             why = "its weights are quantised" if quantized else "several processes work together"
             raise RequestError(f"`{self.name}` cannot be moved, since {why}: load it with `device=…`")
         self.placement.move(place(device))
-        self.context.text_store = None  # whose entries are of the device they were made on
+        self.context.text_store = None  # its entries are on the device they were made on
         return self
 
-    def cancel(self) -> None:
-        """Stop the run that is going on, from any thread: within a step of the sampler, or a piece of decoding.
+    @check_call()
+    def load_lora(
+        self,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        scale: float = 1.0,
+        config: LoraConfig | None = None,
+        trigger: str | None = None,
+    ) -> str:
+        """Load a LoRA and switch it on in addition to those that are on.
 
-        The run raises ``Cancelled``. Nothing happens where nothing runs.
+        Args:
+            source: File, folder, or Hugging Face repository that `kandinsky download` has fetched.
+            name: What to call it; the name of the file or folder by default.
+            scale: 1 is as trained, 0 is off.
+            config: α and rank, in place of the configuration beside the file.
+            trigger: Text in front of every prompt while it is on; the one in the file's header by default.
+
+        Returns:
+            Its name.
+
+        Raises:
+            WeightsError: It does not fit this model; the message names the tensor.
+            RequestError: The name is already in use.
+        """
+        return self.context.adapters.load(source, name=name, scale=scale, config=config, trigger=trigger)
+
+    @check_call()
+    def set_lora(self, scales: Mapping[str, float]) -> None:
+        """Switch on exactly these LoRAs.
+
+        Args:
+            scales: Scale of each by name; ``{}`` switches all off.
+
+        Raises:
+            RequestError: A name is not loaded, or a scale is not a finite number.
+        """
+        self.context.adapters.set(scales)
+
+    @check_call()
+    def unload_lora(self, name: str | None = None) -> None:
+        """Unload one LoRA or all; the weights are restored bit by bit.
+
+        Args:
+            name: Which one; None for all.
+
+        Raises:
+            RequestError: The name is not loaded.
+        """
+        self.context.adapters.remove(name)
+
+    def fuse_lora(self) -> None:
+        """Add the LoRAs that are on to the weights, so that they cost no time.
+
+        Raises:
+            RequestError: The model is quantised.
+        """
+        self.context.adapters.fuse()
+
+    def unfuse_lora(self) -> None:
+        """Remove them from the weights again, bit by bit; they stay on."""
+        self.context.adapters.fuse(False)
+
+    def cancel(self) -> None:
+        """Stop the current run, from any thread: within a sampling step, or a piece of decoding.
+
+        The run raises ``Cancelled``. Without a run, nothing happens.
         """
         self.context.cancelling.set()
 
     def resolve(self, request: Request) -> Job:
-        """Check a request against the card. Raises: RequestError; BackendError for attention that is not there."""
+        """Check a request against the card and fill in its defaults.
+
+        Raises:
+            RequestError: A value is not allowed for this model.
+            BackendError: The attention it asks for is not available.
+        """
         return self.engine.resolve(checked("request", request, Request))
 
     def attention_of(self, job: Job) -> AttentionSpec:
-        """The visual self attention of a job. Raises: BackendError where it cannot run on this device."""
+        """The visual self attention of a job.
+
+        Raises:
+            BackendError: It cannot run on this device.
+        """
         return self.context.attention_of(job)
 
     def recipe(self, job: Job) -> dict[str, Any]:
-        """What makes this result again, as stored in the file."""
+        """Everything needed to make this result again, as stored in the file."""
         return self.context.recipe(job)
 
     def drive(self, running: Generator[Event, None, T], on_step: OnStep | None, *, tell: Tell | None = None) -> T:
-        """Take all events of a run.
+        """Consume all events of a run.
 
         Args:
             running: The run.
             on_step: Called after each step; returning False on the first process cancels.
-            tell: Told of each step too, for a bar.
+            tell: Called after each step too, for a progress bar.
+
+        Returns:
+            What the run returns.
 
         Raises:
             Cancelled: ``on_step`` returned False, or ``cancel`` was called.
@@ -159,15 +235,15 @@ class Pipeline(LoraMethods):
 
 
 def _with_options(doc: str | None, options: Any) -> str:
-    """A docstring with those fields of ``Request`` that are among the options, in the place of the line `options:`."""
+    """The docstring with those fields of ``Request`` that are among the options, in place of the line `options:`."""
     told = described(Request, only=options.__annotations__, indent=12)
     return "\n".join(told if line.strip().startswith("options:") else line for line in (doc or "").splitlines())
 
 
 class ClipOptions(CallWords, total=False):
-    """What a call takes beside its prompts: fields of ``Request``, and how the call is followed.
+    """What a call accepts besides its prompts: fields of ``Request``, and how to follow the call.
 
-    With a list of prompts, those that are lists here have one entry for each.
+    With a list of prompts, options that may be lists have one entry per prompt.
     """
 
     image: str | Path | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray] | None
@@ -200,7 +276,7 @@ AT_ONCE = 4  # prompts of one call that go through the networks together
 
 
 class GenerationPipeline(Pipeline):
-    """A model of clips or images, ready to be asked."""
+    """A model of clips or images, ready to run."""
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a text is a sequence of texts, too
@@ -210,26 +286,26 @@ class GenerationPipeline(Pipeline):
     def __call__(self, prompt: Sequence[str], **options: Unpack[ClipOptions]) -> list[Video]: ...
     @check_call(answers(CALL))
     def __call__(self, prompt: str | Sequence[str] = "", **options: Unpack[ClipOptions]) -> Video | list[Video]:
-        """Make one clip or image, or one for each of several prompts; what is left out comes from the model's card.
+        """Generate one clip or image, or one for each of several prompts; defaults come from the model's card.
 
         Args:
-            prompt: What it shows; with an image some models need none. A list of prompts gives a list of results: a few
-                go through the networks together where they can, the others one after another, with equal results.
+            prompt: What it shows; with an image, some models need none. A list of prompts gives a list of results: a
+                few go through the networks together if they can, the others one after another, with equal results.
             options: Those of ``Request``.
             size: Width and height as one, `768x512`.
             keep_latent: File for the latent, written before it is decoded; see ``finish``.
             on_step: ``on_step(step, total, preview)``, called after each step; returning False cancels. The preview is
-                a tensor of the latents expected at present, and ``preview.image`` a small image of them.
-            progress: Whether a progress bar is shown; by default in a terminal or notebook, without ``on_step``.
+                a tensor of the latents as currently predicted, and ``preview.image`` a small image of them.
+            progress: Whether to show a progress bar; by default in a terminal or notebook, without ``on_step``.
 
         Returns:
-            A ``Video``, a still image too; for a list of prompts, a list of them.
+            A ``Video``, also for a still image; for a list of prompts, a list of them.
 
         Raises:
-            RequestError: Something is not possible; nothing was loaded.
+            RequestError: The request is not possible; nothing was loaded.
             WeightsError: A weight file is damaged.
-            OutOfMemory: The message names the placement to try.
-            NotFinite: Numbers ran out of range; the message names the step.
+            OutOfMemory: Memory ran out; the message names the placement to try.
+            NotFinite: Numbers overflowed; the message names the step.
             Cancelled: ``on_step`` returned False, or ``cancel`` was called.
         """
         given = translated(cast("Mapping[str, Any]", options), CALL, self.card)
@@ -252,7 +328,7 @@ class GenerationPipeline(Pipeline):
     def _each(
         self, jobs: Sequence[Job], keep: Sequence[Path | None], on_step: OnStep | None, tell: Tell | None
     ) -> list[Video]:
-        """Results in the jobs' order: a few together where they agree, and one by one where that fills the memory."""
+        """Results in the jobs' order: a few together if they agree, or one by one if that runs out of memory."""
         try:
             common(jobs)
         except RequestError:
@@ -285,7 +361,20 @@ class GenerationPipeline(Pipeline):
         return made
 
     def run(self, job: Job, *, keep_latent: str | Path | None = None, on_step: OnStep | None = None) -> Video:
-        """The whole way for one resolved request."""
+        """Run one resolved request from prompt to frames.
+
+        Args:
+            job: The request.
+            keep_latent: File for the latent, written before it is decoded; see ``finish``.
+            on_step: As for a call.
+
+        Returns:
+            The clip.
+
+        Raises:
+            Cancelled: ``on_step`` returned False, or ``cancel`` was called.
+            NotFinite: Numbers overflowed; the message names the step.
+        """
         kept = None if keep_latent is None else [Path(keep_latent)]
         return self.run_batch([job], keep_latents=kept, on_step=on_step)[0]
 
@@ -296,12 +385,22 @@ class GenerationPipeline(Pipeline):
         keep_latents: Sequence[Path | None] | None = None,
         on_step: OnStep | None = None,
     ) -> list[Video]:
-        """Several jobs in one pass of each network; they may differ in prompt, negative prompt, seed and image (all
-        with one, or none).
+        """Run several jobs in one pass of each network.
 
-        keep_latents: a file for each latent, written before any is decoded.
         Results equal those of single runs up to the rounding of differently ordered sums.
-        Raises: RequestError where the jobs differ in size, length, steps, guidance or shift.
+
+        Args:
+            batch: The jobs; they may differ in prompt, negative prompt, seed and image (all with one, or none).
+            keep_latents: A file for each latent, written before any is decoded.
+            on_step: As for a call.
+
+        Returns:
+            A clip per job.
+
+        Raises:
+            RequestError: The jobs differ in size, length, steps, guidance or shift.
+            Cancelled: ``on_step`` returned False, or ``cancel`` was called.
+            NotFinite: Numbers overflowed; the message names the step.
         """
         return self._batch(batch, keep_latents or (), on_step, None)
 
@@ -325,8 +424,23 @@ class GenerationPipeline(Pipeline):
         keep_latents: Sequence[Path | None] | None = None,
         on_step: OnStep | None = None,
     ) -> list[VideoStream]:
-        """``run_batch`` up to the latents: clips are decoded as their pieces are taken, so that none need ever lie in
-        memory whole. Several processes, which must decode at the same time, have done so.
+        """Run several jobs up to their latents; clips are decoded as their pieces are consumed.
+
+        No clip has to fit in memory whole. Several processes, which must decode at the same time, decode before this
+        returns.
+
+        Args:
+            batch: As for ``run_batch``.
+            keep_latents: A file for each latent, written before any is decoded.
+            on_step: As for a call.
+
+        Returns:
+            A stream per job.
+
+        Raises:
+            RequestError: The jobs differ in size, length, steps, guidance or shift.
+            Cancelled: ``on_step`` returned False, or ``cancel`` was called.
+            NotFinite: Numbers overflowed; the message names the step.
         """
         return self._streams(batch, keep_latents or (), on_step, None)
 
@@ -337,14 +451,33 @@ class GenerationPipeline(Pipeline):
         return [one for one in self.engine.finish.results(self.context, made) if isinstance(one, VideoStream)]
 
     def finish(self, kept: str | Path) -> Video:
-        """Decode a latent that ``keep_latent`` wrote: the frames that run would have given.
+        """Decode a latent that ``keep_latent`` wrote, to the same frames that run would have returned.
 
-        Raises: RequestError for a file that is none, or of another model.
+        Args:
+            kept: The file.
+
+        Returns:
+            The clip.
+
+        Raises:
+            RequestError: The file is not a kept latent, or belongs to another model.
+            WeightsError: The file is damaged.
         """
         return self.finish_stream(kept).gather()
 
     def finish_stream(self, kept: str | Path) -> VideoStream:
-        """``finish``, decoded as the pieces are taken. Raises: as that."""
+        """Decode a latent that ``keep_latent`` wrote, as the pieces are consumed.
+
+        Args:
+            kept: The file.
+
+        Returns:
+            The clip as a stream.
+
+        Raises:
+            RequestError: The file is not a kept latent, or belongs to another model.
+            WeightsError: The file is damaged.
+        """
         self.context.cancelling.clear()
         kept = checked("kept", kept, str | Path)
         recipe: Mapping[str, Any] | None = None
@@ -422,7 +555,7 @@ class GenerationPipeline(Pipeline):
 
 
 class VideoToAudioPipeline(Pipeline):
-    """A model of sound, ready to be asked."""
+    """An audio model, ready to run."""
 
     @check_call(answers(CALL))
     def __call__(
@@ -440,29 +573,29 @@ class VideoToAudioPipeline(Pipeline):
         progress: bool | None = None,
         **words: Unpack[CallWords],
     ) -> Soundtrack:
-        """Make the sound of one input video; what is left out comes from the model's card.
+        """Generate audio for one input video; defaults come from the model's card.
 
         Args:
             prompt: What is to be heard.
             video: A file, or a clip in memory.
-            seconds: How much of it, from its begin.
-            steps: Steps of the sampler.
+            seconds: How much of it, from its start.
+            steps: Sampling steps.
             guidance: Classifier-free guidance scale; 1 disables it.
             negative_prompt: What should not be heard.
             seed: Random if omitted.
-            states: File of precomputed embeddings of frames and words; the encoder is then not needed.
+            states: File of precomputed embeddings of frames and text; the encoder is then not needed.
             on_step: As for clips; its preview is a spectrogram.
-            progress: Whether a progress bar is shown; by default where no ``on_step`` is given.
-            words: Diffusers' words for the same.
+            progress: Whether to show a progress bar; by default if no ``on_step`` is given.
+            words: Diffusers' names for the same.
 
         Returns:
-            The sound, which can be saved alone or in a copy of the video.
+            The audio, which can be saved alone or in a copy of the video.
 
         Raises:
-            RequestError: Something is not possible; nothing was loaded.
+            RequestError: The request is not possible; nothing was loaded.
             WeightsError: A weight file is damaged.
-            BackendError: A package is not there.
-            OutOfMemory: The message names the placement to try.
+            BackendError: A package is not available.
+            OutOfMemory: Memory ran out; the message names the placement to try.
             Cancelled: ``on_step`` returned False, or ``cancel`` was called.
         """
         asked = {
@@ -475,13 +608,25 @@ class VideoToAudioPipeline(Pipeline):
             return self._batch([job], 1, on_step, tell)[0]
 
     def run(self, job: Job, *, on_step: OnStep | None = None) -> Soundtrack:
-        """The whole way for one resolved request."""
+        """Run one resolved request from input video to audio."""
         return self.run_batch([job], on_step=on_step)[0]
 
     def run_batch(self, batch: Sequence[Job], *, at_once: int = 1, on_step: OnStep | None = None) -> list[Soundtrack]:
-        """Several films, with ``at_once`` windows in one pass of the U-Net.
+        """Generate audio for several input videos.
 
         Results equal those of single runs up to the rounding of differently ordered sums.
+
+        Args:
+            batch: One job per video.
+            at_once: Number of windows in one pass of the U-Net.
+            on_step: As for a call.
+
+        Returns:
+            The audio of each.
+
+        Raises:
+            Cancelled: ``on_step`` returned False, or ``cancel`` was called.
+            NotFinite: Numbers overflowed; the message names the step.
         """
         return self._batch(batch, at_once, on_step, None)
 
@@ -491,7 +636,7 @@ class VideoToAudioPipeline(Pipeline):
 
 
 def pipeline_of(context: Context) -> GenerationPipeline | VideoToAudioPipeline:
-    """The pipeline of a loaded model, by what its task makes."""
+    """The pipeline of a loaded model, by what its task generates."""
     return (VideoToAudioPipeline if context.card.does.makes == "sound" else GenerationPipeline)(context)
 
 
@@ -504,7 +649,11 @@ def _one_size(width: int | None, height: int | None, size: str | None) -> tuple[
 
 
 def _rows(given: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """The arguments of each of several prompts. Raises: RequestError for a list of another length."""
+    """The arguments of each of several prompts.
+
+    Raises:
+        RequestError: A list has another length.
+    """
     rows: list[dict[str, Any]] = [{} for _ in range(count)]
     for name, value in given.items():
         each = value if name in EACH and isinstance(value, list | tuple) else [value] * count
@@ -519,7 +668,7 @@ def _rows(given: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
 
 
 def _told(streams: Sequence[VideoStream], tell: Tell) -> list[Iterator[np.ndarray]]:
-    """The pieces of clips, which tell of themselves while they are taken."""
+    """The pieces of clips, which report progress as they are consumed."""
     done, total = 0, sum(stream.num_frames for stream in streams)
 
     def counted(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -1,8 +1,8 @@
-"""What a generation will need, before anything is fetched or loaded: memory, time, gigabytes to download, placement.
+"""What a generation will need, before anything is fetched or loaded: memory, time, download size, placement.
 
 Each network's part says what it costs (``Part.cost``); here that becomes bytes, a placement that fits and a time.
-Exact: parameters, file sizes, latent size, passes of the network. Estimated, and said so: activations, the decoder's
-peak, and time, for the processor that the plan names (``runtime/speed.py``). Imports no torch where it can.
+Exact: parameters, file sizes, latent size, passes of the network. Estimated, and marked as such: activations, the
+decoder's peak, and time, for the processor that the plan names (``runtime/speed.py``). Avoids importing torch.
 """
 
 from __future__ import annotations
@@ -17,32 +17,31 @@ from kandinsky.engine.attention import attention_for
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.parallel import check_whole, demand_of
 from kandinsky.engine.request import Job
-from kandinsky.errors import RequestError
 from kandinsky.model.card import UNPUBLISHED, Card, FileSet
 from kandinsky.model.cost import Cost, Load, Operations
 from kandinsky.model.values import VideoShape
 from kandinsky.runtime import devices, speed
 from kandinsky.runtime.budget import OFFLOADS, check_offload, gigabytes, parse_memory
-from kandinsky.runtime.parallel.layout import AUTO, PROCESSES, Layout, read, settle
+from kandinsky.runtime.parallel.layout import AUTO, Layout, read, settle
 from kandinsky.runtime.quantise import SCHEMES, parse
 from kandinsky.runtime.speed import Processor
 from kandinsky.weights.locate import card_bytes, missing_parts, part_bytes
 
-OTHER_CARD = "cuda"  # what a card is taken for whose memory alone is given
+OTHER_CARD = "cuda"  # the GPU assumed if only its memory is given
 PROCESS_BYTES = 500_000_000  # Python with torch and its libraries
-_RESERVE = 0.9  # share of free memory that may be planned for
+_RESERVE = 0.9  # share of free memory that plans may use
 _TIMES = ((60, "seconds"), (600, "minutes"), (3600, "tens of minutes"), (86400, "hours"))
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one network takes.
+    """What one network needs.
 
     Attributes:
-        weights: Bytes on its device, whole.
-        blocks: Of those, what is on it at once when its blocks are moved one by one.
-        work: Bytes of activations at their peak.
-        block_work: The same under offload `block`.
+        weights: Bytes of its weights, if it is on its device as a whole.
+        blocks: Bytes of its weights on the device at once if its blocks are moved one by one.
+        work: Peak bytes of activations.
+        block_work: Peak bytes of activations under offload `block`.
     """
 
     weights: int
@@ -56,26 +55,34 @@ class Plan:
     """What one clip needs.
 
     Attributes:
-        download_bytes: To fetch first; 0 when all is on this machine.
-        files_bytes: Of all files of the model.
-        peak_device_bytes: On the accelerator; 0 where the CPU computes.
-        peak_host_bytes: In main memory.
-        passes: Calls of the denoiser: one a step, two with guidance.
+        model: Catalogue id.
+        size: Size of the clip.
+        clip_seconds: Duration of the clip.
+        frames: Its frames.
+        device: Where it runs.
+        dtype: Compute type.
+        offload: Placement: `none` keeps all on the device, `module` one component at a time.
+        download_bytes: Size to fetch first; 0 if everything is on this machine.
+        files_bytes: Size of all files of the model.
+        peak_device_bytes: Peak memory of the accelerator; 0 on CPU.
+        peak_host_bytes: Peak main memory.
         tokens: Visual tokens of one clip.
+        passes: Calls of the denoiser: one per step, two with guidance.
         seconds: Estimated time of all networks.
         time_class: The same in words.
         times: The same for each network.
-        timed_on, timed_why: The processor that times are for, and how that is known.
-        attention_kept: Share of attention's blocks that is computed; 1 where it is dense.
-        offload: Placement: `none` keeps all on the device, `module` one component at a time.
-        fits: Whether free memory suffices; None where it cannot be told.
+        timed_on: The processor that times are for.
+        timed_why: How that is known.
+        attention_kept: Share of attention's blocks that is computed; 1 if it is dense.
+        fits: Whether free memory suffices; None if unknown.
         why: The reason for the placement.
-        components: For `dit`, `text` and `vae` the bytes of ``Need``.
+        components: For `dit`, `text` and `vae`, the bytes of ``Need``.
         placements: Device bytes of each placement.
         quantize: Quantisation schemes asked for, by component.
-        advice: What to try where nothing fits; empty otherwise.
+        advice: What to try if nothing fits; empty otherwise.
         processes: How many share the work.
-        layout, layout_why: How they do, and the reason.
+        layout: How they share it.
+        layout_why: The reason for the layout.
         other_bytes: On accelerators, memory of each process but the first, whose memory the other figures are; on CPU
             they are of all processes together.
         missing: Files that are not on this machine, a line for each place they come from.
@@ -130,9 +137,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Several processes that make one clip together.
+    """Several processes that generate one clip together.
 
     Attributes:
+        layout: How they share the work.
         why: The reason for the layout.
         everyone: Names of the networks that all of them hold; the first process alone holds the others.
     """
@@ -152,7 +160,7 @@ class Priced:
     weights: dict[str, int] = field(default_factory=dict)
 
     def needs(self, quantize: Mapping[str, str]) -> dict[str, Need]:
-        """What each network takes with some of them quantised."""
+        """What each network needs with some of them quantised."""
         return {name: self._need(name, cost, quantize.get(name)) for name, cost in self.costs.items()}
 
     def _need(self, name: str, cost: Cost, scheme: str | None) -> Need:
@@ -173,19 +181,21 @@ def plan_resolved(
     memory: str | None = None,
     gpus: int | None = None,
 ) -> Plan:
-    """What a job needs that was already checked against its card.
+    """Plan a job that was already checked against its card; nothing is fetched or loaded.
 
     Args:
-        options: device, type, placement, attention, quantisation and layout; an ``offload`` that is None is chosen.
-        root: as in ``model.card.Source``.
-        memory: `12GB`: plan for a card of that size instead of this machine's.
-        gpus: so many processes, each on a card of its own; their layout is chosen where only their number is given.
+        job: The job.
+        options: Device, type, placement, attention, quantisation and layout; an ``offload`` of None is chosen.
+        root: As in ``model.card.Source``.
+        memory: `12GB`: plan for a GPU of that size instead of this machine's.
+        gpus: Number of processes, each on a GPU of its own; the layout is chosen if only their number is given.
 
     Returns:
-        The plan; nothing is fetched or loaded.
+        The plan.
 
     Raises:
-        RequestError, BackendError: as a generation would.
+        RequestError: A generation with these options would be refused.
+        BackendError: A device or attention backend is not available.
     """
     options = options or RunOptions()
     quantize, given_memory = parse(options.quantize), None if memory is None else parse_memory(memory)
@@ -229,7 +239,7 @@ def plan_resolved(
     peak_host = PROCESS_BYTES + 3 * shape.frames * shape.height * shape.width  # the frames, unless streamed
     if on_host:
         peak_host += need[chosen]
-    else:  # what is put away stays on the host; without that, each network passes through it once
+    else:  # offloaded networks stay on the host; otherwise each passes through it once
         weights = [one.weights for one in needs.values()]
         peak_host += max(weights) if chosen == "none" else sum(weights)
     return Plan(
@@ -270,8 +280,16 @@ def price(card: Card, job: Job, attention: str, width: int) -> Priced:
     """What each network of a card costs in a job.
 
     Args:
-        attention: as in ``RunOptions``.
-        width: bytes of a number of the compute type.
+        card: The model.
+        job: The job.
+        attention: As in ``RunOptions``.
+        width: Bytes of a number of the compute type.
+
+    Returns:
+        The costs.
+
+    Raises:
+        RequestError: The attention does not suit the card.
     """
     spec = attention_for(card, job.sampling, attention)
     load = Load(job.shape, job.latent, job.steps, _passes(job) > job.steps, width, spec)
@@ -301,8 +319,10 @@ def _first_frame(card: Card, shape: VideoShape) -> VideoShape:
 
 
 def _guess(card: Card, load: Load) -> Cost:
-    """Of a network whose part does not say: two operations for each parameter and place of the latent, and activations
-    of four copies of the clip in float32."""
+    """Cost of a network whose part does not say.
+
+    Two operations for each parameter and place of the latent, and activations of four copies of the clip in float32.
+    """
     places = load.latent.frames * load.latent.height * load.latent.width
     shape = load.shape
     work = shape.frames * shape.height * shape.width * 3 * 4 * 4
@@ -322,7 +342,7 @@ def _times(
     offload: str,
     group: Group | None,
 ) -> dict[str, float]:
-    """Seconds of each network: its operations, or the way of its weights to the device where that takes longer."""
+    """Seconds of each network: its operations, or the transfer of its weights to the device if that takes longer."""
     times = {}
     for name, cost in priced.costs.items():
         seconds = processor.seconds(cost.operations, priced.card.component(name).dtype or dtype)
@@ -342,18 +362,16 @@ def _group(job: Job, options: RunOptions, gpus: int | None) -> Group | None:
     """The processes that would share the work.
 
     Raises:
-        RequestError: for a number or a layout that does not fit.
+        RequestError: The number of processes or the layout does not fit.
     """
     parallel = options.parallel
     if parallel in (None, AUTO) and gpus is None:
         return None
-    if gpus is not None and (isinstance(gpus, bool) or not isinstance(gpus, int) or not 1 <= gpus <= PROCESSES):
-        raise RequestError(f"`{gpus}` GPUs cannot share a generation: use 1 to {PROCESSES:,}")
     card = job.card
     count = gpus
     if count is None:
         asked = parallel if isinstance(parallel, Layout) else read(parallel or AUTO)
-        # as `settle` reads it: shards alone bring the tokens along
+        # as `settle` reads it: shards alone also split the tokens
         count = asked.size * (asked.fsdp if asked.context == 1 else 1)
     demand = demand_of(job, attention_for(card, job.sampling, options.attention), clips=0)
     layout, why = settle(parallel, count, demand)
@@ -365,12 +383,12 @@ def _group(job: Job, options: RunOptions, gpus: int | None) -> Group | None:
 
 
 def _shared(priced: Priced, needs: Mapping[str, Need], layout: Layout) -> dict[str, Need]:
-    """The first process' needs, of those of a process alone. Cut widths leave the stream of activations whole."""
+    """The first process' needs, from those of a process alone; cut widths leave the residual stream whole."""
     dit, cost = needs["dit"], priced.costs["dit"]
     in_blocks, block = int(cost.in_blocks * dit.weights), int(cost.block * dit.weights)
     weights = dit.weights - in_blocks + in_blocks // layout.tp
     if layout.fsdp > 1:
-        # its shard of everything, and the whole of a block while it runs and of the next, which is on its way
+        # its shard of everything, plus the running block and the next, which is being fetched, as a whole
         weights = weights // layout.fsdp + 2 * block // layout.tp
     work, block_work = (bytes_ // layout.context for bytes_ in (dit.work, dit.block_work))
     return {**needs, "dit": Need(weights, min(weights, dit.blocks), work, block_work)}
@@ -402,7 +420,7 @@ def _placement(need: dict[str, int], room: int | None, asked: str | None, device
 
 
 def _advice(priced: Priced, chosen: str, room: int | None, quantize: Mapping[str, str]) -> str:
-    """The first step down that fits: a further placement, then int8 weights, then a smaller clip."""
+    """The first reduction that fits: another placement, then int8 weights, then a smaller clip."""
     for schemes in (dict(quantize), {"dit": "int8"}, {"dit": "int8", "text": "int8"}):
         need = _by_placement(priced.needs(schemes))
         for offload in OFFLOADS[OFFLOADS.index(chosen) :]:
@@ -413,7 +431,7 @@ def _advice(priced: Priced, chosen: str, room: int | None, quantize: Mapping[str
 
 
 def _advice_together(priced: Priced, needs: Mapping[str, Need], layout: Layout, room: int | None) -> str:
-    """Weights in shards, where that fits."""
+    """Sharded weights, if that fits."""
     sharded = replace(layout, fsdp=layout.context)
     if room is not None and _by_placement(_shared(priced, needs, sharded))["none"] <= room:
         return f'try `parallel="{sharded}"`'
@@ -421,7 +439,7 @@ def _advice_together(priced: Priced, needs: Mapping[str, Need], layout: Layout, 
 
 
 def _listed(parts: Sequence[FileSet]) -> Iterator[str]:
-    """A line for each set of files, each file in one of them only."""
+    """A line for each set of files, each file in only one of them."""
     seen: dict[str, set[str]] = {}
     for part in parts:
         before = seen.setdefault(part.repo, set())
@@ -433,12 +451,12 @@ def _listed(parts: Sequence[FileSet]) -> Iterator[str]:
 
 
 def _covers(entry: str, name: str) -> bool:
-    """Whether an entry of a list of files is a file, or a folder it lies in; `./` is all there is."""
+    """Whether an entry of a list of files is a file, or a folder it lies in; `./` is everything."""
     return entry in (name, "./") or (entry.endswith("/") and name.startswith(entry))
 
 
 def _loaded_bytes(card: Card, name: str, width: int) -> int:
-    """Size of a component's files once its numbers have the compute type, where it takes that."""
+    """Size of a component's files once its numbers have the compute type, if it takes that."""
     sizes = ((part.loaded or part_bytes(part), part.dtype) for part in card.component(name).parts)
     if card.part(name).stored_dtype:
         return sum(size for size, _ in sizes)

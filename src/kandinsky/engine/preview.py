@@ -1,7 +1,7 @@
-"""Small images of results that are still being sampled: latents through one linear map to colours.
+"""Small images of results that are still being sampled: latents mapped linearly to colours.
 
-A card says the map of its autoencoder (``LatentRGB``; `python -m kandinsky.bench.fit_preview` fits one). Without one
-the image is grey: the direction in which the latents differ most.
+A card holds the map of its autoencoder (``LatentRGB``; `python -m kandinsky.bench.fit_preview` fits one). Without one
+the image is grey: the direction in which the latents vary most.
 
 Legend: B batch; T H W C frames, rows, columns, channels of latents.
 """
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
     from kandinsky.model.card import LatentRGB
 
-SIDE = 256  # pixels of the longer side, about
+SIDE = 256  # pixels of the longer side, approximately
 
 
 class Preview(Tensor):
-    """Clean latents [B, T, H, W, C] expected at present: a tensor as any other, which can be looked at.
+    """Clean latents [B, T, H, W, C] as currently predicted: an ordinary tensor that can also be viewed.
 
-    ``image`` is of the first clip, ``images`` of all; they are computed when they are asked for.
+    ``image`` shows the first clip, ``images`` all of them; they are computed on request.
     """
 
     rgb: LatentRGB | None
-    # what is computed from it is a plain tensor
+    # results computed from it are plain tensors
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
     def of(cls, latents_BTHWC: Tensor, rgb: LatentRGB | None) -> Preview:
-        """These latents, with how colours follow from them."""
+        """These latents, with their linear map to colours."""
         made = latents_BTHWC.as_subclass(cls)
         made.rgb = rgb
         return made
@@ -51,7 +51,7 @@ class Preview(Tensor):
         return [draw(latents_THWC[len(latents_THWC) // 2], self.rgb) for latents_THWC in self.as_subclass(Tensor)]
 
 
-# (step from 1, total, the clean latents expected at present); returning False cancels, anything else goes on
+# (step from 1, total, the clean latents as currently predicted); returning False cancels, anything else continues
 OnStep = Callable[[int, int, Preview], bool | None]
 
 
@@ -71,14 +71,22 @@ def draw(latents_HWC: Tensor, rgb: LatentRGB | None) -> Image:
 
 
 def fit(latents_NC: Tensor, colours_N3: Tensor) -> tuple[list[list[float]], list[float]]:
-    """Weights `[C][3]` and bias `[3]` of the linear map that is nearest to sample colours, in least squares."""
+    """Fit the linear map from latents to colours in least squares.
+
+    Args:
+        latents_NC: Latent vectors.
+        colours_N3: Colour of each, 0 to 1.
+
+    Returns:
+        Weights `[C][3]` and bias `[3]`.
+    """
     given = torch.cat([latents_NC.double(), torch.ones(len(latents_NC), 1, dtype=torch.float64)], dim=1)
     solved = torch.linalg.lstsq(given, colours_N3.double()).solution
     return solved[:-1].tolist(), solved[-1].tolist()
 
 
 def _grey(latents_HWC: Tensor) -> Tensor:
-    """The first principal component, from dark to bright; its largest weight is positive, so that it does not flip."""
+    """The first principal component, from dark to bright; its largest weight is positive, for a stable sign."""
     flat = latents_HWC.flatten(0, 1)
     centred = flat - flat.mean(0)
     values, vectors = torch.linalg.eigh(centred.T @ centred)

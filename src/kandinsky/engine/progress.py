@@ -1,7 +1,7 @@
 """A progress bar for work that takes longer than a second: in a terminal on stderr, in a notebook below the cell.
 
-Calls of a pipeline show one where no ``on_step`` of their own is given. Off: ``kandinsky.progress(False)``, the
-environment variable ``KANDINSKY_PROGRESS=off``, or ``progress=False`` in a call. Where stderr is a file nothing shows.
+Calls of a pipeline show one unless ``on_step`` is given. To switch it off: ``kandinsky.progress(False)``, the
+environment variable ``KANDINSKY_PROGRESS=off``, or ``progress=False`` in a call. Nothing is shown if stderr is a file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from kandinsky.model.checks import checked
 from kandinsky.printing import shortened
 
-PATIENCE_S = 1.0  # what is done sooner needs no bar
+PATIENCE_S = 1.0  # faster work needs no bar
 VARIABLE = "KANDINSKY_PROGRESS"
 OFF = ("off", "0", "no", "false")
 Tell = Callable[[str, int, int], None]  # (what is done, how much of it, of how much)
@@ -28,10 +28,10 @@ def progress(on: bool | None) -> None:
     """Switch the progress bars of pipelines' calls on or off.
 
     Args:
-        on: None goes back to the environment variable ``KANDINSKY_PROGRESS``, and shows them where it says nothing.
+        on: None returns to the environment variable ``KANDINSKY_PROGRESS``, and shows them if it is not set.
 
     Raises:
-        RequestError: It is something else.
+        RequestError: ``on`` is neither a boolean nor None.
     """
     global _switched
     _switched = checked("on", on, bool | None)
@@ -47,14 +47,14 @@ def is_on(asked: bool | None = None) -> bool:
 
 @contextmanager
 def bar(title: str, *, shown: bool = True) -> Iterator[Tell | None]:
-    """A bar that appears once a second has passed.
+    """Show a bar once a second has passed.
 
     Args:
         title: What it is for.
         shown: False shows none.
 
     Yields:
-        What tells of progress; None where no bar is shown.
+        A function that reports progress; None if no bar is shown.
     """
     drawn = _drawn(title) if shown else None
     if drawn is None:
@@ -102,7 +102,7 @@ class _Terminal:
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
-        self._title = escape(shortened(title))  # a prompt is data, its brackets are no markup
+        self._title = escape(shortened(title))  # a prompt is data, its brackets are not markup
         self._task = self._bar.add_task(self._title, total=None)
 
     def start(self) -> None:
@@ -110,7 +110,7 @@ class _Terminal:
 
     def update(self, what: str, done: int, total: int) -> None:
         label = f"{self._title} {what}".strip()
-        # the end of a stage is drawn at once: the next one may begin before the bar's own turn
+        # the end of a stage is drawn at once: the next one may begin before the bar's next refresh
         self._bar.update(self._task, description=label, completed=done, total=total, refresh=done == total)
 
     def stop(self) -> None:

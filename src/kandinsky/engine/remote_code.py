@@ -1,4 +1,4 @@
-"""Program code that comes with a model's encoder runs only where that was allowed. No torch here."""
+"""Program code that comes with a model's encoder runs only if that was allowed. No torch here."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from kandinsky.model.card import Card
 
 
 def check_trust(card: Card, trusted: bool, *, only: Collection[str]) -> None:
-    """Refuse to run program code from a repository unless that was allowed. Raises: RequestError.
+    """Refuse to run program code from a repository unless that was allowed.
 
-    only: the networks that will be used.
+    Args:
+        card: The model.
+        trusted: Whether it was allowed.
+        only: Networks that will be used.
+
+    Raises:
+        RequestError: A network needs code from its repository, and that was not allowed.
     """
     if "text" in only and card.part("text").remote_code and not trusted:
         raise RequestError(

@@ -1,6 +1,6 @@
-"""A request held against a card: everything is checked and filled in before anything heavy is loaded.
+"""Requests validated against a card: everything is checked and filled in before anything heavy is loaded.
 
-Imports no torch, so that the command line refuses bad input at once.
+Imports no torch, so that the command line refuses wrong input at once.
 """
 
 from __future__ import annotations
@@ -42,24 +42,35 @@ SEED_LIMIT = 2**63  # torch generators take more, but not every format that stor
 
 
 class Extra(Protocol):
-    """What a job of some families is asked for beyond what every job is."""
+    """What jobs of some families carry beyond what every job has."""
 
     def settings(self, job: Job) -> dict[str, Any]:
-        """The values that decide the job's result, under the names a recipe uses."""
+        """The values that determine the job's result, under the names a recipe uses."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request with every blank filled in and every value legal for its card.
+    """A request with every field filled in and every value valid for its card.
 
-    shape:   frames, height, width in pixels.     latent: the same clip for the denoiser.
-    seconds: as asked for; ``shape.frames / fps`` is what the autoencoder's grid makes of it.
-    sampling: the card's values for this size.
-    conditions: what the result follows besides words.
-    cache:   the step cache, with its ratios.
-    extra:   what a family's own requests say further.
-    expand:  the prompt is to be written out at length; ``expanded_prompt`` is the text that came of it.
+    Attributes:
+        card: The model.
+        prompt: As given.
+        negative_prompt: As given, or the card's.
+        seconds: Duration as asked for; the actual one is ``shape.frames / fps``, on the autoencoder's grid.
+        fps: Frames per second.
+        shape: Frames, height, width in pixels.
+        latent: The same clip for the denoiser.
+        steps: Sampling steps.
+        guidance: Classifier-free guidance scale.
+        shift: Timestep shift.
+        seed: As given, or drawn.
+        sampling: The card's values for this size.
+        conditions: What the result follows besides text.
+        cache: The step cache, with its ratios.
+        expand: Whether the prompt is to be expanded.
+        expanded_prompt: The expanded text.
+        extra: Further values of a family's own requests.
     """
 
     card: Card
@@ -92,12 +103,12 @@ class Job:
         return next((data for data in given if isinstance(data, FittedImage)), None)
 
     @property
-    def film(self) -> InputVideo | Video | None:
+    def video(self) -> InputVideo | Video | None:
         """The input video that the request brings."""
         return next((one.data for one in self.conditions if not isinstance(one.data, FittedImage)), None)
 
     def settings(self) -> dict[str, Any]:
-        """The values that decide the result, under the names a recipe uses."""
+        """The values that determine the result, under the names a recipe uses."""
         return self.plain_settings() if self.extra is None else self.extra.settings(self)
 
     def plain_settings(self) -> dict[str, Any]:
@@ -127,20 +138,38 @@ def resolve(request: Request, card: Card, *, needs_image: bool = True) -> Job:
     """Check a request against its card and fill in the card's defaults; a missing seed is drawn.
 
     Args:
+        request: The request.
+        card: The model.
         needs_image: False accepts a request without the image its task needs, for plans.
 
-    Raises: RequestError with one line: what was given, what is allowed, what to do.
+    Returns:
+        The job.
+
+    Raises:
+        RequestError: A value is not allowed; the message says what was given, what is allowed and what to do.
     """
     return card.does.resolve()(request, card, needs_image)
 
 
 def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
-    """``resolve`` for models whose result is one clip or image, sampled as a whole."""
+    """Resolve a request for models whose result is one clip or image, sampled as a whole; see ``resolve``.
+
+    Args:
+        request: The request.
+        card: The model.
+        needs_image: False accepts a request without the image its task needs, for plans.
+
+    Returns:
+        The job.
+
+    Raises:
+        RequestError: A value is not allowed.
+    """
     refuse_foreign(request, card)
-    picture = _picture(request.image, card, needs_image)
-    mask = _mask(request, card, picture, needs_image)
-    prompt = checked_prompt(request.prompt, card, may_lack=picture is not None and card.prompt == "optional")
-    width, height, image = _size(request.width, request.height, picture, card)
+    given = _image(request.image, card, needs_image)
+    mask = _mask(request, card, given, needs_image)
+    prompt = checked_prompt(request.prompt, card, may_lack=given is not None and card.prompt == "optional")
+    width, height, image = _size(request.width, request.height, given, card)
     sampling = card.sampling_for(width, height)
     seconds = _seconds(request.seconds, card)
     steps = checked_steps(request.steps, card, sampling)
@@ -177,7 +206,11 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
 
 
 def latent_of(shape: VideoShape, card: Card) -> LatentShape:
-    """The latent of a clip. Raises: RequestError where the clip does not fall on the autoencoder's grid."""
+    """The latent of a clip.
+
+    Raises:
+        RequestError: The clip does not fit the autoencoder's grid.
+    """
     clip = card.clip
     return LatentShape.from_video(shape, temporal=clip.temporal, spatial=clip.spatial, channels=clip.channels)
 
@@ -189,7 +222,7 @@ def _conditions(card: Card, image: FittedImage | None, mask: Mask | None) -> tup
     return (Condition(kind, image, FIRST_FRAME if kind == "frames" else None, mask),)
 
 
-# What some tasks alone take, and how others say that they do not.
+# Fields that only some tasks accept, and how other tasks refuse them.
 FOREIGN = {
     **dict.fromkeys(
         ("fps", "motion", "image_guidance", "interpolation_guidance"), "makes no key frames and takes no {name}"
@@ -199,14 +232,27 @@ FOREIGN = {
 
 
 def refuse_foreign(request: Request, card: Card, own: Collection[str] = ()) -> None:
-    """Refuse what only models of other tasks take. Raises: RequestError."""
+    """Refuse values that only models of other tasks accept.
+
+    Args:
+        request: The request.
+        card: The model.
+        own: Fields that this model's task accepts.
+
+    Raises:
+        RequestError: Such a value was given.
+    """
     for name, words in FOREIGN.items():
         if name not in own and getattr(request, name) is not None:
             raise RequestError(f"`{card.id}` {words.format(name=name.replace('_', ' '))}: leave it out")
 
 
 def common(jobs: Sequence[Job]) -> Job:
-    """The first job, after a look that all others agree with it. Raises: RequestError where they do not."""
+    """The first job, after checking that all others agree with it.
+
+    Raises:
+        RequestError: There are no jobs, or they differ in more than prompt, negative prompt, seed and image.
+    """
     if not jobs:
         raise RequestError("a batch needs at least one request")
     first = jobs[0]
@@ -237,14 +283,21 @@ def frames_of(seconds: float, card: Card) -> int:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """`WIDTHxHEIGHT` as (width, height). Raises: RequestError."""
+    """Parse `WIDTHxHEIGHT`.
+
+    Returns:
+        (width, height).
+
+    Raises:
+        RequestError: The text has another form.
+    """
     found = _SIZE.fullmatch(checked("size", text, str))
     if found is None:
         raise RequestError(f"size `{shown(text)}` is not of the form WIDTHxHEIGHT, such as `512x512`")
     return int(found[1]), int(found[2])
 
 
-def _picture(image: object, card: Card, needs_image: bool) -> InputImage | None:
+def _image(image: object, card: Card, needs_image: bool) -> InputImage | None:
     task = card.does
     if image is None:
         if task.image == "required" and needs_image:
@@ -259,7 +312,7 @@ def _picture(image: object, card: Card, needs_image: bool) -> InputImage | None:
     return open_image(image)
 
 
-def _mask(request: Request, card: Card, picture: InputImage | None, needs_image: bool) -> Mask | None:
+def _mask(request: Request, card: Card, image: InputImage | None, needs_image: bool) -> Mask | None:
     if not card.does.mask:
         for name in ("mask", "mask_grow"):
             if getattr(request, name) is not None:
@@ -269,17 +322,21 @@ def _mask(request: Request, card: Card, picture: InputImage | None, needs_image:
                     hint="`kandinsky models` lists them all",
                 )
         return None
-    if picture is None:  # of a plan alone
+    if image is None:  # only for a plan
         return None
     if request.mask is None:
         raise RequestError(
             f"`{card.id}` repaints a part of an image, and no mask says which: give `mask=…`, white where to repaint"
         )
-    return open_mask(request.mask, picture, grow=0 if request.mask_grow is None else request.mask_grow)
+    return open_mask(request.mask, image, grow=0 if request.mask_grow is None else request.mask_grow)
 
 
 def _check_seen(mask: Mask, image: FittedImage, spatial: int) -> None:
-    """Raises: RequestError where nothing of the mask is left in the latent, which sees one pixel of each square."""
+    """Refuse a mask of which nothing is left in the latent, which sees one pixel of each square.
+
+    Raises:
+        RequestError: Nothing of the mask is left.
+    """
     if not mask.fitted(image)[::spatial, ::spatial].any():
         raise RequestError(
             f"the mask marks too little of the {image.used} that are used: nothing of it is left in squares of "
@@ -287,31 +344,51 @@ def _check_seen(mask: Mask, image: FittedImage, spatial: int) -> None:
         )
 
 
-def checked_prompt(prompt: object, card: Card, *, may_lack: bool) -> str:
-    """A request's prompt. Raises: RequestError for one that is no text, or empty where it may not be."""
-    if not isinstance(prompt, str):
-        raise RequestError(f"prompt must be text, not `{type(prompt).__name__}`")
+def checked_prompt(prompt: str, card: Card, *, may_lack: bool) -> str:
+    """Check a request's prompt.
+
+    Args:
+        prompt: What was given.
+        card: The model.
+        may_lack: Whether it may be empty.
+
+    Returns:
+        The prompt.
+
+    Raises:
+        RequestError: It is not text, or is empty although it may not be.
+    """
     if not prompt.strip() and not may_lack:
         makes = card.does.makes
         raise RequestError(f"the prompt is empty: say what the {makes} should show, such as `a panda waves`")
     return prompt
 
 
-def checked_guidance(guidance: float | None, negative: object, sampling: Sampling) -> tuple[float, str]:
-    """Weight of the prompt and the negative prompt, the card's where none is given. Raises: RequestError."""
+def checked_guidance(guidance: float | None, negative: str | None, sampling: Sampling) -> tuple[float, str]:
+    """The guidance scale and the negative prompt, the card's if none is given.
+
+    Args:
+        guidance: What was given.
+        negative: The negative prompt that was given.
+        sampling: The card's values.
+
+    Returns:
+        Both.
+
+    Raises:
+        RequestError: The scale is out of range, or the negative prompt is not text.
+    """
     value = checked_weight("guidance", guidance, sampling.guidance, sampling)
     negative = sampling.negative_prompt if negative is None else negative
-    if not isinstance(negative, str):
-        raise RequestError(f"negative prompt must be text, not `{type(negative).__name__}`")
     if value == 1 and negative != sampling.negative_prompt and negative.strip():
         log.warning("the negative prompt has no effect at guidance 1: no second pass runs")
     return value, negative
 
 
 def _expands(request: Request, card: Card) -> bool:
-    """Whether the prompt is still to be written out."""
+    """Whether the prompt is still to be expanded."""
     if request.expanded_prompt is not None:
-        if not isinstance(request.expanded_prompt, str) or not request.expanded_prompt.strip():
+        if not request.expanded_prompt.strip():
             raise RequestError("the expanded prompt is empty: leave it out, or ask for `expand`")
         return False
     if request.expand:
@@ -329,37 +406,37 @@ def _expands(request: Request, card: Card) -> bool:
 
 
 def _size(
-    width: int | None, height: int | None, picture: InputImage | None, card: Card
+    width: int | None, height: int | None, image: InputImage | None, card: Card
 ) -> tuple[int, int, FittedImage | None]:
-    """Width, height, and the picture at that size. A picture decides where nothing else does."""
+    """Width, height, and the image at that size; an image decides if nothing else does."""
     is_given = width is not None or height is not None
-    if picture is None:
+    if image is None:
         size = _legal_size(width, height, card) if is_given else parse_size(card.clip.default_size)
         return *size, None
-    own = _fitted(picture, card)
+    own = _fitted(image, card)
     if not is_given or (width, height) == (own.width, own.height):
         return own.width, own.height, own
     size = _legal_size(width, height, card)
-    return *size, FittedImage(picture, *size, how="cover")
+    return *size, FittedImage(image, *size, how="cover")
 
 
-def _fitted(picture: InputImage, card: Card) -> FittedImage:
-    """The picture at the size it has by the card's rule.
+def _fitted(image: InputImage, card: Card) -> FittedImage:
+    """The image at the size it gets by the card's rule.
 
     Source: kandinskylab/kandinsky-5, kandinsky/i2v_pipeline.py (area), kandinsky/i2i_pipeline.py (list);
-            ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py (within).
+        ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py (within).
     """
     if card.clip.fit == "list":
-        size = nearest_shape(*picture.size, [parse_size(size) for size in card.clip.sizes])
-        return FittedImage(picture, *size, how="cover")
+        size = nearest_shape(*image.size, [parse_size(size) for size in card.clip.sizes])
+        return FittedImage(image, *size, how="cover")
     group = card.classes[card.class_for(*parse_size(card.clip.default_size)) or ""]
     if card.clip.fit == "within":
-        return FittedImage(picture, *size_within(*picture.size, area=group.area, multiple=group.multiple), how="shrink")
-    width, height = area_size(*picture.size, area=group.area, multiple=group.multiple)
+        return FittedImage(image, *size_within(*image.size, area=group.area, multiple=group.multiple), how="shrink")
+    width, height = area_size(*image.size, area=group.area, multiple=group.multiple)
     most = LONGEST_SIDE // group.multiple * group.multiple
-    if max(width, height) > most:  # only of pictures about ten times as long as wide
-        return FittedImage(picture, min(width, most), min(height, most), how="cover")
-    return FittedImage(picture, width, height, how="stretch")
+    if max(width, height) > most:  # only for images about ten times as long as wide
+        return FittedImage(image, min(width, most), min(height, most), how="cover")
+    return FittedImage(image, width, height, how="stretch")
 
 
 def _legal_size(width: int | None, height: int | None, card: Card) -> tuple[int, int]:
@@ -370,14 +447,14 @@ def _legal_size(width: int | None, height: int | None, card: Card) -> tuple[int,
             f"`{card.id}` supports {allowed}"
         )
     if f"{width}x{height}" in card.clip.sizes:
-        return int(width), int(height)
-    if (unit := card.clip.multiple) and all(_is_multiple(side, unit) for side in (width, height)):
-        return int(width), int(height)
-    if unit:
+        return width, height
+    if unit := card.clip.multiple:
+        if all(0 < side <= LONGEST_SIDE and side % unit == 0 for side in (width, height)):
+            return width, height
         allowed = f"multiples of {unit} up to {LONGEST_SIDE}, such as {allowed}"
     hint = None
-    if all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (width, height)):
-        # Nearest in shape and area alike: distance of the logarithms, so that twice as wide counts as half as wide.
+    if min(width, height) > 0:
+        # Nearest in shape and area alike: distance of logarithms, so that twice as wide counts as much as half as wide.
         def distance(size: str) -> float:
             w, h = parse_size(size)
             return abs(math.log(w / width)) + abs(math.log(h / height))
@@ -386,10 +463,6 @@ def _legal_size(width: int | None, height: int | None, card: Card) -> tuple[int,
     raise RequestError(
         f"size `{shown(width)}x{shown(height)}` is not supported by `{card.id}`: use {allowed}", hint=hint
     )
-
-
-def _is_multiple(side: object, unit: int) -> bool:
-    return isinstance(side, int) and not isinstance(side, bool) and 0 < side <= LONGEST_SIDE and side % unit == 0
 
 
 def _seconds(seconds: float | None, card: Card) -> float:
@@ -411,10 +484,14 @@ def _seconds(seconds: float | None, card: Card) -> float:
 
 
 def checked_steps(steps: int | None, card: Card, sampling: Sampling) -> int:
-    """Steps of the sampler, the card's where none are given. Raises: RequestError."""
+    """Number of sampling steps, the card's if none is given.
+
+    Raises:
+        RequestError: It is not an integer from 1 to the card's ``max_steps``.
+    """
     if steps is None:
         return sampling.steps
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= sampling.max_steps:
+    if not 1 <= steps <= sampling.max_steps:
         raise RequestError(
             f"steps `{shown(steps)}` are not supported by `{card.id}`: "
             f"use a whole number from 1 to {sampling.max_steps}, the default is {sampling.steps}"
@@ -423,11 +500,15 @@ def checked_steps(steps: int | None, card: Card, sampling: Sampling) -> int:
 
 
 def checked_seed(seed: int | None) -> int:
-    """The seed, drawn where none is given. Raises: RequestError."""
+    """The seed, drawn if none is given.
+
+    Raises:
+        RequestError: It is not an integer from 0 to 2^63 - 1.
+    """
     if seed is None:
         # Short enough to be read out and typed again.
         return secrets.randbelow(2**32)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEED_LIMIT:
+    if not 0 <= seed < SEED_LIMIT:
         raise RequestError(f"seed `{shown(seed)}` must be a whole number from 0 to 2^63 - 1")
     return seed
 
@@ -435,15 +516,18 @@ def checked_seed(seed: int | None) -> int:
 def checked_number(
     name: str, value: float | None, default: float, *, least: float = -math.inf, most: float = math.inf, note: str = ""
 ) -> float:
-    """A number within bounds, the default where none is given.
+    """A number within bounds, the default if none is given.
 
     Args:
         name: What a message calls it.
         value: What was given.
         default: The card's.
-        least: The smallest that is allowed.
-        most: The largest.
+        least: The smallest allowed.
+        most: The largest allowed.
         note: What a message says besides the bounds.
+
+    Returns:
+        The number.
 
     Raises:
         RequestError: It is out of bounds.
@@ -457,7 +541,20 @@ def checked_number(
 
 
 def checked_weight(name: str, value: float | None, default: float, sampling: Sampling) -> float:
-    """A guidance scale, the default where none is given. Raises: RequestError."""
+    """A guidance scale, the default if none is given.
+
+    Args:
+        name: What a message calls it.
+        value: What was given.
+        default: The card's.
+        sampling: The card's values, which hold the largest scale allowed.
+
+    Returns:
+        The scale.
+
+    Raises:
+        RequestError: It is out of bounds.
+    """
     return checked_number(name, value, default, least=0, most=sampling.max_guidance, note="1 disables it")
 
 

@@ -1,9 +1,9 @@
-"""The stages that lead from jobs to results: condition, encode, sample, decode. Each is public and typed on both sides.
+"""The stages that lead from jobs to results: condition, encode, sample, decode. Each is public and fully typed.
 
 A stage is called with the context and what was made so far; it yields events and returns what it has added. A family
-whose models work otherwise has a list of stages of its own (``Task.stages``).
+whose models work differently has a list of stages of its own (``Task.stages``).
 
-Legend: B batch; T H W C frames, rows, columns, channels (of latents or pixels, as said); N draws of noise.
+Legend: B batch; T H W C frames, rows, columns, channels (of latents or pixels, as stated); N draws of noise.
 """
 
 from __future__ import annotations
@@ -55,13 +55,18 @@ X = TypeVar("X", bound=Tensor | Mapping[str, Tensor])
 
 @dataclass(frozen=True)
 class Made:
-    """What a batch of jobs has come to so far; each stage fills in some of it.
+    """The state of a batch of jobs so far; each stage fills in part of it.
 
-    keep:    a file for the latent of each job, written before it is decoded.
-    unused:  of each job, the words of its prompt that the text encoder does not use, where it can tell.
-    text, negative: embeddings of the prompts, and of what guidance holds them against.
-    known:   what is known of the results.   latents: the finished state.   recipes: one for each job.
-    at_once: parts of a job that go through a network together, where it is made in parts.
+    Attributes:
+        jobs: The jobs.
+        keep: A file for the latent of each job, written before it is decoded.
+        unused: For each job, the words of its prompt that the text encoder does not use, if it can tell.
+        text: Embeddings of the prompts.
+        negative: Embeddings for the unconditional pass of guidance.
+        known: What is known of the results.
+        latents: The finished state.
+        recipes: One per job.
+        at_once: Parts of a job that go through a network together, for jobs made in parts.
     """
 
     jobs: tuple[Job, ...]
@@ -79,7 +84,7 @@ Running = Generator[Event, None, Made]
 
 
 class Stage(Protocol):
-    """One step of the way. ``needs``: networks it uses, for placement and plans."""
+    """One stage; ``needs`` lists the networks it uses, for placement and plans."""
 
     @property
     def needs(self) -> tuple[str, ...]: ...
@@ -88,7 +93,7 @@ class Stage(Protocol):
 
 
 class Finish(Protocol):
-    """The last step of the way: results whose frames are decoded as they are taken."""
+    """The last stage: results whose frames are decoded as they are consumed."""
 
     @property
     def needs(self) -> tuple[str, ...]: ...
@@ -117,13 +122,23 @@ def known_of(context: Context, jobs: Sequence[Job]) -> Known:
 
     Latents are the mode of the autoencoder's posterior: the official code takes an unseeded sample of it, so that there
     a seed does not repeat a result.
+
+    Args:
+        context: The model.
+        jobs: The jobs.
+
+    Returns:
+        The known latents.
+
+    Raises:
+        RequestError: The jobs do not agree with each other.
     """
     first = common(jobs)
     known = Known()
     for place, condition in enumerate(first.conditions):
         given = [job.conditions[place] for job in jobs]
         images = [(one.data, one.mask) for one in given if isinstance(one.data, FittedImage)]
-        if not images:  # an input video is shown to an encoder by a stage of its own
+        if not images:  # an input video is encoded by a stage of its own
             continue
         pixels = [to_pixels(image.pixels()) for image, _ in images]
         masks = [None if mask is None else mask.fitted(image) for image, mask in images]
@@ -148,7 +163,7 @@ def known_of(context: Context, jobs: Sequence[Job]) -> Known:
 
 
 def with_frames(known: Known, track: str, latents_BTHWC: Tensor, start: int, frames: int) -> Known:
-    """``known`` with clean latents from frame ``start`` of a latent of so many frames on."""
+    """``known`` with clean latents set from frame ``start`` on, in a latent of ``frames`` frames."""
     B, T, H, W, C = latents_BTHWC.shape
     clean = known.clean.get(track, latents_BTHWC.new_zeros(B, frames, H, W, C)).clone()
     mask = known.mask.get(track, torch.zeros(B, frames, 1, 1, 1, dtype=torch.bool)).clone()
@@ -160,15 +175,19 @@ def with_frames(known: Known, track: str, latents_BTHWC: Tensor, start: int, fra
 def encode_image(
     encode: Callable[[Tensor], Tensor], pixels_BTHWC: Tensor, repaint_HW: np.ndarray | None = None
 ) -> Tensor:
-    """Latents of an image; of one with a mask, a channel that says what is kept, and the latents of what is kept.
+    """Encode an image; with a mask, also a channel that marks what is kept, and the latents of what is kept.
+
+    Quirk: any weight above 0 hides a pixel (it is replaced with grey), and of each square of pixels that share a latent
+    the first one's weight counts.
+    Source: ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py.
 
     Args:
-        encode: pixels in [-1, 1] to latents.
-        repaint_HW: weights, 1 = to be made anew.
+        encode: Pixels in [-1, 1] to latents.
+        pixels_BTHWC: The image.
+        repaint_HW: Weights of the inpainting mask, 1 = to be generated anew.
 
-    Quirk:  any weight above 0 hides a pixel (grey stands in its place), and of each square of pixels that share a
-            latent the first one's weight counts.
-    Source: ai-forever/Kandinsky-3@a4c9e92, inpainting_pipeline.py.
+    Returns:
+        The latents, with the further channels after them.
     """
     if repaint_HW is None:
         return encode(pixels_BTHWC)
@@ -184,7 +203,7 @@ def encode_image(
 
 @dataclass(frozen=True, slots=True)
 class Encode:
-    """Writes prompts out at length where that is asked for, and makes their embeddings."""
+    """Expands prompts if asked for, and computes their embeddings."""
 
     needs: tuple[str, ...] = ("text",)
 
@@ -192,7 +211,7 @@ class Encode:
         yield Phase("encode")
         with ExitStack() as held:
             if any(job.expand for job in made.jobs) and context.team.is_first:
-                held.enter_context(context.placement.hold("text"))  # one visit for writing and reading
+                held.enter_context(context.placement.hold("text"))  # the encoder is held for expanding and encoding
             jobs = expand(context, made.jobs)
             text, negative = encode(context, jobs)
             unused = unused_words(context, jobs)
@@ -200,7 +219,7 @@ class Encode:
 
 
 def expand(context: Context, jobs: Sequence[Job]) -> list[Job]:
-    """The jobs with their prompts written out at length, those that ask for it; each with its own seed."""
+    """The jobs with their prompts expanded, for those that ask for it; each with its own seed."""
     if not any(one.expand and one.expanded_prompt is None for one in jobs):
         return list(jobs)
     made: Sequence[Job] = jobs
@@ -221,9 +240,16 @@ def _expanded(context: Context, job: Job) -> Job:
 
 
 def encode(context: Context, jobs: Sequence[Job]) -> tuple[TextEmbeddings, TextEmbeddings | None]:
-    """Embeddings of the prompts, and of the negative prompts where guidance is on.
+    """Embeddings of the prompts, and of the negative prompts if guidance is on.
 
-    Prompts are encoded one by one, so that an embedding is the same in any batch; from the store where it has them.
+    Prompts are encoded one by one, so that an embedding is the same in any batch; stored embeddings are reused.
+
+    Args:
+        context: The model.
+        jobs: The jobs.
+
+    Returns:
+        Both; None for the second without guidance.
     """
     made = context.team.once(lambda: tensors_of(*_encoded(context, jobs)))
     return states_of(made[:3]), states_of(made[3:]) if made[3] is not None else None
@@ -259,7 +285,7 @@ def _encode_with_images(encoder: TextEncoder, prompts: list[str], images: list[I
 
 
 def unused_words(context: Context, jobs: Sequence[Job]) -> tuple[tuple[str, ...], ...]:
-    """Of each job, the words of its prompt that the text encoder does not use; empty where it cannot tell."""
+    """For each job, the words of its prompt that the text encoder does not use; empty if it cannot tell."""
     if not context.part("text").tells_unused:
         return ()
     found: list[tuple[str, ...]] = []
@@ -280,7 +306,7 @@ def tensors_of(*states: TextEmbeddings | None) -> list[Tensor | None]:
 
 
 def states_of(tensors: Sequence[Tensor | None]) -> TextEmbeddings:
-    """The inverse of ``tensors_of``, of one."""
+    """The inverse of ``tensors_of`` for one."""
     tokens_BLC, pooled_BC, mask_BL = tensors
     assert tokens_BLC is not None and pooled_BC is not None
     return TextEmbeddings(tokens_BLC, pooled_BC, mask_BL)
@@ -291,7 +317,7 @@ def states_of(tensors: Sequence[Tensor | None]) -> TextEmbeddings:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Draws noise, walks from it to latents, and keeps them on disk where that is asked for."""
+    """Draws noise, denoises it to latents, and keeps them on disk if asked for."""
 
     needs: tuple[str, ...] = ("dit",)
 
@@ -323,7 +349,11 @@ class Sample:
 
 
 def keep(context: Context, made: Made) -> Made:
-    """Write the latents to the files that were asked for; gives back what it got."""
+    """Write the latents to the files that were asked for; returns its input.
+
+    Raises:
+        RequestError: A file cannot be written.
+    """
     for path, recipe, latent in zip(made.keep, made.recipes, made.latents[VIDEO], strict=True) if made.keep else ():
         if path is not None and context.team.is_first:
             write_latent(path, latent, recipe)
@@ -331,19 +361,27 @@ def keep(context: Context, made: Made) -> Made:
 
 
 def start_cache(job: Job) -> StepCache | None:
-    """A fresh step cache for one ``denoise``, where the job names one."""
+    """A fresh step cache for one ``denoise``, if the job names one."""
     return step_cache.start(job.cache, steps=job.steps)
 
 
 def noise(context: Context, jobs: Sequence[Job]) -> Tensor:
-    """Noise [B, T, H, W, C] to start from, float32, one generator a sample."""
+    """Initial noise [B, T, H, W, C], float32, one generator per sample.
+
+    Raises:
+        RequestError: The jobs do not agree with each other.
+    """
     first = common(jobs)
     rules = sampler(first.sampling.sampler)
     return rules.start(_draws(context, jobs), rules.times(first.steps, first.shift))
 
 
 def fresh_noise(context: Context, jobs: Sequence[Job]) -> Tensor | None:
-    """What samplers that add noise anew draw after the start, [N, B, T, H, W, C]; None for the others."""
+    """What samplers that add noise at each step draw after the start, [N, B, T, H, W, C]; None for the others.
+
+    Raises:
+        RequestError: The jobs do not agree with each other.
+    """
     rules = sampler(common(jobs).sampling.sampler)
     return _draws(context, jobs)[rules.unused + 1 :] if rules.fresh else None
 
@@ -367,16 +405,29 @@ def denoise(
     cache: Branches | None = None,
     kept: KeptBlocks | None = None,
 ) -> Generator[Step, None, State]:
-    """Walk from noise, text embeddings and what is known to latents, float32.
+    """Denoise to latents, float32, under text embeddings and what is known.
 
     Args:
-        state: noise by track.
-        job: gives steps, shift, guidance and the card's values.
-        fresh: of ``fresh_noise``.
-        cache: of ``start_cache``; by default a new one.
-        kept: told what block-sparse attention keeps.
+        context: The model.
+        state: Noise by track.
+        text: Embeddings of the prompts.
+        negative: Embeddings for the unconditional pass; None without guidance.
+        job: Provides steps, shift, guidance and the card's values.
+        known: What is known of the results.
+        fresh: Result of ``fresh_noise``.
+        cache: Result of ``start_cache``; a new one by default.
+        kept: Records what block-sparse attention keeps.
 
-    Raises: Cancelled where another process was told to stop; RequestError where a sampler lacks its fresh noise.
+    Yields:
+        Sampling steps.
+
+    Returns:
+        Latents by track.
+
+    Raises:
+        Cancelled: ``context.cancelling`` was set, or another process was told to stop.
+        RequestError: A sampler lacks its fresh noise, or LoRAs are loaded and the weights are cut.
+        NotFinite: Numbers overflowed; the message names the step.
     """
     team, device, sampling = context.team, context.placement.device("dit"), job.sampling
     state = each(lambda x: x.to(device, context.precision.islands), state)
@@ -430,15 +481,23 @@ def denoise(
 def watched(
     context: Context, walk: Generator[Progress[State], None, State], *, done: int = 0, total: int | None = None
 ) -> Generator[Step, None, State]:
-    """A sampling loop as events. Every process goes on, or stops, as the first one's caller says.
+    """A sampling loop as events; every process continues or stops as the first one's caller says.
 
     Args:
-        done: steps of earlier loops of the batch.
-        total: of all of them; by default this one's.
+        context: The model.
+        walk: The loop.
+        done: Steps of earlier loops of the batch.
+        total: Steps of all of them; this loop's by default.
+
+    Yields:
+        Sampling steps.
+
+    Returns:
+        What the loop returns.
 
     Raises:
         Cancelled: ``context.cancelling`` was set, or another process was told to stop.
-        NotFinite: Numbers ran out of range; the message names the step.
+        NotFinite: Numbers overflowed; the message names the step.
     """
     finite: list[Tensor] = []
     while True:
@@ -449,7 +508,7 @@ def watched(
             latents: State = end.value
             return latents
         finite.append(progress.finite)
-        if context.team.size == 1 and len(finite) > 2 and not finite[-3]:  # a device that works ahead need not wait
+        if context.team.size == 1 and len(finite) > 2 and not finite[-3]:  # a device with queued work need not wait
             _check_finite(context, finite, done)
         try:
             yield Step(done + progress.step, total or progress.total, progress.clean, context.card.preview)
@@ -461,7 +520,11 @@ def watched(
 
 
 def _check_finite(context: Context, finite: Sequence[Tensor], done: int) -> None:
-    """Refuse latents that are not finite on any process. Raises: NotFinite naming the first step they were not."""
+    """Refuse latents that are not finite on any process.
+
+    Raises:
+        NotFinite: They are not; the message names the first such step.
+    """
     own = (~torch.stack(list(finite))).nonzero().flatten().tolist() if finite else []
     if steps := [step for step in context.team.gather(own[0] + 1 if own else None) if step is not None]:
         raise NotFinite(
@@ -479,7 +542,7 @@ def _own_states(states: TextEmbeddings, clips: int, own: Callable[[Tensor], Tens
 
 
 def _kept_shares(context: Context, kept: KeptBlocks, first: Job, clips: int) -> list[float | None]:
-    """Of each clip, the share of blocks that block-sparse attention computed, over all processes."""
+    """For each clip, the share of blocks that block-sparse attention computed, over all processes."""
     own = context.team.own_clips(torch.empty(clips, 0))
     heads = demand_of(first, context.attention_of(first)).heads
     return context.team.all_shares([kept.mean(i) for i in range(len(own))], heads)
@@ -490,7 +553,7 @@ def _kept_shares(context: Context, kept: KeptBlocks, first: Job, clips: int) -> 
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Turns latents into clips, decoded as their pieces are taken, so that none need ever lie in memory whole."""
+    """Turns latents into clips, decoded as their pieces are consumed, so that no clip has to fit in memory whole."""
 
     needs: tuple[str, ...] = ("vae",)
 
@@ -499,7 +562,7 @@ class Decode:
 
 
 def streams(context: Context, latents_BTHWC: Tensor, recipes: Sequence[Mapping[str, Any]]) -> list[VideoStream]:
-    """Clips of these latents and recipes, not decoded yet; by several processes, which decode together, they are."""
+    """Clips of these latents and recipes, decoded as they are consumed; several processes decode them right away."""
     if context.team.size > 1:
         clips = [iter([clip]) for clip in decode_together(context, latents_BTHWC)]
     else:
@@ -521,7 +584,7 @@ def decode(context: Context, latents_BTHWC: Tensor) -> np.ndarray:
 
 
 def decode_together(context: Context, latents_BTHWC: Tensor) -> np.ndarray:
-    """Clips in turn by all processes; a single one by all where its autoencoder allows, else by the first."""
+    """Decode clips in turn on all processes; a single one on all if its autoencoder allows it, else on the first."""
     is_shared = len(latents_BTHWC) == 1 and context.part("vae").decodes_together
 
     def frames(latents_THWC: Tensor) -> Tensor:
@@ -537,7 +600,11 @@ def decode_together(context: Context, latents_BTHWC: Tensor) -> np.ndarray:
 def decode_pieces(context: Context, latents_THWC: Tensor) -> Iterator[np.ndarray]:
     """Frames of one clip, [t, H, W, 3] uint8, piece by piece as the autoencoder finishes them.
 
-    Quirk: (x + 1)·127.5 is cut, not rounded, as in the official code.
+    Quirk: (x + 1)·127.5 is truncated, not rounded, as in the official code.
+
+    Raises:
+        Cancelled: ``context.cancelling`` was set.
+        NotFinite: The autoencoder's output is not finite.
     """
     latents_THWC = latents_THWC.to(context.placement.device("vae"))
     done = 0
@@ -556,16 +623,21 @@ def decode_pieces(context: Context, latents_THWC: Tensor) -> Iterator[np.ndarray
 
 
 def check_cancelled(context: Context, when: str) -> None:
-    """Stop where another thread asked for it; several processes go on, since the others would wait for this one.
+    """Stop if another thread asked for it; several processes continue, since the others would wait for this one.
 
-    Raises: Cancelled.
+    Raises:
+        Cancelled: ``context.cancelling`` was set.
     """
     if context.team.size == 1 and context.cancelling.is_set():
         raise Cancelled(f"cancelled {when}")
 
 
 def check_pixels(context: Context, pixels: Tensor, where: str) -> None:
-    """Refuse what an autoencoder made of finite latents and is not finite. Raises: NotFinite."""
+    """Refuse pixels that are not finite although the latents were.
+
+    Raises:
+        NotFinite: They are not finite.
+    """
     if not torch.isfinite(pixels).all():
         raise NotFinite(
             f"decoded values are not finite {where}: numbers ran out of the range of `{context.precision.name}`",
@@ -574,7 +646,7 @@ def check_pixels(context: Context, pixels: Tensor, where: str) -> None:
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
-    """Pixels in [-1, 1] (others are clamped) to uint8, cutting the fraction."""
+    """Pixels in [-1, 1] (others are clamped) to uint8, truncating."""
     return ((pixels.float().clamp(-1.0, 1.0) + 1.0) * 127.5).to(torch.uint8)
 
 
@@ -584,7 +656,11 @@ def to_pixels(image: Image) -> Tensor:
 
 
 def check(context: Context, jobs: Sequence[Job]) -> None:
-    """Refuse what cannot run on these processes, before anything is loaded. Raises: RequestError."""
+    """Refuse what cannot run on these processes, before anything is loaded.
+
+    Raises:
+        RequestError: There are no jobs, or the layout does not suit them.
+    """
     if not jobs:
         raise RequestError("a batch needs at least one request")
     check_fits(context.team.layout, jobs[0], context.attention_of(jobs[0]), len(jobs))

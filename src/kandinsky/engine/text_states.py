@@ -1,4 +1,4 @@
-"""Text states that may lie on disk: opens a model's store by the rule of ``text/store.py``, and asks it first."""
+"""Text embeddings that may lie on disk: opens a model's store by the rule of ``text/store.py``, and tries it first."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from kandinsky.media.recipe import versions
 from kandinsky.model.card import Component
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.runtime.placement import Placement
+from kandinsky.text.protocol import ContrastingTextEncoder, TextEncoder
 from kandinsky.text.store import WORTH_IT, TextStore, cache_folder, encode_each, fingerprint
 from kandinsky.weights.read import weight_files
 
-WORDS = (".json", ".txt", ".model")  # what tokenizers and configurations are made of
+WORDS = (".json", ".txt", ".model")  # endings of tokenizer and configuration files
 
 
 def open_store(
@@ -26,11 +27,20 @@ def open_store(
     settings: Mapping[str, Any],
     text_cache: bool | str | Path | None,
 ) -> TextStore | None:
-    """The store of a text encoder, or None where its states are not kept.
+    """Open the store of a text encoder.
 
-    Args:   component: of the card.   files: where its parts lie.   weights: those of them that hold tensors.
-            settings: what else decides the numbers, such as the compute type.
-            text_cache: a folder, True, False, or None for the rule of ``text/store.py``.
+    Args:
+        component: The encoder's entry in the card.
+        files: Where its parts lie.
+        weights: Those of them that hold tensors.
+        settings: What else determines the numbers, such as the compute type.
+        text_cache: A folder, True, False, or None for the rule of ``text/store.py``.
+
+    Returns:
+        The store; None if embeddings are not kept.
+
+    Raises:
+        WeightsError: A file of the encoder is missing.
     """
     if isinstance(text_cache, str | Path):
         folder: Path | None = Path(text_cache).expanduser()
@@ -48,13 +58,13 @@ def open_store(
 
 
 class Asked:
-    """A text encoder, for the length of a `with` block: read when a state is not in the store, and then held."""
+    """A text encoder for the duration of a `with` block: read when an embedding is not in the store, and then held."""
 
     def __init__(self, placement: Placement, store: TextStore | None) -> None:
         self._placement = placement
         self._store = store
         self._held = ExitStack()
-        self._encoder: Any = None
+        self._encoder: TextEncoder | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -64,38 +74,47 @@ class Asked:
         self._held.__exit__(*failure)
 
     def states(
-        self, prompt: str, *, way: str = "", ask: Callable[[Any, str], TextEmbeddings] | None = None
+        self, prompt: str, *, way: str = "", ask: Callable[[TextEncoder, str], TextEmbeddings] | None = None
     ) -> TextEmbeddings:
-        """States of one prompt.
+        """Embeddings of one prompt.
 
-        Args: ask: how the encoder is asked, unless plainly; ``way`` names it, as other states of the same prompt.
+        Args:
+            prompt: The prompt.
+            way: Name of the way in which it is encoded, since each gives other embeddings of the same prompt.
+            ask: Calls the encoder; None for its plain call.
+
+        Returns:
+            The embeddings.
         """
         store = self._store if self._store is None or not way else self._store.beside(way)
         return encode_each([prompt], still=False, encoder=lambda: nullcontext(_Way(self._hold(), ask)), store=store)[0]
 
     def against(self, negative: str, prompt: str) -> TextEmbeddings:
-        """States of a negative prompt, of encoders that make them with a look at the prompt (``Part.contrasting``)."""
+        """Embeddings of a negative prompt, for encoders that take the prompt into account (``Part.contrasting``)."""
         if not negative.strip():
             return self.states("")
-        return self.states(
-            negative, way=f"against {prompt}", ask=lambda encoder, text: encoder.encode_against(text, prompt)
-        )
 
-    def _hold(self) -> Any:
+        def ask(encoder: TextEncoder, text: str) -> TextEmbeddings:
+            assert isinstance(encoder, ContrastingTextEncoder)
+            return encoder.encode_against(text, prompt)
+
+        return self.states(negative, way=f"against {prompt}", ask=ask)
+
+    def _hold(self) -> TextEncoder:
         if self._encoder is None:
             self._encoder = self._held.enter_context(self._placement.hold("text"))
+        assert self._encoder is not None
         return self._encoder
 
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    encoder: Any
-    ask: Callable[[Any, str], TextEmbeddings] | None
+    encoder: TextEncoder
+    ask: Callable[[TextEncoder, str], TextEmbeddings] | None
 
     def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
         if self.ask is None:
-            out: TextEmbeddings = self.encoder.encode(prompts, still=still)
-            return out
+            return self.encoder.encode(prompts, still=still)
         (prompt,) = prompts
         return self.ask(self.encoder, prompt)
 

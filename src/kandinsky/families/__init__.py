@@ -1,1 +1,1 @@
-"""One folder a family: its networks, denoiser, stages, formats and conformance runners."""
+"""One folder per family: its networks, denoiser, stages, formats and conformance runners."""

@@ -1,6 +1,6 @@
 """Cases on disk, and how two sets of tensors are compared.
 
-A case folder holds `case.json`, `outputs.safetensors` and, where the component has them, `inputs.safetensors`,
+A case folder holds `case.json`, `outputs.safetensors` and, if the component has them, `inputs.safetensors`,
 `weights.safetensors` and files that `call` names. A manifest is a JSON file that lists the tensors of a full-size
 checkpoint.
 """
@@ -25,9 +25,9 @@ from kandinsky.weights.read import assign_state, read_state
 
 KEYS = ("component", "config", "call", "dtype", "tolerance", "source", "notes")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16", "uint8", "int64")}
-# denominators below this do not count as numbers to be relative to
+# smaller denominators are too small to be relative to
 REL_FLOOR = 1e-6
-# whole numbers of a configuration that are larger than this and than the number of weights describe no real network
+# integers of a configuration larger than this and than the number of weights describe no real network
 SIZE_LIMIT = 100_000
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -36,16 +36,16 @@ Net = TypeVar("Net", bound=nn.Module)
 class Case:
     """One recorded run of a component, as mappings that record what a runner reads.
 
-    Args:
-        folder: Where it lies.
+    Attributes:
+        folder: The case's folder.
         component: Name of what is run, such as `kandinsky5.dit`.
         config: Official hyper-parameters.
         call: Arguments of the run.
-        dtype: Type the run is made in; floating inputs and weights are cast to it.
+        dtype: Type of the run; floating inputs and weights are cast to it.
         inputs: Input tensors.
-        weights: Weights under their official names; empty for a component without.
+        weights: Weights under their official names; empty for a component without weights.
         outputs: Recorded results. Reading one here does not count as producing it.
-        tolerances: Of each output.
+        tolerances: Tolerance of each output.
     """
 
     folder: Path
@@ -63,16 +63,22 @@ class Case:
     def read(cls, folder: Path) -> Case:
         """Read a case folder.
 
+        Args:
+            folder: The folder with `case.json`.
+
+        Returns:
+            The case.
+
         Raises:
             CaseError: A file is missing or damaged, or a value has the wrong type.
         """
         raw = _read_json(folder / "case.json")
         values = Settings(raw, "")
         if unknown := [key for key in values if key not in KEYS]:
-            raise CaseError(unknown[0], f"is no key of a case: use {', '.join(KEYS)}")
+            raise CaseError(unknown[0], f"is not a key of a case: use {', '.join(KEYS)}")
         component = values.text("component")
         if not re.fullmatch(r"[\w.-]+", component):
-            raise CaseError("component", f"is `{component}`, which is no name")
+            raise CaseError("component", f"is `{component}`, which is not a name")
         name = values.text("dtype") if values.has("dtype") else "float32"
         if name not in DTYPES:
             raise CaseError("dtype", f"is `{name}`: use one of {', '.join(DTYPES)}")
@@ -101,12 +107,15 @@ class Case:
             build: Makes the network; called on the meta device.
             keymap: Official names ↔ names in the network.
 
+        Returns:
+            The network with its weights, in the case's type.
+
         Raises:
-            CaseError: The configuration describes no network, or the weights are not those of the network; a tensor
-                that is missing, left over or of another shape is named.
+            CaseError: The configuration does not describe a network, or the weights are not those of the network; a
+                tensor that is missing, left over or of another shape is named.
         """
         if not self.dtype.is_floating_point:
-            raise CaseError("dtype", "is no floating-point type, which a network needs")
+            raise CaseError("dtype", "is not a floating-point type, which a network needs")
         self._check_sizes()
         try:
             with torch.device("meta"):
@@ -127,9 +136,19 @@ class Case:
         return net
 
     def file(self, name: str) -> Path:
-        """Another file of the case. Raises: CaseError where it is not there."""
+        """Find another file of the case.
+
+        Args:
+            name: Its name in the folder.
+
+        Returns:
+            Its path.
+
+        Raises:
+            CaseError: The file does not exist.
+        """
         if Path(name).name != name or not (path := self.folder / name).is_file():
-            raise CaseError(name, "is no file of the case")
+            raise CaseError(name, "is not a file of the case")
         self._files.add(name)
         return path
 
@@ -140,7 +159,7 @@ class Case:
         return [*self.config.unread(), *self.call.unread(), *self.inputs.unread(), *self.weights.unread(), *files]
 
     def _check_sizes(self) -> None:
-        """So that a wrong digit is an error, and not a network of a billion blocks that takes a day to build."""
+        """Refuse absurd sizes: a wrong digit must be an error, not a network that takes a day to build."""
         values = sum(tensor.numel() for tensor in self.weights.peek().values())
         for name, value in self.config.leaves():
             is_depth = "block" in name or "layer" in name
@@ -149,7 +168,7 @@ class Case:
                 raise CaseError(name, f"is {_short(value)}: more than the weights have room for")
 
 
-# Runs a case through the public networks and samplers; gives its results under the names of the recorded outputs.
+# Runs a case through the public networks and samplers; returns its results under the names of the recorded outputs.
 Runner = Callable[[Case], Mapping[str, Tensor]]
 
 
@@ -178,7 +197,15 @@ def find(path: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far one output is from the recorded one. ``over``: in units of the tolerance; above 1 fails."""
+    """How far one output is from the recorded one.
+
+    Attributes:
+        output: Name of the output.
+        max_abs: Largest absolute difference.
+        max_rel: Largest relative difference.
+        over: Distance in units of the tolerance; above 1 fails.
+        reason: Why it fails, if the numbers do not say so.
+    """
 
     output: str
     max_abs: float
@@ -189,6 +216,10 @@ class Distance:
 
 def compare(ours: Mapping[str, Tensor], case: Case) -> Distance:
     """Compare all recorded outputs with ours.
+
+    Args:
+        ours: Our outputs by name.
+        case: The case with the recorded ones.
 
     Returns:
         The output that is furthest off, in units of its tolerance.
@@ -250,12 +281,12 @@ def _read_tensors(folder: Path, name: str, *, needed: bool = False) -> dict[str,
 
 
 def _part(values: Mapping[str, object], key: str, *, needed: bool = False) -> Settings:
-    """An object of `case.json`; an empty one where it is absent or null."""
+    """An object of `case.json`; an empty one if it is absent or null."""
     part = values.get(key)
     if part is None and not needed:
         return Settings({}, key)
     if not isinstance(part, dict):
-        raise CaseError(key, "is no object" if key in values else "is missing")
+        raise CaseError(key, "is not an object" if key in values else "is missing")
     return Settings(part, key)
 
 

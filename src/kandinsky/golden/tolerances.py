@@ -34,7 +34,14 @@ _RELATIVE = re.compile(r"\batol\s+(?:is|counts|are)?\s*relative\s+to\s+(?:the|it
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Of one output. ``relative``: ``atol`` counts in units of the largest recorded value."""
+    """Allowed distance of one output from the recorded one: |ours − theirs| ≤ atol + rtol·|theirs|.
+
+    Attributes:
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+        mean_abs: Limit of the mean absolute distance; None for no limit.
+        relative: Whether ``atol`` is in units of the largest recorded value.
+    """
 
     rtol: float
     atol: float
@@ -49,7 +56,7 @@ class Tolerance:
 
 
 def read_tolerances(values: Settings, notes: str, outputs: Iterable[str]) -> dict[str, Tolerance]:
-    """The tolerance of each output.
+    """Read the tolerance of each output.
 
     Args:
         values: The case's `tolerance`.
@@ -60,7 +67,7 @@ def read_tolerances(values: Settings, notes: str, outputs: Iterable[str]) -> dic
         Output name → tolerance.
 
     Raises:
-        CaseError: A value is no tolerance, or names no output.
+        CaseError: A value is not a tolerance, or names no output.
     """
     names = list(outputs)
     base = Tolerance(_limit(values, "rtol"), _limit(values, "atol"), _mean(values))

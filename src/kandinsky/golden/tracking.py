@@ -19,7 +19,11 @@ DEFAULT_LIMIT = 2**31 - 1
 
 
 class CaseError(RequestError):
-    """A case cannot be run as it stands. ``name``: the setting, tensor or file at fault."""
+    """A case cannot be run as it stands.
+
+    Attributes:
+        name: The setting, tensor or file at fault.
+    """
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"`{name}` {problem}")
@@ -30,9 +34,10 @@ class CaseError(RequestError):
 class Settings(Mapping[str, object]):
     """A JSON object that records reads, at any depth.
 
-    Objects inside are ``Settings`` too, lists of objects are lists of ``Settings``; reading one does not count as
-    reading its entries. Iterating reads nothing, so that a strict reader such as ``Params.from_dict`` counts as having
-    read exactly the entries it took.
+    Objects inside are ``Settings`` too, and lists of objects are lists of ``Settings``; reading one does not count as
+    reading its entries. Iterating reads nothing, so a strict reader such as ``Params.from_dict`` counts as having read
+    exactly the entries it took. The typed readers raise ``CaseError`` for a key that is missing or a value of another
+    type.
     """
 
     def __init__(self, values: Mapping[str, object], name: str) -> None:
@@ -41,7 +46,7 @@ class Settings(Mapping[str, object]):
         self._read: set[str] = set()
 
     def full(self, key: str) -> str:
-        """The name of an entry from the top of the case, such as `call.cases[2].num_steps`."""
+        """The full name of an entry within the case, such as `call.cases[2].num_steps`."""
         return f"{self.name}.{key}" if self.name else key
 
     def __getitem__(self, key: str) -> object:
@@ -63,56 +68,93 @@ class Settings(Mapping[str, object]):
         return repr(self._values)
 
     def get(self, key: str, default: object = None) -> object:
-        """The value, or ``default`` where the key is absent."""
+        """The value, or ``default`` if the key is absent."""
         if key not in self:
             return default
         return self[key]
 
     def has(self, key: str) -> bool:
-        """Whether the key is there with a value other than null. Null counts as read: it means "without"."""
+        """Whether the key has a value other than null; null counts as read, since it means "without"."""
         return self.get(key) is not None
 
     def documentary(self, *keys: str) -> None:
-        """Mark keys, where they are there, as descriptions that no result depends on."""
+        """Mark keys, if present, as descriptions that no result depends on."""
         self._read |= set(keys)
 
     def text(self, key: str) -> str:
-        """A string."""
+        """Read a string.
+
+        Raises:
+            CaseError: The key is missing, or its value is not a string.
+        """
         return self._checked(key, self[key], lambda value: isinstance(value, str), str, "a string")
 
     def flag(self, key: str, default: bool | None = None) -> bool:
-        """True or false."""
+        """Read a boolean.
+
+        Raises:
+            CaseError: The key is missing and has no default, or its value is not a boolean.
+        """
         value = self[key] if default is None else self.get(key, default)
         return self._checked(key, value, lambda value: isinstance(value, bool), bool, "true or false")
 
     def integer(self, key: str, *, least: int = 0, most: int = DEFAULT_LIMIT) -> int:
-        """A whole number from ``least`` to ``most``."""
+        """Read an integer from ``least`` to ``most``.
+
+        Raises:
+            CaseError: The key is missing, or its value is not such an integer.
+        """
         return self._integer(key, self[key], least, most)
 
     def integers(self, key: str, count: int | None = None, *, least: int = 0, most: int = DEFAULT_LIMIT) -> list[int]:
-        """A list of whole numbers, ``count`` of them where that is given."""
+        """Read a list of integers, ``count`` of them if given.
+
+        Raises:
+            CaseError: The key is missing, or its value is not such a list.
+        """
         return [self._integer(key, value, least, most) for value in self._list(key, count)]
 
     def number(self, key: str) -> float:
-        """A finite number."""
+        """Read a finite number.
+
+        Raises:
+            CaseError: The key is missing, or its value is not a finite number.
+        """
         return self._number(key, self[key])
 
     def numbers(self, key: str, count: int | None = None) -> list[float]:
-        """A list of finite numbers, ``count`` of them where that is given."""
+        """Read a list of finite numbers, ``count`` of them if given.
+
+        Raises:
+            CaseError: The key is missing, or its value is not such a list.
+        """
         return [self._number(key, value) for value in self._list(key, count)]
 
+    def factors(self, key: str) -> tuple[float, float, float]:
+        """Three finite numbers; ones where the key is absent or null."""
+        t, h, w = self.numbers(key, 3) if self.has(key) else (1.0, 1.0, 1.0)
+        return t, h, w
+
     def table(self, key: str) -> Settings:
-        """An object."""
+        """Read an object.
+
+        Raises:
+            CaseError: The key is missing, or its value is not an object.
+        """
         value = self[key]
         if not isinstance(value, Settings):
             raise CaseError(self.full(key), f"is `{_shown(value)}`: an object is needed")
         return value
 
     def tables(self, key: str) -> list[Settings]:
-        """A list of objects."""
+        """Read a list of objects.
+
+        Raises:
+            CaseError: The key is missing, or its value is not a list of objects.
+        """
         value = self[key]
         if not isinstance(value, list) or not all(isinstance(entry, Settings) for entry in value):
-            raise CaseError(self.full(key), "is no list of objects")
+            raise CaseError(self.full(key), "is not a list of objects")
         return value
 
     def unread(self) -> list[str]:
@@ -127,7 +169,7 @@ class Settings(Mapping[str, object]):
         return names
 
     def leaves(self) -> Iterator[tuple[str, object]]:
-        """Full name and value of every entry that is no object or list, without counting as a read."""
+        """Full name and value of every entry that is not an object or a list, without counting as a read."""
         for key, value in self._values.items():
             yield from _leaves(value, self.full(key))
 
@@ -187,13 +229,13 @@ class Tensors(Mapping[str, Tensor]):
         return dict(self._tensors)
 
     def optional(self, key: str) -> Tensor | None:
-        """The tensor, or None where there is none of this name."""
+        """The tensor, or None if there is none of this name."""
         if key not in self:
             return None
         return self[key]
 
     def documentary(self, *keys: str) -> None:
-        """Mark tensors, where they are there, as placeholders that no result depends on."""
+        """Mark tensors, if present, as placeholders that no result depends on."""
         self._read |= set(keys)
 
     def unread(self) -> list[str]:

@@ -1,8 +1,7 @@
-"""Many requests with one model: what is finished already is left out, what fails does not stop the rest, and a summary
-says what became of each.
+"""Many requests with one model: finished results are skipped, a failure does not stop the rest, a summary lists all.
 
-Who computes is a ``Runner``: ``LocalRunner`` here, ``RayRunner`` in ``jobs/ray_runner.py``. Files are written where
-``settle`` is called, so a cluster needs no file system in common. Imports no torch until a pipeline is loaded.
+Whatever computes is a ``Runner``: ``LocalRunner`` here, ``RayRunner`` in ``jobs/ray_runner.py``. Files are written
+where ``settle`` is called, so a cluster needs no shared file system. Imports no torch until a pipeline is loaded.
 """
 
 from __future__ import annotations
@@ -36,26 +35,38 @@ from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.printing import escaped
 from kandinsky.runtime import quantise
 from kandinsky.runtime.devices import choose_dtype
-from kandinsky.weights.lora_files import parse_spec
+from kandinsky.weights.locate import locate_all
+from kandinsky.weights.lora_files import find_loras, parse_spec
 
 if TYPE_CHECKING:
     from kandinsky.diffusion.sample import OnStep
     from kandinsky.engine.pipeline import GenerationPipeline
 
 log = logging.getLogger(__name__)
-SUMMARY_EVERY_S = 1.0  # a long batch must not spend its time on writing its record
+SUMMARY_EVERY_S = 1.0  # a long batch must not spend its time writing its record
 Status = Literal["done", "skipped", "failed", "waiting"]
 
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """Which model makes a batch, and how it is loaded."""
+    """Which model makes a batch, and how it is loaded.
+
+    Attributes:
+        source: The model.
+        options: How it runs.
+    """
 
     source: Source
     options: RunOptions = RunOptions()  # noqa: RUF009 - frozen
 
     def load(self) -> GenerationPipeline:
-        """Raises: as ``catalogue.load``."""
+        """Load the pipeline.
+
+        Raises:
+            RequestError: An option does not suit the model.
+            WeightsError: A file is missing or broken.
+            BackendError: A device or package is not available.
+        """
         from kandinsky.catalogue import open_model
         from kandinsky.engine.pipeline import GenerationPipeline
 
@@ -63,13 +74,28 @@ class Loading:
         assert isinstance(pipe, GenerationPipeline)
         return pipe
 
+    def check_files(self) -> None:
+        """Refuse to load what is not on this machine.
+
+        Raises:
+            WeightsError: A file of the model is missing.
+            RequestError: A LoRA is.
+        """
+        find_loras(self.options.lora)
+        locate_all(self.source)
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One result that is wanted.
+    """One result to generate.
 
-    number: from 1, in the order of the file, those that cannot be made counted too.   line: of the file.
-    any_seed: nobody asked for a seed, so a finished file with any fits.
+    Attributes:
+        number: Number of the entry, from 1, in the order of the file, including those that cannot be made.
+        line: Line of the file.
+        job: The resolved request.
+        any_seed: Whether the seed was drawn, so that a finished file with any seed matches.
+        target: File to write.
+        sheet: Contact sheet to write; None for none.
     """
 
     number: int
@@ -82,7 +108,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A result before it is written. taken_s: to compute it.   worker: where, in words."""
+    """A result before it is written.
+
+    Attributes:
+        video: The result.
+        taken_s: Seconds it took to compute.
+        worker: Where it was computed, in words.
+    """
 
     video: Video
     taken_s: float
@@ -91,7 +123,14 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why there is none. details: a traceback, where the error is none of this library's own."""
+    """Why there is no result.
+
+    Attributes:
+        message: The error.
+        hint: What to try.
+        details: A traceback, if the error is not one of this library's own.
+        worker: Where it happened, in words.
+    """
 
     message: str
     hint: str | None = None
@@ -125,13 +164,13 @@ class Outcome:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """Plain values, what is absent left out; the recipe is in the result's own file."""
+        """Plain values without absent ones; the recipe is in the result's own file."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "recipe"}
         return {name: value for name, value in values.items() if value is not None}
 
 
 class Runner(Protocol):
-    """Computes items, in any order; each is yielded once, with how often it was tried."""
+    """Computes items in any order; each is yielded once, with the number of attempts."""
 
     def run(self, items: Sequence[Item]) -> Iterator[tuple[Item, Made | Failure, int]]: ...
 
@@ -146,23 +185,23 @@ def plan_items(
     sheet: str | None = None,
     form: str | None = None,
 ) -> tuple[list[Item], list[Outcome]]:
-    """Every row validated against the card, with a file for each result; and the rows that cannot be, as failures.
+    """Check every row against the card and choose a file for each result.
 
     Args:
-        rows: Of a prompt file.
-        base: What rows leave out.
+        rows: Rows of a prompt file.
+        base: Values for what rows leave out.
         loading: Which model, and how it is loaded.
-        count: Results for each row, with seeds counting up.
-        output: As `--output`: `{name}` in it becomes the name made up from prompt and seed, another name gets numbers;
-            rows with an output of their own keep that, where it lies in this one's folder.
+        count: Results per row, with consecutive seeds.
+        output: A file name: `{name}` in it becomes the name derived from prompt and seed, another name gets
+            numbers; a row's own output takes precedence if it lies in this one's folder.
         sheet: A name for contact sheets, which get numbers.
-        form: The format of files whose name is made up, such as `webm`.
+        form: The format of files with derived names, such as `webm`.
 
     Returns:
-        What is to be made, and what cannot be.
+        What to generate, and the rows that cannot be, as failures.
 
     Raises:
-        KandinskyError: The first row's, where none of them can be made.
+        KandinskyError: No row can be made; the error is that of the first.
     """
     items: list[Item] = []
     refused: list[tuple[Outcome, Exception]] = []
@@ -171,7 +210,7 @@ def plan_items(
     for index, row in enumerate(rows):
         first = 1 + index * count
         try:
-            jobs = _jobs(row.request(base), loading, count)
+            jobs = jobs_of(row.request(base), loading, count)
             wanted = [_wanted(row, job, output, first + i, total, i, count) for i, job in enumerate(jobs)]
             any_seed = base.seed is None and not row.has_seed
             planned = []
@@ -181,7 +220,7 @@ def plan_items(
                 elif target.absolute() in owners:
                     raise RequestError(f"output `{target}` is that of line {owners[target.absolute()]} already")
                 owners[target.absolute()] = row.line
-                page = None if sheet is None else check_sheet(numbered(sheet, first + i - 1, total))
+                page = None if sheet is None else check_sheet(numbered(sheet, first + i - 1, total), target)
                 planned.append(Item(first + i, row.line, job, any_seed, target, page))
         except Exception as error:  # whatever is wrong with a row is that row's failure
             told = Failure.of(error)
@@ -195,7 +234,13 @@ def plan_items(
     return items, [outcome for outcome, _ in refused]
 
 
-def _jobs(request: Request, loading: Loading, count: int) -> list[Job]:
+def jobs_of(request: Request, loading: Loading, count: int) -> list[Job]:
+    """``count`` jobs of a request, with seeds counting up.
+
+    Raises:
+        RequestError: It does not fit the card.
+        BackendError: The attention that was asked for is not there.
+    """
     card = loading.source.card
     first = resolve(request, card)
     attention_for(card, first.sampling, loading.options.attention)
@@ -203,7 +248,7 @@ def _jobs(request: Request, loading: Loading, count: int) -> list[Job]:
 
 
 def _wanted(row: Row, job: Job, output: str | None, number: int, total: int, copy: int, copies: int) -> Path | None:
-    """The file somebody named; None where the name is to be made up."""
+    """The file that was named; None if the name is to be derived."""
     if row.output is not None:
         return numbered(_inside(row.output, output), copy, copies)
     return None if output is None or NAME in output else numbered(output, number - 1, total)
@@ -218,24 +263,27 @@ def _inside(name: str, output: str | None) -> Path:
     folder = Path() if output is None else Path(output).parent
     if escaped(name) != name:
         raise RequestError(f"output `{name}` holds control characters: use plain text")
-    for path in (Path(name), folder / name):  # it may begin with the folder, or be meant within it
-        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+    root, place = os.path.realpath(folder), "the current folder" if folder == Path() else f"`{folder}`"
+    for path in (Path(name), folder / name):  # it may include the folder, or be relative to it
+        real = os.path.realpath(path)
+        if real == root:
+            raise RequestError(f"output `{name}` is {place} itself, where this batch writes: name a file in it")
+        if Path(real).is_relative_to(root):
             return path
-    place = "the current folder" if folder == Path() else f"`{folder}`"
     raise RequestError(
         f"output `{name}` lies outside of {place}, where this batch writes",
-        hint="to write elsewhere, name the folder: --output 'FOLDER/{name}.mp4'",
+        hint='to write elsewhere, name the folder: `output="FOLDER/{name}.mp4"`',
     )
 
 
 def _made_up(pattern: str | None, job: Job, any_seed: bool, form: str | None) -> Path:
-    # without the seed where it is drawn: the next run must find the file
+    # without a random seed: the next run must find the file
     name = made_up_name(job, seed=None if any_seed else job.seed)
     return Path((pattern or NAME + ending_of(job, form)).replace(NAME, name))
 
 
 def _free(path: Path, owners: Mapping[Path, int]) -> Path:
-    """The name, or with `-2`, `-3`, … where another result has it. The same in every run of the same file."""
+    """The name, with `-2`, `-3`, … if another result has it; the same in every run of the same file."""
     free, copy = path, 1
     while free.absolute() in owners:
         copy += 1
@@ -244,10 +292,19 @@ def _free(path: Path, owners: Mapping[Path, int]) -> Path:
 
 
 def part_finished(items: Iterable[Item], loading: Loading) -> tuple[list[Item], list[Outcome]]:
-    """Those still to be made; and those whose file is there, whole, with the recipe of the same request.
+    """Separate the results still to be made from those whose file is complete, with the recipe of the same request.
 
     A file with another recipe, or none, is made again; a target that cannot be written is a failure.
-    Raises: the first failure's error where all of them are failures.
+
+    Args:
+        items: The results.
+        loading: Which model, and how it is loaded.
+
+    Returns:
+        What is still to be made, and the outcomes of the others.
+
+    Raises:
+        RequestError: No target can be written; the error is that of the first.
     """
     open_: list[Item] = []
     settled: list[Outcome] = []
@@ -272,14 +329,14 @@ def part_finished(items: Iterable[Item], loading: Loading) -> tuple[list[Item], 
 
 
 def finished_recipe(item: Item, loading: Loading) -> dict[str, Any] | None:
-    """The recipe of an item's file where an earlier run finished it."""
+    """The recipe of an item's file if an earlier run finished it."""
     real_path(item.target)  # a name that no file can have
     files = frame_files(item.target, item.job.shape.frames)
     if not all(file.exists() for file in (*files, *([item.sheet] if item.sheet else []))):
         return None
     try:
         recipe = recipes.read(files[0])
-        # frames are renamed one by one: where a run was killed between two of them, the ends differ
+        # frames are renamed one by one: if a run was killed in between, the ends differ
         is_whole = len(files) == 1 or recipes.read(files[-1]) == recipe
     except KandinskyError:
         return None
@@ -287,14 +344,14 @@ def finished_recipe(item: Item, loading: Loading) -> dict[str, Any] | None:
 
 
 def is_same_request(recipe: Mapping[str, Any], item: Item, loading: Loading) -> bool:
-    """Whether a recipe is what an item asks for. Device, versions and revision may differ, a type nobody named too."""
+    """Whether a recipe matches an item; device, versions, revision, and a type that was not asked for may differ."""
     job = item.job
     asked: dict[str, Any] = json.loads(recipes.to_text(job.settings() | {"model": loading.source.name}))
     left_out = {"image"}  # compared by content below
     if item.any_seed:
         left_out.add("seed")
     if job.guidance == 1:
-        left_out.add("negative_prompt")  # no second pass reads it
+        left_out.add("negative_prompt")  # there is no second pass to read it
     if any(recipe.get(name) != value for name, value in asked.items() if name not in left_out):
         return False
     spec = attention_for(job.card, job.sampling, loading.options.attention)
@@ -324,7 +381,7 @@ def _place(source: str) -> str:
 
 
 def settle(item: Item, result: Made | Failure, attempts: int = 1) -> Outcome:
-    """Write a result's files, or say why there are none. A kept latent goes once its file is there."""
+    """Write a result's files, or report why there are none; a kept latent is removed once its file is written."""
     if isinstance(result, Made):
         try:
             written = write_video(result.video, item.target)
@@ -344,7 +401,7 @@ def settle(item: Item, result: Made | Failure, attempts: int = 1) -> Outcome:
 
 
 def _with_latent(failure: Failure, latent: Path) -> Failure:
-    """The failure, with what to do with the latent where one is kept."""
+    """The failure, with advice on the latent if one is kept."""
     if not latent.exists():
         return failure
     hint = kept_hint(latent)
@@ -361,7 +418,7 @@ def _outcome(item: Item, status: Status, *, recipe: Mapping[str, Any] | None = N
 
 
 def attempt(work: Callable[[], Video], failures: type[Exception] = Exception) -> Made | Failure:
-    """One item's work. Whatever goes wrong in it is that item's failure, where it is one of ``failures``."""
+    """Run one item's work; any error that is one of ``failures`` becomes that item's failure."""
     begun = time.monotonic()
     try:
         video = work()
@@ -373,28 +430,39 @@ def attempt(work: Callable[[], Video], failures: type[Exception] = Exception) ->
 
 @dataclass(frozen=True)
 class LocalRunner:
-    """One pipeline, one item after another: in this process, or in all that `torchrun` started.
+    """One pipeline, one item after another: in this process, or in all those that `torchrun` started.
 
-    Several processes make the same items, each of them yields them, and the first one's results are to be written. What
-    is wrong with a request is found by all alike and fails the item; what goes wrong in one of them ends the job, since
-    the others wait for it, and the next run goes on from there.
+    Several processes make the same items, each of them yields them, and the first one's results are to be written. An
+    error in a request is found by all alike and fails the item; an error in only one of them ends the job, since the
+    others wait for it, and the next run continues from there.
 
-    loading: how to load it; nothing is loaded without items.
-    watch:   what stands around the loading (with None) and each item: a context whose value is an ``on_step``.
+    Attributes:
+        loading: How to load the pipeline; nothing is loaded without items.
+        watch: A context around the loading (given None) and around each item; its value is an ``on_step``.
     """
 
     loading: Loading
     watch: Callable[[Item | None], AbstractContextManager[OnStep | None]] = lambda _item: nullcontext()
 
     def run(self, items: Sequence[Item]) -> Iterator[tuple[Item, Made | Failure, int]]:
-        """Raises: as ``Loading.load``, before any item."""
+        """Compute the items in order.
+
+        Args:
+            items: What to generate.
+
+        Yields:
+            An item, its result, and the number of attempts.
+
+        Raises:
+            KandinskyError: The pipeline cannot be loaded; raised before any item.
+        """
         if not items and self.loading.options.parallel is None:
             return
         with self.watch(None):
             pipe = self.loading.load()
         failures = Exception if pipe.team.size == 1 else RequestError
         known = {item.number: item for item in items}
-        # another process may not see the files by which the first knows what is finished
+        # another process may not see the files that tell the first what is finished
         for item in [known[number] for number in pipe.team.agree(list(known))]:
             latent = latent_path(item.target)
             with self.watch(item) as on_step:
@@ -408,7 +476,7 @@ class LocalRunner:
         return pipe.run(item.job, keep_latent=latent, on_step=on_step)
 
     def _came_this_far(self, latent: Path, item: Item) -> bool:
-        """Whether an earlier run left the latent of the same request; any other goes."""
+        """Whether an earlier run left the latent of the same request; any other latent is removed."""
         if not latent.exists():
             return False
         from kandinsky.engine.latents import read_latent
@@ -423,10 +491,10 @@ class LocalRunner:
 
 
 class Summary:
-    """The outcomes of a batch, and a file that always holds them whole: one JSON line an entry, in the file's order.
+    """The outcomes of a batch, and a file that always holds all of them: one JSON line per entry, in the file's order.
 
-    Entries nothing has become of yet stand there as `waiting`. As a context, it writes the file at its end, whatever
-    ended it.
+    Entries that are not settled yet are listed as `waiting`. As a context manager, it writes the file at the end,
+    however the block ends.
     """
 
     def __init__(self, path: Path | None, items: Iterable[Item]) -> None:
@@ -440,7 +508,7 @@ class Summary:
             self.write()
 
     def progress(self, latents: Sequence[Path]) -> str:
-        """What an interrupted batch leaves, in words. latents: of entries that were being made."""
+        """What an interrupted batch leaves, in words; ``latents`` are those of entries that were being made."""
         finished = self.count("done") + self.count("skipped")
         told = f"{finished} of {len(self.outcomes)} results are finished; the same command makes the rest"
         if latents:
@@ -451,20 +519,24 @@ class Summary:
         return sum(outcome.status == status for outcome in self.outcomes.values())
 
     def counts(self) -> dict[str, int]:
-        """Entries by status, those that occur."""
+        """Number of entries by status, for those that occur."""
         found: dict[str, int] = {}
         for outcome in self.outcomes.values():
             found[outcome.status] = found.get(outcome.status, 0) + 1
         return found
 
     def write(self) -> None:
-        """Written beside and renamed. Raises: RequestError where it cannot be."""
+        """Write the file under a temporary name and rename it.
+
+        Raises:
+            RequestError: It cannot be written.
+        """
         if self.path is None:
             return
         self._written = time.monotonic()
         lines = [json.dumps(self.outcomes[number].record(), ensure_ascii=False) for number in sorted(self.outcomes)]
         with replacing(self.path) as part:
-            # what no encoding takes is a JSON escape then
+            # what no encoding accepts becomes a JSON escape
             part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
 
     def __enter__(self) -> Summary:

@@ -1,4 +1,4 @@
-"""What the file of a result is called where nobody, or only a pattern, says so. No torch here."""
+"""File names of results, if no name or only a pattern is given. No torch here."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def made_up_name(job: Job, *, seed: int | None) -> str:
 
 
 def ending_of(job: Job, form: str | None = None) -> str:
-    """The ending of a job's file. form: such as `webm`, where somebody chose one."""
+    """The ending of a job's file; ``form`` is the format that was chosen, such as `webm`."""
     return f".{form}" if form else ".png" if job.shape.frames == 1 else ".mp4"
 
 
 def numbered(target: str | Path, index: int, total: int) -> Path:
-    """The ``index``-th of several files, from 0: `x-07.mp4`. The name itself where there is one."""
+    """The ``index``-th of several files, from 0: `x-07.mp4`; the name itself if there is only one."""
     path = Path(target)
     if total == 1:
         return path

@@ -1,11 +1,11 @@
 """Files of many prompts: one prompt a line, `.csv` with a header, `.jsonl`, or `.json` with one array. No torch here.
 
-Published prompt sets carry columns of their own, such as `concept` and `motion_level` of MovieGen: a column that names
+Published prompt sets have columns of their own, such as `concept` and `motion_level` of MovieGen: a column that names
 no field of a request is ignored, and a note says so. Two kinds of name are refused instead, since ignoring them would
-change what is made: one that looks like a misspelt field (`promt`), and `model`, which is one for the whole file.
+change the result: one that looks like a misspelt field (`promt`), and `model`, which is the same for the whole file.
 
-What is wrong with the file itself (such a column, no header) refuses the whole; what is wrong with one row, broken JSON
-or a value, is that row's failure, when it is turned into a request.
+An error in the file itself (such a column, no header) refuses the whole file; an error in one row, broken JSON or a
+value, is that row's failure, when it is turned into a request.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 class Row:
     """One entry of a file.
 
-    line:   where it stands, from 1.   values: columns that are not empty.   fault: why it cannot be read.
+    Attributes:
+        line: Its line, from 1.
+        values: Columns that are not empty.
+        fault: Why it cannot be read.
     """
 
     line: int
@@ -51,7 +54,11 @@ class Row:
 
     @property
     def output(self) -> str | None:
-        """The file it asks for. Raises: RequestError where that is no text."""
+        """The file it asks for.
+
+        Raises:
+            RequestError: It is not text.
+        """
         value = self.values.get("output")
         return None if value is None else str(_typed("output", value))
 
@@ -60,7 +67,11 @@ class Row:
         return "seed" in self.values
 
     def request(self, base: Request) -> Request:
-        """``base`` with this row's values. Raises: RequestError for a value of another type than its column has."""
+        """``base`` with this row's values.
+
+        Raises:
+            RequestError: The row cannot be read, or a value has another type than its column.
+        """
         if self.fault is not None:
             raise self.fault
         values = {name: _typed(name, value) for name, value in self.values.items() if name != "output"}
@@ -72,13 +83,19 @@ class Row:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file, read as its ending says: `.csv`, `.jsonl`, `.json`, or anything else for one prompt a line.
+    """Read the rows of a file by its ending: `.csv`, `.jsonl`, `.json`, or anything else for one prompt a line.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The rows.
 
     Raises:
-        RequestError: The file cannot be read, holds nothing, or has columns that are not known.
+        RequestError: The file cannot be read, is empty, or has columns that are refused.
     """
     try:
-        # Bytes that are no UTF-8 are their row's fault alone. Spreadsheets write a mark in front.
+        # Bytes that are not UTF-8 only fail their row. Spreadsheets write a byte order mark in front.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             text = file.read()
     except (OSError, ValueError) as error:
@@ -89,10 +106,17 @@ def read(path: Path) -> list[Row]:
 
 
 def parse(text: str, name: str = STDIN) -> list[Row]:
-    """The rows of text without a file: a JSON array, JSON lines, or one prompt a line, whichever it looks like.
+    """Read the rows of text without a file: a JSON array, JSON lines, or one prompt a line, whichever it looks like.
+
+    Args:
+        text: The text.
+        name: What to call it in messages.
+
+    Returns:
+        The rows.
 
     Raises:
-        RequestError: As of ``read``.
+        RequestError: The text is empty, or has columns that are refused.
     """
     reader: Reader = _lines
     with suppress(ValueError, RecursionError):
@@ -111,9 +135,16 @@ def _filled(rows: list[Row], name: str) -> list[Row]:
 
 
 def read_texts(path: Path) -> list[str]:
-    """Only the texts of a file: the expanded prompt of a row that has one, else its prompt.
+    """Read only the texts of a file: the expanded prompt of a row that has one, else its prompt.
 
-    Raises: as ``read``; RequestError for rows that ask for anything else.
+    Args:
+        path: The file.
+
+    Returns:
+        The texts.
+
+    Raises:
+        RequestError: The file cannot be read, or a row asks for anything else.
     """
     texts = []
     for row in read(path):
@@ -127,7 +158,7 @@ def read_texts(path: Path) -> list[str]:
 
 
 def _lines(text: str, name: str) -> list[Row]:
-    # Not str.splitlines: it also splits at form feeds and at Unicode's separators, which may stand within a prompt.
+    # Not str.splitlines: it also splits at form feeds and Unicode separators, which may occur within a prompt.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     stripped = ((number, line.strip()) for number, line in enumerate(lines, 1))
     return [Row(number, {"prompt": line}) for number, line in stripped if line and not line.startswith("#")]
@@ -203,7 +234,11 @@ def _json(text: str, name: str) -> list[Row]:
 
 
 def _entry(values: object, number: int, where: str, ignored: dict[str, None]) -> Row:
-    """A row from a JSON value; names that are no field are added to ``ignored``. Raises: as ``_ignored``."""
+    """A row from a JSON value; names that are not fields are added to ``ignored``.
+
+    Raises:
+        RequestError: A name is refused.
+    """
     if not isinstance(values, dict):
         return _faulty(number, f'{where} is not a JSON object, such as {{"prompt": "a panda"}}')
     ignored |= dict.fromkeys(_ignored(values, where))
@@ -217,16 +252,23 @@ def _faulty(line: int, message: str, cause: BaseException | None = None) -> Row:
 
 
 def _why(error: Exception) -> str:
-    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    # besides its own errors, JSON has one of Python's for endless numbers, whose advice is for programmers
+    return str(error) if isinstance(error, json.JSONDecodeError) else "it holds a number of too many digits"
 
 
 def _ignored(names: Iterable[str], where: str) -> list[str]:
-    """The columns that name no field of a request. Raises: RequestError for `model` and for a misspelt field."""
+    """The columns that name no field of a request.
+
+    Raises:
+        RequestError: A column is `model` or a misspelt field.
+    """
     unknown = [name for name in names if name not in COLUMNS]
     for name in unknown:
         column = f"{where}: column `{escaped(name)}`"
         if name == "model":
-            raise RequestError(f"{column} is not for rows: the model is one for the whole file", hint="give `--model`")
+            raise RequestError(f"{column} is not for rows: the model is one for the whole file", hint="give `model=…`")
         near = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=_SIMILARITY)
         if near and abs(len(near[0]) - len(name)) <= _LETTERS:
             raise RequestError(f"{column} is unknown: did you mean `{near[0]}`?")
@@ -239,7 +281,7 @@ def _note(ignored: Iterable[str], name: str) -> None:
 
 
 def _typed(name: str, value: Any) -> Any:
-    """A cell's text as its column's type; JSON brings its types along, and they are only checked."""
+    """A cell's text as its column's type; JSON values already have types and are only checked."""
     kind = _FIELDS.get(name, "str")
     shown = shortened(value)
     wrong = RequestError(f"{name.replace('_', ' ')} `{shown}` is not {_WANTED.get(kind, 'text')}")

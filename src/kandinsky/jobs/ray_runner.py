@@ -1,11 +1,11 @@
-"""A batch over a Ray cluster: one actor a GPU (or a share of the processors), each with one loaded pipeline.
+"""A batch on a Ray cluster: one actor per GPU (or per share of the CPUs), each with one loaded pipeline.
 
 Items are handed out one by one, as actors become free (``ray.wait``). Actors compute; frames come back through Ray's
-object store and are written where the batch was started, so the machines need no file system in common. Every item
-brings its card's values, its seed and its picture along; the model's weights must be on each machine.
+object store and are written where the batch was started, so the machines need no shared file system. Every item carries
+its card's values, its seed and its image; the model's weights must be on each machine.
 
-An actor whose process dies is started again by Ray, and its item is handed out once more, to whichever actor is free
-first. A result is written once: an item is either handed out, or waiting, or yielded.
+An actor whose process dies is restarted by Ray, and its item is handed out once more, to whichever actor is free first.
+A result is written once: an item is either handed out, or waiting, or yielded.
 """
 
 from __future__ import annotations
@@ -33,23 +33,28 @@ from kandinsky.weights.lora_files import parse_spec
 log = logging.getLogger(__name__)
 ATTEMPTS = 2  # an item whose worker died is tried once more
 RESTARTS = 3  # of one worker, by Ray
-# a worker that comes back imports everything again, and Ray refuses calls meanwhile
+# a restarted worker imports everything again, and Ray refuses calls meanwhile
 RETURN_S, ASK_AGAIN_S = 600.0, 0.5
-WORKER_CPUS = 4  # where there are no GPUs: threads of one worker, as far as its machine has them
-PATIENCE_S = 30.0  # a cluster may be busy with other work: it is said that nothing happens yet
+WORKER_CPUS = 4  # without GPUs: threads of one worker, as far as its machine has them
+PATIENCE_S = 30.0  # the cluster may be busy with other work: report that nothing has started yet
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker that has found its model. where: machine and process, for people.   version: of this library there."""
+    """A worker that has found its model.
+
+    Attributes:
+        where: Machine and process, in words.
+        version: Version of this library there.
+    """
 
     where: str
     version: str
 
 
 class Worker:
-    """What an actor does. Nothing is loaded in the constructor: Ray would not tell its error from a dead process."""
+    """The work of an actor; nothing is loaded in its constructor, where Ray cannot tell errors from a dead process."""
 
     def __init__(self, loading: Loading, threads: int | None) -> None:
         self.loading = loading
@@ -75,7 +80,7 @@ class Worker:
 
 @dataclass(slots=True)
 class _Place:
-    """One actor. away_since: when it was first found dead or on its way back; None while it answers."""
+    """One actor; ``away_since`` is when it was first found dead or restarting, None while it answers."""
 
     number: int
     actor: Any
@@ -86,11 +91,13 @@ class _Place:
 class RayRunner:
     """Runs items on a cluster; see ``batch.Runner``.
 
-    address: `local` starts a cluster on this machine for this run, `auto` finds the one this machine belongs to,
-             `ray://HOST:10001` reaches one from outside. A connection this process has is used as it is.
-    workers: how many at the same time; None = one a GPU, or one for every four processor cores.
-    gpus:    whether workers sit on GPUs; None = where the cluster has some.
-    tell:    gets a line about workers that come and go.
+    Attributes:
+        loading: How to load the pipeline.
+        address: `local` starts a cluster on this machine for this run, `auto` finds the one this machine belongs to,
+            `ray://HOST:10001` connects to one from outside. An existing connection of this process is used as it is.
+        workers: Number of workers; None = one per GPU, or one for every four CPU cores.
+        gpus: Whether workers use GPUs; None = if the cluster has some.
+        tell: Called with a line about workers that come and go.
     """
 
     loading: Loading
@@ -100,8 +107,17 @@ class RayRunner:
     tell: Callable[[str], None] = log.info
 
     def run(self, items: Sequence[Item]) -> Iterator[tuple[Item, Made | Failure, int]]:
-        """Raises: BackendError without Ray, without a cluster, or where no worker could start; the workers' own error
-        where none could load the model.
+        """Compute the items on the cluster.
+
+        Args:
+            items: What to generate.
+
+        Yields:
+            An item, its result, and the number of attempts.
+
+        Raises:
+            BackendError: Ray is not installed, there is no cluster, or no worker could start.
+            KandinskyError: No worker could load the model; the error is theirs.
         """
         if not items:
             return
@@ -120,11 +136,16 @@ class RayRunner:
                 yield from self._hand_out(ray, places, items)
             finally:
                 for place in places:
-                    with contextlib.suppress(Exception):  # it may be gone, or the connection
+                    with contextlib.suppress(Exception):  # it, or the connection, may be gone
                         ray.kill(place.actor, no_restart=True)
 
     def _share(self, ray: Any, items: int) -> tuple[str, int, int, int]:
-        """(the cluster in words, workers, CPUs of each, GPUs of each). Raises: BackendError, RequestError."""
+        """(the cluster in words, workers, CPUs of each, GPUs of each).
+
+        Raises:
+            BackendError: The cluster lacks GPUs or CPUs.
+            RequestError: The number of workers does not fit the cluster.
+        """
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         total_cpus = int(sum(node.get("CPU", 0) for node in nodes))
         total_gpus = int(sum(node.get("GPU", 0) for node in nodes))
@@ -222,7 +243,7 @@ class RayRunner:
 
 
 def _anywhere(loading: Loading) -> Loading:
-    """With whole paths: a worker has another current folder."""
+    """The same with absolute paths, since a worker has another current folder."""
     lora = []
     for spec in loading.options.loras:
         source, scale = parse_spec(spec)
@@ -234,7 +255,7 @@ def _anywhere(loading: Loading) -> Loading:
 
 
 def _fetch(ray: Any, reference: Any) -> tuple[Any, Exception | None]:
-    """A call's value; or why there is none, the actor's death or a lost result."""
+    """A call's value; or why there is none: the actor's death or a lost result."""
     try:
         return ray.get(reference), None
     except ray.exceptions.RayTaskError as error:  # the actor lives: the call itself went wrong
@@ -244,7 +265,7 @@ def _fetch(ray: Any, reference: Any) -> tuple[Any, Exception | None]:
 
 
 def _is_final(ray: Any, error: Exception) -> bool:
-    """Whether Ray will not start the actor again."""
+    """Whether Ray will not restart the actor."""
     return isinstance(error, ray.exceptions.ActorDiedError)
 
 
@@ -258,7 +279,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # no report of this run to anybody, unless somebody asked for it
+    # no usage report, unless it was asked for
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     before = signal.getsignal(signal.SIGTERM)
@@ -268,10 +289,10 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:200]
         raise BackendError(
             f"no ray cluster answers at `{address}`: {reason}",
-            hint="`--ray local` starts one on this machine, `ray start --head` one that others can join",
+            hint='`address="local"` starts one on this machine, `ray start --head` one that others can join',
         ) from error
     if before is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)  # Ray's own handler would leave without a word
+        signal.signal(signal.SIGTERM, before)  # Ray's own handler would exit silently
     try:
         yield
     finally:

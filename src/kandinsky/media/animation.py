@@ -1,6 +1,6 @@
 """Animated images (GIF, WebP, PNG): their frames and how long each is shown.
 
-Pillow reads them, which knows transparency and disposal; FFmpeg's readers show hidden colours or nothing.
+Pillow reads them, since it handles transparency and disposal; FFmpeg's readers show hidden colours or nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +15,22 @@ from kandinsky.media.image import opened, quiet, upright_rgb
 if TYPE_CHECKING:
     import numpy as np
 
-# What browsers make of a frame that says nothing of its time, in an animation that does.
+# What browsers use for a frame without a duration in an animation that has some.
 _UNTIMED_MS = 100.0
 
 
 def image_format(path: Path) -> str | None:
-    """`GIF`, `PNG`, `WEBP` or `JPEG` where a file is such an image, by its content; None for anything else."""
+    """Recognise an image file by its content.
+
+    Args:
+        path: The file.
+
+    Returns:
+        `GIF`, `PNG`, `WEBP` or `JPEG`; None for anything else.
+
+    Raises:
+        RequestError: The file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -33,15 +43,24 @@ def image_format(path: Path) -> str | None:
 
 
 def is_animated(path: Path) -> bool:
-    """Whether an image has more than one frame. Raises: RequestError for one that cannot be read."""
+    """Whether an image has more than one frame.
+
+    Raises:
+        RequestError: The file cannot be read.
+    """
     with opened(path, f"image `{path}`") as image, quiet():
         return _last(image) > _first(image)
 
 
 def frames_of(path: Path) -> Iterator[tuple[np.ndarray, float]]:
-    """Frames one by one, upright, [H, W, 3] uint8, transparency on white; and for how long each is shown, in ms.
+    """Read frames one by one; a still image is one frame.
 
-    A still image is one frame. Where no frame has a time, all have 0.
+    Args:
+        path: The file.
+
+    Yields:
+        A frame, upright, [H, W, 3] uint8, transparency on white; and how long it is shown, in ms, 0 if no frame of the
+        file has a duration.
 
     Raises:
         RequestError: The file cannot be read to its end.
@@ -53,18 +72,18 @@ def frames_of(path: Path) -> Iterator[tuple[np.ndarray, float]]:
         for number in range(_first(image), _last(image) + 1):
             with quiet():
                 image.seek(number)
-                image.load()  # only now WebP knows the frame's time
+                image.load()  # WebP knows the frame's duration only now
             duration = float(image.info.get("duration", 0) or 0)
             yield np.asarray(upright_rgb(image, what)), max(0.0, duration)
 
 
 def timed(durations_ms: list[float]) -> list[float]:
-    """Durations with those that are missing filled in, unless all of them are."""
+    """Durations with missing ones filled in, unless all are missing."""
     return [one or _UNTIMED_MS for one in durations_ms] if any(durations_ms) else durations_ms
 
 
 def _first(image: Any) -> int:
-    """1 where the first image of a PNG is for viewers that do not animate, and no frame."""
+    """1 if the first image of a PNG is for viewers that do not animate, and is not a frame."""
     return int(bool(getattr(image, "default_image", False)))
 
 

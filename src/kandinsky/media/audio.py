@@ -90,7 +90,7 @@ def leveled(waveform_SC: np.ndarray, dbfs: float | None) -> np.ndarray:
 
 
 def fit_length(samples_SC: np.ndarray, samples: int) -> np.ndarray:
-    """Cut, or padded with silence, to exactly this many samples."""
+    """Cut or pad with silence to exactly this many samples."""
     import numpy as np
 
     return np.pad(samples_SC[:samples], ((0, max(0, samples - len(samples_SC))), (0, 0)))
@@ -102,6 +102,9 @@ def join(pieces: list[np.ndarray], starts: list[int]) -> np.ndarray:
     Args:
         pieces: Float samples [S, C].
         starts: The first sample of each piece; a piece begins within the one before.
+
+    Returns:
+        Float samples [S, C].
 
     Raises:
         RequestError: There would be a gap.
@@ -123,18 +126,18 @@ def join(pieces: list[np.ndarray], starts: list[int]) -> np.ndarray:
 
 
 def write_audio(audio: Audio, target: str | Path, *, recipe: dict[str, Any] | None = None) -> Path:
-    """Write an audio file, `.wav` or `.flac`, without loss.
+    """Write an audio file, `.wav` or `.flac`, losslessly.
 
     Args:
         audio: The samples.
         target: The file to write.
-        recipe: To be stored in the file.
+        recipe: Recipe to store in the file.
 
     Returns:
         The path written.
 
     Raises:
-        RequestError: The suffix is another one or the place cannot be written; nothing half-written stays.
+        RequestError: The file name has another ending, or the file cannot be written; no partial file is left behind.
     """
     from kandinsky.media import recipe as recipes
 
@@ -149,20 +152,35 @@ def write_audio(audio: Audio, target: str | Path, *, recipe: dict[str, Any] | No
 
 
 def check_audio_target(target: str | Path) -> Path:
-    """Refuse an audio file that cannot be written, before anything heavy is loaded. Raises: RequestError."""
+    """Refuse an audio file that cannot be written, before anything heavy is loaded.
+
+    Returns:
+        The target.
+
+    Raises:
+        RequestError: The file name has another ending, or the file cannot be written.
+    """
     path = Path(target)
     if path.suffix.lower() not in AUDIO_FILES:
         raise RequestError(f"sound `{path}` has the ending `{path.suffix}`: use {' or '.join(AUDIO_FILES)}")
     return check_writable(path)
 
 
-def read_audio(path: str | Path) -> Audio:
-    """The first audio track of a file, as int16; more than two channels are mixed down to stereo.
+def read_audio(path: str | Path, *, rate: int | None = None, mono: bool = False) -> Audio:
+    """Read the first audio track of a file; more than two channels are mixed down to stereo.
 
-    Damaged packets are left out, and the log says so.
+    Damaged packets are skipped, with a note in the log.
+
+    Args:
+        path: The file.
+        rate: Samples a second; the track's own where None.
+        mono: Whether to mix two channels down to one.
+
+    Returns:
+        The samples, as int16.
 
     Raises:
-        RequestError: The file cannot be read, or has no audio track that can be.
+        RequestError: The file cannot be read, or has no readable audio track.
     """
     import av
     import numpy as np
@@ -172,8 +190,9 @@ def read_audio(path: str | Path) -> Audio:
         stream = next((s for s in file.streams.audio if s.codec_context is not None), None)
         if stream is None:
             raise RequestError(f"`{path}` has no sound")
-        layout = "mono" if stream.layout.nb_channels == 1 else "stereo"
-        resampler = av.AudioResampler(format="s16", layout=layout, rate=stream.rate)
+        layout = "mono" if mono or stream.layout.nb_channels == 1 else "stereo"
+        rate = rate or stream.rate
+        resampler = av.AudioResampler(format="s16", layout=layout, rate=rate)
         for packet in file.demux(stream):
             try:
                 decoded = packet.decode()
@@ -183,7 +202,6 @@ def read_audio(path: str | Path) -> Audio:
             for frame in decoded:
                 samples += [out.to_ndarray() for out in resampler.resample(frame)]
         samples += [out.to_ndarray() for out in resampler.resample(None)]
-        rate = stream.rate
     if lost:
         log.warning("`%s`: %d packets of sound are damaged and left out", path, lost)
     channels = 1 if layout == "mono" else 2
@@ -193,13 +211,16 @@ def read_audio(path: str | Path) -> Audio:
 
 
 def frames_of(audio: Audio, *, packed: bool, size: int, begin: int = 0) -> Iterator[Any]:
-    """Audio as PyAV frames.
+    """Convert audio to PyAV frames.
 
     Args:
         audio: The samples.
         packed: As interleaved int16; else as planes of float32 in [-1, 1].
-        size: Samples in a frame.
+        size: Samples per frame.
         begin: Time of the first one, in samples.
+
+    Yields:
+        Frames in order.
     """
     import av
     import numpy as np

@@ -1,4 +1,4 @@
-"""Frames of a film as a multimodal encoder wants them: which ones, and in what form.
+"""Frames of an input video as a multimodal encoder expects them: which ones, and in what form.
 
 Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/utils.py, load_video; the frame transform of the
 cogvlm2-video models.
@@ -12,24 +12,43 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import RequestError
 
-# of CLIP's pictures, channel by channel
+# CLIP's image statistics per channel
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGE_SIZE = 224
 
 
 def spread(frames: int, count: int) -> list[int]:
-    """``count`` numbers from 0 to the last of ``frames``, evenly spaced and cut to whole ones; some repeat where there
-    are fewer frames. Raises: RequestError for no frames."""
+    """Evenly spaced frame numbers from 0 to the last, truncated to integers; some repeat if there are fewer frames.
+
+    Args:
+        frames: Number of frames.
+        count: How many to choose.
+
+    Returns:
+        ``count`` frame numbers.
+
+    Raises:
+        RequestError: There are no frames.
+    """
     if frames < 1:
         raise RequestError("a video needs at least one frame")
     return torch.linspace(0, frames - 1, count).long().tolist()
 
 
 def whole_seconds(frames: int, fps: float, longest: int) -> tuple[int, int]:
-    """The official trimming: seconds, cut to whole ones and to ``longest``, and the frames they have.
+    """The official trimming to whole seconds.
 
-    Raises: RequestError below one second, where the official code breaks down.
+    Args:
+        frames: Number of frames.
+        fps: Frames per second.
+        longest: Most seconds to keep.
+
+    Returns:
+        Seconds, truncated to an integer and to ``longest``, and the number of frames they have.
+
+    Raises:
+        RequestError: The video is shorter than one second, where the official code fails.
     """
     seconds = min(int(frames / fps), longest)
     if seconds < 1:
@@ -38,7 +57,7 @@ def whole_seconds(frames: int, fps: float, longest: int) -> tuple[int, int]:
 
 
 def scaled_sides(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width at which the short side is ``size``; the long one is cut to a whole number."""
+    """Height and width at which the short side is ``size``; the long one is truncated to an integer."""
     short = min(height, width)
     return size if short == height else height * size // short, size if short == width else width * size // short
 
@@ -50,10 +69,10 @@ def for_encoder(
     mean: tuple[float, ...] = MEAN,
     std: tuple[float, ...] = STD,
 ) -> Tensor:
-    """uint8 frames [T, H, W, 3] → normalised squares [T, 3, size, size] float32.
+    """Convert uint8 frames [T, H, W, 3] to normalised squares [T, 3, size, size], float32.
 
-    The short side becomes ``size`` (bilinear, without antialiasing), then the middle is taken. Quirk: halves of a pixel
-    round to even, as Python's ``round`` does.
+    The short side becomes ``size`` (bilinear, without antialiasing), then the centre is cropped. Quirk: halves of a
+    pixel round to even, as with Python's ``round``.
     """
     x = frames_THWC.permute(0, 3, 1, 2).float() / 255
     x = (x - torch.tensor(mean)[:, None, None].to(x)) / torch.tensor(std)[:, None, None].to(x)

@@ -1,7 +1,7 @@
-"""Containers of FFmpeg (mp4, webm, matroska, wav, …): opened, written, and asked what they hold.
+"""FFmpeg containers (mp4, webm, matroska, wav, …): opening, writing and inspecting them.
 
-Names are names: a colon in one never means a protocol. Of a file only this file is read: play lists and scripts that
-name other files are refused. Everything that can go wrong in FFmpeg becomes a ``RequestError``.
+Names are names: a colon in one never means a protocol. Only the given file is read: playlists and scripts that name
+other files are refused. Any error in FFmpeg becomes a ``RequestError``.
 
 Legend: H W rows and columns, C channels.
 """
@@ -44,7 +44,12 @@ _DEFAULT = 1  # AV_DISPOSITION_DEFAULT
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """How frames are encoded for a container."""
+    """How frames are encoded for a container.
+
+    Attributes:
+        codec: FFmpeg's name of the encoder.
+        options: Its options.
+    """
 
     codec: str
     options: Mapping[str, str]
@@ -52,9 +57,9 @@ class Encoder:
 
 _H264 = Encoder(
     "libx264",
-    # Visually lossless: the frames are small and their making is what costs.
-    # Without macroblock trees: x264's AVX-512 code for them reads memory that nobody wrote (build 165): the same
-    # frames gave another file each time. The price: bits are shared out over time less cleverly.
+    # Visually lossless: the frames are small, and generating them is what costs.
+    # Without macroblock trees: x264's AVX-512 code for them reads uninitialised memory (build 165): the same
+    # frames gave a different file each time. The price: bits are distributed over time less well.
     {"crf": "14", "preset": "medium", "x264-params": "mbtree=0"},
 )
 ENCODERS = {
@@ -76,8 +81,11 @@ def reading(path: str | Path, what: str = "video") -> Iterator[InputContainer]:
         path: The file.
         what: What it is to the user, for messages.
 
+    Yields:
+        The open container.
+
     Raises:
-        RequestError: It cannot be read, also where that shows later, in the block.
+        RequestError: It cannot be read, even if that shows only later, in the block.
     """
     import av
 
@@ -94,15 +102,18 @@ def reading(path: str | Path, what: str = "video") -> Iterator[InputContainer]:
 
 @contextmanager
 def writing(part: Path, target: Path, *, comment: str | None = None) -> Iterator[OutputContainer]:
-    """Open a file to write a container of the target's ending into it.
+    """Open a file to write a container of the target's type into it.
 
     Args:
         part: The file that is written, see ``files.replacing``.
-        target: The file that is meant: its ending counts, and messages name it.
+        target: The final file: its ending decides, and messages name it.
         comment: Text for the container's comment.
 
+    Yields:
+        The open container.
+
     Raises:
-        RequestError: It cannot be written, or what the block puts in is not for this container.
+        RequestError: It cannot be written, or this container cannot hold what the block adds.
     """
     import av
 
@@ -119,10 +130,10 @@ def writing(part: Path, target: Path, *, comment: str | None = None) -> Iterator
 
 
 def best_video(container: InputContainer, path: str | Path) -> av.VideoStream:
-    """The video stream that FFmpeg takes when nobody chooses: the default one, then the largest, then the first.
+    """The video stream that FFmpeg chooses by default: the one marked as default, then the largest, then the first.
 
     Raises:
-        RequestError: There is none, or nothing here can decode it.
+        RequestError: There is none, or its codec is not supported.
     """
     streams = [s for s in container.streams.video if not s.disposition & _ATTACHED_PICTURE]
     if not streams:
@@ -136,12 +147,12 @@ def best_video(container: InputContainer, path: str | Path) -> av.VideoStream:
 
 
 def codec_of(stream: av.VideoStream | av.AudioStream) -> str:
-    """The codec a stream is in. Its decoder has a name of its own: `libdav1d` for AV1, `mp3float` for MP3."""
+    """The codec of a stream; its decoder may have another name: `libdav1d` for AV1, `mp3float` for MP3."""
     return str(stream.codec_context.codec.canonical_name)
 
 
 def has_timestamps(container: InputContainer) -> bool:
-    """Whether the format keeps the time of each frame; a raw stream (.h264, .m4v) does not."""
+    """Whether the format stores the time of each frame; a raw stream (.h264, .m4v) does not."""
     from av.format import Flags
 
     return not Flags(container.format.flags) & Flags.no_timestamps
@@ -160,18 +171,18 @@ def encode(
 
     Args:
         frames: uint8 RGB [H, W, 3], at least one; an odd side gets its last row or column twice.
-        container: Of ``writing``.
-        ending: The target's.
-        fps: Frames a second; the average where ``times_s`` is given.
-        sample_aspect: Width of a pixel for a height of 1, where pixels are not square.
-        times_s: When each frame is shown, and last when the clip ends; None for an even rate.
+        container: Result of ``writing``.
+        ending: The target's ending.
+        fps: Frames per second; the average if ``times_s`` is given.
+        sample_aspect: Width of a pixel for a height of 1, if pixels are not square.
+        times_s: When each frame is shown, and last when the clip ends; None for a constant rate.
     """
     import av
     import numpy as np
     from av.video.reformatter import ColorRange, Colorspace
 
     encoder, frames = ENCODERS[ending], iter(frames)
-    first_HWC = next(frames).copy()  # a view would keep its whole piece
+    first_HWC = next(frames).copy()  # a view would keep its whole piece alive
     H, W, _ = first_HWC.shape
     if H % 2 or W % 2:
         log.warning("%dx%d has an odd side: the last row or column is written twice", W, H)
@@ -181,7 +192,7 @@ def encode(
     stream: Any = container.add_stream(encoder.codec, rate=Fraction(fps).limit_denominator(1001), options=options)
     stream.height, stream.width = H + H % 2, W + W % 2
     stream.pix_fmt = "yuv420p"
-    # Said in the file, so that every player turns the colours back the way they were made.
+    # Stored in the file, so that every player converts the colours back the way they were encoded.
     context = stream.codec_context
     context.colorspace = Colorspace.ITU709
     context.color_primaries = 1
@@ -214,7 +225,7 @@ def encode(
 
 
 def _url(path: str | Path) -> str:
-    """A path as FFmpeg takes it without looking for a protocol in it."""
+    """A path as FFmpeg accepts it without looking for a protocol in it."""
     return f"file:{path}"
 
 

@@ -22,7 +22,7 @@ from kandinsky.errors import RequestError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# What Pillow raises for files that are cut off or damaged, in one format or another.
+# What Pillow raises for truncated or damaged files, depending on the format.
 _DAMAGED = (
     OSError,
     ValueError,
@@ -42,10 +42,12 @@ LONGEST_SIDE = 2048
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
-    """An upright RGB image; two are equal when their digests are.
+    """An upright RGB image; two are equal if their digests are.
 
-    sha256: of the file, or of size and pixels for an image from memory.
-    file:   the path as given; None for an image from memory.
+    Attributes:
+        image: The image.
+        sha256: Digest of the file, or of size and pixels for an image from memory.
+        file: The path as given; None for an image from memory.
     """
 
     image: Image = field(compare=False, repr=False)
@@ -62,8 +64,12 @@ class InputImage:
 class FittedImage:
     """An input image and the size it is used at.
 
-    how: "stretch" to the size (which has the image's aspect ratio, rounded to the grid); "shrink" to it with Pillow's
-         own bicubic filter; or "cover" the size and crop the rest.
+    Attributes:
+        source: The image.
+        width: Width in pixels.
+        height: Height in pixels.
+        how: "stretch" to the size (which has the image's aspect ratio, rounded to the grid); "shrink" to it with
+            Pillow's own bicubic filter; or "cover" the size and crop the rest.
     """
 
     source: InputImage
@@ -106,11 +112,11 @@ def open_image(source: Any) -> InputImage:
     """Read an image from a path, a Pillow image or an array, upright and in RGB.
 
     Args:
-        source: The path of an image (of an animation its first frame is used), a ``PIL.Image.Image``, or an array
-            [H, W, 1|3|4] or [H, W] of uint8.
+        source: The path of an image (of an animation its first frame is used), a ``PIL.Image.Image``, or an array [H,
+            W, 1|3|4] or [H, W] of uint8.
 
     Returns:
-        The image as ``upright_rgb`` has it.
+        The image as ``upright_rgb`` returns it.
 
     Raises:
         RequestError: The file does not exist or cannot be read, or the source is something else.
@@ -208,24 +214,27 @@ def resized(image: Image, width: int, height: int) -> Image:
 
 @contextmanager
 def opened(file: Path | io.BytesIO, what: str) -> Iterator[Image]:
-    """Open an image file with Pillow; what is wrong with it may show when the block reads its pixels.
+    """Open an image file with Pillow; damage may show only when the block reads its pixels.
 
     Args:
         file: A path, or the file's bytes.
         what: What it is to the user, for messages.
 
+    Yields:
+        The image.
+
     Raises:
-        RequestError: It is no image, is damaged, or has more pixels than Pillow allows.
+        RequestError: It is not an image, is damaged, or has more pixels than Pillow allows.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with quiet():
-            # Pillow only warns of sizes that fill the memory; here they are refused.
+            # Pillow only warns of sizes that would exhaust memory; here they are refused.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file)
         with image:
-            if image.format == "EPS":  # Pillow would have Ghostscript run the program that such a file is
+            if image.format == "EPS":  # Pillow would have Ghostscript run such a file, which is a program
                 raise UnidentifiedImageError
             yield image
     except RequestError:
@@ -241,27 +250,34 @@ def opened(file: Path | io.BytesIO, what: str) -> Iterator[Image]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Pillow reads damaged metadata with many warnings, which say nothing to whoever wants the image."""
+    """Suppress Pillow's many warnings about damaged metadata, which are of no use to the user."""
     with warnings.catch_warnings(action="ignore", category=UserWarning):
         yield
 
 
 def upright_rgb(image: Image, what: str) -> Image:
-    """An image in RGB, turned as its EXIF orientation says, transparency composited on white.
+    """Convert an image to RGB, rotated as its EXIF orientation says, transparency composited on white.
 
-    Images of more than 8 bits a channel are scaled, not cut off: 16 bits from their full range, numbers of 32 bits and
-    floats from the range that they use (0 to 1, to 255, to 65535, or what their largest is).
+    Images of more than 8 bits per channel are scaled, not cut off: 16 bits from their full range, 32-bit integers and
+    floats from the range that they use (0 to 1, to 255, to 65535, or to their largest value).
+
+    Args:
+        image: The image.
+        what: What it is to the user, for messages.
+
+    Returns:
+        The RGB image.
 
     Raises:
-        RequestError: It has no pixels, or its numbers or its mode are not those of an image.
+        RequestError: It has no pixels, or its values or its mode are not those of an image.
     """
     from PIL import Image as Pillow
     from PIL import ImageOps
 
     if 0 in image.size:
         raise RequestError(f"{what} has no pixels")
-    is_16_bits = image.mode.startswith("I;16") or image.format == "PPM"  # what Pillow has of a 16-bit PGM is mode "I"
-    with quiet(), suppress(*_DAMAGED):  # orientation in broken EXIF data is no orientation
+    is_16_bits = image.mode.startswith("I;16") or image.format == "PPM"  # Pillow reads a 16-bit PGM as mode "I"
+    with quiet(), suppress(*_DAMAGED):  # an orientation in broken EXIF data is ignored
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _in_8_bits(image, what, is_16_bits=is_16_bits)
@@ -276,14 +292,18 @@ def upright_rgb(image: Image, what: str) -> Image:
         raise RequestError(f"{what} has the mode `{image.mode}`, which does not convert to RGB") from error
 
 
+# A file that does not say its depth and holds no more than this has fewer than 16 bits: 10, 12, or a range of its own.
+_LEAST_OF_16_BITS = 16384
+
+
 def _in_8_bits(image: Image, what: str, *, is_16_bits: bool) -> Image:
-    """Grey numbers of more than 8 bits as "L", or as "LA" where one of them stands for transparency."""
+    """Grey values of more than 8 bits as "L", or as "LA" if one of them stands for transparency."""
     import numpy as np
     from PIL import Image as Pillow
 
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
-    # Numbers of a float image may overshoot their range a little, after resampling.
+    # Values of a float image may slightly overshoot their range after resampling.
     slack = 0.1 if image.mode == "F" else 0.0
     if not (math.isfinite(low) and math.isfinite(high)) or low < -slack * max(high, 1):
         raise RequestError(f"{what} holds numbers from {low:g} to {high:g}: scale them to 0 to 1, 255 or 65535")
@@ -291,7 +311,7 @@ def _in_8_bits(image: Image, what: str, *, is_16_bits: bool) -> Image:
         grey = values * 255.0
     elif high <= 255 * (1 + slack) and not is_16_bits:
         grey = values
-    elif high <= 65535 * (1 + slack):
+    elif high <= 65535 * (1 + slack) and (is_16_bits or high > _LEAST_OF_16_BITS):
         grey = values // 256 if image.mode != "F" else values / 257
     else:
         grey = values * (255 / high)

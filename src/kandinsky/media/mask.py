@@ -21,10 +21,13 @@ MOST_GROWTH = 256  # pixels
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Pixels of an image, each to be repainted or kept; two masks are equal when their digests and growth are.
+    """Pixels of an image, each to be repainted or kept; two masks are equal if their digests and growth are.
 
-    repaint_HW: True where the image is repainted.   grow: pixels the mask was grown by.
-    sha256, file: as of ``InputImage``.
+    Attributes:
+        repaint_HW: True where the image is repainted.
+        sha256: As in ``InputImage``.
+        file: As in ``InputImage``.
+        grow: Pixels by which the mask was grown.
     """
 
     repaint_HW: np.ndarray = field(compare=False, repr=False)
@@ -58,13 +61,16 @@ def open_mask(source: Any, image: InputImage, *, grow: int = 0) -> Mask:
     Source: ai-forever/Kandinsky-3@a4c9e92, utils.py, prepare_mask: grown by 6.
 
     Args:
-        source: An image, repainted where it is at least half white; or an array [H, W] of bool, of numbers from 0 to
-            1, or of uint8 from 0 to 255.
+        source: An image, repainted where it is at least half white; or an array [H, W] of bool, of numbers from 0 to 1,
+            or of uint8 from 0 to 255.
         image: The image it belongs to.
         grow: Pixels to grow the mask by on all sides, since it rarely follows edges exactly.
 
+    Returns:
+        The mask.
+
     Raises:
-        RequestError: The mask cannot be read, is not of the image's size, or marks nothing.
+        RequestError: The mask cannot be read, does not have the image's size, or marks nothing.
     """
     if isinstance(grow, bool) or not isinstance(grow, int) or not 0 <= grow <= MOST_GROWTH:
         raise RequestError(f"mask growth `{grow}` must be a whole number of pixels from 0 to {MOST_GROWTH}")
@@ -122,7 +128,7 @@ def _grown(repaint_HW: np.ndarray, by: int) -> np.ndarray:
 
 
 def _between(values: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
-    """Values between neighbours along an axis; beyond the ends, those at the ends."""
+    """Values interpolated between neighbours along an axis; beyond the ends, those at the ends."""
     import numpy as np
 
     last = values.shape[axis] - 1

@@ -1,10 +1,10 @@
-"""Input videos: looked at, their frames read, and copied with other sound.
+"""Input videos: probed, their frames read, and copied with other audio.
 
-The video stream is copied packet by packet, never decoded and encoded again; sound becomes AAC in `.mp4`, `.mov` and
+The video stream is copied packet by packet, never decoded and encoded again; audio becomes AAC in `.mp4`, `.mov` and
 `.mkv` and Opus in `.webm`. An animated image has no stream that those could hold, so its frames are encoded. Files are
 written beside their target and renamed, and a video is never its own target.
 
-Legend: N frames, H W rows and columns of the upright frame, S samples of sound.
+Legend: N frames, H W rows and columns of the upright frame, S samples of audio.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ AUDIO_CODECS: dict[str, tuple[str, int | None]] = {
 # ending → codecs of sound that players expect in it, which are copied as they are
 COPIED_AUDIO = {".mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"), ".webm": ("opus", "vorbis")}
 BIT_RATE = 192_000
-SECONDS_AT_ONCE = Fraction(1, 4)  # of sound, between packets of video
+SECONDS_AT_ONCE = Fraction(1, 4)  # of audio, between packets of video
 _TRIAL_PACKETS = 32
 _Lazy = Callable[[], "np.ndarray"]
 
@@ -53,12 +53,16 @@ _Lazy = Callable[[], "np.ndarray"]
 class InputVideo:
     """What is known of an input video before it is used.
 
-    times_s: when each frame is shown, rising, from 0.   seconds: until the last one has been shown.
-    fps:     frames a second; the average where their times are uneven.
-    codec:   of the video stream.   has_audio: whether there is an audio track that can be read.
-    sample_aspect: width of a pixel for a height of 1, upright.
-    is_animation:  whether it is an animated image.
-    timestamps:  the frames' times as the file counts them.
+    Attributes:
+        path: The file.
+        times_s: When each frame is shown, in seconds, increasing from 0.
+        seconds: Duration until the end of the last frame.
+        fps: Frames per second; the average if their times are uneven.
+        codec: Codec of the video stream.
+        has_audio: Whether there is a readable audio track.
+        sample_aspect: Width of a pixel for a height of 1, upright.
+        is_animation: Whether it is an animated image.
+        timestamps: The frames' times in the file's own units.
     """
 
     path: Path
@@ -73,11 +77,17 @@ class InputVideo:
 
 
 def probe(path: str | Path) -> InputVideo:
-    """Look at a video: the time of every packet, and the first frame.
+    """Inspect a video: the time of every packet, and the first frame.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What is known of the video.
 
     Raises:
-        RequestError: The file does not exist or cannot be read, has no video stream, no timestamps or no length, or
-            is a still image.
+        RequestError: The file does not exist or cannot be read, has no video stream, no timestamps or no length, or is
+            a still image.
     """
     path = Path(path)
     if not path.is_file():
@@ -129,7 +139,14 @@ def probe(path: str | Path) -> InputVideo:
 
 
 def frames_at(video: InputVideo, wanted: Sequence[int]) -> np.ndarray:
-    """Frames by number, in the order wanted, upright, [N, H, W, 3] uint8; a number may come more than once.
+    """Read frames by number.
+
+    Args:
+        video: The video.
+        wanted: Frame numbers, in any order; a number may repeat.
+
+    Returns:
+        The frames in that order, upright, [N, H, W, 3] uint8.
 
     Raises:
         RequestError: None of the video's frames can be decoded.
@@ -139,13 +156,20 @@ def frames_at(video: InputVideo, wanted: Sequence[int]) -> np.ndarray:
 
 
 def frames_of_windows(video: InputVideo, windows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
-    """``frames_at`` for windows one after another, each as soon as it is complete.
+    """Read frames for several windows, each as soon as it is complete.
 
-    The video is decoded once, and no more frames are held than windows share; the first window begins first. In the
-    place of a frame that cannot be decoded the one before it is shown, and the log says so.
+    The video is decoded once, and no more frames are held than windows share; the first window begins first. A frame
+    that cannot be decoded is replaced with the one before it, with a note in the log.
+
+    Args:
+        video: The video.
+        windows: Frame numbers of each window.
+
+    Yields:
+        The frames of a window, upright, [N, H, W, 3] uint8.
 
     Raises:
-        RequestError: None of the video's frames can be decoded.
+        RequestError: None of the video's frames can be decoded, or there is no frame of some number.
     """
     import numpy as np
 
@@ -168,7 +192,7 @@ def frames_of_windows(video: InputVideo, windows: Sequence[Sequence[int]]) -> It
 
 
 def read_input(video: InputVideo) -> Video:
-    """All frames, upright, at their average rate, with the recipe of a video that this library made.
+    """Read all frames, upright, at their average rate, with the recipe if this library made the video.
 
     Raises:
         RequestError: None of them can be decoded.
@@ -179,18 +203,21 @@ def read_input(video: InputVideo) -> Video:
 
 
 def check_copy_target(target: str | Path, video: InputVideo, *, over: bool = False) -> Path:
-    """Refuse a copy with other sound that cannot be written, before anything heavy is loaded.
+    """Refuse a copy with other audio that cannot be written, before anything heavy is loaded.
 
-    Really begins such a copy in memory: what a container holds is best known to its writer.
+    Actually begins such a copy in memory, since only the writer knows for sure what a container can hold.
 
     Args:
         target: The file to write.
         video: The video.
-        over: The target may be the video itself.
+        over: Whether the target may be the video itself.
+
+    Returns:
+        The target.
 
     Raises:
-        RequestError: The suffix is of no container that holds sound, the container does not hold the video's codec
-            (one that does is named), or the place cannot be written.
+        RequestError: The ending is not that of a container with audio, the container cannot hold the video's codec (one
+            that can is named), or the file cannot be written.
     """
     path = Path(target)
     ending = path.suffix.lower()
@@ -213,23 +240,23 @@ def check_copy_target(target: str | Path, video: InputVideo, *, over: bool = Fal
 def copy_with_audio(
     video: InputVideo, audio: Audio, target: str | Path, *, recipe: dict[str, Any] | None = None, over: bool = False
 ) -> Path:
-    """Write a copy of a video, its stream bit for bit, with this sound for as long as it lasts.
+    """Write a copy of a video, its stream bit for bit, with this audio for as long as it lasts.
 
-    Sound that the video has is left out. The new sound is cut, or followed by silence, to the video's length. The
-    video itself is only read.
+    The video's own audio is dropped. The new audio is cut or padded with silence to the video's length. The video
+    itself is only read.
 
     Args:
         video: The video; frames of an animated image are encoded.
-        audio: The sound.
+        audio: The audio.
         target: The file to write.
-        recipe: To be stored in the file.
-        over: The target may be the video itself, which is then replaced when all is written.
+        recipe: Recipe to store in the file.
+        over: Whether the target may be the video itself, which is then replaced when everything is written.
 
     Returns:
         The path written.
 
     Raises:
-        RequestError: As of ``check_copy_target``. Nothing half-written stays.
+        RequestError: The target is not suitable, as in ``check_copy_target``. No partial file is left behind.
     """
     path = check_copy_target(target, video, over=over)
     comment = recipes.to_text(recipe) if recipe else None
@@ -240,7 +267,7 @@ def copy_with_audio(
                 times_s = (*video.times_s, video.seconds)
                 shown = (frame for frame, _ in animation.frames_of(video.path))
                 container.encode(shown, made, path.suffix.lower(), video.fps, times_s=times_s)
-            # not every container says how long the last frame stays
+            # not every container says how long the last frame lasts
             copy_with_audio(replace(probe(part), seconds=video.seconds), sound, part, recipe=recipe, over=True)
         else:
             with container.reading(video.path) as source, container.writing(part, path, comment=comment) as made:
@@ -249,12 +276,16 @@ def copy_with_audio(
 
 
 def keep_audio(source: InputVideo, path: Path) -> None:
-    """Put a video's sound under other frames of the same length, in their file.
+    """Add a video's audio to a file with other frames of the same length.
 
-    All tracks are copied bit for bit where the file's format takes them; else the first is encoded again.
+    All tracks are copied bit for bit if the file's format allows it; else the first is encoded again.
+
+    Args:
+        source: The video with the audio.
+        path: The file with the other frames.
 
     Raises:
-        RequestError: The sound cannot be read; the file is then as it was.
+        RequestError: The audio cannot be read; the file is then left as it was.
     """
     with container.reading(source.path) as given, container.reading(path) as shown:
         tracks = [track for track in given.streams.audio if track.codec_context is not None]
@@ -274,14 +305,14 @@ def keep_audio(source: InputVideo, path: Path) -> None:
 
 
 def decode_times(packets: Sequence[tuple[int | None, int | None]]) -> list[tuple[int, int]]:
-    """When each packet is shown and when it is to be decoded, complete and in an order that containers accept.
+    """When each packet is shown and when it must be decoded, complete and in an order that containers accept.
 
     Args:
-        packets: What the file says of each, in its order: time of presentation, time of decoding.
+        packets: What the file says of each, in its order: presentation time, decoding time.
 
     Returns:
-        The same where nothing is missing and decoding times rise and are not after presentation. Else presentation
-        times stay, and the decoding times are those times sorted and moved ahead as far as the order needs.
+        The same if nothing is missing and decoding times increase and are not after presentation. Else presentation
+        times stay, and the decoding times are those times sorted and moved ahead as far as the order requires.
     """
     given = [(pts, dts) for pts, dts in packets if pts is not None and dts is not None and dts <= pts]
     if len(given) == len(packets) and all(a < b for (_, a), (_, b) in itertools.pairwise(given)):
@@ -292,11 +323,11 @@ def decode_times(packets: Sequence[tuple[int | None, int | None]]) -> list[tuple
         shown.append(known if known is not None else (max(shown) + 1 if shown else 0))
     in_order = sorted(shown)
     step = max(1, min((b - a for a, b in itertools.pairwise(in_order) if b > a), default=1))
-    # a packet comes this many places before its frame's turn, at most
+    # a packet comes at most this many places before its frame
     places = {stamp: place for place, stamp in reversed(list(enumerate(in_order)))}
     ahead = max((i - places[stamp] for i, stamp in enumerate(shown)), default=0)
     times = [in_order[0] - (ahead - i) * step for i in range(ahead)] + in_order[: len(in_order) - ahead]
-    for i in range(1, len(times)):  # equal times, of damaged files
+    for i in range(1, len(times)):  # equal times, in damaged files
         times[i] = max(times[i], times[i - 1] + 1)
     return [(max(stamp, time), time) for stamp, time in zip(shown, times, strict=True)]
 
@@ -322,22 +353,22 @@ def _still(path: Path) -> RequestError:
 
 
 def _length(timestamps: Sequence[int], durations: dict[int, int], rate: Fraction | None, base: Fraction) -> float:
-    """Seconds from the first frame until the last one has been shown."""
+    """Seconds from the first frame to the end of the last one."""
     last = durations[timestamps[-1]]
-    if not last and len(timestamps) > 1:  # some containers do not say how long the last one stays
+    if not last and len(timestamps) > 1:  # some containers do not say how long the last one lasts
         last = round(1 / (rate * base)) if rate else timestamps[-1] - timestamps[-2]
     return float((timestamps[-1] - timestamps[0] + last) * base)
 
 
 def _fps(times_s: Sequence[float], seconds: float, rate: Fraction | None, base: Fraction) -> float:
-    """The rate that the file states, where its frames come at that rate but for rounding; else their average."""
+    """The rate that the file states if its frames come at that rate up to rounding; else their average."""
     if rate and all(abs(time - i / rate) <= 1.01 * base for i, time in enumerate(times_s)):
         return float(rate)
     return len(times_s) / seconds
 
 
 def _without_gaps(video: InputVideo) -> Iterator[tuple[int, _Lazy, bool]]:
-    """Every frame's number, its pixels when they are asked for, and whether another frame stands in for it."""
+    """Every frame's number, its pixels on request, and whether another frame stands in for it."""
     due, before = 0, None
     for number, frame in _animated(video) if video.is_animation else _decoded(video):
         for lost in range(due, number):
@@ -357,7 +388,7 @@ def _animated(video: InputVideo) -> Iterator[tuple[int, _Lazy]]:
 
 
 def _decoded(video: InputVideo) -> Iterator[tuple[int, _Lazy]]:
-    """Frames as they are decoded, each with its number, which its time says."""
+    """Frames as they are decoded, each with its number, derived from its time."""
     with container.reading(video.path) as file:
         stream = container.best_video(file, video.path)
         size: tuple[int, int] | None = None
@@ -371,7 +402,7 @@ def _decoded(video: InputVideo) -> Iterator[tuple[int, _Lazy]]:
 
 
 def _frames_of_packet(packet: av.Packet[Any]) -> Iterator[av.VideoFrame]:
-    """What is decoded from a packet; nothing from a damaged one."""
+    """The frames decoded from a packet; none from a damaged one."""
     import av
 
     try:
@@ -381,7 +412,7 @@ def _frames_of_packet(packet: av.Packet[Any]) -> Iterator[av.VideoFrame]:
 
 
 def _upright(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-    """A frame in RGB, in the first frame's size, turned and mirrored as the file says, transparency on white."""
+    """A frame in RGB, in the first frame's size, rotated and mirrored as the file says, transparency on white."""
     import numpy as np
 
     if (frame.width, frame.height) != size:
@@ -417,7 +448,7 @@ def _matrix(frame: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _can_hold(video: InputVideo, ending: str) -> bool:
-    """Whether a container takes this video: its first packets are copied, into memory."""
+    """Whether a container can hold this video, tested by copying its first packets into memory."""
     import av
 
     if video.is_animation:
@@ -448,7 +479,7 @@ def _copy_with_sound(
     *,
     most: int | None = None,
 ) -> None:
-    """Both streams, side by side in time; of the video no more than so many packets."""
+    """Copy both streams, interleaved in time; at most ``most`` packets of the video."""
     stream = container.best_video(source, video.path)
     copied = made.add_stream_from_template(stream, opaque=True)
     _keep_aspect(stream, copied, video, ending)
@@ -473,24 +504,24 @@ def _copy_with_sound(
 
 
 def _keep_aspect(stream: av.VideoStream, copied: Any, video: InputVideo, ending: str) -> None:
-    """Have a copy say the shape of its pixels, where the source's container says it and not the packets."""
+    """Store the pixel aspect ratio in a copy if the source has it in its container and not in the packets."""
     aspect = stream.sample_aspect_ratio or 1
     if aspect == 1 or stream.codec_context.sample_aspect_ratio:
         return
     copied.codec_context.sample_aspect_ratio = aspect
-    if ending in (".mkv", ".webm"):  # their writer takes it from a place that PyAV does not reach
+    if ending in (".mkv", ".webm"):  # their writer takes it from a field that PyAV does not expose
         log.warning("`%s` has pixels of %s, which its copy as %s does not say: use .mp4", video.path, aspect, ending)
 
 
 def _times(video: InputVideo, most: int | None) -> list[tuple[int, int]]:
-    """Of the packets of a video, read ahead, since a missing time follows from later ones."""
+    """Times of a video's packets, read ahead, since a missing time follows from later ones."""
     with container.reading(video.path) as file:
         packets = (p for p in file.demux(container.best_video(file, video.path)) if p.size)
         return decode_times([(p.pts, p.dts) for p in itertools.islice(packets, most)])
 
 
 def _packets(file: InputContainer, streams: Sequence[Any], shift: Fraction) -> Iterator[tuple[Fraction, Any]]:
-    """Packets with the time they are to be decoded at, in s; later by ``shift``."""
+    """Packets with their decoding times, in s, delayed by ``shift``."""
     for packet in file.demux(streams):
         if not packet.size:  # the end
             continue

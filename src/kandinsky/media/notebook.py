@@ -1,6 +1,6 @@
-"""Results as notebooks show them: HTML with the file inside, small enough to be kept in one.
+"""Results as notebooks show them: HTML with the file inside, small enough to be stored in the notebook.
 
-A clip plays in a loop, a still is an image, sound has a player. What would be too large is shown smaller, or as its
+A clip plays in a loop, a still is an image, audio has a player. What would be too large is shown smaller, or as its
 first frame.
 """
 
@@ -18,13 +18,13 @@ from kandinsky.model.values import Audio, Video
 if TYPE_CHECKING:
     import numpy as np
 
-LARGEST = 16 << 20  # bytes of a file that is put into a page
-MOST_PIXELS = 1 << 27  # of all frames together; encoding more takes long
-SHOWN_SIDE = 384  # screen pixels that the longer side of a smaller clip gets
+LARGEST = 16 << 20  # largest file embedded in a page, in bytes
+MOST_PIXELS = 1 << 27  # pixels of all frames together; encoding more takes long
+SHOWN_SIDE = 384  # screen pixels of the longer side of a smaller clip
 
 
 def video_html(clip: Video) -> str:
-    """A clip, or a still, as HTML."""
+    """A clip or a still image as HTML."""
     frames, H, W = clip.frames_THWC, *clip.frames_THWC.shape[1:3]
     step = 1
     while frames.size // 3 // step**2 > MOST_PIXELS:
@@ -42,7 +42,7 @@ def video_html(clip: Video) -> str:
 
 
 def audio_html(sound: Audio) -> str:
-    """Sound as HTML."""
+    """Audio as HTML."""
     data = _encoded(sound, "sound.wav")
     if len(data) > LARGEST:
         return f"<p>{html.escape(repr(sound))}: too long to play here</p>"

@@ -8,14 +8,13 @@
 | .png | a tEXt chunk named `kandinsky`, JSON |
 | a folder of frames | the tEXt chunk of each frame |
 
-A file may come from anywhere, so what is read is checked: every recipe that leaves this module is a ``Recipe``.
+A file may come from anywhere, so its contents are checked: every recipe that leaves this module is a ``Recipe``.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -25,17 +24,31 @@ from kandinsky.diffusion import caching
 from kandinsky.errors import RequestError
 from kandinsky.media import container
 from kandinsky.media.image import opened, quiet
+from kandinsky.model.checks import allowed, fits, hints_of
 from kandinsky.printing import shell_command
 
 PNG_KEY = "kandinsky"
+AUDIO_ENDINGS = (".wav", ".flac")
 EXIF_IMAGE_DESCRIPTION = 0x010E
-MOST_CHARACTERS = 2**20  # as many as Pillow reads of a PNG's text
-_DEEPEST = 64  # levels of a recipe within a recipe within …
+MOST_CHARACTERS = 2**20  # Pillow's limit for text in a PNG
+_DEEPEST = 64  # depth of recipes within recipes
+# the smallest numbers that make sense
+_LEAST = {"seed": 0, "seconds": 0, **dict.fromkeys(("width", "height", "frames", "steps", "windows"), 1)}
 _VERSIONED = ("torch", "transformers", "diffusers", "tokenizers", "numpy", "av")
 
 
 class Given(TypedDict, total=False):
-    """A file that a result was made from. file: None for one from memory.   grow: of a mask, in pixels."""
+    """A file that a result was made from.
+
+    Attributes:
+        file: Its path; None for one from memory.
+        sha256: Digest of the file.
+        given: Size as given.
+        used: Size as used.
+        fit: How it was fitted.
+        grow: Pixels by which a mask was grown.
+        recipe: Its own recipe, if it has one.
+    """
 
     file: str | None
     sha256: str
@@ -46,13 +59,24 @@ class Given(TypedDict, total=False):
     recipe: dict[str, Any]
 
 
-class UsedLora(TypedDict, total=False):
+class UsedLora(TypedDict):
     source: str
     scale: float
 
 
+class UsedCache(TypedDict, total=False):
+    option: str
+
+
+class UsedSound(TypedDict):
+    model: str
+
+
+Interpolated = TypedDict("Interpolated", {"factor": float, "from": dict[str, Any]}, total=False)
+
+
 class Recipe(TypedDict, total=False):
-    """What made a result; a file may hold other keys too, whose values are plain JSON."""
+    """What made a result; a file may hold null for any of these, and other keys, whose values are plain JSON."""
 
     kandinsky: str
     model: str
@@ -67,22 +91,22 @@ class Recipe(TypedDict, total=False):
     frames: int
     fps: float
     rate: str
-    motion: str | None
+    motion: str
     steps: int
     guidance: float
-    image_guidance: float | None
-    interpolation_guidance: float | None
+    image_guidance: float
+    interpolation_guidance: float
     shift: float
     noise: str
     image: Given
     mask: Given
     video: Given
     states: str
-    sound: dict[str, Any]
-    interpolated: dict[str, Any]
-    cache: dict[str, Any]
+    sound: UsedSound
+    interpolated: Interpolated
+    cache: UsedCache
     quantize: dict[str, str]
-    tiling: str | None
+    tiling: str
     attention: str
     kept_blocks: float
     lora: list[UsedLora]
@@ -94,10 +118,16 @@ class Recipe(TypedDict, total=False):
 
 
 def build(settings: Mapping[str, Any], *, revision: str, dtype: str, device: str) -> dict[str, Any]:
-    """The recipe of one result.
+    """Build the recipe of one result.
 
-    Args: settings: model, prompt, seed and the rest (``Job.settings()``).   revision: of the weights.
-          dtype: compute type, such as `float32`.   device: such as `cpu`.
+    Args:
+        settings: Model, prompt, seed and the rest (``Job.settings()``).
+        revision: Revision of the weights.
+        dtype: Compute type, such as `float32`.
+        device: Device, such as `cpu`.
+
+    Returns:
+        The recipe, as plain values.
     """
     values = dict(settings)
     model = values.pop("model")
@@ -117,18 +147,21 @@ def versions() -> dict[str, str]:
 
 
 def to_text(recipe: Mapping[str, Any]) -> str:
-    """A recipe as one line of ASCII JSON: not every container keeps other letters intact."""
+    """A recipe as one line of ASCII JSON, since not every container preserves other characters."""
     return json.dumps(recipe, ensure_ascii=True, separators=(",", ":"), sort_keys=False)
 
 
 def from_text(text: str | None) -> Recipe | None:
-    """Inverse of ``to_text``.
+    """Read a recipe; the inverse of ``to_text``.
+
+    Args:
+        text: Text from a file's metadata.
 
     Returns:
-        The recipe, or None for text that is none, such as another program's comment.
+        The recipe, or None for other text, such as another program's comment.
 
     Raises:
-        RequestError: The text is a recipe, and a broken one.
+        RequestError: The text is a recipe, but a broken one.
     """
     if not text or not text.startswith("{"):
         return None
@@ -143,36 +176,69 @@ def from_text(text: str | None) -> Recipe | None:
 
 
 def checked(values: object) -> Recipe:
-    """Values as a recipe, when all of them are what a recipe holds.
+    """Check that values form a recipe.
+
+    Args:
+        values: Values from a file.
+
+    Returns:
+        The recipe.
 
     Raises:
-        RequestError: One of them is not; it is named.
+        RequestError: A value is not allowed in a recipe; the message names it.
     """
     if not isinstance(values, Mapping):
         raise RequestError(f"a recipe must be a JSON object, not `{type(values).__name__}`")
     _check_plain(values, "recipe", 0)
+    hints = hints_of(Recipe)
     for key, value in values.items():
-        is_right, wanted = _FIELDS.get(key, (_anything, ""))
-        if value is not None and not is_right(value):
+        hint = hints.get(key, Any)
+        if value is not None and not _is_right(key, value, hint):
             shown = json.dumps(value)
+            least = " above 0" if key == "fps" else f", {_LEAST[key]} or more" if key in _LEAST else ""
             raise RequestError(
-                f"the recipe's `{key}` must be {wanted}, not `{shown if len(shown) <= 60 else shown[:60] + '…'}`"
+                f"the recipe's `{key}` must be {allowed(hint)}{least}, not "
+                f"`{shown if len(shown) <= 60 else shown[:60] + '…'}`"
             )
-    return cast(Recipe, {key: value for key, value in values.items() if value is not None or key not in _FIELDS})
+    return cast(Recipe, {key: value for key, value in values.items() if value is not None or key not in hints})
+
+
+def _is_right(key: str, value: Any, hint: Any) -> bool:
+    if not fits(value, hint):
+        return False
+    if key == "model":
+        return bool(value.strip())
+    if key == "sound":
+        return bool(str(value.get("model") or "").strip())
+    if key == "mask":
+        return (value.get("grow") or 0) >= 0
+    if key == "fps":
+        return bool(value > 0)
+    return key not in _LEAST or value >= _LEAST[key]
 
 
 def needs(recipe: Recipe, *keys: str) -> None:
-    """Refuse a recipe without these keys. Raises: RequestError."""
+    """Refuse a recipe without these keys.
+
+    Raises:
+        RequestError: A key is missing.
+    """
     for key in keys:
         if key not in recipe:
             raise RequestError(f"the recipe has no `{key}`")
 
 
 def read(path: Path) -> Recipe:
-    """The recipe stored in a result, a file or a folder of frames.
+    """Read the recipe stored in a result.
+
+    Args:
+        path: A file or a folder of frames.
+
+    Returns:
+        The recipe.
 
     Raises:
-        RequestError: The file does not exist, cannot be read, or carries no recipe or a broken one.
+        RequestError: The file does not exist, cannot be read, or has no recipe or a broken one.
     """
     path = Path(path)
     if path.is_dir():
@@ -197,25 +263,34 @@ def read(path: Path) -> Recipe:
 
 
 def read_if_any(path: Path) -> Recipe:
-    """The recipe stored in a result; empty where there is none that can be read."""
+    """The recipe stored in a result; empty if there is none that can be read."""
     try:
         return read(path)
     except RequestError:
         return {}
 
 
-def command(recipe: Mapping[str, Any]) -> str:
-    """The shell command that makes a result again, in one line.
+def command(recipe: Mapping[str, Any], path: str | Path = "") -> str:
+    """The shell command that makes a result again, on one line.
+
+    Args:
+        recipe: What made it.
+        path: Where it was read; a file of audio alone is asked for as one.
+
+    Returns:
+        The command.
 
     Raises:
         RequestError: The recipe has no model or no prompt, or is broken.
     """
-    given = checked(recipe)
-    needs(given, "model", "prompt")
+    given = cast("dict[str, Any]", checked(recipe))
+    needs(cast(Recipe, given), "model", "prompt")
+    if "interpolated" in given:
+        return _interpolation(given)
     words = ["kandinsky", "generate", "--model", given["model"]]
     if "width" in given and "height" in given:
         words += ["--size", f"{given['width']}x{given['height']}"]
-    # where a frame rate was chosen by name, it decides the length too
+    # a frame rate chosen by name also determines the length
     length = ("rate", "--fps") if "rate" in given else ("seconds", "--seconds")
     for key, option in (
         length,
@@ -230,13 +305,15 @@ def command(recipe: Mapping[str, Any]) -> str:
         ("dtype", "--dtype"),
         ("device", "--device"),
     ):
-        # Without guidance there is no second pass, so a negative prompt decides nothing.
+        # Without guidance there is no second pass, so a negative prompt has no effect.
         if key in given and not (key == "negative_prompt" and given.get("guidance") == 1):
-            words += [option, _plain(cast(Mapping[str, Any], given)[key])]
+            words += [option, _plain(given[key])]
     if image := given.get("image"):
         words += ["--image", image.get("file") or "IMAGE"]  # one from memory has no name
     if video := given.get("video"):
         words += ["--video", video.get("file") or "VIDEO"]
+        if (ending := Path(path).suffix.lower()) in AUDIO_ENDINGS:
+            words += ["--audio-only", "--format", ending[1:]]
     if sound := given.get("sound"):
         words += ["--sound", "--sound-model", str(sound["model"])]
     if states := given.get("states"):
@@ -258,6 +335,23 @@ def command(recipe: Mapping[str, Any]) -> str:
         words += ["--expanded-prompt", expanded]
     # After `--` a prompt may begin with a dash.
     return shell_command([*words, "--", given["prompt"]])
+
+
+def _interpolation(given: Mapping[str, Any]) -> str:
+    """The command that raises a clip's frame rate again; which file it was given is not recorded."""
+    words = ["kandinsky", "interpolate", "VIDEO", "--output", "OUTPUT.mp4", "--model", given["model"]]
+    for key, option in (
+        ("fps", "--fps"),
+        ("prompt", "--prompt"),
+        ("steps", "--steps"),
+        ("interpolation_guidance", "--guidance"),
+        ("seed", "--seed"),
+        ("dtype", "--dtype"),
+        ("device", "--device"),
+    ):
+        if given.get(key, "") != "":
+            words += [option, _plain(given[key])]
+    return shell_command(words)
 
 
 def _plain(value: Any) -> str:
@@ -283,7 +377,7 @@ def _of_image(path: Path) -> str | None:
 
 
 def _check_plain(value: object, name: str, depth: int) -> None:
-    """Refuse what no result holds: endless nesting, numbers that are none, text that cannot be printed or typed."""
+    """Refuse what no result holds: excessive nesting, non-finite numbers, text that cannot be printed or typed."""
     if depth > _DEEPEST:
         raise RequestError(f"the recipe is nested more than {_DEEPEST} levels deep")
     if isinstance(value, Mapping):
@@ -295,69 +389,6 @@ def _check_plain(value: object, name: str, depth: int) -> None:
             _check_plain(entry, name, depth + 1)
     elif isinstance(value, str):
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise RequestError(f"the recipe's `{name}` holds a NUL or a lone surrogate, which is no text")
+            raise RequestError(f"the recipe's `{name}` holds a NUL or a lone surrogate, which is not valid text")
     elif isinstance(value, int | float) and not abs(value) < 2**64:  # NaN too
         raise RequestError(f"the recipe's `{name}` is a number that is not finite or too large")
-
-
-_Check = tuple[Callable[[Any], bool], str]
-
-
-def _anything(_value: object) -> bool:
-    return True
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(least: int) -> _Check:
-    def is_right(value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-    return is_right, f"a whole number, {least} or more"
-
-
-def _object(**fields: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """An object whose fields of these names, where they are there and not null, are right."""
-
-    def is_right(value: object) -> bool:
-        return isinstance(value, Mapping) and all(
-            is_field(value[name]) for name, is_field in fields.items() if value.get(name) is not None
-        )
-
-    return is_right
-
-
-def _is_lora(value: object) -> bool:
-    return isinstance(value, Mapping) and _is_text(value.get("source")) and _is_number(value.get("scale"))
-
-
-_TEXT: _Check = (_is_text, "text")
-_NUMBER: _Check = (_is_number, "a number")
-_GIVEN: _Check = (
-    _object(file=_is_text, sha256=_is_text, grow=_whole(0)[0], recipe=_object()),
-    'an object with `file`, such as {"file": "a.png"}',
-)
-_FIELDS: dict[str, _Check] = {
-    **dict.fromkeys(("kandinsky", "revision", "prompt", "expanded_prompt", "negative_prompt", "rate", "motion"), _TEXT),
-    **dict.fromkeys(("noise", "states", "tiling", "attention", "dtype", "device"), _TEXT),
-    **dict.fromkeys(("guidance", "image_guidance", "interpolation_guidance", "shift", "kept_blocks"), _NUMBER),
-    "fps": (lambda value: _is_number(value) and value > 0, "a number above 0"),
-    "seconds": (lambda value: _is_number(value) and value >= 0, "a number, 0 or more"),
-    **dict.fromkeys(("width", "height", "frames", "steps", "windows"), _whole(1)),
-    **dict.fromkeys(("image", "mask", "video"), _GIVEN),
-    "model": (lambda value: _is_text(value) and value.strip() != "", "a model's name"),
-    "seed": _whole(0),
-    "sound": (lambda value: isinstance(value, Mapping) and _is_text(value.get("model")), "an object with `model`"),
-    "interpolated": (_object(factor=_is_number, **{"from": _object()}), "an object with `factor` and `from`"),
-    "cache": (_object(option=_is_text), "an object with `option`"),
-    "quantize": (lambda value: isinstance(value, Mapping) and all(map(_is_text, value.values())), "an object of texts"),
-    "lora": (lambda value: isinstance(value, list) and all(map(_is_lora, value)), "a list with `source` and `scale`"),
-    "unused_words": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
-    "versions": (lambda value: isinstance(value, Mapping) and all(map(_is_text, value.values())), "an object of texts"),
-}

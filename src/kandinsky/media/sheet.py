@@ -15,10 +15,17 @@ _BACKGROUND = (255, 255, 255)
 
 
 def contact_sheet(frames_THWC: np.ndarray, columns: int = 8) -> Image:
-    """Up to ``columns`` frames side by side, evenly spread from the first to the last.
+    """Show up to ``columns`` frames side by side, evenly spread from the first to the last.
 
-    Args:    frames_THWC: uint8 RGB.   columns: ≥ 1; a shorter clip gives a narrower sheet.
-    Raises:  RequestError for fewer than one column.
+    Args:
+        frames_THWC: uint8 RGB.
+        columns: Number of frames, ≥ 1; a shorter clip gives a narrower sheet.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        RequestError: ``columns`` is below 1.
     """
     from PIL import Image
 
@@ -31,7 +38,18 @@ def contact_sheet(frames_THWC: np.ndarray, columns: int = 8) -> Image:
 
 
 def chosen_frames(count: int, columns: int = 8) -> list[int]:
-    """Numbers of the frames that a contact sheet shows of so many. Raises: RequestError for fewer than one column."""
+    """Choose the frames that a contact sheet shows.
+
+    Args:
+        count: Number of frames of the clip.
+        columns: Number of frames to show.
+
+    Returns:
+        Frame numbers.
+
+    Raises:
+        RequestError: ``columns`` is below 1.
+    """
     import numpy as np
 
     if columns < 1:

@@ -1,9 +1,9 @@
-"""Sound as a picture, and back: waveform ↔ magnitudes ↔ mel bands ↔ image.
+"""Audio as mel spectrogram images, and back: waveform ↔ magnitudes ↔ mel bands ↔ image.
 
-A column of the picture is one step in time (10 ms), a row one mel band, the highest on top; loud is dark.
+A column of the image is one time step (10 ms), a row one mel band, the highest on top; loud is dark.
 
-Legend: C channels of sound, S samples, F bins of the Fourier transform, M mel bands, T steps in time. Samples count in
-units of 16-bit PCM (± 32768), as the official code has them.
+Legend: C channels of audio, S samples, F bins of the Fourier transform, M mel bands, T time steps. Samples are in units
+of 16-bit PCM (± 32768), as in the official code.
 Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/riffusion/spectrogram_{converter,image_converter}.py,
 util/image_util.py; torchaudio's Spectrogram, MelScale, InverseMelScale and GriffinLim, whose formulas these are.
 """
@@ -11,32 +11,42 @@ util/image_util.py; torchaudio's Spectrogram, MelScale, InverseMelScale and Grif
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError
-from kandinsky.model.params import read_params
+from kandinsky.model.params import Readable
 
-# what full white means where nothing says otherwise; the official default
+# magnitude of full scale by default; the official value
 MAX_VALUE = 30e6
 MOMENTUM = 0.99
 TINY = 1e-16
 
 
 @dataclass(frozen=True, slots=True)
-class SpectrogramParams:
-    """How sound becomes a picture; official names and defaults.
+class SpectrogramParams(Readable):
+    """How audio becomes an image; official names and defaults.
 
-    padded_duration_ms: length of the Fourier transform; the window stands in its middle.
-    power_for_image:    magnitudes are raised to this before they become grey.
-    mel_scale_norm, mel_scale_type, max_mel_iters: known; only their official values are built.
+    Attributes:
+        stereo: Whether there are two channels.
+        sample_rate: Samples per second.
+        step_size_ms: Time step of a column.
+        window_duration_ms: Length of the window.
+        padded_duration_ms: Length of the Fourier transform; the window is centred in it.
+        num_frequencies: Number of mel bands.
+        min_frequency: Lower edge of the lowest band, in Hz.
+        max_frequency: Upper edge of the highest band, in Hz.
+        mel_scale_norm: Only the official value is supported.
+        mel_scale_type: Only the official value is supported.
+        max_mel_iters: Only the official value is supported.
+        num_griffin_lim_iters: Iterations of the Griffin-Lim algorithm.
+        power_for_image: Magnitudes are raised to this power before they become grey.
     """
 
+    what = "spectrogram parameter"
     stereo: bool = False
     sample_rate: int = 44100
     step_size_ms: int = 10
@@ -61,13 +71,8 @@ class SpectrogramParams:
         if not 0 <= self.min_frequency < self.max_frequency:
             raise RequestError(f"frequencies from {self.min_frequency} to {self.max_frequency} Hz are none")
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SpectrogramParams:
-        """Raises: RequestError for a key that is unknown or a value that is not built."""
-        return read_params(cls, values, "spectrogram parameter")
-
     def samples(self, ms: float) -> int:
-        """How many samples a duration has, cut to a whole number."""
+        """Number of samples of a duration, truncated to an integer."""
         return int(ms / 1000.0 * self.sample_rate)
 
     @property
@@ -79,13 +84,13 @@ class SpectrogramParams:
         return 2 if self.stereo else 1
 
     def columns(self, seconds: float) -> int:
-        """The least columns whose sound lasts so long: a picture of T columns gives T − 1 steps."""
+        """The smallest number of columns whose audio lasts that long: an image of T columns gives T − 1 steps."""
         return math.ceil(round(seconds * self.sample_rate / self.hop, 6)) + 1
 
 
 @lru_cache(maxsize=4)
 def mel_filters(params: SpectrogramParams) -> Tensor:
-    """Triangles over the bins, [F, M] float32; their corners are evenly spaced in mel = 2595·log10(1 + f/700)."""
+    """Triangular filters over the bins, [F, M] float32; corners are evenly spaced in mel = 2595·log10(1 + f/700)."""
 
     def mel(frequency: float) -> float:
         return 2595.0 * math.log10(1.0 + frequency / 700.0)
@@ -100,15 +105,34 @@ def mel_filters(params: SpectrogramParams) -> Tensor:
 
 
 def mel_of_waveform(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
-    """Magnitudes in mel bands, [C, M, T] float32. Raises: RequestError as ``magnitudes``."""
+    """Magnitudes in mel bands.
+
+    Args:
+        waveform_CS: Samples.
+        params: Parameters of the spectrogram.
+
+    Returns:
+        [C, M, T] float32.
+
+    Raises:
+        RequestError: The audio is too short.
+    """
     linear = magnitudes(waveform_CS, params)
     return mel_filters(params).to(waveform_CS.device).T @ linear
 
 
 def magnitudes(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
-    """|Fourier transform of each window|, [C, F, T] float32, T = 1 + S // hop; 1 + (S − 1) // hop of an odd length.
+    """Magnitudes of the short-time Fourier transform.
 
-    Raises: RequestError for too short a sound.
+    Args:
+        waveform_CS: Samples.
+        params: Parameters of the spectrogram.
+
+    Returns:
+        [C, F, T] float32, T = 1 + S // hop; 1 + (S − 1) // hop if the transform has an odd length.
+
+    Raises:
+        RequestError: The audio is too short.
     """
     need = _fft(params)["n_fft"] // 2 + 1
     if waveform_CS.shape[-1] < need:
@@ -120,10 +144,15 @@ def magnitudes(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
 
 
 def image_of_mel(mel_CMT: Tensor, params: SpectrogramParams, *, max_value: float | None = None) -> tuple[Tensor, float]:
-    """A picture [M, T, 3] uint8, and the magnitude that its black means.
+    """Draw mel bands as an image: mono is grey; for stereo, green is left and blue is right. Silence is white.
 
-    Mono is grey; of stereo, green is left and blue is right. Silence is white.
-    max_value: what black shall mean, and whatever is louder; None = the largest there is.
+    Args:
+        mel_CMT: Mel bands.
+        params: Parameters of the spectrogram.
+        max_value: Magnitude of black, and of anything louder; None = the largest there is.
+
+    Returns:
+        The image [M, T, 3] uint8, and the magnitude of black.
     """
     largest = float(mel_CMT.max()) if max_value is None else max_value
     share = (mel_CMT / largest).clamp_max(1) if largest > 0 else torch.zeros_like(mel_CMT)
@@ -133,9 +162,15 @@ def image_of_mel(mel_CMT: Tensor, params: SpectrogramParams, *, max_value: float
 
 
 def mel_of_image(image_MTC: Tensor, params: SpectrogramParams, *, max_value: float = MAX_VALUE) -> Tensor:
-    """Mel bands [C, M, T] float32 of a picture [M, T, 3] uint8. Mono reads red, stereo green and blue.
+    """Read mel bands from an image: red for mono, green and blue for stereo.
 
-    max_value: the magnitude that black means.
+    Args:
+        image_MTC: The image [M, T, 3] uint8.
+        params: Parameters of the spectrogram.
+        max_value: Magnitude of black.
+
+    Returns:
+        Mel bands [C, M, T] float32.
     """
     planes = image_MTC.flip(0).permute(2, 0, 1)
     planes = planes[1:3] if params.stereo else planes[:1]
@@ -143,10 +178,10 @@ def mel_of_image(image_MTC: Tensor, params: SpectrogramParams, *, max_value: flo
 
 
 def magnitudes_of_mel(mel_CMT: Tensor, params: SpectrogramParams) -> Tensor:
-    """The smallest magnitudes [C, F, T] with these mel bands, cut at zero.
+    """Solve for the smallest magnitudes [C, F, T] with these mel bands, clipped at zero.
 
     Source: torchaudio's least squares (driver "gels"); solved here through the bands' own 512 × 512 products, which is
-    the same solution and a hundredth of the work.
+    the same solution at a hundredth of the work.
     """
     filters, inverse = _inverse(params)
     solved = inverse.to(mel_CMT.device) @ mel_CMT.double()
@@ -160,18 +195,18 @@ def griffin_lim(
     angles_CFT: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Find a waveform whose magnitudes come near the given ones, by the fast Griffin-Lim algorithm.
+    """Find a waveform whose magnitudes approximate the given ones, by the fast Griffin-Lim algorithm.
 
-    Quirk: the random start does not have length 1, so the first inverse transform has other magnitudes.
+    Quirk: the random start does not have magnitude 1, so the first inverse transform has other magnitudes.
 
     Args:
         magnitudes_CFT: Magnitudes of T windows.
-        params: Of the spectrogram.
-        angles_CFT: Complex start; drawn from ``generator`` where it is not given, real and imaginary parts in [0, 1).
+        params: Parameters of the spectrogram.
+        angles_CFT: Complex start; if omitted, drawn from ``generator``, real and imaginary parts in [0, 1).
         generator: For the random start.
 
     Returns:
-        The waveform [C, hop·(T − 1)], with one sample more where the Fourier transform has an odd length.
+        The waveform [C, hop·(T − 1)], with one more sample if the Fourier transform has an odd length.
 
     Raises:
         RequestError: There are too few windows for one transform.
@@ -195,7 +230,7 @@ def griffin_lim(
 
 
 def spectral_convergence(waveform_CS: Tensor, wanted_CFT: Tensor, params: SpectrogramParams) -> float:
-    """‖c·|transform of the waveform| − wanted‖ / ‖wanted‖ for the best scale c: 0 is perfect."""
+    """Relative error ‖c·|transform of the waveform| − wanted‖ / ‖wanted‖ for the best scale c: 0 is perfect."""
     made = magnitudes(waveform_CS, params)[..., : wanted_CFT.shape[-1]]
     wanted = wanted_CFT[..., : made.shape[-1]]
     scale = (made * wanted).sum() / made.square().sum().clamp_min(TINY)
@@ -217,7 +252,7 @@ def _stft(waveform_CS: Tensor, params: SpectrogramParams) -> Tensor:
 
 
 def _istft(transform_CFT: Tensor, params: SpectrogramParams) -> Tensor:
-    """Without a length, as the official code: of an odd transform, one that is a sample short loses a window."""
+    """Inverse transform without a length, as in the official code: an odd transform one sample short loses a window."""
     window = _window(params, transform_CFT.device)
     return torch.istft(transform_CFT, **_fft(params), window=window)  # type: ignore[arg-type]
 

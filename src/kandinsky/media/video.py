@@ -1,16 +1,16 @@
 """Clips to files and back, by the file's ending. Files are written beside their target and renamed.
 
-Frames are written as they come: a ``VideoStream`` becomes a file without lying in memory whole. The writers of `.gif`
-and `.webp` alone need all frames before they begin.
+Frames are written as they come: a ``VideoStream`` becomes a file without being held in memory whole. Only the writers
+of `.gif` and `.webp` need all frames before they begin.
 
 | target | what is written |
 |---|---|
-| `x.mp4` | H.264, yuv420p, index in front (plays while it loads); sound as AAC |
-| `x.webm` | VP9, yuv420p; sound as Opus |
+| `x.mp4` | H.264, yuv420p, index in front (plays while it loads); audio as AAC |
+| `x.webm` | VP9, yuv420p; audio as Opus |
 | `x.gif`, `x.webp` | an animation that repeats |
 | `x.png` | a contact sheet; the image itself for a still |
 | `x/` or any name without ending | a folder of frames, `0000.png` and on |
-| `x%03d.png` | one file a frame, numbered from 0 |
+| `x%03d.png` | one file per frame, numbered from 0 |
 
 H.264 and VP9 in yuv420p need even sides: an odd side gets its last row or column twice, with a warning.
 """
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
-from kandinsky.files import check_writable, replacing, replacing_many
+from kandinsky.files import check_writable, real_path, replacing, replacing_many
 from kandinsky.media import animation, container, mux
 from kandinsky.media import recipe as recipes
 from kandinsky.media.sheet import chosen_frames, contact_sheet
@@ -47,17 +47,21 @@ _CONTAINERS = (".mp4", ".webm")
 ENDINGS = (*_CONTAINERS, *_ANIMATIONS, ".png")
 _NUMBERED = re.compile(r"%0?(\d{0,2})d")
 SLOWEST_FPS, FASTEST_FPS = 0.001, 1000.0
-_MOST_COPIES = 20_000  # of frames of an animation whose times are uneven, made even
+_LONGEST_GIF_MS = 655_350  # the format counts hundredths of a second in 16 bits
+_MOST_COPIES = 20_000  # most frames of an animation with uneven times, made even
 
 
 def check_target(target: str | Path) -> Path:
     """Refuse a target that cannot be written, before anything heavy is loaded.
 
+    Args:
+        target: The file or folder.
+
     Returns:
         The target.
 
     Raises:
-        RequestError: The suffix is not known, something is in the way, or no file can be made there.
+        RequestError: The ending is unknown, something is in the way, or no file can be created there.
     """
     path = Path(target)
     if not path.name:
@@ -76,40 +80,53 @@ def check_target(target: str | Path) -> Path:
         raise RequestError(f"output `{path}` is a folder: name a file in it")
     if not ending and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RequestError(
-            f"output `{path}` exists and is no empty folder: name a new folder, or a file such as `x.mp4`"
+            f"output `{path}` exists and is not an empty folder: name a new folder, or a file such as `x.mp4`"
         )
     return path
 
 
-def check_sheet(target: str | Path) -> Path:
-    """``check_target`` for a contact sheet, which is one .png file."""
+def check_sheet(target: str | Path, beside: str | Path | None = None) -> Path:
+    """Refuse a contact sheet that cannot be written, before anything heavy is loaded.
+
+    Args:
+        target: The file, one `.png`.
+        beside: The file of the clip itself, which it must not replace.
+
+    Returns:
+        The target.
+
+    Raises:
+        RequestError: The ending is not `.png`, the file cannot be written, or it is the clip's own.
+    """
     path = check_target(target)
     if path.suffix.lower() != ".png" or _NUMBERED.search(path.name):
         raise RequestError(f"a contact sheet is an image: `{path}` must end in `.png`")
+    if beside is not None and real_path(path) == real_path(beside):
+        raise RequestError(f"the contact sheet and the result are one file, `{path}`: give them different names")
     return path
 
 
 def write_video(
     video: Video | VideoStream, path: Path, sheet: Path | None = None, *, sample_aspect: Fraction | None = None
 ) -> Path:
-    """Write a clip and its recipe; on any failure nothing is left behind and an older file stays as it was.
+    """Write a clip and its recipe; on failure nothing is left behind and an existing file stays as it was.
 
     Args:
-        video: A stream's pieces are taken one by one, and let go when they are written.
+        video: The clip; a stream's pieces are consumed one by one, and released when they are written.
         path: The file or folder.
         sheet: Also write a contact sheet here, see ``write_sheet``.
-        sample_aspect: Width of a pixel for a height of 1, where the frames' pixels are not square. `.mp4` stores it;
-            in other formats the frames are stretched.
+        sample_aspect: Width of a pixel for a height of 1, if the frames' pixels are not square. `.mp4` stores it; for
+            other formats the frames are stretched.
 
     Returns:
         The path written.
 
     Raises:
-        RequestError: The target cannot be written, or frames are not [T, H, W, 3] uint8 at a rate that can be.
+        RequestError: The target cannot be written, or frames are not [T, H, W, 3] uint8 at a rate the format allows.
     """
     path = check_target(path)
     if sheet is not None:
-        sheet = check_sheet(sheet)
+        sheet = check_sheet(sheet, path)
     is_stored = path.suffix.lower() == ".mp4"
     frames = _Frames(video, None if is_stored else sample_aspect)
     with contextlib.closing(frames):
@@ -145,7 +162,7 @@ def _write(frames: _Frames, path: Path, sample_aspect: Fraction | None) -> None:
 
 
 def frame_files(path: Path, frames: int) -> list[Path]:
-    """The files that ``write_video`` makes of a clip of so many frames, in the order they appear."""
+    """The files that ``write_video`` writes for a clip of so many frames, in the order they appear."""
     if not path.suffix:
         return [path / name for name in _frame_names(_folder_pattern(frames), frames)]
     if _NUMBERED.search(path.name):
@@ -154,18 +171,36 @@ def frame_files(path: Path, frames: int) -> list[Path]:
 
 
 def write_sheet(video: Video, path: Path, columns: int = 8) -> Path:
-    """Write a contact sheet of a clip as PNG, with the recipe. Raises: RequestError for another ending."""
+    """Write a contact sheet of a clip as PNG, with the recipe.
+
+    Args:
+        video: The clip.
+        path: The file, one `.png`.
+        columns: Number of frames to show.
+
+    Returns:
+        The path written.
+
+    Raises:
+        RequestError: The ending is not `.png`, or the file cannot be written.
+    """
     path = check_sheet(path)
     _write_sheet(contact_sheet(_checked(video.frames_THWC), columns), path, video.recipe)
     return path
 
 
 def read_video(path: str | Path) -> Video:
-    """Read a clip: mp4, webm and whatever else the decoder knows, an animated or a still image, or a folder of frames.
+    """Read a clip: mp4, webm and other formats FFmpeg decodes, an animated or a still image, or a folder of frames.
 
-    Frames are upright and in RGB, transparency stands on white. The frame rate is the true one: where frames come at
-    uneven times their average, for an animated image a rate at which all its frames have their times. The recipe and
-    the seed come from the file's metadata; the seed is 0 and the recipe empty where there is none.
+    Frames are upright and in RGB, transparency composited on white. The frame rate is the true one: for frames at
+    uneven times their average, for an animated image a rate at which all its frames fall on a multiple. The recipe and
+    the seed come from the file's metadata; without metadata, the seed is 0 and the recipe empty.
+
+    Args:
+        path: The file or folder.
+
+    Returns:
+        The clip.
 
     Raises:
         RequestError: The file does not exist, cannot be read or holds no frames.
@@ -214,13 +249,13 @@ class _Frames:
         return next(self._frames)
 
     def sheet(self) -> Image:
-        """The contact sheet, when all frames have been taken."""
+        """The contact sheet, available when all frames have been consumed."""
         import numpy as np
 
         return contact_sheet(np.stack(self._kept))
 
     def close(self) -> None:
-        """Let go of what makes the frames."""
+        """Release the source of the frames."""
         self._frames.close()
         if isinstance(self._pieces, Generator):
             self._pieces.close()
@@ -232,7 +267,7 @@ class _Frames:
                 if self._stretch != 1:
                     frame = _stretched(frame, self._stretch)
                 if number in self._chosen:
-                    self._kept.append(frame.copy())  # a view would keep its whole piece
+                    self._kept.append(frame.copy())  # a view would keep its whole piece alive
                 number += 1
                 yield frame
             del piece, frame  # not while the next is made
@@ -255,14 +290,19 @@ def _write_animation(frames: _Frames, part: Path, path: Path) -> None:
 
     is_gif = path.suffix.lower() == ".gif"
     unit_ms = 10 if is_gif else 1
-    # The formats count in whole units; rounding the times and not the steps keeps the length of the whole. A frame
-    # that would be shown for no unit is left out.
+    # The formats use integer units; rounding the times and not the steps preserves the total length. A frame
+    # that would be shown for zero units is dropped.
     times = [round(i * 1000 / frames.fps / unit_ms) * unit_ms for i in range(frames.count + 1)]
     images, durations = list[Image.Image](), list[int]()
     for frame, duration in zip(frames, (b - a for a, b in itertools.pairwise(times)), strict=True):
         if duration or frames.count == 1:
             images.append(Image.fromarray(frame))
             durations.append(max(unit_ms, duration))
+    if is_gif and max(durations) > _LONGEST_GIF_MS:
+        raise RequestError(
+            f"`{path}`: a frame of a GIF lasts at most {_LONGEST_GIF_MS / 1000:g} s, too short for {frames.fps:g} "
+            "frames a second: use .webp"
+        )
     text = recipes.to_text(frames.recipe) if frames.recipe else ""
     if is_gif:
         extra: dict[str, Any] = {"comment": text.encode("ascii"), "disposal": 1, "optimize": False}
@@ -302,7 +342,7 @@ def _write_image(frames: _Frames, part: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def _saving(path: Path) -> Generator[None]:
-    """What an image format cannot hold, in its writer's words."""
+    """Report what an image format cannot hold, in its writer's words."""
     try:
         yield
     except (ValueError, OverflowError, struct.error) as error:
@@ -340,20 +380,20 @@ def _png_text(recipe: dict[str, Any]) -> PngInfo | None:
 
 
 def _even(shown: list[tuple[np.ndarray, float]], recorded_fps: float | None) -> tuple[list[np.ndarray], float]:
-    """Frames of an animated image at an even rate. Writers join equal neighbours into one longer frame; here they are
-    parted again.
+    """Frames of an animated image at a constant rate.
 
-    recorded_fps: the recipe's, which counts while no frame is shorter than it says.
+    Writers merge equal neighbours into one longer frame; here they are split again. The recipe's rate,
+    ``recorded_fps``, is used unless some frame is shorter than it implies.
     """
     frames = [frame for frame, _ in shown]
     durations_ms = animation.timed([duration for _, duration in shown])
     total_ms = sum(durations_ms)
-    if total_ms <= 0:  # a still, or an animation that says nothing of time
+    if total_ms <= 0:  # a still, or an animation without durations
         return frames, recorded_fps or 24.0
     average = 1000 * len(frames) / total_ms
     if recorded_fps and min(durations_ms) > 0.5 * 1000 / recorded_fps - 10:
         fps = recorded_fps
-    elif max(durations_ms) - min(durations_ms) <= 10:  # one unit of GIF: all the same but for rounding
+    elif max(durations_ms) - min(durations_ms) <= 10:  # one unit of GIF: all equal up to rounding
         return frames, average
     else:
         fps = 1000 / min(durations_ms)
@@ -365,7 +405,7 @@ def _even(shown: list[tuple[np.ndarray, float]], recorded_fps: float | None) -> 
 
 
 def _stretched(frame_HWC: np.ndarray, factor: Fraction) -> np.ndarray:
-    """A frame whose pixels are that many times as wide as high, with square ones."""
+    """A frame with square pixels, from pixels ``factor`` times as wide as high."""
     import numpy as np
     from PIL import Image
 

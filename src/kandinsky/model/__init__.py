@@ -1,1 +1,1 @@
-"""Values, cards and protocols that everything else speaks in; no torch."""
+"""Values, cards and protocols that the whole library shares; no torch."""

@@ -1,4 +1,4 @@
-"""What every video autoencoder offers."""
+"""The interface of every video autoencoder."""
 
 from __future__ import annotations
 
@@ -9,49 +9,83 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    # (shape, type) -> memory that is not the device's
+    # (shape, type) -> memory outside the device
     Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
     # one tile to or from latents
     Coder = Callable[[Tensor], Tensor]
-    # (coder, pixel frames of a latent frame, pixels of a latent one) -> a coder that shares the tiles out
+    # (coder, pixel frames per latent frame, pixels per latent pixel) -> a coder that distributes the tiles
     Spread = Callable[[Coder, int, int], Coder]
 
 
 @runtime_checkable
 class VideoAutoencoder(Protocol):
-    """Clips to latents and back. Legend: B batch, T frames, H rows, W columns, C channels.
+    """Encodes clips to latents and decodes them. Legend: B batch, T frames, H rows, W columns, C channels.
 
     A clip of 1 + n·temporal frames has 1 + n latent frames; one frame is a still image.
     """
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:
-        """Pixels in [-1, 1] → latents as the denoiser sees them: the posterior's mode, scaled."""
+        """Encode pixels.
+
+        Args:
+            video_BTHWC: Pixels in [-1, 1].
+
+        Returns:
+            Latents as the denoiser sees them: the posterior's mode, scaled.
+        """
         ...
 
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
-        """Latents as the denoiser sees them → pixels, about [-1, 1], not clamped."""
+        """Decode latents.
+
+        Args:
+            latents_BTHWC: Latents as the denoiser sees them.
+
+        Returns:
+            Pixels, about [-1, 1], not clamped.
+        """
         ...
 
 
 @runtime_checkable
 class StreamingAutoencoder(VideoAutoencoder, Protocol):
-    """Also gives a clip piece by piece, holding no more of it than the piece needs."""
+    """Also decodes a clip piece by piece, holding no more of it than the piece needs."""
 
     def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
-        """Pixels [B, t, H, W, C] in order of time; together they are ``decode``'s."""
+        """Decode latents piece by piece.
+
+        Args:
+            latents_BTHWC: Latents as the denoiser sees them.
+
+        Yields:
+            Pixels [B, t, H, W, C] in order of time; together they equal ``decode``'s.
+        """
         ...
 
 
 @runtime_checkable
 class LayeredAutoencoder(VideoAutoencoder, Protocol):
-    """Can decode layer by layer, the same function in less memory and more time, see ``families/parts/layered.py``."""
+    """Can decode layer by layer, the same function in less memory and more time; see ``families/parts/layered.py``.
+
+    Attributes:
+        layered: Whether it does.
+        allocate: Makes memory that is not the device's, from (shape, type).
+    """
 
     layered: bool
     allocate: Allocate
 
 
 def decode_pieces(vae: VideoAutoencoder, latents_BTHWC: Tensor) -> Iterator[Tensor]:
-    """Pixels piece by piece; in one piece from an autoencoder that does not stream."""
+    """Decode latents piece by piece, or in one piece if the autoencoder does not stream.
+
+    Args:
+        vae: The autoencoder.
+        latents_BTHWC: Latents as the denoiser sees them.
+
+    Yields:
+        Pixels [B, t, H, W, C] in order of time.
+    """
     if isinstance(vae, StreamingAutoencoder):
         yield from vae.decode_pieces(latents_BTHWC)
     else:

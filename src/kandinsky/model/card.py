@@ -1,7 +1,7 @@
-"""Cards: one TOML file per checkpoint, the only home of a default.
+"""Cards: one TOML file per checkpoint, the only place for defaults.
 
-``find(id)`` answers with a validated ``Card``; an unknown key anywhere in a card is an error. Users add cards of their
-own by pointing ``KANDINSKY_CARDS`` at a folder of TOML files. This module imports no torch.
+``find(id)`` returns a validated ``Card``; an unknown key anywhere in a card is an error. Users add cards of their own
+by pointing ``KANDINSKY_CARDS`` at a folder of TOML files. This module imports no torch.
 
 A card may begin with ``base = "NAME"``: it then says only what differs from `_bases/NAME.toml` beside it, else from
 `_bases/NAME.toml` of this package, else from the shipped card NAME. The rule is short: tables are merged key by key,
@@ -41,16 +41,18 @@ DEFAULT_SOUND, FULL_SIZE_SOUND = "nano-v2a", "kandinsky4-v2a"
 class FileSet:
     """Files that come from one place.
 
-    repo:  Hugging Face repository, or `package` for weights shipped inside this package (`kandinsky/assets/`), or a
-           folder of this machine: `/…`, `~/…`, or `./…` from the folder the card lies in; or `unpublished` for weights
-           that were never released, which anybody may train and put where ``local`` says.
-    files: paths inside the repository; a path ending in `/` means the whole folder, `./` all there is.
-    name:  tells the parts of one component apart (`qwen`, `clip`); may be empty where there is one part.
-    local: where the same files lie in an official `weights/` folder: a file, or a folder when it ends in `/`.
-    bytes: size to fetch, for `kandinsky plan`.
-    dtype: type of the numbers in the files, also for the plan.
-    gated: the hub wants a token and an accepted licence first.
-    loaded: bytes of it that are kept in memory, where that is less than the files.
+    Attributes:
+        repo: Hugging Face repository, or `package` for weights shipped inside this package (`kandinsky/assets/`), or a
+            local folder: `/…`, `~/…`, or `./…` relative to the folder of the card; or `unpublished` for weights that
+            were never released, which anybody may train and put where ``local`` says.
+        files: Paths inside the repository; a path ending in `/` means the whole folder, `./` everything.
+        name: Tells the parts of one component apart (`qwen`, `clip`); may be empty if there is one part.
+        revision: Branch, tag or commit of the repository.
+        local: Where the same files lie in an official `weights/` folder: a file, or a folder if it ends in `/`.
+        bytes: Download size, for `kandinsky plan`.
+        dtype: Type of the numbers in the files, also for the plan.
+        gated: Whether the hub requires a token and an accepted licence.
+        loaded: Bytes that are kept in memory, if less than the size of the files.
     """
 
     repo: str
@@ -64,7 +66,11 @@ class FileSet:
     loaded: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse names that lead out of their folder. Raises: RequestError."""
+        """Refuse names that lead out of their folder.
+
+        Raises:
+            RequestError: A file name leads out of its folder, or files or the revision are empty.
+        """
         local = self.repo[2:] if self.repo.startswith("./") else ""
         names = {"file": self.files, "local": (self.local,), "revision": (self.revision,), "repo": (local,)}
         for what, name in ((what, name) for what, given in names.items() for name in given if name not in ("", WHOLE)):
@@ -80,8 +86,11 @@ class FileSet:
 class Component:
     """One network of a model: the class that builds it, its hyper-parameters, and the files it is read from.
 
-    kind: which part of the family it is (`kandinsky5.dit`, `qwen-clip`, `hunyuan`, …).
-    dtype: compute type it always runs in; empty = that of the others.
+    Attributes:
+        kind: Which part of the family it is (`kandinsky5.dit`, `qwen-clip`, `hunyuan`, …).
+        parts: Its files.
+        params: Its hyper-parameters.
+        dtype: Compute type it always runs in; empty for that of the others.
     """
 
     kind: str
@@ -97,12 +106,24 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Defaults of the sampling loop. guidance 1.0 = off, then no second pass runs.
+    """Defaults of the sampling loop.
 
-    max_steps, max_guidance, min_shift, max_shift: bounds of what a request may ask for; beyond these no sampler of the
-             family gives a result.
-    sampler: times and step by name, see ``diffusion/samplers.py``.
-    noise:   type it is drawn in, see ``diffusion/noise.RULES``.
+    Attributes:
+        steps: Sampling steps.
+        guidance: Classifier-free guidance scale; 1 disables it, and no second pass runs.
+        shift: Timestep shift.
+        rope_scale: Factors of the rotary positions of frames, rows and columns.
+        negative_prompt: Used if a request has none.
+        max_steps: Most steps a request may ask for.
+        max_guidance: Largest guidance scale; beyond it no sampler of the family gives a result.
+        min_shift: Smallest shift.
+        max_shift: Largest shift.
+        sampler: Timesteps and update rule by name; see ``diffusion/samplers.py``.
+        noise: Type in which it is drawn; see ``diffusion/noise.RULES``.
+        condition: What the condition channels hold without an image: `zeros` or `coordinates`.
+        attention: Type and values of the visual self attention.
+        mag_ratios: Magnitude ratios of MagCache.
+        normalize_first_frame: For image to video, whether to match the first frames to the look of the rest.
     """
 
     steps: int
@@ -126,10 +147,12 @@ class Sampling:
 class SizeClass:
     """Sizes that share values, as the official SD and HD configurations of one checkpoint do.
 
-    min_pixels: width·height from which the class holds; the largest that is not above the request's decides.
-    area, multiple: what an image of any shape is brought to where ``Clip.fit`` is "area" or "within": about, or at
-                most, so many pixels, both sides multiples of this many.
-    sampling:   keys of ``Sampling`` that differ from the card's own.
+    Attributes:
+        min_pixels: Width·height from which the class applies; the largest that is not above the request's decides.
+        area: Number of pixels to which an image of any shape is brought: about, or at most, as ``Clip.fit`` is "area"
+            or "within".
+        multiple: Both sides of such a size are multiples of this.
+        sampling: Keys of ``Sampling`` that differ from the card's own.
     """
 
     min_pixels: int = 0
@@ -140,12 +163,22 @@ class SizeClass:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Legal clips. Sizes are `WIDTHxHEIGHT`. A duration of 0 seconds is one still frame.
+    """Valid clips. Sizes are `WIDTHxHEIGHT`. A duration of 0 seconds is one still frame.
 
-    step: frames by which clips grow, where that is more than a latent frame's; 0 = ``temporal``.
-    multiple: sizes that are not listed are legal too where both sides are multiples of this; 0 = only listed ones.
-    fit: how an image given by the user decides the size: "list" takes the listed size nearest in shape, "area" keeps
-         the image's shape and takes pixels and multiple of the size class, "within" the same without enlarging.
+    Attributes:
+        fps: Frames per second.
+        seconds: Default duration.
+        min_seconds: Shortest duration.
+        max_seconds: Longest duration.
+        sizes: Sizes the model is trained for.
+        default_size: One of them.
+        temporal: Pixel frames per latent frame.
+        spatial: Pixels per latent pixel, along each side.
+        channels: Channels of the latent.
+        fit: How an image given by the user decides the size: "list" takes the listed size nearest in shape, "area"
+            keeps the image's shape and takes area and multiple of the size class, "within" the same without enlarging.
+        step: Frames by which clips grow, if more than one latent frame; 0 = ``temporal``.
+        multiple: Unlisted sizes are valid too if both sides are multiples of this; 0 = only listed ones.
     """
 
     fps: float
@@ -163,20 +196,22 @@ class Clip:
 
     @property
     def frame_step(self) -> int:
-        """A clip has 1 + a multiple of so many frames."""
+        """Number of frames by which clips grow: a clip has 1 + a multiple of it."""
         return self.step or self.temporal
 
 
 @dataclass(frozen=True, slots=True)
 class FirstFrame:
-    """How a keyframe model makes or takes the first frame.
+    """How a keyframe model generates or takes the first frame.
 
-    vae:         autoencoder for single pictures, both ways.
-    scale:       a picture made from text is so many times as large as the clip, then reduced.
-    guidance:    of the prompt while it is made; 1.0 = off.
-    image_guidance: weight of the first frame in the key frames, against nothing.
-    noise_level: level of noise mixed into it, a number of the schedule.
-    motion:      how much should move, by name.   default_motion: one of these names.
+    Attributes:
+        vae: Autoencoder for single images, in both directions.
+        guidance: Classifier-free guidance scale while it is generated; 1 disables it.
+        image_guidance: Guidance scale of the first frame in the keyframes.
+        noise_level: Timestep of the schedule whose noise is mixed into it.
+        motion: Amount of motion, by name.
+        default_motion: One of these names.
+        scale: A first frame generated from text is this many times as large as the clip, then reduced.
     """
 
     vae: Component
@@ -190,13 +225,21 @@ class FirstFrame:
 
 @dataclass(frozen=True, slots=True)
 class Keyframes:
-    """A model that makes key frames and fills the gaps between them with a second network.
+    """A model that generates keyframes and fills the gaps between them with a second network.
 
-    count:         key frames.   spacing: of the places the first network is told, from one to the next.
-    fps:           frames a second by name, from slow to fast: the first are key frames alone, each further name fills
-                   all gaps once more.   default_fps: one of these names.
-    interpolation: the second network.   sampler, steps, guidance: of its loop.   skips: what it is told in each pass.
-    guides_text:   whether the prompt reaches it, and the pass without prompt knows nothing of neighbouring gaps.
+    Attributes:
+        count: Number of keyframes.
+        spacing: Distance between the positions given to the first network, from one keyframe to the next.
+        fps: Frames per second by name, from slow to fast: the first has the keyframes alone, each further name fills
+            all gaps once more.
+        default_fps: One of these names.
+        interpolation: The second network.
+        sampler: Sampler of its loop.
+        steps: Steps of its loop.
+        guidance: Guidance scale of its loop.
+        skips: Distance given to it in each pass.
+        guides_text: Whether it sees the prompt; the pass without the prompt then knows nothing of neighbouring gaps.
+        first_frame: How the first frame is generated or taken; None if the model has no such step.
     """
 
     count: int
@@ -214,16 +257,20 @@ class Keyframes:
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """How a model of sound looks at a film, and what its pictures of sound mean.
+    """How an audio model sees an input video, and what its mel spectrograms mean.
 
-    window_s:    longest stretch of a film made at once.   overlap_s: of neighbouring windows, where they are faded.
-    least_s:     the shortest stretch; a shorter film stands still at its end, and the rest of the sound is cut off.
-    frames:      of each window that the encoder is shown.
-    fps:         so many of them a second from the window's begin, the nearest there are; 0 = evenly from its first
-                 frame to its last.
-    spectrogram: see ``media/spectrogram.SpectrogramParams``, under official names.
-    multiple:    pictures have a multiple of so many columns.   max_value: magnitude that black means.
-    dbfs:        level the whole is brought to; None = the level that the pictures mean.
+    Attributes:
+        window_s: Longest stretch of a video processed at once, in seconds.
+        overlap_s: Overlap of neighbouring windows, which are cross-faded, in seconds.
+        frames: Number of frames of each window that the encoder sees.
+        multiple: Spectrograms have a multiple of this many columns.
+        max_value: Magnitude at which a spectrogram is black.
+        spectrogram: See ``media/spectrogram.SpectrogramParams``, under official names.
+        least_s: Shortest stretch, in seconds; the last frame of a shorter video is repeated, and the excess audio is
+            cut off.
+        fps: Frames per second taken from the start of the window, the nearest available; 0 = evenly from its first
+            frame to its last.
+        dbfs: Loudness to which the whole is normalised; None = that of the spectrograms.
     """
 
     window_s: float
@@ -239,9 +286,11 @@ class Sound:
 
 @dataclass(frozen=True, slots=True)
 class LatentRGB:
-    """How colours follow from an autoencoder's latents, about: the linear map that previews are drawn by.
+    """Approximate colours of an autoencoder's latents: the linear map used to draw previews.
 
-    weights: for each channel of the latent, its share of red, green and blue.   bias: of black; colours are 0 to 1.
+    Attributes:
+        weights: For each channel of the latent, its share of red, green and blue.
+        bias: Colour of a zero latent; colours are 0 to 1.
     """
 
     weights: tuple[tuple[float, ...], ...]
@@ -250,7 +299,13 @@ class LatentRGB:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A card; where its files lie (None = the Hugging Face cache); the name that finds it again."""
+    """A model that was found: its card and its files.
+
+    Attributes:
+        card: The card.
+        root: Folder of its files; None = the Hugging Face cache.
+        name: The name that finds it again.
+    """
 
     card: Card
     root: Path | None
@@ -259,14 +314,29 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One checkpoint. ``sampling_for`` gives the sampling defaults of a size.
+    """One checkpoint. ``sampling_for`` returns the sampling defaults of a size.
 
-    task:      `text-to-video`, `image-to-video`, `text-to-image`, …: one of the family's tasks.
-    source:    where the values come from.   notes: disagreements between sources, and what was decided.
-    diffusers: repository of the same model in the Diffusers layout, where it is not the first one's with `-Diffusers`.
-    sound:     of models that make sound; ``clip`` is then the picture of one window's sound, ``text`` the encoder of
-               frames and words.   sounds_with: the model that gives this one's clips their sound.
-    preview:   how previews get their colours; without it they are grey.
+    Attributes:
+        id: Catalogue id.
+        family: The family it belongs to.
+        task: `text-to-video`, `image-to-video`, `text-to-image`, …: one of the family's tasks.
+        title: Name for people.
+        licence: Licence of the weights.
+        parameters: Number of parameters of the denoiser.
+        source: Where the values come from.
+        dit: The denoiser.
+        text: The text encoder; for audio models, the encoder of frames and text.
+        vae: The autoencoder.
+        sampling: Sampling defaults.
+        clip: Valid clips; for audio models, the spectrogram of one window.
+        classes: Sizes that share other defaults, by name.
+        notes: Disagreements between sources, and what was decided.
+        diffusers: Repository of the same model in the Diffusers layout, if it is not the first one's with `-Diffusers`.
+        prompt: `required`, or `optional` if an image suffices.
+        keyframes: For models that generate keyframes first.
+        sound: For models that generate audio.
+        sounds_with: The model that generates audio for this one's clips.
+        preview: Colours of previews; grey without it.
     """
 
     id: str
@@ -284,7 +354,7 @@ class Card:
     classes: dict[str, SizeClass] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     diffusers: str = ""
-    prompt: str = "required"  # or "optional": beside an image, words may be left out
+    prompt: str = "required"  # or "optional": with an image, the prompt may be omitted
     keyframes: Keyframes | None = None
     sound: Sound | None = None
     sounds_with: str = FULL_SIZE_SOUND
@@ -292,16 +362,30 @@ class Card:
 
     @property
     def does(self) -> Task:
-        """What the model does. Raises: RequestError for a task its family has not."""
+        """What the model does.
+
+        Raises:
+            RequestError: Its family does not have the task.
+        """
         return self.family.task(self.task)
 
     def part(self, name: str) -> Part:
-        """What the family says of a network, by its name in this card. Raises: RequestError for an unknown kind."""
+        """What the family says of a network.
+
+        Args:
+            name: The network's name in this card: `dit`, `text`, `vae`, ….
+
+        Returns:
+            The part.
+
+        Raises:
+            RequestError: The family does not have a network of this kind.
+        """
         return self.family.part(self.component(name).kind)
 
     @property
     def is_published(self) -> bool:
-        """Whether all weights can be downloaded, or come with the package."""
+        """Whether all weights can be downloaded or come with the package."""
         return all(part.repo != UNPUBLISHED for entry in self.components.values() for part in entry.parts)
 
     @property
@@ -318,7 +402,7 @@ class Card:
         return self.components[name]
 
     def with_components(self, change: Callable[[str, Component], Component]) -> Card:
-        """The card with each network's entry replaced; ``change`` is given its name and the entry."""
+        """The card with each network's entry replaced by ``change(name, entry)``."""
         new = {name: change(name, entry) for name, entry in self.components.items()}
         keyframes = self.keyframes
         if keyframes is not None:
@@ -331,18 +415,22 @@ class Card:
         return dataclasses.replace(self, dit=new["dit"], text=new["text"], vae=new["vae"], keyframes=keyframes)
 
     def class_for(self, width: int, height: int) -> str | None:
-        """Name of the size class of a size in pixels; None where the card has no classes."""
+        """Name of the size class of a size in pixels; None if the card has no classes."""
         fitting = [name for name, entry in self.classes.items() if entry.min_pixels <= width * height]
         return max(fitting, key=lambda name: self.classes[name].min_pixels, default=None)
 
     def sampling_for(self, width: int, height: int) -> Sampling:
-        """The sampling defaults for a size in pixels: the card's own, with what the size class changes."""
+        """The sampling defaults for a size in pixels: the card's own, with the changes of the size class."""
         name = self.class_for(width, height)
         return self.sampling if name is None else _changed(self.sampling, self.classes[name].sampling, self.id)
 
 
 def sound_of(card: Card) -> Sound:
-    """What a card says of sound. Raises: RequestError for a model that makes none."""
+    """What a card says of audio.
+
+    Raises:
+        RequestError: The model does not generate audio.
+    """
     if card.sound is None:
         raise RequestError(f"`{card.id}` makes no sound: use a model for `video-to-audio`, such as `kandinsky4-v2a`")
     return card.sound
@@ -352,9 +440,15 @@ def parse(values: dict[str, Any], *, where: str, families: Families) -> Card:
     """Build a card from parsed TOML.
 
     Args:
-        families: gives the family of a name.
+        values: The parsed tables.
+        where: What to call the source in errors, such as the path of the file.
+        families: Returns the family of a name.
 
-    Raises: RequestError naming the file and the offending key.
+    Returns:
+        The validated card.
+
+    Raises:
+        RequestError: A key or value is wrong; the message names the source and the key.
     """
     if isinstance(values, dict) and isinstance(name := values.get("family"), str):
         values = values | {"family": families(name)}
@@ -385,12 +479,23 @@ def parse(values: dict[str, Any], *, where: str, families: Families) -> Card:
 
 
 def read(path: Path, *, families: Families) -> Card:
-    """Read one card file, with its bases. Raises: RequestError where it is no valid TOML or no valid card."""
+    """Read one card file, with its bases.
+
+    Args:
+        path: The TOML file.
+        families: Returns the family of a name.
+
+    Returns:
+        The validated card.
+
+    Raises:
+        RequestError: The file is not valid TOML or not a valid card.
+    """
     return _anchored(parse(_read_values(path), where=path.name, families=families), path.parent.absolute())
 
 
 def _read_values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values of a card file over those of its base. ``above``: the files that lead here."""
+    """The values of a card file over those of its base; ``above`` lists the files that led here."""
     if path in above:
         raise RequestError(f"card `{path.name}` is its own base: {' → '.join(p.name for p in (*above, path))}")
     try:
@@ -426,7 +531,7 @@ def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_tables(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The card's values with MagCache tables in the place of their names."""
+    """The card's values with MagCache tables in place of their names."""
 
     def filled(sampling: Any) -> Any:
         if not isinstance(sampling, dict) or not isinstance(name := sampling.get("mag_ratios"), str):
@@ -457,7 +562,11 @@ def _mag_ratios() -> dict[str, list[float]]:
 
 
 def _changed(sampling: Sampling, changes: dict[str, Any], where: str) -> Sampling:
-    """Sampling values with some replaced. Raises: RequestError for a key that is no sampling value."""
+    """Replace some sampling values.
+
+    Raises:
+        RequestError: A key is not a sampling value.
+    """
     if not changes:
         return sampling
     values = {f.name: getattr(sampling, f.name) for f in dataclasses.fields(sampling)}
@@ -469,7 +578,7 @@ def _changed(sampling: Sampling, changes: dict[str, Any], where: str) -> Samplin
 
 
 def _anchored(card: Card, folder: Path) -> Card:
-    """The card with parts at `./…` made paths below its own folder, so that a model's folder can be moved."""
+    """The card with parts at `./…` turned into paths below its own folder, so that a model's folder can be moved."""
 
     def part(entry: FileSet) -> FileSet:
         if entry.repo != "." and not entry.repo.startswith("./"):

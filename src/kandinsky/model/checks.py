@@ -1,9 +1,9 @@
-"""Values against annotations: the one place that looks at types, before anything else does.
+"""Values checked against annotations: the one place that looks at types, before anything else does.
 
 Values that travel (``Request``, ``RunOptions``, ``Video``) and the public calls say in their annotations what they
-take; here it is held against what was given, so that a wrong type is a ``RequestError`` that names the argument, and
-never a traceback from the depth of another library. NumPy's numbers become Python's. Nothing here imports torch, NumPy
-or Pillow: their classes are known by name.
+take; here a value is validated against them, so that a wrong type is a ``RequestError`` that names the argument, and
+never a traceback from inside another library. NumPy's numbers become Python's. Nothing here imports torch, NumPy or
+Pillow: their classes are recognised by name.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from kandinsky.printing import escaped
 
 P = ParamSpec("P")
 T = TypeVar("T")
-SHOWN = 60  # characters of a value that a message shows
-LARGEST = 2**64  # of whole numbers: more than any seed, and few enough digits to be printed
+SHOWN = 60  # most characters of a value that a message shows
+LARGEST = 2**64  # of integers: above any seed, with few enough digits to print
 LONGEST_PATH, LONGEST_NAME = 4096, 255  # bytes
 
 
 class _Elsewhere(type):
-    """A class that is known by its name, so that its module need not be imported."""
+    """A class that is recognised by its name, so that its module need not be imported."""
 
     def __instancecheck__(cls, value: object) -> bool:
         names = {f"{one.__module__}.{one.__qualname__}" for one in type(value).__mro__}
@@ -46,7 +46,7 @@ def _elsewhere(shown: str, *names: str) -> Any:
 
 
 class _Array(_Elsewhere):
-    """Arrays, and what can be seen as one without a copy."""
+    """Arrays, and objects that can be viewed as one without a copy."""
 
     def __instancecheck__(cls, value: object) -> bool:
         return hasattr(value, "__array_interface__") and hasattr(value, "shape")
@@ -74,7 +74,7 @@ _HINTS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 
 
 def shown(value: object) -> str:
-    """A value as a message may show it: escaped, in one line, shortened; of what is no number or text, its type."""
+    """A value as a message may show it: escaped, on one line, shortened; only its type unless it is number or text."""
     if isinstance(value, bool) or value is None or isinstance(value, float):
         return str(value)
     if isinstance(value, int):
@@ -86,7 +86,7 @@ def shown(value: object) -> str:
 
 
 def unknown(name: object, known: Iterable[str], what: str) -> RequestError:
-    """The error for a name that is none of the known ones, with the nearest of them."""
+    """The error for an unknown name, with the nearest of the known ones."""
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=1)
     advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(names)}"
@@ -104,11 +104,13 @@ def allowed(hint: Any) -> str:
         return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
     if origin is Literal:
         return " or ".join(f"`{one}`" for one in args)
+    if typing.is_typeddict(hint):
+        return f"an object with {', '.join(f'`{key}`' for key in hint.__annotations__)}"
     if origin is not None and isinstance(origin, type):
         if issubclass(origin, Mapping):
             return "a mapping"
         if issubclass(origin, Iterable):
-            return f"a list of {_many(args[0])}" if args else "a list"
+            return f"a list of {many(args[0])}" if args else "a list"
         if issubclass(origin, Callable):  # type: ignore[arg-type]
             return "a function"
     words_of: dict[Any, str] = {
@@ -118,7 +120,8 @@ def allowed(hint: Any) -> str:
     return words_of.get(hint) or f"a `{getattr(hint, '__qualname__', hint)}`"
 
 
-def _many(hint: Any) -> str:
+def many(hint: Any) -> str:
+    """An annotation in words, of several values."""
     plural = {int: "whole numbers", float: "finite numbers", str: "texts", Path: "paths"}
     return plural.get(hint) or allowed(hint).removeprefix("a ").replace("a path", "paths").replace("path", "paths", 1)
 
@@ -132,7 +135,7 @@ def _given(value: object) -> str:
 
 
 class _Misfit(Exception):  # noqa: N818 - caught here, it is the answer no
-    """A value is none of the annotation's. ``why``: said instead of what is allowed."""
+    """A value does not fit the annotation; ``why`` is said instead of what is allowed."""
 
     def __init__(self, why: str = "") -> None:
         super().__init__(why)
@@ -140,12 +143,15 @@ class _Misfit(Exception):  # noqa: N818 - caught here, it is the answer no
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:
-    """A value that an annotation allows; a number of NumPy's as Python's, an iterable that can be read once as a tuple.
+    """Check a value against an annotation.
 
     Args:
-        name: What the value is called in a message.
+        name: What to call the value in a message.
         value: What was given.
         hint: The annotation, evaluated.
+
+    Returns:
+        The value; a NumPy number as Python's, an iterable that can be read only once as a tuple.
 
     Raises:
         RequestError: The annotation does not allow it.
@@ -171,6 +177,8 @@ def _fit(value: Any, hint: Any) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
         return value
+    if typing.is_typeddict(hint):
+        return _fit_table(value, hint)
     if hint is None or hint is type(None):
         if value is not None:
             raise _Misfit
@@ -199,7 +207,7 @@ def _fit(value: Any, hint: Any) -> Any:
 
 
 def _fit_one(value: Any, kinds: Sequence[Any]) -> Any:
-    """The value as the first of several kinds that allows it."""
+    """The value as the first of several types that allows it."""
     if isinstance(value, str) and str in kinds and Path in kinds:
         return _path(value)
     why = ""
@@ -211,13 +219,23 @@ def _fit_one(value: Any, kinds: Sequence[Any]) -> Any:
     raise _Misfit(why)
 
 
+def _fit_table(value: Any, hint: Any) -> Any:
+    """A mapping with the keys of a ``TypedDict``; other keys are not looked at, and null stands for absence."""
+    if not isinstance(value, Mapping) or not hint.__required_keys__ <= value.keys():
+        raise _Misfit
+    for key, kind in hints_of(hint).items():
+        if value.get(key) is not None:
+            _fit(value[key], kind)
+    return value
+
+
 def _fit_generic(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
     if issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise _Misfit
         if not args:
             return value
-        entries = {_fit(key, args[0]): _fit(one, args[1]) for key, one in value.items()}
+        entries = {_entry(key, args[0]): _entry(one, args[1]) for key, one in value.items()}
         return value if all(one is value[key] for key, one in entries.items()) else entries
     if issubclass(origin, Iterable) and args:
         # a text is a sequence of letters, which nobody means
@@ -237,14 +255,26 @@ def _fit_generic(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
         return value if is_kept else fitting if origin is list else tuple(fitting)
     if not isinstance(value, origin):
         raise _Misfit
+    if origin is Callable and args and isinstance(args[0], list):
+        _check_callable(value, len(args[0]))
     return value
+
+
+def _check_callable(value: Callable[..., Any], count: int) -> None:
+    """Raises: _Misfit for a function that cannot be called with so many arguments, which would fail in mid-run."""
+    try:
+        inspect.signature(value).bind(*[None] * count)
+    except TypeError as error:
+        raise _Misfit(f"must be a function of {count} arguments: {error}") from None
+    except ValueError:  # some of C's have no signature
+        return
 
 
 def _entry(value: Any, kind: Any) -> Any:
     try:
         return _fit(value, kind)
     except _Misfit as misfit:
-        raise _Misfit(misfit.why or f"must hold {_many(kind)}, not {_given(value)}") from None
+        raise _Misfit(misfit.why or f"must hold {many(kind)}, not {_given(value)}") from None
 
 
 def _number(value: Any, kind: type) -> int | float:
@@ -262,10 +292,12 @@ def _number(value: Any, kind: type) -> int | float:
 
 
 def _text(value: str) -> str:
+    if "\0" in value:  # no file, command line or recipe can hold it
+        raise _Misfit(f"is no valid text: `{shown(value)}` holds a NUL")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise _Misfit(f"is no valid text: `{shown(value[error.start : error.end])}` is half a character") from None
+        raise _Misfit(f"is not valid text: `{shown(value[error.start : error.end])}` is half a character") from None
     return value
 
 
@@ -274,18 +306,18 @@ def _path(value: str | Path) -> str | Path:
     if not text:
         raise _Misfit("is an empty path")
     if "\0" in text:
-        raise _Misfit(f"is no path: `{shown(value)}` holds a NUL")
+        raise _Misfit(f"is not a path: `{shown(value)}` holds a NUL")
     if text.startswith("~"):
         try:
             Path(text).expanduser()
         except RuntimeError:
-            raise _Misfit(f"is no path: nobody has the home folder of `{shown(value)}`") from None
+            raise _Misfit(f"is not a path: nobody has the home folder of `{shown(value)}`") from None
     try:
         raw = os.fsencode(text)
     except UnicodeEncodeError:
-        raise _Misfit(f"is no path: `{shown(value)}` holds half a character") from None
+        raise _Misfit(f"is not a path: `{shown(value)}` holds half a character") from None
     if len(raw) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in raw.split(os.sep.encode())):
-        raise _Misfit(f"is no path: `{shown(value)}` is longer than file systems allow")
+        raise _Misfit(f"is not a path: `{shown(value)}` is longer than file systems allow")
     return value
 
 
@@ -293,18 +325,18 @@ def _path(value: str | Path) -> str | Path:
 
 
 def hints_of(kind: Any) -> dict[str, Any]:
-    """Annotations of a class or function, evaluated; names that are imported for type checkers alone are known too."""
+    """Annotations of a class or function, evaluated, including names that are imported for type checkers alone."""
     if kind not in _HINTS:
         _HINTS[kind] = typing.get_type_hints(kind, localns=_NAMES)
     return _HINTS[kind]
 
 
 def check_fields(value: Any, *, what: str = "") -> None:
-    """Hold the fields of a frozen dataclass against its annotations; for ``__post_init__``.
+    """Check the fields of a frozen dataclass against its annotations; for ``__post_init__``.
 
     Args:
-        value: The instance; numbers of NumPy's are replaced by Python's.
-        what: Said in front of a field's name.
+        value: The instance; NumPy's numbers are replaced by Python's.
+        what: Put in front of a field's name in messages.
 
     Raises:
         RequestError: A field has a value that its annotation does not allow.
@@ -328,12 +360,12 @@ def check_names(
 
     Args:
         given: The names.
-        known: Those that are.
-        what: What they are called.
-        answers: What is said of some that others know.
+        known: The known names.
+        what: What to call them in messages.
+        answers: Messages for some unknown names that other libraries use.
 
     Raises:
-        RequestError: With the answer, or the nearest name.
+        RequestError: A name is not known; the message is its answer, or suggests the nearest name.
     """
     for name in given:
         if name not in known:
@@ -343,13 +375,16 @@ def check_names(
 
 
 def check_call(answers: Mapping[str, str] | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """For a function whose arguments are held against its annotations before it runs.
+    """Decorate a function so that its arguments are checked against its annotations before it runs.
 
-    Names of keyword arguments too: a wrong one is a ``RequestError`` that says which was meant. What a function takes
-    as ``**options: Unpack[SomeDict]`` is checked against the ``TypedDict``, and shown in its signature.
+    The names of keyword arguments are checked too: a wrong one is a ``RequestError`` that says which was meant. What a
+    function takes as ``**options: Unpack[SomeDict]`` is checked against the ``TypedDict``, and shown in its signature.
 
     Args:
         answers: See ``check_names``.
+
+    Returns:
+        The decorator. The decorated function raises ``RequestError`` for an argument that its annotations do not allow.
     """
     return lambda function: _checking(function, answers)
 
@@ -385,7 +420,7 @@ def _checking(function: Callable[P, T], answers: Mapping[str, str] | None) -> Ca
 
 
 def _spelled_out(function: Callable[..., Any], signature: inspect.Signature, more: str) -> inspect.Signature:
-    """A signature in which the keys of a ``TypedDict`` stand one by one."""
+    """A signature in which the keys of a ``TypedDict`` are listed one by one."""
     name = str(signature.parameters[more].annotation).removeprefix("Unpack[").removesuffix("]")
     found = vars(sys.modules[function.__module__])[name].__annotations__
     further = [

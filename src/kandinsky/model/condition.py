@@ -1,4 +1,4 @@
-"""What a request brings besides words: images and videos that a result follows, each as one ``Condition``."""
+"""What a request brings besides text: images and videos that the result follows, each as one ``Condition``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Frames of the clip, from ``start`` up to, not including, ``stop``."""
+    """Frames of the clip from ``start`` up to, but not including, ``stop``."""
 
     start: int
     stop: int
@@ -26,13 +26,15 @@ FIRST_FRAME = Span(0, 1)
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One thing that a result follows.
+    """One input that the result follows.
 
-    kind:  `frames`: these frames of the clip are known; `source`: the image to be edited; `repaint`: an image of which
-           the part under ``mask`` is made anew; `clip`: an input video that the result goes with.
-    data:  the image, at the size it is used at, or the input video.
-    at:    frames of the clip that it stands for, of kind `frames`.
-    mask:  of kind `repaint`.   track: of the state.
+    Attributes:
+        kind: `frames`: these frames of the clip are known; `source`: the image to edit; `repaint`: an image whose
+            masked part is generated anew; `clip`: an input video that the result accompanies.
+        data: The image, at the size it is used at, or the input video.
+        at: For kind `frames`, the frames of the clip that it stands for.
+        mask: For kind `repaint`, the inpainting mask.
+        track: Track of the state.
     """
 
     kind: Use
@@ -47,7 +49,7 @@ class Condition:
         return self.kind, self.at, self.track, self.mask is not None
 
     def record(self) -> dict[str, Any]:
-        """For the recipe, under the names a request uses."""
+        """The entry of the recipe, under the names a request uses."""
         from kandinsky.media.image import FittedImage
 
         given: dict[str, Any] = {"image": self.data.record()} if isinstance(self.data, FittedImage) else {}

@@ -10,13 +10,14 @@ from kandinsky.model.values import LatentShape, VideoShape
 if TYPE_CHECKING:
     from kandinsky.ops.attention_spec import AttentionSpec
 
-PROMPT_TOKENS = 128  # of a prompt of some length, where nothing says how long it is
+PROMPT_TOKENS = 128  # of an average prompt, if its length is not known
 
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """Work by kind, since each kind reaches another share of a processor's peak. Floating-point operations; a
-    multiply-add is two.
+    """Amount of work by kind, since each kind reaches a different share of a processor's peak.
+
+    Floating-point operations; a multiply-add is two.
 
     Attributes:
         linear: Operations of linear layers.
@@ -38,11 +39,16 @@ class Operations:
 
     @classmethod
     def attending(cls, queries: float, keys: float, width: float, head: float) -> Operations:
-        """Of dense attention with all heads.
+        """The operations of dense attention with all heads.
 
         Args:
-            width: of all heads together.
-            head: width of one head.
+            queries: Number of queries.
+            keys: Number of keys.
+            width: Width of all heads together.
+            head: Width of one head.
+
+        Returns:
+            The operations.
         """
         pairs = queries * keys
         return cls(attention=4 * pairs * width, scores=pairs * width / head)
@@ -64,7 +70,8 @@ class Load:
     """What a generation asks of one network.
 
     Attributes:
-        shape, latent: One clip, in pixels and for the denoiser.
+        shape: One clip, in pixels.
+        latent: One clip, for the denoiser.
         steps: Sampling steps.
         is_guided: Whether each step takes two passes.
         width: Bytes of a number of the compute type.
@@ -82,12 +89,12 @@ class Load:
 
     @property
     def prompts(self) -> int:
-        """Prompts that are encoded: the prompt, and with guidance the negative prompt."""
+        """Number of prompts that are encoded: the prompt, and with guidance the negative prompt."""
         return 1 + self.is_guided
 
     @property
     def passes(self) -> int:
-        """Passes of the denoiser, guidance counted."""
+        """Number of passes of the denoiser, including those of guidance."""
         return self.steps * self.prompts
 
 
@@ -96,13 +103,14 @@ class Cost:
     """What one network costs in one generation.
 
     Attributes:
-        work: Bytes of activations at their peak.
+        work: Peak bytes of activations.
         operations: Everything it computes.
         tokens: Tokens that its blocks see at once.
-        in_blocks, block, linear: Shares of its weights in blocks, in the largest block, and in layers that are
-            quantised.
-        block_work: Bytes of activations under offload `block`; None = as ``work``.
-        kept: Share of the blocks that block-sparse attention is expected to compute; 1 where it is dense.
+        in_blocks: Share of its weights in blocks.
+        block: Share of its weights in the largest block.
+        linear: Share of its weights in layers that are quantised.
+        block_work: Peak bytes of activations under offload `block`; None = as ``work``.
+        kept: Share of the blocks that block-sparse attention is expected to compute; 1 if it is dense.
     """
 
     work: int

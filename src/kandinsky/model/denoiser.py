@@ -1,7 +1,7 @@
-"""The one door of a network, for sampling and training alike: ``Bind`` makes a ``Denoiser`` of it.
+"""The one interface of a network, for sampling and training alike: ``Bind`` makes a ``Denoiser`` of it.
 
-The state of a generation is a mapping of tracks, such as ``{"video": …}`` or ``{"audio": …}``, so that sound beside
-video is one more track and no other loop. Nothing here imports torch.
+The state of a generation is a mapping of tracks, such as ``{"video": …}`` or ``{"audio": …}``, so that audio beside
+video is one more track and not another loop. Nothing here imports torch.
 
 Legend: B batch; T H W C frames, rows, columns, channels.
 """
@@ -37,13 +37,13 @@ def each(apply: Callable[..., Tensor], first: X, *others: X) -> X:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a result before it is made; pinning, condition channels and loss weights follow from it.
+    """What is known of a result before it is generated; pinning, condition channels and loss weights follow from it.
 
     Attributes:
-        clean: Clean latents by track, of full size; they count where ``mask`` is true.
-        mask: By track, boolean, of the latent's shape or one that broadcasts to it, such as [B, T, 1, 1, 1].
-        extra: Further inputs by name: `source`, the latent of an image to be edited; `kept`, of an image of which a
-            part is repainted, a channel that is 1 where it is kept and the latent of what is kept.
+        clean: Clean latents by track, of full size; they apply where ``mask`` is true.
+        mask: Boolean masks by track, of the latent's shape or one that broadcasts to it, such as [B, T, 1, 1, 1].
+        extra: Further inputs by name: `source`, the latent of an image to edit; `kept`, for an image of which a part is
+            repainted, a channel that is 1 where it is kept and the latent of what is kept.
     """
 
     clean: State = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Known:
     extra: State = field(default_factory=dict)
 
     def pin(self, state: X) -> X:
-        """The state with what is known in its place; a new one where anything is."""
+        """The state with the known parts set; a new one if anything is known."""
         if not self.mask or not isinstance(state, Mapping):
             return state
         out: X = state | {  # type: ignore[operator]
@@ -61,7 +61,7 @@ class Known:
         return out
 
     def over(self, change: Callable[[Tensor], Tensor]) -> Known:
-        """The same with every tensor changed, such as moved to a device or cut to some clips."""
+        """The same with every tensor changed, for example moved to a device or cut to some clips."""
         return Known(*({name: change(x) for name, x in part.items()} for part in (self.clean, self.mask, self.extra)))
 
 
@@ -74,9 +74,9 @@ class Pass:
         condition: What condition channels hold where nothing is known, by the card's `sampling.condition`.
         rope_scale: As in the network.
         attention: As in the network.
-        runner: Of its blocks, one object for each pass.
+        runner: Runs its blocks; one object for each pass.
         shared: What the passes of a generation compute once; filled by the first that runs.
-        kept: Told what block-sparse attention keeps.
+        kept: Records what block-sparse attention keeps.
     """
 
     text: TextEmbeddings
@@ -91,7 +91,7 @@ class Pass:
 class Denoiser(Protocol):
     """A network bound to a request: what it predicts of a state at time t in [0, 1], 1 = noise.
 
-    t is one time for all of the batch, or [B], as in training.
+    t is one time for the whole batch, or [B], as in training.
     """
 
     @property
@@ -101,18 +101,18 @@ class Denoiser(Protocol):
 
 
 class Bind(Protocol):
-    """Makes a denoiser of a network, what is known of the result, and a pass."""
+    """Makes a denoiser from a network, what is known of the result, and a pass."""
 
     def __call__(self, net: nn.Module, known: Known, run: Pass) -> Denoiser: ...
 
 
 class OnTrack:
-    """A denoiser of one track: a function of plain tensors, seen as one of states.
+    """A denoiser of one track: a function of plain tensors, as a denoiser of states.
 
     Args:
-        track: The only one of the state.
+        track: The only track of the state.
         inner: ``(x_BTHWC, t) -> prediction_BTHWC``; may have ``pair``, see ``diffusion/guidance.Pairing``.
-        predicts: What it gives.
+        predicts: What it predicts.
     """
 
     def __init__(self, track: str, inner: Callable[[Tensor, Tensor], Tensor], predicts: Predicts) -> None:
@@ -122,7 +122,7 @@ class OnTrack:
         return {self.track: self.inner(x[self.track], t)}
 
     def pair(self, other: object) -> Callable[[State, Tensor], tuple[State, State]] | None:
-        """This pass and another in one, where the inner denoisers can run together."""
+        """This pass and another in one call, if the inner denoisers can run together; else None."""
         make = getattr(self.inner, "pair", None)
         both = make(other.inner) if make is not None and isinstance(other, OnTrack) else None
         if both is None:

@@ -1,4 +1,4 @@
-"""Words of Diffusers: taken where they mean the same as one of ours, else answered with the one that was meant.
+"""Argument names of Diffusers: accepted if they mean the same as one of ours, else answered with the right one.
 
 One table for calls of a pipeline, one for ``load``. No torch.
 """
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word of Diffusers.
+    """One argument name of Diffusers.
 
-    ours: what it is called here; empty where nothing is the same.   advice: said where it is not taken.
-    turn: its value into ours, by the card.
+    Attributes:
+        ours: What it is called here; empty if nothing is the same.
+        advice: The message if it is not accepted.
+        turn: Converts its value to ours, given the card.
     """
 
     ours: str = ""
@@ -35,7 +37,7 @@ class Word:
 
 
 class CallWords(TypedDict, total=False):
-    """The words that calls take, for type checkers."""
+    """The names that calls accept, for type checkers."""
 
     num_inference_steps: int | None
     guidance_scale: float | None
@@ -45,19 +47,21 @@ class CallWords(TypedDict, total=False):
 
 
 class LoadWords(TypedDict, total=False):
-    """Those that ``load`` takes."""
+    """The names that ``load`` accepts."""
 
     torch_dtype: str | torch.dtype | None
 
 
 def _guidance(value: Any, _card: Card | None) -> Any:
-    return max(1.0, value)  # Diffusers runs one pass for 1 and all below
+    return max(1.0, value)  # Diffusers runs one pass for 1 and anything below
 
 
 def _seconds(frames: int, card: Card | None) -> float:
     assert card is not None
+    if frames < 1:
+        raise RequestError(f"`num_frames` must be 1 or more, not `{frames}`: 1 makes a still image")
     step = card.clip.frame_step
-    # rounded as its pipelines do: one more than a multiple of the autoencoder's step
+    # rounded as its pipelines do: one above a multiple of the autoencoder's step
     return max(0, frames - 1 if frames % step == 1 % step else frames // step * step) / card.clip.fps
 
 
@@ -71,30 +75,25 @@ def _seed(generator: Any, _card: Card | None) -> Any:
     return seed % 2**63
 
 
-_STAGES = "use the stages: `pipe.encode`, `pipe.noise`, `pipe.sample` and `pipe.decode`"
-_RESULT = "a result is a `Video`: `video.images` are Pillow images, `np.asarray(video)` is an array"
-_MANY = "pass a list of prompts, and a list of seeds as `seed=…`"
+_STAGES = Word(advice="use the stages: `pipe.encode`, `pipe.noise`, `pipe.sample` and `pipe.decode`")
+_RESULT = Word(advice="a result is a `Video`: `video.images` are Pillow images, `np.asarray(video)` is an array")
+_MANY = Word(advice="pass a list of prompts, and a list of seeds as `seed=…`")
+_LORA = Word(advice="did you mean `pipe.set_lora` for scales of LoRAs")
+_ON_STEP = Word(advice="did you mean `on_step`")
 CALL: Mapping[str, Word] = {
     "num_inference_steps": Word("steps"),
     "guidance_scale": Word("guidance", turn=_guidance),
     "num_frames": Word("seconds", turn=_seconds),
     "generator": Word("seed", turn=_seed),
     "mask_image": Word("mask"),
-    "output_type": Word(advice=_RESULT),
-    "return_dict": Word(advice=_RESULT),
-    "num_videos_per_prompt": Word(advice=_MANY),
-    "num_images_per_prompt": Word(advice=_MANY),
-    "callback": Word(advice="did you mean `on_step`"),
-    "callback_on_step_end": Word(advice="did you mean `on_step`"),
-    "callback_on_step_end_tensor_inputs": Word(advice="did you mean `on_step`"),
-    "latents": Word(advice=_STAGES),
-    "prompt_embeds": Word(advice=_STAGES),
-    "negative_prompt_embeds": Word(advice=_STAGES),
+    **dict.fromkeys(("output_type", "return_dict"), _RESULT),
+    **dict.fromkeys(("num_videos_per_prompt", "num_images_per_prompt"), _MANY),
+    **dict.fromkeys(("callback", "callback_on_step_end", "callback_on_step_end_tensor_inputs"), _ON_STEP),
+    **dict.fromkeys(("latents", "prompt_embeds", "negative_prompt_embeds"), _STAGES),
+    **dict.fromkeys(("cross_attention_kwargs", "attention_kwargs"), _LORA),
     "frame_rate": Word(advice="the model decides the frame rate; did you mean `seconds`"),
     "strength": Word(advice="how far an image is changed follows from the model and the prompt: leave it out"),
     "max_sequence_length": Word(advice="the model's card decides it: leave it out"),
-    "cross_attention_kwargs": Word(advice="did you mean `pipe.set_lora` for scales of LoRAs"),
-    "attention_kwargs": Word(advice="did you mean `pipe.set_lora` for scales of LoRAs"),
     "num_steps": Word(advice="did you mean `steps`"),
     "cfg_scale": Word(advice="did you mean `guidance`"),
     "frames": Word(advice="did you mean `seconds` or `num_frames`"),
@@ -118,15 +117,18 @@ LOAD: Mapping[str, Word] = {
 
 
 def translated(values: Mapping[str, Any], words: Mapping[str, Word], card: Card | None) -> dict[str, Any]:
-    """Arguments with Diffusers' words replaced by ours.
+    """Replace Diffusers' argument names with ours.
 
     Args:
-        values: By name, ours and theirs.
+        values: Arguments by name, ours and theirs.
         words: ``CALL`` or ``LOAD``.
-        card: Of the model, which says how many frames a second has.
+        card: The model's card, which gives the frames per second.
+
+    Returns:
+        Arguments by our names.
 
     Raises:
-        RequestError: A word stands beside ours, or has a value of a wrong type.
+        RequestError: A name was given together with ours, or has a value of the wrong type.
     """
     hints = hints_of(CallWords if words is CALL else LoadWords)
     found = dict(values)
@@ -141,5 +143,5 @@ def translated(values: Mapping[str, Any], words: Mapping[str, Word], card: Card 
 
 
 def answers(words: Mapping[str, Word]) -> dict[str, str]:
-    """What is said of the words that have no equal here."""
+    """Messages for the names that have no equivalent here."""
     return {name: word.advice for name, word in words.items() if word.advice}

@@ -1,6 +1,6 @@
-"""What is true of a family of models, as values: a ``Family`` of ``Part``s, ``Task``s, folder ``Format``s and runners.
+"""What defines a family of models, as values: a ``Family`` of ``Part``s, ``Task``s, folder ``Format``s and runners.
 
-The machinery (``engine``, ``runtime``, ``bench``, ``conformance``) asks these values and names no family. They hold
+The shared code (``engine``, ``runtime``, ``bench``, ``conformance``) reads these values and names no family. They hold
 nothing heavy: what needs torch is named by a ``Lazy`` reference and imported when it is first called, so that a request
 is checked and a plan is made without it. Values can be pickled, so that they travel to workers.
 """
@@ -35,7 +35,7 @@ Files = Mapping[str, Path]
 
 
 class Spelling(Protocol):
-    """Recognises one way in which files name a network's tensors."""
+    """Recognises one naming of a network's tensors in files."""
 
     def __call__(self, names: Collection[str]) -> KeyMap | None: ...
 
@@ -53,7 +53,7 @@ class MadeUp(Protocol):
 
 
 class Rival(Protocol):
-    """A part's work done by another library."""
+    """A part's work done by another library, for comparison."""
 
     def __call__(self, side: Any, *inputs: Any) -> Callable[[], Any]:
         """Prepare the work.
@@ -71,11 +71,11 @@ class Rival(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How a denoiser's work is shared by processes.
+    """How a denoiser's work is distributed over processes.
 
     Attributes:
         rules: How its blocks are hooked and cut; see ``runtime/parallel/split.py``.
-        demand: What there is to split of one pass over a latent: heads, widths, tokens, groups. Imports no torch.
+        demand: What there is to split in one pass over a latent: heads, widths, tokens, groups. Imports no torch.
     """
 
     rules: Lazy[SplitRules]
@@ -88,7 +88,7 @@ class Depth:
 
     Attributes:
         name: As a card writes it.
-        kept: How many are measured of a network that is too large.
+        kept: How many are measured if the network is too large.
         count: How many a component has. Imports no torch.
     """
 
@@ -101,43 +101,49 @@ class Flops(Protocol):
     """Counts the floating-point operations of a network."""
 
     def __call__(self, params: Any, latent: Sequence[int], text_tokens: int, kept: float | None = None) -> int:
-        """Floating-point operations of one pass over one clip.
+        """Count the floating-point operations of one pass over one clip.
 
         Args:
             params: Hyper-parameters, as the network has them.
             latent: Frames, rows, columns.
             text_tokens: Number of text tokens.
             kept: Share of the blocks of block-sparse attention that is computed; None for dense attention.
+
+        Returns:
+            Floating-point operations; a multiply-add is two.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One kind of network: how it is built, read, bound to a request, split over processes and reckoned with.
+    """One kind of network: how it is built, read, bound to a request, split over processes and planned for.
 
-    network:  builds the bare network from (component, file or folder of its weights); one routine reads the weights.
-    reader:   reads models and tokenizers together, where there is no bare network.
-    tensors:  names of the reader's file sets that hold tensors; their headers are checked before anything is read.
-    keymap:   official tensor names to ours; None where they are equal.
-    spellings: further ways in which files name the tensors, each recognised by the names themselves.
-    bind:     turns a denoising network, what is known and a pass into a denoiser; the one door of the network.
-    split:    of the work of a denoiser; None where only the passes of guidance and whole clips can be shared.
-    attention: types of visual self attention it can run.
-    conditions: what its condition channels can hold where nothing is known, by a card's `sampling.condition`.
-    caches:   whether step caches can stand between its blocks.
-    tilings:  ways an autoencoder's clips can be cut into tiles.
-    decodes_together: whether several processes can share the decoding of one clip.
-    contrasting: a text encoder that makes the embeddings of a negative prompt with a look at the prompt.
-    expands:  tasks for which a text encoder can write a prompt out at length.
-    tells_unused: a text encoder that tells which words of a prompt it does not use.
-    remote_code: its classes come from its own repository and run only where that was allowed.
-    stored_dtype: it runs in the type its files have, whatever the others do.
-    cost:     memory and operations of one generation, for the plan; None where it is not used. Imports no torch.
-    flops:    operations of one pass of a denoiser, for benchmarks.
-    depth:    its number of blocks, for benchmarks of a part of it.
-    made_up:  stands in for files that are absent, in benchmarks.
-    rivals:   the same work done by other libraries, by the library's name.
+    Attributes:
+        network: Builds the bare network from (component, file or folder of its weights); one routine reads the weights.
+        reader: Reads models and tokenizers together, if there is no bare network.
+        tensors: Names of the reader's file sets that hold tensors; their headers are checked before anything is read.
+        keymap: Official tensor names to ours; None if they are equal.
+        spellings: Further namings of the tensors in files, each recognised by the names themselves.
+        bind: Turns a denoising network, what is known and a pass into a denoiser; the one interface of the network.
+        split: How a denoiser's work is split; None if only the passes of guidance and whole clips can be distributed.
+        attention: Types of visual self attention it can run.
+        conditions: What its condition channels can hold where nothing is known, by a card's `sampling.condition`.
+        frame_times: Whether a denoiser accepts a time for each frame, [B, T].
+        caches: Whether step caches can work between its blocks.
+        tilings: Ways in which an autoencoder's clips can be cut into tiles.
+        decodes_together: Whether several processes can share the decoding of one clip.
+        contrasting: Whether a text encoder uses the prompt when it encodes the negative prompt.
+        expands: Tasks for which a text encoder can expand a prompt.
+        tells_unused: Whether a text encoder reports the words of a prompt that it does not use.
+        remote_code: Whether its classes come from its own repository and run only if that was allowed.
+        stored_dtype: Whether it runs in the type its files have, whatever the others do.
+        cost: Memory and operations of one generation, for the plan; returns None if it is not used. Imports no torch.
+        flops: Operations of one pass of a denoiser, for benchmarks.
+        depth: Its number of blocks, for benchmarks of a part of it.
+        adapts: Linear layers that a LoRA changes unless told otherwise: endings of their names.
+        made_up: Stands in for missing files, in benchmarks.
+        rivals: The same work done by other libraries, by the library's name.
     """
 
     network: Lazy[Callable[[Component, Path], nn.Module]] | None = None
@@ -149,6 +155,7 @@ class Part:
     split: Split | None = None
     attention: tuple[str, ...] = ("dense",)
     conditions: tuple[str, ...] = ("zeros",)
+    frame_times: bool = False
     caches: bool = False
     tilings: tuple[str, ...] = ()
     decodes_together: bool = False
@@ -160,18 +167,19 @@ class Part:
     cost: Lazy[Callable[[Card, Component, Load], Cost | None]] | None = None
     flops: Lazy[Flops] | None = None
     depth: Depth | None = None
+    adapts: tuple[str, ...] = ()
     made_up: Lazy[MadeUp] | None = None
     rivals: Mapping[str, Lazy[Rival]] = field(default_factory=dict)
 
 
 class Convert(Protocol):
-    """Writes a model at ``source`` to ``target`` in the layout ``to``; ``card`` where it is known."""
+    """Writes the model at ``source`` to ``target`` in the layout ``to``; ``card`` is given if it is known."""
 
     def __call__(self, source: Path, target: Path, to: str, card: Card | None) -> Path: ...
 
 
 class Cards(Protocol):
-    """What a format may ask of the catalogue."""
+    """The catalogue as a format sees it."""
 
     def find(self, model: str) -> Card: ...
 
@@ -180,9 +188,12 @@ class Cards(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One way a model of a family may lie in a folder.
+    """One layout in which a model of a family may lie in a folder.
 
-    holds: whether a folder is of this format; imports no torch.   read: the folder's card.
+    Attributes:
+        name: What it is called.
+        holds: Whether a folder has this layout; imports no torch.
+        read: Reads the folder's card.
     """
 
     name: str
@@ -192,8 +203,14 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class FolderLayout:
-    """A model's folders in the Diffusers layout: of the denoiser, of the autoencoder, and of each file set of the text
-    encoder by name; ``params`` of the text encoder go over the card's."""
+    """A model's folders in the Diffusers layout.
+
+    Attributes:
+        dit: Folder of the denoiser.
+        vae: Folder of the autoencoder.
+        text: Folder of each file set of the text encoder, by name.
+        params: Hyper-parameters of the text encoder that replace the card's.
+    """
 
     dit: str
     vae: str
@@ -205,9 +222,11 @@ class FolderLayout:
 class DiffusersFormat:
     """How a family's models lie in Diffusers' folders.
 
-    pipelines: Diffusers' pipeline class to the card whose sampling defaults a folder gets that no card names and none
-               is like: such folders carry no defaults of their own.
-    read:      (folder, that card, all cards) to the folder's card.
+    Attributes:
+        pipelines: Diffusers' pipeline class → the card whose sampling defaults apply to a folder that no card names and
+            none resembles: such folders carry no defaults of their own.
+        layout: The folders.
+        read: (folder, that card, all cards) → the folder's card.
     """
 
     pipelines: Mapping[str, str]
@@ -219,10 +238,16 @@ class DiffusersFormat:
 class Family:
     """One family of models.
 
-    parts:   by the `kind` that cards name.   tasks: by the `task` that cards name.
-    formats: folders it can be read from, besides its own cards.   diffusers: the Diffusers layout, where it has one.
-    convert: writes a model in another layout.   interpolate: raises the frame rate of any clip.
-    cases:   conformance runners by component name.   manifest: the network that a manifest of tensors describes.
+    Attributes:
+        name: What cards call it.
+        parts: Networks by the `kind` that cards name.
+        tasks: Tasks by the `task` that cards name.
+        formats: Folders it can be read from, besides its own cards.
+        diffusers: The Diffusers layout, if it has one.
+        convert: Writes a model in another layout.
+        interpolate: Raises the frame rate of any clip.
+        cases: Conformance runners by component name.
+        manifest: The network that a manifest of tensors describes.
     """
 
     name: str
@@ -236,7 +261,17 @@ class Family:
     manifest: Lazy[Callable[[Mapping[str, Any]], Component | None]] | None = None
 
     def part(self, kind: str) -> Part:
-        """The part of a kind. Raises: RequestError for a kind the family has not."""
+        """Look up a kind of network.
+
+        Args:
+            kind: The `kind` a card gives a component.
+
+        Returns:
+            The part.
+
+        Raises:
+            RequestError: The family does not have this kind.
+        """
         try:
             return self.parts[kind]
         except KeyError:
@@ -244,7 +279,17 @@ class Family:
             raise RequestError(f"family `{self.name}` has no network `{kind}`: it has {known}") from None
 
     def task(self, name: str) -> Task:
-        """The task of a name. Raises: RequestError for one the family does not do."""
+        """Look up a task.
+
+        Args:
+            name: The `task` of a card.
+
+        Returns:
+            The task.
+
+        Raises:
+            RequestError: The family does not have this task.
+        """
         try:
             return self.tasks[name]
         except KeyError:

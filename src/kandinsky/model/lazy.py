@@ -18,7 +18,11 @@ def _imported(where: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Lazy(Generic[T_co]):
-    """A reference to a value of a module, `package.module:name`; calling it imports the module and gives the value."""
+    """A reference to a value of a module; calling it imports the module and returns the value.
+
+    Attributes:
+        where: `package.module:name`.
+    """
 
     where: str
 

@@ -1,4 +1,4 @@
-"""Fields that doors render: what a request or a run may be given, declared once with its help."""
+"""Fields that users set: what a request or a run accepts, declared once with its help for Python, CLI and API."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ def option(
     least: float | None = None,
     most: float | None = None,
 ) -> Any:
-    """A field of a frozen dataclass that doors render.
+    """Declare a field of a frozen dataclass that users set.
 
     Args:
-        default: Its value where nothing is given.
+        default: Its value if nothing is given.
         about: What it is, for Python and the API.
-        flags: On the command line; none = it is not asked for there.
+        flags: Its flags on the command line; none = it has no flag.
         short: Help on the command line.
         metavar: What its value is called there.
-        least: The smallest number that makes sense whatever the model.
+        least: The smallest number that makes sense for any model.
         most: The largest.
+
+    Returns:
+        The field.
     """
     metadata = {
         "about": about,
@@ -44,7 +47,7 @@ def option(
 
 
 def described(kind: type, *, only: Collection[str] | None = None, indent: int = 8) -> str:
-    """The fields of a dataclass as the `Args:` of a docstring have them, one a line; ``only`` some of them."""
+    """The fields of a dataclass as lines of a docstring's `Args:`; ``only`` some of them."""
     return "\n".join(
         f"{' ' * indent}{f.name}: {about[:1].upper()}{about[1:].rstrip('.')}."
         for f in dataclasses.fields(kind)
@@ -53,13 +56,16 @@ def described(kind: type, *, only: Collection[str] | None = None, indent: int = 
 
 
 def in_flags(text: str, kinds: Iterable[type], more: dict[str, str] | None = None) -> str:
-    """A message that names options as Python does, with the flags of the command line instead.
+    """Replace the options that a message names as Python does with the flags of the command line.
 
     Args:
         text: The message; `steps=4` in backticks becomes `--steps 4`, `image=…` becomes `--image FILE`, and
             `trust_remote_code=True` its flag alone. Names that have no flag stay as they are.
         kinds: Dataclasses whose fields say their flags.
         more: Further names and their flags.
+
+    Returns:
+        The message for the command line.
     """
     fields = {f.name: f.metadata for kind in kinds for f in dataclasses.fields(kind) if f.metadata.get("flags")}
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from kandinsky.errors import RequestError
-from kandinsky.model.checks import fits
+from kandinsky.model.checks import fits, many, unknown
 from kandinsky.printing import escaped
 
 Params = TypeVar("Params")
@@ -19,19 +18,23 @@ _COUNTS = re.compile(r"(\w+_)?(blocks|layers)(_per_block)?|depth")
 
 
 def read_params(cls: type[Params], values: Mapping[str, Any], what: str) -> Params:
-    """The dataclass ``cls`` with these values.
+    """Build a dataclass from values of a file.
 
-    Lists become tuples, tables of fields that are dataclasses become those; keys that begin with `_` are notes, as
+    Lists become tuples, and tables become dataclasses if the field is one; keys that begin with `_` are notes, as
     Diffusers writes them.
 
     Args:
-        cls: A dataclass. Its annotations say which types are allowed; ``metadata={"above": 0}`` of a field is a bound,
-            as are ``least`` and ``most``, which are allowed themselves.
+        cls: A dataclass. Its annotations say which types are allowed; ``metadata={"above": 0}`` of a field is an
+            exclusive bound, ``least`` and ``most`` are inclusive ones.
         values: From a file or a card.
-        what: How a key is called, such as `autoencoder parameter`.
+        what: What to call a key in messages, such as `autoencoder parameter`.
+
+    Returns:
+        The instance.
 
     Raises:
-        RequestError: A key is unknown (the nearest is named) or missing, or its value has another type or cannot be.
+        RequestError: A key is unknown (the nearest is named) or missing, or its value has the wrong type or is out of
+            range.
     """
     if not isinstance(values, Mapping):
         raise RequestError(f"{what}s must be a table, not `{_short(values)}`")
@@ -41,10 +44,8 @@ def read_params(cls: type[Params], values: Mapping[str, Any], what: str) -> Para
         for key, value in values.items()
         if not (isinstance(key, str) and key.startswith("_"))
     }
-    if unknown := sorted(map(str, set(chosen) - set(fields))):
-        near = difflib.get_close_matches(unknown[0], fields, n=1)
-        advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(fields)}"
-        raise RequestError(f"unknown {what} `{unknown[0]}`: {advice}")
+    if foreign := sorted(map(str, set(chosen) - set(fields))):
+        raise unknown(foreign[0], fields, what)
     hints = get_type_hints(cls)
     for name, f in fields.items():
         if name not in chosen and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
@@ -65,8 +66,29 @@ def read_params(cls: type[Params], values: Mapping[str, Any], what: str) -> Para
     return cls(**chosen)
 
 
+class Readable:
+    """Hyper-parameters that are read from plain values, of a card, an official file or a `config.json`."""
+
+    __slots__ = ()
+    what: ClassVar[str] = "parameter"  # what a key is called
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """These hyper-parameters; see ``read_params``.
+
+        Raises:
+            RequestError: A key is unknown, or a value is not supported.
+        """
+        return read_params(cls, cls.prepared(values), cls.what)
+
+    @classmethod
+    def prepared(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values without those that say nothing of this network, after a look at them."""
+        return values
+
+
 def _nested(value: Any, hint: Any, where: str) -> Any:
-    """A table, or a tuple or table of tables, as the dataclass that an annotation names; other values as they are."""
+    """A table, or a tuple or table of tables, as the dataclass that an annotation names; other values unchanged."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         if value is None and type(None) in args:
@@ -77,7 +99,7 @@ def _nested(value: Any, hint: Any, where: str) -> Any:
             return value
         if not isinstance(value, Mapping):
             raise RequestError(f"{where.removesuffix(':')} must be a table, not `{_short(value)}`")
-        read = getattr(hint, "from_dict", None)  # it may know further spellings
+        read = getattr(hint, "from_dict", None)  # it may know further namings
         return read_params(hint, value, f"{where} key") if read is None else read(dict(value))
     if origin is tuple and isinstance(value, tuple) and dataclasses.is_dataclass(args[0]):
         return tuple(_nested(one, args[0], f"{where} {number}.") for number, one in enumerate(value, 1))
@@ -94,7 +116,7 @@ def _name(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(f"`{one}`" for one in args)
     if origin is tuple:
-        return f"a list of {_name(args[0])}" if args[-1] is Ellipsis else f"{len(args)} of {_name(args[0])}"
+        return f"a list of {many(args[0])}" if args[-1] is Ellipsis else f"{len(args)} {many(args[0])}"
     if origin in (dict, Mapping):
         return "a table"
     words = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "null"}
@@ -107,10 +129,18 @@ def _short(value: Any) -> str:
 
 
 def without_fixed(values: Mapping[str, Any], fixed: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The values of all other keys, after a look that those of ``fixed`` are, where given, what is built.
+    """Drop keys that may have only one value, after checking that they have it.
 
-    Args:   what: how a key is called, such as `autoencoder parameter`.
-    Raises: RequestError for another value.
+    Args:
+        values: From a file or a card.
+        fixed: The only supported value of each such key.
+        what: What to call a key in messages, such as `autoencoder parameter`.
+
+    Returns:
+        The values of all other keys.
+
+    Raises:
+        RequestError: A key of ``fixed`` has another value.
     """
     for key, only in fixed.items():
         value = values.get(key, only)
@@ -120,23 +150,19 @@ def without_fixed(values: Mapping[str, Any], fixed: Mapping[str, Any], what: str
 
 
 def refuse_unknown(values: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
-    """Raises: RequestError for the first key that is not known, with the nearest; `_` begins a note."""
-    if unknown := sorted(key for key in values if key not in known and not key.startswith("_")):
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        advice = f"did you mean `{near[0]}`" if near else f"use one of {', '.join(known)}"
-        raise RequestError(f"unknown {what} `{unknown[0]}`: {advice}")
+    """Refuse unknown keys; one that begins with `_` is a note.
+
+    Args:
+        values: From a file or a card.
+        known: The known keys.
+        what: What to call a key in messages, such as `autoencoder parameter`.
+
+    Raises:
+        RequestError: A key is not known; the message names the first and the nearest known key.
+    """
+    if foreign := sorted(key for key in values if key not in known and not key.startswith("_")):
+        raise unknown(foreign[0], known, what)
 
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
-
-
-def three(values: Mapping[str, Any], key: str, what: str) -> tuple[int, int, int]:
-    """Three whole numbers (t, h, w) of a key that is there. Raises: RequestError."""
-    value = values[key]
-    if not isinstance(value, list | tuple) or len(value) != 3:
-        raise RequestError(f"{what} `{key}` needs three numbers (t, h, w), not {value}")
-    if not all(fits(entry, int) for entry in value):
-        raise RequestError(f"{what} `{key}` needs three whole numbers (t, h, w), not {_short(value)}")
-    t, h, w = value
-    return t, h, w

@@ -1,19 +1,24 @@
-"""What a model does: what it makes, what a request brings, and which stages lead there. No torch."""
+"""What a model does: what it generates, what a request brings, and which stages lead there. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from kandinsky.model.lazy import Lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
+    import numpy as np
+    from torch import Tensor
+
+    from kandinsky.engine.context import Context
     from kandinsky.engine.request import Job
     from kandinsky.engine.stages import Finish, Stage
     from kandinsky.model.card import Card
-    from kandinsky.model.values import Request
+    from kandinsky.model.values import Request, TextEmbeddings
 
 # What an image or a clip is to a model: frames of the result that are known, the source of an edit, an image of which a
 # masked part is repainted, or an input video that the result goes with.
@@ -23,16 +28,50 @@ GENERATE: Lazy[tuple[tuple[Stage, ...], Finish]] = Lazy("kandinsky.engine.stages
 RESOLVE: Lazy[Callable[[Request, Card, bool], Job]] = Lazy("kandinsky.engine.request:resolve_clip")
 
 
+class TrainingExamples(Protocol):
+    """How examples of a task that is not about clips or images alone become tensors for training."""
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of an example's tensors: `latent` [1, T, H, W, C], and what else the network is told."""
+        ...
+
+    def cut(self, path: Path, card: Card, seconds: float | None) -> Mapping[str, np.ndarray]:
+        """Decode a file; without a network, in another process.
+
+        Args:
+            path: A file.
+            card: The model.
+            seconds: Longest example; the card's own where None.
+
+        Raises:
+            RequestError: The file cannot be used.
+        """
+        ...
+
+    def encode(self, context: Context, made: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """The tensors of what ``cut`` made."""
+        ...
+
+    def text(self, context: Context, caption: str) -> TextEmbeddings:
+        """Embeddings of a caption."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One task of a family.
 
-    makes:   said to people.   image: whether a request brings one.   image_is: what it is to the model.
-    mask:    a request also brings a mask that lies over the image.
-    video:   a request brings an input video.
-    text_sees_image: the text encoder is shown the image.
-    stages:  what leads from a job to its latents, in order, and what makes the results of them.
-    resolve: checks a request and fills in the card's values; the third argument is whether an image must be given.
+    Attributes:
+        makes: What it generates.
+        image: Whether a request brings an image.
+        image_is: What the image is to the model.
+        mask: Whether a request also brings a mask over the image.
+        video: Whether a request brings an input video.
+        text_sees_image: Whether the text encoder sees the image.
+        stages: The stages from a job to its latents, in order, and what turns these into results.
+        resolve: Checks a request and fills in the card's values; the third argument is whether an image is required.
+        examples: How training examples are encoded, where they are not clips or images with captions.
     """
 
     makes: Literal["video", "image", "sound"]
@@ -43,6 +82,7 @@ class Task:
     text_sees_image: bool = False
     stages: Lazy[tuple[tuple[Stage, ...], Finish]] = GENERATE
     resolve: Lazy[Callable[[Request, Card, bool], Job]] = RESOLVE
+    examples: Lazy[TrainingExamples] | None = None
 
 
 TEXT_TO_VIDEO = Task("video")

@@ -1,8 +1,9 @@
 """The frozen values that travel from prompt to file.
 
+``width, height`` is the order people see; tensors are always H before W. Nothing here imports torch at run time, so
+that the command line can start fast.
+
 Legend: B batch, T frames, H W rows and columns, C channels, L text tokens.
-``width, height`` is the order people see; tensors are always H before W.
-Nothing here imports torch at run time, so that the command line can start fast.
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VideoShape:
-    """Size of a clip in pixels. ``frames`` counts pixel frames (1 = a still image)."""
+    """Size of a clip in pixels.
+
+    Attributes:
+        frames: Pixel frames; 1 = a still image.
+        height: Height in pixels.
+        width: Width in pixels.
+    """
 
     frames: int
     height: int
@@ -49,7 +56,17 @@ class LatentShape:
     def from_video(cls, video: VideoShape, *, temporal: int, spatial: int, channels: int) -> LatentShape:
         """Latent of a causal autoencoder: the first frame stands alone, then ``temporal`` frames share one.
 
-        Raises: RequestError where the clip does not fall on the autoencoder's grid.
+        Args:
+            video: Size of the clip.
+            temporal: Pixel frames per latent frame.
+            spatial: Pixels per latent pixel, along each side.
+            channels: Channels of the latent.
+
+        Returns:
+            Size of the latent.
+
+        Raises:
+            RequestError: The clip does not fit the autoencoder's grid.
         """
         if (video.frames - 1) % temporal or video.height % spatial or video.width % spatial:
             raise RequestError(
@@ -64,10 +81,12 @@ class LatentShape:
 
 @dataclass(frozen=True, slots=True)
 class TextEmbeddings:
-    """What a denoiser gets to know of the prompts.
+    """What a denoiser sees of the prompts.
 
-    tokens_BLC: one state a token. pooled_BC: one state a prompt.
-    mask_BL:    True where a token counts; None when every token does.
+    Attributes:
+        tokens_BLC: One embedding per token.
+        pooled_BC: One embedding per prompt.
+        mask_BL: True where a token counts; None if every token does.
     """
 
     tokens_BLC: torch.Tensor
@@ -75,13 +94,23 @@ class TextEmbeddings:
     mask_BL: torch.Tensor | None = None
 
     def to(self, *args: Any, **kwargs: Any) -> TextEmbeddings:
-        """Move or cast both state tensors as ``Tensor.to`` does; the mask only follows the device."""
+        """Move or cast both tensors as ``Tensor.to`` does; the mask only follows the device."""
         tokens = self.tokens_BLC.to(*args, **kwargs)
         mask = None if self.mask_BL is None else self.mask_BL.to(tokens.device)
         return TextEmbeddings(tokens, self.pooled_BC.to(*args, **kwargs), mask)
 
     def expand(self, batch: int) -> TextEmbeddings:
-        """States for ``batch`` clips: as many as there are, or one prompt's for all. Raises: RequestError otherwise."""
+        """Match a batch: as many prompts as there are clips, or one prompt repeated for all.
+
+        Args:
+            batch: Number of clips.
+
+        Returns:
+            Embeddings of ``batch`` prompts.
+
+        Raises:
+            RequestError: There are several prompts, and not ``batch`` of them.
+        """
         given = self.tokens_BLC.shape[0]
         if given == batch:
             return self
@@ -96,7 +125,7 @@ TextStates = TextEmbeddings  # the former name
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything that decides a result. ``None`` means: the card's default."""
+    """Everything that determines a result; ``None`` means the card's default."""
 
     model: str
     prompt: str = ""
@@ -212,7 +241,11 @@ class Request:
         check_fields(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values. Raises: RequestError for an image or a mask that is no file."""
+        """Plain values of all fields.
+
+        Raises:
+            RequestError: An image or a mask is in memory and not a file.
+        """
         for what, given in (("an image", self.image), ("a mask", self.mask), ("a video", self.video)):
             if given is not None and not isinstance(given, str | Path):
                 raise RequestError(f"{what} from memory cannot be written down: save it, and give its path")
@@ -223,7 +256,17 @@ class Request:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
-        """Inverse of ``to_dict``. Raises: RequestError on a key that is not a field, a wrong type, or no model."""
+        """Build a request from plain values; the inverse of ``to_dict``.
+
+        Args:
+            values: Values by field.
+
+        Returns:
+            The request.
+
+        Raises:
+            RequestError: A key is not a field, a value has the wrong type, or there is no model.
+        """
         if not isinstance(values, Mapping):
             raise RequestError(f"a request must be a mapping, not `{shown(values)}`")
         known = {f.name for f in fields(cls)}
@@ -234,16 +277,28 @@ class Request:
         return cls(**values)
 
     def with_values(self, **changes: Any) -> Request:
-        """The same with some fields replaced. Raises: RequestError for a name that is no field, or a wrong type."""
+        """Replace some fields.
+
+        Args:
+            **changes: New values by field.
+
+        Returns:
+            The changed request.
+
+        Raises:
+            RequestError: A name is not a field, or a value has the wrong type.
+        """
         check_names(changes, [f.name for f in fields(self)], "request field")
         return replace(self, **changes)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Audio:
-    """Sound. samples_SC: int16, one row a sample, one column a channel (1 or 2).   rate: samples a second.
+    """Sound, as long as its samples; an array to NumPy, and a player in a notebook.
 
-    It has the length of its samples, is an array for NumPy, and plays in a notebook.
+    Attributes:
+        samples_SC: int16, one row per sample, one column per channel (1 or 2).
+        rate: Samples per second.
     """
 
     samples_SC: np.ndarray
@@ -287,7 +342,17 @@ class Audio:
         return audio_html(self)
 
     def save(self, target: str | Path) -> Path:
-        """Write the sound alone, `.wav` or `.flac`; returns the path written. Raises: RequestError."""
+        """Write the audio alone.
+
+        Args:
+            target: File to write, `.wav` or `.flac`.
+
+        Returns:
+            The path written.
+
+        Raises:
+            RequestError: The file name has another ending, or the file cannot be written.
+        """
         from kandinsky.media.audio import write_audio
 
         return write_audio(self, checked("target", target, str | Path))
@@ -295,15 +360,17 @@ class Audio:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Video:
-    """A finished result, a still image too: frames and the recipe that makes them again.
+    """A finished result, including still images: frames and the recipe to make them again.
 
     It behaves as a sequence of frames: ``len(video)``, ``video[0]`` is a frame [H, W, 3], ``video[5:10]`` is a
-    ``Video`` with the sound of that time, ``np.asarray(video)`` all frames. In a notebook it plays.
+    ``Video`` with the audio of that time, ``np.asarray(video)`` all frames. In a notebook it plays.
 
-    frames_THWC: uint8 RGB, T ≥ 1; a still has one.   fps: frames a second.
-    seed:        that was used, given or drawn.
-    recipe:      model, revision, prompt, settings and versions, as stored in the file (see media/recipe.py).
-    audio:       sound, of models that make some.
+    Attributes:
+        frames_THWC: uint8 RGB, T ≥ 1; a still image has one frame.
+        fps: Frames per second.
+        seed: The seed that was used, given or drawn.
+        recipe: Model, revision, prompt, settings and versions, as stored in the file (see media/recipe.py).
+        audio: The audio, if the model generates any.
     """
 
     frames_THWC: np.ndarray
@@ -332,7 +399,7 @@ class Video:
 
     @property
     def image(self) -> Image:
-        """The first frame as a Pillow image; all there is of a still."""
+        """The first frame as a Pillow image; for a still image, all there is."""
         from PIL import Image
 
         return Image.fromarray(self.frames_THWC[0])
@@ -356,9 +423,17 @@ class Video:
     @overload
     def __getitem__(self, which: slice) -> Video: ...
     def __getitem__(self, which: int | slice) -> np.ndarray | Video:
-        """A frame, or a part of the clip, which keeps its pace: of every second frame ``fps`` is half as high.
+        """A frame, or a part of the clip at its own pace: with every second frame, ``fps`` is halved.
 
-        Raises: IndexError for a frame that is not there; RequestError for a part without frames.
+        Args:
+            which: Index of a frame, or a slice of frames.
+
+        Returns:
+            A frame [H, W, 3], or a clip.
+
+        Raises:
+            IndexError: There is no such frame.
+            RequestError: The slice has no frames.
         """
         if not isinstance(which, slice):
             frame: np.ndarray = self.frames_THWC[operator.index(which)]
@@ -395,9 +470,16 @@ class Video:
         return video_html(self)
 
     def save(self, target: str | Path) -> Path:
-        """Write the clip in the format the file ending names; returns the path written.
+        """Write the clip in the format that the file's ending names.
 
-        Raises: RequestError for an unknown ending or a target that cannot be written.
+        Args:
+            target: File to write, such as `.mp4`, `.webm`, `.gif` or `.png`.
+
+        Returns:
+            The path written.
+
+        Raises:
+            RequestError: The ending is unknown, or the file cannot be written.
         """
         from kandinsky.media.video import write_video
 
@@ -406,11 +488,14 @@ class Video:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class VideoStream:
-    """A result that is still being decoded: for clips that are not to lie in memory whole.
+    """A result that is still being decoded, for clips too long to hold in memory.
 
-    pieces:     the clip in parts [t, H, W, 3], uint8 RGB, in order of time; they can be taken once.
-    num_frames: of all parts together.
-    fps, seed, recipe: as of ``Video``.
+    Attributes:
+        pieces: The clip in parts [t, H, W, 3], uint8 RGB, in order of time; they can be consumed once.
+        num_frames: Number of frames of all parts together.
+        fps: As in ``Video``.
+        seed: As in ``Video``.
+        recipe: As in ``Video``.
     """
 
     pieces: Iterator[np.ndarray]
@@ -420,20 +505,30 @@ class VideoStream:
     recipe: dict[str, Any] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """The frames one by one; takes the pieces."""
+        """The frames one by one; consumes the pieces."""
         return (frame for piece in self.pieces for frame in piece)
 
     def __repr__(self) -> str:
         return _repr(self, self.num_frames, None)
 
     def gather(self) -> Video:
-        """The clip as a whole; takes the pieces."""
+        """The clip as a whole; consumes the pieces."""
         import numpy as np
 
         return Video(np.concatenate(list(self.pieces)), fps=self.fps, seed=self.seed, recipe=self.recipe)
 
     def save(self, target: str | Path) -> Path:
-        """``Video.save``, each piece written as it comes; takes the pieces."""
+        """Write the clip as ``Video.save`` does, each piece as it comes; consumes the pieces.
+
+        Args:
+            target: File to write, such as `.mp4`, `.webm`, `.gif` or `.png`.
+
+        Returns:
+            The path written.
+
+        Raises:
+            RequestError: The ending is unknown, or the file cannot be written.
+        """
         from kandinsky.media.video import write_video
 
         return write_video(self, Path(checked("target", target, str | Path)))
@@ -441,10 +536,13 @@ class VideoStream:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Soundtrack:
-    """Sound that was made for an input video; in a notebook it plays.
+    """Audio generated for an input video; in a notebook it plays.
 
-    video: the input, as it was given: a clip in memory, or a file that was looked at (``media/mux.InputVideo``).
-    seed, recipe: of the sound, as of ``Video``.
+    Attributes:
+        audio: The audio.
+        seed: The seed that was used, given or drawn.
+        recipe: Its recipe, as in ``Video``.
+        video: The input as it was given: a clip in memory, or a probed file (``media/mux.InputVideo``).
     """
 
     audio: Audio
@@ -472,8 +570,17 @@ class Soundtrack:
         return video_html(self.with_picture()) if isinstance(self.video, Video) else audio_html(self.audio)
 
     def save(self, target: str | Path) -> Path:
-        """Write the film with this sound in place of its own, its picture untouched; or, as `.wav` or `.flac`, the
-        sound alone. Returns the path written. Raises: RequestError."""
+        """Write a copy of the video with this audio in place of its own, its frames untouched; or the audio alone.
+
+        Args:
+            target: File to write; `.wav` or `.flac` for the audio alone.
+
+        Returns:
+            The path written.
+
+        Raises:
+            RequestError: The ending is unknown, or the file cannot be written.
+        """
         from kandinsky.media import mux
         from kandinsky.media.audio import AUDIO_FILES, write_audio
 
@@ -485,14 +592,18 @@ class Soundtrack:
         return mux.copy_with_audio(self.video, self.audio, target, recipe=self.recipe)
 
     def with_picture(self) -> Video:
-        """The clip in memory with its sound. Raises: RequestError where the film is a file."""
+        """The clip in memory with its audio.
+
+        Raises:
+            RequestError: The input video is a file.
+        """
         if not isinstance(self.video, Video):
             raise RequestError(f"`{self.video.path}` is a file and stays one: use `save`")
         return replace(self.video, audio=self.audio, recipe=self.video.recipe | {"sound": self.recipe})
 
 
 def _repr(one: Video | VideoStream, frames: int, size: tuple[int, ...] | None) -> str:
-    """What is worth a line: how long, how large, which seed, which model and prompt."""
+    """One line: duration, size, seed, model and prompt."""
     recipe = one.recipe if isinstance(one.recipe, dict) else {}
     width, height = (size[1], size[0]) if size else (recipe.get("width"), recipe.get("height"))
     length = "1 frame" if frames == 1 else f"{frames} frames, {frames / one.fps:.2f} s at {one.fps:g} fps"
@@ -505,7 +616,7 @@ def _repr(one: Video | VideoStream, frames: int, size: tuple[int, ...] | None) -
 
 
 def _as_array(values: np.ndarray, dtype: Any, copy: bool | None) -> np.ndarray:
-    """The rules of ``__array__``: the values themselves where nothing has to change."""
+    """The rules of ``__array__``: the values themselves if nothing has to change."""
     if dtype is not None and values.dtype != dtype:
         if copy is False:
             raise ValueError(f"{values.dtype} becomes {dtype} by a copy alone")

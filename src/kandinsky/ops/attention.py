@@ -64,7 +64,7 @@ def attention(
         [B, S, N, K] in the dtype of v.
 
     Raises:
-        BackendError: If the backend is not available, or has no kernel for dense or block-sparse attention.
+        BackendError: The backend is not available, or has no kernel for dense or block-sparse attention.
     """
     if blocks is not None:
         assert mask is None, "a block mask stands alone"
@@ -108,7 +108,7 @@ def require(name: str, device_type: str, *, sparse: bool = False) -> Backend:
         The backend.
 
     Raises:
-        BackendError: If it is not available there; the message names those that are.
+        BackendError: It is not available there; the message names those that are.
     """
     name = current_backend(name)
     if reason := _reason_against(name, device_type, sparse):

@@ -89,8 +89,8 @@ class AttentionSpec:
                 word that is a backend keeps the type.
 
         Raises:
-            RequestError: For a word, key or value that is not known.
-            BackendError: For a backend that does not fit.
+            RequestError: A word, key or value is not known.
+            BackendError: The backend does not fit.
         """
         word, _, rest = choice.strip().partition(":")
         word = current_backend(_TYPE_ALIASES.get(word, word))
@@ -124,12 +124,15 @@ class AttentionSpec:
     def expected_share(self, grid: tuple[int, int, int]) -> float:
         """The share of all pairs of tokens or blocks that is likely to be computed, for plans; 1 for dense attention.
 
-        What NABLA keeps depends on what a clip shows. The estimate takes the probability of key blocks as log-normal
-        (``UNEVEN``): then the largest blocks that hold a share P of it are Φ(Φ⁻¹(P) - UNEVEN) of all blocks. Blocks of
-        the fixed window are kept besides.
+        What NABLA keeps depends on the content of a clip. The estimate assumes that the probability of key blocks is
+        log-normal (``UNEVEN``): then the largest blocks that hold a share P of it are Φ(Φ⁻¹(P) - UNEVEN) of all blocks.
+        Blocks of the fixed window are kept as well.
 
         Args:
-            grid: frames, rows and columns of tokens.
+            grid: Frames, rows and columns of tokens.
+
+        Returns:
+            The share, 0 to 1.
         """
         if self.type == "dense":
             return 1.0
@@ -158,7 +161,7 @@ class AttentionSpec:
         at their only meaningful values.
 
         Raises:
-            RequestError: For any other key or value.
+            RequestError: Any other key or value was given.
         """
         inert: dict[str, Any] = {"causal": False, "local": False, "glob": False, "chunk": False, "window": 3}
         inert |= {"add_sta": True, "method": "topcdf"}

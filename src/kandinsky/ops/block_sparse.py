@@ -1,4 +1,4 @@
-"""Attention over kept blocks of keys: what a block mask is, and the kernels that honour it.
+"""Attention over selected blocks of keys: block masks, and the kernels that support them.
 
 Tokens come in blocks of ``size``; a query block sees a key block whole or not at all. Where the last tokens of a block
 are only padding, ``counts_K`` says how many are real; padding is never seen as a key.
@@ -44,7 +44,7 @@ class BlockMask:
     counts_K: Tensor | None = None
 
     def real_keys(self) -> Tensor | None:
-        """[K, size] bool: which keys are no padding; None where all are real."""
+        """[K, size] bool: True for keys that are not padding; None if none is."""
         if self.counts_K is None:
             return None
         return torch.arange(self.size, device=self.counts_K.device) < self.counts_K[:, None]
@@ -59,7 +59,7 @@ class BlockMask:
 
 
 def expanded(dense: DenseKernel, q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> Tensor:
-    """A dense kernel under the expanded mask, a range of query blocks at a time: exact, and saves nothing."""
+    """Run a dense kernel under the expanded mask, a range of query blocks at a time: exact, but saves nothing."""
     B, N, Q, K = blocks.kept_BNQK.shape
     step = max(1, MASK_ENTRIES // (B * N * K * blocks.size**2))
     if step >= Q:
@@ -73,9 +73,9 @@ def expanded(dense: DenseKernel, q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor,
 
 
 def gathered(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> Tensor:
-    """Each query block with the keys it sees, and no others: exact, on any device.
+    """Attend from each query block to the keys it sees, and no others: exact, on any device.
 
-    Query blocks that see equally many key blocks go together, so that no mask is needed but for padding.
+    Query blocks that see equally many key blocks are processed together, so that no mask is needed except for padding.
     """
     B, N, Q, K = blocks.kept_BNQK.shape
     size, width = blocks.size, q_BSNK.shape[-1]
@@ -118,11 +118,11 @@ def gathered(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) 
 def flex(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> Tensor:
     """PyTorch's FlexAttention, compiled: tens of seconds at the first size.
 
-    Uncompiled it ignores a mask of whole blocks and computes dense attention without a word. So the first result of
-    each kind is compared with the definition.
+    Uncompiled it silently ignores a mask of whole blocks and computes dense attention, so the first result of each kind
+    is compared with the definition.
 
     Raises:
-        BackendError: If it is dense, or does not compile.
+        BackendError: The kernel computes dense attention, or does not compile.
     """
     q, k, v = (x.transpose(1, 2) for x in (q_BSNK, k_BSNK, v_BSNK))
     try:
@@ -140,7 +140,7 @@ def flex(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> T
 
 
 def flex_missing(device_type: str) -> str | None:
-    """Why FlexAttention cannot run there; None where it can."""
+    """Why FlexAttention cannot run there; None if it can."""
     if device_type not in ("cuda", "cpu"):
         return "FlexAttention with whole blocks compiles for CUDA devices and processors only"
     if device_type == "cuda" and importlib.util.find_spec("triton") is None:
@@ -153,7 +153,7 @@ def flex_missing(device_type: str) -> str | None:
 
 
 def flex_mask(blocks: BlockMask) -> Any:
-    """The same mask as FlexAttention's own value; of blocks with padding every key is asked for."""
+    """The same mask as FlexAttention's own value; of blocks with padding, every key is checked."""
     from torch.nn.attention import flex_attention as torch_flex
 
     full = partial = blocks.kept_BNQK
@@ -192,15 +192,15 @@ def _compiled_flex() -> Callable[..., Tensor]:
     return torch.compile(flex_attention, fullgraph=True)
 
 
-# A note of what was looked at, to look once: it changes no result.
+# What has been compared already; it changes no result.
 _HELD_AGAINST_DEFINITION: set[tuple[torch.device, torch.dtype, torch.Size]] = set()
 
 
 def _refuse_dense(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask, out_BSNK: Tensor) -> None:
-    """Compute the query block that sees least by itself.
+    """Recompute the query block that sees least, and compare.
 
     Raises:
-        BackendError: If the result is another.
+        BackendError: The results differ.
     """
     _, N, Q, _ = blocks.kept_BNQK.shape
     clip, rest = divmod(int(blocks.kept_BNQK.sum(-1).argmin()), N * Q)

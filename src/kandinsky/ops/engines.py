@@ -22,7 +22,16 @@ HALF = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One package's kernel. install: what to do to have it.   capability: least compute capability of the device."""
+    """The kernel of one package.
+
+    Attributes:
+        title: Name for people.
+        module: Module to import.
+        function: The kernel in it.
+        install: How to install it.
+        capability: Least compute capability of the device.
+        options: Further arguments of the kernel.
+    """
 
     title: str
     module: str
@@ -59,7 +68,7 @@ class Engine:
         """The package's function.
 
         Raises:
-            BackendError: If the package is absent or broken.
+            BackendError: The package is absent or broken.
         """
         try:
             out: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function)

@@ -1,9 +1,9 @@
 """NABLA: which blocks of keys a block of queries attends to, selected in every layer and head.
 
-Tokens are ordered by tiles of 8×8 within a frame, so that a block of 64 tokens is a compact patch of the image. A
-query block sees the key blocks that hold most of the mass of a coarse softmax over block means, and those of a fixed
-window around it. Edge tiles of a grid that is no multiple of 8 are smaller: their tokens are padded to 64 for the
-kernels only, and padding is never seen.
+Tokens are ordered by tiles of 8×8 within a frame, so that a block of 64 tokens is a compact patch of the image. A query
+block sees the key blocks that hold most of the mass of a coarse softmax over block means, and those of a fixed window
+around it. Edge tiles of a grid that is not a multiple of 8 are smaller: their tokens are padded to 64 for the kernels
+only, and padding is never attended to.
 
 Source: kandinskylab/kandinsky-5, kandinsky/models/utils.py, fractal_flatten, fast_sta_nabla, nablaT_v2.
 Legend: B batch; S tokens; N heads; K head width, or as an axis of a mask key blocks; Q query blocks; D width.

@@ -29,9 +29,12 @@ def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
     """``layer(x)`` in float32, even where its weights are stored in a smaller type. Call inside ``island``."""
     bias = None if layer.bias is None else layer.bias.float()
     x = x.float()
+    if hasattr(layer, "base_layer"):  # a layer that is trained through an adapter must be called
+        answer: Tensor = layer(x)
+        return answer
     out = F.linear(x, layer.weight.float(), bias)
     update = getattr(layer, LOW_RANK, None)  # the layer is not called, so its hooks do not run
-    return out if update is None else out + update(x)
+    return out if update is None else out + update(x, out, bias)
 
 
 def rms_norm_float32(x: Tensor, weight: Tensor, eps: float) -> Tensor:

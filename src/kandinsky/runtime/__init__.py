@@ -1,1 +1,1 @@
-"""Where networks live while they run, in which type, and what a run will need."""
+"""Where networks are while they run, in which type, and what a run will need."""

@@ -1,6 +1,6 @@
-"""Which LoRAs a model has, which of them are on and how strongly: applied to the network whenever it is held.
+"""Which LoRAs a model has, which of them are on and at what scale; applied to the network whenever it is held.
 
-A set is plain data. ``apply`` brings a network to what the set says and does nothing where it is so already; a network
+A set is plain data. ``apply`` brings a network to what the set says and does nothing if that is so already; a network
 that was read again, because an offload mode had freed it, simply gets everything once more.
 """
 
@@ -27,7 +27,7 @@ State = tuple[tuple[tuple[str, float], ...], bool]
 
 @dataclass(slots=True)
 class _Applied:
-    """What a network carries at present. ``originals``: weights as they were before fusing."""
+    """The LoRAs currently in a network; ``originals`` are weights from before fusing."""
 
     state: State = ((), False)
     loras: tuple[Lora, ...] = ()
@@ -39,9 +39,9 @@ class Adapters:
 
     Args:
         model: Its name, for messages.
-        layers: Gives (outputs, inputs) of its linear layers, asked when needed.
+        layers: Returns (outputs, inputs) of its linear layers, called when needed.
         keymap: Official names of the layers ↔ ours.
-        quantised: How its weights are packed; empty = they are not.
+        quantised: Scheme of its quantised weights; empty if they are not.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Adapters:
         self._shapes: Shapes | None = None
         self._loaded: dict[str, Lora] = {}
         self._scales: dict[str, float] = {}
-        self._is_fused = False
+        self.is_fused = False
         self._networks: WeakKeyDictionary[nn.Module, _Applied] = WeakKeyDictionary()
 
     @property
@@ -71,19 +71,15 @@ class Adapters:
 
     @property
     def scales(self) -> dict[str, float]:
-        """Those that are on, and how strongly."""
+        """Those that are on, with their scales."""
         return dict(self._scales)
 
     @property
-    def is_fused(self) -> bool:
-        return self._is_fused
-
-    @property
     def trigger(self) -> str:
-        """What is put before every prompt: the trigger phrases of the active LoRAs, in order.
+        """Text in front of every prompt: the trigger phrases of the active LoRAs, in order.
 
-        Source: official ``load_adapter``; no separator, as there. Quirk of the official code not kept: there triggers
-        were added to expanded prompts only.
+        Source: official ``load_adapter``; no separator, as there. Quirk of the official code that is not kept: there
+        triggers were added to expanded prompts only.
         """
         return "".join(self._loaded[name].trigger for name in self._scales)
 
@@ -96,21 +92,21 @@ class Adapters:
         config: LoraConfig | None = None,
         trigger: str | None = None,
     ) -> str:
-        """Read a LoRA and switch it on beside those that are on.
+        """Read a LoRA and switch it on in addition to those that are on.
 
         Args:
-            source: File, folder or Hugging Face repository (which is not fetched here).
-            name: To speak of it by; its file's or folder's when not given.
+            source: File, folder or Hugging Face repository (which is not downloaded here).
+            name: What to call it; the name of the file or folder by default.
             scale: 1 is as trained.
-            config: What scales it, in the place of the file beside it.
-            trigger: In the place of the header's.
+            config: What scales it, in place of the file beside it.
+            trigger: Its trigger phrase, in place of the header's.
 
         Returns:
             Its name.
 
         Raises:
-            WeightsError: Naming the tensor that does not fit.
-            RequestError: For a name that is taken.
+            WeightsError: A tensor does not fit; the message names it.
+            RequestError: The name is already in use.
         """
         found = locate_lora(source)
         # a recipe must find it again from any folder; a repository is found by its name
@@ -121,13 +117,13 @@ class Adapters:
         return self.add(lora if trigger is None else replace(lora, trigger=trigger), scale=scale)
 
     def add(self, lora: Lora, *, scale: float = 1.0) -> str:
-        """Load one more and switch it on beside those that are on.
+        """Add a LoRA and switch it on in addition to those that are on.
 
         Returns:
             Its name.
 
         Raises:
-            RequestError: For a name that is taken, or a scale that is no finite number.
+            RequestError: The name is already in use, or the scale is not a finite number.
         """
         if lora.name in self._loaded:
             raise RequestError(f"a LoRA named `{lora.name}` is loaded already: unload it, or give another `name`")
@@ -140,7 +136,7 @@ class Adapters:
         """Switch exactly these on; all others off.
 
         Raises:
-            RequestError: For a name that is not loaded.
+            RequestError: A name is not loaded, or a scale is not a finite number.
         """
         for name in scales:
             self._known(name)
@@ -150,43 +146,44 @@ class Adapters:
         """Unload one, or all.
 
         Raises:
-            RequestError: For a name that is not loaded.
+            RequestError: The name is not loaded.
         """
         for one in self.names if name is None else (self._known(name),):
             del self._loaded[one]
             self._scales.pop(one, None)
 
     def fuse(self, on: bool = True) -> None:
-        """Add what is on to the weights themselves from now on (or no longer).
+        """Add the LoRAs that are on to the weights themselves from now on (or no longer).
 
         Raises:
-            RequestError: If the weights are quantised; nothing has changed then.
+            RequestError: The weights are quantised; nothing has changed then.
         """
         if on and self.quantised:
             raise RequestError(
                 f"the weights of `{self.model}` are quantised (`{self.quantised}`), so no LoRA can be fused into them: "
                 "leave them unfused, or load the model without `quantize`"
             )
-        self._is_fused = on
+        self.is_fused = on
 
     def recipe(self) -> list[dict[str, Any]]:
-        """What is on, as a result's recipe lists it."""
+        """The LoRAs that are on, as a result's recipe lists them."""
         return [
             {"name": name, "scale": scale, "source": self._loaded[name].source, "sha256": self._loaded[name].sha256}
             for name, scale in self._scales.items()
         ]
 
     def apply(self, net: nn.Module, *, dtype: torch.dtype | None = None) -> None:
-        """Make a network carry exactly what is on.
+        """Bring a network to exactly the LoRAs that are on.
 
         Args:
-            dtype: The compute type, where it may not be that of the weights.
+            net: The network.
+            dtype: The compute type, if it may differ from that of the weights.
 
         Raises:
-            BackendError: If the network is quantised and is to be fused.
+            BackendError: The network is quantised and is to be fused.
         """
         chosen = {name: scale for name, scale in self._scales.items() if scale != 0}
-        wanted: State = (tuple(chosen.items()), self._is_fused and bool(chosen))
+        wanted: State = (tuple(chosen.items()), self.is_fused and bool(chosen))
         loras = tuple(self._loaded[name] for name in chosen)
         applied = self._networks.get(net, _Applied())
         # the same name may refer to another file by now
@@ -201,7 +198,7 @@ class Adapters:
             for layer, update in lora.updates.items():
                 updates.setdefault(layer, []).append((update, scale))
         originals: dict[str, Tensor] = {}
-        if self._is_fused and updates:
+        if self.is_fused and updates:
             originals = fuse(net, updates, home=torch.device("cpu"), dtype=dtype)
         else:
             attach(net, updates, dtype=dtype)
@@ -215,11 +212,11 @@ class Adapters:
 
 
 def load_loras(adapters: Adapters, specs: LoraSpecs | None) -> None:
-    """Load each of ``specs``; where two would have the same name, the later one gets a number.
+    """Load each of ``specs``; if two would have the same name, the later one gets a number.
 
     Raises:
-        RequestError: As ``Adapters.load``.
-        WeightsError: As ``Adapters.load``.
+        RequestError: A spec is not valid.
+        WeightsError: A LoRA is not on this machine, or does not fit.
     """
     for found, source, scale in find_loras(specs):
         base = name = name_of(found / "lora.safetensors" if found.is_dir() else found)

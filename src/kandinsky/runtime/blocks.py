@@ -3,10 +3,10 @@
 The network stays the plain network. Each block of its lists (``block_lists``) gets two hooks: one that puts copies of
 its tensors on the device in their place, one that puts the host's own tensors back. While a block runs, the one that
 followed it last time is copied on a side stream, so at most two blocks are on the device: order is observed, not
-assumed, and a step cache that leaves blocks out costs one wrong guess.
+assumed, and a step cache that skips blocks costs one wrong guess.
 
-On a processor the host is the device. There the blocks stay as they were read, which for safetensors means mapped
-from their file and evictable, and a block is converted to the compute type while it runs.
+On CPU the host is the device. There the blocks stay as they were read, which for safetensors means mapped from their
+file and evictable, and a block is converted to the compute type while it runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Moves:
-    """What happened: blocks brought in, how many of them were already on their way, wrong guesses, most at once."""
+    """Statistics of block offload.
+
+    Attributes:
+        brought: Blocks brought to the device.
+        foreseen: How many of them were already being copied.
+        wrong: Blocks copied in vain.
+        peak: Most blocks on the device at once.
+    """
 
     brought: int = 0
     foreseen: int = 0
@@ -35,7 +42,7 @@ class Moves:
 
 @dataclass(slots=True)
 class _Visit:
-    """A block's tensors on the device; ``ready``: the event after which they may be read, where a stream copies."""
+    """A block's tensors on the device; ``ready`` is the event after which they may be read, if a stream copies them."""
 
     tensors: list[Tensor]
     ready: Any = None
@@ -66,11 +73,11 @@ class BlockSwap:
     Edit weights only while no block runs: what is on the device then is a copy.
 
     Args:
-        net: On the host, with its weights.
+        net: The network, on the host, with its weights.
         device: Where it runs.
-        dtype: Type its floating tensors have while they run; None = as they are. The rest of the network gets it at
-            once; blocks keep the type they were read in, on CPU, and get it at once elsewhere.
-        ahead: Copy the next block while one runs; default: where the device has streams.
+        dtype: Type of its floating tensors while they run; None = as they are. The rest of the network is converted at
+            once; blocks keep the type they were read in on CPU, and are converted at once elsewhere.
+        ahead: Copy the next block while one runs; by default if the device has streams.
     """
 
     def __init__(
@@ -113,7 +120,7 @@ class BlockSwap:
             module._apply(lambda tensor: tensor.to(self.device), recurse=False)
 
     def leave(self) -> None:
-        """Put it back on the host, and forget what was on its way."""
+        """Put it back on the host, and drop blocks being copied."""
         with self._lock:
             self._forget()
         home = torch.device("cpu")
@@ -121,7 +128,7 @@ class BlockSwap:
             module._apply(lambda tensor: tensor.to(home), recurse=False)
 
     def remove(self) -> nn.Module:
-        """Take the hooks off; the network is plain again, on the host, in its compute type."""
+        """Remove the hooks; the network is plain again, on the host, in its compute type."""
         self.leave()
         for handle in self._handles:
             handle.remove()
@@ -160,7 +167,7 @@ class BlockSwap:
             for table, name, tensor in self._at_home.pop(number):
                 table[name] = tensor
             if self._streams:
-                # the side stream may write where this block lay once the kernels queued so far are done
+                # the side stream may overwrite this block once the kernels queued so far are done
                 self._freed = torch.cuda.current_stream(self.device).record_event()
 
     def _copy(self, number: int) -> _Visit:
@@ -183,7 +190,7 @@ class BlockSwap:
 
 
 def _tensors(block: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
-    """Where each tensor of a block stands: the table, the name in it, the tensor."""
+    """Where each tensor of a block is stored: the table, the name in it, the tensor."""
     for module in block.modules():
         for table in (module._parameters, module._buffers):
             for name, tensor in table.items():
@@ -192,7 +199,7 @@ def _tensors(block: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
 
 
 def _exchange(block: nn.Module, tensors: list[Tensor]) -> list[tuple[dict[str, Any], str, Tensor]]:
-    """Put these tensors in a block, in the order of ``_tensors``; returns what stood there."""
+    """Put these tensors in a block, in the order of ``_tensors``; returns the previous ones."""
     before = list(_tensors(block))
     for (table, name, old), new in zip(before, tensors, strict=True):
         table[name] = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
@@ -200,7 +207,7 @@ def _exchange(block: nn.Module, tensors: list[Tensor]) -> list[tuple[dict[str, A
 
 
 def _pinned(tensor: Tensor) -> Tensor:
-    """A page-locked copy, also of a tensor made of tensors (quantised); the tensor itself where none can be had."""
+    """A page-locked copy, also of a tensor made of tensors (quantised); the tensor itself if none can be had."""
     if hasattr(tensor, "__tensor_flatten__"):
         names, context = tensor.__tensor_flatten__()
         inner = {name: _pinned(getattr(tensor, name)) for name in names}

@@ -1,4 +1,4 @@
-"""Amounts of memory, and which placement keeps within one. Imports no torch."""
+"""Amounts of memory, and which placement stays within one. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ LEAST_MEMORY, MOST_MEMORY = 10**8, 10**14
 
 
 def check_offload(name: str) -> None:
-    """Refuse a placement that is none.
+    """Refuse an unknown placement.
 
     Raises:
-        RequestError: for any other name than those of ``OFFLOADS``.
+        RequestError: The name is not in ``OFFLOADS``.
     """
     if name not in OFFLOADS:
         raise RequestError(f"offload `{name}` is not available: use `none`, `module` or `block`")
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of an amount of memory such as `12GB`, `12` or `11.5 GiB`; a bare number counts gigabytes.
+    """Bytes of an amount of memory such as `12GB`, `12` or `11.5 GiB`; a bare number is in gigabytes.
 
     Raises:
-        RequestError: for text that is no amount, or an amount that no device has.
+        RequestError: The text is not an amount, or no device has that amount.
     """
     found = re.fullmatch(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*(gb|gib|g|mb|mib|m)?\s*", str(text).lower())
     if found is None:
-        raise RequestError(f"memory `{text}` is no amount: write it as `12GB` or `11.5GiB`")
+        raise RequestError(f"memory `{text}` is not an amount: write it as `12GB` or `11.5GiB`")
     amount = int(float(found[1]) * _UNITS[found[2] or "gb"])
     if not LEAST_MEMORY <= amount <= MOST_MEMORY:
         raise RequestError(

@@ -1,6 +1,6 @@
 """Devices and compute types by name: the requested one, or the best available. The only place that knows the names.
 
-``check_device`` answers without loading torch where it can, so that a request is refused early.
+``check_device`` avoids loading torch, so that a request is refused early.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _SHORT = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "floa
 
 
 def check_device(name: str | None) -> None:
-    """Refuse a device that is not there. Loads torch only where its build could have that device.
+    """Refuse a device that is not available; loads torch only if its build could have that device.
 
     Raises:
-        RequestError: For an unknown name.
-        BackendError: For a device this machine does not have.
+        RequestError: The name is unknown.
+        BackendError: This machine does not have the device.
     """
     if name is None or name == "auto":
         return
@@ -32,7 +32,7 @@ def check_device(name: str | None) -> None:
         return
     if name.startswith("cuda") and _is_cpu_build():
         raise BackendError(
-            f"device `{name}` was asked for, and the installed torch {_torch_version()} is built for processors only",
+            f"device `{name}` was asked for, and the installed torch {_torch_version()} is a CPU-only build",
             hint='use `device="cpu"`, or install a CUDA build of torch',
         )
     import torch
@@ -50,7 +50,9 @@ def check_device(name: str | None) -> None:
 def choose_device(name: str | None = None) -> str:
     """The device to compute on: the requested one, else the first CUDA device, else the CPU.
 
-    Raises: as ``check_device``.
+    Raises:
+        RequestError: The name is unknown.
+        BackendError: This machine does not have the device.
     """
     check_device(name)
     if name is not None and name != "auto":
@@ -63,7 +65,11 @@ def choose_device(name: str | None = None) -> str:
 
 
 def choose_dtype(name: str | None, device: str) -> str:
-    """The compute type: the requested one, else bfloat16 on CUDA and float32 elsewhere. Raises: RequestError."""
+    """The compute type: the requested one, else bfloat16 on CUDA and float32 elsewhere.
+
+    Raises:
+        RequestError: The type is unknown.
+    """
     if name is None or name == "auto":
         return "bfloat16" if device.startswith("cuda") else "float32"
     name = _SHORT.get(name, name)
@@ -78,7 +84,7 @@ def dtype_bytes(name: str) -> int:
 
 
 def device_memory(device: str) -> tuple[int, int] | None:
-    """Free and total bytes of an accelerator; None for the CPU and where they are not known."""
+    """Free and total bytes of an accelerator; None for the CPU and if unknown."""
     if not device.startswith("cuda"):
         return None
     import torch
@@ -88,14 +94,14 @@ def device_memory(device: str) -> tuple[int, int] | None:
 
 
 def device_name(device: str) -> str:
-    """What the driver calls an accelerator."""
+    """The driver's name of an accelerator."""
     import torch
 
     return torch.cuda.get_device_name(torch.device(device))
 
 
 def host_memory() -> tuple[int, int] | None:
-    """Available and total bytes of main memory, within a container's limit where one is set; None where unknown."""
+    """Available and total bytes of main memory, within a container's limit if one is set; None if unknown."""
     facts = {}
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():

@@ -1,4 +1,4 @@
-"""What this machine has: versions, devices, attention backends, optional packages, settings, codecs, room."""
+"""What this machine has: versions, devices, attention backends, packages, settings, codecs, free memory and disk."""
 
 from __future__ import annotations
 

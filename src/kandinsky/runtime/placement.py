@@ -6,7 +6,8 @@
 | `module` | a network is on its device only while it is held; then it goes back to the host (freed, if it ran there) |
 | `block` | as `module`, and the blocks of a network visit the device one by one (see ``runtime/blocks.py``) |
 
-What a placement changes is where tensors are, never a result: every mode gives the same bits.
+A placement changes where tensors are, never a result: every mode gives the same bits, except for frames of an
+autoencoder that `block` makes decode layer by layer, whose convolutions then round differently.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ class Precision:
 
     @classmethod
     def choose(cls, dtype: str | torch.dtype | None, device: torch.device) -> Precision:
-        """The requested type; by default bfloat16 on CUDA and float32 elsewhere. Raises: RequestError."""
+        """The requested type; by default bfloat16 on CUDA and float32 elsewhere.
+
+        Raises:
+            RequestError: The type is unknown.
+        """
         name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
         return cls(getattr(torch, devices.choose_dtype(name, device.type)))
 
@@ -53,7 +58,12 @@ class Precision:
 
 
 def place(device: str | torch.device | None = None) -> torch.device:
-    """The requested device, if it is available, or the best one. Raises: as ``devices.choose_device``."""
+    """The requested device, if it is available, or the best one.
+
+    Raises:
+        RequestError: The name is unknown.
+        BackendError: This machine does not have the device.
+    """
     return torch.device(devices.choose_device(None if device is None else str(device)))
 
 
@@ -62,14 +72,14 @@ class Placement:
 
     Args:
         builders: For each name, how to build a network on the host, with its weights; an object whose attributes are
-            networks will do.
+            networks is allowed.
         device: For networks that ``places`` does not name.
         offload: `none`, `module` or `block`.
         types: Compute types of networks whose builder, for `block`, leaves weights as they were read.
         quantized: Whether weights are quantised already, for the advice when memory runs out.
 
     Raises:
-        RequestError: For an unknown offload mode or a device for a network that is not there.
+        RequestError: The offload mode is unknown, or a device is given for a network that does not exist.
     """
 
     def __init__(
@@ -99,15 +109,19 @@ class Placement:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the networks."""
+        """Names of the networks."""
         return tuple(self._builders)
 
     def move(self, device: torch.device) -> None:
-        """Run everything on one device from now on. Raises: RequestError while a network is held."""
+        """Run everything on one device from now on.
+
+        Raises:
+            RequestError: A network is currently held.
+        """
         if any(self._held.values()):
             raise RequestError("networks cannot be moved while they run: wait for the result")
         self._devices = dict.fromkeys(self._devices, device)
-        if self.offload == "block":  # what moves the blocks knows one device
+        if self.offload == "block":  # block offload is bound to one device
             self._built.clear()
             self._swaps.clear()
 
@@ -116,19 +130,19 @@ class Placement:
         return self._devices[name]
 
     def swaps(self, name: str) -> list[BlockSwap]:
-        """What moves the networks of this name block by block at present; empty for other placements."""
+        """The block offload of the networks of this name at present; empty for other placements."""
         return self._swaps.get(name, [])
 
     @contextmanager
     def hold(self, name: str) -> Iterator[Any]:
-        """A network on its device, for the length of a `with` block.
+        """Hold a network on its device for the duration of a `with` block.
 
         Raises:
-            OutOfMemory: Naming the placement to try, also for what runs inside the block.
+            OutOfMemory: Memory ran out, also inside the block; the message names the placement to try.
         """
         with self._memory_errors(name):
             if (net := self._built.get(name)) is None:
-                gc.collect()  # what was freed before may hang in reference cycles
+                gc.collect()  # freed networks may still be held by reference cycles
                 net = self._built[name] = self._builders[name]()
                 if self.offload == "block":
                     self._swaps[name] = [self._swap(name, one) for one in networks(net)]
@@ -142,7 +156,7 @@ class Placement:
                     self._put_away(name, net)
 
     def _swap(self, name: str, net: nn.Module) -> BlockSwap:
-        if isinstance(net, LayeredAutoencoder):  # its blocks are convolutions: what fills the memory is what they make
+        if isinstance(net, LayeredAutoencoder):  # its blocks are convolutions: memory goes to their outputs
             net.layered, net.allocate = True, Spool()
         return BlockSwap(net, self._devices[name], dtype=self._types.get(name))
 
@@ -190,5 +204,5 @@ class Placement:
 
 
 def networks(held: Any) -> list[nn.Module]:
-    """The networks of what a builder gave: itself, or its attributes."""
+    """The networks of what a builder returned: itself, or its attributes."""
     return [held] if isinstance(held, nn.Module) else [v for v in vars(held).values() if isinstance(v, nn.Module)]

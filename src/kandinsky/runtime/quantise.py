@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.errors import RequestError, needs
+from kandinsky.printing import shortened
 
 if TYPE_CHECKING:
     import torch
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 
 COMPONENTS = ("dit", "text")
 # Parts of a layer's dotted name that keep it exact, inside blocks. `modulation`: one vector a pass decides the scale of
-# every token. `clip`: 0.2 GB, in float32 also in the official code. `visual`: Qwen's eyes, which see an image once.
+# every token. `clip`: 0.2 GB, in float32 also in the official code. `visual`: Qwen's vision tower, which runs once.
 EXACT = ("modulation", "norm", "embed", "clip", "visual")
 FLOAT8_CAPABILITY = (8, 9)
-# nf4: so many weights share a scale of one byte, and so many scales one of their own
+# nf4: number of weights that share a one-byte scale, and of scales that share one of their own
 NF4_GROUP, NF4_SCALES = 64, 256
 NF4_BYTES = 0.5 + 1 / NF4_GROUP
 
@@ -42,8 +43,8 @@ class Scheme:
     """A way to store weights in fewer bits.
 
     Attributes:
-        weight_bytes: Of one quantised weight.
-        components: What it is for.
+        weight_bytes: Bytes of one quantised weight.
+        components: Components it is available for.
     """
 
     weight_bytes: float
@@ -54,20 +55,27 @@ SCHEMES = {"int8": Scheme(1), "fp8": Scheme(1), "nf4": Scheme(NF4_BYTES, ("text"
 
 
 def parse(value: str | Mapping[str, str] | None) -> dict[str, str]:
-    """Schemes by component. A bare name is for the transformer.
+    """Schemes by component; a bare name is for the transformer.
 
     Args:
         value: `int8`, `dit=int8,text=nf4`, a mapping of the same, or None for none.
 
+    Returns:
+        Scheme by component.
+
     Raises:
-        RequestError: For an unknown component or scheme, or one that is not for the component.
+        RequestError: A component or scheme is unknown, or the scheme is not available for the component.
     """
     if value is None:
         return {}
     if isinstance(value, str):
         entries = [entry.partition("=") for entry in value.split(",")]
-        value = {"dit" if not equals else name.strip(): scheme.strip() if equals else name.strip()
-                 for name, equals, scheme in entries}  # fmt: skip
+        named = [
+            (name.strip(), scheme.strip()) if equals else ("dit", name.strip()) for name, equals, scheme in entries
+        ]
+        if len(dict(named)) < len(named):
+            raise RequestError(f"quantize `{shortened(value)}` names a network twice: give each once")
+        value = dict(named)
     for component, scheme in value.items():
         if component not in COMPONENTS:
             known = " and ".join(f"`{name}`" for name in COMPONENTS)
@@ -82,18 +90,23 @@ def check(schemes: Mapping[str, str]) -> None:
     """Refuse what cannot run here, before weights are read.
 
     Raises:
-        BackendError: For a package that is not there.
+        BackendError: A package is not installed.
     """
     if schemes:
-        _torchao()
+        with needs("torchao", "quantize"), _quietly():
+            import torchao  # noqa: F401
 
 
 def quantise(held: Any, scheme: str, *, device: torch.device) -> int:
-    """Quantise the linear layers of a network's blocks in place, on the host; returns how many.
+    """Quantise the linear layers of a network's blocks in place, on the host.
 
     Args:
         held: A network, or an object whose attributes are networks.
+        scheme: Name of the scheme.
         device: Where it will run.
+
+    Returns:
+        Number of layers that were quantised.
     """
     from torch import nn
 
@@ -118,7 +131,7 @@ def quantise(held: Any, scheme: str, *, device: torch.device) -> int:
 
 
 def layers(net: nn.Module) -> Iterator[str]:
-    """Names of the linear layers that are quantised: inside blocks, and none of ``EXACT``."""
+    """Names of the linear layers that are quantised: inside blocks, and not in ``EXACT``."""
     from torch import nn
 
     from kandinsky.runtime.blocks import block_lists
@@ -161,7 +174,7 @@ def _config(scheme: str, device: torch.device) -> Any:
 
 
 def _to_nf4(net: nn.Module, chosen: set[str]) -> int:
-    """Layers whose weights make no whole groups stay exact; there are none at full size."""
+    """Quantise to nf4; layers whose weights do not fill whole groups stay exact (there are none at full size)."""
     from torch import nn
 
     with _quietly():
@@ -178,18 +191,9 @@ def _to_nf4(net: nn.Module, chosen: set[str]) -> int:
     return count
 
 
-def _torchao() -> Any:
-    try:
-        with _quietly():
-            import torchao
-    except ImportError as error:
-        raise BackendError("quantize needs the package `torchao`: install `kandinsky-video[full]`") from error
-    return torchao
-
-
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Torchao tells on import which of its compiled parts do not fit this machine; none of them is used here."""
+    """Silence Torchao, which on import reports compiled parts that do not fit this machine; none is used here."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:

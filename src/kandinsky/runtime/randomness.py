@@ -1,4 +1,4 @@
-"""Libraries that draw from the global generators, made repeatable without leaving a trace in them."""
+"""Makes libraries that draw from the global generators reproducible, without a trace in those generators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Global generators of the host and of one device start from ``seed`` inside, and are afterwards as they were."""
+    """Start the global generators of the host and of one device from ``seed``, and restore them afterwards."""
     accelerated = device.type != "cpu"
     with torch.random.fork_rng(
         devices=[device] if accelerated else [], device_type=device.type if accelerated else "cuda"

@@ -2,7 +2,7 @@
 
 The rates are the vendors' own, without structured sparsity: NVIDIA's data sheets of the data centre cards and the
 architecture white papers of the GeForce cards (Ampere GA102, Ada, Blackwell), products in 16 bit with float32 sums.
-What kernels make of them is said once for each kind of work, in ``Shares``, and not for each model. They were found on
+The shares that kernels reach are given once per kind of work, in ``Shares``, not per model. They were measured on
 the H100; chips with less arithmetic for their memory reach larger shares, so that times for those are on the long side.
 
 Imports torch only to ask a GPU for its name.
@@ -22,7 +22,10 @@ class Shares:
     """What kernels reach of a processor's peak rate, by kind of work.
 
     Attributes:
-        linear, convolution, attention, sparse: Share of the peak rate.
+        linear: Share of the peak rate in linear layers.
+        convolution: Share of the peak rate in convolutions.
+        attention: Share of the peak rate in dense attention.
+        sparse: Share of the peak rate in block-sparse attention.
         exponential: Operations of the matrix units in whose time one exponential is computed, which dense attention's
             softmax waits for.
         memory: Share of the memory bandwidth that element-wise steps reach.
@@ -57,7 +60,7 @@ GPU = Shares(
     memory=0.9,
     kernel_s=4e-6,
 )
-# PyTorch on a processor: rates below are what large products reach, so that layers reach all of it; attention was
+# PyTorch on CPU: rates below are what large products reach, so that layers reach all of it; attention was
 # measured at half of it in this library's benchmarks (docs/benchmarks.md).
 CPU = Shares(
     linear=1.0, convolution=0.85, attention=0.5, sparse=0.25, exponential=0.0, memory=1.0, kernel_s=5e-6
@@ -66,14 +69,17 @@ CPU = Shares(
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """What a plan's times are for.
+    """The processor that a plan's times are for.
 
     Attributes:
-        half, single: Peak operations a second in 16 bit and in float32.
-        bandwidth: Memory bandwidth in bytes a second.
+        name: Its name.
+        half: Peak operations per second in 16 bit.
+        single: Peak operations per second in float32.
+        bandwidth: Memory bandwidth in bytes per second.
+        shares: What kernels reach of these rates.
         memory: Bytes of its own memory; 0 for a CPU.
         names: Pattern of the names that drivers report.
-        is_usual: Whether it stands for all GPUs with as much memory, where only the memory is known.
+        is_usual: Whether it stands for all GPUs with as much memory, if only the memory is known.
     """
 
     name: str
@@ -89,7 +95,11 @@ class Processor:
         """How long operations take, those of one kind after those of another.
 
         Args:
-            dtype: compute type.
+            operations: The operations.
+            dtype: Compute type.
+
+        Returns:
+            Seconds.
         """
         shares, peak = self.shares, self.single if dtype == "float32" else self.half
         waits = operations.linear / shares.linear + operations.convolution / shares.convolution
@@ -101,7 +111,7 @@ class Processor:
 def _gpu(
     name: str, gb: int, half: float, single: float, bandwidth: int, names: str, is_usual: bool = True
 ) -> Processor:
-    """Rates are in TFLOP/s, bandwidth in GB/s."""
+    """A GPU from rates in TFLOP/s and bandwidth in GB/s."""
     return Processor(name, half * 1e12, single * 1e12, bandwidth * 1e9, gb * 10**9, names, is_usual)
 
 
@@ -135,14 +145,14 @@ LINK = 25e9  # bytes a second between host and device, PCI Express 4.0 with 16 l
 
 
 def of_memory(memory: int) -> tuple[Processor, str]:
-    """The GPU that times are given for where nothing is known but its memory, and why."""
+    """The GPU that times are for if nothing is known but its memory, and why."""
     usual = [gpu for gpu in GPUS if gpu.is_usual]
     chosen = next((gpu for gpu in usual if gpu.memory >= memory * 0.95), usual[-1])
     return chosen, "assumed from the memory"
 
 
 def at_hand(device: str, dtype: str) -> tuple[Processor, str]:
-    """What runs behind a device of this machine, and how that is known."""
+    """The processor behind a device of this machine, and how it is known."""
     if device == "cpu":
         cores = devices.processor_count()
         half = cores * (_CORE_BFLOAT16 if dtype == "bfloat16" else _CORE_SINGLE)
@@ -158,6 +168,6 @@ def at_hand(device: str, dtype: str) -> tuple[Processor, str]:
 
 
 def named(name: str) -> Processor | None:
-    """The GPU of a name that a driver reports; None for one that is not listed."""
+    """The GPU of a name that a driver reports; None if it is not listed."""
     fitting = (gpu for gpu in GPUS if gpu.names and re.search(gpu.names, name))
     return next(fitting, None)

@@ -1,4 +1,4 @@
-"""Room for frames that are too large for the device: main memory, beyond a limit a temporary file mapped into it."""
+"""Storage for frames that are too large for the device: main memory, beyond a limit a temporary file mapped into it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SHARE = 0.5  # of the free main memory that frames may take before they go to a 
 
 
 class Spool:
-    """Allocates tensors; where they lie changes no number in them. Fits ``model/autoencoder.Allocate``.
+    """Allocates tensors; where they lie does not change their values. Fits ``model/autoencoder.Allocate``.
 
     Args:
-        in_memory: Bytes of one tensor from which on it lies in a file; default: half of what is free now.
-        folder: Of the files; default: the system's temporary folder. They have no name: nothing stays behind.
+        in_memory: Tensors of at least this many bytes lie in a file; by default half of the free memory.
+        folder: Folder of the files; by default the system's temporary folder. They have no name: nothing stays behind.
     """
 
     def __init__(self, *, in_memory: int | None = None, folder: Path | None = None) -> None:

@@ -1,1 +1,1 @@
-"""Prompts to text embeddings: templates (constants of the models) and encoders."""
+"""From prompts to text embeddings: templates (constants of the models) and encoders."""

@@ -1,6 +1,6 @@
-"""Models and tokenizers of transformers and tokenizers, read from local folders: the only door to those libraries.
+"""Models and tokenizers of transformers and tokenizers, read from local folders: the only use of those libraries.
 
-Nothing is fetched. Program code that lies in a folder runs only where the caller says so, and nobody is asked on stdin.
+Nothing is downloaded. Program code in a folder runs only if the caller allows it, with no prompt on stdin.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kandinsky.weights.read import check_finite, read_meta
 from kandinsky.weights.untrusted import read_table, reading, shown
 
 CONFIG = "config.json"
-# where a folder may refer to program code, for models, tokenizers and image processors
+# files of a folder that may refer to program code, for models, tokenizers and image processors
 _CODE_FILES = (CONFIG, "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 # keys of `config.json` that make transformers look elsewhere: kernels of a hub, other files, packing schemes, adapters
 _ELSEWHERE = re.compile(
@@ -34,16 +34,19 @@ MOST_TIMES = 3  # a model may have this many times the numbers of its file: tied
 
 
 def from_folder(cls: Any, folder: Path, *, trust_remote_code: bool = False, **options: Any) -> Any:
-    """``cls.from_pretrained`` of a local folder. Every such call in this library is made here.
+    """``cls.from_pretrained`` of a local folder; every such call in this library is made here.
 
     Args:
         cls: A class of transformers with ``from_pretrained``.
         folder: The local folder.
-        trust_remote_code: Run the program code that the folder brings, if it brings some. Never asked for on stdin.
+        trust_remote_code: Run the program code in the folder, if there is any. Never asked for on stdin.
         options: Passed on.
 
+    Returns:
+        What ``from_pretrained`` returns.
+
     Raises:
-        WeightsError: The folder wants to run program code and may not, or leads elsewhere (to an adapter, a kernel or
+        WeightsError: The folder needs to run program code and may not, or leads elsewhere (to an adapter, a kernel or
             code of another repository).
     """
     _refuse_elsewhere(folder, trusts_code=trust_remote_code)
@@ -58,18 +61,21 @@ def from_folder(cls: Any, folder: Path, *, trust_remote_code: bool = False, **op
 def read_model(
     cls: Any, folder: Path, dtype: torch.dtype, *, types: Sequence[str], may_be_left_over: tuple[str, ...] = ()
 ) -> nn.Module:
-    """A model of transformers from a local folder, strictly, on the host; nothing is fetched or executed.
+    """Read a model of transformers from a local folder, strictly, on the host; nothing is downloaded or executed.
 
     Args:
         cls: The model's class.
         folder: Holds `config.json` and the weights.
         dtype: Type of all floating tensors.
-        types: What `model_type` of `config.json` may be.
-        may_be_left_over: Beginnings of tensor names that the file may hold besides.
+        types: Allowed values of `model_type` in `config.json`.
+        may_be_left_over: Prefixes of further tensors that the file may hold.
+
+    Returns:
+        The model.
 
     Raises:
-        WeightsError: Names the folder, and the tensor that is missing, left over, cut off, of another shape or not
-            finite.
+        WeightsError: A tensor is missing, left over, truncated, of another shape or not finite; the message names it
+            and the folder.
     """
     stored = read_meta(folder, stored=True)  # checks the headers before any tensor is read
     _check_config(cls, folder, types, sum(tensor.numel() for tensor in stored.values()))
@@ -92,16 +98,21 @@ def read_model(
 
 
 def read_tokenizer(cls: Any, folder: Path) -> Any:
-    """A tokenizer or image processor of transformers from a local folder. Raises: WeightsError."""
+    """Read a tokenizer or image processor of transformers from a local folder.
+
+    Raises:
+        WeightsError: The folder does not hold one, or its files are damaged.
+        BackendError: A package is missing.
+    """
     with reading(folder, "holds no tokenizer"), _quiet():
         return from_folder(cls, folder)
 
 
 def read_tokenizer_file(file: Path) -> Tokenizer:
-    """A `tokenizer.json`.
+    """Read a `tokenizer.json`.
 
     Raises:
-        WeightsError: If it is absent or damaged.
+        WeightsError: The file is absent or damaged.
     """
     if not file.is_file():
         raise WeightsError(f"tokenizer file `{escaped(file)}` is not there")
@@ -110,15 +121,15 @@ def read_tokenizer_file(file: Path) -> Tokenizer:
 
 
 def check_vocabulary(vocabulary: Mapping[str, int], rows: int, where: Path | str) -> None:
-    """Refuse a tokenizer that numbers words beyond a model's embedding table.
+    """Refuse a tokenizer that numbers tokens beyond a model's embedding table.
 
     Args:
-        vocabulary: The number of each word, as ``get_vocab`` gives it.
-        rows: Of the table.
-        where: What to call the tokenizer.
+        vocabulary: The number of each token, as from ``get_vocab``.
+        rows: Number of rows of the table.
+        where: What to call the tokenizer in messages.
 
     Raises:
-        WeightsError: Names the number and the table's size.
+        WeightsError: A number is too large; the message names it and the table's size.
     """
     largest = max(vocabulary.values(), default=-1)
     if largest >= rows:
@@ -183,7 +194,7 @@ def _brings_code(folder: Path) -> WeightsError:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the reports that transformers prints about what does not fit: it is said in the error."""
+    """Silence the reports that transformers prints about what does not fit: the error says it."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)

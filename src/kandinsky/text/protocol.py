@@ -1,4 +1,4 @@
-"""What every text encoder offers."""
+"""The interface of every text encoder."""
 
 from __future__ import annotations
 
@@ -13,46 +13,61 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Prompts to the states a denoiser attends to."""
+    """Encodes prompts to the embeddings a denoiser attends to."""
 
     def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
-        """Embeddings of B ≥ 1 prompts: tokens [B, L, C], pooled [B, P], and a mask [B, L] where lengths differ.
+        """Encode B ≥ 1 prompts.
 
-        still: the result will be one image; encoders with a template for images then use it.
+        Args:
+            prompts: The prompts.
+            still: Whether the result will be one image; encoders with a template for images then use it.
+
+        Returns:
+            Tokens [B, L, C], pooled [B, P], and a mask [B, L] if lengths differ.
         """
         ...
 
 
 @runtime_checkable
 class ReadingTextEncoder(TextEncoder, Protocol):
-    """Also tells what it did not understand."""
+    """Also reports what it did not understand."""
 
     def unused(self, prompt: str) -> tuple[str, ...]:
-        """Words of a prompt that have no part in the result, in their order."""
+        """Words of a prompt that have no influence on the result, in their order."""
         ...
 
 
 @runtime_checkable
 class ImageTextEncoder(TextEncoder, Protocol):
-    """Also reads prompts that speak of an image, for image editing."""
+    """Also encodes prompts that refer to an image, for image editing."""
 
     def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextEmbeddings:
-        """Embeddings of B ≥ 1 prompts, each shown its image (at the size of the result)."""
+        """Embeddings of B ≥ 1 prompts, each with its image (at the size of the result)."""
         ...
 
 
 @runtime_checkable
 class PromptWriter(TextEncoder, Protocol):
-    """Also writes short prompts out at length."""
+    """Also expands short prompts."""
 
     def expand(self, prompt: str, *, task: str, seed: int, image: Image | None = None) -> str:
-        """The prompt written out. image: what the task is given, at its full size."""
+        """Expand a prompt.
+
+        Args:
+            prompt: The prompt.
+            task: The model's task.
+            seed: Seed of the language model.
+            image: The task's image, at its full size.
+
+        Returns:
+            The expanded prompt.
+        """
         ...
 
 
 @runtime_checkable
 class ContrastingTextEncoder(TextEncoder, Protocol):
-    """Encodes a negative prompt in dependence on the prompt it is used with."""
+    """Encodes a negative prompt depending on the prompt it is used with."""
 
     def encode_against(self, negative: str, prompt: str) -> TextEmbeddings:
         """Embeddings of one negative prompt."""

@@ -1,6 +1,6 @@
 """Reads `spiece.model`, the vocabulary file of T5, into a tokenizer; the package `sentencepiece` is not needed.
 
-The file is a protocol buffer. Of it are read: the pieces with their scores, the table that normalises characters, and
+The file is a protocol buffer. It provides the pieces with their scores, the table that normalises characters, and
 the kind of model, which must be "unigram".
 """
 
@@ -25,10 +25,10 @@ SPACE = "▁"
 
 
 def read_spiece(file: Path) -> Tokenizer:
-    """The tokenizer of a SentencePiece file, without the end token that a model may want.
+    """Read the tokenizer of a SentencePiece file, without the end token that a model may need.
 
     Raises:
-        WeightsError: If the file is damaged or holds another kind of model.
+        WeightsError: The file is damaged or holds another kind of model.
     """
     vocabulary: list[tuple[str, float]] = []
     unknown: int | None = None
@@ -54,14 +54,14 @@ def read_spiece(file: Path) -> Tokenizer:
         tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=unknown, byte_fallback=False))
         if table:
             tokenizer.normalizer = normalizers.Precompiled(table)
-    # words are split at white space, and a piece never reaches over it
+    # words are split at white space, and a piece never crosses it
     words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
     return tokenizer
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) of a protocol buffer message: whole numbers, or the bytes of anything else."""
+    """(field number, value) of a protocol buffer message: integers, or the bytes of anything else."""
     at = 0
     while at < len(data):
         key, at = _number(data, at)
@@ -78,7 +78,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, lowest first, and where it ends."""
+    """An integer of seven bits per byte, lowest first, and where it ends."""
     value, shift = 0, 0
     while True:
         byte = data[at]

@@ -31,13 +31,13 @@ from kandinsky.weights.write import write_state
 
 log = logging.getLogger(__name__)
 WORTH_IT = 1_000_000_000
-KEPT_FILES = 2000  # of about 2 MB each at full size; the ones not used for longest go
-SAMPLE = 256  # bytes looked at in each tensor
+KEPT_FILES = 2000  # of about 2 MB each at full size; the least recently used are removed
+SAMPLE = 256  # bytes hashed of each tensor
 OFF = ("off", "0", "none", "")
 
 
 def cache_folder() -> Path | None:
-    """The folder of this library's caches; None where they are switched off. Nothing is made."""
+    """The folder of this library's caches; None if they are switched off. Nothing is created."""
     if (given := os.environ.get("KANDINSKY_CACHE")) is not None:
         return None if given.strip().lower() in OFF else Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kandinsky"
@@ -47,8 +47,8 @@ class TextStore:
     """A cache on disk of one encoder's embeddings, by prompt.
 
     Args:
-        folder: Where files lie; made when the first is written.
-        encoder: Gives the ``fingerprint`` of what makes the states, asked at first use.
+        folder: Where files lie; created when the first is written.
+        encoder: Returns the ``fingerprint`` of what determines the embeddings, called at first use.
     """
 
     def __init__(self, folder: Path, encoder: Callable[[], str]) -> None:
@@ -57,7 +57,7 @@ class TextStore:
         self._hash: str | None = None
 
     def beside(self, name: str) -> TextStore:
-        """A store in the same folder for states that the same encoder makes in another way."""
+        """A store in the same folder for embeddings that the same encoder makes in another way."""
         return TextStore(self.folder, lambda: f"{self._named()} {name}")
 
     def path(self, prompt: str, *, still: bool) -> Path:
@@ -73,9 +73,9 @@ class TextStore:
         try:
             tensors = read_state(path)
             states = TextEmbeddings(tensors["tokens"].clone(), tensors["pooled"].clone(), _mask(tensors))
-            path.touch()  # used: it is among the last to go
+            path.touch()  # mark as recently used
         except (WeightsError, KeyError, OSError) as error:
-            log.warning("text states `%s` are damaged and will be made again: %s", path, error)
+            log.warning("text embeddings `%s` are damaged and will be computed again: %s", path, error)
             return None
         return states
 
@@ -88,7 +88,7 @@ class TextStore:
             write_state(tensors, self.path(prompt, still=still))
             self._tidy()
         except (OSError, RequestError) as error:
-            log.warning("text states cannot be kept in `%s`: %s", self.folder, error)
+            log.warning("text embeddings cannot be cached in `%s`: %s", self.folder, error)
 
     def _named(self) -> str:
         self._hash = self._hash or self._encoder()
@@ -107,13 +107,16 @@ def encode_each(
     encoder: Callable[[], AbstractContextManager[TextEncoder]],
     store: TextStore | None = None,
 ) -> list[TextEmbeddings]:
-    """The embeddings of each prompt, encoded by itself or taken from the store; ``join`` makes a batch of them.
+    """Embeddings of each prompt, encoded separately or taken from the store; ``join`` makes a batch of them.
 
     Args:
-        encoder: Holds the encoder while it is needed; not called where the store has every prompt.
+        prompts: The prompts.
+        still: As for the encoder.
+        encoder: Holds the encoder while it is needed; not called if the store has every prompt.
+        store: The store; None for none.
 
     Returns:
-        One value a prompt; on the host where it came from the store.
+        One value per prompt; on the host if it came from the store.
     """
     found: dict[str, TextEmbeddings] = {}
     if store is not None:
@@ -147,11 +150,11 @@ def join(states: Sequence[TextEmbeddings]) -> TextEmbeddings:
 def fingerprint(weights: Iterable[Path], others: Iterable[Path], settings: Mapping[str, Any]) -> str:
     """A hash of an encoder: of its weight files, other files (tokenizers), and settings.
 
-    Sixteen gigabytes take long to read, so of each tensor its name, type, shape and first bytes count, beside the size
-    and time of the file; other files count whole.
+    Sixteen gigabytes take long to read, so each tensor is represented by its name, type, shape and first bytes,
+    together with the size and time of the file; other files are hashed whole.
 
     Raises:
-        WeightsError: For a file that cannot be read.
+        WeightsError: A file cannot be read.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for file in sorted(weights):
@@ -181,6 +184,6 @@ def _mask_of(states: TextEmbeddings) -> Tensor:
 
 
 def _filled(x: Tensor, length: int) -> Tensor:
-    """[B, L, …] with zeros up to ``length`` behind."""
+    """[B, L, …] padded at the end with zeros up to ``length``."""
     missing = length - x.shape[1]
     return x if missing == 0 else torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)

@@ -14,8 +14,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from kandinsky.errors import BackendError, RequestError, WeightsError
-from kandinsky.model.params import read_params
+from kandinsky.errors import BackendError, RequestError, WeightsError, needs
+from kandinsky.model.params import Readable
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokenizer_file
 from kandinsky.text.sentencepiece import read_spiece
@@ -26,7 +26,7 @@ LEFT_OVER = ("encoder.embed_tokens.", "decoder.", "lm_head.")
 
 
 @dataclass(frozen=True, slots=True)
-class T5Params:
+class T5Params(Readable):
     """Settings of a T5 encoder.
 
     Attributes:
@@ -34,19 +34,12 @@ class T5Params:
             ones padded.
     """
 
+    what = "text encoder parameter"
     max_length: int = 224
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> T5Params:
-        """Read a card's values.
-
-        Raises:
-            RequestError: For an unknown key or a length below 2.
-        """
-        params = read_params(cls, values, "text encoder parameter")
-        if params.max_length < 2:
-            raise RequestError(f"max_length `{params.max_length}` leaves no room for a word: use 2 or more")
-        return params
+    def __post_init__(self) -> None:
+        if self.max_length < 2:
+            raise RequestError(f"max_length `{self.max_length}` leaves no room for a word: use 2 or more")
 
 
 class T5Encoder(nn.Module):
@@ -59,7 +52,7 @@ class T5Encoder(nn.Module):
 
     Args:
         encoder: ``T5EncoderModel``.
-        tokenizer: Whole numbers of a text without end token and padding.
+        tokenizer: Encodes a text without end token and padding.
     """
 
     def __init__(self, encoder: nn.Module, tokenizer: Tokenizer, params: T5Params | None = None) -> None:
@@ -78,14 +71,14 @@ class T5Encoder(nn.Module):
             Tokens [B, max_length, C] in the encoder's type; pooled states of width 0; no mask.
 
         Raises:
-            RequestError: If there are no prompts.
+            RequestError: There are no prompts.
         """
         if isinstance(prompts, str) or not prompts:
             raise RequestError("encode takes a list of at least one prompt")
         return self.states(torch.tensor([self.numbers(prompt) for prompt in prompts]))
 
     def numbers(self, prompt: str) -> list[int]:
-        """Token numbers of one prompt: cut, ended, padded."""
+        """Token numbers of one prompt: truncated, with an end token, padded."""
         room = self.params.max_length - 1
         numbers = [*self.tokenizer.encode(prompt, add_special_tokens=False).ids[:room], END]
         return numbers + [PAD] * (self.params.max_length - len(numbers))
@@ -94,8 +87,8 @@ class T5Encoder(nn.Module):
         """Embeddings of token numbers, without a mask.
 
         Raises:
-            BackendError: For states that are no numbers: T5's hidden layers can outgrow float16, and what comes of that
-                is a clip of something else (the official code puts zeros in the place of such a prompt).
+            BackendError: The embeddings are not finite: T5's hidden layers can overflow float16, and the result would
+                be a clip of something else (the official code replaces such a prompt with zeros).
         """
         with torch.no_grad():
             tokens = self.encoder(input_ids=numbers_BL.to(self.encoder.device)).last_hidden_state
@@ -109,18 +102,23 @@ class T5Encoder(nn.Module):
 
 
 def read_t5(folder: Path, tokenizer_folder: Path, *, params: T5Params | None = None, dtype: torch.dtype) -> T5Encoder:
-    """Read encoder and tokenizer from local folders, strictly, on the host; nothing is fetched or executed.
+    """Read encoder and tokenizer from local folders, strictly, on the host; nothing is downloaded or executed.
+
+    Args:
+        folder: Folder of the encoder.
+        tokenizer_folder: Folder of the tokenizer.
+        params: Settings of the encoder.
+        dtype: Its type.
+
+    Returns:
+        The encoder.
 
     Raises:
-        BackendError: If transformers is not installed.
-        WeightsError: Naming the folder, and the tensor where one does not fit.
+        BackendError: transformers is not installed.
+        WeightsError: A file is missing or does not fit; the message names the folder and the tensor.
     """
-    try:
+    with needs("transformers", "the text encoder T5"):
         from transformers import T5EncoderModel
-    except ImportError as error:
-        raise BackendError(
-            "the text encoder T5 needs the package `transformers`: install `kandinsky-video[full]`"
-        ) from error
     tokenizer = read_t5_tokenizer(tokenizer_folder)  # before the large file
     encoder: Any = read_model(T5EncoderModel, folder, dtype, types=("t5",), may_be_left_over=LEFT_OVER)
     check_vocabulary(tokenizer.get_vocab(), encoder.get_input_embeddings().num_embeddings, tokenizer_folder)
@@ -131,7 +129,7 @@ def read_t5_tokenizer(folder: Path) -> Tokenizer:
     """T5's tokenizer from `spiece.model`, as the official repository has it, or from `tokenizer.json`.
 
     Raises:
-        WeightsError: If neither is there, or it is not T5's.
+        WeightsError: Neither file exists, or the tokenizer is not T5's.
     """
     if (file := folder / "spiece.model").is_file():
         tokenizer = read_spiece(file)

@@ -6,13 +6,18 @@ Pre-training, fine-tuning and adapters differ in their settings alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
+from kandinsky.train.adversary import UPDATE
+from kandinsky.train.auxiliary import Adversary, Auxiliary, SelfPerceptual
 from kandinsky.train.denoising import Denoising
-from kandinsky.train.model_recipe import Batch, Batches, ModelRecipe, Prepared
+from kandinsky.train.loop import seeded
+from kandinsky.train.model_recipe import Batch, Batches, ModelRecipe, Prepared, error_of
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.recipe import Run
 from kandinsky.train.times import Times
@@ -20,7 +25,13 @@ from kandinsky.train.times import Times
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenoiserRecipe(ModelRecipe):
-    """The keys of a recipe; see ``ModelRecipe``."""
+    """The keys of a recipe; see ``ModelRecipe``.
+
+    Attributes:
+        auxiliary: Further losses; see ``train/auxiliary.py``.
+    """
+
+    auxiliary: Auxiliary = field(default_factory=Auxiliary)
 
 
 class DenoiserObjective(Objective):
@@ -31,14 +42,36 @@ class DenoiserObjective(Objective):
         network: What learns.
         batches: Gives a portion of the batch of a step.
         times: Where the loss is taken.
+        auxiliary: Weights of further losses.
+        perceptual: Of ``auxiliary.self_perceptual``.
+        adversary: Of ``auxiliary.adversarial``.
+        frozen: Networks that these need.
     """
 
-    def __init__(self, denoising: Denoising, network: nn.Module, batches: Batches, times: Times) -> None:
+    def __init__(
+        self,
+        denoising: Denoising,
+        network: nn.Module,
+        batches: Batches,
+        times: Times,
+        auxiliary: Auxiliary | None = None,
+        *,
+        perceptual: SelfPerceptual | None = None,
+        adversary: Adversary | None = None,
+        frozen: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         self.denoising, self.network, self.batches, self.times = denoising, network, batches, times
+        self.auxiliary, self.perceptual, self.adversary = auxiliary or Auxiliary(), perceptual, adversary
+        self._frozen = frozen or {}
 
     @property
     def updates(self) -> tuple[Update, ...]:
-        return (Update("network", self.network),)
+        own = (Update("network", self.network),)
+        return own if self.adversary is None else (*own, Update(UPDATE, self.adversary.network, averaged=False))
+
+    @property
+    def frozen(self) -> Mapping[str, nn.Module]:
+        return self._frozen
 
     def batch(self, step: int, rng: Rng, portion: Portion) -> Batch:
         return self.batches(step, rng, portion)
@@ -46,20 +79,35 @@ class DenoiserObjective(Objective):
     def loss(self, update: str, batch: Batch, rng: Rng) -> Loss:
         batch = batch.to(next(self.network.parameters()).device)
         clean, noise = batch.clean_BTHWC, batch.noise(rng)
-        drawn = self.times.draw(rng, batch.numbers, batch.total, shift=self.denoising.shift)
+        shift = self.denoising.shift
+        drawn = self.times.draw(rng, batch.numbers, batch.total, shift=shift)
+        if self.times.by_frame:
+            drawn = self.times.spread(drawn, clean.shape[1], rng, batch.numbers, shift=shift)
         t = self.denoising.times(drawn).to(clean.device)
         noisy = self.denoising.noised(clean, noise, t)
-        predicted = self.denoising.predict(self.network, noisy, t, batch.given)
-        return Loss(error_of(predicted, self.denoising.target(clean, noise, t), batch), len(batch.numbers))
-
-
-def error_of(predicted: Tensor, target: Tensor, batch: Batch) -> Tensor:
-    """Mean squared error of each clip where nothing is known of it, averaged over clips."""
-    error = (predicted - target).pow(2)
-    if (learned := batch.learned) is None:
-        return error.flatten(1).mean(1).mean()
-    weight = learned.expand_as(error).to(error)
-    return ((error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)).mean()
+        with torch.set_grad_enabled(update != UPDATE):
+            predicted = self.denoising.predict(self.network, noisy, t, batch.given)
+        if self.perceptual is None and self.adversary is None:
+            return Loss(error_of(predicted, self.denoising.target(clean, noise, t), batch), len(batch.numbers))
+        estimate = batch.given.known.pin({self.denoising.track: self.denoising.clean_of(predicted, noisy, t)})[
+            self.denoising.track
+        ]
+        if update == UPDATE:
+            assert self.adversary is not None
+            return self.adversary.loss(estimate, batch, rng)
+        value = error_of(predicted, self.denoising.target(clean, noise, t), batch)
+        figures = {"error": float(value.detach())}
+        if self.perceptual is not None:
+            seen = self.perceptual(self.network, estimate, batch, rng)
+            value = value + self.auxiliary.self_perceptual * seen
+            figures["self-perceptual"] = float(seen.detach())
+        if self.adversary is not None and rng.step >= self.auxiliary.adversarial_from:
+            # what is made of much noise is a mean of clips: it cannot look real
+            shares = 1 - t.flatten(1).mean(1) if t.ndim > 1 else 1 - t
+            fooled = self.adversary.fooled(estimate, batch, rng, shares)
+            value = value + self.auxiliary.adversarial * fooled
+            figures["adversarial"] = float(fooled.detach())
+        return Loss(value, len(batch.numbers), figures)
 
 
 def train(recipe: DenoiserRecipe, run: Run) -> Path:
@@ -73,5 +121,21 @@ def train(recipe: DenoiserRecipe, run: Run) -> Path:
         WeightsError: Weights are missing or broken.
     """
     ready = Prepared(recipe, run)
-    objective = DenoiserObjective(ready.denoising, ready.network, ready.batches, recipe.times)
+    wanted = recipe.auxiliary
+    perceptual = adversary = None
+    if wanted.self_perceptual:
+        perceptual = SelfPerceptual(ready.denoising, ready.reference, recipe.times)
+    if wanted.adversarial:
+        with seeded(recipe.loop.seed):
+            adversary = Adversary(ready.denoising, ready.clips[0].latent.shape[-1], wanted.width)
+    objective = DenoiserObjective(
+        ready.denoising,
+        ready.network,
+        ready.batches,
+        recipe.times,
+        wanted,
+        perceptual=perceptual,
+        adversary=adversary,
+        frozen=ready.reference_networks if wanted.self_perceptual else {},
+    )
     return ready.write(ready.train(objective)["network"])

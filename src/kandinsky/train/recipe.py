@@ -82,6 +82,12 @@ class Kind:
 _NANO = "kandinsky.lab.nano.train"
 KINDS: Mapping[str, Kind] = {
     "denoiser": Kind(Lazy("kandinsky.train.denoiser:DenoiserRecipe"), Lazy("kandinsky.train.denoiser:train")),
+    "preference": Kind(Lazy("kandinsky.train.preference:PreferenceRecipe"), Lazy("kandinsky.train.preference:train")),
+    "reward": Kind(Lazy("kandinsky.train.reward:RewardRecipe"), Lazy("kandinsky.train.reward:train")),
+    "sound": Kind(Lazy("kandinsky.train.sound:SoundRecipe"), Lazy("kandinsky.train.sound:train")),
+    "autoencoder": Kind(
+        Lazy("kandinsky.train.autoencoder:AutoencoderRecipe"), Lazy("kandinsky.train.autoencoder:train")
+    ),
     "nano-autoencoder": Kind(Lazy(f"{_NANO}:AutoencoderRecipe"), Lazy(f"{_NANO}:autoencoder")),
     "nano-text": Kind(
         Lazy(f"{_NANO}:TextRecipe"),

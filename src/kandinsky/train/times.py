@@ -28,6 +28,9 @@ class Times:
         mode_scale: Of `mode`, −1 to 1.75; 0 is uniform.
         points: Of `points`, such as the times of a few-step sampler.
         shift: Timestep shift after it; the model's own at its size where absent.
+        by_frame: Share of the clips whose frames have times of their own (diffusion forcing, Chen et al. 2024, arXiv
+            2407.01392); for networks that take a time of each frame.
+        chunk: Frames that share a time then.
         stratified: Whether the examples of a step come from equal parts of the distribution, one each, which makes the
             loss steadier at no cost; parts are shared by all processes and micro-batches.
     """
@@ -38,6 +41,8 @@ class Times:
     mode_scale: float = field(default=1.29, metadata={"least": -1, "most": 1.75})
     points: tuple[float, ...] = ()
     shift: float | None = field(default=None, metadata={"above": 0})
+    by_frame: float = field(default=0.0, metadata={"least": 0, "most": 1})
+    chunk: int = field(default=1, metadata={"least": 1})
     stratified: bool = True
 
     def draw(self, rng: Rng, numbers: Sequence[int], total: int, *, shift: float, stream: str = "time") -> Tensor:
@@ -58,6 +63,28 @@ class Times:
             order = torch.randperm(total, generator=rng.example(-1, stream))
             places = (order[torch.tensor(list(numbers), dtype=torch.long)] + places) / total
         return shift_times(self.at(places), shift if self.shift is None else self.shift).clamp(1e-5, 1.0)
+
+    def spread(self, t_B: Tensor, frames: int, rng: Rng, numbers: Sequence[int], *, shift: float) -> Tensor:
+        """Times of each frame: a share of the clips gets times by chunk, the rest one time throughout.
+
+        Args:
+            t_B: From ``draw``.
+            frames: Latent frames of a clip.
+            rng: As for ``draw``, like the next two.
+            numbers: Places in the global batch.
+            shift: The model's own.
+
+        Returns:
+            [B, T].
+        """
+        out = t_B[:, None].repeat(1, frames)
+        for row, n in zip(out, numbers, strict=True):
+            generator = rng.example(n, "frame times")
+            if float(torch.rand((), generator=generator)) < self.by_frame:
+                places = torch.rand(-(-frames // self.chunk), generator=generator)
+                t = shift_times(self.at(places), shift if self.shift is None else self.shift).clamp(1e-5, 1.0)
+                row.copy_(t.repeat_interleave(self.chunk)[:frames])
+        return out
 
     def at(self, place: Tensor) -> Tensor:
         """The quantile function: the time below which so large a share of the times lies, before the shift."""

@@ -19,9 +19,9 @@ from kandinsky.printing import escaped
 from kandinsky.weights.untrusted import parse_table, read_table, shown
 
 HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
-PREFIX = 8  # bytes of the length that stands before the header
+PREFIX = 8  # bytes of the length field before the header
 MOST_AXES = 16  # the networks have up to 5
-MOST_NUMBERS = 2**63 - 1  # what torch can count
+MOST_NUMBERS = 2**63 - 1  # largest count in torch
 BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
@@ -30,7 +30,14 @@ BYTES = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor of a file: its type by the format's name, its shape, and where its bytes begin and end in the file."""
+    """One tensor of a file.
+
+    Attributes:
+        dtype: Its type, by the format's name.
+        shape: Its shape.
+        begin: Where its bytes begin in the file.
+        end: Where they end.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -43,8 +50,8 @@ class Header:
     """What a safetensors file says of itself.
 
     Attributes:
-        entries: By tensor name, in the order of the data.
-        metadata: Free text; None where there is none.
+        entries: Tensors by name, in the order of the data.
+        metadata: Free text; None if there is none.
         text: The header as it stands in the file.
     """
 
@@ -55,6 +62,12 @@ class Header:
 
 def read_header(file: Path) -> Header:
     """Read and check the header of a safetensors file.
+
+    Args:
+        file: The file.
+
+    Returns:
+        The header.
 
     Raises:
         WeightsError: The file cannot be read or breaks a rule of the format; the message names the tensor.
@@ -97,12 +110,18 @@ def read_header(file: Path) -> Header:
 def shard_files(index: Path) -> list[Path]:
     """The weight files that the index of a sharded model names, each once.
 
+    Args:
+        index: The `….index.json`.
+
+    Returns:
+        The files, beside the index.
+
     Raises:
         WeightsError: The index is damaged, names no file, or names one outside its folder.
     """
     table = read_table(index).get("weight_map")
     if not isinstance(table, dict) or not table or not _is_text(table):
-        raise WeightsError(f"`{escaped(index)}` is no valid index of weight files: fetch it again")
+        raise WeightsError(f"`{escaped(index)}` is not a valid index of weight files: fetch it again")
     for name in set(table.values()):
         try:
             parts = relative_parts(name)
@@ -141,7 +160,7 @@ def _damaged(name: str, where: str, what: str) -> WeightsError:
 
 
 def _is_counts(values: Any) -> TypeGuard[list[int]]:
-    """Whether this is a list of whole numbers from 0 on that torch can count to."""
+    """Whether this is a list of integers from 0 to the largest that torch can count to."""
     return isinstance(values, list) and all(type(v) is int and 0 <= v <= MOST_NUMBERS for v in values)
 
 

@@ -83,8 +83,9 @@ def download(
         One entry per file; empty for a model that ships with the package.
 
     Raises:
-        WeightsError: The hub cannot be reached, has no such file, refuses access, or sent something
-            else; or the model has no published weights.
+        WeightsError: The hub cannot be reached, has no such file, refuses access, or sent something else; or the model
+            has no published weights.
+        RequestError: A file cannot be written.
     """
     for part in _parts(card):
         if part.repo == UNPUBLISHED:
@@ -120,7 +121,9 @@ def download_lora(
         One entry per file.
 
     Raises:
-        WeightsError: As for ``download``; a repository without a LoRA is named together with the file it lacks.
+        WeightsError: The download failed, as for ``download``; or the repository lacks a file of a LoRA, which is
+            named.
+        RequestError: A file cannot be written.
     """
     from huggingface_hub import constants
 
@@ -143,7 +146,8 @@ def download_lora(
 def verify(path: Path, *, size: int | None, sha256: str | None = None, git_sha1: str | None = None) -> str | None:
     """Check a file against the size and hash the hub reports.
 
-    Large files are identified by their SHA-256, small ones as git objects by the SHA-1 of `blob <size>\\0` and content.
+    Large files are identified by their SHA-256, small ones as git objects by the SHA-1 of `blob <size>`, a NUL and the
+    content.
 
     Args:
         path: The file.
@@ -179,7 +183,7 @@ def _offline(part: FileSet, root: Path | None, model: str) -> None:
 
 
 def _fetch_part(part: FileSet, root: Path | None, *, or_else: Sequence[FileSet] = ()) -> list[Fetched]:
-    """The files of a part. ``or_else``: other layouts of the same repository, for where it lacks files of the first."""
+    """Download the files of a part; ``or_else`` lists other layouts of the same repository to try."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -216,7 +220,7 @@ def _fetch_part(part: FileSet, root: Path | None, *, or_else: Sequence[FileSet] 
 
 
 def _not_fetched(part: FileSet, root: Path | None, error: Exception) -> WeightsError:
-    """What to say where a transfer failed: what is missing, why, and what helps; each once."""
+    """The error for a failed transfer: what is missing, why, and what helps; each once."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -256,8 +260,7 @@ def _listed(part: FileSet, siblings: dict[str, RepoSibling]) -> list[str]:
 
 
 def _in_folder(folder: str, siblings: dict[str, RepoSibling]) -> list[str]:
-    """Files of a folder, `./` for all, without copies of its weights in formats of other frameworks, which nothing here
-    reads."""
+    """Files of a folder, `./` for all, without copies of its weights in formats of other frameworks."""
     names = [name for name in siblings if name.startswith(folder.removeprefix("./"))]
     if any(name.endswith(".safetensors") for name in names):
         return [name for name in names if not name.endswith(OTHER_FORMATS)]
@@ -266,7 +269,7 @@ def _in_folder(folder: str, siblings: dict[str, RepoSibling]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What the hub says of a file; hashes as ``verify`` takes them."""
+    """What the hub says of a file; hashes as ``verify`` expects them."""
 
     size: int
     sha256: str | None
@@ -298,7 +301,7 @@ def _fetch_file(part: FileSet, sibling: RepoSibling, commit: str, root: Path | N
 
 
 def _facts(part: FileSet, sibling: RepoSibling, size: int | None) -> _Facts:
-    """What the hub lists of a file, with types that hold. ``size``: what the file's own address says."""
+    """What the hub lists of a file, with checked types; ``size`` is what the file's own address reports."""
     sha256 = sibling.lfs.sha256 if sibling.lfs else None
     git_sha1 = None if sha256 else sibling.blob_id
     size = size if sibling.size is None else sibling.size
@@ -313,8 +316,7 @@ def _facts(part: FileSet, sibling: RepoSibling, size: int | None) -> _Facts:
 
 
 def _link(folder: Path, revision: str, commit: str, name: str, blob: Path) -> Path:
-    """Make a file in the cache visible under its name, as huggingface_hub does: a snapshot of links, and a note of the
-    branch."""
+    """Make a cached file visible under its name, as huggingface_hub does: a snapshot of links, a note of the branch."""
     snapshot = folder.joinpath("snapshots", commit, *relative_parts(name))
     target = os.path.relpath(blob, snapshot.parent)
     if not (snapshot.is_symlink() and snapshot.exists() and str(snapshot.readlink()) == target):
@@ -368,7 +370,7 @@ def _complete(
 
 
 def _partial_of(target: Path, commit: str) -> Path:
-    """Where a file grows. Named by the commit: a partial file of another revision must not be continued."""
+    """The file that a download grows in, named by the commit: one of another revision must not be continued."""
     ending = f".{commit[:12]}{PARTIAL}"
     name = target.name
     if len(os.fsencode(name + ending)) > LONGEST_NAME:
@@ -378,9 +380,9 @@ def _partial_of(target: Path, commit: str) -> Path:
 
 @contextmanager
 def _locked(partial: Path, part: FileSet) -> Iterator[BinaryIO]:
-    """A partial file, open for reading and writing, as long as no other process writes it.
+    """A partial file, open for reading and writing, unless another process writes it.
 
-    The lock ends with its process, so it tells who is alive.
+    The lock ends with its process, so it tells which processes are alive.
     """
     with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         if not _lock(file):
@@ -391,7 +393,7 @@ def _locked(partial: Path, part: FileSet) -> Iterator[BinaryIO]:
 def _lock(file: BinaryIO) -> bool:
     try:
         import fcntl
-    except ImportError:  # not on this system: then nobody is locked out
+    except ImportError:  # not on this system: then there is no locking
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -415,7 +417,7 @@ def _sweep(partial: Path, commit: str) -> None:
 
 
 class _Bounded:
-    """A file that takes no more bytes than were announced, however many a server sends."""
+    """A file that accepts no more bytes than announced, however many a server sends."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
@@ -431,7 +433,7 @@ class _Bounded:
 
 
 class _TooMuch(Exception):  # noqa: N818 - it never leaves this module
-    """More bytes than were announced."""
+    """The server sent more bytes than announced."""
 
 
 def _transfer(file: BinaryIO, begun: int, size: int, name: str, url: str, location: str | None) -> str | None:
@@ -454,7 +456,7 @@ def _transfer(file: BinaryIO, begun: int, size: int, name: str, url: str, locati
             bounded,
             resume_size=begun,
             headers=headers,
-            # above this size it would refuse to begin
+            # above this size it would refuse to start
             expected_size=size if size <= constants.MAX_HTTP_DOWNLOAD_SIZE else None,
             displayed_filename=escaped(Path(name).name),
         )
@@ -464,7 +466,7 @@ def _transfer(file: BinaryIO, begun: int, size: int, name: str, url: str, locati
 
 
 def _in_root(part: FileSet, name: str, root: Path) -> Path:
-    """Where a file of a part lies in an official `weights/` tree, certainly inside it."""
+    """Where a file of a part lies in an official `weights/` tree, guaranteed to be inside it."""
     if not part.local:
         return inside(root, name)
     if not part.local.endswith("/"):
@@ -498,7 +500,7 @@ def _same_host(a: str, b: str) -> bool:
 
 
 def _transfer_errors() -> tuple[type[Exception], ...]:
-    """What a failing transfer raises; huggingface_hub changed its HTTP client over its versions."""
+    """Exceptions of a failing transfer; huggingface_hub changed its HTTP client between versions."""
     from huggingface_hub.errors import HfHubHTTPError
 
     errors: list[type[Exception]] = [OSError, HfHubHTTPError]

@@ -7,16 +7,16 @@ which are also those of Diffusers.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
 from kandinsky.model.family import Part
 
-Entry = TypeVar("Entry")
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +42,16 @@ class KeyMap:
     matrices: tuple[str, ...] = ()
     then: KeyMap | None = None
 
-    def own(self, entries: dict[str, Entry]) -> dict[str, Entry]:
-        """The entries (tensors, or shapes) of a file that belong to this network."""
+    def own(self, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file that belong to this network."""
         stand_ins = {name: entries[other] for name, other in self.stand_ins if other in entries}
         entries = stand_ins | {name: entry for name, entry in entries.items() if not name.startswith(self.elsewhere)}
-        entries = {name: _widened(entry) if self.is_matrix(name) else entry for name, entry in entries.items()}
+        entries = {name: entry[..., None, None] if self.is_matrix(name) else entry for name, entry in entries.items()}
         prefix = f"{self.table}."
         if not self.table or not any(name.startswith(prefix) for name in entries):
             return entries
         found = {name.removeprefix(prefix): entry for name, entry in entries.items() if name.startswith(prefix)}
-        return found | {name: _flat(entries[name]) for name in self.beside if name in entries}
+        return found | {name: entries[name].flatten() for name in self.beside if name in entries}
 
     def to_ours(self, official: str) -> str:
         """Our name of an official tensor name."""
@@ -63,7 +63,7 @@ class KeyMap:
         name = ours if self.then is None else self.then.to_official(ours)
         return _translate(name, tuple((b, a) for a, b in self.pairs))
 
-    def as_file(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    def as_file(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A network's tensors with the names and shapes they have in a file without tables."""
         named = {self.to_official(name): tensor for name, tensor in tensors.items()}
         return {name: tensor[..., 0, 0] if self.is_matrix(name) else tensor for name, tensor in named.items()}
@@ -71,14 +71,6 @@ class KeyMap:
     def is_matrix(self, official: str) -> bool:
         """Whether a tensor has two axes fewer in the file than in the network."""
         return any(_regex(pattern).fullmatch(official) for pattern in self.matrices)
-
-
-def _flat(entry: Any) -> Any:
-    return (math.prod(entry),) if isinstance(entry, tuple) else entry.flatten()
-
-
-def _widened(entry: Any) -> Any:
-    return (*entry, 1, 1) if isinstance(entry, tuple) else entry[..., None, None]
 
 
 def _translate(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
@@ -103,6 +95,6 @@ def keymap_of(part: Part) -> KeyMap:
 
 
 def keymap_for(part: Part, names: Collection[str]) -> KeyMap:
-    """How a file with these names is read; as the official ones where no other spelling fits."""
+    """How to read a file with these names: by the official names unless another spelling fits."""
     found = (spelling()(names) for spelling in part.spellings)
     return next((keymap for keymap in found if keymap is not None), keymap_of(part))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from kandinsky.errors import WeightsError
-from kandinsky.model.card import UNPUBLISHED, Card, Component, FileSet
+from kandinsky.model.card import UNPUBLISHED, Card, Component, FileSet, Source
 from kandinsky.printing import escaped, shell_command
 from kandinsky.weights.header import shard_files
 
@@ -74,15 +74,18 @@ def places(part: FileSet, *, root: Path | None = None) -> tuple[Place, ...]:
 
 
 def locate_part(part: FileSet, *, root: Path | None = None, model: str | None = None) -> Path:
-    """The file of a part with one file, else the folder its files lie in.
+    """Find a part: its file if it has one, else the folder its files lie in.
 
     Args:
         part: What a card lists.
         root: An official `weights/` folder to look in instead of the Hugging Face cache.
-        model: The name that was asked for, which `kandinsky download` takes as well; for the hint.
+        model: The name that was asked for, which `kandinsky download` accepts as well; for the hint.
+
+    Returns:
+        The file or folder.
 
     Raises:
-        WeightsError: Names the missing files and every place looked at.
+        WeightsError: Files are missing; the message names them and every place searched.
     """
     looked = []
     for place in places(part, root=root):
@@ -102,7 +105,8 @@ def locate_part(part: FileSet, *, root: Path | None = None, model: str | None = 
     if model is not None and part.repo != "package" and not part.repo.startswith(("/", "~")):
         hint = f"`{download_command(model, root)}` fetches what is missing"
     verb = "is" if len(names) == 1 else "are"
-    raise WeightsError(f"{listed} of `{part.repo}` {verb} not on this machine: looked for {where}", hint=hint)
+    state = "empty" if any(path.is_file() for path in gone) else "not on this machine"
+    raise WeightsError(f"{listed} of `{part.repo}` {verb} {state}: looked for {where}", hint=hint)
 
 
 def download_command(model: str, root: Path | None = None) -> str:
@@ -116,7 +120,7 @@ def is_repository(name: str) -> bool:
 
 
 def not_published(part: FileSet, model: str | None, looked: Iterable[Place] = ()) -> WeightsError:
-    """The error for weights that nobody released."""
+    """The error for weights that were never released."""
     where = " or ".join(f"`{escaped(place.target)}`" for place in looked)
     return WeightsError(
         f"weights of `{model or part.local}` were never published"
@@ -125,16 +129,27 @@ def not_published(part: FileSet, model: str | None, looked: Iterable[Place] = ()
     )
 
 
-def locate(component: Component, *, root: Path | None = None, model: str | None = None) -> Path:
-    """The file or folder of a component that has one part; see ``locate_part``."""
-    if len(component.parts) != 1:
-        raise ValueError(f"`{component.kind}` has {len(component.parts)} parts: use locate_parts")
-    return locate_part(component.parts[0], root=root, model=model)
-
-
 def locate_parts(component: Component, *, root: Path | None = None, model: str | None = None) -> dict[str, Path]:
-    """The paths of a component's parts, by the part's name; see ``locate_part``."""
+    """Find the paths of a component's parts, by the part's name; see ``locate_part``.
+
+    Raises:
+        WeightsError: Files are missing; the message names them and every place searched.
+    """
     return {part.name: locate_part(part, root=root, model=model) for part in component.parts}
+
+
+def locate_all(source: Source, *, only: Iterable[str] | None = None) -> None:
+    """Refuse a model whose files are not on this machine.
+
+    Args:
+        source: The model.
+        only: Names of the networks that will be used; by default all.
+
+    Raises:
+        WeightsError: A file is missing.
+    """
+    for name in source.card.components if only is None else sorted(only):
+        locate_parts(source.card.component(name), root=source.root, model=source.name)
 
 
 def missing_parts(card: Card, *, root: Path | None = None) -> tuple[FileSet, ...]:
@@ -144,7 +159,7 @@ def missing_parts(card: Card, *, root: Path | None = None) -> tuple[FileSet, ...
 
 
 def part_bytes(part: FileSet) -> int:
-    """Size of a part's files: what the card says, or what is on this machine where the card leaves it open."""
+    """Size of a part's files: what the card says, or what is on this machine if the card does not say."""
     if part.bytes:
         return part.bytes
     files = [path for place in places(part) if not place.missing() for path in place.files]
@@ -204,7 +219,7 @@ def _official(part: FileSet, root: Path) -> Place:
 
 
 def _snapshot(part: FileSet, cache: Path | None = None) -> Path:
-    """Folder of the cached snapshot; of a revision never fetched, the folder it would get."""
+    """Folder of the cached snapshot; for a revision that was never fetched, the folder it would get."""
     repo = (cache or hub_cache()) / ("models--" + part.repo.replace("/", "--"))
     if _COMMIT.fullmatch(part.revision):
         return repo / "snapshots" / part.revision

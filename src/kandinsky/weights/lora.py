@@ -2,11 +2,13 @@
 
 | style | names of one layer's tensors |
 |---|---|
-| `official`, `peft` | `base_model.model.<layer>.lora_A[.default].weight`, `….lora_B…`; numbers in a JSON beside it |
+| `official` | `base_model.model.<layer>.lora_A.default.weight`, `….lora_B…`; numbers in a JSON beside it |
+| `peft` | the same without `.default` |
 | `diffusers` | `transformer.<layer>.lora_A.weight`, `….lora_B.weight`; older: `….lora.down.weight`, `….lora.up…` |
 | `comfyui` | `diffusion_model.<layer>.lora_down.weight`, `….lora_up.weight`, `….alpha` |
 | `kohya` | `lora_unet_<layer with _ for .>.lora_down.weight`, `….lora_up.weight`, `….alpha` |
 
+DoRA adds `<layer>.lora_magnitude_vector`, in ComfyUI and kohya files `<layer>.dora_scale`: norms of the rows.
 Prefixes and tensor names may be mixed. A layer's scale comes from the first of these that exists: its `alpha` tensor;
 the configuration passed in, or `config_lora.json` or `adapter_config.json` beside the file; the configuration Diffusers
 stores in the header; otherwise α = r. The header is checked against the base network before any tensor is read.
@@ -21,7 +23,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.files import replacing
 from kandinsky.ops.lora import LowRank
 from kandinsky.printing import escaped
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
@@ -40,7 +43,7 @@ from kandinsky.weights.write import write_state
 log = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 
-# may be combined in any order: some files went through several programs
+# may be combined in any order, since some files went through several programs
 PREFIXES = ("base_model.", "model.", "diffusion_model.", "transformer.", "unet.", "module.", "dit.", "_orig_mod.")
 PEFT_PREFIX = "base_model.model."
 BASE_LAYER = ".base_layer"  # PEFT's name of the layer it wrapped
@@ -53,11 +56,11 @@ _DOWN = re.compile(r"(.+)\.(?:lora_A(?:\.[^.]+)?|lora_down|lora\.down)\.weight")
 _UP = re.compile(r"(.+)\.(?:lora_B(?:\.[^.]+)?|lora_up|lora\.up)\.weight")
 _REPEAT = re.compile(r"(?<!\\)[*+{]")
 _REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{]")
-LARGEST_ALPHA = 1e9  # α of released files goes up to some hundreds
+LARGEST_ALPHA = 1e9  # α of released files goes up to a few hundred
 _ALPHA = re.compile(r"(.+)\.(?:lora\.)?alpha")
+_MAGNITUDE = re.compile(r"(.+)\.(?:lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?|dora_scale)")
 # other adapter types, recognised by their tensor names
 _RELATIVES = (
-    (re.compile(r"dora_scale|lora_magnitude_vector"), "DoRA"),
     (re.compile(r"\.hada_w"), "LoHa"),
     (re.compile(r"\.lokr_"), "LoKr"),
     (re.compile(r"\.(oft_|boft_)"), "OFT"),
@@ -78,6 +81,7 @@ class LoraConfig:
         rank_stabilised: Use α/√r instead of α/r.
         ranks: Ranks of single layers, by PEFT's patterns.
         alphas: α of single layers, by PEFT's patterns.
+        dora: The file must hold magnitudes.
     """
 
     r: int | None = None
@@ -85,6 +89,7 @@ class LoraConfig:
     rank_stabilised: bool = False
     ranks: Mapping[str, int] | None = None
     alphas: Mapping[str, float] | None = None
+    dora: bool = False
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str) -> LoraConfig:
@@ -94,21 +99,24 @@ class LoraConfig:
             values: The parsed JSON object.
             where: How error messages refer to it.
 
+        Returns:
+            The configuration.
+
         Raises:
             WeightsError: The adapter is not a plain LoRA, or a value has the wrong type or is out of range.
         """
         kind = str(getattr(values.get("peft_type"), "value", values.get("peft_type")) or "LORA")
         if kind.upper() != "LORA":
             raise _is_relative(kind, where)
-        if values.get("use_dora"):
-            raise _is_relative("DoRA", where)
-        r, alpha, rank_stabilised = (values.get(key) for key in ("r", "lora_alpha", "use_rslora"))
-        if not isinstance(rank_stabilised, bool | None):
-            raise WeightsError(f"`{where}` gives `use_rslora` as `{shown(rank_stabilised)}`: use true or false")
+        r, alpha = values.get("r"), values.get("lora_alpha")
+        for key in ("use_rslora", "use_dora"):
+            if not isinstance(values.get(key), bool | None):
+                raise WeightsError(f"`{where}` gives `{key}` as `{shown(values[key])}`: use true or false")
         return cls(
             r=None if r is None else _rank(r, "r", where),
             alpha=None if alpha is None else _alpha(alpha, "lora_alpha", where),
-            rank_stabilised=bool(rank_stabilised),
+            rank_stabilised=bool(values.get("use_rslora")),
+            dora=bool(values.get("use_dora")),
             ranks={key: _rank(value, key, where) for key, value in _patterns(values, "rank_pattern", where)},
             alphas={key: _alpha(value, key, where) for key, value in _patterns(values, "alpha_pattern", where)},
         )
@@ -131,11 +139,11 @@ class Lora:
     """One LoRA, ready to be applied.
 
     Attributes:
-        updates: By our name of the layer.
+        updates: Low-rank updates by our name of the layer.
         name: What it is called.
         trigger: Text that the file wants in front of the prompt.
         source: The name it was requested by.
-        sha256: Of the file; empty if there is none.
+        sha256: Digest of the file; empty if there is none.
     """
 
     updates: Mapping[str, LowRank]
@@ -148,8 +156,15 @@ class Lora:
 def read_config(path: Path) -> LoraConfig:
     """Read a PEFT configuration file.
 
+    Args:
+        path: The JSON file.
+
+    Returns:
+        The configuration.
+
     Raises:
-        WeightsError: As ``LoraConfig.from_dict``, and for a file that is not a JSON object.
+        WeightsError: The file is not a JSON object, the adapter is not a plain LoRA, or a value has the wrong type or
+            is out of range.
     """
     return LoraConfig.from_dict(read_table(path), where=escaped(path))
 
@@ -175,8 +190,11 @@ def read_lora(
         name: What to call it; the file's or folder's name if empty.
         source: The name it was requested by; the path if empty.
 
+    Returns:
+        The LoRA.
+
     Raises:
-        WeightsError: Names the tensor, what the network needs and what the file has.
+        WeightsError: It does not fit; the message names the tensor, what the network needs and what the file has.
     """
     file, beside = find_files(path)
     if config is None and beside is not None:
@@ -204,7 +222,8 @@ def read_lora(
         down, up = state[names["down"]], state[names["up"]]
         alpha = _alpha(float(state[names["alpha"]]), names["alpha"], str(file)) if "alpha" in names else None
         scale = (known or LoraConfig()).scale_of(plan[raw], down.shape[0], alpha)
-        updates[plan[raw]] = LowRank(down.flatten(1), up.flatten(1), scale)
+        magnitude = state[names["magnitude"]].flatten() if "magnitude" in names else None
+        updates[plan[raw]] = LowRank(down.flatten(1), up.flatten(1), scale, magnitude)
     return Lora(updates, name or name_of(file), metadata.get("trigger", ""), source or str(path), _sha256(file))
 
 
@@ -214,6 +233,7 @@ def write_lora(
     *,
     style: str = "official",
     keymap: KeyMap = IDENTITY,
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a LoRA in one of the styles above; reading it back gives the same values.
 
@@ -222,6 +242,7 @@ def write_lora(
         path: The file; for `official` and `peft` the folder that gets file and configuration.
         style: One of the styles above.
         keymap: Official names of the layers ↔ ours.
+        metadata: Further text for the header.
 
     Returns:
         The weight file.
@@ -230,25 +251,57 @@ def write_lora(
         RequestError: The style is unknown.
     """
     official = {_layer_name(keymap.to_official(f"{layer}.weight")): update for layer, update in lora.updates.items()}
-    metadata = {"format": "pt"} | ({"trigger": lora.trigger} if lora.trigger else {})
+    metadata = {"format": "pt", **(metadata or {})} | ({"trigger": lora.trigger} if lora.trigger else {})
     if style in ("official", "peft"):
         name = "lora.safetensors" if style == "official" else "adapter_model.safetensors"
-        write_state(_named(official, "base_model.model.{}", ("lora_A", "lora_B")), path / name, metadata=metadata)
+        ending = ".default" if style == "official" else ""
+        parts = (f"lora_A{ending}.weight", f"lora_B{ending}.weight", f"lora_magnitude_vector{ending}")
+        write_state(_named(official, PEFT_PREFIX + "{}", parts), path / name, metadata=metadata)
         _write_config(official, path / LAYOUTS[name])
         return path / name
     if style == "diffusers":
         # This style cannot store α, so it is multiplied into the second matrix.
-        scaled = {k: LowRank(u.down_RI, (u.up_OR.float() * u.scale).to(u.up_OR), 1.0) for k, u in official.items()}
-        state = _named(scaled, "transformer.{}", ("lora_A", "lora_B"))
+        scaled = {k: replace(u, up_OR=(u.up_OR.float() * u.scale).to(u.up_OR), scale=1.0) for k, u in official.items()}
+        state = _named(scaled, "transformer.{}", ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector"))
     elif style in ("comfyui", "kohya"):
         flat = style == "kohya"
         prefix = "lora_unet_{}" if flat else "diffusion_model.{}"
         named = {k.replace(".", "_") if flat else k: update for k, update in official.items()}
-        state = _named(named, prefix, ("lora_down", "lora_up"))
+        state = _named(named, prefix, ("lora_down.weight", "lora_up.weight", "dora_scale"))
         state |= {f"{prefix.format(k)}.alpha": torch.tensor(u.scale * u.rank) for k, u in named.items()}
     else:
         raise RequestError(f"unknown LoRA style `{style}`: use official, peft, diffusers, comfyui or kohya")
     return write_state(state, path, metadata=metadata)
+
+
+def is_lora(path: Path) -> bool:
+    """Whether a file or folder holds a LoRA. Raises: WeightsError where it cannot be read."""
+    return any(_DOWN.fullmatch(name) for name in read_meta(find_files(path)[0], stored=True))
+
+
+def layers_in(path: Path) -> Shapes | None:
+    """(outputs, inputs) of the layers a LoRA changes, by the names its file has for them; None for another file.
+
+    Args:
+        path: File or folder.
+
+    Raises:
+        WeightsError: It cannot be read, or its names have `_` for `.`, so that the layers cannot be told.
+    """
+    if not is_lora(path):
+        return None
+    file, _ = find_files(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in read_meta(file, stored=True).items()}
+    found: dict[str, tuple[int, ...]] = {}
+    for raw, names in _group(shapes, file).items():
+        if raw.startswith(FLAT_PREFIXES):
+            raise WeightsError(f"`{escaped(file)}` has `_` for `.` in its names: say which model it is for")
+        bare = raw
+        while prefix := next((one for one in PREFIXES if bare.startswith(one)), ""):
+            bare = bare.removeprefix(prefix)
+        down, up = shapes[names["down"]], shapes[names["up"]]
+        found[bare] = (*up[:1], *down[1:2])
+    return found
 
 
 def _group(shapes: Shapes, file: Path) -> dict[str, dict[str, str]]:
@@ -263,7 +316,7 @@ def _group(shapes: Shapes, file: Path) -> dict[str, dict[str, str]]:
         for pattern, kind in _RELATIVES:
             if pattern.search(name):
                 raise _is_relative(kind, f"{file}", tensor=name)
-        for part, pattern in (("down", _DOWN), ("up", _UP), ("alpha", _ALPHA)):
+        for part, pattern in (("down", _DOWN), ("up", _UP), ("alpha", _ALPHA), ("magnitude", _MAGNITUDE)):
             if match := pattern.fullmatch(name):
                 layer = match[1].removesuffix(BASE_LAYER)
                 if (other := grouped.setdefault(layer, {}).setdefault(part, name)) != name:
@@ -275,7 +328,7 @@ def _group(shapes: Shapes, file: Path) -> dict[str, dict[str, str]]:
             if is_whole:
                 continue
             raise WeightsError(
-                f"tensor `{shown(name)}` in `{file}` is no part of a LoRA: expected `<layer>.lora_A.weight` and "
+                f"tensor `{shown(name)}` in `{file}` is not part of a LoRA: expected `<layer>.lora_A.weight` and "
                 "`.lora_B.weight`, or `.lora_down.weight` and `.lora_up.weight`"
             )
     if foreign and not grouped:
@@ -358,6 +411,14 @@ def _check(
         )
     if down.shape[0] == 0:
         raise WeightsError(f"tensor `{shown(names['down'])}` in `{file}` has rank 0: at least 1 is needed")
+    if "magnitude" in names and described[names["magnitude"]].numel() != outputs:
+        raise WeightsError(
+            f"tensor `{shown(names['magnitude'])}` in `{file}` has shape "
+            f"{list(described[names['magnitude']].shape)}, but the layer `{layer}` of `{model}` has {outputs} outputs: "
+            "one norm of each row is supported"
+        )
+    if config is not None and config.dora and "magnitude" not in names:
+        raise WeightsError(f"layer `{layer}` has no magnitudes in `{file}`, though its configuration says DoRA")
     if rank is not None and rank != down.shape[0]:
         raise WeightsError(
             f"tensor `{shown(names['down'])}` in `{file}` has rank {down.shape[0]}, its configuration says {rank}: "
@@ -434,11 +495,16 @@ def _layer_name(tensor: str) -> str:
     return tensor.removesuffix(".weight")
 
 
-def _named(updates: Mapping[str, LowRank], prefix: str, parts: tuple[str, str]) -> dict[str, Tensor]:
+def _named(updates: Mapping[str, LowRank], prefix: str, parts: tuple[str, str, str]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for layer, update in updates.items():
-        state[f"{prefix.format(layer)}.{parts[0]}.weight"] = update.down_RI
-        state[f"{prefix.format(layer)}.{parts[1]}.weight"] = update.up_OR
+        state[f"{prefix.format(layer)}.{parts[0]}"] = update.down_RI
+        state[f"{prefix.format(layer)}.{parts[1]}"] = update.up_OR
+        if update.magnitude_O is not None:
+            as_column = parts[2] == "dora_scale"
+            state[f"{prefix.format(layer)}.{parts[2]}"] = (
+                update.magnitude_O[:, None] if as_column else update.magnitude_O
+            )
     return state
 
 
@@ -450,8 +516,10 @@ def _write_config(updates: Mapping[str, LowRank], path: Path) -> None:
         "peft_type": "LORA",
         "r": first.rank,
         "lora_alpha": alpha,
+        "use_dora": any(update.magnitude_O is not None for update in updates.values()),
         "target_modules": sorted(updates),
         "rank_pattern": {re.escape(k): u.rank for k, u in updates.items() if u.rank != first.rank},
         "alpha_pattern": {re.escape(k): u.scale * u.rank for k, u in updates.items() if u.scale * u.rank != alpha},
     }
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    with replacing(path) as part:
+        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -12,13 +12,14 @@ from pathlib import Path
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.files import local_path
 from kandinsky.model.card import FileSet
+from kandinsky.printing import shortened
 from kandinsky.weights.locate import is_repository, locate_part
 
-# weights → the configuration that belongs to them, in the order they are looked for in a folder
+# weights → their configuration, in the order they are searched for in a folder
 LAYOUTS = {
     "lora.safetensors": "config_lora.json",
     "adapter_model.safetensors": "adapter_config.json",
-    "pytorch_lora_weights.safetensors": "",  # Diffusers: in the header, or not at all
+    "pytorch_lora_weights.safetensors": "",  # Diffusers: in the header, or none
 }
 # one or several of `FILE[:SCALE]`
 LoraSpecs = str | Path | Iterable[str | Path]
@@ -26,15 +27,21 @@ _STRENGTH = re.compile(r"(?P<source>.+):(?P<scale>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\
 
 
 def parse_spec(spec: str | Path) -> tuple[str, float]:
-    """Split `FILE[:SCALE]` into file and scale; the scale is 1 if omitted.
+    """Split `FILE[:SCALE]` into file and scale.
 
     A colon that is not followed by a number is part of the name, as in a Windows drive.
+
+    Args:
+        spec: The text, or a path.
+
+    Returns:
+        File and scale; the scale is 1 if omitted.
 
     Raises:
         RequestError: It is not text, or names no file.
     """
     if not isinstance(spec, str | Path):
-        raise RequestError(f"LoRA `{spec}` is no file: give FILE or FILE:SCALE, or a list of them")
+        raise RequestError(f"LoRA `{spec}` is not a file: give FILE or FILE:SCALE, or a list of them")
     text = str(spec)
     if match := _STRENGTH.fullmatch(text):
         text = match["source"]
@@ -46,14 +53,26 @@ def parse_spec(spec: str | Path) -> tuple[str, float]:
 def locate_lora(source: str | Path) -> Path:
     """Find a LoRA: a file or folder of that name, otherwise a repository in the cache.
 
+    Args:
+        source: File, folder or OWNER/NAME.
+
+    Returns:
+        The file or folder.
+
     Raises:
-        WeightsError: Says what was looked for, and how to download it.
+        WeightsError: There is none; the message says what was looked for, and how to download it.
+        RequestError: The name is neither a path nor a repository.
     """
     path = local_path(source, "LoRA")
     if path.exists():
         find_files(path)
         return path
     name = str(source)
+    file, colon, scale = name.rpartition(":")
+    if colon and Path(file).expanduser().exists():
+        raise WeightsError(
+            f"scale `{shortened(scale)}` of LoRA `{file}` is not a finite number: write it as `FILE:0.8`"
+        )
     if not is_repository(name) or path.suffix in (".safetensors", ".pt", ".bin", ".json"):
         raise WeightsError(f"LoRA `{name}` is not there: give a file, a folder or a Hugging Face repository")
     missing: WeightsError | None = None
@@ -100,7 +119,13 @@ def repository_parts(repo: str) -> list[FileSet]:
 
 
 def find_files(path: Path) -> tuple[Path, Path | None]:
-    """Weights and configuration of a LoRA file or folder.
+    """Find weights and configuration of a LoRA.
+
+    Args:
+        path: File or folder.
+
+    Returns:
+        The weight file, and the configuration; None if there is none.
 
     Raises:
         WeightsError: There is no such file, or the folder holds none or several.
@@ -120,7 +145,7 @@ def find_files(path: Path) -> tuple[Path, Path | None]:
 
 
 def name_of(file: Path) -> str:
-    """What a LoRA is called: the file's name, or its folder's where every LoRA of that layout has the same."""
+    """What to call a LoRA: the file's name, or its folder's if every LoRA of that layout has the same file name."""
     if file.name not in LAYOUTS:
         return file.stem
     folder = file.absolute().parent

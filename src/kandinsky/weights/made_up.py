@@ -1,4 +1,4 @@
-"""Weights where there are no files: noise of the size that a fresh initialisation has."""
+"""Weights without files: noise of the scale that a fresh initialisation has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SEED = 0
 
 
 def fill(net: nn.Module) -> nn.Module:
-    """Weights as a fresh initialisation would scale them; no zeros, which would make whole layers idle."""
+    """Set weights as a fresh initialisation would scale them; no zeros, which would make whole layers idle."""
     device = next(net.parameters()).device
     generator = torch.Generator(device).manual_seed(SEED)
     with torch.no_grad():

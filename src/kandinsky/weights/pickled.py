@@ -1,4 +1,4 @@
-"""The only place that unpickles: `kandinsky convert --trust-pickle`, after a person said so; nothing else has it."""
+"""The only place that unpickles: `kandinsky convert --trust-pickle`, after a person allowed it; nothing else does."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def convert_trusted(source: Path, target: Path) -> tuple[Path, list[str]]:
         ``target``, and the names of what was dropped.
 
     Raises:
-        RequestError: A file name has the wrong suffix.
+        RequestError: A file name has the wrong suffix, or the target cannot be written.
         WeightsError: The file is damaged or holds no tensor.
     """
     if source.suffix not in PICKLED:
-        raise RequestError(f"`{source}` is no pickled file: those end in {', '.join(PICKLED)}")
+        raise RequestError(f"`{source}` is not a pickled file: those end in {', '.join(PICKLED)}")
     if target.suffix != ".safetensors":
         raise RequestError(f"target `{target}` must end in `.safetensors`")
     if not source.is_file():

@@ -1,4 +1,4 @@
-"""Reading weights, strictly: every tensor is there, has its shape, is finite, and nothing is left over.
+"""Reading weights, strictly: every tensor is present, has its shape, is finite, and nothing is left over.
 
 Reads safetensors files, sharded safetensors with their index, Diffusers folders, and `.pt` files with
 ``weights_only=True``; no pickle is ever executed. Names are translated by a ``KeyMap``. This module and ``write`` are
@@ -62,28 +62,36 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
     Returns:
         Tensors in the types they are stored in; int8 rows (``<name>.int8_scale`` beside ``<name>``) as float32. Names
-        are without what wrappers put in them, see ``plain_names``.
+        are stripped of what wrappers add to them, see ``plain_names``.
 
     Raises:
-        WeightsError: Names the file, and the tensor where one is cut off or described wrongly.
+        WeightsError: A file is missing or damaged; the message names it, and a tensor that is truncated or described
+            wrongly.
     """
     return plain_names(read_stored(path), str(path))
 
 
 def read_stored(path: Path) -> dict[str, Tensor]:
-    """``read_state`` under the very names that stand in the file."""
+    """All tensors of a weight file or folder, under exactly the names in the file; see ``read_state``.
+
+    Raises:
+        WeightsError: A file is missing or damaged.
+    """
     return _expand_int8(_merged(path, _read_safetensors, _read_pickled), path)
 
 
 def read_meta(path: Path, *, stored: bool = False) -> dict[str, Tensor]:
-    """What ``read_state`` would give, as tensors on the meta device: names, shapes and types; no tensor is read.
+    """The tensors of ``read_state`` on the meta device: names, shapes and types; no tensor is read.
 
     Args:
-        path: As ``read_state`` takes it.
-        stored: Keep the very names that stand in the file, as ``read_stored`` does.
+        path: As for ``read_state``.
+        stored: Keep exactly the names in the file, as ``read_stored`` does.
+
+    Returns:
+        Tensors on the meta device by name.
 
     Raises:
-        WeightsError: As ``read_state``.
+        WeightsError: A file is missing or damaged.
     """
     state = _expand_int8(_merged(path, _meta_tensors, lambda file: _read_pickled(file, device="meta")), path)
     return state if stored else plain_names(state, str(path))
@@ -93,7 +101,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors, from the headers alone.
 
     Raises:
-        WeightsError: As ``read_state``.
+        WeightsError: A file is missing or damaged.
     """
     return {name: tuple(tensor.shape) for name, tensor in read_meta(path).items()}
 
@@ -102,7 +110,7 @@ def read_metadata(path: Path) -> dict[str, str] | None:
     """The metadata of a safetensors header (of the first shard); None if there is none.
 
     Raises:
-        WeightsError: As ``read_state``.
+        WeightsError: The file is missing or damaged.
     """
     file = weight_files(path)[0]
     if file.suffix in PICKLED:
@@ -122,17 +130,17 @@ def read_ranges(file: Path) -> tuple[bytes, list[tuple[int, int]]]:
 
 
 def load_into(net: nn.Module, path: Path, *, keymap: KeyMap | None = None, dtype: torch.dtype | None = None) -> None:
-    """Give a network its weights, strictly; the network may stand on the meta device.
+    """Give a network its weights, strictly; the network may be on the meta device.
 
     Args:
         net: The network.
-        path: As ``read_state`` takes it.
-        keymap: Names in the file ↔ names in the network; the same names when not given.
-        dtype: Type for all floating tensors; as stored when not given.
+        path: As for ``read_state``.
+        keymap: Names in the file ↔ names in the network; None if they are the same.
+        dtype: Type for all floating tensors; None as stored.
 
     Raises:
-        WeightsError: Names the first tensor that is missing, left over, of another shape or kind of numbers, or not
-            finite, by its name in the file; the network is then unchanged.
+        WeightsError: A tensor is missing, left over, of another shape or type, or not finite; the message has its name
+            in the file. The network is then unchanged.
     """
     assign_state(net, read_state(path), keymap=keymap, dtype=dtype, where=str(path))
 
@@ -145,11 +153,22 @@ def assign_state(
     dtype: torch.dtype | None = None,
     where: str = "the given tensors",
 ) -> None:
-    """``load_into`` for tensors that are already in memory, under their names in the file."""
+    """Give a network tensors that are already in memory, under their names in the file; see ``load_into``.
+
+    Args:
+        net: The network.
+        state: The tensors.
+        keymap: As for ``load_into``.
+        dtype: As for ``load_into``.
+        where: What to call their source in messages.
+
+    Raises:
+        WeightsError: The tensors do not fit, as for ``load_into``.
+    """
     keymap = keymap or IDENTITY
     ours = check_state(net, state, keymap=keymap, where=where)
     for name, stored in ours.items():
-        # every value is looked at, which takes a tenth of the time that converting them does
+        # every value is checked, which takes a tenth of the time of converting them
         converted = stored if dtype is None or not stored.is_floating_point() else stored.to(dtype)
         if not is_finite(converted):
             raise _not_finite(keymap.to_official(name), where, dtype if is_finite(stored) else None)
@@ -160,19 +179,19 @@ def assign_state(
 def check_state(
     net: nn.Module, state: dict[str, Tensor], *, keymap: KeyMap | None = None, where: str = "the given tensors"
 ) -> dict[str, Tensor]:
-    """Check names, shapes and kinds of numbers of tensors, which may stand on the meta device, against a network.
+    """Check names, shapes and types of tensors, which may be on the meta device, against a network.
 
     Args:
         net: The network.
         state: Tensors under their names in the file.
-        keymap: As ``load_into`` takes it.
-        where: What to call the file.
+        keymap: As for ``load_into``.
+        where: What to call the file in messages.
 
     Returns:
-        The network's own of these tensors, by our names.
+        Those of the tensors that belong to the network, by our names.
 
     Raises:
-        WeightsError: As ``load_into``.
+        WeightsError: The tensors do not fit, as for ``load_into``.
     """
     keymap = keymap or IDENTITY
     ours = {keymap.to_ours(name): tensor for name, tensor in keymap.own(state).items()}
@@ -193,10 +212,16 @@ def check_shapes(
 ) -> None:
     """Compare a network with names (ours) and shapes.
 
-    A network that makes some tensors itself (``made_tensors() -> dict``) does without them in a file, but takes them.
+    Tensors that a network can make itself (``made_tensors() -> dict``) may be absent from a file.
+
+    Args:
+        net: The network.
+        shapes: Shapes by our names.
+        keymap: As for ``load_into``.
+        where: What to call the source of the shapes in messages.
 
     Raises:
-        WeightsError: As ``load_into``.
+        WeightsError: A tensor is missing, left over or of another shape.
     """
     keymap = keymap or IDENTITY
     expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
@@ -221,10 +246,14 @@ def check_shapes(
 
 
 def check_finite(state: Mapping[str, Tensor], where: str) -> None:
-    """Refuse tensors that hold NaN or infinity: every value is looked at.
+    """Refuse tensors that hold NaN or infinity; every value is checked.
+
+    Args:
+        state: Tensors by name.
+        where: What to call the file in messages.
 
     Raises:
-        WeightsError: Names the first such tensor.
+        WeightsError: A tensor is not finite; the message names the first.
     """
     for name, tensor in state.items():
         if not is_finite(tensor):
@@ -232,20 +261,23 @@ def check_finite(state: Mapping[str, Tensor], where: str) -> None:
 
 
 def made_tensors(net: nn.Module) -> dict[str, Tensor]:
-    """Tensors that a network can make itself, so that a file may leave them out."""
+    """Tensors that a network can make itself, so that a file may omit them."""
     make = getattr(net, "made_tensors", None)
     return {} if make is None else make()
 
 
 def plain_names(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Tensors by the names their network has for them, without what wrappers and other programs put there.
+    """Tensors by the names their network has for them, without what wrappers and other programs add.
 
-    Left out are `_orig_mod.`, `base_layer.` and such wherever they stand, and `module.` and `model.diffusion_model.`
-    before all names; beside the latter, other parts of a model (`first_stage_model.` …) are left out whole.
+    Removed are `_orig_mod.`, `base_layer.` and the like anywhere in a name, and `module.` and `model.diffusion_model.`
+    in front of all names; with the latter, other parts of a model (`first_stage_model.` …) are dropped as a whole.
 
     Args:
         state: Tensors by their names in a file.
-        where: What to call the file.
+        where: What to call the file in messages.
+
+    Returns:
+        Tensors by their plain names.
 
     Raises:
         WeightsError: Two names become the same.
@@ -270,6 +302,12 @@ def weight_files(path: Path) -> list[Path]:
 
     A pickled file that was converted is replaced by the safetensors file beside it.
 
+    Args:
+        path: As for ``read_state``.
+
+    Returns:
+        The files.
+
     Raises:
         WeightsError: A file is missing or is not a weight file.
     """
@@ -281,7 +319,7 @@ def weight_files(path: Path) -> list[Path]:
         raise WeightsError(f"weight file `{path}` is not there")
     if path.suffix != ".json":
         if path.suffix != ".safetensors" and path.suffix not in PICKLED:
-            raise WeightsError(f"`{path}` is no weight file: give a `.safetensors` or `.pt` file, or a folder")
+            raise WeightsError(f"`{path}` is not a weight file: give a `.safetensors` or `.pt` file, or a folder")
         return [path]
     shards = shard_files(path)
     for shard in shards:
@@ -307,14 +345,17 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def tables(state: Any) -> dict[str, Any]:
-    """What an unpickled file holds as one table: `state_dict` where it has one; tables in it joined with dots."""
+    """The contents of an unpickled file as one table: `state_dict` if it has one; nested tables joined with dots."""
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     return dict(_flattened(state))
 
 
 def _not_finite(name: str, where: str, dtype: torch.dtype | None) -> WeightsError:
-    """``dtype``: of the conversion that some value is too large for; None where the file itself is at fault."""
+    """The error for a tensor that is not finite.
+
+    ``dtype`` is the type whose range a value exceeds on conversion; None if the file itself is at fault.
+    """
     if dtype is not None:
         return WeightsError(
             f"tensor `{shown(name)}` in `{escaped(where)}` has values too large for {dtype_name(dtype)}",
@@ -348,10 +389,10 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def _read_pickled(file: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """``device`` "meta" reads names and shapes only."""
+    """Read a `.pt` file; ``device`` "meta" reads names and shapes only."""
     with reading(file, "is damaged or cut off, fetch it again"):
         try:
-            # mapped into memory, a tensor is read when it is looked at; files of the old format cannot be
+            # mapped into memory, a tensor is read when it is accessed; files of the old format cannot be mapped
             state = torch.load(file, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(file))
         except pickle.UnpicklingError as error:
             raise WeightsError(
@@ -361,16 +402,16 @@ def _read_pickled(file: Path, device: str = "cpu") -> dict[str, Tensor]:
             ) from error
         tensors = tables(state)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise WeightsError(f"`{file}` is no table of tensors")
+        raise WeightsError(f"`{file}` is not a table of tensors")
     for name, tensor in tensors.items():
-        # a view may show more numbers than are stored, without end
+        # a view may claim any number of values beyond those stored
         if tensor.layout is not torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
             raise WeightsError(f"tensor `{shown(name)}` in `{file}` is not stored whole: only plain tensors are read")
     return tensors
 
 
 def _flattened(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Tables in tables as one table: names are joined with dots, as in a network's own."""
+    """Nested tables as one table: names are joined with dots, as in a network's own."""
     for name, value in state.items() if isinstance(state, dict) else ():
         if isinstance(value, dict):
             yield from _flattened(value, f"{prefix}{name}.")

@@ -1,4 +1,4 @@
-"""Reading files whose contents somebody else chose: malformed input is always reported as one line. No torch."""
+"""Reading files from untrusted sources: malformed input is always reported as a one-line error. No torch."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 from kandinsky.errors import BackendError, KandinskyError, WeightsError
 from kandinsky.printing import escaped
 
-LARGEST_TABLE = 64 << 20  # bytes of a JSON file; the largest index of a released model has 0.1 MB
-_LONGEST = 160  # characters of a foreign name or message that are shown
+LARGEST_TABLE = 64 << 20  # largest JSON file, in bytes; the largest index of a released model has 0.1 MB
+_LONGEST = 160  # most characters of a foreign name or message to show
 
 
 @contextmanager
 def reading(file: Path | str, failure: str = "is damaged") -> Iterator[None]:
-    """Report whatever the contents of a file make other code raise as one ``WeightsError``.
+    """Report any error that the contents of a file cause in other code as one ``WeightsError``.
 
-    For code that takes values from a file on trust: a tokenizer, a network built from a `config.json`, a library's own
+    For code that uses values from a file unchecked: a tokenizer, a network built from a `config.json`, a library's own
     reader. Checks with a message of their own come before it and pass through.
 
     Args:
-        file: What is named in the message.
-        failure: What is said of it, such as `holds no tokenizer`.
+        file: The file that the message names.
+        failure: What the message says of it, such as `holds no tokenizer`.
 
     Raises:
-        WeightsError: The block raised an error that the contents of a file can cause. Errors of this library and of
-            memory that ran out pass through unchanged.
+        WeightsError: The block raised an error that the contents of a file can cause. Errors of this library and
+            out-of-memory errors pass through unchanged.
         BackendError: A package is missing.
     """
     try:
@@ -43,16 +43,22 @@ def reading(file: Path | str, failure: str = "is damaged") -> Iterator[None]:
             raise
         raise WeightsError(f"`{escaped(file)}` {failure}: {first_line(error)}") from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of libraries written in Rust; it is no ``Exception``
+        if type(error).__name__ != "PanicException":  # from Rust libraries; not an ``Exception``
             raise
         raise WeightsError(f"`{escaped(file)}` {failure}: {first_line(error)}") from error
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object.
 
     Raises:
-        WeightsError: The file is absent, too large, no JSON, nested too deeply, or holds something else.
+        WeightsError: The file is absent, too large, not JSON, nested too deeply, or holds something else.
     """
     try:
         if path.stat().st_size > LARGEST_TABLE:
@@ -64,20 +70,23 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def parse_table(text: bytes, where: Path | str) -> dict[str, Any]:
-    """The JSON object in a text.
+    """Parse a JSON object.
 
     Args:
-        text: UTF-8. Names that stand twice in one object are refused: readers do not agree on which of them counts.
-        where: What to call it.
+        text: UTF-8. Duplicate names in one object are refused, since readers do not agree on which of them counts.
+        where: What to call it in messages.
+
+    Returns:
+        The object.
 
     Raises:
-        WeightsError: It is no JSON, is nested too deeply, or is something else.
+        WeightsError: It is not JSON, is nested too deeply, or is something else.
     """
     try:
         table = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except RecursionError as error:
         raise WeightsError(f"`{escaped(where)}` is nested too deeply: fetch it again") from error
-    except ValueError as error:  # of encoding, too
+    except ValueError as error:  # including encoding errors
         raise WeightsError(f"`{escaped(where)}` is not valid JSON ({first_line(error)}): fetch it again") from error
     if not isinstance(table, dict):
         raise WeightsError(f"`{escaped(where)}` must hold a JSON object, not {type(table).__name__}: fetch it again")
@@ -85,13 +94,13 @@ def parse_table(text: bytes, where: Path | str) -> dict[str, Any]:
 
 
 def shown(text: object) -> str:
-    """A foreign name or message as it may stand in an error: escaped, in one line, shortened."""
+    """A foreign name or message as it may stand in an error: escaped, on one line, shortened."""
     line = escaped(text)
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]}…{line[-_LONGEST // 2 :]}"
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, in one line."""
+    """Another library's error on one line."""
     lines = str(error).strip().splitlines()
     return shown(lines[0]) if lines else type(error).__name__
 
@@ -105,6 +114,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: torch says so with a class of its own on accelerators, in words on the host."""
+    """Whether memory ran out: torch has a class for that on accelerators, and only a message on the host."""
     words = ("DefaultCPUAllocator", "not enough memory")
     return type(error).__name__ == "OutOfMemoryError" or any(word in str(error) for word in words)

@@ -7,7 +7,7 @@ metadata included. (safetensors' own writer sorts tensors and keeps metadata in 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,31 @@ def write_state(
     return path
 
 
+def write_tensors(
+    path: Path,
+    described: Mapping[str, Tensor],
+    make: Callable[[str], Tensor],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a file whose tensors are made one after another, so that one at a time is in memory.
+
+    Args:
+        path: The file.
+        described: Types and shapes by name, as tensors on the meta device.
+        make: Gives the tensor of a name, of that type and shape.
+        metadata: Text for the header.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        RequestError: As ``write_state``.
+    """
+    _write_file(path, described, metadata, make)
+    return path
+
+
 def _write_folder(
     folder: Path,
     state: Mapping[str, Tensor],
@@ -90,12 +115,26 @@ def _write_folder(
     _replace(folder / "config.json", [_pretty(config)])
 
 
-def _write_file(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> None:
-    _replace(path, [*serialised(state, metadata)])
+def _write_file(
+    path: Path,
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None,
+    make: Callable[[str], Tensor] | None = None,
+) -> None:
+    _replace(path, serialised(state, metadata, make))
 
 
-def serialised(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | Tensor]:
+def serialised(
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    make: Callable[[str], Tensor] | None = None,
+) -> Iterator[bytes | Tensor]:
     """A safetensors file in pieces, one behind the other; ``raw`` gives the bytes of a piece.
+
+    Args:
+        state: The tensors; of those that ``make`` makes, types and shapes are looked at.
+        metadata: Text for the header.
+        make: Makes each tensor when its turn comes.
 
     Raises:
         RequestError: safetensors has no such type.
@@ -115,10 +154,10 @@ def serialised(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
     text += b" " * (-len(text) % ALIGNMENT)
     yield len(text).to_bytes(8, "little")
     yield text
-    yield from state.values()
+    yield from state.values() if make is None else map(make, state)
 
 
-def _replace(path: Path, pieces: list[bytes | Tensor]) -> None:
+def _replace(path: Path, pieces: Iterable[bytes | Tensor]) -> None:
     """Replace a file atomically by the concatenation of ``pieces``."""
     with replacing(path) as beside, beside.open("wb") as stream:
         for piece in pieces:
@@ -144,7 +183,7 @@ def _pack_int8(state: Mapping[str, Tensor], patterns: Collection[str]) -> dict[s
             packed[name] = tensor
             continue
         if tensor.dim() < 1 or not tensor.is_floating_point():
-            raise RequestError(f"tensor `{name}` cannot be stored as int8 rows: it is no matrix of numbers")
+            raise RequestError(f"tensor `{name}` cannot be stored as int8 rows: it is not a matrix of numbers")
         rows = tensor.detach().float().flatten(1) if tensor.dim() > 1 else tensor.detach().float()[:, None]
         scale = rows.abs().amax(dim=1) / 127.0
         scale[scale == 0] = 1.0

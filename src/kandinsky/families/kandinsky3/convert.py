@@ -1,4 +1,4 @@
-"""Kandinsky 3, all of it: from the official files to a Diffusers folder and back."""
+"""Kandinsky 3 as a whole: from the official files to a Diffusers folder and back."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def write_diffusers(files: Files, target: Path, *, unet: Mapping[str, Any], movq
     """Write a folder that Diffusers' ``Kandinsky3Pipeline`` loads.
 
     Args:
-        unet: Hyper-parameters by official name.
-        movq: Hyper-parameters by official name.
+        unet: Hyper-parameters of the U-Net, by official name.
+        movq: Hyper-parameters of the autoencoder, by official name.
 
     Raises:
-        WeightsError: If the tensors do not fit the network.
-        RequestError: If the target exists already.
-        BackendError: If Diffusers' class cannot represent the network.
+        WeightsError: The tensors do not fit the network.
+        RequestError: The target exists already.
+        BackendError: Diffusers' class cannot represent the network.
     """
     with _made_beside(target) as folder:
         projection = _projection(files.projection)
@@ -91,7 +91,10 @@ def write_diffusers(files: Files, target: Path, *, unet: Mapping[str, Any], movq
 
 
 def write_official(files: Files, target: Path, *, unet: Mapping[str, Any], movq: Mapping[str, Any]) -> Path:
-    """Write an official `weights/` folder: `kandinsky3.pt`, `movq.pt`, `flan_ul2_encoder/`; else as the other one."""
+    """Write an official `weights/` folder: `kandinsky3.pt`, `movq.pt`, `flan_ul2_encoder/`.
+
+    Arguments and errors are those of ``write_diffusers``.
+    """
     with _made_beside(target) as folder:
         state = _unet(unet, files.unet).state_dict()
         torch.save({"unet": {n: t for n, t in state.items() if n != NULL}, NULL: state[NULL]}, folder / "kandinsky3.pt")
@@ -142,7 +145,7 @@ def _copy(source: Path, target: Path, names: list[str] | tuple[str, ...]) -> Non
 
 @contextmanager
 def _made_beside(target: Path) -> Iterator[Path]:
-    """A new folder that gets the target's name when all is in it."""
+    """A new folder that gets the target's name when it is complete."""
     if target.exists():
         raise RequestError(f"target `{target}` is there already: name a folder that is not")
     with replacing(target, folder=True) as folder:

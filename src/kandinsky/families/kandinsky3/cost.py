@@ -12,7 +12,7 @@ FIGURES = Figures(384, 0.50e8, 0.93e8, 0.52e8, in_stages=0.957, largest=0.112, q
 
 
 def unet(card: Card, component: Component, load: Load) -> Cost:
-    """Of all passes over one image."""
+    """The cost of all passes over one image."""
     base = UNetParams.from_dict(component.params).model_channels
     positions = load.shape.frames * load.latent.height * load.latent.width
     operations = FIGURES.operations(base, positions, load.passes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kandinsky.families.parts.shared import MOVQ, T5_PROJECTED
+from kandinsky.families.parts.shared import MOVQ, T5_PROJECTED, UNET_ADAPTS
 from kandinsky.model.family import DiffusersFormat, Family, FolderLayout, Part
 from kandinsky.model.lazy import Lazy
 from kandinsky.model.task import INPAINTING, TEXT_TO_IMAGE
@@ -17,6 +17,7 @@ FAMILY = Family(
             spellings=(Lazy(f"{_HERE}.folder:unet_of"),),
             bind=Lazy("kandinsky.families.parts.unet.denoiser:bind"),
             cost=Lazy(f"{_HERE}.cost:unet"),
+            adapts=UNET_ADAPTS,
             rivals={"diffusers": Lazy(f"{_HERE}.rivals:unet")},
         ),
         "t5-projected": T5_PROJECTED,

@@ -138,12 +138,12 @@ def _levels(theirs: str, ours: str, step: str, order: Sequence[int]) -> list[tup
 
 
 def unet_of(names: Collection[str]) -> KeyMap | None:
-    """The map of a file of the U-Net in this layout; None for another file."""
+    """The key map if a file is the U-Net in this layout; None for another file."""
     return UNET if "conv_in.weight" in names else None
 
 
 def movq_of(names: Collection[str]) -> KeyMap | None:
-    """The map of a file of the autoencoder in this layout; None for another file."""
+    """The key map if a file is the autoencoder in this layout; None for another file."""
     levels = {name.split(".")[2] for name in names if name.startswith("encoder.down_blocks.")}
     return movq(len(levels)) if levels else None
 
@@ -152,7 +152,7 @@ def unet_params(config: Mapping[str, Any]) -> dict[str, Any]:
     """Hyper-parameters by official name.
 
     Raises:
-        WeightsError: If one is missing or wrong.
+        WeightsError: One is missing or wrong.
     """
     widths = _list(config, "block_out_channels")
     given = {
@@ -180,7 +180,7 @@ def unet_config(params: Mapping[str, Any], text_width: int) -> dict[str, Any]:
         text_width: Width of the embeddings that are projected.
 
     Raises:
-        BackendError: If Diffusers' class cannot represent it.
+        BackendError: Diffusers' class cannot represent it.
     """
     widths = [params["model_channels"] * factor for factor in params["dim_mult"]]
     config = {
@@ -205,7 +205,7 @@ def movq_params(config: Mapping[str, Any]) -> dict[str, Any]:
     """The autoencoder's hyper-parameters by official name.
 
     Raises:
-        WeightsError: As ``unet_params``.
+        WeightsError: The configuration does not describe a MoVQ of Kandinsky.
     """
     widths = _list(config, "block_out_channels")
     attends = [i for i, name in enumerate(_list(config, "down_block_types")) if name.startswith("Attn")]
@@ -244,7 +244,7 @@ def movq_config(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sampler_of(scheduler: Mapping[str, Any]) -> str | None:
-    """Name of the sampler that walks as a `scheduler_config.json` says; None where there is none like it."""
+    """Name of the sampler that a `scheduler_config.json` describes; None if there is none like it."""
     thresholds = scheduler.get("thresholding", False)
     # a threshold that may not go beyond 1 is a cut at 1
     cuts = scheduler.get("sample_max_value", 1.0) == 1 if thresholds else scheduler.get("clip_sample", True)
@@ -273,7 +273,7 @@ def _multiples(widths: Sequence[int]) -> list[int]:
 
 
 def read_diffusers(folder: Path, card: Card, cards: Cards) -> Card:
-    """Kandinsky 3 as Diffusers runs it: its scheduler, guidance and steps, and its way with padding."""
+    """Kandinsky 3 as Diffusers runs it: its scheduler, guidance and steps, and its handling of padding."""
     if named_in(folder, card.task, cards) is None:
         card = dataclasses.replace(card, id=folder.name, title=folder.name, source=str(folder))
     card = in_diffusers_layout(card, str(folder))

@@ -18,7 +18,7 @@ from kandinsky.model.values import TextEmbeddings
 def unet(
     side: Side, noise_BTHWC: Tensor, text: TextEmbeddings, negative: TextEmbeddings | None
 ) -> Callable[[], Tensor]:
-    """Its projection is left out, since the states are projected already; its scheduler costs next to nothing."""
+    """The U-Net without its projection, since embeddings are already projected; its scheduler costs almost nothing."""
     scale = side.job.guidance - 1
     if negative is not None and scale <= 1:
         raise Unavailable(f"Diffusers' pipeline runs no second pass at guidance {side.job.guidance:g}: use above 2")

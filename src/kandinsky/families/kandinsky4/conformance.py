@@ -40,13 +40,13 @@ T5_KEYS = (
 
 
 def run_dit(case: Case) -> Mapping[str, Tensor]:
-    """One forward pass over clips packed one behind the other, with what goes on inside."""
+    """One forward pass over clips concatenated along time, with its intermediate results."""
     inputs = case.inputs
     net = transformer(case, case.config)
     frames = _lengths(inputs["visual_cu_seqlens"], "inputs.visual_cu_seqlens", len(inputs["x"]))
     lengths = _lengths(inputs["text_cu_seqlens"], "inputs.text_cu_seqlens", len(inputs["text_embed"]))
     text = packed_states(inputs["text_embed"], lengths)
-    scale = _triple(case.call, "scale_factor")
+    scale = case.call.factors("scale_factor")
     outputs = _listen(net)
     outputs["output"] = net(
         inputs["x"], inputs["time"], text, frames=frames, rope_scale=scale, groups=_groups(case.call)
@@ -94,7 +94,7 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
         return x.bfloat16().float() if rounding == "bfloat16" else x
 
     states = packed_states(rounded(inputs["text_embed"]), lengths)
-    denoiser = DiscreteDenoiser(net, states, rope_scale=_triple(call, "scale_factor"))
+    denoiser = DiscreteDenoiser(net, states, rope_scale=call.factors("scale_factor"))
     outputs: dict[str, Tensor] = {}
 
     def told(x_BTHWC: Tensor, t: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def transformer(case: Case, config: Settings, *, groups: Groups | None = None) -
 
 
 def _listen(net: DiffusionTransformer3D) -> dict[str, Tensor]:
-    """A table that fills with the streams of a forward pass, under the official names."""
+    """A table that is filled with the token streams of a forward pass, under the official names."""
     heard: dict[str, Tensor] = {}
 
     def keep(module: nn.Module, *names: str) -> None:
@@ -229,13 +229,6 @@ def _groups(call: Settings) -> Groups:
     if not call.has("num_groups"):
         return (1, 1, 1)
     t, h, w = call.integers("num_groups", 3, least=1)
-    return (t, h, w)
-
-
-def _triple(call: Settings, key: str) -> tuple[float, float, float]:
-    if not call.has(key):
-        return (1.0, 1.0, 1.0)
-    t, h, w = call.numbers(key, 3)
     return (t, h, w)
 
 

@@ -19,10 +19,17 @@ MOVED, KERNELS = 18, 40
 
 
 def operations(params: DiTParams, latent: Sequence[int], text_tokens: int) -> Operations:
-    """Of one pass over one clip: both streams pass each of the 2·num_blocks blocks, and every group holds all text.
+    """Operations of one pass over one clip: both streams pass through each of the 2·num_blocks blocks.
+
+    Every group holds all text.
 
     Args:
-        latent: frames, rows and columns.
+        params: Hyper-parameters.
+        latent: Frames, rows and columns.
+        text_tokens: Number of text tokens.
+
+    Returns:
+        The operations.
     """
     S, L, G = _tokens(params, latent), text_tokens, math.prod(params.num_groups)
     D, F, E, patch = params.model_dim, params.ff_dim, params.time_dim, math.prod(params.patch_size)
@@ -43,7 +50,7 @@ def _tokens(params: DiTParams, latent: Sequence[int]) -> int:
 
 
 def transformer(card: Card, component: Component, load: Load) -> Cost:
-    """Of all passes over one clip."""
+    """The cost of all passes over one clip."""
     params = DiTParams.from_dict(component.params)
     D, F, tokens = params.model_dim, params.ff_dim, _tokens(params, load.latent.as_tuple())
     blocks = 2 * params.num_blocks
@@ -64,7 +71,7 @@ def transformer(card: Card, component: Component, load: Load) -> Cost:
 
 
 def demand(component: Component, latent: LatentShape) -> Demand:
-    """What there is to split of one pass: the tokens of each frame."""
+    """What there is to split in one pass: the tokens of each frame."""
     params = DiTParams.from_dict(component.params)
     _, rows, columns = params.patch_size
     tokens = latent.height // rows * (latent.width // columns)
@@ -73,5 +80,5 @@ def demand(component: Component, latent: LatentShape) -> Demand:
 
 
 def blocks(component: Component) -> int:
-    """Pairs of blocks, as a card or a benchmark sets them."""
+    """Number of pairs of blocks, as set by a card or a benchmark."""
     return DiTParams.from_dict(component.params).num_blocks

@@ -4,7 +4,7 @@ Legend: B clips; F latent frames of all clips together; T frames of one clip; H 
 one frame; S visual tokens; L text tokens; G groups; D width; N heads; K head width; E width of the time vector.
 Tensor names are the official ones.
 
-Clips of different length make one batch by standing one behind the other: everything but attention works on frames,
+Clips of different length are concatenated to one batch: everything but attention works on frames,
 and attention takes all clips of the same length at once. No cumulative lengths live on the device, so nothing waits.
 
 Precision: as in ``families/kandinsky5/dit.py``. The compute type is the type of the weights; modulation, normalisation,
@@ -54,7 +54,7 @@ def to_groups(x_BTHW: Tensor, groups: Groups, kind: Kind) -> Tensor:
         [B, G, T·H·W / G, …], groups and tokens row-major; a view where there is one group.
 
     Raises:
-        RequestError: If the grid cannot be divided.
+        RequestError: The grid cannot be divided.
     """
     return _group_view(x_BTHW, groups, kind).flatten(3, 5).flatten(1, 2)
 
@@ -97,9 +97,11 @@ def from_groups(x_BGS: Tensor, grid: Sequence[int], groups: Groups, kind: Kind) 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Clips that stand one behind the other: how many frames each has, and the tokens of a frame.
+    """Clips concatenated along time: the number of frames of each, and the tokens of a frame.
 
     Attributes:
+        frames: Number of frames of each clip.
+        grid: Rows and columns of tokens.
         buckets: For each length that occurs, its frames and the numbers of its clips.
     """
 
@@ -169,7 +171,7 @@ class RotaryTables(nn.Module):
             rounding: See ``DiTParams.rope_angles``.
 
         Raises:
-            RequestError: For a grid of more than 128 positions.
+            RequestError: The grid has more than 128 positions.
         """
         sizes = (max(pack.frames), *pack.grid)
         if max(sizes) > POSITIONS:
@@ -202,7 +204,7 @@ class HeadNorm(nn.LayerNorm):
 class JointAttention(nn.Module):
     """Visual and text tokens attend to each other, within groups of visual tokens; the text is in every group.
 
-    Quirk: the text is answered by the first group only, so with groups it sees a part of the clip.
+    Quirk: only the first group updates the text, so with groups it sees a part of the clip.
     Source: ai-forever/Kandinsky-4, kandinsky/model/nn.py, MultiheadSelfAttention and its local and global grouping.
     """
 
@@ -279,7 +281,7 @@ class FeedForward(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """What all blocks of a forward pass share: how the clips stand, how they are cut, how their tokens are turned.
+    """What all blocks of a forward pass share: the layout of the clips, their groups, the rotation of their tokens.
 
     Attributes:
         mix: The attention function itself.
@@ -392,7 +394,7 @@ class DiffusionTransformer3D(nn.Module):
         return tuple(f"transformer_blocks.{number}" for number in range(self.params.num_blocks))
 
     def made_tensors(self) -> dict[str, Tensor]:
-        """Tensors a weight file may leave out, with their values: the official file is read without strictness."""
+        """Tensors that a weight file may omit, with their values: the official file is read without strictness."""
         return {f"rope_embeddings.{name}": table for name, table in self.rope_embeddings.tables().items()}
 
     def forward(
@@ -410,20 +412,20 @@ class DiffusionTransformer3D(nn.Module):
         """Predict v = √ā·noise − √(1 − ā)·clean.
 
         Args:
-            x_FHWC: Frames of all clips, one clip behind the other, with condition channels where the network has them.
+            x_FHWC: Frames of all clips, concatenated, with condition channels if the network has them.
             time_B: Index of the discrete schedule, 0 … 999, of each clip.
-            text: Token states [B, L, C]; a mask hides tokens from all others. Pooled states are not looked at.
+            text: Token states [B, L, C]; a mask hides tokens from all others. Pooled states are ignored.
             frames: Of each clip; the clips of a pack may differ in nothing else.
             rope_scale: Divisors of the (t, h, w) angles.
             groups: Instead of ``params.num_groups``.
-            attention: Its backend is taken.
+            attention: Only its backend is used.
             runner: Runs the 2·num_blocks blocks on the visual tokens [F, P, D]; the text goes along beside them.
 
         Returns:
             [F, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
 
         Raises:
-            RequestError: For clips that cannot be patched, grouped or positioned, or do not add up.
+            RequestError: The clips cannot be patched, grouped or positioned, or do not add up.
         """
         spec = attention or AttentionSpec()
         if spec.type != "dense":

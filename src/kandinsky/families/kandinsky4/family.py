@@ -20,6 +20,12 @@ FAMILY = Family(
             cost=Lazy(f"{_HERE}.cost:transformer"),
             flops=Lazy(f"{_HERE}.cost:flops"),
             depth=Depth("num_blocks", 1, Lazy(f"{_HERE}.cost:blocks")),
+            adapts=(
+                "self_attention.to_query_key_value",
+                "self_attention.output_layer",
+                "feed_forward.in_layer",
+                "feed_forward.out_layer",
+            ),
         ),
         "t5": T5,
         "cogvideox": COGVIDEOX,

@@ -1,4 +1,4 @@
-"""How processes share the work of the Kandinsky 4 transformer.
+"""How the work of the Kandinsky 4 transformer is split over processes.
 
 Legend: F frames, P tokens of a frame, L text tokens, N heads, K head width.
 """
@@ -21,7 +21,7 @@ from kandinsky.runtime.parallel.split import Cut, SplitRules
 
 
 def joint_mix(context: Context, tokens: int) -> JointMix:
-    """Attention among the tokens of all: every process has its share of each frame, and the whole text."""
+    """Attention among the tokens of all processes: each has its share of each frame, and the whole text."""
 
     def shared(visual: Sequence[Tensor], text: Sequence[Tensor], where: Where, kind: Kind) -> tuple[Tensor, Tensor]:
         heads = visual[0].shape[HEADS]

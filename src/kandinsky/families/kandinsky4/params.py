@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from kandinsky.errors import RequestError
-from kandinsky.model.params import read_params, three
+from kandinsky.families.parts.params import TransformerParams
 
 Groups = tuple[int, int, int]
 WHOLE: Groups = (1, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class DiTParams:
+class DiTParams(TransformerParams):
     """Hyper-parameters under their official names, with the official constructor defaults; then ours.
 
     Attributes:
@@ -41,10 +39,7 @@ class DiTParams:
     visual_cond: bool = False
 
     def __post_init__(self) -> None:
-        if self.model_dim % self.head_dim or self.model_dim % 2:
-            raise RequestError(f"model_dim {self.model_dim} is not a multiple of the head width {self.head_dim}")
-        if any(width % 2 for width in self.axes_dims):
-            raise RequestError(f"axes_dims {list(self.axes_dims)}: every entry must be even")
+        TransformerParams.__post_init__(self)
         if self.rope_angles not in ("stored", "bfloat16", "exact"):
             raise RequestError(f"unknown rope_angles `{self.rope_angles}`: use `stored`, `bfloat16` or `exact`")
         if self.patch_size[0] != 1:
@@ -52,44 +47,20 @@ class DiTParams:
         check_groups(self.num_groups)
 
     @property
-    def head_dim(self) -> int:
-        return sum(self.axes_dims)
-
-    @property
-    def num_heads(self) -> int:
-        return self.model_dim // self.head_dim
-
-    @property
     def has_condition_channels(self) -> bool:
         return self.visual_cond
 
     @property
-    def input_channels(self) -> int:
-        """Channels of the input: the latent, and with conditioning as many again and a mask."""
-        return 2 * self.in_visual_dim + 1 if self.visual_cond else self.in_visual_dim
-
-    @property
     def text_widths(self) -> tuple[int, int]:
-        """Widths of a text token that the network takes, and of the pooled text, which it does not look at."""
+        """Widths of a text token that the network expects, and of the pooled text, which it ignores."""
         return self.in_text_dim, 1
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DiTParams:
-        """Read official hyper-parameters.
-
-        Raises:
-            RequestError: For an unknown key.
-        """
-        what = "transformer parameter"
-        axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims", "num_groups") if key in values}
-        return read_params(cls, {**values, **axes}, what)
 
 
 def check_groups(groups: Groups) -> None:
     """Check a grouping of attention.
 
     Raises:
-        RequestError: For groups that cut time, which the official segment bounds do not allow, or below 1.
+        RequestError: Groups cut time, which the official segment bounds do not allow, or are below 1.
     """
     if groups[0] != 1 or min(groups) < 1:
         raise RequestError(f"num_groups {list(groups)} is not allowed: (1, rows, columns), each 1 or more")

@@ -1,6 +1,6 @@
-"""What a model of sound is told of a film: states of its frames and of words, from an encoder or from a file.
+"""What an audio model sees of an input video: embeddings of its frames and of text, from an encoder or from a file.
 
-Legend: N windows of a video, T states of a window's frames, L of the words, E their width; H W rows and columns.
+Legend: N windows of a video, T embeddings of a window's frames, L of the text, E their width; H W rows and columns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ClipEncoder(Protocol):
             times_s: When each is shown, from the start of the window.
 
         Returns:
-            [1, T', E]; T' may be another number than that of frames.
+            [1, T', E]; T' may differ from the number of frames.
         """
         ...
 
@@ -65,17 +65,17 @@ class ClipEmbeddings:
 
 
 def write_embeddings(states: ClipEmbeddings, path: Path) -> Path:
-    """Write states as safetensors, for ``read_embeddings`` and `--states`; returns the path."""
+    """Write embeddings as safetensors, for ``read_embeddings`` and `--states`; returns the path."""
     tensors = {name: getattr(states, field) for name, field in NAMES.items()}
     return write_state({name: tensor for name, tensor in tensors.items() if tensor is not None}, path)
 
 
 def read_embeddings(path: str | Path) -> ClipEmbeddings:
-    """States made elsewhere, under the official names, with or without the first axis.
+    """Read embeddings made elsewhere, under the official names, with or without the first axis.
 
     Raises:
-        RequestError: If the file does not exist, lacks an embedding or has others.
-        WeightsError: If it is damaged.
+        RequestError: The file does not exist, lacks an embedding or has others.
+        WeightsError: The file is damaged.
     """
     path = Path(path).expanduser()
     if not path.is_file():

@@ -1,16 +1,16 @@
 """Encodes videos and prompts with CogVLM2-Video-LLaMA3, as Kandinsky 4's video to audio was trained.
 
-The model's class is program code in its own repository. It runs only where the caller has said that it may; what is
-not there in this library is then what that code says (which frames' size, which tokens).
+The model's class is program code in its own repository. It runs only if the caller has allowed it; what this library
+leaves open (the size of frames, the tokens) is up to that code.
 
-Legend: T frames, P places of a frame's tokens, L words, E width of the states.
+Legend: T frames, P places of a frame's tokens, L tokens of text, E width of the embeddings.
 Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/video2audio_pipe.py, extract_video_embedding and
 extract_text_embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky.errors import BackendError, OutOfMemory, WeightsError
-from kandinsky.model.params import read_params
+from kandinsky.errors import BackendError, OutOfMemory, WeightsError, needs
+from kandinsky.model.params import Readable
 from kandinsky.text.pretrained import from_folder
 from kandinsky.weights.read import check_finite, read_meta
 from kandinsky.weights.untrusted import first_line
@@ -29,7 +29,7 @@ SEES, READS = 1, 0  # kinds of tokens
 
 
 @dataclass(frozen=True, slots=True)
-class CogVlm2Params:
+class CogVlm2Params(Readable):
     """Settings of the encoder.
 
     Attributes:
@@ -37,16 +37,8 @@ class CogVlm2Params:
             which are attended to.
     """
 
+    what = "encoder parameter"
     max_words: int = 100
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CogVlm2Params:
-        """Read a card's values.
-
-        Raises:
-            RequestError: For an unknown key.
-        """
-        return read_params(cls, values, "encoder parameter")
 
 
 class _Reached(Exception):  # noqa: N818 - no fault: the rest of the model is not needed
@@ -60,8 +52,8 @@ class CogVlm2Encoder(nn.Module):
     """A ``ClipEncoder``: hidden states before the last layer of the language model, one per frame and per token.
 
     Args:
-        model: With ``build_conversation_input_ids``, as its repository has it.
-        tokenizer: Of the same repository.
+        model: The model, with ``build_conversation_input_ids``, as in its repository.
+        tokenizer: From the same repository.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, params: CogVlm2Params | None = None) -> None:
@@ -77,7 +69,7 @@ class CogVlm2Encoder(nn.Module):
         return out
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """[B, max_words, E]; each prompt in a run of its own."""
+        """Encode prompts to [B, max_words, E]; each prompt in a run of its own."""
         return torch.stack([self._words(prompt) for prompt in prompts])
 
     def _words(self, prompt: str) -> Tensor:
@@ -86,10 +78,10 @@ class CogVlm2Encoder(nn.Module):
         return torch.cat((states_LE, states_LE.new_zeros(missing, states_LE.shape[1])))
 
     def _states(self, text: str, films_CTHW: list[Tensor], kind: int) -> Tensor:
-        """Of the tokens of one kind, [n, E].
+        """States of the tokens of one kind, [n, E].
 
         Raises:
-            BackendError: If the model's own code fails.
+            BackendError: The model's own code fails.
         """
         device = next(self.model.parameters()).device
         try:
@@ -107,7 +99,7 @@ class CogVlm2Encoder(nn.Module):
         return states_BLE[0, inputs["token_type_ids"][0] == kind]
 
     def _before_last_layer(self, inputs: dict[str, Any]) -> Tensor:
-        """What the last layer would be given; it, and the head's 128,000 words a token, are not computed."""
+        """The input of the last layer, which is not computed, nor is the head with its 128,000 tokens."""
 
         def stop(_layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             raise _Reached(named["hidden_states"] if "hidden_states" in named else given[0])
@@ -126,17 +118,15 @@ class CogVlm2Encoder(nn.Module):
 def read_cogvlm2(folder: Path, *, params: CogVlm2Params | None = None, dtype: torch.dtype) -> CogVlm2Encoder:
     """Read model and tokenizer from a local folder, on the host; this runs the program code in that folder.
 
-    Nothing is fetched. Callers ask for permission first, see ``engine/remote_code.py``.
+    Nothing is downloaded. Callers check permission first, see ``engine/remote_code.py``.
 
     Raises:
-        BackendError: If transformers is not installed, or the folder's code fails.
-        WeightsError: If files are damaged.
+        BackendError: transformers is not installed, or the folder's code fails.
+        WeightsError: Files are damaged.
     """
-    try:
+    with needs("transformers", "the encoder"):
         from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError as error:
-        raise BackendError("the encoder needs the package `transformers`: install `kandinsky-video[full]`") from error
-    read_meta(folder, stored=True)  # names a tensor that is cut off, before any is read
+    read_meta(folder, stored=True)  # reports a truncated tensor before any is read
     classes: tuple[Any, Any] = (AutoTokenizer, AutoModelForCausalLM)
     try:
         tokenizer = from_folder(classes[0], folder, trust_remote_code=True)

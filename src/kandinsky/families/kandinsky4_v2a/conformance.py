@@ -53,7 +53,7 @@ def run_unet(case: Case) -> Mapping[str, Tensor]:
 
 
 def run_scheduler(case: Case) -> Mapping[str, Tensor]:
-    """The loop with recorded answers of a network: the times it visits, and the state after each."""
+    """The loop with recorded predictions of a network: the times it visits, and the state after each."""
     inputs = case.inputs
     answers = [iter(_channels_last(inputs[name], frames=2)) for name in ("eps_cond", "eps_uncond")]
     visited: list[Tensor] = []
@@ -98,9 +98,9 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
 
 
 def run_spectrogram(case: Case) -> Mapping[str, Tensor]:
-    """Sound to an image; the image to mel bands, magnitudes, sound, and its loudness.
+    """Audio to an image; the image to mel bands, magnitudes, audio, and its loudness.
 
-    Every stage starts from the recorded result of the one before, so that one level of grey does not decide the rest.
+    Every stage starts from the recorded result of the one before, so that one grey level does not decide the rest.
     """
     params, inputs, call = SpectrogramParams.from_dict(case.config), case.inputs, case.call
     # an argument of the official functions that make and read the image
@@ -135,7 +135,7 @@ def run_spectrogram(case: Case) -> Mapping[str, Tensor]:
 
 
 def run_video_preprocess(case: Case) -> Mapping[str, Tensor]:
-    """Which frames of a clip are kept, and which of them are shown to the encoder."""
+    """Which frames of a clip are kept, and which of them the encoder sees."""
     video, call = case.inputs["video"], case.call
     if not (fps := call.number("fps")) > 0:
         raise CaseError("call.fps", f"is {fps:g}: a number above 0 is needed")
@@ -150,7 +150,7 @@ def run_video_preprocess(case: Case) -> Mapping[str, Tensor]:
 
 
 def run_frame_transform(case: Case) -> Mapping[str, Tensor]:
-    """Frames as the encoder wants them, or the part of them that the case keeps."""
+    """Frames as the encoder expects them, or the part of them that the case keeps."""
     config, call = case.config, case.call
     frames = case.inputs["frames"].permute(1, 2, 3, 0)
     size = config.integer("image_size", least=1, most=4096)
@@ -173,7 +173,7 @@ CASES: Mapping[str, Runner] = {
 
 
 def _guidance(call: Settings) -> Guidance:
-    """The official pipeline has guidance for scales above 1 alone."""
+    """Guidance as in the official pipeline, which applies it only for scales above 1."""
     return Guidance(max(call.number("guidance_scale"), 1.0))
 
 
@@ -191,7 +191,7 @@ def _check_tags(call: Settings, params: SpectrogramParams, largest: float) -> No
 
 
 def _pcm(case: Case, name: str, made: np.ndarray) -> np.ndarray:
-    """Recorded samples [S, C], ours where there are none."""
+    """Recorded samples [S, C], or ours if there are none."""
     return case.outputs[name].T.numpy() if name in case.outputs else made
 
 

@@ -8,7 +8,7 @@ from kandinsky.families.parts.unet.cost import Figures
 from kandinsky.model.card import Card, Component
 from kandinsky.model.cost import Cost, Load, Operations
 
-# 12 s of sound, with 100 tokens of text and 96 frames
+# 12 s of audio, with 100 tokens of text and 96 frames
 UNET = Figures(320, 0.66e8, 1.08e8, 0.73e8, in_stages=0.89, largest=0.30)
 # CogVLM2 for 96 frames, and for the black clip that guidance needs: language model and vision tower, 12.5 billion
 # weights; 32 layers of language model
@@ -16,7 +16,7 @@ CLIP_OPERATIONS, CLIP_LAYERS, CLIP_IN_LAYERS = 3e14, 32, 0.86
 
 
 def unet(card: Card, component: Component, load: Load) -> Cost:
-    """Of all passes over the spectrogram of one window."""
+    """The cost of all passes over the spectrogram of one window."""
     base = V2AParams.from_dict(component.params).block_out_channels[0]
     positions = load.latent.height * load.latent.width
     operations = UNET.operations(base, positions, load.passes)
@@ -24,7 +24,7 @@ def unet(card: Card, component: Component, load: Load) -> Cost:
 
 
 def clip_encoder(card: Card, component: Component, load: Load) -> Cost:
-    """Of reading one window's frames and the prompts."""
+    """The cost of reading one window's frames and the prompts."""
     operations = Operations(linear=CLIP_OPERATIONS, kernels=20 * CLIP_LAYERS) * load.prompts
     one = CLIP_IN_LAYERS / CLIP_LAYERS
     return Cost(load.weights // ENCODER_WORK, operations, in_blocks=CLIP_IN_LAYERS, block=one, linear=CLIP_IN_LAYERS)

@@ -16,11 +16,11 @@ from kandinsky.model.denoiser import AUDIO, Denoiser, Known, OnTrack, Pass
 class SoundDenoiser:
     """A network bound to text and frames; callable as ``(x_BTHWC, t) -> noise_BTHWC``. An image has T = 1.
 
-    A network that takes more channels than it gives shows in these what is seen when a column sounds: ``beside``.
+    A network with more input than output channels receives in these what is seen at the time of a column: ``beside``.
 
     Args:
-        text_BLE: Embeddings of B prompts and clips.
-        frames_BTE: Embeddings of B prompts and clips.
+        text_BLE: Embeddings of B prompts.
+        frames_BTE: Embeddings of B clips.
     """
 
     def __init__(self, net: V2AUNet, text_BLE: Tensor, frames_BTE: Tensor) -> None:
@@ -54,7 +54,7 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
     """The U-Net as a denoiser of the track `audio`, conditioned on a clip by ``known.extra["frames"]``, [B, T, E].
 
     Raises:
-        BackendError: For a step cache: its levels are not a sequence of blocks.
+        BackendError: There is a step cache: the U-Net's levels are not a sequence of blocks.
     """
     assert isinstance(net, V2AUNet)
     if run.runner is not None:

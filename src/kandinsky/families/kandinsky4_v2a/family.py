@@ -11,9 +11,22 @@ from kandinsky.model.task import VIDEO_TO_AUDIO
 
 _HERE = "kandinsky.families.kandinsky4_v2a"
 UNET = Part(
-    network=Lazy(f"{_HERE}.networks:unet"), bind=Lazy(f"{_HERE}.denoiser:bind"), cost=Lazy(f"{_HERE}.cost:unet")
+    network=Lazy(f"{_HERE}.networks:unet"),
+    bind=Lazy(f"{_HERE}.denoiser:bind"),
+    cost=Lazy(f"{_HERE}.cost:unet"),
+    adapts=(
+        *(f"attn*.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
+        *(f"processor.video_{name}" for name in ("q", "k", "v", "out")),
+        "ff.net.0.proj",
+        "ff.net.2",
+    ),
 )
-TASK = replace(VIDEO_TO_AUDIO, stages=Lazy(f"{_HERE}.stages:SOUND"), resolve=Lazy(f"{_HERE}.request:resolve_sound"))
+TASK = replace(
+    VIDEO_TO_AUDIO,
+    stages=Lazy(f"{_HERE}.stages:SOUND"),
+    resolve=Lazy(f"{_HERE}.request:resolve_sound"),
+    examples=Lazy(f"{_HERE}.examples:EXAMPLES"),
+)
 FAMILY = Family(
     "kandinsky4_v2a",
     parts={

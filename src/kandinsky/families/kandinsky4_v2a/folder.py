@@ -23,7 +23,7 @@ def holds(place: Path) -> bool:
 
 
 def read(folder: Path, cards: Cards) -> Card:
-    """The card of Kandinsky 4's video to audio, with what the folder's files say otherwise."""
+    """The card of Kandinsky 4's video to audio, with the values in which the folder's files differ."""
     from kandinsky.diffusion.scaled_linear import ScaledLinearSchedule  # which needs torch
 
     unet, vae, schedule = (read_table(folder / file) for file in FILES)

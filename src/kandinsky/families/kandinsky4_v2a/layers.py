@@ -38,13 +38,13 @@ class Heard:
 
 
 class Conditions:
-    """Text and frames of one run, and what each transformer has made of them.
+    """Text and frames of one run, and what each transformer computes from them.
 
-    That is made when a transformer first runs, and not before: its weights may only then be where they are needed.
+    That is computed when a transformer first runs, and not before: its weights may be on the device only then.
 
     Args:
-        text_BLE: Embeddings of B prompts and clips.
-        frames_BTE: Embeddings of B prompts and clips.
+        text_BLE: Embeddings of B prompts.
+        frames_BTE: Embeddings of B clips.
     """
 
     def __init__(self, text_BLE: Tensor, frames_BTE: Tensor) -> None:
@@ -60,11 +60,16 @@ class Conditions:
 
 
 def sinusoid(numbers: Tensor, width: int, *, shift: int = 0, cos_first: bool = False) -> Tensor:
-    """Sines and cosines of numbers, [n, width] float32. Frequencies fall from 1 to about 1/10000.
+    """Sines and cosines of numbers, [n, width] float32; frequencies fall from 1 to about 1/10000.
 
     Args:
-        shift: 1: the last frequency is 1/10000 itself; 0: one further would be.
+        numbers: The numbers, [n].
+        width: Sines and cosines together.
+        shift: With 1 the last frequency is 1/10000 itself; with 0 the next one would be.
         cos_first: Cosines before sines.
+
+    Returns:
+        The table.
     """
     half = width // 2
     steps = torch.arange(half, device=numbers.device, dtype=torch.float32)
@@ -75,7 +80,7 @@ def sinusoid(numbers: Tensor, width: int, *, shift: int = 0, cos_first: bool = F
 
 
 class TimeEmbedding(nn.Module):
-    """Sines and cosines of the level → D."""
+    """Embeds the level: its sines and cosines → D."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
@@ -88,10 +93,10 @@ class TimeEmbedding(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Two convolutions with a way past them; the time embedding is added between.
+    """Two convolutions with a skip connection; the time embedding is added between.
 
     Args:
-        scale: What comes out is divided by this.
+        scale: Divisor of the result.
     """
 
     def __init__(self, channels: int, out: int, time_width: int, params: V2AParams, scale: float = 1.0) -> None:
@@ -117,7 +122,7 @@ class ResNet(nn.Module):
 class FrameConditions(nn.Module):
     """The layers by which self-attention also attends to the clip's frames (official: ``VideoAttnProcessor``).
 
-    ``video_out`` starts at zero: an untrained one changes nothing.
+    ``video_out`` starts at zero: untrained, it changes nothing.
     """
 
     def __init__(self, channels: int, encoder_dim: int) -> None:
@@ -159,7 +164,7 @@ class AttentionLayers(nn.Module):
 
 
 class SelfAttention(AttentionLayers):
-    """Pixels among themselves; what comes out then asks the frames of the clip, and their answer is added."""
+    """Attention of pixels among themselves; its output also attends to the frames of the clip, and both are added."""
 
     processor: FrameConditions
 
@@ -178,7 +183,7 @@ class SelfAttention(AttentionLayers):
 
 
 class CrossAttention(AttentionLayers):
-    """Pixels to the text."""
+    """Attention of pixels to the text."""
 
     processor: TextConditions
 
@@ -249,7 +254,7 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Pixels as tokens through one block, with a way past it."""
+    """Pixels as tokens through one block, with a skip connection."""
 
     def __init__(self, channels: int, params: V2AParams) -> None:
         super().__init__()
@@ -266,7 +271,7 @@ class Transformer(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the sides. Padding 0 pads below and right only, as Diffusers does."""
+    """Halves the sides. Padding 0 pads below and right only, as Diffusers does."""
 
     def __init__(self, channels: int, padding: int) -> None:
         super().__init__()
@@ -278,7 +283,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """To a given size by the nearest pixel: an odd side must come back as it was, so twice is not enough."""
+    """Enlarges to a given size by the nearest pixel: odd sides must be restored exactly, so doubling is not enough."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kandinsky.errors import RequestError
-from kandinsky.model.params import read_params, without_fixed
+from kandinsky.model.params import Readable, without_fixed
 
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
@@ -34,15 +34,16 @@ FIXED: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class V2AParams:
+class V2AParams(Readable):
     """The defaults are the released network's.
 
     Attributes:
         attention_head_dim: The *number* of heads; Stable Diffusion 1 misnamed it, and the name stayed.
-        encoder_dim: Width of the states of text and frames; 4096 is written into the official layers.
-        sample_size: Known, and nothing depends on it.
+        encoder_dim: Width of the embeddings of text and frames; 4096 is hard-coded in the official layers.
+        sample_size: Accepted, but nothing depends on it.
     """
 
+    what = "U-Net parameter"
     sample_size: int | None = 64
     in_channels: int = 4
     out_channels: int = 4
@@ -62,16 +63,10 @@ class V2AParams:
     encoder_dim: int = 4096
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> V2AParams:
-        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes.
-
-        Raises:
-            RequestError: For a key that is unknown, or a value that would make another network.
-        """
-        what = "U-Net parameter"
+    def prepared(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Without Diffusers' keys that have one value only."""
         # Diffusers leaves what is not set as null; the class defaults hold then
-        given = {key: value for key, value in without_fixed(values, FIXED, what).items() if value is not None}
-        return read_params(cls, given, what)
+        return {key: value for key, value in without_fixed(values, FIXED, cls.what).items() if value is not None}
 
     def __post_init__(self) -> None:
         levels = len(self.block_out_channels)

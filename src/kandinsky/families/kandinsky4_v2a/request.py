@@ -27,21 +27,26 @@ from kandinsky.model.condition import Condition
 from kandinsky.model.values import LatentShape, Request, Video, VideoShape
 
 OWN = ("video", "states")
-# fields of a request that mean nothing to a model of sound
+# fields of a request that mean nothing to an audio model
 NOT_OURS = ("image", "mask", "mask_grow", "width", "height", "shift", "cache", "expand", "expanded_prompt")
-CLOSE_S = 1e-6  # moments nearer than this are the same: times in files are rounded
+CLOSE_S = 1e-6  # moments closer than this are equal, since times in files are rounded
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Windows of a video, each of ``length_s``, whose audio is generated one by one. starts_s: ascending, from 0."""
+    """Windows of a video, each of ``length_s``, whose audio is generated one by one.
+
+    Attributes:
+        starts_s: Starts in seconds, ascending from 0.
+        length_s: Duration of each.
+    """
 
     starts_s: tuple[float, ...]
     length_s: float
 
     @classmethod
     def over(cls, seconds: float, sound: Sound) -> Windows:
-        """As few as cover so many seconds, evenly spread; neighbours share at least the card's overlap."""
+        """As few windows as cover ``seconds``, evenly spread; neighbours share at least the card's overlap."""
         if seconds <= sound.window_s + CLOSE_S:
             return cls((0.0,), max(min(seconds, sound.window_s), sound.least_s))
         count = math.ceil((seconds - sound.overlap_s) / (sound.window_s - sound.overlap_s) - CLOSE_S)
@@ -51,7 +56,7 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class SoundChoice:
-    """What a job of sound has beyond what every job has.
+    """Values of an audio job beyond those of every job.
 
     Attributes:
         windows: Windows it is generated in.
@@ -62,14 +67,14 @@ class SoundChoice:
     states: Path | None = None
 
     def settings(self, job: Job) -> dict[str, Any]:
-        """The values that decide the job's result, under the names a recipe uses."""
+        """The values that determine the job's result, under the names a recipe uses."""
         given = {} if self.states is None else {"states": str(self.states)}
         return {
             "model": job.card.id,
             "prompt": job.prompt,
             "negative_prompt": job.negative_prompt,
             "seed": job.seed,
-            "video": {"file": str(job.film.path) if isinstance(job.film, InputVideo) else None},
+            "video": {"file": str(job.video.path) if isinstance(job.video, InputVideo) else None},
             "seconds": round(job.seconds, 6),
             "windows": len(self.windows.starts_s),
             "steps": job.steps,
@@ -83,18 +88,18 @@ def input_video_of(job: Job) -> InputVideo | Video:
     """The input video of a job.
 
     Raises:
-        RequestError: If the job has none.
+        RequestError: The job has none.
     """
-    if job.film is None:
+    if job.video is None:
         raise RequestError(f"this request for `{job.card.id}` brings no video")
-    return job.film
+    return job.video
 
 
 def choice_of(job: Job) -> SoundChoice:
-    """What a job says of its film.
+    """What a job says of its input video.
 
     Raises:
-        RequestError: If the job is for another task.
+        RequestError: The job is for another task.
     """
     if not isinstance(job.extra, SoundChoice):
         raise RequestError(f"this request was checked against `{job.card.id}`, which makes no sound")
@@ -105,7 +110,7 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
     """Check a request against its card and its video, and fill in the card's defaults and a random seed.
 
     Raises:
-        RequestError: With one line that says what was given, what is allowed and what to do.
+        RequestError: A value is not allowed; the message says what was given, what is allowed and what to do.
     """
     sound = sound_of(card)
     refuse_foreign(request, card, own=OWN)
@@ -119,11 +124,11 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
     if states is not None and not states.is_file():
         raise RequestError(f"states `{states}` are not there: give a .safetensors file with `image_embeds`")
     if request.video is None and not needs_video:  # for a plan: one window
-        film: InputVideo | Video | None = None
+        video: InputVideo | Video | None = None
         seconds = sound.window_s
     else:
-        film = _film(request.video, card)
-        seconds = _seconds(request.seconds, film)
+        video = _input_video(request.video, card)
+        seconds = _seconds(request.seconds, video)
     windows = Windows.over(seconds, sound)
     latent = latent_shape(card, sound, windows)
     side = card.clip.spatial
@@ -140,13 +145,13 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
         shift=card.sampling.shift,
         seed=checked_seed(request.seed),
         sampling=card.sampling,
-        conditions=() if film is None else (Condition("clip", film),),
-        extra=None if film is None else SoundChoice(windows, states),
+        conditions=() if video is None else (Condition("clip", video),),
+        extra=None if video is None else SoundChoice(windows, states),
     )
 
 
 def latent_shape(card: Card, sound: Sound, windows: Windows) -> LatentShape:
-    """Of the spectrogram of one window."""
+    """The latent of the spectrogram of one window."""
     from kandinsky.media.spectrogram import SpectrogramParams  # which needs torch
 
     params, clip = SpectrogramParams.from_dict(sound.spectrogram), card.clip
@@ -154,18 +159,18 @@ def latent_shape(card: Card, sound: Sound, windows: Windows) -> LatentShape:
     return LatentShape(1, params.num_frequencies // clip.spatial, columns // clip.spatial, clip.channels)
 
 
-def times_of(film: InputVideo | Video) -> tuple[float, ...]:
+def times_of(video: InputVideo | Video) -> tuple[float, ...]:
     """When each frame is shown, in seconds from 0."""
-    return film.times_s if isinstance(film, InputVideo) else tuple(i / film.fps for i in range(len(film.frames_THWC)))
+    return video.times_s if isinstance(video, InputVideo) else tuple(i / video.fps for i in range(len(video)))
 
 
 def shown_frames(
     times_s: Sequence[float], start_s: float, length_s: float, sound: Sound
 ) -> tuple[list[int], list[float]]:
-    """Which frames of a video the encoder sees for one window, and when, from the window's begin.
+    """Which frames of a video the encoder sees for one window, and when, from the window's start.
 
-    Where the video ends within the window, its last frame is shown on. Frames of even rate are those of the official
-    rule (numbers spread evenly from first to last and cut to whole ones).
+    If the video ends within the window, its last frame is repeated. At a constant rate, the frames are those of the
+    official rule (numbers spread evenly from first to last and truncated to integers).
     """
     if sound.fps:
         wanted = [start_s + i / sound.fps for i in range(sound.frames)]
@@ -190,25 +195,25 @@ def _nearest(times_s: Sequence[float], moment_s: float) -> int:
     return before + (times_s[before + 1] - moment_s < moment_s - times_s[before] - CLOSE_S)
 
 
-def _film(video: object, card: Card) -> InputVideo | Video:
+def _input_video(video: object, card: Card) -> InputVideo | Video:
     if video is None:
         raise RequestError(f"`{card.id}` makes sound for an input video, and none was given: give `video=…`")
     if isinstance(video, Video):
-        if not len(video.frames_THWC) or not video.fps > 0:
-            raise RequestError(f"a clip of {len(video.frames_THWC)} frames at {video.fps:g} a second has no length")
+        if not len(video) or not video.fps > 0:
+            raise RequestError(f"a clip of {len(video)} frames at {video.fps:g} a second has no length")
         return video
     if not isinstance(video, str | Path):
         raise RequestError(f"video must be a path or a `Video`, not `{type(video).__name__}`")
     return probe(Path(video).expanduser())
 
 
-def _seconds(seconds: float | None, film: InputVideo | Video) -> float:
+def _seconds(seconds: float | None, video: InputVideo | Video) -> float:
     if seconds is None:
-        return film.seconds
+        return video.seconds
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise RequestError(f"seconds `{seconds}` must be a number above 0; left out, all of the film gets sound")
-    if seconds > film.seconds + 0.01:
+        raise RequestError(f"seconds `{seconds}` must be a number above 0; left out, all of the video gets audio")
+    if seconds > video.seconds + 0.01:
         raise RequestError(
-            f"the video lasts {film.seconds:.2f} s, and {seconds:g} s of sound were asked for: ask for no more"
+            f"the video lasts {video.seconds:.2f} s, and {seconds:g} s of sound were asked for: ask for no more"
         )
-    return min(float(seconds), film.seconds)
+    return min(float(seconds), video.seconds)

@@ -1,7 +1,7 @@
-"""Sound for a film: frames and words → embeddings → spectrogram, by the one sampling loop → waveform.
+"""Audio for an input video: frames and text → embeddings → spectrogram, by the shared sampling loop → waveform.
 
-Each step is public and typed on both sides. A video longer than the model's window is done in overlapping windows, each
-with noise of its own, and their sounds are faded into each other.
+Each step is public and fully typed. A video longer than the model's window is processed in overlapping windows, each
+with noise of its own, and their audio is cross-faded.
 
 Legend: N windows of a video, B of them in one pass; M bands and T columns of a spectrogram; H W C rows, columns and
 channels of its latent; S samples; E width of the encoder's embeddings.
@@ -48,10 +48,10 @@ BLACK_SIZE = (64, 64)  # side of the black video for the unconditional pass; enc
 
 @dataclasses.dataclass(frozen=True)
 class SoundMade(Made):
-    """What the stages of video to audio have made so far.
+    """The state of a batch of video-to-audio jobs so far.
 
     Attributes:
-        clips: Embeddings of each job's video and words.
+        clips: Embeddings of each job's video and text.
         windows: Latents of its windows, [N, 1, H, W, C] each.
     """
 
@@ -72,7 +72,7 @@ class EncodeVideo:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SampleSound:
-    """Makes the latents of every window."""
+    """Generates the latents of every window."""
 
     needs: tuple[str, ...] = ("dit",)
 
@@ -102,10 +102,10 @@ SOUND: tuple[tuple[Stage, ...], Finish] = ((EncodeVideo(), SampleSound()), Liste
 
 
 def encode(context: Context, jobs: Sequence[Job]) -> list[ClipEmbeddings]:
-    """Embeddings of every video and its prompts, from a file where a request names one.
+    """Embeddings of every video and its prompts, from a file if a request names one.
 
     Raises:
-        RequestError: If a file does not fit its request.
+        RequestError: A file does not fit its request.
     """
     given = [_given(job) for job in jobs]
     if None not in given:
@@ -138,17 +138,17 @@ def encode(context: Context, jobs: Sequence[Job]) -> list[ClipEmbeddings]:
 
 
 def windows_of(job: Job) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the encoder is shown of each window: frames [T, H, W, 3] uint8, and when they are shown, [T] seconds."""
-    rules, film, windows = sound_of(job.card), input_video_of(job), choice_of(job).windows
-    times = times_of(film)
+    """What the encoder sees of each window: frames [T, H, W, 3] uint8, and when they are shown, [T] seconds."""
+    rules, video, windows = sound_of(job.card), input_video_of(job), choice_of(job).windows
+    times = times_of(video)
     chosen = [shown_frames(times, start, windows.length_s, rules) for start in windows.starts_s]
     numbers = [some for some, _ in chosen]
-    if isinstance(film, InputVideo):
-        frames = frames_of_windows(film, numbers)
+    if isinstance(video, InputVideo):
+        frames = frames_of_windows(video, numbers)
     else:
-        frames = (film.frames_THWC[some] for some in numbers)
-    for pictures, (_, moments) in zip(frames, chosen, strict=True):
-        yield torch.from_numpy(np.ascontiguousarray(pictures)), torch.tensor(moments)
+        frames = (video.frames_THWC[some] for some in numbers)
+    for shown, (_, moments) in zip(frames, chosen, strict=True):
+        yield torch.from_numpy(np.ascontiguousarray(shown)), torch.tensor(moments)
 
 
 def sample(
@@ -157,10 +157,19 @@ def sample(
     """Latents of every video's spectrograms, [N, 1, H, W, C] float32 each, from the embeddings of ``encode``.
 
     Args:
+        context: The model.
+        jobs: The jobs.
+        clips: Embeddings of each job.
         at_once: Windows in one pass of the U-Net; results then differ by the rounding of differently ordered sums.
 
+    Yields:
+        Sampling steps.
+
+    Returns:
+        The latents of each job.
+
     Raises:
-        RequestError: For embeddings of another width than the U-Net's.
+        RequestError: The embeddings have another width than the U-Net's.
     """
     passes = _passes(list(zip(jobs, clips, strict=True)), at_once)
     rules, shift = sampler(context.card.sampling.sampler), context.card.sampling.shift
@@ -176,7 +185,7 @@ def sample(
             )
             done += len(rules.times(one.steps, shift)) - 1
             for window, latent in zip(some, latents, strict=True):
-                made[window.film].append(latent)
+                made[window.clip].append(latent)
     return [torch.stack(windows) for windows in made]
 
 
@@ -193,10 +202,19 @@ def denoise(
     """Latents [B, 1, H, W, C] float32 of B windows.
 
     Args:
-        draws_NBTHWC: Noise; its first entry is the state to begin with, unless the sampler wants more of it.
+        context: The model.
+        draws_NBTHWC: Noise; its first entry is the initial state, unless the sampler needs more of it.
         clips: Embeddings of B windows, or of one text for all.
-        done: Of the steps that are told, see ``engine.stages.watched``.
-        total: Of the steps that are told, see ``engine.stages.watched``.
+        steps: Sampling steps.
+        guidance: Classifier-free guidance scale.
+        done: Steps of earlier loops, see ``engine.stages.watched``.
+        total: Steps of all loops, see ``engine.stages.watched``.
+
+    Yields:
+        Sampling steps.
+
+    Returns:
+        The latents.
     """
     device = context.placement.device("dit")
     rules, shift = sampler(context.card.sampling.sampler), context.card.sampling.shift
@@ -218,7 +236,7 @@ def denoise(
         negative = None
         if weight.is_on:
             if clips.negative_1LE is None or clips.black_1TE is None:
-                raise RequestError(f"guidance {guidance:g} needs states of a negative prompt and of a black film")
+                raise RequestError(f"guidance {guidance:g} needs states of a negative prompt and of a black video")
             negative = bound(clips.negative_1LE, clips.black_1TE)
         guided = context.team.guide(weight, bound(clips.text_1LE, clips.frames_NTE), negative)
         begin: State = {AUDIO: rules.start(draws_NBTHWC, times).to(device, context.precision.islands)}
@@ -228,12 +246,12 @@ def denoise(
 
 
 def decode(context: Context, latents_N1HWC: Tensor) -> Tensor:
-    """Spectrograms [N, M, T, 3], uint8 on the host; rounded, as officially."""
+    """Spectrograms [N, M, T, 3], uint8 on the host; rounded, as in the official code."""
     return (shares(pixels(context, latents_N1HWC)) * 255).round().to(torch.uint8)
 
 
 def pixels(context: Context, latents_N1HWC: Tensor) -> Tensor:
-    """The same as the autoencoder gives it, about [-1, 1], window by window."""
+    """The autoencoder's output, about [-1, 1], window by window."""
     device = context.placement.device("vae")
     with context.placement.hold("vae") as vae, torch.no_grad():
         made = []
@@ -246,18 +264,18 @@ def pixels(context: Context, latents_N1HWC: Tensor) -> Tensor:
 
 
 def spectrogram_params(card: Card) -> SpectrogramParams:
-    """What the card's spectrograms mean."""
+    """The spectrogram parameters of a card."""
     return SpectrogramParams.from_dict(sound_of(card).spectrogram)
 
 
-def listen(pictures_NMTC: Tensor, job: Job) -> Audio:
+def listen(images_NMTC: Tensor, job: Job) -> Audio:
     """The audio of spectrograms, of the requested length."""
     rules, params, windows = sound_of(job.card), spectrogram_params(job.card), choice_of(job).windows
     rate = params.sample_rate
     length = round(windows.length_s * rate)
     pieces = []
-    for number, picture in enumerate(pictures_NMTC):
-        mel = spectrogram.mel_of_image(picture, params, max_value=rules.max_value)
+    for number, image in enumerate(images_NMTC):
+        mel = spectrogram.mel_of_image(image, params, max_value=rules.max_value)
         generator = torch.Generator().manual_seed(stage_seed(job.seed, number))
         magnitudes = spectrogram.magnitudes_of_mel(mel, params)
         waveform = spectrogram.griffin_lim(magnitudes, params, generator=generator)
@@ -268,10 +286,10 @@ def listen(pictures_NMTC: Tensor, job: Job) -> Audio:
 
 
 def recipe(context: Context, job: Job) -> dict[str, object]:
-    """The recipe stored in the file; with the recipe of the input video, where it has one."""
-    made, film = context.recipe(job), input_video_of(job)
+    """The recipe stored in the file; with the recipe of the input video, if it has one."""
+    made, video = context.recipe(job), input_video_of(job)
     try:
-        made_by = recipes.read(film.path) if isinstance(film, InputVideo) else film.recipe
+        made_by = recipes.read(video.path) if isinstance(video, InputVideo) else video.recipe
     except RequestError:  # another program's video
         made_by = {}
     if made_by:
@@ -281,19 +299,19 @@ def recipe(context: Context, job: Job) -> dict[str, object]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Window:
-    """One window to sample. film: index of its video in the batch."""
+    """One window to sample; ``clip`` is the index of its video in the batch."""
 
-    film: int
+    clip: int
     number: int
     one: Job
     states: ClipEmbeddings
 
 
-def _passes(films: Sequence[tuple[Job, ClipEmbeddings]], at_once: int) -> list[list[_Window]]:
-    """Neighbouring windows that one pass can take together, at most so many."""
+def _passes(clips: Sequence[tuple[Job, ClipEmbeddings]], at_once: int) -> list[list[_Window]]:
+    """Neighbouring windows that one pass can process together, at most ``at_once``."""
     passes: list[list[_Window]] = []
     last: object = None
-    for place, (one, states) in enumerate(films):
+    for place, (one, states) in enumerate(clips):
         key = (one.latent, one.steps, one.guidance, states.frames_NTE.shape[1:], states.text_1LE.shape)
         for number in range(len(choice_of(one).windows.starts_s)):
             if key != last or len(passes[-1]) >= at_once:
@@ -324,7 +342,7 @@ def shares(pixels: Tensor) -> Tensor:
 
 
 def faded(pieces: list[np.ndarray], starts: list[int], overlap: int) -> np.ndarray:
-    """Pieces of sound [S, C] as one. Of what two have in common only the middle ``overlap`` samples are faded."""
+    """Join pieces of audio [S, C]; of an overlap only the middle ``overlap`` samples are cross-faded."""
     cut = list(pieces)
     begins = list(starts)
     for i, (a, b) in enumerate(pairwise(range(len(pieces)))):
@@ -340,7 +358,7 @@ def _given(job: Job) -> ClipEmbeddings | None:
     """Embeddings from the file that a job names.
 
     Raises:
-        RequestError: If the file does not fit the request.
+        RequestError: The file does not fit the request.
     """
     choice = choice_of(job)
     if choice.states is None:
@@ -349,7 +367,7 @@ def _given(job: Job) -> ClipEmbeddings | None:
     windows, given = len(choice.windows.starts_s), len(states.frames_NTE)
     if windows != given:
         raise RequestError(
-            f"states `{choice.states}` are of {given} windows, and {job.seconds:g} s of film have {windows}"
+            f"states `{choice.states}` are of {given} windows, and {job.seconds:g} s of video have {windows}"
         )
     if Guidance(job.guidance).is_on and (states.black_1TE is None or states.negative_1LE is None):
         raise RequestError(

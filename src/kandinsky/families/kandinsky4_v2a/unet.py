@@ -1,8 +1,11 @@
 """The video-to-audio U-Net: Stable Diffusion 1's over spectrogram images, with a clip's frames in every self attention.
 
+Text and frames are the same at every step, so what the layers compute from them is computed once a run, see
+``Conditions``.
+
 Source: ai-forever/Kandinsky-4@7506103, kandinsky4_video2audio/model/unet.py and attention_processors.py; Diffusers,
-UNet2DConditionModel. Text and frames are the same at every step, so what the layers make of them is made once a run,
-see ``Conditions``. Legend: see ``layers.py``.
+UNet2DConditionModel.
+Legend: see ``layers.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ TIME_RATIO = 4
 
 
 class DownLevel(nn.Module):
-    """Residual layers, each followed by a transformer where the level has them; then half the size."""
+    """Residual layers, each followed by a transformer if the level has them; then half the size."""
 
     def __init__(self, channels: int, out: int, params: V2AParams, time: int, *, attends: bool, last: bool) -> None:
         super().__init__()
@@ -36,7 +39,7 @@ class DownLevel(nn.Module):
         self.downsamplers = nn.ModuleList([] if last else [Downsample(out, params.downsample_padding)])
 
     def forward(self, x_BCHW: Tensor, time_BD: Tensor, conditions: Conditions) -> list[Tensor]:
-        """Every state that the way up takes again, in order."""
+        """Returns every state that the way up uses again, in order."""
         x, kept = x_BCHW, []
         for number, resnet in enumerate(self.resnets):
             x = resnet(x, time_BD)
@@ -62,9 +65,10 @@ class MiddleLevel(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """As on the way down, with one layer more; each takes a state from there. Then the size of the level above.
+    """As on the way down, with one more layer; each uses a state from there. Then the size of the level above.
 
-    skips: channels of the states it takes, in order.
+    Args:
+        skips: Channels of the states it uses, in order.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ RECORDED_TOKENS = 192
 
 
 def run_dit(case: Case) -> Mapping[str, Tensor]:
-    """One forward pass, with what goes on inside."""
+    """One forward pass, with its intermediate results."""
     net = transformer(case)
     inside = _listen(net)
     masks = _Masks()
@@ -97,7 +97,7 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
     inputs, call = case.inputs, case.call
     steps, guidance = call.integer("num_steps", least=1, most=MOST_STEPS), Guidance(call.number("guidance_weight"))
     cache = _step_cache(call, guidance)
-    attention, scale = _attention(call, "attention"), _scale(call)
+    attention, scale = _attention(call, "attention"), call.factors("scale_factor")
     net = transformer(case)
     noise_BTHWC = inputs["noise"][None]
     known = Known()
@@ -296,7 +296,7 @@ class _Masks(KeptBlocks):
 
 
 def _listen(net: DiffusionTransformer3D) -> dict[str, Tensor]:
-    """A table that fills with the streams of a forward pass of one clip, under the official names."""
+    """A table that is filled with the token streams of a forward pass of one clip, under the official names."""
     heard: dict[str, Tensor] = {}
 
     def before(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -325,7 +325,7 @@ def _forward(net: DiffusionTransformer3D, case: Case, kept: KeptBlocks | None = 
         inputs["x"][None],
         inputs["time"],
         TextEmbeddings(inputs["text_embed"], inputs["pooled_text_embed"], mask),
-        rope_scale=_scale(call),
+        rope_scale=call.factors("scale_factor"),
         attention=_attention(call, "sparse"),
         positions=visual,
         text_positions=text,
@@ -336,7 +336,7 @@ def _forward(net: DiffusionTransformer3D, case: Case, kept: KeptBlocks | None = 
 
 
 def _is_input(call: Settings, key: str, given: str, absent: str | None) -> bool:
-    """Whether an argument is among the inputs; where the call does not say, it may be."""
+    """Whether an argument is among the inputs; if the call does not say, it may be."""
     if key not in call:
         return True
     if (value := call[key]) not in (given, absent):
@@ -394,13 +394,6 @@ def _attention(call: Settings, key: str) -> AttentionSpec:
     if not values.flag("to_fractal", True):
         raise CaseError(f"{values.name}.to_fractal", "is false: block-sparse attention needs tokens in tile order")
     return AttentionSpec.from_dict({name: values[name] for name in values if name != "to_fractal"})
-
-
-def _scale(call: Settings) -> tuple[float, float, float]:
-    if not call.has("scale_factor"):
-        return (1.0, 1.0, 1.0)
-    t, h, w = call.numbers("scale_factor", 3)
-    return (t, h, w)
 
 
 def _only(call: Settings, key: str, value: int) -> None:

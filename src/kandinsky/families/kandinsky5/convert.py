@@ -44,13 +44,13 @@ def convert_transformer(
         ``target``.
 
     Raises:
-        WeightsError: If the tensors are no such transformer.
-        RequestError: For an unknown layout.
+        WeightsError: The tensors are not those of such a transformer.
+        RequestError: The layout is unknown, or the target does not suit it.
     """
     if to not in ("official", "diffusers"):
         raise RequestError(f"unknown layout `{to}`: use `official` or `diffusers`")
     if to == "official" and target.suffix != ".safetensors":
-        raise RequestError(f"target `{target}` is no file name for an official file: end it with `.safetensors`")
+        raise RequestError(f"target `{target}` is not a file name for an official file: end it with `.safetensors`")
     if to == "diffusers" and target.suffix:
         raise RequestError(f"target `{target}` looks like a file: the Diffusers layout is a folder")
     state = read_state(source)
@@ -70,7 +70,11 @@ def convert_transformer(
 
 
 def read_config(source: Path) -> dict[str, Any] | None:
-    """`config.json` beside the weights of a Diffusers folder; None for a single file. Raises: WeightsError."""
+    """`config.json` beside the weights of a Diffusers folder; None for a single file.
+
+    Raises:
+        WeightsError: The file is not valid.
+    """
     if not source.is_dir():
         return None
     for folder in (source, source / "transformer"):
@@ -80,7 +84,7 @@ def read_config(source: Path) -> dict[str, Any] | None:
 
 
 def params_from_config(config: Mapping[str, Any]) -> DiTParams:
-    """Hyper-parameters of a Diffusers `config.json`; its notes and attention keys are left out."""
+    """Hyper-parameters of a Diffusers `config.json`, without its notes and attention keys."""
     values = {k: v for k, v in config.items() if not k.startswith(("_", "attention_"))}
     return DiTParams.from_dict(values)
 
@@ -104,7 +108,7 @@ def infer_params(state: Mapping[str, Tensor]) -> DiTParams:
     Patches are taken to be 1×2×2, as in every release.
 
     Raises:
-        WeightsError: If a tensor is missing or the head width is none of the released ones.
+        WeightsError: A tensor is missing or the head width is none of the released ones.
     """
 
     def shape(name: str) -> torch.Size:

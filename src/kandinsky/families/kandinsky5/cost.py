@@ -24,11 +24,16 @@ VISION_TOWER = 32 * (4 * 1280**2 + 3 * 1280 * 3420)  # weights of Qwen2.5-VL's b
 
 
 def operations(params: DiTParams, latent: Sequence[int], text_tokens: int, *, kept: float | None = None) -> Operations:
-    """Of one pass over one clip. Only products are counted: what remains is below one per cent at full size.
+    """Operations of one pass over one clip; only matrix products count, the rest is below one per cent at full size.
 
     Args:
-        latent: frames, rows and columns.
-        kept: share of the self attention's blocks that is computed; None where it is dense.
+        params: Hyper-parameters.
+        latent: Frames, rows and columns.
+        text_tokens: Number of text tokens.
+        kept: Share of the self attention's blocks that is computed; None if it is dense.
+
+    Returns:
+        The operations.
     """
     S, L = math.prod(grid_of(params, latent)), text_tokens
     D, F, E, patch = params.model_dim, params.ff_dim, params.time_dim, math.prod(params.patch_size)
@@ -56,7 +61,7 @@ def grid_of(params: DiTParams, latent: Sequence[int]) -> tuple[int, int, int]:
 
 
 def transformer(card: Card, component: Component, load: Load) -> Cost:
-    """Of all passes over one clip."""
+    """The cost of all passes over one clip."""
     params = DiTParams.from_dict(component.params)
     grid = grid_of(params, load.latent.as_tuple())
     D, F, E, tokens = params.model_dim, params.ff_dim, params.time_dim, math.prod(grid)
@@ -83,19 +88,19 @@ def transformer(card: Card, component: Component, load: Load) -> Cost:
 
 
 def demand(component: Component, latent: LatentShape) -> Demand:
-    """What there is to split of one pass."""
+    """What there is to split in one pass."""
     params = DiTParams.from_dict(component.params)
     tokens = math.prod(grid_of(params, latent.as_tuple()))
     return Demand(heads=params.num_heads, hidden=params.ff_dim, tokens=tokens)
 
 
 def visual_blocks(component: Component) -> int:
-    """Blocks of the transformer, as a card or a benchmark sets them."""
+    """Number of blocks of the transformer, as set by a card or a benchmark."""
     return DiTParams.from_dict(component.params).num_visual_blocks
 
 
 def qwen_clip(card: Card, component: Component, load: Load) -> Cost:
-    """Of encoding the prompts; CLIP is too small to matter."""
+    """The cost of encoding the prompts; CLIP is too small to matter."""
     sizes = QwenClipSizes.read(component.params)
     return encoder(
         load,
@@ -108,5 +113,5 @@ def qwen_clip(card: Card, component: Component, load: Load) -> Cost:
 
 
 def qwen_layers(component: Component) -> int:
-    """Layers of the larger text encoder, as a card or a benchmark sets them."""
+    """Number of layers of the larger text encoder, as set by a card or a benchmark."""
     return QwenClipSizes.read(component.params).qwen_layers

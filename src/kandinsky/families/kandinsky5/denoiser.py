@@ -33,16 +33,18 @@ class TakesCondition(Protocol):
 
 
 def join_condition(x_BTHWC: Tensor, params: TakesCondition, condition_BTHWC: Tensor | None = None) -> Tensor:
-    """Put the condition channels behind the latent.
+    """Append the condition channels to the latent.
 
     Args:
+        x_BTHWC: The latent.
+        params: Parameters of the network.
         condition_BTHWC: ``in_visual_dim`` condition channels and a mask; None = nothing given, zeros.
 
     Returns:
-        [B, T, H, W, params.input_channels]. A network without condition channels gets x as it is.
+        [B, T, H, W, params.input_channels]; x itself if the network has no condition channels.
 
     Raises:
-        RequestError: For a condition the network has no channels for, or of another shape.
+        RequestError: The network has no channels for the condition, or it has another shape.
     """
     if not params.has_condition_channels:
         if condition_BTHWC is not None:
@@ -90,13 +92,16 @@ CONDITIONS: dict[str, Callable[[Tensor], Tensor | None]] = {
 
 
 def condition_channels(latent_BTHWC: Tensor, known: Known, kind: str) -> Tensor | None:
-    """What goes in behind the latent, [B, T, H, W, C + 1]; None for nothing, which is read as zeros.
+    """The condition channels, [B, T, H, W, C + 1]; None for zeros.
 
     Args:
         latent_BTHWC: Gives size, type and device.
-        known: Of frames, the mask alone goes in, since they are pinned in the latent (FACTS section 3.4); of a source
-            to be edited, its latent and a mask of ones.
+        known: Of known frames, only the mask is given, since they are pinned in the latent (FACTS section 3.4); of a
+            source to edit, its latent and a mask of ones.
         kind: A key of ``CONDITIONS``.
+
+    Returns:
+        The channels.
     """
     if (source := known.extra.get("source")) is not None:
         return torch.cat((source, torch.ones_like(source[..., :1])), dim=-1).to(latent_BTHWC)
@@ -122,9 +127,9 @@ class VelocityDenoiser:
         rope_scale: See the network's ``forward``.
         attention: See the network's ``forward``.
         condition_BTHWC: Condition channels, see ``join_condition``.
-        runner: Of the visual blocks.
-        layouts: Filled at the first call; give one to all denoisers of a generation (same scale and attention).
-        kept: Told what block-sparse attention keeps.
+        runner: Runs the visual blocks.
+        layouts: Filled at the first call; share one among all denoisers of a generation (same scale and attention).
+        kept: Records what block-sparse attention keeps.
     """
 
     dit: DiffusionTransformer3D
@@ -190,7 +195,7 @@ class Conditioned(Protocol):
 
 
 def conditioned(inner: Conditioned, known: Known, run: Pass) -> Callable[[Tensor, Tensor], Tensor]:
-    """``inner`` with its condition channels, which are made at the first call and shared by all passes."""
+    """``inner`` with its condition channels, which are computed at the first call and shared by all passes."""
 
     def denoiser(x_BTHWC: Tensor, t: Tensor) -> Tensor:
         if "condition" not in run.shared:

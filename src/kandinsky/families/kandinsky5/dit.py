@@ -38,7 +38,7 @@ def patchify(x_BTHWC: Tensor, patch: tuple[int, int, int]) -> Tensor:
     """[B, T, H, W, C] → [B, T/pt, H/ph, W/pw, pt·ph·pw·C], C fastest.
 
     Raises:
-        RequestError: If the latent is no multiple of the patch.
+        RequestError: The latent is not a multiple of the patch.
     """
     if any(size % p for size, p in zip(x_BTHWC.shape[1:4], patch, strict=True)):
         raise RequestError(
@@ -281,13 +281,13 @@ class OutLayer(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class VisualLayout:
-    """What follows from a clip's size alone: made once, good for all passes of a generation and both its branches.
+    """What follows from a clip's size alone: computed once for all passes of a generation and both its branches.
 
     Attributes:
         grid: Frames, rows, columns of tokens.
-        rotation: In the order the visual blocks see the tokens.
-        attention: As asked for.
-        nabla: Order and window of block-sparse attention, None where attention is dense.
+        rotation: Rotary angles in the order in which the visual blocks see the tokens.
+        attention: As given.
+        nabla: Order and window of block-sparse attention; None if attention is dense.
     """
 
     grid: tuple[int, int, int]
@@ -330,7 +330,7 @@ class DiffusionTransformer3D(nn.Module):
         attention: AttentionSpec | None = None,
         positions: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> VisualLayout:
-        """What ``forward`` needs to know of a clip of ``grid`` tokens (frames, rows, columns); arguments as there."""
+        """What ``forward`` needs for a clip of ``grid`` tokens (frames, rows, columns); arguments as there."""
         spec = attention or AttentionSpec()
         if positions is None:
             t, h, w = (torch.arange(size, device=device) for size in grid)
@@ -364,20 +364,20 @@ class DiffusionTransformer3D(nn.Module):
                 2024, arXiv 2407.01392). The text stream, which belongs to all frames, then has the largest.
             text: Token states [B, L, C], pooled states, mask.
             rope_scale: Divisors of the (t, h, w) angles.
-            attention: Of the visual self attention.
-            positions: Where the tokens stand; 0, 1, 2 … when not given.
-            text_positions: Where the tokens stand; 0, 1, 2 … when not given.
-            runner: Runs the visual blocks, all of them in turn when not given.
-            layout: Of this size, from ``layout``, to make it once for many passes; then ``rope_scale``, ``attention``
+            attention: The visual self attention.
+            positions: Positions of the visual tokens; 0, 1, 2 … by default.
+            text_positions: Positions of the text tokens; 0, 1, 2 … by default.
+            runner: Runs the visual blocks; by default all of them in turn.
+            layout: Result of ``layout`` for this size, to reuse for many passes; then ``rope_scale``, ``attention``
                 and ``positions`` are its own.
-            kept: Told what block-sparse attention keeps.
+            kept: Records what block-sparse attention keeps.
 
         Returns:
             [B, T, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
 
         Raises:
-            RequestError: For a latent that cannot be patched.
-            BackendError: For an attention backend that is absent.
+            RequestError: The latent cannot be patched.
+            BackendError: An attention backend is not available.
         """
         compute = self.visual_embeddings.in_layer.weight.dtype
         device = x_BTHWC.device

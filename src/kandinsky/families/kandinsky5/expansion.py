@@ -1,10 +1,10 @@
-"""Prompt expansion: the text encoder's own language model writes a short prompt out at length.
+"""Prompt expansion: the text encoder's own language model expands a short prompt.
 
-What it is asked is a constant of the models, one text a task (`expansions.json`), misspellings and white space
-included. One turn of a user goes through the chat template that lies beside the model; the answer is drawn with the
+The instruction is a constant of the models, one text per task (`expansions.json`), misspellings and white space
+included. One user turn goes through the chat template that lies beside the model; the answer is sampled with the
 model's own settings.
-Source: kandinskylab/kandinsky-5@6e2a805, expand_prompt of kandinsky/{t2v,i2v,t2i,i2i}_pipeline.py.
-Importing this module loads no torch.
+Source: kandinskylab/kandinsky-5@6e2a805, expand_prompt of kandinsky/{t2v,i2v,t2i,i2i}_pipeline.py. Importing this
+module loads no torch.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MAX_NEW_TOKENS = 256
 SLOT = "{prompt}"
-# Kinds of text encoders, as cards name them, that can write.
-WRITERS = ("qwen-clip",)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the image stands in the turn, and the part of its width and height that is shown."""
+    """Where the image stands in the turn, and the fraction of its width and height that is shown."""
 
     image: Literal["none", "first", "last"] = "none"
     shown: int = 1
@@ -51,23 +49,8 @@ def questions() -> dict[str, str]:
     return dict(json.loads(Path(__file__).with_name("expansions.json").read_text(encoding="utf-8")))
 
 
-def check_can_expand(model: str, encoder: str, task: str) -> None:
-    """Check that a model can expand prompts.
-
-    Raises:
-        RequestError: If a model's text encoder cannot write, or its task has no question.
-    """
-    if encoder not in WRITERS:
-        raise RequestError(
-            f"`{model}` cannot expand prompts: its text encoder `{encoder}` only reads; leave `expand` out, or use a "
-            "Kandinsky 5 model"
-        )
-    if task not in LAYOUTS:
-        raise RequestError(f"`{model}` cannot expand prompts for `{task}`: {', '.join(LAYOUTS)} can be; leave it out")
-
-
 def messages(prompt: str, task: str, image: Image | None = None) -> list[dict[str, Any]]:
-    """The one turn the model is given. An image that the task does not show is left out."""
+    """The one turn that the model receives; an image that the task does not show is omitted."""
     layout = LAYOUTS[task]
     content: list[dict[str, Any]] = [{"type": "text", "text": questions()[task].replace(SLOT, prompt)}]
     if image is not None and layout.image != "none":
@@ -86,20 +69,22 @@ def expand(
     image: Image | None = None,
     image_processor: Any | None = None,
 ) -> str:
-    """The prompt written out by the language model.
+    """Expand a prompt with the language model.
 
     Args:
         model: ``Qwen2_5_VLForConditionalGeneration``.
         tokenizer: The model's own, with the chat template.
+        prompt: The prompt.
         task: From the card.
         seed: The same seed gives the same text.
         image: Input image of the task, at full size; needs ``image_processor``.
+        image_processor: Prepares the image.
 
     Returns:
         The model's answer; the prompt itself if it is empty.
 
     Raises:
-        WeightsError: If the chat template or the image processor does not lie beside the model.
+        WeightsError: The chat template or the image processor is not beside the model.
     """
     import torch
 
@@ -109,18 +94,18 @@ def expand(
         raise WeightsError("prompts cannot be expanded: no chat template lies beside the text encoder, fetch it again")
     turns = messages(prompt, task, image)
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    pictures = [part["image"] for part in turns[0]["content"] if part["type"] == "image"]
+    images = [part["image"] for part in turns[0]["content"] if part["type"] == "image"]
     shown: dict[str, Any] = {}
-    if pictures:
+    if images:
         if image_processor is None:
             raise WeightsError("Qwen2.5-VL cannot be shown images: `preprocessor_config.json` does not lie beside it")
         if IMAGE_PAD in prompt:
             raise RequestError(f"a prompt must not contain `{IMAGE_PAD}`: it stands for the image")
-        shown = dict(image_processor(images=pictures, return_tensors="pt"))
+        shown = dict(image_processor(images=images, return_tensors="pt"))
         count = int(shown["image_grid_thw"].prod()) // image_processor.merge_size**2
         text = text.replace(IMAGE_PAD, IMAGE_PAD * count)
     inputs = dict(tokenizer([text], return_tensors="pt"))
-    if pictures:
+    if images:
         image_token = tokenizer.convert_tokens_to_ids(IMAGE_PAD)
         inputs |= shown | {"mm_token_type_ids": (inputs["input_ids"] == image_token).int()}
     inputs = {name: value.to(model.device) for name, value in inputs.items()}

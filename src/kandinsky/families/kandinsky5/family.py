@@ -8,16 +8,24 @@ from kandinsky.model.lazy import Lazy
 from kandinsky.model.task import IMAGE_EDITING, IMAGE_TO_VIDEO, TEXT_TO_IMAGE, TEXT_TO_VIDEO
 
 _HERE = "kandinsky.families.kandinsky5"
+_TO = ("to_query", "to_key", "to_value")
 TRANSFORMER = Part(
     network=Lazy(f"{_HERE}.networks:transformer"),
     bind=Lazy(f"{_HERE}.denoiser:bind"),
     split=Split(Lazy(f"{_HERE}.parallel:SPLIT"), Lazy(f"{_HERE}.cost:demand")),
     attention=("dense", "nabla", "causal"),
     conditions=("zeros", "coordinates"),
+    frame_times=True,
     caches=True,
     cost=Lazy(f"{_HERE}.cost:transformer"),
     flops=Lazy(f"{_HERE}.cost:flops"),
     depth=Depth("num_visual_blocks", 2, Lazy(f"{_HERE}.cost:visual_blocks")),
+    # those of the published LoRAs
+    adapts=(
+        *(f"{kind}_attention.{name}" for kind in ("self", "cross") for name in (*_TO, "out_layer")),
+        "feed_forward.in_layer",
+        "feed_forward.out_layer",
+    ),
     rivals={"diffusers": Lazy(f"{_HERE}.rivals:transformer")},
 )
 FAMILY = Family(

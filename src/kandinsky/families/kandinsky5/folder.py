@@ -31,7 +31,7 @@ def read_official_configuration(place: Path, cards: Cards) -> Card:
     """The card of a YAML file, or of the one in a folder.
 
     Raises:
-        RequestError: If a folder holds several.
+        RequestError: A folder holds several.
     """
     if place.is_file():
         return official_config.read(place, cards=cards)
@@ -46,7 +46,7 @@ def _configurations(folder: Path) -> list[Path]:
 
 
 def read_diffusers(folder: Path, stand_in: Card, cards: Cards) -> Card:
-    """The card of a folder in the Diffusers layout; ``stand_in`` where no card names it and none is like it."""
+    """The card of a folder in the Diffusers layout; ``stand_in`` if no card names it and none is like it."""
     values = read_table(folder / "transformer" / "config.json")
     params = {k: v for k, v in values.items() if not k.startswith(("_", "attention_"))}
     attention = _diffusers_attention(values)
@@ -54,7 +54,7 @@ def read_diffusers(folder: Path, stand_in: Card, cards: Cards) -> Card:
     if base is None:
         base = _like(params, attention, stand_in, cards)
         log.warning("no card names `%s`: steps, guidance and sizes are those of `%s`", folder.name, base.id)
-        # what another checkpoint's steps were measured at says nothing of this one's
+        # another checkpoint's measurements do not apply to this one's steps
         base = overruled(base, {"mag_ratios": ()})
         base = dataclasses.replace(base, id=folder.name, title=folder.name, source=str(folder))
     if base.dit.params.get("instruct_type") and params.get("visual_cond"):
@@ -91,9 +91,9 @@ def _diffusers_attention(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _like(params: Mapping[str, Any], attention: Mapping[str, Any], stand_in: Card, cards: Cards) -> Card:
-    """Of the shipped models for the same task one with the same network, and best the same attention.
+    """A shipped model for the same task with the same network, preferably the same attention.
 
-    ``stand_in`` where there is none.
+    ``stand_in`` if there is none.
     """
     same = [
         card

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kandinsky.errors import BackendError
+from kandinsky.errors import needs
 from kandinsky.families.kandinsky5.params import DiTParams, QwenClipSizes
 from kandinsky.families.kandinsky5.templates import TEMPLATES
 from kandinsky.model.card import Card
@@ -19,10 +19,8 @@ def random_qwen_clip(card: Card, device: torch.device, dtype: torch.dtype) -> An
     component, takes = card.text, DiTParams.from_dict(card.dit.params)
     # as wide as the card's transformer takes them
     sizes = QwenClipSizes.read(component.params, qwen_width=takes.in_text_dim, clip_width=takes.in_text_dim2)
-    try:
+    with needs("transformers", "the text encoder"):
         from transformers import CLIPTextConfig, CLIPTextModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-    except ImportError as error:
-        raise BackendError("the text encoders need `transformers`: install `kandinsky-video[full]`") from error
     from kandinsky.families.kandinsky5.qwen_clip import QwenClipEncoder, QwenClipParams
 
     width = sizes.qwen_width
@@ -76,7 +74,7 @@ def random_qwen_clip(card: Card, device: torch.device, dtype: torch.dtype) -> An
 
 
 class CountingTokenizer:
-    """Replaces a tokenizer where there is no vocabulary: a made-up token per word.
+    """Replaces a tokenizer if there is no vocabulary: a made-up token per word.
 
     Args:
         prefixes: Texts whose number of tokens is known; they count as that many.

@@ -1,6 +1,6 @@
 """The official YAML files as cards: one checkpoint each, with paths into a local `weights/` folder.
 
-Read strictly: an unknown key is an error, and so is a value that no code of this library honours. A file does not say
+Read strictly: an unknown key is an error, and so is a value that this library does not use. A file does not say
 what its model is for; as on the official command line its name does, and where it does not, its contents do.
 Source: kandinskylab/kandinsky-5@6e2a805, configs/*.yaml; ai-forever/Kandinsky-5@873617b, configs/*.yaml.
 """
@@ -45,14 +45,14 @@ IMAGE_FIT = {512: SizeClass(area=512 * 768, multiple=16), 1024: SizeClass(area=1
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What the official calls of one task have as defaults, since the YAML files say nothing about it.
+    """Defaults of the official calls of one task, which the YAML files do not contain.
 
     Attributes:
         vae: The autoencoder it needs.
-        shift: Of `scheduler_scale`; the YAML's own value is read by no official code.
-        seconds: 0 where stills are made.
-        max_seconds: 0 where stills are made.
-        temporal: Pixel frames of a latent frame.
+        shift: Default of `scheduler_scale`; no official code reads the YAML's own value.
+        seconds: Default duration; 0 for stills.
+        max_seconds: Longest duration; 0 for stills.
+        temporal: Pixel frames per latent frame.
         fit: See ``Clip``.
     """
 
@@ -128,7 +128,7 @@ def read(path: Path, *, cards: Cards, bases: Iterable[Path] | None = None, task:
         task: What the model is for, a key of ``CALLS``; by default the file's name and contents tell.
 
     Raises:
-        RequestError: The file is no such YAML, a value is of another type or out of range, or it is for another task.
+        RequestError: The file is not such YAML, a value has another type or is out of range, or it is for another task.
     """
     path = Path(path)
     if not path.is_file():

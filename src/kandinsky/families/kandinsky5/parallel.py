@@ -1,4 +1,4 @@
-"""How processes share the work of the Kandinsky 5 transformer."""
+"""How the work of the Kandinsky 5 transformer is split over processes."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kandinsky.errors import RequestError
-from kandinsky.model.params import read_params, three
+from kandinsky.families.parts.params import TransformerParams
 
 
 @dataclass(frozen=True, slots=True)
-class DiTParams:
+class DiTParams(TransformerParams):
     """Hyper-parameters under their official names, with the official constructor defaults.
 
     Attributes:
@@ -35,50 +35,23 @@ class DiTParams:
     instruct_type: str | None = None
 
     def __post_init__(self) -> None:
-        if self.model_dim % self.head_dim or self.model_dim % 2:
-            raise RequestError(f"model_dim {self.model_dim} is not a multiple of the head width {self.head_dim}")
-        if any(width % 2 for width in self.axes_dims):
-            raise RequestError(f"axes_dims {list(self.axes_dims)}: every entry must be even")
+        TransformerParams.__post_init__(self)
         if self.instruct_type not in (None, "channel"):
             raise RequestError(f"unknown instruct_type `{self.instruct_type}`: use `channel` or leave it out")
-
-    @property
-    def head_dim(self) -> int:
-        return sum(self.axes_dims)
-
-    @property
-    def num_heads(self) -> int:
-        return self.model_dim // self.head_dim
 
     @property
     def has_condition_channels(self) -> bool:
         return self.visual_cond or self.instruct_type == "channel"
 
     @property
-    def input_channels(self) -> int:
-        """Channels of ``x_BTHWC``: the latent, and with conditioning as many again and a mask."""
-        return 2 * self.in_visual_dim + 1 if self.has_condition_channels else self.in_visual_dim
-
-    @property
     def text_widths(self) -> tuple[int, int]:
         """Widths of a text token and of the pooled text that the network takes."""
         return self.in_text_dim, self.in_text_dim2
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DiTParams:
-        """Read official hyper-parameters.
-
-        Raises:
-            RequestError: For an unknown key.
-        """
-        what = "transformer parameter"
-        axes = {key: three(values, key, what) for key in ("patch_size", "axes_dims") if key in values}
-        return read_params(cls, {**values, **axes}, what)
-
 
 @dataclass(frozen=True, slots=True)
 class QwenClipSizes:
-    """What decides the work of both text encoders; the defaults are those of Qwen2.5-VL-7B and CLIP-L."""
+    """Sizes that determine the work of both text encoders; the defaults are those of Qwen2.5-VL-7B and CLIP-L."""
 
     qwen_width: int = 3584
     clip_width: int = 768
@@ -88,10 +61,14 @@ class QwenClipSizes:
 
     @classmethod
     def read(cls, values: Mapping[str, Any], **widths: int) -> QwenClipSizes:
-        """Sizes from a card's text parameters, where it has them.
+        """Sizes from a card's text parameters, if it has them.
 
         Args:
-            widths: in the place of the defaults.
+            values: The card's parameters.
+            **widths: Replace the defaults.
+
+        Returns:
+            The sizes.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**(widths | {key: value for key, value in values.items() if key in known}))

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kandinsky.errors import BackendError, RequestError, WeightsError
+from kandinsky.errors import RequestError, WeightsError, needs
 from kandinsky.families.kandinsky5 import expansion
 from kandinsky.families.kandinsky5.templates import IMAGE_EDIT, IMAGE_PAD, Template, fill_edit, template
 from kandinsky.media.image import resized
-from kandinsky.model.params import read_params
+from kandinsky.model.params import Readable
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.pretrained import check_vocabulary, read_model, read_tokenizer
 
@@ -36,31 +36,24 @@ CLIP_OTHER_HALF = (
 
 
 @dataclass(frozen=True, slots=True)
-class QwenClipParams:
-    """How prompts are cut and padded; the defaults are the official video values.
+class QwenClipParams(Readable):
+    """How prompts are truncated and padded; the defaults are the official video values.
 
     Attributes:
         qwen_max_length: Prompt tokens kept, not counting the template.
         clip_max_length: Tokens CLIP sees, including padding.
-        template: Names of ``families/kandinsky5/templates.py`` for clips and for stills.
-        image_template: Names of ``families/kandinsky5/templates.py`` for clips and for stills.
+        template: Name of the template in ``families/kandinsky5/templates.py`` for clips.
+        image_template: Name of the template for stills.
     """
 
+    what = "text encoder parameter"
     qwen_max_length: int = 256
     clip_max_length: int = 77
     template: str = "video"
     image_template: str = "image"
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> QwenClipParams:
-        """Read a card's values.
-
-        Raises:
-            RequestError: For an unknown key or template.
-        """
-        params = read_params(cls, values, "text encoder parameter")
-        template(params.template), template(params.image_template)
-        return params
+    def __post_init__(self) -> None:
+        template(self.template), template(self.image_template)  # refuses unknown ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +76,12 @@ class QwenClipEncoder(nn.Module):
         clip: ``CLIPTextModel``.
         qwen_tokenizer: From transformers.
         clip_tokenizer: From transformers.
-        image_processor: ``Qwen2VLImageProcessorPil``, needed where Qwen is shown images.
+        image_processor: ``Qwen2VLImageProcessorPil``, needed if Qwen sees images.
         padding: "trimmed" pads no further than the batch needs; "full" pads to ``qwen_max_length`` and gives a mask, as
             the official code does. Both give a denoiser the same result, as masked tokens count for nothing.
 
     Raises:
-        WeightsError: If the tokenizer does not split the templates as the models' own tokenizer does.
+        WeightsError: The tokenizer does not split the templates as the models' own tokenizer does.
     """
 
     def __init__(
@@ -124,7 +117,7 @@ class QwenClipEncoder(nn.Module):
             every token counts.
 
         Raises:
-            RequestError: If there are no prompts.
+            RequestError: There are no prompts.
         """
         if isinstance(prompts, str) or not prompts:
             raise RequestError("encode takes a list of at least one prompt")
@@ -137,7 +130,7 @@ class QwenClipEncoder(nn.Module):
     def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextEmbeddings:
         """Text embeddings of B prompts for image editing, each with its image.
 
-        Qwen sees the image at half its width and height; CLIP sees the words alone. The prompt may have any length.
+        Qwen sees the image at half its width and height; CLIP sees the text alone. The prompt may have any length.
 
         Args:
             images: At the size of the result.
@@ -146,8 +139,8 @@ class QwenClipEncoder(nn.Module):
             As ``encode``; L is as long as the longest prompt with its image.
 
         Raises:
-            WeightsError: If there is no image processor.
-            RequestError: For a prompt with an image token in it.
+            WeightsError: There is no image processor.
+            RequestError: A prompt contains an image token.
         """
         if isinstance(prompts, str) or not prompts or len(prompts) != len(images):
             raise RequestError("encode_with_images takes a list of at least one prompt, and an image for each")
@@ -206,7 +199,7 @@ class QwenClipEncoder(nn.Module):
             max_length=chosen.crop_start + self.params.qwen_max_length,
             return_tensors="pt",
         )
-        # The inner model leaves out the projection to the vocabulary, which nobody reads here.
+        # The inner model omits the projection to the vocabulary, which is not needed here.
         states = self.qwen.model(input_ids=inputs["input_ids"].to(device), use_cache=False).last_hidden_state
         mask = inputs["attention_mask"][:, chosen.crop_start :].bool().to(device)
         tokens = states[:, chosen.crop_start :]
@@ -239,21 +232,23 @@ class QwenClipEncoder(nn.Module):
 def read_qwen_clip(
     files: QwenClipFiles, *, params: QwenClipParams | None = None, dtype: torch.dtype, padding: Padding = "trimmed"
 ) -> QwenClipEncoder:
-    """Read both models and tokenizers from local folders, strictly, on the host; nothing is fetched or executed.
+    """Read both models and tokenizers from local folders, strictly, on the host; nothing is downloaded or executed.
 
     Args:
+        files: Their folders.
+        params: Settings of the encoder.
         dtype: Qwen's compute type; CLIP stays in float32, as in the official code.
+        padding: As for ``QwenClipEncoder``.
+
+    Returns:
+        The encoder.
 
     Raises:
-        BackendError: If transformers is not installed.
-        WeightsError: Naming the folder, and the tensor where one does not fit.
+        BackendError: transformers is not installed.
+        WeightsError: A file is missing or does not fit; the message names the folder and the tensor.
     """
-    try:
+    with needs("transformers", "the text encoder Qwen2.5-VL"):
         from transformers import AutoTokenizer, CLIPTextModel, Qwen2_5_VLForConditionalGeneration
-    except ImportError as error:
-        raise BackendError(
-            "the text encoders Qwen2.5-VL and CLIP need the package `transformers`: install `kandinsky-video[full]`"
-        ) from error
     # before the large files
     qwen_folder, clip_folder = files.qwen_tokenizer or files.qwen, files.clip_tokenizer or files.clip
     qwen_tokenizer, clip_tokenizer = (read_tokenizer(AutoTokenizer, one) for one in (qwen_folder, clip_folder))
@@ -276,7 +271,7 @@ def read_qwen_clip(
 
 
 def _read_image_processor(folder: Path) -> Any | None:
-    """The processor whose values lie beside the tokenizer; None where there are none."""
+    """The image processor beside the tokenizer; None if there is none."""
     from transformers import Qwen2VLImageProcessorPil  # this one needs no torchvision
 
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):

@@ -76,7 +76,7 @@ def transformer(
 
 
 class _Processor:
-    """Diffusers calls Qwen's processor, with room for pictures; without any, its tokenizer does the same."""
+    """Diffusers calls Qwen's processor, with room for images; without any, its tokenizer does the same."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer

@@ -15,7 +15,7 @@ SLOT = "{}"
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Text around a prompt, and how many tokens of the encoder's answer are cut off in front.
+    """Text around a prompt, and how many tokens of the encoder's output are dropped at the start.
 
     Attributes:
         crop_start: Positions dropped from the states. With the Qwen vocabulary the text before the prompt is exactly as
@@ -108,7 +108,7 @@ END_OF_TURN = "<|im_end|>"
 
 
 def fill_edit(prompt: str, image_tokens: int) -> str:
-    """The image-editing text of a prompt and one source image that takes so many tokens."""
+    """The image-editing text of a prompt and one source image of ``image_tokens`` tokens."""
     image = IMAGE_EDIT_IMAGE.replace(IMAGE_PAD, IMAGE_PAD * image_tokens)
     return IMAGE_EDIT.fill(prompt) + image + END_OF_TURN
 
@@ -120,7 +120,7 @@ def template(name: str) -> Template:
     """The template a card names.
 
     Raises:
-        RequestError: For an unknown name.
+        RequestError: The name is unknown.
     """
     try:
         return TEMPLATES[name]

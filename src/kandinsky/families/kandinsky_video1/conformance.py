@@ -123,7 +123,7 @@ def run_interpolate(case: Case) -> Mapping[str, Tensor]:
 
 
 def run_interpolate_1_1(case: Case) -> Mapping[str, Tensor]:
-    """1.1: the same in ten steps, with the prompt; the unconditional pass computes every gap by itself."""
+    """1.1: the same in ten steps, with the prompt; the unconditional pass computes every gap separately."""
     inputs, call, net = case.inputs, case.call, unet.network(case, keymaps.UNET_GAPS_1_1)
     gaps = len(inputs["noise_init"])
     skip, perturbation = call.integer("skip_frames", most=SKIPS - 1), call.number("perturbation_time")

@@ -17,7 +17,7 @@ GAPS = Figures(384, 0.50e8, 1.81e8, 0.53e8, in_stages=0.940, largest=0.105)
 
 
 def keyframes(card: Card, component: Component, load: Load) -> Cost:
-    """Of all passes over the keyframes, and over the first frame where the model makes one."""
+    """The cost of all passes over the keyframes, and over the first frame if the model makes one."""
     count, first = keyframes_of(card).count, keyframes_of(card).first_frame
     base = UNetParams.from_dict(component.params).model_channels
     area = load.latent.height * load.latent.width
@@ -30,7 +30,7 @@ def keyframes(card: Card, component: Component, load: Load) -> Cost:
 
 
 def interpolation(card: Card, component: Component, load: Load) -> Cost | None:
-    """Of filling all gaps until the clip has its frames; None where there are none to fill."""
+    """The cost of filling all gaps until the clip has its frames; None if there are none to fill."""
     values = keyframes_of(card)
     gaps, frames = values.count - 1, load.shape.frames
     if frames <= values.count:
@@ -39,7 +39,7 @@ def interpolation(card: Card, component: Component, load: Load) -> Cost | None:
     area = load.latent.height * load.latent.width
     passes = min(values.steps, load.steps) * (1 if values.guidance == 1 else 2)
     operations, widest = Operations(), 0
-    while gaps * 4 + 1 <= frames:  # each walk makes four gaps of one
+    while gaps * 4 + 1 <= frames:  # each pass turns one gap into four
         operations += GAPS.operations(base, gaps * area, passes)
         widest, gaps = gaps, gaps * 4
     return GAPS.cost(base, widest * area, operations, load, tokens=area)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kandinsky.families.parts.shared import MOVQ, T5_PROJECTED
+from kandinsky.families.parts.shared import MOVQ, T5_PROJECTED, UNET_ADAPTS
 from kandinsky.model.family import Family, Part
 from kandinsky.model.lazy import Lazy
 from kandinsky.model.task import TEXT_OR_IMAGE_TO_VIDEO, TEXT_TO_VIDEO, Task
 
 _HERE = "kandinsky.families.kandinsky_video1"
 _KEYMAPS = "kandinsky.families.parts.keymaps"
+_IN_TIME = tuple(name.replace("self_", "temporal_") for name in UNET_ADAPTS if name.startswith("self_"))
 
 
 def _unet(keymap: str, cost: str) -> Part:
@@ -19,6 +20,7 @@ def _unet(keymap: str, cost: str) -> Part:
         keymap=Lazy(f"{_KEYMAPS}:{keymap}"),
         bind=Lazy("kandinsky.families.parts.unet.denoiser:bind"),
         cost=Lazy(f"{_HERE}.cost:{cost}"),
+        adapts=(*UNET_ADAPTS, *_IN_TIME),
     )
 
 

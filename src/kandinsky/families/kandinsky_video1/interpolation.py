@@ -1,4 +1,4 @@
-"""The frame rate of any clip raised by a model's interpolation network.
+"""Raises the frame rate of any clip with a model's interpolation network.
 
 Legend: T frames; H W rows and columns; C channels.
 """
@@ -22,7 +22,7 @@ from kandinsky.engine.latents import write_latent
 from kandinsky.engine.pipeline import Pipeline
 from kandinsky.engine.stages import decode
 from kandinsky.errors import RequestError
-from kandinsky.families.kandinsky_video1.keyframes import encode_picture, fill_gaps, gap_states
+from kandinsky.families.kandinsky_video1.keyframes import encode_image, fill_gaps, gap_states
 from kandinsky.families.parts.projected import no_text
 from kandinsky.media import recipe
 from kandinsky.model.values import TextEmbeddings, Video
@@ -41,17 +41,25 @@ def interpolate(
     keep_latent: str | Path | None = None,
     on_step: OnStep | None = None,
 ) -> Video:
-    """The clip with more frames a second, of the same length and size.
+    """Raise a clip's frame rate, keeping its length and size.
 
-    The given frames pass through the autoencoder too, so that they do not stand out. Sides that are no multiples of 64
+    The given frames pass through the autoencoder too, so that they do not stand out. Sides that are not multiples of 64
     are scaled to the nearest for the network, and back. Long clips are filled in parts that share a given frame.
 
     Args:
-        times_s: When each frame is shown, from 0, and the length of the clip, where its rate is not even.
-        seconds: When each frame is shown, from 0, and the length of the clip, where its rate is not even.
+        pipe: The model.
+        video: The clip.
+        settings: The new rate, and how to sample.
+        times_s: When each frame is shown, in seconds from 0, if the rate is not constant.
+        seconds: Duration of the clip, if the rate is not constant.
+        keep_latent: File for the latent, written before it is decoded.
+        on_step: Called after each step.
+
+    Returns:
+        The clip with more frames per second.
 
     Raises:
-        RequestError: For a clip of fewer than two frames, or settings that are not allowed.
+        RequestError: The clip has fewer than two frames, or a setting is not allowed.
     """
     settings.check(pipe.card)
     keyframes = pipe.card.keyframes
@@ -66,7 +74,7 @@ def interpolate(
     prompt = settings.prompt if keyframes.guides_text else ""
     context = pipe.context
     states = _states(context, prompt)
-    latents = torch.cat([encode_picture(context, _resized(frame, size)) for frame in video.frames_THWC], dim=1)
+    latents = torch.cat([encode_image(context, _resized(frame, size)) for frame in video.frames_THWC], dim=1)
     steps = settings.steps or keyframes.steps
     guidance = keyframes.guidance if settings.guidance is None else settings.guidance
     parts = [_parts((count - 1) * PER_PASS**number) for number in range(passes)]
@@ -104,12 +112,12 @@ def _parts(gaps: int) -> list[tuple[int, int]]:
 
 
 def _resized(frame_HWC: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    picture = Image.fromarray(frame_HWC)
-    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+    image = Image.fromarray(frame_HWC)
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _states(context: Context, prompt: str) -> tuple[TextEmbeddings, TextEmbeddings]:
-    """Embeddings of the prompt and of no text. The text encoder is read for a prompt only."""
+    """Embeddings of the prompt and of an empty prompt; the text encoder is read for a prompt only."""
     if not prompt.strip():
         nothing = no_text(int(context.card.dit.params["context_dim"]))
         return nothing, nothing

@@ -1,9 +1,9 @@
-"""Keyframes → base frames → interpolation: three walks of the one sampling loop (Kandinsky Video 1.0 and 1.1).
+"""Keyframes → base frames → interpolation: three runs of the shared sampling loop (Kandinsky Video 1.0 and 1.1).
 
-encode → [first frame] → keyframes → [fill the gaps, once or twice] → decode. Each stage is public and typed on both
-sides; a network is read when its stage is reached, so a clip without interpolation never reads that network. Every
-stage draws from a generator of its own, made of the seed and the stage's number; so the keyframes of a seed are the
-same at every frame rate.
+encode → [first frame] → keyframes → [fill the gaps, once or twice] → decode. Each stage is public and fully typed; a
+network is read when its stage is reached, so a clip without interpolation never reads that network. Every stage draws
+from a generator of its own, derived from the seed and the stage's number; so the keyframes of a seed are the same at
+every frame rate.
 
 Legend: B clips; T H W C latent frames, rows, columns, channels; F frames and G = F − 1 gaps between them.
 """
@@ -38,24 +38,25 @@ from kandinsky.model.card import Card
 from kandinsky.model.denoiser import VIDEO, OnTrack
 from kandinsky.model.values import LatentShape, TextEmbeddings
 from kandinsky.runtime.randomness import stage_seed
-from kandinsky.text.protocol import GapTextEncoder
+from kandinsky.text.protocol import GapTextEncoder, TextEncoder
 
 if TYPE_CHECKING:
     from kandinsky.model.denoiser import State
 
 STAGES = ("key frames", "first frame", "first frame's noise", "interpolation")
 Walk = Generator[Step, None, Tensor]
+Guided = tuple[Mixing, tuple[UNetDenoiser | None, ...]]
 
 
 @dataclass(frozen=True)
 class KeyframesMade(Made):
-    """What the stages of Kandinsky Video have made so far.
+    """The state of a keyframe job so far.
 
     Attributes:
         told: Embeddings for the interpolation.
         first: Clean latent [1, 1, H, W, C] of the first frame.
-        done: Steps of the job, of all its stages.
-        total: Steps of the job, of all its stages.
+        done: Steps taken so far, over all its stages.
+        total: Steps of all its stages.
     """
 
     told: TextEmbeddings | None = None
@@ -91,7 +92,7 @@ class EncodeText:
 
 @dataclass(frozen=True, slots=True)
 class FirstFrame:
-    """The first frame: of the given image, else of one made from the text; nothing for models that need none."""
+    """The first frame: the given image, else one made from the text; nothing for models that need none."""
 
     needs: tuple[str, ...] = ("dit", "image_vae")
 
@@ -101,12 +102,12 @@ class FirstFrame:
         if first is None:
             return made
         if job.image is not None:
-            return dataclasses.replace(made, first=encode_picture(context, job.image.pixels()))
+            return dataclasses.replace(made, first=encode_image(context, job.image.pixels()))
         yield Phase("first frame")
         image = yield from make_first_frame(context, job, made.text, made.negative, total=made.total)
-        # Quirk: the one that is made is larger than the clip, becomes eight-bit pixels, and is reduced, as officially
+        # Quirk: a generated one is larger than the clip, becomes eight-bit pixels, and is reduced, as officially
         small = image.resize((job.shape.width, job.shape.height), Image.Resampling.BICUBIC)
-        return dataclasses.replace(made, first=encode_picture(context, small), done=job.steps)
+        return dataclasses.replace(made, first=encode_image(context, small), done=job.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class SampleKeyframes:
 
 @dataclass(frozen=True, slots=True)
 class Interpolate:
-    """The clip with its gaps filled as often as the frame rate asks."""
+    """The clip with its gaps filled as often as the frame rate requires."""
 
     needs: tuple[str, ...] = ("interpolation",)
 
@@ -179,10 +180,10 @@ def choice_of(job: Job) -> KeyframeChoice:
     """The keyframe settings of a job.
 
     Raises:
-        RequestError: If the job is for another model.
+        RequestError: The job is for another model.
     """
     if not isinstance(job.extra, KeyframeChoice):
-        raise RequestError(f"this request was held against `{job.card.id}`, which makes no key frames")
+        raise RequestError(f"this request was checked against `{job.card.id}`, which makes no key frames")
     return job.extra
 
 
@@ -204,7 +205,7 @@ def encode(context: Context, job: Job) -> tuple[TextEmbeddings, TextEmbeddings]:
 
 
 def encode_for_gaps(context: Context, job: Job, text: TextEmbeddings) -> TextEmbeddings:
-    """Embeddings for the interpolation: ``text``, or its own where the card defines a projection for it."""
+    """Embeddings for the interpolation: ``text``, or its own if the card defines a projection for it."""
     is_its_own = context.card.text.params.get("gap_table") and choice_of(job).passes
     return gap_states(context, job.text) if is_its_own else text
 
@@ -216,7 +217,8 @@ def gap_states(context: Context, prompt: str) -> TextEmbeddings:
         return asked.states(prompt, way="for gaps", ask=_for_gaps) if own else asked.states(prompt)
 
 
-def _for_gaps(encoder: GapTextEncoder, prompt: str) -> TextEmbeddings:
+def _for_gaps(encoder: TextEncoder, prompt: str) -> TextEmbeddings:
+    assert isinstance(encoder, GapTextEncoder)
     return encoder.encode_for_gaps([prompt])
 
 
@@ -232,7 +234,7 @@ def make_first_frame(
     """A first frame from the text, larger than the clip.
 
     Raises:
-        BackendError: For models that do not need one.
+        BackendError: The model does not need one.
     """
     first = keyframes_of(context.card).first_frame
     if first is None:
@@ -242,7 +244,7 @@ def make_first_frame(
     device = context.placement.device("dit")
     C = latent.channels
 
-    def passes(net: torch.nn.Module, begin: Tensor) -> tuple[Mixing, tuple[UNetDenoiser | None, ...]]:
+    def passes(net: torch.nn.Module, begin: Tensor) -> Guided:
         empty = begin.new_zeros(*begin.shape[:-1], C + 1)
         guidance = Guidance(first.guidance)
         bound = [
@@ -251,17 +253,8 @@ def make_first_frame(
         ]
         return guidance, (bound[0], bound[1] if guidance.is_on else None)
 
-    made = yield from _walk(
-        context,
-        "dit",
-        shape,
-        passes,
-        seed=stage_seed(job.seed, STAGES.index("first frame")),
-        rule=job.sampling.sampler,
-        steps_=job.steps,
-        done=done,
-        total=total,
-    )
+    seed = stage_seed(job.seed, STAGES.index("first frame"))
+    made = yield from _walk(context, shape, passes, seed=seed, steps_=job.steps, done=done, total=total)
     with context.placement.hold("image_vae") as vae, torch.no_grad():
         pixels = to_bytes(vae.decode(made.to(context.placement.device("image_vae"))))
     return Image.fromarray(pixels[0, 0].cpu().numpy())
@@ -282,7 +275,7 @@ def sample_keyframes(
     device = context.placement.device("dit")
     marks = _marks(context.card, job)
 
-    def passes(net: torch.nn.Module, begin: Tensor) -> tuple[Mixing, tuple[UNetDenoiser | None, ...]]:
+    def passes(net: torch.nn.Module, begin: Tensor) -> Guided:
         def bound(states: TextEmbeddings, condition: Tensor | None = None) -> UNetDenoiser:
             return UNetDenoiser(net, states, marks=marks, condition_BTHWC=condition)  # type: ignore[arg-type]
 
@@ -294,19 +287,8 @@ def sample_keyframes(
         weights = ImageGuidance(job.guidance, choice_of(job).image_guidance)
         return weights, (bound(told, condition), bound(untold, condition), bound(untold, torch.zeros_like(condition)))
 
-    return (
-        yield from _walk(
-            context,
-            "dit",
-            shape,
-            passes,
-            seed=stage_seed(job.seed, STAGES.index("key frames")),
-            rule=job.sampling.sampler,
-            steps_=job.steps,
-            done=done,
-            total=total,
-        )
-    )
+    seed = stage_seed(job.seed, STAGES.index("key frames"))
+    return (yield from _walk(context, shape, passes, seed=seed, steps_=job.steps, done=done, total=total))
 
 
 def fill_gaps_of(
@@ -320,9 +302,9 @@ def fill_gaps_of(
     done: int = 0,
     total: int | None = None,
 ) -> Walk:
-    """One pass: three frames between every two, [1, 4·(T − 1) + 1, H, W, C].
+    """Fill the gaps of a job's clip once: three frames between every two, [1, 4·(T − 1) + 1, H, W, C].
 
-    number: of the pass; it decides what the network is told of the gaps' length.
+    ``number`` is that of the pass; it determines the length of the gaps that the network is given.
     """
     return (
         yield from fill_gaps(
@@ -356,12 +338,22 @@ def fill_gaps(
     """Three frames between every two of any clip's latents, [1, 4·(T − 1) + 1, H, W, C].
 
     Args:
-        text: Embeddings for the guided pass, and for the one that knows neither text nor frames.
-        nothing: Embeddings for the guided pass, and for the one that knows neither text nor frames.
-        steps_: Of this walk.
-        guidance: Of this walk.
-        seed: Of this walk.
-        number: Of the pass, from 0.
+        context: The model.
+        latents_BTHWC: The clip.
+        text: Embeddings for the guided pass.
+        nothing: Embeddings for the pass that knows neither text nor frames.
+        steps_: Sampling steps of this pass.
+        guidance: Guidance scale of this pass.
+        seed: Seed of this pass.
+        number: Number of the pass, from 0.
+        done: Steps of earlier loops.
+        total: Steps of all loops.
+
+    Yields:
+        Sampling steps.
+
+    Returns:
+        The latents.
     """
     keyframes = keyframes_of(context.card)
     device = context.placement.device("interpolation")
@@ -370,7 +362,7 @@ def fill_gaps(
     skips = keyframes.skips
     marks = Marks(skip=skips[min(number, len(skips) - 1)])
 
-    def passes(net: torch.nn.Module, begin: Tensor) -> tuple[Mixing, tuple[UNetDenoiser | None, ...]]:
+    def passes(net: torch.nn.Module, begin: Tensor) -> Guided:
         def bound(states: TextEmbeddings, before: Tensor, behind: Tensor, marks: Marks) -> UNetDenoiser:
             return UNetDenoiser(
                 net,  # type: ignore[arg-type]
@@ -389,37 +381,36 @@ def fill_gaps(
 
     filled = yield from _walk(
         context,
-        "interpolation",
         shape,
         passes,
         seed=stage_seed(seed, STAGES.index("interpolation") + number),
-        rule=keyframes.sampler,
         steps_=steps_,
         done=done,
         total=total,
+        part="interpolation",
     )
     return fill(latents_BTHWC.to(filled), filled)
 
 
-Passes = Callable[[torch.nn.Module, Tensor], tuple[Mixing, tuple[UNetDenoiser | None, ...]]]
+Passes = Callable[[torch.nn.Module, Tensor], Guided]
 
 
 def _walk(
     context: Context,
-    part: str,
     shape: LatentShape,
     passes: Passes,
     *,
     seed: int,
-    rule: str,
     steps_: int,
     done: int,
     total: int | None,
+    part: str = "dit",
 ) -> Walk:
-    """One walk of a network of this family: draws, times, guidance over ``passes``, steps."""
-    rules = sampler(rule)
+    """One sampling loop of a network of this family: draws, times, guidance over ``passes``, steps."""
+    card = context.card
+    rules = sampler(card.sampling.sampler if part == "dit" else keyframes_of(card).sampler)
     times = rules.times(steps_, 1.0)
-    draws = noise_rule.draw_series(shape, [seed], context.card.sampling.noise, count=rules.draws(steps_))
+    draws = noise_rule.draw_series(shape, [seed], card.sampling.noise, count=rules.draws(steps_))
     begin = draws[0].to(context.placement.device(part))
     with context.placement.hold(part) as net:
         if part == "dit":
@@ -458,10 +449,10 @@ def _marks(card: Card, job: Job) -> Marks:
     return Marks(places, noise_level=first.noise_level, motion=first.motion[motion])
 
 
-def encode_picture(context: Context, picture: Image.Image) -> Tensor:
+def encode_image(context: Context, image: Image.Image) -> Tensor:
     """Latent [1, 1, H, W, C] of one image, float32."""
     name = "image_vae" if "image_vae" in context.card.components else "vae"
     device = context.placement.device(name)
     with context.placement.hold(name) as vae, torch.no_grad():
-        out: Tensor = vae.encode(to_pixels(picture).to(device)).to(context.precision.islands)
+        out: Tensor = vae.encode(to_pixels(image).to(device)).to(context.precision.islands)
         return out

@@ -22,9 +22,9 @@ class KeyframeChoice:
     Attributes:
         rate: Name of the frame rate.
         passes: How often the gaps between frames are filled.
-        motion: Name of how much should move; None for models that are not told.
-        image_guidance: Weight of the first frame.
-        interpolation_guidance: Of the frames around a gap; 1 = off.
+        motion: Name of the amount of motion; None for models without this input.
+        image_guidance: Guidance scale of the first frame.
+        interpolation_guidance: Guidance scale of the frames around a gap; 1 disables it.
     """
 
     rate: str
@@ -34,13 +34,13 @@ class KeyframeChoice:
     interpolation_guidance: float
 
     def settings(self, job: Job) -> dict[str, Any]:
-        """The values that decide the job's result, under the names a recipe uses."""
+        """The values that determine the job's result, under the names a recipe uses."""
         told = {} if self.motion is None else {"motion": self.motion, "image_guidance": self.image_guidance}
         return job.plain_settings() | {"rate": self.rate, "interpolation_guidance": self.interpolation_guidance, **told}
 
 
 def resolve_keyframes(request: Request, card: Card, needs_image: bool = True) -> Job:
-    """``engine.request.resolve`` for models of keyframes: the frame rate decides the number of frames."""
+    """``engine.request.resolve`` for keyframe models: the frame rate decides the number of frames."""
     refuse_foreign(request, card, own=OWN)
     keyframes = keyframes_of(card)
     choice = _choice(request, card, keyframes)
@@ -56,7 +56,7 @@ def keyframes_of(card: Card) -> Keyframes:
     """The keyframe settings of a card.
 
     Raises:
-        RequestError: If the model has none.
+        RequestError: The model has none.
     """
     if card.keyframes is None:
         raise RequestError(f"`{card.id}` makes no key frames")

@@ -19,7 +19,7 @@ from kandinsky.families.nano.params import NanoAutoencoderParams
 
 
 class CausalBlock(nn.Module):
-    """Residual block: a 3×3 convolution in space, then a linear look at this frame and the one before."""
+    """Residual block: a 3×3 convolution in space, then a linear layer over this frame and the one before."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class NanoAutoencoder(nn.Module):
 
     @property
     def temporal(self) -> int:
-        """Pixel frames of a latent frame, but the first."""
+        """Pixel frames per latent frame, except the first."""
         return self.params.temporal
 
     @property
@@ -116,10 +116,12 @@ class NanoAutoencoder(nn.Module):
         return x.reshape(B, T * p.temporal, H * p.spatial, W * p.spatial, 3)[:, p.temporal - 1 :]
 
     def start_from_pca(self, patches_NF: Tensor, *, whitening: float = 0.6) -> float:
-        """Set both linear maps to the PCA of sample patches [N, 768].
+        """Set both linear maps to the PCA of sample patches.
 
-        whitening: 0 keeps the spread of the components, 1 gives each the same variance; between the two a denoiser
-        hears the important components louder. The mean variance is 1 in any case.
+        Args:
+            patches_NF: Sample patches [N, 768].
+            whitening: 0 keeps the variances of the components, 1 makes all equal; in between, a denoiser gets more of
+                the important components. The mean variance is 1 in any case.
 
         Returns:
             Share of the patches' variance that the kept components explain.

@@ -1,10 +1,10 @@
-"""Nano's eye: what CogVLM2 is for the large video-to-audio model, small enough to be trained with its U-Net.
+"""Nano's video encoder: what CogVLM2 is for the large video-to-audio model, small enough to be trained with its U-Net.
 
-Each frame is seen beside its changes from the frame before and to the frame after, so plain backgrounds vanish and
-motion stands out; places are kept to the end, since a contact is a matter of where. Then every moment looks at its
-neighbours in time. Words are few and looked up; one that is not known says nothing.
+Each frame is processed with its changes from the frame before and to the frame after, so plain backgrounds vanish and
+motion stands out; positions are kept to the end, since a contact is a matter of where. Then every frame's state is
+mixed with those of its neighbours in time. There are few words, and they are looked up; unknown ones are ignored.
 
-Legend: B clips or prompts, T frames, H W rows and columns, C channels, L words of a prompt, E width of the states.
+Legend: B clips or prompts, T frames, H W rows and columns, C channels, L words of a prompt, E width of the embeddings.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.model.params import read_params
+from kandinsky.model.params import Readable
 
 PATCH = 4  # pixels that the first layer takes together
 GROUPS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class NanoClipEncoderParams:
+class NanoClipEncoderParams(Readable):
     """Hyper-parameters of Nano's encoder of clips and words.
 
     Attributes:
@@ -37,6 +36,7 @@ class NanoClipEncoderParams:
         prompt_words: L, how many words are used.
     """
 
+    what = "clip encoder parameter"
     encoder_dim: int = 96
     side: int = 48
     widths: tuple[int, ...] = (32, 64)
@@ -45,18 +45,9 @@ class NanoClipEncoderParams:
     words: tuple[str, ...] = ()
     prompt_words: int = 2
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> NanoClipEncoderParams:
-        """Read a card's values.
-
-        Raises:
-            RequestError: For an unknown key.
-        """
-        return read_params(cls, values, "clip encoder parameter")
-
 
 class Moment(nn.Module):
-    """A frame's state, made better by its two neighbours'."""
+    """Refines a frame's embedding with those of its two neighbours."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -93,7 +84,7 @@ class NanoClipEncoder(nn.Module):
         x = frames_BTCHW.to(self.patches.weight.dtype) * 2 - 1
         change = x.diff(dim=1)
         none = torch.zeros_like(x[:, :1])
-        # a contact shows as a small change: it is made as loud as the image itself
+        # a contact shows as a small change, which is amplified to the scale of the image itself
         before, after = 4 * torch.cat((none, change), 1), 4 * torch.cat((change, none), 1)
         h = self.patches(torch.cat((x, before, after), dim=2).flatten(0, 1))
         h = self.shrink(F.silu(h))
@@ -125,7 +116,7 @@ class NanoClipEncoder(nn.Module):
         return out
 
     def numbers(self, prompt: str) -> list[int]:
-        """Numbers of the first L known words, 0 where there are fewer."""
+        """Numbers of the first L known words, padded with 0."""
         names = {name: number for number, entry in enumerate(self.params.words, 1) for name in entry.split("|")}
         found = [names[word] for word in re.findall(r"\w+", prompt.lower()) if word in names]
         return (found + [0] * self.params.prompt_words)[: self.params.prompt_words]

@@ -10,7 +10,7 @@ COPIES = 4  # of the clip in float32, while it is decoded
 
 
 def autoencoder(card: Card, component: Component, load: Load) -> Cost:
-    """Of decoding one clip."""
+    """The cost of decoding one clip."""
     p, latent, shape = NanoAutoencoderParams.from_dict(component.params), load.latent, load.shape
     coarse, fine = latent.frames * latent.height * latent.width, shape.frames * 4 * latent.height * latent.width
     block = 9 + 2  # a 3x3 convolution, and a look at two frames, for each pair of channels

@@ -1,4 +1,4 @@
-"""Which words of a prompt Nano makes use of: those that name what it shows, and those that it was trained to read past.
+"""Which words of a prompt Nano uses: those that name what it shows, and those that it was trained to ignore.
 
 The list ships with the weights as `words.json`; `python -m kandinsky.lab.nano.known_words` writes it.
 """
@@ -27,11 +27,13 @@ _SHORTEST_STEM = 3
 
 @dataclass(frozen=True, slots=True)
 class KnownWords:
-    """Stems of the words that are known.
+    """Stems of the known words.
 
-    filler:   read past, such as articles and "emoji of".   numbers: of things; one is shown whatever they say.
-    roles:    word to what it may name of each role but the concept: `{"red": {"background": (0,)}}`.
-    concepts: words of each concept, by its number.
+    Attributes:
+        filler: Words to skip, such as articles and "emoji of".
+        numbers: Numbers of things; one is shown whatever they say.
+        roles: Word to what it may name in each role but the concept: `{"red": {"background": (0,)}}`.
+        concepts: Words of each concept, by its number.
     """
 
     filler: frozenset[str]
@@ -41,7 +43,11 @@ class KnownWords:
 
     @classmethod
     def read(cls, path: Path) -> KnownWords:
-        """Read `words.json`. Raises: WeightsError for a file that is none."""
+        """Read `words.json`.
+
+        Raises:
+            WeightsError: The file is not valid.
+        """
         table = read_table(path)
         with reading(path, "holds no list of words"):
             roles: dict[str, dict[str, set[int]]] = {}
@@ -57,18 +63,22 @@ class KnownWords:
             )
 
     def check(self, concepts: int, path: Path) -> None:
-        """Raises: WeightsError for the list of a network with another number of concepts."""
+        """Check that the list belongs to a network.
+
+        Raises:
+            WeightsError: The network has another number of concepts.
+        """
         if len(self.concepts) != concepts:
             raise WeightsError(f"`{path}` has the words of {len(self.concepts)} concepts, and the network {concepts}")
 
     def unused(self, prompt: str, chosen: Choice, read: Callable[[str], Choice], *, end: int) -> tuple[str, ...]:
-        """Words of a prompt that say nothing about what will be shown, in their order, each once.
+        """Words of a prompt that have no influence on what will be shown, in their order, each once.
 
         Args:
             prompt: As it was given.
-            chosen: What was understood of it.
-            read: Understands another prompt, to ask whether a word of some other concept played a part.
-            end: Characters that were read; what lies behind is not used.
+            chosen: How it was understood.
+            read: Reads another prompt, to find out whether a word of some other concept played a part.
+            end: Number of characters that were read; later ones are not used.
         """
         own = self.concepts[chosen["concept"]]
         found = dict[str, None]()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kandinsky.model.params import read_params
+from kandinsky.model.params import Readable
 
 
 @dataclass(frozen=True, slots=True)
-class NanoAutoencoderParams:
+class NanoAutoencoderParams(Readable):
     """Hyper-parameters of Nano's video autoencoder.
 
     Attributes:
@@ -17,6 +17,7 @@ class NanoAutoencoderParams:
         fine_width: Channels at a resolution of 4 × 4 pixels.
     """
 
+    what = "autoencoder parameter"
     latent_channels: int = 48
     temporal: int = 4
     spatial: int = 8
@@ -26,15 +27,6 @@ class NanoAutoencoderParams:
     blocks: int = 2
     fine_width: int = 64
     fine_blocks: int = 2
-
-    @classmethod
-    def from_dict(cls, values: dict[str, int]) -> NanoAutoencoderParams:
-        """Read a card's values.
-
-        Raises:
-            RequestError: For an unknown key.
-        """
-        return read_params(cls, values, "autoencoder parameter")
 
     @property
     def patch_features(self) -> int:

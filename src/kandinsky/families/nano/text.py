@@ -17,13 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.model.params import read_params
+from kandinsky.model.params import Readable
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import attention
 
@@ -32,9 +31,10 @@ MEMORY_SEED = 20261121
 
 
 @dataclass(frozen=True, slots=True)
-class NanoTextParams:
+class NanoTextParams(Readable):
     """Sizes. The slot counts are those of data/concepts.json and lab/nano/captions.py, without the empty slot."""
 
+    what = "text network parameter"
     vocab_size: int = 10_000
     max_tokens: int = 64
     width: int = 192
@@ -51,15 +51,6 @@ class NanoTextParams:
     sizes: int = 3
     cameras: int = 5
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> NanoTextParams:
-        """Read a card's values.
-
-        Raises:
-            RequestError: For an unknown key.
-        """
-        return read_params(cls, values, "text network parameter")
-
     @property
     def slots(self) -> dict[str, int]:
         return dict(
@@ -69,7 +60,12 @@ class NanoTextParams:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was understood. meaning_BM: unit length.  logits: by role, [B, V] without the empty slot."""
+    """How a prompt was understood.
+
+    Attributes:
+        meaning_BM: Embedding of the concept, of unit length.
+        logits: By role, [B, V] without the empty slot.
+    """
 
     meaning_BM: Tensor
     logits: dict[str, Tensor]
@@ -174,11 +170,14 @@ class NanoTextNetwork(nn.Module):
     def forward(self, ids_BL: Tensor, mask_BL: Tensor, said_B: Tensor, still_B: Tensor) -> TextEmbeddings:
         """Embeddings of B prompts.
 
-        said_B:  False where the prompt says nothing: every role then takes the empty slot.
-        still_B: True where one image is wanted.
+        Args:
+            ids_BL: Token numbers.
+            mask_BL: True where a token counts.
+            said_B: False for an empty prompt: every role then takes the empty slot.
+            still_B: True for one image.
 
         Returns:
-            Tokens [B, 6, C], pooled [B, P], no mask: every state counts.
+            Tokens [B, 6, C], pooled [B, P], no mask: every embedding counts.
         """
         reading = self.read(ids_BL, mask_BL)
         nothing_B1 = (~said_B).float()[:, None]
@@ -189,10 +188,14 @@ class NanoTextNetwork(nn.Module):
         return self.speak(choices, torch.where(said_B, still_B.long(), torch.full_like(said_B, 2, dtype=torch.long)))
 
     def speak(self, choices: Mapping[str, Tensor], kind_B: Tensor) -> TextEmbeddings:
-        """From what was understood to states.
+        """From what was understood to embeddings.
 
-        choices: by role, shares of its slots [B, V + 1], the empty slot last.
-        kind_B:  0 for a clip, 1 for one image, 2 where the prompt says nothing.
+        Args:
+            choices: By role, shares of its slots [B, V + 1], the empty slot last.
+            kind_B: 0 for a clip, 1 for one image, 2 for an empty prompt.
+
+        Returns:
+            The embeddings.
         """
         states, pooled = zip(*(self.memories[role](choices[role]) for role in ROLES), strict=True)
         token_BC, part_BC = self.kind(F.one_hot(kind_B, 3).float())

@@ -30,8 +30,14 @@ class NanoTextEncoder:
     def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
         """Embeddings of B ≥ 1 prompts: tokens [B, 6, C], pooled [B, P], no mask.
 
-        A prompt without a letter or sign gives the unconditional state. Words beyond the 64th token are not read.
-        still: the result will be one image; it has a state of its own.
+        A prompt without a letter or sign gives the unconditional embedding. Words beyond the 64th token are not read.
+
+        Args:
+            prompts: The prompts.
+            still: Whether the result will be one image, which has an embedding of its own.
+
+        Returns:
+            The embeddings.
         """
         if isinstance(prompts, str) or not prompts:
             raise RequestError("prompts must be a list of at least one string: write `encode([prompt])`")
@@ -42,7 +48,7 @@ class NanoTextEncoder:
             return out
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Token numbers [B, L], which of them count [B, L], and which prompts say anything [B]."""
+        """Token numbers [B, L], which of them count [B, L], and which prompts are not empty [B]."""
         encodings = self.tokenizer.encode_batch(list(prompts))
         device = self.network.queries.weight.device
         ids = torch.tensor([e.ids for e in encodings], device=device)
@@ -51,7 +57,7 @@ class NanoTextEncoder:
         return ids, mask, said
 
     def unused(self, prompt: str) -> tuple[str, ...]:
-        """Words of a prompt that say nothing about what will be shown; none where no list of words came with it."""
+        """Words of a prompt that have no influence on what is shown; none if no word list came with the weights."""
         if self.known is None or not prompt.strip():
             return ()
         end = max(stop for _, stop in self.tokenizer.encode(prompt).offsets)

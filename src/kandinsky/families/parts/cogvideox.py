@@ -2,7 +2,7 @@
 
 Clips pass in pieces of a few frames whose convolutions remember the piece before, as the official code does; the
 normalisation looks at one piece, so the pieces are part of the result. Memory does not grow with the length of a clip
-where the pieces are taken one by one (``decode_pieces``).
+if the pieces are consumed one by one (``decode_pieces``).
 
 Legend: B batch, T frames, H rows, W columns, C channels; pixels in [-1, 1].
 """
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.errors import RequestError, needs
 from kandinsky.families.parts.params import LATENT_PIECE, PIXEL_PIECE, CogVideoXParams
 
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -32,18 +32,14 @@ class CogVideoXAutoencoder(nn.Module):
             one.
 
     Raises:
-        BackendError: If Diffusers is not installed.
+        BackendError: Diffusers is not installed.
     """
 
     def __init__(self, params: CogVideoXParams | None = None, *, latent_piece: int = LATENT_PIECE) -> None:
         super().__init__()
         self.latent_piece = latent_piece
-        try:
+        with needs("diffusers", "the CogVideoX autoencoder"):
             from diffusers import AutoencoderKLCogVideoX
-        except ImportError as error:
-            raise BackendError(
-                "the CogVideoX autoencoder needs the package `diffusers`: install `kandinsky-video[full]`"
-            ) from error
         self.params = params or CogVideoXParams()
         net: Any = AutoencoderKLCogVideoX(**dataclasses.asdict(self.params))
         self.net = net
@@ -62,7 +58,7 @@ class CogVideoXAutoencoder(nn.Module):
         """Scaled latents → pixels.
 
         Raises:
-            RequestError: As ``decode_pieces``.
+            RequestError: The number of latent frames is even, as in ``decode_pieces``.
         """
         return torch.cat(list(self.decode_pieces(latents_BTHWC)), dim=1)
 
@@ -70,7 +66,7 @@ class CogVideoXAutoencoder(nn.Module):
         """The same pixels, a few frames at a time: 1 + 4·(n − 1) of the first piece, 4·n of each further one.
 
         Raises:
-            RequestError: For an even number of latent frames. The network takes the first piece of such a clip for a
+            RequestError: The number of latent frames is even. The network takes the first piece of such a clip for a
                 later one and makes four frames of the first latent, which it was never trained for.
         """
         first = self._first(latents_BTHWC.shape[1], self.latent_piece)
@@ -79,6 +75,25 @@ class CogVideoXAutoencoder(nn.Module):
                 f"{latents_BTHWC.shape[1]} latent frames cannot be decoded: their number must be odd, as 1 + 2 a second"
             )
         return self._pieces(self.net.decoder, latents_BTHWC / self.params.scaling_factor, self.latent_piece)
+
+    def encode_piece(self, video_BTHWC: Tensor, memory: Any = None) -> tuple[Tensor, Tensor, Any]:
+        """Mean and clamped log-variance of the latents of a piece of a clip, unscaled.
+
+        Args:
+            video_BTHWC: The first piece holds 1 + n · ratio frames, each further one n · ratio.
+            memory: What the piece before left; None for the first.
+
+        Returns:
+            Both, and what the next piece is given as ``memory``.
+        """
+        moments, memory = self.net.encoder(video_BTHWC.permute(0, 4, 1, 2, 3), conv_cache=memory)
+        mean, logvar = moments.permute(0, 2, 3, 4, 1).chunk(2, dim=-1)
+        return mean, logvar.clamp(*LOGVAR_RANGE), memory
+
+    def decode_piece(self, latents_BTHWC: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
+        """Pixels of a piece of unscaled latents, and what the next piece is given as ``memory``."""
+        pixels, memory = self.net.decoder(latents_BTHWC.permute(0, 4, 1, 2, 3), conv_cache=memory)
+        return pixels.permute(0, 2, 3, 4, 1), memory
 
     def _pieces(self, coder: Callable[..., Any], x_BTHWC: Tensor, length: int) -> Iterator[Tensor]:
         x = x_BTHWC.to(next(self.net.parameters()).dtype).permute(0, 4, 1, 2, 3)

@@ -29,20 +29,25 @@ from kandinsky.model.cost import PROMPT_TOKENS, Cost, Load, Operations
 
 PLANE, CUBE = 9, 27  # weights of a convolution's kernel for each pair of channels
 TENSORS = 3  # copies of the widest layer at once: what comes in, its padded copy, what comes out
-ENCODER_WORK = 20  # a text encoder's activations are a small part of its weights: one in so many
+ENCODER_WORK = 20  # a text encoder's activations are this small a fraction of its weights
 
 
 # -- text encoders -----------------------------------------------------------------------------------------------------
 
 
 def encoder(load: Load, *, layers: int, layer: int, outside: int, unused: int = 0, tokens: int = PROMPT_TOKENS) -> Cost:
-    """Of an encoder of text, a transformer.
+    """The cost of a text encoder, a transformer.
 
     Args:
-        layer: weights of one of its layers.
-        outside: weights outside them, such as a vocabulary.
-        unused: weights of blocks that text does not pass; they move with the others and stay exact.
-        tokens: of each prompt, those of a template included.
+        load: What the generation asks of it.
+        layers: Number of layers.
+        layer: Weights of one of its layers.
+        outside: Weights outside them, such as a vocabulary.
+        unused: Weights of blocks that text does not pass through; they move with the others and stay exact.
+        tokens: Tokens of each prompt, including those of a template.
+
+    Returns:
+        The cost.
     """
     whole = layers * layer + outside + unused
     operations = Operations(linear=2.0 * layers * layer * tokens * load.prompts, kernels=20.0 * layers * load.prompts)
@@ -57,7 +62,7 @@ def encoder(load: Load, *, layers: int, layer: int, outside: int, unused: int = 
 
 
 def small_encoder(card: Card, component: Component, load: Load) -> Cost:
-    """Of an encoder too small to matter."""
+    """The cost of an encoder too small to matter."""
     return Cost(load.weights // ENCODER_WORK)
 
 
@@ -71,12 +76,12 @@ t5, t5_projected = partial(_t5, T5_XXL), partial(_t5, FLAN_UL2)
 
 
 def t5_layers(component: Component) -> int:
-    """Layers of T5-XXL, as a card or a benchmark sets them."""
+    """Number of layers of T5-XXL, as set by a card or a benchmark."""
     return T5_XXL.changed(component.params).num_layers
 
 
 def projected_layers(component: Component) -> int:
-    """The same of Flan-UL2."""
+    """The same for Flan-UL2."""
     return FLAN_UL2.changed(component.params).num_layers
 
 
@@ -84,18 +89,24 @@ def projected_layers(component: Component) -> int:
 
 
 def _residual(before: int, after: int, kernel: int, *, told: int = 0, along: int = 0) -> int:
-    """Weights of a residual block's convolutions, which is its products for each position.
+    """Weights of a residual block's convolutions, which equal its products per position.
 
     Args:
-        told: channels of the latent that both norms are told.
-        along: kernel of a further convolution after each of the two, from ``after`` to ``after`` channels.
+        before: Input channels.
+        after: Output channels.
+        kernel: Size of the kernels.
+        told: Channels of the latent that both norms are conditioned on.
+        along: Kernel of a further convolution after each of the two, from ``after`` to ``after`` channels.
+
+    Returns:
+        The number of weights.
     """
     shortcut = before * after if before != after else 0
     return kernel * (before + after) * after + shortcut + 2 * told * (before + after) + 2 * along * after * after
 
 
 def _middle(width: int, frames: float, area: float) -> Operations:
-    """Of the attention in the middle of a decoder, one head: frames see themselves and those before."""
+    """Operations of the attention in the middle of a decoder, one head: frames see themselves and those before."""
     projections = Operations(linear=2 * 4 * width**2 * frames * area)
     return projections + Operations.attending(frames * area, (frames + 1) / 2 * area, width, width)
 
@@ -114,10 +125,14 @@ def _climb(
     """A decoder's convolutions, from the coarsest level to the finest.
 
     Args:
-        widths, positions: of the levels, in that order; positions are frames x rows x columns.
-        resnets: residual blocks of a level.
-        kernel, doubling: of convolutions, and of that after each enlargement.
-        told, along: as for ``_residual``.
+        widths: Widths of the levels, in that order.
+        positions: Frames x rows x columns of the levels.
+        latent_channels: Channels of the latent.
+        resnets: Residual blocks per level.
+        kernel: Size of convolution kernels.
+        doubling: Size of the kernel after each upsampling.
+        told: As for ``_residual``.
+        along: As for ``_residual``.
     """
     block = partial(_residual, kernel=kernel, told=told, along=along)
     before = widths[0]
@@ -137,7 +152,7 @@ def _sides(load: Load, levels: int) -> tuple[float, float]:
 
 
 def hunyuan(card: Card, component: Component, load: Load) -> Cost:
-    """Of decoding with the HunyuanVideo autoencoder, in tiles where it takes them."""
+    """The cost of decoding with the HunyuanVideo autoencoder, in tiles if it takes them."""
     given = dict(component.params)
     tiling = given.pop("tiling", "auto")
     params, shape = HunyuanParams.from_dict(given), load.shape
@@ -196,17 +211,17 @@ def _images(params: FluxParams, load: Load) -> Cost:
 
 
 def flux(card: Card, component: Component, load: Load) -> Cost:
-    """Of decoding with the image autoencoder of FLUX.1."""
+    """The cost of decoding with the image autoencoder of FLUX.1."""
     return _images(FluxParams.from_dict(component.params), load)
 
 
 def stable_diffusion(card: Card, component: Component, load: Load) -> Cost:
-    """Of decoding with Stable Diffusion's autoencoder."""
+    """The cost of decoding with Stable Diffusion's autoencoder."""
     return _images(FluxParams.from_dict(STABLE_DIFFUSION | component.params), load)
 
 
 def cogvideox(card: Card, component: Component, load: Load) -> Cost:
-    """Of decoding with the CogVideoX autoencoder, piece by piece."""
+    """The cost of decoding with the CogVideoX autoencoder, piece by piece."""
     params, shape = CogVideoXParams.from_dict(component.params), load.shape
     levels, temporal = len(params.block_out_channels), params.temporal_compression_ratio
     rows, columns = _sides(load, levels)
@@ -228,7 +243,7 @@ def cogvideox(card: Card, component: Component, load: Load) -> Cost:
 
 
 def movq(card: Card, component: Component, load: Load) -> Cost:
-    """Of decoding with MoVQ, images or clips."""
+    """The cost of decoding with MoVQ, images or clips."""
     params, shape = MovqParams.from_dict(component.params), load.shape
     levels = len(params.widths)
     rows, columns = _sides(load, levels)

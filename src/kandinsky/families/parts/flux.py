@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kandinsky.errors import BackendError
+from kandinsky.errors import needs
 from kandinsky.families.parts.params import FluxParams
 
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -24,17 +24,13 @@ class FluxAutoencoder(nn.Module):
     Quirk: shift_factor is ignored in both directions, as the official code does (FACTS section 9.2).
 
     Raises:
-        BackendError: If Diffusers is not installed.
+        BackendError: Diffusers is not installed.
     """
 
     def __init__(self, params: FluxParams | None = None) -> None:
         super().__init__()
-        try:
+        with needs("diffusers", "the image autoencoder"):
             from diffusers import AutoencoderKL
-        except ImportError as error:
-            raise BackendError(
-                "the image autoencoder needs the package `diffusers`: install `kandinsky-video[full]`"
-            ) from error
         self.params = params or FluxParams()
         net: Any = AutoencoderKL(**dataclasses.asdict(self.params))
         self.net = net

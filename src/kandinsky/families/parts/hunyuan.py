@@ -6,13 +6,14 @@ Legend: B batch, T frames, H rows, W columns, C channels; pixels in [-1, 1].
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.errors import RequestError, needs
+from kandinsky.families.parts.carried import run_piece
 from kandinsky.families.parts.layered import Allocate, decode_layered, on_host
 from kandinsky.families.parts.params import HunyuanParams
 from kandinsky.families.parts.tiles import WHOLE_VOXELS, Tiling
@@ -21,6 +22,10 @@ from kandinsky.ops.attention import attention
 
 LOGVAR_RANGE = (-30.0, 20.0)
 Tilings = Literal["none", "auto", "official"]
+
+
+# Diffusers' class decodes no higher ratio; the weights do not depend on it.
+DIFFUSERS_TEMPORAL = 4
 
 
 class CausalMidBlock(nn.Module):
@@ -58,7 +63,7 @@ def _attend_to_the_past(layer: Any, x: Tensor) -> Tensor:
 class HunyuanAutoencoder(nn.Module):
     """Encode and decode whole, or in the official tiles.
 
-    ``spread``, where somebody sets it, wraps what decodes one tile.
+    ``spread``, if set, wraps the function that decodes one tile.
     The weights load with ``keymaps.HUNYUAN_VAE``; the network itself is ``net``.
     Quirk: Diffusers' own ``decode`` tiles in time by itself above 16 frames, which moves the result; its parts are
     called directly here.
@@ -73,8 +78,8 @@ class HunyuanAutoencoder(nn.Module):
         allocate: For a layer's frames that are too large for the device.
 
     Raises:
-        BackendError: If Diffusers is not installed.
-        RequestError: For an unknown tiling.
+        BackendError: Diffusers is not installed.
+        RequestError: The tiling is unknown.
     """
 
     offload_blocks: ClassVar[tuple[str, ...]] = ()  # layered decoding runs parts of blocks
@@ -90,18 +95,18 @@ class HunyuanAutoencoder(nn.Module):
         super().__init__()
         if not isinstance(tiling, Tiling) and tiling not in get_args(Tilings):
             raise RequestError(f"unknown tiling `{tiling}`: use {', '.join(f'`{t}`' for t in get_args(Tilings))}")
-        try:
+        with needs("diffusers", "the HunyuanVideo autoencoder"):
             from diffusers import AutoencoderKLHunyuanVideo
-        except ImportError as error:
-            raise BackendError(
-                "the HunyuanVideo autoencoder needs the package `diffusers`: install `kandinsky-video[full]`"
-            ) from error
         self.params = params or HunyuanParams()
         self.tiling = tiling
         self.layered = layered
         self.allocate = allocate
         self.spread: Spread | None = None
-        net: Any = AutoencoderKLHunyuanVideo(**dataclasses.asdict(self.params))
+        temporal = self.params.temporal_compression_ratio
+        built = {**dataclasses.asdict(self.params), "temporal_compression_ratio": min(temporal, DIFFUSERS_TEMPORAL)}
+        net: Any = AutoencoderKLHunyuanVideo(**built)
+        if temporal > DIFFUSERS_TEMPORAL:
+            _compress_further(net, temporal)
         for coder in (net.encoder, net.decoder):
             coder.mid_block = CausalMidBlock(coder.mid_block)
         self.net = net
@@ -123,7 +128,7 @@ class HunyuanAutoencoder(nn.Module):
         return torch.cat(list(self.decode_pieces(latents_BTHWC)), dim=1)
 
     def decode_pieces(self, latents_BTHWC: Tensor) -> Iterator[Tensor]:
-        """Scaled latents → pixels, piece by piece in time; in one piece where the clip is decoded whole at once."""
+        """Scaled latents → pixels, piece by piece in time; in one piece if the clip is decoded as a whole."""
         z = _channels_first(latents_BTHWC / self.params.scaling_factor)
         yield from map(_channels_last, self._run(self._pixels, z, "decode"))
 
@@ -146,6 +151,22 @@ class HunyuanAutoencoder(nn.Module):
         tiling = self.tiling if isinstance(self.tiling, Tiling) else Tiling.official(height, width)
         yield from tiled(coder, x, tiling, direction=direction, temporal=temporal, spatial=spatial)
 
+    def encode_piece(self, video_BTHWC: Tensor, memory: Any = None) -> tuple[Tensor, Tensor, Any]:
+        """Mean and clamped log-variance of the latents of a piece of a clip, unscaled; see ``carried.run_piece``.
+
+        Returns:
+            Both, and what the next piece is given as ``memory``.
+        """
+        moments, memory = run_piece(self.net, self._moments, _channels_first(video_BTHWC), memory)
+        mean, logvar = moments.chunk(2, dim=1)
+        return _channels_last(mean), _channels_last(logvar.clamp(*LOGVAR_RANGE)), memory
+
+    def decode_piece(self, latents_BTHWC: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
+        """Pixels of a piece of unscaled latents, and what the next piece is given as ``memory``."""
+        whole: Callable[[Tensor], Tensor] = lambda z: self.net.decoder(self.net.post_quant_conv(z))  # noqa: E731
+        pixels, memory = run_piece(self.net, whole, _channels_first(latents_BTHWC), memory)
+        return _channels_last(pixels), memory
+
     def _moments(self, x: Tensor) -> Tensor:
         out: Tensor = self.net.quant_conv(self.net.encoder(x))
         return out
@@ -155,6 +176,23 @@ class HunyuanAutoencoder(nn.Module):
             return torch.cat(list(decode_layered(self.net, z, self.allocate)), dim=TIME)
         out: Tensor = self.net.decoder(self.net.post_quant_conv(z))
         return out
+
+
+def _compress_further(net: Any, temporal: int) -> None:
+    """Let as many of the outer levels as the ratio needs halve the frames too, and the decoder's double them.
+
+    Raises:
+        RequestError: The ratio is no power of two, or the network has too few levels.
+    """
+    halvings = temporal.bit_length() - 1
+    down = [block.downsamplers[0].conv.conv for block in net.encoder.down_blocks if block.downsamplers is not None]
+    up = [block.upsamplers[0] for block in net.decoder.up_blocks if block.upsamplers is not None]
+    if 2**halvings != temporal or halvings > len(down):
+        raise RequestError(f"temporal_compression_ratio {temporal} needs a power of two and as many halvings of space")
+    for number, layer in enumerate(down):
+        layer.stride = (2 if number < halvings else 1, *layer.stride[1:])
+    for number, layer in enumerate(reversed(up)):
+        layer.upsample_factor = (2 if number < halvings else 1, *layer.upsample_factor[1:])
 
 
 def _channels_first(x_BTHWC: Tensor) -> Tensor:

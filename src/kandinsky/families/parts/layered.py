@@ -1,4 +1,4 @@
-"""The HunyuanVideo decoder one layer at a time: every layer walks over all frames in chunks before the next begins.
+"""The HunyuanVideo decoder one layer at a time: every layer runs over all frames in chunks before the next begins.
 
 The whole clip at once needs several copies of the widest layer. Decoding frame after frame, as causal convolutions
 would allow, is not the same function: each of the decoder's 30 group norms takes its mean and variance over all frames
@@ -42,7 +42,11 @@ def decode_layered(net: Any, z: Tensor, allocate: Allocate = on_host) -> Iterato
 
     Args:
         net: Diffusers' ``AutoencoderKLHunyuanVideo`` or a network of its parts.
-        allocate: For what is too large for the device.
+        z: The latents.
+        allocate: Makes memory for what is too large for the device.
+
+    Yields:
+        Pixels.
     """
     decoder = net.decoder
     source: _Source = _Convolved(net.post_quant_conv(z), decoder.conv_in)

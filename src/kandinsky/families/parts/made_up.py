@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kandinsky.errors import BackendError
+from kandinsky.errors import needs
 from kandinsky.families.parts.params import FLAN_UL2, T5_VOCABULARY, T5_XXL, T5Sizes
 from kandinsky.model.card import Card
 from kandinsky.weights.made_up import fill
@@ -38,10 +38,8 @@ def random_projected_t5(card: Card, device: torch.device, dtype: torch.dtype) ->
 
 
 def _t5_network(device: torch.device, dtype: torch.dtype, sizes: T5Sizes) -> nn.Module:
-    try:
+    with needs("transformers", "the text encoder"):
         from transformers import T5Config, T5EncoderModel
-    except ImportError as error:
-        raise BackendError("the text encoder needs `transformers`: install `kandinsky-video[full]`") from error
     width, head = sizes.width, sizes.head
     config = T5Config(
         vocab_size=T5_VOCABULARY,

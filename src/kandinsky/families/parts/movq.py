@@ -1,7 +1,7 @@
-"""MoVQ, the autoencoder of Kandinsky 3 and Kandinsky Video: images, or clips with a decoder that looks along time.
+"""MoVQ, the autoencoder of Kandinsky 3 and Kandinsky Video: images, or clips with a decoder that has temporal layers.
 
-The decoder's norms are modulated by the latent itself. There is no codebook and no scaling: latents are what the
-encoder gives. Names of tensors are the official ones.
+The decoder's norms are modulated by the latent itself. There is no codebook and no scaling: latents are the encoder's
+output. Names of tensors are the official ones.
 
 Legend: B clips, T frames, H rows, W columns, C channels; R = B·T images; pixels in [-1, 1]. Latents have an eighth of
 the sides at full size. Inside, images are [R, C, H, W] in a channels-last memory format.
@@ -54,7 +54,7 @@ class Norm(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two convolutions past a sum, each mixed with one along time where the clip's frames know of each other."""
+    """Two convolutions with a skip connection, each mixed with one along time if the clip's frames are connected."""
 
     def __init__(self, channels: int, out: int, z_channels: int | None, *, temporal: bool = False) -> None:
         super().__init__()
@@ -243,8 +243,8 @@ class Decoder(nn.Module):
 class MovqAutoencoder(nn.Module):
     """Encodes images and clips to latents, and decodes them.
 
-    With ``params.temporal`` a clip is decoded in the official pieces, which decide the numbers, as frames of different
-    pieces know nothing of each other; otherwise every frame is an image by itself.
+    With ``params.temporal`` a clip is decoded in the official pieces, which affect the result, as frames of different
+    pieces are independent; otherwise every frame is an image of its own.
     """
 
     def __init__(self, params: MovqParams | None = None) -> None:
@@ -263,8 +263,8 @@ class MovqAutoencoder(nn.Module):
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:
         """Pixels → latents; H and W must be multiples of 8 (of ``params.spatial``)."""
-        pictures = [self.quant_conv(self.encoder(one)) for one in self._pictures(video_BTHWC).split(1)]
-        return self._clips(torch.cat(pictures), video_BTHWC)
+        images = [self.quant_conv(self.encoder(one)) for one in self._images(video_BTHWC).split(1)]
+        return self._clips(torch.cat(images), video_BTHWC)
 
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
         """Latents → pixels, about [-1, 1], not clamped."""
@@ -276,15 +276,15 @@ class MovqAutoencoder(nn.Module):
         yield from map(self.decode_whole, latents_BTHWC.chunk(max(frames // MOVQ_PIECE, 1), dim=1))
 
     def decode_whole(self, latents_BTHWC: Tensor) -> Tensor:
-        """All frames as one piece; a network that does not look along time still takes them one by one."""
-        z = self._pictures(latents_BTHWC)
+        """All frames as one piece; a network without temporal layers still decodes them one by one."""
+        z = self._images(latents_BTHWC)
         frames = latents_BTHWC.shape[1] if self.params.temporal else 1
         done = [self.decoder(self.post_quant_conv(one), Clips(one, frames)) for one in z.split(frames)]
         return self._clips(torch.cat(done), latents_BTHWC)
 
-    def _pictures(self, x_BTHWC: Tensor) -> Tensor:
+    def _images(self, x_BTHWC: Tensor) -> Tensor:
         return x_BTHWC.flatten(0, 1).movedim(-1, 1).to(self.quant_conv.weight.dtype)
 
-    def _clips(self, pictures: Tensor, like_BTHWC: Tensor) -> Tensor:
-        out: Tensor = pictures.movedim(1, -1).unflatten(0, like_BTHWC.shape[:2])
+    def _clips(self, images: Tensor, like_BTHWC: Tensor) -> Tensor:
+        out: Tensor = images.movedim(1, -1).unflatten(0, like_BTHWC.shape[:2])
         return out

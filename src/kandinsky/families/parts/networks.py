@@ -15,7 +15,7 @@ from kandinsky.weights.untrusted import read_table
 
 
 def config_beside(folder: Path) -> dict[str, Any]:
-    """`config.json` beside the weights; the card's own values go over it."""
+    """`config.json` beside the weights; the card's own values take precedence."""
     config = folder / "config.json"
     return read_table(config) if config.is_file() else {}
 

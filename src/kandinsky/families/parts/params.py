@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kandinsky.errors import RequestError
-from kandinsky.model.params import read_params, without_fixed
+from kandinsky.model.params import Readable, without_fixed
 
 # What Stable Diffusion's autoencoder has otherwise: the same network, Diffusers' own defaults.
 STABLE_DIFFUSION: dict[str, Any] = {
@@ -38,10 +38,49 @@ MOVQ_ONLY: dict[str, Any] = {
 }
 
 
+class TransformerParams(Readable):
+    """What the transformers of Kandinsky 4 and 5 have in common, and their fields say.
+
+    A patch is `patch_size` of the latent; a head is as wide as all axes of its rotation together.
+    """
+
+    __slots__ = ()
+    what = "transformer parameter"
+    in_visual_dim: int
+    in_text_dim: int
+    model_dim: int
+    axes_dims: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        if self.model_dim % self.head_dim or self.model_dim % 2:
+            raise RequestError(f"model_dim {self.model_dim} is not a multiple of the head width {self.head_dim}")
+        if any(width % 2 for width in self.axes_dims):
+            raise RequestError(f"axes_dims {list(self.axes_dims)}: every entry must be even")
+
+    @property
+    def head_dim(self) -> int:
+        return sum(self.axes_dims)
+
+    @property
+    def num_heads(self) -> int:
+        return self.model_dim // self.head_dim
+
+    @property
+    def has_condition_channels(self) -> bool:
+        """Whether the input carries condition channels and a mask behind the latent."""
+        raise NotImplementedError
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the input: the latent, and with conditioning as many again and a mask."""
+        return 2 * self.in_visual_dim + 1 if self.has_condition_channels else self.in_visual_dim
+
+
 @dataclass(frozen=True, slots=True)
-class HunyuanParams:
+class HunyuanParams(Readable):
     """Hyper-parameters under Diffusers' names; the defaults are the released autoencoder's."""
 
+    what = "autoencoder parameter"
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 16
@@ -56,20 +95,16 @@ class HunyuanParams:
     temporal_compression_ratio: int = 4
     mid_block_add_attention: bool = True
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> HunyuanParams:
-        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes. Raises: RequestError."""
-        return read_params(cls, values, "autoencoder parameter")
-
 
 @dataclass(frozen=True, slots=True)
-class FluxParams:
+class FluxParams(Readable):
     """Hyper-parameters under Diffusers' names; the defaults are the released autoencoder's.
 
-    shift_factor and the latents' mean and deviation are known and not used, sample_size and force_upcast say nothing
-    about the numbers: Kandinsky's image models were trained on latents that are scaled only.
+    shift_factor and the latents' mean and deviation are accepted but unused, sample_size and force_upcast do not affect
+    the result: Kandinsky's image models were trained on latents that are scaled only.
     """
 
+    what = "autoencoder parameter"
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 16
@@ -89,16 +124,12 @@ class FluxParams:
     use_post_quant_conv: bool = False
     mid_block_add_attention: bool = True
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> FluxParams:
-        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes. Raises: RequestError."""
-        return read_params(cls, values, "autoencoder parameter")
-
 
 @dataclass(frozen=True, slots=True)
-class CogVideoXParams:
+class CogVideoXParams(Readable):
     """Hyper-parameters under Diffusers' names; the defaults are those of CogVideoX-5b, which Kandinsky 4 uses."""
 
+    what = "autoencoder parameter"
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 16
@@ -113,18 +144,16 @@ class CogVideoXParams:
     scaling_factor: float = field(default=0.7, metadata={"above": 0})
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CogVideoXParams:
-        """Read a card's or a `config.json`'s values; keys that begin with `_` are notes.
+    def prepared(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Without Diffusers' keys that nothing here depends on.
 
-        Diffusers' keys that nothing here depends on are passed over; those that would change the result and that no
-        CogVideoX of Kandinsky sets are refused. Raises: RequestError.
+        Raises:
+            RequestError: For one that would change the result, and that no CogVideoX of Kandinsky sets.
         """
         for key in COGVIDEOX_UNSET:
             if values.get(key):
                 raise RequestError(f"autoencoder parameter `{key}` = `{values[key]}` is not built: leave it out")
-        return read_params(
-            cls, {key: value for key, value in values.items() if key not in COGVIDEOX_IGNORED}, "autoencoder parameter"
-        )
+        return {key: value for key, value in values.items() if key not in COGVIDEOX_IGNORED}
 
     @property
     def spatial_compression_ratio(self) -> int:
@@ -133,7 +162,7 @@ class CogVideoXParams:
 
 
 @dataclass(frozen=True, slots=True)
-class MovqParams:
+class MovqParams(Readable):
     """Official names; the defaults are the released image autoencoder's.
 
     Attributes:
@@ -142,6 +171,7 @@ class MovqParams:
         temporal_attention_block: And has attention along time.
     """
 
+    what = "autoencoder parameter"
     z_channels: int = 4
     resolution: int = 256
     in_channels: int = 3
@@ -154,14 +184,9 @@ class MovqParams:
     temporal_attention_block: bool = False
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MovqParams:
-        """Read official hyper-parameters.
-
-        Raises:
-            RequestError: For an unknown name or a value that is not supported.
-        """
-        what = "autoencoder parameter"
-        return read_params(cls, without_fixed(values, MOVQ_ONLY, what), what)
+    def prepared(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Without official arguments that have one value only."""
+        return without_fixed(values, MOVQ_ONLY, cls.what)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -192,7 +217,7 @@ class T5Sizes:
     head: int
 
     def changed(self, values: Mapping[str, Any]) -> T5Sizes:
-        """The same with another width, the hidden width in proportion, or another depth, where ``values`` name them."""
+        """The same with another width, the hidden width in proportion, or another depth, if ``values`` name them."""
         width = int(values.get("width", self.width))
         layers = int(values.get("num_layers", self.num_layers))
         return T5Sizes(width, self.hidden * width // self.width, layers, self.head)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.parts.keymaps import PROJECTION
-from kandinsky.model.params import read_params
+from kandinsky.model.params import Readable
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.store import join
 from kandinsky.text.t5 import END, T5Encoder, T5Params, read_t5
@@ -27,33 +26,26 @@ RULES = ("official", "diffusers")
 
 
 @dataclass(frozen=True, slots=True)
-class ProjectedParams:
+class ProjectedParams(Readable):
     """Settings of a text encoder with a projection.
 
     Attributes:
         max_length: Maximum number of tokens of a prompt, including the end token.
         table: Where the projection lies in its file, such as `projections.t5`; empty: the file holds nothing else.
-        gap_table: Where a projection for the interpolation alone lies in it; empty: that is told what all others are.
+        gap_table: Where a projection only for the interpolation lies in it; empty: it uses the common one.
         rule: What rows behind the last token hold: "official", zeros; "diffusers", what the projection makes of zeros,
             and there a negative prompt also keeps an end and a mask of its own, and has as many rows as the prompt.
     """
 
+    what = "text encoder parameter"
     max_length: int = 128
     table: str = ""
     gap_table: str = ""
     rule: str = "official"
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ProjectedParams:
-        """Read a card's values.
-
-        Raises:
-            RequestError: For an unknown key or rule.
-        """
-        params = read_params(cls, values, "text encoder parameter")
-        if params.rule not in RULES:
-            raise RequestError(f"text encoder's rule `{params.rule}` is unknown: use {' or '.join(RULES)}")
-        return params
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise RequestError(f"text encoder's rule `{self.rule}` is unknown: use {' or '.join(RULES)}")
 
 
 class Projection(nn.Sequential):
@@ -98,17 +90,17 @@ def no_text(width: int) -> TextEmbeddings:
 class ProjectedT5Encoder(nn.Module):
     """T5's encoder and the projection.
 
-    An empty text is no text: one masked token, in whose place each network puts a state it learned. Every prompt is
-    encoded by itself, so that its states do not depend on others.
+    An empty text counts as no text: one masked token, which each network replaces with an embedding it learned. Every
+    prompt is encoded by itself, so that its embeddings do not depend on others.
 
-    Quirk:  one zero row is left behind the last token, and is part of the pooled mean, except for prompts of the full
-            length.
+    Quirk: one zero row is left behind the last token, and is part of the pooled mean, except for prompts of the full
+    length.
 
     Args:
-        encoder: As ``T5Encoder`` takes them.
-        tokenizer: As ``T5Encoder`` takes them.
-        projection: Of the network that will listen.
-        gaps: Of the interpolation, where that has its own.
+        encoder: As for ``T5Encoder``.
+        tokenizer: As for ``T5Encoder``.
+        projection: That of the denoiser.
+        gaps: That of the interpolation, if it has its own.
     """
 
     def __init__(
@@ -137,19 +129,20 @@ class ProjectedT5Encoder(nn.Module):
             Tokens [B, L, C] and mask [B, L]; pooled states [B, C], see ``Projection.context``.
 
         Raises:
-            RequestError: If there are no prompts.
+            RequestError: There are no prompts.
         """
         return self._all(prompts, self.projection)
 
     def encode_for_gaps(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
-        """``encode`` for the interpolation, through its own projection where there is one."""
+        """``encode`` for the interpolation, through its own projection if there is one."""
         return self._all(prompts, self.gap_projection)
 
     def encode_against(self, negative: str, prompt: str) -> TextEmbeddings:
         """Embeddings of a negative prompt as the official code computes them beside a prompt.
 
-        Quirk: it is cut to the prompt's number of tokens, its last one is the end token, and it is masked as the prompt
-        is, so that a shorter one also shows the padding behind it. Not so by the other rule, see ``ProjectedParams``.
+        Quirk: it is truncated to the prompt's number of tokens, its last one is the end token, and it is masked as the
+        prompt is, so that a shorter one also includes the padding behind it. Not so by the other rule, see
+        ``ProjectedParams``.
         """
         if not negative.strip():
             return self.nothing()
@@ -162,7 +155,7 @@ class ProjectedT5Encoder(nn.Module):
         return self._states(numbers, self.projection)
 
     def nothing(self) -> TextEmbeddings:
-        """No text, see ``no_text``."""
+        """Embeddings of an empty prompt, see ``no_text``."""
         like = self.projection.get_submodule("1").get_parameter("weight")
         return no_text(len(like)).to(like.device, like.dtype)
 
@@ -176,7 +169,7 @@ class ProjectedT5Encoder(nn.Module):
         return numbers[: numbers.index(END) + 1]
 
     def _rows(self, length: int) -> int:
-        """Rows of a prompt of so many tokens."""
+        """Number of rows of a prompt of ``length`` tokens."""
         return min(length + 1, self.t5.params.max_length)
 
     def _states(self, numbers: list[int], projection: Projection, *, rows: int | None = None) -> TextEmbeddings:
@@ -197,8 +190,19 @@ def read_projected_t5(
 ) -> ProjectedT5Encoder:
     """Read encoder and projection from local files, strictly, on the host.
 
-    Args:   projection: the file that holds it; may be the U-Net's own.
-    Raises: as ``read_t5``; WeightsError where a tensor is missing.
+    Args:
+        folder: Folder of the encoder.
+        tokenizer_folder: Folder of the tokenizer.
+        projection: The file with the projection; may be the U-Net's own.
+        params: Settings of the encoder.
+        dtype: Its type.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        BackendError: transformers is not installed.
+        WeightsError: A file is missing or does not fit; the message names the tensor.
     """
     params = params or ProjectedParams()
     state = read_state(projection)
@@ -210,14 +214,19 @@ def read_projected_t5(
 
 
 def projection_of(state: Mapping[str, Tensor], *, table: str = "", dtype: torch.dtype, where: str) -> Projection:
-    """A projection from the tensors that have it, whose shapes say its size.
+    """Build the projection from its tensors, whose shapes give its size.
 
     Args:
-        table: What their names begin with.
-        where: What to call them.
+        state: Tensors by name.
+        table: Prefix of their names.
+        dtype: Its type.
+        where: What to call the file in messages.
+
+    Returns:
+        The projection.
 
     Raises:
-        WeightsError: If one is missing or does not fit.
+        WeightsError: A tensor is missing or does not fit.
     """
     prefix = f"{table}." if table else ""
     tensors = {PROJECTION.to_ours(name.removeprefix(prefix)): t for name, t in state.items() if name.startswith(prefix)}

@@ -34,7 +34,7 @@ def movq(side: Side, latents_BTHWC: Tensor) -> Callable[[], Tensor]:
     """Decodes images.
 
     Raises:
-        Unavailable: for a decoder that looks along time.
+        Unavailable: The decoder has temporal layers, which Diffusers does not have.
     """
     with side.pipe.placement.hold("vae") as ours:
         if ours.params.temporal:
@@ -56,9 +56,9 @@ def movq(side: Side, latents_BTHWC: Tensor) -> Callable[[], Tensor]:
 
 
 def share(make: Callable[[], Any], tensors: dict[str, Tensor]) -> Any:
-    """A network on our tensors, not copies of them, but for those that the library keeps in float32.
+    """Build a network on our tensors, not copies of them, except those that the library keeps in float32.
 
-    Made where they lie and not on the meta device, as its tables of frequencies are numbers too.
+    It is built on their device and not on the meta device, as its tables of frequencies are values too.
     """
     with torch.device(next(iter(tensors.values())).device):
         net = make()

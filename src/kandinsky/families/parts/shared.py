@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
 _HERE = "kandinsky.families.parts"
 _INSIDE: Lazy[KeyMap] = Lazy(f"{_HERE}.keymaps:DIFFUSERS_INSIDE")
+# What LoRAs change of Kandinsky 3's U-Net: the attention of its blocks, not that which pools the text.
+UNET_ADAPTS = tuple(
+    f"{block}.attention.{name}"
+    for block in ("self_attention_block", "resnet_attn_blocks.*")
+    for name in ("to_query", "to_key", "to_value", "output_layer")
+)
 HUNYUAN = Part(
     network=Lazy(f"{_HERE}.networks:hunyuan"),
     keymap=_INSIDE,

@@ -48,7 +48,13 @@ def starts_of(size: int, tile: int, stride: int, slack: int = 0) -> list[int]:
     """Where tiles begin along one axis.
 
     Args:
-        slack: a last tile may reach so far beyond the end.
+        size: Length of the axis.
+        tile: Length of a tile.
+        stride: Distance of tiles.
+        slack: A last tile may extend this far beyond the end.
+
+    Returns:
+        Starts.
     """
     starts = list(range(0, max(size - tile, 0) + slack + 1, stride))
     if starts[-1] + tile < size:

@@ -26,13 +26,20 @@ def tiled(
 ) -> Iterator[Tensor]:
     """Run ``coder`` (pixels → moments, or latents → pixels) over tiles of x and blend the results.
 
-    however long the clip is.
-
-    Where the official grid leaves a right or bottom edge (or last frames, when encoding) uncovered, and so returns a
+    If the official grid leaves a right or bottom edge (or last frames, when encoding) uncovered, and so returns a
     smaller clip, a last tile is laid flush with the edge; elsewhere the result is the official one.
 
+    Args:
+        coder: Encodes or decodes one tile.
+        x: Pixels or latents.
+        tiling: The tiles.
+        direction: Whether to encode or to decode.
+        temporal: Pixel frames per latent frame.
+        spatial: Pixels per latent pixel, along each side.
+
     Yields:
-        The result in pieces along time, each as soon as it is final: at most two tiles in time are held at once,.
+        The result in pieces along time, each as soon as it is final: at most two tiles in time are held at once,
+        however long the clip is.
     """
     decoding = direction == "decode"
     # sizes in units of the input; one unit of input makes `grow` units of output

@@ -1,10 +1,10 @@
 """Tokens shared by several processes, by hooks on the plain networks.
 
 Between the patches and the output layer every process has its share of the tokens (axis 1 of the stream: of the clip,
-or of each frame). All of a block works on tokens one by one, except the attention among them. There all processes of a
-*Ulysses* group trade: each gives its tokens' heads away and gets all tokens of its own heads. Block-sparse attention
-chooses per head, so it is exact. Processes of a *ring* keep their tokens, and keys and values travel (``ring.py``).
-Both together: a ring of Ulysses groups. The text is small: every process has all of it.
+or of each frame). Everything in a block works on tokens one by one, except the attention among them. There all
+processes of a *Ulysses* group trade: each gives its tokens' heads away and gets all tokens of its own heads.
+Block-sparse attention chooses per head, so it is exact. Processes of a *ring* keep their tokens, and keys and values
+travel (``ring.py``). Both can be combined: a ring of Ulysses groups. The text is small: every process has all of it.
 
 Legend: B batch, S tokens, L text tokens, N heads, K head width, F frames, P tokens of a frame.
 """
@@ -50,7 +50,7 @@ class Context:
         return [sum(counts[i : i + size]) for i in range(0, len(counts), size)]
 
     def to_heads(self, parts: Sequence[Tensor], tokens: int) -> list[Tensor]:
-        """All tokens of the Ulysses group and some heads, of some tokens and all heads; [.., tokens, heads, K]."""
+        """From some tokens and all heads to all tokens of the Ulysses group and some heads; [.., tokens, heads, K]."""
         if self.ulysses.size() == 1:
             return list(parts)
         heads = shares(parts[0].shape[HEADS], self.ulysses.size())
@@ -60,7 +60,7 @@ class Context:
         return list(x.unbind(0))
 
     def to_tokens(self, x: Tensor, tokens: int, heads: int) -> Tensor:
-        """The inverse, of one tensor; ``heads`` of all processes together."""
+        """The inverse, of one tensor; ``heads`` is the number on all processes together."""
         if self.ulysses.size() == 1:
             return x
         return trade(x, split=x.dim() + TOKENS, join=x.dim() + HEADS, split_counts=self.group_counts(tokens),
@@ -72,7 +72,7 @@ class Context:
         return self.counts(tokens)[first : first + size]
 
     def runner(self, inner: BlockRunner | None) -> BlockRunner:
-        """Runs blocks on the own tokens, and joins what all made. A step cache inside sees the own tokens."""
+        """Runs blocks on the own tokens, and joins the results of all; a step cache inside sees the own tokens."""
         agree = getattr(inner, "agree", None)
         if agree is not None:
             agree(self.sum)
@@ -91,7 +91,7 @@ class Context:
         return x
 
     def mix(self, mix: Mix, tokens: int) -> Mix:
-        """Attention among the tokens of all, of one that expects them all in one place."""
+        """Attention among the tokens of all processes, from one that expects them in one place."""
 
         def shared(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor) -> Tensor:
             q, k, v = self.to_heads((q_BSNK, k_BSNK, v_BSNK), tokens)
@@ -105,7 +105,7 @@ class Context:
 
 
 def share_tokens(net: nn.Module, context: Context, rules: SplitRules) -> None:
-    """Hook a network so that its blocks run on the own tokens. Its parameters and its call stay what they are."""
+    """Hook a network so that its blocks run on the own tokens; its parameters and signature stay the same."""
 
     def with_runner(_net: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, {**kwargs, "runner": context.runner(kwargs.get("runner"))}

@@ -1,8 +1,8 @@
-"""Decoding by several processes, where that gives the same pixels as by one.
+"""Decoding by several processes, if that gives the same pixels as by one.
 
 | autoencoder | split by | equal |
 |---|---|---|
-| HunyuanVideo, in tiles | tiles: each is decoded by itself, the first process blends them | to the bit |
+| HunyuanVideo, in tiles | tiles: each is decoded separately, the first process blends them | to the bit |
 | nano | time: it looks back a few latent frames only, which are decoded again | up to the order of sums |
 | others, and clips decoded whole | clips of a batch; a single clip is decoded by the first process | to the bit |
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class TiledAutoencoder(VideoAutoencoder, Protocol):
-    """Decodes tiles apart from each other; ``spread`` wraps what decodes one, where it is set."""
+    """Decodes tiles separately; ``spread``, if set, wraps the function that decodes one."""
 
     spread: Spread | None
 
@@ -44,12 +44,12 @@ class CausalAutoencoder(VideoAutoencoder, Protocol):
 
     @property
     def temporal(self) -> int:
-        """Pixel frames of a latent frame, but the first."""
+        """Pixel frames per latent frame, except the first."""
         ...
 
 
 def decode_shared(vae: VideoAutoencoder, latents_BTHWC: Tensor, group: Group) -> Iterator[Tensor]:
-    """``decode_pieces`` by all processes; only the first one's pieces hold pixels. Every process must take them all."""
+    """``decode_pieces`` by all processes, each of which must consume all pieces; only the first one's hold pixels."""
     if isinstance(vae, CausalAutoencoder):
         yield _in_time(vae, latents_BTHWC, group)
     elif isinstance(vae, TiledAutoencoder):
@@ -95,7 +95,7 @@ def _ends(counts: list[int], place: int) -> tuple[int, int]:
 
 @contextmanager
 def _tiles_in_turn(vae: TiledAutoencoder, group: Group) -> Iterator[None]:
-    """Tile n is decoded by process n modulo their number; the first process gets them all, the others zeros."""
+    """Tile n is decoded by process n modulo their number; the first process gets all of them, the others zeros."""
 
     def spread(coder: Coder, temporal: int, spatial: int) -> Coder:
         number = 0

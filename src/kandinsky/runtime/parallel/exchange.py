@@ -1,4 +1,4 @@
-"""What processes tell each other: shares of uneven size, tensors and plain values. Nothing is pickled.
+"""Communication between processes: shares of uneven size, tensors and plain values. Nothing is pickled.
 
 Where gradients are asked for, an exchange has its true adjoint: gradients go back to where the numbers came from, and
 of a tensor that all processes got those of all are added up. Each process has a loss of its own; where all compute the
@@ -20,28 +20,28 @@ import torch.distributed as dist
 from torch import Tensor
 
 Group = dist.ProcessGroup
-# (out, part, group): the parts of all, one behind the other along axis 0; its name since torch 2.13
+# (out, part, group): the parts of all, concatenated along axis 0; its name since torch 2.13
 gather_into: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 def shares(total: int, parts: int) -> list[int]:
-    """How many of ``total`` each of ``parts`` gets: the first ones get one more where it does not divide."""
+    """How many of ``total`` each of ``parts`` gets: the first ones get one more if it does not divide evenly."""
     return [total // parts + (i < total % parts) for i in range(parts)]
 
 
 def span(counts: Sequence[int], place: int) -> slice:
-    """The stretch of one part among parts of these sizes."""
+    """The range of one part among parts of these sizes."""
     end = list(accumulate(counts))[place]
     return slice(end - counts[place], end)
 
 
 def narrow(x: Tensor, dim: int, where: slice) -> Tensor:
-    """A stretch of an axis, a view."""
+    """A range of an axis, as a view."""
     return x.narrow(dim, where.start, where.stop - where.start)
 
 
 def own_part(x: Tensor, dim: int, group: Group) -> Tensor:
-    """This process' share of an axis, a view."""
+    """This process' share of an axis, as a view."""
     return narrow(x, dim, span(shares(x.shape[dim], group.size()), group.rank()))
 
 
@@ -73,9 +73,12 @@ def trade(
         x: The tensor.
         split: Axis this process has whole, cut into ``split_counts``.
         join: Axis of which it has a part, of the sizes ``join_counts`` over the processes.
-        split_counts: What each process gets of the one axis.
-        join_counts: What each process has of the other.
+        split_counts: Sizes of the parts of ``split``.
+        join_counts: Sizes of the parts of ``join``.
         group: The processes.
+
+    Returns:
+        Its part of ``split``, and all of ``join``.
     """
     if torch.is_grad_enabled() and x.requires_grad:
         given = (split, join, tuple(split_counts), tuple(join_counts), group)
@@ -137,7 +140,7 @@ class _Traded(torch.autograd.Function):
 
 
 def tell(value: Any, source: int, device: torch.device) -> Any:
-    """A plain value (what JSON can say) of the process ``source``, on all processes."""
+    """Send a plain value (anything JSON can represent) from the process ``source`` to all."""
     data = json.dumps(value).encode() if dist.get_rank() == source else b""
     length = torch.tensor([len(data)], dtype=torch.int64, device=device)
     dist.broadcast(length, source)
@@ -150,7 +153,7 @@ def tell(value: Any, source: int, device: torch.device) -> Any:
 
 
 def tell_tensors(tensors: Sequence[Tensor | None] | None, source: int, device: torch.device) -> list[Tensor | None]:
-    """Tensors of the process ``source`` on all processes, on ``device``; others give None."""
+    """Send tensors from the process ``source`` to all, on ``device``; other processes pass None."""
     is_source = dist.get_rank() == source
     heads = None
     if is_source:
@@ -165,7 +168,7 @@ def tell_tensors(tensors: Sequence[Tensor | None] | None, source: int, device: t
         dtype, shape = getattr(torch, head[0]), head[1]
         given = tensors[number] if tensors is not None and is_source else None
         tensor = torch.empty(shape, dtype=dtype, device=device) if given is None else given.to(device).contiguous()
-        # no backend sends truth values everywhere
+        # not every backend can send booleans
         raw = tensor.view(torch.uint8) if dtype is torch.bool else tensor
         dist.broadcast(raw, source)
         received.append(tensor)
@@ -176,7 +179,7 @@ ROOM = 4096  # bytes of a value that travel at once
 
 
 def collect(value: Any, device: torch.device) -> list[Any]:
-    """A plain value of each process, on all processes, in order."""
+    """Gather a plain value of each process on all processes, in order."""
     data = json.dumps(value).encode()
     room = ROOM
     while True:  # once where all values are short, else twice

@@ -1,7 +1,7 @@
 """From several started processes to one job: they meet, watch each other, and end together.
 
-Every process shows a sign of life in the store they met through. One that fails says why and all end; one that has
-gone, or is silent for ``SILENCE_S``, is missed and all end, also the one that hangs; what a scheduler ends says so. The
+Every process sends heartbeats through the store they met in. One that fails says why and all end; one that has gone, or
+is silent for ``SILENCE_S``, is missed and all end, including one that hangs; one that a scheduler ends reports it. The
 importable part needs no torch.
 """
 
@@ -27,13 +27,13 @@ from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.runtime.parallel.neighbours import Neighbour
 
 BEAT_S = 1.0
-# counted in beats of who listens: one that was stopped or starved itself judges nobody by the time that passed
+# counted in the listener's own beats: one that was itself stopped or starved must not judge others by elapsed time
 SILENCE_S = 15.0
-# silent for so long, a process is looked for
+# after this silence, a process is looked for
 DOUBT_S = 3.0
-# a process that does not leave its work by itself is ended after this time
+# a process that does not stop on its own is ended after this time
 GRACE_S = 3.0
-# longer than any one stage: who is really gone is missed by the signs of life
+# longer than any one stage: heartbeats detect processes that are really gone
 PATIENCE = timedelta(hours=12)
 # machines of a cluster do not start at the same moment
 MEETING_S = 300.0
@@ -61,7 +61,7 @@ class World:
         """What `torchrun` or another launcher says in the environment.
 
         Raises:
-            RequestError: For nonsense.
+            RequestError: The variables are not valid.
         """
         if "WORLD_SIZE" not in os.environ:
             return cls()
@@ -91,7 +91,7 @@ def _number(name: str, default: int) -> int:
 
 
 def meet(device_type: str) -> None:
-    """Form the group of all started processes, where it does not exist yet, and watch over it."""
+    """Form the group of all started processes, if it does not exist yet, and watch over it."""
     import torch.distributed as dist
 
     if dist.is_initialized():
@@ -102,7 +102,7 @@ def meet(device_type: str) -> None:
 
         torch.cuda.set_device(World.started().local)
     store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_S)))
-    # before the group is formed, in which one that has gone would be waited for
+    # before the group is formed, which would wait for a process that is gone
     _Watch.present = _Watch(store.clone(), World.started())
     group_store = dist.PrefixStore("kandinsky-group", store)
     dist.init_process_group(backend, store=group_store, rank=rank, world_size=size, timeout=PATIENCE)
@@ -128,7 +128,7 @@ def is_ending() -> bool:
 
 
 def part(failed: str | None = None) -> None:
-    """Leave the group: the job is done, or has failed for this reason, which ends it for all."""
+    """Leave the group: the job is done, or has failed for the given reason, which ends it for all."""
     import torch.distributed as dist
 
     watch, _Watch.present = _Watch.present, None
@@ -140,9 +140,11 @@ def part(failed: str | None = None) -> None:
 
 @contextmanager
 def together(say: Callable[[str], None]) -> Iterator[World]:
-    """Around a job of one or several processes: only what must be said is said, and by one; all end when one does.
+    """Run a job on one or several processes: only one of them reports, and all end when one does.
 
-    Raises: what the job raises, where it is one process; else SystemExit with its code, after saying it.
+    Raises:
+        SystemExit: The job failed on several processes; it has been reported. With one process, its own error passes
+            through.
     """
     world = World.started()
     if world.size == 1:
@@ -160,7 +162,7 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
         yield world
     except KandinskyError as error:
         _leave_undisturbed()
-        # what is wrong with a request is found by every process
+        # an error in a request is found by every process
         watch = _Watch.present
         is_common = isinstance(error, RequestError) and watch is None
         if watch.may_speak() if watch else world.is_first or not is_common:
@@ -199,25 +201,25 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
 
 
 def _endings() -> list[signal.Signals]:
-    """The signals that end a job here; one that is ignored, as under `nohup`, stays ignored."""
+    """The signals that end a job; one that is ignored, as under `nohup`, stays ignored."""
     return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _leave_undisturbed() -> None:
-    """The job is over here: an interrupt on behalf of the others comes too late, and would only hide why."""
+    """Ignore interrupts, since the job is over here: one on behalf of the others would only hide the reason."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _leave(code: int) -> None:
-    """End this process now: the group's own clean-up would wait for those that are gone."""
+    """End this process now: the group's own clean-up would wait for processes that are gone."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 class _Watch:
-    """Signs of life of all processes, in a thread; says once why the job ends, and ends it here."""
+    """Heartbeats of all processes, in a thread; reports once why the job ends, and ends it here."""
 
     present: _Watch | None = None
 
@@ -263,13 +265,13 @@ class _Watch:
                     time.sleep(0.05)
 
     def may_speak(self) -> bool:
-        """Whether nobody has said yet why the job ends: several may find the same fault."""
+        """Whether no process has reported yet why the job ends: several may find the same fault."""
         with contextlib.suppress(Exception):
             return bool(self.store.add("kandinsky/said", 1) == 1)
         return True
 
     def explain(self, error: Exception) -> str | None:
-        """Why a call to others broke, where they are the reason: waits until somebody is missed or has said it."""
+        """Why a call to others failed, if they are the reason: waits until a process is missed or has reported."""
         if type(error).__name__ not in ("RuntimeError", "DistBackendError", "DistNetworkError", "DistError"):
             return None
         if not any(word in str(error).lower() for word in ("connection", "peer", "socket", "nccl", "timed out")):
@@ -286,7 +288,7 @@ class _Watch:
             self._beats += 1
             try:
                 is_ended = self._is_ended()
-                if is_ended:  # whoever fails first says it; a moment for it to arrive
+                if is_ended:  # whichever fails first reports it; allow a moment for it to arrive
                     time.sleep(0.2)
                 if failure := self._failure():
                     return self._end(None, failure)
@@ -311,7 +313,7 @@ class _Watch:
         return None
 
     def _guard(self) -> None:
-        """The store answers nobody when the process that holds it is stopped: then the other thread hangs too."""
+        """Guard against a store that does not answer, its process being stopped: then the other thread hangs too."""
         beats, same = self._beats, 0
         while not self._done.wait(BEAT_S) and self.ending is None:
             same = same + 1 if beats == self._beats else 0
@@ -322,7 +324,7 @@ class _Watch:
         return None
 
     def _missing(self, rank: int, silent_s: float) -> str | None:
-        """Why a process that was silent so long is missed; None where it is not yet. One that hangs here is ended."""
+        """Why a process that was silent that long is missed; None if not yet. One that hangs here is ended."""
         if silent_s < DOUBT_S:
             return None
         told = self._told(f"kandinsky/place/{rank}")
@@ -332,13 +334,13 @@ class _Watch:
             return f"process {rank}{place} has gone: it was killed, by someone or for want of memory"
         if silent_s < (SILENCE_S if who else MEETING_S):
             return None
-        if who:  # a launcher would ask it nicely first, and wait
+        if who:  # a launcher would first ask it to end, and wait
             who.end()
             return f"process {rank}{place} does not answer: no sign of life for {SILENCE_S:g} s"
         return f"process {rank} did not come within {MEETING_S:g} s"
 
     def _told(self, key: str) -> bytes:
-        """What another process has put into the store; empty where it has not yet."""
+        """What another process has put into the store; empty if nothing yet."""
         return bytes(self.store.get(key)) if self.store.check([key]) else b""
 
     def _is_ended(self) -> bool:
@@ -354,7 +356,7 @@ class _Watch:
         return bool(self.store.check([f"kandinsky/done/{rank}"]))
 
     def _end(self, text: str | None, reason: str) -> None:
-        """Interrupt the work, so that nothing half-written stays; end the process where that cannot be heard."""
+        """Interrupt the work, so that no partial files stay; end the process if it cannot react."""
         self.ending = reason
         if text:
             sys.stderr.write(f"{text}\n")

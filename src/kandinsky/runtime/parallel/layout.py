@@ -4,7 +4,7 @@
 |---|---|---|
 | `data` | the clips of a batch | every process all of them |
 | `cfg` | the two passes of guidance | every process all of them |
-| `ring` | tokens; keys and values travel round in a ring | every process all of them |
+| `ring` | tokens; keys and values travel around a ring | every process all of them |
 | `ulysses` | tokens; for attention all of them meet again, heads split | every process all of them |
 | `tp` | the width of the blocks: heads and hidden layer | each process its part of the blocks |
 | `fsdp` | nothing: weights lie in shards with those who share the tokens, and meet block by block | each a shard |
@@ -26,13 +26,13 @@ AXES = ("data", "cfg", "ring", "ulysses", "tp")
 AUTO = "auto"
 EXAMPLE = "`cfg=2,ulysses=2`"
 PROCESSES = 65_536  # the most that a layout is made for
-# heads may go unevenly over processes as long as this share of the work is no waiting
+# heads may be divided unevenly as long as at least this share of the time is work, not waiting
 WORTH_IT = 0.85
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How many parts each kind of work is cut into."""
+    """The number of parts into which each kind of work is split."""
 
     data: int = 1
     cfg: int = 1
@@ -43,12 +43,12 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Processes it needs."""
+        """Number of processes it needs."""
         return math.prod(getattr(self, axis) for axis in AXES)
 
     @property
     def context(self) -> int:
-        """Processes that share the tokens of a clip."""
+        """Number of processes that share the tokens of a clip."""
         return self.ring * self.ulysses
 
     @property
@@ -57,7 +57,7 @@ class Layout:
         return self.tp > 1 or self.fsdp > 1
 
     def __str__(self) -> str:
-        """The inverse of ``read``; `1` where nothing is split."""
+        """The inverse of ``read``; `1` if nothing is split."""
         parts = [f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self) if getattr(self, f.name) > 1]
         return ",".join(parts) or "1"
 
@@ -67,14 +67,14 @@ class Demand:
     """What there is to split.
 
     Attributes:
-        heads: Of a block's attention and feed-forward.
-        hidden: Of a block's attention and feed-forward.
-        tokens: That a block sees at once along the split axis.
-        is_guided: Two passes a step.
-        is_sparse: Block-sparse attention.
-        has_groups: Attention within groups.
-        clips: Of one batch.
-        has_tokens: False for a U-Net, whose passes and clips alone can be split.
+        heads: Heads of a block's attention.
+        hidden: Width of a block's feed-forward layer.
+        tokens: Tokens that a block sees at once along the split axis.
+        is_guided: Whether there are two passes per step.
+        is_sparse: Whether attention is block-sparse.
+        has_groups: Whether attention is within groups.
+        clips: Clips of one batch.
+        has_tokens: False for a U-Net, of which only passes and clips can be split.
     """
 
     heads: int
@@ -88,10 +88,10 @@ class Demand:
 
 
 def read(text: str) -> Layout:
-    """`cfg=2,ulysses=2` as a layout.
+    """Parse a layout such as `cfg=2,ulysses=2`.
 
     Raises:
-        RequestError: For a name or number that is none.
+        RequestError: A name is unknown, or a number is not valid.
     """
     names = [f.name for f in dataclasses.fields(Layout)]
     known = ", ".join(f"`{name}`" for name in names)
@@ -112,24 +112,28 @@ def read(text: str) -> Layout:
 
 
 def check_processes(count: object) -> None:
-    """Refuse a number of processes that is none, or that nobody has.
+    """Refuse a number of processes that is not valid, or unrealistic.
 
     Raises:
-        RequestError: for anything but a whole number from 1 to ``PROCESSES``.
+        RequestError: It is not an integer from 1 to ``PROCESSES``.
     """
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= PROCESSES:
         raise RequestError(f"`{count}` processes cannot share a generation: use 1 to {PROCESSES:,}")
 
 
 def settle(choice: str | Layout | None, world: int, demand: Demand) -> tuple[Layout, str]:
-    """The layout for a number of processes, and why.
+    """Settle the layout for a number of processes.
 
     Args:
         choice: The user's choice; None and `auto` select one.
-        world: Processes that were started.
+        world: Number of processes that were started.
+        demand: What there is to split.
+
+    Returns:
+        The layout, and the reason for it.
 
     Raises:
-        RequestError: For a layout that fits neither the processes nor the work.
+        RequestError: The layout does not fit the processes or the work.
     """
     check_processes(world)
     if choice is None or choice == AUTO:
@@ -151,10 +155,10 @@ def settle(choice: str | Layout | None, world: int, demand: Demand) -> tuple[Lay
 
 
 def choose(world: int, demand: Demand) -> tuple[Layout, str]:
-    """A layout for so many processes: guidance first, since its passes meet once a step, then the tokens.
+    """Choose a layout for a number of processes: guidance first, since its passes meet once a step, then the tokens.
 
     Raises:
-        RequestError: If none fits.
+        RequestError: None fits.
     """
     if world == 1:
         return Layout(), "one process"
@@ -174,7 +178,7 @@ def choose(world: int, demand: Demand) -> tuple[Layout, str]:
 
 
 def _over_tokens(layout: Layout, count: int, demand: Demand) -> Layout:
-    """``count`` processes share the tokens: by heads as far as no process waits long, the rest in a ring."""
+    """``count`` processes share the tokens: by heads as long as no process waits too long, the rest in a ring."""
     heads = demand.heads // layout.tp
     may_ring = not (demand.is_sparse or demand.has_groups)
 
@@ -194,10 +198,10 @@ def _proposal(world: int, demand: Demand) -> str | None:
 
 
 def check(layout: Layout, demand: Demand) -> None:
-    """Hold a layout against the work.
+    """Check a layout against the work.
 
     Raises:
-        RequestError: What was given, what is allowed, what to do.
+        RequestError: The layout does not fit; the message says what was given, what is allowed and what to do.
     """
     given = f"layout `{layout}`"
     if layout.cfg > 2:

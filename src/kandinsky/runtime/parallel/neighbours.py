@@ -1,7 +1,7 @@
-"""The other processes of a job that run on this machine: whether one has gone, and its end where it hangs.
+"""The other processes of a job on this machine: whether one has gone, and ending it if it hangs.
 
-A process is told from another that got its number later by the time it began. Linux says all this in `/proc`; elsewhere
-nobody is a neighbour, and signs of life alone decide.
+A process is distinguished from a later one with the same id by its start time. Linux provides all this in `/proc`;
+elsewhere no process is a neighbour, and only heartbeats count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Neighbour:
 
     Attributes:
         machine: The same text for processes that see each other.
-        begun: In ticks since the machine did.
+        begun: Start time in ticks since the machine booted.
     """
 
     host: str
@@ -45,7 +45,7 @@ class Neighbour:
 
     @property
     def place(self) -> str:
-        """For people."""
+        """A description for people."""
         return f"{self.host}, PID {self.pid}"
 
     @property
@@ -57,14 +57,14 @@ class Neighbour:
         return self.is_here and _begun(self.pid) != self.begun
 
     def end(self) -> None:
-        """Kill it, where it runs here: one that is stopped hears no other signal."""
+        """Kill it, if it runs here: a stopped process reacts to no other signal."""
         if self.is_here and not self.has_gone():
             with contextlib.suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
 
 
 def _machine() -> str:
-    """Identifies this boot of this machine and its process table; empty where that is not known."""
+    """Identifies this boot of this machine and its process table; empty if unknown."""
     try:
         boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{(PROC / 'self/ns/pid').stat().st_ino}"

@@ -1,4 +1,4 @@
-"""Ring attention: each process keeps its queries, keys and values travel round, results are joined as they come.
+"""Ring attention: each process keeps its queries, keys and values travel around, results are joined as they come.
 
 Backwards they travel once more, and the gradients that each process adds travel with them, one step behind.
 
@@ -27,18 +27,18 @@ def ring_attention(
     *,
     beside: tuple[Tensor, Tensor, Tensor | None] | None = None,
 ) -> Tensor:
-    """Attention of the own queries to the keys of all.
+    """Attention of the own queries to the keys of all processes.
 
     Args:
-        q_BSNK: The own queries.
-        k_BLNK: The own keys.
-        v_BLNK: The own values.
-        counts: How many keys each process has.
-        group: The ring.
+        q_BSNK: Own queries.
+        k_BLNK: Own keys.
+        v_BLNK: Own values.
+        counts: Number of keys of each process.
+        group: The processes.
         beside: Keys and values that every process has, [B, M, N, K], and which of them may be seen, [B, M].
 
     Returns:
-        [B, S, N, K], in the type of v. The next keys are on their way while these are looked at.
+        [B, S, N, K], in the type of v. The next keys are transferred while the current ones are used.
     """
     more = (None, None, None) if beside is None else beside
     ring = Ring(tuple(counts), group)

@@ -1,4 +1,4 @@
-"""Weights in shards (FSDP2): a block's weights meet when it runs and part again; for models that do not fit."""
+"""Weights in shards (FSDP2), for models that do not fit: a block's weights are gathered only while it runs."""
 
 from __future__ import annotations
 

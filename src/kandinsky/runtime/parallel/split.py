@@ -1,4 +1,4 @@
-"""How the blocks of a network are shared by processes; each family gives the rules of its own (``Part.split``)."""
+"""How the blocks of a network are split over processes; each family has its own rules (``Part.split``)."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class SplitRules:
     """How the blocks of a network are split.
 
     Attributes:
-        blocks: Of a network, in order.
-        arguments: Of a block's call, for own tokens.
-        cut: Of each block.
+        blocks: Returns the blocks of a network, in order.
+        arguments: Converts the arguments of a block's call for own tokens.
+        cut: How each block is cut.
     """
 
     blocks: Callable[[Any], Iterable[nn.Module]]

@@ -1,6 +1,6 @@
 """The processes of one generation: a device mesh with named axes, and what they do together.
 
-A team of one does everything itself, so that a pipeline has one way through its work.
+A team of one does everything itself, so that a pipeline has only one code path.
 
 Legend: B batch; T H W C frames, rows, columns, channels.
 """
@@ -36,11 +36,11 @@ log = logging.getLogger(__name__)
 class Team:
     """The processes that work on a generation together.
 
-    Attributes:
-        device: Of the transformer on this process.
+    The attribute ``device`` is that of the transformer on this process.
 
     Args:
         layout: Its product is the number of processes, which have met (``launch.meet``).
+        device: Device of the transformer on this process.
     """
 
     def __init__(self, layout: Layout | None = None, device: torch.device | None = None) -> None:
@@ -54,11 +54,11 @@ class Team:
             raise RequestError(f"layout `{self.layout}` needs {self.size} processes, and {dist.get_world_size()} met")
         sizes = tuple(getattr(self.layout, axis) for axis in AXES)
         self.mesh = init_device_mesh(self.device.type, sizes, mesh_dim_names=AXES)
-        self.context = self.mesh["ring", "ulysses"]._flatten("context")  # who shares the tokens
+        self.context = self.mesh["ring", "ulysses"]._flatten("context")  # the processes that share the tokens
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and speaks."""
+        """Whether this process writes files and reports."""
         return self.mesh is None or dist.get_rank() == 0
 
     def group(self, axis: str) -> dist.ProcessGroup:
@@ -69,12 +69,15 @@ class Team:
     def build(
         self, make: Callable[[], nn.Module], dtype: torch.dtype, rules: Callable[[], SplitRules] | None
     ) -> nn.Module:
-        """A denoising network on this process: whole, or its part of it, with its tokens shared.
+        """Build a denoising network on this process: whole, or its part of it, with its tokens shared.
 
         Args:
-            make: Reads it, on the host; where weights are cut, as they are stored.
-            dtype: Of its weights.
-            rules: How its blocks are shared, asked where they are.
+            make: Reads it, on the host; if weights are cut, as they are stored.
+            dtype: Type of its weights.
+            rules: Returns how its blocks are shared, called if they are.
+
+        Returns:
+            The network.
         """
         net = make()
         if self.mesh is None or not (self.layout.cuts_weights or self.layout.context > 1):
@@ -83,7 +86,7 @@ class Team:
             raise BackendError(f"the work of `{type(net).__name__}` cannot be split: use `cfg` or `data`")
         split = rules()
         if self.layout.cuts_weights:
-            # a second of imports that nobody else needs
+            # a second of imports that nothing else needs
             from kandinsky.runtime.parallel import sharding
             from kandinsky.runtime.parallel.tensor import cut_block
 
@@ -106,9 +109,14 @@ class Team:
         return net
 
     def guide(self, guidance: Mixing, *passes: Denoising[X] | None) -> Denoising[X]:
-        """The guided denoiser; with `cfg=2` the passes are shared out to two groups, and meet once a step.
+        """The guided denoiser; with `cfg=2` two groups compute the passes, and meet once a step.
 
-        passes: as ``guidance.guide`` takes them; a single one that is not None means that guidance is off.
+        Args:
+            guidance: How the passes are combined.
+            *passes: As for ``guidance.guide``; a single one that is not None means that guidance is off.
+
+        Returns:
+            The guided denoiser.
         """
         given = [one for one in passes if one is not None]
         if self.layout.cfg == 1 or len(given) == 1:
@@ -144,19 +152,19 @@ class Team:
         return join_parts(x_B, 0, shares(clips, self.layout.data), self.group("data"))
 
     def agree(self, value: Any) -> Any:
-        """A plain value, as the first process has it."""
+        """A plain value from the first process, on all."""
         return value if self.mesh is None else tell(value, 0, self.device)
 
     def gather(self, value: Any) -> list[Any]:
-        """A plain value of every process."""
+        """A plain value from every process."""
         return [value] if self.mesh is None else collect(value, self.device)
 
     def go_on(self, wanted: bool) -> bool:
-        """Whether the work goes on: the first process' answer holds for all."""
+        """Whether the work continues: the first process' answer holds for all."""
         return wanted if self.mesh is None else bool(self.agree(wanted))
 
     def all_passes(self, passes: list[list[bool]]) -> list[list[bool]]:
-        """What a step cache left out, of all branches and clips: for each pass, for each clip."""
+        """What a step cache skipped, of all branches and clips: for each pass, for each clip."""
         every = self.gather({**self._places, "passes": passes})
         first = [one for one in every if not one["ring"] and not one["ulysses"] and not one["tp"]]
         branches: list[list[bool]] = []
@@ -166,7 +174,7 @@ class Team:
         return branches
 
     def all_shares(self, own: list[float | None], heads: int) -> list[float | None]:
-        """Means over the heads of this process, one a clip, as means over all heads and passes; of all clips."""
+        """From means over the heads of this process, one per clip, to means over all heads and passes, of all clips."""
         weight = shares(heads // self.layout.tp, self.layout.ulysses)[self._places["ulysses"]]
         every = self.gather({**self._places, "own": own, "weight": weight})
         found: list[float | None] = []
@@ -180,14 +188,14 @@ class Team:
         return found
 
     def decode(self, vae: VideoAutoencoder, latents_BTHWC: Tensor) -> Iterator[Tensor]:
-        """Pixels of a clip by all processes, see ``decode.py``; the first one's hold."""
+        """Pixels of a clip by all processes, see ``decode.py``; the first one's are valid."""
         assert dist.group.WORLD is not None
         return decode_shared(vae, latents_BTHWC, dist.group.WORLD)
 
     def by_turns(
         self, make: Callable[[Tensor], Tensor], items: Iterable[Tensor], *, everyone: bool
     ) -> list[np.ndarray]:
-        """``make`` of each item on all processes; each by one in turn, or by all, where the first's holds."""
+        """``make`` of each item, on all processes: made by each in turn, or by all, of which the first one's counts."""
         items = list(items)
         owners = [0 if everyone else number % self.size for number in range(len(items))]
         rank = 0 if self.mesh is None else dist.get_rank()
@@ -199,11 +207,15 @@ class Team:
 
     @property
     def _places(self) -> dict[str, int]:
-        """Where this process stands on each axis."""
+        """The position of this process on each axis."""
         return {axis: 0 if self.mesh is None else self.mesh[axis].get_local_rank() for axis in AXES}
 
     def once(self, make: Callable[[], Sequence[Tensor | None]]) -> list[Tensor | None]:
-        """Tensors that the first process makes, on all. Raises: what it raised, on all, as far as its kind matters."""
+        """Tensors that the first process makes, on all processes.
+
+        Raises:
+            KandinskyError: The first process failed; its error is raised on all, with its class as far as that matters.
+        """
         if self.mesh is None:
             return list(make())
         made: Sequence[Tensor | None] | None = None

@@ -1,8 +1,8 @@
-"""Tensor parallelism: each process holds some heads and some of the hidden layer of every block.
+"""Tensor parallelism: each process holds some heads and part of the hidden layer of every block.
 
-PyTorch's ``parallelize_module`` does it: linear layers that make heads or hidden features are cut by their outputs,
-those behind them by their inputs, and their results are added up. Everything else, modulation included, is small and
-stays whole on every process.
+PyTorch's ``parallelize_module`` does the work: linear layers that produce heads or hidden features are cut by their
+outputs, those after them by their inputs, and their results are summed. Everything else, including modulation, is small
+and stays whole on every process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kandinsky.runtime.parallel.split import Cut
 
 
 def cut_block(block: nn.Module, cut: Cut, mesh: DeviceMesh) -> None:
-    """Leave this process its part of a block. Every process must hold the same weights: nothing is sent."""
+    """Keep only this process' part of a block; every process must hold the same weights, since nothing is sent."""
     for name, count in cut.fused.items():
         with torch.no_grad():
             for tensor in block.get_submodule(name).parameters(recurse=False):

@@ -1,6 +1,6 @@
 """What the cases of Kandinsky 3 and Kandinsky Video 1 share: the U-Net, its text, its noise, its loops.
 
-Official tensors are rows [(B·T), C, H, W], the frames of a clip one behind the other; ours are [B, T, H, W, C].
+Official tensors are rows [(B·T), C, H, W], the frames of a clip one after the other; ours are [B, T, H, W, C].
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def per_clip(inputs: Tensors, name: str, frames: int) -> Tensor:
     """One value or tensor a clip, from rows that repeat it for every frame.
 
     Raises:
-        CaseError: If they differ.
+        CaseError: They differ.
     """
     each = inputs[name]
     one = each[::frames]
@@ -88,7 +88,7 @@ def guidance(call: Settings, key: str = "guidance_scale") -> Guidance:
 
 
 def quantile(call: Settings) -> float | None:
-    """Of dynamic thresholding; None clamps at 1."""
+    """The quantile of dynamic thresholding; None clamps at 1."""
     return call.number("percentile") if call.has("percentile") else None
 
 
@@ -103,7 +103,7 @@ def check_shape(call: Settings, key: str, tensor: Tensor) -> None:
     """Compare a recorded shape with a tensor.
 
     Raises:
-        CaseError: If a recorded shape is not that of the tensor it describes.
+        CaseError: A recorded shape is not that of the tensor it describes.
     """
     if call.has(key) and call.integers(key) != list(tensor.shape):
         raise CaseError(f"call.{key}", f"is {call.integers(key)}, the recorded noise has {list(tensor.shape)}")

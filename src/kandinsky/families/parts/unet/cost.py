@@ -1,4 +1,4 @@
-"""What a U-Net costs: figures counted once on the full-size networks, and brought to other widths. No torch."""
+"""What a U-Net costs: figures counted once on the full-size networks, and scaled to other widths. No torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ KERNELS = 1500  # programs that one pass starts: about 40 blocks with some 40 ea
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one network at the width it was released with, counted on the meta device.
+    """Figures of one network at its released width, counted on the meta device.
 
     Attributes:
         width: Channels of its finest level.
-        linear, convolution, attention: Operations of one pass, for each position of the latent.
-        in_stages, largest: Share of its weights in stages, the blocks that can be moved; and in the largest of them.
-        quantised: Share of its weights in the linear layers that are quantised, attention's; 0 where none are.
+        linear: Operations of linear layers in one pass, per position of the latent.
+        convolution: Operations of convolutions in one pass, per position of the latent.
+        attention: Operations of attention in one pass, per position of the latent.
+        in_stages: Share of its weights in stages, the blocks that can be moved.
+        largest: Share of its weights in the largest stage.
+        quantised: Share of its weights in the linear layers that are quantised, attention's; 0 if none are.
     """
 
     width: int
@@ -32,10 +35,12 @@ class Figures:
     quantised: float = 0.0
 
     def operations(self, base: int, positions: float, passes: float) -> Operations:
-        """Of so many passes over so many positions each.
+        """Operations of ``passes`` passes over ``positions`` positions each.
 
         Args:
-            base: channels of the finest level.
+            base: Channels of the finest level.
+            positions: Positions of a pass.
+            passes: Number of passes.
         """
         scale = (base / self.width) ** 2 * positions
         one = Operations(
@@ -44,6 +49,6 @@ class Figures:
         return (one + Operations(kernels=KERNELS)) * passes
 
     def cost(self, base: int, at_once: float, operations: Operations, load: Load, *, tokens: int) -> Cost:
-        """Of the network, with ``at_once`` positions in one pass."""
+        """The cost of the network, with ``at_once`` positions in one pass."""
         work = int(at_once * 2 * base * COPIES * load.width)
         return Cost(work, operations, tokens, self.in_stages, self.largest, self.quantised)

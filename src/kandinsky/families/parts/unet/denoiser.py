@@ -23,9 +23,9 @@ class UNetDenoiser:
 
     Args:
         text: Embeddings of B prompts, or of one prompt for any B.
-        before_BTHWC: Channels that go in before and behind the state's own.
-        condition_BTHWC: Channels that go in before and behind the state's own.
-        marks: What a video network is told of the clip; None for images.
+        before_BTHWC: Channels in front of the state's own.
+        condition_BTHWC: Channels behind the state's own.
+        marks: Further inputs of a video network; None for images.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class UNetDenoiser:
         return self._pass(self._around(x_BTHWC), t, self.text.expand(len(x_BTHWC)))
 
     def pair(self, other: object) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-        """This pass and another of the same images as one of twice the batch; None where that is no gain.
+        """This pass and another of the same images as one of twice the batch; None if that gains nothing.
 
         A pass over one image is many small steps, so that two together cost little more on small images. Clips are
         large enough, and would take twice the memory.
@@ -91,7 +91,7 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
     """The U-Net of images as a denoiser of the track `video`; see ``model/denoiser.Bind``.
 
     Raises:
-        BackendError: For a step cache: its levels are not a sequence of blocks.
+        BackendError: There is a step cache: the U-Net's levels are not a sequence of blocks.
     """
     assert isinstance(net, UNet)
     if run.runner is not None:

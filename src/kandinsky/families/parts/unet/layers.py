@@ -4,7 +4,7 @@ Legend: R rows = B clips times T frames, the frames of a clip side by side; H W 
 the conditions; S pixels of a frame; N heads; K head width; L text tokens. Everything is channels last, so that pixels
 are tokens, and frames a second axis, without a copy.
 
-A *condition* is what a norm is told: [rows, D] with the activation already applied; ``rows`` divides R.
+A *condition* is the input of a norm's modulation: [rows, D], activation already applied; ``rows`` divides R.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from kandinsky.ops.linear import Linear, linear
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one pass tells its layers.
+    """The conditions of one pass, for all layers.
 
     Attributes:
-        spatial: Condition of everything within a frame, one row a clip.
-        temporal: Condition along time, and ``place``: of the first norm of an attention along time.
+        spatial: Condition of everything within a frame, one row per clip.
+        temporal: Condition along time.
+        place: Condition of the first norm of an attention along time.
         context_BLC: Text embeddings.
-        mask_BL: Text embeddings.
+        mask_BL: True where a text token counts.
         frames: T.
         mixes: Whether anything is done along time.
     """
@@ -227,7 +228,7 @@ class Block(nn.Module):
 
 
 class ResNetBlock(nn.Module):
-    """Four blocks through a narrow middle, and a way past them."""
+    """Four blocks through a narrow middle, with a skip connection."""
 
     def __init__(self, channels: int, out: int, params: UNetParams, *, up: bool = False, down: bool = False) -> None:
         super().__init__()
@@ -255,7 +256,7 @@ class ResNetBlock(nn.Module):
 
 
 class TemporalResNetBlock(nn.Module):
-    """The same along time: four convolutions over the frames, and a sum with what came in."""
+    """The same along time: four convolutions over the frames, with a skip connection."""
 
     def __init__(self, channels: int, params: UNetParams) -> None:
         super().__init__()

@@ -16,11 +16,11 @@ class Temporal:
     """What a variant of the network does along time; the default is nothing, an image network.
 
     Attributes:
-        frame_blocks: Residual blocks and attention over the frames of a clip, told where each frame lies.
-        frame_marks_sum: Every norm of these is told the network's time *and* the frame's place; else the first norm of
-            an attention the place alone, all others the time alone.
+        frame_blocks: Residual blocks and attention over the frames of a clip, conditioned on each frame's place.
+        frame_marks_sum: Every norm of these is conditioned on the network's time *and* the frame's place; else the
+            first norm of an attention on the place alone, all others on the time alone.
         clip_marks: Further numbers of a clip that are added to the frames' places, by the names of their layers.
-        image_layer: Images enter by a convolution of their own.
+        image_layer: Images enter through a convolution of their own.
         gap_mixing: Every convolution is mixed with one over neighbouring gaps, those between the frames of a clip.
         gap_attention: Attention over the gaps as well.
         pools_first: The pooled text is part of what the perturbation's time is blended with.
@@ -62,8 +62,8 @@ class UNetParams:
     Attributes:
         model_channels: Width of the first level, times ``dim_mult`` that of each.
         init_channels: Of the first layer.
-        num_channels: Of input and result.
-        out_channels: Of input and result.
+        num_channels: Of the input.
+        out_channels: Of the result.
         context_dim: Width of the text embeddings.
         num_blocks: Pairs of residual blocks a level, at least 2.
         groups: Of every normalisation.
@@ -90,7 +90,7 @@ class UNetParams:
         """Read official arguments; those of a video network say which variant it is.
 
         Raises:
-            RequestError: For an unknown name, a value that is not supported, or lists of unequal length.
+            RequestError: A name is unknown, a value is not supported, or lists differ in length.
         """
         what = "U-Net parameter"
         without_fixed(values, ONLY, what)
@@ -116,7 +116,7 @@ class UNetParams:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Of the first layer and of each level, from fine to coarse."""
+        """Widths of the first layer and of each level, from fine to coarse."""
         return (self.init_channels, *(self.model_channels * factor for factor in self.dim_mult))
 
     @property
@@ -134,7 +134,7 @@ def _temporal(given: dict[str, Any]) -> Temporal:
     """Takes the arguments of video networks out of ``given``; they say which of the official classes it is.
 
     Raises:
-        RequestError: For an argument that the class does not have.
+        RequestError: The class does not have an argument that was given.
     """
     if any(given.get("time_downsample") or ()):
         raise RequestError("U-Net parameter `time_downsample` is not supported: no released network uses it")

@@ -38,9 +38,9 @@ class Marks:
         positions: Place of each frame, T numbers.
         noise_level: Noise mixed into the first frame, a level's number.
         motion: How much should move, 1 to 100.
-        skip: Frames left out between two that are given, for interpolation.
+        skip: Frames missing between two that are given, for interpolation.
         perturbation: Time of the noise in the given frames.
-        mixes: Whether gaps are told of each other.
+        mixes: Whether gaps see each other.
     """
 
     positions: Sequence[float] = ()
@@ -158,7 +158,7 @@ class UNet(nn.Module):
         )
 
     def made_tensors(self) -> dict[str, Tensor]:
-        """Not in files of the network alone: the learned state for no text, which official files keep beside it."""
+        """Tensors missing in files of the network alone: the learned embedding of an empty prompt, stored beside it."""
         return {"null_embedding": torch.zeros(self.params.context_dim)}
 
     @property
@@ -184,7 +184,7 @@ class UNet(nn.Module):
             [B, T, H, W, out_channels].
 
         Raises:
-            RequestError: If the sides of a latent do not halve often enough.
+            RequestError: The sides of a latent do not halve often enough.
         """
         B, T, H, W, _ = x_BTHWC.shape
         unit = 2**self.params.halvings

@@ -1,0 +1,346 @@
+"""Which examples a step sees: planners that compute it from (seed, step) alone, so that nothing is to be resumed.
+
+``Buckets`` makes batches of equal shape, ``Packing`` sequences of clips of equal height and width, ``Mixture`` draws
+the task of each step. Of an epoch every example is seen exactly once.
+
+Legend: T H W C latent frames, rows, columns, channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Literal, Protocol
+
+import numpy as np
+
+from kandinsky.errors import RequestError
+
+Shape = tuple[int, int, int, int]
+PATCH = (1, 2, 2)
+TEXT_TO_IMAGE, TEXT_TO_VIDEO, IMAGE_TO_VIDEO = "text-to-image", "text-to-video", "image-to-video"
+TASKS = (TEXT_TO_IMAGE, TEXT_TO_VIDEO, IMAGE_TO_VIDEO)
+_BLOCK = 4096  # steps whose tasks are drawn together
+
+
+class Plan(Protocol):
+    """The global batch of every step."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """After so many steps every example has been seen once."""
+        ...
+
+    def __call__(self, step: int) -> tuple[int, ...]:
+        """Numbers of the examples of a step, in the order of the batch.
+
+        Args:
+            step: From 0.
+        """
+        ...
+
+
+def tokens_of(shape: Shape, patch: tuple[int, int, int] = PATCH) -> int:
+    """Tokens that a latent becomes; incomplete patches count whole."""
+    count = 1
+    for side, unit in zip(shape, patch, strict=False):
+        count *= -(-side // unit)
+    return count
+
+
+class Epochs:
+    """Epochs of batches, each a new order of the same slots.
+
+    A slot is a batch whose places have kinds: each epoch deals the examples of a kind out to its places, and shuffles
+    the slots. So every epoch has as many steps, and no two need be alike.
+
+    Args:
+        slots: Of each batch the kinds of its places; of every kind there are as many places as examples, or more.
+        examples: Of each kind the numbers of its examples. Where there are more places, examples come again.
+        seed: Of all orders.
+    """
+
+    def __init__(self, slots: Sequence[Sequence[int]], examples: Sequence[Sequence[int]], seed: int) -> None:
+        self._slots, self._seed = slots, seed
+        self._examples = [np.asarray(numbers, np.int64) for numbers in examples]
+        self._order = lru_cache(maxsize=2)(self._ordered)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if key != "_order"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._order = lru_cache(maxsize=2)(self._ordered)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return len(self._slots)
+
+    def __call__(self, step: int) -> tuple[int, ...]:
+        """The examples of a step. Raises: RequestError for a step below 0."""
+        if step < 0:
+            raise RequestError(f"there is no step {step}: the first is 0")
+        epoch, turn = divmod(step, len(self._slots))
+        return self._order(epoch)[turn]
+
+    def _ordered(self, epoch: int) -> list[tuple[int, ...]]:
+        rng = _rng(self._seed, "epoch", epoch)
+        wanted = [0] * len(self._examples)
+        for slot in self._slots:
+            for kind in slot:
+                wanted[kind] += 1
+        dealt = []
+        for numbers, count in zip(self._examples, wanted, strict=True):
+            order = rng.permutation(numbers)
+            dealt.append(iter(np.concatenate([order, np.resize(order, count - len(order))]).tolist()))
+        filled = [tuple(next(dealt[kind]) for kind in slot) for slot in self._slots]
+        return [filled[place] for place in rng.permutation(len(filled))]
+
+
+class Buckets(Epochs):
+    """Batches of examples whose latents have one shape.
+
+    Args:
+        shapes: Of the latents of all examples, (T, H, W, C).
+        batch: Examples of a batch; or by shape, where every shape that there is must be named.
+        tokens: Instead: as many examples as together have no more tokens, at least one.
+        seed: Of all orders.
+        last: What becomes of the examples of a shape that are too few for a batch: a smaller batch, or one that is
+            filled up with examples that were seen already.
+        only: Numbers of the examples that take part; all where None.
+        patch: (t, h, w) of the network, for the count of tokens.
+
+    Raises:
+        RequestError: There are no examples, both or none of ``batch`` and ``tokens`` are given, or they are below 1.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[Shape],
+        *,
+        batch: int | Mapping[Shape, int] | None = None,
+        tokens: int | None = None,
+        seed: int = 0,
+        last: Literal["short", "fill"] = "short",
+        only: Iterable[int] | None = None,
+        patch: tuple[int, int, int] = PATCH,
+    ) -> None:
+        if (batch is None) == (tokens is None):
+            raise RequestError("give the size of batches either as `batch` or as `tokens`")
+        if last not in ("short", "fill"):
+            raise RequestError(f"`last` must be `short` or `fill`, not `{last}`")
+        groups = _grouped(shapes, only)
+        slots: list[list[int]] = []
+        for kind, (shape, numbers) in enumerate(groups.items()):
+            if tokens is not None:
+                size = max(1, _positive("tokens", tokens) // max(1, tokens_of(shape, patch)))
+            elif isinstance(batch, Mapping):
+                if shape not in batch:
+                    raise RequestError(f"`batch` names no size for latents of shape {_written(shape)}")
+                size = _positive("batch", batch[shape])
+            else:
+                assert batch is not None
+                size = _positive("batch", batch)
+            left = len(numbers)
+            while left > 0:
+                slots.append([kind] * (size if last == "fill" else min(size, left)))
+                left -= size
+        super().__init__(slots, list(groups.values()), seed)
+
+
+class Packing(Epochs):
+    """Sequences of clips of equal height and width, joined along the frames, none longer than a budget.
+
+    Clips of several lengths share a sequence without padding; one that is longer than the budget alone is refused.
+
+    Args:
+        shapes: Of the latents of all examples, (T, H, W, C).
+        frames: Latent frames of a sequence, at most.
+        tokens: Instead: tokens of a sequence, at most.
+        seed: Of all orders.
+        only: Numbers of the examples that take part; all where None.
+        patch: (t, h, w) of the network, for the count of tokens.
+
+    Raises:
+        RequestError: There are no examples, both or none of ``frames`` and ``tokens`` are given, or a clip does not
+            fit into a sequence.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[Shape],
+        *,
+        frames: int | None = None,
+        tokens: int | None = None,
+        seed: int = 0,
+        only: Iterable[int] | None = None,
+        patch: tuple[int, int, int] = PATCH,
+    ) -> None:
+        if (frames is None) == (tokens is None):
+            raise RequestError("give the length of sequences either as `frames` or as `tokens`")
+        groups = _grouped(shapes, only)
+        kinds = {shape: kind for kind, shape in enumerate(groups)}
+        slots: list[list[int]] = []
+        areas: dict[tuple[int, ...], list[Shape]] = defaultdict(list)
+        for shape in groups:
+            areas[shape[1:]].append(shape)
+        for area, found in areas.items():
+            if frames is not None:
+                room = _positive("frames", frames) // patch[0]
+            else:
+                assert tokens is not None
+                room = _positive("tokens", tokens) // max(1, tokens_of((1, *area), (1, *patch[1:])))  # type: ignore[arg-type]
+            lengths = {shape: -(-shape[0] // patch[0]) for shape in found}
+            for shape, length in lengths.items():
+                if length > room:
+                    one = groups[shape][0]
+                    budget = f"{frames} latent frames" if frames is not None else f"{tokens} tokens"
+                    raise RequestError(
+                        f"example {one} has a latent of {_written(shape)}, which does not fit into sequences of "
+                        f"{budget}: raise the budget, or encode shorter clips"
+                    )
+            slots += _packed([(lengths[shape], kinds[shape]) for shape in found for _ in groups[shape]], room)
+        super().__init__(slots, list(groups.values()), seed)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Tasks that are drawn anew for every step, each from the examples it can use.
+
+    All processes draw the same task. Batches hold images alone or videos alone; tasks of videos share the order of
+    their examples, so that an epoch shows each clip once whatever the task.
+
+    Attributes:
+        images: Plan of examples of one latent frame; None where there are none.
+        videos: Plan of longer examples; None where there are none.
+        weights: Of each task, such as `text-to-image` 0.01, `text-to-video` 0.79, `image-to-video` 0.2; they need
+            not add up to 1.
+        seed: Of the draws.
+
+    Raises:
+        RequestError: A task is unknown, a weight is no share, or a task that has one has no examples.
+    """
+
+    images: Plan | None
+    videos: Plan | None
+    weights: Mapping[str, float]
+    seed: int = 0
+    _counts: list[int] = field(default_factory=lambda: [0], init=False, repr=False, compare=False)
+    _blocks: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for task, weight in self.weights.items():
+            if task not in TASKS:
+                raise RequestError(f"task `{task}` is unknown: use {', '.join(TASKS)}")
+            if not 0 <= weight < float("inf"):
+                raise RequestError(f"the weight of `{task}` must be 0 or more, not `{weight}`")
+            if weight and self._plan(task) is None:
+                kind = "image" if task == TEXT_TO_IMAGE else "video"
+                raise RequestError(f"task `{task}` has a weight, and the data has no {kind}: give it 0, or add some")
+        if not sum(self.weights.values()) > 0:
+            raise RequestError("no task has a weight: give at least one")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which the examples of the task with most work are seen once, about."""
+        total = sum(self.weights.values())
+        image = self.weights.get(TEXT_TO_IMAGE, 0.0) / total
+        found = [
+            plan.steps_per_epoch / share
+            for plan, share in ((self.images, image), (self.videos, 1 - image))
+            if plan is not None and share > 1e-12
+        ]
+        return round(max(found))
+
+    def task(self, step: int) -> str:
+        """The task of a step."""
+        return self._names[int(self._drawn(step // _BLOCK)[step % _BLOCK])]
+
+    def __call__(self, step: int) -> tuple[int, ...]:
+        """The examples of a step."""
+        task = self.task(step)
+        plan = self._plan(task)
+        assert plan is not None
+        of_images = self._images_before(step)
+        return plan(of_images if task == TEXT_TO_IMAGE else step - of_images)
+
+    def _plan(self, task: str) -> Plan | None:
+        return self.images if task == TEXT_TO_IMAGE else self.videos
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [task for task in TASKS if self.weights.get(task)]
+
+    def _drawn(self, block: int) -> np.ndarray:
+        """Numbers of the tasks of a block of steps."""
+        if block not in self._blocks:
+            weights = np.array([self.weights[name] for name in self._names], np.float64)
+            ends = np.cumsum(weights / weights.sum())
+            drawn = np.searchsorted(ends, _rng(self.seed, "task", block).random(_BLOCK), "right")
+            self._blocks.clear()
+            self._blocks[block] = np.minimum(drawn, len(ends) - 1)
+        return self._blocks[block]
+
+    def _images_before(self, step: int) -> int:
+        """How many of the steps before one draw images."""
+        if TEXT_TO_IMAGE not in self._names:
+            return 0
+        block, rest = divmod(step, _BLOCK)
+        image = self._names.index(TEXT_TO_IMAGE)
+        while len(self._counts) <= block:
+            self._counts.append(self._counts[-1] + int((self._drawn(len(self._counts) - 1) == image).sum()))
+        return self._counts[block] + int((self._drawn(block)[:rest] == image).sum())
+
+
+def images_and_videos(shapes: Sequence[Shape]) -> tuple[list[int], list[int]]:
+    """Numbers of the examples of one latent frame, and of longer ones."""
+    images = [number for number, shape in enumerate(shapes) if shape[0] == 1]
+    return images, [number for number, shape in enumerate(shapes) if shape[0] > 1]
+
+
+def _grouped(shapes: Sequence[Shape], only: Iterable[int] | None) -> dict[Shape, list[int]]:
+    chosen = range(len(shapes)) if only is None else sorted(set(only))
+    groups: dict[Shape, list[int]] = defaultdict(list)
+    for number in chosen:
+        groups[tuple(shapes[number])].append(number)  # type: ignore[index]
+    if not groups:
+        raise RequestError("there are no examples to make batches of")
+    return dict(sorted(groups.items()))
+
+
+def _packed(clips: list[tuple[int, int]], room: int) -> list[list[int]]:
+    """Kinds of clips in sequences that hold ``room``: the longest first, each where it leaves least room."""
+    slots: list[list[int]] = []
+    open_slots: list[tuple[int, int]] = []  # (room that is left, slot), rising
+    for length, kind in sorted(clips, reverse=True):
+        place = bisect_left(open_slots, (length, -1))
+        if place == len(open_slots):
+            slots.append([kind])
+            left, slot = room - length, len(slots) - 1
+        else:
+            left, slot = open_slots.pop(place)
+            slots[slot].append(kind)
+            left -= length
+        if left:
+            insort(open_slots, (left, slot))
+    return slots
+
+
+def _rng(seed: int, what: str, number: int) -> np.random.Generator:
+    name = hashlib.sha256(f"{seed}/{what}/{number}".encode()).digest()[:16]
+    return np.random.Generator(np.random.PCG64(int.from_bytes(name, "big")))
+
+
+def _positive(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RequestError(f"`{name}` must be a whole number from 1 on, not `{value}`")
+    return value
+
+
+def _written(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

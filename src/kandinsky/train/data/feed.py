@@ -1,0 +1,259 @@
+"""What a training asks for: the examples of a step, of one process and micro-batch, loaded ahead by workers.
+
+Which examples those are, which of their captions is shown and whether none is, follows from (seed, step) alone; so a
+run goes on after any step without a word about its data in the checkpoint, on any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kandinsky.errors import RequestError
+from kandinsky.model.values import TextEmbeddings
+from kandinsky.train.data.batches import Plan
+from kandinsky.train.data.captions import Caption, CaptionChoice
+from kandinsky.train.data.clips import Cutting, cut, size_of
+from kandinsky.train.data.dataset import EncodedDataset
+from kandinsky.train.data.prefetch import Ahead, prefetched
+from kandinsky.train.data.sources import Example, Fault
+
+T = TypeVar("T")
+
+
+class Share(Protocol):
+    """A part of a step's global batch, as ``train.objective.Portion`` is one."""
+
+    def of(self, items: Sequence[T], /) -> Sequence[T]:
+        """The items that belong to it."""
+        ...
+
+
+Numbers = Callable[[int, int], torch.Generator]
+"""(step, place in the global batch) to the generator of that example's caption."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One example of a step.
+
+    Attributes:
+        place: In the step's global batch; random numbers of the example are drawn by it.
+        index: In the data set.
+        caption: That was drawn; None where it was dropped.
+        tensors: `latent` [1, T, H, W, C] and further ones of an encoded data set; `frames` [T, H, W, 3] uint8 of files.
+        text: Embeddings of the caption, or of the empty prompt; None where they are still to be made.
+    """
+
+    place: int
+    index: int
+    caption: Caption | None
+    tensors: Mapping[str, Tensor]
+    text: TextEmbeddings | None = None
+
+    @property
+    def latent(self) -> Tensor:
+        """The clip's latent, [1, T, H, W, C]."""
+        return self.tensors["latent"]
+
+
+class Examples(Protocol):
+    """A data set whose examples are loaded by number; it can be pickled."""
+
+    @property
+    def shapes(self) -> Sequence[tuple[int, int, int, int]]:
+        """Of the latents of all examples."""
+        ...
+
+    def captions(self, index: int) -> Sequence[Caption]:
+        """Of an example."""
+        ...
+
+    def example(self, place: int, index: int, caption: Caption | None) -> Loaded:
+        """Load an example with one of its captions, or none. Raises: RequestError where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncodedExamples:
+    """Examples of a data set that `kandinsky data encode` made."""
+
+    dataset: EncodedDataset
+
+    @property
+    def shapes(self) -> Sequence[tuple[int, int, int, int]]:
+        """Of the latents, as the manifest's files say them."""
+        return self.dataset.shapes
+
+    def captions(self, index: int) -> Sequence[Caption]:
+        """Of a row."""
+        return self.dataset.rows[index].captions
+
+    def example(self, place: int, index: int, caption: Caption | None) -> Loaded:
+        """Latent and embeddings. Raises: RequestError for a damaged file."""
+        text = "" if caption is None else caption.text
+        still = self.dataset.rows[index].frames == 1
+        return Loaded(place, index, caption, self.dataset.load(index), self.dataset.text(text, still=still))
+
+
+@dataclass(frozen=True)
+class FileExamples:
+    """Examples decoded anew at each visit, for encoders that run within the training.
+
+    Attributes:
+        examples: Those that can be used.
+        cutting: Sizes and lengths.
+        shapes: Of the latents they become.
+        faults: What was left out.
+    """
+
+    examples: Sequence[Example]
+    cutting: Cutting
+    shapes: Sequence[tuple[int, int, int, int]]
+    faults: Sequence[Fault] = ()
+
+    @classmethod
+    def survey(
+        cls,
+        source: Sequence[Example],
+        cutting: Cutting,
+        *,
+        temporal: int,
+        spatial: int,
+        channels: int,
+        workers: int = 0,
+    ) -> FileExamples:
+        """Look at every file once; those that cannot be used are left out.
+
+        Args:
+            source: Of ``sources.find``.
+            cutting: Sizes and lengths.
+            temporal: Frames of a latent frame.
+            spatial: Pixels of a latent one, along a side.
+            channels: Of the latent.
+            workers: Processes that look.
+
+        Raises:
+            RequestError: None can be used.
+        """
+        kept, shapes, faults = [], [], []
+        for example, found in zip(source, prefetched(_Looked(cutting), source, workers=workers), strict=True):
+            if isinstance(found, Fault):
+                faults.append(found)
+            else:
+                width, height, frames = found
+                kept.append(example)
+                shapes.append(((frames - 1) // temporal + 1, height // spatial, width // spatial, channels))
+        if not kept:
+            raise RequestError(
+                f"nothing is left of the source: {faults[0].reason}" if faults else "the source has no examples"
+            )
+        return cls(tuple(kept), cutting, tuple(shapes), tuple(faults))
+
+    def captions(self, index: int) -> Sequence[Caption]:
+        """Of a file."""
+        return self.examples[index].captions
+
+    def example(self, place: int, index: int, caption: Caption | None) -> Loaded:
+        """Frames; text is left to the encoder. Raises: RequestError for a file that can no longer be read."""
+        frames = torch.from_numpy(np.ascontiguousarray(cut(self.examples[index], self.cutting)))
+        return Loaded(place, index, caption, {"frames": frames})
+
+
+@dataclass(frozen=True)
+class _Looked:
+    cutting: Cutting
+
+    def __call__(self, example: Example) -> tuple[int, int, int] | Fault:
+        try:
+            width, height, last_s = size_of(example)
+            bucket = self.cutting.check_bucket((width, height), example)
+            count = 1 if last_s == 0 else self.cutting.check_count(last_s, example)
+            return bucket.width, bucket.height, count
+        except RequestError as error:
+            return Fault(example.name, str(error))
+
+
+@dataclass(frozen=True)
+class _Load:
+    """Loads the examples of (step, share); for workers."""
+
+    examples: Examples
+    plan: Plan
+    choice: CaptionChoice
+    numbers: Numbers
+
+    def __call__(self, item: tuple[int, Share]) -> list[Loaded]:
+        step, share = item
+        return [self._one(step, place, index) for place, index in share.of(list(enumerate(self.plan(step))))]
+
+    def _one(self, step: int, place: int, index: int) -> Loaded:
+        captions = self.examples.captions(index)
+        chosen = self.choice.choose(captions, self.numbers(step, place))
+        return self.examples.example(place, index, None if chosen is None else captions[chosen])
+
+
+class Feed:
+    """The examples of each step, for one process.
+
+    Close it, or use it in a `with` block, so that its workers end.
+
+    Args:
+        examples: The data.
+        plan: The global batch of every step.
+        choice: How captions are drawn.
+        numbers: (step, place in the global batch) to that example's generator; can be pickled.
+        shares: Those that this process asks for in each step, in their order.
+        workers: Processes that load ahead; 0 = none. The results are the same.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        plan: Plan,
+        choice: CaptionChoice,
+        numbers: Numbers,
+        shares: Sequence[Share],
+        *,
+        workers: int = 0,
+    ) -> None:
+        if not shares:
+            raise RequestError("a feed needs at least one share of the batch")
+        self.plan = plan
+        self._ahead: Ahead[tuple[int, Share], list[Loaded]] = Ahead(
+            _Load(examples, plan, choice, numbers), _Next(tuple(shares)), workers=workers
+        )
+
+    def __call__(self, step: int, share: Share) -> list[Loaded]:
+        """A share of a step's examples; any may be asked for, and the usual next one is loaded ahead.
+
+        Raises:
+            RequestError: A file is damaged; named.
+            KandinskyError: A worker was killed.
+        """
+        return self._ahead((step, share))
+
+    def close(self) -> None:
+        """End the workers."""
+        self._ahead.close()
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Next:
+    shares: tuple[Share, ...] = field(default=())
+
+    def __call__(self, item: tuple[int, Share]) -> tuple[int, Share]:
+        step, share = item
+        place = self.shares.index(share) + 1 if share in self.shares else len(self.shares)
+        return (step, self.shares[place]) if place < len(self.shares) else (step + 1, self.shares[0])

@@ -1,0 +1,185 @@
+"""Recipes of kind `sound`: train a model of sound for clips on precomputed latents and embeddings.
+
+The file, a safetensors one, holds `latents` [N, H, W, C] of spectrograms as the autoencoder scales them, and under the
+official argument names `image_embeds` [N, T, E] of what is seen, `prompt_embeds` [N, L, E] of what is said, and for
+guidance `negative_image_embeds` [1, T, E] of a black clip and `negative_prompt_embeds` [1, L, E] of no words.
+
+Legend: N examples; H W C rows, columns, channels of a latent; T frames, L words, E width of their embeddings.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from kandinsky import catalogue
+from kandinsky.engine.build import build
+from kandinsky.engine.options import RunOptions
+from kandinsky.errors import RequestError, WeightsError
+from kandinsky.files import local_path
+from kandinsky.model.card import Sampling
+from kandinsky.model.denoiser import AUDIO, Known
+from kandinsky.model.values import TextEmbeddings
+from kandinsky.printing import escaped
+from kandinsky.train import adapter, loop
+from kandinsky.train.denoiser import DenoiserObjective
+from kandinsky.train.denoising import Denoising, Given
+from kandinsky.train.model_recipe import Batch
+from kandinsky.train.objective import Portion, Rng
+from kandinsky.train.recipe import Run
+from kandinsky.train.times import Times
+from kandinsky.weights.keymaps import keymap_of
+from kandinsky.weights.read import check_finite, read_state
+from kandinsky.weights.write import write_state
+
+if TYPE_CHECKING:
+    from kandinsky.engine.request import Job
+
+FRAMES, TEXT = "image_embeds", "prompt_embeds"
+NAMES = {"latents": 4, FRAMES: 3, TEXT: 3, f"negative_{FRAMES}": 3, f"negative_{TEXT}": 3}  # and their axes
+_SHARE = {"least": 0, "most": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class SoundData:
+    """What is trained on.
+
+    Attributes:
+        source: File of latents and embeddings.
+        batch: Examples of a step, over all processes.
+        drop_text: Share of the examples that are learned without words, for guidance.
+        drop_frames: Share of those learned without frames.
+        drop_both: Share of those learned without either.
+    """
+
+    source: str
+    batch: int = field(default=1, metadata={"least": 1})
+    drop_text: float = field(default=0.1, metadata=_SHARE)
+    drop_frames: float = field(default=0.1, metadata=_SHARE)
+    drop_both: float = field(default=0.1, metadata=_SHARE)
+
+    def __post_init__(self) -> None:
+        if (total := self.drop_text + self.drop_frames + self.drop_both) > 1:
+            raise RequestError(f"shares of what is dropped add up to {total:g}: use 1 at most")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoundRecipe:
+    """The keys of a recipe; as ``ModelRecipe`` but for the data."""
+
+    model: str
+    out: str
+    data: SoundData
+    loop: loop.LoopSettings
+    weights: str | None = None
+    times: Times = field(default_factory=lambda: Times("uniform"))
+    adapter: adapter.AdapterSettings | None = None
+
+
+class SoundBatches:
+    """Examples drawn with replacement, some without words, frames or both.
+
+    Args:
+        tensors: As ``read`` gives them.
+        settings: Size and shares.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], settings: SoundData) -> None:
+        self.tensors, self.settings = tensors, settings
+
+    def __call__(self, step: int, rng: Rng, portion: Portion) -> Batch:
+        """A portion of the batch of a step."""
+        numbers = portion.of(range(self.settings.batch))
+        count = len(self.tensors["latents"])
+        chosen = [int(torch.randint(count, (), generator=rng.example(n, "clip"))) for n in numbers]
+        dropped = [self._dropped(float(torch.rand((), generator=rng.example(n, "drop")))) for n in numbers]
+
+        def given(name: str) -> Tensor:
+            all_, none = self.tensors[name], self.tensors[f"negative_{name}"][0]
+            return torch.stack([none if name in out else all_[i] for i, out in zip(chosen, dropped, strict=True)])
+
+        clean = self.tensors["latents"][chosen][:, None]
+        words = given(TEXT)
+        text = TextEmbeddings(words, words.new_zeros(len(words), 0))
+        return Batch(clean, Given(text, Known(extra={"frames": given(FRAMES)})), numbers, self.settings.batch)
+
+    def _dropped(self, chance: float) -> tuple[str, ...]:
+        settings = self.settings
+        for share, names in (
+            (settings.drop_text, (TEXT,)),
+            (settings.drop_frames, (FRAMES,)),
+            (settings.drop_both, (TEXT, FRAMES)),
+        ):
+            if (chance := chance - share) < 0:
+                return names
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What training asks of a job."""
+
+    sampling: Sampling
+    shift: float
+
+
+def train(recipe: SoundRecipe, run: Run) -> Path:
+    """Train a model's denoiser of sound.
+
+    Returns:
+        The weight file written, or the adapter's.
+
+    Raises:
+        RequestError: The model makes no sound, or the file does not fit.
+        WeightsError: Weights or the file are missing or broken.
+    """
+    root = None if recipe.weights is None else local_path(recipe.weights, "weights folder")
+    source = catalogue.source_of(recipe.model, weights=root)
+    card = source.card
+    if card.does.makes != "sound":
+        raise RequestError(f"`{card.id}` makes no sound: use a recipe of kind `denoiser`")
+    tensors = read(local_path(recipe.data.source, "data"))
+    context = build(card, RunOptions(device=run.device, dtype="float32", only=("dit",)), root=source.root)
+    denoising = Denoising(context, cast("Job", _Rules(card.sampling, 1.0)), AUDIO)
+    with context.placement.hold("dit") as held:
+        network = copy.deepcopy(held).float().requires_grad_(True)
+    part = card.part("dit")
+    if recipe.adapter is not None:
+        adapter.add(network, recipe.adapter, part.adapts, seed=recipe.loop.seed)
+    objective = DenoiserObjective(denoising, network, SoundBatches(tensors, recipe.data), recipe.times)
+    told = {**run.recipe, "data shape": str(list(tensors["latents"].shape))}
+    weights = loop.run(
+        objective, recipe.loop, run.out, resume=run.resume, device=run.device, recipe=told, on_log=run.on_log
+    )["network"]
+    keymap = keymap_of(part)
+    if recipe.adapter is not None:
+        return adapter.write(weights, recipe.adapter, run.out, keymap)
+    return write_state(keymap.as_file({**network.state_dict(), **weights}), run.out / "dit.safetensors")
+
+
+def read(file: Path) -> dict[str, Tensor]:
+    """The tensors of a data file, float32.
+
+    Raises:
+        WeightsError: One is missing or broken, or they do not fit each other.
+    """
+    state = read_state(file)
+    for name, axes in NAMES.items():
+        if name not in state or state[name].dim() != axes or not len(state[name]):
+            raise WeightsError(f"`{escaped(file)}` has no tensor `{name}` of {axes} axes")
+    tensors = {name: state[name].float() for name in NAMES}
+    for name in (FRAMES, TEXT):
+        all_, none = tensors[name], tensors[f"negative_{name}"]
+        if len(all_) != len(tensors["latents"]) or all_.shape[1:] != none.shape[1:]:
+            raise WeightsError(
+                f"`{name}` in `{escaped(file)}` has shape {list(all_.shape)}: one for each latent is needed, as large as "
+                f"`negative_{name}`, {list(none.shape)}"
+            )
+    check_finite(tensors, str(file))
+    return tensors

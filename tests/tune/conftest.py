@@ -1,0 +1,1 @@
+from tiny.fixtures import *  # noqa: F403
