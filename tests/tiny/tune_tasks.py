@@ -16,9 +16,10 @@ from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
 from kandinsky.model.denoiser import Known
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.train.conditions import Conditions
+from kandinsky.train.data.captions import Caption
 from kandinsky.train.denoising import Denoising
 from kandinsky.train.loop import LoopSettings, run, seeded
-from kandinsky.train.model_recipe import Batches, Clip, DataSettings
+from kandinsky.train.model_recipe import Clip, ClipBatches, DataSettings, HeldClips
 from kandinsky.train.objective import Objective
 
 PARAMS = DiTParams(
@@ -65,15 +66,16 @@ def clips(count: int, *, seed: int = 0, shift: float = 0.0, frames: int = 2) -> 
         Clip(
             torch.randn(1, 1, 1, 1, 4, generator=generator).expand(1, frames, 4, 4, 4) * 0.8
             + 0.1 * torch.randn(1, frames, 4, 4, 4, generator=generator) + shift,
-            text(number),
-            f"clip {number}",
+            (text(number),),
+            (Caption(f"clip {number}"),),
         )
         for number in range(count)
     ]  # fmt: skip
 
 
-def batches(given: list[Clip], batch: int = 8, drop: float = 0.0) -> Batches:
-    return Batches(given, text(99), DataSettings("", batch=batch, drop_text=drop), Conditions())
+def batches(given: list[Clip], batch: int = 8, drop: float = 0.0) -> ClipBatches:
+    settings, empty = DataSettings("", batch=batch, drop_text=drop), text(99)
+    return ClipBatches(HeldClips(given, empty), empty, settings, {"": Conditions()})
 
 
 def settings(steps: int, **more: Any) -> LoopSettings:

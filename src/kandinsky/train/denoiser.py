@@ -17,7 +17,7 @@ from kandinsky.train.adversary import UPDATE
 from kandinsky.train.auxiliary import Adversary, Auxiliary, SelfPerceptual
 from kandinsky.train.denoising import Denoising
 from kandinsky.train.loop import seeded
-from kandinsky.train.model_recipe import Batch, Draw, ModelRecipe, Prepared, error_of
+from kandinsky.train.model_recipe import Batch, Batches, ModelRecipe, Prepared, error_of
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.recipe import Run
 from kandinsky.train.times import Times
@@ -52,7 +52,7 @@ class DenoiserObjective(Objective):
         self,
         denoising: Denoising,
         network: nn.Module,
-        batches: Draw,
+        batches: Batches,
         times: Times,
         auxiliary: Auxiliary | None = None,
         *,

@@ -8,7 +8,8 @@ Legend: B batch, T H W C latent frames, rows, columns, channels.
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,10 @@ from kandinsky.train.adapter import without as without_adapters
 from kandinsky.train.adapter import write as write_adapter
 from kandinsky.train.conditions import Conditions, joined
 from kandinsky.train.data import sources
+from kandinsky.train.data.batches import Buckets, Mixture, Plan, Shape, images_and_videos
+from kandinsky.train.data.captions import Caption, CaptionChoice
+from kandinsky.train.data.dataset import LATENT, MANIFEST, EncodedDataset
+from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.data.sources import Example
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.objective import Objective, Portion, Rng
@@ -57,7 +62,13 @@ class DataSettings:
         size: Width and height, such as `768x512`; the model's own where absent.
         seconds: Of the clips; the model's own where absent. Longer videos are cut.
         batch: Clips of a step, over all processes.
+        tokens: Instead: as many clips of a size as together have no more tokens, at least one.
+        tasks: Where images and videos are mixed, the weights of `text-to-image`, `text-to-video` and `image-to-video`;
+            one of them is drawn for each step, so that batches hold images alone or videos alone.
         drop_text: Share of the clips that is learned without a prompt, for guidance.
+        languages: Weight of captions of each language, such as `ru`; 1 where it is not named.
+        lengths: Weight of captions that are `short`, `medium` or `long`; 1 where it is not named.
+        workers: Processes that load ahead.
         conditions: What is given of the clips. Where absent, the first frame: of all for models that need an image, of
             half for those that may take one.
     """
@@ -66,7 +77,12 @@ class DataSettings:
     size: str | None = None
     seconds: float | None = field(default=None, metadata={"least": 0})
     batch: int = field(default=1, metadata={"least": 1})
+    tokens: int | None = field(default=None, metadata={"least": 1})
+    tasks: Mapping[str, float] = field(default_factory=dict)
     drop_text: float = field(default=0.1, metadata={"least": 0, "most": 1})
+    languages: Mapping[str, float] = field(default_factory=dict)
+    lengths: Mapping[str, float] = field(default_factory=dict)
+    workers: int = field(default=0, metadata={"least": 0})
     conditions: Conditions | None = None
 
 
@@ -99,11 +115,22 @@ class ModelRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One example as the network sees it: clean latent [1, T, H, W, C], its caption, and the embeddings of that."""
+    """One example as the network sees it.
+
+    Attributes:
+        latent: Clean, [1, T, H, W, C].
+        texts: Embeddings of its captions.
+        captions: What it shows.
+    """
 
     latent: Tensor
-    text: TextEmbeddings
-    caption: str = ""
+    texts: Sequence[TextEmbeddings]
+    captions: Sequence[Caption]
+
+    @property
+    def text(self) -> TextEmbeddings:
+        """Embeddings of the first caption."""
+        return self.texts[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,63 +189,121 @@ class Batches(Protocol):
         ...
 
 
-class ClipBatches:
-    """Batches of one length, drawn with replacement: each example has the same chance to be the first of its step.
+@dataclass(frozen=True)
+class HeldClips:
+    """Clips in memory, as a data set.
 
-    Args:
+    Attributes:
         clips: At least one.
         empty: Embeddings of the empty prompt.
+    """
+
+    clips: Sequence[Clip]
+    empty: TextEmbeddings
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Of the latents."""
+        return [(T, H, W, C) for clip in self.clips for _, T, H, W, C in [clip.latent.shape]]
+
+    def captions(self, index: int) -> Sequence[Caption]:
+        """Of a clip."""
+        return self.clips[index].captions
+
+    def example(self, place: int, index: int, caption: Caption | None) -> Loaded:
+        """A clip with its caption, or with none."""
+        clip = self.clips[index]
+        text = self.empty if caption is None else clip.texts[list(clip.captions).index(caption)]
+        return Loaded(place, index, caption, {LATENT: clip.latent}, text)
+
+
+@dataclass(frozen=True, slots=True)
+class _CaptionNumbers:
+    """The generator that draws the caption of an example; for workers."""
+
+    seed: int
+
+    def __call__(self, step: int, place: int) -> torch.Generator:
+        return Rng(self.seed, step).example(place, "caption")
+
+
+class ClipBatches:
+    """Batches of clips of one shape; an epoch shows each example once, in an order that the seed decides.
+
+    Args:
+        examples: The data.
+        empty: Embeddings of the empty prompt.
         settings: Size and shares.
-        conditions: What is given of the clips.
+        conditions: What is given of the clips, by the task of a step; under "" where there are no tasks.
+        seed: Of the order, and of captions.
+        shares: Portions that this process asks for in each step, in their order.
+        patch: Of the network, for the count of tokens.
         track: Of the state.
+
+    Raises:
+        RequestError: The tasks ask for images or clips that there are not.
     """
 
     def __init__(
         self,
-        clips: Sequence[Clip],
+        examples: Examples,
         empty: TextEmbeddings,
         settings: DataSettings,
-        conditions: Conditions,
+        conditions: Mapping[str, Conditions],
+        *,
+        seed: int = 0,
+        shares: Sequence[Portion] = (Portion(),),
+        patch: tuple[int, int, int] = (1, 2, 2),
         track: str = VIDEO,
     ) -> None:
-        self.clips, self.empty, self.settings = clips, empty, settings
+        self.examples, self.empty, self.settings = examples, empty, settings
         self.conditions, self.track = conditions, track
-        groups: dict[tuple[int, ...], list[Clip]] = defaultdict(list)
-        for clip in clips:
-            groups[tuple(clip.latent.shape)].append(clip)
-        self.groups = dict(groups)
+        self.choice = CaptionChoice(settings.drop_text, settings.languages, settings.lengths)
+        shapes, size = examples.shapes, {"batch": settings.batch, "tokens": settings.tokens}
+        if settings.tokens is not None:
+            size["batch"] = None
+
+        def buckets(only: Sequence[int] | None) -> Buckets:
+            return Buckets(shapes, **size, seed=seed, last="fill", only=only, patch=patch)
+
+        self.mixture: Mixture | None = None
+        if settings.tasks:
+            images, videos = images_and_videos(shapes)
+            plans = (buckets(images) if images else None, buckets(videos) if videos else None)
+            self.mixture = Mixture(*plans, settings.tasks, seed=seed)
+        plan: Plan = self.mixture or buckets(None)
+        self.feed = Feed(examples, plan, self.choice, _CaptionNumbers(seed), shares, workers=settings.workers)
+        sizes = [len(plan(step)) for step in range(min(plan.steps_per_epoch, 1000))]
+        if min(sizes) < shares[0].count:
+            raise RequestError(
+                f"a batch has {min(sizes)} clips, and {shares[0].count} processes and micro-batches take clips of "
+                "their own: use a larger `data.batch` or `data.tokens`"
+            )
 
     def __call__(self, step: int, rng: Rng, portion: Portion) -> Batch:
         """A portion of the batch of a step."""
+        loaded = self.feed(step, portion)
+        total = len(self.feed.plan(step))
+        task = "" if self.mixture is None else self.mixture.task(step)
+        return self.collated(loaded, rng, total, self.conditions[task])
 
-        def drawn(count: int, number: int) -> int:
-            return int(torch.randint(count, (), generator=rng.example(number, "clip")))
+    def of_clips(self, clips: Sequence[Clip], rng: Rng, numbers: Sequence[int]) -> Batch:
+        """These clips of one shape, at these places of the step's batch; captions are drawn as for others."""
+        held, loaded = HeldClips(clips, self.empty), []
+        for index, (clip, place) in enumerate(zip(clips, numbers, strict=True)):
+            chosen = self.choice.choose(clip.captions, rng.example(place, "caption"))
+            loaded.append(held.example(place, index, None if chosen is None else clip.captions[chosen]))
+        return self.collated(loaded, rng, self.settings.batch, self.conditions[""])
 
-        total = self.settings.batch
-        first = self.clips[drawn(len(self.clips), 0)]
-        like = self.groups[tuple(first.latent.shape)]
-        numbers = portion.of(range(total))
-        return self.collated([first if n == 0 else like[drawn(len(like), n)] for n in numbers], rng, numbers)
-
-    def collated(self, clips: Sequence[Clip], rng: Rng, numbers: Sequence[int]) -> Batch:
-        """These clips of one shape, at these places of the step's batch."""
-        chances = [float(torch.rand((), generator=rng.example(n, "drop"))) for n in numbers]
-        texts = [
-            self.empty if chance < self.settings.drop_text else clip.text
-            for clip, chance in zip(clips, chances, strict=True)
-        ]
-        clean = torch.cat([clip.latent for clip in clips])
-        known = [
-            self.conditions.known(clip.latent, self.track, rng.example(n, "known"))
-            for clip, n in zip(clips, numbers, strict=True)
-        ]
-        captions = [clip.caption for clip in clips]
+    def collated(self, loaded: Sequence[Loaded], rng: Rng, total: int, conditions: Conditions) -> Batch:
+        """Loaded clips of one shape as a batch."""
+        numbers = [one.place for one in loaded]
+        clean = torch.cat([one.latent.float() for one in loaded])
+        known = [conditions.known(one.latent.float(), self.track, rng.example(one.place, "known")) for one in loaded]
+        texts = [one.text.to("cpu", torch.float32) for one in loaded if one.text is not None]
         given = Given(join(texts), joined(known, clean, self.track))
-        return Batch(clean, given, numbers, self.settings.batch, captions)
-
-
-Draw = Callable[[int, Rng, Portion], Batch]  # step, its random numbers, a portion
-Find = Callable[[str], Sequence[Example]]
+        captions = [one.caption.text if one.caption else "" for one in loaded]
+        return Batch(clean, given, numbers, total, captions)
 
 
 class Prepared:
@@ -228,7 +313,8 @@ class Prepared:
         source: Where it comes from.
         context: Its parts.
         denoising: The door of its denoiser.
-        clips: The examples.
+        examples: The data.
+        empty: Embeddings of the empty prompt.
         network: A copy of its denoiser, float32. Where the recipe asks for an adapter, that alone requires gradients.
         batches: Gives a portion of the batch of a step.
         told: What makes the result besides the loop's settings.
@@ -253,24 +339,64 @@ class Prepared:
         card = self.source.card
         _check(recipe, card)
         job = _job(recipe, card)
-        examples = find(recipe.data.source)
-        if recipe.adapter is not None and recipe.adapter.trigger:
-            examples = [_triggered(one, recipe.adapter.trigger) for one in examples]
+        data = Path(recipe.data.source) / MANIFEST
+        encoded = EncodedDataset(data.parent) if data.is_file() else None
+        examples: Sequence[Example] = [] if encoded is not None else find(recipe.data.source)
+        trigger = recipe.adapter.trigger if recipe.adapter is not None else ""
+        if trigger and encoded is not None:
+            raise RequestError("`adapter.trigger` stands before captions: put it into them before they are encoded")
+        if trigger:
+            examples = [_triggered(one, trigger) for one in examples]
         only = ("text", "vae") if recipe.start == "random" else ("dit", "text", "vae")
         options = RunOptions(device=run.device, dtype="float32", offload="module", only=only)
         self.context = build(card, options, root=self.source.root, name=self.source.name)
         self.denoising = Denoising(self.context, job)
-        self.clips, empty = encode(self.context, examples, job)
-        usual = Conditions(first={"none": 0.0, "required": 1.0, "optional": 0.5}[card.does.image])
-        self.batches = ClipBatches(self.clips, empty, recipe.data, recipe.data.conditions or usual)
+        self.examples: Examples
+        if encoded is not None:
+            encoded.check_model(card)
+            self.examples, self.empty = EncodedExamples(encoded), encoded.text("", still=False)
+            files = hashlib.sha256(json.dumps(encoded.manifest, sort_keys=True).encode()).hexdigest()[:32]
+        else:
+            clips, self.empty = encode(self.context, examples, job)
+            self.examples, files = HeldClips(clips, self.empty), sources.fingerprint(examples)
         self.network = self._network()
         self.scaling = Scaling(recipe.scale, run.device, self._divisible(job))
-        if recipe.data.batch < (least := self.scaling.data * recipe.loop.accumulate):
-            raise RequestError(
-                f"`data.batch` is {recipe.data.batch}, and {self.scaling.data} processes x `accumulate` "
-                f"{recipe.loop.accumulate} take examples of their own: use {least} or more"
-            )
-        self.told = {**run.recipe, "data files": sources.fingerprint(examples)}
+        self.batches = self.batches_of(self.examples)
+        self.told = {**run.recipe, "data files": files}
+
+    def batches_of(self, examples: Examples) -> ClipBatches:
+        """Batches as the recipe asks for, of the data or of what stands in for it."""
+        recipe, scaling, count = self.recipe, self.scaling, self.recipe.loop.accumulate
+        does = self.context.card.does
+        usual = Conditions(first={"none": 0.0, "required": 1.0, "optional": 0.5}[does.image])
+        given = recipe.data.conditions
+        return ClipBatches(
+            examples,
+            self.empty,
+            recipe.data,
+            {
+                "": given or usual,
+                "text-to-image": Conditions(),
+                "text-to-video": Conditions(),
+                "image-to-video": given or Conditions(first=1.0),
+            },
+            seed=recipe.loop.seed,
+            shares=[Portion(scaling.place * count + micro, scaling.data * count) for micro in range(count)],
+            patch=getattr(getattr(self.network, "params", None), "patch_size", (1, 1, 1)),
+        )
+
+    @cached_property
+    def clips(self) -> Sequence[Clip]:
+        """All examples in memory, for what looks at each of them."""
+        if isinstance(self.examples, HeldClips):
+            return self.examples.clips
+        found = []
+        for index in range(len(self.examples.shapes)):
+            captions = self.examples.captions(index)
+            loaded = [self.examples.example(index, index, one) for one in captions]
+            texts = [one.text for one in loaded if one.text is not None]
+            found.append(Clip(loaded[0].latent.float(), texts, captions))
+        return found
 
     def _divisible(self, job: Job) -> Divisible:
         """The model's network, and what of its work can be shared by processes."""
@@ -327,20 +453,19 @@ class Prepared:
     def write(self, weights: Mapping[str, Tensor], name: str = "dit.safetensors") -> Path:
         """Write the network with these weights in it under the official tensor names, or its adapter's files.
 
-        Every process must ask; the first one writes.
+        The first process writes; every process must ask.
 
         Returns:
             The file.
         """
-        if (adapter := self.recipe.adapter) is not None:
-            if not self.scaling.is_first:
-                return self.run.out
-            return write_adapter(weights, adapter, self.run.out, keymap_of(self.context.part("dit")))
-        state: dict[str, Any] = {**self.scaling.state(self.network), **weights}
+        adapter = self.recipe.adapter
+        state: dict[str, Any] = {} if adapter is not None else self.scaling.state(self.network)
         if not self.scaling.is_first:
             return self.run.out / name
+        if adapter is not None:
+            return write_adapter(weights, adapter, self.run.out, keymap_of(self.context.part("dit")))
         keymap = keymap_of(self.context.card.part("dit"))
-        return write_state(keymap.as_file(state), self.run.out / name, layout="official")
+        return write_state(keymap.as_file({**state, **weights}), self.run.out / name, layout="official")
 
 
 def _triggered(example: Example, trigger: str) -> Example:
@@ -368,11 +493,14 @@ def encode(context: Context, examples: Sequence[Example], job: Job) -> tuple[lis
             latents.append(vae.encode(unit.to(device)).float().cpu())
     with context.placement.hold("text") as encoder, torch.no_grad():
         texts = [
-            encoder.encode([example.caption], still=latent.shape[1] == 1).to("cpu", torch.float32)
+            [
+                encoder.encode([one.text], still=latent.shape[1] == 1).to("cpu", torch.float32)
+                for one in example.captions
+            ]
             for example, latent in zip(examples, latents, strict=True)
         ]
         empty = encoder.encode([""]).to("cpu", torch.float32)
-    captions = [example.caption for example in examples]
+    captions = [example.captions for example in examples]
     return [Clip(*one) for one in zip(latents, texts, captions, strict=True)], empty
 
 

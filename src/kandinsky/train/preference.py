@@ -67,7 +67,7 @@ class PairBatches:
         numbers = portion.of(range(self.batches.settings.batch))
         chosen = [first if n == 0 else like[drawn(len(like), n)] for n in numbers]
         winners, losers = zip(*chosen, strict=True)
-        return self.batches.collated(winners, rng, numbers), self.batches.collated(losers, rng, numbers)
+        return self.batches.of_clips(winners, rng, numbers), self.batches.of_clips(losers, rng, numbers)
 
 
 class PreferenceObjective(Objective):

@@ -156,8 +156,8 @@ class Scaling:
         )
         sizes = (holders // self.scale.fsdp, self.scale.fsdp, layout.tp)
         self._weights = init_device_mesh(kind, sizes, mesh_dim_names=("replicate", "shard", "tp"))
-        everyone = work["ring", "ulysses"]._flatten("context").get_group()
-        self._context = Context(work["ring"].get_group(), work["ulysses"].get_group(), everyone)
+        ring, ulysses = (work[axis].get_group() for axis in ("ring", "ulysses"))
+        self._context = Context(ring, ulysses, work["ring", "ulysses"]._flatten("context").get_group())
         self._holders = self._weights["replicate", "shard"]._flatten("holders").get_group()
         self._model = self._weights["shard", "tp"]._flatten("model").get_group()
         self._tp = self._weights["tp"].get_group()
@@ -397,7 +397,7 @@ def held(p: Tensor) -> Tensor:
     if type(p) in (Tensor, nn.Parameter) or not hasattr(p, "to_local"):
         return p
     with torch.no_grad():
-        local: Tensor = cast("Any", p.detach()).to_local()
+        local: Tensor = p.detach().to_local()  # type: ignore[attr-defined]
     return local
 
 

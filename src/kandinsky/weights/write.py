@@ -121,7 +121,7 @@ def _write_file(
     metadata: Mapping[str, str] | None,
     make: Callable[[str], Tensor] | None = None,
 ) -> None:
-    _replace(path, [*serialised(state, metadata)] if make is None else serialised(state, metadata, make))
+    _replace(path, serialised(state, metadata, make))
 
 
 def serialised(
@@ -132,9 +132,9 @@ def serialised(
     """A safetensors file in pieces, one behind the other; ``raw`` gives the bytes of a piece.
 
     Args:
-        state: Types and shapes by name.
+        state: The tensors; of those that ``make`` makes, types and shapes are looked at.
         metadata: Text for the header.
-        make: Gives the tensor of a name; those of ``state`` itself where absent.
+        make: Makes each tensor when its turn comes.
 
     Raises:
         RequestError: safetensors has no such type.

@@ -81,7 +81,8 @@ def trade(
         Its part of ``split``, and all of ``join``.
     """
     if torch.is_grad_enabled() and x.requires_grad:
-        traded: Tensor = _Traded.apply(x, split, join, tuple(split_counts), tuple(join_counts), group)  # type: ignore[no-untyped-call]
+        given = (split, join, tuple(split_counts), tuple(join_counts), group)
+        traded: Tensor = _Traded.apply(x, *given)  # type: ignore[no-untyped-call]
         return traded
     return _trade(x, split, join, split_counts, join_counts, group)
 
@@ -178,7 +179,7 @@ ROOM = 4096  # bytes of a value that travel at once
 
 
 def collect(value: Any, device: torch.device) -> list[Any]:
-    """A plain value of each process, on all processes, in order."""
+    """Gather a plain value of each process on all processes, in order."""
     data = json.dumps(value).encode()
     room = ROOM
     while True:  # once where all values are short, else twice

@@ -16,9 +16,11 @@ class Cut:
     """Tensor parallelism of a block.
 
     Attributes:
-        by_outputs: Dotted names of linear layers that are cut by their outputs.
-        by_inputs: Dotted names of linear layers that are cut by their inputs.
-        prepare: Called before with the block and the number of parts.
+        by_outputs: Dotted names of linear layers whose outputs are divided: heads, or hidden features.
+        by_inputs: Those of the layers behind them, whose inputs are.
+        fused: Layers of ``by_outputs`` that are several in one, as queries, keys and values, and how many: every
+            process gets its part of each.
+        per_head: Modules with the same weights for every head: a process knows their gradients of its own heads.
     """
 
     by_outputs: tuple[str, ...]

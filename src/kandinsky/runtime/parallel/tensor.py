@@ -18,7 +18,7 @@ from kandinsky.runtime.parallel.split import Cut
 
 
 def cut_block(block: nn.Module, cut: Cut, mesh: DeviceMesh) -> None:
-    """Leave this process its part of a block. Every process must hold the same weights: nothing is sent."""
+    """Keep only this process' part of a block; every process must hold the same weights, since nothing is sent."""
     for name, count in cut.fused.items():
         with torch.no_grad():
             for tensor in block.get_submodule(name).parameters(recurse=False):

@@ -22,7 +22,7 @@ from kandinsky.errors import RequestError
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.distil.walk import StudentSteps, Walk
-from kandinsky.train.model_recipe import Batch, Clip, ClipBatches, DataSettings, ModelRecipe, Prepared
+from kandinsky.train.model_recipe import Batch, Clip, ClipBatches, DataSettings, HeldClips, ModelRecipe, Prepared
 from kandinsky.train.objective import Objective
 from kandinsky.train.recipe import Run
 from kandinsky.weights.keymaps import keymap_of
@@ -126,20 +126,20 @@ class Distilling:
         ready, device = self.ready, self.ready.run.device
         walk = Walk(ready.denoising, StudentSteps(synthetic))
         self.teacher.network.to(device)
-        made = []
-        for number, clip in enumerate(batches.clips):
+        made, clips = [], ready.clips
+        for number, clip in enumerate(clips):
             given = Given(clip.text).to(device)
-            draws = walk.draws(clip.latent.shape[1:], [self.ready.recipe.loop.seed * len(batches.clips) + number])
+            draws = walk.draws(clip.latent.shape[1:], [self.ready.recipe.loop.seed * len(clips) + number])
             latent = walk.sampled(
                 lambda x, t, given=given: self.teacher.predict(x, t, given),  # type: ignore[misc]
                 draws.to(device),
             )
-            made.append(Clip(latent.cpu(), clip.text))
-        return ClipBatches(made, batches.empty, batches.settings, batches.conditions, batches.track)
+            made.append(Clip(latent.cpu(), clip.texts[:1], clip.captions[:1]))
+        return ready.batches_of(HeldClips(made, ready.empty))
 
     def _negative(self, recipe: DistilRecipe) -> TextEmbeddings:
         if not recipe.negative_prompt.strip():
-            return self.ready.batches.empty
+            return self.ready.empty
         context = self.ready.context
         if context.part("text").contrasting:
             raise RequestError(
