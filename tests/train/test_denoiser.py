@@ -14,6 +14,7 @@ import kandinsky
 from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.errors import RequestError
 from kandinsky.train.data import sources as captioned
+from kandinsky.train.data.encode import encode
 from kandinsky.train.recipe import run_recipe
 
 
@@ -91,3 +92,37 @@ def test_a_shipped_model_is_trained_with_given_frames(data: Path, tmp_path: Path
     recipe.write_text(recipe.read_text().replace("nano-i2v", "nano-v2a"))
     with pytest.raises(RequestError, match="cannot be trained by a recipe of this kind"):
         run_recipe(recipe)
+
+
+def test_an_encoded_data_set_is_trained_as_its_source(data: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)  # nothing is enlarged when it is encoded
+    Image.fromarray(rng.integers(0, 255, (96, 96, 3), dtype=np.uint8)).save(data / "still.png")
+    kandinsky.Video(rng.integers(0, 255, (14, 96, 96, 3), dtype=np.uint8), fps=24.0, seed=0).save(data / "clip.mp4")
+    (data / "clip.txt").rename(data / "clip.en.txt")
+    (data / "clip.ru.txt").write_text("клип")
+    encoded = encode(data, "nano-i2v", tmp_path / "encoded", seconds=[0.4]).folder
+    losses = {}
+    for name, source, more in (
+        ("files", data, ""),
+        ("encoded", encoded, ""),
+        ("workers", encoded, ", workers: 1"),
+        ("tasks", encoded, ", tasks: {text-to-image: 1, image-to-video: 1}"),
+    ):
+        recipe = tmp_path / f"{name}.yaml"
+        recipe.write_text(
+            f"kind: denoiser\nmodel: nano-i2v\nout: {tmp_path / name}\n"
+            f"data: {{source: {source}, batch: 2, seconds: 0.4{more}}}\n"
+            "loop: {steps: 4, lr: 1e-4, log_every: 1, bf16: false, accumulate: 2}\n"
+        )
+        run_recipe(recipe)
+        log = (tmp_path / name / "log.jsonl").read_text().splitlines()
+        losses[name] = [json.loads(line)["loss"] for line in log]
+    assert losses["files"] == pytest.approx(losses["encoded"], rel=1e-4) and losses["encoded"] == losses["workers"]
+    assert losses["tasks"] != losses["encoded"]
+    few = tmp_path / "few.yaml"
+    few.write_text((tmp_path / "encoded.yaml").read_text().replace("batch: 2", "batch: 1"))
+    with pytest.raises(RequestError, match="a batch has 1 clips, and 2"):
+        run_recipe(few, out=tmp_path / "few")
+    few.write_text((tmp_path / "encoded.yaml").read_text().replace("nano-i2v", "kandinsky4-t2v"))
+    with pytest.raises(RequestError):
+        run_recipe(few, out=tmp_path / "few")
