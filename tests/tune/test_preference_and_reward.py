@@ -182,7 +182,9 @@ def test_pairs_come_from_a_folder_or_a_list(liked: Path) -> None:
     listed = liked / "pairs.jsonl"
     row = {"caption": "a lamp a", "winner": "winners/a.mp4", "loser": "losers/a.mp4"}
     listed.write_text(json.dumps(row) + "\n\n")
-    assert pairs.find(str(listed)) == found[:2]
+    assert [(one.path, one.captions) for one in pairs.find(str(listed))] == [
+        (one.path, one.captions) for one in found[:2]
+    ]
     for wrong, said in (
         ({"caption": "x", "winner": "winners/a.mp4"}, "line 1. must hold the texts"),
         (row | {"more": "x"}, "must hold the texts"),
