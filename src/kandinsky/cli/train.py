@@ -28,8 +28,26 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Length of the run instead of the recipe's.")] = None,
     device: Annotated[str, typer.Option("--device", help="Where to train: cpu, cuda, cuda:0.")] = "cpu",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the recipe, and say what it would take; nothing is read.")
+    ] = False,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="With --check: plan for a GPU with that much memory, such as 24GB.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, max=65536, help="With --check: processes that train together.")
+    ] = 1,
 ) -> None:
     """Train by a recipe. A run that was stopped resumes from its last checkpoint."""
+    if not check and (memory is not None or processes != 1):
+        raise RequestError("`--memory` and `--processes` belong to `--check`: add it, or leave them out")
+    if check:
+        from kandinsky.train.recipe import check_recipe
+
+        with _from_its_folder(recipe):
+            for line in check_recipe(recipe, steps=steps, device=device, memory=memory, processes=processes):
+                emit(line)
+        return
     from kandinsky.cli.progress import training
     from kandinsky.train.recipe import run_recipe
 

@@ -1,23 +1,32 @@
 """What a recipe would take, before anything is read: parameters, memory, tokens and time of a step.
 
-The network is built and run forwards and backwards with tensors that have a shape and no contents, so what autograd
-keeps is counted, not modelled, for any network; one clip stands for a batch.
+The network is built and run forwards and backwards with tensors that have a shape and no contents, so what is kept for
+the way back is counted, not modelled, for any network; one clip stands for a batch. Further networks of an objective,
+such as a teacher, are not in it.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from kandinsky import catalogue
+from kandinsky.engine.attention import attention_for
 from kandinsky.engine.build import bare_network
 from kandinsky.errors import KandinskyError, RequestError
+from kandinsky.files import local_path
 from kandinsky.model.card import Card
 from kandinsky.model.cost import PROMPT_TOKENS, Operations
 from kandinsky.model.denoiser import VIDEO, Known, Pass
@@ -25,6 +34,9 @@ from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime import devices, speed
 from kandinsky.runtime.budget import gigabytes
+from kandinsky.train.adapter import add as add_adapters
+from kandinsky.train.model_recipe import ModelRecipe, check, job_of
+from kandinsky.train.scale import Scaling
 
 STATES = {"adamw": 8, "muon": 8, "adamw8bit": 2, "rmsprop": 4, "sgd": 0}
 """Bytes of an optimiser's states for each trained number; Muon's matrices have one state, what it leaves has two."""
@@ -147,7 +159,9 @@ def estimate(
     average: bool = True,
     bf16: bool = True,
     device: str = "cpu",
+    memory: int | None = None,
     trained: Callable[[nn.Module], None] | None = None,
+    frozen_bytes: int | None = None,
 ) -> Estimate:
     """What a step takes.
 
@@ -159,8 +173,10 @@ def estimate(
         condition: What condition channels hold where nothing is known.
         optimiser: Its name.
         average: Whether an average of the weights is kept.
+        frozen_bytes: Of each weight that is not trained; as it is where absent.
         bf16: Whether the network computes in bfloat16.
         device: Where it would be trained.
+        memory: Bytes of a GPU to plan for, instead of the device.
         trained: Marks what is trained, such as adapters; all of it where absent.
 
     Raises:
@@ -175,22 +191,24 @@ def estimate(
         traced = trace(net, card, shape.latent, attention=attention, condition=condition, bf16=bf16)
         sizes = [(p.numel(), p.numel() * p.element_size(), p.requires_grad) for p in net.parameters()]
     learning = sum(count for count, _, learns in sizes if learns)
-    processor, known = speed.at_hand(device, "bfloat16" if bf16 else "float32")
+    dtype = "bfloat16" if bf16 else "float32"
+    processor, known = speed.at_hand(device, dtype) if memory is None else speed.of_memory(memory)
     work = Operations(linear=traced.flops - traced.attention, attention=traced.attention)
-    memory = devices.device_memory(device)
+    there = devices.device_memory(device) if device.startswith("cuda") else devices.host_memory()
+    weights = sum(size if frozen_bytes is None or learns else count * frozen_bytes for count, size, learns in sizes)
     return Estimate(
         parameters=sum(count for count, _, _ in sizes),
         trained=learning,
         tokens=shape.batch * shape.latent[0] * shape.latent[1] * shape.latent[2],
         flops=traced.flops * shape.batch,
-        weights=sum(size for _, size, _ in sizes) // shape.shards,
+        weights=weights // shape.shards,
         gradients=4 * learning // shape.shards,
         states=STATES[optimiser] * learning // shape.shards,
         average=4 * learning // shape.shards if average else 0,
         activations=traced.kept * shape.at_once,
         processor=f"{processor.name} ({known})",
-        seconds=processor.seconds(work * (shape.batch / shape.processes), "bfloat16" if bf16 else "float32"),
-        memory=memory[1] if memory else None,
+        seconds=processor.seconds(work * (shape.batch / shape.processes), dtype),
+        memory=memory if memory is not None else there[1] if there else None,
     )
 
 
@@ -210,28 +228,16 @@ def trace(
         raise RequestError(f"`{card.id}`: what its network needs cannot be told before it is read")
     text = TextEmbeddings(torch.randn(1, PROMPT_TOKENS, widths[0]), torch.randn(1, widths[1] or 1))
     x = torch.randn(1, *latent)
-    own = {p.untyped_storage()._cdata for p in net.parameters()}
     # what block-sparse attention computes depends on contents: it is counted as dense, and a share of it taken
     sparse, dense = attention.type == "nabla", AttentionSpec(backend="sdpa")
-    kept: dict[int, int] = {}
-    alive: list[object] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own and storage._cdata not in kept:
-            kept[storage._cdata] = storage.nbytes()
-            alive.append(storage)
-        return tensor
-
+    made = _Made()
     try:
         with FlopCounterMode(display=False) as counter:
-            with (
-                torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-                torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
-            ):
+            with made, torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                 run = Pass(text, condition=condition, attention=dense if sparse else attention)
                 out = bind()(net, Known(), run)({VIDEO: x}, torch.rand(1))[VIDEO]
                 loss = out.float().pow(2).mean()
+            kept = made.alive()
             loss.backward()
     except KandinskyError:
         raise
@@ -245,9 +251,82 @@ def trace(
         patch = getattr(getattr(net, "params", None), "patch_size", (1, 1, 1))
         frames, rows, columns = (size // step for size, step in zip(latent[:3], patch, strict=True))
         attending = int(attending * attention.expected_share((frames, rows, columns)))
-    return Traced(sum(kept.values()), others + attending, attending)
+    return Traced(kept, others + attending, attending)
+
+
+class _Made(TorchDispatchMode):
+    """Remembers what was made within it, without keeping it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._found: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for one in tree_leaves(out):
+            if isinstance(one, Tensor):
+                storage = one.untyped_storage()
+                self._found[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        return out
+
+    def alive(self) -> int:
+        """Bytes of it that something still needs."""
+        return sum(size for ref, size in self._found.values() if not ref.expired())
 
 
 def bare(card: Card) -> nn.Module:
     """The denoiser of a card without weights."""
     return bare_network(card.part("dit"), card.dit, Path())
+
+
+def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = None, processes: int = 1) -> Estimate:
+    """What a recipe of a catalogue model takes in each step. Nothing is read but the model's card.
+
+    Args:
+        recipe: As it was read.
+        device: Where it would be trained.
+        memory: Bytes of a GPU to plan for, instead of the device.
+        processes: That would train together.
+
+    Raises:
+        RequestError: The model cannot be trained this way, the scale does not fit the processes, or the network cannot
+            be traced.
+    """
+    root = None if recipe.weights is None else local_path(recipe.weights, "weights folder")
+    card = catalogue.source_of(recipe.model, weights=root).card
+    check(recipe, card)
+    job, adapter = job_of(recipe, card), recipe.adapter
+    layout, part, latent = recipe.scale.layout(processes), card.part("dit"), job_of(recipe, card).latent
+    patch = card.dit.params.get("patch_size", (1, 1, 1))
+    tokens = latent.frames * latent.height * latent.width // (patch[0] * patch[1] * patch[2])
+    batch = recipe.data.batch if recipe.data.tokens is None else max(1, recipe.data.tokens // max(1, tokens))
+    attention = attention_for(card, job.sampling, "auto")
+
+    def trained(net: nn.Module) -> None:
+        if adapter is not None:
+            add_adapters(net, replace(adapter, base_dtype="float32"), part.adapts)
+        alone = replace(recipe.scale, data=None, ring=1, ulysses=1, tp=1, fsdp=1, compile=False, offload=False)
+        alone = replace(alone, param_dtype="float32", reduce_dtype="float32")
+        if part.split is not None:
+            Scaling(alone).spare(part.split.rules().blocks(net))
+
+    shape = Shape(
+        (latent.frames, latent.height, latent.width, latent.channels),
+        batch=batch,
+        at_once=-(-batch // (layout.data * recipe.loop.accumulate)),
+        processes=processes,
+        shards=recipe.scale.fsdp * recipe.scale.tp,
+    )
+    return estimate(
+        partial(bare, card),
+        card,
+        shape,
+        attention=attention,
+        condition=job.sampling.condition,
+        optimiser=recipe.loop.optimiser,
+        bf16=recipe.loop.bf16,
+        device=device,
+        memory=memory,
+        trained=trained,
+        frozen_bytes=None if adapter is None else {"float32": 4, "bfloat16": 2, "int8": 1}[adapter.base_dtype],
+    )

@@ -337,8 +337,8 @@ class Prepared:
         self.recipe, self.run = recipe, run
         self.source: Source = catalogue.source_of(recipe.model, weights=root)
         card = self.source.card
-        _check(recipe, card)
-        job = _job(recipe, card)
+        check(recipe, card)
+        job = job_of(recipe, card)
         data = Path(recipe.data.source) / MANIFEST
         encoded = EncodedDataset(data.parent) if data.is_file() else None
         examples: Sequence[Example] = [] if encoded is not None else find(recipe.data.source)
@@ -504,8 +504,13 @@ def encode(context: Context, examples: Sequence[Example], job: Job) -> tuple[lis
     return [Clip(*one) for one in zip(latents, texts, captions, strict=True)], empty
 
 
-def _check(recipe: ModelRecipe, card: Card) -> None:
-    """Raises: RequestError for a model that is not trained this way, or conditions that are more than all clips."""
+def check(recipe: ModelRecipe, card: Card) -> None:
+    """Refuse what cannot be trained.
+
+    Raises:
+        RequestError: The model is not trained this way, or conditions are more than all clips.
+        BackendError: Its network is no denoiser.
+    """
     does = card.does
     if recipe.data.conditions is not None and recipe.data.conditions.total > 1:
         total = recipe.data.conditions.total
@@ -521,7 +526,7 @@ def _check(recipe: ModelRecipe, card: Card) -> None:
         raise BackendError(f"network `{card.dit.kind}` is not a denoiser")
 
 
-def _job(recipe: ModelRecipe, card: Card) -> Job:
+def job_of(recipe: ModelRecipe, card: Card) -> Job:
     """Size, length and sampling values of the clips."""
     width, height = (None, None) if recipe.data.size is None else parse_size(recipe.data.size)
     request = Request(recipe.model, "any", seconds=recipe.data.seconds, width=width, height=height, seed=0)

@@ -20,6 +20,7 @@ from kandinsky.files import check_writable, inside, local_path
 from kandinsky.model.lazy import Lazy
 from kandinsky.model.params import read_params
 from kandinsky.printing import escaped
+from kandinsky.runtime.budget import parse_memory
 from kandinsky.runtime.devices import choose_device
 from kandinsky.runtime.parallel import launch
 from kandinsky.runtime.parallel.launch import World
@@ -158,6 +159,51 @@ def run_recipe(
     place = _together(settings, name, place)
     run = Run(folder, kind.resumes and resume is not False, place, on_log, _told(name, settings))
     return kind.build()(settings, run)
+
+
+def check_recipe(
+    recipe: Path | str,
+    *,
+    steps: int | None = None,
+    device: str | None = "cpu",
+    memory: str | None = None,
+    processes: int = 1,
+) -> list[str]:
+    """Check a recipe and say what it would take: parameters, memory, tokens and time of a step. Nothing is trained.
+
+    Args:
+        recipe: A YAML file.
+        steps: Length of the run in the place of the recipe's.
+        device: Where it would be trained.
+        memory: Such as `24GB`: of a GPU to plan for, instead of the device.
+        processes: That would train together.
+
+    Returns:
+        Lines for people.
+
+    Raises:
+        RequestError: The recipe cannot be read or asks for what there is not.
+    """
+    path = local_path(recipe, "recipe")
+    values = read_recipe(path)
+    name = _kind(values, path)
+    if steps is not None:
+        values = _with_steps(values, steps, name)
+    settings = read_settings(values, path)
+    check_writable(local_path(settings.out, "out"))
+    from kandinsky.train.model_recipe import ModelRecipe
+
+    if not isinstance(settings, ModelRecipe):
+        return [f"recipe       kind `{name}`, valid; what it takes is not estimated for this kind"]
+    from kandinsky.train.estimate import of_recipe
+
+    size = None if memory is None else parse_memory(memory)
+    found = of_recipe(settings, device=choose_device(device), memory=size, processes=processes)
+    length = settings.loop.steps
+    return [
+        f"recipe       kind `{name}`, valid, {length:,} steps, about {found.seconds * length / 3600:,.3g} hours",
+        *found.lines(),
+    ]
 
 
 def _together(settings: Settings, kind: str, device: str) -> str:

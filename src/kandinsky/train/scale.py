@@ -210,7 +210,7 @@ class Scaling:
                 splits |= dict(_cuts(block, names[id(block)], rules, self.layout.tp, shapes))
                 cut_block(block, rules.cut, self._weights["tp"])
         if trains:
-            self._spare(blocks)
+            self.spare(blocks)
         if is_divisible and self.scale.fsdp > 1:
             self._fully_shard(network, blocks)
             splits = {name: _sharded(split, self.scale.fsdp) for name, split in splits.items()}
@@ -221,7 +221,7 @@ class Scaling:
         self._splits[network] = splits
         return splits
 
-    def _spare(self, blocks: Sequence[nn.Module]) -> None:
+    def spare(self, blocks: Sequence[nn.Module]) -> None:
         """Recompute and compile blocks; their hooks stay outside, and so do the gatherings of their weights."""
         for number, block in enumerate(blocks):
             run: Callable[..., Any] = block.forward
