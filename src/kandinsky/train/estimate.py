@@ -166,7 +166,7 @@ def estimate(
     """What a step takes.
 
     Args:
-        network: Builds it; called while tensors have no contents.
+        network: Builds it; called on the meta device.
         card: The model.
         shape: Of the step.
         attention: Of the visual self attention.
@@ -182,12 +182,14 @@ def estimate(
     Raises:
         RequestError: The network cannot be traced.
     """
-    with FakeTensorMode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.device("meta"):
         net = network()
         net.requires_grad_(True)
         if trained is not None:
             trained(net)
+    with FakeTensorMode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _without_contents(net)
         traced = trace(net, card, shape.latent, attention=attention, condition=condition, bf16=bf16)
         sizes = [(p.numel(), p.numel() * p.element_size(), p.requires_grad) for p in net.parameters()]
     learning = sum(count for count, _, learns in sizes if learns)
@@ -254,6 +256,21 @@ def trace(
     return Traced(kept, others + attending, attending)
 
 
+def _without_contents(net: nn.Module) -> None:
+    """Put CPU tensors without contents in the place of those of the meta device, which some layers cannot use."""
+    made: dict[int, Tensor] = {}
+    for module in net.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+                    is_weight = isinstance(tensor, nn.Parameter)
+                    made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
+                held[name] = made[id(tensor)]  # type: ignore[assignment]
+
+
 class _Made(TorchDispatchMode):
     """Remembers what was made within it, without keeping it."""
 
@@ -308,7 +325,7 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
         alone = replace(recipe.scale, data=None, ring=1, ulysses=1, tp=1, fsdp=1, compile=False, offload=False)
         alone = replace(alone, param_dtype="float32", reduce_dtype="float32")
         if part.split is not None:
-            Scaling(alone).spare(part.split.rules().blocks(net))
+            Scaling(alone).spare(list(part.split.rules().blocks(net)))
 
     shape = Shape(
         (latent.frames, latent.height, latent.width, latent.channels),
