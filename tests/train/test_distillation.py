@@ -16,7 +16,7 @@ from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.errors import RequestError
 from kandinsky.train import loop
 from kandinsky.train.denoising import Denoising, Given
-from kandinsky.train.distil.discriminator import Alarm, Discriminator, hinge
+from kandinsky.train.distil.discriminator import Alarm, Discriminator, mean
 from kandinsky.train.distil.guidance import GuidanceObjective
 from kandinsky.train.distil.ladd import AdversarialLoop, LaddObjective, LaddSettings
 from kandinsky.train.distil.selfforcing import ChunkSettings, ForcingSettings, Rollout, SelfForcingObjective
@@ -136,7 +136,7 @@ def test_a_discriminator_looks_no_further_than_its_last_head(small: bench.Bench)
     logits = discriminator(noisy, t, batch.given)
     tokens = noisy.shape[1] * noisy.shape[2] * noisy.shape[3] // 4
     assert {one.numel() for one in logits.values()} == {len(noisy) * tokens}
-    hinge(logits, logits).backward()
+    mean(logits).backward()
     assert noisy.grad is not None and noisy.grad.abs().sum() > 0
     assert all(p.grad is not None for p in discriminator.heads[0].out_layer.parameters())  # type: ignore[union-attr]
     assert all(not module._forward_hooks for module in network.modules())

@@ -403,7 +403,7 @@ WAYS = (
     Way(
         "LADD, 4",
         _ladd,
-        training=700,
+        training=1000,
         by_distribution=True,
         settings={"lr": 1e-3, "updates": {"discriminator": _TWO["discriminator"]}},
     ),
