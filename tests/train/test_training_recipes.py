@@ -73,7 +73,7 @@ WRONG: list[tuple[str | bytes | dict[str, Any], str]] = [
     (looped(betas=[0.9]), "`betas` must be 2 finite numbers"),
     (looped(decay=1.5), "`decay` must be 1 or less"),
     (looped(clip=0), "`clip` must be above 0"),
-    (MODEL | {"start": "zero"}, "`start` must be `model` or `random`"),
+    (MODEL | {"start": "zero"}, "`start` is `zero`: use `model`, `random`, or a weight file"),
     (MODEL | {"out": ["run"]}, "`out` must be text"),
     (MODEL | {"data": DATA | {"batch": 0}}, "`batch` must be 1 or more"),
     (AUTOENCODER | {"loop": 3}, "key `loop` must be a table"),

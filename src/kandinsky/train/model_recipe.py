@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,11 @@ from kandinsky.train.recipe import Run
 from kandinsky.train.scale import Divisible, Scale, Scaling
 from kandinsky.train.times import Times
 from kandinsky.weights.keymaps import keymap_of
+from kandinsky.weights.read import load_into
+from kandinsky.weights.untrusted import shown
 from kandinsky.weights.write import write_state
+
+MODEL, RANDOM = "model", "random"  # what a training begins with
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,8 @@ class ModelRecipe:
         out: Folder of checkpoints, log and weights.
         data: See ``DataSettings``.
         loop: See ``LoopSettings``.
-        start: Begin with the model's weights, or with random ones.
+        start: Begin with the weights of the `model`, with `random` ones, or with those of a file, such as what an
+            earlier stage has written.
         weights: Official `weights/` folder to read the model from.
         times: Where on the way between latent and noise the loss is taken.
         adapter: Train a LoRA or DoRA; all of the network's weights where absent.
@@ -106,7 +111,7 @@ class ModelRecipe:
     out: str
     data: DataSettings
     loop: loop.LoopSettings
-    start: Literal["model", "random"] = "model"
+    start: str = "model"
     weights: str | None = None
     times: Times = field(default_factory=Times)
     adapter: AdapterSettings | None = None
@@ -347,7 +352,7 @@ class Prepared:
             raise RequestError("`adapter.trigger` stands before captions: put it into them before they are encoded")
         if trigger:
             examples = [_triggered(one, trigger) for one in examples]
-        only = ("text", "vae") if recipe.start == "random" else ("dit", "text", "vae")
+        only = ("dit", "text", "vae") if recipe.start == MODEL else ("text", "vae")
         options = RunOptions(device=run.device, dtype="float32", offload="module", only=only)
         self.context = build(card, options, root=self.source.root, name=self.source.name)
         self.denoising = Denoising(self.context, job)
@@ -406,9 +411,12 @@ class Prepared:
         return Divisible(type(self.network), None if split is None else split.rules(), demand)
 
     def _network(self) -> nn.Module:
-        if self.recipe.start == "random":
+        part, start = self.context.card.part("dit"), self.recipe.start
+        if start != MODEL:
             with loop.seeded(self.recipe.loop.seed):
-                network = bare_network(self.context.card.part("dit"), self.context.card.dit, Path())
+                network = bare_network(part, self.context.card.dit, Path())
+            if start != RANDOM:
+                load_into(network, Path(start), keymap=keymap_of(part), dtype=torch.float32)
         else:
             with self.context.placement.hold("dit") as held:
                 network = copy.deepcopy(held)  # its weights may be mapped from their file
@@ -515,6 +523,10 @@ def check(recipe: ModelRecipe, card: Card) -> None:
     if recipe.data.conditions is not None and recipe.data.conditions.total > 1:
         total = recipe.data.conditions.total
         raise RequestError(f"shares of `conditions` add up to {total:g}: use 1 at most; nothing is given of the rest")
+    if recipe.start not in (MODEL, RANDOM) and not Path(recipe.start).is_file():
+        raise RequestError(
+            f"`start` is `{shown(recipe.start)}`: use `{MODEL}`, `{RANDOM}`, or a weight file that exists"
+        )
     if does.makes == "sound" or card.keyframes is not None or does.image_is != "frames" or does.text_sees_image:
         raise RequestError(
             f"`{card.id}` cannot be trained by a recipe of this kind: it trains models that make a clip or an image "
