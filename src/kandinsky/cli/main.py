@@ -250,10 +250,10 @@ _REFUSED = {
 
 def _refused_value(error: Any) -> str:
     """A value of a wrong form in our words; nothing where the error is about something else."""
-    cause: Any = error.__cause__
-    parameter: Any = getattr(error, "param", None)
-    details: dict[str, Any] = cause.errors()[0] if parameter is not None and hasattr(cause, "errors") else {}
-    if (words := _REFUSED.get(str(details.get("type")))) is None:
+    cause, parameter = error.__cause__, getattr(error, "param", None)
+    details: dict[str, Any] = cause.errors()[0] if hasattr(cause, "errors") else {}
+    words = _REFUSED.get(str(details.get("type")))
+    if words is None or parameter is None:
         return ""
     allowed = words.format(**details.get("ctx") or {})
     return f"{parameter.opts[0]} {allowed}, not `{shortened(details['input'])}`"

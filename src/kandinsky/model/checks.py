@@ -255,8 +255,8 @@ def _fit_generic(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
         return value if is_kept else fitting if origin is list else tuple(fitting)
     if not isinstance(value, origin):
         raise _Misfit
-    if typing.cast("Any", origin) is Callable and args and isinstance(args[0], list):
-        _check_callable(typing.cast("Any", value), len(args[0]))
+    if callable(value) and args and isinstance(args[0], list):  # only a function's annotation has a list of types
+        _check_callable(value, len(args[0]))
     return value
 
 
