@@ -67,6 +67,7 @@ def test_less_is_kept_in_memory() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler
 def test_compiled_blocks_train_alike() -> None:
     for activations in ("kept", "full"):
         expected = gradients("kandinsky5 dense", {})
