@@ -37,7 +37,7 @@ def test_what_does_not_fit_is_shortened_and_said(monkeypatch: pytest.MonkeyPatch
     short = shorten(catalogue.find(FLASH), {}, **CPU)
     assert short.changes == {"dit.num_blocks": 1, "text.num_layers": 2} and short.request == {"seconds": 0}
     assert "dit.num_blocks 1 of 21, text.num_layers 2 of 24, frames 1 of 97" in short.said
-    assert "49.4 GB with --offload none" in short.said
+    assert "49.4 GB with offload `none`" in short.said
     assert short.times["text"] == 12 and short.times["vae"] == 97
     assert short.times["dit"] > 21 * 25  # attention grows faster than the tokens
     kept = shorten(catalogue.find(FLASH), {"seconds": 3}, **CPU)

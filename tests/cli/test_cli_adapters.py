@@ -60,7 +60,7 @@ def test_loras_are_listed_and_repeated(tiny: Path, call: Call, tmp_path: Path) -
             "download owner",
         ),
         ("wrong.safetensors", "has 1792 inputs, the layer `visual_transformer_blocks.0.self_attention.to_query`", ""),
-        ("wrong.safetensors:big", "LoRA `wrong.safetensors:big` is not there", ""),
+        ("wrong.safetensors:big", "scale `big` of LoRA `wrong.safetensors` is not a finite number", ""),
         (":1", "LoRA `:1` is not there", ""),
     ],
 )

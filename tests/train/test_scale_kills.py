@@ -30,7 +30,7 @@ def test_a_training_killed_at_random_instants_ends_as_one_that_was_not(
     lives = json.loads((tmp_path / "lives.json").read_text())
     print(json.dumps(lives))
     assert len(lives) == kills
-    assert not lives[0]["before"] and not lives[0]["after"]  # killed before anything was written
+    assert not lives[0]["before"]  # begun from initial weights, and killed soon after the start
     assert sum(life["hit"] for life in lives) >= kills // 4  # while a checkpoint was written
     assert len({max(life["after"], default=0) for life in lives}) > kills // 4  # resumed from many
     assert all(max(life["before"], default=0) <= max(life["after"], default=0) for life in lives)  # nothing was lost

@@ -332,7 +332,7 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
         batch=batch,
         at_once=-(-batch // (layout.data * recipe.loop.accumulate)),
         processes=processes,
-        shards=recipe.scale.fsdp * recipe.scale.tp,
+        shards=recipe.scale.among(layout).fsdp * recipe.scale.tp,
     )
     return estimate(
         partial(bare, card),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 from weakref import WeakKeyDictionary
@@ -51,7 +51,8 @@ class Scale:
         ring: Processes that share a clip's tokens; keys and values travel round.
         ulysses: Processes that share a clip's tokens; for attention all tokens of some heads meet.
         tp: Processes that share the width of each block (tensor parallelism).
-        fsdp: Processes over which weights, gradients, optimiser states and averages lie in shards.
+        fsdp: Processes over which weights, gradients, optimiser states and averages lie in shards; all that share no
+            block where there are fewer.
         activations: What the forward pass keeps for the backward pass: all; of no block (`full`); not of every
             ``every``-th block (`blocks`); of each block the attention and every second product of matrices
             (`operations`). What is not kept is computed again.
@@ -74,6 +75,10 @@ class Scale:
     reduce_dtype: Dtype = "float32"
     offload: bool = False
 
+    def among(self, layout: Layout) -> Scale:
+        """The same, with no more shards than there are processes to hold them."""
+        return replace(self, fsdp=min(self.fsdp, layout.data * layout.context))
+
     def layout(self, world: int) -> Layout:
         """The division of the work among so many processes.
 
@@ -89,7 +94,7 @@ class Scale:
                 + f"; start them with `torchrun --nproc-per-node {(self.data or 1) * each}`"
             )  # fmt: skip
         layout = Layout(data=world // each, ring=self.ring, ulysses=self.ulysses, tp=self.tp)
-        if (holders := layout.data * layout.context) % self.fsdp:
+        if (holders := layout.data * layout.context) > self.fsdp and holders % self.fsdp:
             raise RequestError(
                 f"`scale`: `fsdp` is {self.fsdp}, and must divide `data` x `ring` x `ulysses`, here {holders}"
             )
@@ -139,6 +144,7 @@ class Scaling:
         self._splits: WeakKeyDictionary[nn.Module, Mapping[str, Split]] = WeakKeyDictionary()
         world = dist.get_world_size() if dist.is_initialized() else 1
         self.layout = self.scale.layout(world)
+        self.scale = self.scale.among(self.layout)
         if divisible is not None:
             self._check(divisible)
         self.data, self.place, self.rank = self.layout.data, 0, 0

@@ -69,7 +69,7 @@ def locate_lora(source: str | Path) -> Path:
         return path
     name = str(source)
     file, colon, scale = name.rpartition(":")
-    if colon and Path(file).expanduser().exists():
+    if colon and file and Path(file).expanduser().exists():
         raise WeightsError(
             f"scale `{shortened(scale)}` of LoRA `{file}` is not a finite number: write it as `FILE:0.8`"
         )
