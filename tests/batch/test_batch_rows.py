@@ -171,3 +171,11 @@ def test_settling_never_raises(loading: Loading, monkeypatch: pytest.MonkeyPatch
 
     outcome = settle(item, Made(Video(np.zeros((1, 8, 8, 3), np.uint8), 1.0, 1), 0.1))
     assert outcome.status == "failed" and "No space left" in (outcome.error or "")
+
+
+def test_a_misspelt_placeholder_is_refused() -> None:
+    from kandinsky.jobs.names import has_name
+
+    assert has_name("out/{name}.mp4") and not has_name("out/x.mp4")
+    with pytest.raises(RequestError, match=r"placeholder `\{nme\}`: the only one is `\{name\}`"):
+        has_name("{nme}.png")

@@ -128,7 +128,7 @@ def test_a_kept_latent_gives_the_same_frames(folder: Path, tmp_path: Path) -> No
             "interpolation guidance `-1` is out of range: use 0 to 100",
         ),
         ("kandinsky-video-1.0", {"image": "cat.png"}, "takes no image"),
-        ("kandinsky3.0", {"fps": "low"}, "makes no key frames"),
+        ("kandinsky3.0", {"fps": "low"}, "makes no keyframes"),
         ("kandinsky3.1-flash", {"steps": 20}, "steps `20`"),
     ],
 )

@@ -259,3 +259,8 @@ def test_settings_are_read_without_torch():
         "import sys; from kandinsky.diffusion.caching import parse; parse('taylor'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_option_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(RequestError, match="`interval` is given twice"):
+        caching.parse("taylor:interval=2,interval=3")

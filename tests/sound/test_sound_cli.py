@@ -179,7 +179,7 @@ def test_every_model_names_what_gives_its_clips_sound() -> None:
 
 
 def test_the_catalogue_knows_sound(call: Call, film: Path) -> None:
-    assert "video-to-audio" in (listed := call("models")[1]) and "sound, 12 s at once" in listed
+    assert "video-to-audio" in (listed := call("models")[1]) and "sound, 12 s at a time" in listed
     shown = call("show", "kandinsky4-v2a")[1]
     assert "window_s" in shown and "cogvlm2-video" in shown
     plan = json.loads(call("plan", "-m", "kandinsky4-v2a", "--json")[1])

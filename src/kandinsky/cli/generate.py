@@ -282,7 +282,8 @@ def _run(
                 if (kept := video.recipe.get("kept_blocks")) is not None:
                     say(f"attention {video.recipe['attention']}: kept {kept:.0%} of the blocks")
                 if unused := video.recipe.get("unused_words"):
-                    say(f"not used of the prompt: {', '.join(f'`{escaped(word)}`' for word in unused)}")
+                    words = ", ".join(f"`{escaped(word)}`" for word in unused)
+                    say(f"words of the prompt that the model does not use: {words}")
                 say(f"seed {video.seed}, {counted(video.num_frames, 'frame')}, {taken:.1f} s")
             facts = {"path": str(path), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
             if sound is None:
@@ -386,12 +387,12 @@ def _check_prompt(prompt: str | None, file: Path | None, *, may_lack: bool = Fal
 
 def _target(job: Job, output: str | None, index: int, total: int, form: str | None) -> Path:
     """The file of one result; several results get a number each, or the seed if the name is derived."""
-    from kandinsky.jobs.names import NAME, ending_of, made_up_name, numbered
+    from kandinsky.jobs.names import NAME, ending_of, has_name, made_up_name, numbered
 
     name = made_up_name(job, seed=job.seed)
     if output is None:
         return Path(name + ending_of(job, form))
-    return Path(output.replace(NAME, name)) if NAME in output else numbered(output, index, total)
+    return Path(output.replace(NAME, name)) if has_name(output) else numbered(output, index, total)
 
 
 def _check(targets: list[Path], sheets: list[Path | None], options: RunOptions) -> None:

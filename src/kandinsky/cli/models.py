@@ -58,7 +58,7 @@ def models(
 def _makes(card: catalogue.Card) -> str:
     """What a model generates: `5 s, 768x512 and 9 other sizes`."""
     if card.sound is not None:
-        return f"sound, {card.sound.window_s:g} s at once"
+        return f"sound, {card.sound.window_s:g} s at a time"
     clip = card.clip
     others = len(clip.sizes) - 1
     more = f" and {others} other size{'s' if others > 1 else ''}" if others else ""

@@ -140,6 +140,8 @@ def parse(text: str) -> CacheSettings | None:
         if name not in OPTIONS[kind] or not value:
             allowed = ", ".join(f"`{option}=…`" for option in OPTIONS[kind])
             raise RequestError(f"cache `{kind}` has no option `{pair}`: use {allowed}")
+        if name in chosen:
+            raise RequestError(f"cache option `{name}` is given twice in `{text}`: give it once")
         if name == "ratios":
             chosen |= {"ratios": read_ratios(Path(value)), "source": value}
         else:

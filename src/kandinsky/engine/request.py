@@ -225,7 +225,7 @@ def _conditions(card: Card, image: FittedImage | None, mask: Mask | None) -> tup
 # Fields that only some tasks accept, and how other tasks refuse them.
 FOREIGN = {
     **dict.fromkeys(
-        ("fps", "motion", "image_guidance", "interpolation_guidance"), "makes no key frames and takes no {name}"
+        ("fps", "motion", "image_guidance", "interpolation_guidance"), "makes no keyframes and takes no {name}"
     ),
     **dict.fromkeys(("video", "states"), "makes no sound and takes no {name}"),
 }

@@ -25,7 +25,7 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import Job, resolve
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.files import real_path, replacing
-from kandinsky.jobs.names import NAME, ending_of, made_up_name, numbered
+from kandinsky.jobs.names import NAME, ending_of, has_name, made_up_name, numbered
 from kandinsky.jobs.prompt_files import Row
 from kandinsky.media import recipe as recipes
 from kandinsky.media.video import check_sheet, check_target, frame_files, write_sheet, write_video
@@ -251,7 +251,7 @@ def _wanted(row: Row, job: Job, output: str | None, number: int, total: int, cop
     """The file that was named; None if the name is to be derived."""
     if row.output is not None:
         return numbered(_inside(row.output, output), copy, copies)
-    return None if output is None or NAME in output else numbered(output, number - 1, total)
+    return None if output is None or has_name(output) else numbered(output, number - 1, total)
 
 
 def _inside(name: str, output: str | None) -> Path:

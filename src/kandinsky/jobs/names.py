@@ -6,8 +6,21 @@ import re
 from pathlib import Path
 
 from kandinsky.engine.request import Job
+from kandinsky.errors import RequestError
+from kandinsky.printing import escaped
 
 NAME = "{name}"
+
+
+def has_name(output: str) -> bool:
+    """Whether a file name is a pattern, with ``NAME`` where the derived name goes.
+
+    Raises:
+        RequestError: It has another word in braces, such as a misspelt one.
+    """
+    if odd := [word for word in re.findall(r"\{\w*\}", output) if word != NAME]:
+        raise RequestError(f"output `{escaped(output)}` has the placeholder `{odd[0]}`: the only one is `{NAME}`")
+    return NAME in output
 
 
 def made_up_name(job: Job, *, seed: int | None) -> str:
