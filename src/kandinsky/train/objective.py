@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from kandinsky.errors import RequestError
+
 T = TypeVar("T")
 
 
@@ -145,7 +147,7 @@ class One(Objective):
 
     def batch(self, step: int, rng: Rng, portion: Portion) -> Any:
         if portion.count != 1:
-            raise NotImplementedError("its batches cannot be divided among processes or micro-batches")
+            raise RequestError("batches of this kind of recipe are not divided: set `loop.accumulate` to 1")
         return self.inner.batch(step, rng.generator(0))
 
     def loss(self, update: str, batch: Any, rng: Rng) -> Loss:
