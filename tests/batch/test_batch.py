@@ -95,7 +95,7 @@ def test_frames_in_a_folder_are_finished_when_all_are_there(loading: Watched) ->
     names = sorted(Path("frames").iterdir())
     assert len(names) == item.job.shape.frames > 1 and not part_finished([item], loading)[0]
     names[1].unlink()
-    with pytest.raises(RequestError, match="no empty folder"):
+    with pytest.raises(RequestError, match="not an empty folder"):
         part_finished([item], loading)
 
 
