@@ -64,7 +64,7 @@ def test_a_damaged_file_is_a_miss_with_a_warning(tmp_path: Path, damage: bytes |
     with caplog.at_level(logging.WARNING):
         (states,) = encode_each(["a cat"], still=False, encoder=encoder.hold, store=store)
     assert equal(states, states_of("a cat")) and encoder.held == 2
-    assert "damaged and will be made again" in caplog.text
+    assert "damaged and will be computed again" in caplog.text
     assert equal(store.get("a cat", still=False), states), "the file is whole again"
 
 
@@ -72,7 +72,7 @@ def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path, caplog) -
     (tmp_path / "file").write_text("in the way")
     encoder = Encoder()
     encode_each(["a cat"], still=False, encoder=encoder.hold, store=TextStore(tmp_path / "file" / "x", lambda: "e"))
-    assert "cannot be kept" in caplog.text
+    assert "cannot be cached" in caplog.text
 
 
 def test_the_oldest_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
