@@ -83,7 +83,7 @@ def test_compiled_blocks_train_alike() -> None:
         ({"ulysses": 3}, 4, "are 3 together"),
         ({"data": 2, "ring": 2}, 8, "`data` is 2; start them with `torchrun --nproc-per-node 4`"),
         ({"fsdp": 3}, 4, "`fsdp` is 3, and must divide .* here 4"),
-        ({"fsdp": 4, "tp": 2}, 4, "here 2"),
+        ({"fsdp": 4, "tp": 2}, 12, "here 6"),
         ({"offload": True}, 2, "`offload` is a matter of shards"),
         ({"param_dtype": "bfloat16"}, 2, "`param_dtype` is a matter of shards"),
     ],
