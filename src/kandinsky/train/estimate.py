@@ -8,7 +8,7 @@ such as a teacher, are not in it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -239,7 +239,7 @@ def trace(
                 run = Pass(text, condition=condition, attention=dense if sparse else attention)
                 out = bind()(net, Known(), run)({VIDEO: x}, torch.rand(1))[VIDEO]
                 loss = out.float().pow(2).mean()
-            kept = made.alive()
+            kept = made.alive(besides=(p.untyped_storage()._cdata for p in net.parameters()))
             loss.backward()
     except KandinskyError:
         raise
@@ -286,9 +286,10 @@ class _Made(TorchDispatchMode):
                 self._found[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
         return out
 
-    def alive(self) -> int:
-        """Bytes of it that something still needs."""
-        return sum(size for ref, size in self._found.values() if not ref.expired())
+    def alive(self, besides: Iterable[int] = ()) -> int:
+        """Bytes of it that something still needs, without storages that were there before, such as of weights."""
+        others = set(besides)
+        return sum(size for key, (ref, size) in self._found.items() if key not in others and not ref.expired())
 
 
 def bare(card: Card) -> nn.Module:

@@ -1,0 +1,98 @@
+"""What a recipe takes, told before anything is read."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from kandinsky import catalogue
+from kandinsky.cli.main import main
+from kandinsky.model.cost import PROMPT_TOKENS
+from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.train.estimate import Estimate, Shape, bare, estimate
+
+CARD = catalogue.find("nano-t2v")
+LATENT = (3, 12, 12, 48)
+
+
+def of_nano(**more: Any) -> Estimate:
+    shape = more.pop("shape", Shape(LATENT))
+    return estimate(partial(bare, CARD), CARD, shape, attention=AttentionSpec(), condition="coordinates", **more)
+
+
+def test_parameters_and_operations_are_those_of_the_network() -> None:
+    found = of_nano(bf16=False)
+    with torch.device("meta"):
+        count = sum(p.numel() for p in bare(CARD).parameters())
+    assert found.parameters == found.trained == count and found.weights == 4 * count and found.states == 8 * count
+    flops = CARD.part("dit").flops
+    assert flops is not None
+    with torch.device("meta"):
+        params = bare(CARD).params
+    once = flops()(params, LATENT[:3], PROMPT_TOKENS)
+    assert 2.5 * once < found.flops < 3.3 * once  # forwards, and twice as much backwards but for inputs
+    assert found.tokens == 3 * 12 * 12
+
+
+def test_what_is_kept_for_the_way_back_is_what_autograd_keeps() -> None:
+    """Against a real pass: bytes of what the graph holds, weights left out."""
+    net = bare(CARD).requires_grad_(True)
+    from kandinsky.families.kandinsky5.denoiser import bind
+    from kandinsky.model.denoiser import VIDEO, Known, Pass
+    from kandinsky.model.values import TextEmbeddings
+
+    own = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    widths = net.params.text_widths
+    text = TextEmbeddings(torch.randn(1, PROMPT_TOKENS, widths[0]), torch.randn(1, widths[1]))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        out = bind(net, Known(), Pass(text, condition="coordinates"))({VIDEO: torch.randn(1, *LATENT)}, torch.rand(1))
+        out[VIDEO].pow(2).mean()
+    assert of_nano(bf16=False).activations == pytest.approx(sum(kept.values()), rel=0.1)
+
+
+def test_memory_grows_with_the_batch_and_falls_with_shards() -> None:
+    one, many = of_nano(), of_nano(shape=Shape(LATENT, batch=8, at_once=4, processes=2, shards=2))
+    assert many.activations == 4 * one.activations and many.weights == one.weights // 2
+    assert many.flops == 8 * one.flops and many.seconds == pytest.approx(4 * one.seconds)
+    short = of_nano(memory=one.weights // 2)
+    assert short.runs_out is not None and "weights" in short.runs_out and of_nano(memory=10**12).runs_out is None
+
+
+def test_a_recipe_is_checked_and_nothing_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    values: dict[str, Any] = {
+        "kind": "denoiser", "model": "nano-t2v", "out": str(tmp_path / "run"),
+        "data": {"source": str(tmp_path / "absent"), "batch": 4}, "loop": {"steps": 10, "lr": 1e-3},
+    }  # fmt: skip
+
+    def activations(**more: Any) -> float:
+        recipe.write_text(yaml.safe_dump(values | more))
+        assert main(["train", str(recipe), "--check", "--memory", "24GB"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines] == [
+            "recipe", "parameters", "tokens", "operations", "memory", "time", "fits",
+        ]  # fmt: skip
+        assert lines[-1].endswith("yes")
+        return float(lines[4].split("activations ")[1].split()[0])
+
+    whole = activations()
+    assert activations(scale={"activations": "full"}) < whole / 2
+    assert activations(adapter={"rank": 4}) <= whole * 1.1
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+    for wrong in (["--memory", "much"], ["--processes", "0"]):
+        assert main(["train", str(recipe), "--check", *wrong]) == 2
+    assert main(["train", str(recipe), "--memory", "24GB"]) == 2
+    assert "belong to `--check`" in capsys.readouterr().err
