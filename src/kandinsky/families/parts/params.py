@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,9 +67,9 @@ class TransformerParams(Readable):
         return self.model_dim // self.head_dim
 
     @property
+    @abstractmethod
     def has_condition_channels(self) -> bool:
         """Whether the input carries condition channels and a mask behind the latent."""
-        raise NotImplementedError
 
     @property
     def input_channels(self) -> int:
