@@ -103,6 +103,27 @@ def replacing_many(folder: str | Path, names: Sequence[str]) -> Iterator[Path]:
             flush(path, shallow=True)
 
 
+def output_path(target: str | Path) -> Path:
+    """The path of something to write, from what was typed; a ``Path`` forgets the slash that a folder ends in.
+
+    Args:
+        target: The file or folder; a folder may end in a slash.
+
+    Returns:
+        The path.
+
+    Raises:
+        RequestError: It ends in a slash, and its name like that of a file.
+    """
+    path = Path(target)
+    if path.suffix and str(target).endswith(("/", os.sep)):
+        raise RequestError(
+            f"output `{escaped(str(target))}` ends in a slash as a folder does, and in `{path.suffix}` as a file does: "
+            "leave one of them out"
+        )
+    return path
+
+
 def check_writable(target: str | Path) -> Path:
     """Refuse a file or a new folder that could not be written, before the work that produces it.
 

@@ -39,6 +39,7 @@ CASES = {
     "two sources of prompts": (["x", "--prompts", "p.txt", "-m", "tiny"], "both a prompt and --prompts were given", ""),
     "absent prompts": (["--prompts", "p.txt", "-m", "tiny"], "prompts `p.txt` cannot be read", ""),
     "unknown ending": (["x", "-m", "tiny", "-o", "x.avi"], "has the ending `.avi`: use .mp4", ""),
+    "ending and slash": (["x", "-m", "tiny", "-o", "x.png/"], "output `x.png/` ends in a slash as a folder does", ""),
     "unwritable output": (["x", "-m", "tiny", "-o", "/proc/x.mp4"], "`/proc/x.mp4` cannot be written", ""),
     "sheet that is no picture": (["x", "-m", "tiny", "--sheet", "x.mp4"], "must end in `.png`", ""),
     "unknown device": (["x", "-m", "tiny", "--device", "gpu"], "device `gpu` is unknown: use `cpu`", ""),

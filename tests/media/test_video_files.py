@@ -195,6 +195,7 @@ def test_sheet_shows_first_and_last_frame() -> None:
         ("a.mp4.txt", "has the ending `.txt`"),
         ("a%03d.mp4", "`%03d.png` only"),
         ("folder.mp4", "is a folder"),
+        ("a.mp4/", "ends in a slash as a folder does, and in `.mp4` as a file does"),
         ("file/a.mp4", "cannot be written"),
         ("file/deep/er/a.mp4", "cannot be written"),
         ("full", "is not an empty folder"),
@@ -212,10 +213,10 @@ def test_targets_that_are_refused(tmp_path: Path, target: str, said: str) -> Non
     (tmp_path / "full" / "x").write_text("x")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(RequestError) as caught:
-        media.check_target(tmp_path / target)
+        media.check_target(f"{tmp_path}/{target}")  # as typed: a path forgets a slash at its end
     assert said in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(RequestError):
-        clip().save(tmp_path / target)
+        clip().save(f"{tmp_path}/{target}")
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -42,6 +42,22 @@ def test_a_number_of_frames_below_one_is_refused(pipe: GenerationPipeline, frame
         pipe("a panda", num_frames=frames, steps=1)
 
 
+@pytest.mark.parametrize("name", ["device", "dtype", "offload", "lora", "attention"])
+def test_an_option_of_load_is_said_to_be_one(pipe: GenerationPipeline, name: str) -> None:
+    with pytest.raises(RequestError, match=rf"^`{name}` is not taken: it is an option of `kandinsky.load`$"):
+        pipe("a panda", **{name: "cpu"})
+
+
+@pytest.mark.parametrize("given", ["absent.safetensors", "x", "absent/folder/deep", "absent.safetensors:0.5"])
+def test_a_plan_refuses_a_lora_that_is_not_there(given: str) -> None:
+    with pytest.raises(WeightsError, match=r"LoRA `absent|LoRA `x"):
+        kandinsky.plan("nano-t2v", lora=given)
+
+
+def test_a_plan_takes_a_lora_that_is_not_downloaded_yet() -> None:
+    assert kandinsky.plan("nano-t2v", lora="owner/name:0.5").fits
+
+
 @pytest.mark.parametrize("given", ["\0", "a\0b", "a panda\0"])
 def test_text_with_a_nul_is_refused_since_no_recipe_can_hold_it(pipe: GenerationPipeline, given: str) -> None:
     with pytest.raises(RequestError, match=r"`prompt` is no valid text: .*holds a NUL"):

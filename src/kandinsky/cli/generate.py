@@ -387,12 +387,13 @@ def _check_prompt(prompt: str | None, file: Path | None, *, may_lack: bool = Fal
 
 def _target(job: Job, output: str | None, index: int, total: int, form: str | None) -> Path:
     """The file of one result; several results get a number each, or the seed if the name is derived."""
+    from kandinsky.files import output_path
     from kandinsky.jobs.names import NAME, ending_of, has_name, made_up_name, numbered
 
     name = made_up_name(job, seed=job.seed)
     if output is None:
         return Path(name + ending_of(job, form))
-    return Path(output.replace(NAME, name)) if has_name(output) else numbered(output, index, total)
+    return output_path(output.replace(NAME, name)) if has_name(output) else numbered(output, index, total)
 
 
 def _check(targets: list[Path], sheets: list[Path | None], options: RunOptions) -> None:

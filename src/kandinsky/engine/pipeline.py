@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 
@@ -18,6 +18,7 @@ from kandinsky.engine.context import Context
 from kandinsky.engine.engine import Engine
 from kandinsky.engine.events import Event, Phase, Step
 from kandinsky.engine.latents import read_latent
+from kandinsky.engine.options import RunOptions
 from kandinsky.engine.preview import OnStep, Preview
 from kandinsky.engine.progress import Tell, bar, is_on
 from kandinsky.engine.request import Job, common, parse_size
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
     from kandinsky.diffusion.caching import CacheSettings
 
 T = TypeVar("T")
+# what a call is asked for in vain: Diffusers' words, and options that are chosen once, when the model is loaded
+_ANSWERS = {
+    **{field.name: "it is an option of `kandinsky.load`" for field in fields(RunOptions)},
+    **answers(CALL),
+}
 
 
 class Pipeline:
@@ -284,7 +290,7 @@ class GenerationPipeline(Pipeline):
     ) -> Video: ...
     @overload
     def __call__(self, prompt: Sequence[str], **options: Unpack[ClipOptions]) -> list[Video]: ...
-    @check_call(answers(CALL))
+    @check_call(_ANSWERS)
     def __call__(self, prompt: str | Sequence[str] = "", **options: Unpack[ClipOptions]) -> Video | list[Video]:
         """Generate one clip or image, or one for each of several prompts; defaults come from the model's card.
 
@@ -557,7 +563,7 @@ class GenerationPipeline(Pipeline):
 class VideoToAudioPipeline(Pipeline):
     """An audio model, ready to run."""
 
-    @check_call(answers(CALL))
+    @check_call(_ANSWERS)
     def __call__(
         self,
         prompt: str = "",

@@ -25,7 +25,8 @@ from kandinsky.runtime.budget import OFFLOADS, check_offload, gigabytes, parse_m
 from kandinsky.runtime.parallel.layout import AUTO, Layout, read, settle
 from kandinsky.runtime.quantise import SCHEMES, parse
 from kandinsky.runtime.speed import Processor
-from kandinsky.weights.locate import card_bytes, missing_parts, part_bytes
+from kandinsky.weights.locate import card_bytes, is_repository, missing_parts, part_bytes
+from kandinsky.weights.lora_files import locate_lora, parse_spec
 
 OTHER_CARD = "cuda"  # the GPU assumed if only its memory is given
 PROCESS_BYTES = 500_000_000  # Python with torch and its libraries
@@ -201,6 +202,9 @@ def plan_resolved(
     quantize, given_memory = parse(options.quantize), None if memory is None else parse_memory(memory)
     if options.offload is not None:
         check_offload(options.offload)
+    for name, _ in map(parse_spec, options.loras):
+        if not is_repository(name):  # one that is not downloaded yet is no error of a plan
+            locate_lora(name)
     card = options.applied_to(job.card)
     group = _group(job, options, gpus)
     asked = str(options.device) if options.device is not None and not isinstance(options.device, Mapping) else None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kandinsky.engine.request import Job
 from kandinsky.errors import RequestError
+from kandinsky.files import output_path
 from kandinsky.printing import escaped
 
 NAME = "{name}"
@@ -37,7 +38,7 @@ def ending_of(job: Job, form: str | None = None) -> str:
 
 def numbered(target: str | Path, index: int, total: int) -> Path:
     """The ``index``-th of several files, from 0: `x-07.mp4`; the name itself if there is only one."""
-    path = Path(target)
+    path = output_path(target)
     if total == 1:
         return path
     return path.with_name(f"{path.stem}-{index + 1:0{len(str(total))}d}{path.suffix}")

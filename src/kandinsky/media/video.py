@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
-from kandinsky.files import check_writable, real_path, replacing, replacing_many
+from kandinsky.files import check_writable, output_path, real_path, replacing, replacing_many
 from kandinsky.media import animation, container, mux
 from kandinsky.media import recipe as recipes
 from kandinsky.media.sheet import chosen_frames, contact_sheet
@@ -63,7 +63,7 @@ def check_target(target: str | Path) -> Path:
     Raises:
         RequestError: The ending is unknown, something is in the way, or no file can be created there.
     """
-    path = Path(target)
+    path = output_path(target)
     if not path.name:
         raise RequestError(f"output `{target}` names no file")
     if str(target) == "-":

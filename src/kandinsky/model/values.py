@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from kandinsky.errors import RequestError
+from kandinsky.files import output_path
 from kandinsky.model.checks import check_fields, check_names, checked, shown
 from kandinsky.model.option import option
 from kandinsky.printing import escaped
@@ -483,7 +484,7 @@ class Video:
         """
         from kandinsky.media.video import write_video
 
-        return write_video(self, Path(checked("target", target, str | Path)))
+        return write_video(self, output_path(checked("target", target, str | Path)))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -531,7 +532,7 @@ class VideoStream:
         """
         from kandinsky.media.video import write_video
 
-        return write_video(self, Path(checked("target", target, str | Path)))
+        return write_video(self, output_path(checked("target", target, str | Path)))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
