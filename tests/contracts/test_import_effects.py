@@ -169,3 +169,13 @@ def test_no_registry_address_and_no_path_of_a_machine() -> None:
         if path.suffix in {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ""} and path.is_file():
             text = path.read_text(encoding="utf-8", errors="ignore")
             assert not [word for word in banned if word in text], name
+
+
+def test_a_first_clip_imports_no_compiler(tmp_path: Path) -> None:
+    code = (
+        "import sys; from kandinsky.cli.main import main; assert main(sys.argv[1:]) == 0; "
+        "print({'torch._dynamo', 'sympy', 'transformers', 'diffusers'} & set(sys.modules))"
+    )
+    target = tmp_path / "x.png"
+    done = python(code, *("generate", "a panda", "--seconds", "0", "--steps", "1", "-o", str(target)))
+    assert target.exists() and done.stdout.splitlines()[-1] == "set()", done.stdout + done.stderr

@@ -432,6 +432,9 @@ def _expand_int8(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
                 raise WeightsError(
                     f"tensor `{shown(name)}{INT8_SCALE}` in `{path}` does not fit the rows of `{shown(name)}`"
                 )
-            tensor = tensor.float() * scale.float().view(-1, *[1] * (tensor.dim() - 1))
+            if tensor.is_meta:  # arithmetic there imports torch's compiler, a second or more
+                tensor = torch.empty(tensor.shape, device="meta")
+            else:
+                tensor = tensor.float() * scale.float().view(-1, *[1] * (tensor.dim() - 1))
         expanded[name] = tensor
     return expanded
