@@ -16,6 +16,8 @@ import pytest
 from kandinsky.cli import failures
 from kandinsky.media.video import read_video
 
+SLOW = pytest.mark.slow  # further cases of what a first one shows
+
 STILL = ("generate", "a panda", "--seconds", "0", "--steps", "1", "--seed", "1", "--device", "cpu", "-q")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -43,9 +45,9 @@ def shell(line: str, *arguments: str, **settings: str) -> tuple[int, str, str]:
     ("line", "code", "said"),
     [
         ('k "$@" > /dev/full', 1, "error: standard output cannot be written: No space left on device\n"),
-        ('k "$@" >&-', 0, ""),
-        ('k "$@" 2>&-', 0, ""),
-        ('k "$@" 2>/dev/full', 0, ""),
+        pytest.param('k "$@" >&-', 0, "", marks=SLOW),
+        pytest.param('k "$@" 2>&-', 0, "", marks=SLOW),
+        pytest.param('k "$@" 2>/dev/full', 0, "", marks=SLOW),
         ('k "$@" <&- >&- 2>&-', 0, ""),
         ('k "$@" | true; exit "${PIPESTATUS[0]}"', 0, ""),
     ],
@@ -130,7 +132,9 @@ def wait_for(job: subprocess.Popen[str], pattern: str) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=SLOW) for n in (signal.SIGHUP, signal.SIGINT))]
+)
 def test_signals_end_a_batch_and_say_what_is_kept(number: signal.Signals) -> None:
     Path("p.txt").write_text("a dot\n" + "a panda\n" * 40, encoding="utf-8")
     options = ("--seconds", "0", "--steps", "3", "--seed", "1", "--device", "cpu")

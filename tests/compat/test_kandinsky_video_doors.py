@@ -210,6 +210,7 @@ def short(pipe: Any) -> Any:
     return pipe
 
 
+@pytest.mark.slow
 def test_1_1_with_text_and_with_an_image(folder: Path) -> None:
     pipe = short(kandinsky_video.get_T2V_pipeline("cpu", cache_dir=str(folder / "weights")))
     made = pipe(PROMPT, width=64, height=64, seed=3)
@@ -270,6 +271,7 @@ def test_1_1_from_single_networks_equals_the_one_pipeline(folder: Path) -> None:
     assert same(made, single_networks(weights)(PROMPT, width=64, height=64, fps="medium", seed=3))
 
 
+@pytest.mark.slow
 def test_1_1_stage_by_stage_with_one_seed(folder: Path) -> None:
     pipe = short(kandinsky_video.get_T2V_pipeline("cpu", cache_dir=str(folder / "weights")))
     size = {"width": 128, "height": 64, "seed": 3}

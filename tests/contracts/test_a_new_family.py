@@ -206,6 +206,7 @@ def test_the_catalogue_lists_and_shows_it(room: Path) -> None:
     assert card["family"] == "pebble" and card["dit"]["kind"] == "pebble.net"
 
 
+@pytest.mark.slow
 def test_it_generates_block_by_block_and_on_two_processes(room: Path) -> None:
     asked = ("generate", "a panda", "-m", "pebble", "--seed", "3", "--device", "cpu", "--json")
     told = [json.loads(run(room, *asked, "-o", "plain.png", "--seconds", "0"))]
@@ -230,6 +231,7 @@ def test_it_is_planned_and_measured(room: Path) -> None:
     assert random["stages"][-1]["name"] == "dit"
 
 
+@pytest.mark.slow
 def test_it_is_trained(room: Path) -> None:
     recipe = room / "recipe.yaml"
     recipe.write_text(

@@ -56,6 +56,7 @@ def test_a_clip_gains_three_frames_a_gap() -> None:
     assert len(interpolate(pipe, clip(2), Raise(factor=16, steps=1)).frames) == 32
 
 
+@pytest.mark.slow
 def test_other_rates_keep_the_frames_nearest_in_time() -> None:
     assert nearest_frames([0, 0.25, 0.5, 0.75], 1.0, 4) == [0, 1, 2, 3]
     assert nearest_frames([0, 0.25, 0.5, 0.75], 1.0, 2) == [0, 2]
@@ -128,6 +129,7 @@ def test_sound_is_left_out_where_there_is_no_place_for_it(tmp_path: Path, caplog
     assert "the audio of" in caplog.text and "is left out" in caplog.text
 
 
+@pytest.mark.slow
 def test_uneven_times_become_even(tmp_path: Path) -> None:
     """Frames at 0, 100 and 900 ms: a player that shows them evenly would be wrong by 350 ms."""
     source = film(tmp_path / "in.mp4", [0, 100, 900], sound=None)
@@ -137,6 +139,7 @@ def test_uneven_times_become_even(tmp_path: Path) -> None:
     assert np.allclose(gaps, 0.1, atol=0.002)
 
 
+@pytest.mark.slow
 def test_a_film_that_is_turned_comes_out_upright(tmp_path: Path) -> None:
     source = film(tmp_path / "in.mp4", [0, 400], sound=None)
     data = bytearray(source.read_bytes())
@@ -222,6 +225,7 @@ def test_bad_input_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "sound.wav", "words.mp4"]
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_clip_of_key_frames_says_how_to_repeat_it(tmp_path: Path) -> None:
     target = tmp_path / "cat.mp4"
     words = ["generate", "a cat", "-m", MODEL, "--size", "64x64", "--steps", "1", "--seed", "3", "--device", "cpu"]

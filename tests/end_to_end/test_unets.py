@@ -85,7 +85,7 @@ def test_a_clip_from_a_picture_with_motion(folder: Path) -> None:
     assert resolved.image.pixels().size == (64, 64)
 
 
-@pytest.mark.parametrize("model", ["kandinsky-video-1.0", "kandinsky-video-1.1"])
+@pytest.mark.parametrize("model", ["kandinsky-video-1.0", pytest.param("kandinsky-video-1.1", marks=pytest.mark.slow)])
 def test_a_negative_prompt_counts(folder: Path, model: str) -> None:
     pipe = load(folder, model)
     plain, against = (pipe(PROMPT, steps=2, seed=3, negative_prompt=text).frames for text in (None, "snow"))
@@ -100,7 +100,7 @@ def test_only_networks_in_use_are_read(folder: Path) -> None:
     assert "interpolation" in pipe.placement._built
 
 
-@pytest.mark.parametrize("offload", ["module", "block"])
+@pytest.mark.parametrize("offload", ["block", pytest.param("module", marks=pytest.mark.slow)])
 def test_placement_changes_nothing(folder: Path, offload: str) -> None:
     plain = load(folder, "kandinsky-video-1.1")(PROMPT, steps=2, seed=3, fps="medium")
     moved = load(folder, "kandinsky-video-1.1", offload=offload)(PROMPT, steps=2, seed=3, fps="medium")
@@ -153,7 +153,7 @@ def test_few_latents_are_decoded(folder: Path, count: int) -> None:
     assert load(folder, "kandinsky-video-1.1").decode(latents).shape == (1, count, 64, 64, 3)
 
 
-@pytest.mark.parametrize("bits", ["int8", "nf4"])
+@pytest.mark.parametrize("bits", ["int8", pytest.param("nf4", marks=pytest.mark.slow)])
 def test_a_text_encoder_in_few_bits(folder: Path, bits: str) -> None:
     request = {"image": Image.new("RGB", (64, 64), (90, 20, 30)), "size": "64x64", "steps": 1, "seed": 3}
     exact = load(folder, "kandinsky-video-1.1")(PROMPT, **request)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+SLOW = pytest.mark.slow  # further cases of what a first one shows
 LIMIT_S = 30
 FAILING = """
 import sys, time
@@ -127,7 +128,9 @@ def test_a_bad_request_is_said_once(tmp_path: Path, port: int) -> None:
     ("rank", "how", "said"),
     [
         (1, signal.SIGKILL, ("error: process 0 of 2 ends", "error: process 1 ")),
-        (1, signal.SIGSTOP, ("error: process 1 (", "does not answer: no sign of life for 15 s")),
+        pytest.param(
+            1, signal.SIGSTOP, ("error: process 1 (", "does not answer: no sign of life for 15 s"), marks=SLOW
+        ),
     ],
     ids=["killed", "frozen"],
 )
@@ -165,8 +168,8 @@ with launch.together(lambda text: print(text, file=sys.stderr, flush=True)) as w
     ("rank", "how", "said"),
     [
         (1, signal.SIGKILL, "has gone: it was killed"),
-        (1, signal.SIGSTOP, "process 1 ("),
-        (0, signal.SIGSTOP, "that holds the others together does not answer"),
+        pytest.param(1, signal.SIGSTOP, "process 1 (", marks=SLOW),
+        pytest.param(0, signal.SIGSTOP, "that holds the others together does not answer", marks=SLOW),
     ],
     ids=["killed", "frozen", "the first frozen"],
 )
@@ -191,7 +194,7 @@ def test_without_a_launcher_the_others_miss_it(rank: int, how: signal.Signals, s
     assert "Traceback" not in talks, talks
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=SLOW)])
 def test_a_process_that_is_told_to_end_says_so_and_ends_all(how: signal.Signals, port: int) -> None:
     """Also one that waits for another, where no Python runs."""
     jobs = [

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from kandinsky.engine.latent_names import latent_path
 
 PROMPTS = """prompt,output,seconds,guidance,size
@@ -35,6 +37,7 @@ def statuses(folder: Path) -> list[str]:
     return [json.loads(line)["status"] for line in lines]
 
 
+@pytest.mark.slow
 def test_prompts_of_a_file_by_two_processes(tmp_path: Path) -> None:
     (tmp_path / "prompts.csv").write_text(PROMPTS, encoding="utf-8")
     done = generate(tmp_path, "--prompts", "prompts.csv")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@cache  # each group of `gloo` keeps a thread that wakes a hundred times a second
+def _meshes(world: dist.ProcessGroup, device: str, layout: Layout) -> tuple[DeviceMesh, DeviceMesh]:
+    """The processes that met as ``world``, by the axes of a layout, and those of them that share the tokens."""
+    mesh = init_device_mesh(device, tuple(getattr(layout, axis) for axis in AXES), mesh_dim_names=AXES)
+    return mesh, mesh["ring", "ulysses"]._flatten("context")
+
+
 class Team:
     """The processes that work on a generation together.
 
@@ -52,9 +60,7 @@ class Team:
             return
         if dist.get_world_size() != self.size:
             raise RequestError(f"layout `{self.layout}` needs {self.size} processes, and {dist.get_world_size()} met")
-        sizes = tuple(getattr(self.layout, axis) for axis in AXES)
-        self.mesh = init_device_mesh(self.device.type, sizes, mesh_dim_names=AXES)
-        self.context = self.mesh["ring", "ulysses"]._flatten("context")  # the processes that share the tokens
+        self.mesh, self.context = _meshes(dist.group.WORLD, self.device.type, self.layout)
 
     @property
     def is_first(self) -> bool:
