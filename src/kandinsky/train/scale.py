@@ -27,6 +27,7 @@ from kandinsky.errors import RequestError
 from kandinsky.runtime.parallel.context import Context, share_tokens
 from kandinsky.runtime.parallel.exchange import collect, gather_into
 from kandinsky.runtime.parallel.layout import Demand, Layout, check
+from kandinsky.runtime.parallel.mesh import mesh_of
 from kandinsky.runtime.parallel.places import Place, Split
 
 if TYPE_CHECKING:
@@ -151,17 +152,12 @@ class Scaling:
         self.is_alone = world == 1
         if self.is_alone:
             return
-        from torch.distributed.device_mesh import init_device_mesh
-
         layout, holders = self.layout, self.layout.data * self.layout.context
         kind = self.device.type
-        work = init_device_mesh(
-            kind,
-            (layout.data, layout.ring, layout.ulysses, layout.tp),
-            mesh_dim_names=("data", "ring", "ulysses", "tp"),
-        )
+        axes = ("data", "ring", "ulysses", "tp")
+        work = mesh_of(kind, axes, tuple(getattr(layout, axis) for axis in axes))
         sizes = (holders // self.scale.fsdp, self.scale.fsdp, layout.tp)
-        self._weights = init_device_mesh(kind, sizes, mesh_dim_names=("replicate", "shard", "tp"))
+        self._weights = mesh_of(kind, ("replicate", "shard", "tp"), sizes)
         ring, ulysses = (work[axis].get_group() for axis in ("ring", "ulysses"))
         self._context = Context(ring, ulysses, work["ring", "ulysses"]._flatten("context").get_group())
         self._holders = self._weights["replicate", "shard"]._flatten("holders").get_group()

@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from kandinsky.diffusion.guidance import Denoising, Mixing, X, as_state
 from kandinsky.errors import BackendError, KandinskyError, RequestError
@@ -27,18 +26,12 @@ from kandinsky.runtime.parallel.context import Context, share_tokens
 from kandinsky.runtime.parallel.decode import decode_shared
 from kandinsky.runtime.parallel.exchange import collect, gather_into, join_parts, own_part, shares, tell, tell_tensors
 from kandinsky.runtime.parallel.layout import AXES, Layout
+from kandinsky.runtime.parallel.mesh import mesh_of
 
 if TYPE_CHECKING:
     from kandinsky.runtime.parallel.split import SplitRules
 
 log = logging.getLogger(__name__)
-
-
-@cache  # each group of `gloo` keeps a thread that wakes a hundred times a second
-def _meshes(world: dist.ProcessGroup, device: str, layout: Layout) -> tuple[DeviceMesh, DeviceMesh]:
-    """The processes that met as ``world``, by the axes of a layout, and those of them that share the tokens."""
-    mesh = init_device_mesh(device, tuple(getattr(layout, axis) for axis in AXES), mesh_dim_names=AXES)
-    return mesh, mesh["ring", "ulysses"]._flatten("context")
 
 
 class Team:
@@ -60,7 +53,8 @@ class Team:
             return
         if dist.get_world_size() != self.size:
             raise RequestError(f"layout `{self.layout}` needs {self.size} processes, and {dist.get_world_size()} met")
-        self.mesh, self.context = _meshes(dist.group.WORLD, self.device.type, self.layout)
+        self.mesh = mesh_of(self.device.type, AXES, tuple(getattr(self.layout, axis) for axis in AXES))
+        self.context = self.mesh["ring", "ulysses"]._flatten("context")  # the processes that share the tokens
 
     @property
     def is_first(self) -> bool:
