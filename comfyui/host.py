@@ -134,9 +134,7 @@ def clip_of(given: Any) -> Video:
 
     parts = given.get_components()
     made = recipe.from_text((getattr(parts, "metadata", None) or {}).get("comment"))
-    return Video(
-        frames_of(parts.images), float(parts.frame_rate), recipe=dict(made or {}), audio=sound_of(parts.audio)
-    )
+    return Video(frames_of(parts.images), float(parts.frame_rate), recipe=dict(made or {}), audio=sound_of(parts.audio))
 
 
 def video_in(data: bytes) -> Any:

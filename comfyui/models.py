@@ -226,17 +226,21 @@ class Kept:
         Raises:
             KandinskyError: The model cannot be loaded.
         """
+        import torch
+
         key, shape = chosen.key, job.shape
         pixels = shape.frames * shape.height * shape.width
         loaded = self._loaded.pop(key, None)
         if loaded is not None and chosen.options.offload is None and pixels > loaded.pixels:
             loaded = None  # it may not fit where it is
             gc.collect()
-        if loaded is None:
-            loaded = self._load(chosen, job, pixels)
-        self._loaded[key] = loaded
-        switch_loras(loaded.pipe, chosen.loras)
-        yield loaded.pipe
+        # ComfyUI runs nodes in inference mode, and weights that are read in it could not be moved or fused later
+        with torch.inference_mode(False), torch.no_grad():
+            if loaded is None:
+                loaded = self._load(chosen, job, pixels)
+            self._loaded[key] = loaded
+            switch_loras(loaded.pipe, chosen.loras)
+            yield loaded.pipe
 
     def _load(self, chosen: Chosen, job: Job, pixels: int) -> _Loaded:
         while len(self._loaded) >= MOST_KEPT:

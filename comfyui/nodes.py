@@ -16,7 +16,7 @@ from .host import ComfyUI, clip_of, plain, show_text, video_in, video_of
 from .inputs import DEFAULT, given, images_of, inputs_of
 from .models import Chosen, Kept, choose, explained, file_in, file_names, model_names
 from .names import CATEGORY, MODEL, NODES
-from .tensors import audio_of, frames_of, image_of, latent_of, latents_of, mask_of, one_frame
+from .tensors import audio_of, image_of, latent_of, latents_of, mask_of, one_frame
 
 HOST = ComfyUI()
 KEPT = Kept(HOST)
@@ -131,8 +131,8 @@ class KandinskyExpandPrompt(io.ComfyNode):  # type: ignore[misc]
     def define_schema(cls) -> Any:
         return _schema(
             "KandinskyExpandPrompt",
-            "Has the language model of Kandinsky 5 write a prompt out in more detail, and shows the text. Connect it to "
-            "expanded_prompt, so that results hold both texts.",
+            "Has the language model of Kandinsky 5 write a prompt out in more detail, and shows the text. Connect it "
+            "to expanded_prompt, so that results hold both texts.",
             [
                 _model(),
                 _prompt("What to show, in a few words."),
@@ -253,8 +253,8 @@ class KandinskyInterpolate(io.ComfyNode):  # type: ignore[misc]
                 _prompt("What the clip shows, for models that are told.", optional=True),
                 io.Int.Input("steps", default=-1, min=-1, optional=True,
                              tooltip="Steps of the sampler. -1 leaves it to the model."),
-                io.Float.Input("guidance", tooltip="Guidance scale of the frames around a gap; 1 disables it. -1 leaves "
-                               "it to the model.", **numbers),
+                io.Float.Input("guidance", tooltip="Guidance scale of the frames around a gap; 1 disables it. -1 "
+                               "leaves it to the model.", **numbers),
                 *inputs_of(Request, only=("seed",)),
             ],
             [io.Video.Output("smooth", display_name="video"), io.Image.Output("frames", display_name="images")],

@@ -160,7 +160,12 @@ def _image(
 
 
 def _parts(
-    model: str, prompt: str, values: Mapping[str, Any], images: Mapping[str, np.ndarray], *, first: str = "input_reference"
+    model: str,
+    prompt: str,
+    values: Mapping[str, Any],
+    images: Mapping[str, np.ndarray],
+    *,
+    first: str = "input_reference",
 ) -> list[tuple[str, tuple[str | None, bytes | str, str | None]]]:
     """A form in several parts, as all clients send it: text without a type, images as PNG files."""
     told = {"model": model, "prompt": prompt, **values}
@@ -184,7 +189,7 @@ def _call(client: httpx.Client, method: str, path: str, host: Host, **content: A
         except httpx.TransportError as error:
             if attempt + 1 == _TRIES:
                 raise BackendError(
-                    f"no server answers at `{client.base_url}`: start one with `kandinsky serve`, or correct the address",
+                    f"no server answers at `{client.base_url}`: start `kandinsky serve`, or correct the address",
                     hint=str(error),
                 ) from error
             _wait(0.5 * 2**attempt, host)

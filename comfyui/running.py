@@ -99,7 +99,7 @@ def decoded(chosen: Chosen, latents_BTHWC: Tensor, recipe: Mapping[str, Any] | N
         )
     told = dict(recipe or {}) or {"model": chosen.source.name, "fps": card.clip.fps, "seed": 0}
     with kept.pipe(chosen, _like(chosen, None, None)) as pipe, watched(pipe, kept.host):
-        (stream,) = streams(pipe.context, latents_BTHWC, [told])
+        (stream,) = streams(pipe.context, latents_BTHWC.clone(), [told])
         return gathered(stream, pipe, kept.host)
 
 
@@ -228,5 +228,3 @@ def _generating(pipe: Any) -> GenerationPipeline:
     if not isinstance(pipe, GenerationPipeline):
         raise RequestError(f"`{pipe.name}` makes sound and expands no prompts: use a Kandinsky 5 model")
     return pipe
-
-

@@ -43,7 +43,9 @@ def one_frame(image_BHWC: Tensor, what: str) -> np.ndarray:
     """
     frames = frames_of(image_BHWC)
     if len(frames) != 1:
-        raise RequestError(f"`{what}` takes one image, and {len(frames)} were given: choose one, as with ImageFromBatch")
+        raise RequestError(
+            f"`{what}` takes one image, and {len(frames)} were given: choose one, as with ImageFromBatch"
+        )
     frame: np.ndarray = frames[0]
     return frame
 
@@ -86,5 +88,7 @@ def latents_of(samples: Tensor) -> Tensor:
     if samples.ndim == 4:
         samples = samples[:, :, None]
     if samples.ndim != 5:
-        raise RequestError(f"a LATENT has the shape [batch, channels, frames, height, width], not {list(samples.shape)}")
+        raise RequestError(
+            f"a LATENT has the shape [batch, channels, frames, height, width], not {list(samples.shape)}"
+        )
     return samples.movedim(1, -1).contiguous()

@@ -27,7 +27,7 @@ def imported() -> ModuleType:
 
 
 def forget() -> None:
-    for name in [name for name in sys.modules if name == NAME or name.startswith(f"{NAME}.")]:
+    for name in _of_pack():
         del sys.modules[name]
 
 
@@ -35,6 +35,7 @@ def forget() -> None:
 def in_comfyui(**folders: Path) -> Iterator[ModuleType]:
     """The pack within a stand-in for ComfyUI; ``folders`` are ComfyUI's model folders by kind."""
     modules = stub_api.modules()
+    before = {name: sys.modules[name] for name in (*modules, *_of_pack()) if name in sys.modules}
     known: dict[str, Any] = vars(modules["folder_paths"])["folder_names_and_paths"]
     known.update({kind: ([str(folder)], set()) for kind, folder in folders.items()})
     sys.modules.update(modules)
@@ -42,7 +43,13 @@ def in_comfyui(**folders: Path) -> Iterator[ModuleType]:
         yield imported()
     finally:
         forget()
-        stub_api.remove()
+        for name in modules:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
+
+
+def _of_pack() -> list[str]:
+    return [name for name in sys.modules if name == NAME or name.startswith(f"{NAME}.")]
 
 
 def part(name: str) -> ModuleType:
@@ -56,3 +63,12 @@ def schemas() -> Mapping[str, stub_api.Schema]:
     classes = [value for name, value in nodes.items() if name in part("names").NODES]
     made = [cls.define_schema() for cls in classes]
     return {schema.node_id: schema for schema in made}
+
+
+def part_names() -> list[str]:
+    """Ids of all nodes, without ComfyUI."""
+    spec = importlib.util.spec_from_file_location("kandinsky_pack_names", PACK / "names.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return list(module.NODES)

@@ -98,7 +98,9 @@ def russian(words: Words) -> Words:
 def with_tables(page: Path, told: Words, language: str) -> str:
     """A help page: what was written by hand, up to its tables, and these."""
     inputs, head, outputs = TABLES[language]
-    text = page.read_text(encoding="utf-8") if page.is_file() else f"# {told['display_name']}\n\n{told['description']}\n"
+    text = (
+        page.read_text(encoding="utf-8") if page.is_file() else f"# {told['display_name']}\n\n{told['description']}\n"
+    )
     text = text.split(f"\n{inputs}\n")[0].rstrip()
     rows = [f"| `{name}` | {one['name']} | {one['tooltip']} |" for name, one in told["inputs"].items()]
     made = ", ".join(one["name"] for one in told["outputs"].values())

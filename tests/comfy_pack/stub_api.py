@@ -5,7 +5,6 @@ It is enough to build schemas and to call nodes; ``test_comfyui_server.py`` runs
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -138,9 +137,3 @@ def modules() -> dict[str, ModuleType]:
     vars(server).update(PromptServer=SimpleNamespace(instance=instance))
     made = (api, latest, paths, comfy, management, server)
     return {module.__name__: module for module in made}
-
-
-def remove() -> None:
-    """Take the stand-ins away again."""
-    for name in modules():
-        sys.modules.pop(name, None)
