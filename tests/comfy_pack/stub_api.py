@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import torch
+
 COMMON = {"id", "display_name", "optional", "tooltip", "lazy", "extra_dict"}
 WIDGET = {"default", "socketless", "force_input", *COMMON}
 NUMBER = {"min", "max", "step", "display_mode", *WIDGET}
@@ -128,7 +130,7 @@ def modules() -> dict[str, ModuleType]:
         add_model_folder_path=lambda name, path: known.setdefault(name, ([path], set())),
     )
     management = ModuleType("comfy.model_management")
-    vars(management).update(get_torch_device=lambda: "cpu", processing_interrupted=lambda: False)
+    vars(management).update(get_torch_device=lambda: torch.device("cpu"), processing_interrupted=lambda: False)
     comfy = ModuleType("comfy")
     vars(comfy).update(model_management=management, __path__=[])
     server = ModuleType("server")

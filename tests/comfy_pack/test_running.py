@@ -1,7 +1,8 @@
-"""What the nodes do, as plain functions: with Nano, with tiny models of the other families, with a ComfyUI that is not."""
+"""What the nodes do, as plain functions: with Nano, and with tiny models of the other families."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -94,9 +95,6 @@ def test_an_interrupt_is_seen_while_a_step_runs() -> None:
         for _ in range(1000):  # a long step
             if cancelled:
                 raise Cancelled("cancelled in a step")
-            torch.zeros(1).add(1)
-            import time
-
             time.sleep(0.01)
 
 
@@ -115,14 +113,10 @@ def test_sound_goes_with_the_clip() -> None:
 
 
 def test_a_plan_says_what_the_command_says() -> None:
-    chosen, _ = made_of(LITE_OR("nano-t2v"), Host())
+    chosen, _ = made_of("nano-t2v", Host())
     text = pack.part("running").planned(chosen, {"seconds": 1.0, "steps": 4})
     assert text.startswith("model      nano-t2v\nclip       96x96, 1 s, 13 frames") and "for 8 passes" in text
-    assert "cuda" in pack.part("running").planned(chosen, {}, memory="12GB") or "placement  cpu" in text
-
-
-def LITE_OR(name: str) -> str:  # noqa: N802
-    return name
+    assert "10.8 GB" in pack.part("running").planned(chosen, {}, memory="12GB")  # nine tenths of it
 
 
 # -- tiny models -------------------------------------------------------------------------------------------------------
@@ -218,7 +212,9 @@ def test_weights_are_found_in_comfyuis_folders(tmp_path: Path) -> None:
 
 def written(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b'{"weight_map": {}}' if path.name.endswith("index.json") else b"x")
+    path.write_bytes(
+        b'{"weight_map": {"a": "model-00001-of-00005.safetensors"}}' if path.name.endswith("index.json") else b"x"
+    )
 
 
 def test_a_file_of_any_name_is_read_as_the_models_transformer(tiny_cards: Path, tmp_path: Path) -> None:
@@ -226,7 +222,7 @@ def test_a_file_of_any_name_is_read_as_the_models_transformer(tiny_cards: Path, 
     own.mkdir()
     source = next((tiny_cards / "t2v" / "weights" / "model").glob("*.safetensors"))
     (own / "renamed_by_somebody.safetensors").write_bytes(source.read_bytes())
-    (own / "other.safetensors").write_bytes(next((tiny_cards / "i2i" / "weights" / "model").iterdir()).read_bytes())
+    (own / "other.safetensors").write_bytes(next((tiny_cards / "t2i" / "weights" / "model").iterdir()).read_bytes())
     host = Host({"diffusion_models": own})
     models, running = pack.part("models"), pack.part("running")
     kept, values = models.Kept(host), {"seconds": 0.2, "steps": 1, "seed": 1}
@@ -262,7 +258,7 @@ def test_few_models_stay_loaded_and_comfyui_can_free_them(tiny_cards: Path) -> N
         job = running.asked(chosen, "a cat", values)
         with kept.pipe(chosen, job) as pipe:
             assert pipe.name == name and not torch.is_inference_mode_enabled()
-    assert len(kept.keys) == models.MOST_KEPT and ids[0] not in "".join(kept.keys)
+    assert [key.split("'")[1] for key in kept.keys] == ids[-models.MOST_KEPT :]
     size, release = host.lent[-1]
     release()
     assert size > 0 and len(kept.keys) == models.MOST_KEPT - 1 and len(host.room) == 4
