@@ -1,7 +1,7 @@
 """A ComfyUI that runs beside the tests as a program of its own, and what a page does with it.
 
-`KANDINSKY_COMFYUI` names its folder, the one with `main.py`, and `KANDINSKY_COMFYUI_PYTHON` a Python that has its packages
-and this library. `docs/guides/comfyui.md` says how to get both from packages alone.
+`KANDINSKY_COMFYUI` names its folder, the one with `main.py`, and `KANDINSKY_COMFYUI_PYTHON` a Python that has its
+packages and this library. `docs/guides/comfyui.md` says how to get both from packages alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ START = Path(__file__).with_name("start.py")
 SOURCE = Path(__file__).parents[2] / "src"
 FOLDER, PYTHON = "KANDINSKY_COMFYUI", "KANDINSKY_COMFYUI_PYTHON"
 UP_S, RUN_S = 300.0, 900.0  # of a machine that does much else besides
+ENDS = ("execution_success", "execution_error", "execution_interrupted")
 PREVIEWS, TEXT = (1, 4), 3  # kinds of binary messages
 
 
@@ -112,11 +113,10 @@ class Program:
                             asked = time.monotonic()
                             async with page.post("/interrupt", json={}) as stopped:
                                 assert stopped.status == 200
-                    elif told["type"].startswith("execution_") and told["type"].endswith(("s", "error", "interrupted")):
-                        if told["type"] in ("execution_success", "execution_error", "execution_interrupted"):
-                            made.end, made.error = told["type"], data.get("exception_message", "")
-                            made.stopped_s = time.monotonic() - asked if asked else 0.0
-                            break
+                    elif told["type"] in ENDS:
+                        made.end, made.error = told["type"], data.get("exception_message", "")
+                        made.stopped_s = time.monotonic() - asked if asked else 0.0
+                        break
             for _ in range(100):  # the history is written after the last message
                 async with page.get(f"/history/{made.answer['prompt_id']}") as answer:
                     entry = (await answer.json()).get(made.answer["prompt_id"])
