@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kandinsky.engine.interpolation import Raise
 from kandinsky.engine.plan import plan_resolved
@@ -145,7 +145,8 @@ def interpolated(chosen: Chosen, video: Video, settings: Raise, kept: Kept) -> V
     raised = card.family.interpolate
     assert raised is not None  # ``check`` has refused a family that cannot
     with kept.pipe(chosen, _like(chosen, None, None)) as pipe, watched(pipe, kept.host):
-        made = raised()(pipe, video, settings, on_step=on_step(kept.host))
+        show = cast("Any", on_step(kept.host))  # a preview is a tensor
+        made = raised()(pipe, video, settings, on_step=show)
     return replace(made, audio=video.audio)
 
 

@@ -1,6 +1,6 @@
 """A ComfyUI that runs beside the tests as a program of its own, and what a page does with it.
 
-`KANDINSKY_COMFYUI` names its folder, the one with `main.py`, and `KANDINSKY_COMFYUI_PYTHON` a Python that has its
+`COMFYUI_FOLDER` names its folder, the one with `main.py`, and `COMFYUI_PYTHON` a Python that has its
 packages and this library. `docs/guides/comfyui.md` says how to get both from packages alone.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 
 START = Path(__file__).with_name("start.py")
 SOURCE = Path(__file__).parents[2] / "src"
-FOLDER, PYTHON = "KANDINSKY_COMFYUI", "KANDINSKY_COMFYUI_PYTHON"
+FOLDER, PYTHON = "COMFYUI_FOLDER", "COMFYUI_PYTHON"
 UP_S, RUN_S = 300.0, 900.0  # of a machine that does much else besides
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 PREVIEWS, TEXT = (1, 4), 3  # kinds of binary messages
@@ -101,7 +101,8 @@ class Program:
                         if kind in PREVIEWS:
                             made.previews.append(message.data)
                         elif kind == TEXT:
-                            made.texts.append(message.data[8:].decode())
+                            (length,) = struct.unpack(">I", message.data[4:8])  # of the node's number
+                            made.texts.append(message.data[8 + length :].decode())
                         continue
                     told = json.loads(message.data)
                     data = told.get("data", {})
