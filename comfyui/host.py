@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 class ComfyUI:
     """The running ComfyUI; see ``models.Host``."""
 
+    def __init__(self) -> None:
+        self._lent: list[Any] = []
+
     def folders(self, kind: str) -> list[Path]:
         import folder_paths
 
@@ -68,8 +71,11 @@ class ComfyUI:
     def lend(self, size: int, release: Callable[[], None]) -> Any:
         import comfy.model_management as management
 
+        # ComfyUI walks through its list while it frees models: what was freed may only vanish from it now
+        self._lent = [one for one in self._lent if one.held]
         try:
             lent = _lent()(size, release)
+            self._lent.append(lent)
             management.load_models_gpu([lent])
         except (AttributeError, TypeError) as error:  # its own machinery changes from version to version
             log.warning("ComfyUI cannot free Kandinsky's models when it needs their memory: %s", error)
@@ -103,6 +109,9 @@ def _lent() -> type:
         def partially_unload(self, device_to: Any, memory_to_free: int = 0, *more: Any, **named: Any) -> int:
             self.detach()
             return int(self.size)
+
+        def end(self) -> None:
+            self.held = 0
 
         def detach(self, unpatch_all: bool = True) -> Any:
             if self.held:

@@ -62,7 +62,11 @@ class Host(Protocol):
         ...
 
     def lend(self, size: int, release: Callable[[], None]) -> Any:
-        """Tell ComfyUI of a loaded model of so many bytes, which it frees by ``release``; returns what to keep."""
+        """Tell ComfyUI of a loaded model of so many bytes, which it frees by ``release``.
+
+        Returns:
+            Something whose ``end`` tells it that the model is gone.
+        """
         ...
 
 
@@ -209,7 +213,10 @@ class Kept:
 
     def drop(self, key: str) -> None:
         """Free a model."""
-        self._loaded.pop(key, None)
+        loaded = self._loaded.pop(key, None)
+        if loaded is not None and loaded.lent is not None:
+            loaded.lent.end()
+        del loaded
         gc.collect()
 
     @contextmanager
@@ -230,10 +237,9 @@ class Kept:
 
         key, shape = chosen.key, job.shape
         pixels = shape.frames * shape.height * shape.width
+        if key in self._loaded and chosen.options.offload is None and pixels > self._loaded[key].pixels:
+            self.drop(key)  # it may not fit where it is
         loaded = self._loaded.pop(key, None)
-        if loaded is not None and chosen.options.offload is None and pixels > loaded.pixels:
-            loaded = None  # it may not fit where it is
-            gc.collect()
         # ComfyUI runs nodes in inference mode, and weights that are read in it could not be moved or fused later
         with torch.inference_mode(False), torch.no_grad():
             if loaded is None:

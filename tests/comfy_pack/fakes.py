@@ -12,6 +12,7 @@ from email import message_from_bytes
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -27,6 +28,7 @@ class Host:
         self.told: list[tuple[int, int, Any]] = []
         self.lent: list[tuple[int, Any]] = []
         self.room: list[int] = []
+        self.ended: list[int] = []
 
     def folders(self, kind: str) -> list[Path]:
         return [self._folders[kind]] if kind in self._folders else []
@@ -49,7 +51,7 @@ class Host:
 
     def lend(self, size: int, release: Any) -> Any:
         self.lent.append((size, release))
-        return object()
+        return SimpleNamespace(end=lambda: self.ended.append(size))
 
 
 class Server:

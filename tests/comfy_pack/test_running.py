@@ -262,6 +262,7 @@ def test_few_models_stay_loaded_and_comfyui_can_free_them(tiny_cards: Path) -> N
     size, release = host.lent[-1]
     release()
     assert size > 0 and len(kept.keys) == models.MOST_KEPT - 1 and len(host.room) == 4
+    assert len(host.ended) == 2  # the first, for want of room, and the one that was freed
 
 
 def test_a_larger_clip_gets_a_placement_of_its_own() -> None:
