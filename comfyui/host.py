@@ -127,6 +127,8 @@ def video_of(video: Video) -> Any:
     from comfy_api.latest import InputImpl, Types
 
     class Clip(InputImpl.VideoFromComponents):  # type: ignore[misc]
+        recipe = video.recipe
+
         def save_to(self, path: Any, *args: Any, metadata: Mapping[str, Any] | None = None, **named: Any) -> Any:
             told = dict(metadata or {}) | ({"comment": video.recipe} if video.recipe else {})
             return super().save_to(path, *args, metadata=told or None, **named)
@@ -142,7 +144,8 @@ def clip_of(given: Any) -> Video:
     from kandinsky.model.values import Video
 
     parts = given.get_components()
-    made = recipe.from_text((getattr(parts, "metadata", None) or {}).get("comment"))
+    own = getattr(given, "recipe", None)  # of one that no file holds yet
+    made = own or recipe.from_text((getattr(parts, "metadata", None) or {}).get("comment"))
     return Video(frames_of(parts.images), float(parts.frame_rate), recipe=dict(made or {}), audio=sound_of(parts.audio))
 
 

@@ -233,7 +233,7 @@ class KandinskySound(io.ComfyNode):  # type: ignore[misc]
     def execute(cls, model: Chosen, video: Any, prompt: str = "", **values: Any) -> Any:
         with explained():
             made = running.sounded(model, clip_of(video), prompt, _values(values), KEPT)
-        return io.NodeOutput(audio_of(made.audio), video_of(made.with_picture()), made.seed)
+        return io.NodeOutput(audio_of(made.audio), video_of(running.with_sound(made)), made.seed)
 
 
 class KandinskyInterpolate(io.ComfyNode):  # type: ignore[misc]

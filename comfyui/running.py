@@ -121,6 +121,13 @@ def sounded(chosen: Chosen, video: Video, prompt: str, values: Mapping[str, Any]
         return pipe.run(job, on_step=on_step(kept.host))
 
 
+def with_sound(made: Soundtrack) -> Video:
+    """The clip with its audio, and the recipe of both; of a clip from elsewhere, the audio's."""
+    video = made.with_picture()
+    assert isinstance(made.video, Video)  # ``with_picture`` has refused a file
+    return video if made.video.recipe else replace(video, recipe=made.recipe)
+
+
 def expanded(chosen: Chosen, prompt: str, values: Mapping[str, Any], kept: Kept) -> str:
     """The prompt written out in more detail by the model's own language model.
 

@@ -103,7 +103,11 @@ def test_sound_goes_with_the_clip() -> None:
     clip = Video(np.zeros((25, 48, 48, 3), np.uint8), 12.0)
     made = pack.part("running").sounded(chosen, clip, "drum", {"steps": 2, "seed": 3}, kept)
     alone = kandinsky.load("nano-v2a", device="cpu")("drum", video=clip, steps=2, seed=3, progress=False)
-    assert made.audio == alone.audio and made.with_picture().audio == alone.audio
+    heard = pack.part("running").with_sound(made)
+    assert made.audio == heard.audio == alone.audio and heard.recipe == made.recipe
+    host = pack.part("host")
+    own = Video(clip.frames, 12.0, recipe={"model": "nano-t2v", "seed": 1})
+    assert host.clip_of(host.video_of(own)).recipe == own.recipe
     for function in ("generated", "expanded"):
         with pytest.raises(RequestError, match="sound"):
             getattr(pack.part("running"), function)(chosen, "drum", {}, kept)
