@@ -28,7 +28,7 @@ help:
 	@echo "make lint          ruff, and mypy in its strict mode"
 	@echo "make conformance   compare with the official numbers in CASES=$(CASES)"
 	@echo "make bench         measure each stage of a generation"
-	@echo "make docs          write docs/reference again"
+	@echo "make docs          write docs/reference again, and the words and examples of comfyui/"
 	@echo "make site          the documentation as a website in build/site; fails on a dead link"
 	@echo "make official      write official/kandinsky-5/configs and the page of the documents' command lines again"
 	@echo "make dist          a wheel and an sdist in dist/"
@@ -85,6 +85,7 @@ bench: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m kandinsky.cli.reference docs/reference/cli.md
+	$(BIN)/python tests/comfy_pack/render.py
 
 site: $(VENV)/.installed-docs
 	$(BIN)/python docs/site.py

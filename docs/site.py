@@ -13,8 +13,16 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-GLOBS = ("*.md", "LICENSE", "docs/**/*.md", "examples/*.md", "official/*.md", "src/kandinsky/assets/*/*.md")
-IMAGES = "src/kandinsky/assets/*/*.png"
+GLOBS = (
+    "*.md",
+    "LICENSE",
+    "docs/**/*.md",
+    "examples/*.md",
+    "official/*.md",
+    "comfyui/*.md",
+    "src/kandinsky/assets/*/*.md",
+)
+IMAGES = ("src/kandinsky/assets/*/*.png", "docs/guides/*.png")
 
 
 def pages(root: Path = ROOT) -> list[Path]:
@@ -39,7 +47,7 @@ def build(target: Path) -> None:
         subprocess.CalledProcessError: If a link, an anchor or a page is missing, or a docstring cannot be read.
     """
     shutil.rmtree(target / "docs", ignore_errors=True)
-    for path in [*pages(), *(image.relative_to(ROOT) for image in ROOT.glob(IMAGES))]:
+    for path in [*pages(), *(image.relative_to(ROOT) for pattern in IMAGES for image in ROOT.glob(pattern))]:
         copy = target / "docs" / path
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, copy)

@@ -4,23 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kandinsky.ops.attention_spec import DENSE_BACKENDS, TYPES
-from kandinsky.runtime.budget import OFFLOADS
-
-# For options whose values are words; by the name of the field.
-WORDS: dict[str, tuple[str, ...]] = {
-    "device": ("auto", "cpu", "cuda", "mps"),
-    "dtype": ("float32", "bfloat16", "float16"),
-    "offload": OFFLOADS,
-    "attention": ("auto", *TYPES, *DENSE_BACKENDS),
-    "cache": ("none", "magcache", "first-block", "taylor"),
-    "quantize": ("int8", "fp8", "nf4"),
-    "tiling": ("none", "auto", "official"),
-    "text_cache": ("on", "off"),
-    "parallel": ("auto",),
-    "fps": ("low", "medium", "high"),
-    "motion": ("low", "medium", "high", "extreme"),
-}
+from kandinsky.engine.words import WORDS
 
 
 def model_ids(incomplete: str) -> list[tuple[str, str]]:

@@ -105,7 +105,7 @@ def _source(name: str) -> Source | None:
 def _is_fetched(source: Source) -> bool:
     """Whether a model has files that come from a hub."""
     parts = (part for component in source.card.components.values() for part in component.parts)
-    return any(part.repo != "package" and not part.repo.startswith(("/", "~")) for part in parts)
+    return any(part.repo != "package" and not part.is_folder for part in parts)
 
 
 def _lies(source: Source) -> str:

@@ -42,7 +42,7 @@ COMMANDS = (
     "evaluate",
     "calibrate",
 )
-LIGHT = ("models", "show", "plan", "download")  # load no torch
+LIGHT = ("models", "show", "plan", "download", "install")  # load no torch
 FAILED, INTERRUPTED = 1, 130
 PROGRAM = "kandinsky"
 COMPLETION = "_KANDINSKY_COMPLETE"
@@ -108,6 +108,10 @@ def build() -> typer.Typer:
     for name in ("encode", "nano"):
         data.command(name, cls=Command)(getattr(import_module("kandinsky.cli.data"), name))
     app.add_typer(data, name="data")
+    comfyui = typer.Typer(help="Nodes for ComfyUI.", no_args_is_help=True, rich_markup_mode=None)
+    comfyui.callback()(_group)
+    comfyui.command("install", cls=Command)(import_module("kandinsky.cli.comfyui").install)
+    app.add_typer(comfyui, name="comfyui")
     return app
 
 

@@ -58,53 +58,10 @@ def show_plan(made: Plan, *, as_json: bool, clips: int = 1) -> None:
         as_json: Print one JSON object.
         clips: Number of results that share it.
     """
-    from kandinsky.runtime.budget import gigabytes
+    from kandinsky.engine.plan_text import described
 
     if as_json:
         emit_json({**made.to_dict(), "clips": clips})
         return
-    many = f", {clips} clips one after another" if clips > 1 else ""
-    print(f"model      {made.model}")
-    length = f"{made.clip_seconds:g} s, {made.frames} frames" if made.frames > 1 else "one image"
-    if (card := catalogue.cards().get(made.model)) is not None and card.sound is not None:
-        length = f"the spectrogram of {card.sound.window_s:g} s of audio"
-    print(f"clip       {made.size}, {length}, {made.tokens} tokens{many}")
-    if made.attention_kept < 1:
-        print(f"attention  block-sparse, about {made.attention_kept:.0%} of the blocks (estimate)")
-    if card is not None and not card.is_published and made.missing:
-        print(f"download   not possible: weights of {made.model} were never published")
-        for entry in made.missing:
-            print(f"           {entry}")
-    elif made.missing:
-        fetch, whole = gigabytes(made.download_bytes), gigabytes(made.files_bytes)
-        print(f"download   {fetch} of {whole}: kandinsky download {made.model}")
-        for entry in made.missing:
-            print(f"           {entry}")
-    else:
-        print("download   nothing: all files are on this machine")
-    if made.processes > 1:
-        print(f"processes  {made.processes}, --parallel {made.layout}: {made.layout_why}")
-    on = f"{gigabytes(made.peak_device_bytes)} on {made.device}, " if made.peak_device_bytes else ""
-    print(f"memory     {on}{gigabytes(made.peak_host_bytes)} on the host at the peak (estimate)")
-    if made.processes > 1:
-        print(f"           {gigabytes(made.other_bytes)} on each process but the first, whose needs these are")
-    for name, need in made.components.items():
-        scheme = f" in {made.quantize[name]}" if name in made.quantize else ""
-        print(f"  {name:<14}{gigabytes(need.weights)} of weights{scheme}, {gigabytes(need.work)} of activations")
-    print("  needs         " + ", ".join(f"{name} {gigabytes(size)}" for name, size in made.placements.items()))
-    print(f"placement  {made.device}, {made.dtype}, offload {made.offload}: {made.why}")
-    if made.fits is False:
-        print(f"           {in_flags(made.advice)}")
-    number = "" if made.processes == 1 or made.device == "cpu" else f"{made.processes} x "
-    time = f"{_duration(made.seconds * clips)} on {number}{made.timed_on}, {made.timed_why}"
-    print(f"time       {made.time_class}: about {time} (estimate)")
-    for name, seconds in made.times.items():
-        passes = f" for {made.passes * clips} passes" if name == "dit" else ""
-        print(f"  {name:<14}{_duration(seconds * clips)}{passes}")
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+    for line in described(made, catalogue.cards().get(made.model), clips=clips):
+        print(in_flags(line))

@@ -81,6 +81,11 @@ class FileSet:
         if not self.files or "" in self.files or not self.revision:
             raise RequestError(f"card: `{escaped(self.repo)}` needs files and a revision, none of them empty")
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether they lie in a local folder of the user's."""
+        return self.repo.startswith(("/", "~")) or Path(self.repo).is_absolute()
+
 
 @dataclass(frozen=True, slots=True)
 class Component:

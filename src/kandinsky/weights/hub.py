@@ -95,7 +95,7 @@ def download(
     done: list[Fetched] = []
     # gated parts first: a refusal should not come after many gigabytes
     for part in sorted(_parts(card), key=lambda part: not part.gated):
-        if part.repo == "package" or part.repo.startswith(("/", "~")):
+        if part.repo == "package" or part.is_folder:
             continue
         if constants.HF_HUB_OFFLINE:
             _offline(part, root, card.id)

@@ -60,7 +60,7 @@ def places(part: FileSet, *, root: Path | None = None) -> tuple[Place, ...]:
     """Every place on this machine where a part may be, in search order."""
     if part.repo == "package":
         return (_in_tree(part, ASSETS),)
-    if part.repo.startswith(("/", "~")):
+    if part.is_folder:
         return (_in_tree(part, Path(part.repo).expanduser()),)
     if root is not None:
         snapshot = _snapshot(part, Path(root))
@@ -102,7 +102,7 @@ def locate_part(part: FileSet, *, root: Path | None = None, model: str | None = 
     listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     where = " or ".join(f"`{escaped(place.target)}`" for place in looked)
     hint = None
-    if model is not None and part.repo != "package" and not part.repo.startswith(("/", "~")):
+    if model is not None and part.repo != "package" and not part.is_folder:
         hint = f"`{download_command(model, root)}` fetches what is missing"
     verb = "is" if len(names) == 1 else "are"
     state = "empty" if any(path.is_file() for path in gone) else "not on this machine"
@@ -181,7 +181,7 @@ def revision(component: Component, *, root: Path | None = None) -> str:
     part = component.parts[0]
     if part.repo == "package":
         return "package"
-    if part.repo.startswith(("/", "~")):
+    if part.is_folder:
         return "local"
     for place in places(part, root=root):
         if not place.missing():

@@ -1,0 +1,10 @@
+"""See the package."""
+
+
+class MelScale: ...
+
+
+class MelSpectrogram: ...
+
+
+class Resample: ...
