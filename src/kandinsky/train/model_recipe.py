@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -45,10 +46,11 @@ from kandinsky.train.data.dataset import LATENT, MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.data.sources import Example
 from kandinsky.train.denoising import Denoising, Given
-from kandinsky.train.objective import Objective, Portion, Rng
+from kandinsky.train.objective import Objective, Portion, Rng, Timed
 from kandinsky.train.recipe import Run
 from kandinsky.train.scale import Divisible, Scale, Scaling
 from kandinsky.train.times import Times
+from kandinsky.train.work import done
 from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import load_into
 from kandinsky.weights.untrusted import shown
@@ -186,6 +188,26 @@ def errors_of(predicted: Tensor, target: Tensor, batch: Batch) -> Tensor:
     return (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)
 
 
+def by_time(predicted: Tensor, target: Tensor, t: Tensor, batch: Batch) -> list[Timed]:
+    """``errors_of`` of each clip at its time; of each frame, where frames have times of their own.
+
+    Args:
+        predicted: [B, T, H, W, C], as ``target``.
+        t: [B] or [B, T].
+        batch: Says what is known.
+    """
+    with torch.no_grad():
+        if t.ndim == 1:
+            pairs = zip(t.tolist(), errors_of(predicted, target, batch).tolist(), strict=True)
+            return [Timed(*pair) for pair in pairs]
+        error, learned = (predicted - target).pow(2), batch.learned
+        weight = torch.ones_like(error) if learned is None else learned.expand_as(error).to(error)
+        each, count = (error * weight).sum((2, 3, 4)), weight.sum((2, 3, 4))
+        shares = count / count.sum(1, keepdim=True).clamp_min(1)
+        rows = torch.stack((t.to(error), each / count.clamp_min(1), shares), dim=-1).flatten(0, 1)
+        return [Timed(*row) for row in rows.tolist() if row[2] > 0]
+
+
 class Batches(Protocol):
     """Gives a portion of the batch of a step; depends on nothing but the arguments."""
 
@@ -262,7 +284,7 @@ class ClipBatches:
         track: str = VIDEO,
     ) -> None:
         self.examples, self.empty, self.settings = examples, empty, settings
-        self.conditions, self.track = conditions, track
+        self.conditions, self.track, self.patch = conditions, track, patch
         self.choice = CaptionChoice(settings.drop_text, settings.languages, settings.lengths)
         shapes, size = examples.shapes, {"batch": settings.batch, "tokens": settings.tokens}
         if settings.tokens is not None:
@@ -308,6 +330,7 @@ class ClipBatches:
         texts = [one.text.to("cpu", torch.float32) for one in loaded if one.text is not None]
         given = Given(join(texts), joined(known, clean, self.track))
         captions = [one.caption.text if one.caption else "" for one in loaded]
+        done(samples=len(loaded), tokens=clean[..., 0].numel() // math.prod(self.patch))
         return Batch(clean, given, numbers, total, captions)
 
 

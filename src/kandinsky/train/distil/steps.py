@@ -25,8 +25,8 @@ from kandinsky.errors import RequestError
 from kandinsky.train.denoising import Denoising
 from kandinsky.train.distil.teacher import Distilling, DistilRecipe, Teacher, distance, follow, landing
 from kandinsky.train.distil.walk import StudentSteps, Walk, per_clip
-from kandinsky.train.model_recipe import Batch, Batches
-from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
+from kandinsky.train.model_recipe import Batch, Batches, by_time
+from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update
 from kandinsky.train.recipe import Run
 
 
@@ -119,6 +119,7 @@ class StepObjective(Objective):
         batch = batch.to(next(self.student.parameters()).device)
         level = self.level(rng.step)
         walk, fine = self.walks[level], self.fine[level].to(batch.clean_BTHWC.device)
+        timed: list[Timed] = []
         # from the second level on the teacher is a student itself, which has guidance in it
         guided = self.settings.method != "progressive" or level == 0
         if self.settings.method == "consistency":
@@ -128,8 +129,8 @@ class StepObjective(Objective):
         else:
             segment = per_clip(rng, batch.numbers, walk.steps, "segment").to(fine.device)
             noisy = self.denoising.noised(batch.clean_BTHWC, batch.noise(rng), fine[segment * self.parts])
-            value = self._one_step(batch, noisy, segment, fine, guided=guided)[0]
-        return Loss(value, len(batch.numbers), {"steps": float(walk.steps)})
+            value, _, timed = self._one_step(batch, noisy, segment, fine, guided=guided)
+        return Loss(value, len(batch.numbers), {"steps": float(walk.steps)}, timed)
 
     def after(self, step: int) -> None:
         if self.target is not None:
@@ -147,8 +148,8 @@ class StepObjective(Objective):
 
     def _one_step(
         self, batch: Batch, noisy: Tensor, segment: Tensor, fine: Tensor, *, guided: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Loss of one student step from the beginning of a segment, and where the teacher's path through it ends."""
+    ) -> tuple[Tensor, Tensor, list[Timed]]:
+        """Loss of a student step from the beginning of a segment, where the teacher's path ends, errors by time."""
         first, end, x = segment * self.parts, self._end(segment, fine), noisy
         for part in range(int((end - first).max())):
             here, on = (first + part).minimum(end), (first + part + 1).minimum(end)
@@ -157,12 +158,15 @@ class StepObjective(Objective):
         t, end = fine[first], fine[end]
         target = landing(self.denoising, noisy, t, x, end)
         predicted = self.denoising.predict(self.student, noisy, t, batch.given)
-        return distance(self.denoising, predicted, target, t, batch, huber=self.settings.huber), x
+        timed = by_time(predicted, target, t, batch)
+        return distance(self.denoising, predicted, target, t, batch, huber=self.settings.huber), x, timed
 
     def _whole_path(self, batch: Batch, rng: Rng, fine: Tensor, walk: Walk, *, guided: bool) -> Tensor:
         x, losses = walk.begin(batch, rng), []
         for number in range(walk.steps):
-            value, x = self._one_step(batch, x, torch.full((len(x),), number, device=fine.device), fine, guided=guided)
+            value, x, _ = self._one_step(
+                batch, x, torch.full((len(x),), number, device=fine.device), fine, guided=guided
+            )
             losses.append(value)
         return torch.stack(losses).mean()
 
