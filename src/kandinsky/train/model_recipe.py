@@ -48,6 +48,7 @@ from kandinsky.train.data.sources import Example
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.objective import Objective, Portion, Rng, Timed
 from kandinsky.train.recipe import Run
+from kandinsky.train.samples import Manner, Samples, SampleSettings, jobs_of
 from kandinsky.train.scale import Divisible, Scale, Scaling
 from kandinsky.train.times import Times
 from kandinsky.train.work import done
@@ -107,6 +108,7 @@ class ModelRecipe:
         times: Where on the way between latent and noise the loss is taken.
         adapter: Train a LoRA or DoRA; all of the network's weights where absent.
         scale: How it is spread over processes, and what it saves of memory.
+        samples: Made as the training goes; see ``SampleSettings``.
     """
 
     model: str
@@ -118,6 +120,7 @@ class ModelRecipe:
     times: Times = field(default_factory=Times)
     adapter: AdapterSettings | None = None
     scale: Scale = field(default_factory=Scale)
+    samples: SampleSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,8 +470,16 @@ class Prepared:
         """The network as it is when this is first asked for, frozen."""
         return copy.deepcopy(self.network).requires_grad_(False).eval()
 
-    def train(self, objective: Objective) -> Mapping[str, Mapping[str, Tensor]]:
-        """Run the loop. Returns: by update, the weights it gives."""
+    def train(self, objective: Objective, manner: Manner | None = None) -> Mapping[str, Mapping[str, Tensor]]:
+        """Run the loop.
+
+        Args:
+            objective: What is trained; its first update is that of the model's denoiser.
+            manner: How the result is sampled, where that is not as the card says.
+
+        Returns:
+            By update, the weights it gives.
+        """
         run = self.run
         return loop.run(
             objective,
@@ -478,8 +489,22 @@ class Prepared:
             device=run.device,
             recipe=self.told,
             on_log=run.on_log,
+            watchers=self._watchers(objective.updates[0].name, manner),
             scaling=self.scaling,
         )
+
+    def _watchers(self, update: str, manner: Manner | None) -> list[loop.Watcher]:
+        """Whoever makes samples."""
+        wanted, data, settings = self.recipe.samples, self.recipe.data, self.recipe.loop
+        if wanted is None:
+            return []
+        card, jobs = jobs_of(wanted, self.context.card, size=data.size, seconds=data.seconds, manner=manner)
+        return [
+            Samples(
+                self.context.with_card(card), jobs, self.run.out, update=update, every=wanted.every,
+                last=settings.steps, bf16=settings.bf16, scaling=self.scaling,
+            )
+        ]  # fmt: skip
 
     def write(self, weights: Mapping[str, Tensor], name: str = "dit.safetensors") -> Path:
         """Write the network with these weights in it under the official tensor names, or its adapter's files.
@@ -559,6 +584,8 @@ def check(recipe: ModelRecipe, card: Card) -> None:
         raise RequestError(f"`times.by_frame`: network `{card.dit.kind}` takes one time a clip: leave it out")
     if card.part("dit").bind is None:
         raise BackendError(f"network `{card.dit.kind}` is not a denoiser")
+    if recipe.samples is not None:
+        jobs_of(recipe.samples, card, size=recipe.data.size, seconds=recipe.data.seconds)
 
 
 def job_of(recipe: ModelRecipe, card: Card) -> Job:

@@ -317,7 +317,8 @@ def _told(kind: str, settings: Settings) -> dict[str, Any]:
     values = dataclasses.asdict(settings)  # type: ignore[call-overload]
     if "scale" in values:  # how many processes there are decides nothing
         values["scale"] = {name: values["scale"][name] for name in DECIDES}
-    return {"kind": kind, **dict(flat({key: one for key, one in values.items() if key not in {"out", "loop", *loop}}))}
+    decide = {key: one for key, one in values.items() if key not in {"out", "loop", "samples", *loop}}
+    return {"kind": kind, **dict(flat(decide))}
 
 
 class _Loader(yaml.SafeLoader):

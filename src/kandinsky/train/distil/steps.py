@@ -200,6 +200,5 @@ def train(recipe: StepRecipe, run: Run) -> Path:
         WeightsError: Weights are missing or broken.
     """
     ready = Distilling(recipe, run)
-    return ready.train(
-        StepObjective(ready.ready.denoising, ready.student, ready.teacher, ready.ready.batches, recipe.steps)
-    )
+    objective = StepObjective(ready.ready.denoising, ready.student, ready.teacher, ready.ready.batches, recipe.steps)
+    return ready.train(objective, StudentSteps(recipe.steps.levels[-1], recipe.steps.sampler))

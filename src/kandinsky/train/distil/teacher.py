@@ -25,6 +25,7 @@ from kandinsky.train.distil.walk import StudentSteps, Walk
 from kandinsky.train.model_recipe import Batch, Clip, ClipBatches, DataSettings, HeldClips, ModelRecipe, Prepared
 from kandinsky.train.objective import Objective
 from kandinsky.train.recipe import Run
+from kandinsky.train.samples import Manner
 from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import load_into
 
@@ -149,9 +150,18 @@ class Distilling:
             made: TextEmbeddings = encoder.encode([recipe.negative_prompt])
         return made.to("cpu", torch.float32)
 
-    def train(self, objective: Objective, update: str = "student") -> Path:
-        """Run the loop. Returns: the weight file of the student."""
-        return self.ready.write(self.ready.train(objective)[update])
+    def train(self, objective: Objective, steps: StudentSteps | None = None) -> Path:
+        """Run the loop.
+
+        Args:
+            objective: Its first update is the student's.
+            steps: How the student is sampled; as its teacher, but without guidance, where absent.
+
+        Returns:
+            The weight file of the student.
+        """
+        manner = Manner(guidance=1.0) if steps is None else Manner(steps.steps, steps.sampler, guidance=1.0)
+        return self.ready.write(self.ready.train(objective, manner)["student"])
 
 
 def landing(denoising: Denoising, noisy: Tensor, t: Tensor, later: Tensor, to: Tensor) -> Tensor:
