@@ -14,7 +14,7 @@ from kandinsky.files import not_writable, replacing
 
 Log = Literal["jsonl", "tensorboard"]
 Write = Callable[[Mapping[str, float]], None]
-FILE, EVENTS = "log.jsonl", "tensorboard"  # in the run's folder
+FILE, EVENTS, SAMPLES = "log.jsonl", "tensorboard", "samples"  # in the run's folder
 DIGITS = 9  # enough to tell two float32 numbers apart
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.model.params import read_params
-from kandinsky.train import interrupts, journal
+from kandinsky.train import interrupts, journal, page
 from kandinsky.train.checkpoint import Checkpoints, Position, State, locked
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update
 from kandinsky.train.optimisers import Change, Optimiser, Optimisers
@@ -207,10 +207,16 @@ def run(
 
 @contextmanager
 def _ended(checkpoints: Checkpoints) -> Iterator[None]:
+    """Leave nothing half-written, and a page that shows the run; what ended it is not hidden by a page that fails."""
     try:
         yield
     finally:
         checkpoints.abandon()
+        if checkpoints.scaling.is_first:
+            try:
+                page.write(checkpoints.folder)
+            except (OSError, KandinskyError) as error:
+                log.debug("no page: %s", error)
 
 
 def _no_line(line: Mapping[str, float]) -> None:

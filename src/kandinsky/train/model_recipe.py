@@ -40,8 +40,8 @@ from kandinsky.train.adapter import without as without_adapters
 from kandinsky.train.adapter import write as write_adapter
 from kandinsky.train.conditions import Conditions, joined
 from kandinsky.train.data import sources
-from kandinsky.train.data.batches import Buckets, Mixture, Plan, Shape, images_and_videos
-from kandinsky.train.data.captions import Caption, CaptionChoice
+from kandinsky.train.data.batches import TASKS, Buckets, Mixture, Plan, Shape, images_and_videos
+from kandinsky.train.data.captions import LENGTHS, Caption, CaptionChoice
 from kandinsky.train.data.dataset import LATENT, MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.data.sources import Example
@@ -85,12 +85,19 @@ class DataSettings:
     seconds: float | None = field(default=None, metadata={"least": 0})
     batch: int = field(default=1, metadata={"least": 1})
     tokens: int | None = field(default=None, metadata={"least": 1})
-    tasks: Mapping[str, float] = field(default_factory=dict)
+    tasks: Mapping[str, float] = field(default_factory=dict, metadata={"least": 0})
     drop_text: float = field(default=0.1, metadata={"least": 0, "most": 1})
-    languages: Mapping[str, float] = field(default_factory=dict)
-    lengths: Mapping[str, float] = field(default_factory=dict)
+    languages: Mapping[str, float] = field(default_factory=dict, metadata={"least": 0})
+    lengths: Mapping[str, float] = field(default_factory=dict, metadata={"least": 0})
     workers: int = field(default=0, metadata={"least": 0})
     conditions: Conditions | None = None
+
+    def __post_init__(self) -> None:
+        for key, names, known in (("tasks", self.tasks, TASKS), ("lengths", self.lengths, LENGTHS)):
+            if unknown := sorted(set(names) - set(known)):
+                raise RequestError(f"`{key}` names `{shown(unknown[0])}`: use {', '.join(known)}")
+        if self.tasks and not sum(self.tasks.values()) > 0:
+            raise RequestError("`tasks` gives none a weight: give at least one, or leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -574,6 +581,11 @@ def check(recipe: ModelRecipe, card: Card) -> None:
     if recipe.start not in (MODEL, RANDOM) and not Path(recipe.start).is_file():
         raise RequestError(
             f"`start` is `{shown(recipe.start)}`: use `{MODEL}`, `{RANDOM}`, or a weight file that exists"
+        )
+    if recipe.data.tokens is None and recipe.loop.accumulate > recipe.data.batch:
+        raise RequestError(
+            f"`loop.accumulate` is {recipe.loop.accumulate}, and a batch has {recipe.data.batch} clips: use a larger "
+            "`data.batch`, or fewer micro-batches"
         )
     if does.makes == "sound" or card.keyframes is not None or does.image_is != "frames" or does.text_sees_image:
         raise RequestError(

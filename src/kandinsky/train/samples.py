@@ -23,13 +23,12 @@ from kandinsky.errors import RequestError
 from kandinsky.media.video import write_sheet
 from kandinsky.model.card import Card
 from kandinsky.model.values import Request, Video
+from kandinsky.train import journal
 from kandinsky.train.checkpoint import Position, State
 from kandinsky.train.scale import Scaling
 
 if TYPE_CHECKING:
     from kandinsky.train.loop import Learner
-
-FOLDER = "samples"  # in the run's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +122,7 @@ class Samples:
         bf16: bool,
         scaling: Scaling,
     ) -> None:
-        self.jobs, self.folder, self.update = jobs, out / FOLDER, update
+        self.jobs, self.folder, self.update = jobs, out / journal.SAMPLES, update
         self.every, self.last, self.bf16, self.scaling = every, last, bf16, scaling
         self._learner: Learner | None = None
         placement = context.placement.lending("dit", self._lend, scaling.device)

@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from kandinsky.diffusion.samplers import sampler as known_sampler
 from kandinsky.errors import RequestError
 from kandinsky.train.denoising import Denoising
 from kandinsky.train.distil.teacher import Distilling, DistilRecipe, Teacher, distance, follow, landing
@@ -46,13 +47,19 @@ class StepSettings:
     """
 
     method: Literal["progressive", "consistency", "regression"] = "consistency"
-    levels: tuple[int, ...] = (16,)
+    levels: tuple[int, ...] = field(default=(16,), metadata={"least": 1})
     level_steps: int = field(default=5000, metadata={"least": 1})
     sampler: str | None = None
     parts: int = field(default=4, metadata={"least": 1})
     target_decay: float = field(default=0.95, metadata={"least": 0, "most": 1})
     huber: float = field(default=0.0, metadata={"least": 0})
     from_noise: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            raise RequestError("`levels` is empty: name numbers of steps, the student's last")
+        if self.sampler is not None:
+            known_sampler(self.sampler)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,16 +78,11 @@ class StepObjective(Objective):
         teacher: What it learns from; guidance becomes part of the student.
         batches: Gives a portion of the batch of a step.
         settings: See ``StepSettings``.
-
-    Raises:
-        RequestError: There are no levels, or one has no step.
     """
 
     def __init__(
         self, denoising: Denoising, student: nn.Module, teacher: Teacher, batches: Batches, settings: StepSettings
     ) -> None:
-        if not settings.levels or min(settings.levels) < 1:
-            raise RequestError("`levels` must be numbers of steps from 1 on, at least one of them")
         self.denoising, self.student, self.teacher = denoising, student, teacher
         self.batches, self.settings = batches, settings
         self.walks = [Walk(denoising, StudentSteps(n, settings.sampler)) for n in settings.levels]
