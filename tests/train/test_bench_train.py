@@ -12,9 +12,9 @@ from kandinsky.cli.main import main
 from kandinsky.errors import RequestError
 
 SMALL = bench.Setup(
-    name="small", model=bench.LITE, latent=(2, 24, 24),
+    name="small", model=bench.LITE, latent=(2, 32, 32),
     changes={**bench.MID, "dit.model_dim": 64, "dit.ff_dim": 256, "dit.axes_dims": [8, 12, 12],
-             "dit.num_visual_blocks": 4, "dit.in_text_dim": 32, "dit.in_text_dim2": 16},
+             "dit.num_visual_blocks": 4, "dit.time_dim": 32, "dit.in_text_dim": 32, "dit.in_text_dim2": 16},
 )  # fmt: skip
 DEVICE, FLOAT = torch.device("cpu"), torch.float32
 
@@ -23,7 +23,7 @@ def test_a_report_says_what_a_step_costs() -> None:
     lora = replace(SMALL, name="lora", adapter=bench.LORA)
     report = bench.bench([SMALL, lora], repeats=2)
     whole, part = report.rows
-    assert whole.tokens == part.tokens == 2 * 12 * 12 and whole.parameters[0] == whole.parameters[1]
+    assert whole.tokens == part.tokens == 2 * 16 * 16 and whole.parameters[0] == whole.parameters[1]
     assert 0 < part.parameters[1] < whole.parameters[0] < part.parameters[0]
     assert part.flops < whole.flops and len(whole.seconds) == 2 and report.matmul_rate > 0
     assert part.peak_bytes < whole.peak_bytes

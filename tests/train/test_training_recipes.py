@@ -120,7 +120,7 @@ WRONG: list[tuple[str | bytes | dict[str, Any], str]] = [
     (MODEL | {"out": "recipe.yaml/below"}, "a part of its path is not a folder"),
     (MODEL | {"out": "a\0b"}, "`out` must be text"),
     (MODEL | {"kind": "ladd", "start": "random"}, "a teacher with random weights teaches nothing"),
-    (MODEL | {"kind": "ladd", "student": "absent.safetensors"}, "`student` is `absent.safetensors`: name a weight file"),
+    (MODEL | {"kind": "ladd", "student": "absent.safetensors"}, "`student` is `absent.safetensors`: name a"),
     (MODEL | {"kind": "dmd2", "student_steps": {"weights": [1.0]}}, "`weights` are 1, and steps are 4"),
     (MODEL | {"kind": "dmd2", "student_steps": {"sampler": "euler9"}}, "`euler9` is unknown: use one of"),
     (MODEL | {"kind": "step-distillation", "steps": {"levels": []}}, "`levels` is empty"),

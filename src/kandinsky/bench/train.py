@@ -75,11 +75,11 @@ class Setup:
 
 
 def _mid(name: str, **more: Any) -> Setup:
-    return Setup(name=name, model=LITE, changes=MID, latent=(3, 32, 32), group="mid", **more)
+    return Setup(name=name, model=LITE, changes=MID, latent=(5, 32, 48), group="mid", **more)
 
 
 CPU = (
-    Setup(name="Nano, full", model="nano-t2v", batch=4, group="nano"),
+    Setup(name="Nano, full", model="nano-t2v", batch=4, group="shipped"),
     _mid("mid Kandinsky 5, full"),
     _mid("… activations `operations`", activations="operations"),
     _mid("… activations `full`", activations="full"),
