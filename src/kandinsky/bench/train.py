@@ -216,7 +216,7 @@ class Step:
             torch.cuda.reset_peak_memory_stats(self.device)
             self()
             finish(self.device)
-            return torch.cuda.max_memory_allocated(self.device)
+            return int(torch.cuda.max_memory_allocated(self.device))
         there: dict[int, int] = {}
         states = (t for name in self.learner.optimisers.state().values() for t in name.values())
         for tensor in (*self.network.parameters(), *self.network.buffers(), *self.learner.ema.values(), *states):
@@ -224,7 +224,7 @@ class Step:
             there[storage._cdata] = storage.nbytes()
         with Living() as living:
             self()
-        return sum(there.values()) + living.most
+        return sum(there.values()) + int(living.most)
 
 
 class Living(TorchDispatchMode):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -14,6 +15,13 @@ from kandinsky.printing import escaped
 
 Params = TypeVar("Params")
 MOST = 1000  # layers of one kind, and entries of a list
+# bounds of a field's number: whether one keeps it, and how it is said
+_BOUNDS: Mapping[str, tuple[Callable[[float, float], bool], str]] = {
+    "above": (operator.gt, "above {}"),
+    "below": (operator.lt, "below {}"),
+    "least": (operator.ge, "{} or more"),
+    "most": (operator.le, "{} or less"),
+}
 _COUNTS = re.compile(r"(\w+_)?(blocks|layers)(_per_block)?|depth")
 
 
@@ -68,13 +76,8 @@ def _check_bounds(value: Any, bounds: Mapping[str, float], where: str) -> None:
     for n in numbers:
         if isinstance(n, bool) or not isinstance(n, int | float):
             continue
-        for name, fits_in, words in (
-            ("above", lambda n, bound: n > bound, "above {}"),
-            ("below", lambda n, bound: n < bound, "below {}"),
-            ("least", lambda n, bound: n >= bound, "{} or more"),
-            ("most", lambda n, bound: n <= bound, "{} or less"),
-        ):
-            if (bound := bounds.get(name)) is not None and not fits_in(n, bound):
+        for name, (keeps, words) in _BOUNDS.items():
+            if (bound := bounds.get(name)) is not None and not keeps(n, bound):
                 raise RequestError(f"{where} must be {words.format(bound)}{each}, not `{_short(n)}`")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from kandinsky.train.checkpoint import Position, State
 from kandinsky.train.scale import Scaling
 
 if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+
     from kandinsky.train.loop import Learner
 
 
@@ -186,7 +188,7 @@ def _sharded(network: nn.Module) -> Iterator[None]:
     def reshard() -> None:
         for module in network.modules():
             if hasattr(module, "reshard"):
-                module.reshard()
+                cast("FSDPModule", module).reshard()
 
     reshard()
     try:
