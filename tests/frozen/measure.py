@@ -356,6 +356,14 @@ def groups(folder: Path) -> Found:
     return Found(dict(np.load(target)), json.loads(target.with_suffix(".json").read_text()))
 
 
+def running(values: list[float]) -> list[float]:
+    """Running means of six digits, as logs held them when these numbers were recorded."""
+    means: list[float] = []
+    for value in values:
+        means.append(means[-1] * 0.95 + value * 0.05 if means else value)
+    return [round(mean, 6) for mean in means]
+
+
 def trainers(folder: Path) -> Found:
     """The losses in the log of `kandinsky train`, and the weights it leaves, of every kind of recipe."""
     from tiny import training
@@ -367,7 +375,7 @@ def trainers(folder: Path) -> Found:
         assert code == 0, err
         written = Path(out.splitlines()[-1])
         lines = [json.loads(line) for line in (recipe.parent / "log.jsonl").read_text().splitlines()]
-        found.arrays[f"train {name}: losses"] = np.array([line["loss"] for line in lines])
+        found.arrays[f"train {name}: losses"] = np.array(running([line["loss"] for line in lines]))
         for file in sorted(recipe.parent.glob("*.safetensors")):
             if file.name != "words.safetensors":
                 state = load_file(file)

@@ -51,6 +51,8 @@ class TinyDenoising(Denoising):
             def attention_of(self, job: object) -> None:
                 return None
 
+            part = staticmethod(card.part)
+
         self.job, self.context = Job(), Model()  # type: ignore[assignment]
 
 

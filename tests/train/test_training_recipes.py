@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
+import kandinsky
 from kandinsky.cli.main import main
 from kandinsky.errors import RequestError
 from kandinsky.train.recipe import KINDS, read_recipe, read_settings, run_recipe
@@ -87,23 +89,111 @@ WRONG: list[tuple[str | bytes | dict[str, Any], str]] = [
     (PACKAGE | {"weights": {"a": {}}}, "`from` is missing"),
     (PACKAGE | {"weights": ["a"]}, "`weights` must be a table"),
     (PACKAGE | {"copy": {"a": 3}}, "`copy` must be a table"),
+    (looped(steps=10**40), "`steps` must be a whole number"),
+    (looped(betas=[0.9, 1.0]), "`betas` must be below 1 each, not `1.0`"),
+    (looped(betas=[-1, 0.9]), "`betas` must be 0 or more each, not `-1`"),
+    (looped(optimiser="adam"), "`optimiser` must be `adamw` or "),
+    (looped(log="wandb"), "`log` must be `jsonl` or `tensorboard`"),
+    (looped(accumulate=4), "`loop.accumulate` is 4, and a batch has 1 clips"),
+    (looped(updates={"network": {"lr": float("nan")}}), "`updates`: `network`: key `lr` must be a finite number"),
+    (MODEL | {"data": DATA | {"tasks": {"text-to-sound": 1}}}, "`tasks` names `text-to-sound`: use text-to-image"),
+    (MODEL | {"data": DATA | {"tasks": {"text-to-image": 0}}}, "`tasks` gives none a weight"),
+    (MODEL | {"data": DATA | {"lengths": {"huge": 1}}}, "`lengths` names `huge`: use short"),
+    (MODEL | {"data": DATA | {"languages": {"ru": -1}}}, "`languages` must be 0 or more each"),
+    (MODEL | {"data": DATA | {"size": "big"}}, "size `big` is not of the form WIDTHxHEIGHT"),
+    (MODEL | {"data": DATA | {"size": "97x96"}}, "size `97x96` is not supported"),
+    (MODEL | {"data": DATA | {"seconds": 1e12}}, "seconds are not supported"),
+    (MODEL | {"data": DATA | {"source": ""}}, "data folder `` is not a name"),
+    (MODEL | {"data": DATA | {"source": "absent"}}, "data folder `absent` does not exist"),
+    (MODEL | {"data": DATA | {"source": "/dev/null"}}, "`/dev/null` is neither a folder nor"),
+    (MODEL | {"model": "nano-t3v"}, "unknown model `nano-t3v`"),
+    (MODEL | {"model": "nano-v2a"}, "cannot be trained by a recipe of this kind"),
+    (MODEL | {"times": {"kind": "points"}}, "`points` are the times of kind `points`"),
+    (MODEL | {"times": {"points": [0.5]}}, "`points` are the times of kind `points`"),
+    (MODEL | {"times": {"kind": "points", "points": [3.0]}}, "`points` must be 1 or less each"),
+    (MODEL | {"adapter": {"rank": 10**9}}, "`rank` must be 4096 or less"),
+    (MODEL | {"adapter": {"kind": "dora", "base_dtype": "int8"}}, "adapter `dora` needs the norms"),
+    (MODEL | {"scale": {"ring": 2}}, "must be the number of processes, 1"),
+    (MODEL | {"scale": {"offload": True}}, "`offload` is a matter of shards"),
+    (MODEL | {"start": "/dev"}, "or a weight file that exists"),
+    (MODEL | {"out": "/dev/null"}, "`out` is `/dev/null`, which is a file"),
+    (MODEL | {"out": "recipe.yaml/below"}, "a part of its path is not a folder"),
+    (MODEL | {"out": "a\0b"}, "`out` must be text"),
+    (MODEL | {"kind": "ladd", "start": "random"}, "a teacher with random weights teaches nothing"),
+    (MODEL | {"kind": "ladd", "student": "absent.safetensors"}, "`student` is `absent.safetensors`: name a"),
+    (MODEL | {"kind": "dmd2", "student_steps": {"weights": [1.0]}}, "`weights` are 1, and steps are 4"),
+    (MODEL | {"kind": "dmd2", "student_steps": {"sampler": "euler9"}}, "`euler9` is unknown: use one of"),
+    (MODEL | {"kind": "step-distillation", "steps": {"levels": []}}, "`levels` is empty"),
+    (MODEL | {"kind": "step-distillation", "steps": {"levels": [4, 0]}}, "`levels` must be 1 or more each"),
+    (MODEL | {"kind": "reward", "reward": "beauty"}, "reward `beauty` is unknown"),
+    (MODEL | {"kind": "self-forcing", "samples": {"prompts": ["a"]}}, "a causal student is not sampled"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG, ids=range(len(WRONG)))
 def test_a_wrong_recipe_is_refused_in_one_line(
-    tmp_path: Path, text: str | bytes | dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    text: str | bytes | dict[str, Any],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
+    monkeypatch.chdir(tmp_path)
     if isinstance(text, dict):
         text = yaml.safe_dump(text)
     recipe.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert main(["train", str(recipe)]) == 2
+    with monkeypatch.context() as nothing_heavy:
+        for name in ("kandinsky.train.model_recipe.build", "kandinsky.train.model_recipe.encode"):
+            nothing_heavy.setattr(name, _too_early)
+        assert main(["train", str(recipe)]) == 2
     said = capsys.readouterr()
     lines = said.err.strip().splitlines()
     assert message in lines[0] and not said.out
     assert all(line.startswith("hint: ") for line in lines[1:])
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def _too_early(*given: object, **more: object) -> None:
+    raise AssertionError("a wrong recipe must be refused before a model is read")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "holds no images or videos"),
+        ({"a.png": None}, "`a.png` has no caption: write it into `a.txt`"),
+        ({"a.mp4": b"nothing" * 100, "a.txt": b"a"}, "`a.mp4` cannot be read"),
+        ({"a.mp4": b"", "a.txt": b"a"}, "`a.mp4` "),
+    ],
+)
+def test_data_that_cannot_be_used_is_named(
+    tmp_path: Path,
+    files: dict[str, bytes | None],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name, held in files.items():
+        if held is None:
+            Image.new("RGB", (32, 32)).save(tmp_path / "data" / name)
+        else:
+            (tmp_path / "data" / name).write_bytes(held)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(MODEL))
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    assert main(["train", "recipe.yaml"]) == 2
+    lines = [line for line in capsys.readouterr().err.strip().splitlines() if not line.startswith("hint: ")]
+    assert len(lines) == 1 and message.replace("`a.", "a.") in lines[0].replace("`data/a.", "a.").replace("`a.", "a.")
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+
+
+def test_a_missing_recipe_names_no_folder_of_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("absent.yaml", "nano-t2v.yaml"):
+        assert main(["train", f"somewhere/{name}"]) == 2
+        said = capsys.readouterr().err
+        assert "recipes/" in said and str(Path(kandinsky.__file__).parents[2]) not in said
 
 
 def test_no_recipe_at_all(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kandinsky.bench.timing import clock, finish, interleaved, ratio
+from kandinsky.bench.timing import interleaved, ratio
 from kandinsky.catalogue import load
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.engine.request import Job
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.model.values import Request
+from kandinsky.runtime.meter import clock, finish
 
 PROMPTS = (
     "a panda waves on a blue background",

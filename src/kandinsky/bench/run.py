@@ -21,16 +21,7 @@ from kandinsky import catalogue
 from kandinsky.bench.flops import count_flops
 from kandinsky.bench.random_weights import random_pipeline
 from kandinsky.bench.shortening import Shortened, shorten
-from kandinsky.bench.timing import (
-    Timing,
-    clock,
-    forget_peak,
-    interleaved,
-    matmul_rate,
-    peak_bytes,
-    peak_host_bytes,
-    ratio,
-)
+from kandinsky.bench.timing import Timing, interleaved, ratio
 from kandinsky.catalogue import load
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.engine.pipeline import GenerationPipeline
@@ -40,6 +31,7 @@ from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.model.cost import PROMPT_TOKENS
 from kandinsky.model.values import Request, TextEmbeddings, Video
 from kandinsky.ops.nabla import KeptBlocks
+from kandinsky.runtime.meter import clock, forget_peak, matmul_rate, peak_bytes, peak_host_bytes
 
 STAGES = ("text", "dit", "vae", "write")
 RIVALS = ("diffusers",)

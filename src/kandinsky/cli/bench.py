@@ -1,4 +1,4 @@
-"""`kandinsky bench`: where the time of a generation goes, compared with what, and what each optimisation gains."""
+"""`kandinsky bench`: where the time of a generation or a training step goes, and what each optimisation gains."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from kandinsky.errors import RequestError
 from kandinsky.model.values import Request
 
 ASKED = Flags(Request, only=("seconds", "steps", "guidance"))
+TRAIN = "train"  # in the place of a model
 RUN = Flags(RunOptions, only=("device", "dtype", "offload", "attention"))
 
 
@@ -47,12 +48,20 @@ def bench(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure each stage of a generation: median, spread, achieved rate, share of the matrix-product rate, memory."""
+    """Measure each stage of a generation: median, spread, achieved rate, share of the matrix-product rate, memory.
+
+    `kandinsky bench train` measures training steps instead: Nano, a mid Kandinsky 5, a LoRA, activation checkpointing.
+    """
     from dataclasses import asdict
 
     from kandinsky.engine.request import parse_size
 
     model = chosen_model(context, model, same)
+    if model == TRAIN:
+        if size or asked_for(asked) or stages or random_weights or change or ledger or run["offload"]:
+            raise RequestError("`bench train` takes `--repeats`, `--device`, `--dtype`, `--against` and `--json` alone")
+        _train(repeats=repeats, device=run["device"], dtype=run["dtype"], against=against, as_json=as_json)
+        return
     width, height = (None, None) if size is None else parse_size(size)
     request = {"width": width, "height": height, **asked}
     if ledger and (random_weights or change or against or stages):
@@ -84,6 +93,28 @@ def bench(
         emit_json(asdict(report) | {"stages": lines})
     else:
         print(measure.table(report))
+
+
+def asked_for(values: dict[str, Any]) -> bool:
+    """Whether any of the values was given."""
+    return any(value is not None for value in values.values())
+
+
+def _train(*, repeats: int, device: str | None, dtype: str | None, against: str | None, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from kandinsky.bench import train
+    from kandinsky.cli.progress import counted, hush_libraries
+    from kandinsky.runtime.devices import choose_device
+
+    hush_libraries()
+    place = choose_device(device)
+    with counted("measuring") as on_run:
+        report = train.bench(repeats=repeats, device=place, dtype=dtype, against=against, on_run=on_run)
+    if as_json:
+        emit_json(asdict(report))
+    else:
+        print(train.table(report))
 
 
 def _ledger(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -61,17 +62,18 @@ def training(title: str) -> Iterator[Callable[[dict[str, float]], None]]:
         TextColumn("loss {task.fields[loss]:.4f}"),
         TimeRemainingColumn(),
     )
-    last = -60.0
+    last, loss = -60.0, math.nan
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(title, total=None, loss=float("nan"))
 
         def tell(line: dict[str, float]) -> None:
-            nonlocal last
-            bar.update(task, completed=line["step"], total=line["steps"], loss=line["loss"])
+            nonlocal last, loss
+            loss = line["loss"] if math.isnan(loss) else 0.95 * loss + 0.05 * line["loss"]  # one step says little
+            bar.update(task, completed=line["step"], total=line["steps"], loss=loss)
             if not sys.stderr.isatty() and line["seconds"] - last >= 60:
                 last = line["seconds"]
                 print(
-                    f"{title}: step {line['step']:.0f} of {line['steps']:.0f}, {last:.0f} s, loss {line['loss']:.4f}",
+                    f"{title}: step {line['step']:.0f} of {line['steps']:.0f}, {last:.0f} s, loss {loss:.4f}",
                     file=sys.stderr,
                 )
 

@@ -20,7 +20,10 @@ RECIPES = "recipes"
 
 @together
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="A recipe; examples lie in `recipes/`.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE.yaml", help="A recipe; see `recipes/`. With --page, a run's folder."),
+    ],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for checkpoints, log and weights.")] = None,
     resume: Annotated[
         bool | None,
@@ -37,8 +40,19 @@ def train(
     processes: Annotated[
         int, typer.Option("--processes", min=1, max=65536, help="With --check: processes that train together.")
     ] = 1,
+    page: Annotated[
+        bool,
+        typer.Option("--page", help="Only write `run.html` in a run's folder: curves, samples, recipe."),
+    ] = False,
 ) -> None:
     """Train by a recipe. A run that was stopped resumes from its last checkpoint."""
+    if page:
+        if check or out is not None or resume is not None or steps is not None:
+            raise RequestError("`--page` shows a run as it is: leave the other options out")
+        from kandinsky.train.page import write
+
+        emit(write(recipe))
+        return
     if not check and (memory is not None or processes != 1):
         raise RequestError("`--memory` and `--processes` belong to `--check`: add it, or leave them out")
     if check:
@@ -79,5 +93,5 @@ def _where_recipes_are(name: str) -> str:
     if not folder.is_dir():
         return "recipes are not installed with the package: they lie in the folder `recipes/` of the repository"
     if (folder / name).is_file():
-        return f"run `kandinsky train {RECIPES}/{name}` in `{folder.parent}`"
-    return f"the recipes of this repository lie in `{folder}`"
+        return f"run `kandinsky train {RECIPES}/{name}` in the folder of the repository"
+    return "the recipes of the repository lie in its folder `recipes/`"

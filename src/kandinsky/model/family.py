@@ -52,6 +52,26 @@ class MadeUp(Protocol):
     def __call__(self, card: Card, device: torch.device, dtype: torch.dtype) -> object: ...
 
 
+class Twin(Protocol):
+    """The same denoising network in another library."""
+
+    def __call__(
+        self, library: Any, network: Any, rope_scale: tuple[float, float, float], /
+    ) -> tuple[Any, Callable[..., Any]]:
+        """Build it.
+
+        Args:
+            library: The imported package.
+            network: Ours, with the weights that it begins with.
+            rope_scale: Of the rotary embedding.
+
+        Returns:
+            The network, with weights of its own, and how it predicts: (network, noisy [B, T, H, W, C], times [B],
+            text) to what ours predicts where nothing is known.
+        """
+        ...
+
+
 class Rival(Protocol):
     """A part's work done by another library, for comparison."""
 
@@ -155,6 +175,7 @@ class Part:
         heads: Discriminator heads over its blocks, for adversarial distillation.
         made_up: Stands in for missing files, in benchmarks.
         rivals: The same work done by other libraries, by the library's name.
+        twins: The same network in other libraries, to be trained beside it, by the library's name.
     """
 
     network: Lazy[Callable[[Component, Path], nn.Module]] | None = None
@@ -181,6 +202,7 @@ class Part:
     adapts: tuple[str, ...] = ()
     made_up: Lazy[MadeUp] | None = None
     rivals: Mapping[str, Lazy[Rival]] = field(default_factory=dict)
+    twins: Mapping[str, Lazy[Twin]] = field(default_factory=dict)
     heads: Lazy[Heads] | None = None
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -14,6 +15,13 @@ from kandinsky.printing import escaped
 
 Params = TypeVar("Params")
 MOST = 1000  # layers of one kind, and entries of a list
+# bounds of a field's number: whether one keeps it, and how it is said
+_BOUNDS: Mapping[str, tuple[Callable[[float, float], bool], str]] = {
+    "above": (operator.gt, "above {}"),
+    "below": (operator.lt, "below {}"),
+    "least": (operator.ge, "{} or more"),
+    "most": (operator.le, "{} or less"),
+}
 _COUNTS = re.compile(r"(\w+_)?(blocks|layers)(_per_block)?|depth")
 
 
@@ -25,7 +33,7 @@ def read_params(cls: type[Params], values: Mapping[str, Any], what: str) -> Para
 
     Args:
         cls: A dataclass. Its annotations say which types are allowed; ``metadata={"above": 0}`` of a field is an
-            exclusive bound, ``least`` and ``most`` are inclusive ones.
+            exclusive bound, as ``below`` is, ``least`` and ``most`` are inclusive ones; of each number of a list.
         values: From a file or a card.
         what: What to call a key in messages, such as `autoencoder parameter`.
 
@@ -57,13 +65,20 @@ def read_params(cls: type[Params], values: Mapping[str, Any], what: str) -> Para
         numbers = value if isinstance(value, tuple) else (value,)
         if (_COUNTS.fullmatch(key) and any(isinstance(n, int) and n > MOST for n in numbers)) or len(numbers) > MOST:
             raise RequestError(f"{what} `{key}` is `{_short(value)}`: more than {MOST} are not built")
-        if (above := fields[key].metadata.get("above")) is not None and not value > above:
-            raise RequestError(f"{what} `{key}` must be above {above}, not `{_short(value)}`")
-        if (least := fields[key].metadata.get("least")) is not None and value is not None and value < least:
-            raise RequestError(f"{what} `{key}` must be {least} or more, not `{_short(value)}`")
-        if (most := fields[key].metadata.get("most")) is not None and value is not None and value > most:
-            raise RequestError(f"{what} `{key}` must be {most} or less, not `{_short(value)}`")
+        _check_bounds(value, fields[key].metadata, f"{what} `{key}`")
     return cls(**chosen)
+
+
+def _check_bounds(value: Any, bounds: Mapping[str, float], where: str) -> None:
+    """Raises: RequestError for a number out of bounds, or one of a list or table of numbers."""
+    numbers = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,)
+    each = " each" if isinstance(value, Mapping | tuple) else ""
+    for n in numbers:
+        if isinstance(n, bool) or not isinstance(n, int | float):
+            continue
+        for name, (keeps, words) in _BOUNDS.items():
+            if (bound := bounds.get(name)) is not None and not keeps(n, bound):
+                raise RequestError(f"{where} must be {words.format(bound)}{each}, not `{_short(n)}`")
 
 
 class Readable:

@@ -12,10 +12,11 @@ autoencoder that `block` makes decode layer by layer, whose convolutions then ro
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -103,14 +104,31 @@ class Placement:
         self._built: dict[str, Any] = {}
         self._swaps: dict[str, list[BlockSwap]] = {}
         self._held: Counter[str] = Counter()
+        self._lent: dict[str, Callable[[], AbstractContextManager[Any]]] = {}
+
+    def lending(self, name: str, lend: Callable[[], AbstractContextManager[Any]], device: torch.device) -> Placement:
+        """The same networks, but for one that somebody else holds, such as a training.
+
+        Args:
+            name: Of that network; it need not have been there.
+            lend: Gives it for as long as it is held.
+            device: Where it is.
+
+        Returns:
+            A placement that shares everything else with this one.
+        """
+        other = copy.copy(self)
+        other._lent = {**self._lent, name: lend}
+        other._devices = {**self._devices, name: device}
+        return other
 
     def __contains__(self, name: str) -> bool:
-        return name in self._builders
+        return name in self._devices
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the networks."""
-        return tuple(self._builders)
+        return tuple(self._devices)
 
     def move(self, device: torch.device) -> None:
         """Run everything on one device from now on.
@@ -141,6 +159,10 @@ class Placement:
             OutOfMemory: Memory ran out, also inside the block; the message names the placement to try.
         """
         with self._memory_errors(name):
+            if name in self._lent:
+                with self._lent[name]() as net:
+                    yield net
+                return
             if (net := self._built.get(name)) is None:
                 gc.collect()  # freed networks may still be held by reference cycles
                 net = self._built[name] = self._builders[name]()

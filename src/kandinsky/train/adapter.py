@@ -56,7 +56,7 @@ class AdapterSettings:
     """
 
     kind: Literal["lora", "dora"] = "lora"
-    rank: int = field(default=32, metadata={"least": 1})
+    rank: int = field(default=32, metadata={"least": 1, "most": 4096})
     alpha: float | None = field(default=None, metadata={"above": 0})
     targets: tuple[str, ...] = ()
     dropout: float = field(default=0.0, metadata={"least": 0, "most": 0.99})

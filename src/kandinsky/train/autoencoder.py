@@ -38,6 +38,7 @@ from kandinsky.train.data.sources import Example
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.perceptual import PerceptualDistance
 from kandinsky.train.recipe import Run
+from kandinsky.train.work import done
 from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import load_into
 from kandinsky.weights.write import write_state
@@ -194,6 +195,7 @@ class FragmentBatches:
         is_image = float(torch.rand((), generator=rng.example(-1, "image"))) < settings.image_share
         frames = 1 if is_image else min(settings.frames, 1 + (longest - 1) // settings.piece * settings.piece)
         clips = [self._fragment(self._read(chosen[n]), frames, rng.example(n, "fragment")) for n in numbers]
+        done(samples=len(clips))
         return Fragments(torch.stack(clips), numbers)
 
     def _drawn(self, number: int, rng: Rng) -> Example:

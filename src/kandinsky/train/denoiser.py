@@ -17,7 +17,7 @@ from kandinsky.train.adversary import UPDATE
 from kandinsky.train.auxiliary import Adversary, Auxiliary, SelfPerceptual
 from kandinsky.train.denoising import Denoising
 from kandinsky.train.loop import seeded
-from kandinsky.train.model_recipe import Batch, Batches, ModelRecipe, Prepared, error_of
+from kandinsky.train.model_recipe import Batch, Batches, ModelRecipe, Prepared, by_time, error_of
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.recipe import Run
 from kandinsky.train.times import Times
@@ -87,15 +87,17 @@ class DenoiserObjective(Objective):
         noisy = self.denoising.noised(clean, noise, t)
         with torch.set_grad_enabled(update != UPDATE):
             predicted = self.denoising.predict(self.network, noisy, t, batch.given)
+        target = self.denoising.target(clean, noise, t)
+        timed = by_time(predicted, target, t, batch)
         if self.perceptual is None and self.adversary is None:
-            return Loss(error_of(predicted, self.denoising.target(clean, noise, t), batch), len(batch.numbers))
+            return Loss(error_of(predicted, target, batch), len(batch.numbers), timed=timed)
         estimate = batch.given.known.pin({self.denoising.track: self.denoising.clean_of(predicted, noisy, t)})[
             self.denoising.track
         ]
         if update == UPDATE:
             assert self.adversary is not None
             return self.adversary.loss(estimate, batch, rng)
-        value = error_of(predicted, self.denoising.target(clean, noise, t), batch)
+        value = error_of(predicted, target, batch)
         figures = {"error": float(value.detach())}
         if self.perceptual is not None:
             seen = self.perceptual(self.network, estimate, batch, rng)
@@ -107,7 +109,7 @@ class DenoiserObjective(Objective):
             fooled = self.adversary.fooled(estimate, batch, rng, shares)
             value = value + self.auxiliary.adversarial * fooled
             figures["adversarial"] = float(fooled.detach())
-        return Loss(value, len(batch.numbers), figures)
+        return Loss(value, len(batch.numbers), figures, timed)
 
 
 def train(recipe: DenoiserRecipe, run: Run) -> Path:

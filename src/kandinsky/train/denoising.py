@@ -19,7 +19,9 @@ from kandinsky.engine.request import Job
 from kandinsky.errors import BackendError
 from kandinsky.model.denoiser import VIDEO, Known, Pass, Predicts
 from kandinsky.model.values import TextEmbeddings
+from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.train.times import to_levels
+from kandinsky.train.work import done
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,22 @@ class Denoising:
             attention=self.context.attention_of(self.job),
         )
         state = given.known.pin({self.track: noisy_BTHWC})
+        done(flops=self._flops(network, noisy_BTHWC, given.text.tokens_BLC.shape[1], run.attention))
         return self._bind(network, given.known, run)(state, t)[self.track].float()
+
+    def _flops(self, network: nn.Module, x: Tensor, text_tokens: int, attention: AttentionSpec | None) -> float:
+        """Operations of a pass, with those of its way back; 0 where the family does not tell."""
+        part = self.context.part("dit")
+        if part.flops is None:
+            return 0.0
+        latent, params = x.shape[1:4], getattr(network, "params", None)
+        frames, rows, columns = (
+            size // patch for size, patch in zip(latent, getattr(params, "patch_size", (1, 1, 1)), strict=True)
+        )
+        is_dense = attention is None or attention.type == "dense"
+        kept = None if is_dense else attention.expected_share((frames, rows, columns))  # type: ignore[union-attr]
+        forwards = float(part.flops()(params, latent, text_tokens, kept) * len(x))
+        return forwards * (1 + _ways_back(network, x))
 
     def _mix(self, clean: Tensor, noise: Tensor, t: Tensor, rule: object) -> Tensor:
         """Apply a rule of one time to each clip, or to each frame of each clip."""
@@ -142,6 +159,17 @@ class Denoising:
             out: Tensor = rule(clean, noise, t)
             return out
         return torch.stack([self._mix(*each, rule) for each in zip(clean, noise, t, strict=True)])
+
+
+def _ways_back(network: nn.Module, x: Tensor) -> float:
+    """Passes backwards, as many as a pass forwards costs: one for what came in, one for the weights that learn."""
+    if not torch.is_grad_enabled():
+        return 0.0
+    sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
+    learned = sum(size for size, learns in sizes if learns)
+    if not learned:
+        return float(x.requires_grad)
+    return 1.0 + learned / sum(size for size, _ in sizes)
 
 
 def _spread(t: Tensor) -> Tensor:

@@ -21,11 +21,13 @@ from torch import Tensor
 
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.model.params import read_params
-from kandinsky.train import interrupts, journal
+from kandinsky.train import interrupts, journal, page
 from kandinsky.train.checkpoint import Checkpoints, Position, State, locked
-from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
+from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update
 from kandinsky.train.optimisers import Change, Optimiser, Optimisers
+from kandinsky.train.record import Record
 from kandinsky.train.scale import Scaling, held
+from kandinsky.train.work import Work, counted
 
 log = logging.getLogger(__name__)
 SEEDS = 2**32  # with every step and stream, their numbers still fit a generator
@@ -45,7 +47,8 @@ class LoopSettings(Optimiser):
         checkpoint_steps: It is also written every so many steps.
         keep: How many checkpoints are kept, the last ones.
         keep_every: That of every so many-th step is kept besides.
-        log_every: A line of the log is written every so many steps.
+        log_every: A line of the log is written every so many steps, with the means over them.
+        log: `jsonl` is the file `log.jsonl` alone; `tensorboard` writes event files for TensorBoard besides.
         seed: Of the initial weights and of every random number of the run.
     """
 
@@ -58,7 +61,8 @@ class LoopSettings(Optimiser):
     checkpoint_steps: int | None = field(default=None, metadata={"least": 1})
     keep: int = field(default=2, metadata={"least": 1})
     keep_every: int | None = field(default=None, metadata={"least": 1})
-    log_every: int = field(default=20, metadata={"least": 1})
+    log_every: int = field(default=1, metadata={"least": 1})
+    log: journal.Log = "jsonl"
     seed: int = field(default=0, metadata={"least": 0, "most": SEEDS - 1})
 
     @classmethod
@@ -72,7 +76,7 @@ class LoopSettings(Optimiser):
 
 
 # What may change when a run is resumed, since it does not decide the result of a step.
-FREE = ("steps", "checkpoint_minutes", "checkpoint_steps", "keep", "keep_every", "log_every", "accumulate")
+FREE = ("steps", "checkpoint_minutes", "checkpoint_steps", "keep", "keep_every", "log_every", "log", "accumulate")
 
 
 @contextmanager
@@ -130,6 +134,7 @@ def run(
         KeyboardInterrupt: A signal ended the run.
     """
     _check_updates(objective, settings)
+    journal.check(settings.log)
     scaling = scaling or Scaling(device=device)
     with locked(out) if scaling.is_first else nullcontext(), interrupts.held() as asked_to_stop:
         checkpoints = Checkpoints(
@@ -152,19 +157,18 @@ def run(
             if scaling.is_first:
                 log.info("resumed %s at step %d after %.0f s", out.name, at.step, at.seconds)
         began = saved = time.monotonic()
-        figures: dict[str, float] = {}
-        journal_of = journal.opened(out / "log.jsonl", after=at.step) if scaling.is_first else nullcontext(_no_line)
+        record = Record(device, torch.bfloat16 if settings.bf16 else torch.float32, scaling.processes)
+        journal_of = journal.opened(out, settings.log, after=at.step) if scaling.is_first else nullcontext(_no_line)
         with journal_of as write, seeded(settings.seed), _ended(checkpoints):
             for step in range(at.step, settings.steps):
                 rng = Rng(settings.seed, step)
                 # of networks with dropout
                 torch.manual_seed(rng.generator(2).initial_seed() + scaling.place)
-                parts = take_step(objective, settings, learners, rng, device, scaling)
+                parts = take_step(objective, settings, learners, rng, device, scaling, record)
                 if broken := next((name for name, value in parts.items() if _is_broken_loss(name, value)), None):
                     raise _diverged(f"the {broken} of step {step + 1} is {parts[broken]}", checkpoints)
                 objective.after(step)
-                for name, value in parts.items():
-                    figures[name] = figures.get(name, value) * 0.95 + value * 0.05
+                record.add(parts)
                 now = time.monotonic()
                 is_late = now - saved > settings.checkpoint_minutes * 60
                 # what may differ between processes is decided for all
@@ -179,7 +183,7 @@ def run(
                         "steps": settings.steps,
                         "seconds": position.seconds,
                         "lr": settings.lr * settings.factor(step, settings.steps),
-                        **figures,
+                        **record.line(),
                     }
                     write(line)
                     if on_log:
@@ -192,8 +196,10 @@ def run(
                     saved = time.monotonic()
                     if is_last or stops:
                         checkpoints.wait()
+                began_watching = time.monotonic()
                 for watch in watchers:
                     watch(position, state)
+                record.pause(time.monotonic() - began_watching)
                 if stops and not is_last:
                     raise KeyboardInterrupt
         return {one.update.name: one.result() for one in learners}
@@ -201,10 +207,16 @@ def run(
 
 @contextmanager
 def _ended(checkpoints: Checkpoints) -> Iterator[None]:
+    """Leave nothing half-written, and a page that shows the run; what ended it is not hidden by a page that fails."""
     try:
         yield
     finally:
         checkpoints.abandon()
+        if checkpoints.scaling.is_first:
+            try:
+                page.write(checkpoints.folder)
+            except (OSError, KandinskyError) as error:
+                log.debug("no page: %s", error)
 
 
 def _no_line(line: Mapping[str, float]) -> None:
@@ -277,14 +289,15 @@ def take_step(
     rng: Rng,
     device: str,
     scaling: Scaling | None = None,
+    record: Record | None = None,
 ) -> dict[str, float]:
-    """One step: each update that is due, in turn.
+    """One step: each update that is due, in turn; what else the log says of it goes into ``record``.
 
     Returns:
         Figures, the same on all processes; `loss` is that of the first update, the others' are called `NAME loss`.
         Nothing is changed after a loss that is not finite.
     """
-    scaling = scaling or Scaling(device=device)
+    scaling, record = scaling or Scaling(device=device), record or Record(device)
     found: dict[str, float] = {}
     count = settings.accumulate
     portions = count * scaling.data
@@ -299,12 +312,18 @@ def take_step(
         learner.zero_grad()
         losses: list[tuple[float, float]] = []
         own: dict[str, float] = {}
+        timed: list[Timed] = []
+        done = Work()
         for micro in range(count):
-            if micro not in batches:
-                portion = Portion(scaling.place * count + micro, portions)
-                batches[micro] = objective.batch(rng.step, rng, portion)
-            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=settings.bf16):
-                loss = objective.loss(name, batches[micro], rng)
+            with counted() as work:
+                if micro not in batches:
+                    portion, began = Portion(scaling.place * count + micro, portions), time.monotonic()
+                    batches[micro] = objective.batch(rng.step, rng, portion)
+                    record.waited += time.monotonic() - began
+                with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=settings.bf16):
+                    loss = objective.loss(name, batches[micro], rng)
+            done.add(work)
+            timed += loss.timed if learner is learners[0] else ()
             if count > 1 and len(learners) == 1:
                 del batches[micro]
             losses.append((float(loss.value.detach()), loss.weight))
@@ -312,9 +331,10 @@ def take_step(
             scaling.sync(learner.update.network, micro == count - 1)
             _scaled(loss, portions).backward()
         # even after a loss that is not finite: the others wait for the gradients
-        every = scaling.gather_portions([losses, own])
+        every = scaling.gather_portions([losses, own, timed, [done.samples, done.tokens, done.flops]])
         losses = [loss for one in every for loss in one[0]]
-        for _, figures in every:
+        for _, figures, errors, work in every:
+            record.learned((Timed(*one) for one in errors), Work(*work))
             found |= {key: found.get(key, 0.0) + value for key, value in figures.items()}
         total = sum(weight for _, weight in losses)
         title = "loss" if learner is learners[0] else f"{name} loss"

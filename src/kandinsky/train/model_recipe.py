@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -39,16 +40,18 @@ from kandinsky.train.adapter import without as without_adapters
 from kandinsky.train.adapter import write as write_adapter
 from kandinsky.train.conditions import Conditions, joined
 from kandinsky.train.data import sources
-from kandinsky.train.data.batches import Buckets, Mixture, Plan, Shape, images_and_videos
-from kandinsky.train.data.captions import Caption, CaptionChoice
+from kandinsky.train.data.batches import TASKS, Buckets, Mixture, Plan, Shape, images_and_videos
+from kandinsky.train.data.captions import LENGTHS, Caption, CaptionChoice
 from kandinsky.train.data.dataset import LATENT, MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.data.sources import Example
 from kandinsky.train.denoising import Denoising, Given
-from kandinsky.train.objective import Objective, Portion, Rng
+from kandinsky.train.objective import Objective, Portion, Rng, Timed
 from kandinsky.train.recipe import Run
+from kandinsky.train.samples import Manner, Samples, SampleSettings, jobs_of
 from kandinsky.train.scale import Divisible, Scale, Scaling
 from kandinsky.train.times import Times
+from kandinsky.train.work import done
 from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import load_into
 from kandinsky.weights.untrusted import shown
@@ -82,12 +85,19 @@ class DataSettings:
     seconds: float | None = field(default=None, metadata={"least": 0})
     batch: int = field(default=1, metadata={"least": 1})
     tokens: int | None = field(default=None, metadata={"least": 1})
-    tasks: Mapping[str, float] = field(default_factory=dict)
+    tasks: Mapping[str, float] = field(default_factory=dict, metadata={"least": 0})
     drop_text: float = field(default=0.1, metadata={"least": 0, "most": 1})
-    languages: Mapping[str, float] = field(default_factory=dict)
-    lengths: Mapping[str, float] = field(default_factory=dict)
+    languages: Mapping[str, float] = field(default_factory=dict, metadata={"least": 0})
+    lengths: Mapping[str, float] = field(default_factory=dict, metadata={"least": 0})
     workers: int = field(default=0, metadata={"least": 0})
     conditions: Conditions | None = None
+
+    def __post_init__(self) -> None:
+        for key, names, known in (("tasks", self.tasks, TASKS), ("lengths", self.lengths, LENGTHS)):
+            if unknown := sorted(set(names) - set(known)):
+                raise RequestError(f"`{key}` names `{shown(unknown[0])}`: use {', '.join(known)}")
+        if self.tasks and not sum(self.tasks.values()) > 0:
+            raise RequestError("`tasks` gives none a weight: give at least one, or leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +115,7 @@ class ModelRecipe:
         times: Where on the way between latent and noise the loss is taken.
         adapter: Train a LoRA or DoRA; all of the network's weights where absent.
         scale: How it is spread over processes, and what it saves of memory.
+        samples: Made as the training goes; see ``SampleSettings``.
     """
 
     model: str
@@ -116,6 +127,7 @@ class ModelRecipe:
     times: Times = field(default_factory=Times)
     adapter: AdapterSettings | None = None
     scale: Scale = field(default_factory=Scale)
+    samples: SampleSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +196,26 @@ def errors_of(predicted: Tensor, target: Tensor, batch: Batch) -> Tensor:
         return error.flatten(1).mean(1)
     weight = learned.expand_as(error).to(error)
     return (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)
+
+
+def by_time(predicted: Tensor, target: Tensor, t: Tensor, batch: Batch) -> list[Timed]:
+    """``errors_of`` of each clip at its time; of each frame, where frames have times of their own.
+
+    Args:
+        predicted: [B, T, H, W, C], as ``target``.
+        t: [B] or [B, T].
+        batch: Says what is known.
+    """
+    with torch.no_grad():
+        if t.ndim == 1:
+            pairs = zip(t.tolist(), errors_of(predicted, target, batch).tolist(), strict=True)
+            return [Timed(*pair) for pair in pairs]
+        error, learned = (predicted - target).pow(2), batch.learned
+        weight = torch.ones_like(error) if learned is None else learned.expand_as(error).to(error)
+        each, count = (error * weight).sum((2, 3, 4)), weight.sum((2, 3, 4))
+        shares = count / count.sum(1, keepdim=True).clamp_min(1)
+        rows = torch.stack((t.to(error), each / count.clamp_min(1), shares), dim=-1).flatten(0, 1)
+        return [Timed(*row) for row in rows.tolist() if row[2] > 0]
 
 
 class Batches(Protocol):
@@ -262,7 +294,7 @@ class ClipBatches:
         track: str = VIDEO,
     ) -> None:
         self.examples, self.empty, self.settings = examples, empty, settings
-        self.conditions, self.track = conditions, track
+        self.conditions, self.track, self.patch = conditions, track, patch
         self.choice = CaptionChoice(settings.drop_text, settings.languages, settings.lengths)
         shapes, size = examples.shapes, {"batch": settings.batch, "tokens": settings.tokens}
         if settings.tokens is not None:
@@ -308,6 +340,7 @@ class ClipBatches:
         texts = [one.text.to("cpu", torch.float32) for one in loaded if one.text is not None]
         given = Given(join(texts), joined(known, clean, self.track))
         captions = [one.caption.text if one.caption else "" for one in loaded]
+        done(samples=len(loaded), tokens=clean[..., 0].numel() // math.prod(self.patch))
         return Batch(clean, given, numbers, total, captions)
 
 
@@ -444,8 +477,16 @@ class Prepared:
         """The network as it is when this is first asked for, frozen."""
         return copy.deepcopy(self.network).requires_grad_(False).eval()
 
-    def train(self, objective: Objective) -> Mapping[str, Mapping[str, Tensor]]:
-        """Run the loop. Returns: by update, the weights it gives."""
+    def train(self, objective: Objective, manner: Manner | None = None) -> Mapping[str, Mapping[str, Tensor]]:
+        """Run the loop.
+
+        Args:
+            objective: What is trained; its first update is that of the model's denoiser.
+            manner: How the result is sampled, where that is not as the card says.
+
+        Returns:
+            By update, the weights it gives.
+        """
         run = self.run
         return loop.run(
             objective,
@@ -455,8 +496,22 @@ class Prepared:
             device=run.device,
             recipe=self.told,
             on_log=run.on_log,
+            watchers=self._watchers(objective.updates[0].name, manner),
             scaling=self.scaling,
         )
+
+    def _watchers(self, update: str, manner: Manner | None) -> list[loop.Watcher]:
+        """Whoever makes samples."""
+        wanted, data, settings = self.recipe.samples, self.recipe.data, self.recipe.loop
+        if wanted is None:
+            return []
+        card, jobs = jobs_of(wanted, self.context.card, size=data.size, seconds=data.seconds, manner=manner)
+        return [
+            Samples(
+                self.context.with_card(card), jobs, self.run.out, update=update, every=wanted.every,
+                last=settings.steps, bf16=settings.bf16, scaling=self.scaling,
+            )
+        ]  # fmt: skip
 
     def write(self, weights: Mapping[str, Tensor], name: str = "dit.safetensors") -> Path:
         """Write the network with these weights in it under the official tensor names, or its adapter's files.
@@ -527,6 +582,11 @@ def check(recipe: ModelRecipe, card: Card) -> None:
         raise RequestError(
             f"`start` is `{shown(recipe.start)}`: use `{MODEL}`, `{RANDOM}`, or a weight file that exists"
         )
+    if recipe.data.tokens is None and recipe.loop.accumulate > recipe.data.batch:
+        raise RequestError(
+            f"`loop.accumulate` is {recipe.loop.accumulate}, and a batch has {recipe.data.batch} clips: use a larger "
+            "`data.batch`, or fewer micro-batches"
+        )
     if does.makes == "sound" or card.keyframes is not None or does.image_is != "frames" or does.text_sees_image:
         raise RequestError(
             f"`{card.id}` cannot be trained by a recipe of this kind: it trains models that make a clip or an image "
@@ -536,6 +596,8 @@ def check(recipe: ModelRecipe, card: Card) -> None:
         raise RequestError(f"`times.by_frame`: network `{card.dit.kind}` takes one time a clip: leave it out")
     if card.part("dit").bind is None:
         raise BackendError(f"network `{card.dit.kind}` is not a denoiser")
+    if recipe.samples is not None:
+        jobs_of(recipe.samples, card, size=recipe.data.size, seconds=recipe.data.seconds)
 
 
 def job_of(recipe: ModelRecipe, card: Card) -> Job:

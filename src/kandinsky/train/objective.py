@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,20 @@ class Rng:
         return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1)
 
 
+class Timed(NamedTuple):
+    """The error of one example, or of one of its frames, at the time where it was taken; for the log.
+
+    Attributes:
+        time: 0 to 1.
+        error: Its share of the loss.
+        weight: Of an example 1, of its frames 1 together.
+    """
+
+    time: float
+    error: float
+    weight: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """The loss of a portion.
@@ -75,11 +89,13 @@ class Loss:
         value: Scalar, a mean over the portion.
         weight: What that mean weighs among the portions of the step, such as its number of examples.
         figures: For the log.
+        timed: Errors of the examples by time, for the log.
     """
 
     value: Tensor
     weight: float = 1.0
     figures: Mapping[str, float] = field(default_factory=dict)
+    timed: Sequence[Timed] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class Optimiser:
     decay: float = field(default=0.3, metadata={"least": 0, "most": 1})
     schedule: Decay = "linear"
     weight_decay: float = field(default=0.01, metadata={"least": 0})
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[float, float] = field(default=(0.9, 0.98), metadata={"least": 0, "below": 1})
     eps: float = field(default=1e-8, metadata={"above": 0})
     clip: float = field(default=1.0, metadata={"above": 0})
 
@@ -70,7 +70,7 @@ class Change:
     decay: float | None = field(default=None, metadata={"least": 0, "most": 1})
     schedule: Decay | None = None
     weight_decay: float | None = field(default=None, metadata={"least": 0})
-    betas: tuple[float, float] | None = None
+    betas: tuple[float, float] | None = field(default=None, metadata={"least": 0, "below": 1})
     eps: float | None = field(default=None, metadata={"above": 0})
     clip: float | None = field(default=None, metadata={"above": 0})
 

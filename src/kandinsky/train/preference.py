@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from kandinsky.train import pairs
 from kandinsky.train.denoising import Denoising
 from kandinsky.train.model_recipe import Batch, Clip, ClipBatches, ModelRecipe, Prepared, errors_of
-from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
+from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update
 from kandinsky.train.recipe import Run
 from kandinsky.train.times import Times
 
@@ -128,7 +128,8 @@ class PreferenceObjective(Objective):
         margin: Tensor = gains[1] - gains[0]  # how much better winners are explained, compared with the reference
         value = -F.logsigmoid(self.beta / 2 * margin).mean() + self.supervised * own[0].mean()
         figures = {"margin": float(margin.mean().detach()), "accuracy": float((margin > 0).float().mean())}
-        return Loss(value, len(numbers), figures)
+        timed = [Timed(*pair) for pair in zip(t.tolist(), own[0].tolist(), strict=True)]
+        return Loss(value, len(numbers), figures, timed)
 
 
 def train(recipe: PreferenceRecipe, run: Run) -> Path:

@@ -24,6 +24,7 @@ from kandinsky.runtime.budget import parse_memory
 from kandinsky.runtime.devices import choose_device
 from kandinsky.runtime.parallel import launch
 from kandinsky.runtime.parallel.launch import World
+from kandinsky.train import journal
 from kandinsky.train.loop import LoopSettings
 from kandinsky.train.scale import DECIDES
 from kandinsky.weights.untrusted import shown
@@ -154,8 +155,7 @@ def run_recipe(
     place = choose_device(device) if kind.devices or device is not None else "cpu"
     if place != "cpu" and not kind.devices:
         raise RequestError(f"recipes of kind `{name}` run on CPU only: leave device `{place}` out")
-    folder = local_path(settings.out, "out")
-    check_writable(folder)
+    folder = _folder(settings)
     place = _together(settings, name, place)
     run = Run(folder, kind.resumes and resume is not False, place, on_log, _told(name, settings))
     return kind.build()(settings, run)
@@ -190,7 +190,7 @@ def check_recipe(
     if steps is not None:
         values = _with_steps(values, steps, name)
     settings = read_settings(values, path)
-    check_writable(local_path(settings.out, "out"))
+    _folder(settings)
     from kandinsky.train.model_recipe import ModelRecipe
 
     if not isinstance(settings, ModelRecipe):
@@ -204,6 +204,16 @@ def check_recipe(
         f"recipe       kind `{name}`, valid, {length:,} steps, about {found.seconds * length / 3600:,.3g} hours",
         *found.lines(),
     ]
+
+
+def _folder(settings: Settings) -> Path:
+    """Where a run writes, and what it needs. Raises: RequestError where it cannot; BackendError for a package."""
+    folder = local_path(settings.out, "out")
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"`out` is `{escaped(folder)}`, which is a file: name a folder, or a new one")
+    check_writable(folder)
+    journal.check(getattr(getattr(settings, "loop", None), "log", "jsonl"))
+    return folder
 
 
 def _together(settings: Settings, kind: str, device: str) -> str:
@@ -317,7 +327,8 @@ def _told(kind: str, settings: Settings) -> dict[str, Any]:
     values = dataclasses.asdict(settings)  # type: ignore[call-overload]
     if "scale" in values:  # how many processes there are decides nothing
         values["scale"] = {name: values["scale"][name] for name in DECIDES}
-    return {"kind": kind, **dict(flat({key: one for key, one in values.items() if key not in {"out", "loop", *loop}}))}
+    decide = {key: one for key, one in values.items() if key not in {"out", "loop", "samples", *loop}}
+    return {"kind": kind, **dict(flat(decide))}
 
 
 class _Loader(yaml.SafeLoader):

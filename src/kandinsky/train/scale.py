@@ -169,6 +169,11 @@ class Scaling:
                                                ("replicate", "shard", "tp"))  # fmt: skip
 
     @property
+    def processes(self) -> int:
+        """How many train together."""
+        return self.layout.size
+
+    @property
     def is_first(self) -> bool:
         """Whether this process writes and speaks."""
         return self.rank == 0

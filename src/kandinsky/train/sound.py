@@ -34,6 +34,7 @@ from kandinsky.train.model_recipe import Batch
 from kandinsky.train.objective import Portion, Rng
 from kandinsky.train.recipe import Run
 from kandinsky.train.times import Times
+from kandinsky.train.work import done
 from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import check_finite, read_state
 from kandinsky.weights.write import write_state
@@ -99,6 +100,7 @@ class SoundBatches:
         count = len(self.tensors["latents"])
         chosen = [int(torch.randint(count, (), generator=rng.example(n, "clip"))) for n in numbers]
         dropped = [self._dropped(float(torch.rand((), generator=rng.example(n, "drop")))) for n in numbers]
+        done(samples=len(numbers))
 
         def given(name: str) -> Tensor:
             all_, none = self.tensors[name], self.tensors[f"negative_{name}"][0]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.diffusion.schedule import shift_times
+from kandinsky.errors import RequestError
 from kandinsky.train.objective import Rng
 
 LEVELS = 1000  # of schedules with discrete levels
@@ -39,11 +40,15 @@ class Times:
     mean: float = 0.0
     std: float = field(default=1.0, metadata={"above": 0})
     mode_scale: float = field(default=1.29, metadata={"least": -1, "most": 1.75})
-    points: tuple[float, ...] = ()
+    points: tuple[float, ...] = field(default=(), metadata={"above": 0, "most": 1})
     shift: float | None = field(default=None, metadata={"above": 0})
     by_frame: float = field(default=0.0, metadata={"least": 0, "most": 1})
     chunk: int = field(default=1, metadata={"least": 1})
     stratified: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.kind == "points") != bool(self.points):
+            raise RequestError("`points` are the times of kind `points`: name some there, and none elsewhere")
 
     def draw(self, rng: Rng, numbers: Sequence[int], total: int, *, shift: float, stream: str = "time") -> Tensor:
         """Times of some examples of a step.

@@ -27,6 +27,7 @@ TRANSFORMER = Part(
         "feed_forward.out_layer",
     ),
     rivals={"diffusers": Lazy(f"{_HERE}.rivals:transformer")},
+    twins={"diffusers": Lazy(f"{_HERE}.rivals:twin")},
     heads=Lazy(f"{_HERE}.heads:heads"),
 )
 FAMILY = Family(

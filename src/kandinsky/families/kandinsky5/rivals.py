@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.engine.rival import Side
 from kandinsky.families.kandinsky5.convert import diffusers_config
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.parts.rivals import share
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
@@ -73,6 +74,29 @@ def transformer(
         return out
 
     return work
+
+
+def twin(
+    library: Any, network: DiffusionTransformer3D, rope_scale: tuple[float, float, float]
+) -> tuple[nn.Module, Callable[[nn.Module, Tensor, Tensor, TextEmbeddings], Tensor]]:
+    """Diffusers' transformer with weights of its own that are equal to ours, and how it predicts."""
+    config = {k: v for k, v in diffusers_config(network.params, AttentionSpec()).items() if not k.startswith("_")}
+    state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    theirs: nn.Module = share(lambda: library.Kandinsky5Transformer3DModel(**config), state)
+    patch, channels = network.params.patch_size, network.params.input_channels
+
+    def call(net: nn.Module, noisy_BTHWC: Tensor, t: Tensor, text: TextEmbeddings) -> Tensor:
+        rest = noisy_BTHWC.new_zeros(*noisy_BTHWC.shape[:-1], channels - noisy_BTHWC.shape[-1])
+        places = [torch.arange(n // p) for n, p in zip(noisy_BTHWC.shape[1:4], patch, strict=True)]
+        words = torch.arange(text.tokens_BLC.shape[1])
+        out = net(
+            torch.cat((noisy_BTHWC, rest), dim=-1), text.tokens_BLC, t * 1000, text.pooled_BC, places, words,
+            scale_factor=rope_scale, return_dict=False,
+        )  # fmt: skip
+        found: Tensor = out[0] if isinstance(out, tuple) else out
+        return found
+
+    return theirs, call
 
 
 class _Processor:

@@ -6,6 +6,7 @@ Its clips and the slots they show are those of its training (``flow.py``); the o
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from kandinsky.train.model_recipe import Batch
 from kandinsky.train.objective import Objective, Portion, Rng
 from kandinsky.train.recipe import Run
 from kandinsky.train.times import Times
+from kandinsky.train.work import done
 from kandinsky.weights.read import load_into
 from kandinsky.weights.write import write_state
 
@@ -91,6 +93,8 @@ class NanoBatches:
         drawn = self.flow.batch(step, rng.generator(0))
         total = len(drawn.latents_BTHWC)
         numbers = list(portion.of(range(total)))
+        tokens = drawn.latents_BTHWC[numbers][..., 0].numel() // math.prod(self.flow.network.params.patch_size)
+        done(len(numbers), tokens)
         text, clean, given = drawn.text, drawn.latents_BTHWC[numbers], drawn.given_B[numbers]
         mask = None if text.mask_BL is None else text.mask_BL[numbers]
         known = Known()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from kandinsky.families.kandinsky5.cost import flops, grid_of
 from kandinsky.families.kandinsky5.denoiser import bind
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.kandinsky5.params import DiTParams
@@ -30,6 +32,7 @@ from kandinsky.lab.nano.splits import autoencoder_rows
 from kandinsky.lab.nano.train_autoencoder import to_unit
 from kandinsky.model.denoiser import VIDEO, Known, Pass
 from kandinsky.model.values import TextEmbeddings
+from kandinsky.train.work import done
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +183,10 @@ class FlowObjective:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         clean, text, given = batch.latents_BTHWC, batch.text, batch.given_B
+        params, latent = self.network.params, clean.shape[1:4]
+        tokens = len(clean) * math.prod(grid_of(params, latent))
+        # a pass forwards, and two as costly ones backwards
+        done(len(clean), tokens, 3 * len(clean) * flops(params, latent, text.tokens_BLC.shape[1]))
         t = torch.sigmoid(torch.randn(len(clean), generator=generator))
         t = self.time_shift * t / (1 + (self.time_shift - 1) * t)
         noise = torch.randn(clean.shape, generator=generator)

@@ -200,4 +200,5 @@ def train(recipe: DmdRecipe, run: Run) -> Path:
             discriminator = Discriminator(denoising, ready.teacher.network)
     matching = Matching(denoising, ready.teacher, fake, recipe.times, least=settings.least, most=settings.most)
     walk = Walk(denoising, recipe.student_steps)
-    return ready.train(DmdObjective(ready.student, matching, ready.ready.batches, walk, settings, discriminator))
+    objective = DmdObjective(ready.student, matching, ready.ready.batches, walk, settings, discriminator)
+    return ready.train(objective, recipe.student_steps)

@@ -12,7 +12,7 @@ from torch import nn
 
 from kandinsky.train.denoising import Denoising
 from kandinsky.train.distil.teacher import Distilling, DistilRecipe, Teacher, distance
-from kandinsky.train.model_recipe import Batch, Batches
+from kandinsky.train.model_recipe import Batch, Batches, by_time
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.recipe import Run
 from kandinsky.train.times import Times
@@ -58,7 +58,8 @@ class GuidanceObjective(Objective):
         noisy = self.denoising.noised(batch.clean_BTHWC, batch.noise(rng), t)
         target = self.teacher.predict(noisy, t, batch.given)
         predicted = self.denoising.predict(self.student, noisy, t, batch.given)
-        return Loss(distance(self.denoising, predicted, target, t, batch), len(batch.numbers))
+        timed = by_time(predicted, target, t, batch)
+        return Loss(distance(self.denoising, predicted, target, t, batch), len(batch.numbers), timed=timed)
 
 
 def train(recipe: GuidanceRecipe, run: Run) -> Path:

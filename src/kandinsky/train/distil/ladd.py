@@ -209,4 +209,4 @@ def train(recipe: LaddRecipe, run: Run) -> Path:
         Walk(denoising, recipe.student_steps),
         recipe.adversarial,
     )
-    return ready.train(objective)
+    return ready.train(objective, recipe.student_steps)

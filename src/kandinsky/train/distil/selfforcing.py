@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from kandinsky.errors import RequestError
 from kandinsky.model.denoiser import Known
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.train.denoising import Denoising, Given
@@ -281,6 +282,8 @@ def train(recipe: SelfForcingRecipe, run: Run) -> Path:
         RequestError: The model cannot be distilled this way, or the data cannot be read.
         WeightsError: Weights are missing or broken.
     """
+    if recipe.samples is not None:
+        raise RequestError("`samples`: a causal student is not sampled as its teacher is: leave them out")
     ready = Distilling(recipe, run)
     denoising, settings = ready.ready.denoising, recipe.forcing
     matching = None

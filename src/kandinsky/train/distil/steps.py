@@ -21,12 +21,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from kandinsky.diffusion.samplers import sampler as known_sampler
 from kandinsky.errors import RequestError
 from kandinsky.train.denoising import Denoising
 from kandinsky.train.distil.teacher import Distilling, DistilRecipe, Teacher, distance, follow, landing
 from kandinsky.train.distil.walk import StudentSteps, Walk, per_clip
-from kandinsky.train.model_recipe import Batch, Batches
-from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
+from kandinsky.train.model_recipe import Batch, Batches, by_time
+from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update
 from kandinsky.train.recipe import Run
 
 
@@ -46,13 +47,19 @@ class StepSettings:
     """
 
     method: Literal["progressive", "consistency", "regression"] = "consistency"
-    levels: tuple[int, ...] = (16,)
+    levels: tuple[int, ...] = field(default=(16,), metadata={"least": 1})
     level_steps: int = field(default=5000, metadata={"least": 1})
     sampler: str | None = None
     parts: int = field(default=4, metadata={"least": 1})
     target_decay: float = field(default=0.95, metadata={"least": 0, "most": 1})
     huber: float = field(default=0.0, metadata={"least": 0})
     from_noise: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            raise RequestError("`levels` is empty: name numbers of steps, the student's last")
+        if self.sampler is not None:
+            known_sampler(self.sampler)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,16 +78,11 @@ class StepObjective(Objective):
         teacher: What it learns from; guidance becomes part of the student.
         batches: Gives a portion of the batch of a step.
         settings: See ``StepSettings``.
-
-    Raises:
-        RequestError: There are no levels, or one has no step.
     """
 
     def __init__(
         self, denoising: Denoising, student: nn.Module, teacher: Teacher, batches: Batches, settings: StepSettings
     ) -> None:
-        if not settings.levels or min(settings.levels) < 1:
-            raise RequestError("`levels` must be numbers of steps from 1 on, at least one of them")
         self.denoising, self.student, self.teacher = denoising, student, teacher
         self.batches, self.settings = batches, settings
         self.walks = [Walk(denoising, StudentSteps(n, settings.sampler)) for n in settings.levels]
@@ -119,6 +121,7 @@ class StepObjective(Objective):
         batch = batch.to(next(self.student.parameters()).device)
         level = self.level(rng.step)
         walk, fine = self.walks[level], self.fine[level].to(batch.clean_BTHWC.device)
+        timed: list[Timed] = []
         # from the second level on the teacher is a student itself, which has guidance in it
         guided = self.settings.method != "progressive" or level == 0
         if self.settings.method == "consistency":
@@ -128,8 +131,8 @@ class StepObjective(Objective):
         else:
             segment = per_clip(rng, batch.numbers, walk.steps, "segment").to(fine.device)
             noisy = self.denoising.noised(batch.clean_BTHWC, batch.noise(rng), fine[segment * self.parts])
-            value = self._one_step(batch, noisy, segment, fine, guided=guided)[0]
-        return Loss(value, len(batch.numbers), {"steps": float(walk.steps)})
+            value, _, timed = self._one_step(batch, noisy, segment, fine, guided=guided)
+        return Loss(value, len(batch.numbers), {"steps": float(walk.steps)}, timed)
 
     def after(self, step: int) -> None:
         if self.target is not None:
@@ -147,8 +150,8 @@ class StepObjective(Objective):
 
     def _one_step(
         self, batch: Batch, noisy: Tensor, segment: Tensor, fine: Tensor, *, guided: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Loss of one student step from the beginning of a segment, and where the teacher's path through it ends."""
+    ) -> tuple[Tensor, Tensor, list[Timed]]:
+        """Loss of a student step from the beginning of a segment, where the teacher's path ends, errors by time."""
         first, end, x = segment * self.parts, self._end(segment, fine), noisy
         for part in range(int((end - first).max())):
             here, on = (first + part).minimum(end), (first + part + 1).minimum(end)
@@ -157,12 +160,15 @@ class StepObjective(Objective):
         t, end = fine[first], fine[end]
         target = landing(self.denoising, noisy, t, x, end)
         predicted = self.denoising.predict(self.student, noisy, t, batch.given)
-        return distance(self.denoising, predicted, target, t, batch, huber=self.settings.huber), x
+        timed = by_time(predicted, target, t, batch)
+        return distance(self.denoising, predicted, target, t, batch, huber=self.settings.huber), x, timed
 
     def _whole_path(self, batch: Batch, rng: Rng, fine: Tensor, walk: Walk, *, guided: bool) -> Tensor:
         x, losses = walk.begin(batch, rng), []
         for number in range(walk.steps):
-            value, x = self._one_step(batch, x, torch.full((len(x),), number, device=fine.device), fine, guided=guided)
+            value, x, _ = self._one_step(
+                batch, x, torch.full((len(x),), number, device=fine.device), fine, guided=guided
+            )
             losses.append(value)
         return torch.stack(losses).mean()
 
@@ -196,6 +202,5 @@ def train(recipe: StepRecipe, run: Run) -> Path:
         WeightsError: Weights are missing or broken.
     """
     ready = Distilling(recipe, run)
-    return ready.train(
-        StepObjective(ready.ready.denoising, ready.student, ready.teacher, ready.ready.batches, recipe.steps)
-    )
+    objective = StepObjective(ready.ready.denoising, ready.student, ready.teacher, ready.ready.batches, recipe.steps)
+    return ready.train(objective, StudentSteps(recipe.steps.levels[-1], recipe.steps.sampler))

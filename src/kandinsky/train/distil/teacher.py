@@ -25,8 +25,10 @@ from kandinsky.train.distil.walk import StudentSteps, Walk
 from kandinsky.train.model_recipe import Batch, Clip, ClipBatches, DataSettings, HeldClips, ModelRecipe, Prepared
 from kandinsky.train.objective import Objective
 from kandinsky.train.recipe import Run
+from kandinsky.train.samples import Manner
 from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import load_into
+from kandinsky.weights.untrusted import shown
 
 LARGEST_WEIGHT = 100.0  # of an error of noise, near the end where the clean latent hardly shows
 
@@ -108,6 +110,8 @@ class Distilling:
         """
         if recipe.start == "random":
             raise RequestError("a teacher with random weights teaches nothing: leave `start` out")
+        if recipe.student is not None and not Path(recipe.student).is_file():
+            raise RequestError(f"`student` is `{shown(recipe.student)}`: name a weight file that exists")
         self.ready = ready = Prepared(recipe, run)
         card = ready.context.card
         scale = card.sampling.guidance if recipe.guidance is None else recipe.guidance
@@ -149,9 +153,18 @@ class Distilling:
             made: TextEmbeddings = encoder.encode([recipe.negative_prompt])
         return made.to("cpu", torch.float32)
 
-    def train(self, objective: Objective, update: str = "student") -> Path:
-        """Run the loop. Returns: the weight file of the student."""
-        return self.ready.write(self.ready.train(objective)[update])
+    def train(self, objective: Objective, steps: StudentSteps | None = None) -> Path:
+        """Run the loop.
+
+        Args:
+            objective: Its first update is the student's.
+            steps: How the student is sampled; as its teacher, but without guidance, where absent.
+
+        Returns:
+            The weight file of the student.
+        """
+        manner = Manner(guidance=1.0) if steps is None else Manner(steps.steps, steps.sampler, guidance=1.0)
+        return self.ready.write(self.ready.train(objective, manner)["student"])
 
 
 def landing(denoising: Denoising, noisy: Tensor, t: Tensor, later: Tensor, to: Tensor) -> Tensor:

@@ -35,7 +35,13 @@ class StudentSteps:
 
     steps: int = field(default=4, metadata={"least": 1})
     sampler: str | None = None
-    weights: tuple[float, ...] = ()
+    weights: tuple[float, ...] = field(default=(), metadata={"least": 0})
+
+    def __post_init__(self) -> None:
+        if self.sampler is not None:
+            sampler(self.sampler)
+        if self.weights and len(self.weights) != self.steps:
+            raise RequestError(f"`weights` are {len(self.weights)}, and steps are {self.steps}: give one for each")
 
 
 class Walk:
