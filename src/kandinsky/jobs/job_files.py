@@ -71,6 +71,7 @@ def remove_attempts(store: Path, job_id: str, *, but: int | None = None) -> None
 
 
 def size_of(store: Path, job_id: str) -> int:
-    """Bytes that the files of a job take."""
+    """Bytes that the files of a finished job take, without those that go when it is finished."""
     folder = folder_of(store, job_id)
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) if folder.is_dir() else 0
+    files = [path for path in folder.iterdir() if path.name not in (LATENT, PREVIEW)] if folder.is_dir() else []
+    return sum(path.stat().st_size for path in files)

@@ -51,7 +51,8 @@ class NewJob:
         owner: Whose it is; empty where nobody has a key.
         source: The door it came through: `http`, `cli`.
         priority: Higher runs first; jobs of one priority run in the order they came.
-        batch: Jobs of one such key may run as one batch; empty = alone.
+        batch: Jobs of one such key may run as one batch: a number, how many at most, and what they have in common;
+            empty = alone.
         work: How much it is, in the unit of ``jobs/order.work_of``, for estimates.
         max_attempts: How often it is begun before it is given up.
         idempotency_key: A second job with the same key and owner is not stored.
@@ -161,7 +162,8 @@ class StoredEvent:
         id: Its number.
         job: The job.
         owner: Whose.
-        kind: `queued`, `started`, `loading`, `phase`, `step`, `preview`, `decoding`, `completed`, `failed`, `cancelled`.
+        kind: `queued`, `started`, `loading`, `phase`, `step`, `preview`, `decoding`, `completed`, `failed` or
+            `cancelled`.
         data: What is told.
         at: When, in seconds since 1970.
     """

@@ -73,8 +73,9 @@ CREATE TABLE workers (
 CREATE TABLE doomed (id TEXT PRIMARY KEY);
 """
 _COLUMNS = (
-    "number, id, kind, model, orders, prompt, owner, source, priority, batch, work, max_attempts, parent, holder, state, "
-    "attempts, cancelling, created, started, finished, expires, worker, phase, step, steps, run_s, result, error, bytes"
+    "number, id, kind, model, orders, prompt, owner, source, priority, batch, work, max_attempts, parent, holder, "
+    "state, attempts, cancelling, created, started, finished, expires, worker, phase, step, steps, run_s, "
+    "result, error, bytes"
 )
 
 
@@ -307,9 +308,7 @@ class SqliteStore:
             "(priority>? OR (priority=? AND number<?)) GROUP BY model",
             (row["priority"], row["priority"], row["number"]),
         ).fetchall()
-        running = at.execute(
-            "SELECT model, work, started FROM jobs WHERE state='running' AND holder=''"
-        ).fetchall()
+        running = at.execute("SELECT model, work, started FROM jobs WHERE state='running' AND holder=''").fetchall()
         paces = {model: self.pace(model) for model in {one["model"] for one in (*ahead, *running, row)}}
         pace = paces[row["model"]]
         own = None if pace is None else pace * row["work"]
@@ -373,7 +372,7 @@ class SqliteStore:
     # -- for those who work ------------------------------------------------------------------------------------------
 
     def claim(
-        self, worker: str, *, lease_s: float, at_once: Mapping[str, int] | None = None, models: Sequence[str] = ()
+        self, worker: str, *, lease_s: float, at_once: int = 1, models: Sequence[str] = ()
     ) -> builtins.list[Claim]:
         """See ``JobStore``."""
         among = f"AND model IN ({','.join('?' * len(models))})" if models else ""
@@ -386,18 +385,15 @@ class SqliteStore:
             if first is None:
                 return []
             rows = [first]
-            most = (at_once or {}).get(first["batch"].partition(" ")[0], 1)
-            if first["batch"] and most > 1:
-                rows = at.execute(
-                    f"{query} AND batch=? {ordered} ?", (*models, first["batch"], most)
-                ).fetchall()
+            if first["batch"] and (most := min(at_once, int(first["batch"].partition(" ")[0]))) > 1:
+                rows = at.execute(f"{query} AND batch=? {ordered} ?", (*models, first["batch"], most)).fetchall()
             now = self.clock()
             claims = []
             for row in rows:
                 job = _record(row)
                 at.execute(
-                    "UPDATE jobs SET worker=?, lease=?, started=?, attempts=attempts+1, begun=begun+1, phase='', step=0,"
-                    " cancelling=0 WHERE id=?",
+                    "UPDATE jobs SET worker=?, lease=?, started=?, attempts=attempts+1, begun=begun+1, phase='', "
+                    "step=0, cancelling=0 WHERE id=?",
                     (worker, now + lease_s, now, job.id),
                 )
                 begun = at.execute("SELECT begun FROM jobs WHERE id=?", (job.id,)).fetchone()[0]

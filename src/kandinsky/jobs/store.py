@@ -100,15 +100,13 @@ class JobStore(Protocol):
 
     # -- for those who work ------------------------------------------------------------------------------------------
 
-    def claim(
-        self, worker: str, *, lease_s: float, at_once: Mapping[str, int] | None = None, models: Sequence[str] = ()
-    ) -> list[Claim]:
+    def claim(self, worker: str, *, lease_s: float, at_once: int = 1, models: Sequence[str] = ()) -> list[Claim]:
         """Take the next job, and those of the same batch key that may run together with it.
 
         Args:
             worker: Who takes it.
             lease_s: Seconds until it is taken for lost, unless the lease is renewed.
-            at_once: Most jobs of a batch by batch key's first word; see ``jobs/order.py``.
+            at_once: Most jobs of a batch; the number in front of a batch key bounds it too.
             models: Only jobs of these models; empty = all.
 
         Returns:
