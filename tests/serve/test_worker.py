@@ -101,7 +101,10 @@ def test_a_clip_is_the_commands_own_byte_for_byte(store: SqliteStore, pipe: Any,
     assert job.state == State.COMPLETED and job.result is not None and job.progress == 100
     assert path_of(store, job).read_bytes() == expected.read_bytes()
     assert job.result["recipe"] == recipes.read(expected)
-    with Image.open(path_of(store, job, "thumbnail")) as thumbnail, Image.open(path_of(store, job, "spritesheet")) as sheet:
+    with (
+        Image.open(path_of(store, job, "thumbnail")) as thumbnail,
+        Image.open(path_of(store, job, "spritesheet")) as sheet,
+    ):
         assert thumbnail.size == (96, 96) and thumbnail.format == "WEBP" and sheet.format == "JPEG"
         assert sheet.size == (8 * 96, 2 * 96) and job.result["tiles"]["count"] == job.result["frames"] == 13
     told = [event.kind for event in store.events(0, job_id=job.id)]
@@ -265,7 +268,9 @@ def test_an_image_becomes_a_clip_and_no_path_is_told(store: SqliteStore) -> None
         job = house.wait(house.add(model="nano-i2v", files={IMAGE: image}, image=IMAGE, seed=1).id)
     assert job.state == State.COMPLETED and job.result is not None, job.error
     expected = kandinsky.load("nano-i2v")("a panda waves", image=image, steps=3, seconds=1, seed=1)
-    assert (read_video(path_of(store, job)).frames_THWC == read_video(expected.save(store.folder / "y.mp4")).frames_THWC).all()
+    assert (
+        read_video(path_of(store, job)).frames_THWC == read_video(expected.save(store.folder / "y.mp4")).frames_THWC
+    ).all()
     assert str(store.folder) not in path_of(store, job).read_bytes().decode("latin-1")
     assert job.result["recipe"]["image"]["file"] is None
 

@@ -44,7 +44,7 @@ class Order:
         attention: As in ``RunOptions``; None is the server's.
         before: The clip that the result continues: a file, whose last frame is the request's image.
         sound: The model that generates audio for the clip; empty for none.
-        steps: Steps of the sampler.
+        shape: `width`, `height`, `frames`, `fps`, `seconds` and `steps` of the result, for lists.
     """
 
     request: Mapping[str, Any]
@@ -53,11 +53,15 @@ class Order:
     attention: str | None = None
     before: str = ""
     sound: str = ""
-    steps: int = 0
+    shape: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return dataclasses.asdict(self) | {"request": dict(self.request), "lora": list(self.lora)}
+        return dataclasses.asdict(self) | {
+            "request": dict(self.request),
+            "shape": dict(self.shape),
+            "lora": list(self.lora),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -121,7 +125,7 @@ def batch_key(job: Job, order: Order) -> str:
         for name, value in job.settings().items()
         if name not in ("prompt", "negative_prompt", "seed", "expanded_prompt")
     }
-    alike = [settings, str(job.cache), job.expand, list(order.lora), order.attention]
+    alike = [job.card.id, settings, str(job.cache), job.expand, list(order.lora), order.attention]
     digest = hashlib.sha256(json.dumps(alike, sort_keys=True, default=str).encode()).hexdigest()[:24]
     return f"{together} {digest}"
 
@@ -144,7 +148,7 @@ def new_job(order: Order, job: Job, *, job_id: str, **facts: Any) -> NewJob:
     makes = job.card.does.makes
     kind = "audio" if makes == "sound" else "image" if job.shape.frames == 1 else "video"
     has_seed = order.request.get("seed") is not None
-    fixed = dataclasses.replace(order, request={**order.request, "seed": job.seed}, steps=job.steps)
+    fixed = dataclasses.replace(order, request={**order.request, "seed": job.seed}, shape=_shape(job))
     return NewJob(
         job_id=job_id,
         kind=kind,
@@ -155,3 +159,17 @@ def new_job(order: Order, job: Job, *, job_id: str, **facts: Any) -> NewJob:
         work=work_of(job),
         **facts,
     )
+
+
+def _shape(job: Job) -> dict[str, Any]:
+    if job.card.does.makes == "sound":
+        return {"seconds": round(job.seconds, 3), "steps": job.steps}
+    frames = job.shape.frames
+    return {
+        "width": job.shape.width,
+        "height": job.shape.height,
+        "frames": frames,
+        "fps": job.fps,
+        "seconds": 0 if frames == 1 else job.seconds,
+        "steps": job.steps,
+    }

@@ -51,7 +51,7 @@ CREATE TABLE jobs (
     max_attempts INTEGER NOT NULL, idempotency_key TEXT, body_hash TEXT NOT NULL, parent TEXT, holder TEXT NOT NULL,
     state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, begun INTEGER NOT NULL DEFAULT 0,
     cancelling INTEGER NOT NULL DEFAULT 0,
-    created REAL NOT NULL, started REAL, finished REAL, expires REAL, lease REAL,
+    created REAL NOT NULL, started REAL, finished REAL, expires REAL, lease REAL, wished REAL,
     worker TEXT NOT NULL DEFAULT '', phase TEXT NOT NULL DEFAULT '',
     step INTEGER NOT NULL DEFAULT 0, steps INTEGER NOT NULL DEFAULT 0,
     run_s REAL, result TEXT, error TEXT, bytes INTEGER NOT NULL DEFAULT 0
@@ -223,6 +223,13 @@ class SqliteStore:
         ).fetchone()
         return None if row is None else _record(row)
 
+    def by_key(self, owner: str, idempotency_key: str) -> JobRecord | None:
+        """See ``JobStore``."""
+        row = self._connection.execute(
+            f"SELECT {_COLUMNS} FROM jobs WHERE owner=? AND idempotency_key=?", (owner, idempotency_key)
+        ).fetchone()
+        return None if row is None else _record(row)
+
     def list(
         self,
         *,
@@ -232,6 +239,7 @@ class SqliteStore:
         after: str | None = None,
         limit: int = 20,
         newest_first: bool = True,
+        source: str | None = None,
     ) -> Page:
         """See ``JobStore``."""
         limit = max(1, min(limit, MOST_LISTED))
@@ -240,7 +248,7 @@ class SqliteStore:
         if owner is not None:
             where.append("owner=?")
             asked.append(owner)
-        for column, values in (("kind", kinds), ("state", states)):
+        for column, values in (("kind", kinds), ("state", states), ("source", [source] if source else [])):
             if values:
                 where.append(f"{column} IN ({','.join('?' * len(values))})")
                 asked += values
@@ -266,7 +274,9 @@ class SqliteStore:
             if job.state == State.QUEUED:
                 self._move(at, job, "cancel", {"while": "queued"})
             elif job.state == State.RUNNING:
-                at.execute("UPDATE jobs SET cancelling=1 WHERE id=?", (job.id,))
+                at.execute(
+                    "UPDATE jobs SET cancelling=1, wished=COALESCE(wished, ?) WHERE id=?", (self.clock(), job.id)
+                )
             return self._row(at, job.id)
 
     def retry(self, job_id: str, *, owner: str | None = None) -> JobRecord | None:
@@ -393,7 +403,7 @@ class SqliteStore:
                 job = _record(row)
                 at.execute(
                     "UPDATE jobs SET worker=?, lease=?, started=?, attempts=attempts+1, begun=begun+1, phase='', "
-                    "step=0, cancelling=0 WHERE id=?",
+                    "step=0, cancelling=0, wished=NULL WHERE id=?",
                     (worker, now + lease_s, now, job.id),
                 )
                 begun = at.execute("SELECT begun FROM jobs WHERE id=?", (job.id,)).fetchone()[0]
@@ -604,6 +614,9 @@ class SqliteStore:
         """Carry out a transition and tell it; the caller has checked that it is one."""
         state = TRANSITIONS[job.state][action]
         now = self.clock()
+        if state == State.CANCELLED:
+            (wished,) = at.execute("SELECT wished FROM jobs WHERE id=?", (job.id,)).fetchone()
+            data = {**data, "after_s": 0.0 if wished is None else round(now - wished, 4)}
         at.execute("UPDATE jobs SET state=? WHERE id=?", (state, job.id))
         if state.is_final:
             at.execute(

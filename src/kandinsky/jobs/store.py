@@ -39,6 +39,10 @@ class JobStore(Protocol):
         """A job; None if there is none of this name, or it is another owner's."""
         ...
 
+    def by_key(self, owner: str, idempotency_key: str) -> JobRecord | None:
+        """The job that was stored with an idempotency key."""
+        ...
+
     def list(
         self,
         *,
@@ -48,8 +52,12 @@ class JobStore(Protocol):
         after: str | None = None,
         limit: int = 20,
         newest_first: bool = True,
+        source: str | None = None,
     ) -> Page:
-        """Jobs in order of arrival; ``after`` is the name of the last one of the page before."""
+        """Jobs in order of arrival; ``after`` is the name of the last one of the page before.
+
+        ``source`` chooses those that came through one door.
+        """
         ...
 
     def cancel(self, job_id: str, *, owner: str | None = None) -> JobRecord | None:

@@ -118,6 +118,8 @@ class Worker:
         """Work until ``stop`` is called, or the parent process has ended."""
         self._beat()
         with self._watch:
+            import kandinsky.engine.pipeline  # noqa: F401 - torch takes seconds, which no job should wait for
+
             for name in self.settings.warm:
                 if self.stopping.is_set():
                     break

@@ -368,7 +368,7 @@ def _of_container(path: Path) -> str | None:
 
 def _of_image(path: Path) -> str | None:
     with opened(path, f"`{path}`") as image, quiet():
-        if image.format == "WEBP":
+        if image.format in ("WEBP", "JPEG"):
             text = image.getexif().get(EXIF_IMAGE_DESCRIPTION)
         else:
             text = image.info.get("comment" if image.format == "GIF" else PNG_KEY)

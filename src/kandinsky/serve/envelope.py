@@ -1,0 +1,113 @@
+"""Errors as OpenAI's clients read them: `{"error": {"message", "type", "param", "code"}}`, whatever went wrong."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from kandinsky.errors import BackendError, KandinskyError, RequestError, WeightsError
+
+log = logging.getLogger(__name__)
+LONGEST_WAIT_S = 120  # clients do not wait for longer
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    507: "insufficient_storage",
+}
+
+
+class ApiError(Exception):
+    """An answer that is an error.
+
+    Args:
+        status: HTTP status.
+        message: What was given, what is allowed, what to do.
+        code: A word for programs.
+        param: The field that is wrong.
+        retry_after_s: When another try makes sense.
+        headers: Further headers.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+        if retry_after_s is not None:
+            self.headers["Retry-After"] = str(max(1, min(LONGEST_WAIT_S, math.ceil(retry_after_s))))
+
+    def answer(self) -> JSONResponse:
+        return JSONResponse(body(self.status, self.message, self.code, self.param), self.status, self.headers)
+
+
+def body(status: int, message: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
+    """The envelope."""
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def told(error: KandinskyError, *, param: str | None = None) -> ApiError:
+    """An error of the library as an answer."""
+    message = f"{error}; {error.hint}" if error.hint else str(error)
+    if isinstance(error, RequestError):
+        return ApiError(400, message, code="invalid_value", param=param)
+    if isinstance(error, WeightsError | BackendError):
+        return ApiError(400, message, code="model_not_available", param=param)
+    return ApiError(500, message, code="internal_error")
+
+
+def install(app: FastAPI) -> None:
+    """Have every error of an application answered in the envelope."""
+
+    async def of_api(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return error.answer()
+
+    async def of_library(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, KandinskyError)
+        return told(error).answer()
+
+    async def of_http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        message = str(error.detail)
+        if error.status_code == HTTPStatus.NOT_FOUND and message == "Not Found":
+            message = "there is nothing at this address: see /openapi.json"
+        return ApiError(error.status_code, message, headers=error.headers).answer()
+
+    async def of_validation(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"][1:]) or None
+        where = f"`{param}`: " if param else ""
+        return ApiError(400, f"{where}{first['msg']}", code="invalid_value", param=param).answer()
+
+    async def of_bug(_: Request, error: Exception) -> JSONResponse:
+        log.error("a request failed", exc_info=error)
+        return ApiError(500, "the server failed; its log says why", code="internal_error").answer()
+
+    app.add_exception_handler(ApiError, of_api)
+    app.add_exception_handler(KandinskyError, of_library)
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(RequestValidationError, of_validation)
+    app.add_exception_handler(Exception, of_bug)
