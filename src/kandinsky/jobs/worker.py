@@ -151,9 +151,11 @@ class Worker:
         }
         if self._step_s is not None:
             told["step_s"] = round(self._step_s, 4)
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-            told["cuda_bytes"] = torch.cuda.memory_allocated()
+        if self._state != "starting":  # until then another thread may be importing torch
+            import torch
+
+            if torch.cuda.is_available() and torch.cuda.is_initialized():
+                told["cuda_bytes"] = torch.cuda.memory_allocated()
         return told
 
     def _beat(self) -> None:

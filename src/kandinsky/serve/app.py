@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -93,9 +94,26 @@ def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> 
     app.state.house = House(store, offers, settings, intake, hub)
     app.state.keys, app.state.metrics, app.state.supervisor = keys, metrics, supervisor
     envelope.install(app)
-    for module in (videos, images, audio, events, models, status):
+    modules = (videos, images, audio, events, models, status)
+    for module in modules:
         app.include_router(module.router)
+    app.openapi = functools.partial(_openapi, app.openapi)  # type: ignore[method-assign]
+    app.state.routes = [*app.router.routes[:1], *(route for module in modules for route in module.router.routes)]
     return app
+
+
+def _openapi(made: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The schema, without the answer to wrong parameters that FastAPI supposes: it is 400 here, in the envelope."""
+    schema = made()
+    foreign = "#/components/schemas/HTTPValidationError"
+    for methods in schema["paths"].values():
+        for method in methods.values():
+            answer = method["responses"].get("422", {}).get("content", {}).get("application/json", {})
+            if answer.get("schema", {}).get("$ref") == foreign:
+                del method["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
+    return schema
 
 
 def guarded(app: FastAPI) -> ASGIApp:
@@ -159,7 +177,6 @@ def serve(settings: ServeSettings, *, ready: Any = None) -> None:
         h11_max_incomplete_event_size=64 * 1024,
         lifespan="on",
     )
-    server = uvicorn.Server(config)
 
     class Told(uvicorn.Server):
         """Says when it listens."""
@@ -175,5 +192,5 @@ def serve(settings: ServeSettings, *, ready: Any = None) -> None:
             await super().shutdown(sockets)
 
     server = Told(config)
-    with listening:
+    with listening, suppress(KeyboardInterrupt):  # the signal that ended it, once more
         server.run(sockets=[listening])

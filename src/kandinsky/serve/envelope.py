@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from kandinsky.errors import BackendError, KandinskyError, RequestError, WeightsError
 
@@ -88,12 +89,15 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, KandinskyError)
         return told(error).answer()
 
-    async def of_http(_: Request, error: Exception) -> JSONResponse:
+    async def of_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        message = str(error.detail)
+        message, headers = str(error.detail), dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(sorted(_methods(request)))
+            message = f"`{request.method}` is not a method of this address: use {headers['Allow']}"
         if error.status_code == HTTPStatus.NOT_FOUND and message == "Not Found":
             message = "there is nothing at this address: see /openapi.json"
-        return ApiError(error.status_code, message, headers=error.headers).answer()
+        return ApiError(error.status_code, message, headers=headers).answer()
 
     async def of_validation(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -111,3 +115,12 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, of_validation)
     app.add_exception_handler(Exception, of_bug)
+
+
+def _methods(request: Request) -> set[str]:
+    """Methods of an address; several routes may share it."""
+    found: set[str] = set()
+    for route in request.app.state.routes:
+        if route.matches(request.scope)[0] != Match.NONE:
+            found |= set(route.methods or ())
+    return found

@@ -27,7 +27,7 @@ from typing import Any
 from kandinsky.errors import RequestError
 from kandinsky.files import local_path
 from kandinsky.model.checks import check_names
-from kandinsky.runtime.budget import parse_memory
+from kandinsky.runtime.budget import parse_bytes
 
 VARIABLE = "KANDINSKY_API_KEY"
 COOKIE, COOKIE_S = "kandinsky_session", 30 * 86400
@@ -112,15 +112,15 @@ class Keys:
     def owner_of_cookie(self, cookie: str) -> Owner | None:
         """Whose cookie it is; None if it is not ours, has expired, or its owner has no key any more."""
         body, _, signature = cookie.rpartition(".")
-        if not hmac.compare_digest(self._signature(body), signature.encode().decode("latin-1")):
+        if not hmac.compare_digest(self._signature(body).encode(), signature.encode(errors="surrogateescape")):
             return None
         name, _, until = body.partition(".")
-        if not until.isdigit() or int(until) < time.time():
+        if not (until.isascii() and until.isdigit()) or int(until) < time.time():
             return None
         return next((one for one in self._owners.values() if one.name.encode().hex() == name), None)
 
     def _signature(self, body: str) -> str:
-        return hmac.new(self._secret, body.encode(), "sha256").hexdigest()
+        return hmac.new(self._secret, body.encode(errors="surrogateescape"), "sha256").hexdigest()
 
 
 def digest(key: str) -> bytes:
@@ -147,7 +147,7 @@ def _of_file(text: str, path: Path) -> dict[bytes, Owner]:
             name,
             running=_number(values, "running", where),
             per_minute=_number(values, "per_minute", where),
-            storage=parse_memory(values["storage"]) if "storage" in values else None,
+            storage=parse_bytes(values["storage"], "storage") if "storage" in values else None,
             priority=_number(values, "priority", where, least=-PRIORITY) if "priority" in values else 0,  # type: ignore[arg-type]
         )
     return found

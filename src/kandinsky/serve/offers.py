@@ -42,8 +42,11 @@ class Offer:
 
     @property
     def makes_stills(self) -> bool:
-        return self.card.does.makes == "image" or (
-            self.card.does.makes == "video" and self.card.clip.min_seconds == 0 and self.card.keyframes is None
+        task, clip = self.card.does, self.card.clip
+        if task.makes == "image":
+            return True
+        return (
+            task.makes == "video" and task.image != "required" and clip.min_seconds == 0 and self.card.keyframes is None
         )
 
     @property
@@ -104,7 +107,8 @@ class Offers:
             elif sound:
                 fits = task.makes == "sound"
             elif stills:
-                fits = offer.makes_stills and (task.image != "none" if image else task.image != "required")
+                edits = task.image != "none" and task.image_is != "frames"
+                fits = offer.makes_stills and (edits if image else task.image != "required")
             else:
                 fits = task.makes == "video" and (task.image != "none" if image else task.image != "required")
             if fits:

@@ -10,7 +10,7 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.files import local_path
 from kandinsky.model.option import option
-from kandinsky.runtime.budget import parse_memory
+from kandinsky.runtime.budget import parse_bytes, parse_memory
 from kandinsky.serve.keys import Keys
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -160,11 +160,11 @@ class ServeSettings:
 
     @property
     def upload_bytes(self) -> int:
-        return parse_memory(self.upload)
+        return parse_bytes(self.upload, "upload")
 
     @property
     def disk_bytes(self) -> int:
-        return parse_memory(self.disk)
+        return parse_bytes(self.disk, "disk")
 
     @property
     def memory_bytes(self) -> int | None:

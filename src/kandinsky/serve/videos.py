@@ -33,6 +33,7 @@ Variant = Literal["video", "image", "audio", "thumbnail", "spritesheet", "input"
 CREATED: dict[int | str, dict[str, Any]] = {
     200: {"headers": {"openai-poll-after-ms": {"schema": {"type": "integer"}, "description": "When to ask again."}}}
 }
+KINDS = {**MEDIA_TYPES, "jpg": "image/jpeg"}
 BYTES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
     206: {"description": "Part of the file.", "content": {"application/octet-stream": {"schema": {"type": "string"}}}},
@@ -275,15 +276,10 @@ def _content(folder: Any, job: JobRecord, variant: Variant | None, download: boo
         if job.state != State.COMPLETED:
             why = f"is {job.state}" if job.state.is_final else "is not finished yet"
             raise ApiError(404, f"`{job.id}` {why}: it has no content", code="not_ready")
-        own = variant is None or variant == job.kind or (variant == "video" and job.kind != "image")
-        key = "file" if own else str(variant)
-        name = result.get(key)
-        kinds = {"thumbnail": "image/webp", "spritesheet": "image/jpeg", "audio": "audio/wav"}
-        kind = (
-            result.get("media_type", "application/octet-stream") if own else kinds.get(key, "application/octet-stream")
-        )
-        if own and variant == "video" and not str(kind).startswith(("video/", "image/")):
-            name = None
+        is_clip = str(result.get("media_type", "")).startswith("video/") or job.kind == "video"
+        own = (variant in (None, job.kind) and variant != "audio") or (variant == "video" and is_clip)
+        name = result.get("file" if own else str(variant))
+        kind = KINDS.get(str(name).rpartition(".")[2], "application/octet-stream")
     if not name:
         raise ApiError(404, f"`{job.id}` has no {variant}", code="not_found", param="variant")
     try:
