@@ -295,7 +295,9 @@ def test_an_idempotency_key_makes_one_job(server: Server) -> None:
         ({"prompt": "x", "model": "nano-i2v"}, None, "from an image"),
     ],
 )
-def test_what_cannot_be_made_is_refused_in_one_line(server: Server, body: dict[str, Any], param: str, words: str) -> None:
+def test_what_cannot_be_made_is_refused_in_one_line(
+    server: Server, body: dict[str, Any], param: str, words: str
+) -> None:
     answer = server.client.post("/v1/videos", json=body)
     error = error_of(answer)
     assert answer.status_code == 400 and error["type"] == "invalid_request_error" and "\n" not in error["message"]
@@ -379,7 +381,9 @@ def test_what_the_command_line_sees(server: Server, finished: dict[str, Any]) ->
     server.client.delete(f"/v1/videos/{waiting['id']}")
 
 
-def test_the_largest_frame_rate_of_reading_is_the_clips(server: Server, finished: dict[str, Any], tmp_path: Path) -> None:
+def test_the_largest_frame_rate_of_reading_is_the_clips(
+    server: Server, finished: dict[str, Any], tmp_path: Path
+) -> None:
     path = tmp_path / "x.mp4"
     path.write_bytes(server.client.get(f"/v1/videos/{finished['id']}/content").content)
     assert read_video(path).fps == finished["fps"] and QUICK

@@ -261,9 +261,14 @@ def test_changes_are_seen_by_others(store: SqliteStore) -> None:
 
 def test_a_held_job_is_nobody_elses(store: SqliteStore, clock: Clock) -> None:
     job = store.add(new(holder="me", source="cli"))[0]
-    assert job.state == State.RUNNING and store.claim("w", lease_s=1) == []
-    store.hold(job.id)
+    assert job.state == State.QUEUED and store.claim("w", lease_s=1) == [] and store.place(job.id) is not None
+    store.begin(job.id)
+    clock.now += 50
+    store.hold("me")
+    clock.now += 50
+    assert store.expire() == []
     store.settle(job.id, result={"path": "x.mp4"}, error=None, run_s=2.0)
+    store.settle(job.id, result=None, error={"code": "x"}, run_s=None)  # too late
     found = store.get(job.id)
     assert found is not None and found.state == State.COMPLETED
     lost = store.add(new(holder="me", source="cli"))[0]

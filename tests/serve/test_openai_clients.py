@@ -164,7 +164,9 @@ def test_models(client: Any) -> None:
 def test_error_classes_and_retries(server: Server, client: Any, video: Any) -> None:
     """400, 404 and 422 are raised at once; a 429 is tried twice more."""
     sent: list[str] = []
-    httpx_module: Any = __import__("httpx2") if hasattr(openai, "DefaultHttpxClient") and _is_2() else __import__("httpx")
+    httpx_module: Any = (
+        __import__("httpx2") if hasattr(openai, "DefaultHttpxClient") and _is_2() else __import__("httpx")
+    )
     hooks = {"request": [lambda request: sent.append(request.headers["x-stainless-retry-count"])]}
     counted = openai.OpenAI(base_url=client.base_url, api_key="x", http_client=httpx_module.Client(event_hooks=hooks))
     cases: list[tuple[Any, Any]] = [

@@ -67,7 +67,9 @@ def huge_png() -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 10**6)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 10**6)) + chunk(b"IEND", b"")
+    )
 
 
 # -- 1: paths ----------------------------------------------------------------------------------------------------------
@@ -77,7 +79,9 @@ def huge_png() -> bytes:
 def test_a_clients_file_name_is_never_used(locked: Server, name: str) -> None:
     before = {path for path in locked.folder.rglob("*") if path.is_file() and "jobs.sqlite3" not in path.name}
     body = {"prompt": "x", "model": "nano-i2v", **{k: str(v) for k, v in TINY.items()}}
-    answer = locked.client.post("/v1/videos", data=body, files={"image": (name, png(), "image/png")}, headers=as_(ALICE))
+    answer = locked.client.post(
+        "/v1/videos", data=body, files={"image": (name, png(), "image/png")}, headers=as_(ALICE)
+    )
     assert answer.status_code == 200, answer.text
     job = answer.json()
     made = {path for path in locked.folder.rglob("*") if path.is_file() and "jobs.sqlite3" not in path.name} - before
@@ -99,7 +103,9 @@ def test_neither_local_paths_nor_urls_are_read(locked: Server, field: str, value
                                   "/v1/videos/job_x/content", "/v1/videos/job_0%00/preview"])  # fmt: skip
 def test_nothing_outside_a_job_is_served(locked: Server, path: str) -> None:
     raw = socket.create_connection(("127.0.0.1", int(locked.url.rpartition(":")[2])))
-    raw.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {ALICE}\r\nConnection: close\r\n\r\n".encode())
+    raw.sendall(
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {ALICE}\r\nConnection: close\r\n\r\n".encode()
+    )
     answer = b"".join(iter(lambda: raw.recv(65536), b""))
     raw.close()
     assert answer.split(b" ")[1] in (b"400", b"404"), answer[:200]
@@ -143,7 +149,9 @@ def test_the_address_that_was_checked_is_the_one_connected_to(monkeypatch: pytes
 
     monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises(ApiError, match="cannot be fetched"):
-        fetching.fetch("https://a.example/x", hosts=["a.example"], most=10, param="image", look=lambda _: ["93.184.216.34"])
+        fetching.fetch(
+            "https://a.example/x", hosts=["a.example"], most=10, param="image", look=lambda _: ["93.184.216.34"]
+        )
     assert asked == [("93.184.216.34", 443)]
 
 
@@ -169,7 +177,9 @@ def test_images_that_are_none_or_too_large(locked: Server, content: bytes) -> No
      b"\0\0\0\x18ftypmp42" + b"\xff" * 200, png()],
 )  # fmt: skip
 def test_videos_that_name_other_files_or_are_damaged(locked: Server, content: bytes) -> None:
-    answer = locked.client.post("/v1/audio", data={"prompt": "x"}, files={"video": ("x.mp4", content)}, headers=as_(ALICE))
+    answer = locked.client.post(
+        "/v1/audio", data={"prompt": "x"}, files={"video": ("x.mp4", content)}, headers=as_(ALICE)
+    )
     assert answer.status_code == 400 and code_of(answer) == "invalid_file", answer.text
 
 
@@ -180,7 +190,9 @@ def test_a_video_that_is_too_long(locked: Server, tmp_path: Path) -> None:
 
     frames = np.zeros((3100, 16, 16, 3), np.uint8)
     content = Video(frames, fps=60).save(tmp_path / "x.mp4").read_bytes()
-    answer = locked.client.post("/v1/audio", data={"prompt": "x"}, files={"video": ("x.mp4", content)}, headers=as_(ALICE))
+    answer = locked.client.post(
+        "/v1/audio", data={"prompt": "x"}, files={"video": ("x.mp4", content)}, headers=as_(ALICE)
+    )
     assert answer.status_code == 400 and "too long" in answer.text
 
 
@@ -190,7 +202,9 @@ def test_an_upload_loses_its_metadata(locked: Server) -> None:
     exif[0x010E], exif[0x0112] = "secret place", 6
     Image.new("RGB", (96, 48), "red").save(out, "JPEG", exif=exif.tobytes())
     body = {"prompt": "x", "model": "nano-i2v"}
-    job = locked.client.post("/v1/videos", data=body, files={"image": ("x.jpg", out.getvalue())}, headers=as_(ALICE)).json()
+    job = locked.client.post(
+        "/v1/videos", data=body, files={"image": ("x.jpg", out.getvalue())}, headers=as_(ALICE)
+    ).json()
     kept = locked.client.get(f"/v1/videos/{job['id']}/content", params={"variant": "input"}, headers=as_(ALICE)).content
     assert b"secret" not in kept and Image.open(io.BytesIO(kept)).size == (48, 96)
     locked.client.delete(f"/v1/videos/{job['id']}", headers=as_(ALICE))
@@ -285,13 +299,24 @@ def test_a_full_disk_and_full_storage(tmp_path: Path) -> None:
 
 def test_nobody_gets_in_without_a_key(locked: Server) -> None:
     schema = locked.client.get("/openapi.json").json()
-    is_open = {("/health", "get"), ("/ready", "get"), ("/metrics", "get"), ("/v1/session", "post"), ("/v1/session", "delete")}
+    is_open = {
+        ("/health", "get"),
+        ("/ready", "get"),
+        ("/metrics", "get"),
+        ("/v1/session", "post"),
+        ("/v1/session", "delete"),
+    }
     for path, methods in schema["paths"].items():
         for method in methods:
             if (path, method) in is_open:
                 continue
             url = path.replace("{job_id}", "job_" + "0" * 32).replace("{model}", "nano-t2v")
-            for headers in ({}, as_("wrong-key-0123456789"), {"Authorization": "Bearer"}, {"Authorization": f"Basic {ALICE}"}):
+            for headers in (
+                {},
+                as_("wrong-key-0123456789"),
+                {"Authorization": "Bearer"},
+                {"Authorization": f"Basic {ALICE}"},
+            ):
                 answer = locked.client.request(method, url, headers=headers)
                 assert answer.status_code == 401, (path, method, answer.text)
                 assert answer.json()["error"]["type"] == "authentication_error"
@@ -411,7 +436,9 @@ def test_foreign_hosts_are_refused_on_loopback(locked: Server, host: str) -> Non
         assert code_of(answer) == "bad_host"
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost.evil.example"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost.evil.example"]
+)
 def test_pages_elsewhere_cannot_use_the_server(locked: Server, origin: str) -> None:
     for method, path in (("POST", "/v1/videos"), ("GET", "/v1/videos"), ("DELETE", "/v1/videos/x")):
         answer = locked.client.request(method, path, headers={"Origin": origin, **as_(ALICE)})
@@ -431,12 +458,17 @@ def test_listed_origins_may_use_it(tmp_path: Path) -> None:
         assert answer.status_code == 204 and answer.headers["access-control-allow-origin"] == "https://a.example"
         assert answer.headers["access-control-allow-headers"] == "authorization"
         listed = server.client.get("/v1/models", headers=origin)
-        assert listed.headers["access-control-allow-origin"] == "https://a.example" and "Origin" in listed.headers["vary"]
+        assert (
+            listed.headers["access-control-allow-origin"] == "https://a.example" and "Origin" in listed.headers["vary"]
+        )
         assert server.client.get("/v1/models", headers={"Origin": "https://b.example"}).status_code == 403
 
 
 def test_ids_cannot_be_guessed(locked: Server) -> None:
-    ids = [locked.client.post("/v1/videos", json={"prompt": "x", **TINY}, headers=as_(ALICE)).json()["id"] for _ in range(3)]
+    ids = [
+        locked.client.post("/v1/videos", json={"prompt": "x", **TINY}, headers=as_(ALICE)).json()["id"]
+        for _ in range(3)
+    ]
     assert len(set(ids)) == 3 and all(len(one) == len("job_") + 32 for one in ids)
     locked.client.post("/v1/jobs/cancel", headers=as_(ALICE))
 
@@ -465,7 +497,9 @@ def test_texts_come_back_as_they_are_and_as_json(locked: Server) -> None:
 # -- 7: models and logs ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["/etc", "./x", "../x", "~/x", "ai-forever/kandinsky", "kandinsky5-lite-t2v-sft-5s", "\0"])
+@pytest.mark.parametrize(
+    "model", ["/etc", "./x", "../x", "~/x", "ai-forever/kandinsky", "kandinsky5-lite-t2v-sft-5s", "\0"]
+)
 def test_no_model_but_those_of_the_server(locked: Server, model: str) -> None:
     answer = locked.client.post("/v1/videos", json={"prompt": "x", "model": model}, headers=as_(ALICE))
     assert answer.status_code == 404 and code_of(answer) == "model_not_found"
@@ -479,7 +513,9 @@ def test_loras_are_names_in_one_folder(tmp_path: Path, lora: str) -> None:
     (tmp_path / "loras" / "good.safetensors").touch()
     (tmp_path / "loras" / ".hidden.safetensors").touch()
     (tmp_path / "x.safetensors").touch()
-    assert lora_names(tmp_path / "loras") == ["good"] and find_lora(tmp_path / "loras", "good").name == "good.safetensors"
+    assert (
+        lora_names(tmp_path / "loras") == ["good"] and find_lora(tmp_path / "loras", "good").name == "good.safetensors"
+    )
     with pytest.raises(RequestError):
         find_lora(tmp_path / "loras", lora)
     (tmp_path / "loras" / "link.safetensors").symlink_to("/etc/passwd")
@@ -515,5 +551,3 @@ def test_the_end_of_the_server_leaves_jobs_in_the_queue(tmp_path: Path) -> None:
     states = {job.id: (job.state, job.attempts) for job in store.list().jobs}
     assert states == {running["id"]: (State.QUEUED, 0), waiting["id"]: (State.QUEUED, 0)}
     store.close()
-
-

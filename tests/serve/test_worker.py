@@ -12,7 +12,8 @@ from PIL import Image
 
 import kandinsky
 from kandinsky import catalogue
-from kandinsky.jobs import job_files, results, worker as workers
+from kandinsky.jobs import job_files, results
+from kandinsky.jobs import worker as workers
 from kandinsky.jobs.order import IMAGE, VIDEO, Order, new_job
 from kandinsky.jobs.records import JobRecord, State
 from kandinsky.jobs.sqlite_store import SqliteStore, new_id, open_store

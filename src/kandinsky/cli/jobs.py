@@ -76,6 +76,8 @@ def cancel_job(job: Name, store: Store = None) -> None:
     found = _found(opened, job)
     if found.state.is_final:
         raise RequestError(f"`{found.id}` is {found.state} already")
+    if found.holder:
+        raise RequestError(f"`{found.id}` belongs to a command that is running, {found.holder}: interrupt that")
     changed = opened.cancel(found.id)
     say(f"{found.id} {'is cancelled' if changed and changed.state.is_final else 'stops within a step'}")
 
@@ -103,7 +105,9 @@ def prune_jobs(
 def _opened(store: str | None) -> SqliteStore:
     from kandinsky.jobs.sqlite_store import open_store
 
-    return open_store(store)
+    opened = open_store(store)
+    opened.expire()  # of commands that were killed
+    return opened
 
 
 def _found(store: SqliteStore, name: str) -> JobRecord:

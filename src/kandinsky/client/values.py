@@ -78,7 +78,8 @@ class Event:
     """Something that happened to a job.
 
     Attributes:
-        kind: `queued`, `started`, `loading`, `phase`, `step`, `preview`, `decoding`, `completed`, `failed`, `cancelled`.
+        kind: `queued`, `started`, `loading`, `phase`, `step`, `preview`, `decoding`, `completed`, `failed` or
+            `cancelled`.
         job: The job's name.
         data: What is told.
         id: Its number, after which another stream can go on; None for places in the queue, which are not kept.

@@ -25,7 +25,12 @@ class State(StrEnum):
 Action = Literal["claim", "complete", "fail", "cancel", "release", "expire", "retry"]
 # From each state, where an action leads; an action that is not listed is refused.
 TRANSITIONS: Mapping[State, Mapping[Action, State]] = {
-    State.QUEUED: {"claim": State.RUNNING, "cancel": State.CANCELLED},
+    State.QUEUED: {
+        "claim": State.RUNNING,
+        "cancel": State.CANCELLED,
+        "complete": State.COMPLETED,  # this and the next by a process that holds the job itself
+        "fail": State.FAILED,
+    },
     State.RUNNING: {
         "complete": State.COMPLETED,
         "fail": State.FAILED,
@@ -58,7 +63,7 @@ class NewJob:
         idempotency_key: A second job with the same key and owner is not stored.
         body_hash: Digest of what was asked for, to tell a repetition from another request with the same key.
         parent: The job it was derived from.
-        holder: A process that runs it itself, so that no worker takes it; as in ``files.beside``, for prompt files.
+        holder: A process that runs it itself, so that no worker takes it: the command of a prompt file.
         job_id: Its name, if it is known before, because files were written under it.
     """
 

@@ -40,6 +40,7 @@ VERSION = 1
 BUSY_S = 20.0
 RETENTION_S = 30 * 86400.0
 EVENTS_KEPT_S = 3600.0  # of steps and previews after they were told; state changes stay as long as their job
+HELD_S = 60.0  # a held job whose process is silent for so long is interrupted
 RECENT = 20  # finished jobs that an estimate looks at
 MOST_LISTED = 1000
 _SCHEMA = """
@@ -202,18 +203,18 @@ class SqliteStore:
                         raise RequestError("this idempotency key belongs to another request: use a new one")
                     return _record(row), False
             now = self.clock()
-            state = State.RUNNING if new.holder else State.QUEUED
+            lease = now + HELD_S if new.holder else None
             at.execute(
                 "INSERT INTO jobs (id, kind, model, orders, prompt, owner, source, priority, batch, work, max_attempts,"
-                " idempotency_key, body_hash, parent, holder, state, created, started, lease, worker, attempts, begun)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                " idempotency_key, body_hash, parent, holder, state, created, lease, worker)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     name, new.kind, new.model, _text(new.order), new.prompt, new.owner, new.source, new.priority,
                     new.batch, new.work, new.max_attempts, new.idempotency_key, new.body_hash, new.parent, new.holder,
-                    state, now, *((now, now + 60.0, new.holder, 1, 1) if new.holder else (None, None, "", 0, 0)),
+                    State.QUEUED, now, lease, new.holder,
                 ),
             )  # fmt: skip
-            self._tell(at, name, new.owner, state, {"created": now})
+            self._tell(at, name, new.owner, State.QUEUED, {"created": now})
             return self._row(at, name), True
 
     def get(self, job_id: str, *, owner: str | None = None) -> JobRecord | None:
@@ -513,21 +514,32 @@ class SqliteStore:
             self._move(at, job, "release", {"again": True})
             return True
 
-    def hold(self, job_id: str, *, lease_s: float = 60.0) -> None:
-        """Renew the lease of a job that its own process runs (``NewJob.holder``)."""
+    def hold(self, holder: str) -> None:
+        """Renew the leases of the jobs that a process runs itself (``NewJob.holder``)."""
         with self._writing() as at:
-            at.execute("UPDATE jobs SET lease=? WHERE id=? AND holder<>''", (self.clock() + lease_s, job_id))
+            at.execute(
+                "UPDATE jobs SET lease=? WHERE holder=? AND state IN ('queued','running')",
+                (self.clock() + HELD_S, holder),
+            )
+
+    def begin(self, job_id: str) -> None:
+        """Store that a held job is being run."""
+        with self._writing() as at:
+            job = self._find(at, job_id, None)
+            if job is not None and job.holder and job.state == State.QUEUED:
+                at.execute("UPDATE jobs SET started=?, attempts=1 WHERE id=?", (self.clock(), job_id))
+                self._move(at, job, "claim", {"attempt": 1})
 
     def settle(
         self, job_id: str, *, result: Mapping[str, Any] | None, error: Mapping[str, Any] | None, run_s: float | None
     ) -> None:
-        """Store how a job ended that its own process ran (``NewJob.holder``)."""
+        """Store how a held job ended."""
         with self._writing(durable=True) as at:
             job = self._find(at, job_id, None)
-            if job is None or not job.holder or job.state != State.RUNNING:
+            if job is None or not job.holder or job.state.is_final:
                 return
             at.execute(
-                "UPDATE jobs SET result=?, error=?, run_s=? WHERE id=?",
+                "UPDATE jobs SET result=?, error=?, run_s=?, attempts=MAX(1, attempts) WHERE id=?",
                 (None if result is None else _text(result), None if error is None else _text(error), run_s, job_id),
             )
             self._move(at, job, "complete" if error is None else "fail", {})
@@ -562,7 +574,7 @@ class SqliteStore:
     def expire(self) -> builtins.list[str]:
         """See ``JobStore``."""
         now = self.clock()
-        overdue = "state='running' AND lease<?"
+        overdue = "(state='running' OR (state='queued' AND holder<>'')) AND lease<?"
         if self._connection.execute(f"SELECT 1 FROM jobs WHERE {overdue} LIMIT 1", (now,)).fetchone() is None:
             return []
         with self._writing(durable=True) as at:

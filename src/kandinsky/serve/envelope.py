@@ -10,9 +10,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import Message, Receive, Scope, Send
 
 from kandinsky.errors import BackendError, KandinskyError, RequestError, WeightsError
 
@@ -115,6 +117,26 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, of_validation)
     app.add_exception_handler(Exception, of_bug)
+
+
+class RangedFile(FileResponse):
+    """A file, or a part of it; a part that is none is answered in the envelope."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused: dict[str, str] | None = None
+
+        async def answer(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start" and message["status"] in (400, 416):
+                refused = {name: value for name, value in Headers(raw=message["headers"]).items()
+                           if name == "content-range"}  # fmt: skip
+                error = ApiError(message["status"], "the file has no such part: see `Content-Range`", code="bad_range",
+                                 headers=refused)  # fmt: skip
+                await error.answer()(scope, receive, send)
+            elif refused is None:
+                await send(message)
+
+        await super().__call__(scope, receive, answer)
 
 
 def _methods(request: Request) -> set[str]:

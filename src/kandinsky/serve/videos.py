@@ -7,7 +7,6 @@ import os
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import FileResponse
 
 from kandinsky.errors import RequestError
 from kandinsky.jobs import job_files
@@ -15,10 +14,10 @@ from kandinsky.jobs.order import MEDIA_TYPES
 from kandinsky.jobs.records import JobRecord, State
 from kandinsky.serve import fields
 from kandinsky.serve.access import Access
-from kandinsky.serve.envelope import ApiError
+from kandinsky.serve.envelope import ApiError, RangedFile
 from kandinsky.serve.intake import Wanted
 from kandinsky.serve.routes import ACCEPTING, errors, house_of, needs_prompt
-from kandinsky.serve.shapes import Deleted, JobList, JobObject
+from kandinsky.serve.shapes import Deleted, Envelope, JobList, JobObject
 
 router = APIRouter()
 REFERENCES = {
@@ -38,7 +37,7 @@ BYTES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
     206: {"description": "Part of the file.", "content": {"application/octet-stream": {"schema": {"type": "string"}}}},
     304: {"description": "Not changed."},
-    416: {"description": "There is no such part.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+    416: {"model": Envelope, "description": "There is no such part."},
 }
 for _name in sorted({*MEDIA_TYPES.values(), "image/jpeg", "video/x-matroska"}):
     BYTES[200]["content"][_name] = BYTES[206]["content"][_name] = {"schema": {"type": "string", "format": "binary"}}
@@ -289,7 +288,7 @@ def _content(folder: Any, job: JobRecord, variant: Variant | None, download: boo
     path = job_files.path_of(folder, job.id, name)
     shown = f"{job.kind}-{job.id[4:12]}{path.suffix}"
     how = "attachment" if download else "inline"
-    return FileResponse(
+    return RangedFile(
         path,
         media_type=kind,
         filename=shown,
