@@ -7,6 +7,7 @@ while its ``Claim`` is valid: after the lease has expired and another attempt be
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -108,7 +109,7 @@ class JobStore(Protocol):
 
     # -- for those who work ------------------------------------------------------------------------------------------
 
-    def claim(self, worker: str, *, lease_s: float, at_once: int = 1, models: Sequence[str] = ()) -> list[Claim]:
+    def claim(self, worker: str, *, lease_s: float, at_once: int = 1, models: Sequence[str] = ()) -> builtins.list[Claim]:
         """Take the next job, and those of the same batch key that may run together with it.
 
         Args:
@@ -172,17 +173,17 @@ class JobStore(Protocol):
         """Workers that reported lately."""
         ...
 
-    def bury(self, worker: str) -> list[str]:
+    def bury(self, worker: str) -> builtins.list[str]:
         """A worker is dead: its jobs begin again, or fail after their last attempt. Returns their names."""
         ...
 
     # -- upkeep --------------------------------------------------------------------------------------------------------
 
-    def expire(self) -> list[str]:
+    def expire(self) -> builtins.list[str]:
         """Give jobs whose lease has expired back to the queue; those out of attempts fail. Returns their names."""
         ...
 
-    def prune(self, *, finished_before: float | None = None, owner: str | None = None) -> list[str]:
+    def prune(self, *, finished_before: float | None = None, owner: str | None = None) -> builtins.list[str]:
         """Remove jobs whose time is over, or that finished before a moment, with their files. Returns their names."""
         ...
 

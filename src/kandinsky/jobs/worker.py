@@ -155,7 +155,7 @@ class Worker:
             import torch
 
             if torch.cuda.is_available() and torch.cuda.is_initialized():
-                told["cuda_bytes"] = torch.cuda.memory_allocated()
+                told["device_bytes"] = torch.cuda.memory_allocated()
         return told
 
     def _beat(self) -> None:

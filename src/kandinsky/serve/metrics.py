@@ -79,6 +79,6 @@ class Metrics:
             self.jobs.labels(str(State(state))).set(count)
         workers = self._store.workers()
         self.workers.set(len(workers))
-        for kind, name in (("host", "rss_bytes"), ("weights", "weights_bytes"), ("cuda", "cuda_bytes")):
+        for kind, name in (("host", "rss_bytes"), ("weights", "weights_bytes"), ("device", "device_bytes")):
             self.memory.labels(kind).set(sum(float(one.facts.get(name, 0)) for one in workers))
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
