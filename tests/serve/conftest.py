@@ -36,8 +36,18 @@ class Server:
     def start(self) -> Server:
         env = {name: value for name, value in os.environ.items() if not name.startswith("KANDINSKY_")}
         env |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | self.environment
-        command = [sys.executable, "-m", "kandinsky", "serve", *self.models, "--port", "0", "--store",
-                   str(self.folder / "jobs"), *self.options]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "kandinsky",
+            "serve",
+            *self.models,
+            "--port",
+            "0",
+            "--store",
+            str(self.folder / "jobs"),
+            *self.options,
+        ]
         self.log = (self.folder / "server.log").open("a")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env)
         assert self.process.stdout is not None

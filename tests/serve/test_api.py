@@ -50,8 +50,24 @@ def events_of(server: Server, path: str, **headers: str) -> list[tuple[str, str,
 
 def test_a_clip_is_the_commands_own_byte_for_byte(server: Server, finished: dict[str, Any], tmp_path: Path) -> None:
     target = tmp_path / "x.mp4"
-    command = [sys.executable, "-m", "kandinsky", "generate", "a panda waves", "-m", "nano-t2v", "--seconds", "1",
-               "--steps", "2", "--seed", "7", "-o", str(target), "-q"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "kandinsky",
+        "generate",
+        "a panda waves",
+        "-m",
+        "nano-t2v",
+        "--seconds",
+        "1",
+        "--steps",
+        "2",
+        "--seed",
+        "7",
+        "-o",
+        str(target),
+        "-q",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     answer = server.client.get(f"/v1/videos/{finished['id']}/content")
     assert answer.content == target.read_bytes() and answer.headers["content-type"] == "video/mp4"
@@ -145,8 +161,11 @@ def test_an_image_as_file_data_url_and_result(server: Server, finished: dict[str
 
 
 def test_without_a_model_the_first_that_fits_is_taken(server: Server) -> None:
-    answer = server.client.post("/v1/videos", data={"prompt": "a cat", **{k: str(v) for k, v in TINY.items()}},
-                                files={"image": ("x.png", png(), "image/png")})  # fmt: skip
+    answer = server.client.post(
+        "/v1/videos",
+        data={"prompt": "a cat", **{k: str(v) for k, v in TINY.items()}},
+        files={"image": ("x.png", png(), "image/png")},
+    )
     assert answer.json()["model"] == "nano-i2v" and server.create()["model"] == "nano-t2v"
     server.client.post("/v1/jobs/cancel", params={"which": "all"})
 
@@ -163,8 +182,11 @@ def test_remix_takes_everything_but_the_prompt(server: Server, finished: dict[st
 
 def test_extending_a_clip_and_hearing_it(server: Server, finished: dict[str, Any], tmp_path: Path) -> None:
     content = server.client.get(f"/v1/videos/{finished['id']}/content").content
-    longer = server.client.post("/v1/videos/extensions", data={"prompt": "a panda waves", "seconds": "1", "steps": "1"},
-                                files={"video": ("x.mp4", content, "video/mp4")})  # fmt: skip
+    longer = server.client.post(
+        "/v1/videos/extensions",
+        data={"prompt": "a panda waves", "seconds": "1", "steps": "1"},
+        files={"video": ("x.mp4", content, "video/mp4")},
+    )
     heard = server.client.post("/v1/audio", json={"prompt": "a drum", "steps": 2, "video": {"id": finished["id"]}})
     both = server.create(sound=True)
     made = server.wait(longer.json()["id"])
@@ -192,8 +214,9 @@ def test_images_are_answered_when_they_are_made(server: Server) -> None:
     images = [Image.open(io.BytesIO(base64.b64decode(one["b64_json"]))) for one in made["data"]]
     assert [one["seed"] for one in made["data"]] == [5, 6] and made["size"] == "96x96" and images[0].format == "PNG"
     assert np.asarray(images[0]).tolist() != np.asarray(images[1]).tolist()
-    by_url = server.client.post("/v1/images/generations", json={**body, "n": 1, "response_format": "url",
-                                                                "output_format": "webp"})  # fmt: skip
+    by_url = server.client.post(
+        "/v1/images/generations", json={**body, "n": 1, "response_format": "url", "output_format": "webp"}
+    )
     link = by_url.json()["data"][0]["url"]
     fetched = server.client.get(link)
     assert link.startswith(server.url) and fetched.headers["content-type"] == "image/webp"
@@ -232,8 +255,12 @@ def test_lists_have_pages(server: Server) -> None:
     assert [job["id"] for job in second["data"]] == [ids[2], ids[1]]
     up = server.client.get("/v1/videos", params={"limit": 1, "order": "asc"}).json()["data"][0]
     assert up["created_at"] <= first["data"][0]["created_at"]
-    for bad, param in (({"limit": 0}, "limit"), ({"limit": 101}, "limit"), ({"after": "job_x"}, "after"),
-                       ({"order": "up"}, "order")):  # fmt: skip
+    for bad, param in (
+        ({"limit": 0}, "limit"),
+        ({"limit": 101}, "limit"),
+        ({"after": "job_x"}, "after"),
+        ({"order": "up"}, "order"),
+    ):
         answer = server.client.get("/v1/videos", params=bad)
         assert answer.status_code == 400 and error_of(answer)["param"] == param
     jobs = server.client.post("/v1/jobs/cancel", params={"which": "all"}).json()["data"]
@@ -340,8 +367,15 @@ def test_health_ready_and_figures(server: Server, finished: dict[str, Any]) -> N
     time.sleep(0.5)
     figures = server.client.get("/metrics").text
     assert 'kandinsky_jobs_ended_total{model="nano-t2v",outcome="completed",task="video"}' in figures
-    for name in ("kandinsky_jobs{", "kandinsky_job_run_seconds", "kandinsky_step_seconds", "kandinsky_worker_up 1.0",
-                 "kandinsky_http_request_seconds", "kandinsky_build_info", "kandinsky_device_memory_bytes"):  # fmt: skip
+    for name in (
+        "kandinsky_jobs{",
+        "kandinsky_job_run_seconds",
+        "kandinsky_step_seconds",
+        "kandinsky_worker_up 1.0",
+        "kandinsky_http_request_seconds",
+        "kandinsky_build_info",
+        "kandinsky_device_memory_bytes",
+    ):
         assert name in figures
     assert finished["id"] not in figures and "panda" not in figures
     schema = server.client.get("/openapi.json").json()

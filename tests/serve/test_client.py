@@ -17,7 +17,7 @@ from serve.conftest import TINY, Server
 def test_from_prompt_to_file(server: Server, tmp_path: Path) -> None:
     seen: list[Event] = []
     with Client(server.url) as client:
-        assert client.is_ready() and [model.id for model in client.models()][0] == "nano-t2v"
+        assert client.is_ready() and client.models()[0].id == "nano-t2v"
         job = client.create("a panda waves", seed=3, **TINY)
         done = client.wait(job, on_event=seen.append)
         path = client.save(done, tmp_path / "x.mp4")
@@ -35,13 +35,13 @@ def test_from_prompt_to_file(server: Server, tmp_path: Path) -> None:
         longer = client.extend({"id": done.id}, "a panda", **TINY)
         heard = client.sound(path, "a drum", steps=1)
         assert [client.wait(one).status for one in (moving, longer, heard)] == ["completed"] * 3
-    assert [event.kind for event in seen][0] == "queued" and seen[-1].kind == "completed"
+    assert seen[0].kind == "queued" and seen[-1].kind == "completed"
     assert all(event.job == job.id for event in seen)
 
 
 def test_errors(server: Server, tmp_path: Path) -> None:
     with Client(server.url) as client:
-        with pytest.raises(ApiError, match="`prompt`|empty") as caught:
+        with pytest.raises(ApiError, match=r"`prompt`|empty") as caught:
             client.create("", **TINY)
         assert caught.value.status == 400 and caught.value.request_id
         with pytest.raises(RequestError, match="not a file"):
@@ -88,6 +88,7 @@ def test_lines_of_a_stream() -> None:
 
 
 def test_it_needs_httpx_alone() -> None:
-    code = "import sys, kandinsky.client; print(sorted({n.partition('.')[0] for n in sys.modules} & {'torch','numpy','fastapi','httpx'}))"
+    heavy = "{'torch', 'numpy', 'fastapi', 'httpx'}"
+    code = f"import sys, kandinsky.client; print(sorted({{n.partition('.')[0] for n in sys.modules}} & {heavy}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

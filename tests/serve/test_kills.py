@@ -30,8 +30,11 @@ def survive(folder: Path, kills: int, seed: int) -> dict[str, Any]:
                 key = f"job-{len(made)}"
                 still = {"seconds": 1 if len(made) % 2 else 0.5, "steps": dice.choice([1, 3, 8])}
                 try:
-                    answer = server.client.post("/v1/videos", json={"prompt": "a panda", "seed": len(made), **still},
-                                                headers={"Idempotency-Key": key})  # fmt: skip
+                    answer = server.client.post(
+                        "/v1/videos",
+                        json={"prompt": "a panda", "seed": len(made), **still},
+                        headers={"Idempotency-Key": key},
+                    )
                 except httpx.TransportError:
                     break
                 assert answer.status_code == 200, answer.text
@@ -58,8 +61,11 @@ def survive(folder: Path, kills: int, seed: int) -> dict[str, Any]:
             path.write_bytes(content)
             assert recipes.read(path)["seed"] == number == job["seed"]
             assert job["bytes"] >= len(content)
-            told = [line for line in server.client.get(f"/v1/videos/{job_id}/events").text.splitlines()
-                    if line == "event: completed"]  # fmt: skip
+            told = [
+                line
+                for line in server.client.get(f"/v1/videos/{job_id}/events").text.splitlines()
+                if line == "event: completed"
+            ]
             assert len(told) == 1  # done once
             files = sorted(one.name for one in (folder / "jobs" / "files" / job_id).iterdir())
             assert len(files) == 3 and len({name.partition("-")[0] for name in files}) == 1, files

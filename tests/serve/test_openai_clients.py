@@ -31,8 +31,9 @@ def client(server: Server) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def video(client: Any) -> Any:
-    made = client.videos.create_and_poll(prompt="панда машет", model="nano-t2v", seconds="1", size="96x96",
-                                         extra_body={"seed": 7, "steps": 2})  # fmt: skip
+    made = client.videos.create_and_poll(
+        prompt="панда машет", model="nano-t2v", seconds="1", size="96x96", extra_body={"seed": 7, "steps": 2}
+    )
     assert made.status == "completed", made
     return made
 
@@ -63,9 +64,19 @@ def test_create_then_retrieve_with_the_poll_header(client: Any) -> None:
 
 
 def test_extra_body_of_every_kind(client: Any) -> None:
-    job = client.videos.create(prompt="a dog", seconds="1", extra_body={
-        "steps": 1, "seed": 3, "guidance": 1.5, "negative_prompt": "кот", "expand": False, "priority": 2, "shift": None,
-    })  # fmt: skip
+    job = client.videos.create(
+        prompt="a dog",
+        seconds="1",
+        extra_body={
+            "steps": 1,
+            "seed": 3,
+            "guidance": 1.5,
+            "negative_prompt": "кот",
+            "expand": False,
+            "priority": 2,
+            "shift": None,
+        },
+    )
     assert job.request["guidance"] == 1.5 and job.request["negative_prompt"] == "кот" and job.priority == 2
     assert job.request["seed"] == 3
     with pytest.raises(openai.BadRequestError) as caught:
@@ -79,12 +90,17 @@ def test_extra_body_of_every_kind(client: Any) -> None:
 def test_an_image_in_each_way_that_works(client: Any) -> None:
     url = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
     extra = {"steps": 1, "seed": 1}
-    file = client.videos.create(prompt="a panda", model="nano-i2v", seconds="1", input_reference=("x.png", png()),
-                                extra_body=extra)  # fmt: skip
-    part = client.videos.create(prompt="a panda", model="nano-i2v", seconds="1",
-                                extra_body={**extra, "input_reference": {"image_url": url}})  # fmt: skip
-    plain = client.post("/videos", cast_to=object, body={"prompt": "a panda", "model": "nano-i2v", "seconds": "1",
-                                                         "input_reference": {"image_url": url}, **extra})  # fmt: skip
+    file = client.videos.create(
+        prompt="a panda", model="nano-i2v", seconds="1", input_reference=("x.png", png()), extra_body=extra
+    )
+    part = client.videos.create(
+        prompt="a panda", model="nano-i2v", seconds="1", extra_body={**extra, "input_reference": {"image_url": url}}
+    )
+    plain = client.post(
+        "/videos",
+        cast_to=object,
+        body={"prompt": "a panda", "model": "nano-i2v", "seconds": "1", "input_reference": {"image_url": url}, **extra},
+    )
     ids = [file.id, part.id, plain["id"]]
     made = [client.videos.poll(job_id) for job_id in ids]
     assert [one.status for one in made] == ["completed"] * 3
@@ -92,8 +108,10 @@ def test_an_image_in_each_way_that_works(client: Any) -> None:
 
 
 def test_lists_page_by_themselves(client: Any, server: Server) -> None:
-    ids = [client.videos.create(prompt=f"a cat {i}", seconds="1", extra_body={**EXTRA, "priority": -5}).id
-           for i in range(5)]  # fmt: skip
+    ids = [
+        client.videos.create(prompt=f"a cat {i}", seconds="1", extra_body={**EXTRA, "priority": -5}).id
+        for i in range(5)
+    ]
     page = client.videos.list(limit=2)
     pages = [page, page := page.get_next_page(), page.get_next_page()]
     assert [one.id for page in pages for one in page.data][:5] == ids[::-1]
@@ -142,8 +160,16 @@ def test_remix_edit_and_extend(client: Any, video: Any) -> None:
 
 
 def test_images(client: Any) -> None:
-    made = client.images.generate(prompt="a red heart", model="nano-t2v", n=2, size="96x96", quality="auto", user="me",
-                                  output_format="webp", extra_body={"steps": 1})  # fmt: skip
+    made = client.images.generate(
+        prompt="a red heart",
+        model="nano-t2v",
+        n=2,
+        size="96x96",
+        quality="auto",
+        user="me",
+        output_format="webp",
+        extra_body={"steps": 1},
+    )
     images = [Image.open(io.BytesIO(base64.b64decode(one.b64_json))) for one in made.data]
     assert [one.size for one in images] == [(96, 96)] * 2 and images[0].format == "WEBP" and made.size == "96x96"
     link = client.images.generate(prompt="a red heart", response_format="url", extra_body={"steps": 1}).data[0].url
@@ -233,8 +259,9 @@ def test_litellm(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     litellm = pytest.importorskip("litellm", reason="LiteLLM is not installed")
     place = {"api_base": f"{server.url}/v1", "api_key": "x"}
     for provider in ("openai", "hosted_vllm"):
-        made = litellm.video_generation(model=f"{provider}/nano-t2v", prompt="a panda", seconds="1", size="96x96",
-                                        **place)  # fmt: skip
+        made = litellm.video_generation(
+            model=f"{provider}/nano-t2v", prompt="a panda", seconds="1", size="96x96", **place
+        )
         assert made.status in ("queued", "in_progress")
         while (found := litellm.video_status(video_id=made.id, **place)).status in ("queued", "in_progress"):
             time.sleep(0.2)

@@ -41,8 +41,14 @@ def test_every_answer_is_documented(tmp_path: Path) -> None:
                     continue
 
                 @given(case=strategy)
-                @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck),
-                          phases=[Phase.generate], derandomize=True)  # fmt: skip
+                @settings(
+                    max_examples=EXAMPLES,
+                    deadline=None,
+                    database=None,
+                    suppress_health_check=list(HealthCheck),
+                    phases=[Phase.generate],
+                    derandomize=True,
+                )
                 def call(case: Any) -> None:
                     case.call_and_validate(checks=checks, timeout=60)
 

@@ -91,16 +91,34 @@ def test_a_clients_file_name_is_never_used(locked: Server, name: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["image", "input_reference"])
-@pytest.mark.parametrize("value", ["/etc/passwd", "file:///etc/passwd", "http://127.0.0.1:1/x", "https://example.org/x.png",
-                                   {"image_url": "http://169.254.169.254/"}, {"path": "/etc/passwd"}, {"id": "../x"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "http://127.0.0.1:1/x",
+        "https://example.org/x.png",
+        {"image_url": "http://169.254.169.254/"},
+        {"path": "/etc/passwd"},
+        {"id": "../x"},
+    ],
+)
 def test_neither_local_paths_nor_urls_are_read(locked: Server, field: str, value: Any) -> None:
     body = {"prompt": "x", "model": "nano-i2v", field: value}
     answer = locked.client.post("/v1/videos", json=body, headers=as_(ALICE))
     assert answer.status_code in (400, 404) and "passwd" not in answer.text.replace(str(value), "")
 
 
-@pytest.mark.parametrize("path", ["/v1/videos/..%2f..%2fjobs.sqlite3/content", "/v1/videos/%2e%2e/content", "/../etc/passwd",
-                                  "/v1/videos/job_x/content", "/v1/videos/job_0%00/preview"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/videos/..%2f..%2fjobs.sqlite3/content",
+        "/v1/videos/%2e%2e/content",
+        "/../etc/passwd",
+        "/v1/videos/job_x/content",
+        "/v1/videos/job_0%00/preview",
+    ],
+)
 def test_nothing_outside_a_job_is_served(locked: Server, path: str) -> None:
     raw = socket.create_connection(("127.0.0.1", int(locked.url.rpartition(":")[2])))
     raw.sendall(
@@ -119,21 +137,55 @@ def test_the_store_is_readable_by_its_owner_alone(locked: Server) -> None:
 # -- 2: fetching -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "224.0.0.1",
-                                     "100.64.0.1", "::1", "fe80::1", "fc00::1", "::ffff:127.0.0.1", "2002:7f00:1::",
-                                     "ff02::1", "::ffff:10.0.0.1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.0.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "0.0.0.0",
+        "224.0.0.1",
+        "100.64.0.1",
+        "::1",
+        "fe80::1",
+        "fc00::1",
+        "::ffff:127.0.0.1",
+        "2002:7f00:1::",
+        "ff02::1",
+        "::ffff:10.0.0.1",
+    ],
+)
 def test_addresses_that_are_not_public_are_not_connected_to(address: str) -> None:
     assert not fetching.is_public(address)
     with pytest.raises(ApiError, match="open network"):
         fetching.fetch("https://a.example/x", hosts=["a.example"], most=10, param="image", look=lambda _: [address])
     with pytest.raises(ApiError, match="open network"):  # one bad address among good ones is enough
-        fetching.fetch("https://a.example/x", hosts=["a.example"], most=10, param="image",
-                       look=lambda _: ["93.184.216.34", address])  # fmt: skip
+        fetching.fetch(
+            "https://a.example/x",
+            hosts=["a.example"],
+            most=10,
+            param="image",
+            look=lambda _: ["93.184.216.34", address],
+        )
 
 
-@pytest.mark.parametrize("url", ["http://a.example/x", "https://a.example:8443/x", "https://u:p@a.example/x", "ftp://a.example",
-                                 "https://b.example/x", "https://a.example.evil/x", "https://[::1]/x", "https://127.0.0.1/x",
-                                 "https://a.example:99999/", "file:///etc/passwd", "https://"])  # fmt: skip
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a.example/x",
+        "https://a.example:8443/x",
+        "https://u:p@a.example/x",
+        "ftp://a.example",
+        "https://b.example/x",
+        "https://a.example.evil/x",
+        "https://[::1]/x",
+        "https://127.0.0.1/x",
+        "https://a.example:99999/",
+        "file:///etc/passwd",
+        "https://",
+    ],
+)
 def test_only_listed_hosts_are_fetched_from(url: str) -> None:
     with pytest.raises(ApiError) as caught:
         fetching.fetch(url, hosts=["a.example"], most=10, param="image", look=lambda _: ["93.184.216.34"])
@@ -160,9 +212,17 @@ def test_the_address_that_was_checked_is_the_one_connected_to(monkeypatch: pytes
 
 @pytest.mark.parametrize(
     "content",
-    [huge_png(), b"", b"nonsense", png()[:60], b"GIF89a" + b"\0" * 50, b"%!PS-Adobe-3.0 EPSF\n", b"<svg/>",
-     b"\x89PNG\r\n\x1a\n" + b"\xff" * 500],
-)  # fmt: skip
+    [
+        huge_png(),
+        b"",
+        b"nonsense",
+        png()[:60],
+        b"GIF89a" + b"\0" * 50,
+        b"%!PS-Adobe-3.0 EPSF\n",
+        b"<svg/>",
+        b"\x89PNG\r\n\x1a\n" + b"\xff" * 500,
+    ],
+)
 def test_images_that_are_none_or_too_large(locked: Server, content: bytes) -> None:
     body = {"prompt": "x", "model": "nano-i2v"}
     begun = time.monotonic()
@@ -173,9 +233,14 @@ def test_images_that_are_none_or_too_large(locked: Server, content: bytes) -> No
 
 @pytest.mark.parametrize(
     "content",
-    [b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile '/etc/passwd'\n", b"RIFF" + b"\0" * 100,
-     b"\0\0\0\x18ftypmp42" + b"\xff" * 200, png()],
-)  # fmt: skip
+    [
+        b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+        b"ffconcat version 1.0\nfile '/etc/passwd'\n",
+        b"RIFF" + b"\0" * 100,
+        b"\0\0\0\x18ftypmp42" + b"\xff" * 200,
+        png(),
+    ],
+)
 def test_videos_that_name_other_files_or_are_damaged(locked: Server, content: bytes) -> None:
     answer = locked.client.post(
         "/v1/audio", data={"prompt": "x"}, files={"video": ("x.mp4", content)}, headers=as_(ALICE)
@@ -326,8 +391,14 @@ def test_nobody_gets_in_without_a_key(locked: Server) -> None:
 
 def test_keys_see_their_own_jobs_only(locked: Server) -> None:
     job = locked.client.post("/v1/videos", json={"prompt": "x", **TINY}, headers=as_(ALICE)).json()
-    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/content"), ("GET", "/events"), ("GET", "/preview"),
-                         ("POST", "/cancel")):  # fmt: skip
+    for method, path in (
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/content"),
+        ("GET", "/events"),
+        ("GET", "/preview"),
+        ("POST", "/cancel"),
+    ):
         answer = locked.client.request(method, f"/v1/videos/{job['id']}{path}", headers=as_(BOB))
         assert answer.status_code == 404, (method, path)  # as one that does not exist
     remix = locked.client.post(f"/v1/videos/{job['id']}/remix", json={"prompt": "y"}, headers=as_(BOB))
@@ -417,14 +488,33 @@ def test_a_bucket_fills_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_listening_beyond_this_machine_needs_a_key(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "kandinsky", "serve", "nano-t2v", "--host", "0.0.0.0", "--port", "0", "--store",
-               str(tmp_path)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "kandinsky",
+        "serve",
+        "nano-t2v",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "0",
+        "--store",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2 and "no key is set" in done.stderr and "--keys" in done.stderr
     assert ServeSettings(host="0.0.0.0", open_to_all=True).check(Keys({})) is None
     assert ServeSettings(host="0.0.0.0").check(Keys({digest(ALICE): Owner("a")})) is None
-    for host, is_local in (("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
-                           ("0.0.0.0", False), ("::", False), ("192.168.0.2", False), ("example.org", False)):  # fmt: skip
+    for host, is_local in (
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.0.2", False),
+        ("example.org", False),
+    ):
         assert is_loopback(host) == is_local
 
 

@@ -62,9 +62,13 @@ class House:
 
 
 def add(
-    store: SqliteStore, *, form: str = "", files: dict[str, Any] | None = None, order: dict[str, Any] | None = None,
+    store: SqliteStore,
+    *,
+    form: str = "",
+    files: dict[str, Any] | None = None,
+    order: dict[str, Any] | None = None,
     **values: Any,
-) -> JobRecord:  # fmt: skip
+) -> JobRecord:
     request = {"model": "nano-t2v", **QUICK, **values}
     card = catalogue.find(request["model"])
     job_id = new_id()
@@ -247,9 +251,7 @@ def test_failures_are_told_and_the_worker_lives(store: SqliteStore, monkeypatch:
         nowhere = house.wait(
             store.add(new_job_of(store, model="nano-t2v", changed_model="kandinsky5-lite-t2v-sft-5s"))[0].id
         )
-    assert failed.error == {
-        "code": "internal_error", "message": "the worker failed: ZeroDivisionError", "hint": ""
-    }  # fmt: skip
+    assert failed.error == {"code": "internal_error", "message": "the worker failed: ZeroDivisionError", "hint": ""}
     assert after.state == State.COMPLETED
     assert nowhere.error is not None and nowhere.error["code"] == "weights"
 

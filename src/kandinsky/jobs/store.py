@@ -109,7 +109,9 @@ class JobStore(Protocol):
 
     # -- for those who work ------------------------------------------------------------------------------------------
 
-    def claim(self, worker: str, *, lease_s: float, at_once: int = 1, models: Sequence[str] = ()) -> builtins.list[Claim]:
+    def claim(
+        self, worker: str, *, lease_s: float, at_once: int = 1, models: Sequence[str] = ()
+    ) -> builtins.list[Claim]:
         """Take the next job, and those of the same batch key that may run together with it.
 
         Args:

@@ -463,7 +463,7 @@ def _continued(stream: VideoStream, before: Path) -> VideoStream:
     video = probe(before)
     count = max(1, round(video.seconds * stream.fps))
     times = np.asarray(video.times_s)
-    chosen = [int(max(0, np.searchsorted(times, i / stream.fps + 1e-6, side="right") - 1)) for i in range(count)]
+    chosen = [max(0, int(np.searchsorted(times, i / stream.fps + 1e-6, side="right")) - 1) for i in range(count)]
     if chosen[-1] != len(times) - 1:
         chosen.append(len(times) - 1)
 

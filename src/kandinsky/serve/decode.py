@@ -53,7 +53,7 @@ def image(source: Path, target: Path) -> dict[str, Any]:
     Raises:
         Refused: It is no PNG, JPEG or WebP, or is too large.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     from kandinsky.media.image import upright_rgb
 
@@ -67,7 +67,7 @@ def image(source: Path, target: Path) -> dict[str, Any]:
             upright = upright_rgb(given, "the image")
     except Image.DecompressionBombError:
         raise Refused(f"the image has more than {MOST_PIXELS // 10**6} million pixels") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise Refused("the file is not an image that can be read: use PNG, JPEG or WebP") from None
     upright.info = {}
     upright.save(target, "PNG", compress_level=1)
@@ -80,7 +80,7 @@ def mask(source: Path, target: Path) -> dict[str, Any]:
     Raises:
         Refused: It is no PNG, JPEG or WebP, or is too large.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS
     try:
@@ -92,7 +92,7 @@ def mask(source: Path, target: Path) -> dict[str, Any]:
             if given.has_transparency_data:  # OpenAI: transparent where the image is repainted
                 alpha = given.convert("RGBA").getchannel("A")
                 grey = alpha.point(lambda value: 255 - value)
-    except (Image.DecompressionBombError, Image.UnidentifiedImageError):
+    except (Image.DecompressionBombError, UnidentifiedImageError):
         raise Refused("the mask is not an image that can be read: use PNG, JPEG or WebP") from None
     grey.save(target, "PNG", compress_level=1)
     return {"width": grey.width, "height": grey.height}

@@ -101,14 +101,13 @@ _SIZE: dict[str, Any] = {
 
 def _form(default: str, *others: str) -> Any:
     return Annotated[
-        Literal[(default, *others)],  # type: ignore[valid-type]
+        Literal[(default, *others)],
         Field(default=default, description="Format of the result."),
     ]
 
 
 def _model(name: str, fields: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> type[Asked]:
-    given = {key: (hint, ...) if key == "required" else hint for key, hint in fields.items() if key not in without}
-    made: dict[str, Any] = {key: (hint, _default(hint)) for key, hint in given.items()}
+    made: dict[str, Any] = {key: (hint, _default(hint)) for key, hint in fields.items() if key not in without}
     return create_model(name, __base__=Asked, **made)
 
 

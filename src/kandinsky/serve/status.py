@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Request, Response
 
@@ -36,6 +36,7 @@ async def ready(request: Request, response: Response) -> Ready:
     def ask() -> Ready:
         able = [one for one in house.store.workers(within_s=WORKERS_S) if one.state != "starting"]
         counts = house.store.counts()
+        status: Literal["ready", "starting", "draining"]
         status = "draining" if house.intake.closing else "ready" if able else "starting"
         return Ready(status=status, workers=len(able), queued=counts[State.QUEUED], running=counts[State.RUNNING])
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from kandinsky.jobs.records import WorkerRecord
 from kandinsky.jobs.sqlite_store import SqliteStore
 from kandinsky.serve.settings import ServeSettings
 from kandinsky.serve.worker_command import worker_command
@@ -86,7 +87,7 @@ class Supervisor:
         for thread in self._threads:
             thread.join()
 
-    def _mine(self) -> list[object]:
+    def _mine(self) -> list[WorkerRecord]:
         with self._lock:
             pids = {process.pid for process in self.processes.values() if process.poll() is None}
         return [one for one in self.store.workers() if one.pid in pids]
