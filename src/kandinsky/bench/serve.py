@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky import catalogue
-from kandinsky.runtime.devices import device_name
+from kandinsky.runtime.speed import at_hand
 
 LOOK_S = 0.02
 _LOOP = """
@@ -160,7 +160,7 @@ def measure(arguments: argparse.Namespace, tell: Callable[[str], object]) -> dic
             finally:
                 server.terminate()
                 server.wait()
-    return {"processor": device_name("cpu"), "ready_s": round(ready_s, 2), "loop_s": round(loop_s, 4), "idle": idle,
+    return {"processor": at_hand("cpu", "float32")[0].name, "ready_s": round(ready_s, 2), "loop_s": round(loop_s, 4), "idle": idle,
             "rounds": rounds}  # fmt: skip
 
 
