@@ -160,8 +160,13 @@ def measure(arguments: argparse.Namespace, tell: Callable[[str], object]) -> dic
             finally:
                 server.terminate()
                 server.wait()
-    return {"processor": at_hand("cpu", "float32")[0].name, "ready_s": round(ready_s, 2), "loop_s": round(loop_s, 4), "idle": idle,
-            "rounds": rounds}  # fmt: skip
+    return {
+        "processor": at_hand("cpu", "float32")[0].name,
+        "ready_s": round(ready_s, 2),
+        "loop_s": round(loop_s, 4),
+        "idle": idle,
+        "rounds": rounds,
+    }
 
 
 def figures(at: Any, pid: int) -> dict[str, float]:
