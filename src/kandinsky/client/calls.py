@@ -10,7 +10,7 @@ from typing import Any
 from kandinsky.errors import RequestError
 
 URL = "http://127.0.0.1:8000"
-VARIABLE, ADDRESS = "KANDINSKY_API_KEY", "KANDINSKY_URL"
+VARIABLE, ADDRESS = "KANDINSKY_API_KEY", "KANDINSKY_SERVER"
 FILES = ("image", "mask", "video")
 FINAL = ("completed", "failed", "cancelled")
 TRIES, PAUSE_S = 3, 0.5

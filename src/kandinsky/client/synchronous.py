@@ -27,7 +27,7 @@ class Client:
     """Talks to a server.
 
     Args:
-        url: Its address; the variable KANDINSKY_URL, or this machine, by default.
+        url: Its address; the variable KANDINSKY_SERVER, or this machine, by default.
         key: Its key; the variable KANDINSKY_API_KEY by default.
         timeout_s: Longest wait for an answer.
 
