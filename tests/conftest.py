@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -24,11 +27,21 @@ OF_PROCESSES = (
     "cli/test_cli_processes.py",
     "weights_locate/test_hub_download.py",
     "weights_locate/test_lora_download.py",
+    "serve/test_api.py",
+    "serve/test_client.py",
+    "serve/test_kills.py",
+    "serve/test_openai_clients.py",
+    "serve/test_schema.py",
+    "serve/test_security.py",
+    "serve/test_serve_pages.py",
 )
 
 
 # Defaults that somebody set for the command line on this machine are none of the tests'.
 os.environ["XDG_CONFIG_HOME"] = os.devnull
+# Nor are the jobs that somebody's commands and servers keep.
+os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="kandinsky-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)
 
 
 def starts_processes(node: str) -> bool:

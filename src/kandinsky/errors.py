@@ -1,7 +1,7 @@
 """The one hierarchy of errors this library raises on purpose.
 
 KandinskyError
-├── RequestError     the request cannot be fulfilled (also a ValueError; CLI exit 2, HTTP 422)
+├── RequestError     the request cannot be fulfilled (also a ValueError; CLI exit 2, HTTP 400)
 ├── WeightsError     a weight file is missing or truncated, or names or shapes do not fit; names the tensor
 ├── BackendError     a device, kernel or optional package is not available
 ├── OutOfMemory      memory ran out; names the placement to try
@@ -84,10 +84,26 @@ def needs(package: str, what: str) -> Iterator[None]:
     Raises:
         BackendError: It is not installed.
     """
+    with needs_extra(package, "full", what):
+        yield
+
+
+@contextmanager
+def needs_extra(package: str, extra: str, what: str) -> Iterator[None]:
+    """Around the import of an optional package.
+
+    Args:
+        package: Its name.
+        extra: The extra of this library that brings it along.
+        what: What cannot be done without it.
+
+    Raises:
+        BackendError: It is not installed.
+    """
     try:
         yield
     except ImportError as error:
-        raise BackendError(f"{what} needs the package `{package}`: install `kandinsky-video[full]`") from error
+        raise BackendError(f"{what} needs the package `{package}`: install `kandinsky-video[{extra}]`") from error
 
 
 def _line(text: str) -> str:

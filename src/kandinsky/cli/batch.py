@@ -34,6 +34,7 @@ def run_batch(
     workers: int | None,
     as_json: bool,
     quiet: bool,
+    store: str | None = None,
     is_first: bool = True,
 ) -> None:
     """Make what does not exist yet and report each result; of several processes only the first reports.
@@ -47,6 +48,7 @@ def run_batch(
         workers: Number of workers on the cluster.
         as_json: Print a JSON object per entry.
         quiet: Print errors only.
+        store: Where the batch is listed, see ``jobs/listing.py``.
         is_first: Whether this is the first process.
 
     Raises:
@@ -57,6 +59,7 @@ def run_batch(
     from kandinsky.engine.latent_names import latent_path
     from kandinsky.files import sweep
     from kandinsky.jobs.batch import LocalRunner, Summary, settle
+    from kandinsky.jobs.listing import listed
 
     hush_libraries()
     if not is_first:
@@ -70,15 +73,18 @@ def run_batch(
     for outcome in settled:
         record.add(outcome)
     total = len(record.outcomes)
-    with record:
+    with record, listed(items, loading.source.name, store) as listing:
         for outcome in sorted(settled, key=lambda outcome: outcome.number):
             _tell(outcome, total, as_json=as_json, quiet=quiet)
-        runner = _runner(loading, total, ray=ray, workers=workers, quiet=quiet)
+        begin = None if listing is None else listing.begin
+        runner = _runner(loading, total, ray=ray, workers=workers, quiet=quiet, begin=begin)
         with _counting(record, total, is_on=ray is not None and not quiet) as moved:
             try:
                 for item, result, attempts in runner.run(items):
                     outcome = settle(item, result, attempts)
                     record.add(outcome)
+                    if listing is not None:
+                        listing.settle(outcome)
                     moved()
                     _tell(outcome, total, as_json=as_json, quiet=quiet)
             except KeyboardInterrupt as error:
@@ -113,7 +119,15 @@ def check_ray(ray: str | None, workers: int | None, device: str | None, prompts:
         raise RequestError(f"device `{device}` is not supported with --ray: use `cpu` or `cuda`, one GPU per worker")
 
 
-def _runner(loading: Loading, total: int, *, ray: str | None, workers: int | None, quiet: bool) -> Runner:
+def _runner(
+    loading: Loading,
+    total: int,
+    *,
+    ray: str | None,
+    workers: int | None,
+    quiet: bool,
+    begin: Callable[[Item], None] | None = None,
+) -> Runner:
     from kandinsky.cli.progress import patient
     from kandinsky.jobs.batch import LocalRunner
 
@@ -125,6 +139,8 @@ def _runner(loading: Loading, total: int, *, ray: str | None, workers: int | Non
 
     @contextmanager
     def watch(item: Item | None) -> Iterator[OnStep | None]:
+        if item is not None and begin is not None:
+            begin(item)
         title = "loading" if item is None else f"{item.number}/{total} {item.job.prompt}"
         with patient(title, quiet=quiet) as on_step:
             yield on_step

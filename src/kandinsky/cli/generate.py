@@ -94,6 +94,12 @@ def generate(
             "--summary", metavar="FILE", help="With --prompts: the outcome of each; default: NAME.summary.jsonl."
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store", metavar="FOLDER", help="With --prompts: where `kandinsky jobs` finds the batch; off = nowhere."
+        ),
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, local or ray://HOST:10001."),
@@ -220,6 +226,7 @@ def generate(
             workers=workers,
             as_json=as_json,
             quiet=quiet,
+            store=store,
             is_first=world.is_first,
         )
         return

@@ -41,8 +41,10 @@ COMMANDS = (
     "train",
     "evaluate",
     "calibrate",
+    "serve",
+    "worker",
 )
-LIGHT = ("models", "show", "plan", "download", "install")  # load no torch
+LIGHT = ("models", "show", "plan", "download", "install", "serve", "list", "cancel", "retry", "prune")  # no torch
 FAILED, INTERRUPTED = 1, 130
 PROGRAM = "kandinsky"
 COMPLETION = "_KANDINSKY_COMPLETE"
@@ -112,6 +114,14 @@ def build() -> typer.Typer:
     comfyui.callback()(_group)
     comfyui.command("install", cls=Command)(import_module("kandinsky.cli.comfyui").install)
     app.add_typer(comfyui, name="comfyui")
+    jobs = typer.Typer(
+        help="List and change the jobs of servers and prompt files.", no_args_is_help=True, rich_markup_mode=None
+    )
+    jobs.callback()(_group)
+    module = import_module("kandinsky.cli.jobs")
+    for name in ("list", "show", "cancel", "retry", "prune"):
+        jobs.command(name, cls=Command)(getattr(module, f"{name}_jobs" if name in ("list", "prune") else f"{name}_job"))
+    app.add_typer(jobs, name="jobs")
     return app
 
 

@@ -109,8 +109,9 @@ def in_flags(text: str) -> str:
     from kandinsky.engine.options import PlanOptions
     from kandinsky.model import option
     from kandinsky.model.values import Request
+    from kandinsky.serve.settings import ServeSettings
 
-    return option.in_flags(text, (Request, PlanOptions), _ELSEWHERE)
+    return option.in_flags(text, (Request, PlanOptions, ServeSettings), _ELSEWHERE)
 
 
 def emit(text: object) -> None:

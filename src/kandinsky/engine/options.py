@@ -68,6 +68,7 @@ class RunOptions:
         "as in `nabla:P=0.8,wT=7`; `auto` is the card's",
         flags=("--attention",),
         short="auto, dense, nabla or a backend, as in nabla:P=0.8 or sdpa.",
+        served=True,
     )
     cache: str | CacheSettings | None = option(
         None,
@@ -80,6 +81,7 @@ class RunOptions:
         flags=("--lora",),
         short="LoRA file, folder or downloaded repository; may be repeated.",
         metavar="F[:SCALE]",
+        served=True,
     )
     quantize: str | Mapping[str, str] | None = option(
         None,

@@ -34,6 +34,7 @@ MOST_CHARACTERS = 2**20  # Pillow's limit for text in a PNG
 _DEEPEST = 64  # depth of recipes within recipes
 # the smallest numbers that make sense
 _LEAST = {"seed": 0, "seconds": 0, **dict.fromkeys(("width", "height", "frames", "steps", "windows"), 1)}
+IMAGES = (".gif", ".webp", ".png", ".jpg", ".jpeg")
 _VERSIONED = ("torch", "transformers", "diffusers", "tokenizers", "numpy", "av")
 
 
@@ -248,7 +249,7 @@ def read(path: Path) -> Recipe:
         path = frames[0]
     if not path.is_file():
         raise RequestError(f"`{path}` is not a file" if path.exists() else f"`{path}` does not exist")
-    readers = dict.fromkeys(container.FORMATS, _of_container) | dict.fromkeys((".gif", ".webp", ".png"), _of_image)
+    readers = dict.fromkeys(container.FORMATS, _of_container) | dict.fromkeys(IMAGES, _of_image)
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise RequestError(f"`{path}` is of no kind that carries a recipe: {', '.join(sorted(readers))}")
@@ -367,7 +368,7 @@ def _of_container(path: Path) -> str | None:
 
 def _of_image(path: Path) -> str | None:
     with opened(path, f"`{path}`") as image, quiet():
-        if image.format == "WEBP":
+        if image.format in ("WEBP", "JPEG"):
             text = image.getexif().get(EXIF_IMAGE_DESCRIPTION)
         else:
             text = image.info.get("comment" if image.format == "GIF" else PNG_KEY)

@@ -184,6 +184,8 @@ class Clip:
             keeps the image's shape and takes area and multiple of the size class, "within" the same without enlarging.
         step: Frames by which clips grow, if more than one latent frame; 0 = ``temporal``.
         multiple: Unlisted sizes are valid too if both sides are multiples of this; 0 = only listed ones.
+        stills_together: Stills that a server generates as one batch, where that is quicker than one by one.
+        clips_together: The same of clips.
     """
 
     fps: float
@@ -198,6 +200,8 @@ class Clip:
     fit: str = "list"
     step: int = 0
     multiple: int = 0
+    stills_together: int = 1
+    clips_together: int = 1
 
     @property
     def frame_step(self) -> int:

@@ -20,6 +20,7 @@ def option(
     metavar: str | None = None,
     least: float | None = None,
     most: float | None = None,
+    served: bool | None = None,
 ) -> Any:
     """Declare a field of a frozen dataclass that users set.
 
@@ -31,6 +32,8 @@ def option(
         metavar: What its value is called there.
         least: The smallest number that makes sense for any model.
         most: The largest.
+        served: Whether a request to a server may choose it; None as its dataclass says: all of ``Request``, none of
+            ``RunOptions``.
 
     Returns:
         The field.
@@ -42,6 +45,7 @@ def option(
         "metavar": metavar,
         "least": least,
         "most": most,
+        "served": served,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

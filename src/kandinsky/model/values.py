@@ -236,6 +236,7 @@ class Request:
         flags=("--states",),
         short="With --video: precomputed embeddings of it.",
         metavar="FILE",
+        served=False,
     )
 
     def __post_init__(self) -> None:

@@ -27,14 +27,30 @@ def parse_memory(text: str) -> int:
     Raises:
         RequestError: The text is not an amount, or no device has that amount.
     """
+    return parse_bytes(text, "memory", least=LEAST_MEMORY, most=MOST_MEMORY)
+
+
+def parse_bytes(text: str, what: str, *, least: int = 1, most: int = 10**18) -> int:
+    """Bytes of an amount such as `100MB`; a bare number is in gigabytes.
+
+    Args:
+        text: The amount.
+        what: What it is of, for messages.
+        least: The smallest allowed.
+        most: The largest allowed.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        RequestError: The text is not an amount, or it is out of range.
+    """
     found = re.fullmatch(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*(gb|gib|g|mb|mib|m)?\s*", str(text).lower())
     if found is None:
-        raise RequestError(f"memory `{text}` is not an amount: write it as `12GB` or `11.5GiB`")
+        raise RequestError(f"{what} `{text}` is not an amount: write it as `12GB` or `11.5GiB`")
     amount = int(float(found[1]) * _UNITS[found[2] or "gb"])
-    if not LEAST_MEMORY <= amount <= MOST_MEMORY:
-        raise RequestError(
-            f"memory `{text}` is out of range: use {gigabytes(LEAST_MEMORY)} to {MOST_MEMORY // 10**9:,} GB"
-        )
+    if not least <= amount <= most:
+        raise RequestError(f"{what} `{text}` is out of range: use {gigabytes(least)} to {most // 10**9:,} GB")
     return amount
 
 

@@ -143,6 +143,12 @@ class Placement:
             self._built.clear()
             self._swaps.clear()
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights that are in memory now."""
+        held = (one for built in self._built.values() for one in networks(built))
+        return sum(tensor.nbytes for net in held for tensor in (*net.parameters(), *net.buffers()))
+
     def device(self, name: str) -> torch.device:
         """Where a network runs."""
         return self._devices[name]

@@ -22,6 +22,7 @@ from kandinsky.engine.request import (
 )
 from kandinsky.errors import RequestError
 from kandinsky.media.mux import InputVideo, probe
+from kandinsky.media.spectrogram_params import SpectrogramParams
 from kandinsky.model.card import Card, Sound, sound_of
 from kandinsky.model.condition import Condition
 from kandinsky.model.values import LatentShape, Request, Video, VideoShape
@@ -152,8 +153,6 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
 
 def latent_shape(card: Card, sound: Sound, windows: Windows) -> LatentShape:
     """The latent of the spectrogram of one window."""
-    from kandinsky.media.spectrogram import SpectrogramParams  # which needs torch
-
     params, clip = SpectrogramParams.from_dict(sound.spectrogram), card.clip
     columns = -(-params.columns(windows.length_s) // sound.multiple) * sound.multiple
     return LatentShape(1, params.num_frequencies // clip.spatial, columns // clip.spatial, clip.channels)

@@ -1,0 +1,215 @@
+"""Load on a real server: many clients ask for stills, others look at `/health` and at a job; beside a plain loop.
+
+`python -m kandinsky.bench.serve --requests 200 --clients 32` prints throughput, latencies, memory, and what was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kandinsky import catalogue
+from kandinsky.runtime.speed import at_hand
+
+LOOK_S = 0.02
+_LOOP = """
+import json, sys, time
+import kandinsky
+model, steps, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+pipe = kandinsky.load(model)
+pipe("a panda", seconds=0, steps=1, progress=False)
+begun = time.monotonic()
+for number in range(count):
+    pipe(f"a panda {number}", seconds=0, steps=steps, progress=False).save(sys.argv[4])
+print(json.dumps((time.monotonic() - begun) / count))
+"""
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that is not below ``share`` of all."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def resident(pid: int) -> float:
+    """Megabytes of main memory that a process takes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+class Load:
+    """One run against a server.
+
+    Args:
+        url: Its address.
+        steps: Steps of each still.
+        prefix: Text of the prompts.
+    """
+
+    def __init__(self, url: str, *, steps: int, prefix: str = "a panda") -> None:
+        import httpx
+
+        self._httpx = httpx
+        self.url, self.steps, self.prefix = url, steps, prefix
+        self.request_s: list[float] = []
+        self.look_s: dict[str, list[float]] = {"/health": [], "/v1/videos/{id}": []}
+        self.failures: list[str] = []
+        self._over = threading.Event()
+
+    def run(self, requests: int, clients: int, seeds: bool) -> float:
+        """Send requests and wait for all.
+
+        Args:
+            requests: How many.
+            clients: From how many clients at once.
+            seeds: Whether each names a seed, so that none becomes part of a batch.
+
+        Returns:
+            Seconds until the last was answered.
+        """
+        numbers = iter(range(requests))
+        lock = threading.Lock()
+        with self._httpx.Client(base_url=self.url, timeout=60) as at:
+            job = at.post("/v1/videos", json={"prompt": "a panda", "seconds": 0.5, "steps": 1}).json()["id"]
+        looks = [threading.Thread(target=self._look, args=("/health", "/health")),
+                 threading.Thread(target=self._look, args=("/v1/videos/{id}", f"/v1/videos/{job}"))]  # fmt: skip
+
+        def work() -> None:
+            with self._httpx.Client(base_url=self.url, timeout=600) as at:
+                while True:
+                    with lock:
+                        number = next(numbers, None)
+                    if number is None:
+                        return
+                    body: dict[str, Any] = {"prompt": f"{self.prefix} {number}", "steps": self.steps}
+                    if seeds:
+                        body["seed"] = number
+                    begun = time.monotonic()
+                    answer = at.post("/v1/images/generations", json=body)
+                    self.request_s.append(time.monotonic() - begun)
+                    if answer.status_code != 200 or not answer.json()["data"][0]["b64_json"]:
+                        self.failures.append(answer.text[:200])
+
+        threads = [threading.Thread(target=work) for _ in range(clients)]
+        begun = time.monotonic()
+        for thread in (*looks, *threads):
+            thread.start()
+        for thread in threads:
+            thread.join()
+        taken = time.monotonic() - begun
+        self._over.set()
+        for thread in looks:
+            thread.join()
+        return taken
+
+    def _look(self, name: str, path: str) -> None:
+        with self._httpx.Client(base_url=self.url, timeout=60) as at:
+            while not self._over.wait(LOOK_S):
+                begun = time.monotonic()
+                if at.get(path).status_code != 200:
+                    self.failures.append(path)
+                self.look_s[name].append(time.monotonic() - begun)
+
+
+def plain_loop(model: str, steps: int, count: int, folder: Path) -> float:
+    """Seconds that a still takes in a loop of `pipe(...)`, in a process of its own."""
+    command = [sys.executable, "-c", _LOOP, model, str(steps), str(count), str(folder / "x.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure(arguments: argparse.Namespace, tell: Callable[[str], object]) -> dict[str, Any]:
+    """Run the benchmark; returns its figures."""
+    import httpx
+
+    model = arguments.model
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        loop_s = plain_loop(model, arguments.steps, arguments.loop, folder)
+        tell(f"plain loop: {1 / loop_s:.2f} stills a second")
+        command = [sys.executable, "-m", "kandinsky", "serve", model, "--port", "0", "--warm-up", "--queue", "100000"]
+        command += ["--store", str(folder / "jobs"), "--quiet", "--batch", str(arguments.batch)]
+        with (folder / "log").open("w") as log:
+            begun = time.monotonic()
+            server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+            try:
+                assert server.stdout is not None
+                url = server.stdout.readline().strip()
+                with httpx.Client(base_url=url, timeout=60) as at:
+                    while at.get("/ready").status_code != 200:
+                        time.sleep(0.05)
+                    ready_s = time.monotonic() - begun
+                    at.post("/v1/images/generations", json={"prompt": "a panda", "steps": 1}, timeout=600)
+                    idle = figures(at, server.pid)
+                    rounds: list[dict[str, Any]] = []
+                    end = time.monotonic() + arguments.minutes * 60
+                    while not rounds or time.monotonic() < end:
+                        load = Load(url, steps=arguments.steps)
+                        taken = load.run(arguments.requests, arguments.clients, arguments.seeds)
+                        rounds.append(summary(load, taken, arguments.requests, loop_s) | figures(at, server.pid))
+                        tell(json.dumps(rounds[-1]))
+            finally:
+                server.terminate()
+                server.wait()
+    return {
+        "processor": at_hand("cpu", "float32")[0].name,
+        "ready_s": round(ready_s, 2),
+        "loop_s": round(loop_s, 4),
+        "idle": idle,
+        "rounds": rounds,
+    }
+
+
+def figures(at: Any, pid: int) -> dict[str, float]:
+    """Memory of the HTTP process and of the worker, in megabytes."""
+    found = {"http_mb": round(resident(pid), 1)}
+    for line in at.get("/metrics").text.splitlines():
+        if line.startswith('kandinsky_device_memory_bytes{kind="host"}'):
+            found["worker_mb"] = round(float(line.split()[-1]) / 1e6, 1)
+    return found
+
+
+def summary(load: Load, taken: float, requests: int, loop_s: float) -> dict[str, Any]:
+    """The figures of one run."""
+    told: dict[str, Any] = {
+        "requests": requests,
+        "lost": requests - len(load.request_s) + len(load.failures),
+        "stills_per_s": round(requests / taken, 3),
+        "of_plain_loop": round(requests / taken * loop_s, 3),
+        "request_p50_s": round(statistics.median(load.request_s), 2),
+        "request_p99_s": round(percentile(load.request_s, 0.99), 2),
+    }
+    for name, values in load.look_s.items():
+        told[f"{name} p50_ms"] = round(statistics.median(values) * 1000, 2)
+        told[f"{name} p99_ms"] = round(percentile(values, 0.99) * 1000, 2)
+    return told
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the benchmark and print its figures as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m kandinsky.bench.serve", description=__doc__)
+    parser.add_argument("--model", default=catalogue.DEFAULT_MODEL)
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--loop", type=int, default=40, help="stills of the plain loop")
+    parser.add_argument("--batch", type=int, default=8, help="as of `kandinsky serve`")
+    parser.add_argument("--seeds", action="store_true", help="every request names a seed, and so runs alone")
+    parser.add_argument("--minutes", type=float, default=0.0, help="repeat for so long")
+    arguments = parser.parse_args(words)
+    found = measure(arguments, lambda line: sys.stderr.write(f"{line}\n"))
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    return 1 if any(one["lost"] for one in found["rounds"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Where the files of jobs lie: a folder per job, below the store's. Names come from the server alone. No torch."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from kandinsky.errors import RequestError
+from kandinsky.printing import escaped
+
+ID = re.compile(r"job_[0-9a-f]{32}")
+LATENT = "latent.safetensors"
+PREVIEW = "preview.webp"
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+
+
+def prepare(folder: Path) -> Path:
+    """Create the folder of a store, readable by its owner alone."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / "files").mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def folder_of(store: Path, job_id: str) -> Path:
+    """The folder of a job.
+
+    Raises:
+        RequestError: The name is not one that the store gives.
+    """
+    if not ID.fullmatch(job_id):
+        raise RequestError(f"`{escaped(job_id[:80])}` is not the name of a job")
+    return store / "files" / job_id
+
+
+def path_of(store: Path, job_id: str, name: str) -> Path:
+    """A file of a job.
+
+    Raises:
+        RequestError: The names are not such as the server gives.
+    """
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise RequestError(f"`{escaped(name[:80])}` is not the name of a job's file")
+    return folder_of(store, job_id) / name
+
+
+def open_file(store: Path, job_id: str, name: str) -> int:
+    """Open a file of a job for reading; a symbolic link is not followed.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        OSError: It is not there, or is a link.
+    """
+    return os.open(path_of(store, job_id, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def remove_all(store: Path, job_id: str) -> None:
+    """Remove the files of a job."""
+    shutil.rmtree(folder_of(store, job_id), ignore_errors=True)
+
+
+def remove_attempts(store: Path, job_id: str, *, but: int | None = None) -> None:
+    """Remove what attempts left, except those files of one; inputs and the latent stay."""
+    folder = folder_of(store, job_id)
+    for path in folder.glob("a*-*") if folder.is_dir() else ():
+        if but is None or not path.name.startswith(f"a{but}-"):
+            path.unlink(missing_ok=True)
+
+
+def size_of(store: Path, job_id: str) -> int:
+    """Bytes that the files of a finished job take, without those that go when it is finished."""
+    folder = folder_of(store, job_id)
+    files = [path for path in folder.iterdir() if path.name not in (LATENT, PREVIEW)] if folder.is_dir() else []
+    return sum(path.stat().st_size for path in files)

@@ -1,0 +1,175 @@
+"""What a job is to make, as plain values in the store, and how it becomes a request to the engine. No torch.
+
+Files that a request brings lie in the job's folder under names of the server's; a request never names a path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from kandinsky.engine.request import Job, resolve
+from kandinsky.jobs import job_files
+from kandinsky.jobs.records import NewJob
+from kandinsky.model.card import Card
+from kandinsky.model.values import Request
+
+INPUTS = ("image", "mask", "video")
+# Names of the files that a request brings.
+IMAGE, MASK, VIDEO, LAST_FRAME = "input-image.png", "input-mask.png", "input-video", "input-last.png"
+FORMATS = {
+    "video": ("mp4", "webm", "gif", "webp"),
+    "image": ("png", "webp", "jpeg"),
+    "audio": ("mp4", "webm", "wav", "flac"),
+}
+MEDIA_TYPES = {
+    "mp4": "video/mp4", "webm": "video/webm", "gif": "image/gif", "webp": "image/webp", "png": "image/png",
+    "jpeg": "image/jpeg", "wav": "audio/wav", "flac": "audio/flac",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to make.
+
+    Attributes:
+        request: Fields of ``Request`` that were given, and the seed; `image`, `mask` and `video` are names of files.
+        form: Format of the result, a key of ``MEDIA_TYPES``.
+        lora: LoRAs of the server's folder, `NAME` or `NAME:SCALE`.
+        attention: As in ``RunOptions``; None is the server's.
+        before: The clip that the result continues: a file, whose last frame is the request's image.
+        sound: The model that generates audio for the clip; empty for none.
+        shape: `width`, `height`, `frames`, `fps`, `seconds` and `steps` of the result, for lists.
+    """
+
+    request: Mapping[str, Any]
+    form: str
+    lora: tuple[str, ...] = ()
+    attention: str | None = None
+    before: str = ""
+    sound: str = ""
+    shape: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self) | {
+            "request": dict(self.request),
+            "shape": dict(self.shape),
+            "lora": list(self.lora),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of ``to_dict``; what a newer version added is left out."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        given = {name: value for name, value in values.items() if name in known}
+        return cls(**given | {"lora": tuple(given.get("lora", ()))})
+
+    def asked(self, store: Path, job_id: str, *, in_memory: bool = False) -> Request:
+        """The request, with the paths of its files.
+
+        Args:
+            store: Folder of the store.
+            job_id: The job.
+            in_memory: Whether images are read, so that no path gets into a recipe.
+        """
+        values = dict(self.request)
+        for name in INPUTS:
+            if values.get(name) is not None:
+                path = job_files.path_of(store, job_id, values[name])
+                values[name] = _opened(path) if in_memory and name != "video" else path
+        return Request.from_dict(values)
+
+    def resolved(self, card: Card, store: Path, job_id: str) -> Job:
+        """The job of the engine, checked against a card.
+
+        Raises:
+            RequestError: A value is not allowed.
+        """
+        return resolve(self.asked(store, job_id), card)
+
+    def names(self) -> tuple[str, ...]:
+        """The files that the request brings."""
+        named = [self.request[name] for name in INPUTS if self.request.get(name) is not None]
+        return tuple(dict.fromkeys([*named, *([self.before] if self.before else [])]))
+
+
+def _opened(path: Path) -> Any:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.load()
+        return image
+
+
+def work_of(job: Job) -> float:
+    """How much a job is: latent cells times passes of the network, in thousands."""
+    passes = job.steps * (1 if job.guidance == 1 else 2)
+    windows = int(job.settings().get("windows", 1))
+    return job.latent.frames * job.latent.height * job.latent.width * passes * windows / 1000
+
+
+def batch_key(job: Job, order: Order) -> str:
+    """The key of jobs that may run as one batch; empty if batches of this model bring nothing."""
+    clip = job.card.clip
+    together = clip.stills_together if job.shape.frames == 1 else clip.clips_together
+    if together < 2 or job.conditions or order.before or order.sound:
+        return ""
+    settings = {
+        name: value
+        for name, value in job.settings().items()
+        if name not in ("prompt", "negative_prompt", "seed", "expanded_prompt")
+    }
+    alike = [job.card.id, settings, str(job.cache), job.expand, list(order.lora), order.attention]
+    digest = hashlib.sha256(json.dumps(alike, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    return f"{together} {digest}"
+
+
+def new_job(order: Order, job: Job, *, job_id: str, **facts: Any) -> NewJob:
+    """What the store keeps of an order.
+
+    A request that names its seed runs alone, so that it repeats to the last bit; one whose seed was drawn may be part
+    of a batch, which is right up to rounding.
+
+    Args:
+        order: What to make.
+        job: The same, resolved.
+        job_id: Its name.
+        facts: Further fields of ``NewJob``.
+
+    Returns:
+        The job to be stored.
+    """
+    makes = job.card.does.makes
+    kind = "audio" if makes == "sound" else "image" if job.shape.frames == 1 else "video"
+    has_seed = order.request.get("seed") is not None
+    fixed = dataclasses.replace(order, request={**order.request, "seed": job.seed}, shape=_shape(job))
+    return NewJob(
+        job_id=job_id,
+        kind=kind,
+        model=str(order.request["model"]),
+        order=fixed.to_dict(),
+        prompt=job.prompt,
+        batch="" if has_seed else batch_key(job, fixed),
+        work=work_of(job),
+        **facts,
+    )
+
+
+def _shape(job: Job) -> dict[str, Any]:
+    if job.card.does.makes == "sound":
+        return {"seconds": round(job.seconds, 3), "steps": job.steps}
+    frames = job.shape.frames
+    return {
+        "width": job.shape.width,
+        "height": job.shape.height,
+        "frames": frames,
+        "fps": job.fps,
+        "seconds": 0 if frames == 1 else job.seconds,
+        "steps": job.steps,
+    }

@@ -1,0 +1,196 @@
+"""The HTTP application: endpoints over a store, nothing that computes."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+import kandinsky
+from kandinsky.errors import needs_extra
+from kandinsky.jobs.sqlite_store import SqliteStore, open_store
+from kandinsky.serve import audio, envelope, events, images, models, status, videos
+from kandinsky.serve.guard import Guard
+from kandinsky.serve.hub import Hub
+from kandinsky.serve.intake import Intake
+from kandinsky.serve.keys import Keys
+from kandinsky.serve.metrics import Metrics
+from kandinsky.serve.offers import Offers
+from kandinsky.serve.routes import House
+from kandinsky.serve.settings import ServeSettings
+from kandinsky.serve.supervisor import Supervisor
+from kandinsky.serve.sweeping import sweep
+
+log = logging.getLogger(__name__)
+TEND_S, PRUNE_S = 1.0, 600.0
+ABOUT = (
+    "Clips, images and sound by the Kandinsky family. `/v1/videos` and `/v1/images` are shaped as OpenAI's, so that "
+    "its clients work unchanged; every option of the library may be given beside theirs."
+)
+
+
+def open_of(settings: ServeSettings) -> SqliteStore:
+    """The store of a server."""
+    return open_store(settings.store, retention_s=settings.keep_days * 86400)
+
+
+def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> FastAPI:
+    """The application, without what guards it; ``guarded`` adds that.
+
+    Args:
+        settings: What it offers.
+        store: Where jobs are kept; None opens the one of the settings.
+
+    Returns:
+        The application. Its ``state`` holds `house`, `keys` and `metrics`.
+
+    Raises:
+        RequestError: A setting is not valid.
+        WeightsError: Files of a model are missing.
+    """
+    store = store or open_of(settings)
+    keys = Keys.read(settings.keys, folder=store.folder)
+    settings.check(keys)
+    offers = Offers(settings.models, loras=settings.lora_folder)
+    metrics = Metrics(store)
+    hub = Hub(store, seen=metrics.event)
+    intake = Intake(store, offers, settings)
+    supervisor = Supervisor(settings, store, names=tuple(offers.all), restarted=metrics.restarts.inc)
+
+    @asynccontextmanager
+    async def living(app: FastAPI) -> AsyncIterator[None]:
+        sweep(store)
+        hub.start()
+        supervisor.start()
+        tending = asyncio.create_task(_tend(store))
+        try:
+            yield
+        finally:
+            intake.closing = True
+            tending.cancel()
+            await asyncio.to_thread(supervisor.stop)
+            await hub.stop()
+            with suppress(asyncio.CancelledError):
+                await tending
+
+    app = FastAPI(
+        title="Kandinsky",
+        version=kandinsky.__version__,
+        description=ABOUT,
+        lifespan=living,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: f"{route.name}_{'_'.join(route.path.split('/')[2:3])}",
+    )
+    app.state.house = House(store, offers, settings, intake, hub)
+    app.state.keys, app.state.metrics, app.state.supervisor = keys, metrics, supervisor
+    envelope.install(app)
+    modules = (videos, images, audio, events, models, status)
+    for module in modules:
+        app.include_router(module.router)
+    app.openapi = functools.partial(_openapi, app.openapi)  # type: ignore[method-assign]
+    app.state.routes = [*app.router.routes[:1], *(route for module in modules for route in module.router.routes)]
+    return app
+
+
+def _openapi(made: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The schema, without the answer to wrong parameters that FastAPI supposes: it is 400 here, in the envelope."""
+    schema = made()
+    foreign = "#/components/schemas/HTTPValidationError"
+    for methods in schema["paths"].values():
+        for method in methods.values():
+            answer = method["responses"].get("422", {}).get("content", {}).get("application/json", {})
+            if answer.get("schema", {}).get("$ref") == foreign:
+                del method["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
+    return schema
+
+
+def guarded(app: FastAPI) -> ASGIApp:
+    """The application with what every request passes first."""
+    return Guard(app, settings=app.state.house.settings, seen=app.state.metrics.seen)
+
+
+async def _tend(store: SqliteStore) -> None:
+    """Give jobs of silent workers back, and remove what has expired."""
+    pruned = time.monotonic()
+
+    def tend(prune: bool) -> None:
+        store.expire()
+        if prune:
+            store.prune()
+
+    while True:
+        await asyncio.sleep(TEND_S)
+        due = time.monotonic() - pruned > PRUNE_S
+        if due:
+            pruned = time.monotonic()
+        try:
+            await asyncio.to_thread(tend, due)
+        except Exception:
+            log.warning("the store cannot be tended", exc_info=True)
+
+
+def serve(settings: ServeSettings, *, ready: Any = None) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: What to serve.
+        ready: Called with host and port when connections are accepted.
+
+    Raises:
+        RequestError: A setting is not valid, or the port is taken.
+        BackendError: The extra `serve` is not installed.
+    """
+    with needs_extra("uvicorn", "serve", "a server"):
+        import uvicorn
+    import socket
+
+    from kandinsky.errors import RequestError
+
+    app = create_app(settings)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        listening.close()
+        raise RequestError(f"`{settings.host}:{settings.port}` cannot be listened on: {error.strerror}") from error
+    config = uvicorn.Config(
+        guarded(app),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+        timeout_keep_alive=30,
+        h11_max_incomplete_event_size=64 * 1024,
+        lifespan="on",
+    )
+
+    class Told(uvicorn.Server):
+        """Says when it listens."""
+
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if self.started and ready is not None:
+                ready(settings.host, listening.getsockname()[1])
+
+        async def shutdown(self, sockets: Any = None) -> None:
+            app.state.house.intake.closing = True
+            app.state.house.hub.end()  # streams end, so that connections can close
+            await super().shutdown(sockets)
+
+    server = Told(config)
+    with listening, suppress(KeyboardInterrupt):  # the signal that ended it, once more
+        server.run(sockets=[listening])

@@ -1,0 +1,119 @@
+"""What happens to jobs, as server-sent events; a client that was cut off goes on with `Last-Event-ID`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from kandinsky.jobs.records import State, StoredEvent
+from kandinsky.serve.access import Access
+from kandinsky.serve.envelope import ApiError
+from kandinsky.serve.routes import House, errors, house_of
+from kandinsky.serve.videos import JobId
+
+router = APIRouter()
+PING_S = 15
+FINAL = ("completed", "failed", "cancelled")
+MOVES = ("started", "queued", *FINAL)  # after these, the places of those that wait may be others
+MOST_PLACES = 50
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events."}
+}
+LastId = Annotated[str | None, Header(alias="Last-Event-ID", max_length=30)]
+After = Annotated[int | None, Query(ge=0, le=2**62, description="As `Last-Event-ID`, for clients without headers.")]
+
+
+@router.get("/v1/events", response_class=EventSourceResponse, responses={**STREAM, **errors()}, tags=["events"])
+async def all_events(request: Request, owner: Access, last_event_id: LastId = None, after: After = None) -> Any:
+    """Events of all jobs of this key, from now on, or after an event."""
+    house = house_of(request)
+    begin = _number(last_event_id, after)
+    if begin is None:
+        begin = await asyncio.to_thread(house.store.last_event)
+    return EventSourceResponse(_events(house, owner.name, None, begin), ping=PING_S)
+
+
+@router.get(
+    "/v1/videos/{job_id}/events",
+    response_class=EventSourceResponse,
+    responses={**STREAM, **errors(404)},
+    tags=["events"],
+)
+@router.get(
+    "/v1/jobs/{job_id}/events",
+    response_class=EventSourceResponse,
+    responses={**STREAM, **errors(404)},
+    tags=["events"],
+)
+async def job_events(
+    request: Request, owner: Access, job_id: JobId, last_event_id: LastId = None, after: After = None
+) -> Any:
+    """Events of one job from its beginning, or after an event; the stream ends with the job."""
+    house = house_of(request)
+    job = await house.job(job_id, owner)
+    return EventSourceResponse(_events(house, owner.name, job.id, _number(last_event_id, after) or 0), ping=PING_S)
+
+
+def _number(header: str | None, query: int | None) -> int | None:
+    if not header:
+        return query
+    if not (header.isascii() and header.isdigit()):
+        raise ApiError(
+            400, "`Last-Event-ID` is not the number of an event", code="invalid_value", param="Last-Event-ID"
+        )
+    return int(header)
+
+
+async def _events(house: House, owner: str, job_id: str | None, after: int) -> AsyncIterator[ServerSentEvent]:
+    places: dict[str, int] = {}
+    if job_id is not None:
+        job = await asyncio.to_thread(house.store.get, job_id)
+        if job is None:
+            return
+        if job.state.is_final:  # all that there will be
+            for event in await asyncio.to_thread(house.store.events, after, job_id=job_id, limit=100_000):
+                yield await _told(house, event)
+            return
+    is_first = True
+    async for events in house.hub.follow(after, owner=None, idle_s=1.0):
+        mine = [e for e in events if e.owner == owner and (job_id is None or e.job == job_id)]
+        for event in mine:
+            yield await _told(house, event)
+            if event.kind == "queued":
+                places[event.job] = 0
+            elif event.kind in MOVES:
+                places.pop(event.job, None)
+            if job_id is not None and event.kind in FINAL:
+                return
+        if is_first or (places and any(event.kind in MOVES for event in events)):
+            if is_first:
+                places = dict.fromkeys(await asyncio.to_thread(_waiting, house, owner, job_id), 0) | places
+            is_first = False
+            for waiting in list(places)[:MOST_PLACES]:
+                place = await asyncio.to_thread(house.store.place, waiting)
+                if place is not None and place.place != places[waiting]:
+                    places[waiting] = place.place
+                    data = {"job": waiting, "type": "queued", "place": place.place, "wait_s": place.wait_s,
+                            "run_s": place.run_s}  # fmt: skip
+                    yield ServerSentEvent(json.dumps(data), event="queued")  # without a number: it is not kept
+
+
+def _waiting(house: House, owner: str, job_id: str | None) -> list[str]:
+    page = house.store.list(owner=owner, states=(State.QUEUED,), limit=MOST_PLACES, newest_first=False)
+    return [job.id for job in page.jobs if job_id in (None, job.id)]
+
+
+async def _told(house: House, event: StoredEvent) -> ServerSentEvent:
+    data: dict[str, Any] = {"job": event.job, "type": event.kind, "at": round(event.at, 3), **event.data}
+    if event.kind == "preview":
+        data["url"] = f"/v1/jobs/{event.job}/preview?step={event.data.get('step', 0)}"
+    if event.kind in FINAL:
+        job = await asyncio.to_thread(house.store.get, event.job)
+        if job is not None:
+            data["object"] = (await house.shown(job)).model_dump(mode="json")
+    return ServerSentEvent(json.dumps(data), event=event.kind, id=str(event.id))

@@ -1,0 +1,351 @@
+"""From a request to a stored job: model, files, card, limits, and then the store. Runs in threads, loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from kandinsky.engine.attention import attention_for
+from kandinsky.engine.request import Job, parse_size, resolve
+from kandinsky.errors import KandinskyError, RequestError
+from kandinsky.jobs import job_files
+from kandinsky.jobs.loaded import find_lora
+from kandinsky.jobs.order import FORMATS, IMAGE, LAST_FRAME, MASK, VIDEO, Order, new_job, work_of
+from kandinsky.jobs.records import JobRecord, NewJob, State
+from kandinsky.jobs.sqlite_store import new_id
+from kandinsky.jobs.store import JobStore
+from kandinsky.model.checks import hints_of
+from kandinsky.model.diffusers_words import CALL, translated
+from kandinsky.model.values import Request
+from kandinsky.serve import fetching, uploads
+from kandinsky.serve.envelope import ApiError, told
+from kandinsky.serve.fields import DIFFUSERS
+from kandinsky.serve.keys import Buckets, Owner
+from kandinsky.serve.offers import Offer, Offers
+from kandinsky.serve.settings import ServeSettings
+from kandinsky.weights.lora_files import parse_spec
+
+WAIT_S = 5.0  # when to try again, without experience
+_REQUEST = {f.name for f in dataclasses.fields(Request)}
+Upload = IO[bytes] | bytes
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What a request wants, as an endpoint understood it.
+
+    Attributes:
+        values: Checked values.
+        files: `image`, `mask`, `video`: uploaded bytes, the name of a job (as ``{"id": …}``), or a URL.
+        still: Whether it is an image.
+        sound: Whether it is audio for a video.
+        extend: Whether the video is to be continued.
+        parent: The job it is derived from.
+        form: Format of the result; empty = the usual one.
+        index: Which of several results, for their seeds.
+    """
+
+    values: dict[str, Any]
+    files: dict[str, Upload | Mapping[str, Any] | str] = field(default_factory=dict)
+    still: bool = False
+    sound: bool = False
+    extend: bool = False
+    parent: JobRecord | None = None
+    form: str = ""
+    index: int = 0
+
+
+class Intake:
+    """Accepts jobs.
+
+    Args:
+        store: Where they are kept.
+        offers: The models.
+        settings: Limits.
+    """
+
+    def __init__(self, store: JobStore, offers: Offers, settings: ServeSettings) -> None:
+        self.store = store
+        self.offers = offers
+        self.settings = settings
+        self.buckets = Buckets()
+        self.closing = False
+
+    def accept(self, owner: Owner, wanted: Wanted, *, idempotency_key: str | None = None) -> tuple[JobRecord, bool]:
+        """Check a request and store its job.
+
+        Args:
+            owner: Who asks.
+            wanted: For what.
+            idempotency_key: As the client gave it.
+
+        Returns:
+            The job, and whether it is new.
+
+        Raises:
+            ApiError: It is not accepted.
+        """
+        body_hash = _hash(wanted)
+        if idempotency_key is None:
+            self.check_room(owner)
+        job_id = new_id()
+        folder = job_files.folder_of(self.store.folder, job_id)
+        kept = False
+        try:
+            new = self._prepared(owner, wanted, job_id, folder)
+            new = dataclasses.replace(new, idempotency_key=idempotency_key, body_hash=body_hash)
+            if idempotency_key is not None and self.store.by_key(owner.name, idempotency_key) is None:
+                self.check_room(owner)
+            try:
+                job, kept = self.store.add(new)
+            except RequestError as error:
+                raise ApiError(422, str(error), code="idempotency_key_reused", param="Idempotency-Key") from None
+            return job, kept
+        finally:
+            if not kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    # -- limits ------------------------------------------------------------------------------------------------------
+
+    def check_room(self, owner: Owner) -> None:
+        """Refuse a job for which there is no room now.
+
+        Raises:
+            ApiError: 503 while the server ends, 507 if the disk is full, 429 or 403 for limits.
+        """
+        settings, store = self.settings, self.store
+        if self.closing:
+            raise ApiError(503, "the server is about to end: try again soon", code="closing", retry_after_s=WAIT_S)
+        if shutil.disk_usage(store.folder).free < settings.disk_bytes:
+            raise ApiError(507, "the disk of the server is almost full: nothing is accepted", code="disk_full")
+        if (wait := self.buckets.take(owner)) > 0:
+            raise ApiError(429, f"this key may ask {owner.per_minute:g} times a minute", code="rate_limit_exceeded",
+                           retry_after_s=wait)  # fmt: skip
+        waiting = store.counts()[State.QUEUED]
+        if waiting >= settings.queue:
+            raise ApiError(429, f"{waiting} jobs wait already, which is the most here", code="queue_full",
+                           retry_after_s=WAIT_S)  # fmt: skip
+        if owner.running is not None:
+            mine = store.counts(owner=owner.name)
+            active = mine[State.QUEUED] + mine[State.RUNNING]
+            if active >= owner.running:
+                raise ApiError(429, f"{active} jobs of this key wait or run, which is its limit",
+                               code="too_many_jobs", retry_after_s=WAIT_S)  # fmt: skip
+        if owner.storage is not None and store.bytes_of(owner.name) >= owner.storage:
+            raise ApiError(403, "the files of this key take all the room it has: delete some", code="storage_full")
+
+    def _check_effort(self, offer: Offer, job: Job) -> None:
+        """Refuse a job that is too large for this server.
+
+        Raises:
+            ApiError: It is.
+        """
+        usual, work = self.offers.usual_work(offer.name), work_of(job)
+        if usual and work > self.settings.effort * usual:
+            raise ApiError(
+                400,
+                f"this is {work / usual:.1f} times the work of `{offer.name}`'s default request, and "
+                f"{self.settings.effort:g} times is allowed here: ask for fewer steps, fewer seconds or a smaller size",
+                code="too_much_work",
+                param="steps",
+            )
+
+    # -- a job -------------------------------------------------------------------------------------------------------
+
+    def _prepared(self, owner: Owner, wanted: Wanted, job_id: str, folder: Path) -> NewJob:
+        values = dict(wanted.values)
+        offer = self._offer(values.pop("model", None), wanted)
+        card = offer.card
+        for name in ("user", "safety_identifier"):
+            values.pop(name, None)
+        priority = min(values.pop("priority", 0), owner.priority)
+        names = self._files(owner, wanted, folder, offer)
+        loras, attention = tuple(values.pop("lora", None) or ()), values.pop("attention", None)
+        sound = self._sound(offer, values.pop("sound", False), wanted)
+        form = values.pop("format", None) or wanted.form or self._usual_form(offer, wanted)
+        kind = "audio" if card.does.makes == "sound" else "image" if wanted.still else "video"
+        if form not in FORMATS[kind]:
+            raise ApiError(400, f"`format`: `{form}` is not a format of {kind}s: use {', '.join(FORMATS[kind])}",
+                           code="invalid_value", param="format")  # fmt: skip
+        if wanted.parent is not None:
+            values = self._derived(wanted.parent, values, folder, names)
+        try:
+            given = {name: value for name, value in values.items() if name in _REQUEST or name in (*DIFFUSERS, "size")}
+            given = translated(given, CALL, card)
+            given["width"], given["height"] = _size(given)
+            if wanted.still and card.does.makes == "video":
+                given["seconds"] = 0.0
+            for name in loras:
+                find_lora(self.settings.lora_folder, parse_spec(name)[0])
+            request = {name: value for name, value in given.items() if value is not None}
+            if wanted.index and request.get("seed") is not None:
+                request["seed"] += wanted.index
+            request = {"model": offer.name, **request, **names}
+            before = request.pop("before", "")
+            order = Order(request=request, form=form, lora=loras, attention=attention, before=before, sound=sound)
+            job = resolve(order.asked(self.store.folder, job_id, in_memory=True), card)
+            attention_for(card, job.sampling, attention or self.settings.options.attention)
+        except KandinskyError as error:
+            raise _in_words_of_the_api(error, self.store.folder) from None
+        self._check_effort(offer, job)
+        if wanted.still != (job.shape.frames == 1) and card.does.makes != "sound":
+            raise ApiError(400, "`seconds`: 0 makes an image: ask `/v1/images/generations` for it",
+                           code="invalid_value", param="seconds")  # fmt: skip
+        return new_job(order, job, job_id=job_id, owner=owner.name, priority=priority,
+                      max_attempts=self.settings.attempts, parent=wanted.parent and wanted.parent.id)  # fmt: skip
+
+    def _offer(self, name: str | None, wanted: Wanted) -> Offer:
+        if name is None and wanted.parent is not None:
+            name = wanted.parent.model
+        if name is not None:
+            offer = self.offers.find(name)
+        else:
+            offer = self.offers.first(
+                stills=wanted.still, image="image" in wanted.files, sound=wanted.sound, extends=wanted.extend
+            )
+        makes = offer.card.does.makes
+        if wanted.sound != (makes == "sound"):
+            door = "`/v1/audio`" if makes == "sound" else "`/v1/videos` or `/v1/images/generations`"
+            raise ApiError(400, f"`{offer.name}` makes {makes}: ask {door} for it", code="unsupported", param="model")
+        if wanted.still and not offer.makes_stills:
+            raise ApiError(400, f"`{offer.name}` makes no images", code="unsupported", param="model")
+        if not wanted.still and makes == "image":
+            raise ApiError(400, f"`{offer.name}` makes images: ask `/v1/images/generations` for it",
+                           code="unsupported", param="model")  # fmt: skip
+        if wanted.extend and not offer.extends:
+            raise ApiError(400, f"`{offer.name}` does not continue clips: use an image-to-video model",
+                           code="unsupported", param="model")  # fmt: skip
+        return offer
+
+    def _usual_form(self, offer: Offer, wanted: Wanted) -> str:
+        return "png" if wanted.still else "mp4"
+
+    def _sound(self, offer: Offer, asked: bool, wanted: Wanted) -> str:
+        if not asked:
+            return ""
+        name = offer.card.sounds_with
+        if wanted.still or offer.card.does.makes != "video" or name not in self.offers.all:
+            raise ApiError(400, f"`sound`: this server has no model that generates audio for `{offer.name}`",
+                           code="unsupported", param="sound")  # fmt: skip
+        return name
+
+    def _derived(
+        self, parent: JobRecord, values: dict[str, Any], folder: Path, names: dict[str, str]
+    ) -> dict[str, Any]:
+        """The values of another job, with some replaced; its files are copied."""
+        order = Order.from_dict(parent.order)
+        kept = {key: value for key, value in order.request.items() if key not in ("model", "expanded_prompt")}
+        for name in order.names():
+            source = job_files.path_of(self.store.folder, parent.id, name)
+            if not source.is_file():
+                raise ApiError(404, f"the files of `{parent.id}` are gone", code="not_found")
+            folder.mkdir(mode=0o700, exist_ok=True)
+            shutil.copyfile(source, folder / name)
+        for key in ("image", "mask", "video"):
+            if kept.get(key) is not None:
+                names.setdefault(key, kept.pop(key))
+        if order.before:
+            names.setdefault("before", order.before)
+        if "size" in values:
+            kept.pop("width", None), kept.pop("height", None)
+        return {**kept, **values}
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def _files(self, owner: Owner, wanted: Wanted, folder: Path, offer: Offer) -> dict[str, str]:
+        """Read what was uploaded; returns names of files by field."""
+        names: dict[str, str] = {}
+        task = offer.card.does
+        takes = {
+            "image": task.image != "none" and not wanted.extend,
+            "mask": task.mask,
+            "video": task.video or wanted.extend,
+        }
+        for name, given in wanted.files.items():
+            if not takes[name]:
+                raise ApiError(400, f"`{offer.name}` takes no {name}: leave it out", code="unsupported", param=name)
+            target = folder / {"image": IMAGE, "mask": MASK, "video": VIDEO}[name]
+            self._file(owner, name, given, target)
+            names[name] = target.name
+        if wanted.extend:
+            if "video" not in names:
+                raise ApiError(400, "`video` is missing: give the clip that is to be continued", code="missing",
+                               param="video")  # fmt: skip
+            names["before"] = names.pop("video")
+            (folder / LAST_FRAME).rename(folder / IMAGE)
+            names["image"] = IMAGE
+        return names
+
+    def _file(self, owner: Owner, name: str, given: Upload | Mapping[str, Any] | str, target: Path) -> None:
+        if isinstance(given, Mapping):
+            known = given.get("id") or given.get("file_id")
+            url = given.get("image_url") or given.get("url")
+            if isinstance(known, str) and len(given) == 1:
+                given = self._of_job(owner, name, known)
+            elif isinstance(url, str) and len(given) == 1:
+                given = url
+            else:
+                raise ApiError(400, f"`{name}`: give a file, `image_url` with a `data:` URL, or the `id` of a job",
+                               code="invalid_value", param=name)  # fmt: skip
+        if isinstance(given, str):
+            if given.lower().startswith(("http:", "https:")) and self.settings.fetch_hosts:
+                most = self.settings.upload_bytes
+                given = fetching.fetch(given, hosts=self.settings.fetch_hosts, most=most, param=name)
+            else:
+                given = uploads.of_data_url(given, param=name)
+        uploads.read(name, given, target, param=name)  # type: ignore[arg-type]
+
+    def _of_job(self, owner: Owner, name: str, job_id: str) -> bytes:
+        """The bytes of another job's result."""
+        job = self.store.get(job_id, owner=owner.name)
+        if job is None or job.result is None or "file" not in job.result:
+            raise ApiError(404, f"`{name}`: there is no finished job `{job_id[:60]}`", code="not_found", param=name)
+        file = job.result["file"]
+        if name != "video" and not str(job.result.get("media_type", "")).startswith("image/"):
+            file = job.result.get("thumbnail", file)
+        return job_files.path_of(self.store.folder, job.id, file).read_bytes()
+
+
+def _size(given: dict[str, Any]) -> tuple[int | None, int | None]:
+    size, width, height = given.pop("size", None), given.pop("width", None), given.pop("height", None)
+    if size is None or size.strip() == "auto":
+        return width, height
+    if width is not None or height is not None:
+        raise RequestError("give either `size` or `width` and `height`, not both")
+    return parse_size(size)
+
+
+def _in_words_of_the_api(error: KandinskyError, folder: Path) -> ApiError:
+    """An error of the library, without paths of this machine, and with the field it is about where that is clear."""
+    answer = told(error)
+    for path in (f"{folder}/", str(folder)):
+        answer.message = answer.message.replace(path, "")
+    words = {"seconds", "steps", "size", "seed", "guidance", "shift", "cache", "prompt", "image", "mask", "video"}
+    first = answer.message.replace("`", " ").replace("=", " ").split()
+    answer.param = next((word for word in first if word in words & set(hints_of(Request)) | {"size"}), None)
+    return answer
+
+
+def _hash(wanted: Wanted) -> str:
+    """A digest of what is wanted, to tell a repetition from another request."""
+    digest = hashlib.sha256()
+    facts = [wanted.values, wanted.still, wanted.sound, wanted.extend, wanted.form, wanted.index]
+    facts.append(wanted.parent and wanted.parent.id)
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name, given in sorted(wanted.files.items()):
+        digest.update(name.encode())
+        if isinstance(given, bytes):
+            digest.update(given)
+        elif isinstance(given, str | Mapping):
+            digest.update(json.dumps(given, sort_keys=True, default=str).encode())
+        else:
+            given.seek(0)
+            while chunk := given.read(uploads.CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,171 @@
+"""The models that a server offers, and what each of them accepts. No torch."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kandinsky import catalogue
+from kandinsky.engine.accepts import accepted
+from kandinsky.engine.request import resolve
+from kandinsky.errors import RequestError
+from kandinsky.jobs.loaded import lora_names
+from kandinsky.jobs.order import FORMATS, work_of
+from kandinsky.model.card import Card, Source
+from kandinsky.model.values import Request
+from kandinsky.serve.envelope import ApiError
+from kandinsky.serve.shapes import ModelObject
+from kandinsky.weights.locate import locate_all, missing_parts
+
+SINCE = int(time.time())
+NOT_SHOWN = ("dtype", "offload", "parallel", "tiling", "quantize dit", "quantize text", "quantize vae", "states",
+             "trust_remote_code")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One model of a server."""
+
+    source: Source
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def card(self) -> Card:
+        return self.source.card
+
+    @property
+    def makes_stills(self) -> bool:
+        task, clip = self.card.does, self.card.clip
+        if task.makes == "image":
+            return True
+        return (
+            task.makes == "video" and task.image != "required" and clip.min_seconds == 0 and self.card.keyframes is None
+        )
+
+    @property
+    def extends(self) -> bool:
+        """Whether it can continue a clip from its last frame."""
+        task = self.card.does
+        return task.makes == "video" and task.image != "none" and task.image_is == "frames"
+
+
+class Offers:
+    """All models of a server.
+
+    Args:
+        names: Their names; none = all catalogue models whose files are on this machine.
+        loras: Folder of the LoRAs that requests may name.
+
+    Raises:
+        RequestError: A name is unknown.
+        WeightsError: Files of a model are missing.
+    """
+
+    def __init__(self, names: Sequence[str], *, loras: Path | None = None) -> None:
+        self.loras = loras
+        if names:
+            sources = [catalogue.source_of(name) for name in dict.fromkeys(names)]
+            for source in sources:
+                locate_all(source)
+        else:
+            found = [card for card in catalogue.all_cards() if not missing_parts(card)]
+            found.sort(key=lambda card: (card.id != catalogue.DEFAULT_MODEL, card.id))
+            sources = [Source(card, None, card.id) for card in found]
+        if not sources:
+            raise RequestError("no model is on this machine: fetch one with `kandinsky download`, and name it")
+        self.all = {source.name: Offer(source) for source in sources}
+
+    def find(self, name: str) -> Offer:
+        """A model by name.
+
+        Raises:
+            ApiError: It is not offered.
+        """
+        if name not in self.all:
+            known = ", ".join(f"`{one}`" for one in self.all)
+            raise ApiError(404, f"the model `{name[:100]}` is not offered here: use one of {known}",
+                           code="model_not_found", param="model")  # fmt: skip
+        return self.all[name]
+
+    def first(self, *, stills: bool = False, image: bool = False, sound: bool = False, extends: bool = False) -> Offer:
+        """The first model that can do something.
+
+        Raises:
+            ApiError: None can.
+        """
+        for offer in self.all.values():
+            task = offer.card.does
+            if extends:
+                fits = offer.extends
+            elif sound:
+                fits = task.makes == "sound"
+            elif stills:
+                edits = task.image != "none" and task.image_is != "frames"
+                fits = offer.makes_stills and (edits if image else task.image != "required")
+            else:
+                fits = task.makes == "video" and (task.image != "none" if image else task.image != "required")
+            if fits:
+                return offer
+        what = (
+            "continues clips"
+            if extends
+            else "generates audio"
+            if sound
+            else "makes images"
+            if stills
+            else "makes clips"
+        ) + (" from an image" if image and not extends else "")
+        raise ApiError(400, f"no model of this server {what}: name another", code="unsupported", param="model")
+
+    @functools.cache  # noqa: B019 - one for the life of the server
+    def usual_work(self, name: str) -> float:
+        """Work of a model's default request, see ``jobs/order.work_of``; 0 where it depends on what is uploaded."""
+        card = self.all[name].card
+        if card.does.makes == "sound":
+            return 0.0
+        return work_of(resolve(Request(name, "any", seed=0), card, needs_image=False))
+
+    def object(self, offer: Offer, loaded: Sequence[str]) -> ModelObject:
+        """A model as the API shows it."""
+        card = offer.card
+        task, clip, sampling = card.does, card.clip, card.sampling
+        sound = card.sound is not None
+        able = () if sound else card.part("text").expands
+        defaults: dict[str, Any] = {"steps": sampling.steps, "guidance": sampling.guidance}
+        if not sound:
+            defaults |= {"size": clip.default_size, "seconds": clip.seconds, "shift": sampling.shift}
+            defaults["negative_prompt"] = sampling.negative_prompt
+        return ModelObject(
+            id=offer.name,
+            created=SINCE,
+            owned_by=card.family.name,
+            title=card.title,
+            task=card.task,
+            makes=task.makes,
+            licence=card.licence,
+            parameters=card.parameters,
+            loaded=offer.name in loaded,
+            accepts={name: told for name, told in accepted(card).items() if name not in NOT_SHOWN},
+            defaults=defaults,
+            sizes=[] if sound else list(clip.sizes),
+            image=task.image,
+            mask=task.mask,
+            video=task.video,
+            prompt="optional" if card.prompt == "optional" else "required",
+            expands=card.task in (able or ()),
+            stills=offer.makes_stills,
+            extends=offer.extends,
+            seconds=[0.0, 120.0] if sound else [clip.min_seconds, clip.max_seconds],
+            fps=clip.fps,
+            steps=[1, sampling.max_steps],
+            sounds_with=card.sounds_with if not sound and card.sounds_with in self.all else None,
+            loras=[] if sound else lora_names(self.loras),
+            formats=list(FORMATS["audio" if sound else task.makes]),
+        )

@@ -1,0 +1,225 @@
+"""How a server serves; declared once for `kandinsky serve` and Python."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kandinsky.engine.options import RunOptions
+from kandinsky.errors import RequestError
+from kandinsky.files import local_path
+from kandinsky.model.option import option
+from kandinsky.runtime.budget import parse_bytes, parse_memory
+from kandinsky.serve.keys import Keys
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """What a server offers, to whom, and within which limits."""
+
+    models: tuple[str, ...] = ()
+    options: RunOptions = field(default_factory=RunOptions)
+    host: str = option("127.0.0.1", "address to listen on", flags=("--host",), short="Address to listen on.")
+    port: int = option(8000, "port; 0 takes a free one", flags=("--port",), short="Port; 0 takes a free one.", least=0)
+    store: str | None = option(
+        None,
+        "folder of jobs and their files; by default in the user's data folder",
+        flags=("--store",),
+        short="Folder of jobs and their files; default: in your data folder.",
+        metavar="FOLDER",
+    )
+    keys: str | None = option(
+        None,
+        "file with keys: one a line, or TOML with limits; KANDINSKY_API_KEY holds a single one",
+        flags=("--keys",),
+        short="File with API keys: one a line, or TOML with limits per key.",
+        metavar="FILE",
+    )
+    open_to_all: bool = option(
+        False,
+        "listen beyond this machine without a key",
+        flags=("--open-to-all",),
+        short="Listen beyond this machine without any key.",
+    )
+    origins: str | None = option(
+        None,
+        "web pages elsewhere that may use the server: origins with commas in between",
+        flags=("--origins",),
+        short="Origins of web pages elsewhere that may use it, as in https://a.example,https://b.example.",
+        metavar="LIST",
+    )
+    hosts: str | None = option(
+        None,
+        "names under which it is reached, with commas in between, for servers behind a proxy",
+        flags=("--hosts",),
+        short="Host names under which it is reached, for servers behind a proxy.",
+        metavar="LIST",
+    )
+    workers: int | None = option(
+        None,
+        "worker processes; by default one for each GPU, or one",
+        flags=("--workers",),
+        short="Worker processes; default: one per GPU, else one. 0: others run `kandinsky worker`.",
+        least=0,
+        most=64,
+    )
+    warm_up: bool = option(
+        False,
+        "load the named models before the first request",
+        flags=("--warm-up",),
+        short="Load the models before the first request.",
+    )
+    memory: str | None = option(
+        None,
+        "most memory for weights in each worker, as in `12GB`; the model used least recently is unloaded",
+        flags=("--memory",),
+        short="Memory for weights in each worker, as in 12GB; the least recently used model goes.",
+    )
+    loras: str | None = option(
+        None,
+        "folder of the LoRAs that requests may name",
+        flags=("--loras",),
+        short="Folder of LoRAs that requests may name.",
+        metavar="FOLDER",
+    )
+    batch: int = option(
+        8,
+        "most requests without a seed that run as one batch, where the card says that it pays; 1 = none",
+        flags=("--batch",),
+        short="Most requests that run as one batch, where it pays; 1 switches batches off.",
+        least=1,
+        most=64,
+    )
+    preview_every: float = option(
+        0.4,
+        "least seconds between two previews of a job; 0 = no previews",
+        flags=("--preview-every",),
+        short="Seconds between previews of a job; 0 switches them off.",
+        least=0,
+    )
+    queue: int = option(
+        256,
+        "most jobs that wait; more are refused with 429",
+        flags=("--queue",),
+        short="Most jobs that wait; further ones are refused.",
+        least=1,
+    )
+    effort: float = option(
+        8.0,
+        "largest job, in multiples of the model's default request",
+        flags=("--effort",),
+        short="Largest job, in multiples of the model's default request.",
+        least=1,
+    )
+    upload: str = option(
+        "100MB", "largest request body", flags=("--upload",), short="Largest request body, as in 100MB."
+    )
+    keep_days: float = option(
+        30.0,
+        "days that finished jobs and their files are kept",
+        flags=("--keep-days",),
+        short="Days that finished jobs and their files are kept.",
+        least=0,
+    )
+    disk: str = option(
+        "1GB",
+        "free space below which no job is accepted",
+        flags=("--disk",),
+        short="Free disk space below which no job is accepted.",
+    )
+    fetch: str | None = option(
+        None,
+        "hosts from which images may be fetched by URL, with commas in between; none by default",
+        flags=("--fetch",),
+        short="Hosts from which images may be fetched by https URL; default: none.",
+        metavar="LIST",
+    )
+    attempts: int = option(
+        3,
+        "how often a job is begun whose worker died",
+        flags=("--attempts",),
+        short="How often a job is begun whose worker died.",
+        least=1,
+        most=20,
+    )
+    drain: float = option(
+        10.0,
+        "seconds that running jobs have to finish when the server ends; then they wait in the queue",
+        flags=("--drain",),
+        short="Seconds for running jobs to finish when the server ends.",
+        least=0,
+    )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return is_loopback(self.host)
+
+    @property
+    def upload_bytes(self) -> int:
+        return parse_bytes(self.upload, "upload")
+
+    @property
+    def disk_bytes(self) -> int:
+        return parse_bytes(self.disk, "disk")
+
+    @property
+    def memory_bytes(self) -> int | None:
+        return None if self.memory is None else parse_memory(self.memory)
+
+    @property
+    def lora_folder(self) -> Path | None:
+        return None if self.loras is None else local_path(self.loras, "LoRA folder")
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        return _listed(self.origins)
+
+    @property
+    def allowed_hosts(self) -> tuple[str, ...]:
+        """Host names that requests may carry; empty = any."""
+        named = tuple(name.lower() for name in _listed(self.hosts))
+        return (*LOOPBACK, *named) if self.is_local else (*named, *(LOOPBACK if named else ()))
+
+    @property
+    def fetch_hosts(self) -> tuple[str, ...]:
+        return tuple(name.lower() for name in _listed(self.fetch))
+
+    def check(self, keys: Keys) -> None:
+        """Refuse what would leave the server open, and values that are none.
+
+        Args:
+            keys: The keys that were read.
+
+        Raises:
+            RequestError: It would listen beyond this machine without a key, or a value is not valid.
+        """
+        self.options.check()
+        _ = self.upload_bytes, self.disk_bytes, self.memory_bytes
+        if (folder := self.lora_folder) is not None and not folder.is_dir():
+            raise RequestError(f"LoRA folder `{folder}` is not there")
+        for origin in self.allowed_origins:
+            if not origin.startswith(("http://", "https://")) or origin.rstrip("/") != origin:
+                raise RequestError(f"origin `{origin}` is none: write it as `https://example.org`")
+        if not self.is_local and not keys and not self.open_to_all:
+            raise RequestError(
+                f"`{self.host}` can be reached from other machines, and no key is set: give `keys=…`, listen on "
+                "127.0.0.1, or say `open_to_all=True`"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _listed(text: str | None) -> tuple[str, ...]:
+    return tuple(word for part in (text or "").split(",") if (word := part.strip()))

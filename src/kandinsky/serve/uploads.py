@@ -1,0 +1,110 @@
+"""Uploaded files: copied under names of the server's own, and read in a confined process (``serve/decode.py``)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import kandinsky
+from kandinsky.serve.envelope import ApiError
+
+Way = Literal["image", "mask", "video", "recipe"]
+DEADLINE_S = 60.0
+AT_ONCE = threading.BoundedSemaphore(2)
+CHUNK = 2**20
+
+
+@contextmanager
+def kept(folder: Path, source: IO[bytes] | bytes) -> Iterator[Path]:
+    """An uploaded file on disk, in a folder of its own, for the duration of a `with` block."""
+    with tempfile.TemporaryDirectory(prefix="upload-", dir=folder) as place:
+        path = Path(place) / "given"
+        with path.open("wb") as file:
+            if isinstance(source, bytes):
+                file.write(source)
+            else:
+                source.seek(0)
+                while chunk := source.read(CHUNK):
+                    file.write(chunk)
+        yield path
+
+
+def read(way: Way, source: IO[bytes] | bytes, target: Path, *, param: str) -> dict[str, Any]:
+    """Read an uploaded file in a confined process.
+
+    Args:
+        way: What it should be.
+        source: Its bytes.
+        target: Where what is used of it is written.
+        param: The field it came in, for messages.
+
+    Returns:
+        Facts about it.
+
+    Raises:
+        ApiError: It cannot be used.
+    """
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with kept(target.parent, source) as path, AT_ONCE:
+        told = _in_child(way, path, target, param)
+    if "error" in told:
+        target.unlink(missing_ok=True)
+        raise ApiError(400, f"`{param}`: {told['error']}", code="invalid_file", param=param)
+    return told
+
+
+def _in_child(way: Way, source: Path, target: Path, param: str) -> dict[str, Any]:
+    home = str(Path(kandinsky.__file__).parents[1])
+    environment = {
+        "PATH": os.environ.get("PATH", ""),
+        "LANG": "C.UTF-8",
+        "HOME": str(source.parent),
+        "PYTHONPATH": home,
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "kandinsky.serve.decode", way, str(source), str(target)]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE_S, env=environment, check=False,
+            cwd=source.parent, close_fds=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"error": f"the file takes more than {DEADLINE_S:g} seconds to read"}
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        return {"error": "the file needs more time or memory to read than is allowed"}
+    return found if isinstance(found, dict) else {"error": "the file cannot be read"}
+
+
+def of_data_url(text: str, *, param: str) -> bytes:
+    """The bytes of a `data:` URL.
+
+    Raises:
+        ApiError: It is another URL, or no URL.
+    """
+    head, comma, data = text.partition(",")
+    if not head.lower().startswith("data:"):
+        raise ApiError(
+            400,
+            f"`{param}`: this server fetches nothing by URL: upload the file, or give a `data:` URL",
+            code="url_not_allowed",
+            param=param,
+        )
+    if not comma or not head.lower().endswith(";base64"):
+        raise ApiError(400, f"`{param}`: a `data:` URL must be base64", code="invalid_value", param=param)
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise ApiError(400, f"`{param}`: the `data:` URL is not base64", code="invalid_value", param=param) from None
