@@ -78,6 +78,19 @@ def choose_dtype(name: str | None, device: str) -> str:
     return name
 
 
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether a device has instructions for products of bfloat16, or a library that makes them fast.
+
+    On x86 processors without AVX-512 they are made number by number: a training step takes forty times as long as in
+    float32 (AMD EPYC of family 25, model 1; PyTorch 2.13).
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def dtype_bytes(name: str) -> int:
     """Bytes of one number of a compute type."""
     return 4 if name == "float32" else 2

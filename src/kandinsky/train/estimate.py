@@ -342,7 +342,7 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
         attention=attention,
         condition=job.sampling.condition,
         optimiser=recipe.loop.optimiser,
-        bf16=recipe.loop.bf16,
+        bf16=recipe.loop.computes_bf16(device) if memory is None else recipe.loop.bf16 is not False,  # GPUs do
         device=device,
         memory=memory,
         trained=trained,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.model.params import read_params
+from kandinsky.runtime.devices import multiplies_bfloat16
 from kandinsky.train import interrupts, journal, page
 from kandinsky.train.checkpoint import Checkpoints, Position, State, locked
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update
@@ -42,7 +43,8 @@ class LoopSettings(Optimiser):
         updates: By the name of an update, what is different for it.
         accumulate: Micro-batches of a step, one after the other, for batches that do not fit into memory.
         ema: Decay of the averaged weights, reached gradually: it is min(ema, (1+k)/(10+k)) at step k.
-        bf16: Whether networks compute in bfloat16; weights and optimiser states are float32 in any case.
+        bf16: Whether networks compute in bfloat16, by default where the device multiplies it fast; weights and
+            optimiser states are float32 in any case.
         checkpoint_minutes: A checkpoint is written every so many minutes, and at the end.
         checkpoint_steps: It is also written every so many steps.
         keep: How many checkpoints are kept, the last ones.
@@ -56,7 +58,7 @@ class LoopSettings(Optimiser):
     updates: Mapping[str, Change] = field(default_factory=dict)
     accumulate: int = field(default=1, metadata={"least": 1})
     ema: float = field(default=0.998, metadata={"least": 0, "most": 1})
-    bf16: bool = True
+    bf16: bool | None = None
     checkpoint_minutes: float = field(default=5.0, metadata={"least": 0})
     checkpoint_steps: int | None = field(default=None, metadata={"least": 1})
     keep: int = field(default=2, metadata={"least": 1})
@@ -73,6 +75,10 @@ class LoopSettings(Optimiser):
             RequestError: A key is no setting, one is missing, or its value is not allowed.
         """
         return read_params(cls, values, "loop setting")
+
+    def computes_bf16(self, device: str) -> bool:
+        """Whether networks compute in bfloat16 on this device."""
+        return multiplies_bfloat16(device) if self.bf16 is None else self.bf16
 
 
 # What may change when a run is resumed, since it does not decide the result of a step.
@@ -157,7 +163,8 @@ def run(
             if scaling.is_first:
                 log.info("resumed %s at step %d after %.0f s", out.name, at.step, at.seconds)
         began = saved = time.monotonic()
-        record = Record(device, torch.bfloat16 if settings.bf16 else torch.float32, scaling.processes)
+        dtype = torch.bfloat16 if settings.computes_bf16(device) else torch.float32
+        record = Record(device, dtype, scaling.processes)
         journal_of = journal.opened(out, settings.log, after=at.step) if scaling.is_first else nullcontext(_no_line)
         with journal_of as write, seeded(settings.seed), _ended(checkpoints):
             for step in range(at.step, settings.steps):
@@ -313,14 +320,14 @@ def take_step(
         losses: list[tuple[float, float]] = []
         own: dict[str, float] = {}
         timed: list[Timed] = []
-        done = Work()
+        done, bf16 = Work(), settings.computes_bf16(device)
         for micro in range(count):
             with counted() as work:
                 if micro not in batches:
                     portion, began = Portion(scaling.place * count + micro, portions), time.monotonic()
                     batches[micro] = objective.batch(rng.step, rng, portion)
                     record.waited += time.monotonic() - began
-                with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=settings.bf16):
+                with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
                     loss = objective.loss(name, batches[micro], rng)
             done.add(work)
             timed += loss.timed if learner is learners[0] else ()

@@ -509,7 +509,7 @@ class Prepared:
         return [
             Samples(
                 self.context.with_card(card), jobs, self.run.out, update=update, every=wanted.every,
-                last=settings.steps, bf16=settings.bf16, scaling=self.scaling,
+                last=settings.steps, bf16=settings.computes_bf16(self.run.device), scaling=self.scaling,
             )
         ]  # fmt: skip
 
