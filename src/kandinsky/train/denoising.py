@@ -8,6 +8,7 @@ Legend: B batch; T H W C latent frames, rows, columns, channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.engine.context import Context
 from kandinsky.engine.request import Job
-from kandinsky.errors import BackendError
+from kandinsky.errors import BackendError, RequestError
 from kandinsky.model.denoiser import VIDEO, Known, Pass, Predicts
 from kandinsky.model.values import TextEmbeddings
+from kandinsky.ops.packed import Size, laid, taken
+from kandinsky.text.store import join
 from kandinsky.train.times import to_levels
 
 
@@ -126,13 +129,36 @@ class Denoising:
             t: [B]; or [B, T], where the network takes a time of each frame.
             given: Text and what is known.
         """
+        return self._predict(network, noisy_BTHWC, t, given, None)
+
+    def predict_packed(
+        self, network: nn.Module, noisy: Sequence[Tensor], times: Sequence[Tensor], given: Sequence[Given]
+    ) -> list[Tensor]:
+        """The network's predictions of clips of several sizes, in one pass.
+
+        Args:
+            network: The model's denoiser, of a kind that ``packs``.
+            noisy: Latents of one clip each, [1, T, H, W, C].
+            times: Of each clip, all [1] or all [1, T].
+            given: Of each clip.
+        """
+        lengths = [_size(x) for x in noisy]
+        whole = Given(join([one.text for one in given]), _laid([one.known for one in given], noisy, self.track))
+        t = torch.cat(list(times), dim=-1)
+        out = self._predict(network, laid(noisy), t, whole, tuple(lengths))
+        return taken(out, lengths)
+
+    def _predict(
+        self, network: nn.Module, noisy: Tensor, t: Tensor, given: Given, lengths: tuple[Size, ...] | None
+    ) -> Tensor:
         run = Pass(
             given.text,
             condition=self.job.sampling.condition,
             rope_scale=self.job.sampling.rope_scale,
             attention=self.context.attention_of(self.job),
+            lengths=lengths,
         )
-        state = given.known.pin({self.track: noisy_BTHWC})
+        state = given.known.pin({self.track: noisy})
         return self._bind(network, given.known, run)(state, t)[self.track].float()
 
     def _mix(self, clean: Tensor, noise: Tensor, t: Tensor, rule: object) -> Tensor:
@@ -142,6 +168,29 @@ class Denoising:
             out: Tensor = rule(clean, noise, t)
             return out
         return torch.stack([self._mix(*each, rule) for each in zip(clean, noise, t, strict=True)])
+
+
+def _size(x_BTHWC: Tensor) -> Size:
+    frames, rows, columns = x_BTHWC.shape[1:4]
+    return frames, rows, columns
+
+
+def _laid(known: Sequence[Known], clips: Sequence[Tensor], track: str) -> Known:
+    """What is known of clips, as that of the sequence in which they lie end to end."""
+    names = dict.fromkeys(name for one in known for name in one.extra)
+    if odd := [name for name in names if not all(name in one.extra for one in known)]:
+        raise RequestError(
+            f"`{odd[0]}` is given of some clips of a sequence, and not of others: give it of all or none"
+        )
+    extra = {name: laid([one.extra[name] for one in known]) for name in names}
+    if not any(one.mask for one in known):
+        return Known(extra=extra)
+    masks = [
+        (one.mask[track] if one.mask else x.new_zeros(1, 1, 1, 1, 1, dtype=torch.bool)).expand(*x.shape[:4], 1)
+        for one, x in zip(known, clips, strict=True)
+    ]
+    clean = [one.clean.get(track, x) for one, x in zip(known, clips, strict=True)]
+    return Known({track: laid(clean)}, {track: laid(masks)}, extra)
 
 
 def _spread(t: Tensor) -> Tensor:

@@ -317,7 +317,9 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
     layout, part, latent = recipe.scale.layout(processes), card.part("dit"), job_of(recipe, card).latent
     patch = card.dit.params.get("patch_size", (1, 1, 1))
     tokens = latent.frames * latent.height * latent.width // (patch[0] * patch[1] * patch[2])
-    batch = recipe.data.batch if recipe.data.tokens is None else max(1, recipe.data.tokens // max(1, tokens))
+    data = recipe.data
+    budget = data.tokens if data.sequence is None else data.sequence * data.batch
+    batch = data.batch if budget is None else max(1, budget // max(1, tokens))
     attention = attention_for(card, job.sampling, "auto")
 
     def trained(net: nn.Module) -> None:

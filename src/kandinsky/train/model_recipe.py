@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ from kandinsky.train.adapter import without as without_adapters
 from kandinsky.train.adapter import write as write_adapter
 from kandinsky.train.conditions import Conditions, joined
 from kandinsky.train.data import sources
-from kandinsky.train.data.batches import Buckets, Mixture, Plan, Shape, images_and_videos
+from kandinsky.train.data.batches import Buckets, Mixture, Packing, Plan, Sequences, Shape, images_and_videos
 from kandinsky.train.data.captions import Caption, CaptionChoice
 from kandinsky.train.data.dataset import LATENT, MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
@@ -67,6 +67,8 @@ class DataSettings:
         seconds: Of the clips; the model's own where absent. Longer videos are cut.
         batch: Clips of a step, over all processes.
         tokens: Instead: as many clips of a size as together have no more tokens, at least one.
+        sequence: Clips of several sizes and lengths lie end to end, without padding, in sequences of no more tokens;
+            `batch` is the number of these in a step. For networks that can keep the clips apart.
         tasks: Where images and videos are mixed, the weights of `text-to-image`, `text-to-video` and `image-to-video`;
             one of them is drawn for each step, so that batches hold images alone or videos alone.
         drop_text: Share of the clips that is learned without a prompt, for guidance.
@@ -82,12 +84,19 @@ class DataSettings:
     seconds: float | None = field(default=None, metadata={"least": 0})
     batch: int = field(default=1, metadata={"least": 1})
     tokens: int | None = field(default=None, metadata={"least": 1})
+    sequence: int | None = field(default=None, metadata={"least": 1})
     tasks: Mapping[str, float] = field(default_factory=dict)
     drop_text: float = field(default=0.1, metadata={"least": 0, "most": 1})
     languages: Mapping[str, float] = field(default_factory=dict)
     lengths: Mapping[str, float] = field(default_factory=dict)
     workers: int = field(default=0, metadata={"least": 0})
     conditions: Conditions | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None and self.sequence is not None:
+            raise RequestError(
+                "give either `data.tokens`, for batches of clips of one size, or `data.sequence`, for packed sequences"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +125,7 @@ class ModelRecipe:
     times: Times = field(default_factory=Times)
     adapter: AdapterSettings | None = None
     scale: Scale = field(default_factory=Scale)
+    packs: ClassVar[bool] = False  # whether recipes of the kind take `data.sequence`
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +176,40 @@ class Batch:
         return replace(self, clean_BTHWC=self.clean_BTHWC.to(device), given=self.given.to(device))
 
     @property
+    def each(self) -> tuple[Batch, ...]:
+        """The clips of a packed batch; this alone, where all are of one shape."""
+        return (self,)
+
+    @property
     def learned(self) -> Tensor | None:
         """Where the loss counts, boolean, of a shape that broadcasts to the latents; None where it does everywhere."""
         mask = self.given.known.mask
         return ~next(iter(mask.values())) if mask else None
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A share of a step's clips, of several shapes, for one pass.
+
+    Attributes:
+        each: Batches of one clip.
+    """
+
+    each: tuple[Batch, ...]
+
+    @property
+    def numbers(self) -> list[int]:
+        """The clips' places in the global batch."""
+        return [number for one in self.each for number in one.numbers]
+
+    @property
+    def total(self) -> int:
+        """Size of the global batch."""
+        return self.each[0].total
+
+    def to(self, device: torch.device | str) -> Packed:
+        """The same on another device."""
+        return Packed(tuple(one.to(device) for one in self.each))
 
 
 def error_of(predicted: Tensor, target: Tensor, batch: Batch) -> Tensor:
@@ -233,7 +273,7 @@ class _CaptionNumbers:
 
 
 class ClipBatches:
-    """Batches of clips of one shape; an epoch shows each example once, in an order that the seed decides.
+    """Batches of clips of one shape, or ``packed``; an epoch shows each once, in an order that the seed decides.
 
     Args:
         examples: The data.
@@ -264,33 +304,43 @@ class ClipBatches:
         self.examples, self.empty, self.settings = examples, empty, settings
         self.conditions, self.track = conditions, track
         self.choice = CaptionChoice(settings.drop_text, settings.languages, settings.lengths)
-        shapes, size = examples.shapes, {"batch": settings.batch, "tokens": settings.tokens}
-        if settings.tokens is not None:
-            size["batch"] = None
+        shapes = examples.shapes
 
-        def buckets(only: Sequence[int] | None) -> Buckets:
-            return Buckets(shapes, **size, seed=seed, last="fill", only=only, patch=patch)
+        def planned(only: Sequence[int] | None) -> Plan:
+            if settings.sequence is not None:
+                packing = Packing(shapes, tokens=settings.sequence, seed=seed, only=only, patch=patch)
+                return Sequences(packing, settings.batch)
+            batch = settings.batch if settings.tokens is None else None
+            return Buckets(shapes, batch=batch, tokens=settings.tokens, seed=seed, last="fill", only=only, patch=patch)
 
         self.mixture: Mixture | None = None
         if settings.tasks:
             images, videos = images_and_videos(shapes)
-            plans = (buckets(images) if images else None, buckets(videos) if videos else None)
+            plans = (planned(images) if images else None, planned(videos) if videos else None)
             self.mixture = Mixture(*plans, settings.tasks, seed=seed)
-        plan: Plan = self.mixture or buckets(None)
+        plan: Plan = self.mixture or planned(None)
         self.feed = Feed(examples, plan, self.choice, _CaptionNumbers(seed), shares, workers=settings.workers)
-        sizes = [len(plan(step)) for step in range(min(plan.steps_per_epoch, 1000))]
-        if min(sizes) < shares[0].count:
+        smallest = min(len(plan.parts(step)) for step in range(min(plan.steps_per_epoch, 1000)))
+        if smallest < shares[0].count:
+            what = "clips" if settings.sequence is None else "sequences"
             raise RequestError(
-                f"a batch has {min(sizes)} clips, and {shares[0].count} processes and micro-batches take clips of "
-                "their own: use a larger `data.batch` or `data.tokens`"
+                f"a batch has {smallest} {what}, and {shares[0].count} processes and micro-batches take {what} of "
+                "their own: use a larger `data.batch`" + (" or `data.tokens`" if settings.sequence is None else "")
             )
 
     def __call__(self, step: int, rng: Rng, portion: Portion) -> Batch:
         """A portion of the batch of a step."""
-        loaded = self.feed(step, portion)
-        total = len(self.feed.plan(step))
+        return self.collated(self.feed(step, portion), rng, *self._told(step))
+
+    def packed(self, step: int, rng: Rng, portion: Portion) -> Packed:
+        """A portion of the clips of a step, of several shapes."""
+        told = self._told(step)
+        return Packed(tuple(self.collated([one], rng, *told) for one in self.feed(step, portion)))
+
+    def _told(self, step: int) -> tuple[int, Conditions]:
+        """Size of the batch of a step, and what is given of its clips."""
         task = "" if self.mixture is None else self.mixture.task(step)
-        return self.collated(loaded, rng, total, self.conditions[task])
+        return len(self.feed.plan(step)), self.conditions[task]
 
     def of_clips(self, clips: Sequence[Clip], rng: Rng, numbers: Sequence[int]) -> Batch:
         """These clips of one shape, at these places of the step's batch; captions are drawn as for others."""
@@ -536,6 +586,22 @@ def check(recipe: ModelRecipe, card: Card) -> None:
         raise RequestError(f"`times.by_frame`: network `{card.dit.kind}` takes one time a clip: leave it out")
     if card.part("dit").bind is None:
         raise BackendError(f"network `{card.dit.kind}` is not a denoiser")
+    if recipe.data.sequence is not None:
+        _check_packing(recipe, card)
+
+
+def _check_packing(recipe: ModelRecipe, card: Card) -> None:
+    """Raises: RequestError where clips of several sizes cannot share a sequence."""
+    instead = "leave it out, and use `data.tokens` for batches of clips of one size"
+    if not recipe.packs:
+        raise RequestError(f"`data.sequence`: recipes of this kind take clips of one size together: {instead}")
+    if not card.part("dit").packs:
+        raise RequestError(
+            f"`data.sequence`: network `{card.dit.kind}` cannot keep the clips of a sequence apart: {instead}"
+        )
+    if recipe.scale.ring * recipe.scale.ulysses > 1:
+        raise RequestError("`data.sequence`: the tokens of a sequence are not shared: leave `scale.ring` and "
+                           "`scale.ulysses` out")  # fmt: skip
 
 
 def job_of(recipe: ModelRecipe, card: Card) -> Job:

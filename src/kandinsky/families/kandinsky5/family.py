@@ -16,6 +16,7 @@ TRANSFORMER = Part(
     attention=("dense", "nabla", "causal"),
     conditions=("zeros", "coordinates"),
     frame_times=True,
+    packs=True,
     caches=True,
     cost=Lazy(f"{_HERE}.cost:transformer"),
     flops=Lazy(f"{_HERE}.cost:flops"),
