@@ -34,6 +34,7 @@ class DenoiserRecipe(ModelRecipe):
     """
 
     auxiliary: Auxiliary = field(default_factory=Auxiliary)
+    teaches: ClassVar[bool] = True
     packs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -49,15 +49,16 @@ class Denoising:
         context: The model.
         job: Gives the card's values for the size that is trained: sampler, shift, condition channels, attention.
         track: Of the state.
+        part: The component that is trained.
 
     Raises:
         BackendError: The model's network is no denoiser.
     """
 
-    def __init__(self, context: Context, job: Job, track: str = VIDEO) -> None:
-        bind = context.part("dit").bind
+    def __init__(self, context: Context, job: Job, track: str = VIDEO, part: str = "dit") -> None:
+        bind = context.part(part).bind
         if bind is None:
-            raise BackendError(f"network `{context.card.dit.kind}` is not a denoiser")
+            raise BackendError(f"network `{context.card.components[part].kind}` is not a denoiser")
         self.context, self.job, self.track = context, job, track
         self.rules, self.shift = sampler(job.sampling.sampler), job.shift
         self.noising, self._bind = self.rules.noising(job.shift), bind()

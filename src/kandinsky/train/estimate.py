@@ -35,7 +35,7 @@ from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime import devices, speed
 from kandinsky.runtime.budget import gigabytes
 from kandinsky.train.adapter import add as add_adapters
-from kandinsky.train.model_recipe import ModelRecipe, check, job_of
+from kandinsky.train.model_recipe import ModelRecipe, check, job_of, lesson_of
 from kandinsky.train.scale import Scaling
 
 STATES = {"adamw": 8, "muon": 8, "adamw8bit": 2, "rmsprop": 4, "sgd": 0}
@@ -297,8 +297,12 @@ def bare(card: Card) -> nn.Module:
     return bare_network(card.part("dit"), card.dit, Path())
 
 
-def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = None, processes: int = 1) -> Estimate:
+def of_recipe(
+    recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = None, processes: int = 1
+) -> Estimate | None:
     """What a recipe of a catalogue model takes in each step. Nothing is read but the model's card.
+
+    None for networks that are told more than a prompt: their passes are not traced.
 
     Args:
         recipe: As it was read.
@@ -313,6 +317,9 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
     root = None if recipe.weights is None else local_path(recipe.weights, "weights folder")
     card = catalogue.source_of(recipe.model, weights=root).card
     check(recipe, card)
+    recipe.scale.layout(processes)
+    if not lesson_of(recipe, card).is_plain:
+        return None
     job, adapter = job_of(recipe, card), recipe.adapter
     layout, part, latent = recipe.scale.layout(processes), card.part("dit"), job_of(recipe, card).latent
     patch = card.dit.params.get("patch_size", (1, 1, 1))

@@ -8,31 +8,31 @@ Legend: B batch, T H W C latent frames, rows, columns, channels.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kandinsky import catalogue
 from kandinsky.engine.build import bare_network, build
 from kandinsky.engine.context import Context
+from kandinsky.engine.lesson import Lesson
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.parallel import demand_of
 from kandinsky.engine.request import Job, parse_size, resolve
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.files import local_path
 from kandinsky.model.card import Card, Source
-from kandinsky.model.denoiser import VIDEO
+from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.text.store import join
-from kandinsky.train import loop
+from kandinsky.train import loop, pairs
 from kandinsky.train.adapter import AdapterSettings
 from kandinsky.train.adapter import add as add_adapters
 from kandinsky.train.adapter import without as without_adapters
@@ -114,6 +114,7 @@ class ModelRecipe:
         times: Where on the way between latent and noise the loss is taken.
         adapter: Train a LoRA or DoRA; all of the network's weights where absent.
         scale: How it is spread over processes, and what it saves of memory.
+        part: Which of the model's networks learns: `dit`, its denoiser, or `interpolation`, of keyframe models.
     """
 
     model: str
@@ -125,6 +126,8 @@ class ModelRecipe:
     times: Times = field(default_factory=Times)
     adapter: AdapterSettings | None = None
     scale: Scale = field(default_factory=Scale)
+    part: str = "dit"
+    teaches: ClassVar[bool] = False  # whether recipes of the kind take lessons other than a clip from its caption
     packs: ClassVar[bool] = False  # whether recipes of the kind take `data.sequence`
 
 
@@ -136,11 +139,15 @@ class Clip:
         latent: Clean, [1, T, H, W, C].
         texts: Embeddings of its captions.
         captions: What it shows.
+        tensors: Further ones of its lesson.
+        empty: Embeddings of no words, where they are its own.
     """
 
     latent: Tensor
     texts: Sequence[TextEmbeddings]
     captions: Sequence[Caption]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    empty: TextEmbeddings | None = None
 
     @property
     def text(self) -> TextEmbeddings:
@@ -258,12 +265,12 @@ class HeldClips:
     def example(self, place: int, index: int, caption: Caption | None) -> Loaded:
         """A clip with its caption, or with none."""
         clip = self.clips[index]
-        text = self.empty if caption is None else clip.texts[list(clip.captions).index(caption)]
-        return Loaded(place, index, caption, {LATENT: clip.latent}, text)
+        text = (clip.empty or self.empty) if caption is None else clip.texts[list(clip.captions).index(caption)]
+        return Loaded(place, index, caption, {LATENT: clip.latent, **clip.tensors}, text)
 
 
 @dataclass(frozen=True, slots=True)
-class _CaptionNumbers:
+class CaptionNumbers:
     """The generator that draws the caption of an example; for workers."""
 
     seed: int
@@ -284,6 +291,7 @@ class ClipBatches:
         shares: Portions that this process asks for in each step, in their order.
         patch: Of the network, for the count of tokens.
         track: Of the state.
+        lesson: What is learned of an example, and the job it is for; a clip from its caption where absent.
 
     Raises:
         RequestError: The tasks ask for images or clips that there are not.
@@ -300,8 +308,9 @@ class ClipBatches:
         shares: Sequence[Portion] = (Portion(),),
         patch: tuple[int, int, int] = (1, 2, 2),
         track: str = VIDEO,
+        lesson: tuple[Lesson, Job] | None = None,
     ) -> None:
-        self.examples, self.empty, self.settings = examples, empty, settings
+        self.examples, self.empty, self.settings, self.lesson = examples, empty, settings, lesson
         self.conditions, self.track = conditions, track
         self.choice = CaptionChoice(settings.drop_text, settings.languages, settings.lengths)
         shapes = examples.shapes
@@ -319,7 +328,7 @@ class ClipBatches:
             plans = (planned(images) if images else None, planned(videos) if videos else None)
             self.mixture = Mixture(*plans, settings.tasks, seed=seed)
         plan: Plan = self.mixture or planned(None)
-        self.feed = Feed(examples, plan, self.choice, _CaptionNumbers(seed), shares, workers=settings.workers)
+        self.feed = Feed(examples, plan, self.choice, CaptionNumbers(seed), shares, workers=settings.workers)
         smallest = min(len(plan.parts(step)) for step in range(min(plan.steps_per_epoch, 1000)))
         if smallest < shares[0].count:
             what = "clips" if settings.sequence is None else "sequences"
@@ -353,12 +362,21 @@ class ClipBatches:
     def collated(self, loaded: Sequence[Loaded], rng: Rng, total: int, conditions: Conditions) -> Batch:
         """Loaded clips of one shape as a batch."""
         numbers = [one.place for one in loaded]
-        clean = torch.cat([one.latent.float() for one in loaded])
-        known = [conditions.known(one.latent.float(), self.track, rng.example(one.place, "known")) for one in loaded]
+        made = [self._learned(one, rng, conditions) for one in loaded]
+        clean, known = torch.cat([one for one, _ in made]), [one for _, one in made]
         texts = [one.text.to("cpu", torch.float32) for one in loaded if one.text is not None]
         given = Given(join(texts), joined(known, clean, self.track))
         captions = [one.caption.text if one.caption else "" for one in loaded]
         return Batch(clean, given, numbers, total, captions)
+
+    def _learned(self, one: Loaded, rng: Rng, conditions: Conditions) -> tuple[Tensor, Known]:
+        """What is made of an example, and what is known of it."""
+        generator = rng.example(one.place, "known")
+        if self.lesson is not None and not self.lesson[0].is_plain:
+            lesson, job = self.lesson
+            return lesson.given(job, one.tensors, generator)
+        clean = one.latent.float()
+        return clean, conditions.known(clean, self.track, generator)
 
 
 class Prepared:
@@ -393,26 +411,36 @@ class Prepared:
         self.source: Source = catalogue.source_of(recipe.model, weights=root)
         card = self.source.card
         check(recipe, card)
-        job = job_of(recipe, card)
+        self.lesson, self.part = lesson_of(recipe, card), recipe.part
+        job = self.lesson.job(job_of(recipe, card))
         data = Path(recipe.data.source) / MANIFEST
         encoded = EncodedDataset(data.parent) if data.is_file() else None
+        if self.lesson.pairs and find is sources.find:
+            find = partial(pairs.find, folders=self.lesson.pairs)
         examples: Sequence[Example] = [] if encoded is not None else find(recipe.data.source)
         trigger = recipe.adapter.trigger if recipe.adapter is not None else ""
         if trigger and encoded is not None:
             raise RequestError("`adapter.trigger` stands before captions: put it into them before they are encoded")
         if trigger:
             examples = [_triggered(one, trigger) for one in examples]
-        only = ("dit", "text", "vae") if recipe.start == MODEL else ("text", "vae")
+        encoders = ("text", *(name for name in self.lesson.encoders if name in card.components))
+        only = (recipe.part, *encoders) if recipe.start == MODEL else encoders
         options = RunOptions(device=run.device, dtype="float32", offload="module", only=only)
         self.context = build(card, options, root=self.source.root, name=self.source.name)
-        self.denoising = Denoising(self.context, job)
+        self.denoising = Denoising(self.context, job, part=recipe.part)
         self.examples: Examples
         if encoded is not None:
             encoded.check_model(card)
+            if absent := set(self.lesson.tensors) - set(encoded.manifest["tensors"]) or recipe.part != "dit":
+                what = "another frame rate" if absent is True else f"`{min(absent)}` of each example"
+                raise RequestError(
+                    f"`{recipe.part}` of `{card.id}` needs {what}, which data set `{shown(recipe.data.source)}` has "
+                    "not: name the folder it was made of"
+                )
             self.examples, self.empty = EncodedExamples(encoded), encoded.text("", still=False)
-            files = hashlib.sha256(json.dumps(encoded.manifest, sort_keys=True).encode()).hexdigest()[:32]
+            files = encoded.fingerprint
         else:
-            clips, self.empty = encode(self.context, examples, job)
+            clips, self.empty = encode(self.context, examples, job, self.lesson)
             self.examples, files = HeldClips(clips, self.empty), sources.fingerprint(examples)
         self.network = self._network()
         self.scaling = Scaling(recipe.scale, run.device, self._divisible(job))
@@ -438,6 +466,7 @@ class Prepared:
             seed=recipe.loop.seed,
             shares=[Portion(scaling.place * count + micro, scaling.data * count) for micro in range(count)],
             patch=getattr(getattr(self.network, "params", None), "patch_size", (1, 1, 1)),
+            lesson=(self.lesson, self.denoising.job),
         )
 
     @cached_property
@@ -456,23 +485,23 @@ class Prepared:
     def _divisible(self, job: Job) -> Divisible:
         """The model's network, and what of its work can be shared by processes."""
         context = self.context
-        split = context.card.part("dit").split
+        split = context.card.part(self.part).split
         demand = demand_of(job, context.attention_of(job), clips=0)
         return Divisible(type(self.network), None if split is None else split.rules(), demand)
 
     def _network(self) -> nn.Module:
-        part, start = self.context.card.part("dit"), self.recipe.start
+        part, start = self.context.card.part(self.part), self.recipe.start
         if start != MODEL:
             with loop.seeded(self.recipe.loop.seed):
-                network = bare_network(part, self.context.card.dit, Path())
+                network = bare_network(part, self.context.card.components[self.part], Path())
             if start != RANDOM:
                 load_into(network, Path(start), keymap=keymap_of(part), dtype=torch.float32)
         else:
-            with self.context.placement.hold("dit") as held:
+            with self.context.placement.hold(self.part) as held:
                 network = copy.deepcopy(held)  # its weights may be mapped from their file
         network = network.float().requires_grad_(True)
         if (adapter := self.recipe.adapter) is not None:
-            add_adapters(network, adapter, self.context.part("dit").adapts, seed=self.recipe.loop.seed)
+            add_adapters(network, adapter, part.adapts, seed=self.recipe.loop.seed)
         return network
 
     @contextmanager
@@ -508,7 +537,7 @@ class Prepared:
             scaling=self.scaling,
         )
 
-    def write(self, weights: Mapping[str, Tensor], name: str = "dit.safetensors") -> Path:
+    def write(self, weights: Mapping[str, Tensor], name: str | None = None) -> Path:
         """Write the network with these weights in it under the official tensor names, or its adapter's files.
 
         The first process writes; every process must ask.
@@ -516,13 +545,13 @@ class Prepared:
         Returns:
             The file.
         """
-        adapter = self.recipe.adapter
+        adapter, name = self.recipe.adapter, name or f"{self.part}.safetensors"
+        keymap = keymap_of(self.context.card.part(self.part))
         state: dict[str, Any] = {} if adapter is not None else self.scaling.state(self.network)
         if not self.scaling.is_first:
             return self.run.out / name
         if adapter is not None:
-            return write_adapter(weights, adapter, self.run.out, keymap_of(self.context.part("dit")))
-        keymap = keymap_of(self.context.card.part("dit"))
+            return write_adapter(weights, adapter, self.run.out, keymap)
         return write_state(keymap.as_file({**state, **weights}), self.run.out / name, layout="official")
 
 
@@ -532,34 +561,39 @@ def _triggered(example: Example, trigger: str) -> Example:
     return replace(example, captions=captions)
 
 
-def encode(context: Context, examples: Sequence[Example], job: Job) -> tuple[list[Clip], TextEmbeddings]:
-    """Latents and text embeddings of the examples, and the embeddings of the empty prompt."""
-    shape, card = job.shape, context.card
-    is_image = card.does.makes == "image"
-    latents, device = [], context.placement.device("vae")
-    with context.placement.hold("vae") as vae, torch.no_grad():
-        for example in examples:
-            pixels = sources.frames(
-                example,
-                width=shape.width,
-                height=shape.height,
-                fps=job.fps,
-                step=card.clip.frame_step,
-                most=1 if is_image else shape.frames,
-            )
-            unit = torch.from_numpy(pixels)[None].float() / 127.5 - 1.0
-            latents.append(vae.encode(unit.to(device)).float().cpu())
-    with context.placement.hold("text") as encoder, torch.no_grad():
-        texts = [
-            [
-                encoder.encode([one.text], still=latent.shape[1] == 1).to("cpu", torch.float32)
-                for one in example.captions
-            ]
-            for example, latent in zip(examples, latents, strict=True)
-        ]
-        empty = encoder.encode([""]).to("cpu", torch.float32)
-    captions = [example.captions for example in examples]
-    return [Clip(*one) for one in zip(latents, texts, captions, strict=True)], empty
+def encode(
+    context: Context, examples: Sequence[Example], job: Job, lesson: Lesson
+) -> tuple[list[Clip], TextEmbeddings]:
+    """Tensors and text embeddings of the examples, and the embeddings of the empty prompt."""
+    shape, step = job.shape, context.card.clip.frame_step
+    fps, most = lesson.clip(job)
+    each = len(lesson.pairs) or 1  # files of an example
+    groups = [examples[start : start + each] for start in range(0, len(examples), each)]
+
+    def frames(group: Sequence[Example]) -> list[np.ndarray]:
+        size: dict[str, Any] = {"width": shape.width, "height": shape.height, "fps": fps, "step": step}
+        return [sources.frames(example, **size, most=most) for example in group]
+
+    made = []
+    with ExitStack() as held:
+        for name in lesson.encoders:
+            if name in context.card.components:
+                held.enter_context(context.placement.hold(name))
+        for group in groups:
+            tensors = {name: x.float().cpu() for name, x in lesson.encode(context, *frames(group)).items()}
+            made.append(tensors)
+    clips = []
+    with context.placement.hold("text"):
+        for group, tensors in zip(groups, made, strict=True):
+            # of clips only the number of frames is asked for; of pairs the text encoder sees the images
+            shown = frames(group) if lesson.pairs else [np.empty((tensors[LATENT].shape[1], 0, 0, 3), np.uint8)]
+            texts = [lesson.text(context, one.text, *shown).to("cpu", torch.float32) for one in group[0].captions]
+            own = lesson.text(context, "", *shown).to("cpu", torch.float32) if lesson.pairs else None
+            others = {name: x for name, x in tensors.items() if name != LATENT}
+            clips.append(Clip(tensors[LATENT], texts, group[0].captions, others, own))
+        if own is None:
+            own = lesson.text(context, "", np.empty((2, 0, 0, 3), np.uint8)).to("cpu", torch.float32)
+    return clips, own
 
 
 def check(recipe: ModelRecipe, card: Card) -> None:
@@ -577,14 +611,18 @@ def check(recipe: ModelRecipe, card: Card) -> None:
         raise RequestError(
             f"`start` is `{shown(recipe.start)}`: use `{MODEL}`, `{RANDOM}`, or a weight file that exists"
         )
-    if does.makes == "sound" or card.keyframes is not None or does.image_is != "frames" or does.text_sees_image:
+    if does.makes == "sound" or (does.lessons and not recipe.teaches):
         raise RequestError(
             f"`{card.id}` cannot be trained by a recipe of this kind: it trains models that make a clip or an image "
             "from a prompt, or continue an image"
         )
+    if recipe.part not in (learners := tuple(dict.fromkeys(("dit", *does.lessons)))):
+        raise RequestError(f"`part` is `{shown(recipe.part)}`: of `{card.id}`, {' or '.join(learners)} can be trained")
+    if not lesson_of(recipe, card).is_plain and (recipe.data.conditions or recipe.data.tasks):
+        raise RequestError(f"`{card.id}` is given what its task says: leave `data.conditions` and `data.tasks` out")
     if recipe.times.by_frame and not card.part("dit").frame_times:
         raise RequestError(f"`times.by_frame`: network `{card.dit.kind}` takes one time a clip: leave it out")
-    if card.part("dit").bind is None:
+    if card.part(recipe.part).bind is None:
         raise BackendError(f"network `{card.dit.kind}` is not a denoiser")
     if recipe.data.sequence is not None:
         _check_packing(recipe, card)
@@ -602,6 +640,12 @@ def _check_packing(recipe: ModelRecipe, card: Card) -> None:
     if recipe.scale.ring * recipe.scale.ulysses > 1:
         raise RequestError("`data.sequence`: the tokens of a sequence are not shared: leave `scale.ring` and "
                            "`scale.ulysses` out")  # fmt: skip
+
+
+def lesson_of(recipe: ModelRecipe, card: Card) -> Lesson:
+    """What the network that learns is taught."""
+    own = card.does.lessons.get(recipe.part)
+    return Lesson() if own is None else own()
 
 
 def job_of(recipe: ModelRecipe, card: Card) -> Job:

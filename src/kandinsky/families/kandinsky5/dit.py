@@ -292,7 +292,7 @@ class OutLayer(nn.Module):
         self.out_layer = Linear(params.model_dim, pt * ph * pw * params.out_visual_dim)
 
     def forward(self, x_BSD: Tensor, e: Tensor, layout: VisualLayout | PackedLayout) -> Tensor:
-        x = self.out_layer(modulated_norm(x_BSD, *self.modulation(e), layout.segments))
+        x = self.out_layer(modulated_norm(x_BSD, *self.modulation(e), segments=layout.segments))
         return layout.latent(x, self.patch)
 
 
