@@ -437,7 +437,8 @@ class Prepared:
                     f"`{recipe.part}` of `{card.id}` needs {what}, which data set `{shown(recipe.data.source)}` has "
                     "not: name the folder it was made of"
                 )
-            self.examples, self.empty = EncodedExamples(encoded), encoded.text("", still=False)
+            still = all(row.frames == 1 for row in encoded.rows)
+            self.examples, self.empty = EncodedExamples(encoded), encoded.text("", still=still)
             files = encoded.fingerprint
         else:
             clips, self.empty = encode(self.context, examples, job, self.lesson)
