@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from kandinsky import catalogue
@@ -26,11 +27,13 @@ from kandinsky.engine.lesson import Lesson
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.parallel import demand_of
 from kandinsky.engine.request import Job, parse_size, resolve
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.engine.stages import states_of, tensors_of
+from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.files import local_path
 from kandinsky.model.card import Card, Source
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.values import Request, TextEmbeddings
+from kandinsky.runtime.parallel.exchange import collect, shares, span, tell_tensors
 from kandinsky.text.store import join
 from kandinsky.train import loop, pairs
 from kandinsky.train.adapter import AdapterSettings
@@ -47,7 +50,7 @@ from kandinsky.train.data.sources import Example
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.objective import Objective, Portion, Rng
 from kandinsky.train.recipe import Run
-from kandinsky.train.scale import Divisible, Scale, Scaling
+from kandinsky.train.scale import HOST, Divisible, Scale, Scaling
 from kandinsky.train.times import Times
 from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import load_into
@@ -441,7 +444,7 @@ class Prepared:
             self.examples, self.empty = EncodedExamples(encoded), encoded.text("", still=still)
             files = encoded.fingerprint
         else:
-            clips, self.empty = encode(self.context, examples, job, self.lesson)
+            clips, self.empty = encode_together(self.context, examples, job, self.lesson)
             self.examples, files = HeldClips(clips, self.empty), sources.fingerprint(examples)
         self.network = self._network()
         self.scaling = Scaling(recipe.scale, run.device, self._divisible(job))
@@ -583,7 +586,7 @@ def encode(
         for group in groups:
             tensors = {name: x.float().cpu() for name, x in lesson.encode(context, *frames(group)).items()}
             made.append(tensors)
-    clips = []
+    clips, own = [], None
     with context.placement.hold("text"):
         for group, tensors in zip(groups, made, strict=True):
             # of clips only the number of frames is asked for; of pairs the text encoder sees the images
@@ -592,9 +595,49 @@ def encode(
             own = lesson.text(context, "", *shown).to("cpu", torch.float32) if lesson.pairs else None
             others = {name: x for name, x in tensors.items() if name != LATENT}
             clips.append(Clip(tensors[LATENT], texts, group[0].captions, others, own))
-        if own is None:
+        if own is None and not lesson.pairs:
             own = lesson.text(context, "", np.empty((2, 0, 0, 3), np.uint8)).to("cpu", torch.float32)
-    return clips, own
+    return clips, own or TextEmbeddings(torch.zeros(1, 1, 1), torch.zeros(1, 1))  # of pairs each has one of its own
+
+
+def encode_together(
+    context: Context, examples: Sequence[Example], job: Job, lesson: Lesson
+) -> tuple[list[Clip], TextEmbeddings]:
+    """As ``encode``; of several processes each encodes its share of the examples, and all get the whole.
+
+    Raises:
+        RequestError: One of them cannot use an example; raised in all.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return encode(context, examples, job, lesson)
+    rank, world, each = dist.get_rank(), dist.get_world_size(), len(lesson.pairs) or 1
+    counts = shares(len(examples) // each, world)
+    spans = [span(counts, place) for place in range(world)]
+    parts = [examples[one.start * each : one.stop * each] for one in spans]
+    clips, empty, problem = list[Clip](), None, None
+    try:
+        clips, empty = encode(context, parts[rank], job, lesson)
+    except KandinskyError as error:
+        problem = str(error)
+    if problems := [one for one in collect(problem, HOST) if one is not None]:
+        raise RequestError(problems[0])
+    assert empty is not None
+    names = [name for name in lesson.tensors if name != LATENT]
+    found: list[Clip] = []
+    for place, part in enumerate(parts):
+        flat: list[Tensor | None] = []
+        for clip in clips if place == rank else ():
+            flat += [clip.latent, *(clip.tensors[name] for name in names), *tensors_of(*clip.texts, clip.empty)]
+        made = iter(tell_tensors(flat if place == rank else None, place, HOST))
+        for example in part[::each]:
+            latent, *others = (next(made) for _ in range(1 + len(names)))
+            texts = [[next(made) for _ in range(3)] for _ in range(len(example.captions) + 1)]
+            told = [None if text[0] is None else states_of(text) for text in texts]
+            assert latent is not None
+            tensors = {name: x for name, x in zip(names, others, strict=True) if x is not None}
+            captioned = [text for text in told[:-1] if text is not None]
+            found.append(Clip(latent, captioned, example.captions, tensors, told[-1]))
+    return found, empty
 
 
 def check(recipe: ModelRecipe, card: Card) -> None:
