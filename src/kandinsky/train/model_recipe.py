@@ -354,14 +354,6 @@ class ClipBatches:
         task = "" if self.mixture is None else self.mixture.task(step)
         return len(self.feed.plan(step)), self.conditions[task]
 
-    def of_clips(self, clips: Sequence[Clip], rng: Rng, numbers: Sequence[int]) -> Batch:
-        """These clips of one shape, at these places of the step's batch; captions are drawn as for others."""
-        held, loaded = HeldClips(clips, self.empty), []
-        for index, (clip, place) in enumerate(zip(clips, numbers, strict=True)):
-            chosen = self.choice.choose(clip.captions, rng.example(place, "caption"))
-            loaded.append(held.example(place, index, None if chosen is None else clip.captions[chosen]))
-        return self.collated(loaded, rng, self.settings.batch, self.conditions[""])
-
     def collated(self, loaded: Sequence[Loaded], rng: Rng, total: int, conditions: Conditions) -> Batch:
         """Loaded clips of one shape as a batch."""
         numbers = [one.place for one in loaded]
@@ -453,7 +445,7 @@ class Prepared:
 
     def batches_of(self, examples: Examples) -> ClipBatches:
         """Batches as the recipe asks for, of the data or of what stands in for it."""
-        recipe, scaling, count = self.recipe, self.scaling, self.recipe.loop.accumulate
+        recipe = self.recipe
         does = self.context.card.does
         usual = Conditions(first={"none": 0.0, "required": 1.0, "optional": 0.5}[does.image])
         given = recipe.data.conditions
@@ -468,10 +460,16 @@ class Prepared:
                 "image-to-video": given or Conditions(first=1.0),
             },
             seed=recipe.loop.seed,
-            shares=[Portion(scaling.place * count + micro, scaling.data * count) for micro in range(count)],
+            shares=self.shares,
             patch=getattr(getattr(self.network, "params", None), "patch_size", (1, 1, 1)),
             lesson=(self.lesson, self.denoising.job),
         )
+
+    @property
+    def shares(self) -> list[Portion]:
+        """Portions of the batch of a step that this process asks for, in their order."""
+        scaling, count = self.scaling, self.recipe.loop.accumulate
+        return [Portion(scaling.place * count + micro, scaling.data * count) for micro in range(count)]
 
     @cached_property
     def clips(self) -> Sequence[Clip]:

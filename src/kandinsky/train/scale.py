@@ -265,6 +265,15 @@ class Scaling:
         if hasattr(network, "set_requires_gradient_sync"):
             cast("FSDPModule", network).set_requires_gradient_sync(wanted)
 
+    def reshard(self, network: nn.Module) -> None:
+        """Bring weights that a pass left gathered back into shards.
+
+        What is no block stays gathered until the backward pass. A pass that had none would hand on to the next one
+        whether these weights learn, which changes from update to update.
+        """
+        if hasattr(network, "set_requires_gradient_sync"):
+            cast("FSDPModule", network).reshard()
+
     def add_up(self, network: nn.Module, weights: Mapping[str, Tensor], total: float) -> None:
         """Turn each process' gradients, of losses times weights, into those of the step's mean loss.
 
