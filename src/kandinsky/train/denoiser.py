@@ -22,6 +22,7 @@ from kandinsky.train.loop import seeded
 from kandinsky.train.model_recipe import Batch, ModelRecipe, Packed, Prepared, error_of
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
 
 
@@ -85,7 +86,7 @@ class DenoiserObjective(Objective):
         return self.batches(step, rng, portion)
 
     def loss(self, update: str, batch: Batch | Packed, rng: Rng) -> Loss:
-        batch = batch.to(next(self.network.parameters()).device)
+        batch = batch.to(works_on(self.network))
         if isinstance(batch, Packed):
             return self._packed_loss(batch, rng)
         clean, noise, t, noisy = self._noised(batch, rng)

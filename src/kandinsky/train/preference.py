@@ -28,6 +28,7 @@ from kandinsky.train.denoising import Denoising
 from kandinsky.train.model_recipe import Batch, CaptionNumbers, ClipBatches, ModelRecipe, Prepared, errors_of
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
 
 Reference = Callable[[nn.Module], AbstractContextManager[nn.Module]]
@@ -180,7 +181,7 @@ class PreferenceObjective(Objective):
         return self.batches(step, rng, portion)
 
     def loss(self, update: str, batch: tuple[Batch, Batch], rng: Rng) -> Loss:
-        device = next(self.network.parameters()).device
+        device = works_on(self.network)
         numbers, total = batch[0].numbers, batch[0].total
         drawn = self.times.draw(rng, numbers, total, shift=self.denoising.shift)
         t = self.denoising.times(drawn).to(device)

@@ -403,6 +403,15 @@ class Parts:
         return part
 
 
+def works_on(network: nn.Module) -> torch.device:
+    """Where a network's passes run: where its weights lie, or, of shards that lie in main memory, where they meet."""
+    p = next(network.parameters())
+    mesh = getattr(p, "device_mesh", None)
+    if mesh is None or mesh.device_type == p.device.type:
+        return p.device
+    return torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
+
+
 def held(p: Tensor) -> Tensor:
     """The part of a parameter or gradient that this process holds; a plain tensor is itself."""
     if type(p) in (Tensor, nn.Parameter) or not hasattr(p, "to_local"):

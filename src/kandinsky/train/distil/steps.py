@@ -28,6 +28,7 @@ from kandinsky.train.distil.walk import StudentSteps, Walk, per_clip
 from kandinsky.train.model_recipe import Batch, Batches
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import works_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class StepObjective(Objective):
         return self.batches(step, rng, portion)
 
     def loss(self, update: str, batch: Batch, rng: Rng) -> Loss:
-        batch = batch.to(next(self.student.parameters()).device)
+        batch = batch.to(works_on(self.student))
         level = self.level(rng.step)
         walk, fine = self.walks[level], self.fine[level].to(batch.clean_BTHWC.device)
         # from the second level on the teacher is a student itself, which has guidance in it
