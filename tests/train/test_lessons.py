@@ -30,7 +30,7 @@ from kandinsky.train.recipe import check_recipe, run_recipe
 from tiny import catalogue as tiny_models
 
 # steps and rate: noise itself is learned slowly by networks this narrow, whose norms take its size away
-SLOW, QUICK = (300, 5e-3), (30, 2e-2)
+SLOW, QUICK = (200, 2e-3), (30, 2e-2)
 SIDE = 64
 
 
@@ -105,7 +105,8 @@ def recipe(models: Path, folder: Path, what: str, source: Path, **more: Any) -> 
         "kind": "denoiser", "model": model, "out": str(folder / "run"),
         "data": {"source": str(source), "size": f"{SIDE}x{SIDE}", "batch": 2},
         "times": {"kind": "points", "points": [0.95]},
-        "loop": {"steps": steps, "lr": lr, "warmup": 2, "decay": 0, "bf16": False, "log_every": 1, "seed": 2},
+        "loop": {"steps": steps, "lr": lr, "warmup": 2, "decay": 0, "betas": [0.9, 0.999], "bf16": False,
+                 "log_every": 1, "seed": 2},
         **part, **more,
     }  # fmt: skip
     if (root := weights_of(models, model)) is not None:
