@@ -292,7 +292,8 @@ class OutLayer(nn.Module):
         self.out_layer = Linear(params.model_dim, pt * ph * pw * params.out_visual_dim)
 
     def forward(self, x_BSD: Tensor, e: Tensor, layout: VisualLayout | PackedLayout) -> Tensor:
-        x = self.out_layer(modulated_norm(x_BSD, *self.modulation(e), segments=layout.segments))
+        shift, scale = self.modulation(e)
+        x = self.out_layer(modulated_norm(x_BSD, shift, scale, layout.segments))
         return layout.latent(x, self.patch)
 
 
