@@ -178,7 +178,7 @@ def test_ranks_that_disagree(tmp_path: Path) -> None:
     ("tensor", "kind"),
     [
         (f"lora_unet_{LAYER.replace('.', '_')}.hada_w1_a", "LoHa"),
-        (f"lora_unet_{LAYER.replace('.', '_')}.lokr_w1", "LoKr"),
+        (f"lora_unet_{LAYER.replace('.', '_')}.lokr_t2", "LoKr of convolutions"),
         (f"diffusion_model.{LAYER}.diff", "whole differences"),
         (f"transformer.{LAYER}.lora_B.bias", "LoRA with biases"),
     ],

@@ -18,6 +18,7 @@ from kandinsky.train.data.batches import (
     Buckets,
     Mixture,
     Packing,
+    Sequences,
     images_and_videos,
     tokens_of,
 )
@@ -98,12 +99,27 @@ def test_packed_sequences_keep_their_budget_and_use_it(
 
 @quick
 @given(SHAPES, SEEDS)
-def test_packing_by_tokens_is_packing_by_the_frames_they_make(
-    shapes: list[tuple[int, int, int, int]], seed: int
+def test_packing_by_tokens_takes_clips_of_any_size(shapes: list[tuple[int, int, int, int]], seed: int) -> None:
+    budget = 9 * tokens_of((1, 8, 7, 4))
+    plan = Packing(shapes, tokens=budget, seed=seed)
+    loads = [sum(tokens_of(shapes[i]) for i in plan(step)) for step in range(plan.steps_per_epoch)]
+    assert max(loads) <= budget
+    assert sum(load <= budget / 2 for load in loads) <= 1  # clips of all sizes share sequences
+
+
+@quick
+@given(SHAPES, SEEDS, st.integers(1, 4))
+def test_steps_of_several_sequences_keep_them_whole(
+    shapes: list[tuple[int, int, int, int]], seed: int, count: int
 ) -> None:
-    plan = Packing(shapes, tokens=9 * tokens_of((1, 8, 7, 4)), seed=seed)
+    packing = Packing(shapes, tokens=9 * tokens_of((1, 8, 7, 4)), seed=seed)
+    plan = Sequences(packing, count)
     for step in range(plan.steps_per_epoch):
-        assert sum(tokens_of(shapes[i]) for i in plan(step)) <= 9 * tokens_of((1, 8, 7, 4))
+        parts = plan.parts(step)
+        assert list(parts) == [packing(step * count + place) for place in range(count)]
+        assert plan(step) == tuple(number for part in parts for number in part)
+    seen = {number for step in range(plan.steps_per_epoch) for number in plan(step)}
+    assert seen == set(range(len(shapes)))
 
 
 def test_epochs_and_seeds_differ() -> None:

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,8 @@ from kandinsky.errors import RequestError
 from kandinsky.model.params import read_params
 from kandinsky.runtime.parallel.places import Place, Split
 from kandinsky.train.objective import Portion, Rng
-from kandinsky.train.scale import Scale, Scaling
+from kandinsky.train.optimisers import Optimiser, Optimisers
+from kandinsky.train.scale import Scale, Scaling, works_on
 from tiny import clips
 
 HERE = Path(__file__).parent
@@ -151,3 +154,31 @@ def memory() -> int:
 
 if __name__ == "__main__":
     print(peak(json.loads(sys.argv[1])))
+
+
+def test_eight_bit_states_of_parts_of_weights_are_refused() -> None:
+    parts: Any = object()  # of weights that lie in shards, or are cut
+    weight = torch.nn.Parameter(torch.zeros(4, 4))
+    with pytest.raises(
+        RequestError, match="`adamw8bit` needs whole weights: use `adamw`, or leave `fsdp` and `tp` out"
+    ):
+        Optimisers({"weight": weight}, Optimiser(lr=1e-3, optimiser="adamw8bit"), parts)
+
+
+@dataclass
+class Shard:
+    """What can be asked of a shard: where it lies, and on what its pieces meet."""
+
+    device: torch.device
+    device_mesh: Any
+
+
+def test_batches_go_where_the_pass_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where shards lie in main memory; no GPU is at hand, so one is described."""
+    net = torch.nn.Linear(2, 2, device="meta")
+    assert works_on(net) == torch.device("meta")
+    monkeypatch.setattr(torch, "get_device_module", lambda kind: SimpleNamespace(current_device=lambda: 3))
+    for lies, meets, expected in (("cpu", "cuda", "cuda:3"), ("cuda:3", "cuda", "cuda:3"), ("cpu", "cpu", "cpu")):
+        shard = Shard(torch.device(lies), SimpleNamespace(device_type=meets))
+        monkeypatch.setattr(net, "parameters", lambda shard=shard: iter([shard]))
+        assert works_on(net) == torch.device(expected)

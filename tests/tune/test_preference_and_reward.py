@@ -19,7 +19,7 @@ from kandinsky.errors import RequestError
 from kandinsky.train import pairs, reward
 from kandinsky.train.denoiser import DenoiserObjective
 from kandinsky.train.objective import Portion, Rng
-from kandinsky.train.preference import PairBatches, PreferenceObjective
+from kandinsky.train.preference import PairBatches, PreferenceObjective, paired
 from kandinsky.train.recipe import run_recipe
 from kandinsky.train.reward import RewardObjective, RewardRecipe
 from kandinsky.train.times import Times
@@ -48,7 +48,8 @@ def taught(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def preferring(denoising: TinyDenoising, net: nn.Module, **more: float) -> PreferenceObjective:
     winners, losers = clips(4, shift=0.5), clips(4, shift=-0.5)
     before, reference = frozen(net)
-    both = PairBatches(list(zip(winners, losers, strict=True)), batches(winners, batch=4))
+    each = [clip for pair in zip(winners, losers, strict=True) for clip in pair]
+    both = PairBatches(paired(None, len(each)), batches(each, batch=4))
     return PreferenceObjective(
         denoising, net, reference, both, Times(), **({"beta": 20.0} | more), frozen={"reference": before}
     )  # fmt: skip
@@ -62,6 +63,33 @@ def test_winners_are_learned_and_losers_are_not(taught: tuple[TinyDenoising, nn.
     assert float(first.value.detach()) == pytest.approx(math.log(2), abs=1e-4)  # the reference is the network itself
     _, look = learned(objective, tmp_path, 60, lr=1e-3)
     assert look("loss")[-1] < 0.35 and look("accuracy")[-1] > 0.9 and look("margin")[-1] > 0
+
+
+def test_every_epoch_shows_each_pair_once_and_side_by_side() -> None:
+    winners, losers = clips(4, shift=0.5), clips(4, shift=-0.5)
+    each = [clip for pair in zip(winners, losers, strict=True) for clip in pair]
+    made = PairBatches(paired(None, 8), batches(each, batch=2), seed=3)
+    seen = []
+    for step in range(2):
+        rng = Rng(3, step)
+        first, second = made(step, rng, Portion())
+        assert first.numbers == second.numbers == [0, 1] and first.captions == second.captions
+        assert torch.equal(first.given.text.tokens_BLC, second.given.text.tokens_BLC)
+        for one, other in zip(first.clean_BTHWC, second.clean_BTHWC, strict=True):
+            number = next(i for i, clip in enumerate(winners) if torch.equal(clip.latent[0], one))
+            assert torch.equal(losers[number].latent[0], other)
+            seen.append(number)
+        halves = [made(step, rng, Portion(half, 2))[1].clean_BTHWC for half in (0, 1)]
+        assert torch.equal(torch.cat(halves), second.clean_BTHWC)
+    assert sorted(seen) == [0, 1, 2, 3]
+
+
+def test_the_pairs_of_encoded_data_are_told_by_their_folders() -> None:
+    names = ["losers/a.mp4", "losers/b.mp4", "winners/a.webm", "winners/b.mp4"]
+    assert paired(names, 4) == [(2, 0), (3, 1)]
+    for wrong, message in ((names[1:], "`a` of the encoded data has no counterpart"), (["a.mp4"], "is no pair's")):
+        with pytest.raises(RequestError, match=message):
+            paired(wrong, len(wrong))
 
 
 def test_the_supervised_part_is_the_winners_error(taught: tuple[TinyDenoising, nn.Module]) -> None:

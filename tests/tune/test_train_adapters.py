@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from peft import LoKrConfig, LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kandinsky import catalogue
 from kandinsky.engine.build import bare_network
-from kandinsky.errors import RequestError
+from kandinsky.errors import RequestError, WeightsError
 from kandinsky.model.params import read_params
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.lora import attach, fuse, layer_shapes, restore
@@ -182,6 +182,57 @@ def test_layers_in_float32_islands_can_be_adapted() -> None:
         torch.testing.assert_close(answer(net), changed, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("more", [{}, {"factor": 4}, {"rank": 40, "alpha": 10.0}])
+def test_a_lokr_means_what_was_trained_in_every_file(more: dict[str, Any], tmp_path: Path) -> None:
+    """A rank of 40 is more than the layers' second factors have: these are trained whole."""
+    chosen = settings(**{"kind": "lokr", "formats": ("peft", "comfyui", "kohya"), **more})
+    network, weights = trained(chosen)
+    assert any("lokr_w2." in name for name in weights) is (chosen.rank == 40)
+    expected, plain = answer(network), answer(family.dit())
+    assert (expected - plain).abs().max() > 0.02
+    with adapter.without(network):
+        torch.testing.assert_close(answer(network), plain)
+    assert adapter.write(weights, chosen, tmp_path, IDENTITY) == tmp_path / "peft" / "adapter_model.safetensors"
+    for place in ("peft", "comfyui/lora.safetensors", "kohya/lora.safetensors"):
+        found = read_lora(tmp_path / place, layer_shapes(family.dit()), model="tiny")
+        assert found.trigger == "sks " and set(found.updates) == set(targets(family.dit(), DEFAULTS))
+        net = copy.deepcopy(family.dit())
+        attach(net, {layer: [(update, 1.0)] for layer, update in found.updates.items()})
+        torch.testing.assert_close(answer(net), expected, rtol=1e-3, atol=1e-4, msg=place)
+        net = copy.deepcopy(family.dit())
+        fuse(net, {layer: [(update, 1.0)] for layer, update in found.updates.items()}, home=torch.device("cpu"))
+        torch.testing.assert_close(answer(net), expected, rtol=1e-3, atol=1e-4, msg=place)
+    values = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    theirs = copy.deepcopy(family.dit())
+    inject_adapter_in_model(LoKrConfig(**values), theirs, adapter_name="default")
+    state = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    names = {name.removeprefix("base_model.model.") + ".default": x for name, x in state.items()}
+    assert not theirs.load_state_dict(names, strict=False).unexpected_keys
+    torch.testing.assert_close(answer(theirs), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_lokr_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    layer = targets(family.dit(), DEFAULTS)[0]
+    shapes = layer_shapes(family.dit())
+    rows, columns = shapes[layer]
+    good = {f"{layer}.lokr_w1": torch.ones(2, 2), f"{layer}.lokr_w2": torch.ones(rows // 2, columns // 2)}
+    wrong: list[tuple[dict[str, Tensor], str]] = [
+        ({**good, f"{layer}.lokr_w2": torch.ones(rows, columns)}, "was made for another model"),
+        ({**good, f"{layer}.lokr_w2_a": torch.ones(2, 2)}, "needs `lokr_w2`, or `lokr_w2_a` and `lokr_w2_b`"),
+        ({**good, f"{layer}.lora_A.weight": torch.ones(2, 2)}, "is not part of a LoKr"),
+        ({f"{layer}.lokr_w1": torch.ones(2, 2)}, "needs `lokr_w2`"),
+        ({"a.lokr_w1": torch.ones(2, 2), "a.lokr_w2": torch.ones(2, 2)}, "no such linear layer"),
+        ({**good, f"{layer}.lokr_w1": torch.ones(2)}, "is no matrix"),
+    ]
+    for number, (state, message) in enumerate(wrong):
+        save_file(state, tmp_path / f"{number}.safetensors")
+        with pytest.raises(WeightsError, match=message):
+            read_lora(tmp_path / f"{number}.safetensors", shapes, model="tiny")
+    save_file(good, tmp_path / "good.safetensors")
+    update = read_lora(tmp_path / "good.safetensors", shapes, model="tiny").updates[layer]
+    torch.testing.assert_close(update.up_OR @ update.down_RI * update.scale, torch.ones(rows, columns))
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -219,7 +270,11 @@ def test_targets_that_fit_nothing_are_named() -> None:
     [
         ({"rank": 0}, "`rank` must be 1 or more"),
         ({"alpha": 0}, "`alpha` must be above 0"),
-        ({"kind": "lokr"}, "`lora` or `dora`"),
+        ({"kind": "loha"}, "`lora` or `dora` or `lokr`"),
+        ({"kind": "lokr"}, "format `official` holds low-rank updates alone: give `formats`, some of peft, comfyui"),
+        ({"kind": "lokr", "formats": ["peft"], "dropout": 0.1}, "has no `dropout`"),
+        ({"kind": "lokr", "formats": ["peft"], "base_dtype": "int8"}, "use base_dtype `bfloat16`"),
+        ({"factor": 4}, "`factor` is for `lokr`"),
         ({"dropout": 1.5}, "must be 0.99 or less"),
         ({"ranks": 3}, "did you mean `rank`"),
         ({"kind": "dora", "base_dtype": "int8"}, "use base_dtype `bfloat16`"),

@@ -77,6 +77,9 @@ class Pass:
         runner: Runs its blocks; one object for each pass.
         shared: What the passes of a generation compute once; filled by the first that runs.
         kept: Records what block-sparse attention keeps.
+        lengths: In training, frames, rows and columns of the latents of several clips that lie end to end in one state
+            [1, their places, 1, 1, C] (``ops/packed.laid``), for networks that can keep them apart (``Part.packs``).
+            Each has a prompt in ``text``; times are [clips], or [1, frames of all].
     """
 
     text: TextEmbeddings
@@ -86,6 +89,7 @@ class Pass:
     runner: BlockRunner | None = None
     shared: dict[Any, Any] = field(default_factory=dict)
     kept: KeptBlocks | None = None
+    lengths: tuple[tuple[int, int, int], ...] | None = None
 
 
 class Denoiser(Protocol):

@@ -160,6 +160,7 @@ class Part:
         attention: Types of visual self attention it can run.
         conditions: What its condition channels can hold where nothing is known, by a card's `sampling.condition`.
         frame_times: Whether a denoiser accepts a time for each frame, [B, T].
+        packs: Whether a denoiser accepts clips of several sizes in one sequence, see ``denoiser.Pass.lengths``.
         caches: Whether step caches can work between its blocks.
         tilings: Ways in which an autoencoder's clips can be cut into tiles.
         decodes_together: Whether several processes can share the decoding of one clip.
@@ -188,6 +189,7 @@ class Part:
     attention: tuple[str, ...] = ("dense",)
     conditions: tuple[str, ...] = ("zeros",)
     frame_times: bool = False
+    packs: bool = False
     caches: bool = False
     tilings: tuple[str, ...] = ()
     decodes_together: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from kandinsky.model.lazy import Lazy
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kandinsky.engine.context import Context
+    from kandinsky.engine.lesson import Lesson
     from kandinsky.engine.request import Job
     from kandinsky.engine.stages import Finish, Stage
     from kandinsky.model.card import Card
@@ -72,6 +73,8 @@ class Task:
         stages: The stages from a job to its latents, in order, and what turns these into results.
         resolve: Checks a request and fills in the card's values; the third argument is whether an image is required.
         examples: How training examples are encoded, where they are not clips or images with captions.
+        lessons: What each of its networks learns, by the name of the component, where that is more than a clip from
+            its caption.
     """
 
     makes: Literal["video", "image", "sound"]
@@ -83,6 +86,7 @@ class Task:
     stages: Lazy[tuple[tuple[Stage, ...], Finish]] = GENERATE
     resolve: Lazy[Callable[[Request, Card, bool], Job]] = RESOLVE
     examples: Lazy[TrainingExamples] | None = None
+    lessons: Mapping[str, Lazy[Lesson]] = field(default_factory=dict)
 
 
 TEXT_TO_VIDEO = Task("video")

@@ -57,6 +57,13 @@ class Rotation:
         # cosines and sines side by side, [S, 1, K/2, 2]: broadcasts over batch and heads, and is held once
         self.table = torch.stack((angles_SK.cos(), angles_SK.sin()), dim=-1).unsqueeze(-3)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Rotation]) -> Rotation:
+        """The turns of several sequences, one behind the other."""
+        all_of = cls.__new__(cls)
+        all_of.table = torch.cat([one.table for one in parts], dim=-4)
+        return all_of
+
     def part(self, start: int, count: int) -> Rotation:
         """The turns of a stretch of the tokens (of each frame's, where frames stand apart); shares memory."""
         part = Rotation.__new__(Rotation)

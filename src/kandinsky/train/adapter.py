@@ -1,4 +1,4 @@
-"""Adapters in training: LoRA and DoRA through PEFT on any network, and the files they are written to.
+"""Adapters in training: LoRA, DoRA and LoKr through PEFT on any network, and the files they are written to.
 
 The network keeps its class and its own code, so that the same ``bind`` serves it; PEFT wraps the linear layers that the
 family names (``Part.adapts``) or the recipe does. Only the adapters' parameters require gradients, in float32 whatever
@@ -24,6 +24,7 @@ from kandinsky.ops.lora import LowRank, linear_layers
 from kandinsky.printing import escaped
 from kandinsky.runtime import quantise
 from kandinsky.train.loop import seeded
+from kandinsky.weights import lokr
 from kandinsky.weights.keymaps import KeyMap
 from kandinsky.weights.lora import Lora, write_lora
 
@@ -43,24 +44,27 @@ class AdapterSettings:
     """What is trained in the place of the network's own weights.
 
     Attributes:
-        kind: `lora`, or `dora`, which also learns the norm of each row of the updated weights.
+        kind: `lora`; `dora`, which also learns the norm of each row of the updated weights; or `lokr`, Kronecker
+            products of a small matrix and a low-rank one.
         rank: Of the updates.
         alpha: Updates are scaled by alpha / rank; the rank itself where absent, so 1.
         targets: Linear layers that get one: names or endings of names, `*` for any text; the family's where empty.
         dropout: Share of the adapters' inputs that is dropped.
         rank_stabilised: Scale by alpha / √rank.
+        factor: Of `lokr`, the size of the small matrix; near the square root of the layer's where absent.
         trigger: Text in front of every caption, and of every prompt while the LoRA is on; stored in its file.
         base_dtype: Type of the frozen weights; `int8` needs torchao.
         formats: Files to write.
         dtype: Type of the tensors in them.
     """
 
-    kind: Literal["lora", "dora"] = "lora"
+    kind: Literal["lora", "dora", "lokr"] = "lora"
     rank: int = field(default=32, metadata={"least": 1, "most": 4096})
     alpha: float | None = field(default=None, metadata={"above": 0})
     targets: tuple[str, ...] = ()
     dropout: float = field(default=0.0, metadata={"least": 0, "most": 0.99})
     rank_stabilised: bool = False
+    factor: int | None = field(default=None, metadata={"least": 1})
     trigger: str = ""
     base_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     formats: tuple[Format, ...] = ("official",)
@@ -71,6 +75,20 @@ class AdapterSettings:
             raise RequestError("adapter `dora` needs the norms of the frozen weights: use base_dtype `bfloat16`")
         if not self.formats:
             raise RequestError(f"adapter `formats` is empty: name some of {', '.join(_FILES)}")
+        if self.kind != "lokr":
+            if self.factor is not None:
+                raise RequestError(f"adapter `factor` is for `lokr`, not for `{self.kind}`: leave it out")
+            return
+        if unfit := [one for one in self.formats if one not in lokr.STYLES]:
+            raise RequestError(
+                f"adapter `lokr`: format `{unfit[0]}` holds low-rank updates alone: give `formats`, some of "
+                f"{', '.join(lokr.STYLES)}"
+            )
+        for name, default in (("dropout", 0.0), ("rank_stabilised", False)):
+            if getattr(self, name) != default:
+                raise RequestError(f"adapter `lokr` has no `{name}`: leave it out, or use `lora`")
+        if self.base_dtype == "int8":
+            raise RequestError("adapter `lokr` needs plain frozen weights: use base_dtype `bfloat16`")
 
     @property
     def scale(self) -> float:
@@ -121,18 +139,22 @@ def add(network: nn.Module, settings: AdapterSettings, default: Sequence[str], *
     """
     chosen = targets(network, settings.targets or default)
     try:
-        from peft import LoraConfig, inject_adapter_in_model
+        from peft import LoKrConfig, LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise BackendError("adapters need the package peft: pip install 'kandinsky-video[lora]'") from error
     freeze(network, settings.base_dtype)
-    config = LoraConfig(
+    alpha: Any = settings.rank if settings.alpha is None else settings.alpha
+    config: Any = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.rank if settings.alpha is None else settings.alpha,  # type: ignore[arg-type]
+        lora_alpha=alpha,
         target_modules=chosen,
         lora_dropout=settings.dropout,
         use_rslora=settings.rank_stabilised,
         use_dora=settings.kind == "dora",
     )
+    if settings.kind == "lokr":
+        factor = -1 if settings.factor is None else settings.factor
+        config = LoKrConfig(r=settings.rank, alpha=alpha, target_modules=chosen, decompose_factor=factor)
     with seeded(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that torchao's weights cannot be merged
         inject_adapter_in_model(config, network, adapter_name=NAME)
@@ -172,15 +194,27 @@ def without(network: nn.Module) -> Iterator[None]:
 
 def as_lora(weights: Mapping[str, Tensor], settings: AdapterSettings) -> Lora:
     """Trained parameters of a network with adapters, by name, as a LoRA."""
+    updates = {
+        layer: LowRank(parts["lora_A"], parts["lora_B"], settings.scale, parts.get("lora_magnitude_vector"))
+        for layer, parts in _by_layer(weights, settings).items()
+    }
+    return Lora(updates, trigger=settings.trigger)
+
+
+def as_lokr(weights: Mapping[str, Tensor], settings: AdapterSettings) -> dict[str, lokr.Kronecker]:
+    """The same of a network with LoKr adapters, by layer."""
+    return {
+        layer: lokr.kronecker({part.removeprefix("lokr_"): x for part, x in parts.items()}, settings.scale, layer)
+        for layer, parts in _by_layer(weights, settings).items()
+    }
+
+
+def _by_layer(weights: Mapping[str, Tensor], settings: AdapterSettings) -> dict[str, dict[str, Tensor]]:
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in weights.items():
         layer, _, part = name.removesuffix(".weight").removesuffix(f".{NAME}").rpartition(".")
         layers.setdefault(layer, {})[part] = tensor.detach().to("cpu", getattr(torch, settings.dtype))
-    updates = {
-        layer: LowRank(parts["lora_A"], parts["lora_B"], settings.scale, parts.get("lora_magnitude_vector"))
-        for layer, parts in layers.items()
-    }
-    return Lora(updates, trigger=settings.trigger)
+    return layers
 
 
 def write(
@@ -198,9 +232,17 @@ def write(
     Returns:
         The weight file of the first format.
     """
-    lora = as_lora(weights, settings)
     written = []
     for style in settings.formats:
         first, slash, rest = _FILES[style].partition("/")
-        written.append(write_lora(lora, folder / f"{first}{suffix}{slash}{rest}", style=style, keymap=keymap))
+        path = folder / f"{first}{suffix}{slash}{rest}"
+        if settings.kind == "lokr":
+            config = {"r": settings.rank, "alpha": settings.scale * settings.rank}
+            config |= {"decompose_factor": -1 if settings.factor is None else settings.factor}
+            made = lokr.write_lokr(
+                as_lokr(weights, settings), path, style=style, keymap=keymap, trigger=settings.trigger, config=config
+            )
+        else:
+            made = write_lora(as_lora(weights, settings), path, style=style, keymap=keymap)
+        written.append(made)
     return written[0]

@@ -38,6 +38,7 @@ from kandinsky.train.data.sources import Example
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.perceptual import PerceptualDistance
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import works_on
 from kandinsky.train.work import done
 from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import load_into
@@ -253,7 +254,7 @@ class AutoencoderObjective(Objective):
         return fragments
 
     def loss(self, update: str, batch: Fragments, rng: Rng) -> Loss:
-        clip = batch.clip_BTHWC.to(next(self.network.parameters()).device)
+        clip = batch.clip_BTHWC.to(works_on(self.network))
         weight = len(clip)
         if update == UPDATE:
             assert self.discriminator is not None

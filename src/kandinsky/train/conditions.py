@@ -117,12 +117,13 @@ def _box(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def joined(each: list[Known], clean_BTHWC: Tensor, track: str) -> Known:
-    """What is given of the clips of a batch."""
+    """What is given of the clips of a batch; further inputs are those of all of them, or of none."""
+    extra = {name: torch.cat([one.extra[name] for one in each]) for name in each[0].extra}
     if not any(one.mask for one in each):
-        return Known()
+        return Known(extra=extra)
     none = torch.zeros(1, *clean_BTHWC.shape[1:4], 1, dtype=torch.bool)
     if all(one.mask[track].shape[2:4] == (1, 1) for one in each if one.mask):  # whole frames
         none = none[:, :, :1, :1]
     masks = [one.mask[track] if one.mask else none for one in each]
     shape = (1, *(max(mask.shape[d] for mask in masks) for d in range(1, 5)))
-    return Known({track: clean_BTHWC}, {track: torch.cat([mask.expand(shape) for mask in masks])})
+    return Known({track: clean_BTHWC}, {track: torch.cat([mask.expand(shape) for mask in masks])}, extra)

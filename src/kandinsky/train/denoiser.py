@@ -6,20 +6,23 @@ Pre-training, fine-tuning and adapters differ in their settings alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from kandinsky.errors import RequestError
 from kandinsky.train.adversary import UPDATE
 from kandinsky.train.auxiliary import Adversary, Auxiliary, SelfPerceptual
 from kandinsky.train.denoising import Denoising
 from kandinsky.train.loop import seeded
-from kandinsky.train.model_recipe import Batch, Batches, ModelRecipe, Prepared, by_time, error_of
+from kandinsky.train.model_recipe import Batch, ModelRecipe, Packed, Prepared, by_time, error_of
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
 
 
@@ -32,6 +35,12 @@ class DenoiserRecipe(ModelRecipe):
     """
 
     auxiliary: Auxiliary = field(default_factory=Auxiliary)
+    teaches: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.data.sequence is not None and (self.auxiliary.self_perceptual or self.auxiliary.adversarial):
+            raise RequestError("`auxiliary` losses need clips of one size: leave `data.sequence` out, or them")
 
 
 class DenoiserObjective(Objective):
@@ -40,7 +49,7 @@ class DenoiserObjective(Objective):
     Args:
         denoising: The door of the network.
         network: What learns.
-        batches: Gives a portion of the batch of a step.
+        batches: Gives a portion of the batch of a step; packed ones are for plain denoising alone.
         times: Where the loss is taken.
         auxiliary: Weights of further losses.
         perceptual: Of ``auxiliary.self_perceptual``.
@@ -52,7 +61,7 @@ class DenoiserObjective(Objective):
         self,
         denoising: Denoising,
         network: nn.Module,
-        batches: Batches,
+        batches: Callable[[int, Rng, Portion], Batch | Packed],
         times: Times,
         auxiliary: Auxiliary | None = None,
         *,
@@ -73,18 +82,14 @@ class DenoiserObjective(Objective):
     def frozen(self) -> Mapping[str, nn.Module]:
         return self._frozen
 
-    def batch(self, step: int, rng: Rng, portion: Portion) -> Batch:
+    def batch(self, step: int, rng: Rng, portion: Portion) -> Batch | Packed:
         return self.batches(step, rng, portion)
 
-    def loss(self, update: str, batch: Batch, rng: Rng) -> Loss:
-        batch = batch.to(next(self.network.parameters()).device)
-        clean, noise = batch.clean_BTHWC, batch.noise(rng)
-        shift = self.denoising.shift
-        drawn = self.times.draw(rng, batch.numbers, batch.total, shift=shift)
-        if self.times.by_frame:
-            drawn = self.times.spread(drawn, clean.shape[1], rng, batch.numbers, shift=shift)
-        t = self.denoising.times(drawn).to(clean.device)
-        noisy = self.denoising.noised(clean, noise, t)
+    def loss(self, update: str, batch: Batch | Packed, rng: Rng) -> Loss:
+        batch = batch.to(works_on(self.network))
+        if isinstance(batch, Packed):
+            return self._packed_loss(batch, rng)
+        clean, noise, t, noisy = self._noised(batch, rng)
         with torch.set_grad_enabled(update != UPDATE):
             predicted = self.denoising.predict(self.network, noisy, t, batch.given)
         target = self.denoising.target(clean, noise, t)
@@ -111,6 +116,26 @@ class DenoiserObjective(Objective):
             figures["adversarial"] = float(fooled.detach())
         return Loss(value, len(batch.numbers), figures, timed)
 
+    def _noised(self, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents of a batch, noise, times, and both mixed."""
+        clean, noise, shift = batch.clean_BTHWC, batch.noise(rng), self.denoising.shift
+        drawn = self.times.draw(rng, batch.numbers, batch.total, shift=shift)
+        if self.times.by_frame:
+            drawn = self.times.spread(drawn, clean.shape[1], rng, batch.numbers, shift=shift)
+        t = self.denoising.times(drawn).to(clean.device)
+        return clean, noise, t, self.denoising.noised(clean, noise, t)
+
+    def _packed_loss(self, batch: Packed, rng: Rng) -> Loss:
+        """The mean over clips, as for a batch of clips of one shape, from one pass."""
+        each = [self._noised(one, rng) for one in batch.each]
+        _, _, times, noisy = zip(*each, strict=True)
+        predicted = self.denoising.predict_packed(self.network, noisy, times, [one.given for one in batch.each])
+        errors = [
+            error_of(prediction, self.denoising.target(clean, noise, t), one)
+            for one, prediction, (clean, noise, t, _) in zip(batch.each, predicted, each, strict=True)
+        ]
+        return Loss(torch.stack(errors).mean(), len(errors))
+
 
 def train(recipe: DenoiserRecipe, run: Run) -> Path:
     """Train a model's denoiser.
@@ -133,7 +158,7 @@ def train(recipe: DenoiserRecipe, run: Run) -> Path:
     objective = DenoiserObjective(
         ready.denoising,
         ready.network,
-        ready.batches,
+        ready.batches if recipe.data.sequence is None else ready.batches.packed,
         recipe.times,
         wanted,
         perceptual=perceptual,

@@ -8,6 +8,7 @@ Legend: B batch; T H W C latent frames, rows, columns, channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.engine.context import Context
 from kandinsky.engine.request import Job
-from kandinsky.errors import BackendError
+from kandinsky.errors import BackendError, RequestError
 from kandinsky.model.denoiser import VIDEO, Known, Pass, Predicts
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.ops.packed import Size, laid, taken
+from kandinsky.text.store import join
 from kandinsky.train.times import to_levels
 from kandinsky.train.work import done
 
@@ -48,15 +51,16 @@ class Denoising:
         context: The model.
         job: Gives the card's values for the size that is trained: sampler, shift, condition channels, attention.
         track: Of the state.
+        part: The component that is trained.
 
     Raises:
         BackendError: The model's network is no denoiser.
     """
 
-    def __init__(self, context: Context, job: Job, track: str = VIDEO) -> None:
-        bind = context.part("dit").bind
+    def __init__(self, context: Context, job: Job, track: str = VIDEO, part: str = "dit") -> None:
+        bind = context.part(part).bind
         if bind is None:
-            raise BackendError(f"network `{context.card.dit.kind}` is not a denoiser")
+            raise BackendError(f"network `{context.card.components[part].kind}` is not a denoiser")
         self.context, self.job, self.track = context, job, track
         self.rules, self.shift = sampler(job.sampling.sampler), job.shift
         self.noising, self._bind = self.rules.noising(job.shift), bind()
@@ -128,28 +132,54 @@ class Denoising:
             t: [B]; or [B, T], where the network takes a time of each frame.
             given: Text and what is known.
         """
+        return self._predict(network, noisy_BTHWC, t, given, None)
+
+    def predict_packed(
+        self, network: nn.Module, noisy: Sequence[Tensor], times: Sequence[Tensor], given: Sequence[Given]
+    ) -> list[Tensor]:
+        """The network's predictions of clips of several sizes, in one pass.
+
+        Args:
+            network: The model's denoiser, of a kind that ``packs``.
+            noisy: Latents of one clip each, [1, T, H, W, C].
+            times: Of each clip, all [1] or all [1, T].
+            given: Of each clip.
+        """
+        lengths = [_size(x) for x in noisy]
+        whole = Given(join([one.text for one in given]), _laid([one.known for one in given], noisy, self.track))
+        t = torch.cat(list(times), dim=-1)
+        out = self._predict(network, laid(noisy), t, whole, tuple(lengths))
+        return taken(out, lengths)
+
+    def _predict(
+        self, network: nn.Module, noisy: Tensor, t: Tensor, given: Given, lengths: tuple[Size, ...] | None
+    ) -> Tensor:
         run = Pass(
             given.text,
             condition=self.job.sampling.condition,
             rope_scale=self.job.sampling.rope_scale,
             attention=self.context.attention_of(self.job),
+            lengths=lengths,
         )
-        state = given.known.pin({self.track: noisy_BTHWC})
-        done(flops=self._flops(network, noisy_BTHWC, given.text.tokens_BLC.shape[1], run.attention))
+        state = given.known.pin({self.track: noisy})
+        sizes = [_size(noisy)] * len(noisy) if lengths is None else lengths
+        done(flops=self._flops(network, noisy, sizes, given.text.tokens_BLC.shape[1], run.attention))
         return self._bind(network, given.known, run)(state, t)[self.track].float()
 
-    def _flops(self, network: nn.Module, x: Tensor, text_tokens: int, attention: AttentionSpec | None) -> float:
-        """Operations of a pass, with those of its way back; 0 where the family does not tell."""
+    def _flops(
+        self, network: nn.Module, x: Tensor, sizes: Sequence[Size], text_tokens: int, attention: AttentionSpec | None
+    ) -> float:
+        """Operations of a pass over clips of these sizes, with those of its way back; 0 where the family is silent."""
         part = self.context.part("dit")
         if part.flops is None:
             return 0.0
-        latent, params = x.shape[1:4], getattr(network, "params", None)
-        frames, rows, columns = (
-            size // patch for size, patch in zip(latent, getattr(params, "patch_size", (1, 1, 1)), strict=True)
-        )
+        params, forwards = getattr(network, "params", None), 0.0
+        patch = getattr(params, "patch_size", (1, 1, 1))
         is_dense = attention is None or attention.type == "dense"
-        kept = None if is_dense else attention.expected_share((frames, rows, columns))  # type: ignore[union-attr]
-        forwards = float(part.flops()(params, latent, text_tokens, kept) * len(x))
+        for frames, rows, columns in sizes:
+            grid = (frames // patch[0], rows // patch[1], columns // patch[2])
+            kept = None if is_dense else attention.expected_share(grid)  # type: ignore[union-attr]
+            forwards += float(part.flops()(params, (frames, rows, columns), text_tokens, kept))
         return forwards * (1 + _ways_back(network, x))
 
     def _mix(self, clean: Tensor, noise: Tensor, t: Tensor, rule: object) -> Tensor:
@@ -170,6 +200,29 @@ def _ways_back(network: nn.Module, x: Tensor) -> float:
     if not learned:
         return float(x.requires_grad)
     return 1.0 + learned / sum(size for size, _ in sizes)
+
+
+def _size(x_BTHWC: Tensor) -> Size:
+    frames, rows, columns = x_BTHWC.shape[1:4]
+    return frames, rows, columns
+
+
+def _laid(known: Sequence[Known], clips: Sequence[Tensor], track: str) -> Known:
+    """What is known of clips, as that of the sequence in which they lie end to end."""
+    names = dict.fromkeys(name for one in known for name in one.extra)
+    if odd := [name for name in names if not all(name in one.extra for one in known)]:
+        raise RequestError(
+            f"`{odd[0]}` is given of some clips of a sequence, and not of others: give it of all or none"
+        )
+    extra = {name: laid([one.extra[name] for one in known]) for name in names}
+    if not any(one.mask for one in known):
+        return Known(extra=extra)
+    masks = [
+        (one.mask[track] if one.mask else x.new_zeros(1, 1, 1, 1, 1, dtype=torch.bool)).expand(*x.shape[:4], 1)
+        for one, x in zip(known, clips, strict=True)
+    ]
+    clean = [one.clean.get(track, x) for one, x in zip(known, clips, strict=True)]
+    return Known({track: laid(clean)}, {track: laid(masks)}, extra)
 
 
 def _spread(t: Tensor) -> Tensor:

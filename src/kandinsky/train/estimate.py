@@ -35,7 +35,7 @@ from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime import devices, speed
 from kandinsky.runtime.budget import gigabytes
 from kandinsky.train.adapter import add as add_adapters
-from kandinsky.train.model_recipe import ModelRecipe, check, job_of
+from kandinsky.train.model_recipe import ModelRecipe, check, job_of, lesson_of
 from kandinsky.train.scale import Scaling
 
 STATES = {"adamw": 8, "muon": 8, "adamw8bit": 2, "rmsprop": 4, "sgd": 0}
@@ -297,8 +297,12 @@ def bare(card: Card) -> nn.Module:
     return bare_network(card.part("dit"), card.dit, Path())
 
 
-def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = None, processes: int = 1) -> Estimate:
+def of_recipe(
+    recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = None, processes: int = 1
+) -> Estimate | None:
     """What a recipe of a catalogue model takes in each step. Nothing is read but the model's card.
+
+    None for networks that are told more than a prompt: their passes are not traced.
 
     Args:
         recipe: As it was read.
@@ -313,11 +317,16 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
     root = None if recipe.weights is None else local_path(recipe.weights, "weights folder")
     card = catalogue.source_of(recipe.model, weights=root).card
     check(recipe, card)
+    recipe.scale.layout(processes)
+    if not lesson_of(recipe, card).is_plain:
+        return None
     job, adapter = job_of(recipe, card), recipe.adapter
     layout, part, latent = recipe.scale.layout(processes), card.part("dit"), job_of(recipe, card).latent
     patch = card.dit.params.get("patch_size", (1, 1, 1))
     tokens = latent.frames * latent.height * latent.width // (patch[0] * patch[1] * patch[2])
-    batch = recipe.data.batch if recipe.data.tokens is None else max(1, recipe.data.tokens // max(1, tokens))
+    data = recipe.data
+    budget = data.tokens if data.sequence is None else data.sequence * data.batch
+    batch = data.batch if budget is None else max(1, budget // max(1, tokens))
     attention = attention_for(card, job.sampling, "auto")
 
     def trained(net: nn.Module) -> None:

@@ -314,6 +314,7 @@ def take_step(
         if rng.step % learner.every:
             continue
         for other in learners:  # gradients go through the networks of others, not into them
+            scaling.reshard(other.update.network)
             for p in other.weights.values():
                 p.requires_grad_(other is learner)
         learner.zero_grad()

@@ -8,39 +8,51 @@ Legend: B batch, T H W C latent frames, rows, columns, channels.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from kandinsky import catalogue
 from kandinsky.engine.build import bare_network, build
 from kandinsky.engine.context import Context
+from kandinsky.engine.lesson import Lesson
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.parallel import demand_of
 from kandinsky.engine.request import Job, parse_size, resolve
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.engine.stages import states_of, tensors_of
+from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.files import local_path
 from kandinsky.model.card import Card, Source
-from kandinsky.model.denoiser import VIDEO
+from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.values import Request, TextEmbeddings
+from kandinsky.runtime.parallel.exchange import collect, shares, span, tell_tensors
 from kandinsky.text.store import join
-from kandinsky.train import loop
+from kandinsky.train import loop, pairs
 from kandinsky.train.adapter import AdapterSettings
 from kandinsky.train.adapter import add as add_adapters
 from kandinsky.train.adapter import without as without_adapters
 from kandinsky.train.adapter import write as write_adapter
 from kandinsky.train.conditions import Conditions, joined
 from kandinsky.train.data import sources
-from kandinsky.train.data.batches import TASKS, Buckets, Mixture, Plan, Shape, images_and_videos
+from kandinsky.train.data.batches import (
+    TASKS,
+    Buckets,
+    Mixture,
+    Packing,
+    Plan,
+    Sequences,
+    Shape,
+    images_and_videos,
+)  # fmt: skip
 from kandinsky.train.data.captions import LENGTHS, Caption, CaptionChoice
 from kandinsky.train.data.dataset import LATENT, MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
@@ -49,7 +61,7 @@ from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.objective import Objective, Portion, Rng, Timed
 from kandinsky.train.recipe import Run
 from kandinsky.train.samples import Manner, Samples, SampleSettings, jobs_of
-from kandinsky.train.scale import Divisible, Scale, Scaling
+from kandinsky.train.scale import HOST, Divisible, Scale, Scaling
 from kandinsky.train.times import Times
 from kandinsky.train.work import done
 from kandinsky.weights.keymaps import keymap_of
@@ -70,6 +82,8 @@ class DataSettings:
         seconds: Of the clips; the model's own where absent. Longer videos are cut.
         batch: Clips of a step, over all processes.
         tokens: Instead: as many clips of a size as together have no more tokens, at least one.
+        sequence: Clips of several sizes and lengths lie end to end, without padding, in sequences of no more tokens;
+            `batch` is the number of these in a step. For networks that can keep the clips apart.
         tasks: Where images and videos are mixed, the weights of `text-to-image`, `text-to-video` and `image-to-video`;
             one of them is drawn for each step, so that batches hold images alone or videos alone.
         drop_text: Share of the clips that is learned without a prompt, for guidance.
@@ -85,6 +99,7 @@ class DataSettings:
     seconds: float | None = field(default=None, metadata={"least": 0})
     batch: int = field(default=1, metadata={"least": 1})
     tokens: int | None = field(default=None, metadata={"least": 1})
+    sequence: int | None = field(default=None, metadata={"least": 1})
     tasks: Mapping[str, float] = field(default_factory=dict, metadata={"least": 0})
     drop_text: float = field(default=0.1, metadata={"least": 0, "most": 1})
     languages: Mapping[str, float] = field(default_factory=dict, metadata={"least": 0})
@@ -98,6 +113,10 @@ class DataSettings:
                 raise RequestError(f"`{key}` names `{shown(unknown[0])}`: use {', '.join(known)}")
         if self.tasks and not sum(self.tasks.values()) > 0:
             raise RequestError("`tasks` gives none a weight: give at least one, or leave it out")
+        if self.tokens is not None and self.sequence is not None:
+            raise RequestError(
+                "give either `data.tokens`, for batches of clips of one size, or `data.sequence`, for packed sequences"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +135,7 @@ class ModelRecipe:
         adapter: Train a LoRA or DoRA; all of the network's weights where absent.
         scale: How it is spread over processes, and what it saves of memory.
         samples: Made as the training goes; see ``SampleSettings``.
+        part: Which of the model's networks learns: `dit`, its denoiser, or `interpolation`, of keyframe models.
     """
 
     model: str
@@ -128,6 +148,9 @@ class ModelRecipe:
     adapter: AdapterSettings | None = None
     scale: Scale = field(default_factory=Scale)
     samples: SampleSettings | None = None
+    part: str = "dit"
+    teaches: ClassVar[bool] = False  # whether recipes of the kind take lessons other than a clip from its caption
+    packs: ClassVar[bool] = False  # whether recipes of the kind take `data.sequence`
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +161,15 @@ class Clip:
         latent: Clean, [1, T, H, W, C].
         texts: Embeddings of its captions.
         captions: What it shows.
+        tensors: Further ones of its lesson.
+        empty: Embeddings of no words, where they are its own.
     """
 
     latent: Tensor
     texts: Sequence[TextEmbeddings]
     captions: Sequence[Caption]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    empty: TextEmbeddings | None = None
 
     @property
     def text(self) -> TextEmbeddings:
@@ -178,10 +205,40 @@ class Batch:
         return replace(self, clean_BTHWC=self.clean_BTHWC.to(device), given=self.given.to(device))
 
     @property
+    def each(self) -> tuple[Batch, ...]:
+        """The clips of a packed batch; this alone, where all are of one shape."""
+        return (self,)
+
+    @property
     def learned(self) -> Tensor | None:
         """Where the loss counts, boolean, of a shape that broadcasts to the latents; None where it does everywhere."""
         mask = self.given.known.mask
         return ~next(iter(mask.values())) if mask else None
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A share of a step's clips, of several shapes, for one pass.
+
+    Attributes:
+        each: Batches of one clip.
+    """
+
+    each: tuple[Batch, ...]
+
+    @property
+    def numbers(self) -> list[int]:
+        """The clips' places in the global batch."""
+        return [number for one in self.each for number in one.numbers]
+
+    @property
+    def total(self) -> int:
+        """Size of the global batch."""
+        return self.each[0].total
+
+    def to(self, device: torch.device | str) -> Packed:
+        """The same on another device."""
+        return Packed(tuple(one.to(device) for one in self.each))
 
 
 def error_of(predicted: Tensor, target: Tensor, batch: Batch) -> Tensor:
@@ -250,12 +307,12 @@ class HeldClips:
     def example(self, place: int, index: int, caption: Caption | None) -> Loaded:
         """A clip with its caption, or with none."""
         clip = self.clips[index]
-        text = self.empty if caption is None else clip.texts[list(clip.captions).index(caption)]
-        return Loaded(place, index, caption, {LATENT: clip.latent}, text)
+        text = (clip.empty or self.empty) if caption is None else clip.texts[list(clip.captions).index(caption)]
+        return Loaded(place, index, caption, {LATENT: clip.latent, **clip.tensors}, text)
 
 
 @dataclass(frozen=True, slots=True)
-class _CaptionNumbers:
+class CaptionNumbers:
     """The generator that draws the caption of an example; for workers."""
 
     seed: int
@@ -265,7 +322,7 @@ class _CaptionNumbers:
 
 
 class ClipBatches:
-    """Batches of clips of one shape; an epoch shows each example once, in an order that the seed decides.
+    """Batches of clips of one shape, or ``packed``; an epoch shows each once, in an order that the seed decides.
 
     Args:
         examples: The data.
@@ -276,6 +333,7 @@ class ClipBatches:
         shares: Portions that this process asks for in each step, in their order.
         patch: Of the network, for the count of tokens.
         track: Of the state.
+        lesson: What is learned of an example, and the job it is for; a clip from its caption where absent.
 
     Raises:
         RequestError: The tasks ask for images or clips that there are not.
@@ -292,56 +350,68 @@ class ClipBatches:
         shares: Sequence[Portion] = (Portion(),),
         patch: tuple[int, int, int] = (1, 2, 2),
         track: str = VIDEO,
+        lesson: tuple[Lesson, Job] | None = None,
     ) -> None:
-        self.examples, self.empty, self.settings = examples, empty, settings
+        self.examples, self.empty, self.settings, self.lesson = examples, empty, settings, lesson
         self.conditions, self.track, self.patch = conditions, track, patch
         self.choice = CaptionChoice(settings.drop_text, settings.languages, settings.lengths)
-        shapes, size = examples.shapes, {"batch": settings.batch, "tokens": settings.tokens}
-        if settings.tokens is not None:
-            size["batch"] = None
+        shapes = examples.shapes
 
-        def buckets(only: Sequence[int] | None) -> Buckets:
-            return Buckets(shapes, **size, seed=seed, last="fill", only=only, patch=patch)
+        def planned(only: Sequence[int] | None) -> Plan:
+            if settings.sequence is not None:
+                packing = Packing(shapes, tokens=settings.sequence, seed=seed, only=only, patch=patch)
+                return Sequences(packing, settings.batch)
+            batch = settings.batch if settings.tokens is None else None
+            return Buckets(shapes, batch=batch, tokens=settings.tokens, seed=seed, last="fill", only=only, patch=patch)
 
         self.mixture: Mixture | None = None
         if settings.tasks:
             images, videos = images_and_videos(shapes)
-            plans = (buckets(images) if images else None, buckets(videos) if videos else None)
+            plans = (planned(images) if images else None, planned(videos) if videos else None)
             self.mixture = Mixture(*plans, settings.tasks, seed=seed)
-        plan: Plan = self.mixture or buckets(None)
-        self.feed = Feed(examples, plan, self.choice, _CaptionNumbers(seed), shares, workers=settings.workers)
-        sizes = [len(plan(step)) for step in range(min(plan.steps_per_epoch, 1000))]
-        if min(sizes) < shares[0].count:
+        plan: Plan = self.mixture or planned(None)
+        self.feed = Feed(examples, plan, self.choice, CaptionNumbers(seed), shares, workers=settings.workers)
+        smallest = min(len(plan.parts(step)) for step in range(min(plan.steps_per_epoch, 1000)))
+        if smallest < shares[0].count:
+            what = "clips" if settings.sequence is None else "sequences"
             raise RequestError(
-                f"a batch has {min(sizes)} clips, and {shares[0].count} processes and micro-batches take clips of "
-                "their own: use a larger `data.batch` or `data.tokens`"
+                f"a batch has {smallest} {what}, and {shares[0].count} processes and micro-batches take {what} of "
+                "their own: use a larger `data.batch`" + (" or `data.tokens`" if settings.sequence is None else "")
             )
 
     def __call__(self, step: int, rng: Rng, portion: Portion) -> Batch:
         """A portion of the batch of a step."""
-        loaded = self.feed(step, portion)
-        total = len(self.feed.plan(step))
-        task = "" if self.mixture is None else self.mixture.task(step)
-        return self.collated(loaded, rng, total, self.conditions[task])
+        return self.collated(self.feed(step, portion), rng, *self._told(step))
 
-    def of_clips(self, clips: Sequence[Clip], rng: Rng, numbers: Sequence[int]) -> Batch:
-        """These clips of one shape, at these places of the step's batch; captions are drawn as for others."""
-        held, loaded = HeldClips(clips, self.empty), []
-        for index, (clip, place) in enumerate(zip(clips, numbers, strict=True)):
-            chosen = self.choice.choose(clip.captions, rng.example(place, "caption"))
-            loaded.append(held.example(place, index, None if chosen is None else clip.captions[chosen]))
-        return self.collated(loaded, rng, self.settings.batch, self.conditions[""])
+    def packed(self, step: int, rng: Rng, portion: Portion) -> Packed:
+        """A portion of the clips of a step, of several shapes."""
+        told = self._told(step)
+        return Packed(tuple(self.collated([one], rng, *told) for one in self.feed(step, portion)))
+
+    def _told(self, step: int) -> tuple[int, Conditions]:
+        """Size of the batch of a step, and what is given of its clips."""
+        task = "" if self.mixture is None else self.mixture.task(step)
+        return len(self.feed.plan(step)), self.conditions[task]
 
     def collated(self, loaded: Sequence[Loaded], rng: Rng, total: int, conditions: Conditions) -> Batch:
         """Loaded clips of one shape as a batch."""
         numbers = [one.place for one in loaded]
-        clean = torch.cat([one.latent.float() for one in loaded])
-        known = [conditions.known(one.latent.float(), self.track, rng.example(one.place, "known")) for one in loaded]
+        made = [self._learned(one, rng, conditions) for one in loaded]
+        clean, known = torch.cat([one for one, _ in made]), [one for _, one in made]
         texts = [one.text.to("cpu", torch.float32) for one in loaded if one.text is not None]
         given = Given(join(texts), joined(known, clean, self.track))
         captions = [one.caption.text if one.caption else "" for one in loaded]
         done(samples=len(loaded), tokens=clean[..., 0].numel() // math.prod(self.patch))
         return Batch(clean, given, numbers, total, captions)
+
+    def _learned(self, one: Loaded, rng: Rng, conditions: Conditions) -> tuple[Tensor, Known]:
+        """What is made of an example, and what is known of it."""
+        generator = rng.example(one.place, "known")
+        if self.lesson is not None and not self.lesson[0].is_plain:
+            lesson, job = self.lesson
+            return lesson.given(job, one.tensors, generator)
+        clean = one.latent.float()
+        return clean, conditions.known(clean, self.track, generator)
 
 
 class Prepared:
@@ -376,26 +446,37 @@ class Prepared:
         self.source: Source = catalogue.source_of(recipe.model, weights=root)
         card = self.source.card
         check(recipe, card)
-        job = job_of(recipe, card)
+        self.lesson, self.part = lesson_of(recipe, card), recipe.part
+        job = self.lesson.job(job_of(recipe, card))
         data = Path(recipe.data.source) / MANIFEST
         encoded = EncodedDataset(data.parent) if data.is_file() else None
+        if self.lesson.pairs and find is sources.find:
+            find = partial(pairs.find, folders=self.lesson.pairs)
         examples: Sequence[Example] = [] if encoded is not None else find(recipe.data.source)
         trigger = recipe.adapter.trigger if recipe.adapter is not None else ""
         if trigger and encoded is not None:
             raise RequestError("`adapter.trigger` stands before captions: put it into them before they are encoded")
         if trigger:
             examples = [_triggered(one, trigger) for one in examples]
-        only = ("dit", "text", "vae") if recipe.start == MODEL else ("text", "vae")
+        encoders = ("text", *(name for name in self.lesson.encoders if name in card.components))
+        only = (recipe.part, *encoders) if recipe.start == MODEL else encoders
         options = RunOptions(device=run.device, dtype="float32", offload="module", only=only)
         self.context = build(card, options, root=self.source.root, name=self.source.name)
-        self.denoising = Denoising(self.context, job)
+        self.denoising = Denoising(self.context, job, part=recipe.part)
         self.examples: Examples
         if encoded is not None:
             encoded.check_model(card)
-            self.examples, self.empty = EncodedExamples(encoded), encoded.text("", still=False)
-            files = hashlib.sha256(json.dumps(encoded.manifest, sort_keys=True).encode()).hexdigest()[:32]
+            if absent := set(self.lesson.tensors) - set(encoded.manifest["tensors"]) or recipe.part != "dit":
+                what = "another frame rate" if absent is True else f"`{min(absent)}` of each example"
+                raise RequestError(
+                    f"`{recipe.part}` of `{card.id}` needs {what}, which data set `{shown(recipe.data.source)}` has "
+                    "not: name the folder it was made of"
+                )
+            still = all(row.frames == 1 for row in encoded.rows)
+            self.examples, self.empty = EncodedExamples(encoded), encoded.text("", still=still)
+            files = encoded.fingerprint
         else:
-            clips, self.empty = encode(self.context, examples, job)
+            clips, self.empty = encode_together(self.context, examples, job, self.lesson)
             self.examples, files = HeldClips(clips, self.empty), sources.fingerprint(examples)
         self.network = self._network()
         self.scaling = Scaling(recipe.scale, run.device, self._divisible(job))
@@ -404,7 +485,7 @@ class Prepared:
 
     def batches_of(self, examples: Examples) -> ClipBatches:
         """Batches as the recipe asks for, of the data or of what stands in for it."""
-        recipe, scaling, count = self.recipe, self.scaling, self.recipe.loop.accumulate
+        recipe = self.recipe
         does = self.context.card.does
         usual = Conditions(first={"none": 0.0, "required": 1.0, "optional": 0.5}[does.image])
         given = recipe.data.conditions
@@ -419,9 +500,16 @@ class Prepared:
                 "image-to-video": given or Conditions(first=1.0),
             },
             seed=recipe.loop.seed,
-            shares=[Portion(scaling.place * count + micro, scaling.data * count) for micro in range(count)],
+            shares=self.shares,
             patch=getattr(getattr(self.network, "params", None), "patch_size", (1, 1, 1)),
+            lesson=(self.lesson, self.denoising.job),
         )
+
+    @property
+    def shares(self) -> list[Portion]:
+        """Portions of the batch of a step that this process asks for, in their order."""
+        scaling, count = self.scaling, self.recipe.loop.accumulate
+        return [Portion(scaling.place * count + micro, scaling.data * count) for micro in range(count)]
 
     @cached_property
     def clips(self) -> Sequence[Clip]:
@@ -439,23 +527,23 @@ class Prepared:
     def _divisible(self, job: Job) -> Divisible:
         """The model's network, and what of its work can be shared by processes."""
         context = self.context
-        split = context.card.part("dit").split
+        split = context.card.part(self.part).split
         demand = demand_of(job, context.attention_of(job), clips=0)
         return Divisible(type(self.network), None if split is None else split.rules(), demand)
 
     def _network(self) -> nn.Module:
-        part, start = self.context.card.part("dit"), self.recipe.start
+        part, start = self.context.card.part(self.part), self.recipe.start
         if start != MODEL:
             with loop.seeded(self.recipe.loop.seed):
-                network = bare_network(part, self.context.card.dit, Path())
+                network = bare_network(part, self.context.card.components[self.part], Path())
             if start != RANDOM:
                 load_into(network, Path(start), keymap=keymap_of(part), dtype=torch.float32)
         else:
-            with self.context.placement.hold("dit") as held:
+            with self.context.placement.hold(self.part) as held:
                 network = copy.deepcopy(held)  # its weights may be mapped from their file
         network = network.float().requires_grad_(True)
         if (adapter := self.recipe.adapter) is not None:
-            add_adapters(network, adapter, self.context.part("dit").adapts, seed=self.recipe.loop.seed)
+            add_adapters(network, adapter, part.adapts, seed=self.recipe.loop.seed)
         return network
 
     @contextmanager
@@ -513,7 +601,7 @@ class Prepared:
             )
         ]  # fmt: skip
 
-    def write(self, weights: Mapping[str, Tensor], name: str = "dit.safetensors") -> Path:
+    def write(self, weights: Mapping[str, Tensor], name: str | None = None) -> Path:
         """Write the network with these weights in it under the official tensor names, or its adapter's files.
 
         The first process writes; every process must ask.
@@ -521,13 +609,13 @@ class Prepared:
         Returns:
             The file.
         """
-        adapter = self.recipe.adapter
+        adapter, name = self.recipe.adapter, name or f"{self.part}.safetensors"
+        keymap = keymap_of(self.context.card.part(self.part))
         state: dict[str, Any] = {} if adapter is not None else self.scaling.state(self.network)
         if not self.scaling.is_first:
             return self.run.out / name
         if adapter is not None:
-            return write_adapter(weights, adapter, self.run.out, keymap_of(self.context.part("dit")))
-        keymap = keymap_of(self.context.card.part("dit"))
+            return write_adapter(weights, adapter, self.run.out, keymap)
         return write_state(keymap.as_file({**state, **weights}), self.run.out / name, layout="official")
 
 
@@ -537,34 +625,79 @@ def _triggered(example: Example, trigger: str) -> Example:
     return replace(example, captions=captions)
 
 
-def encode(context: Context, examples: Sequence[Example], job: Job) -> tuple[list[Clip], TextEmbeddings]:
-    """Latents and text embeddings of the examples, and the embeddings of the empty prompt."""
-    shape, card = job.shape, context.card
-    is_image = card.does.makes == "image"
-    latents, device = [], context.placement.device("vae")
-    with context.placement.hold("vae") as vae, torch.no_grad():
-        for example in examples:
-            pixels = sources.frames(
-                example,
-                width=shape.width,
-                height=shape.height,
-                fps=job.fps,
-                step=card.clip.frame_step,
-                most=1 if is_image else shape.frames,
-            )
-            unit = torch.from_numpy(pixels)[None].float() / 127.5 - 1.0
-            latents.append(vae.encode(unit.to(device)).float().cpu())
-    with context.placement.hold("text") as encoder, torch.no_grad():
-        texts = [
-            [
-                encoder.encode([one.text], still=latent.shape[1] == 1).to("cpu", torch.float32)
-                for one in example.captions
-            ]
-            for example, latent in zip(examples, latents, strict=True)
-        ]
-        empty = encoder.encode([""]).to("cpu", torch.float32)
-    captions = [example.captions for example in examples]
-    return [Clip(*one) for one in zip(latents, texts, captions, strict=True)], empty
+def encode(
+    context: Context, examples: Sequence[Example], job: Job, lesson: Lesson
+) -> tuple[list[Clip], TextEmbeddings]:
+    """Tensors and text embeddings of the examples, and the embeddings of the empty prompt."""
+    shape, step = job.shape, context.card.clip.frame_step
+    fps, most = lesson.clip(job)
+    each = len(lesson.pairs) or 1  # files of an example
+    groups = [examples[start : start + each] for start in range(0, len(examples), each)]
+
+    def frames(group: Sequence[Example]) -> list[np.ndarray]:
+        size: dict[str, Any] = {"width": shape.width, "height": shape.height, "fps": fps, "step": step}
+        return [sources.frames(example, **size, most=most) for example in group]
+
+    made = []
+    with ExitStack() as held:
+        for name in lesson.encoders:
+            if name in context.card.components:
+                held.enter_context(context.placement.hold(name))
+        for group in groups:
+            tensors = {name: x.float().cpu() for name, x in lesson.encode(context, *frames(group)).items()}
+            made.append(tensors)
+    clips, own = [], None
+    with context.placement.hold("text"):
+        for group, tensors in zip(groups, made, strict=True):
+            # of clips only the number of frames is asked for; of pairs the text encoder sees the images
+            shown = frames(group) if lesson.pairs else [np.empty((tensors[LATENT].shape[1], 0, 0, 3), np.uint8)]
+            texts = [lesson.text(context, one.text, *shown).to("cpu", torch.float32) for one in group[0].captions]
+            own = lesson.text(context, "", *shown).to("cpu", torch.float32) if lesson.pairs else None
+            others = {name: x for name, x in tensors.items() if name != LATENT}
+            clips.append(Clip(tensors[LATENT], texts, group[0].captions, others, own))
+        if own is None and not lesson.pairs:
+            own = lesson.text(context, "", np.empty((2, 0, 0, 3), np.uint8)).to("cpu", torch.float32)
+    return clips, own or TextEmbeddings(torch.zeros(1, 1, 1), torch.zeros(1, 1))  # of pairs each has one of its own
+
+
+def encode_together(
+    context: Context, examples: Sequence[Example], job: Job, lesson: Lesson
+) -> tuple[list[Clip], TextEmbeddings]:
+    """As ``encode``; of several processes each encodes its share of the examples, and all get the whole.
+
+    Raises:
+        RequestError: One of them cannot use an example; raised in all.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return encode(context, examples, job, lesson)
+    rank, world, each = dist.get_rank(), dist.get_world_size(), len(lesson.pairs) or 1
+    counts = shares(len(examples) // each, world)
+    spans = [span(counts, place) for place in range(world)]
+    parts = [examples[one.start * each : one.stop * each] for one in spans]
+    clips, empty, problem = list[Clip](), None, None
+    try:
+        clips, empty = encode(context, parts[rank], job, lesson)
+    except KandinskyError as error:
+        problem = str(error)
+    if problems := [one for one in collect(problem, HOST) if one is not None]:
+        raise RequestError(problems[0])
+    assert empty is not None
+    names = [name for name in lesson.tensors if name != LATENT]
+    found: list[Clip] = []
+    for place, part in enumerate(parts):
+        flat: list[Tensor | None] = []
+        for clip in clips if place == rank else ():
+            flat += [clip.latent, *(clip.tensors[name] for name in names), *tensors_of(*clip.texts, clip.empty)]
+        made = iter(tell_tensors(flat if place == rank else None, place, HOST))
+        for example in part[::each]:
+            latent, *others = (next(made) for _ in range(1 + len(names)))
+            texts = [[next(made) for _ in range(3)] for _ in range(len(example.captions) + 1)]
+            told = [None if text[0] is None else states_of(text) for text in texts]
+            assert latent is not None
+            tensors = {name: x for name, x in zip(names, others, strict=True) if x is not None}
+            captioned = [text for text in told[:-1] if text is not None]
+            found.append(Clip(latent, captioned, example.captions, tensors, told[-1]))
+    return found, empty
 
 
 def check(recipe: ModelRecipe, card: Card) -> None:
@@ -587,17 +720,43 @@ def check(recipe: ModelRecipe, card: Card) -> None:
             f"`loop.accumulate` is {recipe.loop.accumulate}, and a batch has {recipe.data.batch} clips: use a larger "
             "`data.batch`, or fewer micro-batches"
         )
-    if does.makes == "sound" or card.keyframes is not None or does.image_is != "frames" or does.text_sees_image:
+    if does.makes == "sound" or (does.lessons and not recipe.teaches):
         raise RequestError(
             f"`{card.id}` cannot be trained by a recipe of this kind: it trains models that make a clip or an image "
             "from a prompt, or continue an image"
         )
+    if recipe.part not in (learners := tuple(dict.fromkeys(("dit", *does.lessons)))):
+        raise RequestError(f"`part` is `{shown(recipe.part)}`: of `{card.id}`, {' or '.join(learners)} can be trained")
+    if not lesson_of(recipe, card).is_plain and (recipe.data.conditions or recipe.data.tasks):
+        raise RequestError(f"`{card.id}` is given what its task says: leave `data.conditions` and `data.tasks` out")
     if recipe.times.by_frame and not card.part("dit").frame_times:
         raise RequestError(f"`times.by_frame`: network `{card.dit.kind}` takes one time a clip: leave it out")
-    if card.part("dit").bind is None:
+    if card.part(recipe.part).bind is None:
         raise BackendError(f"network `{card.dit.kind}` is not a denoiser")
     if recipe.samples is not None:
         jobs_of(recipe.samples, card, size=recipe.data.size, seconds=recipe.data.seconds)
+    if recipe.data.sequence is not None:
+        _check_packing(recipe, card)
+
+
+def _check_packing(recipe: ModelRecipe, card: Card) -> None:
+    """Raises: RequestError where clips of several sizes cannot share a sequence."""
+    instead = "leave it out, and use `data.tokens` for batches of clips of one size"
+    if not recipe.packs:
+        raise RequestError(f"`data.sequence`: recipes of this kind take clips of one size together: {instead}")
+    if not card.part("dit").packs:
+        raise RequestError(
+            f"`data.sequence`: network `{card.dit.kind}` cannot keep the clips of a sequence apart: {instead}"
+        )
+    if recipe.scale.ring * recipe.scale.ulysses > 1:
+        raise RequestError("`data.sequence`: the tokens of a sequence are not shared: leave `scale.ring` and "
+                           "`scale.ulysses` out")  # fmt: skip
+
+
+def lesson_of(recipe: ModelRecipe, card: Card) -> Lesson:
+    """What the network that learns is taught."""
+    own = card.does.lessons.get(recipe.part)
+    return Lesson() if own is None else own()
 
 
 def job_of(recipe: ModelRecipe, card: Card) -> Job:

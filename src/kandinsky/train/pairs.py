@@ -1,4 +1,7 @@
-"""Pairs of clips of one caption, of which people liked the first better: a folder, or a file that lists them.
+"""Pairs of files of one caption: a folder of each, or a file that lists them.
+
+Of preferences the first is the one that people liked better. Of edits the first is the edited image; the folders are
+`edited/` and `sources/`, the keys `edited` and `source`.
 
 | source | what it holds |
 |---|---|
@@ -20,30 +23,36 @@ from kandinsky.train.data.sources import Example
 from kandinsky.weights.untrusted import parse_table, shown
 
 WINNERS, LOSERS = "winners", "losers"
-KEYS = ("caption", "winner", "loser")
 
 
-def find(source: str) -> list[Example]:
+def find(source: str, folders: tuple[str, ...] = (WINNERS, LOSERS)) -> list[Example]:
     """The examples of all pairs: winner, loser, winner, loser …
+
+    Args:
+        source: See above.
+        folders: Names of the two folders; the keys of a list are the same without the `s` at their ends.
 
     Raises:
         RequestError: The source is absent or empty, or a pair is not whole.
     """
     place = local_path(source, "pairs")
-    pairs = _listed(place) if place.suffix == ".jsonl" else _in_folders(place)
+    first, second = folders
+    pairs = _listed(place, first, second) if place.suffix == ".jsonl" else _in_folders(place, first, second)
     return [example for pair in pairs for example in pair]
 
 
-def _in_folders(place: Path) -> list[tuple[Example, Example]]:
-    winners = sources.find(place / WINNERS)
-    losers = {_stem(one): one for one in sources.find(place / LOSERS, captions="optional")}
+def _in_folders(place: Path, first: str, second: str) -> list[tuple[Example, Example]]:
+    winners = sources.find(place / first)
+    losers = {_stem(one): one for one in sources.find(place / second, captions="optional")}
     pairs = []
     for winner in winners:
         if (loser := losers.pop(_stem(winner), None)) is None:
-            raise RequestError(f"`{escaped(winner.path)}` has no loser: put one of that name into `{LOSERS}/`")
+            raise RequestError(f"`{escaped(winner.path)}` has no {_one(second)}: put one of that name into `{second}/`")
         pairs.append((winner, replace(loser, captions=winner.captions)))
     if losers:
-        raise RequestError(f"`{escaped(next(iter(losers.values())).path)}` has no winner of that name in `{WINNERS}/`")
+        raise RequestError(
+            f"`{escaped(next(iter(losers.values())).path)}` has no {_one(first)} of that name in `{first}/`"
+        )
     return pairs
 
 
@@ -51,7 +60,13 @@ def _stem(example: Example) -> str:
     return Path(example.name).with_suffix("").as_posix()
 
 
-def _listed(file: Path) -> list[tuple[Example, Example]]:
+def _one(folder: str) -> str:
+    """What one of its files is called."""
+    return folder.removesuffix("s")
+
+
+def _listed(file: Path, first: str, second: str) -> list[tuple[Example, Example]]:
+    keys = ("caption", _one(first), _one(second))
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -64,10 +79,10 @@ def _listed(file: Path) -> list[tuple[Example, Example]]:
             continue
         where = f"{file}, line {number}"
         row = parse_table(line.encode(), where)
-        values = [row.get(key) for key in KEYS]
-        if not all(isinstance(value, str) and value for value in values) or set(row) != set(KEYS):
+        values = [row.get(key) for key in keys]
+        if not all(isinstance(value, str) and value for value in values) or set(row) != set(keys):
             raise RequestError(
-                f"`{escaped(where)}` must hold the texts {', '.join(f'`{key}`' for key in KEYS)}, no more"
+                f"`{escaped(where)}` must hold the texts {', '.join(f'`{key}`' for key in keys)}, no more"
             )
         caption, *names = map(str, values)
         files = [inside(file.parent, name) for name in names]

@@ -8,21 +8,27 @@ Source: Diffusion-DPO (arXiv 2311.12908, equation 14); for flow matching with a 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from kandinsky.errors import RequestError
+from kandinsky.printing import escaped
 from kandinsky.train import pairs
+from kandinsky.train.data.batches import Buckets
+from kandinsky.train.data.captions import Caption
+from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.denoising import Denoising
-from kandinsky.train.model_recipe import Batch, Clip, ClipBatches, ModelRecipe, Prepared, errors_of
+from kandinsky.train.model_recipe import Batch, CaptionNumbers, ClipBatches, ModelRecipe, Prepared, errors_of
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
 
 Reference = Callable[[nn.Module], AbstractContextManager[nn.Module]]
@@ -41,33 +47,97 @@ class PreferenceRecipe(ModelRecipe):
     supervised: float = field(default=0.0, metadata={"least": 0})
 
 
-class PairBatches:
-    """Batches of pairs whose winners, and whose losers, are of one shape.
+@dataclass(frozen=True)
+class Side:
+    """One side of pairs, as a data set; both sides have the winners' captions.
 
-    Args:
-        pairs: At least one.
-        batches: Puts clips together.
+    Attributes:
+        examples: Of both sides.
+        pairs: Numbers of winner and loser.
+        number: Which of them; 0 for winners.
     """
 
-    def __init__(self, pairs: Sequence[tuple[Clip, Clip]], batches: ClipBatches) -> None:
+    examples: Examples
+    pairs: Sequence[tuple[int, int]]
+    number: int
+
+    @property
+    def shapes(self) -> Sequence[Any]:
+        """Of the latents of both, so that batches are alike in both."""
+        every = self.examples.shapes
+        return [(*every[winner], *every[loser]) for winner, loser in self.pairs]
+
+    def captions(self, index: int) -> Sequence[Caption]:
+        """Of a pair."""
+        return self.examples.captions(self.pairs[index][0])
+
+    def example(self, place: int, index: int, caption: Caption | None) -> Loaded:
+        """This side of a pair."""
+        made = self.examples.example(place, self.pairs[index][self.number], None if self.number else caption)
+        if not self.number or caption is None:
+            return made
+        # the loser may lie there without a caption of its own
+        return replace(made, caption=caption, text=self.examples.example(place, self.pairs[index][0], caption).text)
+
+
+class PairBatches:
+    """Batches of pairs whose winners, and whose losers, are of one shape; an epoch shows each pair once.
+
+    Args:
+        pairs: Numbers of winner and loser, at least one.
+        batches: Puts clips together; its data has both sides.
+        seed: Of the order, and of captions.
+        shares: Portions that this process asks for in each step, in their order.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[int, int]],
+        batches: ClipBatches,
+        *,
+        seed: int = 0,
+        shares: Sequence[Portion] = (Portion(),),
+    ) -> None:
         self.pairs, self.batches = pairs, batches
-        groups: dict[tuple[torch.Size, ...], list[tuple[Clip, Clip]]] = defaultdict(list)
-        for pair in pairs:
-            groups[_shapes(pair)].append(pair)
-        self.groups = dict(groups)
+        settings, numbers = batches.settings, CaptionNumbers(seed)
+        sides = [Side(batches.examples, pairs, number) for number in (0, 1)]
+        self.plan = Buckets(sides[0].shapes, batch=settings.batch, seed=seed, last="fill")
+        self.feeds = [
+            Feed(side, self.plan, batches.choice, numbers, shares, workers=settings.workers) for side in sides
+        ]
 
     def __call__(self, step: int, rng: Rng, portion: Portion) -> tuple[Batch, Batch]:
         """A portion of the winners and of the losers of a step."""
+        total, conditions = len(self.plan(step)), self.batches.conditions[""]
+        winners, losers = (self.batches.collated(feed(step, portion), rng, total, conditions) for feed in self.feeds)
+        return winners, losers
 
-        def drawn(count: int, number: int) -> int:
-            return int(torch.randint(count, (), generator=rng.example(number, "clip")))
 
-        first = self.pairs[drawn(len(self.pairs), 0)]
-        like = self.groups[_shapes(first)]
-        numbers = portion.of(range(self.batches.settings.batch))
-        chosen = [first if n == 0 else like[drawn(len(like), n)] for n in numbers]
-        winners, losers = zip(*chosen, strict=True)
-        return self.batches.of_clips(winners, rng, numbers), self.batches.of_clips(losers, rng, numbers)
+def paired(names: Sequence[str] | None, count: int) -> list[tuple[int, int]]:
+    """Numbers of winner and loser of each pair.
+
+    Args:
+        names: Of the examples of an encoded data set, whose folders tell them; None where they follow each other.
+        count: Of the examples.
+
+    Raises:
+        RequestError: One has no counterpart.
+    """
+    if names is None:
+        return [(number, number + 1) for number in range(0, count, 2)]
+    sides: dict[str, dict[str, int]] = {pairs.WINNERS: {}, pairs.LOSERS: {}}
+    for number, name in enumerate(names):
+        folder, _, rest = name.partition("/")
+        if folder not in sides:
+            raise RequestError(
+                f"`{escaped(name)}` of the encoded data is no pair's: encode a folder with `{pairs.WINNERS}/` and "
+                f"`{pairs.LOSERS}/`"
+            )
+        sides[folder][str(Path(rest).with_suffix(""))] = number
+    winners, losers = sides.values()
+    if odd := sorted(set(winners) ^ set(losers)):
+        raise RequestError(f"`{escaped(odd[0])}` of the encoded data has no counterpart: encode whole pairs")
+    return [(winners[name], losers[name]) for name in winners]
 
 
 class PreferenceObjective(Objective):
@@ -111,7 +181,7 @@ class PreferenceObjective(Objective):
         return self.batches(step, rng, portion)
 
     def loss(self, update: str, batch: tuple[Batch, Batch], rng: Rng) -> Loss:
-        device = next(self.network.parameters()).device
+        device = works_on(self.network)
         numbers, total = batch[0].numbers, batch[0].total
         drawn = self.times.draw(rng, numbers, total, shift=self.denoising.shift)
         t = self.denoising.times(drawn).to(device)
@@ -143,19 +213,18 @@ def train(recipe: PreferenceRecipe, run: Run) -> Path:
         WeightsError: Weights are missing or broken.
     """
     ready = Prepared(recipe, run, pairs.find)
-    both = list(zip(ready.clips[::2], ready.clips[1::2], strict=True))
+    names = None
+    if isinstance(ready.examples, EncodedExamples):
+        names = [row.name for row in ready.examples.dataset.rows]
+    both = paired(names, len(ready.examples.shapes))
     objective = PreferenceObjective(
         ready.denoising,
         ready.network,
         ready.reference,
-        PairBatches(both, ready.batches),
+        PairBatches(both, ready.batches, seed=recipe.loop.seed, shares=ready.shares),
         recipe.times,
         beta=recipe.beta,
         supervised=recipe.supervised,
         frozen=ready.reference_networks,
     )
     return ready.write(ready.train(objective)["network"])
-
-
-def _shapes(pair: tuple[Clip, Clip]) -> tuple[torch.Size, ...]:
-    return tuple(clip.latent.shape for clip in pair)

@@ -199,6 +199,8 @@ def check_recipe(
 
     size = None if memory is None else parse_memory(memory)
     found = of_recipe(settings, device=choose_device(device), memory=size, processes=processes)
+    if found is None:
+        return [f"recipe       kind `{name}`, valid; what it takes is not estimated for this model"]
     length = settings.loop.steps
     return [
         f"recipe       kind `{name}`, valid, {length:,} steps, about {found.seconds * length / 3600:,.3g} hours",

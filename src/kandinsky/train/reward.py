@@ -26,6 +26,7 @@ from kandinsky.train.model_recipe import Batch, ClipBatches, ModelRecipe, Prepar
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.preference import Reference
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import works_on
 from kandinsky.weights.untrusted import first_line
 
 
@@ -141,7 +142,7 @@ class RewardObjective(Objective):
         return self.batches(step, rng, portion)
 
     def loss(self, update: str, batch: Batch, rng: Rng) -> Loss:
-        batch = batch.to(next(self.network.parameters()).device)
+        batch = batch.to(works_on(self.network))
         x, strayed = self.sampled(batch, rng)
         made = self._pixels(x)
 

@@ -270,6 +270,15 @@ class Scaling:
         if hasattr(network, "set_requires_gradient_sync"):
             cast("FSDPModule", network).set_requires_gradient_sync(wanted)
 
+    def reshard(self, network: nn.Module) -> None:
+        """Bring weights that a pass left gathered back into shards.
+
+        What is no block stays gathered until the backward pass. A pass that had none would hand on to the next one
+        whether these weights learn, which changes from update to update.
+        """
+        if hasattr(network, "set_requires_gradient_sync"):
+            cast("FSDPModule", network).reshard()
+
     def add_up(self, network: nn.Module, weights: Mapping[str, Tensor], total: float) -> None:
         """Turn each process' gradients, of losses times weights, into those of the step's mean loss.
 
@@ -397,6 +406,15 @@ class Parts:
         part = whole.new_empty(p.shape)
         self._scaling.place_of(self._splits[id(p)]).take(whole, part)
         return part
+
+
+def works_on(network: nn.Module) -> torch.device:
+    """Where a network's passes run: where its weights lie, or, of shards that lie in main memory, where they meet."""
+    p = next(network.parameters())
+    mesh = getattr(p, "device_mesh", None)
+    if mesh is None or mesh.device_type == p.device.type:
+        return p.device
+    return torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
 
 
 def held(p: Tensor) -> Tensor:

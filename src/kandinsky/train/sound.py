@@ -1,8 +1,9 @@
 """Recipes of kind `sound`: train a model of sound for clips on precomputed latents and embeddings.
 
-The file, a safetensors one, holds `latents` [N, H, W, C] of spectrograms as the autoencoder scales them, and under the
-official argument names `image_embeds` [N, T, E] of what is seen, `prompt_embeds` [N, L, E] of what is said, and for
-guidance `negative_image_embeds` [1, T, E] of a black clip and `negative_prompt_embeds` [1, L, E] of no words.
+They lie in a data set that `kandinsky data encode` made of videos, or in a file. The file, a safetensors one, holds
+`latents` [N, H, W, C] of spectrograms as the autoencoder scales them, and under the official argument names
+`image_embeds` [N, T, E] of what is seen, `prompt_embeds` [N, L, E] of what is said, and for guidance
+`negative_image_embeds` [1, T, E] of a black clip and `negative_prompt_embeds` [1, L, E] of no words.
 
 Legend: N examples; H W C rows, columns, channels of a latent; T frames, L words, E width of their embeddings.
 """
@@ -10,10 +11,10 @@ Legend: N examples; H W C rows, columns, channels of a latent; T frames, L words
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -23,14 +24,19 @@ from kandinsky.engine.build import build
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.files import local_path
-from kandinsky.model.card import Sampling
+from kandinsky.model.card import Card, Sampling
 from kandinsky.model.denoiser import AUDIO, Known
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.printing import escaped
+from kandinsky.text.store import join
 from kandinsky.train import adapter, loop
+from kandinsky.train.data.batches import Buckets
+from kandinsky.train.data.captions import CaptionChoice
+from kandinsky.train.data.dataset import MANIFEST, EncodedDataset
+from kandinsky.train.data.feed import EncodedExamples, Feed
 from kandinsky.train.denoiser import DenoiserObjective
 from kandinsky.train.denoising import Denoising, Given
-from kandinsky.train.model_recipe import Batch
+from kandinsky.train.model_recipe import Batch, CaptionNumbers
 from kandinsky.train.objective import Portion, Rng
 from kandinsky.train.recipe import Run
 from kandinsky.train.times import Times
@@ -43,6 +49,7 @@ if TYPE_CHECKING:
     from kandinsky.engine.request import Job
 
 FRAMES, TEXT = "image_embeds", "prompt_embeds"
+VIDEO_STATES, BLACK_STATES = "video", "black"  # of an encoded data set, see ``Task.examples``
 NAMES = {"latents": 4, FRAMES: 3, TEXT: 3, f"negative_{FRAMES}": 3, f"negative_{TEXT}": 3}  # and their axes
 _SHARE = {"least": 0, "most": 1}
 
@@ -52,11 +59,12 @@ class SoundData:
     """What is trained on.
 
     Attributes:
-        source: File of latents and embeddings.
+        source: Data set of `kandinsky data encode`, or file of latents and embeddings.
         batch: Examples of a step, over all processes.
         drop_text: Share of the examples that are learned without words, for guidance.
         drop_frames: Share of those learned without frames.
         drop_both: Share of those learned without either.
+        workers: Processes that load a data set ahead.
     """
 
     source: str
@@ -64,10 +72,23 @@ class SoundData:
     drop_text: float = field(default=0.1, metadata=_SHARE)
     drop_frames: float = field(default=0.1, metadata=_SHARE)
     drop_both: float = field(default=0.1, metadata=_SHARE)
+    workers: int = field(default=0, metadata={"least": 0})
 
     def __post_init__(self) -> None:
         if (total := self.drop_text + self.drop_frames + self.drop_both) > 1:
             raise RequestError(f"shares of what is dropped add up to {total:g}: use 1 at most")
+
+    def dropped(self, rng: Rng, number: int) -> tuple[str, ...]:
+        """What an example of a step is learned without: `prompt_embeds`, `image_embeds`, both or none."""
+        chance = float(torch.rand((), generator=rng.example(number, "drop")))
+        for share, names in (
+            (self.drop_text, (TEXT,)),
+            (self.drop_frames, (FRAMES,)),
+            (self.drop_both, (TEXT, FRAMES)),
+        ):
+            if (chance := chance - share) < 0:
+                return names
+        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +120,7 @@ class SoundBatches:
         numbers = portion.of(range(self.settings.batch))
         count = len(self.tensors["latents"])
         chosen = [int(torch.randint(count, (), generator=rng.example(n, "clip"))) for n in numbers]
-        dropped = [self._dropped(float(torch.rand((), generator=rng.example(n, "drop")))) for n in numbers]
+        dropped = [self.settings.dropped(rng, n) for n in numbers]
         done(samples=len(numbers))
 
         def given(name: str) -> Tensor:
@@ -111,16 +132,47 @@ class SoundBatches:
         text = TextEmbeddings(words, words.new_zeros(len(words), 0))
         return Batch(clean, Given(text, Known(extra={"frames": given(FRAMES)})), numbers, self.settings.batch)
 
-    def _dropped(self, chance: float) -> tuple[str, ...]:
-        settings = self.settings
-        for share, names in (
-            (settings.drop_text, (TEXT,)),
-            (settings.drop_frames, (FRAMES,)),
-            (settings.drop_both, (TEXT, FRAMES)),
-        ):
-            if (chance := chance - share) < 0:
-                return names
-        return ()
+
+@dataclass(frozen=True)
+class SoundExamples(EncodedExamples):
+    """Examples of a data set of videos with sound."""
+
+    @property
+    def shapes(self) -> Sequence[Any]:
+        """Of the latents, and of what is seen, so that batches are alike in both."""
+        return [(*row.shape, *row.others[VIDEO_STATES]) for row in self.dataset.rows]
+
+
+class EncodedSound:
+    """Batches of an encoded data set of videos with sound, some without words, frames or both.
+
+    Args:
+        dataset: That `kandinsky data encode` made for a model of sound.
+        settings: Size and shares.
+        seed: Of the order, and of captions.
+        shares: Portions that are asked for in each step, in their order.
+    """
+
+    def __init__(
+        self, dataset: EncodedDataset, settings: SoundData, *, seed: int = 0, shares: Sequence[Portion] = (Portion(),)
+    ) -> None:
+        self.settings, self.empty = settings, dataset.text("", still=False)
+        examples = SoundExamples(dataset)
+        plan = Buckets(examples.shapes, batch=settings.batch, seed=seed, last="fill")
+        self.feed = Feed(examples, plan, CaptionChoice(0.0), CaptionNumbers(seed), shares, workers=settings.workers)
+
+    def __call__(self, step: int, rng: Rng, portion: Portion) -> Batch:
+        """A portion of the batch of a step."""
+        loaded = self.feed(step, portion)
+        dropped = [self.settings.dropped(rng, one.place) for one in loaded]
+        texts, frames = [], []
+        for one, out in zip(loaded, dropped, strict=True):
+            texts.append(self.empty if TEXT in out or one.text is None else one.text)
+            frames.append(one.tensors[BLACK_STATES if FRAMES in out else VIDEO_STATES].float())
+        text = join([one.to("cpu", torch.float32) for one in texts])
+        known = Known(extra={"frames": torch.cat(frames)})
+        clean = torch.cat([one.latent.float() for one in loaded])
+        return Batch(clean, Given(text, known), [one.place for one in loaded], self.settings.batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +198,8 @@ def train(recipe: SoundRecipe, run: Run) -> Path:
     card = source.card
     if card.does.makes != "sound":
         raise RequestError(f"`{card.id}` makes no sound: use a recipe of kind `denoiser`")
-    tensors = read(local_path(recipe.data.source, "data"))
+    place = local_path(recipe.data.source, "data")
+    batches, shape = _batches(place, recipe, card)
     context = build(card, RunOptions(device=run.device, dtype="float32", only=("dit",)), root=source.root)
     denoising = Denoising(context, cast("Job", _Rules(card.sampling, 1.0)), AUDIO)
     with context.placement.hold("dit") as held:
@@ -154,8 +207,8 @@ def train(recipe: SoundRecipe, run: Run) -> Path:
     part = card.part("dit")
     if recipe.adapter is not None:
         adapter.add(network, recipe.adapter, part.adapts, seed=recipe.loop.seed)
-    objective = DenoiserObjective(denoising, network, SoundBatches(tensors, recipe.data), recipe.times)
-    told = {**run.recipe, "data shape": str(list(tensors["latents"].shape))}
+    objective = DenoiserObjective(denoising, network, batches, recipe.times)
+    told = {**run.recipe, "data shape": shape}
     weights = loop.run(
         objective, recipe.loop, run.out, resume=run.resume, device=run.device, recipe=told, on_log=run.on_log
     )["network"]
@@ -163,6 +216,22 @@ def train(recipe: SoundRecipe, run: Run) -> Path:
     if recipe.adapter is not None:
         return adapter.write(weights, recipe.adapter, run.out, keymap)
     return write_state(keymap.as_file({**network.state_dict(), **weights}), run.out / "dit.safetensors")
+
+
+def _batches(place: Path, recipe: SoundRecipe, card: Card) -> tuple[Callable[[int, Rng, Portion], Batch], str]:
+    """What gives the batches, and what a run that goes on is compared with."""
+    if not (place / MANIFEST).is_file():
+        tensors = read(place)
+        return SoundBatches(tensors, recipe.data), str(list(tensors["latents"].shape))
+    dataset = EncodedDataset(place)
+    dataset.check_model(card)
+    count = recipe.loop.accumulate
+    if count > recipe.data.batch:
+        raise RequestError(
+            f"a batch has {recipe.data.batch} examples, and {count} micro-batches take some of their own"
+        )
+    shares = [Portion(micro, count) for micro in range(count)]
+    return EncodedSound(dataset, recipe.data, seed=recipe.loop.seed, shares=shares), dataset.fingerprint
 
 
 def read(file: Path) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@
 | `comfyui` | `diffusion_model.<layer>.lora_down.weight`, `….lora_up.weight`, `….alpha` |
 | `kohya` | `lora_unet_<layer with _ for .>.lora_down.weight`, `….lora_up.weight`, `….alpha` |
 
-DoRA adds `<layer>.lora_magnitude_vector`, in ComfyUI and kohya files `<layer>.dora_scale`: norms of the rows.
+LoKr files are read too, see ``lokr.py``. DoRA adds `<layer>.lora_magnitude_vector`, in ComfyUI and kohya files
+`<layer>.dora_scale`: norms of the rows.
 Prefixes and tensor names may be mixed. A layer's scale comes from the first of these that exists: its `alpha` tensor;
 the configuration passed in, or `config_lora.json` or `adapter_config.json` beside the file; the configuration Diffusers
 stores in the header; otherwise α = r. The header is checked against the base network before any tensor is read.
@@ -34,6 +35,7 @@ from kandinsky.errors import RequestError, WeightsError
 from kandinsky.files import replacing
 from kandinsky.ops.lora import LowRank
 from kandinsky.printing import escaped
+from kandinsky.weights import lokr
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
 from kandinsky.weights.lora_files import LAYOUTS, find_files, name_of
 from kandinsky.weights.read import check_finite, dtype_name, read_meta, read_metadata, read_stored
@@ -62,7 +64,7 @@ _MAGNITUDE = re.compile(r"(.+)\.(?:lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)
 # other adapter types, recognised by their tensor names
 _RELATIVES = (
     (re.compile(r"\.hada_w"), "LoHa"),
-    (re.compile(r"\.lokr_"), "LoKr"),
+    (re.compile(r"\.lokr_t"), "LoKr of convolutions"),
     (re.compile(r"\.(oft_|boft_)"), "OFT"),
     (re.compile(r"\.lora_mid"), "LoCon with a middle factor"),
     (re.compile(r"\.lora_(B|up)(\.[^.]+)?\.bias|\.lora\.up\.bias"), "LoRA with biases"),
@@ -106,15 +108,16 @@ class LoraConfig:
             WeightsError: The adapter is not a plain LoRA, or a value has the wrong type or is out of range.
         """
         kind = str(getattr(values.get("peft_type"), "value", values.get("peft_type")) or "LORA")
-        if kind.upper() != "LORA":
+        if kind.upper() not in ("LORA", "LOKR"):
             raise _is_relative(kind, where)
-        r, alpha = values.get("r"), values.get("lora_alpha")
+        named = "lora_alpha" if kind.upper() == "LORA" else "alpha"
+        r, alpha = values.get("r"), values.get(named)
         for key in ("use_rslora", "use_dora"):
             if not isinstance(values.get(key), bool | None):
                 raise WeightsError(f"`{where}` gives `{key}` as `{shown(values[key])}`: use true or false")
         return cls(
             r=None if r is None else _rank(r, "r", where),
-            alpha=None if alpha is None else _alpha(alpha, "lora_alpha", where),
+            alpha=None if alpha is None else _alpha(alpha, named, where),
             rank_stabilised=bool(values.get("use_rslora")),
             dora=bool(values.get("use_dora")),
             ranks={key: _rank(value, key, where) for key, value in _patterns(values, "rank_pattern", where)},
@@ -203,6 +206,9 @@ def read_lora(
     shapes = {key: tuple(tensor.shape) for key, tensor in described.items()}
     metadata = read_metadata(file) or {}
     known = config or _header_config(metadata, file)
+    if any(".lokr_w" in key for key in shapes):
+        updates = _read_lokr(file, shapes, layers, known or LoraConfig(), keymap, model)
+        return Lora(updates, name or name_of(file), metadata.get("trigger", ""), source or str(path), _sha256(file))
     grouped = _group(shapes, file)
     plan: dict[str, str] = {}  # name in the file → our name
     taken: dict[str, str] = {}
@@ -217,7 +223,7 @@ def read_lora(
         log.warning("`%s` has no configuration beside it: its scale is taken as 1 (alpha = rank)", file.name)
     state = read_stored(file)
     check_finite({name: state[name] for names in grouped.values() for name in names.values()}, str(file))
-    updates: dict[str, LowRank] = {}
+    updates = {}
     for raw, names in grouped.items():
         down, up = state[names["down"]], state[names["up"]]
         alpha = _alpha(float(state[names["alpha"]]), names["alpha"], str(file)) if "alpha" in names else None
@@ -225,6 +231,37 @@ def read_lora(
         magnitude = state[names["magnitude"]].flatten() if "magnitude" in names else None
         updates[plan[raw]] = LowRank(down.flatten(1), up.flatten(1), scale, magnitude)
     return Lora(updates, name or name_of(file), metadata.get("trigger", ""), source or str(path), _sha256(file))
+
+
+def _read_lokr(
+    file: Path, shapes: Shapes, layers: Shapes, config: LoraConfig, keymap: KeyMap, model: str
+) -> dict[str, LowRank]:
+    """The updates of a LoKr file."""
+    found = lokr.grouped({name: None for name in shapes if not TEXT_ENCODER.match(name)}, file)
+    state = read_stored(file)
+    check_finite({name: state[name] for names in found.values() for name in names.values()}, str(file))
+    updates: dict[str, LowRank] = {}
+    for raw, names in found.items():
+        parts = {part: state[name] for part, name in names.items() if part != "alpha"}
+        where = f"{shown(raw)} in {file}"
+        made = lokr.kronecker(parts, 1.0, where)
+        layer = _layer(raw, {"down": next(iter(names.values()))}, layers, keymap, model, file, len(found))
+        if made.shape != tuple(layers[layer]):
+            raise WeightsError(
+                f"`{where}` makes {made.shape[0]} x {made.shape[1]} weights, the layer `{layer}` of `{model}` has "
+                f"{layers[layer][0]} x {layers[layer][1]}: the LoKr was made for another model"
+            )
+        alpha = _alpha(float(state[names["alpha"]]), names["alpha"], str(file)) if "alpha" in names else None
+        rank = made.rank or config.rank_of(layer)
+        # files without a configuration have no scale where both factors are whole
+        scale = 1.0 if rank is None or (made.rank is None and config.r is None) else config.scale_of(layer, rank, alpha)
+        if made.rank is not None and config.rank_of(layer) not in (None, made.rank):
+            raise WeightsError(
+                f"`{where}` has rank {made.rank}, its configuration says {config.rank_of(layer)}: file and "
+                "configuration do not belong together"
+            )
+        updates[layer] = replace(made, scale=scale).low_rank()
+    return updates
 
 
 def write_lora(
@@ -276,7 +313,8 @@ def write_lora(
 
 def is_lora(path: Path) -> bool:
     """Whether a file or folder holds a LoRA. Raises: WeightsError where it cannot be read."""
-    return any(_DOWN.fullmatch(name) for name in read_meta(find_files(path)[0], stored=True))
+    names = list(read_meta(find_files(path)[0], stored=True))
+    return any(_DOWN.fullmatch(name) or lokr.PART.fullmatch(name) for name in names)
 
 
 def layers_in(path: Path) -> Shapes | None:
@@ -293,6 +331,8 @@ def layers_in(path: Path) -> Shapes | None:
     file, _ = find_files(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in read_meta(file, stored=True).items()}
     found: dict[str, tuple[int, ...]] = {}
+    if any(lokr.PART.fullmatch(name) for name in shapes):
+        raise WeightsError(f"`{escaped(file)}` is a LoKr: say which model it is for")
     for raw, names in _group(shapes, file).items():
         if raw.startswith(FLAT_PREFIXES):
             raise WeightsError(f"`{escaped(file)}` has `_` for `.` in its names: say which model it is for")

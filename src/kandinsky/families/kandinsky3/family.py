@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kandinsky.families.parts.shared import MOVQ, T5_PROJECTED, UNET_ADAPTS
 from kandinsky.model.family import DiffusersFormat, Family, FolderLayout, Part
 from kandinsky.model.lazy import Lazy
@@ -24,7 +26,10 @@ FAMILY = Family(
         "t5-projected": T5_PROJECTED,
         "movq": MOVQ,
     },
-    tasks={"text-to-image": TEXT_TO_IMAGE, "inpainting": INPAINTING},
+    tasks={
+        "text-to-image": TEXT_TO_IMAGE,
+        "inpainting": replace(INPAINTING, lessons={"dit": Lazy(f"{_HERE}.lesson:INPAINTING")}),
+    },
     diffusers=DiffusersFormat(
         {"Kandinsky3Pipeline": "kandinsky3.0"},
         FolderLayout(

@@ -5,8 +5,9 @@ Legend: B batch; T H W C latent frames, rows, columns, channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -19,6 +20,7 @@ from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.blocks import BlockRunner
 from kandinsky.ops.nabla import KeptBlocks
+from kandinsky.ops.packed import Size, laid, taken
 from kandinsky.ops.precision import island
 
 
@@ -130,6 +132,7 @@ class VelocityDenoiser:
         runner: Runs the visual blocks.
         layouts: Filled at the first call; share one among all denoisers of a generation (same scale and attention).
         kept: Records what block-sparse attention keeps.
+        lengths: Of clips that lie end to end, see the network's ``forward``.
     """
 
     dit: DiffusionTransformer3D
@@ -141,34 +144,41 @@ class VelocityDenoiser:
     runner: BlockRunner | None = None
     layouts: Layouts = field(default_factory=dict)
     kept: KeptBlocks | None = None
+    lengths: tuple[Size, ...] | None = None
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
         """Velocity at time t in [0, 1], one for all, [B] or [B, T].
 
         Quirk: t·1000 is formed in float32; its last bit shows in the result.
         """
-        B = x_BTHWC.shape[0]
+        sizes = self.lengths or (_size(x_BTHWC),)
+        layouts = [self._layout(size, x_BTHWC) for size in sizes]
+        B = x_BTHWC.shape[0] if self.lengths is None else len(sizes)
         time = (t.float() * 1000.0).to(x_BTHWC.device)
         out: Tensor = self.dit(
             join_condition(x_BTHWC, self.dit.params, self.condition_BTHWC),
             time if time.ndim == 2 else time.expand(B),
             self.text.expand(B),
             runner=self.runner,
-            layout=self._layout(x_BTHWC),
+            layout=layouts[0] if self.lengths is None else layouts,
             kept=self.kept,
+            lengths=self.lengths,
         )
         return out
 
-    def _layout(self, x_BTHWC: Tensor) -> VisualLayout:
-        frames, rows, columns = (
-            size // patch for size, patch in zip(x_BTHWC.shape[1:4], self.dit.params.patch_size, strict=True)
-        )
+    def _layout(self, size: Size, x_BTHWC: Tensor) -> VisualLayout:
+        frames, rows, columns = (side // patch for side, patch in zip(size, self.dit.params.patch_size, strict=True))
         grid, device = (frames, rows, columns), x_BTHWC.device
         if (grid, device) not in self.layouts:
             with island(x_BTHWC):
                 layout = self.dit.layout(grid, device, rope_scale=self.rope_scale, attention=self.attention)
             self.layouts[grid, device] = layout
         return self.layouts[grid, device]
+
+
+def _size(x_BTHWC: Tensor) -> Size:
+    frames, rows, columns = x_BTHWC.shape[1:4]
+    return frames, rows, columns
 
 
 def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
@@ -182,8 +192,28 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
         runner=run.runner,
         layouts=run.shared.setdefault("layouts", {}),
         kept=run.kept,
+        lengths=run.lengths,
     )
     return OnTrack(VIDEO, conditioned(inner, known, run), "velocity")
+
+
+def _channels(x_BTHWC: Tensor, known: Known, run: Pass) -> Tensor | None:
+    """The condition channels; of clips that lie end to end, each by itself, since coordinates are of a clip."""
+    if run.lengths is None:
+        return condition_channels(x_BTHWC, known, run.condition)
+    lengths, found = run.lengths, []
+    for number, x in enumerate(taken(x_BTHWC, lengths)):
+        own = known.over(partial(_one_of, lengths, number))
+        found.append(condition_channels(x, own, run.condition))
+    if all(one is None for one in found):
+        return None
+    shape = (1, 1, 1, 1, x_BTHWC.shape[-1] + 1)
+    sizes = zip(found, lengths, strict=True)
+    return laid([x_BTHWC.new_zeros(shape).expand(1, *size, -1) if one is None else one for one, size in sizes])
+
+
+def _one_of(lengths: Sequence[Size], number: int, x: Tensor) -> Tensor:
+    return taken(x, lengths)[number]
 
 
 class Conditioned(Protocol):
@@ -199,7 +229,7 @@ def conditioned(inner: Conditioned, known: Known, run: Pass) -> Callable[[Tensor
 
     def denoiser(x_BTHWC: Tensor, t: Tensor) -> Tensor:
         if "condition" not in run.shared:
-            run.shared["condition"] = condition_channels(x_BTHWC, known, run.condition)
+            run.shared["condition"] = _channels(x_BTHWC, known, run)
         inner.condition_BTHWC = run.shared["condition"]
         return inner(x_BTHWC, t)
 

@@ -10,9 +10,11 @@ Precision: the compute type is the type of the weights, and the token stream is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ from kandinsky.ops.blocks import BlockRunner, Mix, run_all
 from kandinsky.ops.causal import causal_mix
 from kandinsky.ops.linear import Linear
 from kandinsky.ops.nabla import KeptBlocks, Nabla
+from kandinsky.ops.packed import Segments, Size, laid, taken
 from kandinsky.ops.precision import island, linear_float32, rms_norm_float32
 from kandinsky.ops.rope import Rotation, axis_angles, frequencies, grid_angles
 
@@ -103,7 +106,11 @@ class VisualEmbeddings(nn.Module):
         self.in_layer = Linear(patch[0] * patch[1] * patch[2] * channels, width)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
-        out: Tensor = self.in_layer(patchify(x_BTHWC, self.patch)).to(self.in_layer.weight.dtype)
+        return self.of_patches(patchify(x_BTHWC, self.patch))
+
+    def of_patches(self, x: Tensor) -> Tensor:
+        """Tokens of what ``patchify`` made."""
+        out: Tensor = self.in_layer(x).to(self.in_layer.weight.dtype)
         return out
 
 
@@ -131,8 +138,13 @@ class Modulation(nn.Module):
             return linear_float32(self.out_layer, F.silu(e_BTE)).chunk(self.parts, dim=-1)
 
 
-def modulated_norm(x_BSD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor) -> Tensor:
-    """LayerNorm(x)·(1 + scale) + shift in float32, rounded to the type of x; T is 1, or frames in the order of S."""
+def modulated_norm(x_BSD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor, segments: Segments | None = None) -> Tensor:
+    """LayerNorm(x)·(1 + scale) + shift in float32, rounded to the type of x; T is 1, or frames in the order of S.
+
+    With ``segments``, of each of the clips that they divide S and T into.
+    """
+    if segments is not None:
+        return segments.each(modulated_norm, (x_BSD,), (shift_BTD, scale_BTD))
     with island(x_BSD):
         normed = F.layer_norm(x_BSD.float(), x_BSD.shape[-1:], eps=NORM_EPS)
         if (frames := shift_BTD.shape[1]) > 1:
@@ -143,8 +155,10 @@ def modulated_norm(x_BSD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor) -> Tenso
         return torch.addcmul(shift_BTD, normed, scale_BTD + 1.0).to(x_BSD.dtype)
 
 
-def gated_sum(x_BSD: Tensor, gate_BTD: Tensor, update_BSD: Tensor) -> Tensor:
-    """Compute x + gate·update in float32, rounded to the type of x; T as for ``modulated_norm``."""
+def gated_sum(x_BSD: Tensor, gate_BTD: Tensor, update_BSD: Tensor, segments: Segments | None = None) -> Tensor:
+    """Compute x + gate·update in float32, rounded to the type of x; T and ``segments`` as for ``modulated_norm``."""
+    if segments is not None:
+        return segments.each(lambda x, update, gate: gated_sum(x, gate, update), (x_BSD, update_BSD), (gate_BTD,))
     with island(x_BSD):
         if (frames := gate_BTD.shape[1]) > 1:
             x, update = (one.float().unflatten(1, (frames, -1)) for one in (x_BSD, update_BSD))
@@ -246,6 +260,8 @@ class VisualBlock(nn.Module):
         rotation: Rotation,
         mask_BL: Tensor | None,
         mix: Mix,
+        *,
+        segments: Segments | None = None,
     ) -> Tensor:
         """Run the block.
 
@@ -253,15 +269,16 @@ class VisualBlock(nn.Module):
             e: [B, E], or [B, T, E], one for each frame.
             mask_BL: Text tokens that count.
             mix: The attention among the visual tokens.
+            segments: Of several clips in one sequence; B is 1 then, but that of the texts, one for each clip.
         """
         m = self.visual_modulation(e)
-        normed = modulated_norm(x_BSD, m[0], m[1])
-        x_BSD = gated_sum(x_BSD, m[2], self.self_attention(normed, rotation=rotation, mix=mix))
-        normed = modulated_norm(x_BSD, m[3], m[4])
-        to_text = partial(attention, mask=mask_BL)
-        x_BSD = gated_sum(x_BSD, m[5], self.cross_attention(normed, text_BLD, mix=to_text))
-        normed = modulated_norm(x_BSD, m[6], m[7])
-        return gated_sum(x_BSD, m[8], self.feed_forward(normed))
+        normed = modulated_norm(x_BSD, m[0], m[1], segments)
+        x_BSD = gated_sum(x_BSD, m[2], self.self_attention(normed, rotation=rotation, mix=mix), segments)
+        normed = modulated_norm(x_BSD, m[3], m[4], segments)
+        to_text = partial(attention, mask=mask_BL) if segments is None else segments.to_texts(mask_BL)
+        x_BSD = gated_sum(x_BSD, m[5], self.cross_attention(normed, text_BLD, mix=to_text), segments)
+        normed = modulated_norm(x_BSD, m[6], m[7], segments)
+        return gated_sum(x_BSD, m[8], self.feed_forward(normed), segments)
 
 
 class OutLayer(nn.Module):
@@ -274,9 +291,10 @@ class OutLayer(nn.Module):
         self.modulation = Modulation(params.time_dim, params.model_dim, 2)
         self.out_layer = Linear(params.model_dim, pt * ph * pw * params.out_visual_dim)
 
-    def forward(self, x_BSD: Tensor, e: Tensor, grid: Sequence[int]) -> Tensor:
-        x = self.out_layer(modulated_norm(x_BSD, *self.modulation(e)))
-        return unpatchify(x.unflatten(1, tuple(grid)), self.patch)
+    def forward(self, x_BSD: Tensor, e: Tensor, layout: VisualLayout | PackedLayout) -> Tensor:
+        shift, scale = self.modulation(e)
+        x = self.out_layer(modulated_norm(x_BSD, shift, scale, layout.segments))
+        return layout.latent(x, self.patch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +312,19 @@ class VisualLayout:
     rotation: Rotation
     attention: AttentionSpec
     nabla: Nabla | None = None
+    segments: ClassVar[None] = None
+
+    def arrange(self, x_BSD: Tensor) -> Tensor:
+        """Row-major tokens in the order in which the visual blocks see them."""
+        return x_BSD if self.nabla is None else self.nabla.order.arrange(x_BSD)
+
+    def restore(self, x_BSD: Tensor) -> Tensor:
+        """The way back."""
+        return x_BSD if self.nabla is None else self.nabla.order.restore(x_BSD)
+
+    def latent(self, x_BSC: Tensor, patch: tuple[int, int, int]) -> Tensor:
+        """Tokens as a latent."""
+        return unpatchify(x_BSC.unflatten(1, self.grid), patch)
 
     def mix(self, layer: int, kept: KeptBlocks | None = None) -> Mix:
         """The attention among the visual tokens of one layer; it reports the share of blocks kept to ``kept``."""
@@ -302,6 +333,49 @@ class VisualLayout:
         if self.nabla is None:
             return partial(attention, backend=self.attention.backend)
         return partial(self.nabla.attend, note=None if kept is None else partial(kept.note, layer))
+
+
+class PackedLayout:
+    """The layouts of clips that lie in one sequence; each has positions, order and attention of its own.
+
+    Args:
+        layouts: Of each clip.
+        by_frame: Whether each frame has a time of its own.
+        texts: Of each clip's prompt the tokens that count.
+    """
+
+    def __init__(self, layouts: Sequence[VisualLayout], *, by_frame: bool, texts: Sequence[int]) -> None:
+        self.layouts = layouts
+        tokens = tuple(math.prod(one.grid) for one in layouts)
+        rows = tuple(one.grid[0] if by_frame else 1 for one in layouts)
+        self.segments = Segments(tokens, rows, tuple(texts))
+        self.rotation = Rotation.joined([one.rotation for one in layouts])
+
+    def arrange(self, x_BSD: Tensor) -> Tensor:
+        """As ``VisualLayout``."""
+        return self._each(x_BSD, [one.arrange for one in self.layouts])
+
+    def restore(self, x_BSD: Tensor) -> Tensor:
+        """As ``VisualLayout``."""
+        return self._each(x_BSD, [one.restore for one in self.layouts])
+
+    def latent(self, x_BSC: Tensor, patch: tuple[int, int, int]) -> Tensor:
+        """Tokens as latents end to end, see ``ops/packed.laid``."""
+        parts = x_BSC.split(self.segments.tokens, dim=1)
+        return laid([one.latent(x, patch) for one, x in zip(self.layouts, parts, strict=True)])
+
+    def mix(self, layer: int, kept: KeptBlocks | None = None) -> Mix:
+        """As ``VisualLayout``, within each clip; of block-sparse attention nothing is reported."""
+        first = self.layouts[0].attention
+        if first.type == "dense":
+            return self.segments.within(first.backend)
+        return self.segments.mixed([one.mix(layer) for one in self.layouts])
+
+    def _each(self, x_BSD: Tensor, changes: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+        if all(one.nabla is None for one in self.layouts):
+            return x_BSD
+        parts = x_BSD.split(self.segments.tokens, dim=1)
+        return torch.cat([change(x) for change, x in zip(changes, parts, strict=True)], dim=1)
 
 
 class DiffusionTransformer3D(nn.Module):
@@ -353,8 +427,9 @@ class DiffusionTransformer3D(nn.Module):
         positions: tuple[Tensor, Tensor, Tensor] | None = None,
         text_positions: Tensor | None = None,
         runner: BlockRunner | None = None,
-        layout: VisualLayout | None = None,
+        layout: VisualLayout | Sequence[VisualLayout] | None = None,
         kept: KeptBlocks | None = None,
+        lengths: Sequence[Size] | None = None,
     ) -> Tensor:
         """Predict the velocity (noise − clean).
 
@@ -369,11 +444,15 @@ class DiffusionTransformer3D(nn.Module):
             text_positions: Positions of the text tokens; 0, 1, 2 … by default.
             runner: Runs the visual blocks; by default all of them in turn.
             layout: Result of ``layout`` for this size, to reuse for many passes; then ``rope_scale``, ``attention``
-                and ``positions`` are its own.
+                and ``positions`` are its own. With ``lengths``, that of each clip.
             kept: Records what block-sparse attention keeps.
+            lengths: Frames, rows and columns of the latents of several clips that lie end to end in ``x_BTHWC``
+                [1, their places, 1, 1, C], see ``ops/packed.laid``. Each has a text and a time of its own, and sees
+                itself alone. ``time`` is [clips], or [1, frames of all], one for each.
 
         Returns:
-            [B, T, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
+            [B, T, H, W, out_visual_dim], in the compute type (autocast's type under autocast); with ``lengths`` as
+            ``x_BTHWC``.
 
         Raises:
             RequestError: The latent cannot be patched.
@@ -383,40 +462,72 @@ class DiffusionTransformer3D(nn.Module):
         device = x_BTHWC.device
 
         pooled_BE = self.pooled_text_embeddings(text.pooled_BC.to(compute))
-        e_BE = self.time_embeddings(time if time.ndim == 1 else time.amax(1)) + pooled_BE
-        e = e_BE if time.ndim == 1 else self.frame_times(time) + pooled_BE[:, None]
         text_BLD = self.text_embeddings(text.tokens_BLC.to(compute))
-        x = self.visual_embeddings(x_BTHWC.to(compute))
-        frames, rows, columns = x.shape[1:4]
-        grid = (frames, rows, columns)
-        x_BSD = x.flatten(1, 3)
+        grids, x_BSD = self._tokens(x_BTHWC.to(compute), lengths)
+        e_BE, e = self._conditioning(time, pooled_BE, None if lengths is None else [one[0] for one in lengths])
 
         with island(x_BTHWC):
             if text_positions is None:
                 text_positions = torch.arange(text_BLD.shape[1], device=device)
             text_rotation = Rotation(axis_angles(text_positions, self.params.head_dim))
             if layout is None:
-                layout = self.layout(grid, device, rope_scale=rope_scale, attention=attention, positions=positions)
-        assert layout.grid == grid, f"a layout of {layout.grid} tokens for {grid}"
-        shown = layout
+                layouts = [
+                    self.layout(grid, device, rope_scale=rope_scale, attention=attention, positions=positions)
+                    for grid in grids
+                ]
+            else:
+                layouts = [layout] if isinstance(layout, VisualLayout) else list(layout)
+        assert [one.grid for one in layouts] == grids, f"layouts of other tokens than {grids}"
+        shown: VisualLayout | PackedLayout = layouts[0]
+        more: dict[str, Segments] = {}
+        if lengths is not None:
+            texts = [text_BLD.shape[1]] * len(text_BLD) if text.mask_BL is None else text.mask_BL.sum(1).tolist()
+            shown = PackedLayout(layouts, by_frame=time.ndim == 2, texts=texts)
+            more = {"segments": shown.segments}
 
         for text_block in self.text_transformer_blocks:
             text_BLD = text_block(text_BLD, e_BE, text_rotation, text.mask_BL)
 
         def run(number: int, x_BSD: Tensor) -> Tensor:
-            block = self.visual_transformer_blocks[number]
-            out: Tensor = block(x_BSD, text_BLD, e, shown.rotation, text.mask_BL, shown.mix(number, kept))
+            block, mix = self.visual_transformer_blocks[number], shown.mix(number, kept)
+            out: Tensor = block(x_BSD, text_BLD, e, shown.rotation, text.mask_BL, mix, **more)
             return out
 
         if kept is not None:
             kept.begin()
-        if layout.nabla is not None:
-            x_BSD = layout.nabla.order.arrange(x_BSD)
+        x_BSD = shown.arrange(x_BSD)
         x_BSD = (runner or run_all)(x_BSD, len(self.visual_transformer_blocks), run)
-        if layout.nabla is not None:
-            x_BSD = layout.nabla.order.restore(x_BSD)
-        out: Tensor = self.out_layer(x_BSD, e, grid)
+        out: Tensor = self.out_layer(shown.restore(x_BSD), e, shown)
         return out
+
+    def _tokens(self, x_BTHWC: Tensor, lengths: Sequence[Size] | None) -> tuple[list[tuple[int, int, int]], Tensor]:
+        """Grids of the clips, and the tokens of all, [B, S, D]."""
+        if lengths is None:
+            x = self.visual_embeddings(x_BTHWC)
+            frames, rows, columns = x.shape[1:4]
+            return [(frames, rows, columns)], x.flatten(1, 3)
+        patches = [patchify(x, self.params.patch_size) for x in taken(x_BTHWC, lengths)]
+        grids = [(x.shape[1], x.shape[2], x.shape[3]) for x in patches]
+        return grids, self.visual_embeddings.of_patches(torch.cat([x.flatten(1, 3) for x in patches], dim=1))
+
+    def _conditioning(self, time: Tensor, pooled_BE: Tensor, frames: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+        """Of times and pooled texts: the vectors of the texts [B, E], and those of the clips or their frames.
+
+        Args:
+            time: As for ``forward``.
+            pooled_BE: Of each prompt.
+            frames: Of each clip of a packed sequence, in which the vectors of the clips are [1, clips or frames, E].
+        """
+        if time.ndim == 1:
+            e_BE = self.time_embeddings(time) + pooled_BE
+            return e_BE, e_BE if frames is None else e_BE[None]
+        if frames is None:
+            e_BE = self.time_embeddings(time.amax(1)) + pooled_BE
+            return e_BE, self.frame_times(time) + pooled_BE[:, None]
+        each = time.split(list(frames), dim=1)
+        e_BE = self.time_embeddings(torch.cat([one.amax(1) for one in each])) + pooled_BE
+        rows = [self.frame_times(one) + pooled for one, pooled in zip(each, pooled_BE, strict=True)]
+        return e_BE, torch.cat(rows, dim=1)
 
     def frame_times(self, time_BT: Tensor) -> Tensor:
         """Embeddings of the time of each frame of tokens, [B, T, E]."""

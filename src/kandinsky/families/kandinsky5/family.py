@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kandinsky.families.parts.shared import FLUX, HUNYUAN
 from kandinsky.model.family import Depth, DiffusersFormat, Family, FolderLayout, Format, Part, Split
 from kandinsky.model.lazy import Lazy
@@ -16,6 +18,7 @@ TRANSFORMER = Part(
     attention=("dense", "nabla", "causal"),
     conditions=("zeros", "coordinates"),
     frame_times=True,
+    packs=True,
     caches=True,
     cost=Lazy(f"{_HERE}.cost:transformer"),
     flops=Lazy(f"{_HERE}.cost:flops"),
@@ -50,7 +53,7 @@ FAMILY = Family(
         "text-to-video": TEXT_TO_VIDEO,
         "image-to-video": IMAGE_TO_VIDEO,
         "text-to-image": TEXT_TO_IMAGE,
-        "image-editing": IMAGE_EDITING,
+        "image-editing": replace(IMAGE_EDITING, lessons={"dit": Lazy(f"{_HERE}.lesson:EDITING")}),
     },
     formats=(
         Format(

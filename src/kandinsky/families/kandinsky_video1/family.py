@@ -26,7 +26,10 @@ def _unet(keymap: str, cost: str) -> Part:
 
 def _in_stages(task: Task) -> Task:
     return replace(
-        task, stages=Lazy(f"{_HERE}.keyframes:KEYFRAMES"), resolve=Lazy(f"{_HERE}.request:resolve_keyframes")
+        task,
+        stages=Lazy(f"{_HERE}.keyframes:KEYFRAMES"),
+        resolve=Lazy(f"{_HERE}.request:resolve_keyframes"),
+        lessons={"dit": Lazy(f"{_HERE}.lessons:KEYFRAMES"), "interpolation": Lazy(f"{_HERE}.lessons:GAPS")},
     )
 
 

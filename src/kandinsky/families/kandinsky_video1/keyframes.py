@@ -32,10 +32,10 @@ from kandinsky.engine.stages import Decode, Finish, Made, Running, Stage, keep, 
 from kandinsky.engine.text_states import Asked
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.families.kandinsky_video1.request import KeyframeChoice, keyframes_of
-from kandinsky.families.parts.unet.denoiser import UNetDenoiser
+from kandinsky.families.parts.unet.denoiser import bind, told
 from kandinsky.families.parts.unet.unet import Marks
 from kandinsky.model.card import Card
-from kandinsky.model.denoiser import VIDEO, OnTrack
+from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
 from kandinsky.model.values import LatentShape, TextEmbeddings
 from kandinsky.runtime.randomness import stage_seed
 from kandinsky.text.protocol import GapTextEncoder, TextEncoder
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 STAGES = ("key frames", "first frame", "first frame's noise", "interpolation")
 Walk = Generator[Step, None, Tensor]
-Guided = tuple[Mixing, tuple[UNetDenoiser | None, ...]]
+Guided = tuple[Mixing, tuple[Denoiser | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -247,10 +247,7 @@ def make_first_frame(
     def passes(net: torch.nn.Module, begin: Tensor) -> Guided:
         empty = begin.new_zeros(*begin.shape[:-1], C + 1)
         guidance = Guidance(first.guidance)
-        bound = [
-            UNetDenoiser(net, states.to(device), condition_BTHWC=empty)  # type: ignore[arg-type]
-            for states in (text, nothing)
-        ]
+        bound = [bind(net, Known(extra={"behind": empty}), Pass(states.to(device))) for states in (text, nothing)]
         return guidance, (bound[0], bound[1] if guidance.is_on else None)
 
     seed = stage_seed(job.seed, STAGES.index("first frame"))
@@ -273,17 +270,18 @@ def sample_keyframes(
     """Latents of the keyframes [1, F, H, W, C], float32."""
     shape = dataclasses.replace(job.latent, frames=keyframes_of(context.card).count)
     device = context.placement.device("dit")
-    marks = _marks(context.card, job)
+    marks = keyframe_marks(context.card, job, shape.frames)
 
     def passes(net: torch.nn.Module, begin: Tensor) -> Guided:
-        def bound(states: TextEmbeddings, condition: Tensor | None = None) -> UNetDenoiser:
-            return UNetDenoiser(net, states, marks=marks, condition_BTHWC=condition)  # type: ignore[arg-type]
+        def bound(states: TextEmbeddings, condition: Tensor | None = None) -> Denoiser:
+            return bind(net, of_keyframes(marks, condition), Pass(states))
 
         told, untold = text.to(device), nothing.to(device)
         if first_BTHWC is None:
             guidance = Guidance(job.guidance)
             return guidance, (bound(told), bound(untold) if guidance.is_on else None)
-        condition = _condition(context.card, first_BTHWC, shape, job).to(device)
+        seed = stage_seed(job.seed, STAGES.index("first frame's noise"))
+        condition = first_frame_channels(context.card, first_BTHWC, shape.frames, seed).to(device)
         weights = ImageGuidance(job.guidance, choice_of(job).image_guidance)
         return weights, (bound(told, condition), bound(untold, condition), bound(untold, torch.zeros_like(condition)))
 
@@ -363,14 +361,8 @@ def fill_gaps(
     marks = Marks(skip=skips[min(number, len(skips) - 1)])
 
     def passes(net: torch.nn.Module, begin: Tensor) -> Guided:
-        def bound(states: TextEmbeddings, before: Tensor, behind: Tensor, marks: Marks) -> UNetDenoiser:
-            return UNetDenoiser(
-                net,  # type: ignore[arg-type]
-                states.to(device),
-                before_BTHWC=before,
-                condition_BTHWC=behind,
-                marks=marks,
-            )
+        def bound(states: TextEmbeddings, before: Tensor, behind: Tensor, marks: Marks) -> Denoiser:
+            return bind(net, of_gaps(marks, before, behind), Pass(states.to(device)))
 
         weight, nowhere = Guidance(guidance), torch.zeros_like(left)
         alone = dataclasses.replace(marks, mixes=not keyframes.guides_text)
@@ -416,37 +408,52 @@ def _walk(
         if part == "dit":
             context.adapters.apply(net, dtype=context.precision.compute)
         guidance, bound = passes(net, begin)
-        tracks = [None if one is None else OnTrack(VIDEO, one, rules.predicts) for one in bound]
-        guided = context.team.guide(guidance, *tracks)
+        guided = context.team.guide(guidance, *bound)
         state: State = {VIDEO: begin}
         walk = steps(guided, state, times, step=rules.step(times, 1.0, draws[1:]))
         latents = yield from watched(context, walk, done=done, total=total)
     return latents[VIDEO]
 
 
-def _condition(card: Card, first_BTHWC: Tensor, shape: LatentShape, job: Job) -> Tensor:
+def first_frame_channels(card: Card, first_BTHWC: Tensor, frames: int, seed: int) -> Tensor:
     """Condition channels [1, F, H, W, C + 1]: the first frame with noise and a mask of ones, zeros behind it.
 
     Quirk: the noise is uniform in [0, 1), a slip of the official code that the released numbers have.
+
+    Args:
+        card: The model.
+        first_BTHWC: Clean latent of the first frame, [1, 1, H, W, C].
+        frames: Keyframes, F.
+        seed: Of the noise.
     """
     first = keyframes_of(card).first_frame
     assert first is not None
     schedule = CosineSchedule(zero_snr=True)
-    one = dataclasses.replace(shape, frames=1)
-    noise = noise_rule.draw_uniform(one, [stage_seed(job.seed, STAGES.index("first frame's noise"))])
     key = first_BTHWC.float().cpu()
+    noise = noise_rule.draw_uniform(LatentShape(1, *key.shape[2:]), [seed])
     noised = schedule.noised(key, noise, torch.tensor(schedule.time(first.noise_level)))
     marked = torch.cat((noised, torch.ones_like(noised[..., :1])), dim=-1)
-    return torch.cat((marked, marked.new_zeros(1, shape.frames - 1, *marked.shape[2:])), dim=1)
+    return torch.cat((marked, marked.new_zeros(1, frames - 1, *marked.shape[2:])), dim=1)
 
 
-def _marks(card: Card, job: Job) -> Marks:
+def keyframe_marks(card: Card, job: Job, frames: int) -> Marks:
+    """What the network of keyframes is told of so many of them."""
     keyframes = keyframes_of(card)
-    places = tuple(float(i * keyframes.spacing) for i in range(keyframes.count))
+    places = tuple(float(i * keyframes.spacing) for i in range(frames))
     first, motion = keyframes.first_frame, choice_of(job).motion
     if first is None or motion is None:
         return Marks(places)
     return Marks(places, noise_level=first.noise_level, motion=first.motion[motion])
+
+
+def of_keyframes(marks: Marks, condition_BTHWC: Tensor | None) -> Known:
+    """What is known of keyframes: their marks, and the channels of the first of them where the model has these."""
+    return Known(extra=told(marks) | ({} if condition_BTHWC is None else {"behind": condition_BTHWC}))
+
+
+def of_gaps(marks: Marks, left_BGHWC: Tensor, right_BGHWC: Tensor) -> Known:
+    """What is known of gaps: their marks, and the frames before and behind each."""
+    return Known(extra=told(marks) | {"before": left_BGHWC, "behind": right_BGHWC})
 
 
 def encode_image(context: Context, image: Image.Image) -> Tensor:

@@ -1,7 +1,7 @@
 """Which examples a step sees: planners that compute it from (seed, step) alone, so that nothing is to be resumed.
 
-``Buckets`` makes batches of equal shape, ``Packing`` sequences of clips of equal height and width, ``Mixture`` draws
-the task of each step. Of an epoch every example is seen exactly once.
+``Buckets`` makes batches of equal shape, ``Packing`` sequences of clips of several shapes, ``Sequences`` puts some of
+these into a step, ``Mixture`` draws the task of each step. Of an epoch every example is seen exactly once.
 
 Legend: T H W C latent frames, rows, columns, channels.
 """
@@ -41,6 +41,10 @@ class Plan(Protocol):
         Args:
             step: From 0.
         """
+        ...
+
+    def parts(self, step: int) -> tuple[tuple[int, ...], ...]:
+        """The same in the parts that are not divided among processes and micro-batches: examples, or sequences."""
         ...
 
 
@@ -87,6 +91,10 @@ class Epochs:
             raise RequestError(f"there is no step {step}: the first is 0")
         epoch, turn = divmod(step, len(self._slots))
         return self._order(epoch)[turn]
+
+    def parts(self, step: int) -> tuple[tuple[int, ...], ...]:
+        """The examples of a step, each by itself."""
+        return tuple((number,) for number in self(step))
 
     def _ordered(self, epoch: int) -> list[tuple[int, ...]]:
         rng = _rng(self._seed, "epoch", epoch)
@@ -154,14 +162,14 @@ class Buckets(Epochs):
 
 
 class Packing(Epochs):
-    """Sequences of clips of equal height and width, joined along the frames, none longer than a budget.
+    """Sequences of clips that lie end to end, none longer than a budget.
 
-    Clips of several lengths share a sequence without padding; one that is longer than the budget alone is refused.
+    Clips share a sequence without padding; one that is longer than the budget alone is refused.
 
     Args:
         shapes: Of the latents of all examples, (T, H, W, C).
-        frames: Latent frames of a sequence, at most.
-        tokens: Instead: tokens of a sequence, at most.
+        frames: Latent frames of a sequence, at most; its clips are of equal height and width.
+        tokens: Instead: tokens of a sequence, at most; its clips are of any sizes.
         seed: Of all orders.
         only: Numbers of the examples that take part; all where None.
         patch: (t, h, w) of the network, for the count of tokens.
@@ -186,26 +194,53 @@ class Packing(Epochs):
         groups = _grouped(shapes, only)
         kinds = {shape: kind for kind, shape in enumerate(groups)}
         slots: list[list[int]] = []
-        areas: dict[tuple[int, ...], list[Shape]] = defaultdict(list)
-        for shape in groups:
-            areas[shape[1:]].append(shape)
-        for area, found in areas.items():
-            if frames is not None:
-                room = _positive("frames", frames) // patch[0]
-            else:
-                assert tokens is not None
-                room = _positive("tokens", tokens) // max(1, tokens_of((1, *area), (1, *patch[1:])))  # type: ignore[arg-type]
-            lengths = {shape: -(-shape[0] // patch[0]) for shape in found}
-            for shape, length in lengths.items():
-                if length > room:
-                    one = groups[shape][0]
-                    budget = f"{frames} latent frames" if frames is not None else f"{tokens} tokens"
-                    raise RequestError(
-                        f"example {one} has a latent of {_written(shape)}, which does not fit into sequences of "
-                        f"{budget}: raise the budget, or encode shorter clips"
-                    )
+        if tokens is not None:
+            budget, room = f"{tokens} tokens", _positive("tokens", tokens)
+            lengths = {shape: tokens_of(shape, patch) for shape in groups}
+            together = [list(groups)]
+        else:
+            assert frames is not None
+            budget, room = f"{frames} latent frames", _positive("frames", frames) // patch[0]
+            lengths = {shape: -(-shape[0] // patch[0]) for shape in groups}
+            areas: dict[tuple[int, ...], list[Shape]] = defaultdict(list)
+            for shape in groups:
+                areas[shape[1:]].append(shape)
+            together = list(areas.values())
+        for shape, length in lengths.items():
+            if length > room:
+                raise RequestError(
+                    f"example {groups[shape][0]} has a latent of {_written(shape)}, which does not fit into sequences "
+                    f"of {budget}: raise the budget, or encode shorter clips"
+                )
+        for found in together:
             slots += _packed([(lengths[shape], kinds[shape]) for shape in found for _ in groups[shape]], room)
         super().__init__(slots, list(groups.values()), seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Steps of several packed sequences; a sequence is never divided.
+
+    Attributes:
+        packing: Gives them, one after the other.
+        count: Of a step.
+    """
+
+    packing: Packing
+    count: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps after which every example has been seen once, the last of them together with some of the next epoch."""
+        return -(-self.packing.steps_per_epoch // self.count)
+
+    def __call__(self, step: int) -> tuple[int, ...]:
+        """The examples of a step, sequence by sequence."""
+        return tuple(number for part in self.parts(step) for number in part)
+
+    def parts(self, step: int) -> tuple[tuple[int, ...], ...]:
+        """The sequences of a step."""
+        return tuple(self.packing(step * self.count + place) for place in range(self.count))
 
 
 @dataclass(frozen=True)
@@ -263,11 +298,21 @@ class Mixture:
 
     def __call__(self, step: int) -> tuple[int, ...]:
         """The examples of a step."""
+        plan, turn = self._turn(step)
+        return plan(turn)
+
+    def parts(self, step: int) -> tuple[tuple[int, ...], ...]:
+        """The same as its plan divides them."""
+        plan, turn = self._turn(step)
+        return plan.parts(turn)
+
+    def _turn(self, step: int) -> tuple[Plan, int]:
+        """The plan of a step's task, and how many steps it had before."""
         task = self.task(step)
         plan = self._plan(task)
         assert plan is not None
         of_images = self._images_before(step)
-        return plan(of_images if task == TEXT_TO_IMAGE else step - of_images)
+        return plan, of_images if task == TEXT_TO_IMAGE else step - of_images
 
     def _plan(self, task: str) -> Plan | None:
         return self.images if task == TEXT_TO_IMAGE else self.videos

@@ -15,12 +15,13 @@ Legend: T H W C latent frames, rows, columns, channels.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
@@ -78,6 +79,7 @@ class ClipRow:
         frames: Pixel frames; 1 for an image.
         captions: What it shows.
         shape: Of its latent, (T, H, W, C).
+        others: Shapes of its further tensors, by name.
     """
 
     name: str
@@ -86,6 +88,7 @@ class ClipRow:
     frames: int
     captions: tuple[Caption, ...]
     shape: Shape
+    others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class EncodedDataset(Sequence[ClipRow]):
@@ -116,7 +119,8 @@ class EncodedDataset(Sequence[ClipRow]):
         self._texts: dict[tuple[str, bool], tuple[str, int]] = {}
         stale = set(map(tuple, self.manifest.get("stale", ())))
         for file in self._listed(CLIPS):
-            columns = ["name", "digest", "width", "height", "frames", "captions", f"{LATENT}_shape"]
+            columns = ["name", "digest", "width", "height", "frames", "captions"]
+            columns += [f"{name}_shape" for name in self.manifest["tensors"]]
             for number, row in enumerate(self._table(file, columns)):
                 if (row["name"], row["digest"]) not in stale:
                     self.rows.append(self._row(file, row))
@@ -138,6 +142,11 @@ class EncodedDataset(Sequence[ClipRow]):
     def shapes(self) -> list[Shape]:
         """Of the latents of all clips, for plans."""
         return [row.shape for row in self.rows]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what the manifest says."""
+        return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()[:32]
 
     def load(self, index: int) -> dict[str, Tensor]:
         """The tensors of a clip: `latent` [1, T, H, W, C], and further ones of models of sound.
@@ -241,7 +250,8 @@ class EncodedDataset(Sequence[ClipRow]):
         with self._reading(file):
             captions = tuple(Caption(one["text"], one["language"], one["length"]) for one in row["captions"])
             T, H, W, C = row[f"{LATENT}_shape"][-4:]
-            return ClipRow(row["name"], row["width"], row["height"], row["frames"], captions, (T, H, W, C))
+            others = {name: tuple(row[f"{name}_shape"]) for name in self.manifest["tensors"] if name != LATENT}
+            return ClipRow(row["name"], row["width"], row["height"], row["frames"], captions, (T, H, W, C), others)
 
     def _tensor(self, row: Mapping[str, Any], name: str, file: str, what: str) -> Tensor:
         with self._reading(file):
@@ -449,8 +459,6 @@ def size_of(row: Mapping[str, Any]) -> int:
 
 def digest_of(nets: Iterable[torch.nn.Module]) -> str:
     """A hash of networks that is the same in any layout of their files, and in bfloat16 and float32 alike."""
-    import hashlib
-
     found = hashlib.sha256()
     for net in nets:
         for name, tensor in net.state_dict().items():

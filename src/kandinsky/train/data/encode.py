@@ -24,10 +24,12 @@ from torch import Tensor
 from kandinsky import catalogue
 from kandinsky.engine.build import build
 from kandinsky.engine.context import Context
+from kandinsky.engine.lesson import Lesson
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.files import check_writable, local_path, replacing, sweep
 from kandinsky.model.card import Card, Source
+from kandinsky.model.lazy import Lazy
 from kandinsky.model.task import TrainingExamples
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.printing import escaped
@@ -73,6 +75,11 @@ class Encoding(Protocol):
         """Names of a clip's tensors; ``latent`` [1, T, H, W, C] among them."""
         ...
 
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Components that make them."""
+        ...
+
     def settings(self) -> dict[str, Any]:
         """What decides the numbers, besides the encoders."""
         ...
@@ -99,7 +106,17 @@ class ClipEncoding:
     """Clips and images as latents of the autoencoder, captions as embeddings of the text encoder."""
 
     cutting: Cutting
-    tensors: tuple[str, ...] = (LATENT,)
+    lesson: Lazy[Lesson] | None = None
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The latent, and what else the model's network is told."""
+        return (LATENT,) if self.lesson is None else self.lesson().tensors
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Networks that make them."""
+        return ("vae",) if self.lesson is None else self.lesson().encoders
 
     def settings(self) -> dict[str, Any]:
         """Sizes and lengths."""
@@ -115,7 +132,9 @@ class ClipEncoding:
         return W, H, T
 
     def encode(self, context: Context, made: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        """The latent, [1, T, H, W, C]."""
+        """The latent, [1, T, H, W, C], and what else the lesson says."""
+        if self.lesson is not None:
+            return self.lesson().encode(context, made["frames"])
         unit = torch.from_numpy(made["frames"])[None].float() / 127.5 - 1.0
         with context.placement.hold("vae") as vae:
             return {LATENT: vae.encode(unit.to(context.placement.device("vae")))}
@@ -133,6 +152,7 @@ class TaskEncoding:
 
     card: Card
     seconds: float | None
+    encoders: tuple[str, ...] = ("vae",)
 
     def __post_init__(self) -> None:
         """Refuse a length that is none. Raises: RequestError."""
@@ -245,7 +265,7 @@ def encoding_of(card: Card, sizes: Sequence[str], seconds: Sequence[float], *, s
         if sizes or len(seconds) > 1:
             raise RequestError(f"`{card.id}` takes videos of any size and one length at most: leave sizes out")
         return TaskEncoding(card, seconds[0] if seconds else None)
-    return ClipEncoding(Cutting.of(card, sizes, seconds, seed=seed))
+    return ClipEncoding(Cutting.of(card, sizes, seconds, seed=seed), card.does.lessons.get("dit"))
 
 
 @dataclass
@@ -278,9 +298,10 @@ class _Run:
         if before.get("complete") and not todo and set(wanted) <= set(journal.texts):
             self._finish(journal, here, skipped)
             return self._summary(journal, here, skipped, 0)
+        encoders = [name for name in self.encoding.encoders if name in self.source.card.components]
         context = build(
             self.source.card,
-            replace(self.options, only=("text", "vae"), offload=self.options.offload or "module"),
+            replace(self.options, only=("text", *encoders), offload=self.options.offload or "module"),
             root=self.source.root,
             name=self.source.name,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -190,7 +191,9 @@ class _Load:
 
     def __call__(self, item: tuple[int, Share]) -> list[Loaded]:
         step, share = item
-        return [self._one(step, place, index) for place, index in share.of(list(enumerate(self.plan(step))))]
+        places = count()
+        parts = [[(next(places), index) for index in part] for part in self.plan.parts(step)]
+        return [self._one(step, place, index) for part in share.of(parts) for place, index in part]
 
     def _one(self, step: int, place: int, index: int) -> Loaded:
         captions = self.examples.captions(index)

@@ -54,18 +54,22 @@ class Discriminator(nn.Module):
     def forward(self, noisy_BTHWC: Tensor, t: Tensor, given: Given) -> dict[str, Tensor]:
         """Logits of each head, one for each visual token, above 0 for real; the denoiser runs to the last head.
 
+        One whose weights lie in shards runs to its end.
+
         Args:
             noisy_BTHWC: Latents at times t.
             t: [B].
             given: Text and what is known.
         """
         found: dict[str, Tensor] = {}
+        # a pass that is broken off would leave the shards of a backbone that lies in them (FSDP) gathered, and waiting
+        breaks_off = not hasattr(self.backbone, "set_requires_gradient_sync")
         blocks = {name: self.backbone.get_submodule(name) for name in self.where}
 
         def hook(name: str, head: nn.Module) -> Any:
             def look(block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
                 found[name] = head(output, *args, **kwargs).float()
-                if len(found) == len(blocks):
+                if breaks_off and len(found) == len(blocks):
                     raise _Seen
 
             return look

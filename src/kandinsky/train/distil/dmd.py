@@ -26,6 +26,7 @@ from kandinsky.train.distil.walk import StudentSteps, Walk
 from kandinsky.train.model_recipe import Batch, Batches
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
 
 
@@ -154,7 +155,7 @@ class DmdObjective(Objective):
         return made_by(self.student, self.walk, batch, rng, simulate=self.settings.simulate).clean_BTHWC
 
     def loss(self, update: str, batch: Batch, rng: Rng) -> Loss:
-        batch = batch.to(next(self.student.parameters()).device)
+        batch = batch.to(works_on(self.student))
         weight = len(batch.numbers)
         if update == "student":
             made = self.made(batch, rng)

@@ -15,6 +15,7 @@ from kandinsky.train.distil.teacher import Distilling, DistilRecipe, Teacher, di
 from kandinsky.train.model_recipe import Batch, Batches, by_time
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
 
 
@@ -52,7 +53,7 @@ class GuidanceObjective(Objective):
         return self.batches(step, rng, portion)
 
     def loss(self, update: str, batch: Batch, rng: Rng) -> Loss:
-        batch = batch.to(next(self.student.parameters()).device)
+        batch = batch.to(works_on(self.student))
         drawn = self.times.draw(rng, batch.numbers, batch.total, shift=self.denoising.shift)
         t = self.denoising.times(drawn).to(batch.clean_BTHWC.device)
         noisy = self.denoising.noised(batch.clean_BTHWC, batch.noise(rng), t)

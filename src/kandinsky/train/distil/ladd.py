@@ -25,6 +25,7 @@ from kandinsky.train.model_recipe import Batch, Batches
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.optimisers import Change, Decay, Name
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
 
 MOSTLY_CLEAN = Times(mean=-4.0, std=1.0, shift=1.0)
@@ -126,7 +127,7 @@ class LaddObjective(Objective):
         return self.batches(step, rng, portion)
 
     def loss(self, update: str, batch: Batch, rng: Rng) -> Loss:
-        batch = batch.to(next(self.student.parameters()).device)
+        batch = batch.to(works_on(self.student))
         weight = len(batch.numbers)
         if update == "student":
             made = made_by(self.student, self.walk, batch, rng, simulate=self.settings.simulate)

@@ -30,6 +30,7 @@ from kandinsky.train.distil.walk import StudentSteps, Walk
 from kandinsky.train.model_recipe import Batch, Batches
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
 
 # (noisy frames so far, times, what is told) -> prediction
@@ -232,7 +233,7 @@ class SelfForcingObjective(Objective):
         return Batch(batch.clean_BTHWC, Given(batch.given.text), batch.numbers, batch.total)
 
     def loss(self, update: str, batch: Batch, rng: Rng) -> Loss:
-        batch = batch.to(next(self.student.parameters()).device)
+        batch = batch.to(works_on(self.student))
         weight = len(batch.numbers)
         if self.matching is None:
             return Loss(self._regression(batch, rng), weight)

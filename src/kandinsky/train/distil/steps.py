@@ -29,6 +29,7 @@ from kandinsky.train.distil.walk import StudentSteps, Walk, per_clip
 from kandinsky.train.model_recipe import Batch, Batches, by_time
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update
 from kandinsky.train.recipe import Run
+from kandinsky.train.scale import works_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class StepObjective(Objective):
         return self.batches(step, rng, portion)
 
     def loss(self, update: str, batch: Batch, rng: Rng) -> Loss:
-        batch = batch.to(next(self.student.parameters()).device)
+        batch = batch.to(works_on(self.student))
         level = self.level(rng.step)
         walk, fine = self.walks[level], self.fine[level].to(batch.clean_BTHWC.device)
         timed: list[Timed] = []

@@ -88,7 +88,10 @@ def _beside(first: TextEmbeddings, second: TextEmbeddings) -> TextEmbeddings:
 
 
 def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
-    """The U-Net of images as a denoiser of the track `video`; see ``model/denoiser.Bind``.
+    """The U-Net as a denoiser of the track `video`; see ``model/denoiser.Bind``.
+
+    Of ``known.extra`` it takes `before` and `behind`, channels around the state's own, `kept` in the place of the
+    latter, and what ``told`` makes of a video network's marks.
 
     Raises:
         BackendError: There is a step cache: the U-Net's levels are not a sequence of blocks.
@@ -96,4 +99,28 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
     assert isinstance(net, UNet)
     if run.runner is not None:
         raise BackendError("step caches are not supported for U-Nets: use `none`")
-    return OnTrack(VIDEO, UNetDenoiser(net, run.text, condition_BTHWC=known.extra.get("kept")), "noise")
+    extra = known.extra
+    inner = UNetDenoiser(
+        net,
+        run.text,
+        before_BTHWC=extra.get("before"),
+        condition_BTHWC=extra.get("kept", extra.get("behind")),
+        marks=marks_of(known),
+    )
+    return OnTrack(VIDEO, inner, "noise")
+
+
+def told(marks: Marks) -> dict[str, Tensor]:
+    """Marks as tensors of ``Known.extra``: `positions` [1, T], and `marks` [1, 5] with the rest in its order."""
+    rest = (marks.noise_level, marks.motion, marks.skip, marks.perturbation, marks.mixes)
+    return {"positions": torch.tensor([list(marks.positions)]), "marks": torch.tensor([list(map(float, rest))])}
+
+
+def marks_of(known: Known) -> Marks | None:
+    """The inverse of ``told``, of all clips together; None where nothing was told."""
+    if "marks" not in known.extra:
+        return None
+    places, rest = known.extra["positions"], known.extra["marks"]
+    assert bool((places == places[:1]).all() and (rest == rest[:1]).all()), "clips of a batch have the same marks"
+    noise_level, motion, skip, perturbation, mixes = rest[0].tolist()
+    return Marks(tuple(places[0].tolist()), noise_level, motion, int(skip), perturbation, bool(mixes))

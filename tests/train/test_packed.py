@@ -1,0 +1,216 @@
+"""Clips of several sizes in one sequence: the same numbers as one after the other, in the network and in a training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+import kandinsky
+from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.families.kandinsky5.family import TRANSFORMER
+from kandinsky.model.values import TextEmbeddings
+from kandinsky.ops import packed
+from kandinsky.ops.attention import AttentionSpec, attention
+from kandinsky.text.store import join
+from kandinsky.train.adapter import AdapterSettings
+from kandinsky.train.adapter import add as add_adapters
+from kandinsky.train.data.encode import encode
+from kandinsky.train.denoising import Denoising
+from kandinsky.train.recipe import check_recipe, run_recipe
+from kandinsky.train.scale import Scale, Scaling
+from tiny.clips import filled
+from tiny.transformer import TINY
+
+SIZES = ((3, 8, 6), (1, 4, 10), (2, 18, 20))  # frames, rows, columns; the last has more than one tile
+ATTENTION = {
+    "dense": AttentionSpec(),
+    "nabla": AttentionSpec(type="nabla", P=0.4, wT=1, wH=1, wW=1),
+    "causal": AttentionSpec(type="causal"),
+}
+Change = Callable[[DiffusionTransformer3D], object]
+CHANGES: dict[str, Change] = {
+    "plain": lambda net: None,
+    "checkpointed": lambda net: Scaling(Scale(activations="full")).spare(list(net.visual_transformer_blocks)),
+    "lora": lambda net: add_adapters(net, AdapterSettings(rank=3), TRANSFORMER.adapts, seed=1),
+}
+
+
+def inputs() -> tuple[list[Tensor], list[TextEmbeddings]]:
+    generator = torch.Generator().manual_seed(2)
+    clips = [torch.randn(1, *size, TINY.input_channels, generator=generator) for size in SIZES]
+    texts = [
+        TextEmbeddings(torch.randn(1, n, 12, generator=generator), torch.randn(1, 10, generator=generator))
+        for n in (5, 2, 7)
+    ]
+    return clips, texts
+
+
+def times(by_frame: bool) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [1000 * torch.rand(1, *((size[0],) if by_frame else ()), generator=generator) for size in SIZES]
+
+
+def gradients(net: torch.nn.Module, outs: list[Tensor]) -> dict[str, Tensor]:
+    """Of a loss in which every place counts differently."""
+    generator = torch.Generator().manual_seed(4)
+    net.zero_grad()
+    sum((out * torch.randn(out.shape, generator=generator)).sum() for out in outs).backward()  # type: ignore[union-attr]
+    return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+
+
+def check_alike(net: DiffusionTransformer3D, by_frame: bool = False, spec: AttentionSpec | None = None) -> None:
+    clips, texts = inputs()
+    given = times(by_frame)
+    apart = [net(x, t, text, attention=spec) for x, t, text in zip(clips, given, texts, strict=True)]
+    expected = gradients(net, apart)
+    t = torch.cat(given, dim=-1)
+    together = packed.taken(net(packed.laid(clips), t, join(texts), attention=spec, lengths=SIZES), SIZES)
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    found = gradients(net, together)
+    assert found.keys() == expected.keys() and found
+    for name, grad in expected.items():
+        # float32: texts of other lengths are padded, which is another order of sums; measured up to 1e-4
+        assert float((found[name] - grad).abs().max()) <= 4e-4 * float(grad.abs().max()), name
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("by_frame", [False, True])
+def test_a_sequence_is_its_clips_apart(change: str, by_frame: bool) -> None:
+    net = filled(DiffusionTransformer3D(TINY))
+    assert isinstance(net, DiffusionTransformer3D)
+    CHANGES[change](net)
+    if change == "lora":  # whose second matrix begins as zero
+        filled(net)
+    check_alike(net, by_frame)
+
+
+@pytest.mark.parametrize("kind", ATTENTION)
+def test_each_kind_of_attention_stays_within_its_clip(kind: str) -> None:
+    net = filled(DiffusionTransformer3D(TINY))
+    assert isinstance(net, DiffusionTransformer3D)
+    check_alike(net, spec=ATTENTION[kind])
+
+
+def test_what_lies_beside_a_clip_is_not_seen() -> None:
+    net = filled(DiffusionTransformer3D(TINY))
+    clips, texts = inputs()
+    t = torch.cat(times(False))
+    first = packed.taken(net(packed.laid(clips), t, join(texts), lengths=SIZES), SIZES)
+    clips[1], texts[1] = 5 * clips[1], TextEmbeddings(-texts[1].tokens_BLC, texts[1].pooled_BC + 1)
+    second = packed.taken(net(packed.laid(clips), t, join(texts), lengths=SIZES), SIZES)
+    assert torch.equal(first[0], second[0]) and torch.equal(first[2], second[2])
+    assert not torch.allclose(first[1], second[1])
+
+
+def test_the_kernel_for_unequal_lengths_is_told_where_clips_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its arguments, as the kernel itself takes them; the kernel needs a GPU, and ran on none here."""
+    calls = []
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int) -> Tensor:
+        calls.append((cu_q.tolist(), cu_k.tolist(), max_q, max_k))
+        assert cu_q.dtype == cu_k.dtype == torch.int32
+        out = []
+        for i in range(len(cu_q) - 1):
+            rows, seen = slice(int(cu_q[i]), int(cu_q[i + 1])), slice(int(cu_k[i]), int(cu_k[i + 1]))
+            out.append(attention(q[None, rows], k[None, seen], v[None, seen])[0])
+        return torch.cat(out)
+
+    monkeypatch.setattr(packed, "_at_once", lambda q, backend: True)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    net = filled(DiffusionTransformer3D(TINY))
+    assert isinstance(net, DiffusionTransformer3D)
+    check_alike(net)
+    tokens = [0, 36, 46, 226]
+    assert calls[0] == (tokens, tokens, 180, 180) and calls[1] == (tokens, [0, 5, 7, 14], 180, 7)
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image, and clips of two lengths."""
+    folder = tmp_path_factory.mktemp("packed") / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (96, 96, 3), dtype=np.uint8)).save(folder / "still.png")
+    for name, frames in (("short", 14), ("long", 26), ("other", 14)):
+        clip = rng.integers(0, 255, (frames, 96, 96, 3), dtype=np.uint8)
+        kandinsky.Video(clip, fps=24.0, seed=0).save(folder / f"{name}.mp4")
+    for name in ("still", "short", "long", "other"):
+        (folder / f"{name}.txt").write_text(f"a {name} clip")
+    return encode(folder, "nano-i2v", folder.parent / "encoded", seconds=[0.4, 0.8]).folder
+
+
+def recipe(folder: Path, source: Path, *, model: str = "nano-i2v", kind: str = "denoiser", **more: Any) -> Path:
+    data = {"source": str(source), **more.pop("data")}
+    values = {"kind": kind, "model": model, "out": str(folder / "run"), "data": data, **more}
+    values.setdefault("loop", {"steps": 3, "lr": 1e-3, "warmup": 1, "log_every": 1, "bf16": False, "seed": 3})
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def losses(path: Path) -> list[float]:
+    run_recipe(path)
+    return [json.loads(line)["loss"] for line in (path.parent / "run" / "log.jsonl").read_text().splitlines()]
+
+
+GIVEN = {"conditions": {"first": 0.5, "region": 0.2}, "seconds": 0.8}
+
+
+def test_a_packed_training_is_that_of_the_clips_apart(
+    encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**GIVEN, "sequence": 200, "batch": 2}
+    together = losses(recipe(tmp_path / "packed", encoded, data=given))
+    micro = {"steps": 3, "lr": 1e-3, "warmup": 1, "log_every": 1, "bf16": False, "seed": 3, "accumulate": 2}
+    assert losses(recipe(tmp_path / "micro", encoded, data=given, loop=micro)) == pytest.approx(together, rel=1e-4)
+    sizes = []
+
+    def apart(self: Denoising, network: Any, noisy: Any, times: Any, given: Any) -> list[Tensor]:
+        sizes.append({x.shape for x in noisy})
+        return [self.predict(network, *one) for one in zip(noisy, times, given, strict=True)]
+
+    monkeypatch.setattr(Denoising, "predict_packed", apart)
+    assert losses(recipe(tmp_path / "apart", encoded, data=given)) == pytest.approx(together, rel=1e-5)
+    assert max(map(len, sizes)) == 3  # an image and clips of two lengths shared a step
+
+
+def test_of_one_size_a_packed_training_is_the_batched_one(encoded: Path, tmp_path: Path) -> None:
+    tasks = {"tasks": {"text-to-image": 1}}  # one image: the size of batches is all that differs
+    batched = losses(recipe(tmp_path / "batched", encoded, data={**GIVEN, **tasks, "batch": 1}))
+    one = losses(recipe(tmp_path / "packed", encoded, data={**GIVEN, **tasks, "batch": 1, "sequence": 180}))
+    assert one == pytest.approx(batched, rel=1e-5)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "network": ({"model": "kandinsky4-t2v"}, "network `kandinsky4.dit` cannot keep the clips of a sequence apart"),
+    "kind": ({"kind": "guidance-distillation"}, "recipes of this kind take clips of one size"),
+    "tokens": ({"data": {"sequence": 100, "tokens": 100}}, "either `data.tokens`"),
+    "ring": ({"scale": {"ring": 2}}, "leave `scale.ring`"),
+    "auxiliary": ({"auxiliary": {"adversarial": 0.1}}, "`auxiliary` losses need clips of one size"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_what_cannot_be_packed_is_refused_before_anything_is_read(tmp_path: Path, fault: str) -> None:
+    more, message = REFUSED[fault]
+    path = recipe(tmp_path, tmp_path / "absent", **{"data": {"sequence": 100}, **more})
+    with pytest.raises(RequestError, match=message):
+        check_recipe(path, processes=more.get("scale", {}).get("ring", 1))
+
+
+def test_a_clip_that_is_longer_than_a_sequence_is_named(encoded: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="does not fit into sequences of 40 tokens: raise the budget"):
+        run_recipe(recipe(tmp_path, encoded, data={"sequence": 40, "seconds": 0.8}))
+    assert "valid" in check_recipe(recipe(tmp_path, encoded, data={"sequence": 400, "seconds": 0.8}))[0]
