@@ -144,6 +144,8 @@ async function happened(kind, data) {
   changed();
 }
 
+addEventListener("offline", () => state.listed && again());
+
 /** Take over jobs as an answer of the API shows them. */
 export function adopt(jobs) {
   jobs.forEach(put);
