@@ -3,11 +3,10 @@
 
 const NANO = {
   en: [
-    "a panda on a blue background", "a red heart on a white background", "a rocket on a black background",
-    "a butterfly on a green background", "a robot on a pink background", "a snowman",
+    "a snowman", "a birthday cake", "a robot on a pink background",
+    "a star on a purple background", "a cat on a yellow background",
   ],
-  ru: ["панда на синем фоне", "красное сердце на белом фоне", "ракета на черном фоне", "бабочка на зеленом фоне",
-    "робот на розовом фоне", "снеговик"],
+  ru: ["снеговик", "торт на день рождения", "робот на розовом фоне", "звезда на фиолетовом фоне", "кот на желтом фоне"],
 };
 const LARGE = {
   en: [

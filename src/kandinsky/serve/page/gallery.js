@@ -22,7 +22,6 @@ export function discard(job) {
 }
 
 const Card = memo(function card({ job, picking, picked, onOpen, onReuse }) {
-  const label = `${job.prompt || t("no.prompt")}, ${about(job)}`;
   if (job.status !== "completed") {
     return html`<li class="card bad">
       <div class="card-media"><p class="card-state">${t(`status.${job.status}`)}</p>
@@ -33,8 +32,9 @@ const Card = memo(function card({ job, picking, picked, onOpen, onReuse }) {
     </li>`;
   }
   return html`<li class="card ${picked ? "picked" : ""}">
-    <button type="button" class="card-open" data-card=${job.id} aria-label=${picking ? t("compare.pick", { prompt: label }) : label}
+    <button type="button" class="card-open" data-card=${job.id}
       aria-pressed=${picking ? Boolean(picked) : null} onClick=${() => onOpen(job)}>
+      ${picking && html`<span class="unseen">${t("compare.pick")}</span>`}
       <span class="card-media" ref=${(own) => own?.style.setProperty("--shape", shapeOf(job))}>
         <${Peek} job=${job} />
         ${isHeard(job) && html`<span class="badge"><${Icon} name="sound" /></span>`}

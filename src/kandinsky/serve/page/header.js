@@ -20,7 +20,7 @@ export function Header({ theme, setTheme, onLanguage, onKeys, hasKey }) {
     <p class="server ${state}" role="status"><i aria-hidden="true"></i><span>${told}</span></p>
     <div class="top-acts">
       <div class="languages" role="group" aria-label=${t("language")}>
-        ${Object.entries(LANGUAGES).map(([id, name]) => html`<button type="button" key=${id} lang=${id} title=${name} aria-label=${name} aria-pressed=${id === spoken()}
+        ${Object.entries(LANGUAGES).map(([id, name]) => html`<button type="button" key=${id} lang=${id} title=${name} aria-pressed=${id === spoken()}
           onClick=${() => onLanguage(id)}>${id.toUpperCase()}</button>`)}
       </div>
       <${IconButton} name=${ICONS[theme]} label=${t(`theme.${theme}`)} onClick=${() => setTheme(THEMES[theme])} />

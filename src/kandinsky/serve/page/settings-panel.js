@@ -70,7 +70,7 @@ export function Settings({ form, setForm, model }) {
   const models = settings.modelsOf(form.mode);
   const [least, most] = model.seconds;
   const isClip = form.mode === "clip" || form.mode === "extend";
-  const shortest = Math.max(least, 1 / model.fps);
+  const shortest = Math.max(least, 0.5); // 0 makes a still, and one step in time of the autoencoder is the least of a clip
   const step = most <= 3 ? 0.25 : most <= 12 ? 0.5 : 1;
   const caches = words(model.accepts.cache);
   const formats = form.mode === "image" && model.makes === "video" ? ["png", "jpeg", "webp"] : model.formats;

@@ -59,6 +59,11 @@ export function Dialog({ label, onClose, kind = "", children }) {
     if (!dialog.open) dialog.showModal();
     return () => dialog.close();
   }, []);
+  useEffect(() => {
+    const press = (event) => event.key === "Escape" && (event.preventDefault(), onClose());
+    addEventListener("keydown", press);
+    return () => removeEventListener("keydown", press);
+  });
   return html`<dialog
     ref=${own}
     class="dialog ${kind}"
