@@ -76,7 +76,7 @@ export function Gallery({ picks, setPicks, onOpen, onReuse, onExample, onCompare
   useLive();
   const [kind, setKind] = useState("all");
   const [loading, setLoading] = useState(false);
-  const made = finished().sort((a, b) => (b.completed_at || b.created_at) - (a.completed_at || a.created_at) || (a.id < b.id ? 1 : -1));
+  const made = finished().filter((job) => job.status !== "cancelled").sort((a, b) => (b.completed_at || b.created_at) - (a.completed_at || a.created_at) || (a.id < b.id ? 1 : -1));
   const shown = made.filter(KINDS[kind]);
   const picking = picks !== null;
   const open = (job) => {
