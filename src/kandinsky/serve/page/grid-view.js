@@ -23,7 +23,7 @@ export function GridView({ job, onClose, onOpen }) {
     newest.find((one) => onAxis(one, across) === column && (row === null || onAxis(one, down) === row) && fixed.every((name) => onAxis(one, name) === onAxis(job, name)));
   return html`<${Dialog} label=${t("grid")} kind="grid-view" onClose=${onClose}>
     <header class="dialog-head"><div><h2>${t("grid")}</h2><p class="muted">${job.prompt}</p></div>
-      ${names.length > 1 && html`<${Segments} name="across" label=${t("grid.across")} value=${across} onPick=${setAcross}
+      ${names.length > 1 && html`<${Segments} name="across" label=${t("grid.across")} value=${across} onPick=${setAcross} hidden=${false}
         options=${names.map((name) => [name, t(`axis.${name}`)])} />`}</header>
     <div class="grid-scroll" tabindex="0" role="region" aria-label=${t("grid")}>
       <table class="grid-table">

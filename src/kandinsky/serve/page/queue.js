@@ -69,8 +69,14 @@ function Running({ job, previews }) {
   </li>`;
 }
 
-function Waiting({ job, place }) {
-  const wait = job.queue?.wait_s;
+/** By how much the server's estimates, made of usual times, are too short for what runs now. */
+function delay(running, waiting) {
+  const left = running.map((job) => (job.left_s == null ? 0 : job.left_s - (Date.now() - job.told) / 1000));
+  return Math.max(0, Math.min(...left) - (waiting[0]?.queue?.wait_s ?? Infinity));
+}
+
+function Waiting({ job, place, later }) {
+  const wait = job.queue?.wait_s && job.queue.wait_s + later;
   return html`<li class="waiting" data-job=${job.id}>
     <span class="place">${place}</span>
     <span class="waiting-prompt">${job.prompt || t("no.prompt")}</span>
@@ -88,6 +94,7 @@ export function Queue() {
   const running = jobs.filter((job) => job.status === "in_progress");
   const waiting = jobs.filter((job) => job.status !== "in_progress");
   const many = (which) => api.cancelMany(which).then((page) => adopt(page.data), complain);
+  const later = running.length ? delay(running, waiting) : 0;
   const shown = all ? waiting : waiting.slice(0, MOST_SHOWN);
   const toggle = () => (showPreviews(!state.previews), keep("kandinsky.previews", state.previews ? "on" : "off"));
   if (!jobs.length) return null;
@@ -103,7 +110,7 @@ export function Queue() {
     </header>
     <ul class="running-list">${running.map((job) => html`<${Running} key=${job.id} job=${job} previews=${state.previews} />`)}</ul>
     ${waiting.length > 0 &&
-    html`<ol class="waiting-list">${shown.map((job, i) => html`<${Waiting} key=${job.id} job=${job} place=${job.queue?.place || i + 1} />`)}</ol>`}
+    html`<ol class="waiting-list">${shown.map((job, i) => html`<${Waiting} key=${job.id} job=${job} later=${later} place=${job.queue?.place || i + 1} />`)}</ol>`}
     ${waiting.length > shown.length &&
     html`<button type="button" class="link" onClick=${() => showAll(true)}>${t("queue.more", { n: waiting.length - shown.length })}</button>`}
   </section>`;

@@ -22,6 +22,9 @@ export async function speak(name) {
 
 export const spoken = () => language;
 
+/** The browser's own variety of the language: it decides between 17:05 and 5:05 PM. */
+const locale = () => (navigator.languages || []).find((one) => one.startsWith(language)) || language;
+
 /**
  * A text in the language of the page.
  * @param {string} key
@@ -35,7 +38,7 @@ export function t(key, values = {}) {
 }
 
 export const has = (key) => key in table;
-export const number = (value, digits = 2) => new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(value);
+export const number = (value, digits = 2) => new Intl.NumberFormat(locale(), { maximumFractionDigits: digits }).format(value);
 
 /** A length of time, rounded as a person would say it. */
 export function duration(seconds) {
@@ -46,7 +49,7 @@ export function duration(seconds) {
 }
 
 export function clock(at) {
-  return new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit" }).format(at * 1000);
+  return new Intl.DateTimeFormat(locale(), { hour: "2-digit", minute: "2-digit" }).format(at * 1000);
 }
 
 /** `Today`, `Yesterday`, or a date. */
@@ -55,7 +58,7 @@ export function day(at) {
   const midnight = new Date().setHours(0, 0, 0, 0);
   const days = Math.round((midnight - new Date(then).setHours(0, 0, 0, 0)) / 86400000);
   if (days < 2) return t(days < 1 ? "day.today" : "day.yesterday");
-  return new Intl.DateTimeFormat(language, { day: "numeric", month: "long", year: "numeric" }).format(then);
+  return new Intl.DateTimeFormat(locale(), { day: "numeric", month: "long", year: "numeric" }).format(then);
 }
 
 export function bytes(count) {
