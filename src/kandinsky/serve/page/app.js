@@ -1,6 +1,6 @@
 // The page: what is shown when, what keys and dropped files do.
 
-import { html, render, useEffect, useState } from "./vendor/htm-preact.js";
+import { html, render, useEffect, useLayoutEffect, useState } from "./vendor/htm-preact.js";
 import * as api from "./api.js";
 import { Compare } from "./compare.js";
 import { Composer } from "./composer.js";
@@ -93,7 +93,8 @@ function App() {
     document.querySelector("#prompt")?.focus();
   };
 
-  useEffect(() => {
+  // before anything else can be pressed: what is shown decides what a key does
+  useLayoutEffect(() => {
     const press = (event) => {
       const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
       if (typing || shown || event.ctrlKey || event.metaKey || event.altKey) return;

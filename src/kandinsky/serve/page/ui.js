@@ -1,6 +1,6 @@
 // Small parts: icons, dialogs, toasts, components that are drawn again only when what they show has changed.
 
-import { Component, html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
+import { Component, html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { t } from "./words.js";
 
 const STROKES = {
@@ -59,7 +59,7 @@ export function Dialog({ label, onClose, kind = "", children }) {
     if (!dialog.open) dialog.showModal();
     return () => dialog.close();
   }, []);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const press = (event) => event.key === "Escape" && (event.preventDefault(), onClose());
     addEventListener("keydown", press);
     return () => removeEventListener("keydown", press);

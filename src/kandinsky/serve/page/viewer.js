@@ -1,6 +1,6 @@
 // One result with its settings: look, listen, use again, download.
 
-import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
+import { html, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
 import * as api from "./api.js";
 import { discard, siblings } from "./gallery.js";
 import { adopt, state } from "./live.js";
@@ -54,7 +54,7 @@ export function Viewer({ job, order, onClose, onOpen, onReuse, onUse, onCompare,
       complain(error);
     }
   }
-  useEffect(() => {
+  useLayoutEffect(() => {
     const press = (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|TEXTAREA|SELECT|VIDEO|AUDIO)$/.test(event.target.tagName)) return;
       const act = { ArrowLeft: () => go(-1), ArrowRight: () => go(1), r: () => onReuse(job, "all"), v: () => onReuse(job, "seedless"), s: () => onReuse(job, "seed"), c: () => onCompare(job) }[event.key];
