@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 import kandinsky
 from kandinsky.errors import needs_extra
 from kandinsky.jobs.sqlite_store import SqliteStore, open_store
-from kandinsky.serve import audio, envelope, events, images, models, status, videos
+from kandinsky.serve import audio, envelope, events, images, models, status, videos, web_page
 from kandinsky.serve.guard import Guard
 from kandinsky.serve.hub import Hub
 from kandinsky.serve.intake import Intake
@@ -94,7 +94,7 @@ def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> 
     app.state.house = House(store, offers, settings, intake, hub)
     app.state.keys, app.state.metrics, app.state.supervisor = keys, metrics, supervisor
     envelope.install(app)
-    modules = (videos, images, audio, events, models, status)
+    modules = (videos, images, audio, events, models, status, web_page)
     for module in modules:
         app.include_router(module.router)
     app.openapi = functools.partial(_openapi, app.openapi)  # type: ignore[method-assign]

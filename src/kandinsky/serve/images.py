@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from kandinsky.jobs import job_files
@@ -22,7 +23,7 @@ from kandinsky.serve.envelope import body as envelope_body
 from kandinsky.serve.intake import Wanted
 from kandinsky.serve.keys import Owner
 from kandinsky.serve.routes import ACCEPTING, House, errors, house_of, needs_prompt
-from kandinsky.serve.shapes import ImageData, ImagesResponse
+from kandinsky.serve.shapes import ImageData, ImagesResponse, JobList
 
 router = APIRouter()
 OURS = ("n", "response_format", "output_format", "output_compression", "quality", "moderation", "style", "background",
@@ -30,6 +31,7 @@ OURS = ("n", "response_format", "output_format", "output_compression", "quality"
 IDLE_S = 0.5
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    202: {"model": JobList, "description": "With the header `Prefer: respond-async`: the jobs, which were queued."},
 }
 
 
@@ -90,6 +92,11 @@ async def _images(
     except ApiError:
         await _cancel(house, jobs)
         raise
+    if "respond-async" in request.headers.get("prefer", ""):  # RFC 7240: the jobs go on when the client goes away
+        shown = [await house.shown(job) for job in jobs]
+        listed = JobList(data=shown, has_more=False, first_id=jobs[0].id, last_id=jobs[-1].id)
+        told = {"preference-applied": "respond-async"}
+        return JSONResponse(listed.model_dump(mode="json"), status_code=202, headers=told)
     if asked.get("stream"):
         return EventSourceResponse(
             _streamed(request, house, owner, jobs, after, kind, form, asked.get("partial_images") or 0), ping=15

@@ -1,0 +1,29 @@
+// Prompts to begin with. Those of Nano were generated and looked at (docs/guides/page.md); those for the large models
+// are of the length and detail that these were trained on.
+
+const NANO = {
+  en: [
+    "a snowman", "a birthday cake", "a robot on a pink background",
+    "a star on a purple background", "a cat on a yellow background",
+  ],
+  ru: ["снеговик", "торт на день рождения", "робот на розовом фоне", "звезда на фиолетовом фоне", "кот на желтом фоне"],
+};
+const LARGE = {
+  en: [
+    "A small wooden boat drifts across a misty lake at dawn, the camera glides low over still water, soft golden light",
+    "Close-up of a potter's hands shaping wet clay on a spinning wheel, warm workshop light, shallow depth of field",
+    "Snow falls over a quiet courtyard with lit windows, a cat walks along the fence, slow camera push-in",
+  ],
+  ru: [
+    "Небольшая деревянная лодка плывёт по туманному озеру на рассвете, камера скользит низко над водой, золотистый свет",
+    "Крупный план: руки гончара формируют влажную глину на круге, тёплый свет мастерской, малая глубина резкости",
+    "Снег падает в тихом дворе со светящимися окнами, кошка идёт по забору, камера медленно приближается",
+  ],
+};
+const SOUND = { en: ["drum", "clap", "bell"], ru: ["барабан", "хлопок", "колокольчик"] };
+
+export function examplesFor(model, language) {
+  if (!model) return [];
+  if (model.makes === "sound") return SOUND[language];
+  return (model.owned_by === "nano" ? NANO : LARGE)[language];
+}

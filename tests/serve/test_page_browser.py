@@ -1,0 +1,56 @@
+"""The web page in a real browser: Chromium, driven by playwright-core, against a real server with Nano.
+
+The flows are in `browser/flows.mjs`. They need Debian's package `chromium`, Node.js, and
+`npm install --prefix tests/serve/browser`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve.conftest import Server
+
+FOLDER = Path(__file__).parent / "browser"
+FLOWS = re.findall(r"^  async (\w+)\(browser\) {$", (FOLDER / "flows.mjs").read_text(encoding="utf-8"), re.MULTILINE)
+KEY = "a-key-for-the-page-only"
+LIMIT_S = 1200
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What became of each flow; one browser runs them all."""
+    if CHROMIUM is None or shutil.which("node") is None:
+        pytest.skip("needs Chromium and Node.js (Debian's packages chromium and nodejs)")
+    if not all((FOLDER / "node_modules" / name).is_dir() for name in ("playwright-core", "axe-core")):
+        pytest.skip("needs `npm install --prefix tests/serve/browser`")
+    with (
+        Server(tmp_path_factory.mktemp("page"), "--warm-up") as open_one,
+        Server(
+            tmp_path_factory.mktemp("locked"), "--workers", "0", models=("nano-t2v",), KANDINSKY_API_KEY=KEY
+        ) as locked,
+    ):
+        open_one.wait_ready()
+        command = ["node", "flows.mjs", CHROMIUM, open_one.url, locked.url, KEY]
+        done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=LIMIT_S)
+        assert done.returncode == 0, done.stderr[-3000:]
+        yield {one["flow"]: one for one in map(json.loads, done.stdout.splitlines())}
+
+
+def test_there_are_flows() -> None:
+    assert {"generate", "survives", "cancel", "reuse", "image", "grid", "accessible", "phone", "key"} <= set(FLOWS)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_flow(told: dict[str, Any], flow: str) -> None:
+    assert told[flow]["ok"], told[flow]["problem"]
