@@ -131,3 +131,16 @@ def test_no_other_file_is_served(client: TestClient, name: str) -> None:
 
 def test_the_page_is_no_part_of_the_schema(app: Any) -> None:
     assert not [path for path in app.openapi()["paths"] if path == "/" or path.startswith("/page")]
+
+
+def test_images_can_be_asked_for_without_waiting(client: TestClient) -> None:
+    body = {"prompt": "a star", "n": 2, "steps": 1, "seed": 5}
+    answer = client.post("/v1/images/generations", json=body, headers={"prefer": "respond-async"})
+    jobs = answer.json()["data"]
+    assert answer.status_code == 202 and answer.headers["preference-applied"] == "respond-async"
+    assert [(job["object"], job["status"], job["seed"]) for job in jobs] == [
+        ("image", "queued", 5),
+        ("image", "queued", 6),
+    ]
+    cancelled = client.post("/v1/jobs/cancel", params={"which": "all"}).json()["data"]
+    assert {job["id"] for job in cancelled} == {job["id"] for job in jobs}

@@ -4,9 +4,10 @@
 const NANO = {
   en: [
     "a snowman", "a birthday cake", "a robot on a pink background",
-    "a star on a purple background", "a cat on a yellow background",
+    "a star on a purple background", "a rocket on a black background", "a panda on a blue background",
   ],
-  ru: ["снеговик", "торт на день рождения", "робот на розовом фоне", "звезда на фиолетовом фоне", "кот на желтом фоне"],
+  ru: ["снеговик", "торт на день рождения", "робот на розовом фоне", "звезда на фиолетовом фоне", "ракета на черном фоне",
+    "панда на синем фоне"],
 };
 const LARGE = {
   en: [
