@@ -94,7 +94,7 @@ WRONG: list[tuple[str | bytes | dict[str, Any], str]] = [
     (looped(betas=[-1, 0.9]), "`betas` must be 0 or more each, not `-1`"),
     (looped(optimiser="adam"), "`optimiser` must be `adamw` or "),
     (looped(log="wandb"), "`log` must be `jsonl` or `tensorboard`"),
-    (looped(accumulate=4), "`loop.accumulate` is 4, and a batch has 1 clips"),
+    (looped(accumulate=4), "`loop.accumulate` is 4, and a batch has 1 clip:"),
     (looped(updates={"network": {"lr": float("nan")}}), "`updates`: `network`: key `lr` must be a finite number"),
     (MODEL | {"data": DATA | {"tasks": {"text-to-sound": 1}}}, "`tasks` names `text-to-sound`: use text-to-image"),
     (MODEL | {"data": DATA | {"tasks": {"text-to-image": 0}}}, "`tasks` gives none a weight"),

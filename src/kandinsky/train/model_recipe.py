@@ -34,6 +34,7 @@ from kandinsky.files import local_path
 from kandinsky.model.card import Card, Source
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.values import Request, TextEmbeddings
+from kandinsky.printing import counted
 from kandinsky.runtime.parallel.exchange import collect, shares, span, tell_tensors
 from kandinsky.text.store import join
 from kandinsky.train import loop, pairs
@@ -717,8 +718,8 @@ def check(recipe: ModelRecipe, card: Card) -> None:
         )
     if recipe.data.tokens is None and recipe.loop.accumulate > recipe.data.batch:
         raise RequestError(
-            f"`loop.accumulate` is {recipe.loop.accumulate}, and a batch has {recipe.data.batch} clips: use a larger "
-            "`data.batch`, or fewer micro-batches"
+            f"`loop.accumulate` is {recipe.loop.accumulate}, and a batch has {counted(recipe.data.batch, 'clip')}: "
+            "use a larger `data.batch`, or fewer micro-batches"
         )
     if does.makes == "sound" or (does.lessons and not recipe.teaches):
         raise RequestError(
