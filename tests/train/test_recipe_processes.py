@@ -95,6 +95,7 @@ def encoded(out: Path, rank: int) -> tuple[int, str]:
     return count, said
 
 
+@pytest.mark.slow
 def test_recipes_by_two_are_those_by_one(models: Path, tmp_path: Path) -> None:
     one = {name: recipe(models, tmp_path / f"{name} alone", **more) for name, more in (("plain", {}), ("ladd", LADD))}
     start(models, 1, list(one.values()), tmp_path)
