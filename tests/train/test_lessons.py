@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +119,7 @@ def recipe(models: Path, folder: Path, what: str, source: Path, **more: Any) -> 
 def losses(path: Path) -> list[float]:
     lines: list[dict[str, float]] = []
     run_recipe(path, on_log=lines.append)
-    means = [line["loss"] for line in lines]  # running ones
-    return means[:1] + [(b - 0.95 * a) / 0.05 for a, b in itertools.pairwise(means)]
+    return [line["loss"] for line in lines]
 
 
 @pytest.mark.parametrize("what", [pytest.param(one, marks=pytest.mark.slow) if one in NOISE else one for one in LEARNT])
