@@ -317,6 +317,7 @@ def test_the_command_says_what_was_made(source: Path, tmp_path: Path, capsys: py
     assert main([*words[:-2], "--captions", "none"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MEDIA.is_file(), reason="the shared clip is not here")
 def test_a_real_clip_is_encoded_by_every_kind_of_tiny_model(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

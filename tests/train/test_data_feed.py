@@ -67,7 +67,7 @@ def encoded(source: Path, tmp_path_factory: pytest.TempPathFactory) -> EncodedEx
     return EncodedExamples(EncodedDataset(out))
 
 
-@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("workers", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_results_come_in_order_and_leave_the_callers_random_numbers(workers: int) -> None:
     state = torch.get_rng_state()
     assert [int(x) for x in prefetched(squared, range(20), workers=workers)] == [i * i for i in range(20)]
@@ -126,7 +126,7 @@ def test_no_worker_outlives_what_began_it(tmp_path: Path) -> None:
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_any_item_may_be_asked_for(workers: int) -> None:
     with Ahead(squared, lambda n: n + 1, workers=workers) as ahead:
         assert [int(ahead(n)) for n in (3, 4, 5, 9, 10, 3)] == [9, 16, 25, 81, 100, 9]

@@ -121,6 +121,7 @@ def test_a_training_by_many_is_that_of_one(alone: Path, tmp_path: Path, world: i
 MUON = {"optimiser": "muon", "weight_decay": 0.1}
 
 
+@pytest.mark.slow
 def test_micro_batches_and_whole_matrices(tmp_path: Path) -> None:
     """Gradients add up over micro-batches and processes; Muon needs whole matrices of weights that lie in shards."""
     wide = {"heads": 4, "width": 32, "steps": 6}
@@ -140,6 +141,7 @@ def test_micro_batches_and_whole_matrices(tmp_path: Path) -> None:
     assert all(one[0] <= 1e-3 and one[1] <= 1e-2 for one in muon.values()), muon
 
 
+@pytest.mark.slow
 def test_shards_in_bfloat16_and_in_main_memory(tmp_path: Path) -> None:
     ways: dict[str, Case] = {"plain": {}, "offload": {"offload": True}, "bfloat16": {"param_dtype": "bfloat16"}}
     cases = [case(tmp_path / name, "kandinsky5 dense", {"fsdp": 2, **way}, steps=4) for name, way in ways.items()]
