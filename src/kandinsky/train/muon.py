@@ -14,15 +14,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from kandinsky.runtime.devices import multiplies_bfloat16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 BLOCK = 128
 CHUNK = 48  # blocks at a time: as many as stay in the processor's cache
 
 
 def orthogonalise(blocks_NRC: Tensor, rounds: int = 5) -> Tensor:
-    """Matrices with nearly orthonormal rows near the given ones, R ≤ C; computed in bfloat16."""
+    """Matrices with nearly orthonormal rows near the given ones, R ≤ C; in bfloat16 where that is fast."""
     a, b, c = COEFFICIENTS
-    x = blocks_NRC.bfloat16()
+    x = blocks_NRC.to(torch.bfloat16 if multiplies_bfloat16(blocks_NRC.device.type) else torch.float32)
     x = x / (x.float().flatten(1).norm(dim=1).view(-1, 1, 1).to(x.dtype) * 1.01 + 1e-7)
     for _ in range(rounds):
         gram = x @ x.mT
