@@ -16,7 +16,7 @@ FLASH, PRO, VIDEO = "kandinsky4-t2v-flash", "kandinsky5-pro-t2v-sft-5s", "kandin
 def test_the_layout_is_chosen_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "-m", FLASH, "--gpus", "8", "--memory", "80GB"]) == 0
     text = capsys.readouterr().out
-    assert "processes  8, --parallel ulysses=8: 48 heads over 8" in text
+    assert "processes  8, `--parallel ulysses=8`: 48 heads over 8" in text
     assert "11.5 GB on each process but the first" in text
     assert main(["plan", "-m", PRO, "--gpus", "8", "--memory", "80GB", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
