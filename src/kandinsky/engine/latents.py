@@ -86,4 +86,5 @@ def read_latent(path: Path) -> KeptLatent:
         recipes.needs(recipe, "model", "seed", "fps", "dtype", "device")
     except RequestError as error:
         raise RequestError(f"`{path}`: {error}") from error
-    return KeptLatent(state["latent"], dict(recipe))
+    # A file's bytes lie at any address, and kernels round differently where it is not aligned as of a computed tensor.
+    return KeptLatent(state["latent"].clone(), dict(recipe))
