@@ -16,8 +16,8 @@ from kandinsky.errors import RequestError
 def frechet(features_ND: np.ndarray, others_ND: np.ndarray) -> float:
     """Squared Fréchet distance of the normal distributions with these features' means and covariances, in float64.
 
-    |m - m'|² + tr(C + C' - 2 (C C')^½) (Dowson and Landau 1982; Heusel et al. 2017). The trace of the root is taken from
-    the eigenvalues of C^½ C' C^½, which is symmetric, so that no imaginary part has to be dropped.
+    |m - m'|² + tr(C + C' - 2 (C C')^½) (Dowson and Landau 1982; Heusel et al. 2017). The trace of the root is taken
+    from the eigenvalues of C^½ C' C^½, which is symmetric, so that no imaginary part has to be dropped.
 
     Args:
         features_ND: Features of one set, N ≥ 2.

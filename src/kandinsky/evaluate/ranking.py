@@ -1,7 +1,7 @@
 """One order of many models from comparisons of two at a time: Bradley–Terry strengths on the scale of Elo.
 
-Bradley–Terry: the chance that i beats j is s_i / (s_i + s_j); a tie counts half a win to each. The likelihood is concave
-in the logarithms of the strengths, so that it has one highest point.
+Bradley–Terry: the chance that i beats j is s_i / (s_i + s_j); a tie counts half a win to each. The likelihood is
+concave in the logarithms of the strengths, so that it has one highest point.
 Elo's scale: 400 points are odds of ten to one; the mean of all models is 1000.
 
 Legend: M models.

@@ -1,8 +1,8 @@
 """What the votes of a side-by-side comparison say: scores, wins, ties and losses, with their uncertainty.
 
 Each prompt counts once, however many annotators answered: votes are averaged over a prompt first, then over prompts.
-A group of criteria is the mean of its criteria's percentages, since not every criterion applies to every pair (Kandinsky
-5 report). Intervals resample prompts, not votes, since votes on one prompt depend on each other.
+A group of criteria is the mean of its criteria's percentages, since not every criterion applies to every pair
+(Kandinsky 5 report). Intervals resample prompts, not votes, since votes on one prompt depend on each other.
 
 Legend: P prompts; R resamples.
 """

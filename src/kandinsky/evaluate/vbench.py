@@ -1,8 +1,8 @@
 """Totals of VBench, as its leaderboard counts them.
 
 A dimension is normalised to (x - least) / (most - least) and weighted; quality and semantic scores are weighted means,
-and the total weights them 4 : 1 (VBench, Huang et al. 2024, and the scripts of its repository). A dimension that was not
-measured makes its score unknown: the official script counts it as 0 without a word.
+and the total weights them 4 : 1 (VBench, Huang et al. 2024, and the scripts of its repository). A dimension that was
+not measured makes its score unknown: the official script counts it as 0 without a word.
 """
 
 from __future__ import annotations
