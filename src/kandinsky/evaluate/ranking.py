@@ -129,12 +129,12 @@ def strengths(wins_MM: np.ndarray, *, prior: float = 0.1, start: np.ndarray | No
 
 def elo(strength: np.ndarray) -> np.ndarray:
     """Strengths on the scale of Elo, with mean 1000."""
-    return MEAN + SCALE * np.log(strength)
+    return np.asarray(MEAN + SCALE * np.log(strength))
 
 
 def chance(rating: float, rival: float) -> float:
     """How likely a model with this rating beats its rival, ties as halves."""
-    return 1.0 / (1.0 + 10.0 ** ((rival - rating) / 400.0))
+    return float(1.0 / (1.0 + 10.0 ** ((rival - rating) / 400.0)))
 
 
 def running_elo(results: Sequence[tuple[str, str, float]], *, k: float = 16.0) -> Mapping[str, float]:

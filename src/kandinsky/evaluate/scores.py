@@ -148,7 +148,7 @@ def _mean_of_known(table: np.ndarray) -> np.ndarray:
     """Means of the rows over what is known; not a number where nothing is."""
     known = ~np.isnan(table)
     total = np.where(known, table, 0.0).sum(axis=1)
-    return np.divide(total, known.sum(axis=1), out=np.full(len(table), np.nan), where=known.any(axis=1))
+    return np.asarray(np.divide(total, known.sum(axis=1), out=np.full(len(table), np.nan), where=known.any(axis=1)))
 
 
 def interval(columns: Sequence[np.ndarray], draws_RP: np.ndarray, share: float = 0.95) -> tuple[float, float]:
