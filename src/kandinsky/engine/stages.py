@@ -606,7 +606,8 @@ def decode_pieces(context: Context, latents_THWC: Tensor) -> Iterator[np.ndarray
         Cancelled: ``context.cancelling`` was set.
         NotFinite: The autoencoder's output is not finite.
     """
-    latents_THWC = latents_THWC.to(context.placement.device("vae"))
+    # One layout in memory, whether sampled or read from a file: convolutions of another layout give other bits.
+    latents_THWC = latents_THWC.to(context.placement.device("vae")).contiguous()
     done = 0
     with context.placement.hold("vae") as vae:
         pieces = decoded(vae, latents_THWC[None])
