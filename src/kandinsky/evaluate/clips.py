@@ -72,7 +72,7 @@ def change(clip_THWC: np.ndarray) -> np.ndarray:
         RequestError: It is not a uint8 clip of two frames or more.
     """
     clip = _clip(clip_THWC, frames=2)
-    return np.abs(np.diff(clip.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))
+    return np.asarray(np.abs(np.diff(clip.astype(np.int16), axis=0)).mean(axis=(1, 2, 3)))
 
 
 def flicker(clip_THWC: np.ndarray) -> float:
@@ -140,7 +140,7 @@ def drift(clip_THWC: np.ndarray, *, share: float = 0.15, bins: int = 16) -> floa
 
     def histogram(part: np.ndarray, channel: int) -> np.ndarray:
         counts = np.bincount(part[..., channel].ravel() // (256 // bins), minlength=bins)
-        return counts / counts.sum()
+        return np.asarray(counts / counts.sum())
 
     first, last = clip[:length], clip[-length:]
     return float(np.mean([np.abs(histogram(first, c) - histogram(last, c)).sum() / 2 for c in range(clip.shape[-1])]))
