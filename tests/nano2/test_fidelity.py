@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from kandinsky.lab.nano2.fidelity import fidelity, first_jump, flicker, held_still, jumps, psnr, reading, ssim
+from kandinsky.evaluate.clips import first_jump, flicker, psnr, ssim
+from kandinsky.lab.nano2.fidelity import fidelity, held_still, jumps, reading
 
 
 def moving_square(step: int = 2, jitter: int = 0) -> np.ndarray:

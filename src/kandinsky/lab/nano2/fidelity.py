@@ -9,58 +9,19 @@ Everything works on clips uint8 [T, H, W, 3], from any model. Legend: T frames, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch.nn import functional as F  # noqa: N812
+
+from kandinsky.evaluate.clips import first_jump, flicker, psnr, ssim
 
 Clip = np.ndarray
-
-
-def psnr(made_THWC: Clip, real_THWC: Clip) -> float:
-    """Peak signal to noise of a whole clip, dB; 99 for equal clips."""
-    error = float(np.square(made_THWC.astype(np.float32) - real_THWC.astype(np.float32)).mean())
-    return 99.0 if error == 0 else 10 * math.log10(255**2 / error)
-
-
-def ssim(made_THWC: Clip, real_THWC: Clip, *, window: int = 7) -> float:
-    """Mean structural similarity of the frames' luma, with a uniform window (Wang et al. 2004, equation 13)."""
-
-    def luma(clip: Clip) -> torch.Tensor:
-        grey = clip.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-        return torch.from_numpy(grey)[:, None]
-
-    def mean(x: torch.Tensor) -> torch.Tensor:
-        return F.avg_pool2d(x, window, stride=1)
-
-    a, b = luma(made_THWC), luma(real_THWC)
-    ma, mb = mean(a), mean(b)
-    saa, sbb, sab = mean(a * a) - ma * ma, mean(b * b) - mb * mb, mean(a * b) - ma * mb
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    index = ((2 * ma * mb + c1) * (2 * sab + c2)) / ((ma * ma + mb * mb + c1) * (saa + sbb + c2))
-    return float(index.mean())
 
 
 def held_still(real_THWC: Clip) -> Clip:
     """The first frame for the whole clip."""
     return np.broadcast_to(real_THWC[:1], real_THWC.shape)
-
-
-def flicker(clip_THWC: Clip) -> float:
-    """Mean absolute second difference in time, 0 … 510: motion that goes on adds little to it, trembling much."""
-    return float(np.abs(np.diff(clip_THWC.astype(np.int16), n=2, axis=0)).mean())
-
-
-def first_jump(clip_THWC: Clip) -> float:
-    """Change from frame 0 to 1 over the median of the later changes; about 1 where nothing jumps.
-
-    A change counts as one level of 255 at least, or a clip at rest would divide by nothing.
-    """
-    changes = np.abs(np.diff(clip_THWC.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))
-    return float(max(changes[0], 1.0) / max(float(np.median(changes[1:])), 1.0))
 
 
 @dataclass(frozen=True, slots=True)
