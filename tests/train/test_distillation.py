@@ -320,3 +320,21 @@ def test_a_step_is_the_same_in_portions(small: bench.Bench, tmp_path: Path) -> N
         made.append(loop.run(objective, settings, tmp_path / str(count))["student"])
     for name, tensor in made[0].items():
         torch.testing.assert_close(made[1][name], tensor, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("way", bench.WAYS, ids=lambda way: way.name)
+def test_the_loss_of_a_student_is_told_by_time(way: bench.Way, small: bench.Bench) -> None:
+    """Errors by time are those of each clip, however the batch is divided, and their mean is the loss."""
+    other = bench.Bench(small.process, small.setting, small.denoising, small.network, bench.World(way.frames, clips=8))
+    objective, rng = way.make(other, other.teacher(way.guidance), other.student()), Rng(3, 0)
+    name = objective.updates[0].name
+
+    def found(portion: Portion) -> Any:
+        return objective.loss(name, objective.batch(0, rng, portion), rng)
+
+    whole, parts = found(Portion()), [found(Portion(index, 4)) for index in range(4)]
+    told = sorted(whole.timed)
+    assert told == [pytest.approx(one, rel=2e-3, abs=1e-4) for one in sorted(one for p in parts for one in p.timed)]
+    assert sum(one.weight for one in told) == pytest.approx(8) and all(0 < one.time <= 1 for one in told)
+    if "GAN" not in way.name:
+        assert sum(one.error * one.weight for one in told) / 8 == pytest.approx(float(whole.value.detach()), rel=1e-4)

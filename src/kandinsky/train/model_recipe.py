@@ -59,7 +59,7 @@ from kandinsky.train.data.dataset import LATENT, MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.data.sources import Example
 from kandinsky.train.denoising import Denoising, Given
-from kandinsky.train.objective import Objective, Portion, Rng, Timed
+from kandinsky.train.objective import Objective, Portion, Rng, Timed, at_times
 from kandinsky.train.recipe import Run
 from kandinsky.train.samples import Manner, Samples, SampleSettings, jobs_of
 from kandinsky.train.scale import HOST, Divisible, Scale, Scaling
@@ -266,8 +266,7 @@ def by_time(predicted: Tensor, target: Tensor, t: Tensor, batch: Batch) -> list[
     """
     with torch.no_grad():
         if t.ndim == 1:
-            pairs = zip(t.tolist(), errors_of(predicted, target, batch).tolist(), strict=True)
-            return [Timed(*pair) for pair in pairs]
+            return at_times(t, errors_of(predicted, target, batch))
         error, learned = (predicted - target).pow(2), batch.learned
         weight = torch.ones_like(error) if learned is None else learned.expand_as(error).to(error)
         each, count = (error * weight).sum((2, 3, 4)), weight.sum((2, 3, 4))

@@ -204,15 +204,15 @@ def distance(
     if denoising.predicts == "noise":
         error = error / denoising.shares(t)[0].clamp_min(LARGEST_WEIGHT**-0.5)
     each = (error.square() + huber**2).sqrt() - huber if huber else error.square()
-    return mean_of(each, batch)
+    return means_of(each, batch).mean()
 
 
-def mean_of(each_BTHWC: Tensor, batch: Batch) -> Tensor:
-    """Mean over places of which nothing is known, then over clips."""
+def means_of(each_BTHWC: Tensor, batch: Batch) -> Tensor:
+    """Mean over places of which nothing is known, of each clip [B]."""
     if (learned := batch.learned) is None:
-        return each_BTHWC.flatten(1).mean(1).mean()
+        return each_BTHWC.flatten(1).mean(1)
     weight = learned.expand_as(each_BTHWC).to(each_BTHWC)
-    return ((each_BTHWC * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)).mean()
+    return (each_BTHWC * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)
 
 
 def follow(target: nn.Module, source: nn.Module, decay: float) -> None:
