@@ -64,6 +64,11 @@ class DmdRecipe(DistilRecipe):
     matching: DmdSettings = field(default_factory=DmdSettings)
     times: Times = field(default_factory=lambda: Times("uniform"))
 
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the objective's updates."""
+        return ("student", "fake", *(("discriminator",) if self.matching.gan else ()))
+
 
 class Matching:
     """The distribution matching loss, and that of the score it needs.

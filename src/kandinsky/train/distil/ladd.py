@@ -80,6 +80,11 @@ class LaddRecipe(DistilRecipe):
     adversarial: LaddSettings = field(default_factory=LaddSettings)
     synthetic: int = field(default=0, metadata={"least": 0})
 
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the objective's updates."""
+        return ("student", "discriminator")
+
 
 @dataclass(frozen=True, slots=True)
 class Made:

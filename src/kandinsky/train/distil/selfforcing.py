@@ -88,6 +88,11 @@ class SelfForcingRecipe(DistilRecipe):
     forcing: ForcingSettings = field(default_factory=ForcingSettings)
     times: Times = field(default_factory=lambda: Times("uniform"))
 
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the objective's updates."""
+        return ("student", "fake") if self.forcing.loss == "dmd" else ("student",)
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
