@@ -16,7 +16,7 @@ from kandinsky import catalogue
 from kandinsky.cli.main import main
 from kandinsky.errors import RequestError
 from kandinsky.train.estimate import bare
-from kandinsky.train.recipe import KINDS, read_recipe, read_settings, run_recipe
+from kandinsky.train.recipe import KINDS, check_recipe, read_recipe, read_settings, run_recipe
 
 LOOP: dict[str, Any] = {"steps": 2, "lr": 0.001}
 DATA: dict[str, Any] = {"source": "data"}
@@ -129,7 +129,6 @@ WRONG: list[tuple[str | bytes | dict[str, Any], str]] = [
     (AUTOENCODER | {"loop": LOOP | {"updates": {"vae": {"lr": 1}}}}, "`updates` names `vae`"),
     (MODEL | {"adapter": {"targets": ["to_nowhere"]}}, "adapter target `to_nowhere` fits none of the"),
     (MODEL | {"kind": "ladd", "adapter": {"targets": ["*.to_nowhere"]}}, "fits none of the"),
-    (MODEL | {"adapter": {"dropout": 0.1}, "scale": {"tp": 2}}, "must be the number of processes, 1"),
     (MODEL | {"out": "/dev/null"}, "`out` is `/dev/null`, which is a file"),
     (MODEL | {"out": "recipe.yaml/below"}, "a part of its path is not a folder"),
     (MODEL | {"out": "a\0b"}, "`out` must be text"),
@@ -223,6 +222,16 @@ def test_weights_to_begin_from_are_looked_at_before_anything_is_read(
             assert main(["train", "recipe.yaml", "--check"]) == main(["train", "recipe.yaml"]) != 0
             lines = capsys.readouterr().err.strip().splitlines()
             assert all(message in line and f"{file}.safetensors" in line for line in lines), (file, lines)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [({"dropout": 0.1}, "`adapter.dropout`: with `scale.tp`"), ({"base_dtype": "int8"}, "`scale.tp` divides plain")],
+)
+def test_adapters_that_cannot_be_cut_are_refused(tmp_path: Path, adapter: dict[str, Any], message: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(MODEL | {"adapter": adapter, "scale": {"tp": 2}}))
+    with pytest.raises(RequestError, match=message):
+        check_recipe(tmp_path / "recipe.yaml", processes=2)
 
 
 def test_a_missing_recipe_names_no_folder_of_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
