@@ -215,7 +215,7 @@ def test_weights_to_begin_from_are_looked_at_before_anything_is_read(
     Path("cut.safetensors").write_bytes(Path("whole.safetensors").read_bytes()[:-100])
     save_file({name: x for name, x in whole.items() if not name.startswith("out_layer")}, "less.safetensors")
     save_file(whole | {"text_embeddings.in_layer.bias": torch.zeros(3)}, "other.safetensors")
-    for file, message in (("cut", "is damaged"), ("less", "is missing"), ("other", "has shape [3]")):
+    for file, message in (("cut", "is cut off"), ("less", "is missing"), ("other", "has shape [3]")):
         for key in ("start", "student"):
             values = MODEL | {"kind": "denoiser" if key == "start" else "ladd", key: f"{file}.safetensors"}
             Path("recipe.yaml").write_text(yaml.safe_dump(values))

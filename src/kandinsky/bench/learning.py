@@ -77,7 +77,7 @@ def _of_log(objective: Objective, steps: int, folder: Path, **settings: Any) -> 
 def _bench(process: str, frames: int) -> Bench:
     """A teacher that has learned a little."""
     with tempfile.TemporaryDirectory() as folder:
-        return distil.prepared(process, Path(folder), steps=150, frames=frames)
+        return distil.prepared(process, Path(folder), steps=100, frames=frames)
 
 
 def _denoiser(process: str, steps: int, folder: Path) -> Found:
@@ -124,7 +124,7 @@ def _preference(process: str, folder: Path) -> Found:
     objective = PreferenceObjective(
         bench.denoising, network, _held(before), pairs, Times(), beta=5.0, frozen={"reference": before}
     )
-    return _of_log(objective, 60, folder, lr=1e-3)
+    return _of_log(objective, 30, folder, lr=2e-3)
 
 
 def _reward(process: str, folder: Path) -> Found:
@@ -148,7 +148,7 @@ def _reward(process: str, folder: Path) -> Found:
         bench.denoising, network, _held(before), decode, reward.brightness, cast(ClipBatches, bench.world), recipe,
         frozen={"reference": before},
     )  # fmt: skip
-    return _of_log(objective, 60, folder, lr=1e-3)
+    return _of_log(objective, 30, folder, lr=2e-3)
 
 
 def _held(network: nn.Module) -> Callable[[nn.Module], Any]:
@@ -178,7 +178,7 @@ def _autoencoder(folder: Path) -> Found:
     clip = torch.stack((plain, inside.float() * 2 - 1, -plain), -1)[None]
     losses = AutoencoderLosses(perceptual=0.0, adversarial=0.01, adversarial_from=20, width=4)
     objective = AutoencoderObjective(network, 4, lambda step, rng, portion: Fragments(clip, [0]), losses, 8)
-    figures = distil.trained(objective, 50, folder, lr=1e-2)["reconstruction"]
+    figures = distil.trained(objective, 40, folder, lr=1e-2)["reconstruction"]
     return figures[0], figures[-1]
 
 
@@ -205,7 +205,7 @@ def _sound(folder: Path) -> Found:
         f"negative_{sound.TEXT}": torch.zeros(1, 2, 8),
     }
     batches = sound.SoundBatches(tensors, sound.SoundData("", batch=8))
-    return _of_log(DenoiserObjective(denoising, network, batches, Times("uniform")), 120, folder, lr=4e-3)
+    return _of_log(DenoiserObjective(denoising, network, batches, Times("uniform")), 80, folder, lr=4e-3)
 
 
 _SAMPLES = "samples"
@@ -213,28 +213,26 @@ _SAMPLES = "samples"
 
 def _by_loss(kind: str, way: str, bound: float, *, frames: int = 1) -> tuple[Problem, ...]:
     return tuple(
-        Problem(kind, f"{way}, {process}", bound, partial(_distilled, process, way, 60), teacher=(process, frames))
+        Problem(kind, f"{way}, {process}", bound, partial(_distilled, process, way, 30), teacher=(process, frames))
         for process in distil.SETTINGS
     )
 
 
-def _by_samples(kind: str, way: str, bound: float, steps: int) -> tuple[Problem, ...]:
-    return tuple(
-        Problem(kind, f"{way}, {process}", bound, partial(_nearer, process, way, steps), _SAMPLES, (process, 1))
-        for process in distil.SETTINGS
-    )
+def _by_samples(kind: str, way: str, bound: float, steps: int, process: str) -> Problem:
+    return Problem(kind, f"{way}, {process}", bound, partial(_nearer, process, way, steps), _SAMPLES, (process, 1))
 
 
 PROBLEMS = (
-    Problem("denoiser", "flow matching", 0.7, partial(_denoiser, "flow", 120)),
-    Problem("denoiser", "v-prediction", 0.7, partial(_denoiser, "v", 120)),
-    Problem("denoiser", "noise prediction", 0.7, partial(_denoiser, "noise", 120)),
+    Problem("denoiser", "flow matching", 0.7, partial(_denoiser, "flow", 40)),
+    Problem("denoiser", "v-prediction", 0.7, partial(_denoiser, "v", 40)),
+    Problem("denoiser", "noise prediction", 0.7, partial(_denoiser, "noise", 40)),
     *_by_loss("guidance-distillation", "guidance, at equal work", 0.6),
     *_by_loss("step-distillation", distil.PROGRESSIVE, 0.9),
     *_by_loss("step-distillation", "consistency, 4", 0.9),
     *_by_loss("step-distillation", "regression, 4", 0.7),
-    *_by_samples("ladd", "LADD, 4", 0.8, 200),
-    *_by_samples("dmd2", "DMD2, 2", 0.8, 120),
+    _by_samples("ladd", "LADD, 4", 0.8, 1000, "flow"),
+    _by_samples("dmd2", "DMD2, 2", 0.8, 100, "flow"),
+    _by_samples("dmd2", "DMD2, 2", 0.8, 100, "v"),
     *_by_loss("self-forcing", distil.FORCED, 0.85, frames=3),
     Problem("preference", "flow", 0.9, partial(_preference, "flow"), teacher=("flow", 1)),
     Problem("preference", "v", 0.9, partial(_preference, "v"), teacher=("v", 1)),

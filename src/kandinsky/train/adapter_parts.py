@@ -85,7 +85,8 @@ class _Pass:
             squares = (layer.base_layer.weight + scale * up @ down).float().square().sum(1)
             if self.columns is not None:
                 dist.all_reduce(squares, group=self.group)
-        return out * (self._of_rows(layer.lora_magnitude_vector[NAME].weight) / squares.sqrt())
+        scaled: Tensor = out * (self._of_rows(layer.lora_magnitude_vector[NAME].weight) / squares.sqrt())
+        return scaled
 
     def _kronecker(self) -> Tensor:
         """The own part of the update of a LoKr."""

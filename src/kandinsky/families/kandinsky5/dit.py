@@ -275,7 +275,7 @@ class VisualBlock(nn.Module):
         normed = modulated_norm(x_BSD, m[0], m[1], segments)
         x_BSD = gated_sum(x_BSD, m[2], self.self_attention(normed, rotation=rotation, mix=mix), segments)
         normed = modulated_norm(x_BSD, m[3], m[4], segments)
-        to_text = partial(attention, mask=mask_BL)
+        to_text: Mix = partial(attention, mask=mask_BL)
         if segments is not None and segments.texts:
             to_text = segments.to_texts(mask_BL)
         x_BSD = gated_sum(x_BSD, m[5], self.cross_attention(normed, text_BLD, mix=to_text), segments)
