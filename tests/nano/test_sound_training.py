@@ -78,15 +78,17 @@ def test_a_step_trains_eye_and_network_and_the_autoencoder_stays() -> None:
     one = objective(drop=0)
     batch = one.batch(0, Rng(0, 0).generator(0))
     assert batch.frames_BTCHW.shape == (3, FRAMES, 3, 16, 16) and batch.clean_BTHWC.shape == (3, 1, 2, 27, 4)
-    loss, figures = one.loss(batch, Rng(0, 0).generator(1))
-    loss.backward()
-    assert {"loss_velocity", "loss_early", "loss_reading"} == set(figures)
+    loss = one.loss(batch, Rng(0, 0).generator(1))
+    loss.value.backward()
+    assert {"loss_velocity", "loss_early", "loss_reading"} == set(loss.figures)
+    by_time = sum(at.error for at in loss.timed) / len(loss.timed)
+    assert by_time == pytest.approx(loss.figures["loss_velocity"], rel=1e-5)
     for name in ("clip.patches.weight", "clip.words.weight", "unet.conv_in.weight", "reading.weight"):
         gradient = one.network.get_parameter(name).grad
         assert gradient is not None and gradient.abs().max() > 0, name
     assert all(p.grad is None for p in one.autoencoder.parameters())
-    again = one.loss(batch, Rng(0, 0).generator(1))[0]
-    assert torch.equal(loss.detach(), again.detach())
+    again = one.loss(batch, Rng(0, 0).generator(1))
+    assert torch.equal(loss.value.detach(), again.value.detach())
 
 
 def test_training_resumes_bit_equal(tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_the_autoencoder_starts_at_pca_and_gets_better() -> None:
     optimiser = torch.optim.Adam([p for p in one.network.parameters() if p.requires_grad], 2e-3)
     losses = []
     for _ in range(8):
-        loss, _ = one.loss(batch, Rng(0, 0).generator(1))
+        loss = one.loss(batch, Rng(0, 0).generator(1)).value
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

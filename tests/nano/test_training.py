@@ -107,12 +107,15 @@ def test_a_given_first_frame_is_clean_marked_and_not_learned(tmp_path: Path) -> 
         return wrong
 
     with mock.patch.object(made.network, "forward", network):
-        loss, _ = made.loss(batch, Rng(0, 0).generator(1))
+        loss = made.loss(batch, Rng(0, 0).generator(1))
     (x,) = seen
     assert torch.equal(x[batch.given_B, 0, ..., :4], batch.latents_BTHWC[batch.given_B, 0])
     assert not torch.equal(x[~batch.given_B, 0, ..., :4], batch.latents_BTHWC[~batch.given_B, 0])
     assert torch.equal(x[:, 0, 0, 0, -1] == 1, batch.given_B) and not x[:, 1:, ..., -1].any()
-    assert loss < 100
+    assert loss.value < 100
+    spread = sum(one.error * one.weight for one in loss.timed) / len(batch.given_B)
+    assert spread == pytest.approx(float(loss.value.detach()), rel=1e-5)
+    assert len({one.weight for one in loss.timed}) == 2  # of clips that begin with a given frame less is learned
 
 
 def test_rate_rises_stays_and_falls() -> None:

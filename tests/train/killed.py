@@ -71,7 +71,7 @@ def kill(out: Path, rng: random.Random, way: str, steps: int) -> dict[str, Any]:
 
     while not is_time():
         assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it was killed"
-    time.sleep(rng.uniform(0.0, {"soon": 0.5, "step": 0.02, "writing": 0.004}[way]))
+    time.sleep(rng.uniform(0.0, {"soon": 0.2, "step": 0.02, "writing": 0.004}[way]))
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     assert os.WIFSIGNALED(status), f"it ended before it was killed, with {status}"

@@ -1,23 +1,20 @@
-"""Recipes run by a group of processes; started by ``test_recipe_processes.py`` under torchrun, once for all of them.
+"""Recipes run by groups of processes, for ``test_recipe_processes.py``.
 
-The recipes stand in a JSON file. Of each, the first process writes the figures of every step, and every process how
+Of each recipe the first process writes the figures of every step, and every process how
 many examples it encoded.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from kandinsky.errors import RequestError
 from kandinsky.runtime.parallel import launch
 from kandinsky.train import loop, model_recipe
 from kandinsky.train.recipe import read_recipe, run_recipe
+from tiny import nursery
 
 STEPS: list[dict[str, float]] = []
 ENCODED: list[int] = []
@@ -38,9 +35,7 @@ def run(path: Path) -> None:
         (out / "steps.json").write_text(json.dumps(STEPS))
 
 
-def main(recipes: Path) -> None:
-    warnings.simplefilter("ignore", UserWarning)
-    torch.set_num_threads(1)
+def work(recipes: list[str]) -> None:
     take_step, encode = loop.take_step, model_recipe.encode
 
     def taken(*given: Any) -> dict[str, float]:
@@ -52,11 +47,9 @@ def main(recipes: Path) -> None:
         return encode(context, examples, *given)
 
     loop.take_step, model_recipe.encode = taken, encoded  # type: ignore[assignment]
-    for path in json.loads(recipes.read_text()):
+    for path in recipes:
         run(Path(path))
-    launch.part()
 
 
 if __name__ == "__main__":
-    with launch.together(lambda text: print(text, file=sys.stderr, flush=True)):
-        main(Path(sys.argv[1]))
+    nursery.serve(work)

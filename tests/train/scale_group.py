@@ -1,6 +1,6 @@
-"""Trainings by a group of processes; run by ``test_scale_processes.py`` under torchrun, once for all of its cases.
+"""Trainings by groups of processes, for ``test_scale_processes.py``.
 
-The cases stand in a JSON file. Of each, the first process writes the losses, the norms and the weights it ends with.
+Of each case the first process writes the losses, the norms and the weights it ends with.
 """
 
 from __future__ import annotations
@@ -8,20 +8,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from kandinsky.runtime.parallel import launch
 from kandinsky.train import loop
 from kandinsky.train.scale import Scale, Scaling
-from tiny import clips
+from tiny import clips, nursery
 
 
 def train(case: dict[str, Any]) -> None:
@@ -60,16 +57,10 @@ def _befall(event: dict[str, Any], step: int, loss: Tensor) -> Tensor:
     return loss
 
 
-def main(cases: Path) -> None:
-    warnings.simplefilter("ignore", UserWarning)
-    torch.set_num_threads(1)
-    if launch.World.started().size > 1:
-        launch.meet("cpu")
-    for case in json.loads(cases.read_text()):
+def run(cases: list[dict[str, Any]]) -> None:
+    for case in cases:
         train(case)
-    launch.part()
 
 
 if __name__ == "__main__":
-    with launch.together(lambda text: print(text, file=sys.stderr, flush=True)):
-        main(Path(sys.argv[1]))
+    nursery.serve(run)

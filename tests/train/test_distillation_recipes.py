@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 import kandinsky
 from kandinsky.errors import RequestError
+from kandinsky.train import loop, recipe
 from kandinsky.train.recipe import read_recipe, run_recipe
 from kandinsky.weights.read import read_state
 from tiny import catalogue, family, kandinsky4, unets
@@ -65,9 +67,28 @@ def shrunk(name: str, models: Path, out: Path, **changes: Any) -> Path:
     values.pop("student", None)
     if "steps" in values:
         values["steps"] = {**values["steps"], "levels": [8, 4], "level_steps": 1}
-    recipe = out.with_suffix(".yaml")
-    recipe.write_text(yaml.safe_dump(values | changes))
-    return recipe
+    path = out.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(values | changes))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def named(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever runs here has the updates that its recipe names before anything is read."""
+    told, run, read = list[tuple[str, ...]](), loop.run, recipe.read_settings
+
+    def noted(values: Any, path: Path) -> Any:
+        settings = read(values, path)
+        told.append(settings.learners)
+        return settings
+
+    def checked(objective: Any, *args: Any, **more: Any) -> Any:
+        assert tuple(update.name for update in objective.updates) == told[-1]
+        return run(objective, *args, **more)
+
+    monkeypatch.setattr(recipe, "read_settings", noted)
+    monkeypatch.setattr(loop, "run", checked)
+    yield
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -122,8 +143,8 @@ def test_nanos_recipes_run(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     values |= {"out": str(out), "stages": [{"until": 1.0, "frames": 2, "batch": 2}]}
     values.pop("student", None)
     values["loop"] = {**values["loop"], "steps": 2, "log_every": 1}
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(values))
-    assert read_state(run_recipe(recipe))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert read_state(run_recipe(path))
     losses = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert len(losses) == 2 and all(0 < loss < 100 for loss in losses)

@@ -227,8 +227,33 @@ def test_what_cannot_be_learned_is_refused(models: Path, tmp_path: Path, fault: 
         check_recipe(recipe(models, tmp_path, what, tmp_path, **more))
 
 
-def test_a_recipe_of_a_lesson_is_checked(models: Path, tmp_path: Path) -> None:
-    assert "valid" in check_recipe(recipe(models, tmp_path, "keyframes", tmp_path))[0]
+def checked(path: Path) -> dict[str, str]:
+    """Lines of `--check`, by their first word."""
+    return {line.split()[0]: line for line in check_recipe(path)}
+
+
+@pytest.mark.parametrize("what", LEARNT)
+def test_a_recipe_of_a_lesson_is_checked(models: Path, tmp_path: Path, what: str) -> None:
+    """Before there are any data; what is computed follows from what the network is told."""
+    said = checked(recipe(models, tmp_path, what, tmp_path / "absent"))
+    assert list(said) == ["recipe", "parameters", "tokens", "operations", "memory", "time", "fits"]
+    frames = {"inpainting": 1, "editing": 1}.get(what)
+    if frames is None:  # of keyframes, and of the gaps between them
+        count = catalogue.find(LEARNT[what][0]).keyframes.count  # type: ignore[union-attr]
+        frames = count - 1 if "gaps" in what else count
+    patch = 4 if what == "editing" else 1
+    assert int(said["tokens"].split()[1].replace(",", "")) == 2 * frames * (SIDE // 8) ** 2 // patch
+    whole, part = (checked(recipe(models, tmp_path, what, tmp_path, **more))["memory"]
+                   for more in ({}, {"adapter": {"rank": 2}}))  # fmt: skip
+    assert whole != part
+
+
+def test_tokens_are_those_of_the_log(models: Path, tmp_path: Path) -> None:
+    path = recipe(models, tmp_path, "editing", pairs(tmp_path / "data"), loop={"steps": 1, "lr": 1e-3, "bf16": False})
+    lines: list[dict[str, float]] = []
+    run_recipe(path, on_log=lines.append)
+    told = lines[0]["tokens per second"] * lines[0]["seconds per step"]
+    assert f"{told:.0f}" == checked(path)["tokens"].split()[1]
 
 
 def test_a_clip_without_a_gap_is_named(models: Path, tmp_path: Path) -> None:

@@ -15,9 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 import kandinsky
+from kandinsky.bench import distil
 from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D as Kandinsky4
+from kandinsky.families.kandinsky4.dit import DiTParams as Params4
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.kandinsky5.family import TRANSFORMER
+from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops import packed
 from kandinsky.ops.attention import AttentionSpec, attention
@@ -25,7 +29,7 @@ from kandinsky.text.store import join
 from kandinsky.train.adapter import AdapterSettings
 from kandinsky.train.adapter import add as add_adapters
 from kandinsky.train.data.encode import encode
-from kandinsky.train.denoising import Denoising
+from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.recipe import check_recipe, run_recipe
 from kandinsky.train.scale import Scale, Scaling
 from tiny.clips import filled
@@ -37,6 +41,10 @@ ATTENTION = {
     "nabla": AttentionSpec(type="nabla", P=0.4, wT=1, wH=1, wW=1),
     "causal": AttentionSpec(type="causal"),
 }
+PARAMS4 = Params4(
+    in_visual_dim=4, out_visual_dim=4, in_text_dim=12, time_dim=16, model_dim=32, ff_dim=48, axes_dims=(4, 6, 6),
+    num_blocks=2,
+)  # fmt: skip
 Change = Callable[[DiffusionTransformer3D], object]
 CHANGES: dict[str, Change] = {
     "plain": lambda net: None,
@@ -100,6 +108,54 @@ def test_each_kind_of_attention_stays_within_its_clip(kind: str) -> None:
     net = filled(DiffusionTransformer3D(TINY))
     assert isinstance(net, DiffusionTransformer3D)
     check_alike(net, spec=ATTENTION[kind])
+
+
+SIZES4 = ((3, 8, 8), (1, 4, 12), (2, 16, 4))  # whose rows and columns of tokens can be halved
+
+
+@pytest.mark.parametrize("groups", [(1, 1, 1), (1, 2, 2)])
+@pytest.mark.parametrize("change", ["plain", "checkpointed"])
+def test_a_sequence_of_kandinsky4_is_its_clips_apart(groups: tuple[int, int, int], change: str) -> None:
+    net = filled(Kandinsky4(PARAMS4))
+    assert isinstance(net, Kandinsky4)
+    if change == "checkpointed":
+        Scaling(Scale(activations="full")).spare(list(net.blocks()))
+    generator = torch.Generator().manual_seed(2)
+    clips = [torch.randn(1, *size, 4, generator=generator) for size in SIZES4]
+    texts = [TextEmbeddings(torch.randn(1, n, 12, generator=generator), torch.zeros(1, 0)) for n in (5, 2, 7)]
+    given = [torch.tensor([time]) for time in (900.0, 30.0, 400.0)]
+    apart = [
+        net(x[0], t, text, frames=[len(x[0])], groups=groups)[None]
+        for x, t, text in zip(clips, given, texts, strict=True)
+    ]
+    expected = gradients(net, apart)
+    made = net(packed.laid(clips), torch.cat(given), join(texts), groups=groups, lengths=SIZES4)
+    together = packed.taken(made, SIZES4)
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    found = gradients(net, together)
+    assert found.keys() == expected.keys() and len(found) == len(list(net.parameters()))
+    for name, grad in expected.items():
+        assert float((found[name] - grad).abs().max()) <= 4e-4 * float(grad.abs().max()), name
+
+
+@pytest.mark.parametrize("process", distil.SETTINGS)
+def test_the_door_of_a_network_takes_a_sequence(process: str) -> None:
+    """With conditions and times of each clip, for flow matching and v-prediction."""
+    denoising, net = distil.bare(distil.SETTINGS[process])
+    filled(net)
+    generator = torch.Generator().manual_seed(5)
+    clips = [torch.randn(1, *size, distil.CHANNELS, generator=generator) for size in SIZES4]
+    given = []
+    for number, x in enumerate(clips):
+        text = distil.World().given(torch.tensor([number])).text
+        mask = torch.zeros(1, x.shape[1], 1, 1, 1, dtype=torch.bool)
+        mask[:, 0] = number == 0
+        given.append(Given(text, Known({VIDEO: torch.ones_like(x)}, {VIDEO: mask}) if number == 0 else Known()))
+    t = [denoising.times(torch.tensor([at])) for at in (0.8, 0.2, 0.5)]
+    together = denoising.predict_packed(net, clips, t, given)
+    for made, *one in zip(together, clips, t, given, strict=True):
+        torch.testing.assert_close(made, denoising.predict(net, *one), atol=1e-5, rtol=1e-4)
 
 
 def test_what_lies_beside_a_clip_is_not_seen() -> None:
@@ -194,7 +250,7 @@ def test_of_one_size_a_packed_training_is_the_batched_one(encoded: Path, tmp_pat
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "network": ({"model": "kandinsky4-t2v"}, "network `kandinsky4.dit` cannot keep the clips of a sequence apart"),
+    "network": ({"model": "kandinsky3.0"}, "cannot keep the clips of a sequence apart"),
     "kind": ({"kind": "guidance-distillation"}, "recipes of this kind take clips of one size"),
     "tokens": ({"data": {"sequence": 100, "tokens": 100}}, "either `data.tokens`"),
     "ring": ({"scale": {"ring": 2}}, "leave `scale.ring`"),

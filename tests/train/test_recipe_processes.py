@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +12,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-import kandinsky
 from tiny import catalogue, family
+from tiny.nursery import Nursery
 
 HERE = Path(__file__).parent
 LOOP = {"steps": 3, "lr": 1e-3, "warmup": 1, "bf16": False, "log_every": 1, "seed": 1}
@@ -59,22 +56,6 @@ def recipe(models: Path, out: Path, source: str = "data", **more: Any) -> Path:
     return path
 
 
-def start(models: Path, processes: int, recipes: list[Path], folder: Path) -> None:
-    path = folder / f"recipes-{processes}.json"
-    path.write_text(json.dumps([str(one) for one in recipes]))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
-    source = Path(kandinsky.__file__).parents[1]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{source}{os.pathsep}{HERE.parent}",
-        "KANDINSKY_CARDS": str(models / "cards"),
-    }  # fmt: skip
-    done = subprocess.run(
-        [*command, str(HERE / "recipe_group.py"), str(path)], env=environment, capture_output=True, text=True,
-        timeout=1500, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-
-
 def check_alike(made: Path, alone: Path, file: str) -> None:
     found, expected = (json.loads((one / "steps.json").read_text()) for one in (made, alone))
     assert len(found) == len(expected) == LOOP["steps"]
@@ -98,13 +79,14 @@ def encoded(out: Path, rank: int) -> tuple[int, str]:
 @pytest.mark.slow
 def test_recipes_by_two_are_those_by_one(models: Path, tmp_path: Path) -> None:
     one = {name: recipe(models, tmp_path / f"{name} alone", **more) for name, more in (("plain", {}), ("ladd", LADD))}
-    start(models, 1, list(one.values()), tmp_path)
     two = [
         recipe(models, tmp_path / "plain"),
         recipe(models, tmp_path / "ladd", **LADD, **SHARDS),
         recipe(models, tmp_path / "broken", source="broken"),
     ]
-    start(models, 2, two, tmp_path)
+    with Nursery(HERE / "recipe_group.py", KANDINSKY_CARDS=str(models / "cards")) as nursery:
+        nursery.start(1, [str(path) for path in one.values()])
+        nursery.start(2, [str(path) for path in two])
     for name in one:
         assert encoded(tmp_path / f"{name} alone", 0) == (3, "")
         assert [encoded(tmp_path / name, rank) for rank in (0, 1)] == [(2, ""), (1, "")]

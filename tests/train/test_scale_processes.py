@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import kandinsky
 from tiny.clips import NETWORKS
+from tiny.nursery import Nursery
 
 HERE = Path(__file__).parent
 STEPS = 20
@@ -25,7 +23,7 @@ LOOP = {"steps": STEPS, "lr": 3e-3, "warmup": 2, "bf16": False, "log_every": 1, 
 LOSSES, WEIGHTS = 2e-5, 5e-4
 Case = dict[str, Any]
 
-SCHEMES: dict[int, dict[str, dict[str, Any]]] = {
+SCHEMES: dict[int, dict[str, Case]] = {
     2: {
         "data": {},
         "fsdp": {"fsdp": 2},
@@ -41,27 +39,18 @@ SCHEMES: dict[int, dict[str, dict[str, Any]]] = {
         "tp + fsdp": {"tp": 2, "fsdp": 2},
         "tp x ring": {"tp": 2, "ring": 2},
     },
-}  # fmt: skip
+}
 
 
-def start(processes: int, cases: list[Case], folder: Path, *, fails: bool = False) -> tuple[int, str]:
-    """Run cases one after the other, by a group of so many processes. Returns: how it ended, and what it said."""
-    path = folder / f"cases-{processes}.json"
-    path.write_text(json.dumps(cases))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
-    source = Path(kandinsky.__file__).parents[1]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{source}{os.pathsep}{HERE.parent}"}
-    done = subprocess.run(
-        [*command, str(HERE / "scale_group.py"), str(path)], env=environment, capture_output=True, text=True,
-        timeout=1500, check=False,
-    )  # fmt: skip
-    assert fails or done.returncode == 0, done.stderr[-4000:]
-    return done.returncode, done.stderr
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery(HERE / "scale_group.py") as one:
+        yield one
 
 
-def case(out: Path, network: str, scale: Case | None = None, heads: int = 5, width: int = 16, **more: Any) -> Case:
-    made = {"heads": heads, "width": width}
-    return {"out": str(out), "network": network, "made": made, "scale": scale or {}, "loop": {**LOOP, **more}}
+def case(out: Path, network: str, scale: Case | None = None, made: Case | None = None, **more: Any) -> Case:
+    """A training; ``made`` is for ``clips.objective``, what is left for the loop."""
+    return {"out": str(out), "network": network, "made": made or {}, "scale": scale or {}, "loop": {**LOOP, **more}}
 
 
 def losses(out: Path, name: str = "loss") -> list[float]:
@@ -88,64 +77,90 @@ def differing(found: dict[str, tuple[float, float]]) -> dict[str, tuple[float, f
     return {key: value for key, value in found.items() if not (value[0] <= LOSSES and value[1] <= WEIGHTS)}
 
 
+FEWER = {"steps": 4}
+DENSE, SPARSE, FOUR = NETWORKS
+# of each training: its network, how it is made, and what else is said of its loop; tensor parallelism needs even heads
+TRAININGS: dict[str, tuple[str, Case, Case]] = {
+    **{
+        f"{network} {heads}": (network, {"heads": heads}, {} if network == DENSE else FEWER)
+        for network in NETWORKS
+        for heads in (4, 5)
+    },
+    "by frame": (DENSE, {"by_frame": True}, FEWER),
+    "by frame, nabla": (SPARSE, {"by_frame": True}, FEWER),
+    **{
+        f"{kind}, {network}": (network, {"heads": 4, "adapted": {"kind": kind, "rank": 3, "formats": ["peft"]}}, FEWER)
+        for network in (DENSE, FOUR)
+        for kind in ("lora", "dora", "lokr")
+    },
+    "accumulate": (DENSE, {"heads": 4}, {"accumulate": 2, **FEWER}),
+    "muon": (DENSE, {"heads": 4, "width": 32}, {"optimiser": "muon", "weight_decay": 0.1, **FEWER}),
+}
+# what is tried of each, by the number of processes; of the dense network all there is
+TRIED: dict[int, dict[str, list[Case]]] = {
+    2: {
+        f"{SPARSE} 5": [{"ulysses": 2}],
+        f"{SPARSE} 4": [{"tp": 2}],
+        f"{FOUR} 5": [{"fsdp": 2}, {"ulysses": 2}, {"ring": 2}],
+        f"{FOUR} 4": [{"tp": 2}],
+        "by frame": [{"ulysses": 2}, {"ring": 2}],
+        "by frame, nabla": [{"ulysses": 2}],
+        **{f"{kind}, {network}": [{"tp": 2}] for network in (DENSE, FOUR) for kind in ("lora", "dora", "lokr")},
+        "accumulate": [{"fsdp": 2}, {}],
+        "muon": [{"fsdp": 2}, {"tp": 2}],
+    },
+    4: {
+        f"{SPARSE} 5": [{"ulysses": 2, "fsdp": 4}],
+        f"{SPARSE} 4": [{"tp": 2, "fsdp": 2}],
+        f"{FOUR} 5": [{"ring": 2, "ulysses": 2}, {"fsdp": 2}],
+        f"{FOUR} 4": [{"tp": 2, "ring": 2}],
+        "by frame": [{"ring": 2, "ulysses": 2}],
+        f"dora, {DENSE}": [{"tp": 2, "fsdp": 2}],
+        f"lora, {FOUR}": [{"tp": 2, "ring": 2}],
+    },
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trainings by one process: of 5 heads, which no number of processes divides, and of 4 for tensor parallelism."""
+def alone(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Path:
+    """All trainings by one process."""
     folder = tmp_path_factory.mktemp("alone")
-    start(1, [case(folder / f"{name} {heads}", name, heads=heads) for name in NETWORKS for heads in (4, 5)], folder)
+    given = [case(folder / name, network, {}, made, **more) for name, (network, made, more) in TRAININGS.items()]
+    nursery.start(1, given)
     return folder
 
 
-def schemes(world: int) -> dict[str, tuple[str, dict[str, Any], int]]:
-    """Of each case, its network, what the recipe would say, and its heads."""
-    found = {}
-    for network in NETWORKS:
-        for name, scale in SCHEMES[world].items():
-            if "ring" in scale and "nabla" in network:  # which needs all tokens of a head
-                continue
-            found[f"{network}: {name}"] = (network, scale, 4 if "tp" in scale else 5)
-    return found
+def schemes(world: int) -> dict[str, tuple[str, Case]]:
+    """Of each case, its training and what the recipe would say."""
+    found: dict[str, tuple[str, Case]] = {}
+    for name, scale in SCHEMES[world].items():
+        found[f"{DENSE}: {name}"] = f"{DENSE} {4 if 'tp' in scale else 5}", scale
+    return found | {f"{name}: {scale}": (name, scale) for name, tried in TRIED[world].items() for scale in tried}
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_a_training_by_many_is_that_of_one(alone: Path, tmp_path: Path, world: int) -> None:
+def test_a_training_by_many_is_that_of_one(alone: Path, tmp_path: Path, nursery: Nursery, world: int) -> None:
     cases = schemes(world)
-    start(world, [case(tmp_path / key, *given[:2], heads=given[2]) for key, given in cases.items()], tmp_path)
-    far = {key: distances(tmp_path / key, alone / f"{network} {heads}") for key, (network, _, heads) in cases.items()}
-    for key, (network, _, heads) in cases.items():
-        first, *_, last = losses(alone / f"{network} {heads}")
-        assert last < 0.9 * first, key  # something was learned
-    assert differing(far) == {}
-
-
-MUON = {"optimiser": "muon", "weight_decay": 0.1}
-
-
-@pytest.mark.slow
-def test_micro_batches_and_whole_matrices(tmp_path: Path) -> None:
-    """Gradients add up over micro-batches and processes; Muon needs whole matrices of weights that lie in shards."""
-    wide = {"heads": 4, "width": 32, "steps": 6}
-    ways: dict[str, Case] = {"accumulate": {"accumulate": 2}, "muon": {**MUON, **wide}}
-    start(1, [case(tmp_path / f"{name} alone", "kandinsky5 dense", **way) for name, way in ways.items()], tmp_path)
-    spread = [("accumulate", {"fsdp": 2}), ("accumulate", {}), ("muon", {"fsdp": 2}), ("muon", {"tp": 2})]
-    cases = {f"{name} {scale}": (name, scale) for name, scale in spread}
-    start(
-        2,
-        [case(tmp_path / out, "kandinsky5 dense", scale, **ways[name]) for out, (name, scale) in cases.items()],
-        tmp_path,
-    )
-    found = {out: distances(tmp_path / out, tmp_path / f"{name} alone") for out, (name, _) in cases.items()}
-    muon = {key: found.pop(key) for key in list(found) if key.startswith("muon")}
-    assert differing(found) == {}
+    given = []
+    for key, (training, scale) in cases.items():
+        network, made, more = TRAININGS[training]
+        given.append(case(tmp_path / key, network, scale, made, **more))
+    nursery.start(world, given)
+    far = {key: distances(tmp_path / key, alone / training) for key, (training, _) in cases.items()}
+    for heads in (4, 5):
+        first, *_, last = losses(alone / f"{DENSE} {heads}")
+        assert last < 0.9 * first  # something was learned
     # directions are found in bfloat16, where a bit of a sum shows
+    muon = {key: far.pop(key) for key in list(far) if key.startswith("muon")}
+    assert differing(far) == {}
     assert all(one[0] <= 1e-3 and one[1] <= 1e-2 for one in muon.values()), muon
 
 
 @pytest.mark.slow
-def test_shards_in_bfloat16_and_in_main_memory(tmp_path: Path) -> None:
+def test_shards_in_bfloat16_and_in_main_memory(tmp_path: Path, nursery: Nursery) -> None:
     ways: dict[str, Case] = {"plain": {}, "offload": {"offload": True}, "bfloat16": {"param_dtype": "bfloat16"}}
     cases = [case(tmp_path / name, "kandinsky5 dense", {"fsdp": 2, **way}, steps=4) for name, way in ways.items()]
-    start(2, cases, tmp_path)
+    nursery.start(2, cases)
     assert differing({"offload": distances(tmp_path / "offload", tmp_path / "plain")}) == {}
     rounded, whole = losses(tmp_path / "bfloat16"), losses(tmp_path / "plain")
     assert rounded != whole and all(abs(a - b) < 0.05 * b for a, b in zip(rounded, whole, strict=True))
@@ -153,46 +168,52 @@ def test_shards_in_bfloat16_and_in_main_memory(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["kandinsky5 dense", "kandinsky4"])
-def test_a_checkpoint_of_four_goes_on_with_two_and_with_one(tmp_path: Path, network: str) -> None:
-    more: Case = {"schedule": "constant", "heads": 4}
+def test_a_checkpoint_of_four_goes_on_with_two_and_with_one(tmp_path: Path, nursery: Nursery, network: str) -> None:
+    made: Case = {"heads": 4}
     out = tmp_path / "run"
-    start(1, [case(tmp_path / "alone", network, **more | {"steps": 12})], tmp_path)
-    start(4, [case(out, network, {"tp": 2, "fsdp": 2}, **more | {"steps": 4})], tmp_path)
+
+    def go_on(world: int, steps: int, scale: Case, folder: Path = out) -> None:
+        nursery.start(world, [case(folder, network, scale, made, schedule="constant", steps=steps)])
+
+    go_on(1, 12, {}, tmp_path / "alone")
+    go_on(4, 4, {"tp": 2, "fsdp": 2})
     written = {file: load_file(out / file) for file in ("averaged.safetensors", "trained.safetensors")}
     # read by other numbers of processes, not a bit is another
     others: list[tuple[int, Case]] = [(1, {}), (2, {"ulysses": 2, "fsdp": 2}), (2, {"tp": 2})]
     for world, scale in others:
-        start(world, [case(out, network, scale, **more | {"steps": 4})], tmp_path)
+        go_on(world, 4, scale)
         for file, expected in written.items():
-            made = load_file(out / file)
-            assert all(torch.equal(made[key], expected[key]) for key in expected), (world, scale)
-    start(2, [case(out, network, {"ulysses": 2, "fsdp": 2}, **more | {"steps": 8})], tmp_path)
-    start(1, [case(out, network, **more | {"steps": 12})], tmp_path)
+            found = load_file(out / file)
+            assert all(torch.equal(found[key], expected[key]) for key in expected), (world, scale)
+    go_on(2, 8, {"ulysses": 2, "fsdp": 2})
+    go_on(1, 12, {})
     assert differing({network: distances(out, tmp_path / "alone")}) == {}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["sigterm", "kill", "nan"])
-def test_what_happens_to_one_process_happens_to_all(tmp_path: Path, what: str) -> None:
+def test_what_happens_to_one_process_happens_to_all(tmp_path: Path, nursery: Nursery) -> None:
     more: Case = {"steps": 8, "checkpoint_steps": 1}
     scale = {"fsdp": 2}
-    start(2, [case(tmp_path / "whole", "kandinsky5 dense", scale, **more)], tmp_path)
-    out = tmp_path / "run"
-    broken = case(out, "kandinsky5 dense", scale, **more) | {"event": {"rank": 1, "step": 4, "what": what}}
-    code, said = start(2, [broken], tmp_path, fails=True)
-    assert code
-    last = max(int(path.name.removeprefix("checkpoint-")) for path in out.glob("checkpoint-*"))
+    nursery.start(2, [case(tmp_path / "whole", "kandinsky5 dense", scale, **more)])
     words = {
         "sigterm": "interrupted",
         "kill": "has gone: it was killed|the launcher ended it",
         "nan": "the loss of step 5 is nan",
     }
     first = {"sigterm": 5, "kill": 3, "nan": 4}
-    assert re.search(words[what], said) and first[what] <= last <= 5, said
-    assert what != "nan" or "the checkpoint of step 4 is kept" in said
-    start(2, [case(out, "kandinsky5 dense", scale, **more)], tmp_path)
-    for file in ("averaged.safetensors", "trained.safetensors"):
-        made, whole = load_file(out / file), load_file(tmp_path / "whole" / file)
-        assert all(torch.equal(made[key], whole[key]) for key in whole)
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 9)) and not list(out.glob(".checkpoint*"))
+    for what, expected in words.items():
+        out = tmp_path / what
+        broken = case(out, "kandinsky5 dense", scale, **more) | {"event": {"rank": 1, "step": 4, "what": what}}
+        code, said = nursery.start(2, [broken], fails=True)
+        assert code
+        last = max(int(path.name.removeprefix("checkpoint-")) for path in out.glob("checkpoint-*"))
+        assert re.search(expected, said) and first[what] <= last <= 5, said
+        assert what != "nan" or "the checkpoint of step 4 is kept" in said
+    nursery.start(2, [case(tmp_path / what, "kandinsky5 dense", scale, **more) for what in words])
+    for what in words:
+        out = tmp_path / what
+        for file in ("averaged.safetensors", "trained.safetensors"):
+            made, whole = load_file(out / file), load_file(tmp_path / "whole" / file)
+            assert all(torch.equal(made[key], whole[key]) for key in whole)
+        lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == list(range(1, 9)) and not list(out.glob(".checkpoint*"))

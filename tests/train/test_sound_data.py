@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from kandinsky.model.values import Audio, Request
 from kandinsky.train.data.dataset import EncodedDataset
 from kandinsky.train.data.encode import encode
 from kandinsky.train.objective import Portion, Rng
-from kandinsky.train.recipe import run_recipe
+from kandinsky.train.recipe import check_recipe, run_recipe
 from kandinsky.train.sound import EncodedSound, SoundData
 from tiny.sound import film
 
@@ -73,6 +74,25 @@ def test_the_loss_falls(encoded: Path, tmp_path: Path) -> None:
     recipe.write_text(yaml.safe_dump(values))
     run_recipe(recipe, on_log=lambda line: losses.append(line["loss"]))
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:2])
+
+
+def test_what_it_takes_is_told_before_there_are_data(tmp_path: Path, encoded: Path) -> None:
+    """Of whole windows; tokens are those of the log."""
+    path = tmp_path / "recipe.yaml"
+    values: dict[str, Any] = {
+        "kind": "sound", "model": MODEL, "out": str(tmp_path / "run"), "data": {"source": str(encoded), "batch": 2},
+        "loop": {"steps": 1, "lr": 1e-3, "bf16": False},
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(values))
+    lines: list[dict[str, float]] = []
+    run_recipe(path, on_log=lines.append)
+    told = lines[0]["tokens per second"] * lines[0]["seconds per step"]
+    path.write_text(yaml.safe_dump(values | {"data": {"source": str(tmp_path / "absent"), "batch": 2}}))
+    said = {line.split()[0]: line for line in check_recipe(path)}
+    assert said["tokens"].split()[1] == f"{told:,.0f}" and list(said)[1:4] == ["parameters", "tokens", "operations"]
+    path.write_text(yaml.safe_dump(values | {"adapter": {"targets": ["nowhere"]}}))
+    with pytest.raises(RequestError, match="adapter target `nowhere` fits none"):
+        check_recipe(path)
 
 
 def test_data_of_another_model_is_refused(encoded: Path, tmp_path: Path) -> None:

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 
 import kandinsky
+from kandinsky import catalogue
 from kandinsky.cli.main import main
 from kandinsky.errors import RequestError
-from kandinsky.train.recipe import KINDS, read_recipe, read_settings, run_recipe
+from kandinsky.train.estimate import bare
+from kandinsky.train.recipe import KINDS, check_recipe, read_recipe, read_settings, run_recipe
 
 LOOP: dict[str, Any] = {"steps": 2, "lr": 0.001}
 DATA: dict[str, Any] = {"source": "data"}
@@ -116,6 +120,15 @@ WRONG: list[tuple[str | bytes | dict[str, Any], str]] = [
     (MODEL | {"scale": {"ring": 2}}, "must be the number of processes, 1"),
     (MODEL | {"scale": {"offload": True}}, "`offload` is a matter of shards"),
     (MODEL | {"start": "/dev"}, "or a weight file that exists"),
+    (MODEL | {"start": "recipe.yaml"}, "`recipe.yaml` is not a weight file"),
+    (MODEL | {"kind": "ladd", "student": "recipe.yaml"}, "`recipe.yaml` is not a weight file"),
+    (looped(updates={"student": {"lr": 1}}), "`updates` names `student`, but what learns here is network"),
+    (looped(updates={"discriminator": {"lr": 1}}), "`updates` names `discriminator`"),
+    (looped(updates={"network": {"lr": 1}}) | {"kind": "dmd2"}, "what learns here is student, fake"),
+    (looped(updates={"fake": {"lr": 1}}) | {"kind": "ladd"}, "what learns here is student, discriminator"),
+    (AUTOENCODER | {"loop": LOOP | {"updates": {"vae": {"lr": 1}}}}, "`updates` names `vae`"),
+    (MODEL | {"adapter": {"targets": ["to_nowhere"]}}, "adapter target `to_nowhere` fits none of the"),
+    (MODEL | {"kind": "ladd", "adapter": {"targets": ["*.to_nowhere"]}}, "fits none of the"),
     (MODEL | {"out": "/dev/null"}, "`out` is `/dev/null`, which is a file"),
     (MODEL | {"out": "recipe.yaml/below"}, "a part of its path is not a folder"),
     (MODEL | {"out": "a\0b"}, "`out` must be text"),
@@ -187,6 +200,38 @@ def test_data_that_cannot_be_used_is_named(
     lines = [line for line in capsys.readouterr().err.strip().splitlines() if not line.startswith("hint: ")]
     assert len(lines) == 1 and message.replace("`a.", "a.") in lines[0].replace("`data/a.", "a.").replace("`a.", "a.")
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+
+
+def test_weights_to_begin_from_are_looked_at_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their headers are; a file that is cut off, or another network's, is named."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kandinsky.train.model_recipe.build", _too_early)
+    with torch.device("meta"):
+        state = bare(catalogue.find("nano-t2v")).state_dict()
+    whole = {name: torch.zeros(x.shape) for name, x in state.items()}
+    save_file(whole, "whole.safetensors")
+    Path("cut.safetensors").write_bytes(Path("whole.safetensors").read_bytes()[:-100])
+    save_file({name: x for name, x in whole.items() if not name.startswith("out_layer")}, "less.safetensors")
+    save_file(whole | {"text_embeddings.in_layer.bias": torch.zeros(3)}, "other.safetensors")
+    for file, message in (("cut", "is cut off"), ("less", "is missing"), ("other", "has shape [3]")):
+        for key in ("start", "student"):
+            values = MODEL | {"kind": "denoiser" if key == "start" else "ladd", key: f"{file}.safetensors"}
+            Path("recipe.yaml").write_text(yaml.safe_dump(values))
+            assert main(["train", "recipe.yaml", "--check"]) == main(["train", "recipe.yaml"]) != 0
+            lines = capsys.readouterr().err.strip().splitlines()
+            assert all(message in line and f"{file}.safetensors" in line for line in lines), (file, lines)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [({"dropout": 0.1}, "`adapter.dropout`: with `scale.tp`"), ({"base_dtype": "int8"}, "`scale.tp` divides plain")],
+)
+def test_adapters_that_cannot_be_cut_are_refused(tmp_path: Path, adapter: dict[str, Any], message: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(MODEL | {"adapter": adapter, "scale": {"tp": 2}}))
+    with pytest.raises(RequestError, match=message):
+        check_recipe(tmp_path / "recipe.yaml", processes=2)
 
 
 def test_a_missing_recipe_names_no_folder_of_this_machine(capsys: pytest.CaptureFixture[str]) -> None:

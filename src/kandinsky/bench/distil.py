@@ -66,12 +66,14 @@ class Setting:
         params: Of its network.
         student_sampler: Of its few-step models.
         shift: Of its schedule.
+        sampler: In the place of the model's, for another kind of prediction.
     """
 
     model: str
     params: Mapping[str, Any]
     student_sampler: str | None = None
     shift: float = 1.0
+    sampler: str | None = None
 
 
 _SHARED = {
@@ -88,6 +90,8 @@ SETTINGS = {
         "kandinsky4-t2v", _SHARED | {"num_blocks": 1, "visual_cond": True}, student_sampler="cogvideox-renoise"
     ),
 }
+# a network of Kandinsky 5's kind that predicts noise, as the U-Nets do
+NOISE = Setting("kandinsky5-lite-t2v-sft-5s", SETTINGS["flow"].params, sampler="kandinsky3")
 
 
 class World:
@@ -181,6 +185,8 @@ def bare(setting: Setting) -> tuple[Denoising, nn.Module]:
     card = changed(card, {f"dit.{name}": value for name, value in setting.params.items()})
     job = resolve(Request(card.id, "any", seed=0), card, needs_image=False)
     job = dataclasses.replace(job, shift=setting.shift)
+    if setting.sampler is not None:
+        job = dataclasses.replace(job, sampling=dataclasses.replace(job.sampling, sampler=setting.sampler))
     context = build(card, RunOptions(device="cpu", dtype="float32", only=()))
     with loop.seeded(0):
         network = bare_network(card.part("dit"), card.dit, Path()).float()
@@ -387,11 +393,12 @@ def _self_forcing(settings: ForcingSettings, bench: Bench, teacher: Teacher, stu
     return SelfForcingObjective(student, teacher, bench.world, rollout, settings, matching)
 
 
+PROGRESSIVE, FORCED = "progressive, 16 → 8 → 4", "self-forcing by regression, 2 a frame"
 _TWO = {"fake": Change(lr=1e-3), "discriminator": Change(lr=1e-3)}
 WAYS = (
     Way("guidance, at equal work", _guidance, steps=4, teacher_steps=2, sampler=False),
     Way(
-        "progressive, 16 → 8 → 4",
+        PROGRESSIVE,
         partial(_steps, StepSettings("progressive", (16, 8, 4), level_steps=200)),
         training=600,
         sampler=False,
@@ -424,7 +431,7 @@ WAYS = (
         settings={"lr": 5e-4, "updates": _TWO},
     ),
     Way(
-        "self-forcing by regression, 2 a frame",
+        FORCED,
         partial(_self_forcing, ForcingSettings("regression", parts=4)),
         guidance=1.0,
         steps=2,

@@ -47,6 +47,10 @@ class Lesson:
         """Frames per second of an example, and how many there are at most."""
         return job.fps, 1 if job.card.does.makes == "image" else job.shape.frames
 
+    def shapes(self, job: Job) -> dict[str, tuple[int, ...]]:
+        """Shapes of ``tensors`` of an example of the job's size."""
+        return {LATENT: (1, *job.latent.as_tuple())}
+
     def job(self, job: Job) -> Job:
         """The job whose sampling the network learns."""
         return job

@@ -21,7 +21,7 @@ def demand_of(resolved: Job, attention: AttentionSpec, clips: int = 1) -> Demand
     if split is None:
         return Demand(heads=1, hidden=1, tokens=1, is_guided=is_guided, has_tokens=False, clips=clips)
     demand = split.demand()(card.dit, resolved.latent)
-    return dataclasses.replace(demand, is_guided=is_guided, is_sparse=attention.type == "nabla", clips=clips)
+    return dataclasses.replace(demand, is_guided=is_guided, is_sparse=attention.type != "dense", clips=clips)
 
 
 def demand_of_card(card: Card, attention: str) -> Demand:

@@ -37,6 +37,10 @@ class TrainingExamples(Protocol):
         """Names of an example's tensors: `latent` [1, T, H, W, C], and what else the network is told."""
         ...
 
+    def shapes(self, card: Card) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of the tensors of the longest example."""
+        ...
+
     def cut(self, path: Path, card: Card, seconds: float | None) -> Mapping[str, np.ndarray]:
         """Decode a file; without a network, in another process.
 

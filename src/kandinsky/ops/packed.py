@@ -41,12 +41,29 @@ class Segments:
     Attributes:
         tokens: Of each clip.
         rows: Of each clip the rows of its modulation: 1, or one for each of its frames.
-        texts: Of each clip's prompt the tokens that count.
+        texts: Of each clip's prompt the tokens that count; empty for parts of one clip, which share its prompt.
     """
 
     tokens: tuple[int, ...]
     rows: tuple[int, ...]
-    texts: tuple[int, ...]
+    texts: tuple[int, ...] = ()
+
+    @classmethod
+    def of_frames(cls, frames: int, tokens: int, own: slice) -> tuple[Segments, slice]:
+        """Some tokens of a clip as parts of its frames, one row of a modulation each.
+
+        Args:
+            frames: Of the clip.
+            tokens: Of each frame.
+            own: Which tokens of the clip.
+
+        Returns:
+            The parts, and which frames they are of.
+        """
+        of_own = range(own.start // tokens, -(-own.stop // tokens))
+        counts = tuple(min(own.stop, (n + 1) * tokens) - max(own.start, n * tokens) for n in of_own)
+        assert of_own.stop <= frames, f"tokens {own} of {frames} frames of {tokens}"
+        return cls(counts, (1,) * len(counts)), slice(of_own.start, of_own.stop)
 
     def each(self, apply: Callable[..., Tensor], streams: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
         """Apply a function of one clip's tokens and rows to every clip.

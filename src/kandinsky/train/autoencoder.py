@@ -133,6 +133,11 @@ class AutoencoderRecipe:
     loop: loop.LoopSettings
     losses: AutoencoderLosses = field(default_factory=AutoencoderLosses)
 
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the objective's updates."""
+        return ("autoencoder", UPDATE) if self.losses.adversarial else ("autoencoder",)
+
 
 class PiecewiseAutoencoder(Protocol):
     """An autoencoder that codes clips in pieces with a memory."""

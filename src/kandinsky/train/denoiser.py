@@ -38,6 +38,11 @@ class DenoiserRecipe(ModelRecipe):
     teaches: ClassVar[bool] = True
     packs: ClassVar[bool] = True
 
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the objective's updates."""
+        return ("network", UPDATE) if self.auxiliary.adversarial else ("network",)
+
     def __post_init__(self) -> None:
         if self.data.sequence is not None and (self.auxiliary.self_perceptual or self.auxiliary.adversarial):
             raise RequestError("`auxiliary` losses need clips of one size: leave `data.sequence` out, or them")

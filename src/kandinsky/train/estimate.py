@@ -7,9 +7,10 @@ such as a teacher, are not in it.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from kandinsky import catalogue
 from kandinsky.engine.attention import attention_for
 from kandinsky.engine.build import bare_network
+from kandinsky.engine.lesson import LATENT
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.files import local_path
 from kandinsky.model.card import Card
 from kandinsky.model.cost import PROMPT_TOKENS, Operations
-from kandinsky.model.denoiser import VIDEO, Known, Pass
+from kandinsky.model.denoiser import AUDIO, VIDEO, Known, Pass
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime import devices, speed
@@ -37,9 +39,11 @@ from kandinsky.runtime.budget import gigabytes
 from kandinsky.train.adapter import add as add_adapters
 from kandinsky.train.model_recipe import ModelRecipe, check, job_of, lesson_of
 from kandinsky.train.scale import Scaling
+from kandinsky.train.sound import SoundRecipe, card_of
 
 STATES = {"adamw": 8, "muon": 8, "adamw8bit": 2, "rmsprop": 4, "sgd": 0}
 """Bytes of an optimiser's states for each trained number; Muon's matrices have one state, what it leaves has two."""
+FROZEN_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,21 @@ class Shape:
     at_once: int = 1
     processes: int = 1
     shards: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a network learns, where that is not a clip from its prompt.
+
+    Attributes:
+        part: The network.
+        track: Of the state.
+        known: What it is told, of one example; of tensors of more than two axes the shape alone counts.
+    """
+
+    part: str = "dit"
+    track: str = VIDEO
+    known: Known = field(default_factory=Known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +102,7 @@ class Estimate:
     Attributes:
         parameters: Of the network.
         trained: Of them, those that are trained.
-        tokens: Latent places of a step, over all processes.
+        tokens: Patches that the network sees in a step, over all processes; those of the log.
         flops: Operations of a step, over all processes.
         weights, gradients, states, average, activations: Bytes.
         processor: What the time is for, and how that is known.
@@ -137,7 +156,7 @@ class Estimate:
         there = "" if self.memory is None else f" of {gigabytes(self.memory)}"
         return [
             f"parameters   {self.parameters / 1e6:,.1f} million, {self.trained / 1e6:,.1f} million trained",
-            f"tokens       {self.tokens:,} latent places a step",
+            f"tokens       {self.tokens:,} patches a step",
             f"operations   {self.flops / 1e12:,.3g} TFLOP a step, forwards and backwards",
             f"memory       {gigabytes(self.total)}{there} for each process: {parts}",
             f"time         about {self.seconds:,.3g} s a step on {self.processor}, an estimate",
@@ -162,6 +181,7 @@ def estimate(
     memory: int | None = None,
     trained: Callable[[nn.Module], None] | None = None,
     frozen_bytes: int | None = None,
+    subject: Subject | None = None,
 ) -> Estimate:
     """What a step takes.
 
@@ -178,6 +198,7 @@ def estimate(
         device: Where it would be trained.
         memory: Bytes of a GPU to plan for, instead of the device.
         trained: Marks what is trained, such as adapters; all of it where absent.
+        subject: What the network is told besides a prompt.
 
     Raises:
         RequestError: The network cannot be traced.
@@ -187,10 +208,12 @@ def estimate(
         net.requires_grad_(True)
         if trained is not None:
             trained(net)
-    with FakeTensorMode(), warnings.catch_warnings():
+    mode, subject = FakeTensorMode(), subject or Subject()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _without_contents(net)
-        traced = trace(net, card, shape.latent, attention=attention, condition=condition, bf16=bf16)
+        with mode:
+            _without_contents(net)
+        traced = trace(net, card, shape.latent, mode, subject, attention=attention, condition=condition, bf16=bf16)
         sizes = [(p.numel(), p.numel() * p.element_size(), p.requires_grad) for p in net.parameters()]
     learning = sum(count for count, _, learns in sizes if learns)
     dtype = "bfloat16" if bf16 else "float32"
@@ -201,7 +224,7 @@ def estimate(
     return Estimate(
         parameters=sum(count for count, _, _ in sizes),
         trained=learning,
-        tokens=shape.batch * shape.latent[0] * shape.latent[1] * shape.latent[2],
+        tokens=shape.batch * math.prod(shape.latent[:3]) // math.prod(patch_of(net)),
         flops=traced.flops * shape.batch,
         weights=weights // shape.shards,
         gradients=4 * learning // shape.shards,
@@ -218,26 +241,33 @@ def trace(
     net: nn.Module,
     card: Card,
     latent: tuple[int, int, int, int],
+    mode: FakeTensorMode,
+    subject: Subject,
     *,
     attention: AttentionSpec,
     condition: str = "zeros",
     bf16: bool = True,
 ) -> Traced:
-    """Count what a pass of one clip keeps and computes. ``net`` has tensors without contents."""
+    """Count what a pass of one clip keeps and computes. ``net`` has tensors without contents, of ``mode``."""
     widths = getattr(getattr(net, "params", None), "text_widths", None)
-    bind = card.part("dit").bind
+    bind, track = card.part(subject.part).bind, subject.track
     if widths is None or bind is None:
         raise RequestError(f"`{card.id}`: what its network needs cannot be told before it is read")
-    text = TextEmbeddings(torch.randn(1, PROMPT_TOKENS, widths[0]), torch.randn(1, widths[1] or 1))
-    x = torch.randn(1, *latent)
+    with mode:
+        text = TextEmbeddings(torch.randn(1, PROMPT_TOKENS, widths[0]), torch.randn(1, widths[1] or 1))
+        x = torch.randn(1, *latent)
+        extra = {name: torch.randn(shown.shape) for name, shown in subject.known.extra.items() if shown.ndim > 2}
     # what block-sparse attention computes depends on contents: it is counted as dense, and a share of it taken
     sparse, dense = attention.type == "nabla", AttentionSpec(backend="sdpa")
     made = _Made()
     try:
-        with FlopCounterMode(display=False) as counter:
+        # marks are read as numbers, which tensors without contents have not
+        known = Known(extra={**subject.known.extra, **extra})
+        run = Pass(text, condition=condition, attention=dense if sparse else attention)
+        denoiser = bind()(net, known, run)
+        with mode, FlopCounterMode(display=False) as counter:
             with made, torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-                run = Pass(text, condition=condition, attention=dense if sparse else attention)
-                out = bind()(net, Known(), run)({VIDEO: x}, torch.rand(1))[VIDEO]
+                out = denoiser({track: x}, torch.rand(1))[track]
                 loss = out.float().pow(2).mean()
             kept = made.alive(besides=(p.untyped_storage()._cdata for p in net.parameters()))
             loss.backward()
@@ -250,8 +280,7 @@ def trace(
     attending = sum(count for name, count in counts.items() if "attention" in str(name))
     others = counter.get_total_flops() - attending
     if sparse:
-        patch = getattr(getattr(net, "params", None), "patch_size", (1, 1, 1))
-        frames, rows, columns = (size // step for size, step in zip(latent[:3], patch, strict=True))
+        frames, rows, columns = (size // step for size, step in zip(latent[:3], patch_of(net), strict=True))
         attending = int(attending * attention.expected_share((frames, rows, columns)))
     return Traced(kept, others + attending, attending)
 
@@ -292,17 +321,19 @@ class _Made(TorchDispatchMode):
         return sum(size for key, (ref, size) in self._found.items() if key not in others and not ref.expired())
 
 
-def bare(card: Card) -> nn.Module:
-    """The denoiser of a card without weights."""
-    return bare_network(card.part("dit"), card.dit, Path())
+def bare(card: Card, part: str = "dit") -> nn.Module:
+    """A network of a card without weights."""
+    return bare_network(card.part(part), card.components[part], Path())
 
 
-def of_recipe(
-    recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = None, processes: int = 1
-) -> Estimate | None:
+def patch_of(net: nn.Module) -> tuple[int, int, int]:
+    """Frames, rows and columns of a latent that are one token of a network."""
+    patch: tuple[int, int, int] = getattr(getattr(net, "params", None), "patch_size", (1, 1, 1))
+    return patch
+
+
+def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = None, processes: int = 1) -> Estimate:
     """What a recipe of a catalogue model takes in each step. Nothing is read but the model's card.
-
-    None for networks that are told more than a prompt: their passes are not traced.
 
     Args:
         recipe: As it was read.
@@ -317,13 +348,14 @@ def of_recipe(
     root = None if recipe.weights is None else local_path(recipe.weights, "weights folder")
     card = catalogue.source_of(recipe.model, weights=root).card
     check(recipe, card)
-    recipe.scale.layout(processes)
-    if not lesson_of(recipe, card).is_plain:
-        return None
-    job, adapter = job_of(recipe, card), recipe.adapter
-    layout, part, latent = recipe.scale.layout(processes), card.part("dit"), job_of(recipe, card).latent
-    patch = card.dit.params.get("patch_size", (1, 1, 1))
-    tokens = latent.frames * latent.height * latent.width // (patch[0] * patch[1] * patch[2])
+    layout, lesson = recipe.scale.layout(processes), lesson_of(recipe, card)
+    job, adapter, part = lesson.job(job_of(recipe, card)), recipe.adapter, card.part(recipe.part)
+    with torch.device("meta"):
+        patch = patch_of(bare(card, recipe.part))
+    empty = {name: torch.zeros(shape) for name, shape in lesson.shapes(job).items()}
+    clean, known = lesson.given(job, empty, torch.Generator().manual_seed(0))
+    frames, rows, columns, channels = clean.shape[1:]
+    tokens = frames * rows * columns // math.prod(patch)
     data = recipe.data
     budget = data.tokens if data.sequence is None else data.sequence * data.batch
     batch = data.batch if budget is None else max(1, budget // max(1, tokens))
@@ -338,22 +370,59 @@ def of_recipe(
             Scaling(alone).spare(list(part.split.rules().blocks(net)))
 
     shape = Shape(
-        (latent.frames, latent.height, latent.width, latent.channels),
+        (frames, rows, columns, channels),
         batch=batch,
         at_once=-(-batch // (layout.data * recipe.loop.accumulate)),
         processes=processes,
         shards=recipe.scale.among(layout).fsdp * recipe.scale.tp,
     )
     return estimate(
-        partial(bare, card),
+        partial(bare, card, recipe.part),
         card,
         shape,
         attention=attention,
         condition=job.sampling.condition,
+        subject=Subject(recipe.part, known=known),
         optimiser=recipe.loop.optimiser,
         bf16=recipe.loop.computes_bf16(device) if memory is None else recipe.loop.bf16 is not False,  # GPUs do
         device=device,
         memory=memory,
         trained=trained,
-        frozen_bytes=None if adapter is None else {"float32": 4, "bfloat16": 2, "int8": 1}[adapter.base_dtype],
+        frozen_bytes=None if adapter is None else FROZEN_BYTES[adapter.base_dtype],
+    )
+
+
+def of_sound(recipe: SoundRecipe, *, device: str = "cpu", memory: int | None = None) -> Estimate:
+    """What a recipe of kind `sound` takes in each step, of examples as long as the model's own windows.
+
+    Args:
+        recipe: As it was read.
+        device: Where it would be trained.
+        memory: Bytes of a GPU to plan for, instead of the device.
+
+    Raises:
+        RequestError: The model makes no sound, or the network cannot be traced.
+    """
+    card, adapter = card_of(recipe).card, recipe.adapter
+    assert card.does.examples is not None
+    shapes, part = card.does.examples().shapes(card), card.part("dit")
+
+    def trained(net: nn.Module) -> None:
+        if adapter is not None:
+            add_adapters(net, replace(adapter, base_dtype="float32"), part.adapts)
+
+    _, frames, rows, columns, channels = shapes[LATENT]
+    batch = recipe.data.batch
+    return estimate(
+        partial(bare, card),
+        card,
+        Shape((frames, rows, columns, channels), batch=batch, at_once=-(-batch // recipe.loop.accumulate)),
+        attention=AttentionSpec(),
+        subject=Subject(track=AUDIO, known=Known(extra={"frames": torch.zeros(shapes[VIDEO])})),
+        optimiser=recipe.loop.optimiser,
+        bf16=recipe.loop.computes_bf16(device) if memory is None else recipe.loop.bf16 is not False,
+        device=device,
+        memory=memory,
+        trained=trained,
+        frozen_bytes=None if adapter is None else FROZEN_BYTES[adapter.base_dtype],
     )

@@ -139,7 +139,7 @@ def run(
         KandinskyError: A loss or the weights became infinite or NaN; the last good checkpoint is kept.
         KeyboardInterrupt: A signal ended the run.
     """
-    _check_updates(objective, settings)
+    check_updates([update.name for update in objective.updates], settings)
     journal.check(settings.log)
     scaling = scaling or Scaling(device=device)
     with locked(out) if scaling.is_first else nullcontext(), interrupts.held() as asked_to_stop:
@@ -368,9 +368,8 @@ def _is_broken_loss(name: str, value: float) -> bool:
     return (name == "loss" or name.endswith(" loss")) and not math.isfinite(value)
 
 
-def _check_updates(objective: Objective, settings: LoopSettings) -> None:
-    """Raises: RequestError where the settings speak of an update that is not there."""
-    names = [update.name for update in objective.updates]
+def check_updates(names: Sequence[str], settings: LoopSettings) -> None:
+    """Refuse settings that speak of an update that is not among these. Raises: RequestError."""
     if unknown := sorted(set(settings.updates) - set(names)):
         raise RequestError(f"`updates` names `{unknown[0]}`, but what learns here is {', '.join(names)}")
 

@@ -31,14 +31,15 @@ from kandinsky.engine.request import Job, parse_size, resolve
 from kandinsky.engine.stages import states_of, tensors_of
 from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.files import local_path
-from kandinsky.model.card import Card, Source
+from kandinsky.model.card import Card, Component, Source
 from kandinsky.model.denoiser import VIDEO, Known
+from kandinsky.model.family import Part
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.printing import counted
 from kandinsky.runtime.parallel.exchange import collect, shares, span, tell_tensors
 from kandinsky.text.store import join
 from kandinsky.train import loop, pairs
-from kandinsky.train.adapter import AdapterSettings
+from kandinsky.train.adapter import AdapterSettings, targets
 from kandinsky.train.adapter import add as add_adapters
 from kandinsky.train.adapter import without as without_adapters
 from kandinsky.train.adapter import write as write_adapter
@@ -59,14 +60,14 @@ from kandinsky.train.data.dataset import LATENT, MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.data.sources import Example
 from kandinsky.train.denoising import Denoising, Given
-from kandinsky.train.objective import Objective, Portion, Rng, Timed
+from kandinsky.train.objective import Objective, Portion, Rng, Timed, at_times
 from kandinsky.train.recipe import Run
 from kandinsky.train.samples import Manner, Samples, SampleSettings, jobs_of
 from kandinsky.train.scale import HOST, Divisible, Scale, Scaling
 from kandinsky.train.times import Times
 from kandinsky.train.work import done
 from kandinsky.weights.keymaps import keymap_of
-from kandinsky.weights.read import load_into
+from kandinsky.weights.read import check_file, load_into
 from kandinsky.weights.untrusted import shown
 from kandinsky.weights.write import write_state
 
@@ -152,6 +153,11 @@ class ModelRecipe:
     part: str = "dit"
     teaches: ClassVar[bool] = False  # whether recipes of the kind take lessons other than a clip from its caption
     packs: ClassVar[bool] = False  # whether recipes of the kind take `data.sequence`
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the objective's updates."""
+        return ("network",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,8 +272,7 @@ def by_time(predicted: Tensor, target: Tensor, t: Tensor, batch: Batch) -> list[
     """
     with torch.no_grad():
         if t.ndim == 1:
-            pairs = zip(t.tolist(), errors_of(predicted, target, batch).tolist(), strict=True)
-            return [Timed(*pair) for pair in pairs]
+            return at_times(t, errors_of(predicted, target, batch))
         error, learned = (predicted - target).pow(2), batch.learned
         weight = torch.ones_like(error) if learned is None else learned.expand_as(error).to(error)
         each, count = (error * weight).sum((2, 3, 4)), weight.sum((2, 3, 4))
@@ -716,6 +721,9 @@ def check(recipe: ModelRecipe, card: Card) -> None:
         raise RequestError(
             f"`start` is `{shown(recipe.start)}`: use `{MODEL}`, `{RANDOM}`, or a weight file that exists"
         )
+    student = getattr(recipe, "student", None)  # of recipes that distil
+    if student is not None and not Path(student).is_file():
+        raise RequestError(f"`student` is `{shown(student)}`: name a weight file that exists")
     if recipe.data.tokens is None and recipe.loop.accumulate > recipe.data.batch:
         raise RequestError(
             f"`loop.accumulate` is {recipe.loop.accumulate}, and a batch has {counted(recipe.data.batch, 'clip')}: "
@@ -738,6 +746,34 @@ def check(recipe: ModelRecipe, card: Card) -> None:
         jobs_of(recipe.samples, card, size=recipe.data.size, seconds=recipe.data.seconds)
     if recipe.data.sequence is not None:
         _check_packing(recipe, card)
+    begins = [one for one in (recipe.start, student) if one not in (None, MODEL, RANDOM)]
+    part, component = card.part(recipe.part), card.components[recipe.part]
+    if recipe.adapter is not None:
+        check_adapter(recipe.adapter, part, component, recipe.scale)
+    if begins:  # by their headers
+        with torch.device("meta"):
+            network = bare_network(part, component, Path())
+        for one in begins:
+            check_file(network, Path(one), keymap=keymap_of(part))
+
+
+def check_adapter(adapter: AdapterSettings, part: Part, component: Component, scale: Scale | None = None) -> None:
+    """Refuse an adapter that fits no layer of a network, which is not read, or not the way it is spread.
+
+    Raises:
+        RequestError: It does not fit.
+    """
+    if part.network is not None and (adapter.targets or not part.adapts):
+        with torch.device("meta"):
+            targets(bare_network(part, component, Path()), adapter.targets or part.adapts)
+    if scale is None or scale.tp == 1:
+        return
+    if adapter.dropout:
+        raise RequestError(
+            "`adapter.dropout`: with `scale.tp` each process would drop others of its inputs: leave one of them out"
+        )
+    if adapter.base_dtype == "int8":
+        raise RequestError("`scale.tp` divides plain weights: use the adapter's `base_dtype` `bfloat16`")
 
 
 def _check_packing(recipe: ModelRecipe, card: Card) -> None:

@@ -81,6 +81,11 @@ class Timed(NamedTuple):
     weight: float = 1.0
 
 
+def at_times(t_B: Tensor, errors_B: Tensor, *, weight: float = 1.0) -> list[Timed]:
+    """The error of each example at its time."""
+    return [Timed(*pair, weight) for pair in zip(t_B.tolist(), errors_B.tolist(), strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """The loss of a portion.
@@ -167,8 +172,7 @@ class One(Objective):
         return self.inner.batch(step, rng.generator(0))
 
     def loss(self, update: str, batch: Any, rng: Rng) -> Loss:
-        value, figures = self.inner.loss(batch, rng.generator(1))
-        return Loss(value, figures=figures)
+        return self.inner.loss(batch, rng.generator(1))
 
 
 class Simple(Protocol):
@@ -179,4 +183,4 @@ class Simple(Protocol):
 
     def batch(self, step: int, generator: torch.Generator) -> Any: ...
 
-    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]: ...
+    def loss(self, batch: Any, generator: torch.Generator) -> Loss: ...

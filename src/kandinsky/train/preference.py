@@ -26,7 +26,7 @@ from kandinsky.train.data.captions import Caption
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.denoising import Denoising
 from kandinsky.train.model_recipe import Batch, CaptionNumbers, ClipBatches, ModelRecipe, Prepared, errors_of
-from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update
+from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update, at_times
 from kandinsky.train.recipe import Run
 from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
@@ -198,8 +198,7 @@ class PreferenceObjective(Objective):
         margin: Tensor = gains[1] - gains[0]  # how much better winners are explained, compared with the reference
         value = -F.logsigmoid(self.beta / 2 * margin).mean() + self.supervised * own[0].mean()
         figures = {"margin": float(margin.mean().detach()), "accuracy": float((margin > 0).float().mean())}
-        timed = [Timed(*pair) for pair in zip(t.tolist(), own[0].tolist(), strict=True)]
-        return Loss(value, len(numbers), figures, timed)
+        return Loss(value, len(numbers), figures, at_times(t, own[0]))
 
 
 def train(recipe: PreferenceRecipe, run: Run) -> Path:

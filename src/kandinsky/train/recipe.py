@@ -25,7 +25,7 @@ from kandinsky.runtime.devices import choose_device
 from kandinsky.runtime.parallel import launch
 from kandinsky.runtime.parallel.launch import World
 from kandinsky.train import journal
-from kandinsky.train.loop import LoopSettings
+from kandinsky.train.loop import LoopSettings, check_updates
 from kandinsky.train.scale import DECIDES
 from kandinsky.weights.untrusted import shown
 
@@ -35,7 +35,10 @@ OnLog = Callable[[dict[str, float]], None]
 
 
 class Settings(Protocol):
-    """A recipe that was read; a dataclass whose fields are its keys."""
+    """A recipe that was read; a dataclass whose fields are its keys.
+
+    Its property ``learners`` names the objective's updates, where there are others than `network`.
+    """
 
     @property
     def out(self) -> str: ...
@@ -192,15 +195,17 @@ def check_recipe(
     settings = read_settings(values, path)
     _folder(settings)
     from kandinsky.train.model_recipe import ModelRecipe
+    from kandinsky.train.sound import SoundRecipe
 
-    if not isinstance(settings, ModelRecipe):
+    if not isinstance(settings, ModelRecipe | SoundRecipe):
         return [f"recipe       kind `{name}`, valid; what it takes is not estimated for this kind"]
-    from kandinsky.train.estimate import of_recipe
+    from kandinsky.train.estimate import of_recipe, of_sound
 
-    size = None if memory is None else parse_memory(memory)
-    found = of_recipe(settings, device=choose_device(device), memory=size, processes=processes)
-    if found is None:
-        return [f"recipe       kind `{name}`, valid; what it takes is not estimated for this model"]
+    size, place = None if memory is None else parse_memory(memory), choose_device(device)
+    if isinstance(settings, SoundRecipe):
+        found = of_sound(settings, device=place, memory=size)
+    else:
+        found = of_recipe(settings, device=place, memory=size, processes=processes)
     length = settings.loop.steps
     return [
         f"recipe       kind `{name}`, valid, {length:,} steps, about {found.seconds * length / 3600:,.3g} hours",
@@ -250,6 +255,12 @@ def read_settings(values: Mapping[str, Any], path: Path) -> Settings:
         )
     except RequestError as error:
         raise RequestError(f"recipe `{escaped(path)}`: {error}", hint=error.hint) from error
+    loop = getattr(settings, "loop", None)
+    if isinstance(loop, LoopSettings):
+        try:
+            check_updates(getattr(settings, "learners", ("network",)), loop)
+        except RequestError as error:
+            raise RequestError(f"recipe `{escaped(path)}`: `loop`: {error}") from error
     return settings
 
 

@@ -12,7 +12,7 @@ so they know nothing of all this.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -33,7 +33,7 @@ from kandinsky.runtime.parallel.places import Place, Split
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
 
-    from kandinsky.runtime.parallel.split import SplitRules
+    from kandinsky.runtime.parallel.split import Cut, SplitRules
 
 Activations = Literal["kept", "full", "blocks", "operations"]
 Dtype = Literal["float32", "bfloat16"]
@@ -143,6 +143,7 @@ class Scaling:
         """
         self.scale, self.device, self.divisible = scale or Scale(), torch.device(device), divisible
         self._splits: WeakKeyDictionary[nn.Module, Mapping[str, Split]] = WeakKeyDictionary()
+        self._partial: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
         world = dist.get_world_size() if dist.is_initialized() else 1
         self.layout = self.scale.layout(world)
         self.scale = self.scale.among(self.layout)
@@ -213,9 +214,11 @@ class Scaling:
         if rules is not None and self.layout.tp > 1:
             from kandinsky.runtime.parallel.tensor import cut_block
 
+            self._partial[network] = []
             for block in blocks:
                 splits |= dict(_cuts(block, names[id(block)], rules, self.layout.tp, shapes))
-                cut_block(block, rules.cut, self._weights["tp"])
+                self._cut_adapted(network, block, names[id(block)], rules.cut, splits)
+                cut_block(block, _plain(block, rules.cut), self._weights["tp"])
         if trains:
             self.spare(blocks)
         if is_divisible and self.scale.fsdp > 1:
@@ -253,15 +256,30 @@ class Scaling:
             sharding.shard_block(block, mesh, keeping)
         sharding.shard_rest(network, blocks, mesh, keeping)
 
-    def per_head(self, network: nn.Module) -> list[str]:
-        """Parameters of which a process knows the gradients of its own heads only."""
+    def _cut_adapted(
+        self, network: nn.Module, block: nn.Module, name: str, cut: Cut, splits: Mapping[str, Split]
+    ) -> None:
+        """Cut the layers of a block that have adapters."""
+        from kandinsky.train import adapter_parts
+
+        for layer in (*cut.by_outputs, *cut.by_inputs):
+            if adapter_parts.is_adapted(module := block.get_submodule(layer)):
+                weight = splits[f"{name}.{layer}.base_layer.weight"]
+                self._partial[network] += [
+                    f"{name}.{layer}.{key}" for key, p in module.named_parameters() if not key.startswith("base_layer.")
+                ]
+                adapter_parts.cut(module, weight, self._part, self._tp)
+
+    def per_part(self, network: nn.Module) -> list[str]:
+        """Parameters of which a process knows the gradients of its own heads, or its part of a layer, only."""
         if self.layout.tp == 1 or self.divisible is None or not isinstance(network, self.divisible.network):
             return []
         rules = self.divisible.rules
         assert rules is not None
         names = {id(module): name for name, module in network.named_modules()}
         modules = [block.get_submodule(one) for block in rules.blocks(network) for one in rules.cut.per_head]
-        return [f"{names[id(module)]}.{key}" for module in modules for key, _ in module.named_parameters()]
+        per_head = [f"{names[id(module)]}.{key}" for module in modules for key, _ in module.named_parameters()]
+        return per_head + self._partial.get(network, [])
 
     # -- a step --------------------------------------------------------------------------------------------------------
 
@@ -292,7 +310,7 @@ class Scaling:
             self._add_up(weights, grads)
         for grad in grads.values():
             grad.mul_(self.data / total) if not self.is_alone else grad.div_(total)
-        for name in self.per_head(network):
+        for name in self.per_part(network):
             if name in grads:
                 dist.all_reduce(grads[name], group=self._tp)
 
@@ -440,18 +458,28 @@ def _held_grad(p: Tensor) -> Tensor:
 def _cuts(
     block: nn.Module, name: str, rules: SplitRules, parts: int, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, Split]]:
-    """How tensor parallelism divides the parameters of a block. Raises: RequestError for layers that are not plain."""
+    """How tensor parallelism divides the parameters of a block, of a layer with an adapter those below it."""
     cut = rules.cut
     for layer in (*cut.by_outputs, *cut.by_inputs):
-        module = block.get_submodule(layer)
-        if not isinstance(module, nn.Linear) or next(module.children(), None) is not None:
-            raise RequestError("`scale`: `tp` divides plain linear layers, not those with adapters: leave it out")
+        module, below = block.get_submodule(layer), ""
+        if isinstance(inner := getattr(module, "base_layer", None), nn.Module):
+            module, below = inner, "base_layer."
         for key, _ in module.named_parameters():
-            full = f"{name}.{layer}.{key}"
+            full = f"{name}.{layer}.{below}{key}"
             if layer in cut.by_outputs:
                 yield full, Split(shapes[full], 0, cut.fused.get(layer, 1), parts)
             elif key == "weight":
                 yield full, Split(shapes[full], 1, 1, parts)
+
+
+def _plain(block: nn.Module, cut: Cut) -> Cut:
+    """What is left to cut of a block whose layers with adapters are cut already."""
+
+    def kept(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if not hasattr(block.get_submodule(name), "base_layer"))
+
+    fused = {name: cut.fused[name] for name in kept(cut.fused)}
+    return replace(cut, by_outputs=kept(cut.by_outputs), by_inputs=kept(cut.by_inputs), fused=fused)
 
 
 def _sharded(split: Split, shards: int) -> Split:

@@ -24,7 +24,7 @@ from kandinsky.engine.build import build
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.files import local_path
-from kandinsky.model.card import Card, Sampling
+from kandinsky.model.card import Card, Sampling, Source
 from kandinsky.model.denoiser import AUDIO, Known
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.printing import escaped
@@ -36,7 +36,7 @@ from kandinsky.train.data.dataset import MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Feed
 from kandinsky.train.denoiser import DenoiserObjective
 from kandinsky.train.denoising import Denoising, Given
-from kandinsky.train.model_recipe import Batch, CaptionNumbers
+from kandinsky.train.model_recipe import Batch, CaptionNumbers, check_adapter
 from kandinsky.train.objective import Portion, Rng
 from kandinsky.train.recipe import Run
 from kandinsky.train.times import Times
@@ -121,7 +121,7 @@ class SoundBatches:
         count = len(self.tensors["latents"])
         chosen = [int(torch.randint(count, (), generator=rng.example(n, "clip"))) for n in numbers]
         dropped = [self.settings.dropped(rng, n) for n in numbers]
-        done(samples=len(numbers))
+        done(samples=len(numbers), tokens=self.tensors["latents"][0, ..., 0].numel() * len(numbers))
 
         def given(name: str) -> Tensor:
             all_, none = self.tensors[name], self.tensors[f"negative_{name}"][0]
@@ -172,15 +172,32 @@ class EncodedSound:
         text = join([one.to("cpu", torch.float32) for one in texts])
         known = Known(extra={"frames": torch.cat(frames)})
         clean = torch.cat([one.latent.float() for one in loaded])
+        done(samples=len(loaded), tokens=clean[..., 0].numel())
         return Batch(clean, Given(text, known), [one.place for one in loaded], self.settings.batch)
 
 
 @dataclass(frozen=True, slots=True)
-class _Rules:
+class Rules:
     """What training asks of a job."""
 
     sampling: Sampling
     shift: float
+
+
+def card_of(recipe: SoundRecipe) -> Source:
+    """The model of a recipe.
+
+    Raises:
+        RequestError: It makes no sound, or the adapter fits none of its layers.
+    """
+    root = None if recipe.weights is None else local_path(recipe.weights, "weights folder")
+    source = catalogue.source_of(recipe.model, weights=root)
+    card = source.card
+    if card.does.makes != "sound":
+        raise RequestError(f"`{card.id}` makes no sound: use a recipe of kind `denoiser`")
+    if recipe.adapter is not None:
+        check_adapter(recipe.adapter, card.part("dit"), card.dit)
+    return source
 
 
 def train(recipe: SoundRecipe, run: Run) -> Path:
@@ -193,15 +210,12 @@ def train(recipe: SoundRecipe, run: Run) -> Path:
         RequestError: The model makes no sound, or the file does not fit.
         WeightsError: Weights or the file are missing or broken.
     """
-    root = None if recipe.weights is None else local_path(recipe.weights, "weights folder")
-    source = catalogue.source_of(recipe.model, weights=root)
+    source = card_of(recipe)
     card = source.card
-    if card.does.makes != "sound":
-        raise RequestError(f"`{card.id}` makes no sound: use a recipe of kind `denoiser`")
     place = local_path(recipe.data.source, "data")
     batches, shape = _batches(place, recipe, card)
     context = build(card, RunOptions(device=run.device, dtype="float32", only=("dit",)), root=source.root)
-    denoising = Denoising(context, cast("Job", _Rules(card.sampling, 1.0)), AUDIO)
+    denoising = Denoising(context, cast("Job", Rules(card.sampling, 1.0)), AUDIO)
     with context.placement.hold("dit") as held:
         network = copy.deepcopy(held).float().requires_grad_(True)
     part = card.part("dit")

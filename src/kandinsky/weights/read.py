@@ -207,6 +207,15 @@ def check_state(
     return ours
 
 
+def check_file(net: nn.Module, path: Path, *, keymap: KeyMap | None = None) -> None:
+    """Check a weight file against a network, which may be on the meta device, by its header alone.
+
+    Raises:
+        WeightsError: The file is damaged, or its tensors do not fit, as for ``load_into``.
+    """
+    check_state(net, read_meta(path), keymap=keymap, where=str(path))
+
+
 def check_shapes(
     net: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, keymap: KeyMap | None = None, where: str = "the manifest"
 ) -> None:

@@ -27,6 +27,11 @@ class Inpainting(Lesson):
     tensors = (LATENT, KEPT)
     is_plain = False
 
+    def shapes(self, job: Job) -> dict[str, tuple[int, ...]]:
+        """Of the image, and of what is kept of it."""
+        *places, channels = job.latent.as_tuple()
+        return super().shapes(job) | {KEPT: (MASKS, *places, channels + 1)}
+
     def encode(self, context: Context, *frames_THWC: np.ndarray) -> dict[str, Tensor]:
         """The image, and what is kept of it under masks that follow from its pixels."""
         (frames,) = frames_THWC

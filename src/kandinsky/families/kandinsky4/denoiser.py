@@ -16,6 +16,7 @@ from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.blocks import BlockRunner
+from kandinsky.ops.packed import Size
 
 
 @dataclass(eq=False, repr=False)
@@ -28,6 +29,7 @@ class DiscreteDenoiser:
         attention: See the network's ``forward``.
         runner: See the network's ``forward``.
         condition_BTHWC: Condition channels, see ``join_condition``.
+        lengths: Of clips that lie end to end, see the network's ``forward``.
     """
 
     dit: DiffusionTransformer3D
@@ -37,26 +39,36 @@ class DiscreteDenoiser:
     attention: AttentionSpec | None = None
     condition_BTHWC: Tensor | None = None
     runner: BlockRunner | None = None
+    lengths: tuple[Size, ...] | None = None
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
         """The v prediction at time t in [0, 1]; the network's own time is the index t·1000 − 1 of its schedule."""
         B, T = x_BTHWC.shape[:2]
         x = join_condition(x_BTHWC, self.dit.params, self.condition_BTHWC)
-        v = self.dit(
-            x.flatten(0, 1),
-            (level_of(t) - 1).to(x.device).expand(B),
-            self.text.expand(B),
-            frames=[T] * B,
+        is_packed = self.lengths is not None
+        count = B if self.lengths is None else len(self.lengths)
+        out: Tensor = self.dit(
+            x if is_packed else x.flatten(0, 1),
+            (level_of(t) - 1).to(x.device).expand(count),
+            self.text.expand(count),
+            frames=() if is_packed else [T] * B,
             rope_scale=self.rope_scale,
             attention=self.attention,
             runner=self.runner,
+            lengths=self.lengths,
         )
-        out: Tensor = v.unflatten(0, (B, T))
-        return out
+        return out if is_packed else out.unflatten(0, (B, T))
 
 
 def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
     """The transformer as a denoiser of the track `video`; see ``model/denoiser.Bind``."""
     assert isinstance(net, DiffusionTransformer3D)
-    inner = DiscreteDenoiser(net, run.text, rope_scale=run.rope_scale, attention=run.attention, runner=run.runner)
+    inner = DiscreteDenoiser(
+        net,
+        run.text,
+        rope_scale=run.rope_scale,
+        attention=run.attention,
+        runner=run.runner,
+        lengths=run.lengths,
+    )
     return OnTrack(VIDEO, conditioned(inner, known, run), "v")

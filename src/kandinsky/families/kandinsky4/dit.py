@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -29,12 +30,14 @@ from kandinsky.families.kandinsky5.dit import (
     TimeEmbeddings,
     VisualEmbeddings,
     gated_sum,
+    patchify,
     unpatchify,
 )
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.blocks import BlockRunner, run_all
 from kandinsky.ops.linear import Linear
+from kandinsky.ops.packed import Segments, Size, laid, taken
 from kandinsky.ops.precision import island, linear_float32
 from kandinsky.ops.rope import Rotation, axis_angles
 
@@ -285,6 +288,8 @@ class Where:
 
     Attributes:
         mix: The attention function itself.
+        segments: Where the clips of a sequence lie, whose grids differ; their tokens are [1, S, D] then.
+        clips: Of these clips, by themselves.
     """
 
     pack: Pack
@@ -293,20 +298,54 @@ class Where:
     mask_BL: Tensor | None
     backend: str
     mix: JointMix = attend_jointly
+    segments: Segments | None = None
+    clips: tuple[Where, ...] = ()
+
+    @classmethod
+    def of_sequence(cls, clips: Sequence[Where], mask_BL: Tensor | None) -> Where:
+        """Several clips, of one frame or grid or another, that lie end to end."""
+        tokens = tuple(one.pack.frames[0] * one.pack.grid[0] * one.pack.grid[1] for one in clips)
+        segments = Segments(tokens, (1,) * len(clips))
+        first, rotation = clips[0], Rotation.joined([one.rotation for one in clips])
+        return cls(first.pack, first.groups, rotation, mask_BL, first.backend, attend_each, segments, tuple(clips))
 
     def per_frame(self, m_B1D: Tensor) -> Tensor:
-        """A clip's vector for each of its frames, [F, 1, D]; one clip's vector stays as it is, for broadcasting."""
+        """A clip's vector for each of its frames, [F, 1, D]; one clip's vector stays as it is, for broadcasting.
+
+        Of a sequence, [1, clips, D].
+        """
+        if self.segments is not None:
+            return m_B1D.transpose(0, 1)
         frames = self.pack.frames
         if len(frames) == 1:
             return m_B1D
         return torch.cat([m.expand(count, -1, -1) for m, count in zip(m_B1D.split(1), frames, strict=True)])
 
 
-def modulated_norm(norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def attend_each(visual: Sequence[Tensor], text: Sequence[Tensor], where: Where, kind: Kind) -> tuple[Tensor, Tensor]:
+    """``attend_jointly`` of clips that lie end to end, [1, S, N, K]; each sees itself and its own text."""
+    assert where.segments is not None
+    parts = [x.split(where.segments.tokens, dim=1) for x in visual]
+    seen, heard = [], []
+    for number, own in enumerate(where.clips):
+        frames = own.pack.frames[0]
+        of_clip = [x[number].unflatten(1, (frames, -1))[0] for x in parts]
+        answer, update = own.mix(of_clip, [x[number : number + 1] for x in text], own, kind)
+        seen.append(answer.flatten(0, 1)[None])
+        heard.append(update)
+    return torch.cat(seen, dim=1), torch.cat(heard)
+
+
+def modulated_norm(
+    norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor, segments: Segments | None = None
+) -> Tensor:
     """LayerNorm(x)·(1 + scale) + shift in float32, rounded to the type of x.
 
-    The norm's own weight and bias are taken into scale and shift, which have a row a frame instead of a row a token.
+    The norm's own weight and bias are taken into scale and shift, which have a row a frame instead of a row a token;
+    with ``segments``, a row a clip.
     """
+    if segments is not None:
+        return segments.each(partial(modulated_norm, norm), (x,), (shift, scale))
     with island(x):
         scale = scale + 1.0
         shift = torch.addcmul(shift, norm.bias.float(), scale)
@@ -332,15 +371,20 @@ class Block(nn.Module):
         v = [where.per_frame(part) for part in self.visual_modulation(e_BE)]
         t = self.text_modulation(e_BE)
         norm = self.self_attention_norm
+        segments = where.segments
         visual_update, text_update = self.self_attention(
-            modulated_norm(norm, visual_FPD, v[0], v[1]), modulated_norm(norm, text_BLD, t[0], t[1]), where, self.kind
+            modulated_norm(norm, visual_FPD, v[0], v[1], segments),
+            modulated_norm(norm, text_BLD, t[0], t[1]),
+            where,
+            self.kind,
         )
-        visual_FPD = gated_sum(visual_FPD, v[2], visual_update)
+        visual_FPD = gated_sum(visual_FPD, v[2], visual_update, segments)
         text_BLD = gated_sum(text_BLD, t[2], text_update)
-        return self._fed(visual_FPD, *v[3:]), self._fed(text_BLD, *t[3:])
+        return self._fed(visual_FPD, *v[3:], segments), self._fed(text_BLD, *t[3:])
 
-    def _fed(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
-        return gated_sum(x, gate, self.feed_forward(modulated_norm(self.feed_forward_norm, x, shift, scale)))
+    def _fed(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, segments: Segments | None = None) -> Tensor:
+        normed = modulated_norm(self.feed_forward_norm, x, shift, scale, segments)
+        return gated_sum(x, gate, self.feed_forward(normed), segments)
 
 
 class OutLayer(nn.Module):
@@ -357,11 +401,15 @@ class OutLayer(nn.Module):
         nn.init.zeros_(self.modulation_out.bias)
 
     def forward(self, visual_FPD: Tensor, e_BE: Tensor, where: Where) -> Tensor:
-        """Returns [F, H, W, C]."""
+        """Returns [F, H, W, C]; of a sequence its places [1, their number, 1, 1, C], see ``ops/packed.laid``."""
         with island(e_BE):
             m = linear_float32(self.modulation_out, F.silu(e_BE)).unsqueeze(1)
         shift, scale = where.per_frame(m).chunk(2, dim=-1)
-        x = self.out_layer(modulated_norm(self.norm, visual_FPD, shift, scale))
+        x = self.out_layer(modulated_norm(self.norm, visual_FPD, shift, scale, where.segments))
+        if where.segments is not None:
+            clips = zip(x.split(where.segments.tokens, dim=1), where.clips, strict=True)
+            grids = [(part, (own.pack.frames[0], *own.pack.grid)) for part, own in clips]
+            return laid([unpatchify(part.unflatten(1, grid), self.patch) for part, grid in grids])
         return unpatchify(x.unflatten(1, where.pack.grid)[None], self.patch)[0]
 
 
@@ -403,11 +451,12 @@ class DiffusionTransformer3D(nn.Module):
         time_B: Tensor,
         text: TextEmbeddings,
         *,
-        frames: Sequence[int],
+        frames: Sequence[int] = (),
         rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
         groups: Groups | None = None,
         attention: AttentionSpec | None = None,
         runner: BlockRunner | None = None,
+        lengths: Sequence[Size] | None = None,
     ) -> Tensor:
         """Predict v = √ā·noise − √(1 − ā)·clean.
 
@@ -415,14 +464,18 @@ class DiffusionTransformer3D(nn.Module):
             x_FHWC: Frames of all clips, concatenated, with condition channels if the network has them.
             time_B: Index of the discrete schedule, 0 … 999, of each clip.
             text: Token states [B, L, C]; a mask hides tokens from all others. Pooled states are ignored.
-            frames: Of each clip; the clips of a pack may differ in nothing else.
+            frames: Of each clip; the clips of a pack may differ in nothing else. Not with ``lengths``.
             rope_scale: Divisors of the (t, h, w) angles.
             groups: Instead of ``params.num_groups``.
             attention: Only its backend is used.
             runner: Runs the 2·num_blocks blocks on the visual tokens [F, P, D]; the text goes along beside them.
+            lengths: Frames, rows and columns of the latents of several clips that lie end to end in ``x_FHWC``
+                [1, their places, 1, 1, C], see ``ops/packed.laid``. Each has a text and a time of its own, and sees
+                itself alone.
 
         Returns:
-            [F, H, W, out_visual_dim], in the compute type (autocast's type under autocast).
+            [F, H, W, out_visual_dim], in the compute type (autocast's type under autocast); with ``lengths`` as
+            ``x_FHWC``.
 
         Raises:
             RequestError: The clips cannot be patched, grouped or positioned, or do not add up.
@@ -430,7 +483,9 @@ class DiffusionTransformer3D(nn.Module):
         spec = attention or AttentionSpec()
         if spec.type != "dense":
             raise RequestError(f"attention type `{spec.type}` is not for Kandinsky 4: use `dense`; it has groups")
-        if sum(frames) != len(x_FHWC) or min(frames) < 1 or not len(frames) == len(time_B) == len(text.tokens_BLC):
+        count = len(frames) if lengths is None else len(lengths)
+        adds_up = lengths is not None or (sum(frames) == len(x_FHWC) and min(frames) > 0)
+        if not adds_up or not count == len(time_B) == len(text.tokens_BLC):
             raise RequestError(
                 f"clips of {list(frames)} frames do not fit {len(x_FHWC)} frames, {len(time_B)} times and "
                 f"{len(text.tokens_BLC)} texts"
@@ -440,11 +495,24 @@ class DiffusionTransformer3D(nn.Module):
         compute = self.visual_embeddings.in_layer.weight.dtype
         e_BE = self.time_embeddings(time_B)
         text_BLD = self.text_embeddings(text.tokens_BLC.to(compute))
-        x_FhwD = self.visual_embeddings(x_FHWC.to(compute)[None])[0]
-        pack = Pack(tuple(frames), (x_FhwD.shape[1], x_FhwD.shape[2]))
-        with island(x_FHWC):
-            rotation = Rotation(self.rope_embeddings(pack, rope_scale, self.params.rope_angles))
-        where = Where(pack, groups, rotation, text.mask_BL, spec.backend)
+        if lengths is None:
+            x_FhwD = self.visual_embeddings(x_FHWC.to(compute)[None])[0]
+            pack = Pack(tuple(frames), (x_FhwD.shape[1], x_FhwD.shape[2]))
+            with island(x_FHWC):
+                rotation = Rotation(self.rope_embeddings(pack, rope_scale, self.params.rope_angles))
+            visual_FPD = x_FhwD.flatten(1, 2)
+            where = Where(pack, groups, rotation, text.mask_BL, spec.backend)
+        else:
+            patches = [patchify(x, self.params.patch_size) for x in taken(x_FHWC.to(compute), lengths)]
+            visual_FPD = self.visual_embeddings.of_patches(torch.cat([x.flatten(1, 3) for x in patches], dim=1))
+            clips = []
+            for number, x in enumerate(patches):
+                pack, mask = Pack((x.shape[1],), (x.shape[2], x.shape[3])), text.mask_BL
+                with island(x_FHWC):
+                    angles = self.rope_embeddings(pack, rope_scale, self.params.rope_angles)
+                own = None if mask is None else mask[number : number + 1]
+                clips.append(Where(pack, groups, Rotation(angles.flatten(0, 1)), own, spec.backend))
+            where = Where.of_sequence(clips, text.mask_BL)
 
         blocks = list(self.blocks())
 
@@ -453,6 +521,6 @@ class DiffusionTransformer3D(nn.Module):
             visual_FPD, text_BLD = blocks[number](visual_FPD, text_BLD, e_BE, where)
             return visual_FPD
 
-        visual_FPD = (runner or run_all)(x_FhwD.flatten(1, 2), len(blocks), run)
+        visual_FPD = (runner or run_all)(visual_FPD, len(blocks), run)
         out: Tensor = self.out_layer(visual_FPD, e_BE, where)
         return out

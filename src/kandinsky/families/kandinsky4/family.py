@@ -17,6 +17,7 @@ FAMILY = Family(
             conditions=("zeros", "coordinates"),
             split=Split(Lazy(f"{_HERE}.parallel:SPLIT"), Lazy(f"{_HERE}.cost:demand")),
             caches=True,
+            packs=True,
             cost=Lazy(f"{_HERE}.cost:transformer"),
             flops=Lazy(f"{_HERE}.cost:flops"),
             depth=Depth("num_blocks", 1, Lazy(f"{_HERE}.cost:blocks")),

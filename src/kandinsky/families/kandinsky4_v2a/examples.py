@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kandinsky.engine.context import Context
 from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky4_v2a.params import V2AParams
 from kandinsky.families.kandinsky4_v2a.request import Windows, latent_shape, shown_frames
 from kandinsky.families.kandinsky4_v2a.stages import BLACK_SIZE, spectrogram_params
 from kandinsky.media import audio, spectrogram
@@ -33,6 +34,13 @@ class SoundExamples:
     """
 
     tensors: tuple[str, ...] = ("latent", "video", "black")
+
+    def shapes(self, card: Card) -> dict[str, tuple[int, ...]]:
+        """Of a whole window."""
+        rules = sound_of(card)
+        latent = latent_shape(card, rules, Windows.over(rules.window_s, rules))
+        frames = (1, rules.frames, V2AParams.from_dict(card.dit.params).encoder_dim)
+        return {"latent": (1, *latent.as_tuple()), "video": frames, "black": frames}
 
     def cut(self, path: Path, card: Card, seconds: float | None) -> dict[str, np.ndarray]:
         """Spectrogram [M, T, 3] and frames [T, H, W, 3] as uint8, and the times of the frames.

@@ -62,6 +62,11 @@ class V2AParams(Readable):
     attention_head_dim: int = 8
     encoder_dim: int = 4096
 
+    @property
+    def text_widths(self) -> tuple[int, int]:
+        """Of the embeddings of words; there are none of a whole prompt."""
+        return self.encoder_dim, 0
+
     @classmethod
     def prepared(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Without Diffusers' keys that have one value only."""

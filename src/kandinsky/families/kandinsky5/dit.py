@@ -260,7 +260,6 @@ class VisualBlock(nn.Module):
         rotation: Rotation,
         mask_BL: Tensor | None,
         mix: Mix,
-        *,
         segments: Segments | None = None,
     ) -> Tensor:
         """Run the block.
@@ -269,13 +268,16 @@ class VisualBlock(nn.Module):
             e: [B, E], or [B, T, E], one for each frame.
             mask_BL: Text tokens that count.
             mix: The attention among the visual tokens.
-            segments: Of several clips in one sequence; B is 1 then, but that of the texts, one for each clip.
+            segments: Of several clips in one sequence; B is 1 then, but that of the texts, one for each clip. Or of
+                unequal parts of the frames of a clip, each with a row of ``e``.
         """
         m = self.visual_modulation(e)
         normed = modulated_norm(x_BSD, m[0], m[1], segments)
         x_BSD = gated_sum(x_BSD, m[2], self.self_attention(normed, rotation=rotation, mix=mix), segments)
         normed = modulated_norm(x_BSD, m[3], m[4], segments)
-        to_text = partial(attention, mask=mask_BL) if segments is None else segments.to_texts(mask_BL)
+        to_text: Mix = partial(attention, mask=mask_BL)
+        if segments is not None and segments.texts:
+            to_text = segments.to_texts(mask_BL)
         x_BSD = gated_sum(x_BSD, m[5], self.cross_attention(normed, text_BLD, mix=to_text), segments)
         normed = modulated_norm(x_BSD, m[6], m[7], segments)
         return gated_sum(x_BSD, m[8], self.feed_forward(normed), segments)
@@ -479,18 +481,19 @@ class DiffusionTransformer3D(nn.Module):
                 layouts = [layout] if isinstance(layout, VisualLayout) else list(layout)
         assert [one.grid for one in layouts] == grids, f"layouts of other tokens than {grids}"
         shown: VisualLayout | PackedLayout = layouts[0]
-        more: dict[str, Segments] = {}
+        segments: Segments | None = None
         if lengths is not None:
             texts = [text_BLD.shape[1]] * len(text_BLD) if text.mask_BL is None else text.mask_BL.sum(1).tolist()
             shown = PackedLayout(layouts, by_frame=time.ndim == 2, texts=texts)
-            more = {"segments": shown.segments}
+            segments = shown.segments
 
         for text_block in self.text_transformer_blocks:
             text_BLD = text_block(text_BLD, e_BE, text_rotation, text.mask_BL)
 
         def run(number: int, x_BSD: Tensor) -> Tensor:
             block, mix = self.visual_transformer_blocks[number], shown.mix(number, kept)
-            out: Tensor = block(x_BSD, text_BLD, e, shown.rotation, text.mask_BL, mix, **more)
+            more = () if segments is None else (segments,)
+            out: Tensor = block(x_BSD, text_BLD, e, shown.rotation, text.mask_BL, mix, *more)
             return out
 
         if kept is not None:

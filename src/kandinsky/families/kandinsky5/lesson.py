@@ -27,6 +27,10 @@ class Editing(Lesson):
     pairs = ("edited", "sources")
     is_plain = False
 
+    def shapes(self, job: Job) -> dict[str, tuple[int, ...]]:
+        """Of both images."""
+        return dict.fromkeys(self.tensors, (1, *job.latent.as_tuple()))
+
     def encode(self, context: Context, *frames_THWC: np.ndarray) -> dict[str, Tensor]:
         """The edited image, and the one before."""
         edited, before = frames_THWC

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from kandinsky.ops.packed import Segments
 from kandinsky.runtime.parallel.context import Context
 from kandinsky.runtime.parallel.split import Cut, SplitRules
 
 
 def _arguments(context: Context, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    x_BSD, text_BLD, e_BE, rotation, mask_BL, mix = args
+    x_BSD, text_BLD, e, rotation, mask_BL, mix = args
     tokens = rotation.table.shape[-4]
     own = context.own(tokens)
     part = rotation.part(own.start, own.stop - own.start)
-    return x_BSD, text_BLD, e_BE, part, mask_BL, context.mix(mix, tokens)
+    given = part, mask_BL, context.mix(mix, tokens)
+    if e.ndim == 2:
+        return x_BSD, text_BLD, e, *given
+    segments, frames = Segments.of_frames(e.shape[1], tokens // e.shape[1], own)
+    return x_BSD, text_BLD, e[:, frames], *given, segments
 
 
 _HEADS = tuple(

@@ -38,6 +38,10 @@ class _OfFrames(Lesson):
 
     is_plain = False
 
+    def shapes(self, job: Job) -> dict[str, tuple[int, ...]]:
+        """Of as many frames as an example has at most."""
+        return {LATENT: (1, self.clip(job)[1], *job.latent.as_tuple()[1:])}
+
     def encode(self, context: Context, *frames_THWC: np.ndarray) -> dict[str, Tensor]:
         """The latents of all frames."""
         (frames,) = frames_THWC

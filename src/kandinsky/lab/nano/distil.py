@@ -18,10 +18,18 @@ from kandinsky.engine.build import build
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import resolve
 from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.text import NanoTextNetwork
 from kandinsky.lab.nano.flow import FlowObjective, Stage, cache_latents
-from kandinsky.lab.nano.train import FlowSettings, LatentData, TrainedAutoencoder, TrainedText, frozen_autoencoder
+from kandinsky.lab.nano.train import (
+    FlowSettings,
+    LatentData,
+    TrainedAutoencoder,
+    TrainedText,
+    check_begin,
+    frozen_autoencoder,
+)
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.train import loop
@@ -72,6 +80,11 @@ class NanoDistilRecipe:
     objective: FlowSettings = field(default_factory=FlowSettings)
     autoencoder: TrainedAutoencoder | None = None
 
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the objective's updates."""
+        return ("student",)
+
 
 class NanoBatches:
     """Batches of Nano's clips, as objectives of catalogue models take them.
@@ -113,13 +126,15 @@ def distil(recipe: NanoDistilRecipe, run: Run) -> Path:
         RequestError: `latents.npy` is absent and no autoencoder is named.
         WeightsError: Weights are missing or broken.
     """
+    card = catalogue.source_of(recipe.model).card
+    if recipe.student is not None:
+        check_begin(DiffusionTransformer3D, DiTParams.from_dict(card.dit.params), recipe.student)
     run.out.mkdir(parents=True, exist_ok=True)
     latents = run.out / "latents.npy"
     if not latents.exists():
         if recipe.autoencoder is None:
             raise RequestError(f"`{latents}` is not there: name the `autoencoder` that makes it")
         cache_latents(Path(recipe.cache), frozen_autoencoder(recipe.autoencoder), latents, **asdict(recipe.data))
-    card = catalogue.source_of(recipe.model).card
     context = build(card, RunOptions(device=run.device, dtype="float32", only=("dit",)))
     denoising = Denoising(context, resolve(Request(card.id, "any", seed=0), card, needs_image=False))
     with context.placement.hold("dit") as held:

@@ -32,6 +32,7 @@ from kandinsky.lab.nano.splits import autoencoder_rows
 from kandinsky.lab.nano.train_autoencoder import to_unit
 from kandinsky.model.denoiser import VIDEO, Known, Pass
 from kandinsky.model.values import TextEmbeddings
+from kandinsky.train.objective import Loss, Timed
 from kandinsky.train.work import done
 
 log = logging.getLogger(__name__)
@@ -181,7 +182,7 @@ class FlowObjective:
         }
         return self.words.speak(choices, torch.where(dropped_B, 2, int(still)))
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch, generator: torch.Generator) -> Loss:
         clean, text, given = batch.latents_BTHWC, batch.text, batch.given_B
         params, latent = self.network.params, clean.shape[1:4]
         tokens = len(clean) * math.prod(grid_of(params, latent))
@@ -203,7 +204,11 @@ class FlowObjective:
         velocity = denoiser(known.pin({VIDEO: noisy}), t)[VIDEO].float()
         error_BT = (velocity - (noise - clean)).pow(2).mean(dim=(2, 3, 4))
         loss = (error_BT * weight).sum() / weight.sum()
-        return loss, {f"loss_{clean.shape[1]}": float(loss.detach())}
+        with torch.no_grad():  # clips count by their frames that are learned
+            learned = weight.sum(1)
+            rows = torch.stack((t, (error_BT * weight).sum(1) / learned, learned / learned.mean()), dim=1)
+        timed = [Timed(*row) for row in rows.tolist()]
+        return Loss(loss, figures={f"loss_{clean.shape[1]}": float(loss.detach())}, timed=timed)
 
 
 def slots_of(row: dict[str, Any]) -> tuple[int, ...]:

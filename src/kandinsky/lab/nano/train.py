@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky4_v2a.params import V2AParams
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.autoencoder import NanoAutoencoder
 from kandinsky.families.nano.clip_encoder import NanoClipEncoderParams
@@ -32,7 +33,7 @@ from kandinsky.train import loop
 from kandinsky.train.curve import draw_curve
 from kandinsky.train.objective import One, Simple
 from kandinsky.train.recipe import Run
-from kandinsky.weights.read import load_into, read_state
+from kandinsky.weights.read import check_file, load_into, read_state
 from kandinsky.weights.write import write_state
 
 _COUNT = {"least": 1}
@@ -218,6 +219,7 @@ class PackageRecipe:
 
 def autoencoder(recipe: AutoencoderRecipe, run: Run) -> Path:
     """Train nano's autoencoder; returns its weight file."""
+    check_begin(NanoAutoencoder, recipe.network, recipe.start)
     cache = Path(recipe.cache)
     rows, _ = autoencoder_rows(cache, recipe.held_every)
     palette = [colour.rgb for colour in COLOURS]
@@ -232,6 +234,7 @@ def autoencoder(recipe: AutoencoderRecipe, run: Run) -> Path:
 
 def denoiser(recipe: DenoiserRecipe, run: Run) -> Path:
     """Train nano's denoiser; returns its weight file."""
+    check_begin(DiffusionTransformer3D, recipe.network, recipe.start)
     run.out.mkdir(parents=True, exist_ok=True)
     latents = run.out / "latents.npy"
     if not latents.exists():
@@ -264,6 +267,7 @@ def text_steps(values: dict[str, Any], steps: int) -> dict[str, Any]:
 
 def sound_autoencoder(recipe: SoundAutoencoderRecipe, run: Run) -> Path:
     """Train the autoencoder of nano's mel spectrograms; returns its weight file."""
+    check_begin(NanoAutoencoder, recipe.network, recipe.start)
     with loop.seeded(recipe.loop.seed):
         objective = SoundAutoencoderObjective(
             _cache(recipe.cache), recipe.pictures, recipe.network, **asdict(recipe.data)
@@ -309,6 +313,13 @@ def _trained(objective: Simple, settings: loop.LoopSettings, run: Run) -> dict[s
         One(objective), settings, run.out, resume=run.resume, device=run.device, recipe=run.recipe, on_log=run.on_log
     )
     return made["network"]
+
+
+def check_begin(network: Callable[[Any], nn.Module], params: object, weights: str | None) -> None:
+    """Refuse weights to begin from that are not of the network, by their header. Raises: WeightsError."""
+    if weights is not None:
+        with torch.device("meta"):
+            check_file(network(params), Path(weights))
 
 
 def _start(network: nn.Module, weights: str | None) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from kandinsky.families.nano.autoencoder import NanoAutoencoder
 from kandinsky.families.nano.params import NanoAutoencoderParams
 from kandinsky.lab.nano.emoji import CAMERAS, POSITIONS, SCALES, Clips, Scene, composite
+from kandinsky.train.objective import Loss
 
 
 def to_unit(frames: np.ndarray) -> Tensor:
@@ -76,7 +77,7 @@ class AutoencoderObjective:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         return to_unit(np.stack([self.clip(rng, self.frames) for _ in range(self.batch_size)]))
 
-    def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Loss:
         return reconstruction_loss(self.network, batch, self.latent_noise, generator)
 
     def _start(self, clips: int) -> float:
@@ -89,7 +90,7 @@ class AutoencoderObjective:
 
 def reconstruction_loss(
     network: NanoAutoencoder, batch_BTHWC: Tensor, latent_noise: float, generator: torch.Generator
-) -> tuple[Tensor, dict[str, float]]:
+) -> Loss:
     """Mean squared error plus a small L1 on neighbouring pixels' differences, which sharpens edges.
 
     Half of the latents get noise: a generated latent is never exact, so the decoder learns to forgive.
@@ -111,4 +112,4 @@ def reconstruction_loss(
     parts = {} if np.isnan(psnr) else {"psnr": psnr}
     parts["latent_std"] = float(latents.detach().std())
     # Latents must not drift from unit variance while the encoder learns.
-    return error + 0.05 * edges + 1e-3 * (latents.pow(2).mean() - 1).pow(2), parts
+    return Loss(error + 0.05 * edges + 1e-3 * (latents.pow(2).mean() - 1).pow(2), figures=parts)

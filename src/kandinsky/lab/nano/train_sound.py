@@ -29,6 +29,7 @@ from kandinsky.lab.nano.sound_scenes import Scene
 from kandinsky.lab.nano.train_autoencoder import reconstruction_loss, to_unit
 from kandinsky.media.spectrogram import SpectrogramParams, image_of_mel, mel_of_waveform
 from kandinsky.model.params import read_params
+from kandinsky.train.objective import Loss, at_times
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class SoundAutoencoderObjective:
     def batch(self, step: int, generator: torch.Generator) -> Tensor:
         return self._pictures(torch.randint(2**62, (self.batch_size,), generator=generator).tolist())
 
-    def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Loss:
         return reconstruction_loss(self.network, batch, self.latent_noise, generator)
 
 
@@ -174,7 +175,7 @@ class SoundObjective:
         latents = self.autoencoder.encode(self.pictures.pictures(clips.waveform_BS)).float()
         return SoundBatch(frames, words, latents, event_targets(clips.scenes, frames.shape[1]))
 
-    def loss(self, batch: SoundBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: SoundBatch, generator: torch.Generator) -> Loss:
         clean, count = batch.clean_BTHWC, len(batch.clean_BTHWC)
         noise = torch.randn(clean.shape, generator=generator)
         # one time from each of ``count`` equal parts of the scale: the loss is less a matter of luck
@@ -193,7 +194,7 @@ class SoundObjective:
             "loss_early": float(error.detach()[count // 2 :].mean()),
             "loss_reading": float(read.detach()),
         }
-        return error.mean() + self.reading * read, figures
+        return Loss(error.mean() + self.reading * read, figures=figures, timed=at_times(t, error.detach()))
 
 
 def read_pictures(values: dict[str, Any]) -> PictureSettings:

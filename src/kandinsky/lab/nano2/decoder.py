@@ -24,7 +24,7 @@ from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.linear import fit_linear
 from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.train.loop import LoopSettings, run
-from kandinsky.train.objective import One
+from kandinsky.train.objective import Loss, One
 
 
 class DecoderObjective:
@@ -51,7 +51,7 @@ class DecoderObjective:
             clips.append(render(scene, self.sources, side=self.side))
         return torch.stack(clips)
 
-    def loss(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Loss:
         """Squared error, and small absolute errors of the differences in space and time, which sharpen edges."""
         latents = self.network.linear.encode(batch)
         noisy = torch.rand(len(batch), generator=generator) < 0.5
@@ -64,7 +64,7 @@ class DecoderObjective:
         if not noisy.all():
             mean = error.detach()[~noisy].flatten(1).mean(1)
             figures["psnr"] = float((10 * torch.log10(4 / mean)).mean())
-        return error.mean() + 0.05 * edges, figures
+        return Loss(error.mean() + 0.05 * edges, figures=figures)
 
 
 @torch.no_grad()

@@ -139,6 +139,47 @@ class _Traded(torch.autograd.Function):
         return _trade(grads[0], join, split, join_counts, split_counts, group), None, None, None, None, None
 
 
+def enter_parts(x: Tensor, group: Group) -> Tensor:
+    """A tensor that all have, on the way into layers of which each process has a part; its gradients are added up.
+
+    With ``leave_parts`` it encloses tensor parallelism, where all processes have one loss and one gradient of what is
+    whole: neither has the adjoint of the exchanges above.
+    """
+    entered: Tensor = _Entered.apply(x, group)  # type: ignore[no-untyped-call]
+    return entered
+
+
+def leave_parts(x: Tensor, group: Group) -> Tensor:
+    """The sum over the processes of what each has a part of; the gradient of the sum is that of each part."""
+    left: Tensor = _Left.apply(x, group)  # type: ignore[no-untyped-call]
+    return left
+
+
+class _Entered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad = grads[0].contiguous().clone()
+        dist.all_reduce(grad, group=ctx.group)
+        return grad, None
+
+
+class _Left(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        whole = x.contiguous().clone()
+        dist.all_reduce(whole, group=group)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
 def tell(value: Any, source: int, device: torch.device) -> Any:
     """Send a plain value (anything JSON can represent) from the process ``source`` to all."""
     data = json.dumps(value).encode() if dist.get_rank() == source else b""

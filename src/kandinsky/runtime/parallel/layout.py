@@ -71,7 +71,7 @@ class Demand:
         hidden: Width of a block's feed-forward layer.
         tokens: Tokens that a block sees at once along the split axis.
         is_guided: Whether there are two passes per step.
-        is_sparse: Whether attention is block-sparse.
+        is_sparse: Whether not every token sees every other: attention is block-sparse, or causal.
         has_groups: Whether attention is within groups.
         clips: Clips of one batch.
         has_tokens: False for a U-Net, of which only passes and clips can be split.
@@ -226,7 +226,9 @@ def check(layout: Layout, demand: Demand) -> None:
             f"{given}: `ulysses` can be {demand.heads // layout.tp} at most, the number of heads: {rest}"
         )
     if layout.ring > 1 and demand.is_sparse:
-        raise RequestError(f"{given}: block-sparse attention needs all tokens of a head: use `ulysses` for `ring`")
+        raise RequestError(
+            f"{given}: block-sparse and causal attention need all tokens of a head: use `ulysses` for `ring`"
+        )
     if layout.ring > 1 and demand.has_groups:
         raise RequestError(f"{given}: attention in groups needs all tokens of a head: use `ulysses` for `ring`")
     if layout.context > demand.tokens:

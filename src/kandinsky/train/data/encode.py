@@ -258,8 +258,8 @@ def encoding_of(card: Card, sizes: Sequence[str], seconds: Sequence[float], *, s
     """
     if card.does.text_sees_image:
         raise RequestError(
-            f"`{card.id}` learns from pairs of images, which sources do not have: use a model that makes images or "
-            "videos from text"
+            f"`{card.id}` learns from pairs of images whose prompts are embedded with the image, which a data set does "
+            "not hold: name the folder of pairs in the recipe, it is encoded when the training begins"
         )
     if card.does.examples is not None:
         if sizes or len(seconds) > 1:

@@ -93,6 +93,11 @@ def mean(values: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([value.mean() for value in values.values()]).mean()
 
 
+def of_clips(values: Mapping[str, Tensor], clips: int) -> Tensor:
+    """Mean over the tokens of each head and then over heads, of each clip [B]; tokens lie clip by clip."""
+    return torch.stack([value.reshape(clips, -1).mean(1) for value in values.values()]).mean(0)
+
+
 def hinge(real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> Tensor:
     """The discriminator's loss: max(0, 1 − real) + max(0, 1 + fake)."""
     return mean({name: F.relu(1 - one) for name, one in real.items()}) + mean(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,10 +21,10 @@ from kandinsky.train import loop
 from kandinsky.train.denoising import Denoising
 from kandinsky.train.distil.discriminator import Alarm, Discriminator, hinge, mean
 from kandinsky.train.distil.ladd import MOSTLY_CLEAN, made_by
-from kandinsky.train.distil.teacher import Distilling, DistilRecipe, Teacher, distance, mean_of
+from kandinsky.train.distil.teacher import Distilling, DistilRecipe, Teacher, distance, means_of
 from kandinsky.train.distil.walk import StudentSteps, Walk
 from kandinsky.train.model_recipe import Batch, Batches
-from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
+from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update, at_times
 from kandinsky.train.recipe import Run
 from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
@@ -64,6 +64,11 @@ class DmdRecipe(DistilRecipe):
     matching: DmdSettings = field(default_factory=DmdSettings)
     times: Times = field(default_factory=lambda: Times("uniform"))
 
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the objective's updates."""
+        return ("student", "fake", *(("discriminator",) if self.matching.gan else ()))
+
 
 class Matching:
     """The distribution matching loss, and that of the score it needs.
@@ -83,7 +88,7 @@ class Matching:
         self.denoising, self.teacher, self.fake, self.times = denoising, teacher, fake, times
         self.least, self.most = least, most
 
-    def student_loss(self, made_BTHWC: Tensor, batch: Batch, rng: Rng) -> Tensor:
+    def student_loss(self, made_BTHWC: Tensor, batch: Batch, rng: Rng) -> Loss:
         """Its gradient is (made by the student − asked by the teacher), both as clean latents, over their distance."""
         with torch.no_grad():
             noisy, t = self._noised(made_BTHWC, batch, rng, "match")
@@ -92,7 +97,8 @@ class Matching:
             fake = self.denoising.clean_of(predicted, noisy, t)
             scale = (made_BTHWC - real).abs().flatten(1).mean(1).clamp_min(1e-4)
             aim = made_BTHWC - (fake - real) / scale[:, None, None, None, None]
-        return 0.5 * mean_of((made_BTHWC - aim).square(), batch)
+        each = 0.5 * means_of((made_BTHWC - aim).square(), batch)
+        return Loss(each.mean(), len(each), timed=at_times(t, each.detach()))
 
     def fake_loss(self, made_BTHWC: Tensor, batch: Batch, rng: Rng) -> Tensor:
         """Denoising of what the student makes."""
@@ -159,10 +165,11 @@ class DmdObjective(Objective):
         weight = len(batch.numbers)
         if update == "student":
             made = self.made(batch, rng)
-            value = self.matching.student_loss(made, batch, rng)
-            if self.discriminator is not None:
-                value = value - self.settings.gan * mean(self._logits(made, batch, rng))
-            return Loss(value, weight)
+            loss = self.matching.student_loss(made, batch, rng)
+            if self.discriminator is None:
+                return loss
+            fooled = mean(self._logits(made, batch, rng))
+            return replace(loss, value=loss.value - self.settings.gan * fooled)
         with torch.no_grad():
             made = self.made(batch, rng)
         if update == "fake":

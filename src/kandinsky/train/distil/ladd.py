@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from kandinsky.train import loop
 from kandinsky.train.denoising import Denoising
-from kandinsky.train.distil.discriminator import Alarm, Discriminator, hinge, mean, roughness
+from kandinsky.train.distil.discriminator import Alarm, Discriminator, hinge, mean, of_clips, roughness
 from kandinsky.train.distil.teacher import Distilling, DistilRecipe
 from kandinsky.train.distil.walk import StudentSteps, Walk
 from kandinsky.train.model_recipe import Batch, Batches
-from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
+from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update, at_times
 from kandinsky.train.optimisers import Change, Decay, Name
 from kandinsky.train.recipe import Run
 from kandinsky.train.scale import works_on
@@ -80,6 +80,11 @@ class LaddRecipe(DistilRecipe):
     adversarial: LaddSettings = field(default_factory=LaddSettings)
     synthetic: int = field(default=0, metadata={"least": 0})
 
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the objective's updates."""
+        return ("student", "discriminator")
+
 
 @dataclass(frozen=True, slots=True)
 class Made:
@@ -132,7 +137,7 @@ class LaddObjective(Objective):
         if update == "student":
             made = made_by(self.student, self.walk, batch, rng, simulate=self.settings.simulate)
             fake = self._judged(made, batch, rng)
-            return Loss(-mean(fake), weight)
+            return Loss(-mean(fake), weight, timed=at_times(made.t, -of_clips(fake, weight)))
         with torch.no_grad():
             made = made_by(self.student, self.walk, batch, rng, simulate=self.settings.simulate)
         fake = self._judged(made, batch, rng)

@@ -27,8 +27,8 @@ from kandinsky.train.distil.dmd import Matching
 from kandinsky.train.distil.teacher import Distilling, DistilRecipe, Teacher, landing
 from kandinsky.train.distil.teacher import distance as distance_of
 from kandinsky.train.distil.walk import StudentSteps, Walk
-from kandinsky.train.model_recipe import Batch, Batches
-from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
+from kandinsky.train.model_recipe import Batch, Batches, by_time
+from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update
 from kandinsky.train.recipe import Run
 from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
@@ -87,6 +87,11 @@ class SelfForcingRecipe(DistilRecipe):
     chunks: ChunkSettings = field(default_factory=ChunkSettings)
     forcing: ForcingSettings = field(default_factory=ForcingSettings)
     times: Times = field(default_factory=lambda: Times("uniform"))
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the objective's updates."""
+        return ("student", "fake") if self.forcing.loss == "dmd" else ("student",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,14 +239,13 @@ class SelfForcingObjective(Objective):
 
     def loss(self, update: str, batch: Batch, rng: Rng) -> Loss:
         batch = batch.to(works_on(self.student))
-        weight = len(batch.numbers)
         if self.matching is None:
-            return Loss(self._regression(batch, rng), weight)
+            return self._regression(batch, rng)
         if update == "fake":
             with torch.no_grad():
                 made = self._made(batch, rng)
-            return Loss(self.matching.fake_loss(_joined(made), batch, rng), weight)
-        return Loss(self.matching.student_loss(_joined(self._made(batch, rng)), batch, rng), weight)
+            return Loss(self.matching.fake_loss(_joined(made), batch, rng), len(batch.numbers))
+        return self.matching.student_loss(_joined(self._made(batch, rng)), batch, rng)
 
     def _made(self, batch: Batch, rng: Rng) -> list[Chunk]:
         walk = self.rollout.walk
@@ -253,9 +257,9 @@ class SelfForcingObjective(Objective):
             last=int(walk.drawn(rng, [-1], "last")),
         )
 
-    def _regression(self, batch: Batch, rng: Rng) -> Tensor:
-        losses = []
-        for chunk in self._made(batch, rng):
+    def _regression(self, batch: Batch, rng: Rng) -> Loss:
+        losses, timed, made = [], list[Timed](), self._made(batch, rng)
+        for chunk in made:
             x = chunk.noisy_BTHWC
             for part in range(self.settings.parts):
                 t, to = (chunk.t * (1 - n / self.settings.parts) for n in (part, part + 1))
@@ -266,7 +270,9 @@ class SelfForcingObjective(Objective):
                 x = self.denoising.moved(prediction, x, t, to)
             aim = landing(self.denoising, chunk.noisy_BTHWC, chunk.t, x, torch.zeros_like(chunk.t))
             losses.append(distance_of(self.denoising, chunk.prediction, aim, chunk.t, batch))
-        return torch.stack(losses).mean()
+            own = by_time(chunk.prediction, aim, chunk.t, batch)
+            timed += [one._replace(weight=1 / len(made)) for one in own]
+        return Loss(torch.stack(losses).mean(), len(batch.numbers), timed=timed)
 
 
 def _joined(chunks: list[Chunk]) -> Tensor:

@@ -122,13 +122,12 @@ class StepObjective(Objective):
         batch = batch.to(works_on(self.student))
         level = self.level(rng.step)
         walk, fine = self.walks[level], self.fine[level].to(batch.clean_BTHWC.device)
-        timed: list[Timed] = []
         # from the second level on the teacher is a student itself, which has guidance in it
         guided = self.settings.method != "progressive" or level == 0
         if self.settings.method == "consistency":
-            value = self._consistent(batch, rng, fine, walk.steps)
+            value, timed = self._consistent(batch, rng, fine, walk.steps)
         elif self.settings.from_noise:
-            value = self._whole_path(batch, rng, fine, walk, guided=guided)
+            value, timed = self._whole_path(batch, rng, fine, walk, guided=guided)
         else:
             segment = per_clip(rng, batch.numbers, walk.steps, "segment").to(fine.device)
             noisy = self.denoising.noised(batch.clean_BTHWC, batch.noise(rng), fine[segment * self.parts])
@@ -164,16 +163,19 @@ class StepObjective(Objective):
         timed = by_time(predicted, target, t, batch)
         return distance(self.denoising, predicted, target, t, batch, huber=self.settings.huber), x, timed
 
-    def _whole_path(self, batch: Batch, rng: Rng, fine: Tensor, walk: Walk, *, guided: bool) -> Tensor:
-        x, losses = walk.begin(batch, rng), []
+    def _whole_path(
+        self, batch: Batch, rng: Rng, fine: Tensor, walk: Walk, *, guided: bool
+    ) -> tuple[Tensor, list[Timed]]:
+        x, losses, timed = walk.begin(batch, rng), [], list[Timed]()
         for number in range(walk.steps):
-            value, x, _ = self._one_step(
+            value, x, own = self._one_step(
                 batch, x, torch.full((len(x),), number, device=fine.device), fine, guided=guided
             )
             losses.append(value)
-        return torch.stack(losses).mean()
+            timed += [one._replace(weight=one.weight / walk.steps) for one in own]
+        return torch.stack(losses).mean(), timed
 
-    def _consistent(self, batch: Batch, rng: Rng, fine: Tensor, steps: int) -> Tensor:
+    def _consistent(self, batch: Batch, rng: Rng, fine: Tensor, steps: int) -> tuple[Tensor, list[Timed]]:
         assert self.target is not None
         segment = per_clip(rng, batch.numbers, steps, "segment").to(fine.device)
         part = per_clip(rng, batch.numbers, self.parts, "part").to(fine.device)
@@ -189,7 +191,8 @@ class StepObjective(Objective):
             aim = torch.where(at_end[:, None, None, None, None], later, jumped)
         target = landing(self.denoising, noisy, t, aim, end)
         predicted = self.denoising.predict(self.student, noisy, t, batch.given)
-        return distance(self.denoising, predicted, target, t, batch, huber=self.settings.huber)
+        value = distance(self.denoising, predicted, target, t, batch, huber=self.settings.huber)
+        return value, by_time(predicted, target, t, batch)
 
 
 def train(recipe: StepRecipe, run: Run) -> Path:

@@ -28,7 +28,6 @@ from kandinsky.train.recipe import Run
 from kandinsky.train.samples import Manner
 from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import load_into
-from kandinsky.weights.untrusted import shown
 
 LARGEST_WEIGHT = 100.0  # of an error of noise, near the end where the clean latent hardly shows
 
@@ -61,6 +60,11 @@ class DistilRecipe(ModelRecipe):
     negative_prompt: str = ""
     student: str | None = None
     teacher_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the objective's updates."""
+        return ("student",)
 
 
 class Teacher:
@@ -110,8 +114,6 @@ class Distilling:
         """
         if recipe.start == "random":
             raise RequestError("a teacher with random weights teaches nothing: leave `start` out")
-        if recipe.student is not None and not Path(recipe.student).is_file():
-            raise RequestError(f"`student` is `{shown(recipe.student)}`: name a weight file that exists")
         self.ready = ready = Prepared(recipe, run)
         card = ready.context.card
         scale = card.sampling.guidance if recipe.guidance is None else recipe.guidance
@@ -204,15 +206,15 @@ def distance(
     if denoising.predicts == "noise":
         error = error / denoising.shares(t)[0].clamp_min(LARGEST_WEIGHT**-0.5)
     each = (error.square() + huber**2).sqrt() - huber if huber else error.square()
-    return mean_of(each, batch)
+    return means_of(each, batch).mean()
 
 
-def mean_of(each_BTHWC: Tensor, batch: Batch) -> Tensor:
-    """Mean over places of which nothing is known, then over clips."""
+def means_of(each_BTHWC: Tensor, batch: Batch) -> Tensor:
+    """Mean over places of which nothing is known, of each clip [B]."""
     if (learned := batch.learned) is None:
-        return each_BTHWC.flatten(1).mean(1).mean()
+        return each_BTHWC.flatten(1).mean(1)
     weight = learned.expand_as(each_BTHWC).to(each_BTHWC)
-    return ((each_BTHWC * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)).mean()
+    return (each_BTHWC * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)
 
 
 def follow(target: nn.Module, source: nn.Module, decay: float) -> None:
