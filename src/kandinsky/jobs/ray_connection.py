@@ -55,7 +55,7 @@ def connected(ray: Any, address: str) -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises the base class where its own processes do not start
         reason = " ".join(str(error).split())[:200]
         raise BackendError(
             f"no ray cluster answers at `{address}`: {reason}",
