@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("ray", reason="ray is not installed: the extra `ray` brings it")
 pytest.importorskip("ray.serve", reason="Ray Serve is not installed: the extra `ray` brings it")
 
-from kandinsky.media import recipe as recipes  # noqa: E402
-from serve.conftest import LIMIT_S, Server  # noqa: E402
+from kandinsky.media import recipe as recipes
+from serve.conftest import LIMIT_S, Server
 
 pytestmark = pytest.mark.slow
 # a busy machine: Ray's own processes get time to start, and its workers as much of the processor as everybody
@@ -35,9 +35,10 @@ class OnCluster(Server):
 
     def events(self, job_id: str) -> list[tuple[str, dict[str, Any]]]:
         """Everything that was told of a finished job."""
-        text = self.client.get(f"/v1/videos/{job_id}/events").text
-        blocks = [dict(line.partition(": ")[::2] for line in block.splitlines()) for block in text.split("\n\n")]
-        return [(block["event"], json.loads(block["data"])) for block in blocks if "event" in block]
+        lines = self.client.get(f"/v1/videos/{job_id}/events").text.splitlines()
+        kinds = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
+        values = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        return list(zip(kinds, values, strict=True))
 
     def until_step(self, job_id: str) -> None:
         """Wait until a job is in the middle of sampling."""

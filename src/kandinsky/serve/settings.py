@@ -262,7 +262,8 @@ class ServeSettings:
         Raises:
             RequestError: It would listen beyond this machine without a key, or a value is not valid.
         """
-        self.options.check()
+        # on a cluster the device is that of other machines
+        (self.options if self.ray is None else self.options.changed(device=None)).check()
         _ = self.upload_bytes, self.disk_bytes, self.memory_bytes
         self._check_cluster()
         if (folder := self.lora_folder) is not None and not folder.is_dir():
