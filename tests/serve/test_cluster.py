@@ -20,11 +20,22 @@ from serve.conftest import LIMIT_S, Server
 pytestmark = pytest.mark.slow
 # a busy machine: Ray's own processes get time to start, and its workers as much of the processor as everybody
 PATIENT = {"RAY_agent_register_timeout_ms": "240000", "RAY_worker_niceness": "0"}
+STARTS = 3
 FOLDER = "jobs"
 
 
 class OnCluster(Server):
     """A server with its workers on a cluster of this machine."""
+
+    def start(self) -> Server:
+        for left in reversed(range(STARTS)):
+            try:
+                return super().start()
+            except AssertionError as error:  # a busy machine: Ray gives its own processes 30 s
+                self.stop()
+                if not left or "timed out during startup" not in str(error):
+                    raise
+        raise AssertionError
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """What the store says of the jobs that run, or ran."""
@@ -53,7 +64,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnCluster]:
     options = ("--ray", "local", "--workers", "2", "--min-workers", "2", "--worker-cpus", "0.5", "--drain", "0")
     with OnCluster(tmp_path_factory.mktemp("cluster"), *options, models=("nano-t2v",), **PATIENT) as made:
         assert made.client.get("/health").status_code == 200
-        yield made.wait_ready()  # type: ignore[misc]
+        made.wait_ready()
+        yield made
 
 
 def test_both_workers_work_and_make_the_same(cluster: OnCluster) -> None:
@@ -115,7 +127,7 @@ def test_a_worker_of_two_processes(tmp_path: Path) -> None:
         assert job["status"] == "completed", job
         image = tmp_path / "still.png"
         image.write_bytes(server.client.get(f"/v1/videos/{job['id']}/content").content)
-        assert recipes.read(image)["parallel"] == "cfg=2"
+        assert dict(recipes.read(image))["parallel"] == "cfg=2"
         cancelled = server.create(seed=4, seconds=1, steps=60)["id"]
         server.until_step(cancelled)
         server.client.delete(f"/v1/videos/{cancelled}").raise_for_status()

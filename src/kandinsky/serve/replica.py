@@ -169,11 +169,12 @@ def _gather(place: Place, settings: WorkerSettings) -> list[Any]:
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     group = get_current_placement_group()
+    assert group is not None  # the deployment asks for one
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     quiet = dataclasses.replace(settings, preview_s=None)
-    members = []
+    members: list[Any] = []
     for rank in range(1, place.team):
         bundle = group.bundle_specs[rank]
         kind = ray.remote(Member).options(
@@ -181,8 +182,9 @@ def _gather(place: Place, settings: WorkerSettings) -> list[Any]:
             num_gpus=bundle.get("GPU", 0),
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
         )
-        members.append(kind.remote(place, quiet, rank, port))
-        members[-1].start.remote()
+        member: Any = kind.remote(place, quiet, rank, port)
+        member.start.remote()
+        members.append(member)
     _join(0, place.team, port)
     return members
 
