@@ -17,7 +17,8 @@ from kandinsky.serve.settings import ServeSettings
 
 
 @rendered(
-    how=Flags(ServeSettings, ("store", "memory", "loras", "batch", "preview_every", "warm_up")), run=Flags(RunOptions)
+    how=Flags(ServeSettings, ("store", "memory", "loras", "batch", "preview_every", "keep_days", "warm_up")),
+    run=Flags(RunOptions),
 )
 def worker(
     models: Annotated[
@@ -35,24 +36,14 @@ def worker(
 ) -> None:
     """Run the jobs of a store, one after the other, until interrupted."""
     from kandinsky.cli.progress import hush_libraries
-    from kandinsky.jobs.worker import WorkerSettings, work
+    from kandinsky.jobs.worker import work
 
     options = RunOptions(**run)
     options.check()
     given = ServeSettings(options=options, **how)
-    settings = WorkerSettings(
-        options=options,
-        models=tuple(models or ()),
-        warm=tuple(models or ()) if given.warm_up else (),
-        memory=given.memory_bytes,
-        loras=given.lora_folder,
-        batch=given.batch,
-        preview_s=given.preview_every or None,
-        lease_s=lease,
-        parent=parent,
-    )
+    settings = given.for_workers(models or (), lease_s=lease, parent=parent)
     hush_libraries()
     name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     if not parent:
         say(f"worker {name}: interrupt it to end; its job then goes back to the queue")
-    work(given.store, settings, name=name)
+    work(given.store, settings, name=name, retention_s=given.retention_s)

@@ -13,6 +13,7 @@ from kandinsky.printing import escaped
 ID = re.compile(r"job_[0-9a-f]{32}")
 LATENT = "latent.safetensors"
 PREVIEW = "preview.webp"
+_OF_ATTEMPT = re.compile(r"a(\d+)-")
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 
 
@@ -62,11 +63,11 @@ def remove_all(store: Path, job_id: str) -> None:
     shutil.rmtree(folder_of(store, job_id), ignore_errors=True)
 
 
-def remove_attempts(store: Path, job_id: str, *, but: int | None = None) -> None:
-    """Remove what attempts left, except those files of one; inputs and the latent stay."""
+def remove_attempts(store: Path, job_id: str, *, upto: int) -> None:
+    """Remove what the attempts up to a number left; inputs, the latent and files of later attempts stay."""
     folder = folder_of(store, job_id)
     for path in folder.glob("a*-*") if folder.is_dir() else ():
-        if but is None or not path.name.startswith(f"a{but}-"):
+        if (found := _OF_ATTEMPT.match(path.name)) and int(found[1]) <= upto:
             path.unlink(missing_ok=True)
 
 

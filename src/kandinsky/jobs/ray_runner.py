@@ -14,30 +14,24 @@ import contextlib
 import dataclasses
 import logging
 import os
-import re
-import signal
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import kandinsky
 from kandinsky.engine.request import Job
 from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.jobs.batch import Failure, Item, Loading, Made, attempt
-from kandinsky.weights.lora_files import parse_spec
+from kandinsky.jobs.ray_connection import Resources, anywhere, connected, import_ray, reason_of
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 2  # an item whose worker died is tried once more
 RESTARTS = 3  # of one worker, by Ray
 # a restarted worker imports everything again, and Ray refuses calls meanwhile
 RETURN_S, ASK_AGAIN_S = 600.0, 0.5
-WORKER_CPUS = 4  # without GPUs: threads of one worker, as far as its machine has them
 PATIENCE_S = 30.0  # the cluster may be busy with other work: report that nothing has started yet
-_COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +115,8 @@ class RayRunner:
         """
         if not items:
             return
-        ray = _import_ray()
-        with _connected(ray, self.address):
+        ray = import_ray()
+        with connected(ray, self.address):
             size, count, cpus, gpus = self._share(ray, len(items))
             self.tell(
                 f"ray cluster of {size}; workers: {count}, each with {'GPUs' if gpus else 'CPUs'}: {gpus or cpus}"
@@ -130,7 +124,7 @@ class RayRunner:
             kind = ray.remote(Worker).options(
                 num_cpus=0 if gpus else cpus, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=0
             )
-            loading = _anywhere(self.loading)
+            loading = dataclasses.replace(self.loading, options=anywhere(self.loading.options))
             places = [_Place(i + 1, kind.remote(loading, None if gpus else cpus)) for i in range(count)]
             try:
                 yield from self._hand_out(ray, places, items)
@@ -146,27 +140,17 @@ class RayRunner:
             BackendError: The cluster lacks GPUs or CPUs.
             RequestError: The number of workers does not fit the cluster.
         """
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        total_cpus = int(sum(node.get("CPU", 0) for node in nodes))
-        total_gpus = int(sum(node.get("GPU", 0) for node in nodes))
-        size = f"{len(nodes)} {'machine' if len(nodes) == 1 else 'machines'}, {total_cpus} CPUs, {total_gpus} GPUs"
-        if self.gpus and not total_gpus:
+        size = Resources.of(ray)
+        if self.gpus and not size.gpus:
             raise BackendError(f'the ray cluster has no GPU ({size}): use `device="cpu"`')
-        if self.gpus or (self.gpus is None and total_gpus):
-            most, cpus, gpus = total_gpus, 0, 1
+        if self.gpus or (self.gpus is None and size.gpus):
+            most, cpus, gpus = size.gpus, 0, 1
         else:
-            per_machine = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
-            if not per_machine:
-                raise BackendError(f"the ray cluster has no CPU to work with ({size})")
-            most, gpus = sum(per_machine), 0
-            cpus = min(WORKER_CPUS, *per_machine)
-            if self.workers is not None:
-                while cpus > 1 and sum(n // cpus for n in per_machine) < self.workers:
-                    cpus -= 1
+            most, cpus, gpus = size.cpus, size.worker_cpus(self.workers), 0
         if self.workers is not None and not 1 <= self.workers <= most:
             raise RequestError(f"`{self.workers}` workers do not fit the ray cluster ({size}): use 1 to {most}")
-        fitting = most if gpus else sum(n // cpus for n in per_machine)
-        return size, min(self.workers or fitting, items), cpus, gpus
+        fitting = most if gpus else size.fitting(cpus)
+        return str(size), min(self.workers or fitting, items), cpus, gpus
 
     def _hand_out(
         self, ray: Any, places: list[_Place], items: Sequence[Item]
@@ -242,18 +226,6 @@ class RayRunner:
         )
 
 
-def _anywhere(loading: Loading) -> Loading:
-    """The same with absolute paths, since a worker has another current folder."""
-    lora = []
-    for spec in loading.options.loras:
-        source, scale = parse_spec(spec)
-        there = Path(source).expanduser()
-        lora.append(f"{there.absolute() if there.exists() else source}:{scale}")
-    cache = loading.options.text_cache
-    kept = str(Path(cache).absolute()) if isinstance(cache, str) else cache
-    return dataclasses.replace(loading, options=loading.options.changed(lora=tuple(lora), text_cache=kept))
-
-
 def _fetch(ray: Any, reference: Any) -> tuple[Any, Exception | None]:
     """A call's value; or why there is none: the actor's death or a lost result."""
     try:
@@ -270,38 +242,4 @@ def _is_final(ray: Any, error: Exception) -> bool:
 
 
 def _died(error: Exception | None) -> str:
-    reason = " ".join(_COLOURS.sub("", str(error)).split()) if error else "it gave no reason"
-    return f"its ray worker died: {reason[:300]}"
-
-
-@contextlib.contextmanager
-def _connected(ray: Any, address: str) -> Iterator[None]:
-    if ray.is_initialized():
-        yield
-        return
-    # no usage report, unless it was asked for
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BackendError(
-            f"no ray cluster answers at `{address}`: {reason}",
-            hint='`address="local"` starts one on this machine, `ray start --head` one that others can join',
-        ) from error
-    if before is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)  # Ray's own handler would exit silently
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise BackendError("ray is not installed: run `pip install 'kandinsky-video[ray]'`") from error
-    return ray
+    return f"its ray worker died: {reason_of(error)}"

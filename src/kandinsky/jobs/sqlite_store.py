@@ -382,6 +382,14 @@ class SqliteStore:
 
     # -- for those who work ------------------------------------------------------------------------------------------
 
+    def waiting(self, models: Sequence[str] = ()) -> int:
+        """See ``JobStore``."""
+        among = f"AND model IN ({','.join('?' * len(models))})" if models else ""
+        (count,) = self._connection.execute(
+            f"SELECT COUNT(*) FROM jobs WHERE state='queued' AND holder='' {among}", tuple(models)
+        ).fetchone()
+        return int(count)
+
     def claim(
         self, worker: str, *, lease_s: float, at_once: int = 1, models: Sequence[str] = ()
     ) -> builtins.list[Claim]:

@@ -15,13 +15,95 @@ from typing import Any, Protocol
 from kandinsky.jobs.records import Claim, JobRecord, NewJob, Page, Place, State, StoredEvent, WorkerRecord
 
 
-class JobStore(Protocol):
-    """Durable jobs and their events."""
+class StoreGone(Exception):  # noqa: N818 - as the built-in ``Exception`` names of this kind
+    """A store behind a connection does not answer: what a worker of it does is told to nobody any more."""
+
+
+class WorkStore(Protocol):
+    """What a worker needs of a store, wherever the store is."""
 
     @property
     def folder(self) -> Path:
         """Where the files of jobs lie; see ``jobs/job_files.py``."""
         ...
+
+    def has_changed(self) -> bool:
+        """Whether anything was stored since this thread last asked; cheap enough to ask often."""
+        ...
+
+    def claim(
+        self, worker: str, *, lease_s: float, at_once: int = 1, models: Sequence[str] = ()
+    ) -> builtins.list[Claim]:
+        """Take the next job, and those of the same batch key that may run together with it.
+
+        Args:
+            worker: Who takes it.
+            lease_s: Seconds until it is taken for lost, unless the lease is renewed.
+            at_once: Most jobs of a batch; the number in front of a batch key bounds it too.
+            models: Only jobs of these models; empty = all.
+
+        Returns:
+            The claims; empty if nothing is queued.
+        """
+        ...
+
+    def renew(self, claims: Sequence[Claim], *, lease_s: float) -> tuple[set[str], set[str]]:
+        """Renew leases.
+
+        Returns:
+            Names of the jobs that are to be cancelled, and of those that are lost to this worker.
+        """
+        ...
+
+    def standing(self, claims: Sequence[Claim]) -> tuple[set[str], set[str]]:
+        """As ``renew``, but only read: the jobs to be cancelled, and those that are lost."""
+        ...
+
+    def report(
+        self,
+        claim: Claim,
+        kind: str,
+        data: Mapping[str, Any],
+        *,
+        phase: str | None = None,
+        step: int | None = None,
+        steps: int | None = None,
+    ) -> bool:
+        """Tell an event of a job, and keep its progress; False if the claim is not valid any more."""
+        ...
+
+    def complete(self, claim: Claim, result: Mapping[str, Any], *, run_s: float, size: int) -> State | None:
+        """Store the result of a job.
+
+        Returns:
+            `completed`; `cancelled` if that was asked for meanwhile; None if the claim is not valid any more. In the
+            last two cases the files that were made are to be removed.
+        """
+        ...
+
+    def fail(self, claim: Claim, error: Mapping[str, Any]) -> bool:
+        """Store why a job has no result; False if the claim is not valid any more."""
+        ...
+
+    def confirm_cancel(self, claim: Claim) -> bool:
+        """Store that a job stopped because that was asked for; False if the claim is not valid any more."""
+        ...
+
+    def release(self, claim: Claim) -> bool:
+        """Give a job back unfinished; the attempt does not count. False if the claim is not valid any more."""
+        ...
+
+    def beat(self, worker: str, *, pid: int, state: str, facts: Mapping[str, Any]) -> None:
+        """Report that a worker lives."""
+        ...
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        ...
+
+
+class JobStore(WorkStore, Protocol):
+    """Durable jobs and their events."""
 
     # -- for those who ask -------------------------------------------------------------------------------------------
 
@@ -103,72 +185,10 @@ class JobStore(Protocol):
         """Number of the latest event; 0 if there was none."""
         ...
 
-    def has_changed(self) -> bool:
-        """Whether anything was stored since this thread last asked; cheap enough to ask often."""
-        ...
+    # -- for those who start workers ---------------------------------------------------------------------------------
 
-    # -- for those who work ------------------------------------------------------------------------------------------
-
-    def claim(
-        self, worker: str, *, lease_s: float, at_once: int = 1, models: Sequence[str] = ()
-    ) -> builtins.list[Claim]:
-        """Take the next job, and those of the same batch key that may run together with it.
-
-        Args:
-            worker: Who takes it.
-            lease_s: Seconds until it is taken for lost, unless the lease is renewed.
-            at_once: Most jobs of a batch; the number in front of a batch key bounds it too.
-            models: Only jobs of these models; empty = all.
-
-        Returns:
-            The claims; empty if nothing is queued.
-        """
-        ...
-
-    def renew(self, claims: Sequence[Claim], *, lease_s: float) -> tuple[set[str], set[str]]:
-        """Renew leases.
-
-        Returns:
-            Names of the jobs that are to be cancelled, and of those that are lost to this worker.
-        """
-        ...
-
-    def report(
-        self,
-        claim: Claim,
-        kind: str,
-        data: Mapping[str, Any],
-        *,
-        phase: str | None = None,
-        step: int | None = None,
-        steps: int | None = None,
-    ) -> bool:
-        """Tell an event of a job, and keep its progress; False if the claim is not valid any more."""
-        ...
-
-    def complete(self, claim: Claim, result: Mapping[str, Any], *, run_s: float, size: int) -> State | None:
-        """Store the result of a job.
-
-        Returns:
-            `completed`; `cancelled` if that was asked for meanwhile; None if the claim is not valid any more. In the
-            last two cases the files that were made are to be removed.
-        """
-        ...
-
-    def fail(self, claim: Claim, error: Mapping[str, Any]) -> bool:
-        """Store why a job has no result; False if the claim is not valid any more."""
-        ...
-
-    def confirm_cancel(self, claim: Claim) -> bool:
-        """Store that a job stopped because that was asked for; False if the claim is not valid any more."""
-        ...
-
-    def release(self, claim: Claim) -> bool:
-        """Give a job back unfinished; the attempt does not count. False if the claim is not valid any more."""
-        ...
-
-    def beat(self, worker: str, *, pid: int, state: str, facts: Mapping[str, Any]) -> None:
-        """Report that a worker lives."""
+    def waiting(self, models: Sequence[str] = ()) -> int:
+        """Number of jobs that ``claim`` could take, of these models; empty = all."""
         ...
 
     def workers(self, *, within_s: float = 30.0) -> Sequence[WorkerRecord]:
@@ -187,8 +207,4 @@ class JobStore(Protocol):
 
     def prune(self, *, finished_before: float | None = None, owner: str | None = None) -> builtins.list[str]:
         """Remove jobs whose time is over, or that finished before a moment, with their files. Returns their names."""
-        ...
-
-    def close(self) -> None:
-        """Close this thread's connection."""
         ...

@@ -34,7 +34,8 @@ from kandinsky.jobs import job_files, results
 from kandinsky.jobs.loaded import Models
 from kandinsky.jobs.order import Order
 from kandinsky.jobs.records import Claim, State
-from kandinsky.jobs.sqlite_store import SqliteStore, open_store
+from kandinsky.jobs.sqlite_store import RETENTION_S, open_store
+from kandinsky.jobs.store import StoreGone, WorkStore
 
 if TYPE_CHECKING:
     from kandinsky.engine.events import Step
@@ -98,14 +99,18 @@ class Worker:
         store: The store.
         settings: How it works.
         name: Its name; no other worker has it.
+        follows: Whether it is one of several processes that make the same, and another of them takes, writes and
+            reports.
     """
 
-    def __init__(self, store: SqliteStore, settings: WorkerSettings, *, name: str) -> None:
+    def __init__(self, store: WorkStore, settings: WorkerSettings, *, name: str, follows: bool = False) -> None:
         self.store = store
         self.settings = settings
         self.name = name
         self.models = Models(settings.options, memory=settings.memory, loras=settings.loras)
         self.stopping = threading.Event()
+        self.follows = follows
+        self.is_broken = False  # a process of several failed alone, and the others wait for it: it is to end
         self._watch = _Watch(self)
         self._state = "starting"
         self._step_s: float | None = None
@@ -116,6 +121,19 @@ class Worker:
 
     def run(self) -> None:
         """Work until ``stop`` is called, or the parent process has ended."""
+        with self.working():
+            while not self.stopping.is_set():
+                if not self.turn():
+                    self.stopping.wait(IDLE_S)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether its second thread lives, as it does within ``working``."""
+        return self._watch.is_alive
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Within the block, the worker reports that it lives, and has loaded what it is to have ready."""
         self._beat()
         with self._watch:
             import kandinsky.engine.pipeline  # noqa: F401 - torch takes seconds, which no job should wait for
@@ -125,20 +143,34 @@ class Worker:
                     break
                 self._warm(name)
             self._set_state("ready")
-            while not self.stopping.is_set():
-                claims = self.store.claim(
-                    self.name,
-                    lease_s=self.settings.lease_s,
-                    at_once=self.settings.batch,
-                    models=self.settings.models,
-                )
-                if claims:
-                    self._set_state("busy")
-                    self._work(claims)
-                    self._set_state("ready")
-                else:
-                    self.stopping.wait(IDLE_S)
+            yield
         self.store.close()
+
+    def turn(self, taken: Callable[[list[Claim]], None] = lambda _: None) -> bool:
+        """Take the next job, or batch of jobs, and run it to its end.
+
+        Args:
+            taken: Called with what was taken, before it runs.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            StoreGone: The store does not answer.
+        """
+        claims = self.store.claim(
+            self.name, lease_s=self.settings.lease_s, at_once=self.settings.batch, models=self.settings.models
+        )
+        if claims:
+            taken(claims)
+            self._set_state("busy")
+            self._work(claims)
+            self._set_state("ready")
+        return bool(claims)
+
+    def follow(self, claims: list[Claim]) -> None:
+        """Take part in what another process has taken."""
+        self._work(claims)
 
     def facts(self) -> dict[str, Any]:
         """What it reports about itself."""
@@ -182,13 +214,20 @@ class Worker:
         with self._watch.over(claims):
             try:
                 self._run(claims)
+            except StoreGone:
+                raise
             except _Stop:
                 pass
             except Exception as error:
-                if self._is_out_of_memory(error) and self.models.keep_only(claims[0].job.model):
+                if self.settings.options.parallel is not None and not isinstance(error, RequestError):
+                    self.is_broken = True
+                    self._fail(self._left(claims), error)
+                elif self._is_out_of_memory(error) and self.models.keep_only(claims[0].job.model):
                     log.warning("memory ran out: the other models are unloaded, and the job begins again")
                     try:
                         self._run(self._left(claims))
+                    except StoreGone:
+                        raise
                     except _Stop:
                         pass
                     except Exception as again:
@@ -204,7 +243,7 @@ class Worker:
     def _let_go(self, claim: Claim) -> None:
         """End a job that stopped: as cancelled, given back, or lost."""
         if claim.job.id in self._watch.cancelled:
-            job_files.remove_attempts(self.store.folder, claim.job.id)
+            job_files.remove_attempts(self.store.folder, claim.job.id, upto=claim.attempt)
             self.store.confirm_cancel(claim)
         elif claim.job.id not in self._watch.lost:
             self.store.release(claim)
@@ -218,8 +257,8 @@ class Worker:
             log.error("a job failed:\n%s", "".join(traceback.format_exception(error)))
             told = {"code": "internal_error", "message": f"the worker failed: {type(error).__name__}", "hint": ""}
         for claim in claims:
-            job_files.remove_attempts(self.store.folder, claim.job.id)
-            self.store.fail(claim, told)
+            if self.store.fail(claim, told):
+                job_files.remove_attempts(self.store.folder, claim.job.id, upto=claim.attempt)
             self._watch.ended.add(claim.job.id)
 
     def _is_out_of_memory(self, error: Exception) -> bool:
@@ -251,7 +290,7 @@ class Worker:
             if not jobs:
                 return
             if pipe.card.does.makes == "sound":
-                for claim, job in jobs:
+                for claim, job in () if self.follows else jobs:
                     self._sound(pipe, claim, job, orders[claim.job.id], begun)
             else:
                 self._clips(pipe, jobs, orders, begun, loading_s)
@@ -273,10 +312,13 @@ class Worker:
             folder.mkdir(mode=0o700, exist_ok=True)
         latents = [folder / job_files.LATENT for folder in folders]
         claims = [claim for claim, _ in jobs]
-        streams = self._kept(pipe, latents) if all(latent.is_file() for latent in latents) else None
+        is_kept = pipe.team.agree(pipe.team.is_first and all(latent.is_file() for latent in latents))
+        streams = self._kept(pipe, latents) if is_kept else None
         if streams is None:
             made = self._sampled(pipe, claims, [job for _, job in jobs], latents)
             streams = [one for one in pipe.engine.finish.results(pipe.context, made) if isinstance(one, VideoStream)]
+        if self.follows:
+            return
         sampled_s = time.monotonic() - begun
         loras = {one["source"]: one["name"] for one in pipe.adapters.recipe()}
         with ExitStack() as held:
@@ -338,7 +380,8 @@ class Worker:
                         return end.value
                     except Cancelled:
                         raise _Stop from None
-                    self._watch.check()
+                    if pipe.context.team.size == 1:  # several processes stop together, when the engine says so
+                        self._watch.check()
                     now = time.monotonic()
                     if isinstance(event, Phase):
                         for claim in self._left(claims):
@@ -399,7 +442,7 @@ class Worker:
         """Register a result; files of a job that was cancelled or lost meanwhile are removed."""
         run_s = (time.monotonic() - begun) / jobs
         store = self.store
-        job_files.remove_attempts(store.folder, claim.job.id, but=claim.attempt)
+        job_files.remove_attempts(store.folder, claim.job.id, upto=claim.attempt - 1)
         size = job_files.size_of(store.folder, claim.job.id)
         state = store.complete(claim, result, run_s=run_s, size=size)
         self._watch.ended.add(claim.job.id)
@@ -504,6 +547,10 @@ class _Watch:
         self._over.set()
         self._thread.join()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     @contextmanager
     def over(self, claims: list[Claim]) -> Iterator[None]:
         """Watch over the jobs of a batch."""
@@ -564,6 +611,9 @@ class _Watch:
                     cancelled, lost = store.standing(claims)
                 else:
                     cancelled, lost = set(), set()
+            except StoreGone as error:  # nobody hears what is being done
+                log.debug("%s", error)
+                cancelled, lost = set(), {claim.job.id for claim in claims}
             except Exception:  # a busy disk must not end the worker: the lease tells in time
                 log.warning("the store cannot be reached", exc_info=True)
                 continue
@@ -598,17 +648,18 @@ def end_with(parent: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def work(folder: str | Path | None, settings: WorkerSettings, *, name: str) -> None:
+def work(folder: str | Path | None, settings: WorkerSettings, *, name: str, retention_s: float = RETENTION_S) -> None:
     """Open a store and work for it until SIGTERM or SIGINT.
 
     Args:
         folder: Where the store lies; None for the default.
         settings: How to work.
         name: The worker's name.
+        retention_s: Seconds that a finished job is kept.
     """
     import signal
 
-    store = open_store(folder)
+    store = open_store(folder, retention_s=retention_s)
     worker = Worker(store, settings, name=name)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: worker.stop())

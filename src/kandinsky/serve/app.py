@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -28,6 +28,9 @@ from kandinsky.serve.settings import ServeSettings
 from kandinsky.serve.supervisor import Supervisor
 from kandinsky.serve.sweeping import sweep
 
+if TYPE_CHECKING:
+    from kandinsky.serve.cluster import Cluster
+
 log = logging.getLogger(__name__)
 TEND_S, PRUNE_S = 1.0, 600.0
 ABOUT = (
@@ -38,7 +41,7 @@ ABOUT = (
 
 def open_of(settings: ServeSettings) -> SqliteStore:
     """The store of a server."""
-    return open_store(settings.store, retention_s=settings.keep_days * 86400)
+    return open_store(settings.store, retention_s=settings.retention_s)
 
 
 def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> FastAPI:
@@ -62,7 +65,7 @@ def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> 
     metrics = Metrics(store)
     hub = Hub(store, seen=metrics.event)
     intake = Intake(store, offers, settings)
-    supervisor = Supervisor(settings, store, names=tuple(offers.all), restarted=metrics.restarts.inc)
+    supervisor = _workers(settings)(settings, store, names=tuple(offers.all), restarted=metrics.restarts.inc)
 
     @asynccontextmanager
     async def living(app: FastAPI) -> AsyncIterator[None]:
@@ -100,6 +103,15 @@ def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> 
     app.openapi = functools.partial(_openapi, app.openapi)  # type: ignore[method-assign]
     app.state.routes = [*app.router.routes[:1], *(route for module in modules for route in module.router.routes)]
     return app
+
+
+def _workers(settings: ServeSettings) -> type[Supervisor] | type[Cluster]:
+    """What starts the workers: processes here, or replicas on a cluster."""
+    if settings.ray is None:
+        return Supervisor
+    from kandinsky.serve.cluster import Cluster
+
+    return Cluster
 
 
 def _openapi(made: Callable[[], dict[str, Any]]) -> dict[str, Any]:

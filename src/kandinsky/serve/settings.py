@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.files import local_path
 from kandinsky.model.option import option
 from kandinsky.runtime.budget import parse_bytes, parse_memory
+from kandinsky.runtime.parallel.layout import AUTO, Layout, read
 from kandinsky.serve.keys import Keys
 
+if TYPE_CHECKING:
+    from kandinsky.jobs.worker import WorkerSettings
+
+# what only matters with `ray`
+CLUSTER = ("min_workers", "worker_cpus", "longest_job")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -60,9 +69,9 @@ class ServeSettings:
     )
     workers: int | None = option(
         None,
-        "worker processes; by default one for each GPU, or one",
+        "worker processes; by default one for each GPU, or one. On a cluster: most at once",
         flags=("--workers",),
-        short="Worker processes; default: one per GPU, else one. 0: others run `kandinsky worker`.",
+        short="Worker processes, with --ray at most; default: one per GPU. 0: others run `kandinsky worker`.",
         least=0,
         most=64,
     )
@@ -153,6 +162,38 @@ class ServeSettings:
         least=0,
     )
 
+    ray: str | None = option(
+        None,
+        "Ray cluster whose machines run the workers: `local` starts one here, `auto` is the one that this machine "
+        "belongs to, or `HOST:PORT` of its head; by default workers are processes of this machine",
+        flags=("--ray",),
+        short="Run the workers on a Ray cluster: local, auto, or HOST:PORT of the cluster this machine belongs to.",
+        metavar="ADDRESS",
+    )
+    min_workers: int = option(
+        1,
+        "workers on a cluster that stay while nothing is queued; 0 = none, the first job then waits for one",
+        flags=("--min-workers",),
+        short="With --ray: workers that stay while nothing is queued; 0: none.",
+        least=0,
+        most=64,
+    )
+    worker_cpus: float | None = option(
+        None,
+        "CPUs of each worker on a cluster without GPUs; by default up to 4",
+        flags=("--worker-cpus",),
+        short="With --ray and no GPUs: CPUs of each worker; default: up to 4.",
+        least=0.1,
+    )
+    longest_job: float = option(
+        3600.0,
+        "seconds that the longest job takes: a worker of a cluster that is not needed any more goes after so long, "
+        "and has so long to finish",
+        flags=("--longest-job",),
+        short="With --ray: seconds of the longest job; so long an idle worker stays, and a leaving one may finish.",
+        least=1,
+    )
+
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
@@ -188,6 +229,30 @@ class ServeSettings:
     def fetch_hosts(self) -> tuple[str, ...]:
         return tuple(name.lower() for name in _listed(self.fetch))
 
+    @property
+    def retention_s(self) -> float:
+        return self.keep_days * 86400
+
+    def for_workers(self, models: Sequence[str], **facts: Any) -> WorkerSettings:
+        """How a worker works.
+
+        Args:
+            models: The models it runs.
+            facts: Further fields of ``WorkerSettings``.
+        """
+        from kandinsky.jobs.worker import WorkerSettings
+
+        return WorkerSettings(
+            options=self.options,
+            models=tuple(models),
+            warm=tuple(models) if self.warm_up else (),
+            memory=self.memory_bytes,
+            loras=self.lora_folder,
+            batch=self.batch,
+            preview_s=self.preview_every or None,
+            **facts,
+        )
+
     def check(self, keys: Keys) -> None:
         """Refuse what would leave the server open, and values that are none.
 
@@ -197,8 +262,10 @@ class ServeSettings:
         Raises:
             RequestError: It would listen beyond this machine without a key, or a value is not valid.
         """
-        self.options.check()
+        # on a cluster the device is that of other machines
+        (self.options if self.ray is None else self.options.changed(device=None)).check()
         _ = self.upload_bytes, self.disk_bytes, self.memory_bytes
+        self._check_cluster()
         if (folder := self.lora_folder) is not None and not folder.is_dir():
             raise RequestError(f"LoRA folder `{folder}` is not there")
         for origin in self.allowed_origins:
@@ -209,6 +276,45 @@ class ServeSettings:
                 f"`{self.host}` can be reached from other machines, and no key is set: give `keys=…`, listen on "
                 "127.0.0.1, or say `open_to_all=True`"
             )
+
+    @property
+    def team(self) -> int:
+        """Processes, and GPUs, of each worker of a cluster: as many as the layout has.
+
+        Raises:
+            RequestError: The layout says no number.
+        """
+        asked = self.options.parallel
+        if asked is None:
+            return 1
+        if asked == AUTO:
+            raise RequestError('`parallel="auto"` says no number of GPUs for a worker: name a layout, as `cfg=2`')
+        return (asked if isinstance(asked, Layout) else read(str(asked))).size
+
+    def _check_cluster(self) -> None:
+        """Refuse what does not suit a cluster, and what needs one.
+
+        Raises:
+            RequestError: See there.
+        """
+        if self.ray is None:
+            for f in dataclasses.fields(self):
+                if f.name in CLUSTER and getattr(self, f.name) != f.default:
+                    raise RequestError(f"`{f.name}=…` is for workers on a cluster: name one with `ray=…`")
+            return
+        _ = self.team
+        if self.ray.startswith("ray://"):
+            raise RequestError(
+                f"`{self.ray}` connects from outside, and workers write to the server's folder: let this machine join "
+                'the cluster with `ray start --address HOST:6379 --num-cpus 0`, and use `ray="auto"`'
+            )
+        if self.workers is not None and self.workers < max(1, self.min_workers):
+            raise RequestError(
+                f"`workers={self.workers}` on a cluster is the most at once: use {max(1, self.min_workers)} or more"
+            )
+        device = self.options.device
+        if device is not None and str(device) not in ("auto", "cpu", "cuda"):
+            raise RequestError(f'`device="{device}"` is one of many on a cluster: use `auto`, `cpu` or `cuda`')
 
 
 def is_loopback(host: str) -> bool:

@@ -32,12 +32,13 @@ async def health() -> Health:
 async def ready(request: Request, response: Response) -> Ready:
     """Whether a worker is there that takes jobs; 503 while it starts, and while the server ends."""
     house = house_of(request)
+    is_enough = request.app.state.supervisor.is_enough
 
     def ask() -> Ready:
         able = [one for one in house.store.workers(within_s=WORKERS_S) if one.state != "starting"]
         counts = house.store.counts()
         status: Literal["ready", "starting", "draining"]
-        status = "draining" if house.intake.closing else "ready" if able else "starting"
+        status = "draining" if house.intake.closing else "ready" if able or is_enough else "starting"
         return Ready(status=status, workers=len(able), queued=counts[State.QUEUED], running=counts[State.RUNNING])
 
     found = await asyncio.to_thread(ask)

@@ -58,6 +58,11 @@ class Supervisor:
         self._lock = threading.Lock()
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
+    @property
+    def is_enough(self) -> bool:
+        """Whether jobs may come though no worker is there; processes are always waited for."""
+        return False
+
     def devices(self) -> list[str | None]:
         """The device of each worker; None = its own choice."""
         options = self.settings.options

@@ -49,6 +49,7 @@ def worker_command(settings: ServeSettings, *, name: str, models: Sequence[str],
     words = [sys.executable, "-m", "kandinsky", "worker", *models]
     words += ["--name", name, "--parent", str(os.getpid()), "--batch", str(settings.batch)]
     words += ["--preview-every", f"{settings.preview_every:g}"]
+    words += ["--keep-days", f"{settings.keep_days:g}"]
     if settings.store is not None:
         words += ["--store", settings.store]
     if settings.memory is not None:
