@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import kandinsky
@@ -21,6 +22,7 @@ from kandinsky.serve.guard import Guard
 from kandinsky.serve.hub import Hub
 from kandinsky.serve.intake import Intake
 from kandinsky.serve.keys import Keys
+from kandinsky.serve.mcp_http import METHODS, PATH, McpOverHttp
 from kandinsky.serve.metrics import Metrics
 from kandinsky.serve.offers import Offers
 from kandinsky.serve.routes import House
@@ -97,8 +99,10 @@ def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> 
     modules = (videos, images, audio, events, models, status, web_page)
     for module in modules:
         app.include_router(module.router)
+    tools = Route(PATH, McpOverHttp(app), methods=METHODS, include_in_schema=False)
+    app.router.routes.append(tools)
     app.openapi = functools.partial(_openapi, app.openapi)  # type: ignore[method-assign]
-    app.state.routes = [*app.router.routes[:1], *(route for module in modules for route in module.router.routes)]
+    app.state.routes = [*app.router.routes[:1], *(route for module in modules for route in module.router.routes), tools]
     return app
 
 
