@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -60,7 +61,7 @@ def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> 
     store = store or open_of(settings)
     keys = Keys.read(settings.keys, folder=store.folder)
     settings.check(keys)
-    offers = Offers(settings.models, loras=settings.lora_folder)
+    offers = Offers(settings)
     metrics = Metrics(store)
     hub = Hub(store, seen=metrics.event)
     intake = Intake(store, offers, settings)
@@ -198,3 +199,4 @@ def serve(settings: ServeSettings, *, ready: Any = None) -> None:
     server = Told(config)
     with listening, suppress(KeyboardInterrupt):  # the signal that ended it, once more
         server.run(sockets=[listening])
+    gc.freeze()  # the interpreter looks through all objects before it ends

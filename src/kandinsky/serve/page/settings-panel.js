@@ -68,9 +68,9 @@ export function Settings({ form, setForm, model }) {
     setForm({ ...form, values });
   };
   const models = settings.modelsOf(form.mode);
-  const [least, most] = model.seconds;
+  const [, most] = model.seconds;
   const isClip = form.mode === "clip" || form.mode === "extend";
-  const shortest = Math.max(least, 0.5); // 0 makes a still, and one step in time of the autoencoder is the least of a clip
+  const { shortest } = model; // 0 makes a still
   const step = most <= 3 ? 0.25 : most <= 12 ? 0.5 : 1;
   const caches = words(model.accepts.cache);
   const formats = form.mode === "image" && model.makes === "video" ? ["png", "jpeg", "webp"] : model.formats;
@@ -109,7 +109,7 @@ export function Settings({ form, setForm, model }) {
             : html`<${IconButton} name="close" label=${t("setting.seed.clear")} onClick=${() => setForm({ ...form, seed: "" })} />`}
         </div><//>
       <${Field} name="negative" label=${t("setting.negative")}>
-        <textarea id="negative" rows="2" maxlength="4000" value=${form.values.negative_prompt ?? ""}
+        <textarea id="negative" rows="2" maxlength=${model.prompt_length} value=${form.values.negative_prompt ?? ""}
           placeholder=${model.defaults.negative_prompt || t("setting.negative.hint")}
           onInput=${(event) => put("negative_prompt", event.target.value)}></textarea><//>
       <div class="pair">
