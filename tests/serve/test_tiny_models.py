@@ -11,32 +11,17 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from kandinsky.client import Client
-from serve.conftest import Server
-from tiny import catalogue
+from serve.conftest import TINY_MODELS, Server, tiny_server
 
-T2V, I2V, I2I, INPAINT = "tiny-t2v", "tiny-i2v", "tiny-i2i", "kandinsky3.0-inpaint"
+T2V, I2V, I2I, INPAINT = TINY_MODELS
 SHORT = {"seconds": 0.2, "steps": 2, "seed": 5}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("tiny")
-    catalogue.write(folder / "made")
-    loras = folder / "loras"
-    loras.mkdir()
-    one = catalogue.lora(loras / "one.safetensors")
-    save_file({name: tensor.flip(0) for name, tensor in load_file(one).items()}, loras / "other.safetensors")
-    with Server(
-        folder,
-        "--loras",
-        str(loras),
-        models=(T2V, I2V, I2I, INPAINT),
-        KANDINSKY_CARDS=str(folder / "made" / "cards"),
-        KANDINSKY_WEIGHTS=str(folder / "made" / "unets" / "weights"),
-    ) as made:
+    with tiny_server(tmp_path_factory.mktemp("tiny")) as made:
         yield made.wait_ready()
 
 

@@ -1,5 +1,4 @@
-"""Load on a real server: many clients ask for stills, another process looks at `/health` and at a job; beside a plain
-loop.
+"""Load on a real server beside a plain loop: many clients ask for stills, another process looks at two addresses.
 
 `python -m kandinsky.bench.serve --requests 200 --clients 32` prints throughput, latencies, memory, and what was lost;
 `--cancels 30` also how soon clips end that are cancelled at random instants, and each run how soon the server ends.
