@@ -84,12 +84,12 @@ def test_a_part_of_an_image_is_repainted(server: Server) -> None:
     clear.paste((0, 0, 0, 0), (0, 0, 32, 64))  # as OpenAI's clients mark what is repainted
     given = {"prompt": "a cat", "model": INPAINT, "steps": "2", "seed": "3"}
     made = []
-    for mask in (grey, clear):
+    for mask in (grey, clear, grey.convert("RGBA")):  # the last one as paint programs write it
         files = {"image": ("x.png", png("orange")), "mask": ("m.png", png(mask))}
         answer = server.client.post("/v1/images/edits", data=given, files=files)
         assert answer.status_code == 200, answer.text
         made.append(pixels(base64.b64decode(answer.json()["data"][0]["b64_json"])))
-    assert (made[0] == made[1]).all()
+    assert (made[0] == made[1]).all() and (made[0] == made[2]).all()
     (offered,) = (one for one in server.client.get("/v1/models").json()["data"] if one["id"] == INPAINT)
     assert offered["mask"] and offered["image"] == "required"
     lacking = server.client.post("/v1/images/edits", data=given, files={"image": png("red")})

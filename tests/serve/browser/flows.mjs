@@ -8,6 +8,7 @@ import { chromium } from "playwright-core";
 const [, , executablePath, url, lockedUrl, key, tinyUrl, ...only] = process.argv;
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const PATIENCE = 60_000;
+const LONGEST_JOB = 240_000; // the first one of a model also loads it
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"];
 
 function check(fact, what) {
@@ -22,7 +23,7 @@ const api = async (path, body, address = url) => {
 };
 const make = (values) => api("/v1/videos", { model: "nano-t2v", seconds: 0.5, steps: 1, seed: 7, ...values });
 async function until(id, test, address = url) {
-  const end = Date.now() + PATIENCE;
+  const end = Date.now() + LONGEST_JOB;
   for (;;) {
     const job = await api(`/v1/jobs/${id}`, undefined, address);
     if (test(job)) return job;
@@ -383,7 +384,8 @@ const FLOWS = {
     const page = await open(browser, { address: tinyUrl });
     const sent = async () => {
       await page.click("button[type=submit]");
-      await page.waitForSelector(".toast.good");
+      await page.waitForSelector(".toast.good, .problem");
+      check(!(await page.locator(".problem").count()), (await page.locator(".problem").allTextContents()).join());
       const job = await over((await newest(tinyUrl)).id, tinyUrl);
       same(job.status, "completed", job.error?.message || "the job");
       return job;
