@@ -1,4 +1,4 @@
-"""A Kandinsky server on this or another machine, by the calls that it documents. Imports nothing of ComfyUI.
+"""A Kandinsky server on this or another machine, asked through ``kandinsky.client``. Imports nothing of ComfyUI.
 
 A key is sent to the server that ``KANDINSKY_SERVER`` names, and to this machine, alone: the address stands in the
 workflow, which may be somebody else's.
@@ -6,40 +6,39 @@ workflow, which may be somebody else's.
 
 from __future__ import annotations
 
-import base64
 import io
 import os
+import queue
 import threading
-import time
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
 
-from kandinsky.errors import BackendError, Cancelled, KandinskyError, RequestError
+from kandinsky.client import ApiError, Client, Event, Job, JobFailed
+from kandinsky.client.calls import ADDRESS, URL, VARIABLE, address
+from kandinsky.errors import Cancelled, KandinskyError, RequestError
 
 from .running import POLL_S
 
 if TYPE_CHECKING:
-    import httpx
     import numpy as np
+    from PIL.Image import Image
 
     from kandinsky.model.values import Video
 
     from .models import Host
 
-SERVER, KEY = "KANDINSKY_SERVER", "KANDINSKY_API_KEY"
-HERE = "http://127.0.0.1:8000"
-POLL_AFTER = "openai-poll-after-ms"
-TIMEOUT_S, CONNECT_S = 600.0, 5.0
 STILL = 0  # seconds of an image
+END_S = 5.0  # for the connection, once nobody waits any more
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_TRIES = 3  # of a call that got no answer
+_Preview: TypeAlias = tuple[Event, bytes]
 
 
 def default_server() -> str:
     """The server that is meant if none is named."""
-    return os.environ.get(SERVER) or HERE
+    return address(None)
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,12 @@ class Answer:
     Attributes:
         data: The file.
         is_image: Whether it is one image.
-        id: The job's, empty for images.
+        id: The job's.
     """
 
     data: bytes
     is_image: bool
-    id: str = ""
+    id: str
 
 
 def generate(
@@ -68,7 +67,7 @@ def generate(
         prompt: The prompt.
         values: Further fields of a request, and `size`.
         images: Images [H, W, 3] by the field of the request.
-        host: Where progress is shown, and interrupts are looked for.
+        host: Where progress and previews are shown, and interrupts are looked for.
 
     Returns:
         The file.
@@ -79,178 +78,125 @@ def generate(
         KandinskyError: The job failed.
         Cancelled: The user asked to stop; the job is cancelled on the server too.
     """
-    with _client(server) as client:
-        if values.get("seconds") == STILL:
-            return _image(client, model, prompt, values, images, host)
-        return _video(client, model, prompt, values, images, host)
+    is_still = values.get("seconds") == STILL
+    fields: dict[str, Any] = {"model": model, **values, **{name: _png(pixels) for name, pixels in images.items()}}
+    if is_still:
+        del fields["seconds"]
+    where = checked(server)
 
-
-def _client(server: str) -> httpx.Client:
-    import httpx
-
-    try:
-        url = httpx.URL(server.strip().rstrip("/"))
-    except httpx.InvalidURL:
-        url = httpx.URL("")
-    if url.scheme not in ("http", "https") or not url.host or url.userinfo:
-        raise RequestError(f"server `{server}` is no address: give one such as `{HERE}`")
-    key = os.environ.get(KEY)
-    is_own = url.host in _LOOPBACK or url == httpx.URL(os.environ.get(SERVER, "").rstrip("/"))
-    headers = {"Authorization": f"Bearer {key}"} if key and is_own else {}
-    return httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_S))
-
-
-def _video(
-    client: httpx.Client,
-    model: str,
-    prompt: str,
-    values: Mapping[str, Any],
-    images: Mapping[str, np.ndarray],
-    host: Host,
-) -> Answer:
-    job = _call(client, "POST", "/v1/videos", host, files=_parts(model, prompt, values, images)).json()
-    path = f"/v1/videos/{job['id']}"
-    try:
-        while job.get("status") in ("queued", "in_progress"):
-            answer = _call(client, "GET", path, host)
-            job = answer.json()
-            host.progress(int(job.get("progress") or 0), 100, None)
-            if job.get("status") in ("queued", "in_progress"):
-                _wait(_poll_s(answer), host)
-    except BaseException:
-        _cancel(client, path)
-        raise
-    if job.get("status") != "completed":
-        why = (job.get("error") or {}).get("message") or job.get("status")
-        raise KandinskyError(f"`{client.base_url}` made no video: {why}")
-    return Answer(_call(client, "GET", f"{path}/content", host).content, False, str(job["id"]))
-
-
-def _image(
-    client: httpx.Client,
-    model: str,
-    prompt: str,
-    values: Mapping[str, Any],
-    images: Mapping[str, np.ndarray],
-    host: Host,
-) -> Answer:
-    told = {name: value for name, value in values.items() if name != "seconds"} | {"response_format": "b64_json"}
-    made: list[httpx.Response | BaseException] = []
-
-    def call() -> None:
-        try:
-            if images:
-                parts = _parts(model, prompt, told, images, first="image")
-                made.append(_call(client, "POST", "/v1/images/edits", host, files=parts))
-            else:
-                body = {"model": model, "prompt": prompt, **told}
-                made.append(_call(client, "POST", "/v1/images/generations", host, json=body))
-        except BaseException as error:
-            made.append(error)
-
-    waiting = threading.Thread(target=call, name="kandinsky-remote", daemon=True)
-    waiting.start()
-    while waiting.is_alive():
-        _wait(POLL_S, host)  # leaving closes the connection, by which the server sees that nobody waits
-    (answer,) = made
-    if isinstance(answer, BaseException):
-        raise answer
-    (entry, *_) = answer.json()["data"]
-    return Answer(base64.b64decode(entry["b64_json"]), True)
-
-
-def _parts(
-    model: str,
-    prompt: str,
-    values: Mapping[str, Any],
-    images: Mapping[str, np.ndarray],
-    *,
-    first: str = "input_reference",
-) -> list[tuple[str, tuple[str | None, bytes | str, str | None]]]:
-    """A form in several parts, as all clients send it: text without a type, images as PNG files."""
-    told = {"model": model, "prompt": prompt, **values}
-    texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in told.items()}
-    parts: list[tuple[str, tuple[str | None, bytes | str, str | None]]] = []
-    parts += [(name, (None, value, None)) for name, value in texts.items()]
-    for name, pixels in images.items():
-        part = first if name == "image" else name
-        parts.append((part, (f"{name}.png", _png(pixels), "image/png")))
-    return parts
-
-
-def _call(client: httpx.Client, method: str, path: str, host: Host, **content: Any) -> httpx.Response:
-    """One call, tried again where no answer came; a key keeps the server from doing it twice."""
-    import httpx
-
-    headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
-    for attempt in range(_TRIES):
-        try:
-            answer = client.request(method, path, headers=headers, **content)
-        except httpx.TransportError as error:
-            if attempt + 1 == _TRIES:
-                raise BackendError(
-                    f"no server answers at `{client.base_url}`: start `kandinsky serve`, or correct the address",
-                    hint=str(error),
-                ) from error
-            _wait(0.5 * 2**attempt, host)
-            continue
-        if answer.is_success:
-            return answer
-        if answer.status_code in (429, 503) and attempt + 1 < _TRIES:
-            _wait(_retry_s(answer), host)
-            continue
-        raise _refused(client, answer)
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _refused(client: httpx.Client, answer: httpx.Response) -> KandinskyError:
-    try:
-        message = answer.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = f"status {answer.status_code}"
-    where = f"`{client.base_url}` answers"
-    if answer.status_code in (401, 403):
-        return RequestError(
-            f"{where}: {message}",
-            hint=f"set {KEY}, and {SERVER} to its address, in ComfyUI's environment; keys do not stand in workflows",
-        )
-    return (RequestError if answer.status_code < 500 else KandinskyError)(f"{where}: {message}")
-
-
-def _cancel(client: httpx.Client, path: str) -> None:
-    import httpx
+    def ask(client: Client) -> Job:
+        if not is_still:
+            return client.create(prompt, **fields)
+        (job,) = client.create_images(prompt, **fields)
+        return job
 
     try:
-        client.delete(path, timeout=CONNECT_S)
-    except httpx.HTTPError:  # nobody is left who could be told
-        return
+        with Client(where, key=key_for(where)) as client:
+            watched = _Watched(client, ask)
+            try:
+                return watched.answer(host)
+            finally:
+                watched.end()
+    except ApiError as error:
+        raise _refused(where, error) from error
+    except JobFailed as error:
+        raise KandinskyError(f"`{where}` made nothing: {error}", hint=error.hint) from error
 
 
-def _wait(seconds: float, host: Host) -> None:
-    """Wait, but not after the user asked to stop.
+def checked(server: str) -> str:
+    """The address of a server.
 
     Raises:
-        Cancelled: They did.
+        RequestError: It is none.
     """
-    until = time.monotonic() + seconds
-    while True:
-        if host.is_interrupted():
-            host.stop()
-            raise Cancelled("cancelled while the server worked")
-        left = until - time.monotonic()
-        if left <= 0:
-            return
-        time.sleep(min(POLL_S, left))
+    url = server.strip().rstrip("/")
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+        _ = parts.port
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise RequestError(f"server `{server}` is no address: give one such as `{URL}`")
+    return url
 
 
-def _poll_s(answer: httpx.Response) -> float:
-    given = answer.headers.get(POLL_AFTER, "")
-    return min(60.0, int(given) / 1000) if given.isdigit() and int(given) else 1.0
+def key_for(server: str) -> str:
+    """The key that is sent to a server; empty for a server that is not one's own."""
+    is_own = urlsplit(server).hostname in _LOOPBACK or server == os.environ.get(ADDRESS, "").strip().rstrip("/")
+    return os.environ.get(VARIABLE, "") if is_own else ""
 
 
-def _retry_s(answer: httpx.Response) -> float:
-    given = answer.headers.get("retry-after", "")
-    return min(120.0, float(given)) if given.isdigit() else 1.0
+class _Watched:
+    """A job that a second thread asks for and follows, so that an interrupt is seen while nothing comes."""
+
+    def __init__(self, client: Client, ask: Callable[[Client], Job]) -> None:
+        self._client, self._ask = client, ask
+        self._told: queue.SimpleQueue[Job | Event | _Preview | Answer | BaseException] = queue.SimpleQueue()
+        self._job: Job | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="kandinsky-remote", daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        try:
+            job = self._ask(self._client)
+            self._told.put(job)
+            if self._over.is_set():  # meanwhile
+                self._client.cancel(job)
+                return
+            for event in self._client.events(job):
+                self._told.put(event)
+                if event.kind == "preview":
+                    with suppress(ApiError):  # the next one has taken its place, or the job has ended
+                        self._told.put((event, self._client.preview(job)))
+            done = self._client.wait(job)
+            self._told.put(Answer(self._client.content(done), done.kind == "image", done.id))
+        except BaseException as error:  # told by the thread that waits
+            self._told.put(error)
+
+    def answer(self, host: Host) -> Answer:
+        """Wait for the result, showing what comes.
+
+        Raises:
+            Cancelled: The user asked to stop.
+        """
+        while True:
+            if host.is_interrupted():
+                host.stop()
+                raise Cancelled("cancelled while the server worked")
+            try:
+                told = self._told.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+            if isinstance(told, BaseException):
+                raise told
+            if isinstance(told, Answer):
+                return told
+            if isinstance(told, Job):
+                self._job = told
+            elif isinstance(told, tuple):
+                event, data = told
+                host.progress(event.data["step"], event.data["steps"], _opened(data))
+            elif told.kind == "step":
+                host.progress(told.data["step"], told.data["steps"], None)
+
+    def end(self) -> None:
+        """Nobody waits any more: a job that is not finished is cancelled."""
+        self._over.set()
+        if self._thread.is_alive() and self._job is not None:
+            with suppress(KandinskyError):
+                self._client.cancel(self._job)
+        self._thread.join(END_S)
+
+
+def _refused(server: str, error: ApiError) -> KandinskyError:
+    """What a server refuses, in its own words."""
+    told = f"`{server}` answers: {error}"
+    if error.status in (401, 403):
+        hint = f"set {VARIABLE}, and {ADDRESS} to its address, in ComfyUI's environment; keys do not stand in workflows"
+        return RequestError(told, hint=hint)
+    return (RequestError if error.status < 500 else KandinskyError)(told)
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -259,6 +205,13 @@ def _png(pixels: np.ndarray) -> bytes:
     held = io.BytesIO()
     Image.fromarray(pixels).save(held, "PNG")
     return held.getvalue()
+
+
+def _opened(data: bytes) -> Image:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGB")
 
 
 def still(data: bytes) -> Video:

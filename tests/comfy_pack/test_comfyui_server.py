@@ -15,10 +15,10 @@ from PIL import Image
 
 from comfy_pack import pack
 from comfy_pack.comfyui_program import FOLDER, PYTHON, Program, running
-from comfy_pack.fakes import Server, serving
 from kandinsky.cli.main import main
 from kandinsky.media import recipe
 from kandinsky.media.video import read_video
+from serve.conftest import Server
 
 pytestmark = [
     pytest.mark.slow,
@@ -71,11 +71,10 @@ def test_comfyui_reads_the_nodes_their_words_and_examples(comfyui: Program) -> N
 def test_every_example_with_nano_runs(name: str, comfyui: Program, tmp_path: Path) -> None:
     graph = example(name)
     if name == "nano-remote":
-        clip = tmp_path / "clip.mp4"
-        assert main(["generate", "a panda", "--seconds", "0.4", "--steps", "2", "--seed", "7", "-o", str(clip)]) == 0
-        with serving(Server(clip.read_bytes())) as server:
-            made = comfyui.run(changed(graph, "KandinskyRemote", server=server.address))
-            assert server.calls[0][3]["seed"] == "7" and made.progress
+        with Server(tmp_path, models=("nano-t2v",)) as server:
+            made = comfyui.run(changed(graph, "KandinskyRemote", server=server.url))
+            (job,) = server.client.get("/v1/videos").json()["data"]
+            assert job["seed"] == 7 and job["status"] == "completed" and made.progress and made.previews
     else:
         made = comfyui.run(graph)
     assert (made.status, made.end, made.error) == (200, "execution_success", "")

@@ -1,4 +1,4 @@
-"""The node that has a server work: what is on the wire, and what is said when something fails."""
+"""The node that has a server work, against a real server process with Nano."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import pytest
 from PIL import Image
 
 from comfy_pack import pack
-from comfy_pack.fakes import Host, Interrupted, Server, serving
-from kandinsky.errors import BackendError, KandinskyError, RequestError
+from comfy_pack.fakes import Host, Interrupted
+from kandinsky.client import ApiError
+from kandinsky.errors import BackendError, RequestError
+from serve.conftest import Server
 
-PROMPT = "панда"
+PROMPT = "панда машет"
 
 
-def png(size: tuple[int, int] = (8, 6)) -> bytes:
-    held = io.BytesIO()
-    Image.new("RGB", size, (10, 20, 30)).save(held, "PNG")
-    return held.getvalue()
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("server"), models=("nano-t2v", "nano-i2v")) as made:
+        yield made.wait_ready()
 
 
 @pytest.fixture(autouse=True)
@@ -32,86 +34,67 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         yield pack.part("remote")
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving(Server(b"a film", png())) as made:
-        yield made
-
-
 def asked(remote: ModuleType, server: Server, host: Host | None = None, **values: Any) -> Any:
-    return remote.generate(server.address, "nano-t2v", PROMPT, values, {}, host or Host())
+    return remote.generate(server.url, "nano-t2v", PROMPT, values, {}, host or Host())
 
 
-def test_a_video_is_asked_for_watched_and_fetched(remote: ModuleType, server: Server) -> None:
+def test_a_clip_is_asked_for_watched_and_fetched(remote: ModuleType, server: Server) -> None:
     host = Host()
-    made = asked(remote, server, host, seconds=2.0, size="96x96", seed=7, expand=False)
-    assert made.data == b"a film" and made.id == "video_1" and not made.is_image
-    (method, path, headers, form), *rest = server.calls
-    assert (method, path) == ("POST", "/v1/videos") and headers["content-type"].startswith("multipart/form-data")
-    assert form == {
-        "model": "nano-t2v", "prompt": PROMPT, "seconds": "2.0", "size": "96x96", "seed": "7", "expand": "false",
-    }  # fmt: skip
-    assert headers["idempotency-key"]
-    assert [call[:2] for call in rest][-1] == ("GET", "/v1/videos/video_1/content")
-    assert [done for done, total, _ in host.told] == sorted(done for done, total, _ in host.told) and host.told
+    made = asked(remote, server, host, seconds=1.0, size="96x96", seed=7, steps=30, expand=False)
+    job = server.get(made.id)
+    assert not made.is_image and made.data == server.client.get(f"/v1/videos/{made.id}/content").content
+    assert (job["seed"], job["steps"], job["frames"], job["prompt"]) == (7, 30, 13, PROMPT)
+    done = [step for step, total, _ in host.told]
+    assert done == sorted(done) and done[-1] == 30 and {total for _, total, _ in host.told} == {30}
+    shown = [image for _, _, image in host.told if image is not None]
+    assert shown and shown[0].mode == "RGB" and min(shown[0].size) > 32
 
 
-def test_images_travel_as_files(remote: ModuleType, server: Server) -> None:
-    pixels = np.full((6, 8, 3), 9, np.uint8)
-    remote.generate(server.address, "nano-i2v", "", {}, {"image": pixels}, Host())
-    form = server.calls[0][3]
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(form["input_reference"]))), pixels)
-    made = remote.generate(server.address, "m", PROMPT, {"seconds": 0}, {"image": pixels}, Host())
-    path, form = server.calls[-1][1], server.calls[-1][3]
-    assert path == "/v1/images/edits" and isinstance(form["image"], bytes) and made.is_image
-
-
-def test_zero_seconds_make_an_image(remote: ModuleType, server: Server) -> None:
-    made = asked(remote, server, seconds=0.0, seed=7)
-    assert server.calls[0][1] == "/v1/images/generations"
-    assert server.calls[0][3] == {"model": "nano-t2v", "prompt": PROMPT, "seed": 7, "response_format": "b64_json"}
-    still = remote.still(made.data)
-    assert still.frames.shape == (1, 6, 8, 3) and tuple(still.frames[0, 0, 0]) == (10, 20, 30)
+def test_an_image_is_sent_and_zero_seconds_make_one(remote: ModuleType, server: Server) -> None:
+    pixels = np.full((96, 96, 3), 9, np.uint8)
+    made = remote.generate(server.url, "nano-i2v", "", {"seconds": 0.5, "steps": 1}, {"image": pixels}, Host())
+    given = server.client.get(f"/v1/videos/{made.id}/content", params={"variant": "input"}).content
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(given))), pixels)
+    made = asked(remote, server, seconds=0.0, seed=7, steps=1)
+    assert made.is_image and server.get(made.id)["object"] == "image"
+    assert remote.still(made.data).frames.shape == (1, 96, 96, 3)
 
 
 def test_an_interrupt_cancels_the_job_there(remote: ModuleType, server: Server) -> None:
-    server.polls = 10**6
     with pytest.raises(Interrupted):
-        asked(remote, server, Host(stop_after=2))
-    assert server.calls[-1][:2] == ("DELETE", "/v1/videos/video_1")
+        asked(remote, server, Host(stop_after=2), steps=190)
+    (job,) = server.client.get("/v1/videos", params={"limit": 1}).json()["data"]
+    assert server.wait(job["id"])["status"] == "cancelled"
 
 
-def test_what_fails_is_said_in_the_servers_words(remote: ModuleType, server: Server) -> None:
-    server.fails = "memory ran out"
-    with pytest.raises(KandinskyError, match="memory ran out"):
-        asked(remote, server)
-    server.refuse = (400, "steps `0` are not supported")
-    with pytest.raises(RequestError, match="steps `0`"):
-        asked(remote, server)
-    server.refuse = (401, "no key")
-    with pytest.raises(RequestError, match="no key") as refused:
-        asked(remote, server)
-    assert "KANDINSKY_API_KEY" in str(refused.value.hint)
+def test_what_is_refused_is_said_in_the_servers_words(remote: ModuleType, server: Server) -> None:
+    with pytest.raises(RequestError, match="1 to 1000"):
+        asked(remote, server, steps=5000)
+    with pytest.raises(RequestError, match="is not offered here"):
+        remote.generate(server.url, "other", PROMPT, {}, {}, Host())
+    refused = remote._refused(server.url, ApiError("no key", status=401))
+    assert "KANDINSKY_API_KEY" in str(refused.hint)
 
 
-def test_without_a_server_the_command_is_named(remote: ModuleType, server: Server) -> None:
-    with serving(Server()) as gone:
-        address = gone.address
+def test_without_a_server_the_command_is_named(remote: ModuleType) -> None:
     with pytest.raises(BackendError, match="kandinsky serve"):
-        remote.generate(address, "nano-t2v", PROMPT, {}, {}, Host())
-    for wrong in ("", "file:///etc/passwd", "http://", "http://user:secret@127.0.0.1:1"):
+        remote.generate("http://127.0.0.1:9", "nano-t2v", PROMPT, {}, {}, Host())
+    for wrong in ("", "file:///etc/passwd", "http://", "http://user:secret@127.0.0.1:1", "http://a:x"):
         with pytest.raises(RequestError, match="is no address"):
             remote.generate(wrong, "nano-t2v", PROMPT, {}, {}, Host())
 
 
-def test_a_key_goes_to_servers_of_ones_own_alone(
-    remote: ModuleType, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_goes_to_servers_of_ones_own_alone(remote: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KANDINSKY_API_KEY", "secret")
-    asked(remote, server)
-    assert server.calls[0][2]["authorization"] == "Bearer secret"
-    headers = remote._client("https://elsewhere.example:8000").headers
-    assert "authorization" not in headers
+    assert remote.key_for("http://127.0.0.1:8000") == "secret" and remote.key_for("http://[::1]:1") == "secret"
+    assert remote.key_for("https://elsewhere.example:8000") == ""
     monkeypatch.setenv("KANDINSKY_SERVER", "https://elsewhere.example:8000/")
-    assert remote._client("https://elsewhere.example:8000").headers["authorization"] == "Bearer secret"
-    assert remote.default_server() == "https://elsewhere.example:8000/"
+    assert remote.key_for("https://elsewhere.example:8000") == "secret"
+    assert remote.default_server() == "https://elsewhere.example:8000"
+
+
+def test_the_default_is_where_a_server_listens(remote: ModuleType) -> None:
+    from kandinsky.serve.settings import ServeSettings
+
+    usual = ServeSettings()
+    assert remote.default_server() == f"http://{usual.host}:{usual.port}"

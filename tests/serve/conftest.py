@@ -123,6 +123,28 @@ class Server:
         return []
 
 
+TINY_MODELS = ("tiny-t2v", "tiny-i2v", "tiny-i2i", "kandinsky3.0-inpaint")
+
+
+def tiny_server(folder: Path, *options: str) -> Server:
+    """A server of networks of tiny size, for what Nano cannot do: LoRAs `one` and `other`, edits, masks, expansion."""
+    from safetensors.torch import load_file, save_file
+
+    from tiny import catalogue
+
+    catalogue.write(folder / "made")
+    loras = folder / "loras"
+    loras.mkdir()
+    one = catalogue.lora(loras / "one.safetensors")
+    save_file(
+        {name: tensor.flip(0).contiguous() for name, tensor in load_file(one).items()}, loras / "other.safetensors"
+    )
+    return Server(
+        folder, "--loras", str(loras), *options, models=TINY_MODELS,
+        KANDINSKY_CARDS=str(folder / "made" / "cards"), KANDINSKY_WEIGHTS=str(folder / "made" / "unets" / "weights"),
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests that do not end it; no keys, on loopback."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from serve.conftest import Server
+from serve.conftest import Server, tiny_server
 
 FOLDER = Path(__file__).parent / "browser"
 FLOWS = re.findall(r"^  async (\w+)\(browser\) {$", (FOLDER / "flows.mjs").read_text(encoding="utf-8"), re.MULTILINE)
@@ -39,16 +39,20 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         Server(
             tmp_path_factory.mktemp("locked"), "--workers", "0", models=("nano-t2v",), KANDINSKY_API_KEY=KEY
         ) as locked,
+        tiny_server(tmp_path_factory.mktemp("tiny")) as tiny,
     ):
         open_one.wait_ready()
-        command = ["node", "flows.mjs", CHROMIUM, open_one.url, locked.url, KEY]
+        tiny.wait_ready()
+        command = ["node", "flows.mjs", CHROMIUM, open_one.url, locked.url, KEY, tiny.url]
         done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=LIMIT_S)
         assert done.returncode == 0, done.stderr[-3000:]
         yield {one["flow"]: one for one in map(json.loads, done.stdout.splitlines())}
 
 
 def test_there_are_flows() -> None:
-    assert {"generate", "survives", "cancel", "reuse", "image", "grid", "accessible", "phone", "key"} <= set(FLOWS)
+    assert {"generate", "survives", "cancel", "reuse", "image", "grid", "accessible", "phone", "key", "able"} <= set(
+        FLOWS
+    )
 
 
 @pytest.mark.parametrize("flow", FLOWS)

@@ -56,7 +56,7 @@ def test_every_call_of_the_page_is_one_of_the_server(server: Server) -> None:
     paths = server.client.get("/openapi.json").json()["paths"]
     known = {re.sub(r"\{\w+\}", "ID", path) for path in paths} | {"/openapi.json"}
     table = PAGE.split("## The calls")[1].split("## Events")[0]
-    named = set(re.findall(r"(?<=[ `])(/(?:v1/)?[a-zA-Z/_.]+)(?=[`,])", table)) - {"/edits"}
+    named = set(re.findall(r"(?<=[ `])(/(?:v1/)?[a-zA-Z/_.]+)(?=[`,])", table)) - {"/edits", "/mcp"}
     assert named and named <= known, named - known
     fields = paths["/v1/videos"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
     listed = PAGE.split("Fields of a clip: ")[1].split("They mean")[0]

@@ -1,6 +1,7 @@
-"""Load on a real server: many clients ask for stills, others look at `/health` and at a job; beside a plain loop.
+"""Load on a real server beside a plain loop: many clients ask for stills, another process looks at two addresses.
 
-`python -m kandinsky.bench.serve --requests 200 --clients 32` prints throughput, latencies, memory, and what was lost.
+`python -m kandinsky.bench.serve --requests 200 --clients 32` prints throughput, latencies, memory, and what was lost;
+`--cancels 30` also how soon clips end that are cancelled at random instants, and each run how soon the server ends.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -22,6 +24,24 @@ from kandinsky import catalogue
 from kandinsky.runtime.speed import at_hand
 
 LOOK_S = 0.02
+_LOOK = """
+import json, select, sys, time
+import httpx
+paths = dict(zip(sys.argv[3::2], sys.argv[4::2]))
+taken, failed = {name: [] for name in paths}, []
+with httpx.Client(base_url=sys.argv[1], timeout=60) as at:
+    print("ready", flush=True)
+    until = time.monotonic() + 3600
+    while time.monotonic() < until:
+        for name, path in paths.items():
+            begun = time.monotonic()
+            if at.get(path).status_code != 200:
+                failed.append(path)
+            taken[name].append(time.monotonic() - begun)
+        if select.select([sys.stdin], [], [], float(sys.argv[2]))[0]:
+            break
+print(json.dumps({"taken": taken, "failed": failed}))
+"""
 _LOOP = """
 import json, sys, time
 import kandinsky
@@ -61,9 +81,8 @@ class Load:
         self._httpx = httpx
         self.url, self.steps, self.prefix = url, steps, prefix
         self.request_s: list[float] = []
-        self.look_s: dict[str, list[float]] = {"/health": [], "/v1/videos/{id}": []}
+        self.look_s: dict[str, list[float]] = {}
         self.failures: list[str] = []
-        self._over = threading.Event()
 
     def run(self, requests: int, clients: int, seeds: bool) -> float:
         """Send requests and wait for all.
@@ -80,8 +99,11 @@ class Load:
         lock = threading.Lock()
         with self._httpx.Client(base_url=self.url, timeout=60) as at:
             job = at.post("/v1/videos", json={"prompt": "a panda", "seconds": 0.5, "steps": 1}).json()["id"]
-        looks = [threading.Thread(target=self._look, args=("/health", "/health")),
-                 threading.Thread(target=self._look, args=("/v1/videos/{id}", f"/v1/videos/{job}"))]  # fmt: skip
+        looked = ("/health", "/health", "/v1/videos/{id}", f"/v1/videos/{job}")
+        command = [sys.executable, "-c", _LOOK, self.url, str(LOOK_S), *looked]
+        looking = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert looking.stdout is not None
+        looking.stdout.readline()
 
         def work() -> None:
             with self._httpx.Client(base_url=self.url, timeout=600) as at:
@@ -101,23 +123,67 @@ class Load:
 
         threads = [threading.Thread(target=work) for _ in range(clients)]
         begun = time.monotonic()
-        for thread in (*looks, *threads):
+        for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         taken = time.monotonic() - begun
-        self._over.set()
-        for thread in looks:
-            thread.join()
+        told, _ = looking.communicate("over\n", timeout=120)
+        found = json.loads(told)
+        self.look_s, self.failures = found["taken"], [*self.failures, *found["failed"]]
         return taken
 
-    def _look(self, name: str, path: str) -> None:
-        with self._httpx.Client(base_url=self.url, timeout=60) as at:
-            while not self._over.wait(LOOK_S):
-                begun = time.monotonic()
-                if at.get(path).status_code != 200:
-                    self.failures.append(path)
-                self.look_s[name].append(time.monotonic() - begun)
+
+def cancelled(url: str, model: str, count: int, *, seed: int = 0) -> dict[str, Any]:
+    """Cancel clips at random instants of their life.
+
+    Args:
+        url: Address of the server, which is idle.
+        model: Its model.
+        count: How many.
+        seed: Of the instants.
+
+    Returns:
+        By what was being done: how many, and median and largest seconds from the call to the event `cancelled`, in
+        seconds and in steps of the model; the seconds of a step.
+    """
+    from kandinsky.client import Client
+
+    dice, steps_s, ended = random.Random(seed), list[float](), dict[str, list[float]]()
+    with Client(url) as client:
+        begun = time.monotonic()
+        client.wait(client.create("a panda", model=model, seed=1))
+        whole_s = time.monotonic() - begun
+        for number in range(count):
+            job = client.create("a panda", model=model, seed=number)
+            wish_s = time.monotonic() + dice.uniform(0, whole_s)
+            asked: list[float] = []
+
+            def ask(job: Any = job, wish_s: float = wish_s, asked: list[float] = asked) -> None:
+                time.sleep(max(0.0, wish_s - time.monotonic()))
+                asked.append(time.monotonic())
+                with Client(url) as other:
+                    other.cancel(job)
+
+            asking = threading.Thread(target=ask)
+            asking.start()
+            for event in client.events(job):
+                if event.kind == "step" and event.data["step"] > 1:
+                    steps_s.append(event.data["step_s"])
+                if event.kind == "cancelled":
+                    taken_s = time.monotonic() - asked[0]
+                    ended.setdefault(str(event.data["while"]), []).append(taken_s)
+            asking.join()
+    step_s = statistics.median(steps_s)
+    told: dict[str, Any] = {"step_s": round(step_s, 4), "completed_before": count - sum(map(len, ended.values()))}
+    for phase, values in sorted(ended.items()):
+        told[phase] = {
+            "count": len(values),
+            "p50_s": round(statistics.median(values), 3),
+            "largest_s": round(max(values), 3),
+            "largest_steps": round(max(values) / step_s, 2),
+        }
+    return told
 
 
 def plain_loop(model: str, steps: int, count: int, folder: Path) -> float:
@@ -157,10 +223,14 @@ def measure(arguments: argparse.Namespace, tell: Callable[[str], object]) -> dic
                         taken = load.run(arguments.requests, arguments.clients, arguments.seeds)
                         rounds.append(summary(load, taken, arguments.requests, loop_s) | figures(at, server.pid))
                         tell(json.dumps(rounds[-1]))
+                cancels = cancelled(url, model, arguments.cancels) if arguments.cancels else {}
             finally:
+                begun = time.monotonic()
                 server.terminate()
                 server.wait()
     return {
+        "stop_s": round(time.monotonic() - begun, 2),
+        "cancels": cancels,
         "processor": at_hand("cpu", "float32")[0].name,
         "ready_s": round(ready_s, 2),
         "loop_s": round(loop_s, 4),
@@ -204,6 +274,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--loop", type=int, default=40, help="stills of the plain loop")
     parser.add_argument("--batch", type=int, default=8, help="as of `kandinsky serve`")
     parser.add_argument("--seeds", action="store_true", help="every request names a seed, and so runs alone")
+    parser.add_argument("--cancels", type=int, default=0, help="clips that are cancelled at random instants")
     parser.add_argument("--minutes", type=float, default=0.0, help="repeat for so long")
     arguments = parser.parse_args(words)
     found = measure(arguments, lambda line: sys.stderr.write(f"{line}\n"))

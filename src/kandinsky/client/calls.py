@@ -1,25 +1,258 @@
-"""What both clients send: addresses, fields and files of each call."""
+"""Every call of the API as a value: what is sent, how the answer is read, and when it is tried again.
+
+``Client`` and ``AsyncClient`` only send them.
+"""
 
 from __future__ import annotations
 
+import base64
+import builtins
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from kandinsky.client.failures import JobFailed, error_of, nobody_answers
+from kandinsky.client.values import Event, Job, Lines, Model
 from kandinsky.errors import RequestError
 
+if TYPE_CHECKING:
+    import httpx
+
+T = TypeVar("T")
 URL = "http://127.0.0.1:8000"
 VARIABLE, ADDRESS = "KANDINSKY_API_KEY", "KANDINSKY_SERVER"
 FILES = ("image", "mask", "video")
-FINAL = ("completed", "failed", "cancelled")
+FINAL = ("completed", "failed", "cancelled", "deleted")
 TRIES, PAUSE_S = 3, 0.5
+CUTS = 30  # of a stream, in a row, before it is given up
 TRY_AGAIN = (429, 502, 503, 504)
+CONNECT_S = 10.0
+IDLE_S = 60.0  # of a stream; the server is heard of every 15 seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One call.
+
+    Attributes:
+        method: HTTP method.
+        path: Path of the address.
+        read: What the answer means.
+        fields: Fields of the body; None = no body.
+        query: Fields of the query.
+        headers: Further headers.
+        key: Idempotency key; None makes one up where it matters.
+        waits: Whether the answer comes when the work is done, so that there is no limit of time.
+    """
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    fields: Mapping[str, Any] | None = None
+    query: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
+    waits: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments for ``httpx``'s `request`, the same for each try.
+
+        Raises:
+            RequestError: A file does not exist.
+        """
+        headers = dict(self.headers)
+        if self.method == "POST":
+            headers["Idempotency-Key"] = self.key or secrets.token_hex(16)
+        told: dict[str, Any] = {"method": self.method, "url": self.path, "params": self.query, "headers": headers}
+        if self.waits:
+            told["timeout"] = None
+        return told | ({} if self.fields is None else parts_of(self.fields))
+
+
+# -- the calls -------------------------------------------------------------------------------------------------------
+
+
+def create(prompt: str, fields: Mapping[str, Any], key: str | None) -> Call[Job]:
+    return Call("POST", "/v1/videos", _job, {"prompt": prompt, **fields}, key=key)
+
+
+def edit(video: Any, prompt: str, fields: Mapping[str, Any]) -> Call[Job]:
+    return Call("POST", "/v1/videos/edits", _job, {"prompt": prompt, "video": video, **fields})
+
+
+def extend(video: Any, prompt: str, fields: Mapping[str, Any]) -> Call[Job]:
+    return Call("POST", "/v1/videos/extensions", _job, {"prompt": prompt, "video": video, **fields})
+
+
+def sound(video: Any, prompt: str, fields: Mapping[str, Any]) -> Call[Job]:
+    return Call("POST", "/v1/audio", _job, {"prompt": prompt, "video": video, **fields})
+
+
+def remix(job: Job | str, prompt: str, fields: Mapping[str, Any]) -> Call[Job]:
+    return Call("POST", f"/v1/videos/{_name(job)}/remix", _job, {"prompt": prompt, **fields})
+
+
+def images(prompt: str, fields: Mapping[str, Any]) -> Call[list[bytes]]:
+    def read(answer: httpx.Response) -> list[bytes]:
+        return [base64.b64decode(one["b64_json"]) for one in answer.json()["data"]]
+
+    return Call("POST", _images(fields), read, {"prompt": prompt, **fields}, waits=True)
+
+
+def create_images(prompt: str, fields: Mapping[str, Any]) -> Call[list[Job]]:
+    headers = {"Prefer": "respond-async"}
+    return Call("POST", _images(fields), _jobs, {"prompt": prompt, **fields}, headers=headers)
+
+
+def get(job: Job | str) -> Call[Job]:
+    return Call("GET", f"/v1/jobs/{_name(job)}", _job)
+
+
+def list_jobs(limit: int, filters: Mapping[str, Any]) -> Call[builtins.list[Job]]:
+    return Call("GET", "/v1/jobs", _jobs, query={"limit": min(100, limit), **filters})
+
+
+def cancel(job: Job | str) -> Call[Job]:
+    return Call("POST", f"/v1/jobs/{_name(job)}/cancel", _job)
+
+
+def delete(job: Job | str) -> Call[None]:
+    return Call("DELETE", f"/v1/jobs/{_name(job)}", lambda _: None)
+
+
+def content(job: Job | str, variant: str | None) -> Call[bytes]:
+    query = {} if variant is None else {"variant": variant}
+    return Call("GET", f"/v1/jobs/{_name(job)}/content", _bytes, query=query)
+
+
+def preview(job: Job | str) -> Call[bytes]:
+    return Call("GET", f"/v1/jobs/{_name(job)}/preview", _bytes)
+
+
+def models() -> Call[list[Model]]:
+    return Call("GET", "/v1/models", lambda answer: [Model.of(one) for one in answer.json()["data"]])
+
+
+def load(model: str) -> Call[Job]:
+    return Call("POST", f"/v1/models/{model}/load", _job)
+
+
+def _images(fields: Mapping[str, Any]) -> str:
+    return "/v1/images/generations" if fields.get("image") is None else "/v1/images/edits"
+
+
+def _job(answer: httpx.Response) -> Job:
+    return Job.of(answer.json())
+
+
+def _jobs(answer: httpx.Response) -> list[Job]:
+    return [Job.of(one) for one in answer.json()["data"]]
+
+
+def _bytes(answer: httpx.Response) -> bytes:
+    return answer.content
+
+
+def _name(job: Job | str) -> str:
+    return job.id if isinstance(job, Job) else job
+
+
+# -- sending ---------------------------------------------------------------------------------------------------------
+
+
+class Try:
+    """One try of a call: says whether to wait and try again, or what went wrong."""
+
+    def __init__(self, url: str, number: int) -> None:
+        self._url, self._number = url, number
+
+    def pause_after(self, outcome: httpx.Response | httpx.TransportError) -> float | None:
+        """Seconds until the next try; None = the answer is good.
+
+        Raises:
+            ApiError: The server refused, and another try makes no sense.
+            BackendError: Nobody answers.
+        """
+        is_last = self._number + 1 == TRIES
+        pause_s: float = PAUSE_S * 2**self._number
+        if isinstance(outcome, Exception):
+            if is_last:
+                raise nobody_answers(self._url, outcome) from outcome
+            return pause_s
+        if outcome.is_success:
+            return None
+        error = error_of(outcome.status_code, outcome.headers, outcome.content)
+        if is_last or outcome.status_code not in TRY_AGAIN:
+            raise error
+        return pause_s if error.retry_after_s is None else error.retry_after_s
+
+
+def tries(url: str) -> Iterator[Try]:
+    """The tries of one call; the last one raises."""
+    return (Try(url, number) for number in range(TRIES))
+
+
+class Following:
+    """A stream of events, also over cut connections.
+
+    Args:
+        url: Address of the server.
+        job: The job; None = all.
+        after: Number of the event after which to begin.
+    """
+
+    def __init__(self, url: str, job: Job | str | None, after: int | None) -> None:
+        self.path = "/v1/events" if job is None else f"/v1/jobs/{_name(job)}/events"
+        self.is_over = False
+        self._url, self._ends, self._after, self._cuts = url, job is not None, after, 0
+        self._lines = Lines()
+
+    def headers(self) -> dict[str, str]:
+        """Headers of the next connection, which goes on where the last one ended."""
+        self._lines = Lines()
+        return {} if self._after is None else {"Last-Event-ID": str(self._after)}
+
+    def take(self, line: str) -> Iterator[Event]:
+        """The event that a line ends, if any; ``is_over`` when it was the last one of the job."""
+        for event in self._lines.take(line):
+            self._cuts, self._after = 0, event.id or self._after
+            self.is_over = self._ends and event.kind in FINAL
+            yield event
+
+    def cut(self, error: httpx.TransportError) -> None:
+        """The connection broke.
+
+        Raises:
+            BackendError: Once too often.
+        """
+        self._cuts += 1
+        if self._cuts >= CUTS:
+            raise nobody_answers(self._url, error) from error
+
+
+def completed(job: Job) -> Job:
+    """The job.
+
+    Raises:
+        JobFailed: It has no result.
+    """
+    if job.status != "completed":
+        raise JobFailed(job)
+    return job
 
 
 def headers_of(key: str | None) -> dict[str, str]:
-    key = key or os.environ.get(VARIABLE)
+    """The header with a key; None takes the one of the environment, an empty one sends none."""
+    key = os.environ.get(VARIABLE) if key is None else key
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def address(url: str | None) -> str:
+    """The address that is meant; None takes the one of the environment, or this machine."""
+    return (url or os.environ.get(ADDRESS) or URL).rstrip("/")
 
 
 def parts_of(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,12 +295,3 @@ def _form(given: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[name] = str(value).lower() if isinstance(value, bool) else str(value)
     return found
-
-
-def address(url: str | None) -> str:
-    return (url or os.environ.get(ADDRESS) or URL).rstrip("/")
-
-
-def pause(number: int, retry_after_s: float | None) -> float:
-    """Seconds before another try."""
-    return PAUSE_S * 2**number if retry_after_s is None else retry_after_s

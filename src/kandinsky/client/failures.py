@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from kandinsky.errors import KandinskyError
+from kandinsky.errors import BackendError, KandinskyError
 
 if TYPE_CHECKING:
     from kandinsky.client.values import Job
@@ -68,4 +68,12 @@ def error_of(status: int, headers: Any, content: bytes) -> ApiError:
         param=param,
         request_id=headers.get("x-request-id"),
         retry_after_s=float(wait) if wait.isdigit() else None,
+    )
+
+
+def nobody_answers(url: str, error: Exception) -> BackendError:
+    """The error where no connection holds."""
+    return BackendError(
+        f"no server answers at `{url}`: start `kandinsky serve`, or correct the address",
+        hint=str(error) or type(error).__name__,
     )

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import builtins
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kandinsky.client import calls
-from kandinsky.client.failures import JobFailed, error_of
-from kandinsky.client.values import Event, Job, Lines, Model
+from kandinsky.client.failures import error_of
+from kandinsky.client.values import Event, Job, Model
 from kandinsky.errors import needs_extra
 from kandinsky.files import replacing
 
 if TYPE_CHECKING:
     import httpx
 
-IDLE_S = 60.0  # the server is heard of every 15 seconds
+T = TypeVar("T")
 
 
 class Client:
@@ -28,18 +26,29 @@ class Client:
 
     Args:
         url: Its address; the variable KANDINSKY_SERVER, or this machine, by default.
-        key: Its key; the variable KANDINSKY_API_KEY by default.
+        key: Its key; the variable KANDINSKY_API_KEY by default; an empty one sends none.
         timeout_s: Longest wait for an answer.
+        transport: How requests travel, as in httpx; None = over the network.
 
     Raises:
         BackendError: httpx is not installed.
     """
 
-    def __init__(self, url: str | None = None, *, key: str | None = None, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        key: str | None = None,
+        timeout_s: float = 60.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         with needs_extra("httpx", "serve", "`kandinsky.client`"):
             import httpx
         self.url = calls.address(url)
-        self._http = httpx.Client(base_url=self.url, headers=calls.headers_of(key), timeout=timeout_s)
+        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, calls.CONNECT_S))
+        self._http = httpx.Client(
+            base_url=self.url, headers=calls.headers_of(key), timeout=timeout, transport=transport
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -69,24 +78,29 @@ class Client:
 
         Raises:
             ApiError: The server refused it.
+            BackendError: No server answers.
             RequestError: A file does not exist.
         """
-        return self._job("POST", "/v1/videos", {"prompt": prompt, **fields}, key=idempotency_key)
+        return self._ask(calls.create(prompt, fields, idempotency_key))
+
+    def edit(self, video: Any, prompt: str = "", **fields: Any) -> Job:
+        """Queue the change of a clip, with a model that takes one; as for ``create``."""
+        return self._ask(calls.edit(video, prompt, fields))
 
     def extend(self, video: Any, prompt: str = "", **fields: Any) -> Job:
         """Queue the continuation of a clip; as for ``create``."""
-        return self._job("POST", "/v1/videos/extensions", {"prompt": prompt, "video": video, **fields})
+        return self._ask(calls.extend(video, prompt, fields))
 
     def sound(self, video: Any, prompt: str = "", **fields: Any) -> Job:
         """Queue the generation of audio for a clip; as for ``create``."""
-        return self._job("POST", "/v1/audio", {"prompt": prompt, "video": video, **fields})
+        return self._ask(calls.sound(video, prompt, fields))
 
     def remix(self, job: Job | str, prompt: str, **fields: Any) -> Job:
         """Queue a job again with another prompt, and with what else is given."""
-        return self._job("POST", f"/v1/videos/{_name(job)}/remix", {"prompt": prompt, **fields})
+        return self._ask(calls.remix(job, prompt, fields))
 
-    def images(self, prompt: str, **fields: Any) -> builtins.list[bytes]:
-        """Make images and wait for them.
+    def images(self, prompt: str = "", **fields: Any) -> builtins.list[bytes]:
+        """Make images and wait for them; with `image`, and possibly `mask`, edit one.
 
         Args:
             prompt: What they show.
@@ -95,26 +109,31 @@ class Client:
         Returns:
             The files' bytes.
         """
-        answer = self._send("POST", "/v1/images/generations", {"prompt": prompt, **fields}, timeout_s=None)
-        return [base64.b64decode(one["b64_json"]) for one in answer.json()["data"]]
+        return self._ask(calls.images(prompt, fields))
+
+    def create_images(self, prompt: str = "", **fields: Any) -> builtins.list[Job]:
+        """Queue images without waiting for them; fields as for ``images``.
+
+        Returns:
+            A job for each image.
+        """
+        return self._ask(calls.create_images(prompt, fields))
 
     def get(self, job: Job | str) -> Job:
         """A job as it stands."""
-        return self._job("GET", f"/v1/jobs/{_name(job)}")
+        return self._ask(calls.get(job))
 
     def list(self, *, limit: int = 20, **filters: Any) -> builtins.list[Job]:
         """Jobs, the newest first; filters are `kind`, `status`, `after`, `order`."""
-        query = {"limit": min(100, limit), **filters}
-        answer = self._send("GET", "/v1/jobs", query=query)
-        return [Job.of(one) for one in answer.json()["data"]]
+        return self._ask(calls.list_jobs(limit, filters))
 
     def cancel(self, job: Job | str) -> Job:
         """Stop a job; one that runs stops within a step."""
-        return self._job("POST", f"/v1/jobs/{_name(job)}/cancel")
+        return self._ask(calls.cancel(job))
 
     def delete(self, job: Job | str) -> None:
         """Delete a finished job; cancel one that is not."""
-        self._send("DELETE", f"/v1/jobs/{_name(job)}")
+        self._ask(calls.delete(job))
 
     def events(self, job: Job | str | None = None, *, after: int | None = None) -> Iterator[Event]:
         """What happens to a job until it ends, or to all jobs for ever; cut connections are taken up again.
@@ -128,29 +147,23 @@ class Client:
 
         Raises:
             ApiError: The server refused.
+            BackendError: No server answers.
         """
         import httpx
 
-        path = "/v1/events" if job is None else f"/v1/jobs/{_name(job)}/events"
-        tries = 0
+        following = calls.Following(self.url, job, after)
+        timeout = httpx.Timeout(calls.IDLE_S, connect=calls.CONNECT_S)
         while True:
-            headers = {} if after is None else {"Last-Event-ID": str(after)}
             try:
-                timeout = httpx.Timeout(IDLE_S, connect=10.0)
-                with self._http.stream("GET", path, headers=headers, timeout=timeout) as answer:
+                with self._http.stream("GET", following.path, headers=following.headers(), timeout=timeout) as answer:
                     if answer.status_code != 200:
                         raise error_of(answer.status_code, answer.headers, answer.read())
-                    lines = Lines()
                     for line in answer.iter_lines():
-                        for event in lines.take(line):
-                            tries, after = 0, event.id or after
-                            yield event
-                            if job is not None and event.kind in calls.FINAL:
-                                return
-            except httpx.TransportError:
-                tries += 1
-                if tries >= 10 * calls.TRIES:
-                    raise
+                        yield from following.take(line)
+                        if following.is_over:
+                            return
+            except httpx.TransportError as error:
+                following.cut(error)
             time.sleep(calls.PAUSE_S)
 
     def wait(self, job: Job | str, *, on_event: Callable[[Event], object] | None = None) -> Job:
@@ -169,20 +182,15 @@ class Client:
         for event in self.events(job):
             if on_event is not None:
                 on_event(event)
-        found = self.get(job)
-        if found.status != "completed":
-            raise JobFailed(found)
-        return found
+        return calls.completed(self.get(job))
 
     def content(self, job: Job | str, *, variant: str | None = None) -> bytes:
         """The bytes of a result, or of its `thumbnail`, `spritesheet`, `audio`, `input`."""
-        query = {} if variant is None else {"variant": variant}
-        answer = self._send("GET", f"/v1/jobs/{_name(job)}/content", query=query)
-        return answer.content
+        return self._ask(calls.content(job, variant))
 
     def preview(self, job: Job | str) -> bytes:
         """A small WebP image of a clip that is being sampled."""
-        return (self._send("GET", f"/v1/jobs/{_name(job)}/preview")).content
+        return self._ask(calls.preview(job))
 
     def save(self, job: Job | str, target: str | Path, *, variant: str | None = None) -> Path:
         """Write a result to a file, completely or not at all."""
@@ -195,47 +203,29 @@ class Client:
 
     def models(self) -> builtins.list[Model]:
         """The models of the server, and what each accepts."""
-        return [Model.of(one) for one in (self._send("GET", "/v1/models")).json()["data"]]
+        return self._ask(calls.models())
+
+    def load(self, model: str) -> Job:
+        """Have a model loaded before it is needed; the end of the job says that it is."""
+        return self._ask(calls.load(model))
 
     def is_ready(self) -> bool:
         """Whether a worker is there."""
         return bool((self._http.get("/ready")).status_code == 200)
 
-    def _job(self, method: str, path: str, fields: dict[str, Any] | None = None, *, key: str | None = None) -> Job:
-        return Job.of((self._send(method, path, fields, key=key)).json())
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        fields: dict[str, Any] | None = None,
-        *,
-        query: dict[str, Any] | None = None,
-        key: str | None = None,
-        timeout_s: float | None = 60.0,
-    ) -> httpx.Response:
-        """Send a request; one that the server cannot take now is repeated, under one idempotency key."""
+    def _ask(self, call: calls.Call[T]) -> T:
+        """Send a call; one that the server cannot take now is repeated, under one idempotency key."""
         import httpx
 
-        parts = {} if fields is None else calls.parts_of(fields)
-        headers = {"Idempotency-Key": key or secrets.token_hex(16)} if method == "POST" else {}
-        for number in range(calls.TRIES):
-            is_last = number + 1 == calls.TRIES
+        arguments = call.arguments()
+        for attempt in calls.tries(self.url):
+            outcome: httpx.Response | httpx.TransportError
             try:
-                answer = self._http.request(method, path, params=query, headers=headers, timeout=timeout_s, **parts)
-            except httpx.TransportError:
-                if is_last:
-                    raise
-                time.sleep(calls.pause(number, None))
-                continue
-            if answer.is_success:
-                return answer
-            error = error_of(answer.status_code, answer.headers, answer.content)
-            if is_last or answer.status_code not in calls.TRY_AGAIN:
-                raise error
-            time.sleep(calls.pause(number, error.retry_after_s))
-        raise AssertionError("unreachable")
-
-
-def _name(job: Job | str) -> str:
-    return job.id if isinstance(job, Job) else job
+                outcome = self._http.request(**arguments)
+            except httpx.TransportError as error:
+                outcome = error
+            pause_s = attempt.pause_after(outcome)
+            if pause_s is None and isinstance(outcome, httpx.Response):
+                return call.read(outcome)
+            time.sleep(pause_s or 0.0)
+        raise AssertionError("the last try returns or raises")

@@ -79,7 +79,7 @@ class Event:
 
     Attributes:
         kind: `queued`, `started`, `loading`, `phase`, `step`, `preview`, `decoding`, `completed`, `failed` or
-            `cancelled`.
+            `cancelled`, and `deleted` when it is gone.
         job: The job's name.
         data: What is told.
         id: Its number, after which another stream can go on; None for places in the queue, which are not kept.

@@ -476,11 +476,19 @@ def _seconds(seconds: float | None, card: Card) -> float:
             + (" (0 makes a still image)" if low == 0 else "")
         )
     if value > 0 and frames_of(value, card) == 1:
-        least = math.ceil(card.clip.frame_step / card.clip.fps * 100) / 100
         raise RequestError(
-            f"`{value:g}` seconds are too short for one step in time: use 0 for a still, or {least:g} and more"
+            f"`{value:g}` seconds are too short for one step in time: use 0 for a still, or "
+            f"{shortest_clip(card):g} and more"
         )
     return value
+
+
+def shortest_clip(card: Card) -> float:
+    """Seconds of the shortest clip that is no still, rounded up to hundredths; 0 for models that make images."""
+    clip = card.clip
+    if clip.max_seconds == 0:
+        return 0.0
+    return max(clip.min_seconds, math.ceil(clip.frame_step / clip.fps * 100) / 100)
 
 
 def checked_steps(steps: int | None, card: Card, sampling: Sampling) -> int:

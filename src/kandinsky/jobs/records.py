@@ -168,7 +168,7 @@ class StoredEvent:
         job: The job.
         owner: Whose.
         kind: `queued`, `started`, `loading`, `phase`, `step`, `preview`, `decoding`, `completed`, `failed` or
-            `cancelled`.
+            `cancelled`, and `deleted` when it is gone.
         data: What is told.
         at: When, in seconds since 1970.
     """

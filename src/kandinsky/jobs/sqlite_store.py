@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ RETENTION_S = 30 * 86400.0
 EVENTS_KEPT_S = 3600.0  # of steps and previews after they were told; state changes stay as long as their job
 HELD_S = 60.0  # a held job whose process is silent for so long is interrupted
 RECENT = 20  # finished jobs that an estimate looks at
+SAMPLING = 0.9  # of a job, in estimates
 MOST_LISTED = 1000
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -78,6 +80,28 @@ _COLUMNS = (
     "state, attempts, cancelling, created, started, finished, expires, worker, phase, step, steps, run_s, "
     "result, error, bytes"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A job that runs, as estimates look at it."""
+
+    worker: str
+    model: str
+    work: float
+    taken_s: float
+    step: int
+    steps: int
+
+    @property
+    def expected_s(self) -> float | None:
+        """Seconds of the whole job, from the steps that are done; sampling is the first nine tenths."""
+        return self.taken_s * self.steps / (SAMPLING * self.step) if self.step else None
+
+    def left_s(self, pace: float | None) -> float | None:
+        """Seconds until it ends: by its own steps, else by what such jobs lately took."""
+        whole = self.expected_s or (None if pace is None else pace * self.work)
+        return None if whole is None else max(0.0, whole - self.taken_s)
 
 
 def default_folder() -> Path:
@@ -304,7 +328,7 @@ class SqliteStore:
             job = self._find(at, job_id, owner)
             if job is None or not job.state.is_final:
                 return False
-            self._doom(at, job.id)
+            self._doom(at, job.id, job.owner)
         self._bury_files()
         return True
 
@@ -319,18 +343,29 @@ class SqliteStore:
             "(priority>? OR (priority=? AND number<?)) GROUP BY model",
             (row["priority"], row["priority"], row["number"]),
         ).fetchall()
-        running = at.execute("SELECT model, work, started FROM jobs WHERE state='running' AND holder=''").fetchall()
-        paces = {model: self.pace(model) for model in {one["model"] for one in (*ahead, *running, row)}}
+        now = self.clock()
+        running = [
+            _Running(one["worker"], one["model"], one["work"], now - (one["started"] or now), one["step"], one["steps"])
+            for one in at.execute(
+                "SELECT worker, model, work, started, step, steps FROM jobs WHERE state='running' AND holder=''"
+            ).fetchall()
+        ]
+        paces = {model: self.pace(model) for model in {row["model"], *(one["model"] for one in ahead)}}
+        for one in running:  # what is being made now is experience, too
+            if paces.setdefault(one.model, self.pace(one.model)) is None and one.expected_s is not None and one.work:
+                paces[one.model] = one.expected_s / one.work
         pace = paces[row["model"]]
         own = None if pace is None else pace * row["work"]
         wait: float | None = 0.0
         for one in ahead:
             known = paces[one["model"]]
             wait = None if wait is None or known is None else wait + known * one["work"]
+        left_s: dict[str, float] = {}  # of each worker: the jobs of a batch run together
         for one in running:
-            known = paces[one["model"]]
-            left = None if known is None else max(0.0, known * one["work"] - (self.clock() - (one["started"] or 0)))
-            wait = None if wait is None or left is None else wait + left
+            left = one.left_s(paces[one.model])
+            wait = None if left is None else wait
+            left_s[one.worker] = max(left_s.get(one.worker, 0.0), left or 0.0)
+        wait = None if wait is None else wait + sum(left_s.values())
         if wait is not None:
             wait /= max(1, len(self.workers()))
         return Place(1 + sum(one["count"] for one in ahead), wait, own)
@@ -598,14 +633,14 @@ class SqliteStore:
             where, asked = "finished IS NOT NULL AND finished<?", finished_before
         with self._writing(durable=True) as at:
             rows = at.execute(
-                f"SELECT id FROM jobs WHERE state IN ('completed','failed','cancelled') AND {where} "
+                f"SELECT id, owner FROM jobs WHERE state IN ('completed','failed','cancelled') AND {where} "
                 "AND (?2 IS NULL OR owner=?2)",
                 (asked, owner),
             ).fetchall()
             for row in rows:
-                self._doom(at, row["id"])
+                self._doom(at, row["id"], row["owner"])
             at.execute(
-                "DELETE FROM events WHERE at<? AND kind IN ('step','preview','decoding','phase','loading')",
+                "DELETE FROM events WHERE at<? AND kind IN ('step','preview','decoding','phase','loading','deleted')",
                 (now - EVENTS_KEPT_S,),
             )
             at.execute("DELETE FROM workers WHERE beat<?", (now - 3600.0,))
@@ -669,11 +704,12 @@ class SqliteStore:
             (job_id, owner, kind, _text(data), self.clock()),
         )
 
-    def _doom(self, at: sqlite3.Connection, job_id: str) -> None:
-        """Take a job out of all lists; its files go afterwards, and again after a crash in between."""
+    def _doom(self, at: sqlite3.Connection, job_id: str, owner: str) -> None:
+        """Take a job out of all lists, and tell it; its files go afterwards, and again after a crash in between."""
         at.execute("INSERT OR IGNORE INTO doomed (id) VALUES (?)", (job_id,))
         at.execute("DELETE FROM events WHERE job=?", (job_id,))
         at.execute("DELETE FROM jobs WHERE id=?", (job_id,))
+        self._tell(at, job_id, owner, "deleted", {})
 
     def _bury_files(self) -> None:
         for (job_id,) in self._connection.execute("SELECT id FROM doomed").fetchall():

@@ -8,6 +8,7 @@ worker that dies while it decodes costs no sampling.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
 import sys
@@ -665,3 +666,4 @@ def work(folder: str | Path | None, settings: WorkerSettings, *, name: str, rete
         signal.signal(number, lambda *_: worker.stop())
     end_with(settings.parent)
     worker.run()
+    gc.freeze()  # the interpreter looks through all objects before it ends, which takes seconds with torch

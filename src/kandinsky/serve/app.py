@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import kandinsky
@@ -21,6 +23,7 @@ from kandinsky.serve.guard import Guard
 from kandinsky.serve.hub import Hub
 from kandinsky.serve.intake import Intake
 from kandinsky.serve.keys import Keys
+from kandinsky.serve.mcp_http import METHODS, PATH, McpOverHttp
 from kandinsky.serve.metrics import Metrics
 from kandinsky.serve.offers import Offers
 from kandinsky.serve.routes import House
@@ -61,7 +64,7 @@ def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> 
     store = store or open_of(settings)
     keys = Keys.read(settings.keys, folder=store.folder)
     settings.check(keys)
-    offers = Offers(settings.models, loras=settings.lora_folder)
+    offers = Offers(settings)
     metrics = Metrics(store)
     hub = Hub(store, seen=metrics.event)
     intake = Intake(store, offers, settings)
@@ -100,8 +103,10 @@ def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> 
     modules = (videos, images, audio, events, models, status, web_page)
     for module in modules:
         app.include_router(module.router)
+    tools = Route(PATH, McpOverHttp(app), methods=METHODS, include_in_schema=False)
+    app.router.routes.append(tools)
     app.openapi = functools.partial(_openapi, app.openapi)  # type: ignore[method-assign]
-    app.state.routes = [*app.router.routes[:1], *(route for module in modules for route in module.router.routes)]
+    app.state.routes = [*app.router.routes[:1], *(route for module in modules for route in module.router.routes), tools]
     return app
 
 
@@ -206,3 +211,4 @@ def serve(settings: ServeSettings, *, ready: Any = None) -> None:
     server = Told(config)
     with listening, suppress(KeyboardInterrupt):  # the signal that ended it, once more
         server.run(sockets=[listening])
+    gc.freeze()  # the interpreter looks through all objects before it ends

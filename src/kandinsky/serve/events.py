@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from kandinsky.jobs.records import State, StoredEvent
+from kandinsky.jobs.records import Place, State, StoredEvent
 from kandinsky.serve.access import Access
 from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.routes import House, errors, house_of
@@ -18,8 +19,10 @@ from kandinsky.serve.videos import JobId
 
 router = APIRouter()
 PING_S = 15
+PLACES_S = 2.0  # estimates are told anew at most this often
 FINAL = ("completed", "failed", "cancelled")
-MOVES = ("started", "queued", *FINAL)  # after these, the places of those that wait may be others
+ENDS = (*FINAL, "deleted")
+MOVES = ("started", "queued", *ENDS)  # after these, the places of those that wait may be others
 MOST_PLACES = 50
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events."}
@@ -70,7 +73,8 @@ def _number(header: str | None, query: int | None) -> int | None:
 
 
 async def _events(house: House, owner: str, job_id: str | None, after: int) -> AsyncIterator[ServerSentEvent]:
-    places: dict[str, int] = {}
+    places: dict[str, Place | None] = {}
+    told_s = 0.0
     if job_id is not None:
         job = await asyncio.to_thread(house.store.get, job_id)
         if job is None:
@@ -85,22 +89,32 @@ async def _events(house: House, owner: str, job_id: str | None, after: int) -> A
         for event in mine:
             yield await _told(house, event)
             if event.kind == "queued":
-                places[event.job] = 0
+                places[event.job] = None
             elif event.kind in MOVES:
                 places.pop(event.job, None)
-            if job_id is not None and event.kind in FINAL:
+            if job_id is not None and event.kind in ENDS:
                 return
-        if is_first or (places and any(event.kind in MOVES for event in events)):
+        has_moved = any(event.kind in MOVES for event in events)
+        is_due = any(event.kind == "step" for event in events) and time.monotonic() - told_s >= PLACES_S
+        if is_first or (places and (has_moved or is_due)):
+            told_s = time.monotonic()
             if is_first:
-                places = dict.fromkeys(await asyncio.to_thread(_waiting, house, owner, job_id), 0) | places
+                places = dict.fromkeys(await asyncio.to_thread(_waiting, house, owner, job_id)) | places
             is_first = False
             for waiting in list(places)[:MOST_PLACES]:
                 place = await asyncio.to_thread(house.store.place, waiting)
-                if place is not None and place.place != places[waiting]:
-                    places[waiting] = place.place
+                if place is not None and _is_news(places[waiting], place):
+                    places[waiting] = place
                     data = {"job": waiting, "type": "queued", "place": place.place, "wait_s": place.wait_s,
                             "run_s": place.run_s}  # fmt: skip
                     yield ServerSentEvent(json.dumps(data), event="queued")  # without a number: it is not kept
+
+
+def _is_news(known: Place | None, now: Place) -> bool:
+    """Whether a place, or a second of the wait, is another."""
+    if known is None or known.place != now.place or (known.wait_s is None) != (now.wait_s is None):
+        return True
+    return known.wait_s is not None and now.wait_s is not None and abs(known.wait_s - now.wait_s) >= 1
 
 
 def _waiting(house: House, owner: str, job_id: str | None) -> list[str]:

@@ -27,6 +27,7 @@ from kandinsky.serve.keys import PRIORITY
 FILES = ("image", "mask", "video")
 LONGEST_PROMPT = 4000
 DEEPEST, MOST_FIELDS = 6, 64
+MOST_IMAGES = 10  # of one request
 _BRACKETS = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _TEXTS = ("prompt", "negative_prompt", "expanded_prompt")
 # Diffusers' names of some fields, which other servers use too
@@ -129,7 +130,7 @@ ImageFields = _model(
     "ImageRequest",
     {
         **COMMON, **_SIZE, **_OPTIONS,
-        "n": Annotated[int | None, Field(default=1, ge=1, le=10, description="Number of images.")],
+        "n": Annotated[int | None, Field(default=1, ge=1, le=MOST_IMAGES, description="Number of images.")],
         "response_format": Annotated[Literal["b64_json", "url"] | None, Field(default=None)],
         "output_format": Annotated[Literal["png", "jpeg", "webp"] | None, Field(default=None)],
         "output_compression": Annotated[int | None, Field(default=None, ge=0, le=100, description="Not used.")],

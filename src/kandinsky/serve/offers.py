@@ -6,18 +6,19 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kandinsky import catalogue
 from kandinsky.engine.accepts import accepted
-from kandinsky.engine.request import resolve
+from kandinsky.engine.request import SEED_LIMIT, resolve, shortest_clip
 from kandinsky.errors import RequestError
 from kandinsky.jobs.loaded import lora_names
 from kandinsky.jobs.order import FORMATS, work_of
 from kandinsky.model.card import Card, Source
 from kandinsky.model.values import Request
 from kandinsky.serve.envelope import ApiError
+from kandinsky.serve.fields import LONGEST_PROMPT, MOST_IMAGES
+from kandinsky.serve.settings import ServeSettings
 from kandinsky.serve.shapes import ModelObject
 from kandinsky.weights.locate import locate_all, missing_parts
 
@@ -60,16 +61,18 @@ class Offers:
     """All models of a server.
 
     Args:
-        names: Their names; none = all catalogue models whose files are on this machine.
-        loras: Folder of the LoRAs that requests may name.
+        settings: Their names (none = all catalogue models whose files are on this machine), limits, the folder of
+            LoRAs.
 
     Raises:
         RequestError: A name is unknown.
         WeightsError: Files of a model are missing.
     """
 
-    def __init__(self, names: Sequence[str], *, loras: Path | None = None) -> None:
-        self.loras = loras
+    def __init__(self, settings: ServeSettings) -> None:
+        self.limits = settings
+        self.loras = settings.lora_folder
+        names = settings.models
         if names:
             sources = [catalogue.source_of(name) for name in dict.fromkeys(names)]
             for source in sources:
@@ -163,8 +166,15 @@ class Offers:
             stills=offer.makes_stills,
             extends=offer.extends,
             seconds=[0.0, 120.0] if sound else [clip.min_seconds, clip.max_seconds],
+            shortest=0.0 if sound else shortest_clip(card),
+            seconds_step=0.0 if sound else clip.frame_step / clip.fps,
             fps=clip.fps,
             steps=[1, sampling.max_steps],
+            seed=[0, SEED_LIMIT - 1],
+            prompt_length=LONGEST_PROMPT,
+            upload_bytes=self.limits.upload_bytes,
+            effort=self.limits.effort,
+            images=MOST_IMAGES if offer.makes_stills else 0,
             sounds_with=card.sounds_with if not sound and card.sounds_with in self.all else None,
             loras=[] if sound else lora_names(self.loras),
             formats=list(FORMATS["audio" if sound else task.makes]),

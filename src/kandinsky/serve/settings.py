@@ -31,166 +31,89 @@ class ServeSettings:
 
     models: tuple[str, ...] = ()
     options: RunOptions = field(default_factory=RunOptions)
-    host: str = option("127.0.0.1", "address to listen on", flags=("--host",), short="Address to listen on.")
-    port: int = option(8000, "port; 0 takes a free one", flags=("--port",), short="Port; 0 takes a free one.", least=0)
+    host: str = option("127.0.0.1", "Address to listen on.", flags=("--host",))
+    port: int = option(8000, "Port; 0 takes a free one.", flags=("--port",), least=0)
     store: str | None = option(
-        None,
-        "folder of jobs and their files; by default in the user's data folder",
-        flags=("--store",),
-        short="Folder of jobs and their files; default: in your data folder.",
-        metavar="FOLDER",
+        None, "Folder of jobs and their files; default: in your data folder.", flags=("--store",), metavar="FOLDER"
     )
     keys: str | None = option(
-        None,
-        "file with keys: one a line, or TOML with limits; KANDINSKY_API_KEY holds a single one",
-        flags=("--keys",),
-        short="File with API keys: one a line, or TOML with limits per key.",
-        metavar="FILE",
+        None, "File with API keys: one a line, or TOML with limits per key.", flags=("--keys",), metavar="FILE"
     )
-    open_to_all: bool = option(
-        False,
-        "listen beyond this machine without a key",
-        flags=("--open-to-all",),
-        short="Listen beyond this machine without any key.",
-    )
+    open_to_all: bool = option(False, "Listen beyond this machine without any key.", flags=("--open-to-all",))
     origins: str | None = option(
         None,
-        "web pages elsewhere that may use the server: origins with commas in between",
+        "Origins of web pages elsewhere that may use it, as in https://a.example,https://b.example.",
         flags=("--origins",),
-        short="Origins of web pages elsewhere that may use it, as in https://a.example,https://b.example.",
         metavar="LIST",
     )
     hosts: str | None = option(
-        None,
-        "names under which it is reached, with commas in between, for servers behind a proxy",
-        flags=("--hosts",),
-        short="Host names under which it is reached, for servers behind a proxy.",
-        metavar="LIST",
+        None, "Host names under which it is reached, for servers behind a proxy.", flags=("--hosts",), metavar="LIST"
     )
     workers: int | None = option(
         None,
-        "worker processes; by default one for each GPU, or one. On a cluster: most at once",
+        "Worker processes, with --ray at most; default: one per GPU, else one. 0: others run `kandinsky worker`.",
         flags=("--workers",),
-        short="Worker processes, with --ray at most; default: one per GPU. 0: others run `kandinsky worker`.",
         least=0,
         most=64,
     )
-    warm_up: bool = option(
-        False,
-        "load the named models before the first request",
-        flags=("--warm-up",),
-        short="Load the models before the first request.",
-    )
+    warm_up: bool = option(False, "Load the models before the first request.", flags=("--warm-up",))
     memory: str | None = option(
-        None,
-        "most memory for weights in each worker, as in `12GB`; the model used least recently is unloaded",
-        flags=("--memory",),
-        short="Memory for weights in each worker, as in 12GB; the least recently used model goes.",
+        None, "Memory for weights in each worker, as in 12GB; the least recently used model goes.", flags=("--memory",)
     )
-    loras: str | None = option(
-        None,
-        "folder of the LoRAs that requests may name",
-        flags=("--loras",),
-        short="Folder of LoRAs that requests may name.",
-        metavar="FOLDER",
-    )
+    loras: str | None = option(None, "Folder of LoRAs that requests may name.", flags=("--loras",), metavar="FOLDER")
     batch: int = option(
         8,
-        "most requests without a seed that run as one batch, where the card says that it pays; 1 = none",
+        "Most requests that run as one batch, where it pays; 1 switches batches off.",
         flags=("--batch",),
-        short="Most requests that run as one batch, where it pays; 1 switches batches off.",
         least=1,
         most=64,
     )
     preview_every: float = option(
-        0.4,
-        "least seconds between two previews of a job; 0 = no previews",
-        flags=("--preview-every",),
-        short="Seconds between previews of a job; 0 switches them off.",
-        least=0,
+        0.4, "Seconds between previews of a job; 0 switches them off.", flags=("--preview-every",), least=0
     )
-    queue: int = option(
-        256,
-        "most jobs that wait; more are refused with 429",
-        flags=("--queue",),
-        short="Most jobs that wait; further ones are refused.",
-        least=1,
-    )
+    queue: int = option(256, "Most jobs that wait; further ones are refused.", flags=("--queue",), least=1)
     effort: float = option(
-        8.0,
-        "largest job, in multiples of the model's default request",
-        flags=("--effort",),
-        short="Largest job, in multiples of the model's default request.",
-        least=1,
+        8.0, "Largest job, in multiples of the model's default request.", flags=("--effort",), least=1
     )
-    upload: str = option(
-        "100MB", "largest request body", flags=("--upload",), short="Largest request body, as in 100MB."
-    )
+    upload: str = option("100MB", "Largest request body, as in 100MB.", flags=("--upload",))
     keep_days: float = option(
-        30.0,
-        "days that finished jobs and their files are kept",
-        flags=("--keep-days",),
-        short="Days that finished jobs and their files are kept.",
-        least=0,
+        30.0, "Days that finished jobs and their files are kept.", flags=("--keep-days",), least=0
     )
-    disk: str = option(
-        "1GB",
-        "free space below which no job is accepted",
-        flags=("--disk",),
-        short="Free disk space below which no job is accepted.",
-    )
+    disk: str = option("1GB", "Free disk space below which no job is accepted.", flags=("--disk",))
     fetch: str | None = option(
-        None,
-        "hosts from which images may be fetched by URL, with commas in between; none by default",
-        flags=("--fetch",),
-        short="Hosts from which images may be fetched by https URL; default: none.",
-        metavar="LIST",
+        None, "Hosts from which images may be fetched by https URL; default: none.", flags=("--fetch",), metavar="LIST"
     )
-    attempts: int = option(
-        3,
-        "how often a job is begun whose worker died",
-        flags=("--attempts",),
-        short="How often a job is begun whose worker died.",
-        least=1,
-        most=20,
+    attempts: int = option(3, "How often a job is begun whose worker died.", flags=("--attempts",), least=1, most=20)
+    drain: float = option(10.0, "Seconds for running jobs to finish when the server ends.", flags=("--drain",), least=0)
+    mcp: bool = option(
+        False,
+        "Speak the Model Context Protocol on stdin and stdout: the tools of a server that is started, or of "
+        "KANDINSKY_SERVER.",
+        flags=("--mcp",),
     )
-    drain: float = option(
-        10.0,
-        "seconds that running jobs have to finish when the server ends; then they wait in the queue",
-        flags=("--drain",),
-        short="Seconds for running jobs to finish when the server ends.",
-        least=0,
+    results: str | None = option(
+        None, "With --mcp: folder for results; default: in your data folder.", flags=("--results",), metavar="FOLDER"
     )
-
     ray: str | None = option(
         None,
-        "Ray cluster whose machines run the workers: `local` starts one here, `auto` is the one that this machine "
-        "belongs to, or `HOST:PORT` of its head; by default workers are processes of this machine",
+        "Run the workers on a Ray cluster: local, auto, or HOST:PORT of the cluster this machine belongs to.",
         flags=("--ray",),
-        short="Run the workers on a Ray cluster: local, auto, or HOST:PORT of the cluster this machine belongs to.",
         metavar="ADDRESS",
     )
     min_workers: int = option(
         1,
-        "workers on a cluster that stay while nothing is queued; 0 = none, the first job then waits for one",
+        "With --ray: workers that stay while nothing is queued; 0: none.",
         flags=("--min-workers",),
-        short="With --ray: workers that stay while nothing is queued; 0: none.",
         least=0,
         most=64,
     )
     worker_cpus: float | None = option(
-        None,
-        "CPUs of each worker on a cluster without GPUs; by default up to 4",
-        flags=("--worker-cpus",),
-        short="With --ray and no GPUs: CPUs of each worker; default: up to 4.",
-        least=0.1,
+        None, "With --ray and no GPUs: CPUs of each worker; default: up to 4.", flags=("--worker-cpus",), least=0.1
     )
     longest_job: float = option(
         3600.0,
-        "seconds that the longest job takes: a worker of a cluster that is not needed any more goes after so long, "
-        "and has so long to finish",
+        "With --ray: seconds of the longest job; so long an idle worker stays, and a leaving one may finish.",
         flags=("--longest-job",),
-        short="With --ray: seconds of the longest job; so long an idle worker stays, and a leaving one may finish.",
         least=1,
     )
 

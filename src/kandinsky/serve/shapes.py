@@ -128,11 +128,18 @@ class ModelObject(BaseModel):
     expands: bool
     stills: bool = Field(description="Whether it also makes images")
     extends: bool = Field(description="Whether it can continue a clip")
-    seconds: list[float] = Field(description="Shortest and longest")
+    seconds: list[float] = Field(description="Shortest and longest; 0 makes an image")
+    shortest: float = Field(description="Shortest clip that is no image, in seconds")
+    seconds_step: float = Field(description="By how much clips grow, in seconds")
     fps: float
     steps: list[int] = Field(description="Fewest and most")
+    seed: list[int] = Field(description="Smallest and largest")
+    prompt_length: int = Field(description="Most characters of a prompt")
+    upload_bytes: int = Field(description="Largest request body")
+    effort: float = Field(description="Largest job, in multiples of the default request")
+    images: int = Field(description="Most images of one request; 0 where it makes none")
     sounds_with: str | None
-    loras: list[str]
+    loras: list[str] = Field(description="Names that `lora` may have")
     formats: list[str]
 
 

@@ -1,4 +1,4 @@
-"""The command line of a worker process, from the settings of a server: the options of ``RunOptions`` as flags."""
+"""Command lines of processes that a server starts, from its settings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.serve.settings import ServeSettings
 
 
-def flags_of(options: RunOptions) -> list[str]:
+def flags_of(options: RunOptions | ServeSettings) -> list[str]:
     """The flags that stand for the options that are not the defaults."""
     words: list[str] = []
-    for f in dataclasses.fields(RunOptions):
+    for f in dataclasses.fields(options):
         value, flags = getattr(options, f.name), f.metadata.get("flags")
         if not flags or value == f.default:
             continue

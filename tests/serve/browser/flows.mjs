@@ -1,13 +1,14 @@
 // What people do with the page, in a real browser against a real server. One line of JSON for each flow.
-// Run: node flows.mjs CHROMIUM URL URL_WITH_KEY KEY [FLOW...]
+// Run: node flows.mjs CHROMIUM URL URL_WITH_KEY KEY URL_OF_TINY_MODELS [FLOW...]
 
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
 
-const [, , executablePath, url, lockedUrl, key, ...only] = process.argv;
+const [, , executablePath, url, lockedUrl, key, tinyUrl, ...only] = process.argv;
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const PATIENCE = 60_000;
+const LONGEST_JOB = 240_000; // the first one of a model also loads it
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"];
 
 function check(fact, what) {
@@ -15,26 +16,26 @@ function check(fact, what) {
 }
 const same = (a, b, what) => check(a === b, `${what}: ${JSON.stringify(a)} is not ${JSON.stringify(b)}`);
 
-const api = async (path, body) => {
-  const answer = await fetch(url + path, body && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+const api = async (path, body, address = url) => {
+  const answer = await fetch(address + path, body && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
   check(answer.ok, `${path}: ${answer.status} ${await answer.clone().text()}`);
   return answer.json();
 };
 const make = (values) => api("/v1/videos", { model: "nano-t2v", seconds: 0.5, steps: 1, seed: 7, ...values });
-async function until(id, test) {
-  const end = Date.now() + PATIENCE;
+async function until(id, test, address = url) {
+  const end = Date.now() + LONGEST_JOB;
   for (;;) {
-    const job = await api(`/v1/jobs/${id}`);
+    const job = await api(`/v1/jobs/${id}`, undefined, address);
     if (test(job)) return job;
     check(Date.now() < end, `${id} is still ${job.status}`);
     await new Promise((wake) => setTimeout(wake, 100));
   }
 }
-const over = (id) => until(id, (job) => ["completed", "failed", "cancelled"].includes(job.status));
+const over = (id, address = url) => until(id, (job) => ["completed", "failed", "cancelled"].includes(job.status), address);
 const clear = async () => {
   for (const job of (await api("/v1/jobs/cancel?which=all", {})).data) await over(job.id);
 };
-const newest = async () => (await api("/v1/jobs?limit=1")).data[0];
+const newest = async (address = url) => (await api("/v1/jobs?limit=1", undefined, address)).data[0];
 
 /** A page; everything that breaks the policy, or is an error, is collected. */
 async function open(browser, { address = url, ...options } = {}) {
@@ -48,7 +49,7 @@ async function open(browser, { address = url, ...options } = {}) {
     if (!/^(blob|data):/.test(request.url()) && new URL(request.url()).origin !== new URL(address).origin) page.faults.push(`foreign ${request.url()}`);
   });
   await page.goto(address);
-  await page.waitForSelector(address === url ? "#prompt:enabled" : ".gate");
+  await page.waitForSelector(address === lockedUrl ? ".gate" : "#prompt:enabled");
   return page;
 }
 
@@ -373,6 +374,67 @@ const FLOWS = {
     await accessible(page, "a phone");
     check((await wide()) <= 0, "the page is wider than the screen");
     return page;
+  },
+
+  /** LoRAs, masks, prompt expansion and continuation: each where a model can, and nowhere else. */
+  async able(browser) {
+    const nano = await open(browser);
+    check(!(await nano.locator("#lora, .slot input[data-field=mask]").count()), "Nano has neither LoRAs here nor masks");
+    check(!/Expand the prompt/.test(await nano.textContent(".settings")), "Nano expands no prompts");
+    const page = await open(browser, { address: tinyUrl });
+    const sent = async () => {
+      await page.click("button[type=submit]");
+      await page.waitForSelector(".toast.good, .problem");
+      check(!(await page.locator(".problem").count()), (await page.locator(".problem").allTextContents()).join());
+      const job = await over((await newest(tinyUrl)).id, tinyUrl);
+      same(job.status, "completed", job.error?.message || "the job");
+      return job;
+    };
+    await page.selectOption("#model", "tiny-t2v");
+    await page.fill("#prompt", "a cat on a sofa");
+    await page.locator("#seconds").fill("0.5");
+    await more(page, { steps: 1, seed: 3 });
+    await page.selectOption("#lora", "other");
+    await page.fill("#lora-scale", "0.5");
+    await page.check(".settings label:has-text('Expand the prompt') input");
+    const job = await sent();
+    same(`${job.request.lora} ${job.request.expand}`, "other:0.5 true", "what was asked for");
+    await cardOf(page, job.id).click();
+    check(await page.locator(".viewer summary:has-text('Prompt as the model expanded it')").count(), "what the model wrote");
+    check(/other:0\.5/.test(await page.textContent(".viewer .facts")), "the LoRA of a result");
+    await page.click(".viewer button:has-text('Reuse all')");
+    await page.click("details.fold > summary");
+    same(`${await page.inputValue("#lora")} ${await page.inputValue("#lora-scale")}`, "other 0.5", "the LoRA used again");
+    await cardOf(page, job.id).click();
+    await page.click(".viewer button:has-text('Continue')");
+    same(`${await page.inputValue("#model")} ${await page.isChecked("input[name=mode][value=extend]")}`, "tiny-i2v true", "a model that continues");
+    await page.locator("#seconds").fill("0.5");
+    await more(page, { steps: 1 });
+    const longer = await sent();
+    check(longer.frames > job.frames, "it is not longer");
+    await page.click("input[name=mode][value=image]");
+    await page.selectOption("#model", "kandinsky3.0-inpaint");
+    const png = async (colour, half) =>
+      Buffer.from(await page.evaluate(async ([fill, width]) => {
+        const canvas = Object.assign(document.createElement("canvas"), { width: 64, height: 64 });
+        const pen = canvas.getContext("2d");
+        for (const [shade, wide] of [["black", 64], [fill, width]]) Object.assign(pen, { fillStyle: shade }).fillRect(0, 0, wide, 64);
+        return canvas.toDataURL("image/png").split(",")[1];
+      }, [colour, half]), "base64");
+    await page.fill("#prompt", "a cat");
+    await page.setInputFiles("input[data-field=image]", { name: "room.png", mimeType: "image/png", buffer: await png("orange", 64) });
+    await page.waitForSelector(".slot.full:has-text('room.png')");
+    await page.click("button[type=submit]");
+    check(/mask/.test(await page.textContent(".problem")), "a mask is asked for");
+    await page.setInputFiles("input[data-field=mask]", { name: "half.png", mimeType: "image/png", buffer: await png("white", 32) });
+    await page.waitForSelector(".slot.full:has-text('half.png')");
+    await more(page, { steps: 1 });
+    await accessible(page, "image and mask");
+    const painted = await sent();
+    same(`${painted.object} ${painted.model}`, "image kandinsky3.0-inpaint", "the image");
+    if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/mask.png` });
+    check(!page.faults.length, `faults: ${page.faults.join(" | ")}`);
+    return nano;
   },
 
   /** Who asks for less motion gets none by itself. */

@@ -115,7 +115,8 @@ export async function create(what, values, files = {}) {
     }
     body = { form };
   } else {
-    body = { json: { ...values, ...files } };
+    const results = Object.fromEntries(Object.entries(files).map(([name, { id }]) => [name, { id }]));
+    body = { json: { ...values, ...results } };
   }
   const made = await read("POST", CREATE[what], { ...body, headers });
   return made.object === "list" ? made.data : [made];

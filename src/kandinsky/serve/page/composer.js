@@ -82,7 +82,7 @@ export function Composer({ form, setForm, onFile }) {
       options=${modes.map((mode) => [mode, t(`mode.${mode}`)])} onPick=${(mode) => setForm(settings.withMode(form, mode))} />`}
     <div class="prompt-box">
       <label class="unseen" for="prompt">${t("prompt")}</label>
-      <textarea id="prompt" ref=${prompt} rows="3" maxlength="4000" value=${form.prompt} disabled=${loading}
+      <textarea id="prompt" ref=${prompt} rows="3" maxlength=${model?.prompt_length} value=${form.prompt} disabled=${loading}
         placeholder=${t(form.mode === "sound" ? "prompt.sound" : "prompt.hint")} aria-describedby="prompt-notes"
         aria-invalid=${problem?.field === "prompt" || problem?.field === "lack.prompt" ? "true" : null}
         onInput=${(event) => change({ prompt: event.target.value })}></textarea>

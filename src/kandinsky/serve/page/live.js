@@ -104,7 +104,7 @@ function listen() {
   stream.onerror = () => {
     if (state.connection !== "offline") again();
   };
-  const kinds = ["queued", "started", "loading", "phase", "step", "preview", "decoding", "completed", "failed", "cancelled"];
+  const kinds = ["queued", "started", "loading", "phase", "step", "preview", "decoding", "completed", "failed", "cancelled", "deleted"];
   for (const kind of kinds) stream.addEventListener(kind, (event) => happened(kind, JSON.parse(event.data)));
 }
 
@@ -132,7 +132,9 @@ function changes(kind, data) {
 }
 
 async function happened(kind, data) {
-  if (data.object) {
+  if (kind === "deleted") {
+    state.jobs.delete(data.job);
+  } else if (data.object) {
     put(data.object);
     onNews(kind, data.object);
   } else if (state.jobs.has(data.job)) {

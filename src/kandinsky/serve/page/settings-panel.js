@@ -68,10 +68,11 @@ export function Settings({ form, setForm, model }) {
     setForm({ ...form, values });
   };
   const models = settings.modelsOf(form.mode);
-  const [least, most] = model.seconds;
+  const [, most] = model.seconds;
   const isClip = form.mode === "clip" || form.mode === "extend";
-  const shortest = Math.max(least, 0.5); // 0 makes a still, and one step in time of the autoencoder is the least of a clip
+  const { shortest } = model; // 0 makes a still
   const step = most <= 3 ? 0.25 : most <= 12 ? 0.5 : 1;
+  const [lora, scale = 1] = (form.values.lora?.[0] || "").split(":"); // as the API names it: NAME:SCALE
   const caches = words(model.accepts.cache);
   const formats = form.mode === "image" && model.makes === "video" ? ["png", "jpeg", "webp"] : model.formats;
   return html`<div class="settings">
@@ -109,7 +110,7 @@ export function Settings({ form, setForm, model }) {
             : html`<${IconButton} name="close" label=${t("setting.seed.clear")} onClick=${() => setForm({ ...form, seed: "" })} />`}
         </div><//>
       <${Field} name="negative" label=${t("setting.negative")}>
-        <textarea id="negative" rows="2" maxlength="4000" value=${form.values.negative_prompt ?? ""}
+        <textarea id="negative" rows="2" maxlength=${model.prompt_length} value=${form.values.negative_prompt ?? ""}
           placeholder=${model.defaults.negative_prompt || t("setting.negative.hint")}
           onInput=${(event) => put("negative_prompt", event.target.value)}></textarea><//>
       <div class="pair">
@@ -119,9 +120,11 @@ export function Settings({ form, setForm, model }) {
           options=${formats.map((one) => [one, one.toUpperCase()])} onPick=${(one) => put("format", one === formats[0] ? "" : one)} />
         ${caches.length > 1 && html`<${Choice} name="cache" label=${t("setting.cache")} value=${form.values.cache || ""}
           options=${[["", t("setting.cache.none")], ...caches.map((one) => [one, one])]} onPick=${(one) => put("cache", one)} />`}
-        ${model.loras.length > 0 && html`<${Choice} name="lora" label=${t("setting.lora")} value=${form.values.lora?.[0] || ""}
+        ${model.loras.length > 0 && html`<${Choice} name="lora" label=${t("setting.lora")} value=${lora}
           options=${[["", t("setting.lora.none")], ...model.loras.map((one) => [one, one])]}
           onPick=${(one) => put("lora", one ? [one] : "")} />`}
+        ${lora && html`<${NumberField} name="lora-scale" label=${t("setting.lora.scale")} value=${Number(scale)} usual=${1} step="0.1"
+          onPick=${(one) => put("lora", [one === "" ? lora : `${lora}:${one}`])} />`}
       </div>
     </details>
     <${Grid} form=${form} setForm=${setForm} />
