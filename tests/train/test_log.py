@@ -210,3 +210,13 @@ def test_operations_are_counted_where_networks_are_entered() -> None:
     with torch.no_grad():
         measured = count_flops(lambda: denoising.predict(network, batch.clean_BTHWC, t, batch.given))
     assert forwards == pytest.approx(measured, rel=0.02)
+
+
+def test_a_figure_hides_nothing_that_the_loop_says(tmp_path: Path) -> None:
+    class Clashing(Noisy):
+        def loss(self, update: str, batch: list[int], rng: Rng) -> Loss:
+            made = super().loss(update, batch, rng)
+            return Loss(made.value, made.weight, {"steps": 4.0}, made.timed)
+
+    with pytest.raises(TypeError, match="steps"):
+        loop.run(Clashing(), settings(), tmp_path / "run")

@@ -185,13 +185,13 @@ def run(
                 position = Position(step + 1, at.seconds + now - began)
                 is_last = step + 1 == settings.steps
                 if scaling.is_first and ((step + 1) % settings.log_every == 0 or is_last):
-                    line = {
+                    own = {
                         "step": position.step,
                         "steps": settings.steps,
                         "seconds": position.seconds,
                         "lr": settings.lr * settings.factor(step, settings.steps),
-                        **record.line(),
                     }
+                    line = dict(**own, **record.line())  # an objective's figure of the same name is an error
                     write(line)
                     if on_log:
                         on_log(line)

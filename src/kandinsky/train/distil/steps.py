@@ -132,7 +132,7 @@ class StepObjective(Objective):
             segment = per_clip(rng, batch.numbers, walk.steps, "segment").to(fine.device)
             noisy = self.denoising.noised(batch.clean_BTHWC, batch.noise(rng), fine[segment * self.parts])
             value, _, timed = self._one_step(batch, noisy, segment, fine, guided=guided)
-        return Loss(value, len(batch.numbers), {"steps": float(walk.steps)}, timed)
+        return Loss(value, len(batch.numbers), {"student steps": float(walk.steps)}, timed)
 
     def after(self, step: int) -> None:
         if self.target is not None:
