@@ -17,7 +17,8 @@ ENV PATH=/opt/kandinsky/bin:$PATH
 WORKDIR /source
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 # the largest layer, which a change of the sources does not touch
-RUN pip install --constraint constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+RUN if [ -n "$TORCH_INDEX" ]; then export PIP_INDEX_URL="$TORCH_INDEX"; fi; \
+    pip install --constraint constraints.txt torch
 COPY comfyui ./comfyui
 COPY src ./src
 RUN pip install --constraint constraints.txt ".[${EXTRAS}]" ${RAY_EXTRAS:+"ray[${RAY_EXTRAS}]"}

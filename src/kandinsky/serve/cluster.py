@@ -189,11 +189,10 @@ class Cluster:
             threads=threads,
             team=settings.team,
         )
-        device = "cuda" if share.gpus else "cpu"
         how = settings.for_workers(self.names)
         how = dataclasses.replace(
             how,
-            options=anywhere(settings.options).changed(device=device),
+            options=anywhere(settings.options),  # a worker sees the GPUs of its share, and none without
             loras=None if how.loras is None else how.loras.absolute(),
         )
         deployment = serve.deployment(Replica, name="Worker").options(**self._shape())
