@@ -91,7 +91,7 @@ def mask(source: Path, target: Path) -> dict[str, Any]:
             grey = given.convert("L")
             if given.has_transparency_data:  # OpenAI: transparent where the image is repainted
                 alpha = given.convert("RGBA").getchannel("A")
-                if alpha.tobytes().strip(b"\xff"):  # else it is black and white, with a channel that says nothing
+                if any(alpha.histogram()[:255]):  # else it is black and white, with a channel that says nothing
                     grey = alpha.point(lambda value: 255 - value)
     except (Image.DecompressionBombError, UnidentifiedImageError):
         raise Refused("the mask is not an image that can be read: use PNG, JPEG or WebP") from None

@@ -22,7 +22,7 @@ function useLook(file) {
   return look;
 }
 
-function Slot({ name, file, required, onFile, onClear }) {
+function Slot({ name, title, file, required, onFile, onClear }) {
   const look = useLook(file);
   const isClip = name === "video";
   if (file) {
@@ -30,7 +30,7 @@ function Slot({ name, file, required, onFile, onClear }) {
       ${isClip && file instanceof Blob
         ? html`<video src=${look} muted loop autoplay playsinline></video>`
         : html`<img src=${look} alt="" />`}
-      <span class="slot-name"><b>${t(`file.${name}`)}</b><span>${file.name || t("file.result")}</span></span>
+      <span class="slot-name"><b>${title}</b><span>${file.name || t("file.result")}</span></span>
       <${IconButton} name="close" label=${t("file.remove")} onClick=${onClear} />
     </div>`;
   }
@@ -38,7 +38,7 @@ function Slot({ name, file, required, onFile, onClear }) {
     <input type="file" class="unseen" accept=${TYPES[name]} data-field=${name}
       onChange=${(event) => event.target.files[0] && onFile(event.target.files[0], name)} />
     <span class="slot-icon"><${Icon} name=${isClip ? "extend" : "image"} /></span>
-    <span class="slot-name"><b>${t(`file.${name}`)}</b><span>${t(required ? "file.how" : "file.how.optional")}</span></span>
+    <span class="slot-name"><b>${title}</b><span>${t(required ? "file.how" : "file.how.optional")}</span></span>
   </label>`;
 }
 
@@ -50,6 +50,7 @@ export function Attachments({ form, setForm, model, onFile }) {
   else if (model.image !== "none") slots.push(["image", model.image === "required"]);
   if (model.mask && !takesClip) slots.push(["mask", true]);
   if (!slots.length) return null;
+  const title = (name) => t(name === "image" && form.mode === "image" ? "file.edited" : `file.${name}`);
   const put = (name, file) => {
     const files = { ...form.files };
     if (file) files[name] = file;
@@ -58,7 +59,7 @@ export function Attachments({ form, setForm, model, onFile }) {
   };
   return html`<div class="slots">
     ${slots.map(
-      ([name, required]) => html`<${Slot} key=${name} name=${name} required=${required} file=${form.files[name]}
+      ([name, required]) => html`<${Slot} key=${name} name=${name} title=${title(name)} required=${required} file=${form.files[name]}
         onFile=${(file, field) => (field === "mask" ? put("mask", file) : onFile(file, field))} onClear=${() => put(name, null)} />`,
     )}
   </div>`;

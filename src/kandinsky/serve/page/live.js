@@ -136,6 +136,8 @@ async function happened(kind, data) {
     state.jobs.delete(data.job);
   } else if (data.object) {
     put(data.object);
+    const model = state.models.find((one) => one.id === data.object.model);
+    if (model && kind === "completed") model.loaded = true;
     onNews(kind, data.object);
   } else if (state.jobs.has(data.job)) {
     put({ ...state.jobs.get(data.job), ...changes(kind, data) });
