@@ -9,7 +9,7 @@ import pytest
 from kandinsky.bench import learning
 from kandinsky.train.recipe import KINDS
 
-LONG = ("ladd", "dmd2")  # two networks against each other take a while
+LONG = ("dmd2",)  # is judged by samples of many steps
 OWN = ("nano-", "package")  # begin the names of Nano's recipes, see tests/nano
 
 
