@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kandinsky.bench import distil as bench
+from kandinsky.lab import distil as bench
 from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.errors import RequestError
 from kandinsky.train import loop

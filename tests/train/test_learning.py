@@ -1,4 +1,4 @@
-"""Each kind of training learns a problem of seconds, below a bound; the table is that of ``bench/learning.py``."""
+"""Each kind of training learns a problem of seconds, below a bound; the table is that of ``lab/learning.py``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kandinsky.bench import learning
+from kandinsky.lab import learning
 from kandinsky.train.recipe import KINDS
 
 LONG = ("dmd2",)  # is judged by samples of many steps

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from kandinsky.bench import distil
+from kandinsky.lab import distil
 from kandinsky.bench.flops import count_flops
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.model.denoiser import VIDEO, Known

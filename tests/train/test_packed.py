@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import kandinsky
-from kandinsky.bench import distil
+from kandinsky.lab import distil
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D as Kandinsky4
 from kandinsky.families.kandinsky4.dit import DiTParams as Params4

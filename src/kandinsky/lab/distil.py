@@ -1,6 +1,6 @@
 """Measure the ways of distilling on a problem of seconds: are few-step students nearer to their teacher than it itself?
 
-    python -m kandinsky.bench.distil
+    python -m kandinsky.lab.distil
 
 trains a small teacher of each kind of model (flow matching, v-prediction) on points of a plane that are spread over
 latents, distils it in each way, samples with the models' own samplers, and prints a table: how far the student's
@@ -466,7 +466,7 @@ def distilled(way: Way, bench: Bench, out: Path) -> Row:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see above."""
-    parser = argparse.ArgumentParser(prog="python -m kandinsky.bench.distil", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kandinsky.lab.distil", description=__doc__)
     parser.add_argument("--process", nargs="*", choices=list(SETTINGS), default=list(SETTINGS), help="of the teacher")
     parser.add_argument("--way", nargs="*", help="parts of names of rows to measure")
     parser.add_argument("--threads", type=int, default=1)

@@ -1,6 +1,6 @@
 """Does each kind of training learn? A problem of seconds for each, and the bound that its figure must fall below.
 
-    python -m kandinsky.bench.learning
+    python -m kandinsky.lab.learning
 
 trains every objective on a problem of ``bench/distil``'s size, from fixed seeds, and prints a table: the figure at the
 beginning and at the end, the share of the first that the last must be below, and the seconds of processor time. The
@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky import catalogue
-from kandinsky.bench import distil
-from kandinsky.bench.distil import Bench, Measure, Way, World
+from kandinsky.lab import distil
+from kandinsky.lab.distil import Bench, Measure, Way, World
 from kandinsky.bench.random_weights import changed
 from kandinsky.engine.build import bare_network, build
 from kandinsky.engine.options import RunOptions
@@ -301,7 +301,7 @@ def learned(problem: Problem, folder: Path) -> Learned:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see above. Ends with 1 where something was not learned."""
-    parser = argparse.ArgumentParser(prog="python -m kandinsky.bench.learning", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kandinsky.lab.learning", description=__doc__)
     parser.add_argument("--kind", nargs="*", help="of recipe; all by default")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
