@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kandinsky.lab import distil as bench
 from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.errors import RequestError
+from kandinsky.lab import distil as bench
 from kandinsky.train import loop
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.distil.discriminator import Alarm, Discriminator, mean

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from kandinsky.lab import distil
 from kandinsky.bench.flops import count_flops
 from kandinsky.errors import BackendError, RequestError
+from kandinsky.lab import distil
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.train import journal, loop, work

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 import kandinsky
-from kandinsky.lab import distil
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D as Kandinsky4
 from kandinsky.families.kandinsky4.dit import DiTParams as Params4
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.kandinsky5.family import TRANSFORMER
+from kandinsky.lab import distil
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops import packed

@@ -29,12 +29,12 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky import catalogue
-from kandinsky.lab import distil
-from kandinsky.lab.distil import Bench, Measure, Way, World
 from kandinsky.bench.random_weights import changed
 from kandinsky.engine.build import bare_network, build
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import Job
+from kandinsky.lab import distil
+from kandinsky.lab.distil import Bench, Measure, Way, World
 from kandinsky.model.card import Component
 from kandinsky.model.denoiser import AUDIO
 from kandinsky.train import loop, reward, sound
