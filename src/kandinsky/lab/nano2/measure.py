@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -80,12 +81,30 @@ def real_clip(clips: Clips, concept: int, colour: int, side: int) -> Clip:
     return composite(rgba, Scene(captions.COLOURS[colour].rgb), side=side)
 
 
-def measure_clips(pipe: GenerationPipeline, clips: Clips, count: int) -> tuple[dict[str, Any], list[Clip], list[Clip]]:
-    """Fidelity over label prompts with held-out colours: with the defaults, and with 8 and 2 steps without guidance."""
+def labels(pipe: GenerationPipeline, clips: Clips, count: int) -> tuple[list[str], list[Clip]]:
+    """Label prompts over held-out colours, and the real clip of each at the size of the model."""
     side = int(pipe.card.clip.default_size.split("x")[1])
     prompts: list[Prompt] = thinned([p for p in evaluation_prompts() if p.kind == "label"], count)
-    real = [real_clip(clips, p.concept_index, p.colour, side) for p in prompts]
-    names = [p.text for p in prompts]
+    return [p.text for p in prompts], [real_clip(clips, p.concept_index, p.colour, side) for p in prompts]
+
+
+def measure_passes(pipe: GenerationPipeline, clips: Clips, count: int, chosen: Sequence[str]) -> dict[str, Any]:
+    """Fidelity by steps and guidance, ``STEPS:GUIDANCE``: what few passes cost, and what a student loses."""
+    names, real = labels(pipe, clips, count)
+    make = Made(pipe)
+    result = {}
+    for one in chosen:
+        steps, _, guidance = one.partition(":")
+        made = make(names, steps=int(steps), guidance=float(guidance or 1))
+        result[one] = asdict(fidelity(made, real, names))
+        row = ", ".join(f"{key} {result[one][key]:.2f}" for key in ("psnr_db", "over_20", "first_frame_db", "flicker"))
+        sys.stdout.write(f"{pipe.card.id} {one}: {row}\n")
+    return result
+
+
+def measure_clips(pipe: GenerationPipeline, clips: Clips, count: int) -> tuple[dict[str, Any], list[Clip], list[Clip]]:
+    """Fidelity over label prompts with held-out colours: with the defaults, and with 8 and 2 steps without guidance."""
+    names, real = labels(pipe, clips, count)
     make = Made(pipe)
     with pipe.placement.hold("vae") as vae:
         dtype = next(vae.parameters()).dtype
@@ -189,6 +208,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--clips", type=int, default=48, help="label prompts")
     parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--passes", nargs="+", metavar="STEPS:GUIDANCE", help="only fidelity, at each of these")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     clips = Clips(options.data)
@@ -198,6 +218,9 @@ def main() -> None:
     def write() -> None:
         (options.out / "figures.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False))
 
+    if options.passes:
+        figures["passes"] = measure_passes(pipe, clips, options.clips, options.passes)
+        return write()
     with pipe.placement.hold("text") as encoder:
         figures["reading"] = measure_reading(encoder)
     write()
