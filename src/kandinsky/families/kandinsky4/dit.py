@@ -380,7 +380,7 @@ class Block(nn.Module):
         )
         visual_FPD = gated_sum(visual_FPD, v[2], visual_update, segments)
         text_BLD = gated_sum(text_BLD, t[2], text_update)
-        return self._fed(visual_FPD, *v[3:], segments), self._fed(text_BLD, *t[3:])
+        return self._fed(visual_FPD, v[3], v[4], v[5], segments), self._fed(text_BLD, t[3], t[4], t[5])
 
     def _fed(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, segments: Segments | None = None) -> Tensor:
         normed = modulated_norm(self.feed_forward_norm, x, shift, scale, segments)
