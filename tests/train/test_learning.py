@@ -9,7 +9,7 @@ import pytest
 from kandinsky.lab import learning
 from kandinsky.train.recipe import KINDS
 
-LONG = ("dmd2",)  # is judged by samples of many steps
+LONG = ("dmd2", "autoencoder", "self-forcing")
 OWN = ("nano-", "package")  # begin the names of Nano's recipes, see tests/nano
 
 

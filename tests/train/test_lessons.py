@@ -232,7 +232,9 @@ def checked(path: Path) -> dict[str, str]:
     return {line.split()[0]: line for line in check_recipe(path)}
 
 
-@pytest.mark.parametrize("what", LEARNT)
+@pytest.mark.parametrize(
+    "what", ["editing", *(pytest.param(one, marks=pytest.mark.slow) for one in ("inpainting", "keyframes 1.1", "gaps"))]
+)
 def test_a_recipe_of_a_lesson_is_checked(models: Path, tmp_path: Path, what: str) -> None:
     """Before there are any data; what is computed follows from what the network is told."""
     said = checked(recipe(models, tmp_path, what, tmp_path / "absent"))
