@@ -226,7 +226,7 @@ def test_images_are_answered_when_they_are_made(server: Server) -> None:
 
 
 def test_images_as_a_stream_of_events(server: Server) -> None:
-    body = {"prompt": "a red heart", "steps": 30, "stream": True, "partial_images": 2}
+    body = {"prompt": "a red heart", "steps": 16, "stream": True, "partial_images": 2}
     with server.client.stream("POST", "/v1/images/generations", json=body) as answer:
         told = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
     kinds = [one["type"] for one in told]

@@ -53,6 +53,7 @@ async def refused(client: Any, name: str, **arguments: Any) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_stdio_against_a_server_of_its_own(tmp_path: Path) -> None:
     """The process starts its server, has no torch, and takes the server with it when the client goes."""
 

@@ -12,8 +12,10 @@ from PIL import Image
 
 import kandinsky
 from kandinsky import catalogue
+from kandinsky.engine.options import RunOptions
 from kandinsky.jobs import job_files, results
 from kandinsky.jobs import worker as workers
+from kandinsky.jobs.loaded import Models
 from kandinsky.jobs.order import IMAGE, VIDEO, Order, new_job
 from kandinsky.jobs.records import JobRecord, State
 from kandinsky.jobs.sqlite_store import SqliteStore, new_id, open_store
@@ -23,14 +25,17 @@ from kandinsky.media.video import read_video
 
 QUICK = {"prompt": "a panda waves", "steps": 3, "seconds": 1}
 LIMIT_S = 120
+LOADED = Models(RunOptions())  # shared by all workers whose models need not be their own
 
 
 class House:
-    """A store, and a worker in a thread."""
+    """A store, and a worker in a thread; ``anew`` = with no model in memory."""
 
-    def __init__(self, store: SqliteStore, **settings: Any) -> None:
+    def __init__(self, store: SqliteStore, *, anew: bool = False, **settings: Any) -> None:
         self.store = store
         self.worker = Worker(store, WorkerSettings(**{"preview_s": 0.0} | settings), name="tested")
+        if not anew:
+            self.worker.models = LOADED
         self.thread = threading.Thread(target=self.worker.run)
 
     def __enter__(self) -> "House":
@@ -101,7 +106,7 @@ def path_of(store: SqliteStore, job: JobRecord, name: str = "file") -> Path:
 
 def test_a_clip_is_the_commands_own_byte_for_byte(store: SqliteStore, pipe: Any, tmp_path: Path) -> None:
     expected = pipe("a panda waves", steps=3, seconds=1, seed=7).save(tmp_path / "x.mp4")
-    with House(store) as house:
+    with House(store, anew=True) as house:
         job = house.wait(house.add(seed=7).id)
     assert job.state == State.COMPLETED and job.result is not None and job.progress == 100
     assert path_of(store, job).read_bytes() == expected.read_bytes()
@@ -148,7 +153,7 @@ def test_requests_without_a_seed_run_as_a_batch_and_the_others_alone(store: Sqli
 
 
 def test_one_of_a_batch_is_cancelled_and_the_others_go_on(store: SqliteStore) -> None:
-    jobs = [add(store, seconds=0, steps=30) for _ in range(3)]
+    jobs = [add(store, seconds=0, steps=12) for _ in range(3)]
     with House(store) as house:
         house.until(jobs[1].id, "step")
         store.cancel(jobs[1].id)
@@ -230,7 +235,7 @@ def test_a_stopped_worker_gives_its_job_back(store: SqliteStore) -> None:
 
 def test_a_lost_lease_ends_the_work(store: SqliteStore) -> None:
     with House(store) as house:
-        job = house.add(steps=60, seconds=0)
+        job = house.add(steps=20, seconds=0)
         house.until(job.id, "step")
         store.bury("tested")
         found = house.wait(job.id)
@@ -326,7 +331,7 @@ def test_a_clip_is_continued(store: SqliteStore, pipe: Any) -> None:
 
 
 def test_models_share_a_budget(store: SqliteStore) -> None:
-    with House(store, memory=100_000_000, warm=("nano-t2v",)) as house:
+    with House(store, anew=True, memory=100_000_000, warm=("nano-t2v",)) as house:
         house.wait(house.add(seconds=0, steps=1).id)
         assert house.worker.models.names == ("nano-t2v",)
         used = house.worker.models.bytes
