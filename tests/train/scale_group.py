@@ -63,4 +63,5 @@ def run(cases: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
+    clips.objective("kandinsky5 dense", adapted={})  # imports what adapters need
     nursery.serve(run)

@@ -111,8 +111,7 @@ TRIED: dict[int, dict[str, list[Case]]] = {
     },
     4: {
         f"{SPARSE} 5": [{"ulysses": 2, "fsdp": 4}],
-        f"{SPARSE} 4": [{"tp": 2, "fsdp": 2}],
-        f"{FOUR} 5": [{"ring": 2, "ulysses": 2}, {"fsdp": 2}],
+        f"{FOUR} 5": [{"ring": 2, "ulysses": 2}],
         f"{FOUR} 4": [{"tp": 2, "ring": 2}],
         "by frame": [{"ring": 2, "ulysses": 2}],
         f"dora, {DENSE}": [{"tp": 2, "fsdp": 2}],
