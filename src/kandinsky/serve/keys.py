@@ -118,9 +118,9 @@ class Keys:
             return None
         given = signature.encode(errors="surrogateescape")
         for known, owner in self._owners.items():
-            if owner.name.encode().hex() == name:
-                if hmac.compare_digest(self._signature(body, known).encode(), given):
-                    return owner
+            is_named = owner.name.encode().hex() == name
+            if is_named and hmac.compare_digest(self._signature(body, known).encode(), given):
+                return owner
         return None
 
     def _signature(self, body: str, known: bytes) -> str:
