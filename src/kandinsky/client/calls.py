@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import quote
 
 from kandinsky.client.failures import JobFailed, error_of, nobody_answers
 from kandinsky.client.values import Event, Job, Lines, Model
@@ -137,7 +138,7 @@ def models() -> Call[list[Model]]:
 
 
 def load(model: str) -> Call[Job]:
-    return Call("POST", f"/v1/models/{model}/load", _job)
+    return Call("POST", f"/v1/models/{_part(model, 'model')}/load", _job)
 
 
 def _images(fields: Mapping[str, Any]) -> str:
@@ -157,7 +158,18 @@ def _bytes(answer: httpx.Response) -> bytes:
 
 
 def _name(job: Job | str) -> str:
-    return job.id if isinstance(job, Job) else job
+    return _part(job.id if isinstance(job, Job) else job, "job")
+
+
+def _part(name: str, what: str) -> str:
+    """A name as one part of a path.
+
+    Raises:
+        RequestError: It is empty or would lead to another path.
+    """
+    if name in ("", ".", ".."):
+        raise RequestError(f"`{name}` is not the name of a {what}: pass one that the server gave")
+    return quote(name, safe="")
 
 
 # -- sending ---------------------------------------------------------------------------------------------------------

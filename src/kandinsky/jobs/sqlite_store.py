@@ -708,8 +708,8 @@ class SqliteStore:
         """Take a job out of all lists, and tell it; its files go afterwards, and again after a crash in between."""
         at.execute("INSERT OR IGNORE INTO doomed (id) VALUES (?)", (job_id,))
         at.execute("DELETE FROM events WHERE job=?", (job_id,))
-        at.execute("DELETE FROM jobs WHERE id=?", (job_id,))
-        self._tell(at, job_id, owner, "deleted", {})
+        (source,) = at.execute("DELETE FROM jobs WHERE id=? RETURNING source", (job_id,)).fetchone()
+        self._tell(at, job_id, owner, "deleted", {} if source == "http" else {"source": source})
 
     def _bury_files(self) -> None:
         for (job_id,) in self._connection.execute("SELECT id FROM doomed").fetchall():

@@ -24,11 +24,12 @@ FINAL = ("completed", "failed", "cancelled")
 ENDS = (*FINAL, "deleted")
 MOVES = ("started", "queued", *ENDS)  # after these, the places of those that wait may be others
 MOST_PLACES = 50
+LARGEST = 2**62  # number of an event
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Server-sent events."}
 }
 LastId = Annotated[str | None, Header(alias="Last-Event-ID", max_length=30)]
-After = Annotated[int | None, Query(ge=0, le=2**62, description="As `Last-Event-ID`, for clients without headers.")]
+After = Annotated[int | None, Query(ge=0, le=LARGEST, description="As `Last-Event-ID`, for clients without headers.")]
 
 
 @router.get("/v1/events", response_class=EventSourceResponse, responses={**STREAM, **errors()}, tags=["events"])
@@ -65,7 +66,7 @@ async def job_events(
 def _number(header: str | None, query: int | None) -> int | None:
     if not header:
         return query
-    if not (header.isascii() and header.isdigit()):
+    if not (header.isascii() and header.isdigit()) or int(header) > LARGEST:
         raise ApiError(
             400, "`Last-Event-ID` is not the number of an event", code="invalid_value", param="Last-Event-ID"
         )
@@ -83,9 +84,12 @@ async def _events(house: House, owner: str, job_id: str | None, after: int) -> A
             for event in await asyncio.to_thread(house.store.events, after, job_id=job_id, limit=100_000):
                 yield await _told(house, event)
             return
-    is_first = True
+        after = await asyncio.to_thread(_begin, house, job_id, after)
+    is_first, known = True, dict[str, bool]()
     async for events in house.hub.follow(after, owner=None, idle_s=1.0):
         mine = [e for e in events if e.owner == owner and (job_id is None or e.job == job_id)]
+        if job_id is None and mine:
+            mine = await asyncio.to_thread(_of_the_api, house, mine, known)
         for event in mine:
             yield await _told(house, event)
             if event.kind == "queued":
@@ -117,8 +121,32 @@ def _is_news(known: Place | None, now: Place) -> bool:
     return known.wait_s is not None and now.wait_s is not None and abs(known.wait_s - now.wait_s) >= 1
 
 
+def _begin(house: House, job_id: str, after: int) -> int:
+    """The number before a job's first event after a number, so that nobody looks through those of other jobs."""
+    last = house.store.last_event()
+    first = house.store.events(after, job_id=job_id, limit=1)
+    return first[0].id - 1 if first else max(after, last)
+
+
+def _of_the_api(house: House, events: list[StoredEvent], known: dict[str, bool]) -> list[StoredEvent]:
+    """Those of jobs that came through the API; ``known`` remembers which did."""
+    found = []
+    for event in events:
+        if event.kind == "deleted":
+            known.pop(event.job, None)
+            is_ours = "source" not in event.data
+        else:
+            if event.job not in known:
+                job = house.store.get(event.job)
+                known[event.job] = job is not None and job.source == "http"
+            is_ours = known[event.job]
+        if is_ours:
+            found.append(event)
+    return found
+
+
 def _waiting(house: House, owner: str, job_id: str | None) -> list[str]:
-    page = house.store.list(owner=owner, states=(State.QUEUED,), limit=MOST_PLACES, newest_first=False)
+    page = house.store.list(owner=owner, states=(State.QUEUED,), limit=MOST_PLACES, newest_first=False, source="http")
     return [job.id for job in page.jobs if job_id in (None, job.id)]
 
 

@@ -27,6 +27,7 @@ from kandinsky.serve.keys import PRIORITY
 FILES = ("image", "mask", "video")
 LONGEST_PROMPT = 4000
 DEEPEST, MOST_FIELDS = 6, 64
+MOST_MARKS = 10_000  # commas and opening brackets of a JSON body; base64 has none
 MOST_IMAGES = 10  # of one request
 _BRACKETS = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _TEXTS = ("prompt", "negative_prompt", "expanded_prompt")
@@ -195,6 +196,8 @@ def _json(data: bytes) -> dict[str, Any]:
     def refused(_: str) -> Any:
         raise ValueError("NaN and Infinity are no JSON")
 
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MOST_MARKS:  # before memory is taken for each value
+        raise ApiError(400, f"the body holds more than {MOST_MARKS} values", code="invalid_json")
     try:
         values = json.loads(data or b"{}", parse_constant=refused)
     except (ValueError, RecursionError) as error:

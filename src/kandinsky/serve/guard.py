@@ -17,6 +17,7 @@ from kandinsky.serve.settings import ServeSettings
 
 log = logging.getLogger("kandinsky.serve.access")
 SAFE = ("GET", "HEAD", "OPTIONS")
+SMALL = {"/v1/session": 4096}  # paths whose bodies are read before anybody is known, and the most bytes of them
 CSP = (
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -93,13 +94,14 @@ class Guard:
             await answer({"type": "http.response.start", "status": status, "headers": raw})
             await answer({"type": "http.response.body", "body": told})
 
-        taken, too_large = 0, f"the request is larger than {self.largest / 1e6:g} MB, which is the most here"
+        largest = min(self.largest, SMALL.get(scope["path"].rstrip("/"), self.largest))
+        taken, too_large = 0, f"the request is larger than {largest / 1e6:g} MB, which is the most here"
 
         async def counted() -> Message:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
-            if taken > self.largest:  # whatever the header said, or left out
+            if taken > largest:  # whatever the header said, or left out
                 raise envelope.ApiError(413, too_large, code="too_large")
             return message
 
@@ -115,7 +117,7 @@ class Guard:
                 raw = [(name.encode(), value.encode()) for name, value in allow.items()]
                 await answer({"type": "http.response.start", "status": 204, "headers": raw})
                 await answer({"type": "http.response.body", "body": b""})
-            elif (length := headers.get("content-length", "0")).isdigit() and int(length) > self.largest:
+            elif (length := headers.get("content-length", "0")).isdigit() and int(length) > largest:
                 await plain(413, too_large, "too_large")
             else:
                 await self.app(scope, counted, answer)

@@ -22,13 +22,14 @@ from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.envelope import body as envelope_body
 from kandinsky.serve.intake import Wanted
 from kandinsky.serve.keys import Owner
-from kandinsky.serve.routes import ACCEPTING, House, errors, house_of, needs_prompt
+from kandinsky.serve.routes import ACCEPTING, House, errors, house_of, idempotency_key, needs_prompt
 from kandinsky.serve.shapes import ImageData, ImagesResponse, JobList
 
 router = APIRouter()
 OURS = ("n", "response_format", "output_format", "output_compression", "quality", "moderation", "style", "background",
         "input_fidelity", "stream", "partial_images")  # fmt: skip
 IDLE_S = 0.5
+ENDS = ("completed", "failed", "cancelled", "deleted")
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
     202: {"model": JobList, "description": "With the header `Prefer: respond-async`: the jobs, which were queued."},
@@ -84,13 +85,19 @@ async def _images(
     asked = {name: values.pop(name) for name in OURS if name in values}
     form = asked.get("output_format") or "png"
     jobs: list[JobRecord] = []
+    own: list[JobRecord] = []  # those that this request brought: a repetition does not cancel another's
+    key = idempotency_key(request)
     after = house.hub.position
     try:
         for index in range(asked.get("n") or 1):
             wanted = Wanted(dict(values), files, still=True, form=form, index=index)
-            jobs.append(await _accepted(request, house, owner, wanted, index))
+            of_index = key if key is None or index == 0 else f"{key} {index}"
+            job, is_new = await asyncio.to_thread(house.intake.accept, owner, wanted, idempotency_key=of_index)
+            jobs.append(job)
+            if is_new:
+                own.append(job)
     except ApiError:
-        await _cancel(house, jobs)
+        await _cancel(house, own)
         raise
     if "respond-async" in request.headers.get("prefer", ""):  # RFC 7240: the jobs go on when the client goes away
         shown = [await house.shown(job) for job in jobs]
@@ -99,24 +106,17 @@ async def _images(
         return JSONResponse(listed.model_dump(mode="json"), status_code=202, headers=told)
     if asked.get("stream"):
         return EventSourceResponse(
-            _streamed(request, house, owner, jobs, after, kind, form, asked.get("partial_images") or 0), ping=15
+            _streamed(house, jobs, own, after, kind, form, asked.get("partial_images") or 0), ping=15
         )
     try:
-        done = await _finished(request, house, jobs, after)
+        done = await _finished(request, house, jobs, own, after)
     except asyncio.CancelledError:
-        await _cancel(house, jobs)
+        await _cancel(house, own)
         raise
     data = [await _data(request, house, job, asked.get("response_format") or "b64_json") for job in done]
     result = dict(done[0].result or {})
     size = f"{result.get('width')}x{result.get('height')}"
     return ImagesResponse(created=int(time.time()), data=data, output_format=form, size=size)
-
-
-async def _accepted(request: Request, house: House, owner: Owner, wanted: Wanted, index: int) -> JobRecord:
-    key = request.headers.get("idempotency-key")
-    key = key if key is None or index == 0 else f"{key} {index}"
-    job, _ = await asyncio.to_thread(house.intake.accept, owner, wanted, idempotency_key=key)
-    return job
 
 
 async def _cancel(house: House, jobs: list[JobRecord]) -> None:
@@ -125,8 +125,10 @@ async def _cancel(house: House, jobs: list[JobRecord]) -> None:
             await asyncio.to_thread(house.store.cancel, job.id)
 
 
-async def _finished(request: Request, house: House, jobs: list[JobRecord], after: int) -> list[JobRecord]:
-    """Wait for jobs; cancel them if the client goes away.
+async def _finished(
+    request: Request, house: House, jobs: list[JobRecord], own: list[JobRecord], after: int
+) -> list[JobRecord]:
+    """Wait for jobs; cancel its own if the client goes away.
 
     Raises:
         ApiError: One of them failed.
@@ -138,7 +140,7 @@ async def _finished(request: Request, house: House, jobs: list[JobRecord], after
         if any(job is None for job in found) or not left:
             break
         if await request.is_disconnected():
-            await _cancel(house, jobs)
+            await _cancel(house, own)
             raise ApiError(400, "the client went away", code="cancelled")
     else:
         raise ApiError(503, "the server is about to end: the job waits in its queue", code="closing", retry_after_s=5)
@@ -165,7 +167,7 @@ async def _data(request: Request, house: House, job: JobRecord, form: str) -> Im
 
 
 async def _streamed(
-    request: Request, house: House, owner: Owner, jobs: list[JobRecord], after: int, kind: str, form: str, partial: int
+    house: House, jobs: list[JobRecord], own: list[JobRecord], after: int, kind: str, form: str, partial: int
 ) -> AsyncIterator[ServerSentEvent]:
     """Previews and results of images, in OpenAI's events."""
     places = {job.id: index for index, job in enumerate(jobs)}
@@ -176,32 +178,47 @@ async def _streamed(
         told = {"type": name, "b64_json": base64.b64encode(data).decode(), "output_format": form, **more}
         return ServerSentEvent(json.dumps(told), event=name)
 
+    async def ended(job_id: str) -> ServerSentEvent | None:
+        """The last event of a job; None while there is none."""
+        job = await asyncio.to_thread(house.store.get, job_id)
+        if job is not None and not job.state.is_final:
+            return None
+        error: dict[str, Any] = {"message": "the job was cancelled", "code": "cancelled"}
+        if job is not None and job.state == State.FAILED:
+            error |= job.error or {}
+        if job is not None and job.state == State.COMPLETED and job.result is not None:
+            try:
+                path = job_files.path_of(house.store.folder, job.id, job.result["file"])
+                data = await asyncio.to_thread(path.read_bytes)
+            except OSError:
+                error = {"message": f"the files of `{job.id}` are gone", "code": "not_found"}
+            else:
+                size = f"{job.result['width']}x{job.result['height']}"
+                return event(f"{kind}.completed", data, created_at=int(time.time()), size=size, id=job.id,
+                             quality="auto", background="opaque", usage=None)  # fmt: skip
+        told = envelope_body(500, str(error["message"]), str(error["code"]))
+        return ServerSentEvent(json.dumps({"type": "error", **told}), event="error")
+
     try:
+        for job in jobs:  # a repetition may come after the end
+            if (last := await ended(job.id)) is not None:
+                left.discard(job.id)
+                yield last
+        if not left:
+            return
         async for events in house.hub.follow(after, owner=None, idle_s=IDLE_S):
             for one in events:
                 if one.job not in left:
                     continue
-                folder = house.store.folder
                 if one.kind == "preview" and shown[one.job] < partial:
                     with suppress(OSError):
-                        data = job_files.path_of(folder, one.job, job_files.PREVIEW).read_bytes()
+                        data = job_files.path_of(house.store.folder, one.job, job_files.PREVIEW).read_bytes()
                         yield event(f"{kind}.partial_image", data, partial_image_index=shown[one.job], id=one.job)
                         shown[one.job] += 1
-                elif one.kind == "completed":
+                elif one.kind in ENDS and (last := await ended(one.job)) is not None:
                     left.discard(one.job)
-                    job = await asyncio.to_thread(house.store.get, one.job)
-                    if job is not None and job.result is not None:
-                        data = job_files.path_of(folder, job.id, job.result["file"]).read_bytes()
-                        size = f"{job.result['width']}x{job.result['height']}"
-                        yield event(f"{kind}.completed", data, created_at=int(time.time()), size=size, id=job.id,
-                                    quality="auto", background="opaque", usage=None)  # fmt: skip
-                elif one.kind in ("failed", "cancelled"):
-                    left.discard(one.job)
-                    error = one.data.get("error", {"message": "the job was cancelled", "code": "cancelled"})
-                    told = envelope_body(500, str(error["message"]), str(error["code"]))
-                    yield ServerSentEvent(json.dumps({"type": "error", **told}), event="error")
+                    yield last
             if not left:
                 return
     finally:
-        if left:
-            await _cancel(house, [job for job in jobs if job.id in left])
+        await _cancel(house, [job for job in own if job.id in left])

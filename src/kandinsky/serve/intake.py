@@ -127,7 +127,7 @@ class Intake:
         if (wait := self.buckets.take(owner)) > 0:
             raise ApiError(429, f"this key may ask {owner.per_minute:g} times a minute", code="rate_limit_exceeded",
                            retry_after_s=wait)  # fmt: skip
-        waiting = store.counts()[State.QUEUED]
+        waiting = store.waiting()
         if waiting >= settings.queue:
             raise ApiError(429, f"{waiting} jobs wait already, which is the most here", code="queue_full",
                            retry_after_s=WAIT_S)  # fmt: skip
@@ -166,6 +166,9 @@ class Intake:
             values.pop(name, None)
         priority = min(values.pop("priority", 0), owner.priority)
         names = self._files(owner, wanted, folder, offer)
+        before = None if wanted.parent is None else Order.from_dict(wanted.parent.order)
+        if before is not None:  # what is not said again stays
+            values = {"lora": before.lora, "attention": before.attention, "sound": bool(before.sound)} | values
         loras, attention = tuple(values.pop("lora", None) or ()), values.pop("attention", None)
         sound = self._sound(offer, values.pop("sound", False), wanted)
         form = values.pop("format", None) or wanted.form or self._usual_form(offer, wanted)
@@ -187,8 +190,8 @@ class Intake:
             if wanted.index and request.get("seed") is not None:
                 request["seed"] += wanted.index
             request = {"model": offer.name, **request, **names}
-            before = request.pop("before", "")
-            order = Order(request=request, form=form, lora=loras, attention=attention, before=before, sound=sound)
+            continued = request.pop("before", "")
+            order = Order(request=request, form=form, lora=loras, attention=attention, before=continued, sound=sound)
             job = resolve(order.asked(self.store.folder, job_id, in_memory=True), card)
             attention_for(card, job.sampling, attention or self.settings.options.attention)
         except KandinskyError as error:

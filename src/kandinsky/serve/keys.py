@@ -105,22 +105,27 @@ class Keys:
         return found if key else None
 
     def cookie(self, owner: Owner, *, now: float | None = None) -> str:
-        """A cookie that stands for an owner until it expires."""
+        """A cookie that stands for an owner until it expires, or the owner has another key."""
         body = f"{owner.name.encode().hex()}.{int((now or time.time()) + COOKIE_S)}"
-        return f"{body}.{self._signature(body)}"
+        known = next((digest for digest, one in self._owners.items() if one == owner), b"")
+        return f"{body}.{self._signature(body, known)}"
 
     def owner_of_cookie(self, cookie: str) -> Owner | None:
-        """Whose cookie it is; None if it is not ours, has expired, or its owner has no key any more."""
+        """Whose cookie it is; None if it is not ours, has expired, or its key is not known any more."""
         body, _, signature = cookie.rpartition(".")
-        if not hmac.compare_digest(self._signature(body).encode(), signature.encode(errors="surrogateescape")):
-            return None
         name, _, until = body.partition(".")
         if not (until.isascii() and until.isdigit()) or int(until) < time.time():
             return None
-        return next((one for one in self._owners.values() if one.name.encode().hex() == name), None)
+        given = signature.encode(errors="surrogateescape")
+        for known, owner in self._owners.items():
+            is_named = owner.name.encode().hex() == name
+            if is_named and hmac.compare_digest(self._signature(body, known).encode(), given):
+                return owner
+        return None
 
-    def _signature(self, body: str) -> str:
-        return hmac.new(self._secret, body.encode(errors="surrogateescape"), "sha256").hexdigest()
+    def _signature(self, body: str, known: bytes) -> str:
+        """Of a cookie, bound to the digest of the key."""
+        return hmac.new(self._secret, known + body.encode(errors="surrogateescape"), "sha256").hexdigest()
 
 
 def digest(key: str) -> bytes:

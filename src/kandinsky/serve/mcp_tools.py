@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import kandinsky
 from kandinsky.client import ApiError, AsyncClient, Job
 from kandinsky.errors import KandinskyError, RequestError, needs_extra
+from kandinsky.jobs.job_files import ID
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel import Server
@@ -30,7 +31,7 @@ ABOUT = (
     "Makes clips, images and sound with the Kandinsky models. `generate` answers at once with the name of a job; ask "
     "`status` with `wait_s` until it is completed, then `result`. `list_models` tells sizes, lengths and limits."
 )
-JobId = Annotated[str, Field(description="Name of the job, as `generate` gave it.", max_length=100)]
+JobId = Annotated[str, Field(description="Name of the job, as `generate` gave it.", pattern=f"^{ID.pattern}$")]
 
 
 class Door(Protocol):
@@ -71,7 +72,7 @@ class Generate(Arguments):
     seconds: float | None = Field(None, description="Length of a clip.", ge=0)
     size: str | None = Field(None, description="`WIDTHxHEIGHT`.", max_length=20)
     steps: int | None = Field(None, description="Steps of the sampler; more take longer.", ge=1)
-    guidance: float | None = Field(None, description="How strongly the prompt is followed.")
+    guidance: float | None = Field(None, description="Classifier-free guidance scale (1 disables it).")
     seed: int | None = Field(None, description="The same seed gives the same result.", ge=0)
     negative_prompt: str | None = Field(None, description="What the result should not show.", max_length=4000)
     lora: list[str] | None = Field(None, description="LoRAs of the server, each as `NAME` or `NAME:SCALE`.")

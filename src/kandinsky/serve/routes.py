@@ -78,9 +78,7 @@ class House:
 
     async def accept(self, request: Request, owner: Owner, wanted: Wanted) -> JobRecord:
         """Store a job."""
-        key = request.headers.get("idempotency-key")
-        if key is not None and not 0 < len(key) <= LONGEST_KEY:
-            raise ApiError(400, f"`Idempotency-Key` must have 1 to {LONGEST_KEY} characters", code="invalid_value")
+        key = idempotency_key(request)
         job, _ = await asyncio.to_thread(self.intake.accept, owner, wanted, idempotency_key=key)
         return job
 
@@ -117,6 +115,18 @@ class House:
                 400, f"`{name[:60]}` is not a file field of this call", code="unknown_parameter", param=name[:60]
             )
         return body, fields.checked(kind, values), files
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The header that makes a repetition safe.
+
+    Raises:
+        ApiError: It is empty or too long.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= LONGEST_KEY:
+        raise ApiError(400, f"`Idempotency-Key` must have 1 to {LONGEST_KEY} characters", code="invalid_value")
+    return key
 
 
 def is_id(text: str) -> bool:

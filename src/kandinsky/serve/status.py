@@ -36,10 +36,10 @@ async def ready(request: Request, response: Response) -> Ready:
 
     def ask() -> Ready:
         able = [one for one in house.store.workers(within_s=WORKERS_S) if one.state != "starting"]
-        counts = house.store.counts()
+        counts, waiting = house.store.counts(), house.store.waiting()
         status: Literal["ready", "starting", "draining"]
         status = "draining" if house.intake.closing else "ready" if able or is_enough else "starting"
-        return Ready(status=status, workers=len(able), queued=counts[State.QUEUED], running=counts[State.RUNNING])
+        return Ready(status=status, workers=len(able), queued=waiting, running=counts[State.RUNNING])
 
     found = await asyncio.to_thread(ask)
     response.status_code = 200 if found.status == "ready" else 503
