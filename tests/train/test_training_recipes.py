@@ -276,6 +276,27 @@ def test_steps_are_those_of_each_kind() -> None:
             assert settings.loop.steps == 5  # type: ignore[attr-defined]
 
 
+def test_no_process_of_a_shipped_recipe_is_left_without_clips() -> None:
+    """On as many processes as its shards are written for."""
+    seen = 0
+    for path in Path(__file__).parents[2].joinpath("recipes").glob("*.yaml"):
+        settings: Any = read_settings(read_recipe(path), path)
+        if getattr(settings, "scale", None) is not None and settings.data.tokens is None:
+            scale, seen = settings.scale, seen + 1
+            taking = max(1, scale.fsdp // (scale.ring * scale.ulysses))
+            assert taking * settings.loop.accumulate <= settings.data.batch, path.name
+    assert seen >= 10
+
+
+def test_processes_without_clips_are_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    values = looped(accumulate=2) | {"data": DATA | {"batch": 6}, "scale": {"fsdp": 4}, "out": str(tmp_path / "run")}
+    recipe.write_text(yaml.safe_dump(values))
+    check_recipe(recipe, processes=2)
+    with pytest.raises(RequestError, match="is 2 on each of 4 processes, and a batch has 6 clips"):
+        check_recipe(recipe, processes=4)
+
+
 def test_every_kind_is_there() -> None:
     for kind in KINDS.values():
         assert isinstance(kind.settings(), type) and callable(kind.build())
