@@ -17,7 +17,7 @@ from kandinsky.train import loop
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.distil.discriminator import Alarm, Discriminator, mean
 from kandinsky.train.distil.guidance import GuidanceObjective
-from kandinsky.train.distil.ladd import AdversarialLoop, LaddObjective, LaddSettings
+from kandinsky.train.distil.ladd import AdversarialLoop, LaddObjective, LaddSettings, made_by
 from kandinsky.train.distil.selfforcing import ChunkSettings, ForcingSettings, Rollout, SelfForcingObjective
 from kandinsky.train.distil.steps import StepObjective, StepSettings
 from kandinsky.train.distil.teacher import Teacher, distance, landing
@@ -154,6 +154,10 @@ def test_the_adversarial_loop_is_that_of_the_report() -> None:
     assert (settings.optimiser, settings.lr, settings.clip) == ("rmsprop", 1e-6, 1.0)
     assert settings.updates["discriminator"].over(settings).lr == 1e-4
     assert settings.updates["discriminator"].over(settings).optimiser == "rmsprop"
+    for said, lr in (({"student": {"lr": 1e-5}}, 1e-4), ({"discriminator": {"every": 2}}, 1e-4),
+                     ({"discriminator": {"lr": 0.1}}, 0.1)):  # fmt: skip
+        settings = AdversarialLoop.from_dict({"steps": 3, "updates": said})
+        assert settings.updates["discriminator"].over(settings).lr == lr and set(said) <= set(settings.updates)
     times = LaddSettings().renoise.draw(Rng(0, 0), range(1000), 1000, shift=5.0)
     assert 0.015 < float(times.median()) < 0.022 and float(times.max()) < 0.6
 
@@ -177,9 +181,24 @@ def test_at_the_students_time_the_real_example_is_what_the_student_was_given(sma
     loss = objective.loss("discriminator", batch, rng)
     assert loss.figures["r1"] > 0
     (_, fake_t), (real, real_t), (moved, _) = seen
-    assert torch.equal(fake_t, real_t) and set(real_t.tolist()) <= set(walk.times.tolist())
-    torch.testing.assert_close(real, small.denoising.noised(batch.clean_BTHWC, batch.noise(rng), real_t))
+    given_t = made_by(small.student(), walk, batch, rng, simulate=False).t
+    shows = small.denoising.shares(given_t)[0].flatten() > 0
+    assert torch.equal(fake_t, real_t) and torch.equal(real_t[shows], given_t[shows]) and bool(shows.any())
+    given = small.denoising.noised(batch.clean_BTHWC, batch.noise(rng), real_t)
+    torch.testing.assert_close(real[shows], given[shows])
     torch.testing.assert_close((moved - real) / 0.1, batch.noise(rng, "r1"), atol=1e-3, rtol=1e-3)
+
+
+def test_a_student_that_begins_with_noise_alone_is_judged_by_what_shows(small: bench.Bench) -> None:
+    first = Walk(small.denoising, StudentSteps(4, small.setting.student_sampler, weights=(1.0, 0.0, 0.0, 0.0)))
+    assert float(small.denoising.shares(first.times[:1])[0]) == 0
+    frozen = Discriminator(small.denoising, small.student().requires_grad_(False))
+    student = small.student()
+    settings = LaddSettings(at_student_time=True)
+    objective = LaddObjective(small.denoising, student, frozen, small.world, first, settings)
+    rng = Rng(0, 0)
+    objective.loss("student", objective.batch(0, rng, Portion()), rng).value.backward()
+    assert max(float(p.grad.abs().max()) for p in student.parameters() if p.grad is not None) > 0
 
 
 def test_progressive_teachers_are_the_students_before(small: bench.Bench) -> None:

@@ -16,7 +16,7 @@ from kandinsky import catalogue
 from kandinsky.cli.main import main
 from kandinsky.errors import RequestError
 from kandinsky.train.estimate import bare
-from kandinsky.train.recipe import KINDS, check_recipe, read_recipe, read_settings, run_recipe
+from kandinsky.train.recipe import KINDS, _told, check_recipe, read_recipe, read_settings, run_recipe
 
 LOOP: dict[str, Any] = {"steps": 2, "lr": 0.001}
 DATA: dict[str, Any] = {"source": "data"}
@@ -274,6 +274,38 @@ def test_steps_are_those_of_each_kind() -> None:
             assert (settings.word_steps, settings.caption_steps) in {(1, 4), (2, 3)}  # type: ignore[attr-defined]
         else:
             assert settings.loop.steps == 5  # type: ignore[attr-defined]
+
+
+def test_no_process_of_a_shipped_recipe_is_left_without_clips() -> None:
+    """On as many processes as its shards are written for."""
+    seen = 0
+    for path in Path(__file__).parents[2].joinpath("recipes").glob("*.yaml"):
+        settings: Any = read_settings(read_recipe(path), path)
+        if getattr(settings, "scale", None) is not None and settings.data.tokens is None:
+            scale, seen = settings.scale, seen + 1
+            taking = max(1, scale.fsdp // (scale.ring * scale.ulysses))
+            assert taking * settings.loop.accumulate <= settings.data.batch, path.name
+    assert seen >= 10
+
+
+def test_processes_without_clips_are_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    values = looped(accumulate=2) | {"data": DATA | {"batch": 6}, "scale": {"fsdp": 4}, "out": str(tmp_path / "run")}
+    recipe.write_text(yaml.safe_dump(values))
+    check_recipe(recipe, processes=2)
+    with pytest.raises(RequestError, match="is 2 on each of 4 processes, and a batch has 6 clips"):
+        check_recipe(recipe, processes=4)
+
+
+def test_the_steps_of_a_kind_belong_to_what_a_run_is_resumed_under(tmp_path: Path) -> None:
+    def told(**more: Any) -> dict[str, Any]:
+        kind = str(more["kind"])
+        return _told(kind, read_settings(MODEL | more, tmp_path / "recipe.yaml"))
+
+    steps = {"kind": "step-distillation", "steps": {"levels": [8, 4]}}
+    assert told(**steps) != told(**steps | {"steps": {"levels": [8, 2]}})
+    assert told(kind="reward", reward="colour", steps=16) != told(kind="reward", reward="colour", steps=8)
+    assert told(**steps) == told(**steps, loop=LOOP | {"steps": 7, "keep": 9})
 
 
 def test_every_kind_is_there() -> None:

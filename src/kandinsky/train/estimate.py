@@ -347,7 +347,7 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
     """
     root = None if recipe.weights is None else local_path(recipe.weights, "weights folder")
     card = catalogue.source_of(recipe.model, weights=root).card
-    check(recipe, card)
+    check(recipe, card, processes)
     layout, lesson = recipe.scale.layout(processes), lesson_of(recipe, card)
     job, adapter, part = lesson.job(job_of(recipe, card)), recipe.adapter, card.part(recipe.part)
     with torch.device("meta"):

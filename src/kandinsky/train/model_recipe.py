@@ -451,7 +451,7 @@ class Prepared:
         self.recipe, self.run = recipe, run
         self.source: Source = catalogue.source_of(recipe.model, weights=root)
         card = self.source.card
-        check(recipe, card)
+        check(recipe, card, dist.get_world_size() if dist.is_initialized() else 1)
         self.lesson, self.part = lesson_of(recipe, card), recipe.part
         job = self.lesson.job(job_of(recipe, card))
         data = Path(recipe.data.source) / MANIFEST
@@ -706,11 +706,17 @@ def encode_together(
     return found, empty
 
 
-def check(recipe: ModelRecipe, card: Card) -> None:
+def check(recipe: ModelRecipe, card: Card, processes: int = 1) -> None:
     """Refuse what cannot be trained.
 
+    Args:
+        recipe: As it was read.
+        card: The model.
+        processes: That train together.
+
     Raises:
-        RequestError: The model is not trained this way, or conditions are more than all clips.
+        RequestError: The model is not trained this way, conditions are more than all clips, or a batch has too few
+            clips for the processes and micro-batches.
         BackendError: Its network is no denoiser.
     """
     does = card.does
@@ -724,10 +730,13 @@ def check(recipe: ModelRecipe, card: Card) -> None:
     student = getattr(recipe, "student", None)  # of recipes that distil
     if student is not None and not Path(student).is_file():
         raise RequestError(f"`student` is `{shown(student)}`: name a weight file that exists")
-    if recipe.data.tokens is None and recipe.loop.accumulate > recipe.data.batch:
+    taking = recipe.scale.layout(processes).data
+    if recipe.data.tokens is None and recipe.loop.accumulate * taking > recipe.data.batch:
+        what = counted(recipe.data.batch, "clip" if recipe.data.sequence is None else "sequence")
+        each = "" if taking == 1 else f" on each of {taking} processes"
         raise RequestError(
-            f"`loop.accumulate` is {recipe.loop.accumulate}, and a batch has {counted(recipe.data.batch, 'clip')}: "
-            "use a larger `data.batch`, or fewer micro-batches"
+            f"`loop.accumulate` is {recipe.loop.accumulate}{each}, and a batch has {what}: use a larger `data.batch`, "
+            f"or fewer micro-batches{'' if taking == 1 else ' or processes'}"
         )
     if does.makes == "sound" or (does.lessons and not recipe.teaches):
         raise RequestError(

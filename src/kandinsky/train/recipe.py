@@ -336,8 +336,9 @@ def _told(kind: str, settings: Settings) -> dict[str, Any]:
             else:
                 yield f"{prefix}{key}", value
 
-    loop = {f.name for f in dataclasses.fields(LoopSettings)}
     values = dataclasses.asdict(settings)  # type: ignore[call-overload]
+    # of a kind that has a table of its loop's settings, a key of the same name is another thing, such as `steps`
+    loop = set() if "loop" in values else {f.name for f in dataclasses.fields(LoopSettings)}
     if "scale" in values:  # how many processes there are decides nothing
         values["scale"] = {name: values["scale"][name] for name in DECIDES}
     decide = {key: one for key, one in values.items() if key not in {"out", "loop", "samples", *loop}}

@@ -9,8 +9,7 @@ rates and re-noising, the Kandinsky 5 technical report.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -29,17 +28,25 @@ from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
 
 MOSTLY_CLEAN = Times(mean=-4.0, std=1.0, shift=1.0)
+DISCRIMINATOR_LR = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdversarialLoop(loop.LoopSettings):
-    """How a run goes, with the settings of Kandinsky 5 Flash where nothing else is said; see ``LoopSettings``."""
+    """How a run goes, with the settings of Kandinsky 5 Flash where nothing else is said; see ``LoopSettings``.
+
+    The discriminator's rate is 1e-4, unless `updates` says it.
+    """
 
     lr: float = field(default=1e-6, metadata={"least": 0})
     optimiser: Name = "rmsprop"
     schedule: Decay = "constant"
     weight_decay: float = field(default=0.0, metadata={"least": 0})
-    updates: Mapping[str, Change] = field(default_factory=lambda: {"discriminator": Change(lr=1e-4)})
+
+    def __post_init__(self) -> None:
+        own = self.updates.get("discriminator", Change())
+        if own.lr is None:
+            object.__setattr__(self, "updates", {**self.updates, "discriminator": replace(own, lr=DISCRIMINATOR_LR)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,8 @@ class LaddSettings:
         renoise: Noise of real and made latents before the discriminator sees them; mostly nearly clean, as the report
             of Kandinsky 5 gives it.
         at_student_time: Instead, noise as much as the student was given; what it was given is the real example, as the
-            drawing of Kandinsky 4 Flash shows.
+            drawing of Kandinsky 4 Flash shows. Examples of which nothing but noise is left there are noised as
+            ``renoise`` says, the real ones anew: of noise alone there is nothing to tell.
         simulate: Whether the student learns from states that it reached itself, instead of noised data.
         r1: Weight of the R1 penalty.
         r1_alpha: Size of the noise of its finite difference.
@@ -151,12 +159,17 @@ class LaddObjective(Objective):
             value, figures = value + self.settings.r1 * penalty, figures | {"r1": float(penalty.detach())}
         return Loss(value, weight, figures)
 
+    def _shows(self, t: Tensor) -> Tensor:
+        """Whether something of a latent is left at times t, boolean [B, 1, 1, 1, 1]."""
+        return self.denoising.shares(t)[0] > 0
+
     def _time(self, made: Made, batch: Batch, rng: Rng) -> Tensor:
-        if self.settings.at_student_time:
-            return made.t
         times = self.settings.renoise
         drawn = times.draw(rng, batch.numbers, batch.total, shift=self.denoising.shift, stream="renoise")
-        return self.denoising.times(drawn).to(made.t)
+        renoised = self.denoising.times(drawn).to(made.t)
+        if not self.settings.at_student_time:
+            return renoised
+        return torch.where(self._shows(made.t).flatten(), made.t, renoised)
 
     def _judged(self, made: Made, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         t = self._time(made, batch, rng)
@@ -166,9 +179,10 @@ class LaddObjective(Objective):
 
     def _real(self, made: Made, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor]:
         t = self._time(made, batch, rng)
+        noisy = self.denoising.noised(batch.clean_BTHWC, batch.noise(rng, "real"), t)
         if self.settings.at_student_time and not self.settings.simulate:
-            return made.noisy_BTHWC, t
-        return self.denoising.noised(batch.clean_BTHWC, batch.noise(rng, "real"), t), t
+            return torch.where(self._shows(made.t), made.noisy_BTHWC, noisy), t
+        return noisy, t
 
 
 def made_by(student: nn.Module, walk: Walk, batch: Batch, rng: Rng, *, simulate: bool) -> Made:
