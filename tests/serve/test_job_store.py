@@ -16,6 +16,7 @@ from kandinsky.errors import RequestError
 from kandinsky.jobs import job_files
 from kandinsky.jobs.records import TRANSITIONS, Claim, NewJob, State
 from kandinsky.jobs.sqlite_store import FILE, SqliteStore, default_folder, open_store
+from kandinsky.jobs.worker import Worker, WorkerSettings
 
 LEASE_S = 10.0
 
@@ -185,6 +186,47 @@ def test_cancelling(store: SqliteStore) -> None:
     claim = the_claim(store)
     store.cancel(late.id)
     assert store.complete(claim, {}, run_s=1, size=1) == State.CANCELLED
+
+
+def test_a_worker_knows_that_its_job_began_again_elsewhere(store: SqliteStore, clock: Clock) -> None:
+    store.add(new())
+    worker = Worker(store, WorkerSettings(), name="old")
+    outdated = the_claim(store, "old")
+    clock.now += LEASE_S + 1
+    store.expire()
+    current = the_claim(store, "new")
+    assert not worker._done(outdated, {}, 0.0, 1)  # so it leaves the latent alone
+    assert worker._done(current, {}, 0.0, 1)
+
+
+def test_a_job_that_is_tried_again_forgets_when_it_was_to_be_cancelled(store: SqliteStore, clock: Clock) -> None:
+    job, _ = store.add(new())
+    claim = the_claim(store)
+    store.cancel(job.id)
+    clock.now += 1
+    store.confirm_cancel(claim)
+    store.retry(job.id)
+    clock.now += 1000
+    store.cancel(job.id)
+    ends = [event.data["after_s"] for event in store.events(0, job_id=job.id) if event.kind == "cancelled"]
+    assert ends == [1.0, 0.0]
+
+
+def test_files_of_jobs_without_a_result_count(store: SqliteStore) -> None:
+    for end in ("cancelled", "failed"):
+        job, _ = store.add(new(owner=end))
+        folder = job_files.folder_of(store.folder, job.id)
+        folder.mkdir()
+        (folder / "input-video").write_bytes(b"x" * 1000)
+        (folder / job_files.LATENT).write_bytes(b"x" * 100)
+        (folder / "a1-video.mp4").write_bytes(b"x" * 5)  # its worker removes it
+        claim = the_claim(store)
+        if end == "failed":
+            store.fail(claim, {"code": "failed", "message": "it failed"})
+        else:
+            store.cancel(job.id)
+            store.confirm_cancel(claim)
+        assert store.bytes_of(end) == 1100
 
 
 def test_a_cancelled_job_of_a_dead_worker_does_not_begin_again(store: SqliteStore) -> None:

@@ -15,8 +15,16 @@ from kandinsky.serve.app import create_app
 from kandinsky.serve.routes import House
 from kandinsky.serve.settings import ServeSettings
 
-HELD = {"kind": "video", "model": "nano-t2v", "order": {"prompt": "x"}, "source": "cli", "holder": "a command"}
-STILL = {"prompt": "a star", "steps": 1}
+HELD: dict[str, Any] = {
+    "kind": "video", "model": "nano-t2v", "order": {"prompt": "x"}, "source": "cli", "holder": "a command"
+}  # fmt: skip
+    "kind": "video",
+    "model": "nano-t2v",
+    "order": {"prompt": "x"},
+    "source": "cli",
+    "holder": "a command",
+}
+STILL: dict[str, Any] = {"prompt": "a star", "steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +53,8 @@ def test_a_remix_keeps_what_is_not_said_again(client: TestClient, house: House) 
     made = client.post("/v1/videos", json=asked)
     assert made.status_code == 200, made.text
     path = f"/v1/videos/{made.json()['id']}/remix"
-    same, other = (client.post(path, json={"prompt": "y", **more}).json()["id"] for more in ({}, {"lora": []}))
+    remixes: tuple[dict[str, Any], ...] = ({}, {"lora": []})
+    same, other = (client.post(path, json={"prompt": "y", **more}).json()["id"] for more in remixes)
     orders = [dict((house.store.get(one) or pytest.fail("gone")).order) for one in (made.json()["id"], same, other)]
     assert orders[0]["lora"] == ["one:0.5"] and orders[0]["sound"] == "nano-v2a"
     for name in ("lora", "attention", "sound"):
@@ -128,3 +137,20 @@ def test_the_events_of_a_job_begin_with_its_first(client: TestClient, house: Hou
     client.post("/v1/videos", json={"prompt": "z", "seconds": 0.5})
     assert first.id > 1 and events._begin(house, job, 0) == first.id - 1
     assert events._begin(house, job, first.id) == house.store.last_event()
+
+
+def test_a_job_that_ends_while_it_is_deleted_is_deleted(
+    client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = client.post("/v1/videos", json={"prompt": "x", "seconds": 0.5}).json()["id"]
+    (claim,) = house.store.claim("w", lease_s=60.0)
+    delete = house.store.delete
+
+    def late(job_id: str, **facts: Any) -> bool:
+        is_deleted = delete(job_id, **facts)
+        house.store.complete(claim, {}, run_s=0.1, size=0)
+        return is_deleted
+
+    monkeypatch.setattr(house.store, "delete", late)
+    assert client.delete(f"/v1/videos/{job}").status_code == 200
+    assert house.store.get(job) is None

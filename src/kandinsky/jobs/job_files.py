@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from kandinsky.errors import RequestError
@@ -76,3 +77,14 @@ def size_of(store: Path, job_id: str) -> int:
     folder = folder_of(store, job_id)
     files = [path for path in folder.iterdir() if path.name not in (LATENT, PREVIEW)] if folder.is_dir() else []
     return sum(path.stat().st_size for path in files)
+
+
+def size_left(store: Path, job_id: str) -> int:
+    """Bytes that the files of a failed or cancelled job take: all but what its attempts wrote, which goes."""
+    folder = folder_of(store, job_id)
+    total = 0
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not _OF_ATTEMPT.match(path.name):
+            with suppress(OSError):  # somebody removes it at this moment
+                total += path.stat().st_size
+    return total

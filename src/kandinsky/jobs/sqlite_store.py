@@ -315,8 +315,8 @@ class SqliteStore:
             if "retry" not in TRANSITIONS[job.state]:
                 raise RequestError(f"`{job.id}` is {job.state}: only failed and cancelled jobs are tried again")
             at.execute(
-                "UPDATE jobs SET attempts=0, cancelling=0, error=NULL, result=NULL, finished=NULL, expires=NULL, "
-                "phase='', step=0 WHERE id=?",
+                "UPDATE jobs SET attempts=0, cancelling=0, wished=NULL, error=NULL, result=NULL, finished=NULL, "
+                "expires=NULL, phase='', step=0 WHERE id=?",
                 (job.id,),
             )
             self._move(at, job, "retry", {})
@@ -677,6 +677,9 @@ class SqliteStore:
             at.execute(
                 "UPDATE jobs SET finished=?, expires=?, lease=NULL WHERE id=?", (now, now + self.retention_s, job.id)
             )
+            if state != State.COMPLETED:  # what stays of it takes its owner's room, too
+                size = job_files.size_left(self._folder, job.id)
+                at.execute("UPDATE jobs SET bytes=? WHERE id=?", (size, job.id))
         elif state == State.QUEUED:
             at.execute("UPDATE jobs SET lease=NULL, phase='', step=0 WHERE id=?", (job.id,))
         told = "started" if state == State.RUNNING else str(state)

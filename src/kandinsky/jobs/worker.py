@@ -348,8 +348,8 @@ class Worker:
                     "write": round(time.monotonic() - begun - sampled_s, 3),
                 }
                 result["batch"] = len(jobs)
-                self._done(claim, result, begun, len(jobs))
-                latent.unlink(missing_ok=True)
+                if self._done(claim, result, begun, len(jobs)):
+                    latent.unlink(missing_ok=True)
 
     def _kept(self, pipe: GenerationPipeline, latents: list[Path]) -> list[VideoStream] | None:
         """The clips of latents that an earlier attempt left; None if they are of no use."""
@@ -439,8 +439,12 @@ class Worker:
 
         return results.write_clip(stream, folder, f"a{claim.attempt}", order.form, look=look)
 
-    def _done(self, claim: Claim, result: Mapping[str, Any], begun: float, jobs: int) -> None:
-        """Register a result; files of a job that was cancelled or lost meanwhile are removed."""
+    def _done(self, claim: Claim, result: Mapping[str, Any], begun: float, jobs: int) -> bool:
+        """Register a result; files of a job that was cancelled or lost meanwhile are removed.
+
+        Returns:
+            Whether the job was still this worker's; otherwise its latent may be that of a later attempt.
+        """
         run_s = (time.monotonic() - begun) / jobs
         store = self.store
         job_files.remove_attempts(store.folder, claim.job.id, upto=claim.attempt - 1)
@@ -452,6 +456,7 @@ class Worker:
                 path.unlink(missing_ok=True)
         else:
             (job_files.folder_of(store.folder, claim.job.id) / job_files.PREVIEW).unlink(missing_ok=True)
+        return state is not None
 
     # -- sound -------------------------------------------------------------------------------------------------------
 

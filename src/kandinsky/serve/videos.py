@@ -189,7 +189,9 @@ async def delete_video(request: Request, owner: Access, job_id: JobId) -> Delete
     house = house_of(request)
     job = await house.job(job_id, owner)
     if not await asyncio.to_thread(house.store.delete, job.id, owner=owner.name):
-        await asyncio.to_thread(house.store.cancel, job.id, owner=owner.name)
+        left = await asyncio.to_thread(house.store.cancel, job.id, owner=owner.name)
+        if left is not None and left.state in (State.COMPLETED, State.FAILED):  # it ended in between
+            await asyncio.to_thread(house.store.delete, job.id, owner=owner.name)
     return Deleted(id=job.id, object=f"{job.kind}.deleted")  # type: ignore[arg-type]
 
 
