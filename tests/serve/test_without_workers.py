@@ -16,8 +16,6 @@ from kandinsky.serve.routes import House
 from kandinsky.serve.settings import ServeSettings
 
 HELD: dict[str, Any] = {
-    "kind": "video", "model": "nano-t2v", "order": {"prompt": "x"}, "source": "cli", "holder": "a command"
-}  # fmt: skip
     "kind": "video",
     "model": "nano-t2v",
     "order": {"prompt": "x"},

@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.04  # how often the second thread looks whether something is to stop
 IDLE_S = 0.05  # how often a worker without a job looks for one
 TELL_S = 0.2  # steps and frames are told at most this often
+WINDOW = 32  # frames of a clip that is continued are scaled so many at a time
 CODES: Mapping[type[KandinskyError], str] = {
     RequestError: "invalid_request",
     WeightsError: "weights",
@@ -507,7 +508,7 @@ def _continued(stream: VideoStream, before: Path) -> VideoStream:
     from PIL import Image
 
     from kandinsky.media.image import cover
-    from kandinsky.media.mux import frames_at, probe
+    from kandinsky.media.mux import frames_of_windows, probe
 
     video = probe(before)
     count = max(1, round(video.seconds * stream.fps))
@@ -520,9 +521,9 @@ def _continued(stream: VideoStream, before: Path) -> VideoStream:
         new = iter(stream.pieces)
         first = next(new)
         H, W = first.shape[1:3]
-        frames = frames_at(video, chosen)
-        yield np.stack([np.asarray(cover(Image.fromarray(frame), W, H)) for frame in frames])
-        del frames
+        windows = [chosen[i : i + WINDOW] for i in range(0, len(chosen), WINDOW)]  # never all at their full size
+        for frames in frames_of_windows(video, windows):
+            yield np.stack([np.asarray(cover(Image.fromarray(frame), W, H)) for frame in frames])
         if len(first) > 1:
             yield first[1:]
         yield from new
