@@ -14,7 +14,11 @@ from kandinsky import catalogue
 from kandinsky.cli.main import main
 from kandinsky.model.cost import PROMPT_TOKENS
 from kandinsky.ops.attention_spec import AttentionSpec
-from kandinsky.train.estimate import Estimate, Shape, bare, estimate
+from kandinsky.train.estimate import Estimate, Shape, bare, estimate, of_recipe
+from kandinsky.train.loop import Learner, LoopSettings
+from kandinsky.train.model_recipe import ModelRecipe
+from kandinsky.train.objective import Update
+from kandinsky.train.recipe import read_settings
 
 CARD = catalogue.find("nano-t2v")
 LATENT = (3, 12, 12, 48)
@@ -96,3 +100,19 @@ def test_a_recipe_is_checked_and_nothing_is_made(tmp_path: Path, capsys: pytest.
         assert main(["train", str(recipe), "--check", *wrong]) == 2
     assert main(["train", str(recipe), "--memory", "24GB"]) == 2
     assert "belong to `--check`" in capsys.readouterr().err
+
+
+def test_an_average_of_no_decay_is_neither_kept_nor_counted(tmp_path: Path) -> None:
+    learner = Learner(Update("network", torch.nn.Linear(2, 2)), LoopSettings(steps=1, lr=0.1, ema=0), "cpu")
+    assert not learner.ema and torch.equal(learner.result()["weight"], learner.weights["weight"])
+    values = {"model": "nano-t2v", "out": "run", "data": {"source": "absent"}}
+    path = tmp_path / "recipe.yaml"
+
+    def found(kind: str, ema: float) -> Estimate:
+        settings = read_settings({"kind": kind, **values, "loop": {"steps": 1, "lr": 0.1, "ema": ema}}, path)
+        assert isinstance(settings, ModelRecipe)
+        return of_recipe(settings, memory=10**12)
+
+    plain, none, ladd = found("denoiser", 0.9), found("denoiser", 0), found("ladd", 0.9)
+    assert plain.average == 4 * plain.trained and none.average == 0
+    assert plain.lines()[-1].endswith(" yes") and ladd.lines()[-1].endswith("alone, without teacher, discriminator")

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +50,29 @@ def test_what_is_computed_again_gives_the_same_gradients(network: str, autocast:
         made = gradients(network, scale, autocast=autocast)
         assert made.keys() == expected.keys()
         assert all(torch.equal(made[name], expected[name]) for name in expected), way
+
+
+@pytest.mark.parametrize("activations", ["full", "operations"])
+def test_a_frozen_network_that_gradients_go_through_is_spared_too(activations: Any) -> None:
+    def passed(kept: Any) -> tuple[torch.Tensor, int]:
+        objective, divisible = clips.objective("kandinsky5 dense", blocks=3)
+        objective.network.requires_grad_(False)
+        Scaling(Scale(activations=kept), "cpu", divisible).prepare(objective.network, trains=False)
+        batch = objective.batch(0, Rng(0, 0), Portion())
+        batch = replace(batch, clean=batch.clean.requires_grad_(True))
+        held = [0]
+
+        def pack(x: torch.Tensor) -> torch.Tensor:
+            held[0] += x.nbytes
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            objective.loss("network", batch, Rng(0, 0)).value.backward()
+        assert batch.clean.grad is not None
+        return batch.clean.grad, held[0]
+
+    (expected, whole), (made, less) = passed("kept"), passed(activations)
+    assert torch.equal(made, expected) and less < 0.5 * whole
 
 
 @pytest.mark.slow

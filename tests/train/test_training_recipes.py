@@ -139,6 +139,17 @@ WRONG: list[tuple[str | bytes | dict[str, Any], str]] = [
     (MODEL | {"kind": "step-distillation", "steps": {"levels": []}}, "`levels` is empty"),
     (MODEL | {"kind": "step-distillation", "steps": {"levels": [4, 0]}}, "`levels` must be 1 or more each"),
     (MODEL | {"kind": "reward", "reward": "beauty"}, "reward `beauty` is unknown"),
+    (MODEL | {"kind": "guidance-distillation", "times": {"by_frame": 0.5}}, "`times.by_frame` has no part in"),
+    (MODEL | {"kind": "dmd2", "times": {"by_frame": 0.5}}, "`times.by_frame` has no part in"),
+    (MODEL | {"kind": "self-forcing", "times": {"by_frame": 0.5}}, "`times.by_frame` has no part in"),
+    (MODEL | {"kind": "preference", "times": {"by_frame": 0.5}}, "`times.by_frame` has no part in"),
+    (MODEL | {"kind": "preference", "data": DATA | {"tokens": 9}}, "`data.tokens` has no part in"),
+    (MODEL | {"kind": "preference", "data": DATA | {"tasks": {"text-to-image": 1}}}, "`data.tasks` has no part in"),
+    (MODEL | {"kind": "reward", "reward": "colour", "times": {"kind": "uniform"}}, "`times` has no part in"),
+    (MODEL | {"kind": "ladd", "times": {"kind": "uniform"}}, "`times` has no part in"),
+    (MODEL | {"kind": "ladd", "student": "a.safetensors", "adapter": {}}, "leave `student` or `adapter` out"),
+    (MODEL | {"adapter": {}, "scale": {"activations": "full"}, "auxiliary": {"self_perceptual": 0.1}},
+     "`auxiliary.self_perceptual` looks through the network without its `adapter`"),
     (MODEL | {"kind": "self-forcing", "samples": {"prompts": ["a"]}}, "a causal student is not sampled"),
 ]  # fmt: skip
 

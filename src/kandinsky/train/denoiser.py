@@ -37,15 +37,27 @@ class DenoiserRecipe(ModelRecipe):
     auxiliary: Auxiliary = field(default_factory=Auxiliary)
     teaches: ClassVar[bool] = True
     packs: ClassVar[bool] = True
+    unused: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def learners(self) -> tuple[str, ...]:
         """Names of the objective's updates."""
         return ("network", UPDATE) if self.auxiliary.adversarial else ("network",)
 
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """Networks that do not learn."""
+        return self.reference if self.auxiliary.self_perceptual else ()
+
     def __post_init__(self) -> None:
         if self.data.sequence is not None and (self.auxiliary.self_perceptual or self.auxiliary.adversarial):
             raise RequestError("`auxiliary` losses need clips of one size: leave `data.sequence` out, or them")
+        if self.auxiliary.self_perceptual and self.adapter is not None and self.scale.activations != "kept":
+            # blocks that are computed again would be so with the adapter, which the reference is without
+            raise RequestError(
+                "`auxiliary.self_perceptual` looks through the network without its `adapter`, whose blocks are not "
+                "computed again: use `scale.activations` `kept`, or leave one of them out"
+            )
 
 
 class DenoiserObjective(Objective):

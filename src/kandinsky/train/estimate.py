@@ -2,7 +2,7 @@
 
 The network is built and run forwards and backwards with tensors that have a shape and no contents, so what is kept for
 the way back is counted, not modelled, for any network; one clip stands for a batch. Further networks of an objective,
-such as a teacher, are not in it.
+such as a teacher, are not in it, but named.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ class Estimate:
         processor: What the time is for, and how that is known.
         seconds: Of a step.
         memory: Bytes there are on the device.
+        others: Networks that are at work too, and are in none of the numbers.
     """
 
     parameters: int
@@ -122,6 +123,7 @@ class Estimate:
     processor: str
     seconds: float
     memory: int | None
+    others: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -153,6 +155,9 @@ class Estimate:
             for name in ("weights", "gradients", "states", "average", "activations")
             if getattr(self, name)
         )
+        fits = "yes" if self.memory is not None else "not known"
+        if self.others:
+            fits = f"not known: the figures are the network's alone, without {', '.join(self.others)}"
         there = "" if self.memory is None else f" of {gigabytes(self.memory)}"
         return [
             f"parameters   {self.parameters / 1e6:,.1f} million, {self.trained / 1e6:,.1f} million trained",
@@ -160,7 +165,7 @@ class Estimate:
             f"operations   {self.flops / 1e12:,.3g} TFLOP a step, forwards and backwards",
             f"memory       {gigabytes(self.total)}{there} for each process: {parts}",
             f"time         about {self.seconds:,.3g} s a step on {self.processor}, an estimate",
-            f"fits         {self.runs_out or ('yes' if self.memory is not None else 'not known')}",
+            f"fits         {self.runs_out or fits}",
         ]
 
 
@@ -376,7 +381,7 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
         processes=processes,
         shards=recipe.scale.among(layout).fsdp * recipe.scale.tp,
     )
-    return estimate(
+    made = estimate(
         partial(bare, card, recipe.part),
         card,
         shape,
@@ -384,12 +389,14 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
         condition=job.sampling.condition,
         subject=Subject(recipe.part, known=known),
         optimiser=recipe.loop.optimiser,
+        average=recipe.loop.ema > 0,
         bf16=recipe.loop.computes_bf16(device) if memory is None else recipe.loop.bf16 is not False,  # GPUs do
         device=device,
         memory=memory,
         trained=trained,
         frozen_bytes=None if adapter is None else FROZEN_BYTES[adapter.base_dtype],
     )
+    return replace(made, others=(*recipe.helpers, *recipe.learners[1:]))
 
 
 def of_sound(recipe: SoundRecipe, *, device: str = "cpu", memory: int | None = None) -> Estimate:
@@ -420,6 +427,7 @@ def of_sound(recipe: SoundRecipe, *, device: str = "cpu", memory: int | None = N
         attention=AttentionSpec(),
         subject=Subject(track=AUDIO, known=Known(extra={"frames": torch.zeros(shapes[VIDEO])})),
         optimiser=recipe.loop.optimiser,
+        average=recipe.loop.ema > 0,
         bf16=recipe.loop.computes_bf16(device) if memory is None else recipe.loop.bf16 is not False,
         device=device,
         memory=memory,

@@ -42,7 +42,7 @@ class LoopSettings(Optimiser):
         steps: Length of the run.
         updates: By the name of an update, what is different for it.
         accumulate: Micro-batches of a step, one after the other, for batches that do not fit into memory.
-        ema: Decay of the averaged weights, reached gradually: it is min(ema, (1+k)/(10+k)) at step k.
+        ema: Decay of the averaged weights, reached gradually: it is min(ema, (1+k)/(10+k)) at step k; 0 keeps none.
         bf16: Whether networks compute in bfloat16, by default where the device multiplies it fast; weights and
             optimiser states are float32 in any case.
         checkpoint_minutes: A checkpoint is written every so many minutes, and at the end.
@@ -256,7 +256,8 @@ class Learner:
         self.splits = {name: splits[name] for name in self.weights}
         shards = self.scaling.shards(self.held, self.splits)
         self.optimisers = Optimisers(self.held, change.over(settings), shards)
-        self.ema = {name: p.detach().clone() for name, p in self.held.items()} if update.averaged else {}
+        averages = update.averaged and settings.ema > 0
+        self.ema = {name: p.detach().clone() for name, p in self.held.items()} if averages else {}
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -121,6 +121,17 @@ class DataSettings:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class PromptedData(DataSettings):
+    """What is trained on by recipes that keep prompts, since nothing is learned of clips without one.
+
+    Attributes:
+        drop_text: Share of the clips that is learned without a prompt.
+    """
+
+    drop_text: float = field(default=0.0, metadata={"least": 0, "most": 1})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecipe:
     """The keys of every recipe that trains a catalogue model.
@@ -153,11 +164,22 @@ class ModelRecipe:
     part: str = "dit"
     teaches: ClassVar[bool] = False  # whether recipes of the kind take lessons other than a clip from its caption
     packs: ClassVar[bool] = False  # whether recipes of the kind take `data.sequence`
+    unused: ClassVar[frozenset[str]] = frozenset({"times.by_frame"})  # keys that recipes of the kind do not take
 
     @property
     def learners(self) -> tuple[str, ...]:
         """Names of the objective's updates."""
         return ("network",)
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """Networks of the size of the model's own, or nearly, that are at work too and do not learn."""
+        return ()
+
+    @property
+    def reference(self) -> tuple[str, ...]:
+        """The frozen copy of what is trained, for kinds that hold it against that; an adapter is taken off instead."""
+        return ("reference",) if self.adapter is None else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,7 +428,9 @@ class ClipBatches:
         clean, known = torch.cat([one for one, _ in made]), [one for _, one in made]
         texts = [one.text.to("cpu", torch.float32) for one in loaded if one.text is not None]
         given = Given(join(texts), joined(known, clean, self.track))
-        captions = [one.caption.text if one.caption else "" for one in loaded]
+        # where a prompt was dropped, what the clip shows is still known
+        every = [[one.caption] if one.caption else self.examples.captions(one.index) for one in loaded]
+        captions = [each[0].text if each else "" for each in every]
         done(samples=len(loaded), tokens=clean[..., 0].numel() // math.prod(self.patch))
         return Batch(clean, given, numbers, total, captions)
 
@@ -720,6 +744,8 @@ def check(recipe: ModelRecipe, card: Card, processes: int = 1) -> None:
         BackendError: Its network is no denoiser.
     """
     does = card.does
+    if said := [key for key in sorted(recipe.unused) if _is_said(recipe, key)]:
+        raise RequestError(f"`{said[0]}` has no part in recipes of this kind: leave it out")
     if recipe.data.conditions is not None and recipe.data.conditions.total > 1:
         total = recipe.data.conditions.total
         raise RequestError(f"shares of `conditions` add up to {total:g}: use 1 at most; nothing is given of the rest")
@@ -764,6 +790,15 @@ def check(recipe: ModelRecipe, card: Card, processes: int = 1) -> None:
             network = bare_network(part, component, Path())
         for one in begins:
             check_file(network, Path(one), keymap=keymap_of(part))
+
+
+def _is_said(values: Any, key: str) -> bool:
+    """Whether a key, such as `data.tasks`, has another value than its own."""
+    name, _, rest = key.partition(".")
+    if rest:
+        return _is_said(getattr(values, name), rest)
+    own = next(one for one in fields(values) if one.name == name)
+    return bool(getattr(values, name) != (own.default if own.default_factory is MISSING else own.default_factory()))
 
 
 def check_adapter(adapter: AdapterSettings, part: Part, component: Component, scale: Scale | None = None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,15 @@ from kandinsky.train.data.batches import Buckets
 from kandinsky.train.data.captions import Caption
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.denoising import Denoising
-from kandinsky.train.model_recipe import Batch, CaptionNumbers, ClipBatches, ModelRecipe, Prepared, errors_of
+from kandinsky.train.model_recipe import (
+    Batch,
+    CaptionNumbers,
+    ClipBatches,
+    ModelRecipe,
+    Prepared,
+    PromptedData,
+    errors_of,
+)
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update, at_times
 from kandinsky.train.recipe import Run
 from kandinsky.train.scale import works_on
@@ -36,15 +44,23 @@ Reference = Callable[[nn.Module], AbstractContextManager[nn.Module]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferenceRecipe(ModelRecipe):
-    """The keys of a recipe; `data.source` is as ``train/pairs.py`` says, `data.drop_text` is best 0.
+    """The keys of a recipe; `data.source` is as ``train/pairs.py`` says.
 
     Attributes:
+        data: See ``PromptedData``.
         beta: How much of the reference is given up for the preference; larger keeps nearer to it.
         supervised: Share of the plain denoising loss of the winners, which keeps them likely.
     """
 
+    data: PromptedData
     beta: float = field(default=500.0, metadata={"above": 0})
     supervised: float = field(default=0.0, metadata={"least": 0})
+    unused: ClassVar[frozenset[str]] = frozenset({"times.by_frame", "data.tokens", "data.tasks"})
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """Networks that do not learn."""
+        return self.reference
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from kandinsky.errors import RequestError
 from kandinsky.printing import escaped
 from kandinsky.train.denoising import Denoising, Given
-from kandinsky.train.model_recipe import Batch, ClipBatches, ModelRecipe, Prepared
+from kandinsky.train.model_recipe import Batch, ClipBatches, ModelRecipe, Prepared, PromptedData
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
 from kandinsky.train.preference import Reference
 from kandinsky.train.recipe import Run
@@ -82,6 +82,7 @@ class RewardRecipe(ModelRecipe):
     """The keys of a recipe; of the data, captions are the prompts and clips are what rewards may compare with.
 
     Attributes:
+        data: See ``PromptedData``.
         reward: `brightness`, `colour`, `sharpness`, `likeness`, or `module:function` as ``Reward`` says, which is run.
         steps: Of the sampler.
         last: So many of them carry gradients.
@@ -91,6 +92,7 @@ class RewardRecipe(ModelRecipe):
         checkpointed: Compute each step again in the backward pass instead of keeping what it made.
     """
 
+    data: PromptedData
     reward: str
     steps: int = field(default=16, metadata={"least": 1, "most": 1000})
     last: int = field(default=10, metadata={"least": 1})
@@ -98,6 +100,12 @@ class RewardRecipe(ModelRecipe):
     guidance: float = field(default=1.0, metadata={"least": 0})
     decoded: int | None = field(default=None, metadata={"least": 1})
     checkpointed: bool = True
+    unused: ClassVar[frozenset[str]] = frozenset({"times"})
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """Networks that do not learn."""
+        return ("autoencoder", *self.reference)
 
 
 class RewardObjective(Objective):

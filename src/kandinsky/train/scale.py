@@ -219,8 +219,7 @@ class Scaling:
                 splits |= dict(_cuts(block, names[id(block)], rules, self.layout.tp, shapes))
                 self._cut_adapted(network, block, names[id(block)], rules.cut, splits)
                 cut_block(block, _plain(block, rules.cut), self._weights["tp"])
-        if trains:
-            self.spare(blocks)
+        self.spare(blocks, compiles=trains)
         if is_divisible and self.scale.fsdp > 1:
             self._fully_shard(network, blocks)
             splits = {name: _sharded(split, self.scale.fsdp) for name, split in splits.items()}
@@ -231,16 +230,24 @@ class Scaling:
         self._splits[network] = splits
         return splits
 
-    def spare(self, blocks: Sequence[nn.Module]) -> None:
-        """Recompute and compile blocks; their hooks stay outside, and so do the gatherings of their weights."""
+    def spare(self, blocks: Sequence[nn.Module], *, compiles: bool = True) -> None:
+        """Recompute and compile blocks; their hooks stay outside, and so do the gatherings of their weights.
+
+        Gradients go through frozen networks too, such as the one that a discriminator looks through.
+
+        Args:
+            blocks: Of one network.
+            compiles: Whether they are compiled, where that is asked for.
+        """
         for number, block in enumerate(blocks):
             run: Callable[..., Any] = block.forward
             kept, every = self.scale.activations, self.scale.every
             if kept == "full" or (kept == "blocks" and number % every == 0):
-                run = partial(checkpoint, run, use_reentrant=False)
+                run = partial(_with_gradients, partial(checkpoint, run, use_reentrant=False), run)
             elif kept == "operations":
-                run = partial(checkpoint, run, use_reentrant=False, context_fn=_contexts)
-            if self.scale.compile:
+                sparing = partial(checkpoint, run, use_reentrant=False, context_fn=_contexts)
+                run = partial(_with_gradients, sparing, run)
+            if self.scale.compile and compiles:
                 run = torch.compile(run)
             if run is not block.forward:
                 block.forward = run
@@ -504,6 +511,11 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 _ATTENTION = ("_scaled_dot_product", "flex_attention")
 _PRODUCTS = ("mm", "addmm", "bmm", "linear")
+
+
+def _with_gradients(sparing: Callable[..., Any], plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A pass that spares memory, where anything is kept for a backward pass."""
+    return (sparing if torch.is_grad_enabled() else plain)(*args, **kwargs)
 
 
 def _contexts() -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ class LaddSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaddRecipe(DistilRecipe):
-    """The keys of a recipe; see ``DistilRecipe``. ``times`` is not used: the student's steps say them.
+    """The keys of a recipe; see ``DistilRecipe``, without ``times``: the student's steps say them.
 
     Attributes:
         loop: See ``AdversarialLoop``.
@@ -87,6 +88,7 @@ class LaddRecipe(DistilRecipe):
     student_steps: StudentSteps = field(default_factory=StudentSteps)
     adversarial: LaddSettings = field(default_factory=LaddSettings)
     synthetic: int = field(default=0, metadata={"least": 0})
+    unused: ClassVar[frozenset[str]] = frozenset({"times"})
 
     @property
     def learners(self) -> tuple[str, ...]:

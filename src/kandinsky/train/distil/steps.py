@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -65,9 +65,10 @@ class StepSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecipe(DistilRecipe):
-    """The keys of a recipe; see ``DistilRecipe`` and ``StepSettings``. ``times`` is not used: the levels say them."""
+    """The keys of a recipe; see ``DistilRecipe`` and ``StepSettings``, without ``times``: the levels say them."""
 
     steps: StepSettings
+    unused: ClassVar[frozenset[str]] = frozenset({"times"})
 
 
 class StepObjective(Objective):

@@ -22,7 +22,7 @@ from kandinsky.errors import RequestError
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.distil.walk import StudentSteps, Walk
-from kandinsky.train.model_recipe import Batch, Clip, ClipBatches, DataSettings, HeldClips, ModelRecipe, Prepared
+from kandinsky.train.model_recipe import Batch, Clip, ClipBatches, HeldClips, ModelRecipe, Prepared, PromptedData
 from kandinsky.train.objective import Objective
 from kandinsky.train.recipe import Run
 from kandinsky.train.samples import Manner
@@ -32,39 +32,37 @@ from kandinsky.weights.read import load_into
 LARGEST_WEIGHT = 100.0  # of an error of noise, near the end where the clean latent hardly shows
 
 
-@dataclass(frozen=True, slots=True)
-class DistilData(DataSettings):
-    """What is distilled on; prompts are kept, since a student without guidance never runs without one.
-
-    Attributes:
-        drop_text: Share of the clips that is learned without a prompt.
-    """
-
-    drop_text: float = field(default=0.0, metadata={"least": 0, "most": 1})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistilRecipe(ModelRecipe):
     """The keys of every recipe that distils; ``model`` is the teacher.
 
     Attributes:
-        data: See ``DistilData``.
+        data: See ``PromptedData``; a student without guidance never runs without a prompt.
         guidance: The teacher's guidance scale, which the student needs no more; the model's own where absent.
         negative_prompt: What the teacher's guidance contrasts the prompt with.
         student: Weight file that the student begins with; the teacher's weights where absent.
         teacher_dtype: Type of the teacher's weights.
     """
 
-    data: DistilData
+    data: PromptedData
     guidance: float | None = field(default=None, metadata={"least": 1})
     negative_prompt: str = ""
     student: str | None = None
     teacher_dtype: Literal["float32", "bfloat16"] = "float32"
 
+    def __post_init__(self) -> None:
+        if self.student is not None and self.adapter is not None:
+            raise RequestError("an `adapter` begins with the teacher's own weights: leave `student` or `adapter` out")
+
     @property
     def learners(self) -> tuple[str, ...]:
         """Names of the objective's updates."""
         return ("student",)
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """Networks that do not learn."""
+        return ("teacher",)
 
 
 class Teacher:
