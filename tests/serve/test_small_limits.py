@@ -88,7 +88,7 @@ def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
             call(name)
 
 
-@pytest.mark.parametrize("job", ["", "cancel#", "../models", new_id() + "\n", "job_1"])
+@pytest.mark.parametrize("job", ["", "cancel#", "../models", f"job_{7:032x}\n", "job_1"])
 def test_assistants_name_real_jobs(job: str) -> None:
     with pytest.raises(ValueError, match="job"):
         OfJob(job=job)

@@ -40,7 +40,7 @@ from kandinsky.train import loop, reward, sound
 from kandinsky.train.autoencoder import AutoencoderLosses, AutoencoderObjective, Fragments
 from kandinsky.train.denoiser import DenoiserObjective
 from kandinsky.train.denoising import Denoising
-from kandinsky.train.model_recipe import Batch, ClipBatches, DataSettings
+from kandinsky.train.model_recipe import Batch, ClipBatches, PromptedData
 from kandinsky.train.objective import Objective, Portion, Rng
 from kandinsky.train.optimisers import Change
 from kandinsky.train.preference import PreferenceObjective
@@ -149,7 +149,7 @@ def _reward(process: str, folder: Path) -> Found:
     recipe = reward.RewardRecipe(
         model="",
         out="",
-        data=DataSettings(""),
+        data=PromptedData(""),
         loop=loop.LoopSettings(steps=1, lr=1e-3),
         reward="brightness",
         steps=4,
