@@ -65,6 +65,12 @@ def test_winners_are_learned_and_losers_are_not(taught: tuple[TinyDenoising, nn.
     assert look("loss")[-1] < 0.35 and look("accuracy")[-1] > 0.9 and look("margin")[-1] > 0
 
 
+def test_what_a_clip_shows_is_known_where_its_prompt_was_dropped() -> None:
+    dropped, kept = (batches(clips(4), batch=4, drop=drop)(0, Rng(0, 0), Portion()) for drop in (1.0, 0.0))
+    assert dropped.captions == kept.captions and all(dropped.captions)
+    assert not torch.equal(dropped.given.text.tokens_BLC, kept.given.text.tokens_BLC)
+
+
 def test_every_epoch_shows_each_pair_once_and_side_by_side() -> None:
     winners, losers = clips(4, shift=0.5), clips(4, shift=-0.5)
     each = [clip for pair in zip(winners, losers, strict=True) for clip in pair]
@@ -209,6 +215,9 @@ def test_pairs_come_from_a_folder_or_a_list(liked: Path) -> None:
     assert [(one.path.parent.name, one.path.stem, one.caption) for one in found] == sides
     listed = liked / "pairs.jsonl"
     row = {"caption": "a lamp a", "winner": "winners/a.mp4", "loser": "losers/a.mp4"}
+    line = json.dumps({**row, "caption": "one\u2028two\x85three"}, ensure_ascii=False)  # no ends of lines in JSON
+    listed.write_text(line + "\r\n", encoding="utf-8")
+    assert pairs.find(str(listed))[0].captions[0].text == "one\u2028two\x85three"
     listed.write_text(json.dumps(row) + "\n\n")
     assert [(one.path, one.captions) for one in pairs.find(str(listed))] == [
         (one.path, one.captions) for one in found[:2]

@@ -2,12 +2,12 @@
 
     python -m kandinsky.lab.learning
 
-trains every objective on a problem of ``bench/distil``'s size, from fixed seeds, and prints a table: the figure at the
+trains every objective on a problem of ``lab/distil``'s size, from fixed seeds, and prints a table: the figure at the
 beginning and at the end, the share of the first that the last must be below, and the seconds of processor time. The
 figure is a loss, as the mean of ten steps. Of DMD2, whose loss has the right gradient and no meaning of its own, it is
 how far the student's samples are from those that the teacher makes in many steps (energy distance). Of LADD, where two
 networks work against each other, it is the discriminator's loss while the student hardly moves; what becomes of the
-student in a whole training stands in the table of ``bench/distil``.
+student in a whole training stands in the table of ``lab/distil``.
 """
 
 from __future__ import annotations

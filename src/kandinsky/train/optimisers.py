@@ -27,8 +27,9 @@ class Optimiser:
         warmup: Steps of the linear warm-up.
         decay: Share of the run, at its end, over which the rate falls to zero.
         schedule: How it falls.
-        weight_decay: Decoupled from the gradient.
-        betas: Of AdamW. ``eps`` too.
+        weight_decay: Decoupled from the gradient; `rmsprop` and `sgd` add it to the gradient.
+        betas: Of AdamW alone.
+        eps: Of AdamW and `rmsprop`.
         clip: Largest norm of the gradient of an update; a larger one is scaled down.
     """
 

@@ -68,7 +68,7 @@ def _one(folder: str) -> str:
 def _listed(file: Path, first: str, second: str) -> list[tuple[Example, Example]]:
     keys = ("caption", _one(first), _one(second))
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise RequestError(f"pairs `{escaped(file)}` cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
