@@ -249,11 +249,16 @@ def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_the_step_and_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_the_step_and_leaves_a_checkpoint(
+    tmp_path: Path, number: signal.Signals, request: pytest.FixtureRequest
+) -> None:
+    # a job in the background ignores interrupts, and so would what it runs
+    handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, handler)
+    request.addfinalizer(lambda: signal.signal(number, before))
     whole = run(line(), settings(), tmp_path / "whole")
     made = line()
     made.visit = lambda step: os.kill(os.getpid(), number) if step == 2 else None
-    handler = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         run(made, settings(checkpoint_minutes=60), tmp_path / "run")
     assert signal.getsignal(number) is handler
