@@ -73,7 +73,8 @@ class House:
         """A job as the API shows it, with its place in the queue; the response says when to ask again."""
         place = await asyncio.to_thread(self.store.place, job.id) if job.state == State.QUEUED else None
         if place is None and job.state == State.QUEUED:  # a worker has taken it since it was read
-            job = await asyncio.to_thread(self.store.get, job.id) or job
+            now: JobRecord | None = await asyncio.to_thread(self.store.get, job.id)
+            job = now or job
         if response is not None and not job.state.is_final:
             response.headers["openai-poll-after-ms"] = str(poll_after_ms(job, None if place is None else place.wait_s))
         return job_object(job, place)
