@@ -15,26 +15,24 @@ import pytest
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
 
-# Files whose tests start groups of processes and wait for them, or end them: one after the other, never two at once.
-OF_PROCESSES = (
-    "train/test_scale_processes.py",
-    "parallel/test_ends.py",
-    "parallel/test_schemes.py",
-    "parallel/test_official_launch.py",
-    "parallel/test_many_prompts.py",
-    "batch/test_ray.py",
-    "cli/test_cli_generate.py",
-    "cli/test_cli_processes.py",
-    "weights_locate/test_hub_download.py",
-    "weights_locate/test_lora_download.py",
-    "serve/test_api.py",
-    "serve/test_client.py",
-    "serve/test_kills.py",
-    "serve/test_openai_clients.py",
-    "serve/test_schema.py",
-    "serve/test_security.py",
-    "serve/test_serve_pages.py",
-)
+# Tests that start processes and wait for them, or end them: those of a group one after the other, in one process of
+# `pytest -n`, so that they share a server and never more than one group of processes is at work beside one server.
+GROUPS = {
+    "processes": (
+        "train/test_scale_processes.py",
+        "train/test_recipe_processes.py",
+        "parallel/test_ends.py",
+        "parallel/test_schemes.py",
+        "parallel/test_official_launch.py",
+        "parallel/test_many_prompts.py",
+        "batch/test_ray.py",
+        "cli/test_cli_generate.py",
+        "cli/test_cli_processes.py",
+        "weights_locate/test_hub_download.py",
+        "weights_locate/test_lora_download.py",
+    ),
+    "servers": ("/serve/", "comfy_pack/test_remote.py"),
+}
 
 
 # Defaults that somebody set for the command line on this machine are none of the tests'.
@@ -44,23 +42,26 @@ os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="kandinsky-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)
 
 
-def starts_processes(node: str) -> bool:
-    return node.partition("::")[0].endswith(OF_PROCESSES)
+def group_of(node: str) -> str | None:
+    """The group of a test; None = it starts no processes."""
+    path = node.partition("::")[0]
+    return next((name for name, parts in GROUPS.items() if any(part in path for part in parts)), None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest group comes first, so that no process of `pytest -n` ends long before the other."""
-    items.sort(key=lambda item: not starts_processes(item.nodeid))
+    """The longest groups come first, so that no process of `pytest -n` ends long before the other."""
+    order = [*GROUPS, None]
+    items.sort(key=lambda item: order.index(group_of(item.nodeid)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
-    """A file's tests stay together, in one process with its fixtures; those that start groups are as one file."""
+    """A file's tests stay together, in one process with its fixtures; those of a group are as one file."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "processes" if starts_processes(nodeid) else super()._split_scope(nodeid)
+            return group_of(nodeid) or super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False  # else files of many tests come first
     return ByFile(config, log)
