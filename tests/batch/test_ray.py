@@ -1,5 +1,6 @@
 """A cluster of two workers in this machine: one prompt fails, one worker is killed, nothing is lost or done twice."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kandinsky.jobs import batch  # noqa: E402
 from kandinsky.jobs import ray_runner as ray_batch  # noqa: E402
 from kandinsky.jobs.batch import Loading, Outcome, part_finished, plan_items, settle  # noqa: E402
 from kandinsky.jobs.prompt_files import Row  # noqa: E402
+from kandinsky.jobs.ray_connection import connected  # noqa: E402
 from kandinsky.jobs.ray_runner import RayRunner  # noqa: E402
 from kandinsky.media.video import read_video  # noqa: E402
 from kandinsky.model.values import Request  # noqa: E402
@@ -102,6 +104,18 @@ def test_no_cluster_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(BackendError, match="no ray cluster answers at `auto`"):
         list(RayRunner(Loading(catalogue.source_of("nano-t2v"))).run([None]))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "nowhere.invalid:1"])
+def test_nobody_listens(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would try for many minutes; it is not asked."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = address.format(port=probe.getsockname()[1])
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("asked"))
+    with pytest.raises(BackendError, match=f"no ray cluster answers at `{address}`"), connected(ray, address):
+        pass
 
 
 def test_a_worker_that_takes_long_to_come_back_is_waited_for(

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from kandinsky.errors import BackendError
 from kandinsky.weights.lora_files import parse_spec
 
 WORKER_CPUS = 4  # without GPUs: threads of one worker, as far as its machine has them
+REACH_S = 10.0  # for a connection to the head of a cluster
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
@@ -54,6 +56,7 @@ def connected(ray: Any, address: str) -> Iterator[None]:
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     before = signal.getsignal(signal.SIGTERM)
     try:
+        _reach(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # Ray raises the base class where its own processes do not start
         reason = " ".join(str(error).split())[:200]
@@ -67,6 +70,17 @@ def connected(ray: Any, address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """See whether anybody listens at `HOST:PORT`: Ray itself tries for many minutes, and says nothing meanwhile.
+
+    Raises:
+        OSError: Nobody does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
 
 
 @dataclass(frozen=True, slots=True)
