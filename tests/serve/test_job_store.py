@@ -162,6 +162,16 @@ def test_a_dead_worker_is_buried_and_its_jobs_go_on(store: SqliteStore) -> None:
     assert states == [State.QUEUED, State.RUNNING]
 
 
+def test_a_worker_that_was_ended_on_purpose_costs_its_jobs_no_attempt(store: SqliteStore) -> None:
+    mine, unwanted = store.add(new())[0], store.add(new())[0]
+    the_claim(store, "a")
+    the_claim(store, "a")
+    store.cancel(unwanted.id)
+    assert store.bury("a", on_purpose=True) == [mine.id, unwanted.id]
+    found = [store.get(job.id) for job in (mine, unwanted)]
+    assert [(one.state, one.attempts) for one in found if one] == [(State.QUEUED, 0), (State.CANCELLED, 1)]
+
+
 def test_a_released_job_keeps_its_attempts(store: SqliteStore) -> None:
     store.add(new(max_attempts=1))
     for _ in range(5):

@@ -550,11 +550,7 @@ class SqliteStore:
             job = self._claimed(at, claim)
             if job is None:
                 return False
-            if job.cancelling:
-                self._move(at, job, "cancel", {"while": job.phase})
-                return True
-            at.execute("UPDATE jobs SET attempts=MAX(0, attempts-1), worker='' WHERE id=?", (job.id,))
-            self._move(at, job, "release", {"again": True})
+            self._given_back(at, job)
             return True
 
     def hold(self, holder: str) -> None:
@@ -603,14 +599,17 @@ class SqliteStore:
         ).fetchall()
         return [WorkerRecord(r["name"], r["pid"], r["beat"], r["state"], json.loads(r["facts"])) for r in rows]
 
-    def bury(self, worker: str) -> builtins.list[str]:
+    def bury(self, worker: str, *, on_purpose: bool = False) -> builtins.list[str]:
         """See ``JobStore``."""
         with self._writing(durable=True) as at:
             at.execute("DELETE FROM workers WHERE name=?", (worker,))
             rows = at.execute(
                 f"SELECT {_COLUMNS} FROM jobs WHERE state='running' AND worker=? AND holder=''", (worker,)
             ).fetchall()
-            return [self._lost(at, _record(row), "its worker died") for row in rows]
+            jobs = [_record(row) for row in rows]
+            if on_purpose:
+                return [self._given_back(at, job) for job in jobs]
+            return [self._lost(at, job, "its worker died") for job in jobs]
 
     # -- upkeep --------------------------------------------------------------------------------------------------------
 
@@ -684,6 +683,15 @@ class SqliteStore:
             at.execute("UPDATE jobs SET lease=NULL, phase='', step=0 WHERE id=?", (job.id,))
         told = "started" if state == State.RUNNING else str(state)
         self._tell(at, job.id, job.owner, told, data)
+
+    def _given_back(self, at: sqlite3.Connection, job: JobRecord) -> str:
+        """A running job that somebody stops for reasons of theirs: begin again, as if it had not begun."""
+        if job.cancelling:
+            self._move(at, job, "cancel", {"while": job.phase})
+        else:
+            at.execute("UPDATE jobs SET attempts=MAX(0, attempts-1), worker='' WHERE id=?", (job.id,))
+            self._move(at, job, "release", {"again": True})
+        return job.id
 
     def _lost(self, at: sqlite3.Connection, job: JobRecord, why: str) -> str:
         """A running job whose worker is gone: begin again, or give up."""

@@ -195,8 +195,16 @@ class JobStore(WorkStore, Protocol):
         """Workers that reported lately."""
         ...
 
-    def bury(self, worker: str) -> builtins.list[str]:
-        """A worker is dead: its jobs begin again, or fail after their last attempt. Returns their names."""
+    def bury(self, worker: str, *, on_purpose: bool = False) -> builtins.list[str]:
+        """A worker is dead: its jobs begin again, or fail after their last attempt.
+
+        Args:
+            worker: Its name.
+            on_purpose: It was ended from outside, so that the attempts do not count against its jobs.
+
+        Returns:
+            The names of its jobs.
+        """
         ...
 
     # -- upkeep --------------------------------------------------------------------------------------------------------

@@ -251,8 +251,8 @@ class Cluster:
         try:
             turn.run()
         except Exception as error:
+            lost = self._bury(turn.worker)
             if not self._over.is_set():
-                lost = self._bury(turn.worker)
                 log.warning("worker %s is gone: %s; its jobs: %d", turn.worker or "(none)", _told(error), lost)
                 self._restarted()
                 self._over.wait(0 if turn.jobs else AGAIN_S)
@@ -263,7 +263,7 @@ class Cluster:
 
     def _bury(self, worker: str) -> int:
         try:
-            return len(self.store.bury(worker)) if worker else 0
+            return len(self.store.bury(worker, on_purpose=self._over.is_set())) if worker else 0
         except Exception:
             log.warning("the jobs of a dead worker cannot be given back yet", exc_info=True)
             return 0

@@ -117,7 +117,7 @@ class Supervisor:
                     self._end(process)
                     break
             try:
-                lost = self.store.bury(name)
+                lost = self.store.bury(name, on_purpose=self._over.is_set())
             except Exception:
                 log.warning("the jobs of a dead worker cannot be given back yet", exc_info=True)
                 lost = []
