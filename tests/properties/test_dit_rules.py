@@ -10,13 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kandinsky.errors import BackendError, RequestError
-from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser, join_condition
-from kandinsky.families.kandinsky5.dit import (
-    DiffusionTransformer3D,
-    DiTParams,
-    patchify,
-    unpatchify,
-)
+from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, DiTParams
+from kandinsky.families.parts.condition_channels import join_condition
+from kandinsky.families.parts.transformer import patchify, unpatchify
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec, attention, backends
 from kandinsky.ops.rope import Rotation, axis_angles, frequencies, grid_angles

@@ -8,7 +8,7 @@ from kandinsky.diffusion.first_frame import normalize_first_frame
 from kandinsky.diffusion.sample import sample
 from kandinsky.diffusion.schedule import flow_times
 from kandinsky.engine.stages import with_frames
-from kandinsky.families.kandinsky5.denoiser import condition_channels
+from kandinsky.families.parts.condition_channels import condition_channels
 from kandinsky.model.denoiser import VIDEO, Known
 
 

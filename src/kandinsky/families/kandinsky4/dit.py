@@ -24,7 +24,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky4.params import DiTParams, Groups, check_groups
-from kandinsky.families.kandinsky5.dit import (
+from kandinsky.families.parts.transformer import (
     NORM_EPS,
     Modulation,
     TimeEmbeddings,

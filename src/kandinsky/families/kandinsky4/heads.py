@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D, JointAttention, Where, modulated_norm
 from kandinsky.families.kandinsky4.params import DiTParams
-from kandinsky.families.kandinsky5.dit import NORM_EPS, Modulation, gated_sum
+from kandinsky.families.parts.transformer import NORM_EPS, Modulation, gated_sum
 from kandinsky.ops.linear import Linear
 
 

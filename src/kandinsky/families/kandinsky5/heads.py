@@ -10,8 +10,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from kandinsky.families.kandinsky5.dit import Attention, DiffusionTransformer3D, Modulation, gated_sum, modulated_norm
+from kandinsky.families.kandinsky5.dit import Attention, DiffusionTransformer3D, modulated_norm
 from kandinsky.families.kandinsky5.params import DiTParams
+from kandinsky.families.parts.transformer import Modulation, gated_sum
 from kandinsky.ops.attention import attention
 from kandinsky.ops.blocks import Mix
 from kandinsky.ops.linear import Linear
