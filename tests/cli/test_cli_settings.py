@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
 
 from kandinsky.cli import settings
-from kandinsky.cli.main import build
+from kandinsky.cli.main import root_command
 
 Call = Callable[..., "Done"]  # noqa: F821
 
@@ -93,7 +92,7 @@ def test_unknown_variables_are_refused(name: str, near: str, call: Call, monkeyp
 @pytest.mark.parametrize("name", sorted(settings.VARIABLES))
 def test_variables_of_the_library_are_known(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
-    assert settings.read(typer.main.get_command(build())).problem is None
+    assert settings.read(root_command()).problem is None
 
 
 @pytest.mark.parametrize(
@@ -156,7 +155,7 @@ def test_doctor_lists_them(call: Call, config: Callable[[str], Path], monkeypatc
 
 def test_every_option_has_a_variable_of_its_own() -> None:
     words: dict[str, set[str]] = {}
-    for option in settings._options(typer.main.get_command(build()), ()):
+    for option in settings._options(root_command(), ()):
         words.setdefault(settings.variable(option.name), set()).add(option.name)
     assert all(len(names) == 1 for names in words.values()) and not set(words) & {"KANDINSKY_CACHE", "KANDINSKY_CARDS"}
     assert {"KANDINSKY_DEVICE", "KANDINSKY_STEP_CACHE", "KANDINSKY_TRUST_REMOTE_CODE", "KANDINSKY_JSON"} <= set(words)

@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from kandinsky import catalogue
-from kandinsky.cli.main import build
+from kandinsky.cli.main import root_command
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,7 +60,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_commands_are_understood(page: Path) -> None:
     """Every command and option that a page shows is one the program has; nothing is run."""
-    program = typer.main.get_command(build())
+    program = root_command()
     for line in commands(page.read_text(encoding="utf-8")):
         whole = itertools.takewhile(lambda word: word not in {"|", ">", "&&"}, shlex.split(line, comments=True))
         words = [word for word in whole if not word.startswith("$")]
@@ -112,7 +112,7 @@ def test_the_site_builds_without_a_dead_link(tmp_path: Path) -> None:
 
 
 def test_a_wrong_command_is_found() -> None:
-    program = typer.main.get_command(build())
+    program = root_command()
     assert misunderstood(program, ["generate", "x", "--nope"]) and misunderstood(program, ["data", "nono"])
     assert misunderstood(program, ["gen", "x"]) and not misunderstood(program, ["generate", "x", "--steps", "3"])
 

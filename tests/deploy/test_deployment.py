@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.main import get_command
 
-from kandinsky.cli.main import build
+from kandinsky.cli.main import root_command
 
 ROOT = Path(__file__).parents[2]
 CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
@@ -33,7 +32,7 @@ def arguments() -> dict[str, str]:
 
 def check_command(words: list[str]) -> None:
     """A command of `kandinsky`, with options that it takes, and with a key."""
-    program: Any = get_command(build())
+    program: Any = root_command()
     made = program.commands[words[0]].make_context(words[0], list(words[1:]))  # refuses what it does not know
     assert made.params["keys"] and not made.params["open_to_all"]
 

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import PurePath
 from typing import Annotated, Any
@@ -143,6 +144,12 @@ def _root(
     pass
 
 
+@cache
+def root_command() -> Any:
+    """The application as what runs it: made once, since reading the signatures of all commands takes a while."""
+    return typer.main.get_command(build())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line.
 
@@ -191,7 +198,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _call(arguments: list[str]) -> int:
-    command = typer.main.get_command(build())
+    command = root_command()
     if COMPLETION in os.environ:
         command.main(arguments, PROGRAM)  # prints words and exits
     for argument in arguments:

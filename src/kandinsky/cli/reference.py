@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from kandinsky.cli.main import build
+from kandinsky.cli.main import root_command
 
 WIDTH = 100
 HEAD = "# Command line\n\nWritten by `make docs` from the program's own help; do not edit by hand.\n"
@@ -20,7 +18,7 @@ HEAD = "# Command line\n\nWritten by `make docs` from the program's own help; do
 
 def text() -> str:
     """The whole reference as Markdown."""
-    command = typer.main.get_command(build())
+    command = root_command()
     sections = [f"## {title}\n\n```text\n{body}\n```\n" for title, body in _helps(command, "kandinsky", None)]
     return "\n".join([HEAD, *sections])
 
