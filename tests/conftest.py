@@ -23,7 +23,6 @@ GROUPS = {
         "train/test_recipe_processes.py",
         "parallel/test_ends.py",
         "parallel/test_schemes.py",
-        "parallel/test_official_launch.py",
         "parallel/test_many_prompts.py",
         "batch/test_ray.py",
         "cli/test_cli_generate.py",

@@ -70,6 +70,7 @@ def test_results_to_a_closed_or_full_stdout() -> None:
     assert (code, err) == (1, "error: standard output cannot be written: No space left on device\n")
 
 
+@pytest.mark.slow
 def test_other_encodings() -> None:
     code, out, err = shell('k "$@"', *STILL, "-o", "панда.png", PYTHONIOENCODING="ascii")
     assert (code, out, err) == (0, r"\u043f\u0430\u043d\u0434\u0430.png" + "\n", "")

@@ -40,6 +40,7 @@ def same(one: list, other: list) -> bool:
     return len(one) == len(other) and all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.slow
 def test_1_0_from_single_networks_and_as_one_pipeline(folder: Path) -> None:
     weights = folder / "weights"
     state = torch.random.get_rng_state()
@@ -264,6 +265,7 @@ def single_networks(weights: Path, **encoder: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_1_1_from_single_networks_equals_the_one_pipeline(folder: Path) -> None:
     weights = folder / "weights"
     whole = short(kandinsky_video.get_T2V_pipeline("cpu", cache_dir=str(weights)))

@@ -219,6 +219,7 @@ def test_it_generates_block_by_block_and_on_two_processes(room: Path) -> None:
     assert np.abs(images[0] - images[2]).max() <= 1
 
 
+@pytest.mark.slow
 def test_it_is_planned_and_measured(room: Path) -> None:
     plan = json.loads(run(room, "plan", "-m", "pebble", "--device", "cpu", "--json"))
     assert plan["model"] == "pebble" and plan["download_bytes"] == 0

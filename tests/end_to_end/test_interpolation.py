@@ -105,6 +105,7 @@ def raised(source: Path, target: Path, *options: str) -> InputVideo:
     return probe(target)
 
 
+@pytest.mark.slow
 def test_sound_and_length_are_kept(tmp_path: Path) -> None:
     source = film(tmp_path / "in.mp4", [0, 200, 400, 600, 800])
     given, made = probe(source), raised(source, tmp_path / "out.mp4")

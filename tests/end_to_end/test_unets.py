@@ -43,7 +43,10 @@ def test_an_image_from_text(folder: Path, model: str) -> None:
     assert not np.array_equal(image.frames, pipe("a snow cat", size="128x64", steps=steps, seed=3).frames)
 
 
-@pytest.mark.parametrize(("model", "first"), [("kandinsky-video-1.0", False), ("kandinsky-video-1.1", True)])
+@pytest.mark.parametrize(
+    ("model", "first"),
+    [("kandinsky-video-1.0", False), pytest.param("kandinsky-video-1.1", True, marks=pytest.mark.slow)],
+)
 def test_a_clip_from_text(folder: Path, model: str, first: bool) -> None:
     pipe = load(folder, model)
     seen: list[tuple[int, int]] = []
@@ -100,7 +103,8 @@ def test_only_networks_in_use_are_read(folder: Path) -> None:
     assert "interpolation" in pipe.placement._built
 
 
-@pytest.mark.parametrize("offload", ["block", pytest.param("module", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("offload", ["block", "module"])
 def test_placement_changes_nothing(folder: Path, offload: str) -> None:
     plain = load(folder, "kandinsky-video-1.1")(PROMPT, steps=2, seed=3, fps="medium")
     moved = load(folder, "kandinsky-video-1.1", offload=offload)(PROMPT, steps=2, seed=3, fps="medium")

@@ -100,6 +100,7 @@ def ended(job: subprocess.Popen[str]) -> tuple[str, str]:
         raise AssertionError(f"the job hangs: {job.communicate()}") from None
 
 
+@pytest.mark.slow
 def test_a_job_writes_once_and_says_once(tmp_path: Path) -> None:
     options = ("--steps", "1", "--seconds", "0.4", "--guidance", "3", "-o", "out.webp")
     job = torchrun("-m", "kandinsky", "generate", "a panda", *options, folder=tmp_path)

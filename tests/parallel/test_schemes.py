@@ -16,9 +16,10 @@ from tiny import unets
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(
-    scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=lambda world: f"{world} processes"
-)
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=lambda world: f"{world} processes")
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = unets.write(tmp_path_factory.mktemp("group") / "unets")
     target = folder / "found.json"

@@ -16,6 +16,7 @@ def kandinsky(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=env)
 
 
+@pytest.mark.slow
 def test_yesterdays_batch_is_listed(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("prompt,steps\na cat,1\na dog,1\nbad,99999\n")
     done = kandinsky("generate", "--prompts", "p.csv", "--seconds", "0", folder=tmp_path)

@@ -137,7 +137,8 @@ def schemes(world: int) -> dict[str, tuple[str, Case]]:
     return found | {f"{name}: {scale}": (name, scale) for name, tried in TRIED[world].items() for scale in tried}
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
 def test_a_training_by_many_is_that_of_one(alone: Path, tmp_path: Path, nursery: Nursery, world: int) -> None:
     cases = schemes(world)
     given = []
