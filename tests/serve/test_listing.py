@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from kandinsky.jobs.records import State
 from kandinsky.jobs.sqlite_store import open_store
 
