@@ -444,6 +444,6 @@ def _expand_int8(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
             if tensor.is_meta:  # arithmetic there imports torch's compiler, a second or more
                 tensor = torch.empty(tensor.shape, device="meta")
             else:
-                tensor = tensor.float() * scale.float().view(-1, *[1] * (tensor.dim() - 1))
+                tensor = tensor.float().mul_(scale.float().view(-1, *[1] * (tensor.dim() - 1)))
         expanded[name] = tensor
     return expanded
