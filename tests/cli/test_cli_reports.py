@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import kandinsky
 from kandinsky import catalogue
@@ -126,7 +127,11 @@ def test_doctor(call: Call) -> None:
     assert done.code == 0 and "all is well" in done.out
     report = json.loads(call("doctor", "--json").out)
     assert report["problems"] == [] and report["kandinsky"] == kandinsky.__version__
-    assert {"name": "cpu"} in report["torch"]["devices"] and "sdpa" in report["torch"]["attention"]
+    cpu = next(device for device in report["torch"]["devices"] if device["name"] == "cpu")
+    features = torch.cpu.get_capabilities()
+    assert cpu["bfloat16"].startswith("native") == bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    assert cpu["vectors"] == torch.backends.cpu.get_cpu_capability() and cpu["vectors"] in done.out
+    assert "sdpa" in report["torch"]["attention"]
     assert report["codecs"] == {"libx264": True, "libvpx-vp9": True}
     assert report["memory"]["free_gb"] > 0 and report["packages"]["transformers"]["version"]
 

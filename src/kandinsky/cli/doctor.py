@@ -30,7 +30,9 @@ def doctor(
     _line("python", f"{found['python']} on {found['platform']}")
     _line("torch", f"{torch['version']}, {torch.get('threads', '?')} threads of {found['processors']} cores")
     for device in torch.get("devices", ()):
-        facts = [device["name"], device.get("model"), device.get("capability"), _room(device.get("memory"))]
+        facts = [device["name"], *map(device.get, ("model", "vectors", "capability")), _room(device.get("memory"))]
+        if "bfloat16" in device:
+            facts.append(f"bfloat16 {device['bfloat16']}")
         _line("device", ", ".join(fact for fact in facts if fact))
     _line("default", torch.get("default_device"))
     _line("attention", ", ".join(torch.get("attention", ())))

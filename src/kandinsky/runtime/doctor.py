@@ -50,7 +50,7 @@ def _torch(problems: list[str]) -> dict[str, Any]:
         problems.append(f"torch cannot be imported: {error}")
         return {"version": None}
     found: dict[str, Any] = {"version": torch.__version__, "threads": torch.get_num_threads()}
-    found["devices"] = [{"name": "cpu"}]
+    found["devices"] = [{"name": "cpu", **_processor()}]
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         facts = torch.cuda.get_device_properties(index)
         entry = {"name": f"cuda:{index}", "model": facts.name, "capability": f"{facts.major}.{facts.minor}"}
@@ -65,6 +65,22 @@ def _torch(problems: list[str]) -> dict[str, Any]:
     except (ImportError, KandinskyError) as error:
         problems.append(f"attention backends cannot be listed: {error}")
     return found
+
+
+def _processor() -> dict[str, str]:
+    """What decides how fast this processor computes, as torch knows it: its maker's name, its vectors, bfloat16."""
+    import torch
+
+    try:
+        features = torch.cpu.get_capabilities()
+    except (AttributeError, RuntimeError):  # torch is older, or does not know this processor
+        return {}
+    native = any(features.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return {
+        "model": str(features.get("cpu_name") or platform.machine()),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16": "native" if native else "emulated, float32 is faster",
+    }
 
 
 def _version(name: str) -> str | None:
