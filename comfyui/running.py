@@ -153,7 +153,7 @@ def interpolated(chosen: Chosen, video: Video, settings: Raise, kept: Kept) -> V
     assert raised is not None  # ``check`` has refused a family that cannot
     with kept.pipe(chosen, _like(chosen, None, None)) as pipe, watched(pipe, kept.host):
         show = cast("Any", on_step(kept.host))  # a preview is a tensor
-        made = raised()(pipe, video, settings, on_step=show)
+        made = raised()(pipe, video, settings, on_step=show).gather()
     return replace(made, audio=video.audio)
 
 

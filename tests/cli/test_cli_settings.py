@@ -168,3 +168,13 @@ def test_where_the_file_lies(monkeypatch: pytest.MonkeyPatch) -> None:
         assert settings.config_path() == Path("/home/someone/.config/kandinsky/config.toml")
     monkeypatch.setenv("XDG_CONFIG_HOME", os.sep + "etc")
     assert settings.config_path() == Path("/etc/kandinsky/config.toml")
+
+
+def test_the_services_of_a_cluster_are_no_settings(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes describes a service `kandinsky`, and one `kandinsky-head-svc`, to every container beside it."""
+    for name in ("KANDINSKY", "KANDINSKY_HEAD_SVC"):
+        monkeypatch.setenv(f"{name}_PORT", "tcp://10.0.0.7:80")
+        for ending in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_80_TCP", "PORT_80_TCP_ADDR"):
+            monkeypatch.setenv(f"{name}_{ending}", "10.0.0.7")
+    assert settings.read(root_command()).settings == {}
+    assert call("models").code == 0

@@ -230,3 +230,29 @@ def test_another_schedule_is_refused(tmp_path: Path) -> None:
     (tmp_path / "scheduler_config.json").write_text(json.dumps({"beta_end": 0.02}))
     with pytest.raises(RequestError, match="other betas"):
         get_T2V_pipeline("cpu", scheduler_path=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"text_embedder": {"params": [1]}},
+        {"text_embedder": {"tokens_lenght": "abc"}},
+        {"dit": {"params": [1]}},
+        {"vae": {"checkpoint_path": 5}},
+        {1: 2, "x": 3},
+    ],
+)
+def test_values_of_another_kind_are_one_line(folder: Path, changes: dict[Any, Any]) -> None:
+    with pytest.raises((RequestError, WeightsError)):
+        get_T2V_pipeline("cpu", conf_path=conf(folder, **{str(k): v for k, v in changes.items() if isinstance(k, str)}))
+    path = folder / "whole.yaml"
+    path.write_text(yaml.safe_dump({"vae": {}, "text_embedder": {}, "dit": {}} | changes))
+    with pytest.raises((RequestError, WeightsError)):
+        get_T2V_pipeline("cpu", conf_path=str(path))
+
+
+@pytest.mark.parametrize("content", ["dit: 1".encode("utf-16"), b"[" * 5000], ids=["encoding", "depth"])
+def test_a_file_that_is_no_yaml_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "conf.yaml").write_bytes(content)
+    with pytest.raises((RequestError, WeightsError)):
+        get_T2V_pipeline("cpu", conf_path=str(tmp_path / "conf.yaml"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,7 +16,6 @@ from kandinsky.cli.main import main
 from kandinsky.engine.interpolation import Raise, fitted_size, nearest_frames
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky_video1 import interpolation
-from kandinsky.families.kandinsky_video1.interpolation import interpolate
 from kandinsky.media.audio import frames_of, read_audio, write_audio
 from kandinsky.media.mux import InputVideo, frames_at, keep_audio, probe, read_input
 from kandinsky.media.video import read_video, write_video
@@ -34,6 +34,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_cards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KANDINSKY_CARDS", str(folder / "cards"))
     monkeypatch.setenv("KANDINSKY_WEIGHTS", str(folder / "weights"))
+
+
+def interpolate(*given: Any, **settings: Any) -> Video:
+    return interpolation.interpolate(*given, **settings).gather()
 
 
 def clip(frames: int = 3, height: int = 70, width: int = 60) -> Video:
@@ -189,7 +193,9 @@ def test_the_command(tmp_path: Path) -> None:
         (Raise(fps=6.0), 3, "`6` frames a second are not possible for a clip of 6: use more than that, up to 96"),
         (Raise(fps=97.0), 3, "`97` frames a second"),
         (Raise(steps=0), 3, "steps `0`"),
-        (Raise(guidance=-1.0), 3, "guidance `-1.0`"),
+        (Raise(guidance=-1.0), 3, "guidance `-1"),
+        (Raise(guidance=1e30), 3, "guidance `1e.30`"),
+        (Raise(seed=2**63), 3, "seed"),
         (Raise(), 1, "no gaps"),
     ],
 )

@@ -190,3 +190,13 @@ def test_a_file_of_another_network_names_the_tensor(folder: Path, tmp_path: Path
 def test_a_lora_that_is_not_there_is_said_before_weights_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"LoRA `nowhere\.safetensors` is not there"):
         kandinsky.load("kandinsky3.1-flash", weights=tmp_path, device="cpu", lora="nowhere.safetensors")
+
+
+@pytest.mark.parametrize("model", ["kandinsky3.0", "kandinsky-video-1.1"])
+def test_a_step_cache_is_refused_before_anything_is_read(folder: Path, model: str) -> None:
+    pipe = load(folder, model)
+    with pytest.raises(RequestError, match="supports no step cache"):
+        pipe(PROMPT, cache="taylor")
+    assert pipe.placement._built == {}
+    with pytest.raises(RequestError, match="supports no step cache"):
+        load(folder, model, cache="first-block")

@@ -1,6 +1,7 @@
 """Videos of other people: copied whole, at their true times, upright, in every container that holds them."""
 
 import itertools
+import os
 import random
 import shutil
 from fractions import Fraction
@@ -15,6 +16,8 @@ from PIL import Image
 
 from kandinsky.errors import RequestError
 from kandinsky.media import audio, mux
+from kandinsky.media import recipe as recipes
+from kandinsky.media.image import open_image
 from kandinsky.media.video import read_video, write_video
 from kandinsky.model.values import Video
 from media import made
@@ -367,3 +370,29 @@ def test_surround_sound_is_mixed_down(tmp_path: Path) -> None:
         container.mux(stream.encode(frame))
     heard = audio.read_audio(tmp_path / "in.wav")
     assert heard.samples_SC.shape == (8000, 2) and heard.layout == "stereo" and np.abs(heard.samples_SC).max() > 2000
+
+
+def test_frames_shared_by_windows_are_held_as_long_as_one_needs_them(tmp_path: Path) -> None:
+    source = tmp_path / "a.mp4"
+    write_video(Video(made.frames(9), fps=8, seed=0), source)
+    film = mux.probe(source)
+    whole = mux.read_input(film).frames
+    windows = [[0, 2, 2, 4], [3, 4, 4, 5], [4, 8], []]
+    for found, numbers in zip(mux.frames_of_windows(film, windows[:3]), windows[:3], strict=True):
+        assert np.array_equal(found, whole[numbers])
+    with pytest.raises(RequestError, match="no frame 9"):
+        list(mux.frames_of_windows(film, [[0], [9]]))
+
+
+def test_devices_and_pipes_are_no_images(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in ("/dev/zero", tmp_path / "pipe.png", tmp_path):
+        with pytest.raises(RequestError, match="is not a file"):
+            open_image(path)
+
+
+def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
+    write_video(Video(made.frames(3), fps=8, seed=0), tmp_path / "f%03d.png")
+    (tmp_path / "._f000.png").write_bytes(b"of another system")
+    (tmp_path / ".f000.png.part-1-0.png").mkdir()
+    assert len(read_video(tmp_path).frames) == 3 and recipes.read_if_any(tmp_path) is not None

@@ -1,5 +1,9 @@
 """Decoding in pieces: the same pixels, in memory that a clip's length does not change."""
 
+import errno
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from kandinsky.errors import OutOfMemory
 from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoderParams
 from kandinsky.families.parts import layered
 from kandinsky.families.parts.hunyuan import HunyuanAutoencoder, HunyuanParams
@@ -145,3 +150,13 @@ def test_an_autoencoder_that_does_not_stream_gives_one_piece() -> None:
     coder = NanoAutoencoder(NanoAutoencoderParams(latent_channels=4, encoder_width=8, width=8, fine_width=8))
     pieces = [piece.detach().numpy() for piece in decode_pieces(coder, latents(2))]
     assert len(pieces) == 1 and np.isfinite(pieces[0]).all() and pieces[0].shape == (1, 5, 16, 24, 3)
+
+
+def test_a_disk_without_room_is_an_error_and_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OutOfMemory, match="fit neither into memory nor into") as caught:
+        Spool(in_memory=0, folder=tmp_path)((4, 4), torch.float32)
+    assert "TMPDIR" in str(caught.value.hint) and not list(tmp_path.iterdir())

@@ -140,3 +140,15 @@ def test_a_pipeline_keeps_states_where_they_are_worth_it(
     assert kandinsky.load(official, device="cpu").context.text_store is None
     own = kandinsky.load(official, device="cpu", text_cache=tmp_path / "own").context.text_store
     assert own is not None and own.folder == tmp_path / "own"
+
+
+def test_a_store_of_somebody_else_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    store = TextStore(tmp_path, lambda: "e")
+    store.put("a cat", states_of("a cat"), still=False)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "touch", refused)
+    found = store.get("a cat", still=False)
+    assert found is not None and equal(found, states_of("a cat")) and not caplog.records

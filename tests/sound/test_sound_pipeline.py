@@ -1,6 +1,7 @@
 """Sound for films, from end to end with the true classes at tiny size; code of others runs only where it may."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import av
@@ -14,6 +15,7 @@ from kandinsky import catalogue
 from kandinsky.engine.build import build
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.pipeline import VideoToAudioPipeline
+from kandinsky.engine.request import resolve
 from kandinsky.errors import BackendError, Cancelled, RequestError, WeightsError
 from kandinsky.families.kandinsky4_v2a import stages
 from kandinsky.families.kandinsky4_v2a.clip_embeddings import (
@@ -155,10 +157,12 @@ def test_states_from_a_file_need_no_encoder(
 
 def test_states_that_do_not_fit_are_refused(model: Path, film: Path, tmp_path: Path) -> None:
     bare = kandinsky.load(model, device="cpu", only={"dit", "vae"})
-    wide = torch.zeros(1, 4, 9)
+    wide, two = torch.zeros(1, 4, 9), torch.zeros(2, 6, sound.WIDTH)
     cases = {
         "of 2 windows": sound.states_file(tmp_path / "a.safetensors", windows=2),
         "lack `negative_image_embeds`": sound.states_file(tmp_path / "b.safetensors", black_1TE=None),
+        "`prompt_embeds` holds 2": sound.states_file(tmp_path / "i.safetensors", text_1LE=two),
+        "is empty": sound.states_file(tmp_path / "j.safetensors", text_1LE=torch.zeros(1, 0, sound.WIDTH)),
         "do not fit together": sound.states_file(tmp_path / "c.safetensors", frames_NTE=wide),
         "states are 9 wide": write_embeddings(
             ClipEmbeddings(*(wide.clone() for _ in range(4))), tmp_path / "d.safetensors"
@@ -170,6 +174,9 @@ def test_states_that_do_not_fit_are_refused(model: Path, film: Path, tmp_path: P
     for words, file in cases.items():
         with pytest.raises(RequestError, match=words):
             bare("rain", video=film, states=file)
+    nan = sound.states_file(tmp_path / "h.safetensors", text_1LE=torch.full((1, 6, sound.WIDTH), math.nan))
+    with pytest.raises(WeightsError, match=r"`prompt_embeds` in .* NaN"):
+        bare("rain", video=film, states=nan)
     (tmp_path / "g.safetensors").write_bytes(b"no")
     with pytest.raises(WeightsError, match="states cannot be read"):
         bare("rain", video=film, states=tmp_path / "g.safetensors")
@@ -299,3 +306,10 @@ def test_other_classes_than_the_encoders_are_not_taken(tmp_path: Path, film: Pat
     code.write_text(code.read_text().replace("for layer in self.model.layers:", "for layer in self.model.layers[:1]:"))
     with pytest.raises(BackendError, match="never came to its last layer"):
         kandinsky.load(copy, device="cpu", trust_remote_code=True)("rain", video=film)
+
+
+def test_a_clip_that_claims_to_last_for_ever_is_refused() -> None:
+    card = catalogue.find("nano-v2a")
+    film = Video(np.zeros((2, 8, 8, 3), np.uint8), fps=1e-9, seed=0)
+    with pytest.raises(RequestError, match=r"claims to last 2e.09 s"):
+        resolve(Request("nano-v2a", video=film), card)

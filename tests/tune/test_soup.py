@@ -244,6 +244,13 @@ def test_a_lora_is_extracted_from_two_models(tmp_path: Path, capsys: pytest.Capt
     assert 0.3 < kept < 0.95
     with pytest.raises(RequestError, match="nothing to extract"):
         soup.extract(base, base, tmp_path / "none")
+    tuned = load_file(tmp_path / "tuned.safetensors")
+    name = next(name for name, tensor in tuned.items() if tensor.dim() == 2)
+    for value, dtype, said in ((math.nan, "float32", "NaN"), (1e12, "float16", "too large for float16")):
+        save_file(tuned | {name: torch.full_like(tuned[name], value)}, tmp_path / "broken.safetensors")
+        with pytest.raises(WeightsError, match=said):
+            soup.extract(base, tmp_path / "broken.safetensors", tmp_path / "none", dtype=dtype)
+        assert not (tmp_path / "none").exists()
     with pytest.raises(RequestError, match="rank 0"):
         soup.extract(base, base, tmp_path / "none", rank=0)
 

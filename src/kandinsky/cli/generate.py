@@ -13,6 +13,7 @@ import typer
 from kandinsky import catalogue
 from kandinsky.cli.complete import model_ids
 from kandinsky.cli.rendered import Flags, rendered
+from kandinsky.cli.settings import is_typed
 from kandinsky.cli.streams import STDIN, STDOUT, destination, emit, emit_json, read_input, say
 from kandinsky.cli.together import together
 from kandinsky.engine.options import RunOptions
@@ -37,6 +38,7 @@ LONGEST_PROMPT = 2**20  # bytes
 @together
 @rendered(asked=Flags(Request), run=Flags(RunOptions))
 def generate(
+    context: typer.Context,
     prompt: Annotated[
         str | None, typer.Argument(help="What to show; `-` reads it from stdin. Or use --prompts.")
     ] = None,
@@ -137,6 +139,9 @@ def generate(
     check_ray(ray, workers, run["device"], prompts)
     if summary is not None and prompts is None:
         raise RequestError("--summary is for many prompts: give them with --prompts FILE")
+    # as a setting it is of servers and workers too
+    if store is not None and prompts is None and is_typed(context, "store"):
+        raise RequestError("--store is for many prompts: give them with --prompts FILE")
     if asked["video"] is not None and model == catalogue.DEFAULT_MODEL:
         model = catalogue.DEFAULT_SOUND
     source = catalogue.source_of(model)

@@ -92,7 +92,7 @@ def interpolate(
             else:
                 log.warning("the audio of `%s` is left out: `%s` holds none", video, target)
         if not quiet:
-            before, after = len(given.frames), len(made.frames)
+            before, after = len(given.frames), made.num_frames
             spent = time.monotonic() - begun
             say(f"{before} frames at {given.fps:g} a second became {after} at {made.fps:g}, {spent:.1f} s")
         if output != STDOUT:

@@ -128,7 +128,7 @@ def get_T2V_pipeline(  # noqa: N802 - the official name
 def _family_of_conf(path: Path) -> int:
     try:
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return 5  # its reader reports what is wrong
     return 4 if isinstance(values, dict) and "dit" in values and "model" not in values else 5
 

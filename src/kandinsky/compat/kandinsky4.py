@@ -20,6 +20,7 @@ from kandinsky.compat.official_call import at_path, devices_of, in_company, prog
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card
 from kandinsky.model.values import Request
+from kandinsky.weights.untrusted import first_line, reading
 
 if TYPE_CHECKING:
     import torch
@@ -98,18 +99,24 @@ def read_conf(path: Path) -> Card:
 
     Raises:
         RequestError: The file does not exist or is not such YAML, or one of its keys is not known.
+        WeightsError: A value in it is of another kind than in the official files.
     """
     try:
         values = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(f"conf_path `{path}` cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise RequestError(f"conf_path `{path}` is not valid YAML: {str(error).splitlines()[0]}") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RequestError(f"conf_path `{path}` is not valid YAML: {first_line(error)}") from error
+    with reading(path, "is not an official Kandinsky 4 file"):
+        return _card_of(values, path)
+
+
+def _card_of(values: Any, path: Path) -> Card:
     for name, known in CONF.items():
         table = values if not name else values.get(name)
         if not isinstance(table, dict):
             raise RequestError(f"conf_path `{path}` has no table `{name}`: give an official Kandinsky 4 file")
-        if unknown := sorted(set(table) - known):
+        if unknown := sorted(set(table) - known, key=str):
             raise RequestError(f"conf_path `{path}`: unknown key `{unknown[0]}`: use one of {', '.join(sorted(known))}")
     if values.get("resolution", RESOLUTION) != RESOLUTION:
         raise RequestError(f"resolution `{values['resolution']}` is not available: use {RESOLUTION}")
@@ -235,7 +242,9 @@ def _scheduled(card: Card, path: str | None) -> Card:
         schedule = CogVideoXSchedule.from_config(json.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise RequestError(f"scheduler `{file}` cannot be read: {error.strerror}") from error
-    except (AttributeError, json.JSONDecodeError) as error:
+    except RequestError:  # describes another schedule
+        raise
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"scheduler `{file}` is not a valid JSON table") from error
     shift = schedule.snr_shift
     if schedule != CogVideoXSchedule(snr_shift=shift):

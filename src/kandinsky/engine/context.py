@@ -73,6 +73,10 @@ class Context:
         """The same networks under another card's values."""
         return dataclasses.replace(self, card=card)
 
+    def prompt_of(self, job: Job) -> str:
+        """What the text encoder is given: the trigger phrases of the active LoRAs, then the prompt."""
+        return self.adapters.trigger + job.text
+
     def attention_of(self, job: Job) -> AttentionSpec:
         """The visual self attention of a job.
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from kandinsky.engine.request import checked_seed, checked_weight
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card
 
 if TYPE_CHECKING:
     from kandinsky.diffusion.sample import OnStep
     from kandinsky.engine.pipeline import Pipeline
-    from kandinsky.model.values import Video
+    from kandinsky.model.values import Video, VideoStream
 
 log = logging.getLogger(__name__)
 # A pass puts three frames between two and so quadruples the rate; for other rates the frames nearest in time are kept.
@@ -58,8 +58,8 @@ class Raise:
             raise RequestError(f"factor `{self.factor}` is not possible: use 2, 4, 8 or 16, or `fps`")
         if self.steps is not None and not 1 <= self.steps <= card.sampling.max_steps:
             raise RequestError(f"steps `{self.steps}` are not possible: use 1 to {card.sampling.max_steps}")
-        if self.guidance is not None and not 0 <= self.guidance < float("inf"):
-            raise RequestError(f"guidance `{self.guidance}` is not possible: use 0 or more, 1 is off")
+        checked_weight("guidance", self.guidance, card.keyframes.guidance, card.sampling)
+        checked_seed(self.seed)
         if self.prompt.strip() and not card.keyframes.guides_text:
             log.warning("the prompt has no effect: the interpolation of `%s` is not told any", card.id)
 
@@ -123,6 +123,5 @@ class Interpolate(Protocol):
         *,
         times_s: Sequence[float] | None = None,
         seconds: float | None = None,
-        keep_latent: str | Path | None = None,
         on_step: OnStep | None = None,
-    ) -> Video: ...
+    ) -> VideoStream: ...

@@ -257,7 +257,7 @@ def encode(context: Context, jobs: Sequence[Job]) -> tuple[TextEmbeddings, TextE
 
 def _encoded(context: Context, jobs: Sequence[Job]) -> tuple[TextEmbeddings, TextEmbeddings | None]:
     first = common(jobs)
-    prompts = [context.adapters.trigger + job.text for job in jobs]
+    prompts = [context.prompt_of(job) for job in jobs]
     negative = [job.negative_prompt for job in jobs] if Guidance(first.guidance).is_on else []
     if context.card.does.text_sees_image and first.image is not None:
         images = [job.image.pixels() for job in jobs if job.image is not None]

@@ -14,6 +14,7 @@ import io
 import itertools
 import logging
 from bisect import bisect_right
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -173,20 +174,26 @@ def frames_of_windows(video: InputVideo, windows: Sequence[Sequence[int]]) -> It
     """
     import numpy as np
 
-    waiting = [list(numbers) for numbers in windows]
+    waiting = deque(list(numbers) for numbers in windows)
+    uses = Counter(number for numbers in waiting for number in set(numbers))  # windows that still need a frame
     held: dict[int, np.ndarray] = {}
-    lost = 0
+    lost, last = 0, max(waiting[0], default=-1) if waiting else -1
     for number, frame, is_lost in _without_gaps(video):
         if not waiting:
             break
         lost += is_lost
-        if any(number in numbers for numbers in waiting):
+        if uses[number]:
             held[number] = frame()
-        while waiting and number >= max(waiting[0]):
-            yield np.ascontiguousarray(np.stack([held[wanted] for wanted in waiting.pop(0)]))
-            held = {n: kept for n, kept in held.items() if any(n in numbers for numbers in waiting)}
+        while waiting and number >= last:
+            numbers = waiting.popleft()
+            yield np.ascontiguousarray(np.stack([held[wanted] for wanted in numbers]))
+            for wanted in set(numbers):
+                uses[wanted] -= 1
+                if not uses[wanted]:
+                    del held[wanted]
+            last = max(waiting[0], default=-1) if waiting else -1
     if waiting:
-        raise RequestError(f"video `{video.path}` has no frame {max(waiting[0])}: it has {len(video.times_s)}")
+        raise RequestError(f"video `{video.path}` has no frame {last}: it has {len(video.times_s)}")
     if lost:
         log.warning("`%s`: %d frames cannot be decoded, the ones before them are shown instead", video.path, lost)
 

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from kandinsky.errors import WeightsError
+from kandinsky.files import listed
 from kandinsky.ops.finite import is_finite
 from kandinsky.printing import escaped
 from kandinsky.weights.header import read_header, shard_files
@@ -169,9 +170,7 @@ def assign_state(
     ours = check_state(net, state, keymap=keymap, where=where)
     for name, stored in ours.items():
         # every value is checked, which takes a tenth of the time of converting them
-        converted = stored if dtype is None or not stored.is_floating_point() else stored.to(dtype)
-        if not is_finite(converted):
-            raise _not_finite(keymap.to_official(name), where, dtype if is_finite(stored) else None)
+        converted = cast(keymap.to_official(name), stored, dtype, where)
         ours[name] = converted
     net.load_state_dict(made_tensors(net) | ours, strict=True, assign=True)
 
@@ -269,6 +268,18 @@ def check_finite(state: Mapping[str, Tensor], where: str) -> None:
             raise _not_finite(name, where, None)
 
 
+def cast(name: str, tensor: Tensor, dtype: torch.dtype | None, where: str) -> Tensor:
+    """A tensor in another type, if its numbers are floating; None leaves it as it is.
+
+    Raises:
+        WeightsError: It is not finite, or has values too large for the type; the message has the name.
+    """
+    converted = tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
+    if not is_finite(converted):
+        raise _not_finite(name, where, dtype if is_finite(tensor) else None)
+    return converted
+
+
 def made_tensors(net: nn.Module) -> dict[str, Tensor]:
     """Tensors that a network can make itself, so that a file may omit them."""
     make = getattr(net, "made_tensors", None)
@@ -343,7 +354,7 @@ def _in_folder(folder: Path) -> Path:
             if (place / name).is_file():
                 return place / name
     # official repositories have one file in `model/`, under a name of its own
-    if len(alone := sorted(folder.glob("*.safetensors"))) == 1:
+    if len(alone := listed(folder, ".safetensors")) == 1:
         return alone[0]
     raise WeightsError(f"folder `{folder}` holds no weights: looked for {', '.join(f'`{n}`' for n in SINGLE_FILES)}")
 

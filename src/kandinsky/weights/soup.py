@@ -26,7 +26,7 @@ from kandinsky.printing import escaped
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
 from kandinsky.weights.lora import Lora, Shapes, is_lora, layers_in, read_lora, write_lora
 from kandinsky.weights.lora_files import find_files
-from kandinsky.weights.read import read_meta, read_state, weight_files
+from kandinsky.weights.read import cast, check_finite, read_meta, read_state, weight_files
 from kandinsky.weights.untrusted import shown
 from kandinsky.weights.write import write_tensors
 
@@ -167,11 +167,13 @@ def extract(base: Path, tuned: Path, out: Path, *, rank: int = 32, dtype: str = 
         if old.dim() != 2 or not name.endswith(".weight"):
             left.append(name)
             continue
+        check_finite({name: old}, str(base))
+        check_finite({name: new}, str(tuned))
         change = new.float() - old.float()
         down, up = factors(change, rank)
         whole += float(change.double().square().sum())
         kept += float((up @ down).double().square().sum())
-        updates[name.removesuffix(".weight")] = LowRank(down.to(DTYPES[dtype]), up.to(DTYPES[dtype]), 1.0)
+        updates[name.removesuffix(".weight")] = _rounded(name, down, up, DTYPES[dtype], tuned)
     if not updates:
         raise RequestError(
             f"no matrix of `{escaped(tuned)}` differs from `{escaped(base)}`: there is nothing to extract"
@@ -198,6 +200,11 @@ def factors(matrix_OI: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return (v[:, :rank] * root).mT.contiguous(), (u[:, :rank] * root).contiguous()
 
 
+def _rounded(layer: str, down_RI: Tensor, up_OR: Tensor, dtype: torch.dtype, where: Path) -> LowRank:
+    down, up = (cast(layer, one, dtype, str(where)).contiguous() for one in (down_RI, up_OR))
+    return LowRank(down, up, 1.0)
+
+
 def _of_models(chosen: Sequence[Ingredient], out: Path, dtype: torch.dtype | None) -> Path:
     total = sum(one.weight for one in chosen)
     if abs(total - 1) > 1e-4:
@@ -221,7 +228,7 @@ def _of_models(chosen: Sequence[Ingredient], out: Path, dtype: torch.dtype | Non
             sum_.add_(tensor.float(), alpha=one.weight)
         if not torch.isfinite(sum_).all():
             raise WeightsError(f"the average of tensor `{shown(name)}` is not finite: one of the files is damaged")
-        return sum_.to(described[name].dtype)
+        return cast(name, sum_, described[name].dtype, str(out))
 
     described = {
         name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
@@ -271,7 +278,7 @@ def _of_loras(
                 q_down, r_down = torch.linalg.qr(down.mT)
                 inner_down, inner_up = factors(r_up @ r_down.mT, rank)
                 down, up = inner_down @ q_down.mT, q_up @ inner_up
-        updates[layer] = LowRank(down.to(dtype).contiguous(), up.to(dtype).contiguous(), 1.0)
+        updates[layer] = _rounded(layer, down, up, dtype, out)
     trigger = "".join(dict.fromkeys(lora.trigger for lora in loras))
     return _write(Lora(updates, trigger=trigger), out, keymap, _provenance(chosen))
 

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.weights.read import read_state
+from kandinsky.weights.read import check_finite, read_state
 from kandinsky.weights.write import write_state
 
 
@@ -75,7 +75,7 @@ def read_embeddings(path: str | Path) -> ClipEmbeddings:
 
     Raises:
         RequestError: The file does not exist, lacks an embedding or has others.
-        WeightsError: The file is damaged.
+        WeightsError: The file is damaged, or a number in it is not finite.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -98,4 +98,11 @@ def read_embeddings(path: str | Path) -> ClipEmbeddings:
         raise RequestError(
             f"states `{path}` do not fit together: {shapes}; all must be [n, length, width] of one width"
         )
+    given = {name: found[field] for name, field in NAMES.items() if field in found}
+    for name, tensor in given.items():
+        if not tensor.numel():
+            raise RequestError(f"states `{path}`: `{name}` {list(tensor.shape)} is empty")
+        if name != "image_embeds" and len(tensor) != 1:
+            raise RequestError(f"states `{path}`: `{name}` holds {len(tensor)} texts or clips, one is needed")
+    check_finite(given, str(path))
     return ClipEmbeddings(**found)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,13 @@ from PIL import Image
 from kandinsky.diffusion.sample import OnStep
 from kandinsky.engine.context import Context
 from kandinsky.engine.interpolation import PASSES, PER_PASS, Raise, fitted_size, nearest_frames
-from kandinsky.engine.latents import write_latent
 from kandinsky.engine.pipeline import Pipeline
-from kandinsky.engine.stages import decode
+from kandinsky.engine.stages import decode_pieces
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky_video1.keyframes import encode_image, fill_gaps, gap_states
 from kandinsky.families.parts.projected import no_text
 from kandinsky.media import recipe
-from kandinsky.model.values import TextEmbeddings, Video
+from kandinsky.model.values import TextEmbeddings, Video, VideoStream
 
 log = logging.getLogger(__name__)
 GAPS_AT_ONCE = 56  # as many as the official code's second pass has of a clip of keyframes
@@ -38,9 +37,8 @@ def interpolate(
     *,
     times_s: Sequence[float] | None = None,
     seconds: float | None = None,
-    keep_latent: str | Path | None = None,
     on_step: OnStep | None = None,
-) -> Video:
+) -> VideoStream:
     """Raise a clip's frame rate, keeping its length and size.
 
     The given frames pass through the autoencoder too, so that they do not stand out. Sides that are not multiples of 64
@@ -52,11 +50,10 @@ def interpolate(
         settings: The new rate, and how to sample.
         times_s: When each frame is shown, in seconds from 0, if the rate is not constant.
         seconds: Duration of the clip, if the rate is not constant.
-        keep_latent: File for the latent, written before it is decoded.
         on_step: Called after each step.
 
     Returns:
-        The clip with more frames per second.
+        The clip with more frames per second, decoded as it is consumed.
 
     Raises:
         RequestError: The clip has fewer than two frames, or a setting is not allowed.
@@ -90,18 +87,19 @@ def interpolate(
             done += steps
         latents = torch.cat([part[:, :-1] for part in filled] + [filled[-1][:, -1:]], dim=1)
     made = _recipe(context, video, settings, {"steps": steps, "interpolation_guidance": guidance, "fps": fps})
-    if keep_latent is not None:
-        write_latent(Path(keep_latent), latents[0], made)
-    frames = decode(context, latents)[0]
     times = np.asarray(times_s if times_s is not None else np.arange(count) / video.fps)
-    dense = np.interp(np.arange(len(frames)) / PER_PASS**passes, np.arange(count), times)
-    kept = nearest_frames(dense, seconds if seconds is not None else count / video.fps, fps)
-    return Video(
-        np.stack([np.asarray(_resized(frames[i], (width, height))) for i in kept]),
-        fps=fps,
-        seed=settings.seed,
-        recipe=made,
-    )
+    dense = np.interp(np.arange((count - 1) * PER_PASS**passes + 1) / PER_PASS**passes, np.arange(count), times)
+    shown = Counter(nearest_frames(dense, seconds if seconds is not None else count / video.fps, fps))
+
+    def frames() -> Iterator[np.ndarray]:
+        number = 0
+        for piece in decode_pieces(context, latents[0]):
+            for frame in piece:
+                if times_shown := shown[number]:
+                    yield np.repeat(np.asarray(_resized(frame, (width, height)))[None], times_shown, axis=0)
+                number += 1
+
+    return VideoStream(frames(), shown.total(), fps=fps, seed=settings.seed, recipe=made)
 
 
 def _parts(gaps: int) -> list[tuple[int, int]]:

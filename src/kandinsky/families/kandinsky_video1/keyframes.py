@@ -201,13 +201,14 @@ def gap_steps(job: Job) -> int:
 def encode(context: Context, job: Job) -> tuple[TextEmbeddings, TextEmbeddings]:
     """Embeddings of the prompt and of the negative prompt, or else of an empty prompt."""
     with Asked(context.placement, context.text_store) as asked:
-        return asked.states(job.text), asked.against(job.negative_prompt, job.text)
+        prompt = context.prompt_of(job)
+        return asked.states(prompt), asked.against(job.negative_prompt, prompt)
 
 
 def encode_for_gaps(context: Context, job: Job, text: TextEmbeddings) -> TextEmbeddings:
     """Embeddings for the interpolation: ``text``, or its own if the card defines a projection for it."""
     is_its_own = context.card.text.params.get("gap_table") and choice_of(job).passes
-    return gap_states(context, job.text) if is_its_own else text
+    return gap_states(context, context.prompt_of(job)) if is_its_own else text
 
 
 def gap_states(context: Context, prompt: str) -> TextEmbeddings:
