@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, cast, overl
 
 from kandinsky.engine.options import PlanOptions, RunOptions, spelled_out
 from kandinsky.errors import BackendError, RequestError, WeightsError
-from kandinsky.files import local_path
+from kandinsky.files import listed, local_path
 from kandinsky.model import card as card_files
 from kandinsky.model.card import DEFAULT_MODEL, DEFAULT_SOUND, FULL_SIZE_SOUND, HERE, Card, Source, to_dict
 from kandinsky.model.checks import checked, shown, unknown
@@ -158,8 +158,8 @@ def cards() -> dict[str, Card]:
     """
     if (folder := _own_folder("KANDINSKY_CARDS")) is None:
         return dict(_shipped())
-    files = sorted(folder.glob("*.toml"))
-    bases = sorted((folder / card_files.BASES).glob("*.toml"))
+    files = listed(folder, ".toml")
+    bases = listed(folder / card_files.BASES, ".toml")
     return dict(_with_own(tuple(files), tuple(map(_written, (*files, *bases)))))
 
 

@@ -182,6 +182,11 @@ def real_path(target: str | Path) -> Path:
     return path
 
 
+def listed(folder: str | Path, ending: str) -> list[Path]:
+    """The files of a folder with an ending, sorted; no hidden ones, such as parts that somebody is writing."""
+    return sorted(path for path in Path(folder).glob(f"*{ending}") if not path.name.startswith("."))
+
+
 def inside(root: str | Path, relative: str) -> Path:
     """Build a path below a folder from a name that came from elsewhere.
 

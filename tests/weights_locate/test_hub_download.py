@@ -145,7 +145,7 @@ def test_a_file_that_rotted_is_found_and_fetched_again(kandinsky: Run, hub: Hub,
     assert [(repo, name) for repo in LISTED for name in hub.fetched(repo)] == victims
     for repo, name in victims:
         assert cached(tmp_path, repo, name).read_bytes() == hub.repos[repo][name]
-        assert f"`{name}` of `{repo}` was broken" in done.stderr
+        assert f"differs from `{name}` of `{repo}`" in done.stderr
 
 
 def test_offline_names_the_missing_file_and_the_place(kandinsky: Run, hub: Hub, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping
@@ -158,7 +159,7 @@ def _collected(options: list[_Option]) -> dict[tuple[str, str], Setting]:
             known = _known(name, own, f"`{name}` in `{path}`, table [{key}],")
             add(list(own.values()), known, entry, f"{path} [{key}]")
     for name, text in os.environ.items():
-        if name.startswith(PREFIX) and text:
+        if name.startswith(PREFIX) and text and not _is_service_link(name, text):
             words = {variable(option): option for option in first}
             if name in words:
                 add(common, words[name], text, name)
@@ -170,6 +171,16 @@ def _collected(options: list[_Option]) -> dict[tuple[str, str], Setting]:
                     "unset it; `kandinsky generate --help` lists the options",
                 )
     return found
+
+
+# What Kubernetes tells every container of a service called `kandinsky` or `kandinsky-…`.
+_LINK = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+_LINK_PORT = re.compile(r"(tcp|udp|sctp)://")
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    word = name.removeprefix(PREFIX)
+    return bool(_LINK.fullmatch(word)) or (word.endswith("PORT") and bool(_LINK_PORT.match(text)))
 
 
 def _file(path: Path) -> dict[str, Any]:

@@ -137,12 +137,12 @@ def generate_sound(
     import dataclasses
 
     from kandinsky.cli.progress import patient
-    from kandinsky.engine.request import resolve
+    from kandinsky.engine.request import checked_seed, resolve
     from kandinsky.media.mux import InputVideo
 
     first = resolve(request, model.card)
     video, windows = first.video, int(first.settings()["windows"])
-    jobs = [dataclasses.replace(first, seed=first.seed + i) for i in range(count)]
+    jobs = [dataclasses.replace(first, seed=checked_seed(first.seed + i)) for i in range(count)]
     if plan:
         _show_plan(first, model, clips=windows * count, as_json=as_json)
         return

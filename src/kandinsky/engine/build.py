@@ -16,6 +16,7 @@ from kandinsky.engine.context import Context
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.parallel import check_whole, demand_of_card
 from kandinsky.engine.remote_code import check_trust
+from kandinsky.engine.request import checked_cache
 from kandinsky.engine.text_states import open_store
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.model.card import Card, Component
@@ -104,7 +105,7 @@ def build(
         )
     check_choice(card, options.attention, places["dit"].type)
     calibrated = (card.sampling.mag_ratios, *(entry.sampling.get("mag_ratios") for entry in card.classes.values()))
-    caching.choose(cache, model=card.id, ratios=next(filter(None, calibrated), ()))
+    checked_cache(cache, card, next(filter(None, calibrated), ()))
     precision = Precision.choose(options.dtype, places["dit"])
     schemes = quantise.parse(options.quantize)
     quantise.check(schemes)

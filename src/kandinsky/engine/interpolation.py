@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from kandinsky.engine.request import checked_seed, checked_weight
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card
 
@@ -58,8 +59,8 @@ class Raise:
             raise RequestError(f"factor `{self.factor}` is not possible: use 2, 4, 8 or 16, or `fps`")
         if self.steps is not None and not 1 <= self.steps <= card.sampling.max_steps:
             raise RequestError(f"steps `{self.steps}` are not possible: use 1 to {card.sampling.max_steps}")
-        if self.guidance is not None and not 0 <= self.guidance < float("inf"):
-            raise RequestError(f"guidance `{self.guidance}` is not possible: use 0 or more, 1 is off")
+        checked_weight("guidance", self.guidance, card.keyframes.guidance, card.sampling)
+        checked_seed(self.seed)
         if self.prompt.strip() and not card.keyframes.guides_text:
             log.warning("the prompt has no effect: the interpolation of `%s` is not told any", card.id)
 

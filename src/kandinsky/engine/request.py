@@ -199,7 +199,7 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
         seed=checked_seed(request.seed),
         sampling=sampling,
         conditions=_conditions(card, image, mask),
-        cache=caching.choose(request.cache, model=card.id, ratios=sampling.mag_ratios),
+        cache=checked_cache(request.cache, card, sampling.mag_ratios),
         expand=_expands(request, card),
         expanded_prompt=request.expanded_prompt,
     )
@@ -519,6 +519,18 @@ def checked_seed(seed: int | None) -> int:
     if not 0 <= seed < SEED_LIMIT:
         raise RequestError(f"seed `{shown(seed)}` must be a whole number from 0 to 2^63 - 1")
     return seed
+
+
+def checked_cache(cache: str | CacheSettings | None, card: Card, ratios: Sequence[float]) -> CacheSettings | None:
+    """The step cache of a request or a pipeline, see ``caching.choose``.
+
+    Raises:
+        RequestError: It cannot be parsed, lacks its calibration, or the model's network supports none.
+    """
+    chosen = caching.choose(cache, model=card.id, ratios=ratios)
+    if chosen is not None and not card.part("dit").caches:
+        raise RequestError(f"`{card.id}` supports no step cache: leave `cache` out")
+    return chosen
 
 
 def checked_number(

@@ -145,7 +145,10 @@ def open_image(source: Any) -> InputImage:
 
 def _read(path: Path) -> InputImage:
     try:
-        data = path.expanduser().read_bytes()
+        path = path.expanduser()
+        if path.exists() and not path.is_file():  # a device or a pipe may have no end
+            raise RequestError(f"image `{path}` is not a file")
+        data = path.read_bytes()
     except FileNotFoundError:
         raise RequestError(f"image `{path}` does not exist") from None
     except (OSError, ValueError, RuntimeError) as error:  # also names with a NUL, and `~nobody`

@@ -22,10 +22,13 @@ from typing import Any, TypedDict, cast
 import kandinsky
 from kandinsky.diffusion import caching
 from kandinsky.errors import RequestError
+from kandinsky.files import listed
 from kandinsky.media import container
 from kandinsky.media.image import opened, quiet
 from kandinsky.model.checks import allowed, fits, hints_of
 from kandinsky.printing import shell_command
+
+SLOWEST_FPS, FASTEST_FPS = 0.001, 1000.0
 
 PNG_KEY = "kandinsky"
 AUDIO_ENDINGS = (".wav", ".flac")
@@ -214,7 +217,7 @@ def _is_right(key: str, value: Any, hint: Any) -> bool:
     if key == "mask":
         return (value.get("grow") or 0) >= 0
     if key == "fps":
-        return bool(value > 0)
+        return bool(SLOWEST_FPS <= value <= FASTEST_FPS)
     return key not in _LEAST or value >= _LEAST[key]
 
 
@@ -243,7 +246,7 @@ def read(path: Path) -> Recipe:
     """
     path = Path(path)
     if path.is_dir():
-        frames = sorted(path.glob("*.png"))
+        frames = listed(path, ".png")
         if not frames:
             raise RequestError(f"`{path}` holds no frames (*.png)")
         path = frames[0]

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
-from kandinsky.files import check_writable, output_path, real_path, replacing, replacing_many
+from kandinsky.files import check_writable, listed, output_path, real_path, replacing, replacing_many
 from kandinsky.media import animation, container, mux
 from kandinsky.media import recipe as recipes
 from kandinsky.media.sheet import chosen_frames, contact_sheet
@@ -46,7 +46,6 @@ _ANIMATIONS = (".gif", ".webp")
 _CONTAINERS = (".mp4", ".webm")
 ENDINGS = (*_CONTAINERS, *_ANIMATIONS, ".png")
 _NUMBERED = re.compile(r"%0?(\d{0,2})d")
-SLOWEST_FPS, FASTEST_FPS = 0.001, 1000.0
 _LONGEST_GIF_MS = 655_350  # the format counts hundredths of a second in 16 bits
 _MOST_COPIES = 20_000  # most frames of an animation with uneven times, made even
 
@@ -215,7 +214,7 @@ def read_video(path: str | Path) -> Video:
     recipe = recipes.read_if_any(path)
     fps = recipe.get("fps", 24.0)
     if path.is_dir():
-        frames = [next(animation.frames_of(file))[0] for file in sorted(path.glob("*.png"))]
+        frames = [next(animation.frames_of(file))[0] for file in listed(path, ".png")]
     else:
         frames, fps = _even(list(animation.frames_of(path)), recipe.get("fps"))
     if not frames:
@@ -230,8 +229,10 @@ class _Frames:
 
     def __init__(self, video: Video | VideoStream, stretch: Fraction | None = None) -> None:
         fps: object = video.fps
-        if not (isinstance(fps, int | float | numbers.Real) and SLOWEST_FPS <= float(fps) <= FASTEST_FPS):
-            raise RequestError(f"`{video.fps}` frames a second: use {SLOWEST_FPS:g} to {FASTEST_FPS:g}")
+        if not (
+            isinstance(fps, int | float | numbers.Real) and recipes.SLOWEST_FPS <= float(fps) <= recipes.FASTEST_FPS
+        ):
+            raise RequestError(f"`{video.fps}` frames a second: use {recipes.SLOWEST_FPS:g} to {recipes.FASTEST_FPS:g}")
         if isinstance(video, VideoStream):
             self.count, self._pieces = video.num_frames, video.pieces
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kandinsky.errors import OutOfMemory
 from kandinsky.runtime.devices import host_memory
 
 SHARE = 0.5  # of the free main memory that frames may take before they go to a file
@@ -35,7 +36,7 @@ class Spool:
         self.on_disk += size
         handle, name = tempfile.mkstemp(prefix="kandinsky-", suffix=".frames", dir=self.folder)
         try:
-            os.ftruncate(handle, size)
+            _reserve(handle, size, Path(name).parent)
             return torch.from_file(name, shared=True, size=count, dtype=dtype).view(shape)
         finally:
             os.close(handle)
@@ -46,3 +47,21 @@ class Spool:
             return self.in_memory
         memory = host_memory()
         return 2**63 if memory is None else int(memory[0] * SHARE)
+
+
+def _reserve(handle: int, size: int, folder: Path) -> None:
+    """Give a file its room on the disk: a mapped page that finds none would end the process without a word.
+
+    Raises:
+        OutOfMemory: The disk has no room.
+    """
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle, 0, size)
+        else:
+            os.ftruncate(handle, size)
+    except OSError as error:
+        raise OutOfMemory(
+            f"frames of {size / 1e9:.1f} GB fit neither into memory nor into `{folder}`: {error.strerror}",
+            hint="make room there, or name another folder with TMPDIR",
+        ) from error

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,11 @@ class TextStore:
         try:
             tensors = read_state(path)
             states = TextEmbeddings(tensors["tokens"].clone(), tensors["pooled"].clone(), _mask(tensors))
-            path.touch()  # mark as recently used
         except (WeightsError, KeyError, OSError) as error:
             log.warning("text embeddings `%s` are damaged and will be computed again: %s", path, error)
             return None
+        with suppress(OSError):  # the folder may be another's, or read-only
+            path.touch()  # mark as recently used
         return states
 
     def put(self, prompt: str, states: TextEmbeddings, *, still: bool) -> None:

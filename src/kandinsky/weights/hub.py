@@ -344,8 +344,8 @@ def _complete(
         wrong = facts.wrong(target)
         if wrong is None:
             return 0
-        log.warning("`%s` of `%s` was broken (%s) and is fetched again", name, part.repo, wrong)
-        target.unlink()
+        # it stays until the other has arrived: it may be of another revision, or changed on purpose
+        log.warning("`%s` differs from `%s` of `%s` (%s) and is fetched again", target, name, part.repo, wrong)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_of(target, commit)
     with _locked(partial, part) as file:

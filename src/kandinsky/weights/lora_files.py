@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.files import local_path
+from kandinsky.files import listed, local_path
 from kandinsky.model.card import FileSet
 from kandinsky.printing import shortened
 from kandinsky.weights.locate import is_repository, locate_part
@@ -133,7 +133,7 @@ def find_files(path: Path) -> tuple[Path, Path | None]:
     if path.is_dir():
         if named := next((path / name for name in LAYOUTS if (path / name).is_file()), None):
             return find_files(named)
-        found = sorted(path.glob("*.safetensors"))
+        found = listed(path, ".safetensors")
         if len(found) != 1:
             what = f"holds {len(found)} `.safetensors` files" if found else "holds no LoRA"
             raise WeightsError(f"folder `{path}` {what}: give the file, or a folder with {' or '.join(LAYOUTS)}")

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from kandinsky.errors import WeightsError
+from kandinsky.files import listed
 from kandinsky.ops.finite import is_finite
 from kandinsky.printing import escaped
 from kandinsky.weights.header import read_header, shard_files
@@ -343,7 +344,7 @@ def _in_folder(folder: Path) -> Path:
             if (place / name).is_file():
                 return place / name
     # official repositories have one file in `model/`, under a name of its own
-    if len(alone := sorted(folder.glob("*.safetensors"))) == 1:
+    if len(alone := listed(folder, ".safetensors")) == 1:
         return alone[0]
     raise WeightsError(f"folder `{folder}` holds no weights: looked for {', '.join(f'`{n}`' for n in SINGLE_FILES)}")
 

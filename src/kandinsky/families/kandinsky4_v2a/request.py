@@ -30,6 +30,7 @@ from kandinsky.model.values import LatentShape, Request, Video, VideoShape
 OWN = ("video", "states")
 # fields of a request that mean nothing to an audio model
 NOT_OURS = ("image", "mask", "mask_grow", "width", "height", "shift", "cache", "expand", "expanded_prompt")
+LONGEST_S = 24 * 60 * 60  # times in a file may be anything
 CLOSE_S = 1e-6  # moments closer than this are equal, since times in files are rounded
 
 
@@ -130,6 +131,8 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
     else:
         video = _input_video(request.video, card)
         seconds = _seconds(request.seconds, video)
+        if not seconds <= LONGEST_S:
+            raise RequestError(f"the clip claims to last {seconds:g} s: sound is made for {LONGEST_S} s at most")
     windows = Windows.over(seconds, sound)
     latent = latent_shape(card, sound, windows)
     side = card.clip.spatial

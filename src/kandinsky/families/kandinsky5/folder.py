@@ -10,6 +10,7 @@ from typing import Any
 
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.kandinsky5 import official_config
+from kandinsky.files import listed
 from kandinsky.model.card import Card, Component
 from kandinsky.model.family import Cards
 from kandinsky.ops.attention_spec import AttentionSpec
@@ -42,7 +43,7 @@ def read_official_configuration(place: Path, cards: Cards) -> Card:
 
 
 def _configurations(folder: Path) -> list[Path]:
-    return sorted(path for ending in ENDINGS for path in folder.glob(f"*{ending}"))
+    return sorted(path for ending in ENDINGS for path in listed(folder, ending))
 
 
 def read_diffusers(folder: Path, stand_in: Card, cards: Cards) -> Card:
