@@ -25,6 +25,11 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
+def folders(store: Path) -> tuple[Path, Path]:
+    """The folders of a store, which may lie on disks of their own: its file's, and that of the jobs' files."""
+    return store, store / "files"
+
+
 def folder_of(store: Path, job_id: str) -> Path:
     """The folder of a job.
 
