@@ -111,6 +111,7 @@ class Worker:
         self.name = name
         self.models = Models(settings.options, memory=settings.memory, loras=settings.loras)
         self.stopping = threading.Event()
+        self.leaving = threading.Event()
         self.follows = follows
         self.is_broken = False  # a process of several failed alone, and the others wait for it: it is to end
         self._watch = _Watch(self)
@@ -121,10 +122,18 @@ class Worker:
         """Ask the worker to end: its jobs go back to the queue. From any thread or signal handler."""
         self.stopping.set()
 
+    def leave(self) -> None:
+        """Ask the worker to end with the jobs that it has: it takes no others. From any thread or signal handler."""
+        self.leaving.set()
+
+    @property
+    def _is_to_end(self) -> bool:
+        return self.stopping.is_set() or self.leaving.is_set()
+
     def run(self) -> None:
-        """Work until ``stop`` is called, or the parent process has ended."""
+        """Work until ``stop`` or ``leave`` is called, or the parent process has ended."""
         with self.working():
-            while not self.stopping.is_set():
+            while not self._is_to_end:
                 if not self.turn():
                     self.stopping.wait(IDLE_S)
 
@@ -141,7 +150,7 @@ class Worker:
             import kandinsky.engine.pipeline  # noqa: F401 - torch takes seconds, which no job should wait for
 
             for name in self.settings.warm:
-                if self.stopping.is_set():
+                if self._is_to_end:
                     break
                 self._warm(name)
             self._set_state("ready")
@@ -656,7 +665,7 @@ def end_with(parent: int) -> None:
 
 
 def work(folder: str | Path | None, settings: WorkerSettings, *, name: str, retention_s: float = RETENTION_S) -> None:
-    """Open a store and work for it until SIGTERM or SIGINT.
+    """Open a store and work for it until SIGTERM or SIGINT, which give its jobs back, or SIGUSR1, which lets them end.
 
     Args:
         folder: Where the store lies; None for the default.
@@ -670,6 +679,7 @@ def work(folder: str | Path | None, settings: WorkerSettings, *, name: str, rete
     worker = Worker(store, settings, name=name)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: worker.stop())
+    signal.signal(signal.SIGUSR1, lambda *_: worker.leave())
     end_with(settings.parent)
     worker.run()
     gc.freeze()  # the interpreter looks through all objects before it ends, which takes seconds with torch

@@ -204,8 +204,14 @@ def serve(settings: ServeSettings, *, ready: Any = None) -> None:
             if self.started and ready is not None:
                 ready(settings.host, listening.getsockname()[1])
 
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            if self.should_exit:  # asked for a second time
+                app.state.supervisor.hurry()
+            super().handle_exit(sig, frame)
+
         async def shutdown(self, sockets: Any = None) -> None:
             app.state.house.intake.closing = True
+            app.state.supervisor.leave()
             app.state.house.hub.end()  # streams end, so that connections can close
             await super().shutdown(sockets)
 

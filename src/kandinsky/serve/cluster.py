@@ -94,6 +94,8 @@ class Cluster:
         self.store = store
         self.names = tuple(names)
         self._restarted = restarted
+        self._leaving = threading.Event()
+        self._hurried = threading.Event()
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._turns: dict[threading.Thread, _Turn] = {}
@@ -125,9 +127,13 @@ class Cluster:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the workers: running jobs may finish within the drain time, then they go back to the queue."""
+        """End the workers: they take nothing more, and their jobs may finish within the drain time.
+
+        What is not finished then goes back to the queue.
+        """
+        self.leave()
         end = time.monotonic() + self.settings.drain
-        while time.monotonic() < end and any(turn.jobs for turn in self._open()):
+        while not self._hurried.is_set() and time.monotonic() < end and any(turn.jobs for turn in self._open()):
             time.sleep(LOOK_S)
         self._over.set()
         for turn in self._open():
@@ -139,6 +145,15 @@ class Cluster:
         with suppress(Exception):  # the cluster may be gone
             self._serve.delete(self.name)
         self._held.close()
+
+    def leave(self) -> None:
+        """Have the workers take nothing more."""
+        with self._lock:
+            self._leaving.set()
+
+    def hurry(self) -> None:
+        """Have ``stop`` wait for nothing. From any thread or signal handler."""
+        self._hurried.set()
 
     def _open(self) -> list[_Turn]:
         with self._lock:
@@ -243,6 +258,8 @@ class Cluster:
             turn = _Turn(handle)
             thread = threading.Thread(target=self._take, args=(turn,), name="turn", daemon=True)
             with self._lock:
+                if self._leaving.is_set():
+                    return
                 self._turns[thread] = turn
             thread.start()
 

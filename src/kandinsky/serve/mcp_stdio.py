@@ -47,7 +47,12 @@ class McpOverStdio:
         """Start a server, unless the environment names one."""
         if not os.environ.get(ADDRESS):
             self._own = subprocess.Popen(
-                server_command(settings), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, close_fds=True
+                server_command(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                close_fds=True,
+                start_new_session=True,  # ended by this process alone, so that it drains
             )
 
     def stop(self) -> None:

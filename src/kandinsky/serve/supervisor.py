@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from kandinsky.serve.worker_command import worker_command
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.05
+END_S = 20.0  # for a worker that is to stop within a step
 FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S = 0.2, 30.0, 30.0
 
 
@@ -53,6 +55,8 @@ class Supervisor:
         self.store = store
         self.names = tuple(names)
         self._restarted = restarted
+        self._leaving = threading.Event()
+        self._hurried = threading.Event()
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -81,9 +85,13 @@ class Supervisor:
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """End the workers: running jobs may finish within the drain time, then they go back to the queue."""
+        """End the workers: they take nothing more, and their jobs may finish within the drain time.
+
+        What is not finished then goes back to the queue.
+        """
+        self.leave()
         end = time.monotonic() + self.settings.drain
-        while time.monotonic() < end and any(one.state == "busy" for one in self._mine()):
+        while not self._hurried.is_set() and time.monotonic() < end and any(o.state != "starting" for o in self._mine()):
             time.sleep(LOOK_S)
         self._over.set()
         with self._lock:
@@ -92,6 +100,18 @@ class Supervisor:
         for thread in self._threads:
             thread.join()
 
+    def leave(self) -> None:
+        """Have the workers take nothing more."""
+        with self._lock:
+            if not self._leaving.is_set():
+                self._leaving.set()
+                for process in self.processes.values():
+                    process.send_signal(signal.SIGUSR1)
+
+    def hurry(self) -> None:
+        """Have ``stop`` wait for nothing. From any thread or signal handler."""
+        self._hurried.set()
+
     def _mine(self) -> list[WorkerRecord]:
         with self._lock:
             pids = {process.pid for process in self.processes.values() if process.poll() is None}
@@ -99,15 +119,19 @@ class Supervisor:
 
     def _tend(self, index: int, device: str | None) -> None:
         pause_s, is_first = FIRST_PAUSE_S, True
-        while not self._over.is_set():
+        while not self._leaving.is_set():
             name = f"{os.getpid()}-{index}-{secrets.token_hex(4)}"
             begun = time.monotonic()
             with self._lock:
-                if self._over.is_set():
+                if self._leaving.is_set():
                     return
                 command = worker_command(self.settings, name=name, models=self.names, device=device)
                 process = self.processes[index] = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=sys.stderr, close_fds=True
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=sys.stderr,
+                    close_fds=True,
+                    start_new_session=True,  # an interrupt at the terminal is the server's to answer
                 )
             if not is_first:
                 self._restarted()
@@ -121,18 +145,18 @@ class Supervisor:
             except Exception:
                 log.warning("the jobs of a dead worker cannot be given back yet", exc_info=True)
                 lost = []
-            if not self._over.is_set():
+            if not self._leaving.is_set():
                 if time.monotonic() - begun > STEADY_S:
                     pause_s = FIRST_PAUSE_S
                 log.warning("worker %s ended with %s; its jobs: %d", name, process.returncode, len(lost))
-                self._over.wait(pause_s)
+                self._leaving.wait(pause_s)
                 pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
         self.store.close()
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end = time.monotonic() + END_S
+        while process.poll() is None and time.monotonic() < end and not self._hurried.is_set():
+            time.sleep(LOOK_S)
+        process.kill()
+        process.wait()

@@ -77,7 +77,7 @@ def _in_child(way: Way, source: Path, target: Path, param: str) -> dict[str, Any
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE_S, env=environment, check=False,
-            cwd=source.parent, close_fds=True,
+            cwd=source.parent, close_fds=True, start_new_session=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"error": f"the file takes more than {DEADLINE_S:g} seconds to read"}
