@@ -206,8 +206,19 @@ def test_a_worker_knows_that_its_job_began_again_elsewhere(store: SqliteStore, c
     clock.now += LEASE_S + 1
     store.expire()
     current = the_claim(store, "new")
-    assert not worker._done(outdated, {}, 0.0, 1)  # so it leaves the latent alone
-    assert worker._done(current, {}, 0.0, 1)
+    folder = job_files.folder_of(store.folder, current.job.id)
+    folder.mkdir()
+    latents = [job_files.latent_of(store.folder, current.job.id, attempt) for attempt in (1, 2)]
+    for latent in latents:
+        latent.write_bytes(b"x" * 9)
+    for attempt in (1, 2):
+        assert job_files.kept_latent(store.folder, current.job.id, upto=attempt) == latents[attempt - 1]
+    worker._done(outdated, {}, 0.0, 1)
+    assert list(folder.iterdir()) == latents[1:], "the outdated attempt takes its own away, and no other"
+    latents[0].touch()
+    worker._done(current, {}, 0.0, 1)
+    assert not list(folder.iterdir())
+    assert (store.get(current.job.id) or current.job).bytes == 0, "latents are not counted"
 
 
 def test_a_job_that_is_tried_again_forgets_when_it_was_to_be_cancelled(store: SqliteStore, clock: Clock) -> None:
@@ -229,7 +240,7 @@ def test_files_of_jobs_without_a_result_count(store: SqliteStore) -> None:
         folder = job_files.folder_of(store.folder, job.id)
         folder.mkdir()
         (folder / "input-video").write_bytes(b"x" * 1000)
-        (folder / job_files.LATENT).write_bytes(b"x" * 100)
+        job_files.latent_of(store.folder, job.id, 1).write_bytes(b"x" * 100)
         (folder / "a1-video.mp4").write_bytes(b"x" * 5)  # its worker removes it
         claim = the_claim(store)
         if end == "failed":

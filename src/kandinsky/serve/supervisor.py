@@ -17,9 +17,9 @@ from kandinsky.jobs.records import WorkerRecord
 from kandinsky.jobs.sqlite_store import SqliteStore
 from kandinsky.serve.settings import ServeSettings
 from kandinsky.serve.worker_command import worker_command
+from kandinsky.serve.workers import LOOK_S, Workers
 
 log = logging.getLogger(__name__)
-LOOK_S = 0.05
 END_S = 20.0  # for a worker that is to stop within a step
 FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S = 0.2, 30.0, 30.0
 
@@ -33,15 +33,8 @@ def count_gpus() -> int:
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
-class Supervisor:
-    """The worker processes of a server.
-
-    Args:
-        settings: How many, and how they run.
-        store: The store they work for.
-        names: The models they run.
-        restarted: Called when a worker is started again.
-    """
+class Supervisor(Workers):
+    """Worker processes on this machine; see ``Workers``."""
 
     def __init__(
         self,
@@ -51,21 +44,9 @@ class Supervisor:
         names: Sequence[str],
         restarted: Callable[[], None] = lambda: None,
     ) -> None:
-        self.settings = settings
-        self.store = store
-        self.names = tuple(names)
-        self._restarted = restarted
-        self._leaving = threading.Event()
-        self._hurried = threading.Event()
-        self._over = threading.Event()
+        super().__init__(settings, store, names=names, restarted=restarted)
         self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
-
-    @property
-    def is_enough(self) -> bool:
-        """Whether jobs may come though no worker is there; processes are always waited for."""
-        return False
 
     def devices(self) -> list[str | None]:
         """The device of each worker; None = its own choice."""
@@ -84,33 +65,23 @@ class Supervisor:
             thread.start()
             self._threads.append(thread)
 
-    def stop(self) -> None:
-        """End the workers: they take nothing more, and their jobs may finish within the drain time.
-
-        What is not finished then goes back to the queue.
-        """
-        self.leave()
-        end = time.monotonic() + self.settings.drain
-        while not self._hurried.is_set() and time.monotonic() < end and any(o.state != "starting" for o in self._mine()):
-            time.sleep(LOOK_S)
-        self._over.set()
-        with self._lock:
-            for process in self.processes.values():
-                process.terminate()
-        for thread in self._threads:
-            thread.join()
-
     def leave(self) -> None:
-        """Have the workers take nothing more."""
         with self._lock:
             if not self._leaving.is_set():
                 self._leaving.set()
                 for process in self.processes.values():
                     process.send_signal(signal.SIGUSR1)
 
-    def hurry(self) -> None:
-        """Have ``stop`` wait for nothing. From any thread or signal handler."""
-        self._hurried.set()
+    def _is_busy(self) -> bool:
+        # one that is ready may have taken a job at this moment, and ends if not
+        return any(one.state != "starting" for one in self._mine())
+
+    def _end(self) -> None:
+        with self._lock:
+            for process in self.processes.values():
+                process.terminate()
+        for thread in self._threads:
+            thread.join()
 
     def _mine(self) -> list[WorkerRecord]:
         with self._lock:
@@ -138,7 +109,7 @@ class Supervisor:
             is_first = False
             while process.poll() is None:
                 if self._over.wait(LOOK_S):
-                    self._end(process)
+                    self._end_of(process)
                     break
             try:
                 lost = self.store.bury(name, on_purpose=self._over.is_set())
@@ -153,7 +124,7 @@ class Supervisor:
                 pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
         self.store.close()
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
+    def _end_of(self, process: subprocess.Popen[bytes]) -> None:
         process.terminate()
         end = time.monotonic() + END_S
         while process.poll() is None and time.monotonic() < end and not self._hurried.is_set():
