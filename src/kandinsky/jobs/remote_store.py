@@ -113,8 +113,8 @@ class CarriedStore(ABC):
         """See ``WorkStore``."""
         self._ask("beat", worker, pid=pid, state=state, facts=facts)
 
-    def close(self) -> None:
-        """Nothing is open here."""
+    def close(self) -> None:  # noqa: B027 - nothing is open here
+        """See ``WorkStore``."""
 
 
 class RemoteStore(CarriedStore):
