@@ -120,6 +120,26 @@ def test_a_cancelled_job_stops_within_a_step(cluster: OnCluster) -> None:
     assert not list((cluster.folder / FOLDER / "files" / job_id).glob("a*"))
 
 
+def test_workers_come_with_jobs_and_go_without(cluster: OnCluster, tmp_path: Path) -> None:
+    """A second server on the same cluster, which keeps no worker."""
+    assert cluster.process is not None
+    titles = [one.cmdline() for one in psutil.Process(cluster.process.pid).children(recursive=True)]
+    address = next(word.partition("=")[2] for words in titles for word in words if word.startswith("--gcs-address="))
+    options = ("--ray", address, "--min-workers", "0", "--workers", "1", "--worker-cpus", "0.5", "--longest-job", "2")
+    with OnCluster(tmp_path, *options, models=("nano-t2v",), **PATIENT) as server:
+        server.wait_ready()
+        assert server.client.get("/ready").json()["workers"] == 0, "nobody is needed to accept jobs"
+        job_id = server.create(seed=3, steps=2)["id"]
+        assert server.wait(job_id)["status"] == "completed"
+        begun, pid = time.monotonic(), int(server.rows()[job_id]["worker"].split("-")[-2])
+        assert psutil.pid_exists(pid)
+        while server.client.get("/ready").json()["workers"] or psutil.pid_exists(pid):
+            assert time.monotonic() - begun < LIMIT_S
+            time.sleep(0.1)
+        print(f"gone {time.monotonic() - begun:.1f} s after its job")
+        assert server.client.get("/ready").status_code == 200
+
+
 def test_a_worker_of_two_processes(tmp_path: Path) -> None:
     options = ("--ray", "local", "--workers", "1", "--worker-cpus", "0.5", "--parallel", "cfg=2", "--drain", "0")
     with OnCluster(tmp_path, *options, models=("nano-t2v",), **PATIENT) as server:

@@ -84,6 +84,7 @@ def test_a_worker_that_leaves_takes_nothing_more(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(worker, "_work", work)
     worker.run()
+    assert not store.workers(), "it has said that it is gone"
     assert sorted(job.state for job in store.list().jobs) == ["completed", "queued"]
     store.close()
 

@@ -230,7 +230,7 @@ class WorkerRecord:
         name: Its name.
         pid: Its process.
         beat: When it last reported.
-        state: `starting`, `ready`, `busy`.
+        state: `starting`, `ready`, `busy`; one that has `ended` is not listed.
         facts: Device, memory, loaded models.
     """
 

@@ -611,7 +611,8 @@ class SqliteStore:
     def workers(self, *, within_s: float = 30.0) -> Sequence[WorkerRecord]:
         """See ``JobStore``."""
         rows = self._connection.execute(
-            "SELECT name, pid, beat, state, facts FROM workers WHERE beat>? ORDER BY name", (self.clock() - within_s,)
+            "SELECT name, pid, beat, state, facts FROM workers WHERE beat>? AND state<>'ended' ORDER BY name",
+            (self.clock() - within_s,),
         ).fetchall()
         return [WorkerRecord(r["name"], r["pid"], r["beat"], r["state"], json.loads(r["facts"])) for r in rows]
 

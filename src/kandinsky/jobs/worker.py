@@ -155,6 +155,8 @@ class Worker:
                 self._warm(name)
             self._set_state("ready")
             yield
+        with suppress(StoreGone):
+            self._set_state("ended")
         self.store.close()
 
     def turn(self, taken: Callable[[list[Claim]], None] = lambda _: None) -> bool:
