@@ -173,13 +173,9 @@ def test_there_is_an_example_of_every_task() -> None:
 
 
 # those that the registry reads, as its specification lists them
-CLASSIFIERS = {
-    f"Operating System :: {one}" for one in ("OS Independent", "Microsoft :: Windows", "POSIX :: Linux", "MacOS")
-}
-CLASSIFIERS |= {
-    f"Environment :: GPU :: {one}"
-    for one in ("NVIDIA CUDA", "AMD ROCm", "Intel Arc", "NPU :: Huawei Ascend", "Apple Metal")
-}
+SYSTEMS = ("OS Independent", "Microsoft :: Windows", "POSIX :: Linux", "MacOS")
+GPUS = ("NVIDIA CUDA", "AMD ROCm", "Intel Arc", "NPU :: Huawei Ascend", "Apple Metal")
+CLASSIFIERS = {f"Operating System :: {one}" for one in SYSTEMS} | {f"Environment :: GPU :: {one}" for one in GPUS}
 
 
 def test_the_registry_accepts_it() -> None:
