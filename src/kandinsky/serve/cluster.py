@@ -117,9 +117,11 @@ class Cluster(Workers):
         return any(turn.jobs for turn in self._open())
 
     def _end(self) -> None:
-        for turn in self._open():
+        with self._lock:
+            turns = dict(self._turns)
+        for turn in turns.values():
             turn.cancel()
-        for thread in list(self._turns):
+        for thread in turns:
             thread.join(END_S)
         if self._thread.is_alive():
             self._thread.join(END_S)
