@@ -45,7 +45,7 @@ def test_an_interrupt_lets_the_running_job_end_and_a_second_one_does_not_wait(tm
         server.interrupt()
         server.ended()
         assert states(tmp_path) == {running: (State.COMPLETED, 1), waiting: (State.QUEUED, 0)}
-        server.log.close()
+        server.stop()  # closes what it wrote to
 
         server.start()  # takes the one that waits
         long = server.create(seed=3, seconds=1, steps=190)["id"]
