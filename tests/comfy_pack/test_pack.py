@@ -172,13 +172,24 @@ def test_there_is_an_example_of_every_task() -> None:
     assert set(pack.part_names()) <= nodes
 
 
+# those that the registry reads, as its specification lists them
+SYSTEMS = ("OS Independent", "Microsoft :: Windows", "POSIX :: Linux", "MacOS")
+GPUS = ("NVIDIA CUDA", "AMD ROCm", "Intel Arc", "NPU :: Huawei Ascend", "Apple Metal")
+CLASSIFIERS = {f"Operating System :: {one}" for one in SYSTEMS} | {f"Environment :: GPU :: {one}" for one in GPUS}
+
+
 def test_the_registry_accepts_it() -> None:
     told = tomllib.loads((pack.PACK / "pyproject.toml").read_text(encoding="utf-8"))
     project, comfy = told["project"], told["tool"]["comfy"]
-    assert re.fullmatch(r"[a-z][a-z0-9-]{0,99}", project["name"]) and "comfyui" not in project["name"]
+    name = project["name"]
+    assert re.fullmatch(r"[a-z][a-z0-9]*([-_.][a-z0-9]+)*", name) and len(name) < 100 and "comfyui" not in name
     assert project["version"] == kandinsky.__version__ and re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
-    assert project["license"] and project["urls"]["Repository"].startswith("https://")
-    assert comfy["PublisherId"] and comfy["DisplayName"] and comfy["requires-comfyui"].startswith(">=")
+    assert project["license"] == {"text": "Apache-2.0"} and project["description"]  # a plain string is refused
+    assert set(project["classifiers"]) <= CLASSIFIERS
+    assert set(comfy) <= {"PublisherId", "DisplayName", "Icon", "Banner", "requires-comfyui", "includes"}
+    owner = re.fullmatch(r"https://github\.com/([^/]+)/[^/]+", project["urls"]["Repository"])
+    assert owner and comfy["PublisherId"] == owner[1] and re.fullmatch(r"[a-z0-9][a-z0-9-]*", owner[1])
+    assert comfy["DisplayName"] and re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
     assert any(one.startswith("kandinsky-video") for one in project["dependencies"])
     sources = "".join(path.read_text(encoding="utf-8") for path in pack.PACK.glob("*.py"))
     assert not re.search(r"\b(eval|exec)\(|subprocess|os\.system", sources)

@@ -133,6 +133,8 @@ def pods(kuberay: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def test_pods_name_volumes_and_secrets_that_exist(kuberay: dict[str, list[dict[str, Any]]]) -> None:
     claims = {one["metadata"]["name"] for one in kuberay["PersistentVolumeClaim"]}
     images = set()
+    autoscaler = kuberay["RayCluster"][0]["spec"]["autoscalerOptions"]["env"]  # nobody else gives it the token
+    assert autoscaler == pods(kuberay)[0]["containers"][0]["env"]
     for pod in pods(kuberay):
         assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001
         volumes = {one["name"]: one for one in pod.get("volumes", ())}

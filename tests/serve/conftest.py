@@ -49,7 +49,9 @@ class Server:
             *self.options,
         ]
         self.log = (self.folder / "server.log").open("a")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env)
+        self.process = subprocess.Popen(  # in a group of its own, as a shell starts it
+            command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env, process_group=0
+        )
         assert self.process.stdout is not None
         line = self.process.stdout.readline().strip()
         assert line.startswith("http://"), (self.folder / "server.log").read_text()

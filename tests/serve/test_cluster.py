@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import sqlite3
 import time
@@ -21,6 +22,7 @@ from serve.conftest import LIMIT_S, Server
 pytestmark = pytest.mark.slow
 # a busy machine: Ray's own processes get time to start, and its workers as much of the processor as everybody
 PATIENT = {"RAY_agent_register_timeout_ms": "240000", "RAY_worker_niceness": "0"}
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # with which two servers share a cluster
 STARTS = 3
 FOLDER = "jobs"
 
@@ -63,7 +65,7 @@ class OnCluster(Server):
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnCluster]:
     options = ("--ray", "local", "--workers", "2", "--min-workers", "2", "--worker-cpus", "0.5", "--drain", "0")
-    with OnCluster(tmp_path_factory.mktemp("cluster"), *options, models=("nano-t2v",), **PATIENT) as made:
+    with OnCluster(tmp_path_factory.mktemp("cluster"), *options, models=("nano-t2v",), **PATIENT, **TOKEN) as made:
         assert made.client.get("/health").status_code == 200
         made.wait_ready()
         yield made
@@ -118,6 +120,26 @@ def test_a_cancelled_job_stops_within_a_step(cluster: OnCluster) -> None:
     # the worker goes on with the next, and nothing of the cancelled one is left
     assert cluster.wait(cluster.create(seed=7)["id"])["status"] == "completed"
     assert not list((cluster.folder / FOLDER / "files" / job_id).glob("a*"))
+
+
+def test_workers_come_with_jobs_and_go_without(cluster: OnCluster, tmp_path: Path) -> None:
+    """A second server on the same cluster, which keeps no worker."""
+    assert cluster.process is not None
+    titles = [one.cmdline() for one in psutil.Process(cluster.process.pid).children(recursive=True)]
+    address = next(word.partition("=")[2] for words in titles for word in words if word.startswith("--gcs-address="))
+    options = ("--ray", address, "--min-workers", "0", "--workers", "1", "--worker-cpus", "0.5", "--longest-job", "2")
+    with OnCluster(tmp_path, *options, models=("nano-t2v",), **PATIENT, **TOKEN) as server:
+        server.wait_ready()
+        assert server.client.get("/ready").json()["workers"] == 0, "nobody is needed to accept jobs"
+        job_id = server.create(seed=3, steps=2)["id"]
+        assert server.wait(job_id)["status"] == "completed"
+        begun, pid = time.monotonic(), int(server.rows()[job_id]["worker"].split("-")[-2])
+        assert psutil.pid_exists(pid)
+        while server.client.get("/ready").json()["workers"] or psutil.pid_exists(pid):
+            assert time.monotonic() - begun < LIMIT_S
+            time.sleep(0.1)
+        print(f"gone {time.monotonic() - begun:.1f} s after its job")
+        assert server.client.get("/ready").status_code == 200
 
 
 def test_a_worker_of_two_processes(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_an_outdated_attempt_removes_nothing_of_a_later_one(store: SqliteStore) 
     job_id = new_id()
     folder = job_files.folder_of(store.folder, job_id)
     folder.mkdir()
-    names = ["a1-result.mp4", "a2-result.mp4", "a10-result.mp4", "latent.safetensors", "input-image.png"]
+    names = ["a1-result.mp4", "a2-result.mp4", "a10-result.mp4", "latent-1.safetensors", "input-image.png"]
     for name in names:
         (folder / name).touch()
     job_files.remove_attempts(store.folder, job_id, upto=2)

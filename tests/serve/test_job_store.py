@@ -14,8 +14,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from kandinsky.errors import RequestError
 from kandinsky.jobs import job_files
-from kandinsky.jobs.records import TRANSITIONS, Claim, NewJob, State
+from kandinsky.jobs.records import TRANSITIONS, Claim, Limits, NewJob, State
 from kandinsky.jobs.sqlite_store import FILE, SqliteStore, default_folder, open_store
+from kandinsky.jobs.store import NoRoom
 from kandinsky.jobs.worker import Worker, WorkerSettings
 
 LEASE_S = 10.0
@@ -205,8 +206,19 @@ def test_a_worker_knows_that_its_job_began_again_elsewhere(store: SqliteStore, c
     clock.now += LEASE_S + 1
     store.expire()
     current = the_claim(store, "new")
-    assert not worker._done(outdated, {}, 0.0, 1)  # so it leaves the latent alone
-    assert worker._done(current, {}, 0.0, 1)
+    folder = job_files.folder_of(store.folder, current.job.id)
+    folder.mkdir()
+    latents = [job_files.latent_of(store.folder, current.job.id, attempt) for attempt in (1, 2)]
+    for latent in latents:
+        latent.write_bytes(b"x" * 9)
+    for attempt in (1, 2):
+        assert job_files.kept_latent(store.folder, current.job.id, upto=attempt) == latents[attempt - 1]
+    worker._done(outdated, {}, 0.0, 1)
+    assert list(folder.iterdir()) == latents[1:], "the outdated attempt takes its own away, and no other"
+    latents[0].touch()
+    worker._done(current, {}, 0.0, 1)
+    assert not list(folder.iterdir())
+    assert (store.get(current.job.id) or current.job).bytes == 0, "latents are not counted"
 
 
 def test_a_job_that_is_tried_again_forgets_when_it_was_to_be_cancelled(store: SqliteStore, clock: Clock) -> None:
@@ -228,7 +240,7 @@ def test_files_of_jobs_without_a_result_count(store: SqliteStore) -> None:
         folder = job_files.folder_of(store.folder, job.id)
         folder.mkdir()
         (folder / "input-video").write_bytes(b"x" * 1000)
-        (folder / job_files.LATENT).write_bytes(b"x" * 100)
+        job_files.latent_of(store.folder, job.id, 1).write_bytes(b"x" * 100)
         (folder / "a1-video.mp4").write_bytes(b"x" * 5)  # its worker removes it
         claim = the_claim(store)
         if end == "failed":
@@ -559,3 +571,41 @@ def test_a_connection_does_not_cross_a_fork(store: SqliteStore) -> None:
     if child == 0:
         os._exit(0 if store.counts()[State.QUEUED] == 1 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit"),
+    [(Limits(waiting=1), "waiting"), (Limits(active=1), "active"), (Limits(storage=0), "storage")],
+)
+def test_a_limit_is_checked_with_the_storing(store: SqliteStore, limits: Limits, limit: str) -> None:
+    if limit != "storage":
+        store.check_room("a", limits)
+        kept, _ = store.add(new(owner="a", idempotency_key="k"), limits)
+        assert store.add(new(owner="a", idempotency_key="k"), limits) == (kept, False), "a repetition needs no room"
+    for ask in (lambda: store.add(new(owner="a"), limits), lambda: store.check_room("a", limits)):
+        with pytest.raises(NoRoom) as refused:
+            ask()
+        assert refused.value.limit == limit
+    if limit != "waiting":
+        store.add(new(owner="b"), Limits(active=1))
+
+
+def test_two_at_once_do_not_share_the_last_place(store: SqliteStore) -> None:
+    limits, together = Limits(waiting=4), threading.Barrier(8)
+    refused: list[str] = []
+
+    def ask() -> None:
+        store.check_room("", limits)  # there is room as long as nobody has stored anything
+        together.wait()
+        try:
+            store.add(new(), limits)
+        except NoRoom as error:
+            refused.append(error.limit)
+        store.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.waiting() == 4 and refused == ["waiting"] * 4

@@ -1,7 +1,10 @@
 """An application in this process, without workers: what becomes of requests before, and after, anything is made."""
 
 import json
+import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from starlette.testclient import TestClient
 
 from kandinsky.jobs import job_files
 from kandinsky.jobs.records import NewJob, State
-from kandinsky.serve import events
+from kandinsky.serve import events, uploads
 from kandinsky.serve.app import create_app
 from kandinsky.serve.routes import House
 from kandinsky.serve.settings import ServeSettings
@@ -152,3 +155,49 @@ def test_a_job_that_ends_while_it_is_deleted_is_deleted(
     monkeypatch.setattr(house.store, "delete", late)
     assert client.delete(f"/v1/videos/{job}").status_code == 200
     assert house.store.get(job) is None
+
+
+def test_uploads_that_take_long_hold_nobody_else_up(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, reading = threading.Event(), threading.Semaphore(0)
+
+    def slowly(*_: Any) -> dict[str, Any]:
+        reading.release()
+        assert release.wait(60)
+        return {"error": "it is none"}
+
+    monkeypatch.setattr(uploads, "_in_child", slowly)
+
+    def send() -> int:
+        return client.post("/v1/audio", data={"prompt": "x"}, files={"video": ("x.mp4", b"x")}).status_code
+
+    with ThreadPoolExecutor(40) as senders:  # more than the threads that everything else runs on
+        sent = [senders.submit(send) for _ in range(40)]
+        assert reading.acquire(timeout=60)
+        try:
+            assert client.get("/v1/jobs").status_code == 200
+        finally:
+            was_held = not release.is_set()
+            release.set()
+        assert was_held and {one.result() for one in sent} == {400}
+
+
+def test_the_free_space_of_the_jobs_files_counts(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    house: House = client.app.state.house  # type: ignore[attr-defined]
+    real = shutil.disk_usage
+
+    def usage(path: Path) -> Any:
+        return real(path)._replace(free=1000) if path.name == "files" else real(path)
+
+    monkeypatch.setattr("kandinsky.serve.intake.shutil.disk_usage", usage)
+    answer = client.post("/v1/videos", json={"prompt": "x"})
+    assert answer.status_code == 507 and answer.json()["error"]["code"] == "disk_full"
+    assert house.store.waiting() == 0
+
+
+def test_a_remix_may_be_heard(client: TestClient, house: House) -> None:
+    silent = client.post("/v1/videos", json={"prompt": "x", "seconds": 0.5, "steps": 1}).json()["id"]
+    for sound, said in ((True, "nano-v2a"), (False, "")):
+        remix = client.post(f"/v1/videos/{silent}/remix", json={"prompt": "y", "sound": sound})
+        assert remix.status_code == 200, remix.text
+        silent = remix.json()["id"]
+        assert dict((house.store.get(silent) or pytest.fail("gone")).order)["sound"] == said

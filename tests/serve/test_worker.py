@@ -210,7 +210,7 @@ def test_cancelling_while_decoding_and_writing(
 def test_a_kept_latent_is_finished_without_sampling(store: SqliteStore, pipe: Any, tmp_path: Path) -> None:
     expected = pipe("a panda waves", steps=3, seconds=1, seed=7).save(tmp_path / "x.mp4")
     job = add(store, seed=7)
-    latent = job_files.folder_of(store.folder, job.id) / job_files.LATENT
+    latent = job_files.latent_of(store.folder, job.id, 1)
     pipe("a panda waves", steps=3, seconds=1, seed=7, keep_latent=latent)
     with House(store) as house:
         ended = house.wait(job.id)
@@ -218,7 +218,7 @@ def test_a_kept_latent_is_finished_without_sampling(store: SqliteStore, pipe: An
         assert "step" not in told and not latent.exists()
         assert path_of(store, ended).read_bytes() == expected.read_bytes()
         broken = add(store, seed=7)
-        latent = job_files.folder_of(store.folder, broken.id) / job_files.LATENT
+        latent = job_files.latent_of(store.folder, broken.id, 1)
         latent.write_bytes(b"nonsense")
         ended = house.wait(broken.id)
     assert ended.state == State.COMPLETED and path_of(store, ended).read_bytes() == expected.read_bytes()

@@ -12,7 +12,7 @@ from kandinsky.errors import RequestError
 from kandinsky.printing import escaped
 
 ID = re.compile(r"job_[0-9a-f]{32}")
-LATENT = "latent.safetensors"
+LATENT = re.compile(r"latent-(\d+)\.safetensors")
 PREVIEW = "preview.webp"
 _OF_ATTEMPT = re.compile(r"a(\d+)-")
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
@@ -23,6 +23,11 @@ def prepare(folder: Path) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / "files").mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def folders(store: Path) -> tuple[Path, Path]:
+    """The folders of a store, which may lie on disks of their own: its file's, and that of the jobs' files."""
+    return store, store / "files"
 
 
 def folder_of(store: Path, job_id: str) -> Path:
@@ -65,18 +70,42 @@ def remove_all(store: Path, job_id: str) -> None:
 
 
 def remove_attempts(store: Path, job_id: str, *, upto: int) -> None:
-    """Remove what the attempts up to a number left; inputs, the latent and files of later attempts stay."""
+    """Remove what the attempts up to a number left; inputs, latents and files of later attempts stay."""
     folder = folder_of(store, job_id)
     for path in folder.glob("a*-*") if folder.is_dir() else ():
         if (found := _OF_ATTEMPT.match(path.name)) and int(found[1]) <= upto:
             path.unlink(missing_ok=True)
 
 
+def latent_of(store: Path, job_id: str, attempt: int) -> Path:
+    """Where an attempt keeps its latent: under a name of its own, since an outdated attempt may still write."""
+    return folder_of(store, job_id) / f"latent-{attempt}.safetensors"
+
+
+def _latents(store: Path, job_id: str, upto: int) -> list[tuple[int, Path]]:
+    folder = folder_of(store, job_id)
+    paths = folder.iterdir() if folder.is_dir() else ()
+    found = [(int(match[1]), path) for path in paths if (match := LATENT.fullmatch(path.name))]
+    return sorted(one for one in found if one[0] <= upto)
+
+
+def kept_latent(store: Path, job_id: str, *, upto: int) -> Path | None:
+    """The latent of the latest attempt, up to a number, that kept one."""
+    found = _latents(store, job_id, upto)
+    return found[-1][1] if found else None
+
+
+def remove_latents(store: Path, job_id: str, *, upto: int) -> None:
+    """Remove the latents of the attempts up to a number."""
+    for _, path in _latents(store, job_id, upto):
+        path.unlink(missing_ok=True)
+
+
 def size_of(store: Path, job_id: str) -> int:
     """Bytes that the files of a finished job take, without those that go when it is finished."""
     folder = folder_of(store, job_id)
-    files = [path for path in folder.iterdir() if path.name not in (LATENT, PREVIEW)] if folder.is_dir() else []
-    return sum(path.stat().st_size for path in files)
+    files = list(folder.iterdir()) if folder.is_dir() else []
+    return sum(path.stat().st_size for path in files if path.name != PREVIEW and not LATENT.fullmatch(path.name))
 
 
 def size_left(store: Path, job_id: str) -> int:

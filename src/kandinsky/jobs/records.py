@@ -85,6 +85,24 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What must not be reached already when a job is stored; None = no limit.
+
+    Attributes:
+        waiting: Jobs that wait, whosever they are.
+        active: Jobs of the same owner that wait or run.
+        storage: Bytes of the same owner's files.
+    """
+
+    waiting: int | None = None
+    active: int | None = None
+    storage: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """A stored job. Times are seconds since 1970.
 
@@ -212,7 +230,7 @@ class WorkerRecord:
         name: Its name.
         pid: Its process.
         beat: When it last reported.
-        state: `starting`, `ready`, `busy`.
+        state: `starting`, `ready`, `busy`; one that has `ended` is not listed.
         facts: Device, memory, loaded models.
     """
 

@@ -23,10 +23,12 @@ from kandinsky.errors import RequestError
 from kandinsky.files import local_path
 from kandinsky.jobs import job_files
 from kandinsky.jobs.records import (
+    NO_LIMITS,
     TRANSITIONS,
     Action,
     Claim,
     JobRecord,
+    Limits,
     NewJob,
     Page,
     Place,
@@ -34,6 +36,7 @@ from kandinsky.jobs.records import (
     StoredEvent,
     WorkerRecord,
 )
+from kandinsky.jobs.store import NoRoom
 from kandinsky.printing import escaped
 
 FILE = "jobs.sqlite3"
@@ -212,7 +215,7 @@ class SqliteStore:
 
     # -- for those who ask -------------------------------------------------------------------------------------------
 
-    def add(self, new: NewJob) -> tuple[JobRecord, bool]:
+    def add(self, new: NewJob, limits: Limits = NO_LIMITS) -> tuple[JobRecord, bool]:
         """See ``JobStore``."""
         name = new.job_id or new_id()
         job_files.folder_of(self._folder, name)
@@ -226,6 +229,7 @@ class SqliteStore:
                     if row["body_hash"] != new.body_hash:
                         raise RequestError("this idempotency key belongs to another request: use a new one")
                     return _record(row), False
+            self.check_room(new.owner, limits)
             now = self.clock()
             lease = now + HELD_S if new.holder else None
             at.execute(
@@ -240,6 +244,18 @@ class SqliteStore:
             )  # fmt: skip
             self._tell(at, name, new.owner, State.QUEUED, {"created": now})
             return self._row(at, name), True
+
+    def check_room(self, owner: str, limits: Limits) -> None:
+        """See ``JobStore``."""
+        if limits.waiting is not None and (waiting := self.waiting()) >= limits.waiting:
+            raise NoRoom("waiting", f"{waiting} jobs wait already, which is the most here")
+        if limits.active is not None:
+            mine = self.counts(owner=owner)
+            active = mine[State.QUEUED] + mine[State.RUNNING]
+            if active >= limits.active:
+                raise NoRoom("active", f"{active} jobs of this key wait or run, which is its limit")
+        if limits.storage is not None and self.bytes_of(owner) >= limits.storage:
+            raise NoRoom("storage", "the files of this key take all the room it has: delete some")
 
     def get(self, job_id: str, *, owner: str | None = None) -> JobRecord | None:
         """See ``JobStore``."""
@@ -595,7 +611,8 @@ class SqliteStore:
     def workers(self, *, within_s: float = 30.0) -> Sequence[WorkerRecord]:
         """See ``JobStore``."""
         rows = self._connection.execute(
-            "SELECT name, pid, beat, state, facts FROM workers WHERE beat>? ORDER BY name", (self.clock() - within_s,)
+            "SELECT name, pid, beat, state, facts FROM workers WHERE beat>? AND state<>'ended' ORDER BY name",
+            (self.clock() - within_s,),
         ).fetchall()
         return [WorkerRecord(r["name"], r["pid"], r["beat"], r["state"], json.loads(r["facts"])) for r in rows]
 

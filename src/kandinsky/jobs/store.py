@@ -12,11 +12,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from kandinsky.jobs.records import Claim, JobRecord, NewJob, Page, Place, State, StoredEvent, WorkerRecord
+from kandinsky.errors import RequestError
+from kandinsky.jobs.records import (
+    NO_LIMITS,
+    Claim,
+    JobRecord,
+    Limits,
+    NewJob,
+    Page,
+    Place,
+    State,
+    StoredEvent,
+    WorkerRecord,
+)
 
 
 class StoreGone(Exception):  # noqa: N818 - as the built-in ``Exception`` names of this kind
     """A store behind a connection does not answer: what a worker of it does is told to nobody any more."""
+
+
+class NoRoom(RequestError):  # noqa: N818 - as above
+    """A limit is reached: the job is not stored.
+
+    Attributes:
+        limit: Which one, by its name in ``Limits``.
+    """
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class WorkStore(Protocol):
@@ -107,14 +131,28 @@ class JobStore(WorkStore, Protocol):
 
     # -- for those who ask -------------------------------------------------------------------------------------------
 
-    def add(self, new: NewJob) -> tuple[JobRecord, bool]:
+    def add(self, new: NewJob, limits: Limits = NO_LIMITS) -> tuple[JobRecord, bool]:
         """Store a job, which is then durable.
 
+        Args:
+            new: The job.
+            limits: Checked together with the storing, so that no two jobs share the last place.
+
         Returns:
-            The job, and whether it is new; False for one that was stored before with the same idempotency key.
+            The job, and whether it is new; False for one that was stored before with the same idempotency key, which
+            no limit concerns.
 
         Raises:
+            NoRoom: A limit is reached.
             RequestError: The idempotency key belongs to another request.
+        """
+        ...
+
+    def check_room(self, owner: str, limits: Limits) -> None:
+        """Check limits before the work of preparing a job; ``add`` has the last word.
+
+        Raises:
+            NoRoom: A limit is reached.
         """
         ...
 

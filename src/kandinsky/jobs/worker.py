@@ -111,6 +111,7 @@ class Worker:
         self.name = name
         self.models = Models(settings.options, memory=settings.memory, loras=settings.loras)
         self.stopping = threading.Event()
+        self.leaving = threading.Event()
         self.follows = follows
         self.is_broken = False  # a process of several failed alone, and the others wait for it: it is to end
         self._watch = _Watch(self)
@@ -121,10 +122,18 @@ class Worker:
         """Ask the worker to end: its jobs go back to the queue. From any thread or signal handler."""
         self.stopping.set()
 
+    def leave(self) -> None:
+        """Ask the worker to end with the jobs that it has: it takes no others. From any thread or signal handler."""
+        self.leaving.set()
+
+    @property
+    def _is_to_end(self) -> bool:
+        return self.stopping.is_set() or self.leaving.is_set()
+
     def run(self) -> None:
-        """Work until ``stop`` is called, or the parent process has ended."""
+        """Work until ``stop`` or ``leave`` is called, or the parent process has ended."""
         with self.working():
-            while not self.stopping.is_set():
+            while not self._is_to_end:
                 if not self.turn():
                     self.stopping.wait(IDLE_S)
 
@@ -141,11 +150,13 @@ class Worker:
             import kandinsky.engine.pipeline  # noqa: F401 - torch takes seconds, which no job should wait for
 
             for name in self.settings.warm:
-                if self.stopping.is_set():
+                if self._is_to_end:
                     break
                 self._warm(name)
             self._set_state("ready")
             yield
+        with suppress(StoreGone):
+            self._set_state("ended")
         self.store.close()
 
     def turn(self, taken: Callable[[list[Claim]], None] = lambda _: None) -> bool:
@@ -247,7 +258,9 @@ class Worker:
         if claim.job.id in self._watch.cancelled:
             job_files.remove_attempts(self.store.folder, claim.job.id, upto=claim.attempt)
             self.store.confirm_cancel(claim)
-        elif claim.job.id not in self._watch.lost:
+        elif claim.job.id in self._watch.lost:  # what it made is of no use to the attempt that has the job now
+            job_files.latent_of(self.store.folder, claim.job.id, claim.attempt).unlink(missing_ok=True)
+        else:
             self.store.release(claim)
         self._watch.ended.add(claim.job.id)
 
@@ -312,10 +325,12 @@ class Worker:
         folders = [job_files.folder_of(self.store.folder, claim.job.id) for claim, _ in jobs]
         for folder in folders:
             folder.mkdir(mode=0o700, exist_ok=True)
-        latents = [folder / job_files.LATENT for folder in folders]
         claims = [claim for claim, _ in jobs]
-        is_kept = pipe.team.agree(pipe.team.is_first and all(latent.is_file() for latent in latents))
-        streams = self._kept(pipe, latents) if is_kept else None
+        store = self.store.folder
+        latents = [job_files.latent_of(store, claim.job.id, claim.attempt) for claim in claims]
+        kept = [job_files.kept_latent(store, claim.job.id, upto=claim.attempt) for claim in claims]
+        is_kept = pipe.team.agree(pipe.team.is_first and all(kept))
+        streams = self._kept(pipe, [one or own for one, own in zip(kept, latents, strict=True)]) if is_kept else None
         if streams is None:
             made = self._sampled(pipe, claims, [job for _, job in jobs], latents)
             streams = [one for one in pipe.engine.finish.results(pipe.context, made) if isinstance(one, VideoStream)]
@@ -325,7 +340,7 @@ class Worker:
         loras = {one["source"]: one["name"] for one in pipe.adapters.recipe()}
         with ExitStack() as held:
             held.enter_context(pipe.placement.hold("vae"))  # once for all clips
-            for claim, folder, latent, stream in zip(claims, folders, latents, streams, strict=True):
+            for claim, folder, stream in zip(claims, folders, streams, strict=True):
                 order = orders[claim.job.id]
                 stream = dataclasses.replace(stream, recipe=results.without_paths(stream.recipe, loras))
                 try:
@@ -349,8 +364,7 @@ class Worker:
                     "write": round(time.monotonic() - begun - sampled_s, 3),
                 }
                 result["batch"] = len(jobs)
-                if self._done(claim, result, begun, len(jobs)):
-                    latent.unlink(missing_ok=True)
+                self._done(claim, result, begun, len(jobs))
 
     def _kept(self, pipe: GenerationPipeline, latents: list[Path]) -> list[VideoStream] | None:
         """The clips of latents that an earlier attempt left; None if they are of no use."""
@@ -416,7 +430,8 @@ class Worker:
                 folder = job_files.folder_of(self.store.folder, claim.job.id)
                 folder.mkdir(mode=0o700, exist_ok=True)
                 results.write_preview(image, folder / job_files.PREVIEW)
-                self.store.report(claim, "preview", {"step": event.step, "steps": event.total})
+                if not self.store.report(claim, "preview", {"step": event.step, "steps": event.total}):
+                    (folder / job_files.PREVIEW).unlink(missing_ok=True)  # the job is another attempt's, or over
         except (OSError, KandinskyError, ValueError) as error:  # a result without previews is still a result
             log.warning("no preview: %s", error)
 
@@ -440,12 +455,8 @@ class Worker:
 
         return results.write_clip(stream, folder, f"a{claim.attempt}", order.form, look=look)
 
-    def _done(self, claim: Claim, result: Mapping[str, Any], begun: float, jobs: int) -> bool:
-        """Register a result; files of a job that was cancelled or lost meanwhile are removed.
-
-        Returns:
-            Whether the job was still this worker's; otherwise its latent may be that of a later attempt.
-        """
+    def _done(self, claim: Claim, result: Mapping[str, Any], begun: float, jobs: int) -> None:
+        """Register a result; files of a job that was cancelled or lost meanwhile are removed."""
         run_s = (time.monotonic() - begun) / jobs
         store = self.store
         job_files.remove_attempts(store.folder, claim.job.id, upto=claim.attempt - 1)
@@ -457,7 +468,10 @@ class Worker:
                 path.unlink(missing_ok=True)
         else:
             (job_files.folder_of(store.folder, claim.job.id) / job_files.PREVIEW).unlink(missing_ok=True)
-        return state is not None
+        if state is not None:
+            job_files.remove_latents(store.folder, claim.job.id, upto=claim.attempt)
+        else:  # those before may serve the attempt that has the job now
+            job_files.latent_of(store.folder, claim.job.id, claim.attempt).unlink(missing_ok=True)
 
     # -- sound -------------------------------------------------------------------------------------------------------
 
@@ -656,7 +670,7 @@ def end_with(parent: int) -> None:
 
 
 def work(folder: str | Path | None, settings: WorkerSettings, *, name: str, retention_s: float = RETENTION_S) -> None:
-    """Open a store and work for it until SIGTERM or SIGINT.
+    """Open a store and work for it until SIGTERM or SIGINT, which give its jobs back, or SIGUSR1, which lets them end.
 
     Args:
         folder: Where the store lies; None for the default.
@@ -670,6 +684,7 @@ def work(folder: str | Path | None, settings: WorkerSettings, *, name: str, rete
     worker = Worker(store, settings, name=name)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: worker.stop())
+    signal.signal(signal.SIGUSR1, lambda *_: worker.leave())
     end_with(settings.parent)
     worker.run()
     gc.freeze()  # the interpreter looks through all objects before it ends, which takes seconds with torch

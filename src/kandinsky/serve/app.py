@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.routing import Route
@@ -30,9 +30,7 @@ from kandinsky.serve.routes import House
 from kandinsky.serve.settings import ServeSettings
 from kandinsky.serve.supervisor import Supervisor
 from kandinsky.serve.sweeping import sweep
-
-if TYPE_CHECKING:
-    from kandinsky.serve.cluster import Cluster
+from kandinsky.serve.workers import Workers
 
 log = logging.getLogger(__name__)
 TEND_S, PRUNE_S = 1.0, 600.0
@@ -110,7 +108,7 @@ def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> 
     return app
 
 
-def _workers(settings: ServeSettings) -> type[Supervisor] | type[Cluster]:
+def _workers(settings: ServeSettings) -> type[Workers]:
     """What starts the workers: processes here, or replicas on a cluster."""
     if settings.ray is None:
         return Supervisor
@@ -204,8 +202,14 @@ def serve(settings: ServeSettings, *, ready: Any = None) -> None:
             if self.started and ready is not None:
                 ready(settings.host, listening.getsockname()[1])
 
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            if self.should_exit:  # asked for a second time
+                app.state.supervisor.hurry()
+            super().handle_exit(sig, frame)
+
         async def shutdown(self, sockets: Any = None) -> None:
             app.state.house.intake.closing = True
+            app.state.supervisor.leave()
             app.state.house.hub.end()  # streams end, so that connections can close
             await super().shutdown(sockets)
 

@@ -29,7 +29,6 @@ async def create_audio(request: Request, response: Response, owner: Access) -> J
     try:
         if "video" not in files:
             raise ApiError(400, "`video` is missing: give the clip that is to be heard", code="missing", param="video")
-        job = await house.accept(request, owner, Wanted(values, files, sound=True))
+        return await house.queue(request, response, owner, Wanted(values, files, sound=True))
     finally:
         await body.close()
-    return await house.shown(job, response)

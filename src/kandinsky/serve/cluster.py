@@ -11,7 +11,6 @@ import hashlib
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -23,9 +22,10 @@ from kandinsky.jobs.ray_connection import Resources, anywhere, connected, import
 from kandinsky.jobs.remote_store import CALLS, Desk, mark
 from kandinsky.jobs.sqlite_store import SqliteStore
 from kandinsky.serve.settings import ServeSettings
+from kandinsky.serve.workers import LOOK_S, Workers
 
 log = logging.getLogger(__name__)
-LOOK_S = 0.05
+END_S = 20.0  # for a worker that is to stop within a step
 AGAIN_S = 1.0  # until the next request, after one that failed
 DEPLOY_AGAIN_S = 30.0
 # of the deployment: how often load is measured, over how long, and how soon a replica is added
@@ -68,14 +68,8 @@ class Share:
         return cls(cpus, 0, most)
 
 
-class Cluster:
-    """The workers of a server on a Ray cluster; stands where ``Supervisor`` does.
-
-    Args:
-        settings: How many, and how they run.
-        store: The store they work for; its file stays with this process and its desk.
-        names: The models they run.
-        restarted: Called when a replica died.
+class Cluster(Workers):
+    """Workers on a Ray cluster; see ``Workers``. The store's file stays with this process and its desk.
 
     Raises:
         BackendError: No cluster answers, or it lacks what is asked for.
@@ -90,12 +84,7 @@ class Cluster:
         restarted: Callable[[], None] = lambda: None,
     ) -> None:
         assert settings.ray is not None
-        self.settings = settings
-        self.store = store
-        self.names = tuple(names)
-        self._restarted = restarted
-        self._over = threading.Event()
-        self._lock = threading.Lock()
+        super().__init__(settings, store, names=names, restarted=restarted)
         self._turns: dict[threading.Thread, _Turn] = {}
         self._is_deployed = False
         where = hashlib.sha256(f"{socket.gethostname()}:{store.folder}".encode()).hexdigest()
@@ -117,25 +106,25 @@ class Cluster:
 
     @property
     def is_enough(self) -> bool:
-        """Whether jobs may come though no worker is there: the first one starts one."""
+        # the first job starts a worker
         return self._is_deployed and self.settings.min_workers == 0
 
     def start(self) -> None:
         """Deploy, and place work from then on."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the workers: running jobs may finish within the drain time, then they go back to the queue."""
-        end = time.monotonic() + self.settings.drain
-        while time.monotonic() < end and any(turn.jobs for turn in self._open()):
-            time.sleep(LOOK_S)
-        self._over.set()
-        for turn in self._open():
+    def _is_busy(self) -> bool:
+        return any(turn.jobs for turn in self._open())
+
+    def _end(self) -> None:
+        with self._lock:
+            turns = dict(self._turns)
+        for turn in turns.values():
             turn.cancel()
-        for thread in list(self._turns):
-            thread.join(20)
+        for thread in turns:
+            thread.join(END_S)
         if self._thread.is_alive():
-            self._thread.join(20)
+            self._thread.join(END_S)
         with suppress(Exception):  # the cluster may be gone
             self._serve.delete(self.name)
         self._held.close()
@@ -243,6 +232,8 @@ class Cluster:
             turn = _Turn(handle)
             thread = threading.Thread(target=self._take, args=(turn,), name="turn", daemon=True)
             with self._lock:
+                if self._leaving.is_set():
+                    return
                 self._turns[thread] = turn
             thread.start()
 

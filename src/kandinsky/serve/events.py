@@ -86,7 +86,7 @@ async def _events(house: House, owner: str, job_id: str | None, after: int) -> A
             return
         after = await asyncio.to_thread(_begin, house, job_id, after)
     is_first, known = True, dict[str, bool]()
-    async for events in house.hub.follow(after, owner=None, idle_s=1.0):
+    async for events in house.hub.follow(after):
         mine = [e for e in events if e.owner == owner and (job_id is None or e.job == job_id)]
         if job_id is None and mine:
             mine = await asyncio.to_thread(_of_the_api, house, mine, known)

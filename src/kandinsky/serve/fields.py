@@ -118,15 +118,15 @@ def _default(hint: Any) -> Any:
 
 
 _OPTIONS = {**_declared(), **DIFFUSERS}
+_SOUND = {"sound": Annotated[bool, Field(default=False, description="Also generate audio for the clip.")]}
 VideoFields = _model(
     "VideoRequest",
     {
-        **COMMON, **_SIZE, **_OPTIONS,
+        **COMMON, **_SIZE, **_OPTIONS, **_SOUND,
         "format": _form("mp4", "webm", "gif", "webp"),
-        "sound": Annotated[bool, Field(default=False, description="Also generate audio for the clip.")],
     },
 )  # fmt: skip
-RemixFields = _model("RemixRequest", {**COMMON, **_SIZE, **_OPTIONS}, without=("model",))
+RemixFields = _model("RemixRequest", {**COMMON, **_SIZE, **_OPTIONS, **_SOUND}, without=("model",))
 ImageFields = _model(
     "ImageRequest",
     {

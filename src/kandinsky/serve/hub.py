@@ -12,6 +12,7 @@ from kandinsky.jobs.records import StoredEvent
 from kandinsky.jobs.store import JobStore
 
 LOOK_S, CALM_S = 0.04, 0.25
+IDLE_S = 0.5
 KEPT = 4000
 
 
@@ -87,30 +88,22 @@ class Hub:
         finally:
             self._waiting -= 1
 
-    def since(self, after: int, *, owner: str | None, job_id: str | None) -> Sequence[StoredEvent] | None:
+    def since(self, after: int) -> Sequence[StoredEvent] | None:
         """Events after a number, from memory; None if memory does not reach back so far."""
         kept = list(self._kept)
         oldest = kept[0].id - 1 if len(kept) == KEPT else self._begin
-        if after < oldest:
-            return None
-        return [
-            event
-            for event in kept
-            if event.id > after and (owner is None or event.owner == owner) and (job_id is None or event.job == job_id)
-        ]
+        return None if after < oldest else [event for event in kept if event.id > after]
 
-    async def follow(
-        self, after: int, *, owner: str | None, job_id: str | None = None, idle_s: float = 1.0
-    ) -> AsyncIterator[Sequence[StoredEvent]]:
-        """Batches of events after a number, for ever; an empty one at least every ``idle_s`` seconds."""
+    async def follow(self, after: int) -> AsyncIterator[Sequence[StoredEvent]]:
+        """Batches of events after a number, for ever; an empty one at least every ``IDLE_S`` seconds."""
         while not self.is_over:
             upto = self.position
-            found = self.since(after, owner=owner, job_id=job_id)
+            found = self.since(after)
             if found is None:
-                found = await asyncio.to_thread(self._store.events, after, owner=owner, job_id=job_id)
+                found = await asyncio.to_thread(self._store.events, after)
                 after = found[-1].id if found else max(after, upto)
             else:
                 after = max(after, upto, found[-1].id if found else 0)
             yield found
             if not found and self.position <= after:
-                await self.more(idle_s)
+                await self.more(IDLE_S)

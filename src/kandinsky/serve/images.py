@@ -28,7 +28,6 @@ from kandinsky.serve.shapes import ImageData, ImagesResponse, JobList
 router = APIRouter()
 OURS = ("n", "response_format", "output_format", "output_compression", "quality", "moderation", "style", "background",
         "input_fidelity", "stream", "partial_images")  # fmt: skip
-IDLE_S = 0.5
 ENDS = ("completed", "failed", "cancelled", "deleted")
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
@@ -92,7 +91,7 @@ async def _images(
         for index in range(asked.get("n") or 1):
             wanted = Wanted(dict(values), files, still=True, form=form, index=index)
             of_index = key if key is None or index == 0 else f"{key} {index}"
-            job, is_new = await asyncio.to_thread(house.intake.accept, owner, wanted, idempotency_key=of_index)
+            job, is_new = await house.accept(owner, wanted, of_index)
             jobs.append(job)
             if is_new:
                 own.append(job)
@@ -134,7 +133,7 @@ async def _finished(
         ApiError: One of them failed.
     """
     left = {job.id for job in jobs}
-    async for _ in house.hub.follow(after, owner=None, idle_s=IDLE_S):
+    async for _ in house.hub.follow(after):
         found = [await asyncio.to_thread(house.store.get, job_id) for job_id in left]
         left -= {job.id for job in found if job is not None and job.state.is_final}
         if any(job is None for job in found) or not left:
@@ -206,7 +205,7 @@ async def _streamed(
                 yield last
         if not left:
             return
-        async for events in house.hub.follow(after, owner=None, idle_s=IDLE_S):
+        async for events in house.hub.follow(after):
             for one in events:
                 if one.job not in left:
                     continue

@@ -17,9 +17,9 @@ from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.jobs import job_files
 from kandinsky.jobs.loaded import find_lora
 from kandinsky.jobs.order import FORMATS, IMAGE, LAST_FRAME, MASK, VIDEO, Order, new_job, work_of
-from kandinsky.jobs.records import JobRecord, NewJob, State
+from kandinsky.jobs.records import JobRecord, Limits, NewJob
 from kandinsky.jobs.sqlite_store import new_id
-from kandinsky.jobs.store import JobStore
+from kandinsky.jobs.store import JobStore, NoRoom
 from kandinsky.model.checks import hints_of
 from kandinsky.model.diffusers_words import CALL, translated
 from kandinsky.model.values import Request
@@ -92,7 +92,7 @@ class Intake:
             ApiError: It is not accepted.
         """
         body_hash = _hash(wanted)
-        if idempotency_key is None:
+        if idempotency_key is None or self.store.by_key(owner.name, idempotency_key) is None:
             self.check_room(owner)
         job_id = new_id()
         folder = job_files.folder_of(self.store.folder, job_id)
@@ -100,12 +100,7 @@ class Intake:
         try:
             new = self._prepared(owner, wanted, job_id, folder)
             new = dataclasses.replace(new, idempotency_key=idempotency_key, body_hash=body_hash)
-            if idempotency_key is not None and self.store.by_key(owner.name, idempotency_key) is None:
-                self.check_room(owner)
-            try:
-                job, kept = self.store.add(new)
-            except RequestError as error:
-                raise ApiError(422, str(error), code="idempotency_key_reused", param="Idempotency-Key") from None
+            job, kept = self.put(owner, new)
             return job, kept
         finally:
             if not kept:
@@ -122,23 +117,34 @@ class Intake:
         settings, store = self.settings, self.store
         if self.closing:
             raise ApiError(503, "the server is about to end: try again soon", code="closing", retry_after_s=WAIT_S)
-        if shutil.disk_usage(store.folder).free < settings.disk_bytes:
+        if min(shutil.disk_usage(one).free for one in job_files.folders(store.folder)) < settings.disk_bytes:
             raise ApiError(507, "the disk of the server is almost full: nothing is accepted", code="disk_full")
         if (wait := self.buckets.take(owner)) > 0:
             raise ApiError(429, f"this key may ask {owner.per_minute:g} times a minute", code="rate_limit_exceeded",
                            retry_after_s=wait)  # fmt: skip
-        waiting = store.waiting()
-        if waiting >= settings.queue:
-            raise ApiError(429, f"{waiting} jobs wait already, which is the most here", code="queue_full",
-                           retry_after_s=WAIT_S)  # fmt: skip
-        if owner.running is not None:
-            mine = store.counts(owner=owner.name)
-            active = mine[State.QUEUED] + mine[State.RUNNING]
-            if active >= owner.running:
-                raise ApiError(429, f"{active} jobs of this key wait or run, which is its limit",
-                               code="too_many_jobs", retry_after_s=WAIT_S)  # fmt: skip
-        if owner.storage is not None and store.bytes_of(owner.name) >= owner.storage:
-            raise ApiError(403, "the files of this key take all the room it has: delete some", code="storage_full")
+        try:
+            store.check_room(owner.name, self._limits(owner))
+        except NoRoom as error:
+            raise _refused(error) from None
+
+    def put(self, owner: Owner, new: NewJob) -> tuple[JobRecord, bool]:
+        """Store a job, within the limits.
+
+        Returns:
+            The job, and whether it is new.
+
+        Raises:
+            ApiError: A limit is reached, or the idempotency key belongs to another request.
+        """
+        try:
+            return self.store.add(new, self._limits(owner))
+        except NoRoom as error:
+            raise _refused(error) from None
+        except RequestError as error:
+            raise ApiError(422, str(error), code="idempotency_key_reused", param="Idempotency-Key") from None
+
+    def _limits(self, owner: Owner) -> Limits:
+        return Limits(waiting=self.settings.queue, active=owner.running, storage=owner.storage)
 
     def _check_effort(self, offer: Offer, job: Job) -> None:
         """Refuse a job that is too large for this server.
@@ -322,6 +328,14 @@ def _size(given: dict[str, Any]) -> tuple[int | None, int | None]:
     if width is not None or height is not None:
         raise RequestError("give either `size` or `width` and `height`, not both")
     return parse_size(size)
+
+
+def _refused(error: NoRoom) -> ApiError:
+    """A limit of the store as the API tells it."""
+    if error.limit == "storage":
+        return ApiError(403, str(error), code="storage_full")
+    code = {"waiting": "queue_full", "active": "too_many_jobs"}[error.limit]
+    return ApiError(429, str(error), code=code, retry_after_s=WAIT_S)
 
 
 def _in_words_of_the_api(error: KandinskyError, folder: Path) -> ApiError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from kandinsky.client import AsyncClient, Job
 from kandinsky.errors import RequestError
+from kandinsky.jobs.job_files import ID
 from kandinsky.serve.access import owner_of
 from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.mcp_tools import server_of
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mcp.server.lowlevel import Server
 
 PATH, METHODS = "/mcp", ("GET", "POST", "DELETE")
-_JOB = re.compile(r"job_[0-9a-f]{32}")
 
 
 class McpOverHttp:
@@ -63,7 +62,7 @@ class McpOverHttp:
 
     def file(self, given: str) -> Any:
         """See ``Door``: results of jobs and `data:` URLs, never a path of this machine."""
-        if _JOB.fullmatch(given):
+        if ID.fullmatch(given):
             return {"id": given}
         if given.startswith("data:"):
             return {"image_url": given}

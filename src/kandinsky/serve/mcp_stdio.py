@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -21,6 +20,7 @@ from kandinsky.client import AsyncClient, Job
 from kandinsky.client.calls import ADDRESS
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.files import local_path
+from kandinsky.jobs.job_files import ID
 from kandinsky.jobs.order import MEDIA_TYPES
 from kandinsky.jobs.sqlite_store import default_folder
 from kandinsky.serve.mcp_tools import server_of
@@ -28,7 +28,6 @@ from kandinsky.serve.settings import ServeSettings
 from kandinsky.serve.worker_command import flags_of
 
 END_S = 20.0
-_JOB = re.compile(r"job_[0-9a-f]{32}")
 
 
 class McpOverStdio:
@@ -47,7 +46,12 @@ class McpOverStdio:
         """Start a server, unless the environment names one."""
         if not os.environ.get(ADDRESS):
             self._own = subprocess.Popen(
-                server_command(settings), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, close_fds=True
+                server_command(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                close_fds=True,
+                start_new_session=True,  # ended by this process alone, so that it drains
             )
 
     def stop(self) -> None:
@@ -80,7 +84,7 @@ class McpOverStdio:
 
     def file(self, given: str) -> Any:
         """See ``Door``: results of jobs, files of this machine, `data:` URLs."""
-        if _JOB.fullmatch(given):
+        if ID.fullmatch(given):
             return {"id": given}
         if given.startswith("data:"):
             return {"image_url": given}

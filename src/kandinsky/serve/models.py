@@ -45,5 +45,5 @@ async def load_model(request: Request, response: Response, owner: Access, model:
         kind="load", model=offer.name, order={"request": {}, "form": ""}, owner=owner.name, priority=LOAD_PRIORITY
     )
     await asyncio.to_thread(house.intake.check_room, owner)
-    job, _ = await asyncio.to_thread(house.store.add, new)
+    job, _ = await asyncio.to_thread(house.intake.put, owner, new)
     return await house.shown(job, response)

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from typing import Any
 
 import kandinsky
 from kandinsky.errors import BackendError
-from kandinsky.jobs.records import Claim, State
-from kandinsky.jobs.remote_store import RemoteStore, check_shared
+from kandinsky.jobs.records import Claim
+from kandinsky.jobs.remote_store import RemoteStore, UnheardStore, check_shared
 from kandinsky.jobs.worker import Worker, WorkerSettings
 
 
@@ -148,7 +148,7 @@ class Member:
     def __init__(self, place: Place, settings: WorkerSettings, rank: int, port: int) -> None:
         name = place.enter()
         _join(rank, place.team, port)
-        self._worker = Worker(_Unheard(Path(place.folder)), settings, name=name, follows=True)
+        self._worker = Worker(UnheardStore(Path(place.folder)), settings, name=name, follows=True)
 
     def start(self) -> None:
         """Load what is to be ready."""
@@ -194,43 +194,3 @@ def _join(rank: int, size: int, port: int) -> None:
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK="0"
     )
-
-
-class _Unheard:
-    """The store of a worker that follows: what it says is said by another."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def has_changed(self) -> bool:
-        return False
-
-    def claim(self, worker: str, *, lease_s: float, at_once: int = 1, models: Sequence[str] = ()) -> list[Claim]:
-        return []
-
-    def renew(self, claims: Sequence[Claim], *, lease_s: float) -> tuple[set[str], set[str]]:
-        return set(), set()
-
-    def standing(self, claims: Sequence[Claim]) -> tuple[set[str], set[str]]:
-        return set(), set()
-
-    def report(self, claim: Claim, kind: str, data: Mapping[str, Any], **progress: Any) -> bool:
-        return True
-
-    def complete(self, claim: Claim, result: Mapping[str, Any], *, run_s: float, size: int) -> State | None:
-        return State.COMPLETED
-
-    def fail(self, claim: Claim, error: Mapping[str, Any]) -> bool:
-        return False
-
-    def confirm_cancel(self, claim: Claim) -> bool:
-        return False
-
-    def release(self, claim: Claim) -> bool:
-        return False
-
-    def beat(self, worker: str, *, pid: int, state: str, facts: Mapping[str, Any]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from starlette.datastructures import UploadFile
 from kandinsky.jobs import job_files
 from kandinsky.jobs.records import JobRecord, State
 from kandinsky.jobs.store import JobStore
-from kandinsky.serve import fields
+from kandinsky.serve import fields, uploads
 from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.fields import Asked
 from kandinsky.serve.hub import Hub
@@ -58,14 +59,14 @@ class House:
     intake: Intake
     hub: Hub
 
-    async def job(self, job_id: str, owner: Owner, *kinds: str) -> JobRecord:
+    async def job(self, job_id: str, owner: Owner) -> JobRecord:
         """A job of an owner.
 
         Raises:
             ApiError: There is none of this name, or it is somebody else's, which nobody can tell apart.
         """
         found = await asyncio.to_thread(self.store.get, job_id, owner=owner.name) if is_id(job_id) else None
-        if found is None or (kinds and found.kind not in kinds) or found.source != "http":
+        if found is None or found.source != "http":
             raise ApiError(404, f"there is no job `{job_id[:60]}`", code="not_found")
         return found
 
@@ -79,11 +80,15 @@ class House:
             response.headers["openai-poll-after-ms"] = str(poll_after_ms(job, None if place is None else place.wait_s))
         return job_object(job, place)
 
-    async def accept(self, request: Request, owner: Owner, wanted: Wanted) -> JobRecord:
-        """Store a job."""
-        key = idempotency_key(request)
-        job, _ = await asyncio.to_thread(self.intake.accept, owner, wanted, idempotency_key=key)
-        return job
+    async def accept(self, owner: Owner, wanted: Wanted, key: str | None) -> tuple[JobRecord, bool]:
+        """Store a job, under an idempotency key if there is one; says whether it is new."""
+        work = functools.partial(self.intake.accept, owner, wanted, idempotency_key=key)
+        return await (uploads.apart(work) if wanted.files else asyncio.to_thread(work))
+
+    async def queue(self, request: Request, response: Response, owner: Owner, wanted: Wanted) -> JobObject:
+        """Store the job of a request, and show it."""
+        job, _ = await self.accept(owner, wanted, idempotency_key(request))
+        return await self.shown(job, response)
 
     async def read(
         self, request: Request, kind: type[Asked], aliases: Mapping[str, str]
@@ -101,17 +106,17 @@ class House:
         body = await fields.read_body(request, largest=self.settings.upload_bytes)
         values, files = dict(body.values), dict[str, Any]()
         for name, what in aliases.items():
-            uploads: list[UploadFile] = body.files.pop(name, [])
+            parts: list[UploadFile] = body.files.pop(name, [])
             given = values.pop(name, None)
             if isinstance(given, list) and len(given) == 1:
                 given = given[0]
-            if not uploads and given in (None, ""):
+            if not parts and given in (None, ""):
                 continue
-            if what in files or len(uploads) > 1 or (uploads and given is not None):
+            if what in files or len(parts) > 1 or (parts and given is not None):
                 raise ApiError(400, f"`{name}`: one {what} is taken", code="invalid_value", param=name)
-            if not uploads and not isinstance(given, str | dict):
+            if not parts and not isinstance(given, str | dict):
                 raise ApiError(400, f"`{name}` is not a file", code="invalid_value", param=name)
-            files[what] = uploads[0].file if uploads else given
+            files[what] = parts[0].file if parts else given
         if body.files:
             name = next(iter(body.files))
             raise ApiError(

@@ -114,7 +114,8 @@ async def read_recipe(request: Request, owner: Access) -> RecipeResponse:
         if len(files) != 1 or body.files or body.values:
             raise ApiError(400, "`file`: one file is taken, and nothing else", code="invalid_value", param="file")
         target = Path(house.store.folder) / "incoming" / secrets.token_hex(8)
-        found = await asyncio.to_thread(uploads.read, "recipe", files[0].file, target, param="file")
+        given = files[0].file
+        found = await uploads.apart(lambda: uploads.read("recipe", given, target, param="file"))
     finally:
         await body.close()
     return RecipeResponse(recipe=found["recipe"])

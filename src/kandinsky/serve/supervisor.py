@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import threading
@@ -16,9 +17,10 @@ from kandinsky.jobs.records import WorkerRecord
 from kandinsky.jobs.sqlite_store import SqliteStore
 from kandinsky.serve.settings import ServeSettings
 from kandinsky.serve.worker_command import worker_command
+from kandinsky.serve.workers import LOOK_S, Workers
 
 log = logging.getLogger(__name__)
-LOOK_S = 0.05
+END_S = 20.0  # for a worker that is to stop within a step
 FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S = 0.2, 30.0, 30.0
 
 
@@ -31,15 +33,8 @@ def count_gpus() -> int:
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
-class Supervisor:
-    """The worker processes of a server.
-
-    Args:
-        settings: How many, and how they run.
-        store: The store they work for.
-        names: The models they run.
-        restarted: Called when a worker is started again.
-    """
+class Supervisor(Workers):
+    """Worker processes on this machine; see ``Workers``."""
 
     def __init__(
         self,
@@ -49,19 +44,9 @@ class Supervisor:
         names: Sequence[str],
         restarted: Callable[[], None] = lambda: None,
     ) -> None:
-        self.settings = settings
-        self.store = store
-        self.names = tuple(names)
-        self._restarted = restarted
-        self._over = threading.Event()
+        super().__init__(settings, store, names=names, restarted=restarted)
         self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
-
-    @property
-    def is_enough(self) -> bool:
-        """Whether jobs may come though no worker is there; processes are always waited for."""
-        return False
 
     def devices(self) -> list[str | None]:
         """The device of each worker; None = its own choice."""
@@ -80,12 +65,18 @@ class Supervisor:
             thread.start()
             self._threads.append(thread)
 
-    def stop(self) -> None:
-        """End the workers: running jobs may finish within the drain time, then they go back to the queue."""
-        end = time.monotonic() + self.settings.drain
-        while time.monotonic() < end and any(one.state == "busy" for one in self._mine()):
-            time.sleep(LOOK_S)
-        self._over.set()
+    def leave(self) -> None:
+        with self._lock:
+            if not self._leaving.is_set():
+                self._leaving.set()
+                for process in self.processes.values():
+                    process.send_signal(signal.SIGUSR1)
+
+    def _is_busy(self) -> bool:
+        # one that is ready may have taken a job at this moment, and ends if not
+        return any(one.state != "starting" for one in self._mine())
+
+    def _end(self) -> None:
         with self._lock:
             for process in self.processes.values():
                 process.terminate()
@@ -99,40 +90,44 @@ class Supervisor:
 
     def _tend(self, index: int, device: str | None) -> None:
         pause_s, is_first = FIRST_PAUSE_S, True
-        while not self._over.is_set():
+        while not self._leaving.is_set():
             name = f"{os.getpid()}-{index}-{secrets.token_hex(4)}"
             begun = time.monotonic()
             with self._lock:
-                if self._over.is_set():
+                if self._leaving.is_set():
                     return
                 command = worker_command(self.settings, name=name, models=self.names, device=device)
                 process = self.processes[index] = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=sys.stderr, close_fds=True
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=sys.stderr,
+                    close_fds=True,
+                    start_new_session=True,  # an interrupt at the terminal is the server's to answer
                 )
             if not is_first:
                 self._restarted()
             is_first = False
             while process.poll() is None:
                 if self._over.wait(LOOK_S):
-                    self._end(process)
+                    self._end_of(process)
                     break
             try:
                 lost = self.store.bury(name, on_purpose=self._over.is_set())
             except Exception:
                 log.warning("the jobs of a dead worker cannot be given back yet", exc_info=True)
                 lost = []
-            if not self._over.is_set():
+            if not self._leaving.is_set():
                 if time.monotonic() - begun > STEADY_S:
                     pause_s = FIRST_PAUSE_S
                 log.warning("worker %s ended with %s; its jobs: %d", name, process.returncode, len(lost))
-                self._over.wait(pause_s)
+                self._leaving.wait(pause_s)
                 pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
         self.store.close()
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
+    def _end_of(self, process: subprocess.Popen[bytes]) -> None:
         process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end = time.monotonic() + END_S
+        while process.poll() is None and time.monotonic() < end and not self._hurried.is_set():
+            time.sleep(LOOK_S)
+        process.kill()
+        process.wait()

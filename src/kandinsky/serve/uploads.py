@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -10,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
 
 import kandinsky
 from kandinsky.serve.envelope import ApiError
@@ -22,6 +24,13 @@ Way = Literal["image", "mask", "video", "recipe"]
 DEADLINE_S = 60.0
 AT_ONCE = threading.BoundedSemaphore(2)
 CHUNK = 2**20
+_READING = ThreadPoolExecutor(8, thread_name_prefix="upload")
+T = TypeVar("T")
+
+
+async def apart(work: Callable[[], T]) -> T:
+    """Do what reads uploads on threads of its own, so that nothing else of the server waits for it."""
+    return await asyncio.get_running_loop().run_in_executor(_READING, work)
 
 
 @contextmanager
@@ -77,7 +86,7 @@ def _in_child(way: Way, source: Path, target: Path, param: str) -> dict[str, Any
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE_S, env=environment, check=False,
-            cwd=source.parent, close_fds=True,
+            cwd=source.parent, close_fds=True, start_new_session=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"error": f"the file takes more than {DEADLINE_S:g} seconds to read"}

@@ -44,10 +44,6 @@ for _name in sorted({*MEDIA_TYPES.values(), "image/jpeg", "video/x-matroska"}):
 BYTES[206]["content"]["multipart/byteranges"] = {"schema": {"type": "string"}}
 
 
-def _poll(response: Response, job: JobRecord) -> None:
-    response.headers["x-kandinsky-job"] = job.id
-
-
 @router.post(
     "/v1/videos",
     response_model=JobObject,
@@ -63,10 +59,9 @@ async def create_video(request: Request, response: Response, owner: Access) -> J
     house = house_of(request)
     body, values, files = await house.read(request, fields.VideoFields, REFERENCES)
     try:
-        job = await house.accept(request, owner, Wanted(values, files))
+        return await house.queue(request, response, owner, Wanted(values, files))
     finally:
         await body.close()
-    return await house.shown(job, response)
 
 
 @router.get("/v1/videos", response_model=JobList, responses=errors(), tags=["videos"])
@@ -150,10 +145,9 @@ async def edit_video(request: Request, response: Response, owner: Access) -> Job
                 raise ApiError(400, "no model of this server changes clips: `/v1/videos/extensions` continues one, and "
                                "`/v1/audio` generates its sound", code="unsupported", param="model")  # fmt: skip
             values["model"] = able[0]
-        job = await house.accept(request, owner, Wanted(values, files))
+        return await house.queue(request, response, owner, Wanted(values, files))
     finally:
         await body.close()
-    return await house.shown(job, response)
 
 
 @router.post(
@@ -168,10 +162,9 @@ async def extend_video(request: Request, response: Response, owner: Access) -> J
     house = house_of(request)
     body, values, files = await house.read(request, fields.VideoFields, {"video": "video"})
     try:
-        job = await house.accept(request, owner, Wanted(values, files, extend=True))
+        return await house.queue(request, response, owner, Wanted(values, files, extend=True))
     finally:
         await body.close()
-    return await house.shown(job, response)
 
 
 @router.get("/v1/videos/{job_id}", response_model=JobObject, responses=errors(404), tags=["videos"])
@@ -246,10 +239,9 @@ async def remix_video(request: Request, response: Response, owner: Access, job_i
             values, files, still=parent.kind == "image", sound=parent.kind == "audio",
             extend=bool(parent.order.get("before")), parent=parent, form=form,
         )  # fmt: skip
-        job = await house.accept(request, owner, wanted)
+        return await house.queue(request, response, owner, wanted)
     finally:
         await body.close()
-    return await house.shown(job, response)
 
 
 @router.get("/v1/videos/{job_id}/content", response_class=Response, responses={**BYTES, **errors(404)}, tags=["videos"])

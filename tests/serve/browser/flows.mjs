@@ -286,6 +286,29 @@ const FLOWS = {
     return page;
   },
 
+  /** An answer that arrives after its job has ended leaves the result where it is. */
+  async late(browser) {
+    await clear();
+    const page = await open(browser);
+    await page.route("**/v1/videos", async (route) => {
+      const answer = await route.fetch();
+      const { id } = await answer.json();
+      await cardOf(page, id).waitFor({ timeout: LONGEST_JOB });
+      await route.fulfill({ response: answer });
+    });
+    await page.fill("#prompt", "a snowman");
+    await shortest(page);
+    await more(page, { steps: 1 });
+    const answered = page.waitForResponse((one) => one.url().endsWith("/v1/videos"), { timeout: LONGEST_JOB });
+    await page.click("button[type=submit]");
+    const { id, status } = await (await answered).json();
+    same(status, "queued", "the answer");
+    await page.waitForTimeout(500);
+    same(await cardOf(page, id).count(), 1, "the result");
+    same(await page.locator(".running, .waiting").count(), 0, "the queue");
+    return page;
+  },
+
   /** From the prompt to the result and back without a mouse. */
   async keyboard(browser) {
     await clear();

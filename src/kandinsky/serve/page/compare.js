@@ -2,20 +2,22 @@
 
 import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { isClip, Player, shapeOf } from "./media.js";
-import { Dialog, Segments } from "./ui.js";
+import { Dialog, Icon, Segments } from "./ui.js";
 import { t } from "./words.js";
 import { facts } from "./viewer.js";
 
-/** The second clip follows the first one's time. */
+/** The second clip follows the first one's time; tells whether they run. */
 function useStep(first, second, key) {
+  const [runs, setRuns] = useState(false);
   useEffect(() => {
     const [a, b] = [first.current, second.current];
+    setRuns(a instanceof HTMLVideoElement && !a.paused);
     if (!(a instanceof HTMLVideoElement) || !(b instanceof HTMLVideoElement)) return undefined;
     const follow = () => {
       if (b.duration && Math.abs(b.currentTime - (a.currentTime % b.duration)) > 0.12) b.currentTime = a.currentTime % b.duration;
     };
-    const play = () => b.play().catch(() => {});
-    const pause = () => b.pause();
+    const play = () => (setRuns(true), b.play().catch(() => {}));
+    const pause = () => (setRuns(false), b.pause());
     a.addEventListener("timeupdate", follow);
     a.addEventListener("seeked", follow);
     a.addEventListener("play", play);
@@ -27,22 +29,23 @@ function useStep(first, second, key) {
       a.removeEventListener("pause", pause);
     };
   }, [key]);
+  return runs;
 }
 
 export function Compare({ a, b, onClose }) {
   const [how, setHow] = useState("slider");
   const [split, setSplit] = useState(50);
   const [first, second, stage] = [useRef(null), useRef(null), useRef(null)];
-  useStep(first, second, `${how} ${a.id} ${b.id}`);
+  const runs = useStep(first, second, `${how} ${a.id} ${b.id}`);
   const drag = (event) => {
     if (event.type === "pointermove" && !event.buttons) return;
     const box = stage.current.getBoundingClientRect();
     setSplit(Math.round(Math.max(0, Math.min(100, ((event.clientX - box.left) / box.width) * 100))));
   };
-  const rows = facts(a);
-  const other = new Map(facts(b));
-  const names = [...new Set([...rows.map(([name]) => name), ...other.keys()])];
-  const mine = new Map(rows);
+  const [mine, other] = [a, b].map((job) => new Map([[t("prompt"), job.prompt], ...facts(job)]));
+  const differs = (name) => mine.get(name) !== other.get(name);
+  // what differs comes first, since the rest is often below the edge of the screen
+  const names = [...new Set([...mine.keys(), ...other.keys()])].sort((one, next) => differs(next) - differs(one));
   const toggle = () => (first.current?.paused ? first.current.play() : first.current?.pause());
   return html`<${Dialog} label=${t("compare")} kind="compare" onClose=${onClose}>
     <header class="dialog-head"><h2>${t("compare")}</h2>
@@ -58,14 +61,13 @@ export function Compare({ a, b, onClose }) {
       ${how === "slider" && html`<i class="handle" aria-hidden="true"></i>`}
     </div>
     <div class="versus-controls">
-      ${isClip(a) && html`<button type="button" class="secondary" onClick=${toggle}>${t("play")}</button>`}
+      ${isClip(a) && html`<button type="button" class="secondary" onClick=${toggle}><${Icon} name=${runs ? "pause" : "play"} />${t(runs ? "pause" : "play")}</button>`}
       ${how === "slider" && html`<label class="grow"><span class="unseen">${t("compare.split")}</span>
         <input type="range" min="0" max="100" value=${split} onInput=${(event) => setSplit(Number(event.target.value))} /></label>`}
     </div>
     <table class="differences"><thead><tr><th scope="col">${t("setting")}</th><th scope="col">A</th><th scope="col">B</th></tr></thead>
       <tbody>
-        <tr class=${a.prompt === b.prompt ? "" : "differs"}><th scope="row">${t("prompt")}</th><td>${a.prompt}</td><td>${b.prompt}</td></tr>
-        ${names.map((name) => html`<tr key=${name} class=${mine.get(name) === other.get(name) ? "" : "differs"}>
+        ${names.map((name) => html`<tr key=${name} class=${differs(name) ? "differs" : ""}>
           <th scope="row">${name}</th><td>${mine.get(name) ?? "–"}</td><td>${other.get(name) ?? "–"}</td></tr>`)}
       </tbody></table>
   <//>`;

@@ -53,6 +53,15 @@ function put(job) {
   state.jobs.set(job.id, known && !isOver(job) ? { ...known, ...job } : job);
 }
 
+const PROGRESS = { queued: 0, in_progress: 1 };
+const progress = (job) => PROGRESS[job.status] ?? 2;
+
+/** Take over a job as an answer shows it, unless the stream, which may be ahead of the answer, has told more. */
+function learn(job) {
+  const known = state.jobs.get(job.id);
+  if (!known || progress(known) <= progress(job)) put(job);
+}
+
 /** Begin: models, the newest jobs, and the stream. */
 export async function start() {
   try {
@@ -143,7 +152,7 @@ async function happened(kind, data) {
     put({ ...state.jobs.get(data.job), ...changes(kind, data) });
   } else {
     const job = await api.job(data.job).catch(() => null); // made elsewhere: another page, or a program
-    if (job) put(job);
+    if (job) learn(job);
   }
   changed();
 }
@@ -152,7 +161,7 @@ addEventListener("offline", () => state.listed && again());
 
 /** Take over jobs as an answer of the API shows them. */
 export function adopt(jobs) {
-  jobs.forEach(put);
+  jobs.forEach(learn);
   changed();
 }
 

@@ -96,7 +96,7 @@ class StepObjective(Objective):
                 "`regression` without `from_noise`"
             )
         self.fine = [walk.refined(self.parts) for walk in self.walks]
-        self.target = copy.deepcopy(student).eval() if settings.method == "consistency" else None
+        self.target = copy.deepcopy(student).float().eval() if settings.method == "consistency" else None
 
     @property
     def updates(self) -> tuple[Update, ...]:
