@@ -218,6 +218,29 @@ def bare_network(part: Part, component: Component, path: Path) -> nn.Module:
         return part.network()(component, path)
 
 
+def stored_network(card: Card, name: str, *, root: Path | None = None, model: str | None = None) -> Callable[[], Any]:
+    """How to read a network of a card in the types of its file; its tensors stay mapped from it until they are changed.
+
+    The file is found and its header checked now.
+
+    Args:
+        card: The model.
+        name: Of the network.
+        root: Folder of its files; None = where the card says.
+        model: What to call the model in messages.
+
+    Returns:
+        A callable that reads it anew, into main memory.
+
+    Raises:
+        WeightsError: The file is missing, truncated or of another network.
+        BackendError: The component is no single network.
+    """
+    component = card.components[name]
+    files = locate_parts(component, root=root, model=model or card.id)
+    return network_builder(card.part(name), component, files, None)
+
+
 def network_builder(part: Part, component: Component, files: Files, precision: Precision | None) -> Callable[[], Any]:
     """Choose how to build a component, and check its files.
 

@@ -149,6 +149,13 @@ class Placement:
         held = (one for built in self._built.values() for one in networks(built))
         return sum(tensor.nbytes for net in held for tensor in (*net.parameters(), *net.buffers()))
 
+    def release(self) -> None:
+        """Forget the networks that are in memory and not held; the next who holds one has it built again."""
+        for name in [name for name in self._built if not self._held[name]]:
+            del self._built[name]
+            self._swaps.pop(name, None)
+        gc.collect()  # they may be held by reference cycles
+
     def device(self, name: str) -> torch.device:
         """Where a network runs."""
         return self._devices[name]

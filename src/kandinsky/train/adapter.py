@@ -121,7 +121,14 @@ def targets(network: nn.Module, wanted: Sequence[str]) -> list[str]:
     return [name for name in layers if name in found]
 
 
-def add(network: nn.Module, settings: AdapterSettings, default: Sequence[str], *, seed: int = 0) -> list[str]:
+def add(
+    network: nn.Module,
+    settings: AdapterSettings,
+    default: Sequence[str],
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> list[str]:
     """Freeze a network, in the settings' type, and give it adapters that change nothing yet.
 
     Args:
@@ -129,6 +136,7 @@ def add(network: nn.Module, settings: AdapterSettings, default: Sequence[str], *
         settings: Of the adapters.
         default: Targets where the settings name none.
         seed: Of the first matrices.
+        device: Where the network will run.
 
     Returns:
         Names of the layers.
@@ -142,7 +150,7 @@ def add(network: nn.Module, settings: AdapterSettings, default: Sequence[str], *
         from peft import LoKrConfig, LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise BackendError("adapters need the package peft: pip install 'kandinsky-video[lora]'") from error
-    freeze(network, settings.base_dtype)
+    freeze(network, settings.base_dtype, device)
     alpha: Any = settings.rank if settings.alpha is None else settings.alpha
     config: Any = LoraConfig(
         r=settings.rank,
@@ -164,16 +172,20 @@ def add(network: nn.Module, settings: AdapterSettings, default: Sequence[str], *
     return chosen
 
 
-def freeze(network: nn.Module, dtype: str) -> None:
-    """Let nothing of a network learn, and keep its weights in a type: `float32`, `bfloat16` or `int8`."""
+def freeze(network: nn.Module, dtype: str, device: torch.device | str = "cpu") -> None:
+    """Let nothing of a network learn, and keep its weights in a type: `float32`, `bfloat16` or `int8`.
+
+    Args:
+        network: Changed in place, tensor by tensor; those of the type already stay as they are.
+        dtype: Of the weights.
+        device: Where the network will run.
+    """
     network.requires_grad_(False)
-    if dtype == "float32":
-        return
     for p in network.parameters():
-        p.data = p.data.to(torch.bfloat16)
+        p.data = p.data.to(torch.float32 if dtype == "float32" else torch.bfloat16)
     if dtype == "int8":
         quantise.check({"dit": "int8"})
-        quantise.quantise(network, "int8", device=next(network.parameters()).device)
+        quantise.quantise(network, "int8", device=torch.device(device))
 
 
 @contextmanager

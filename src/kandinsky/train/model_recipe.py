@@ -7,7 +7,6 @@ Legend: B batch, T H W C latent frames, rows, columns, channels.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from kandinsky import catalogue
-from kandinsky.engine.build import bare_network, build
+from kandinsky.engine.build import bare_network, build, stored_network
 from kandinsky.engine.context import Context
 from kandinsky.engine.lesson import Lesson
 from kandinsky.engine.options import RunOptions
@@ -37,6 +36,7 @@ from kandinsky.model.family import Part
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.printing import counted
 from kandinsky.runtime.parallel.exchange import collect, shares, span, tell_tensors
+from kandinsky.runtime.placement import Precision
 from kandinsky.text.store import join
 from kandinsky.train import loop, pairs
 from kandinsky.train.adapter import AdapterSettings, targets
@@ -453,7 +453,8 @@ class Prepared:
         denoising: The door of its denoiser.
         examples: The data.
         empty: Embeddings of the empty prompt.
-        network: A copy of its denoiser, float32. Where the recipe asks for an adapter, that alone requires gradients.
+        network: Its denoiser, in main memory and in the types of its file; what learns of it becomes float32 in the
+            loop. Where the recipe asks for an adapter, that alone requires gradients.
         batches: Gives a portion of the batch of a step.
         told: What makes the result besides the loop's settings.
         scaling: The processes that train it together.
@@ -489,9 +490,11 @@ class Prepared:
         if trigger:
             examples = [_triggered(one, trigger) for one in examples]
         encoders = ("text", *(name for name in self.lesson.encoders if name in card.components))
-        only = (recipe.part, *encoders) if recipe.start == MODEL else encoders
-        options = RunOptions(device=run.device, dtype="float32", offload="module", only=only)
-        self.context = build(card, options, root=self.source.root, name=self.source.name)
+        self._begins = self._beginning(card)
+        options = RunOptions(device=run.device, dtype="float32", offload="module", only=encoders)
+        # text encoders are as large as the networks that learn: in the type of generation
+        types = {"text": Precision.choose(card.components["text"].dtype, torch.device(run.device)).name}
+        self.context = build(card, options, root=self.source.root, name=self.source.name, types=types)
         self.denoising = Denoising(self.context, job, part=recipe.part)
         self.examples: Examples
         if encoded is not None:
@@ -561,24 +564,41 @@ class Prepared:
         demand = demand_of(job, context.attention_of(job), clips=0)
         return Divisible(type(self.network), None if split is None else split.rules(), demand)
 
+    def _beginning(self, card: Card) -> Callable[[], nn.Module]:
+        """What gives the network with the weights that the training begins with, each time anew."""
+        part, component, start = card.part(self.part), card.components[self.part], self.recipe.start
+        if start == MODEL:
+            return stored_network(card, self.part, root=self.source.root, model=self.source.name)
+
+        def made() -> nn.Module:
+            if start == RANDOM:
+                with loop.seeded(self.recipe.loop.seed):
+                    return bare_network(part, component, Path())
+            with torch.device("meta"):
+                network = bare_network(part, component, Path())
+            load_into(network, Path(start), keymap=keymap_of(part))
+            return network
+
+        return made
+
+    def copy(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """Another network with the weights that the training begins with, in main memory; no gradients are required.
+
+        Args:
+            dtype: Of its weights; as they are stored where absent.
+        """
+        return self._begins().to(dtype=dtype).requires_grad_(False).eval()
+
     def _network(self) -> nn.Module:
-        part, start = self.context.card.part(self.part), self.recipe.start
-        if start != MODEL:
-            with loop.seeded(self.recipe.loop.seed):
-                network = bare_network(part, self.context.card.components[self.part], Path())
-            if start != RANDOM:
-                load_into(network, Path(start), keymap=keymap_of(part), dtype=torch.float32)
-        else:
-            with self.context.placement.hold(self.part) as held:
-                network = copy.deepcopy(held)  # its weights may be mapped from their file
-        network = network.float().requires_grad_(True)
+        network = learning(self._begins())
         if (adapter := self.recipe.adapter) is not None:
-            add_adapters(network, adapter, part.adapts, seed=self.recipe.loop.seed)
+            default = self.context.card.part(self.part).adapts
+            add_adapters(network, adapter, default, seed=self.recipe.loop.seed, device=self.run.device)
         return network
 
     @contextmanager
     def reference(self, network: nn.Module) -> Iterator[nn.Module]:
-        """The network as it was before the training: without its adapters, or a frozen copy made at the first call."""
+        """The network as it was before the training: without its adapters, or a frozen copy."""
         if self.recipe.adapter is not None:
             with without_adapters(network):
                 yield network
@@ -592,8 +612,8 @@ class Prepared:
 
     @cached_property
     def frozen_copy(self) -> nn.Module:
-        """The network as it is when this is first asked for, frozen."""
-        return copy.deepcopy(self.network).requires_grad_(False).eval()
+        """The network as it is before the training, frozen."""
+        return self.copy(torch.float32)
 
     def train(self, objective: Objective, manner: Manner | None = None) -> Mapping[str, Mapping[str, Tensor]]:
         """Run the loop.
@@ -605,7 +625,8 @@ class Prepared:
         Returns:
             By update, the weights it gives.
         """
-        run = self.run
+        run, watchers = self.run, self._watchers(objective.updates[0].name, manner)
+        self.context.placement.release()  # what encoded the data
         return loop.run(
             objective,
             self.recipe.loop,
@@ -614,7 +635,7 @@ class Prepared:
             device=run.device,
             recipe=self.told,
             on_log=run.on_log,
-            watchers=self._watchers(objective.updates[0].name, manner),
+            watchers=watchers,
             scaling=self.scaling,
         )
 
@@ -647,6 +668,18 @@ class Prepared:
         if adapter is not None:
             return write_adapter(weights, adapter, self.run.out, keymap)
         return write_state(keymap.as_file({**state, **weights}), self.run.out / name, layout="official")
+
+
+def learning(network: nn.Module) -> nn.Module:
+    """Let all weights of a network learn; they stay in the types of their file until the loop takes them.
+
+    Returns:
+        The network.
+    """
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            buffer.data = buffer.data.float()
+    return network.requires_grad_(True)
 
 
 def _triggered(example: Example, trigger: str) -> Example:

@@ -31,8 +31,10 @@ from kandinsky.runtime.parallel.mesh import mesh_of
 from kandinsky.runtime.parallel.places import Place, Split
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule
 
+    from kandinsky.runtime.parallel import sharding
     from kandinsky.runtime.parallel.split import Cut, SplitRules
 
 Activations = Literal["kept", "full", "blocks", "operations"]
@@ -195,8 +197,11 @@ class Scaling:
     def prepare(self, network: nn.Module, *, trains: bool = True) -> Mapping[str, Split]:
         """Bring a network to its device, and leave this process its part of it, under the same names.
 
+        What learns becomes float32 and memory of its own: it may be mapped from a file, in that file's types. Blocks
+        are taken one after the other, so that of what is cut no more than one is there whole.
+
         Args:
-            network: Changed in place.
+            network: Changed in place, once.
             trains: Whether gradients of its own weights are taken.
 
         Returns:
@@ -205,23 +210,28 @@ class Scaling:
         Raises:
             RequestError: Its layers cannot be cut.
         """
+        if network in self._splits:
+            return self._splits[network]
         shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
         is_divisible = self.divisible is not None and isinstance(network, self.divisible.network)
         rules = self.divisible.rules if self.divisible is not None and is_divisible else None
         blocks = [] if rules is None else list(rules.blocks(network))
         names = {id(module): name for name, module in network.named_modules()}
         splits = {name: Split(shape) for name, shape in shapes.items()}
-        if rules is not None and self.layout.tp > 1:
-            from kandinsky.runtime.parallel.tensor import cut_block
-
-            self._partial[network] = []
-            for block in blocks:
-                splits |= dict(_cuts(block, names[id(block)], rules, self.layout.tp, shapes))
-                self._cut_adapted(network, block, names[id(block)], rules.cut, splits)
-                cut_block(block, _plain(block, rules.cut), self._weights["tp"])
         self.spare(blocks, compiles=trains)
-        if is_divisible and self.scale.fsdp > 1:
-            self._fully_shard(network, blocks)
+        is_sharded = is_divisible and self.scale.fsdp > 1
+        place = HOST if is_sharded or (blocks and self.layout.tp > 1) else self.device  # what cuts it moves it
+        within = {id(p) for block in blocks for p in block.parameters()}
+        rest = [p for p in network.parameters() if id(p) not in within]
+        for block in blocks:
+            _as_learned(block.parameters(), place)
+            if rules is not None and self.layout.tp > 1:
+                splits |= self._cut(network, block, names[id(block)], rules, shapes)
+            if is_sharded:
+                self._shard_block(block)
+        _as_learned(rest, place)
+        if is_sharded:
+            self._shard_rest(network, blocks)
             splits = {name: _sharded(split, self.scale.fsdp) for name, split in splits.items()}
         else:
             network.to(self.device)
@@ -252,16 +262,45 @@ class Scaling:
             if run is not block.forward:
                 block.forward = run
 
-    def _fully_shard(self, network: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    @property
+    def _mesh(self) -> DeviceMesh:
+        """Of the processes that hold shards."""
+        is_repeated = self.layout.data * self.layout.context > self.scale.fsdp
+        return self._weights["replicate", "shard"] if is_repeated else self._weights["shard"]
+
+    @property
+    def _keeping(self) -> sharding.Keeping:
         from kandinsky.runtime.parallel import sharding
 
         types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-        keeping = sharding.Keeping(types[self.scale.param_dtype], types[self.scale.reduce_dtype], self.scale.offload)
-        is_repeated = self.layout.data * self.layout.context > self.scale.fsdp
-        mesh = self._weights["replicate", "shard"] if is_repeated else self._weights["shard"]
-        for block in blocks:
-            sharding.shard_block(block, mesh, keeping)
-        sharding.shard_rest(network, blocks, mesh, keeping)
+        return sharding.Keeping(types[self.scale.param_dtype], types[self.scale.reduce_dtype], self.scale.offload)
+
+    def _shard_block(self, block: nn.Module) -> None:
+        from kandinsky.runtime.parallel import sharding
+
+        sharding.shard_block(block, self._mesh, self._keeping)
+
+    def _shard_rest(self, network: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        from kandinsky.runtime.parallel import sharding
+
+        sharding.shard_rest(network, blocks, self._mesh, self._keeping)
+
+    def _cut(
+        self,
+        network: nn.Module,
+        block: nn.Module,
+        name: str,
+        rules: SplitRules,
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> dict[str, Split]:
+        """Leave this process its part of a block. Returns: how its parameters are divided."""
+        from kandinsky.runtime.parallel.tensor import cut_block
+
+        splits = dict(_cuts(block, name, rules, self.layout.tp, shapes))
+        self._partial.setdefault(network, [])
+        self._cut_adapted(network, block, name, rules.cut, splits)
+        cut_block(block, _plain(block, rules.cut), self._weights["tp"])
+        return splits
 
     def _cut_adapted(
         self, network: nn.Module, block: nn.Module, name: str, cut: Cut, splits: Mapping[str, Split]
@@ -449,6 +488,13 @@ def held(p: Tensor) -> Tensor:
     with torch.no_grad():
         local: Tensor = p.detach().to_local()  # type: ignore[attr-defined]
     return local
+
+
+def _as_learned(parameters: Iterable[nn.Parameter], device: torch.device) -> None:
+    """Make of those that learn float32 numbers of their own, one after the other."""
+    for p in parameters:
+        if p.requires_grad:
+            p.data = p.data.to(device, torch.float32, copy=True)
 
 
 def _held_grad(p: Tensor) -> Tensor:

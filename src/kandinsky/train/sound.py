@@ -10,7 +10,6 @@ Legend: N examples; H W C rows, columns, channels of a latent; T frames, L words
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kandinsky import catalogue
-from kandinsky.engine.build import build
+from kandinsky.engine.build import build, stored_network
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.files import local_path
@@ -36,7 +35,7 @@ from kandinsky.train.data.dataset import MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Feed
 from kandinsky.train.denoiser import DenoiserObjective
 from kandinsky.train.denoising import Denoising, Given
-from kandinsky.train.model_recipe import Batch, CaptionNumbers, check_adapter
+from kandinsky.train.model_recipe import Batch, CaptionNumbers, check_adapter, learning
 from kandinsky.train.objective import Portion, Rng
 from kandinsky.train.recipe import Run
 from kandinsky.train.times import Times
@@ -214,13 +213,12 @@ def train(recipe: SoundRecipe, run: Run) -> Path:
     card = source.card
     place = local_path(recipe.data.source, "data")
     batches, shape = _batches(place, recipe, card)
-    context = build(card, RunOptions(device=run.device, dtype="float32", only=("dit",)), root=source.root)
+    read = stored_network(card, "dit", root=source.root, model=source.name)
+    context = build(card, RunOptions(device=run.device, dtype="float32", only=()), root=source.root)
     denoising = Denoising(context, cast("Job", Rules(card.sampling, 1.0)), AUDIO)
-    with context.placement.hold("dit") as held:
-        network = copy.deepcopy(held).float().requires_grad_(True)
-    part = card.part("dit")
+    network, part = learning(read()), card.part("dit")
     if recipe.adapter is not None:
-        adapter.add(network, recipe.adapter, part.adapts, seed=recipe.loop.seed)
+        adapter.add(network, recipe.adapter, part.adapts, seed=recipe.loop.seed, device=run.device)
     objective = DenoiserObjective(denoising, network, batches, recipe.times)
     told = {**run.recipe, "data shape": shape}
     weights = loop.run(

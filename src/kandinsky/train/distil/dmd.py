@@ -9,7 +9,6 @@ discriminator looks through the network of the student's score; here through the
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from kandinsky.train.distil.discriminator import Alarm, Discriminator, hinge, me
 from kandinsky.train.distil.ladd import MOSTLY_CLEAN, made_by
 from kandinsky.train.distil.teacher import Distilling, DistilRecipe, Teacher, distance, means_of
 from kandinsky.train.distil.walk import StudentSteps, Walk
-from kandinsky.train.model_recipe import Batch, Batches
+from kandinsky.train.model_recipe import Batch, Batches, learning
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update, at_times
 from kandinsky.train.recipe import Run
 from kandinsky.train.scale import works_on
@@ -201,7 +200,7 @@ def train(recipe: DmdRecipe, run: Run) -> Path:
     """
     ready = Distilling(recipe, run)
     denoising, settings = ready.ready.denoising, recipe.matching
-    fake = copy.deepcopy(ready.teacher.network).float().requires_grad_(True)
+    fake = learning(ready.ready.copy())
     discriminator = None
     if settings.gan:
         with loop.seeded(recipe.loop.seed):

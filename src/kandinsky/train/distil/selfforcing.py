@@ -9,7 +9,6 @@ student's own states.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +26,7 @@ from kandinsky.train.distil.dmd import Matching
 from kandinsky.train.distil.teacher import Distilling, DistilRecipe, Teacher, landing
 from kandinsky.train.distil.teacher import distance as distance_of
 from kandinsky.train.distil.walk import StudentSteps, Walk
-from kandinsky.train.model_recipe import Batch, Batches, by_time
+from kandinsky.train.model_recipe import Batch, Batches, by_time, learning
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update
 from kandinsky.train.recipe import Run
 from kandinsky.train.scale import works_on
@@ -295,7 +294,7 @@ def train(recipe: SelfForcingRecipe, run: Run) -> Path:
     denoising, settings = ready.ready.denoising, recipe.forcing
     matching = None
     if settings.loss == "dmd":
-        fake = copy.deepcopy(ready.teacher.network).float().requires_grad_(True)
+        fake = learning(ready.ready.copy())
         matching = Matching(denoising, ready.teacher, fake, recipe.times, least=settings.least, most=settings.most)
     rollout = Rollout(Walk(denoising, recipe.student_steps), recipe.chunks)
     return ready.train(

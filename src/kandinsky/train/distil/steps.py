@@ -96,7 +96,7 @@ class StepObjective(Objective):
                 "`regression` without `from_noise`"
             )
         self.fine = [walk.refined(self.parts) for walk in self.walks]
-        self.target = copy.deepcopy(student).eval() if settings.method == "consistency" else None
+        self.target = _averaged(student) if settings.method == "consistency" else None
 
     @property
     def updates(self) -> tuple[Update, ...]:
@@ -194,6 +194,15 @@ class StepObjective(Objective):
         predicted = self.denoising.predict(self.student, noisy, t, batch.given)
         value = distance(self.denoising, predicted, target, t, batch, huber=self.settings.huber)
         return value, by_time(predicted, target, t, batch)
+
+
+def _averaged(student: nn.Module) -> nn.Module:
+    """A copy that can follow a student: float32 where that learns."""
+    made = copy.deepcopy(student).eval()
+    for p in made.parameters():
+        if p.requires_grad:
+            p.data = p.data.float()
+    return made
 
 
 def train(recipe: StepRecipe, run: Run) -> Path:

@@ -8,7 +8,6 @@ Legend: B batch; T H W C latent frames, rows, columns, channels.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from kandinsky.errors import RequestError
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.distil.walk import StudentSteps, Walk
-from kandinsky.train.model_recipe import Batch, Clip, ClipBatches, HeldClips, ModelRecipe, Prepared, PromptedData
+from kandinsky.train.model_recipe import Batch, Clip, ClipBatches, HeldClips, ModelRecipe, Prepared, PromptedData, learning
 from kandinsky.train.objective import Objective
 from kandinsky.train.recipe import Run
 from kandinsky.train.samples import Manner
@@ -115,12 +114,12 @@ class Distilling:
         self.ready = ready = Prepared(recipe, run)
         card = ready.context.card
         scale = card.sampling.guidance if recipe.guidance is None else recipe.guidance
-        network = copy.deepcopy(ready.network).to(getattr(torch, recipe.teacher_dtype)).requires_grad_(False).eval()
+        network = ready.copy(getattr(torch, recipe.teacher_dtype))
         self.teacher = Teacher(ready.denoising, network, scale, self._negative(recipe))
         self.student = ready.network
         if recipe.student is not None:
-            load_into(self.student, Path(recipe.student), keymap=keymap_of(card.part("dit")), dtype=torch.float32)
-            self.student.requires_grad_(True)
+            load_into(self.student, Path(recipe.student), keymap=keymap_of(card.part("dit")))
+            learning(self.student)
 
     def batches(self, synthetic: int = 0) -> ClipBatches:
         """Batches of the data, or of what the teacher makes of its prompts in so many steps."""
@@ -129,7 +128,7 @@ class Distilling:
             return batches
         ready, device = self.ready, self.ready.run.device
         walk = Walk(ready.denoising, StudentSteps(synthetic))
-        self.teacher.network.to(device)
+        ready.scaling.prepare(self.teacher.network, trains=False)
         made, clips = [], ready.clips
         for number, clip in enumerate(clips):
             given = Given(clip.text).to(device)
