@@ -34,7 +34,6 @@ from kandinsky.model.card import Card, Component, Source
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.family import Part
 from kandinsky.model.values import Request, TextEmbeddings
-from kandinsky.printing import counted
 from kandinsky.runtime.parallel.exchange import collect, shares, span, tell_tensors
 from kandinsky.runtime.placement import Precision
 from kandinsky.text.store import join
@@ -47,7 +46,7 @@ from kandinsky.train.conditions import Conditions, joined
 from kandinsky.train.data import sources
 from kandinsky.train.data.batches import (
     TASKS,
-    Buckets,
+    FullBuckets,
     Mixture,
     Packing,
     Plan,
@@ -60,7 +59,7 @@ from kandinsky.train.data.dataset import LATENT, MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.data.sources import Example
 from kandinsky.train.denoising import Denoising, Given
-from kandinsky.train.objective import Objective, Portion, Rng, Timed, at_times
+from kandinsky.train.objective import Objective, Portion, Rng, Timed, at_times, check_portions
 from kandinsky.train.recipe import Run
 from kandinsky.train.samples import Manner, Samples, SampleSettings, jobs_of
 from kandinsky.train.scale import HOST, Divisible, Scale, Scaling
@@ -390,7 +389,7 @@ class ClipBatches:
                 packing = Packing(shapes, tokens=settings.sequence, seed=seed, only=only, patch=patch)
                 return Sequences(packing, settings.batch)
             batch = settings.batch if settings.tokens is None else None
-            return Buckets(shapes, batch=batch, tokens=settings.tokens, seed=seed, last="fill", only=only, patch=patch)
+            return FullBuckets(shapes, batch=batch, tokens=settings.tokens, seed=seed, only=only, patch=patch)
 
         self.mixture: Mixture | None = None
         if settings.tasks:
@@ -426,7 +425,7 @@ class ClipBatches:
         numbers = [one.place for one in loaded]
         made = [self._learned(one, rng, conditions) for one in loaded]
         clean, known = torch.cat([one for one, _ in made]), [one for _, one in made]
-        texts = [one.text.to("cpu", torch.float32) for one in loaded if one.text is not None]
+        texts = [one.text.to("cpu", torch.float32) for one in loaded]
         given = Given(join(texts), joined(known, clean, self.track))
         # where a prompt was dropped, what the clip shows is still known
         every = [[one.caption] if one.caption else self.examples.captions(one.index) for one in loaded]
@@ -553,8 +552,7 @@ class Prepared:
         for index in range(len(self.examples.shapes)):
             captions = self.examples.captions(index)
             loaded = [self.examples.example(index, index, one) for one in captions]
-            texts = [one.text for one in loaded if one.text is not None]
-            found.append(Clip(loaded[0].latent.float(), texts, captions))
+            found.append(Clip(loaded[0].latent.float(), [one.text for one in loaded], captions))
         return found
 
     def _divisible(self, job: Job) -> Divisible:
@@ -789,14 +787,9 @@ def check(recipe: ModelRecipe, card: Card, processes: int = 1) -> None:
     student = getattr(recipe, "student", None)  # of recipes that distil
     if student is not None and not Path(student).is_file():
         raise RequestError(f"`student` is `{shown(student)}`: name a weight file that exists")
-    taking = recipe.scale.layout(processes).data
-    if recipe.data.tokens is None and recipe.loop.accumulate * taking > recipe.data.batch:
-        what = counted(recipe.data.batch, "clip" if recipe.data.sequence is None else "sequence")
-        each = "" if taking == 1 else f" on each of {taking} processes"
-        raise RequestError(
-            f"`loop.accumulate` is {recipe.loop.accumulate}{each}, and a batch has {what}: use a larger `data.batch`, "
-            f"or fewer micro-batches{'' if taking == 1 else ' or processes'}"
-        )
+    if recipe.data.tokens is None:
+        what, taking = "clip" if recipe.data.sequence is None else "sequence", recipe.scale.layout(processes).data
+        check_portions(recipe.loop.accumulate, recipe.data.batch, what=what, processes=taking)
     if does.makes == "sound" or (does.lessons and not recipe.teaches):
         raise RequestError(
             f"`{card.id}` cannot be trained by a recipe of this kind: it trains models that make a clip or an image "
