@@ -138,7 +138,7 @@ class Buckets(Epochs):
         super().__init__(slots, list(groups.values()), seed)
 
 
-class FullBuckets:
+class FullBuckets(Epochs):
     """Batches of examples whose latents have one shape, all batches of a shape equally large.
 
     What is left of a shape at the end of an epoch waits for the next one, in which the examples of that shape go on. So
@@ -164,8 +164,8 @@ class FullBuckets:
         patch: tuple[int, int, int] = PATCH,
     ) -> None:
         groups = _grouped(shapes, only)
-        self._examples = [np.asarray(numbers, np.int64) for numbers in groups.values()]
-        self._sizes, self._seed = _sizes(groups, batch, tokens, patch), seed
+        super().__init__((), list(groups.values()), seed)
+        self._sizes = _sizes(groups, batch, tokens, patch)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -176,39 +176,28 @@ class FullBuckets:
         """The examples of a step. Raises: RequestError for a step below 0."""
         if step < 0:
             raise RequestError(f"there is no step {step}: the first is 0")
-        epoch = self._epoch_of(step)
-        before = [self._batches(kind, epoch) for kind in range(len(self._sizes))]
-        there = [self._batches(kind, epoch + 1) - count for kind, count in enumerate(before)]
-        slots = [(kind, count + turn) for kind, count in enumerate(before) for turn in range(there[kind])]
-        order = _rng(self._seed, "epoch", epoch).permutation(len(slots))
-        kind, number = slots[order[step - sum(before)]]
-        size, examples = self._sizes[kind], self._examples[kind]
-        rounds = [divmod(place, len(examples)) for place in range(number * size, (number + 1) * size)]
-        orders = {turn: self._order(kind, turn) for turn in {turn for turn, _ in rounds}}
-        return tuple(int(orders[turn][place]) for turn, place in rounds)
-
-    def parts(self, step: int) -> tuple[tuple[int, ...], ...]:
-        """The examples of a step, each by itself."""
-        return tuple((number,) for number in self(step))
-
-    def _batches(self, kind: int, epochs: int) -> int:
-        """Whole batches of a shape in so many epochs."""
-        return epochs * len(self._examples[kind]) // self._sizes[kind]
-
-    def _epoch_of(self, step: int) -> int:
-        """The first epoch after which there were more steps than this one's number."""
-
-        def after(epoch: int) -> int:
-            return sum(self._batches(kind, epoch + 1) for kind in range(len(self._sizes)))
-
         last = max(self._sizes)
-        while after(last) <= step:
+        while sum(self._batches(last)) <= step:
             last *= 2
-        return bisect_right(range(last), step, key=after)
+        epoch = bisect_right(range(1, last + 1), step, key=lambda epochs: sum(self._batches(epochs)))
+        return self._order(epoch)[step - sum(self._batches(epoch))]
 
-    def _order(self, kind: int, turn: int) -> np.ndarray:
-        """The examples of a shape in the order in which they come for the so-manieth time."""
-        return _rng(self._seed, f"shape {kind}", turn).permutation(self._examples[kind])
+    def _batches(self, epochs: int) -> list[int]:
+        """Whole batches of each shape in so many epochs."""
+        return [epochs * len(one) // size for one, size in zip(self._examples, self._sizes, strict=True)]
+
+    def _ordered(self, epoch: int) -> list[tuple[int, ...]]:
+        filled: list[tuple[int, ...]] = []
+        ends = zip(self._batches(epoch), self._batches(epoch + 1), strict=True)
+        for kind, ((first, last), examples, size) in enumerate(zip(ends, self._examples, self._sizes, strict=True)):
+            if first == last:
+                continue
+            turns = range(first * size // len(examples), -(-last * size // len(examples)))
+            orders = [_rng(self._seed, f"shape {kind}", turn).permutation(examples) for turn in turns]
+            start = first * size - turns.start * len(examples)
+            dealt = np.concatenate(orders)[start : start + (last - first) * size]
+            filled += map(tuple, dealt.reshape(-1, size).tolist())
+        return [filled[place] for place in _rng(self._seed, "epoch", epoch).permutation(len(filled))]
 
 
 class Packing(Epochs):

@@ -127,7 +127,7 @@ class Alarm(nn.Module):
     def __init__(self, memory: float = 0.99) -> None:
         super().__init__()
         self.memory, self.rung = memory, False
-        self.register_buffer("average", torch.tensor(0.5, dtype=torch.float64))
+        self.register_buffer("average", torch.tensor(0.5))
 
     def forward(self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> dict[str, float]:
         """Figures for the log; `collapse` is 1 while nearly everything is told right, which is warned of once."""
