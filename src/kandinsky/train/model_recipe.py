@@ -498,6 +498,7 @@ class Prepared:
         self.examples: Examples
         if encoded is not None:
             encoded.check_model(card)
+            check_cutting(recipe, card, encoded)
             if absent := set(self.lesson.tensors) - set(encoded.manifest["tensors"]) or recipe.part != "dit":
                 what = "another frame rate" if absent is True else f"`{min(absent)}` of each example"
                 raise RequestError(
@@ -825,6 +826,23 @@ def _is_said(values: Any, key: str) -> bool:
         return _is_said(getattr(values, name), rest)
     own = next(one for one in fields(values) if one.name == name)
     return bool(getattr(values, name) != (own.default if own.default_factory is MISSING else own.default_factory()))
+
+
+def check_cutting(recipe: ModelRecipe, card: Card, encoded: EncodedDataset) -> None:
+    """Refuse a size or length that an encoded data set was not cut to. Raises: RequestError."""
+    data, cut, shape = recipe.data, encoded.manifest.get("settings", {}), job_of(recipe, card).shape
+    advice = f"leave it out, or encode `{shown(data.source)}` anew"
+    sizes = [(one["width"], one["height"]) for one in cut.get("buckets", ())]
+    if data.size is not None and sizes and (shape.width, shape.height) not in sizes:
+        there = ", ".join(f"{width}x{height}" for width, height in sizes)
+        raise RequestError(f"`data.size` is `{shown(data.size)}`, and the data set was encoded at {there}: {advice}")
+    lengths = cut.get("frames", ())
+    if data.seconds is not None and lengths and shape.frames not in lengths:
+        there = ", ".join(map(str, lengths))
+        raise RequestError(
+            f"`data.seconds` is {data.seconds:g}, which are {shape.frames} frames, and the data set was encoded with "
+            f"{there}: {advice}"
+        )
 
 
 def check_adapter(adapter: AdapterSettings, part: Part, component: Component, scale: Scale | None = None) -> None:

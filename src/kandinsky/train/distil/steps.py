@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -59,6 +60,10 @@ class StepSettings:
     def __post_init__(self) -> None:
         if not self.levels:
             raise RequestError("`levels` is empty: name numbers of steps, the student's last")
+        if self.method == "progressive" and (odd := [two for two in pairwise(self.levels) if two[0] != 2 * two[1]]):
+            raise RequestError(
+                f"`levels` has {odd[0][1]} after {odd[0][0]}: with method `progressive` each is half of the one before"
+            )
         if self.sampler is not None:
             known_sampler(self.sampler)
 

@@ -21,7 +21,16 @@ from kandinsky.errors import RequestError
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.distil.walk import StudentSteps, Walk
-from kandinsky.train.model_recipe import Batch, Clip, ClipBatches, HeldClips, ModelRecipe, Prepared, PromptedData, learning
+from kandinsky.train.model_recipe import (
+    Batch,
+    Clip,
+    ClipBatches,
+    HeldClips,
+    ModelRecipe,
+    Prepared,
+    PromptedData,
+    learning,
+)
 from kandinsky.train.objective import Objective
 from kandinsky.train.recipe import Run
 from kandinsky.train.samples import Manner
