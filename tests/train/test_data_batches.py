@@ -60,7 +60,7 @@ def test_full_batches_show_no_example_more_often_than_its_share(
     counts, step = Counter[int](), 0
     for epochs in range(1, 2 * batch + 1):
         steps = sum(epochs * count // batch for count in sizes.values())
-        for step in range(step, steps):  # noqa: B020, PLW2901
+        for step in range(step, steps):  # noqa: B020
             numbers = plan(step)
             assert len(numbers) == batch and len({shapes[i] for i in numbers}) == 1
             counts.update(numbers)

@@ -19,12 +19,10 @@ import kandinsky
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.train.data.batches import Buckets, Packing
 from kandinsky.train.data.captions import CaptionChoice
-from kandinsky.train.data.clips import Bucket, Cutting
 from kandinsky.train.data.dataset import EncodedDataset
 from kandinsky.train.data.encode import encode
 from kandinsky.train.data.feed import EncodedExamples, Feed, Loaded
 from kandinsky.train.data.prefetch import Ahead, prefetched
-from kandinsky.train.data.sources import find
 
 CHOICE = CaptionChoice(drop=0.3)
 

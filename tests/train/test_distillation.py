@@ -161,7 +161,7 @@ def test_finer_steps_begin_and_end_where_those_of_the_student_do(name: str) -> N
             walk = Walk(denoising, StudentSteps(steps))
             fine = walk.refined(parts)
             assert torch.equal(fine[::parts], walk.times) and (fine.diff() < 0).all()
-    with pytest.raises(RequestError, match="`levels` has 6 after 16: .* half of the one before"):
+    with pytest.raises(RequestError, match=r"`levels` has 6 after 16: .* half of the one before"):
         StepSettings("progressive", (32, 16, 6))
 
 

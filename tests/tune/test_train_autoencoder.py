@@ -269,7 +269,7 @@ def test_windows_are_read_by_time_and_what_cannot_be_used_is_named(
     assert list(portion.numbers) == [1] and torch.equal(
         portion.clip_BTHWC, batches(0, Rng(0, 0), Portion()).clip_BTHWC[1:2]
     )
-    with pytest.raises(RequestError, match="no video has 129 frames: `long.mp4` shows"):
+    with pytest.raises(RequestError, match=r"no video has 129 frames: `broken\.mp4`|no video has 129 frames: video"):
         FragmentBatches(files, dataclasses.replace(settings, frames=129))
 
 
@@ -286,7 +286,7 @@ def test_a_file_that_can_no_longer_be_read_is_named_and_another_taken(
     assert [fault.name for fault in batches.faults] == ["a.mp4"] and caplog.text.count("left out") == 1
     (tmp_path / "b.mp4").unlink()
     batches._probed.cache_clear()
-    with pytest.raises(RequestError, match="does not exist|cannot be read"):
+    with pytest.raises(RequestError, match=r"does not exist|cannot be read"):
         batches(9, Rng(0, 9), Portion())
 
 

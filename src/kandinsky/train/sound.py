@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kandinsky import catalogue
 from kandinsky.engine.build import build, stored_network
+from kandinsky.engine.lesson import LATENT
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.files import local_path
@@ -235,12 +236,26 @@ def _batches(place: Path, recipe: SoundRecipe, card: Card) -> tuple[Callable[[in
     """What gives the batches, and what a run that goes on is compared with."""
     if not (place / MANIFEST).is_file():
         tensors = read(place)
+        _check_widths(tensors, card, place)
         return SoundBatches(tensors, recipe.data), str(list(tensors["latents"].shape))
     dataset = EncodedDataset(place)
     dataset.check_model(card)
     count = recipe.loop.accumulate
     shares = [Portion(micro, count) for micro in range(count)]
     return EncodedSound(dataset, recipe.data, seed=recipe.loop.seed, shares=shares), dataset.fingerprint
+
+
+def _check_widths(tensors: Mapping[str, Tensor], card: Card, file: Path) -> None:
+    """Refuse a file of another model. Raises: WeightsError."""
+    assert card.does.examples is not None
+    shapes = card.does.examples().shapes(card)
+    needed = {"latents": shapes[LATENT][-1], FRAMES: shapes[VIDEO_STATES][-1], TEXT: shapes[VIDEO_STATES][-1]}
+    for name, width in needed.items():
+        if tensors[name].shape[-1] != width:
+            raise WeightsError(
+                f"`{name}` in `{escaped(file)}` has {tensors[name].shape[-1]} numbers a place, and `{card.id}` needs "
+                f"{width}: is it of another model?"
+            )
 
 
 def read(file: Path) -> dict[str, Tensor]:

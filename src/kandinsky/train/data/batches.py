@@ -107,7 +107,7 @@ class Epochs:
 
 
 class Buckets(Epochs):
-    """Batches of examples whose latents have one shape; those of a shape that are too few for a batch make a smaller one.
+    """Batches of examples whose latents have one shape; what is too little for a batch makes a smaller one.
 
     Args:
         shapes: Of the latents of all examples, (T, H, W, C).
