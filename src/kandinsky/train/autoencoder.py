@@ -51,7 +51,6 @@ from kandinsky.weights.write import write_state
 log = logging.getLogger(__name__)
 KEPT_VIDEOS = 64  # whose times of frames are kept in memory
 MEASURED = 16  # steps whose latents say the scaling factor
-CLASSES = {"hunyuan": "AutoencoderKLHunyuanVideo", "cogvideox": "AutoencoderKLCogVideoX"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -457,7 +456,7 @@ def train(recipe: AutoencoderRecipe, run: Run) -> Path:
     if recipe.network.measures:
         network.load_state_dict(state)
         params = dataclasses.replace(params, scaling_factor=scaling_factor(objective, recipe.loop))
-    config = {"_class_name": CLASSES[recipe.network.kind], **dataclasses.asdict(params)}
+    config = {"_class_name": type(network.net).__name__, **dataclasses.asdict(params)}
     return write_state(keymap.as_file(state), run.out / "vae", layout="diffusers", config=config)
 
 

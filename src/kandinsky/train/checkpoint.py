@@ -309,13 +309,12 @@ class Checkpoints:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def restore(self, state: State, steps: int, device: str) -> Position | None:
+    def restore(self, state: State, steps: int) -> Position | None:
         """Bring back the last checkpoint that can be read; one that cannot is named, and the one before it is used.
 
         Args:
             state: Filled in place.
             steps: Length of the run; a checkpoint may not be beyond it.
-            device: Where the run computes.
 
         Returns:
             Where the run stands; None where there is no checkpoint.
@@ -323,7 +322,6 @@ class Checkpoints:
         Raises:
             RequestError: None of them can be read, or the one that can belongs to another recipe or network.
         """
-        del device  # tensors are filled where they are
         broken: list[str] = []
         for step in self.scaling.gather(self.steps() if self.scaling.is_first else None)[0]:
             error = None
