@@ -76,15 +76,17 @@ def measured(path: Path) -> dict[str, float]:
     with Peak() as peak:
         adapter.add(net, adapter.AdapterSettings(rank=1, base_dtype="bfloat16"), ["feed_forward.in_layer"])
     found["adapter"] = peak.bytes
+    net = learning(network(path))
     with Peak() as peak:
-        Scaling().prepare(learning(net := network(path)))
+        Scaling().prepare(net)
     assert all(p.dtype == torch.float32 for p in net.parameters())
     found["alone"] = peak.bytes
     dist.init_process_group("fake", rank=0, world_size=SHARDS, store=FakeStore())
     _, divisible = clips.objective("kandinsky5 dense", heads=8, blocks=BLOCKS)
     scaling = Scaling(Scale(fsdp=SHARDS), "cpu", divisible)
+    net = learning(network(path))
     with Peak() as peak:
-        scaling.prepare(learning(net := network(path)))
+        scaling.prepare(net)
     found["shards"] = peak.bytes
     dist.destroy_process_group()
     return {name: size / whole for name, size in found.items()}
@@ -100,8 +102,8 @@ def test_no_process_holds_a_whole_float32_network(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     print(found)
     assert found["read"] < 0.1 and found["adapter"] < 0.1  # one tensor at a time, and what is added
-    assert 1 <= found["alone"] < 1.2
-    assert 1 / SHARDS <= found["shards"] < 1 / SHARDS + 0.25  # a shard of it, and one block
+    assert 1 <= found["alone"] < 1.1
+    assert 1 / SHARDS <= found["shards"] < 1 / SHARDS + 0.1  # a shard of it, and one block
 
 
 def test_encoders_are_forgotten_before_the_training_begins() -> None:
