@@ -301,7 +301,7 @@ def test_a_file_that_can_no_longer_be_read_is_named_and_another_taken(
         ({"network__params": {"latent_chanels": 3}}, "latent_channels"),
         ({"losses__kl": -1}, "0 or more"),
         ({"loop__accumulate": 2}, "`loop.accumulate` is 2, and a batch has 1 clip"),
-        ({"data__frames": 49}, "no video has 49 frames"),
+        ({"data__frames": 49}, "nothing is left of the data: `square.mp4` shows its last frame at 1.62 s"),
     ],
 )
 def test_what_does_not_fit_is_refused(more: dict[str, Any], said: str, tmp_path: Path, data: Path) -> None:

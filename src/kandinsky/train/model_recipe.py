@@ -492,7 +492,7 @@ class Prepared:
         self._begins = self._beginning(card)
         options = RunOptions(device=run.device, dtype="float32", offload="module", only=encoders)
         # text encoders are as large as the networks that learn: in the type of generation
-        types = {"text": Precision.choose(card.components["text"].dtype, torch.device(run.device)).name}
+        types = {"text": Precision.choose(card.components["text"].dtype or None, torch.device(run.device)).name}
         self.context = build(card, options, root=self.source.root, name=self.source.name, types=types)
         self.denoising = Denoising(self.context, job, part=recipe.part)
         self.examples: Examples
