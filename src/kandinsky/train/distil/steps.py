@@ -8,7 +8,9 @@
 - ``regression``: the end of the teacher's path through each step, from noised data or, with ``from_noise``, along whole
   paths from noise (piecewise rectified flow, arXiv 2405.07510).
 A sampler that mixes fresh noise in at every step asks the student for clean latents: there each step leads to the end
-of the whole path, and `progressive` does not apply.
+of the whole path, and `progressive` does not apply. A guided teacher's paths are not those of any one distribution: what
+its path from noise ends in, noised again, would be guided a second time. So keep the teacher's own sampler where the
+guidance scale is far from 1.
 """
 
 from __future__ import annotations
