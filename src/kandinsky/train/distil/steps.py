@@ -8,8 +8,8 @@
 - ``regression``: the end of the teacher's path through each step, from noised data or, with ``from_noise``, along whole
   paths from noise (piecewise rectified flow, arXiv 2405.07510).
 A sampler that mixes fresh noise in at every step asks the student for clean latents: there each step leads to the end
-of the whole path, and `progressive` does not apply. A guided teacher's paths are not those of any one distribution: what
-its path from noise ends in, noised again, would be guided a second time. So keep the teacher's own sampler where the
+of the whole path, and `progressive` does not apply. The paths of a guided teacher are not those of any one
+distribution: where one ends, noised again, would be guided a second time. So keep the teacher's own sampler where the
 guidance scale is far from 1.
 """
 
