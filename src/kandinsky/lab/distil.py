@@ -402,7 +402,7 @@ WAYS = (
         sampler=False,
         settings={"schedule": "constant"},
     ),
-    Way("consistency, 8", partial(_steps, StepSettings("consistency", (8,))), steps=8, sampler=False),
+    Way("consistency, 8", partial(_steps, StepSettings("consistency", (8,))), steps=8, training=700, sampler=False),
     Way("consistency, 4", partial(_steps, StepSettings("consistency", (4,))), sampler=False),
     Way("regression, 4", partial(_steps, StepSettings("regression", (4,), parts=4)), training=300, sampler=False),
     Way(
