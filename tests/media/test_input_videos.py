@@ -22,6 +22,19 @@ from kandinsky.media.video import read_video, write_video
 from kandinsky.model.values import Video
 from media import made
 
+
+@pytest.mark.parametrize("ending", [".mp4", ".webm"])
+def test_frames_far_into_a_file_are_those_of_the_whole(tmp_path: Path, ending: str) -> None:
+    """They are looked for by their time, and nothing before the key frame is decoded."""
+    rng = np.random.default_rng(0)
+    shown = rng.integers(0, 255, (1, 48, 64, 3)) * np.linspace(0.2, 1, 150)[:, None, None, None]
+    path = write_video(Video(shown.astype(np.uint8), fps=24.0, seed=0), tmp_path / f"in{ending}")
+    film = mux.probe(path)
+    whole = mux.frames_at(film, range(150))
+    for wanted in ([149], [60, 61, 75], [99, 48, 120]):
+        assert np.array_equal(mux.frames_at(film, wanted), whole[wanted])
+
+
 SAMPLES = Path(__file__).parents[3] / "shared" / "reference" / "faults"
 
 

@@ -16,6 +16,7 @@ from kandinsky.train.data.batches import (
     TEXT_TO_IMAGE,
     TEXT_TO_VIDEO,
     Buckets,
+    FullBuckets,
     Mixture,
     Packing,
     Sequences,
@@ -50,17 +51,38 @@ def test_of_an_epoch_of_buckets_every_example_is_seen_once(
 
 @quick
 @given(SHAPES, SEEDS, st.integers(1, 7))
-def test_batches_that_are_filled_have_one_size_and_leave_nobody_out(
+def test_full_batches_show_no_example_more_often_than_its_share(
     shapes: list[tuple[int, int, int, int]], seed: int, batch: int
 ) -> None:
-    plan = Buckets(shapes, batch=batch, seed=seed, last="fill")
-    seen = [plan(step) for step in range(plan.steps_per_epoch)]
-    assert all(len(numbers) == batch for numbers in seen)
-    counts = Counter(i for numbers in seen for i in numbers)
-    assert set(counts) == set(range(len(shapes)))
-    for shape in set(shapes):
-        of_shape = [counts[i] for i, one in enumerate(shapes) if one == shape]
-        assert max(of_shape) - min(of_shape) <= 1  # repeats are shared out
+    """After any number of epochs, also where a shape has fewer examples than a batch."""
+    plan = FullBuckets(shapes, batch=batch, seed=seed)
+    sizes = Counter(shapes)
+    counts, step = Counter[int](), 0
+    for epochs in range(1, 2 * batch + 1):
+        steps = sum(epochs * count // batch for count in sizes.values())
+        for step in range(step, steps):  # noqa: B020
+            numbers = plan(step)
+            assert len(numbers) == batch and len({shapes[i] for i in numbers}) == 1
+            counts.update(numbers)
+        step = steps
+        assert max(counts.values(), default=0) <= epochs
+        for number, shape in enumerate(shapes):  # what waits is less than a batch
+            assert counts[number] >= epochs - 1 - batch // sizes[shape]
+    assert all(counts[number] >= batch for number in range(len(shapes)))  # after so many epochs nothing waits
+    again = pickle.loads(pickle.dumps(plan))
+    assert [again(step) for step in (5, 0, 5)] == [plan(step) for step in (5, 0, 5)]
+    with pytest.raises(RequestError, match="the first is 0"):
+        plan(-1)
+
+
+def test_of_full_batches_that_divide_an_epoch_shows_all_once() -> None:
+    shapes = [(1, 2, 2, 4)] * 6 + [(3, 2, 2, 4)] * 4
+    plan = FullBuckets(shapes, batch=2, seed=3)
+    assert plan.steps_per_epoch == 5
+    for epoch in range(3):
+        seen = [plan(step) for step in range(5 * epoch, 5 * epoch + 5)]
+        assert sorted(i for batch in seen for i in batch) == list(range(10))
+    assert FullBuckets(shapes, tokens=2, seed=0).steps_per_epoch == 7  # clips of 3 tokens go alone
 
 
 @quick

@@ -19,12 +19,10 @@ import kandinsky
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.train.data.batches import Buckets, Packing
 from kandinsky.train.data.captions import CaptionChoice
-from kandinsky.train.data.clips import Bucket, Cutting
 from kandinsky.train.data.dataset import EncodedDataset
 from kandinsky.train.data.encode import encode
-from kandinsky.train.data.feed import EncodedExamples, Feed, FileExamples, Loaded
+from kandinsky.train.data.feed import EncodedExamples, Feed, Loaded
 from kandinsky.train.data.prefetch import Ahead, prefetched
-from kandinsky.train.data.sources import find
 
 CHOICE = CaptionChoice(drop=0.3)
 
@@ -165,20 +163,3 @@ def test_examples_bring_the_embeddings_of_their_caption(encoded: EncodedExamples
                 assert one.latent.shape == (1, *data.shapes[one.index]) and one.text is not None
                 wanted = data.text("" if one.caption is None else one.caption.text, still=False)
                 assert torch.equal(one.text.tokens_BLC, wanted.tokens_BLC)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_files_are_decoded_at_each_visit(source: Path, tmp_path: Path, workers: int) -> None:
-    (tmp_path / "a.mp4").write_bytes(b"no video")
-    (tmp_path / "a.txt").write_text("nothing")
-    cutting = Cutting((Bucket(64, 96), Bucket(96, 64)), 12.0, 4, (9,))
-    shape = {"temporal": 4, "spatial": 8, "channels": 4}
-    examples = FileExamples.survey([*find(source), *find(tmp_path)], cutting, **shape, workers=workers)
-    assert [fault.name for fault in examples.faults] == ["a.mp4"] and len(examples.shapes) == 7
-    part = Part(0, 1)
-    with Feed(examples, Buckets(examples.shapes, batch=3), CHOICE, numbers, [part], workers=workers) as feed:
-        for one in feed(0, part):
-            T, H, W, _ = examples.shapes[one.index]
-            assert one.tensors["frames"].shape == (4 * (T - 1) + 1, 8 * H, 8 * W, 3) and one.text is None
-    with pytest.raises(RequestError, match="nothing is left of the source: video"):
-        FileExamples.survey(find(tmp_path), cutting, **shape)

@@ -123,6 +123,11 @@ def test_an_encoded_data_set_is_trained_as_its_source(data: Path, tmp_path: Path
     few.write_text((tmp_path / "encoded.yaml").read_text().replace("batch: 2", "batch: 1"))
     with pytest.raises(RequestError, match=r"`loop\.accumulate` is 2, and a batch has 1 clip:"):
         run_recipe(few, out=tmp_path / "few")
+    few.write_text((tmp_path / "encoded.yaml").read_text().replace("seconds: 0.4", "seconds: 0.8"))
+    with pytest.raises(
+        RequestError, match=r"`data\.seconds` is 0\.8, which are \d+ frames, and the data set was encoded"
+    ):
+        run_recipe(few, out=tmp_path / "few")
     few.write_text((tmp_path / "encoded.yaml").read_text().replace("nano-i2v", "kandinsky4-t2v"))
     with pytest.raises(RequestError):
         run_recipe(few, out=tmp_path / "few")

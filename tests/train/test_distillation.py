@@ -147,6 +147,22 @@ def test_the_alarm_rings_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(9):
         figures = alarm({"a": torch.ones(4)}, {"a": torch.ones(4)})
     assert figures["collapse"] == 0.0 and figures["accuracy"] == 0.5
+    again = Alarm(memory=0.5)
+    again.load_state_dict(alarm.state_dict())
+    assert float(again.average) == float(alarm.average) != 0.5
+
+
+@pytest.mark.parametrize("name", ["flow", "v"])
+def test_finer_steps_begin_and_end_where_those_of_the_student_do(name: str) -> None:
+    """Also where levels do not divide by its steps."""
+    denoising, _ = bench.bare(bench.SETTINGS[name])
+    for steps in (3, 6, 7, 12):
+        for parts in (2, 3, 4):
+            walk = Walk(denoising, StudentSteps(steps))
+            fine = walk.refined(parts)
+            assert torch.equal(fine[::parts], walk.times) and (fine.diff() < 0).all()
+    with pytest.raises(RequestError, match=r"`levels` has 6 after 16: .* half of the one before"):
+        StepSettings("progressive", (32, 16, 6))
 
 
 def test_the_adversarial_loop_is_that_of_the_report() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from kandinsky import catalogue
 from kandinsky.cli.main import main
 from kandinsky.model.cost import PROMPT_TOKENS
 from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.runtime.budget import gigabytes
 from kandinsky.train.estimate import Estimate, Shape, bare, estimate, of_recipe
 from kandinsky.train.loop import Learner, LoopSettings
 from kandinsky.train.model_recipe import ModelRecipe
@@ -70,6 +72,7 @@ def test_what_is_kept_for_the_way_back_is_what_autograd_keeps() -> None:
 def test_memory_grows_with_the_batch_and_falls_with_shards() -> None:
     one, many = of_nano(), of_nano(shape=Shape(LATENT, batch=8, at_once=4, processes=2, shards=2))
     assert many.activations == 4 * one.activations and many.weights == one.weights // 2
+    assert of_nano(shape=Shape(LATENT, context=2)).activations == one.activations // 2
     assert many.flops == 8 * one.flops and many.seconds == pytest.approx(4 * one.seconds)
     short = of_nano(memory=one.weights // 2)
     assert short.runs_out is not None and "weights" in short.runs_out and of_nano(memory=10**12).runs_out is None
@@ -108,11 +111,16 @@ def test_an_average_of_no_decay_is_neither_kept_nor_counted(tmp_path: Path) -> N
     values = {"model": "nano-t2v", "out": "run", "data": {"source": "absent"}}
     path = tmp_path / "recipe.yaml"
 
-    def found(kind: str, ema: float) -> Estimate:
-        settings = read_settings({"kind": kind, **values, "loop": {"steps": 1, "lr": 0.1, "ema": ema}}, path)
+    def found(kind: str, ema: float, **more: Any) -> Estimate:
+        settings = read_settings({"kind": kind, **values, "loop": {"steps": 1, "lr": 0.1, "ema": ema}, **more}, path)
         assert isinstance(settings, ModelRecipe)
         return of_recipe(settings, memory=10**12)
 
     plain, none, ladd = found("denoiser", 0.9), found("denoiser", 0), found("ladd", 0.9)
+    sampled = found("denoiser", 0.9, samples={"prompts": ["a cat"], "every": 5})
     assert plain.average == 4 * plain.trained and none.average == 0
+    # of the encoders of a folder the larger, before; of the autoencoder where it decodes while the network learns
+    assert plain.encoding > 0 and f"before it {gigabytes(plain.encoding)} for encoders" in plain.lines()[3]
+    assert "encode the data before" in (dataclasses.replace(plain, encoding=10**13).runs_out or "")
+    assert plain.autoencoder == 0 and sampled.autoencoder > 0 and sampled.total == plain.total + sampled.autoencoder
     assert plain.lines()[-1].endswith(" yes") and ladd.lines()[-1].endswith("alone, without teacher, discriminator")

@@ -19,7 +19,6 @@ from kandinsky.errors import RequestError
 from kandinsky.model.params import read_params
 from kandinsky.runtime.parallel.places import Place, Split
 from kandinsky.train.objective import Portion, Rng
-from kandinsky.train.optimisers import Optimiser, Optimisers
 from kandinsky.train.scale import Scale, Scaling, works_on
 from tiny import clips
 
@@ -177,15 +176,6 @@ def memory() -> int:
 
 if __name__ == "__main__":
     print(peak(json.loads(sys.argv[1])))
-
-
-def test_eight_bit_states_of_parts_of_weights_are_refused() -> None:
-    parts: Any = object()  # of weights that lie in shards, or are cut
-    weight = torch.nn.Parameter(torch.zeros(4, 4))
-    with pytest.raises(
-        RequestError, match="`adamw8bit` needs whole weights: use `adamw`, or leave `fsdp` and `tp` out"
-    ):
-        Optimisers({"weight": weight}, Optimiser(lr=1e-3, optimiser="adamw8bit"), parts)
 
 
 @dataclass

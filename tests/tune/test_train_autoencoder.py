@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import kandinsky
@@ -17,7 +20,16 @@ from kandinsky.catalogue import part
 from kandinsky.engine.build import bare_network
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.model.card import Component
-from kandinsky.train.autoencoder import AutoencoderLosses, AutoencoderObjective, Fragments, decoded, encoded
+from kandinsky.train.autoencoder import (
+    AutoencoderLosses,
+    AutoencoderObjective,
+    FragmentBatches,
+    Fragments,
+    PixelSettings,
+    decoded,
+    encoded,
+)
+from kandinsky.train.data.sources import find
 from kandinsky.train.loop import seeded
 from kandinsky.train.objective import Portion, Rng
 from kandinsky.train.perceptual import PerceptualDistance
@@ -204,6 +216,12 @@ def test_from_files_to_weights_that_are_read_again(tmp_path: Path, data: Path) -
     assert config["_class_name"] == "AutoencoderKLCogVideoX" and config["temporal_compression_ratio"] == 8
     net = network("cogvideox", 8, 16)
     load_into(net, written, keymap=keymap_of(part("cogvideox")))
+    # the factor is that of its latents
+    batches = FragmentBatches(find(data, captions="optional"), PixelSettings(source=str(data), size="32x32", frames=33))
+    with torch.no_grad():
+        coded = [encoded(net, batches(n, Rng(0, n), Portion()).clip_BTHWC, 16) for n in range(2, 18)]  # type: ignore[arg-type]
+    spread = math.sqrt(float(torch.cat([(m.square() + v.exp()).flatten() for m, v in coded]).mean()))
+    assert config["scaling_factor"] == pytest.approx(1 / spread, rel=0.05)
     from diffusers import AutoencoderKLCogVideoX
 
     theirs = AutoencoderKLCogVideoX.from_pretrained(written)
@@ -212,6 +230,64 @@ def test_from_files_to_weights_that_are_read_again(tmp_path: Path, data: Path) -
     (tmp_path / "again").mkdir()
     again = recipe(tmp_path / "again", data, network__weights=str(written), loop__steps=1)
     assert run_recipe(again) == tmp_path / "again" / "run" / "vae"
+    kept = json.loads((tmp_path / "again" / "run" / "vae" / "config.json").read_text())
+    assert kept["scaling_factor"] == 0.7  # denoisers may know it
+
+
+def film(path: Path, count: int, *, fps: float = 24.0) -> None:
+    """A video whose frame k is k grey."""
+    frames = np.repeat(np.arange(count, dtype=np.uint8)[:, None, None, None], 32 * 32 * 3).reshape(count, 32, 32, 3)
+    kandinsky.Video(2 * frames, fps=fps, seed=0).save(path)
+
+
+def test_windows_are_read_by_time_and_what_cannot_be_used_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    film(tmp_path / "long.mp4", 120)
+    film(tmp_path / "short.mp4", 16)
+    (tmp_path / "broken.mp4").write_bytes((tmp_path / "long.mp4").read_bytes()[:900])
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "still.png")
+    files = find(tmp_path, captions="optional")
+    settings = PixelSettings(source=str(tmp_path), size="32x32", frames=17, batch=3, image_share=0.0)
+    batches = FragmentBatches(files, settings)
+    assert {fault.name for fault in batches.faults} == {"short.mp4", "broken.mp4"}
+    assert "2 of 4 files cannot be used" in caplog.text
+    assert "17 frames at 24 a second need 0.67 s" in caplog.text and "broken.mp4" in caplog.text
+
+    def shades(**more: Any) -> list[list[int]]:
+        made = FragmentBatches(files, dataclasses.replace(settings, **more))
+        clips = [made(step, Rng(0, step), Portion()).clip_BTHWC for step in range(4)]
+        assert {tuple(one.shape) for one in clips} == {(3, 17, 32, 32, 3)}  # none is shortened
+        return [((c.mean((1, 2, 3)) + 1) * 127.5 / 2).round().int().tolist() for one in clips for c in one]
+
+    for one in shades():
+        assert all(abs(b - a - 1) <= 1 for a, b in itertools.pairwise(one)) and 14 <= one[-1] - one[0] <= 18
+    assert len({one[0] for one in shades()}) > 6 and max(one[0] for one in shades()) > 60
+    for one in shades(fps=12.0):
+        assert 30 <= one[-1] - one[0] <= 34
+    portion = batches(0, Rng(0, 0), Portion(1, 3))
+    assert list(portion.numbers) == [1] and torch.equal(
+        portion.clip_BTHWC, batches(0, Rng(0, 0), Portion()).clip_BTHWC[1:2]
+    )
+    with pytest.raises(RequestError, match=r"no video has 129 frames: `broken\.mp4`|no video has 129 frames: video"):
+        FragmentBatches(files, dataclasses.replace(settings, frames=129))
+
+
+def test_a_file_that_can_no_longer_be_read_is_named_and_another_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        film(tmp_path / f"{name}.mp4", 20)
+    settings = PixelSettings(source=str(tmp_path), size="32x32", frames=17, batch=4, image_share=0.0)
+    batches = FragmentBatches(find(tmp_path, captions="optional"), settings)
+    (tmp_path / "a.mp4").unlink()
+    for step in range(3):
+        assert len(batches(step, Rng(0, step), Portion()).clip_BTHWC) == 4
+    assert [fault.name for fault in batches.faults] == ["a.mp4"] and caplog.text.count("left out") == 1
+    (tmp_path / "b.mp4").unlink()
+    batches._probed.cache_clear()
+    with pytest.raises(RequestError, match=r"does not exist|cannot be read"):
+        batches(9, Rng(0, 9), Portion())
 
 
 @pytest.mark.parametrize(
@@ -224,6 +300,8 @@ def test_from_files_to_weights_that_are_read_again(tmp_path: Path, data: Path) -
         ({"network__kind": "vqgan"}, "`hunyuan` or `cogvideox`"),
         ({"network__params": {"latent_chanels": 3}}, "latent_channels"),
         ({"losses__kl": -1}, "0 or more"),
+        ({"loop__accumulate": 2}, "`loop.accumulate` is 2, and a batch has 1 clip"),
+        ({"data__frames": 49}, "nothing is left of the data: `square.mp4` shows its last frame at 1.62 s"),
     ],
 )
 def test_what_does_not_fit_is_refused(more: dict[str, Any], said: str, tmp_path: Path, data: Path) -> None:

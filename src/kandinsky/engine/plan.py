@@ -301,7 +301,7 @@ def price(card: Card, job: Job, attention: str, width: int) -> Priced:
     weights: dict[str, int] = {}
     for name, component in card.components.items():
         own = devices.dtype_bytes(component.dtype) if component.dtype else width
-        size = own * card.parameters if name == "dit" else _loaded_bytes(card, name, own)
+        size = own * card.parameters if name == "dit" else loaded_bytes(card, name, own)
         shape = _first_frame(card, job.shape) if name == "image_vae" else job.shape
         asked = replace(load, shape=shape, width=own, weights=size)
         price_of = card.part(name).cost
@@ -459,7 +459,7 @@ def _covers(entry: str, name: str) -> bool:
     return entry in (name, "./") or (entry.endswith("/") and name.startswith(entry))
 
 
-def _loaded_bytes(card: Card, name: str, width: int) -> int:
+def loaded_bytes(card: Card, name: str, width: int) -> int:
     """Size of a component's files once its numbers have the compute type, if it takes that."""
     sizes = ((part.loaded or part_bytes(part), part.dtype) for part in card.component(name).parts)
     if card.part(name).stored_dtype:

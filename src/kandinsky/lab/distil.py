@@ -361,8 +361,6 @@ def _guidance(bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
 
 
 def _steps(settings: StepSettings, bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
-    if settings.method != "progressive":
-        settings = dataclasses.replace(settings, sampler=bench.setting.student_sampler)
     return StepObjective(bench.denoising, student, teacher, bench.world, settings)
 
 
@@ -404,9 +402,9 @@ WAYS = (
         sampler=False,
         settings={"schedule": "constant"},
     ),
-    Way("consistency, 8", partial(_steps, StepSettings("consistency", (8,))), steps=8),
-    Way("consistency, 4", partial(_steps, StepSettings("consistency", (4,)))),
-    Way("regression, 4", partial(_steps, StepSettings("regression", (4,), parts=4)), training=300),
+    Way("consistency, 8", partial(_steps, StepSettings("consistency", (8,))), steps=8, training=700, sampler=False),
+    Way("consistency, 4", partial(_steps, StepSettings("consistency", (4,))), sampler=False),
+    Way("regression, 4", partial(_steps, StepSettings("regression", (4,), parts=4)), training=300, sampler=False),
     Way(
         "LADD, 4",
         _ladd,

@@ -46,6 +46,7 @@ AUDIO_CODECS: dict[str, tuple[str, int | None]] = {
 COPIED_AUDIO = {".mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"), ".webm": ("opus", "vorbis")}
 BIT_RATE = 192_000
 SECONDS_AT_ONCE = Fraction(1, 4)  # of audio, between packets of video
+FAR = 48  # frames that are decoded for nothing rather than passed over by a search for a key frame
 _TRIAL_PACKETS = 32
 _Lazy = Callable[[], "np.ndarray"]
 
@@ -159,8 +160,9 @@ def frames_at(video: InputVideo, wanted: Sequence[int]) -> np.ndarray:
 def frames_of_windows(video: InputVideo, windows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
     """Read frames for several windows, each as soon as it is complete.
 
-    The video is decoded once, and no more frames are held than windows share; the first window begins first. A frame
-    that cannot be decoded is replaced with the one before it, with a note in the log.
+    The video is decoded once, from the key frame before the first that is asked for, and no more frames are held than
+    windows share; the first window begins first. A frame that cannot be decoded is replaced with the one before it,
+    with a note in the log.
 
     Args:
         video: The video.
@@ -178,7 +180,8 @@ def frames_of_windows(video: InputVideo, windows: Sequence[Sequence[int]]) -> It
     uses = Counter(number for numbers in waiting for number in set(numbers))  # windows that still need a frame
     held: dict[int, np.ndarray] = {}
     lost, last = 0, max(waiting[0], default=-1) if waiting else -1
-    for number, frame, is_lost in _without_gaps(video):
+    first = min(uses, default=0)
+    for number, frame, is_lost in _without_gaps(video, first if first >= FAR else 0):
         if not waiting:
             break
         lost += is_lost
@@ -374,10 +377,12 @@ def _fps(times_s: Sequence[float], seconds: float, rate: Fraction | None, base: 
     return len(times_s) / seconds
 
 
-def _without_gaps(video: InputVideo) -> Iterator[tuple[int, _Lazy, bool]]:
-    """Every frame's number, its pixels on request, and whether another frame stands in for it."""
-    due, before = 0, None
-    for number, frame in _animated(video) if video.is_animation else _decoded(video):
+def _without_gaps(video: InputVideo, first: int = 0) -> Iterator[tuple[int, _Lazy, bool]]:
+    """Number of every frame from one on, its pixels on request, and whether another frame stands in for it."""
+    due, before = first, None
+    for number, frame in _animated(video) if video.is_animation else _decoded_from(video, first):
+        if number < due:
+            before = frame
         for lost in range(due, number):
             yield lost, before or frame, True
         if number >= due:
@@ -394,10 +399,24 @@ def _animated(video: InputVideo) -> Iterator[tuple[int, _Lazy]]:
         yield number, lambda frame=frame: frame  # type: ignore[misc]
 
 
-def _decoded(video: InputVideo) -> Iterator[tuple[int, _Lazy]]:
+def _decoded_from(video: InputVideo, first: int) -> Iterator[tuple[int, _Lazy]]:
+    """``_decoded``, from the key frame before a frame; from the beginning where the file's index leads beyond it."""
+    frames = _decoded(video, first)
+    found = next(frames, None)
+    if first and (found is None or found[0] > first):
+        frames = _decoded(video)
+        found = next(frames, None)
+    if found is not None:
+        yield found
+        yield from frames
+
+
+def _decoded(video: InputVideo, first: int = 0) -> Iterator[tuple[int, _Lazy]]:
     """Frames as they are decoded, each with its number, derived from its time."""
     with container.reading(video.path) as file:
         stream = container.best_video(file, video.path)
+        if first:
+            file.seek(video.timestamps[first], stream=stream)
         size: tuple[int, int] | None = None
         due = 0
         for packet in file.demux(stream):

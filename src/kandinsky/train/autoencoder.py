@@ -11,6 +11,9 @@ Legend: B batch; T H W C frames, rows, columns, channels; pixels in [-1, 1].
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,7 +22,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -28,14 +30,16 @@ from kandinsky.engine.build import bare_network
 from kandinsky.engine.request import parse_size
 from kandinsky.errors import RequestError
 from kandinsky.files import local_path
-from kandinsky.media.image import cover
-from kandinsky.media.video import read_video
+from kandinsky.media.image import cover, open_image
+from kandinsky.media.mux import InputVideo, probe
 from kandinsky.model.card import Component
+from kandinsky.printing import counted, escaped
 from kandinsky.train import loop
 from kandinsky.train.adversary import UPDATE, PatchDiscriminator, balance, figures, told_apart
 from kandinsky.train.data import sources
-from kandinsky.train.data.sources import Example
-from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
+from kandinsky.train.data.clips import fitted, is_still, nearest
+from kandinsky.train.data.sources import Example, Fault
+from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update, check_portions
 from kandinsky.train.perceptual import PerceptualDistance
 from kandinsky.train.recipe import Run
 from kandinsky.train.scale import works_on
@@ -44,8 +48,9 @@ from kandinsky.weights.keymaps import keymap_of
 from kandinsky.weights.read import load_into
 from kandinsky.weights.write import write_state
 
-KEPT_VIDEOS = 8  # decoded, in memory
-CLASSES = {"hunyuan": "AutoencoderKLHunyuanVideo", "cogvideox": "AutoencoderKLCogVideoX"}
+log = logging.getLogger(__name__)
+KEPT_VIDEOS = 64  # whose times of frames are kept in memory
+MEASURED = 16  # steps whose latents say the scaling factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +61,19 @@ class NetworkSettings:
         kind: Of the network.
         params: Hyper-parameters under Diffusers' names; the released autoencoder's where absent.
         weights: File or folder to begin with; random ones where absent.
+        scaling: The factor that gives latents a standard deviation of 1: `measured` at the end, or `kept` as `params`
+            say it, for denoisers that know it. Where absent, it is kept with `weights`, and else measured.
     """
 
     kind: Literal["hunyuan", "cogvideox"]
     params: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    scaling: Literal["measured", "kept"] | None = None
+
+    @property
+    def measures(self) -> bool:
+        """Whether the scaling factor is measured."""
+        return self.scaling == "measured" or (self.scaling is None and self.weights is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +83,8 @@ class PixelSettings:
     Attributes:
         source: Folder of images and videos; captions beside them are not read.
         size: Width and height.
-        frames: Of a fragment, 1 + a multiple of ``piece``; shorter videos give what they have.
+        frames: Of a fragment, 1 + a multiple of ``piece``; shorter videos are left out.
+        fps: Frames a second of a fragment; those of each file where absent.
         piece: Frames of a piece; the first has one more.
         batch: Clips of a step, over all processes.
         most_stride: Fragments skip up to so many frames less one, at random, so that fast motion is seen.
@@ -80,6 +94,7 @@ class PixelSettings:
     source: str
     size: str = "256x256"
     frames: int = field(default=129, metadata={"least": 1})
+    fps: float | None = field(default=None, metadata={"above": 0})
     piece: int = field(default=16, metadata={"least": 1})
     batch: int = field(default=1, metadata={"least": 1})
     most_stride: int = field(default=1, metadata={"least": 1})
@@ -179,46 +194,134 @@ class Fragments:
     numbers: Sequence[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """A file that was looked at.
+
+    Attributes:
+        example: The file.
+        fps: Frames a second that fragments have; 0 of an image.
+        last_s: When the last frame is shown.
+    """
+
+    example: Example
+    fps: float = 0.0
+    last_s: float = 0.0
+
+    def lasts(self, frames: int, stride: int = 1) -> bool:
+        """Whether so many frames are there; times in files are rounded."""
+        return frames == 1 or (self.fps > 0 and self.last_s + 0.5 / self.fps >= (frames - 1) * stride / self.fps)
+
+
 class FragmentBatches:
-    """Fragments drawn with replacement; all of a step are as long as the first file allows.
+    """Fragments drawn with replacement, all of a step of one length.
+
+    Every file is looked at once. One that cannot be read is left out and named, and so is a video that is too short;
+    one that can no longer be read later is named, and another is drawn in its place.
 
     Args:
         files: At least one.
         settings: Size, length and shares.
+
+    Raises:
+        RequestError: No file can be used, or no video is long enough.
     """
 
     def __init__(self, files: Sequence[Example], settings: PixelSettings) -> None:
-        self.files, self.settings = files, settings
+        self.settings = settings
         self.width, self.height = parse_size(settings.size)
-        self._read = lru_cache(KEPT_VIDEOS)(_frames)
+        self._probed = lru_cache(KEPT_VIDEOS)(_probed)
+        self.faults: list[Fault] = []
+        self.files: list[Footage] = []
+        for example in files:
+            try:
+                self.files.append(self._looked_at(example))
+            except RequestError as error:
+                self._leave_out(example, error)
+        self.videos = [one for one in self.files if one.lasts(settings.frames)]
+        if self.faults:
+            log.warning("%d of %s cannot be used", len(self.faults), counted(len(files), "file"))
+        if not self.files or (not self.videos and settings.image_share < 1):
+            why = f": {self.faults[0].reason}" if self.faults else ""
+            what = "nothing is left of the data" if not self.files else f"no video has {settings.frames} frames"
+            raise RequestError(f"{what}{why}", hint="use fewer `frames`, or `image_share` 1 for images alone")
 
     def __call__(self, step: int, rng: Rng, portion: Portion) -> Fragments:
         """A portion of the batch of a step."""
         settings = self.settings
         numbers = portion.of(range(settings.batch))
-        chosen = [self._drawn(n, rng) for n in range(settings.batch)]
-        longest = min(len(self._read(file)) for file in chosen)
         is_image = float(torch.rand((), generator=rng.example(-1, "image"))) < settings.image_share
-        frames = 1 if is_image else min(settings.frames, 1 + (longest - 1) // settings.piece * settings.piece)
-        clips = [self._fragment(self._read(chosen[n]), frames, rng.example(n, "fragment")) for n in numbers]
+        frames = 1 if is_image else settings.frames
+        clips = [self._drawn(frames, number, rng) for number in numbers]
         done(samples=len(clips))
         return Fragments(torch.stack(clips), numbers)
 
-    def _drawn(self, number: int, rng: Rng) -> Example:
-        return self.files[int(torch.randint(len(self.files), (), generator=rng.example(number, "file")))]
+    def _drawn(self, frames: int, number: int, rng: Rng) -> Tensor:
+        """A fragment of a file that can be read."""
+        files = self.files if frames == 1 else self.videos
+        generator, problem = rng.example(number, "file"), RequestError("no file can be read")
+        for _ in range(10 * len(files)):
+            file = files[int(torch.randint(len(files), (), generator=generator))]
+            try:
+                shown = self._fragment(file, frames, rng.example(number, "fragment"))
+                return torch.from_numpy(shown).float() / 127.5 - 1
+            except RequestError as error:
+                problem = error
+                if file.example.name not in {one.name for one in self.faults}:
+                    self._leave_out(file.example, error)
+        raise problem
 
-    def _fragment(self, video: np.ndarray, frames: int, generator: torch.Generator) -> Tensor:
-        most = min(self.settings.most_stride, (len(video) - 1) // max(1, frames - 1)) if frames > 1 else 1
-        stride = 1 + int(torch.randint(max(1, most), (), generator=generator))
-        start = int(torch.randint(len(video) - (frames - 1) * stride, (), generator=generator))
-        chosen = video[start : start + (frames - 1) * stride + 1 : stride]
-        fitted = [np.asarray(cover(Image.fromarray(frame), self.width, self.height)) for frame in chosen]
-        return torch.from_numpy(np.stack(fitted)).float() / 127.5 - 1
+    def _fragment(self, file: Footage, frames: int, generator: torch.Generator) -> np.ndarray:
+        """[T, H, W, 3], uint8."""
+        with file.example.decoded() as path:
+            if not file.fps:
+                return np.asarray(cover(open_image(path).image, self.width, self.height))[None]
+            video = dataclasses.replace(self._probed(file.example), path=path)
+            wanted = window(video.times_s, file, frames, self.settings.most_stride, generator)
+            return fitted(video, wanted, lambda image: (self.width, self.height))
+
+    def _looked_at(self, example: Example) -> Footage:
+        with example.decoded() as path:
+            if is_still(path, example):
+                open_image(path)
+                return Footage(example)
+            video = probe(path)
+        found = Footage(example, self.settings.fps or video.fps, video.times_s[-1])
+        if not found.lasts(frames := self.settings.frames):
+            raise RequestError(
+                f"`{escaped(example.name)}` shows its last frame at {found.last_s:.2f} s, and {frames} frames at "
+                f"{found.fps:g} a second need {(frames - 1) / found.fps:.2f} s"
+            )
+        return found
+
+    def _leave_out(self, example: Example, error: RequestError) -> None:
+        self.faults.append(Fault(example.name, str(error)))
+        log.warning("left out: %s", error)
 
 
-def _frames(example: Example) -> np.ndarray:
-    with example.decoded() as file:
-        return read_video(file).frames
+def window(
+    times_s: Sequence[float], file: Footage, frames: int, most_stride: int, generator: torch.Generator
+) -> list[int]:
+    """Numbers of the frames of a fragment: those nearest in time to its moments, from a random one on.
+
+    Args:
+        times_s: Of the file's frames.
+        file: Of what rate the fragment is.
+        frames: Of the fragment.
+        most_stride: See ``PixelSettings``.
+        generator: Draws.
+    """
+    strides = [stride for stride in range(1, most_stride + 1) if file.lasts(frames, stride)] if frames > 1 else [1]
+    stride = 1 + int(torch.randint(max(1, len(strides)), (), generator=generator))
+    step = stride / file.fps
+    starts = bisect_right(times_s, file.last_s - (frames - 1) * step + 0.5 / file.fps)
+    start = times_s[int(torch.randint(max(1, starts), (), generator=generator))]
+    return [nearest(times_s, start + number * step) for number in range(frames)]
+
+
+def _probed(example: Example) -> InputVideo:
+    with example.decoded() as path:
+        return probe(path)
 
 
 class AutoencoderObjective(Objective):
@@ -320,19 +423,22 @@ def train(recipe: AutoencoderRecipe, run: Run) -> Path:
     """
     part = catalogue.part(recipe.network.kind)
     component = Component(recipe.network.kind, (), params=dict(recipe.network.params))
+    with torch.device("meta"):
+        known: Any = bare_network(part, component, Path()).params
+    check(recipe, known.temporal_compression_ratio, known.spatial_compression_ratio)
     files = sources.find(recipe.data.source, captions="optional")
+    batches = FragmentBatches(files, recipe.data)
     with loop.seeded(recipe.loop.seed):
         network = bare_network(part, component, Path())
     params: Any = network.params
     temporal = params.temporal_compression_ratio
-    check(recipe.data, temporal, params.spatial_compression_ratio)
     keymap = keymap_of(part)
     if recipe.network.weights is not None:
         load_into(network, local_path(recipe.network.weights, "weights"), keymap=keymap, dtype=torch.float32)
     objective = AutoencoderObjective(
         network,
         temporal,
-        FragmentBatches(files, recipe.data),
+        batches,
         recipe.losses,
         recipe.data.piece,
         seed=recipe.loop.seed,
@@ -347,13 +453,39 @@ def train(recipe: AutoencoderRecipe, run: Run) -> Path:
         on_log=run.on_log,
     )
     state = {**network.state_dict(), **weights["autoencoder"]}
-    config = {"_class_name": CLASSES[recipe.network.kind], **dataclasses.asdict(params)}
+    if recipe.network.measures:
+        network.load_state_dict(state)
+        params = dataclasses.replace(params, scaling_factor=scaling_factor(objective, recipe.loop))
+    config = {"_class_name": type(network.net).__name__, **dataclasses.asdict(params)}
     return write_state(keymap.as_file(state), run.out / "vae", layout="diffusers", config=config)
 
 
-def check(data: PixelSettings, temporal: int, spatial: int) -> None:
-    """Refuse lengths and sizes that the network cannot code. Raises: RequestError."""
-    width, height = parse_size(data.size)
+@torch.no_grad()
+def scaling_factor(objective: AutoencoderObjective, settings: loop.LoopSettings) -> float:
+    """What gives latents a standard deviation of 1, over clips that a longer run would have seen next.
+
+    Args:
+        objective: With its trained network.
+        settings: Of the run.
+    """
+    network: Any = objective.network.eval()
+    count, total, squares = 0, 0.0, 0.0
+    for step in range(settings.steps, settings.steps + MEASURED):
+        rng = Rng(settings.seed, step)
+        for micro in range(settings.accumulate):
+            batch = objective.batch(step, rng, Portion(micro, settings.accumulate))
+            mean, logvar = encoded(network, batch.clip_BTHWC.to(works_on(network)), objective.piece)
+            # of latents as they are drawn
+            count, total = count + mean.numel(), total + float(mean.double().sum())
+            squares += float((mean.double().square() + logvar.double().exp()).sum())
+    spread = math.sqrt(max(squares / count - (total / count) ** 2, 1e-12))
+    return float(f"{1 / spread:.6g}")
+
+
+def check(recipe: AutoencoderRecipe, temporal: int, spatial: int) -> None:
+    """Refuse lengths, sizes and batches that cannot be. Raises: RequestError."""
+    data, (width, height) = recipe.data, parse_size(recipe.data.size)
+    check_portions(recipe.loop.accumulate, data.batch)
     if width % spatial or height % spatial:
         raise RequestError(f"size `{data.size}` does not fit the network: use multiples of {spatial}")
     if data.piece % (2 * temporal):

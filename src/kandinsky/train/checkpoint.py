@@ -14,11 +14,12 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +112,14 @@ class State:
         }
 
     def split_like(self, update: str, name: str, tensor: Tensor) -> Split:
-        """How a memory is divided: as its weight, where it has a number for each of the weight's."""
-        learner = self.learners[update]
-        is_alike = tensor.shape == learner.held[name].shape
-        return learner.splits[name] if is_alike else Split(tuple(tensor.shape))
+        """How a memory is divided: as its weight, where it has a number for each of the weight's, or of its blocks."""
+        held, split = self.learners[update].held[name], self.learners[update].splits[name]
+        if tensor.shape == held.shape:
+            return split
+        if tensor.ndim == 2 and len(tensor) == len(held) and tensor.numel():  # blocks within rows
+            block = held.numel() // tensor.numel()
+            return replace(split, shape=(split.shape[0], math.prod(split.shape[1:]) // block))
+        return Split(tuple(tensor.shape))
 
     def _split(self, name: str, tensor: Tensor) -> Split:
         update, _, key = name.partition(".")
@@ -304,13 +309,12 @@ class Checkpoints:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def restore(self, state: State, steps: int, device: str) -> Position | None:
+    def restore(self, state: State, steps: int) -> Position | None:
         """Bring back the last checkpoint that can be read; one that cannot is named, and the one before it is used.
 
         Args:
             state: Filled in place.
             steps: Length of the run; a checkpoint may not be beyond it.
-            device: Where the run computes.
 
         Returns:
             Where the run stands; None where there is no checkpoint.
@@ -318,7 +322,6 @@ class Checkpoints:
         Raises:
             RequestError: None of them can be read, or the one that can belongs to another recipe or network.
         """
-        del device  # tensors are filled where they are
         broken: list[str] = []
         for step in self.scaling.gather(self.steps() if self.scaling.is_first else None)[0]:
             error = None
@@ -476,9 +479,11 @@ class _Stored:
         remembered = {name.rsplit(".", parts)[0] for name in stored for parts in (1, 2)}
         for update, learner in state.learners.items():
             learner.optimisers.forget()
-            for name in learner.held:
+            for name, part in learner.held.items():
                 prefix = f"optimiser.{update}.{name}"
-                if prefix in remembered:
+                if not part.numel():  # of a weight with fewer rows than shards
+                    stored -= {one for one in stored if one.startswith(f"{prefix}.")}
+                elif prefix in remembered:
                     memory = learner.optimisers.begin(name)
                     wanted |= {f"{prefix}.{key}": (t, state.split_like(update, name, t)) for key, t in memory.items()}
         with reading(self.path, "holds the state of another optimiser"):

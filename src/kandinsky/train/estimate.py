@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from kandinsky import catalogue
 from kandinsky.engine.attention import attention_for
 from kandinsky.engine.build import bare_network
-from kandinsky.engine.lesson import LATENT
+from kandinsky.engine.lesson import LATENT, Lesson
+from kandinsky.engine.plan import loaded_bytes
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.files import local_path
 from kandinsky.model.card import Card
@@ -37,12 +38,14 @@ from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime import devices, speed
 from kandinsky.runtime.budget import gigabytes
 from kandinsky.train.adapter import add as add_adapters
+from kandinsky.train.data.dataset import MANIFEST
 from kandinsky.train.model_recipe import ModelRecipe, check, job_of, lesson_of
 from kandinsky.train.scale import Scaling
 from kandinsky.train.sound import SoundRecipe, card_of
 
 STATES = {"adamw": 8, "muon": 8, "adamw8bit": 2, "rmsprop": 4, "sgd": 0}
 """Bytes of an optimiser's states for each trained number; Muon's matrices have one state, what it leaves has two."""
+PARTS = ("weights", "gradients", "states", "average", "autoencoder", "activations")
 FROZEN_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
@@ -56,6 +59,7 @@ class Shape:
         at_once: Clips that are in memory together: of one process and micro-batch.
         processes: Processes that share the batch.
         shards: Processes over which weights and states are divided.
+        context: Processes that share the tokens of a clip, and so what is kept of them.
     """
 
     latent: tuple[int, int, int, int]
@@ -63,6 +67,7 @@ class Shape:
     at_once: int = 1
     processes: int = 1
     shards: int = 1
+    context: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,8 @@ class Estimate:
         seconds: Of a step.
         memory: Bytes there are on the device.
         others: Networks that are at work too, and are in none of the numbers.
+        autoencoder: Bytes of that which decodes while the training goes on.
+        encoding: Bytes of the encoders of a raw folder, the largest; they are gone before the training begins.
     """
 
     parameters: int
@@ -124,23 +131,28 @@ class Estimate:
     seconds: float
     memory: int | None
     others: tuple[str, ...] = ()
+    autoencoder: int = 0
+    encoding: int = 0
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
-        return self.weights + self.gradients + self.states + self.average + self.activations
+        """Bytes in all, while the training goes on."""
+        return sum(getattr(self, name) for name in PARTS)
 
     @property
     def runs_out(self) -> str | None:
         """Where memory would run out, and what would help; None where it is enough, or not known."""
-        if self.memory is None or self.total <= self.memory:
+        if self.memory is None or max(self.total, self.encoding) <= self.memory:
             return None
+        if self.encoding > self.memory:
+            return "memory runs out with the encoders: encode the data before, with `kandinsky data encode`"
         there = 0
         for name, advice in (
             ("weights", "train an adapter, or divide them with `scale.fsdp`"),
             ("states", "use `optimiser: adamw8bit`, an adapter, or `scale.fsdp`"),
             ("average", "set `loop.ema` to 0, or divide it with `scale.fsdp`"),
             ("gradients", "train an adapter, or divide them with `scale.fsdp`"),
+            ("autoencoder", "leave `samples` out"),
             ("activations", "use `scale.activations: full`, a smaller clip, or `loop.accumulate`"),
         ):
             there += getattr(self, name)
@@ -151,19 +163,18 @@ class Estimate:
     def lines(self) -> list[str]:
         """For people."""
         parts = ", ".join(
-            f"{_CALLED.get(name, name)} {gigabytes(getattr(self, name))}"
-            for name in ("weights", "gradients", "states", "average", "activations")
-            if getattr(self, name)
+            f"{_CALLED.get(name, name)} {gigabytes(getattr(self, name))}" for name in PARTS if getattr(self, name)
         )
         fits = "yes" if self.memory is not None else "not known"
         if self.others:
             fits = f"not known: the figures are the network's alone, without {', '.join(self.others)}"
         there = "" if self.memory is None else f" of {gigabytes(self.memory)}"
+        before = f"; before it {gigabytes(self.encoding)} for encoders" if self.encoding else ""
         return [
             f"parameters   {self.parameters / 1e6:,.1f} million, {self.trained / 1e6:,.1f} million trained",
             f"tokens       {self.tokens:,} patches a step",
             f"operations   {self.flops / 1e12:,.3g} TFLOP a step, forwards and backwards",
-            f"memory       {gigabytes(self.total)}{there} for each process: {parts}",
+            f"memory       {gigabytes(self.total)}{there} for each process: {parts}{before}",
             f"time         about {self.seconds:,.3g} s a step on {self.processor}, an estimate",
             f"fits         {self.runs_out or fits}",
         ]
@@ -235,7 +246,7 @@ def estimate(
         gradients=4 * learning // shape.shards,
         states=STATES[optimiser] * learning // shape.shards,
         average=4 * learning // shape.shards if average else 0,
-        activations=traced.kept * shape.at_once,
+        activations=traced.kept * shape.at_once // shape.context,
         processor=f"{processor.name} ({known})",
         seconds=processor.seconds(work * (shape.batch / shape.processes), dtype),
         memory=memory if memory is not None else there[1] if there else None,
@@ -380,6 +391,7 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
         at_once=-(-batch // (layout.data * recipe.loop.accumulate)),
         processes=processes,
         shards=recipe.scale.among(layout).fsdp * recipe.scale.tp,
+        context=layout.context,
     )
     made = estimate(
         partial(bare, card, recipe.part),
@@ -396,7 +408,32 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
         trained=trained,
         frozen_bytes=None if adapter is None else FROZEN_BYTES[adapter.base_dtype],
     )
-    return replace(made, others=(*recipe.helpers, *recipe.learners[1:]))
+    decodes = recipe.samples is not None or "autoencoder" in recipe.helpers
+    others = tuple(name for name in (*recipe.helpers, *recipe.learners[1:]) if name != "autoencoder")
+    return replace(
+        made,
+        others=others,
+        autoencoder=_loaded(card, ("vae",), 4) if decodes else 0,
+        encoding=_encoding(recipe, card, lesson, 4 if memory is None and not device.startswith("cuda") else 2),
+    )
+
+
+def _encoding(recipe: ModelRecipe, card: Card, lesson: Lesson, width: int) -> int:
+    """Bytes of the encoders that are in memory together before the training begins.
+
+    Args:
+        recipe: What is trained.
+        card: The model.
+        lesson: What its network is taught.
+        width: Bytes of a number of the text encoder.
+    """
+    is_encoded = (Path(recipe.data.source) / MANIFEST).is_file()
+    text = 0 if is_encoded and recipe.samples is None else _loaded(card, ("text",), width)
+    return max(text, 0 if is_encoded else _loaded(card, lesson.encoders, 4))
+
+
+def _loaded(card: Card, names: Sequence[str], width: int) -> int:
+    return sum(loaded_bytes(card, name, width) for name in names if name in card.components)
 
 
 def of_sound(recipe: SoundRecipe, *, device: str = "cpu", memory: int | None = None) -> Estimate:

@@ -158,7 +158,7 @@ def run(
         at = Position()
         if not resume:
             checkpoints.clear()
-        elif (found := checkpoints.restore(state, settings.steps, device)) is not None:
+        elif (found := checkpoints.restore(state, settings.steps)) is not None:
             at = found
             if scaling.is_first:
                 log.info("resumed %s at step %d after %.0f s", out.name, at.step, at.seconds)

@@ -34,7 +34,6 @@ from kandinsky.model.card import Card, Component, Source
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.family import Part
 from kandinsky.model.values import Request, TextEmbeddings
-from kandinsky.printing import counted
 from kandinsky.runtime.parallel.exchange import collect, shares, span, tell_tensors
 from kandinsky.runtime.placement import Precision
 from kandinsky.text.store import join
@@ -47,7 +46,7 @@ from kandinsky.train.conditions import Conditions, joined
 from kandinsky.train.data import sources
 from kandinsky.train.data.batches import (
     TASKS,
-    Buckets,
+    FullBuckets,
     Mixture,
     Packing,
     Plan,
@@ -60,7 +59,7 @@ from kandinsky.train.data.dataset import LATENT, MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.data.sources import Example
 from kandinsky.train.denoising import Denoising, Given
-from kandinsky.train.objective import Objective, Portion, Rng, Timed, at_times
+from kandinsky.train.objective import Objective, Portion, Rng, Timed, at_times, check_portions
 from kandinsky.train.recipe import Run
 from kandinsky.train.samples import Manner, Samples, SampleSettings, jobs_of
 from kandinsky.train.scale import HOST, Divisible, Scale, Scaling
@@ -390,7 +389,7 @@ class ClipBatches:
                 packing = Packing(shapes, tokens=settings.sequence, seed=seed, only=only, patch=patch)
                 return Sequences(packing, settings.batch)
             batch = settings.batch if settings.tokens is None else None
-            return Buckets(shapes, batch=batch, tokens=settings.tokens, seed=seed, last="fill", only=only, patch=patch)
+            return FullBuckets(shapes, batch=batch, tokens=settings.tokens, seed=seed, only=only, patch=patch)
 
         self.mixture: Mixture | None = None
         if settings.tasks:
@@ -426,7 +425,7 @@ class ClipBatches:
         numbers = [one.place for one in loaded]
         made = [self._learned(one, rng, conditions) for one in loaded]
         clean, known = torch.cat([one for one, _ in made]), [one for _, one in made]
-        texts = [one.text.to("cpu", torch.float32) for one in loaded if one.text is not None]
+        texts = [one.text.to("cpu", torch.float32) for one in loaded]
         given = Given(join(texts), joined(known, clean, self.track))
         # where a prompt was dropped, what the clip shows is still known
         every = [[one.caption] if one.caption else self.examples.captions(one.index) for one in loaded]
@@ -493,12 +492,13 @@ class Prepared:
         self._begins = self._beginning(card)
         options = RunOptions(device=run.device, dtype="float32", offload="module", only=encoders)
         # text encoders are as large as the networks that learn: in the type of generation
-        types = {"text": Precision.choose(card.components["text"].dtype, torch.device(run.device)).name}
+        types = {"text": Precision.choose(card.components["text"].dtype or None, torch.device(run.device)).name}
         self.context = build(card, options, root=self.source.root, name=self.source.name, types=types)
         self.denoising = Denoising(self.context, job, part=recipe.part)
         self.examples: Examples
         if encoded is not None:
             encoded.check_model(card)
+            check_cutting(recipe, card, encoded)
             if absent := set(self.lesson.tensors) - set(encoded.manifest["tensors"]) or recipe.part != "dit":
                 what = "another frame rate" if absent is True else f"`{min(absent)}` of each example"
                 raise RequestError(
@@ -553,8 +553,7 @@ class Prepared:
         for index in range(len(self.examples.shapes)):
             captions = self.examples.captions(index)
             loaded = [self.examples.example(index, index, one) for one in captions]
-            texts = [one.text for one in loaded if one.text is not None]
-            found.append(Clip(loaded[0].latent.float(), texts, captions))
+            found.append(Clip(loaded[0].latent.float(), [one.text for one in loaded], captions))
         return found
 
     def _divisible(self, job: Job) -> Divisible:
@@ -789,14 +788,9 @@ def check(recipe: ModelRecipe, card: Card, processes: int = 1) -> None:
     student = getattr(recipe, "student", None)  # of recipes that distil
     if student is not None and not Path(student).is_file():
         raise RequestError(f"`student` is `{shown(student)}`: name a weight file that exists")
-    taking = recipe.scale.layout(processes).data
-    if recipe.data.tokens is None and recipe.loop.accumulate * taking > recipe.data.batch:
-        what = counted(recipe.data.batch, "clip" if recipe.data.sequence is None else "sequence")
-        each = "" if taking == 1 else f" on each of {taking} processes"
-        raise RequestError(
-            f"`loop.accumulate` is {recipe.loop.accumulate}{each}, and a batch has {what}: use a larger `data.batch`, "
-            f"or fewer micro-batches{'' if taking == 1 else ' or processes'}"
-        )
+    if recipe.data.tokens is None:
+        what, taking = "clip" if recipe.data.sequence is None else "sequence", recipe.scale.layout(processes).data
+        check_portions(recipe.loop.accumulate, recipe.data.batch, what=what, processes=taking)
     if does.makes == "sound" or (does.lessons and not recipe.teaches):
         raise RequestError(
             f"`{card.id}` cannot be trained by a recipe of this kind: it trains models that make a clip or an image "
@@ -832,6 +826,23 @@ def _is_said(values: Any, key: str) -> bool:
         return _is_said(getattr(values, name), rest)
     own = next(one for one in fields(values) if one.name == name)
     return bool(getattr(values, name) != (own.default if own.default_factory is MISSING else own.default_factory()))
+
+
+def check_cutting(recipe: ModelRecipe, card: Card, encoded: EncodedDataset) -> None:
+    """Refuse a size or length that an encoded data set was not cut to. Raises: RequestError."""
+    data, cut, shape = recipe.data, encoded.manifest.get("settings", {}), job_of(recipe, card).shape
+    advice = f"leave it out, or encode `{shown(data.source)}` anew"
+    sizes = [(one["width"], one["height"]) for one in cut.get("buckets", ())]
+    if data.size is not None and sizes and (shape.width, shape.height) not in sizes:
+        there = ", ".join(f"{width}x{height}" for width, height in sizes)
+        raise RequestError(f"`data.size` is `{shown(data.size)}`, and the data set was encoded at {there}: {advice}")
+    lengths = cut.get("frames", ())
+    if data.seconds is not None and lengths and shape.frames not in lengths:
+        there = ", ".join(map(str, lengths))
+        raise RequestError(
+            f"`data.seconds` is {data.seconds:g}, which are {shape.frames} frames, and the data set was encoded with "
+            f"{there}: {advice}"
+        )
 
 
 def check_adapter(adapter: AdapterSettings, part: Part, component: Component, scale: Scale | None = None) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import RequestError
+from kandinsky.printing import counted
 
 T = TypeVar("T")
 
@@ -35,6 +36,27 @@ class Portion:
         """The part of a global batch that belongs to this portion; portions differ by at most one item."""
         start, stop = (len(items) * i // self.count for i in (self.index, self.index + 1))
         return items[start:stop]
+
+
+def check_portions(accumulate: int, batch: int, *, what: str = "clip", processes: int = 1) -> None:
+    """Refuse a batch of which a portion would be empty.
+
+    Args:
+        accumulate: Micro-batches of each process.
+        batch: What a batch has.
+        what: Its name, of one.
+        processes: That take portions of their own.
+
+    Raises:
+        RequestError: There are more portions than there is in a batch.
+    """
+    if accumulate * processes <= batch:
+        return
+    each = "" if processes == 1 else f" on each of {processes} processes"
+    raise RequestError(
+        f"`loop.accumulate` is {accumulate}{each}, and a batch has {counted(batch, what)}: use a larger `data.batch`, "
+        f"or fewer micro-batches{'' if processes == 1 else ' or processes'}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

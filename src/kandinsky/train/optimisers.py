@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from torch import Tensor
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.train.muon import BLOCK, Muon, Shards
 
+BLOCK_8BIT, LEAST_8BIT = 256, 4096  # numbers with one scale; numbers of a weight whose states have 8 bits
 Name = Literal["adamw", "adamw8bit", "muon", "rmsprop", "sgd"]
 Decay = Literal["linear", "cosine", "constant"]
 
@@ -92,7 +94,7 @@ class Optimisers:
 
     Raises:
         BackendError: 8-bit states need torchao.
-        RequestError: The optimiser needs whole weights.
+        RequestError: Tensor parallelism cuts blocks of 8-bit states.
     """
 
     def __init__(self, named: Mapping[str, Tensor], settings: Optimiser, shards: Shards | None = None) -> None:
@@ -125,7 +127,7 @@ class Optimisers:
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """What is remembered of each weight, by its name; nothing of one that was never changed."""
-        return {name: _flat(self._of[id(p)].state.get(p, {})) for name, p in self.named.items()}
+        return {name: _flat(self._of[id(p)].state.get(p, {}), p) for name, p in self.named.items()}
 
     def begin(self, name: str) -> dict[str, Tensor]:
         """An empty memory of a weight, to be filled with one that was stored."""
@@ -143,7 +145,7 @@ class Optimisers:
             state = {"step": torch.zeros(())}
             state |= {key: one._new_buffer(p, key == "exp_avg") for key in ("exp_avg", "exp_avg_sq")}
         one.state[p] = state
-        return _flat(state)
+        return _flat(state, p)
 
     def forget(self) -> None:
         """Remember nothing of any weight."""
@@ -151,12 +153,12 @@ class Optimisers:
             one.state.clear()
 
 
-def _flat(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Plain tensors by name; 8-bit ones as what they are made of."""
+def _flat(state: Mapping[str, Any], p: Tensor) -> dict[str, Tensor]:
+    """Plain tensors by name; 8-bit ones as their codes and, row by row, the scales of their blocks."""
     found: dict[str, Tensor] = {}
     for key, value in state.items():
         if hasattr(value, "__tensor_flatten__"):
-            found |= {f"{key}.{part}": getattr(value, part) for part in value.__tensor_flatten__()[0]}
+            found |= {f"{key}.codes": value.codes, f"{key}.scale": value.scale.view(len(p), -1)}
         elif isinstance(value, Tensor):
             found[key] = value
     return found
@@ -170,11 +172,7 @@ def _build(named: Mapping[str, Tensor], settings: Optimiser, shards: Shards | No
         case "adamw":
             yield torch.optim.AdamW(tensors, lr=lr, fused=True, **adam)
         case "adamw8bit":
-            if shards is not None:
-                raise RequestError(
-                    "optimiser `adamw8bit` needs whole weights: use `adamw`, or leave `fsdp` and `tp` out"
-                )
-            yield _adamw8bit(tensors, lr, adam)
+            yield _adamw8bit(named, lr, adam, shards)
         case "rmsprop":
             yield torch.optim.RMSprop(tensors, lr=lr, eps=settings.eps, weight_decay=decay)
         case "sgd":
@@ -196,12 +194,39 @@ def _is_block_matrix(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and max(shape) % BLOCK == 0 and any(part.isdigit() for part in name.split("."))
 
 
-def _adamw8bit(tensors: list[Tensor], lr: float, adam: dict[str, Any]) -> torch.optim.Optimizer:
+def _adamw8bit(
+    named: Mapping[str, Tensor], lr: float, adam: dict[str, Any], shards: Shards | None
+) -> torch.optim.Optimizer:
+    """AdamW with states of 8 bits, in blocks of numbers of one row, so that blocks follow the rows into shards.
+
+    Weights whose rows are no whole blocks, such as those of norms, keep states of 32 bits.
+
+    Raises:
+        BackendError: torchao is not installed.
+        RequestError: Tensor parallelism cuts rows within blocks.
+    """
     try:
         from torchao.optim import AdamW8bit
     except ImportError as error:
         raise BackendError(
             "optimiser `adamw8bit` needs the package torchao: pip install 'kandinsky-video[full]', or use `adamw`"
         ) from error
-    made: torch.optim.Optimizer = AdamW8bit(tensors, lr=lr, **adam)
+    small = set[int]()
+    for name, p in named.items():
+        whole = tuple(p.shape) if shards is None else shards.shape(p)
+        if len(whole) < 2 or math.prod(whole) < LEAST_8BIT or math.prod(whole[1:]) % BLOCK_8BIT:
+            small.add(id(p))
+        elif math.prod(p.shape[1:]) % BLOCK_8BIT:
+            raise RequestError(
+                f"optimiser `adamw8bit` keeps blocks of {BLOCK_8BIT} numbers of a row, and `tp` cuts the rows of "
+                f"`{name}` into {math.prod(p.shape[1:])}: use a smaller `tp`, or `adamw`"
+            )
+
+    class RowWise(AdamW8bit):  # type: ignore[misc]
+        def _new_buffer(self, p: Tensor, signed: bool) -> Any:
+            # a shard without rows has no blocks
+            is_plain = id(p) in small or not p.numel()
+            return torch.zeros_like(p) if is_plain else self._subclass_zeros(p, signed, BLOCK_8BIT)
+
+    made: torch.optim.Optimizer = RowWise(list(named.values()), lr=lr, block_size=BLOCK_8BIT, **adam)
     return made

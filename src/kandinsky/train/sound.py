@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kandinsky import catalogue
 from kandinsky.engine.build import build, stored_network
+from kandinsky.engine.lesson import LATENT
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.files import local_path
@@ -29,14 +30,14 @@ from kandinsky.model.values import TextEmbeddings
 from kandinsky.printing import escaped
 from kandinsky.text.store import join
 from kandinsky.train import adapter, loop
-from kandinsky.train.data.batches import Buckets
+from kandinsky.train.data.batches import FullBuckets
 from kandinsky.train.data.captions import CaptionChoice
 from kandinsky.train.data.dataset import MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Feed
 from kandinsky.train.denoiser import DenoiserObjective
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.model_recipe import Batch, CaptionNumbers, check_adapter, learning
-from kandinsky.train.objective import Portion, Rng
+from kandinsky.train.objective import Portion, Rng, check_portions
 from kandinsky.train.recipe import Run
 from kandinsky.train.times import Times
 from kandinsky.train.work import done
@@ -157,7 +158,7 @@ class EncodedSound:
     ) -> None:
         self.settings, self.empty = settings, dataset.text("", still=False)
         examples = SoundExamples(dataset)
-        plan = Buckets(examples.shapes, batch=settings.batch, seed=seed, last="fill")
+        plan = FullBuckets(examples.shapes, batch=settings.batch, seed=seed)
         self.feed = Feed(examples, plan, CaptionChoice(0.0), CaptionNumbers(seed), shares, workers=settings.workers)
 
     def __call__(self, step: int, rng: Rng, portion: Portion) -> Batch:
@@ -166,7 +167,7 @@ class EncodedSound:
         dropped = [self.settings.dropped(rng, one.place) for one in loaded]
         texts, frames = [], []
         for one, out in zip(loaded, dropped, strict=True):
-            texts.append(self.empty if TEXT in out or one.text is None else one.text)
+            texts.append(self.empty if TEXT in out else one.text)
             frames.append(one.tensors[BLACK_STATES if FRAMES in out else VIDEO_STATES].float())
         text = join([one.to("cpu", torch.float32) for one in texts])
         known = Known(extra={"frames": torch.cat(frames)})
@@ -194,6 +195,7 @@ def card_of(recipe: SoundRecipe) -> Source:
     card = source.card
     if card.does.makes != "sound":
         raise RequestError(f"`{card.id}` makes no sound: use a recipe of kind `denoiser`")
+    check_portions(recipe.loop.accumulate, recipe.data.batch, what="example")
     if recipe.adapter is not None:
         check_adapter(recipe.adapter, card.part("dit"), card.dit)
     return source
@@ -234,16 +236,26 @@ def _batches(place: Path, recipe: SoundRecipe, card: Card) -> tuple[Callable[[in
     """What gives the batches, and what a run that goes on is compared with."""
     if not (place / MANIFEST).is_file():
         tensors = read(place)
+        _check_widths(tensors, card, place)
         return SoundBatches(tensors, recipe.data), str(list(tensors["latents"].shape))
     dataset = EncodedDataset(place)
     dataset.check_model(card)
     count = recipe.loop.accumulate
-    if count > recipe.data.batch:
-        raise RequestError(
-            f"a batch has {recipe.data.batch} examples, and {count} micro-batches take some of their own"
-        )
     shares = [Portion(micro, count) for micro in range(count)]
     return EncodedSound(dataset, recipe.data, seed=recipe.loop.seed, shares=shares), dataset.fingerprint
+
+
+def _check_widths(tensors: Mapping[str, Tensor], card: Card, file: Path) -> None:
+    """Refuse a file of another model. Raises: WeightsError."""
+    assert card.does.examples is not None
+    shapes = card.does.examples().shapes(card)
+    needed = {"latents": shapes[LATENT][-1], FRAMES: shapes[VIDEO_STATES][-1], TEXT: shapes[VIDEO_STATES][-1]}
+    for name, width in needed.items():
+        if tensors[name].shape[-1] != width:
+            raise WeightsError(
+                f"`{name}` in `{escaped(file)}` has {tensors[name].shape[-1]} numbers a place, and `{card.id}` needs "
+                f"{width}: is it of another model?"
+            )
 
 
 def read(file: Path) -> dict[str, Tensor]:

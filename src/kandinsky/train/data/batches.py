@@ -1,7 +1,8 @@
 """Which examples a step sees: planners that compute it from (seed, step) alone, so that nothing is to be resumed.
 
-``Buckets`` makes batches of equal shape, ``Packing`` sequences of clips of several shapes, ``Sequences`` puts some of
-these into a step, ``Mixture`` draws the task of each step. Of an epoch every example is seen exactly once.
+``Buckets`` makes batches of equal shape and ``FullBuckets`` of equal shape and size, ``Packing`` sequences of clips of
+several shapes, ``Sequences`` puts some of these into a step, ``Mixture`` draws the task of each step. Of an epoch every
+example is seen exactly once; of ``FullBuckets`` some of them only later.
 
 Legend: T H W C latent frames, rows, columns, channels.
 """
@@ -9,12 +10,14 @@ Legend: T H W C latent frames, rows, columns, channels.
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left, insort
+import math
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -63,8 +66,8 @@ class Epochs:
     the slots. So every epoch has as many steps, and no two need be alike.
 
     Args:
-        slots: Of each batch the kinds of its places; of every kind there are as many places as examples, or more.
-        examples: Of each kind the numbers of its examples. Where there are more places, examples come again.
+        slots: Of each batch the kinds of its places; of every kind there are as many places as examples.
+        examples: Of each kind the numbers of its examples.
         seed: Of all orders.
     """
 
@@ -98,28 +101,19 @@ class Epochs:
 
     def _ordered(self, epoch: int) -> list[tuple[int, ...]]:
         rng = _rng(self._seed, "epoch", epoch)
-        wanted = [0] * len(self._examples)
-        for slot in self._slots:
-            for kind in slot:
-                wanted[kind] += 1
-        dealt = []
-        for numbers, count in zip(self._examples, wanted, strict=True):
-            order = rng.permutation(numbers)
-            dealt.append(iter(np.concatenate([order, np.resize(order, count - len(order))]).tolist()))
+        dealt = [iter(rng.permutation(numbers).tolist()) for numbers in self._examples]
         filled = [tuple(next(dealt[kind]) for kind in slot) for slot in self._slots]
         return [filled[place] for place in rng.permutation(len(filled))]
 
 
 class Buckets(Epochs):
-    """Batches of examples whose latents have one shape.
+    """Batches of examples whose latents have one shape; what is too little for a batch makes a smaller one.
 
     Args:
         shapes: Of the latents of all examples, (T, H, W, C).
         batch: Examples of a batch; or by shape, where every shape that there is must be named.
         tokens: Instead: as many examples as together have no more tokens, at least one.
         seed: Of all orders.
-        last: What becomes of the examples of a shape that are too few for a batch: a smaller batch, or one that is
-            filled up with examples that were seen already.
         only: Numbers of the examples that take part; all where None.
         patch: (t, h, w) of the network, for the count of tokens.
 
@@ -134,31 +128,76 @@ class Buckets(Epochs):
         batch: int | Mapping[Shape, int] | None = None,
         tokens: int | None = None,
         seed: int = 0,
-        last: Literal["short", "fill"] = "short",
         only: Iterable[int] | None = None,
         patch: tuple[int, int, int] = PATCH,
     ) -> None:
-        if (batch is None) == (tokens is None):
-            raise RequestError("give the size of batches either as `batch` or as `tokens`")
-        if last not in ("short", "fill"):
-            raise RequestError(f"`last` must be `short` or `fill`, not `{last}`")
         groups = _grouped(shapes, only)
         slots: list[list[int]] = []
-        for kind, (shape, numbers) in enumerate(groups.items()):
-            if tokens is not None:
-                size = max(1, _positive("tokens", tokens) // max(1, tokens_of(shape, patch)))
-            elif isinstance(batch, Mapping):
-                if shape not in batch:
-                    raise RequestError(f"`batch` names no size for latents of shape {_written(shape)}")
-                size = _positive("batch", batch[shape])
-            else:
-                assert batch is not None
-                size = _positive("batch", batch)
-            left = len(numbers)
-            while left > 0:
-                slots.append([kind] * (size if last == "fill" else min(size, left)))
-                left -= size
+        for kind, (size, numbers) in enumerate(zip(_sizes(groups, batch, tokens, patch), groups.values(), strict=True)):
+            slots += [[kind] * min(size, len(numbers) - start) for start in range(0, len(numbers), size)]
         super().__init__(slots, list(groups.values()), seed)
+
+
+class FullBuckets(Epochs):
+    """Batches of examples whose latents have one shape, all batches of a shape equally large.
+
+    What is left of a shape at the end of an epoch waits for the next one, in which the examples of that shape go on. So
+    after any number of epochs no example was seen more often than there were epochs, and none of its shape more than
+    once less, but for those that wait. Where a shape has fewer examples than a batch, several epochs pass between its
+    batches, and each of these holds an example several times.
+
+    Args:
+        shapes: See ``Buckets``, as the other arguments.
+
+    Raises:
+        RequestError: As ``Buckets``.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[Shape],
+        *,
+        batch: int | Mapping[Shape, int] | None = None,
+        tokens: int | None = None,
+        seed: int = 0,
+        only: Iterable[int] | None = None,
+        patch: tuple[int, int, int] = PATCH,
+    ) -> None:
+        groups = _grouped(shapes, only)
+        super().__init__((), list(groups.values()), seed)
+        self._sizes = _sizes(groups, batch, tokens, patch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch; a part of one counts whole."""
+        return math.ceil(sum(Fraction(len(one), size) for one, size in zip(self._examples, self._sizes, strict=True)))
+
+    def __call__(self, step: int) -> tuple[int, ...]:
+        """The examples of a step. Raises: RequestError for a step below 0."""
+        if step < 0:
+            raise RequestError(f"there is no step {step}: the first is 0")
+        last = max(self._sizes)
+        while sum(self._batches(last)) <= step:
+            last *= 2
+        epoch = bisect_right(range(1, last + 1), step, key=lambda epochs: sum(self._batches(epochs)))
+        return self._order(epoch)[step - sum(self._batches(epoch))]
+
+    def _batches(self, epochs: int) -> list[int]:
+        """Whole batches of each shape in so many epochs."""
+        return [epochs * len(one) // size for one, size in zip(self._examples, self._sizes, strict=True)]
+
+    def _ordered(self, epoch: int) -> list[tuple[int, ...]]:
+        filled: list[tuple[int, ...]] = []
+        ends = zip(self._batches(epoch), self._batches(epoch + 1), strict=True)
+        for kind, ((first, last), examples, size) in enumerate(zip(ends, self._examples, self._sizes, strict=True)):
+            if first == last:
+                continue
+            turns = range(first * size // len(examples), -(-last * size // len(examples)))
+            orders = [_rng(self._seed, f"shape {kind}", turn).permutation(examples) for turn in turns]
+            start = first * size - turns.start * len(examples)
+            dealt = np.concatenate(orders)[start : start + (last - first) * size]
+            filled += map(tuple, dealt.reshape(-1, size).tolist())
+        return [filled[place] for place in _rng(self._seed, "epoch", epoch).permutation(len(filled))]
 
 
 class Packing(Epochs):
@@ -358,6 +397,24 @@ def _grouped(shapes: Sequence[Shape], only: Iterable[int] | None) -> dict[Shape,
     return dict(sorted(groups.items()))
 
 
+def _sizes(
+    groups: Mapping[Shape, Sequence[int]],
+    batch: int | Mapping[Shape, int] | None,
+    tokens: int | None,
+    patch: tuple[int, int, int],
+) -> list[int]:
+    """Examples of a batch, of each shape."""
+    if (batch is None) == (tokens is None):
+        raise RequestError("give the size of batches either as `batch` or as `tokens`")
+    if tokens is not None:
+        return [max(1, _positive("tokens", tokens) // max(1, tokens_of(shape, patch))) for shape in groups]
+    if not isinstance(batch, Mapping):
+        return [_positive("batch", batch)] * len(groups)
+    if absent := [shape for shape in groups if shape not in batch]:
+        raise RequestError(f"`batch` names no size for latents of shape {_written(absent[0])}")
+    return [_positive("batch", batch[shape]) for shape in groups]
+
+
 def _packed(clips: list[tuple[int, int]], room: int) -> list[list[int]]:
     """Kinds of clips in sequences that hold ``room``: the longest first, each where it leaves least room."""
     slots: list[list[int]] = []
@@ -381,7 +438,7 @@ def _rng(seed: int, what: str, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(name, "big")))
 
 
-def _positive(name: str, value: int) -> int:
+def _positive(name: str, value: int | None) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RequestError(f"`{name}` must be a whole number from 1 on, not `{value}`")
     return value

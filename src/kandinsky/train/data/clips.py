@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,37 +176,47 @@ def cut(example: Example, cutting: Cutting, *, enlarge: bool = False) -> np.ndar
         RequestError: The file cannot be read, is too short, covers no bucket, or was kept by none.
     """
     with example.decoded() as path:
-        if _is_still(path, example):
+        if is_still(path, example):
             image = open_image(path).image
             bucket = cutting.buckets[0] if enlarge else cutting.check_bucket(image.size, example)
             return np.stack([np.asarray(cover(image, bucket.width, bucket.height))])
         video = probe(path)
         count = cutting.check_count(video.times_s[-1], example)
-        wanted = [_nearest(video.times_s, number / cutting.fps) for number in range(count)]
-        made: list[np.ndarray] = []
-        chosen: Bucket | None = None
-        for number, frames in zip(_once(wanted), frames_of_windows(video, [[n] for n in _once(wanted)]), strict=True):
-            image = _square(Image.fromarray(frames[0]), video)
-            chosen = chosen or (cutting.buckets[0] if enlarge else cutting.check_bucket(image.size, example))
-            made += [np.asarray(cover(image, chosen.width, chosen.height))] * wanted.count(number)
-        return np.stack(made)
+        wanted = [nearest(video.times_s, number / cutting.fps) for number in range(count)]
+        chosen = cutting.buckets[0] if enlarge else None
+
+        def size(image: Image.Image) -> tuple[int, int]:
+            nonlocal chosen
+            chosen = chosen or cutting.check_bucket(image.size, example)
+            return chosen.width, chosen.height
+
+        return fitted(video, wanted, size)
 
 
-def size_of(example: Example) -> tuple[int, int, float]:
-    """Width and height of an example as it is shown, and when its last frame is; for plans without latents.
+def fitted(video: InputVideo, wanted: Sequence[int], size: Callable[[Image.Image], tuple[int, int]]) -> np.ndarray:
+    """Frames of a video, each scaled and cropped as soon as it is decoded; no more of the file is held in memory.
+
+    Args:
+        video: The video.
+        wanted: Numbers of frames, rising; one may come several times.
+        size: Width and height for a frame with square pixels.
+
+    Returns:
+        [T, H, W, 3], uint8.
 
     Raises:
         RequestError: The file cannot be read.
     """
-    with example.decoded() as path:
-        if _is_still(path, example):
-            return *open_image(path).size, 0.0
-        video = probe(path)
-        (frames,) = frames_of_windows(video, [[0]])
-        return *_square(Image.fromarray(frames[0]), video).size, video.times_s[-1]
+    made: list[np.ndarray] = []
+    once = list(dict.fromkeys(wanted))
+    for number, frames in zip(once, frames_of_windows(video, [[n] for n in once]), strict=True):
+        image = _square(Image.fromarray(frames[0]), video)
+        made += [np.asarray(cover(image, *size(image)))] * wanted.count(number)
+    return np.stack(made)
 
 
-def _is_still(path: Path, example: Example) -> bool:
+def is_still(path: Path, example: Example) -> bool:
+    """Whether an example is one image."""
     if animation.image_format(path) is not None:
         return not animation.is_animated(path)
     return example.ending in IMAGES
@@ -222,17 +232,14 @@ def _draw(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()[:7], "big") / 2**56
 
 
-def _nearest(times_s: Sequence[float], moment_s: float) -> int:
+def nearest(times_s: Sequence[float], moment_s: float) -> int:
+    """Number of the frame nearest in time to a moment; the earlier one of two."""
     after = bisect_left(times_s, moment_s - CLOSE_S)
     if after == 0:
         return 0
     if after == len(times_s):
         return after - 1
     return after - (moment_s - times_s[after - 1] < times_s[after] - moment_s - CLOSE_S)
-
-
-def _once(numbers: Sequence[int]) -> list[int]:
-    return list(dict.fromkeys(numbers))
 
 
 def _square(image: Image.Image, video: InputVideo) -> Image.Image:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,10 +18,8 @@ from kandinsky.errors import RequestError
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.train.data.batches import Plan
 from kandinsky.train.data.captions import Caption, CaptionChoice
-from kandinsky.train.data.clips import Cutting, cut, size_of
 from kandinsky.train.data.dataset import EncodedDataset
-from kandinsky.train.data.prefetch import Ahead, prefetched
-from kandinsky.train.data.sources import Example, Fault
+from kandinsky.train.data.prefetch import Ahead
 
 T = TypeVar("T")
 
@@ -47,15 +44,15 @@ class Loaded:
         place: In the step's global batch; random numbers of the example are drawn by it.
         index: In the data set.
         caption: That was drawn; None where it was dropped.
-        tensors: `latent` [1, T, H, W, C] and further ones of an encoded data set; `frames` [T, H, W, 3] uint8 of files.
-        text: Embeddings of the caption, or of the empty prompt; None where they are still to be made.
+        tensors: `latent` [1, T, H, W, C] and further ones of an encoded data set.
+        text: Embeddings of the caption, or of the empty prompt.
     """
 
     place: int
     index: int
     caption: Caption | None
     tensors: Mapping[str, Tensor]
-    text: TextEmbeddings | None = None
+    text: TextEmbeddings
 
     @property
     def latent(self) -> Tensor:
@@ -100,84 +97,6 @@ class EncodedExamples:
         text = "" if caption is None else caption.text
         still = self.dataset.rows[index].frames == 1
         return Loaded(place, index, caption, self.dataset.load(index), self.dataset.text(text, still=still))
-
-
-@dataclass(frozen=True)
-class FileExamples:
-    """Examples decoded anew at each visit, for encoders that run within the training.
-
-    Attributes:
-        examples: Those that can be used.
-        cutting: Sizes and lengths.
-        shapes: Of the latents they become.
-        faults: What was left out.
-    """
-
-    examples: Sequence[Example]
-    cutting: Cutting
-    shapes: Sequence[tuple[int, int, int, int]]
-    faults: Sequence[Fault] = ()
-
-    @classmethod
-    def survey(
-        cls,
-        source: Sequence[Example],
-        cutting: Cutting,
-        *,
-        temporal: int,
-        spatial: int,
-        channels: int,
-        workers: int = 0,
-    ) -> FileExamples:
-        """Look at every file once; those that cannot be used are left out.
-
-        Args:
-            source: Of ``sources.find``.
-            cutting: Sizes and lengths.
-            temporal: Frames of a latent frame.
-            spatial: Pixels of a latent one, along a side.
-            channels: Of the latent.
-            workers: Processes that look.
-
-        Raises:
-            RequestError: None can be used.
-        """
-        kept, shapes, faults = [], [], []
-        for example, found in zip(source, prefetched(_Looked(cutting), source, workers=workers), strict=True):
-            if isinstance(found, Fault):
-                faults.append(found)
-            else:
-                width, height, frames = found
-                kept.append(example)
-                shapes.append(((frames - 1) // temporal + 1, height // spatial, width // spatial, channels))
-        if not kept:
-            raise RequestError(
-                f"nothing is left of the source: {faults[0].reason}" if faults else "the source has no examples"
-            )
-        return cls(tuple(kept), cutting, tuple(shapes), tuple(faults))
-
-    def captions(self, index: int) -> Sequence[Caption]:
-        """Of a file."""
-        return self.examples[index].captions
-
-    def example(self, place: int, index: int, caption: Caption | None) -> Loaded:
-        """Frames; text is left to the encoder. Raises: RequestError for a file that can no longer be read."""
-        frames = torch.from_numpy(np.ascontiguousarray(cut(self.examples[index], self.cutting)))
-        return Loaded(place, index, caption, {"frames": frames})
-
-
-@dataclass(frozen=True)
-class _Looked:
-    cutting: Cutting
-
-    def __call__(self, example: Example) -> tuple[int, int, int] | Fault:
-        try:
-            width, height, last_s = size_of(example)
-            bucket = self.cutting.check_bucket((width, height), example)
-            count = 1 if last_s == 0 else self.cutting.check_count(last_s, example)
-            return bucket.width, bucket.height, count
-        except RequestError as error:
-            return Fault(example.name, str(error))
 
 
 @dataclass(frozen=True)

@@ -113,17 +113,23 @@ def roughness(logits: Mapping[str, Tensor], moved: Mapping[str, Tensor], alpha: 
     return mean({name: (one - moved[name]).square() for name, one in logits.items()}) / alpha**2
 
 
-class Alarm:
+class Alarm(nn.Module):
     """Watches a discriminator: logits of real and fake latents, and the share told right, over all and by head.
+
+    It is carried along in checkpoints, so that a run that goes on says what one that never stopped does.
 
     Args:
         memory: Share of the former average that a step keeps.
     """
 
-    def __init__(self, memory: float = 0.99) -> None:
-        self.memory, self.average, self.rung = memory, 0.5, False
+    average: Tensor
 
-    def __call__(self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> dict[str, float]:
+    def __init__(self, memory: float = 0.99) -> None:
+        super().__init__()
+        self.memory, self.rung = memory, False
+        self.register_buffer("average", torch.tensor(0.5))
+
+    def forward(self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> dict[str, float]:
         """Figures for the log; `collapse` is 1 while nearly everything is told right, which is warned of once."""
         with torch.no_grad():
             right = {
@@ -131,13 +137,14 @@ class Alarm:
             }
             figures = {"real logit": float(mean(real)), "fake logit": float(mean(fake))}
         accuracy = sum(right.values()) / len(right)
-        self.average = self.memory * self.average + (1 - self.memory) * accuracy
-        collapsed = self.average > CERTAIN
+        self.average.mul_(self.memory).add_((1 - self.memory) * accuracy)
+        average = float(self.average)
+        collapsed = average > CERTAIN
         if collapsed and not self.rung:
             log.warning(
                 "the discriminator tells %.1f %% right and teaches nothing any more: lower its learning rate, or "
                 "re-noise more",
-                100 * self.average,
+                100 * average,
             )
         self.rung = collapsed
         by_head = {f"accuracy {number}": value for number, value in enumerate(right.values())}

@@ -152,6 +152,10 @@ class DmdObjective(Objective):
     def frozen(self) -> Mapping[str, nn.Module]:
         return {"teacher": self.matching.teacher.network}
 
+    @property
+    def carried(self) -> Mapping[str, nn.Module]:
+        return {} if self.discriminator is None else {"alarm": self.alarm}
+
     def batch(self, step: int, rng: Rng, portion: Portion) -> Batch:
         return self.batches(step, rng, portion)
 

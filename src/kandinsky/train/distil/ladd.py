@@ -138,6 +138,10 @@ class LaddObjective(Objective):
     def frozen(self) -> dict[str, nn.Module]:
         return {"teacher": self.discriminator.backbone}
 
+    @property
+    def carried(self) -> dict[str, nn.Module]:
+        return {"alarm": self.alarm}
+
     def batch(self, step: int, rng: Rng, portion: Portion) -> Batch:
         return self.batches(step, rng, portion)
 

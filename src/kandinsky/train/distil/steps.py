@@ -8,13 +8,16 @@
 - ``regression``: the end of the teacher's path through each step, from noised data or, with ``from_noise``, along whole
   paths from noise (piecewise rectified flow, arXiv 2405.07510).
 A sampler that mixes fresh noise in at every step asks the student for clean latents: there each step leads to the end
-of the whole path, and `progressive` does not apply.
+of the whole path, and `progressive` does not apply. The paths of a guided teacher are not those of any one
+distribution: where one ends, noised again, would be guided a second time. So keep the teacher's own sampler where the
+guidance scale is far from 1.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -59,6 +62,10 @@ class StepSettings:
     def __post_init__(self) -> None:
         if not self.levels:
             raise RequestError("`levels` is empty: name numbers of steps, the student's last")
+        if self.method == "progressive" and (odd := [two for two in pairwise(self.levels) if two[0] != 2 * two[1]]):
+            raise RequestError(
+                f"`levels` has {odd[0][1]} after {odd[0][0]}: with method `progressive` each is half of the one before"
+            )
         if self.sampler is not None:
             known_sampler(self.sampler)
 
@@ -96,7 +103,7 @@ class StepObjective(Objective):
                 "`regression` without `from_noise`"
             )
         self.fine = [walk.refined(self.parts) for walk in self.walks]
-        self.target = copy.deepcopy(student).float().eval() if settings.method == "consistency" else None
+        self.target = _averaged(student) if settings.method == "consistency" else None
 
     @property
     def updates(self) -> tuple[Update, ...]:
@@ -194,6 +201,15 @@ class StepObjective(Objective):
         predicted = self.denoising.predict(self.student, noisy, t, batch.given)
         value = distance(self.denoising, predicted, target, t, batch, huber=self.settings.huber)
         return value, by_time(predicted, target, t, batch)
+
+
+def _averaged(student: nn.Module) -> nn.Module:
+    """A copy that can follow a student: float32 where that learns."""
+    made = copy.deepcopy(student).eval()
+    for p in made.parameters():
+        if p.requires_grad:
+            p.data = p.data.float()
+    return made
 
 
 def train(recipe: StepRecipe, run: Run) -> Path:

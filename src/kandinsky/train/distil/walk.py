@@ -69,9 +69,13 @@ class Walk:
         self.times = self.rules.times(settings.steps, denoising.shift)
 
     def refined(self, parts: int) -> Tensor:
-        """Times with each step cut into so many: those of the sampler where it has them, else evenly spaced ones."""
+        """Times with each step cut into so many: those of the sampler where it has them, else evenly spaced ones.
+
+        Steps begin and end where this walk has them: its sampler's finer times may lie a level beside.
+        """
         fine = self.rules.times(self.steps * parts, self.denoising.shift)
         if len(fine) == self.steps * parts + 1 and (fine[::parts] - self.times).abs().max() < NEAR:
+            fine[::parts] = self.times
             return fine
         shares = torch.arange(parts) / parts
         between = torch.lerp(self.times[:-1, None], self.times[1:, None], shares).flatten()
