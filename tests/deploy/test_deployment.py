@@ -171,3 +171,17 @@ def test_the_server_joins_the_cluster_and_shares_its_files(kuberay: dict[str, li
     assert f"{words[words.index('--store') + 1]}/files" in shared
     longest = int(words[words.index("--longest-job") + 1])
     assert pods(kuberay)[1]["terminationGracePeriodSeconds"] >= longest
+
+
+def test_no_pod_is_told_of_the_services_beside_it() -> None:
+    """A service called `kandinsky` would set variables that begin like this library's."""
+
+    def pods(value: Any) -> list[dict[str, Any]]:
+        if isinstance(value, list):
+            return [pod for one in value for pod in pods(one)]
+        if not isinstance(value, dict):
+            return []
+        return ([value] if "containers" in value else []) + pods(list(value.values()))
+
+    found = pods(list(yaml.safe_load_all((ROOT / "deploy" / "kuberay.yaml").read_text())))
+    assert len(found) == 3 and all(pod["enableServiceLinks"] is False for pod in found)
