@@ -61,7 +61,9 @@ def test_evalcrafter_as_text_list_and_object(tmp_path: Path) -> None:
 
 
 def test_own_sets_have_keys_tags_and_columns(tmp_path: Path) -> None:
-    lines = '{"id": "k1", "prompt": "a fox", "concept": "animal"}\n\n{"id": 7, "prompt": "a bear", "long": "a big bear"}\n'
+    lines = (
+        '{"id": "k1", "prompt": "a fox", "concept": "animal"}\n\n{"id": 7, "prompt": "a bear", "long": "a big bear"}\n'
+    )
     one, other = read_own(written(tmp_path, "own.jsonl", lines))
     assert (one.key, one.tags, other.key, other.line) == ("k1", {"concept": "animal"}, "7", 3)
     assert [one.text for one in read_own(written(tmp_path, "own.json", '["a", {"prompt": "b"}]'))] == ["a", "b"]

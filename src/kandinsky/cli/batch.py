@@ -36,6 +36,7 @@ def run_batch(
     quiet: bool,
     store: str | None = None,
     is_first: bool = True,
+    paths: bool = True,
 ) -> None:
     """Make what does not exist yet and report each result; of several processes only the first reports.
 
@@ -50,6 +51,7 @@ def run_batch(
         quiet: Print errors only.
         store: Where the batch is listed, see ``jobs/listing.py``.
         is_first: Whether this is the first process.
+        paths: Print the path of each result on stdout.
 
     Raises:
         typer.Exit: Some results failed; the exit code is 1.
@@ -75,7 +77,7 @@ def run_batch(
     total = len(record.outcomes)
     with record, listed(items, loading.source.name, store) as listing:
         for outcome in sorted(settled, key=lambda outcome: outcome.number):
-            _tell(outcome, total, as_json=as_json, quiet=quiet)
+            _tell(outcome, total, as_json=as_json, quiet=quiet, paths=paths)
         begin = None if listing is None else listing.begin
         runner = _runner(loading, total, ray=ray, workers=workers, quiet=quiet, begin=begin)
         with _counting(record, total, is_on=ray is not None and not quiet) as moved:
@@ -86,7 +88,7 @@ def run_batch(
                     if listing is not None:
                         listing.settle(outcome)
                     moved()
-                    _tell(outcome, total, as_json=as_json, quiet=quiet)
+                    _tell(outcome, total, as_json=as_json, quiet=quiet, paths=paths)
             except KeyboardInterrupt as error:
                 kept = [path for item in items if (path := latent_path(item.target)).exists()]
                 raise KeyboardInterrupt(record.progress(kept)) from error
@@ -165,7 +167,7 @@ def _counting(record: Summary, total: int, *, is_on: bool) -> Iterator[Callable[
         yield moved
 
 
-def _tell(outcome: Outcome, total: int, *, as_json: bool, quiet: bool) -> None:
+def _tell(outcome: Outcome, total: int, *, as_json: bool, quiet: bool, paths: bool) -> None:
     """Print on stdout the path of the result, or one JSON object per entry; the rest on stderr."""
     place, named = f"{outcome.number}/{total}", f"`{shortened(outcome.prompt)}`"
     if outcome.error is not None:
@@ -182,5 +184,5 @@ def _tell(outcome: Outcome, total: int, *, as_json: bool, quiet: bool) -> None:
             say(f"{place} {named}: {told}")
     if as_json:
         emit_json({**outcome.record(), "recipe": dict(outcome.recipe) or None})
-    elif outcome.path is not None:
+    elif paths and outcome.path is not None:
         emit(outcome.path)

@@ -40,12 +40,25 @@ COMMANDS = (
     "conformance",
     "bench",
     "train",
-    "evaluate",
     "calibrate",
     "serve",
     "worker",
 )
-LIGHT = ("models", "show", "plan", "download", "install", "serve", "list", "cancel", "retry", "prune")  # no torch
+LIGHT = (
+    "models",
+    "show",
+    "plan",
+    "download",
+    "install",
+    "serve",
+    "list",
+    "cancel",
+    "retry",
+    "prune",
+    "board",
+    "compare",
+    "export",
+)  # no torch
 FAILED, INTERRUPTED = 1, 130
 PROGRAM = "kandinsky"
 COMPLETION = "_KANDINSKY_COMPLETE"
@@ -111,6 +124,7 @@ def build() -> typer.Typer:
     for name in ("encode", "nano"):
         data.command(name, cls=Command)(getattr(import_module("kandinsky.cli.data"), name))
     app.add_typer(data, name="data")
+    app.add_typer(import_module("kandinsky.cli.evaluate").build(Command), name="evaluate")
     comfyui = typer.Typer(help="Nodes for ComfyUI.", no_args_is_help=True, rich_markup_mode=None)
     comfyui.callback()(_group)
     comfyui.command("install", cls=Command)(import_module("kandinsky.cli.comfyui").install)

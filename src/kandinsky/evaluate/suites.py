@@ -1,0 +1,41 @@
+"""Suites: a reader of prompts, clips of each prompt, and what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kandinsky.evaluate.metrics import METRICS, SETS
+from kandinsky.evaluate.prompts import Prompt, read_evalcrafter, read_moviegen, read_own, read_vbench
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A benchmark.
+
+    Attributes:
+        name: Key, as on the command line.
+        title: What it is called.
+        read: Reads its prompt file; takes the column or None.
+        file: What that file is, for help.
+        metrics: What is measured.
+    """
+
+    name: str
+    title: str
+    read: Callable[[Path, str | None], list[Prompt]]
+    file: str
+    metrics: tuple[str, ...]
+
+
+_PLAIN = tuple(name for name, one in METRICS.items() if name not in ("appearance style", "temporal style"))
+SUITES: Mapping[str, Suite] = {
+    one.name: one
+    for one in (
+        Suite("moviegen", "MovieGen Video Bench", read_moviegen, "MovieGen's list or table", (*_PLAIN, *SETS)),
+        Suite("vbench", "VBench", read_vbench, "VBench_full_info.json", (*METRICS, *SETS)),
+        Suite("evalcrafter", "EvalCrafter", read_evalcrafter, "EvalCrafter's text or JSON", (*_PLAIN, *SETS)),
+        Suite("own", "prompts of your own", read_own, "a text file, .csv, .jsonl or .json", (*_PLAIN, *SETS)),
+    )
+}
