@@ -101,6 +101,22 @@ def read_votes(path: str | Path) -> list[Vote]:
             return [_vote(row, f"`{path}` line {lines.line_num}") for row in lines]
         except csv.Error as error:
             raise RequestError(f"votes `{path}` line {lines.line_num}: {error}") from error
+    return parse_votes(text, f"`{path}`")
+
+
+def parse_votes(text: str, name: str = "votes") -> list[Vote]:
+    """Read votes from JSON lines.
+
+    Args:
+        text: The lines.
+        name: What to call them in messages.
+
+    Returns:
+        The votes, in their order.
+
+    Raises:
+        RequestError: A row is no vote; it is named by its line.
+    """
     votes = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -108,9 +124,14 @@ def read_votes(path: str | Path) -> list[Vote]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise RequestError(f"`{path}` line {number} is not JSON") from error
-        votes.append(_vote(row, f"`{path}` line {number}"))
+            raise RequestError(f"{name} line {number} is not JSON") from error
+        votes.append(_vote(row, f"{name} line {number}"))
     return votes
+
+
+def json_lines(votes: Iterable[Vote]) -> str:
+    """Votes as JSON lines; the inverse of ``parse_votes``."""
+    return "".join(json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in votes)
 
 
 def write_votes(votes: Sequence[Vote], path: str | Path) -> Path:
@@ -127,14 +148,16 @@ def write_votes(votes: Sequence[Vote], path: str | Path) -> Path:
         RequestError: The ending is another, or the file cannot be written.
     """
     path = Path(path)
-    rows = [dataclasses.asdict(one) for one in votes]
     if path.suffix == ".jsonl":
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = json_lines(votes)
     elif path.suffix == ".csv":
         sink = io.StringIO()
         table = csv.DictWriter(sink, fieldnames=[one.name for one in dataclasses.fields(Vote)], lineterminator="\n")
         table.writeheader()
-        table.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+        table.writerows(
+            {key: "" if value is None else value for key, value in row.items()}
+            for row in map(dataclasses.asdict, votes)
+        )
         text = sink.getvalue()
     else:
         raise RequestError(f"votes `{path}` are of an unknown kind: use {' or '.join(ENDINGS)}")

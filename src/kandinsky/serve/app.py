@@ -17,8 +17,9 @@ from starlette.types import ASGIApp
 
 import kandinsky
 from kandinsky.errors import needs_extra
+from kandinsky.evaluate.study_store import StudyStore
 from kandinsky.jobs.sqlite_store import SqliteStore, open_store
-from kandinsky.serve import audio, envelope, events, images, models, status, videos, web_page
+from kandinsky.serve import audio, comparisons, envelope, events, images, models, status, videos, web_page
 from kandinsky.serve.guard import Guard
 from kandinsky.serve.hub import Hub
 from kandinsky.serve.intake import Intake
@@ -95,10 +96,10 @@ def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> 
         redirect_slashes=False,
         generate_unique_id_function=lambda route: f"{route.name}_{'_'.join(route.path.split('/')[2:3])}",
     )
-    app.state.house = House(store, offers, settings, intake, hub)
+    app.state.house = House(store, offers, settings, intake, hub, StudyStore(store.folder))
     app.state.keys, app.state.metrics, app.state.supervisor = keys, metrics, supervisor
     envelope.install(app)
-    modules = (videos, images, audio, events, models, status, web_page)
+    modules = (videos, images, audio, events, models, comparisons, status, web_page)
     for module in modules:
         app.include_router(module.router)
     tools = Route(PATH, McpOverHttp(app), methods=METHODS, include_in_schema=False)

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.datastructures import UploadFile
 
+from kandinsky.evaluate.study_store import StudyStore
 from kandinsky.jobs import job_files
 from kandinsky.jobs.records import JobRecord, State
 from kandinsky.jobs.store import JobStore
@@ -58,6 +59,7 @@ class House:
     settings: ServeSettings
     intake: Intake
     hub: Hub
+    studies: StudyStore
 
     async def job(self, job_id: str, owner: Owner) -> JobRecord:
         """A job of an owner.

@@ -61,6 +61,12 @@ class ServeSettings:
         None, "Memory for weights in each worker, as in 12GB; the least recently used model goes.", flags=("--memory",)
     )
     loras: str | None = option(None, "Folder of LoRAs that requests may name.", flags=("--loras",), metavar="FOLDER")
+    studies: str | None = option(
+        None,
+        "Folder of sets of clips, each a folder, that may be compared at /compare.",
+        flags=("--studies",),
+        metavar="FOLDER",
+    )
     batch: int = option(
         8,
         "Most requests that run as one batch, where it pays; 1 switches batches off.",
@@ -139,6 +145,10 @@ class ServeSettings:
         return None if self.loras is None else local_path(self.loras, "LoRA folder")
 
     @property
+    def studies_folder(self) -> Path | None:
+        return None if self.studies is None else local_path(self.studies, "studies folder")
+
+    @property
     def allowed_origins(self) -> tuple[str, ...]:
         return _listed(self.origins)
 
@@ -191,6 +201,8 @@ class ServeSettings:
         self._check_cluster()
         if (folder := self.lora_folder) is not None and not folder.is_dir():
             raise RequestError(f"LoRA folder `{folder}` is not there")
+        if (folder := self.studies_folder) is not None and not folder.is_dir():
+            raise RequestError(f"studies folder `{folder}` is not there")
         for origin in self.allowed_origins:
             if not origin.startswith(("http://", "https://")) or origin.rstrip("/") != origin:
                 raise RequestError(f"origin `{origin}` is none: write it as `https://example.org`")

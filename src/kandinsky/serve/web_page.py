@@ -1,4 +1,4 @@
-"""The web page at `/`: files of this package, and nothing that a request names."""
+"""The web pages at `/` and `/compare`: files of this package, and nothing that a request names."""
 
 from __future__ import annotations
 
@@ -45,6 +45,12 @@ def page_files() -> Mapping[str, tuple[bytes, str]]:
 async def page(request: Request) -> Response:
     """The page itself."""
     return _answer(request, "index.html")
+
+
+@router.get("/compare")
+async def compare_page(request: Request) -> Response:
+    """The page on which people compare clips."""
+    return _answer(request, "compare.html")
 
 
 @router.get("/page/{name:path}")

@@ -14,8 +14,8 @@ export class ApiProblem extends Error {
 /** The server could not be reached at all. */
 export class Unreachable extends Error {}
 
-async function ask(method, path, { json, form, headers = {} } = {}) {
-  const body = form || (json === undefined ? undefined : JSON.stringify(json));
+async function ask(method, path, { json, form, text, headers = {} } = {}) {
+  const body = form || text || (json === undefined ? undefined : JSON.stringify(json));
   const given = json === undefined ? headers : { "content-type": "application/json", ...headers };
   let answer;
   try {
@@ -39,6 +39,17 @@ export const cancelMany = (which) => read("POST", `/v1/jobs/cancel?which=${which
 export const remove = (id) => read("DELETE", `/v1/jobs/${named(id)}`);
 export const logIn = (key) => ask("POST", "/v1/session", { json: { key } });
 export const logOut = () => ask("DELETE", "/v1/session");
+
+export const comparisonSets = () => read("GET", "/v1/comparisons/sets");
+export const comparisons = () => read("GET", "/v1/comparisons");
+export const comparison = (id) => read("GET", `/v1/comparisons/${named(id)}`);
+export const createComparison = (json) => read("POST", "/v1/comparisons", { json });
+export const nextPair = (id, annotator) => read("POST", `/v1/comparisons/${named(id)}/next`, { json: { annotator } });
+export const answerPair = (id, json) => read("POST", `/v1/comparisons/${named(id)}/answers`, { json });
+export const comparisonReport = (id) => read("GET", `/v1/comparisons/${named(id)}/report`);
+/** Where the votes of a study are, a JSON object a line. */
+export const votesOf = (id) => `/v1/comparisons/${named(id)}/votes`;
+export const importVotes = (id, text) => read("POST", votesOf(id), { text, headers: { "content-type": "application/x-ndjson" } });
 
 /** One page of jobs, the newest first, and the event from which the stream goes on. */
 export async function jobs({ after, limit = 60 } = {}) {
