@@ -57,7 +57,7 @@ def build(command: type) -> typer.Typer:
     for suite in SUITES.values():
         told = f"Make clips for {suite.title} ({suite.file}), or take those of a folder, and measure them."
         group.command(suite.name, cls=command, help=told)(run_suite)
-    for function in (nano, compare, export, distance):
+    for function in (nano, compare, board, export, distance):
         group.command(function.__name__, cls=command)(function)
     return group
 
@@ -251,6 +251,21 @@ def compare(
     say(f"{len(study.prompts)} prompts, {len(study.pairs(0))} pairs for the first annotator; `kandinsky serve"
         f"{f' --store {store}' if store else ''}` shows it at /compare#{study.id}")  # fmt: skip
     emit(study.id)
+
+
+def board(
+    given: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULTS...", help="Runs, their result files, or results of VBench's official tool."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page, a .html file.")],
+    title: Annotated[str, typer.Option("--title", help="Its heading.")] = "Comparison of models",
+) -> None:
+    """Write a leaderboard, one page: metrics, tables, cost against quality, contact sheets. Its path on stdout."""
+    from kandinsky.evaluate import results
+    from kandinsky.evaluate.board import write
+
+    emit(write([results.read(path) for path in given], output, title=title))
 
 
 def export(

@@ -27,7 +27,7 @@ function Rows({ rows, name }) {
     <th scope="row">${name(row.name)}</th>
     <td class="bar-cell"><${Bar} row=${row} /></td>
     <td>${percent(row.win)}</td><td>${percent(row.tie)}</td><td>${percent(row.loss)}</td>
-    <td class="wide">${signed(row.net)}${row.low !== null && html` <span class="muted">[${signed(row.low)}, ${signed(row.high)}]</span>`}</td>
+    <td class="if-room">${signed(row.net)}${row.low !== null && html` <span class="muted">[${signed(row.low)}, ${signed(row.high)}]</span>`}</td>
     <td class=${row.p_value < 0.05 ? "sure" : "muted"}>${row.p_value < 0.001 ? "< 0.001" : number(row.p_value, 3)}</td>
     <td class="muted">${row.votes}</td>
   </tr>`);
@@ -41,7 +41,7 @@ function Versus({ found, texts }) {
     <div class="scrolls"><table class="report-table"><thead><tr>
       <th scope="col">${t("study.question")}</th><th scope="col"><span class="unseen">${t("study.bar")}</span></th>
       <th scope="col">${t("study.win")}</th><th scope="col">${t("study.tie")}</th><th scope="col">${t("study.loss")}</th>
-      <th scope="col" class="wide">${t("study.net")}</th><th scope="col">p</th><th scope="col">${t("study.count")}</th></tr></thead>
+      <th scope="col" class="if-room">${t("study.net")}</th><th scope="col">p</th><th scope="col">${t("study.count")}</th></tr></thead>
       <tbody>${Rows({ rows: found.groups, name: (one) => t(`study.group.${one}`) })}</tbody>
       <tbody>${Rows({ rows: found.criteria, name: question })}</tbody></table></div>
   </section>`;
@@ -54,11 +54,11 @@ function Ranking({ rows }) {
   const at = (value) => ((value - low) / (high - low)) * 100;
   return html`<section class="card"><h2>${t("study.ranking")}</h2>
     <div class="scrolls"><table class="report-table"><thead><tr><th scope="col">${t("study.model")}</th><th scope="col"><span class="unseen">${t("study.bar")}</span></th>
-      <th scope="col">Bradley–Terry</th><th scope="col" class="wide">95 %</th><th scope="col">Elo</th><th scope="col">${t("study.count")}</th></tr></thead>
+      <th scope="col">Bradley–Terry</th><th scope="col" class="if-room">95 %</th><th scope="col">Elo</th><th scope="col">${t("study.count")}</th></tr></thead>
     <tbody>${rows.map((one) => html`<tr key=${one.model}><th scope="row">${one.model}</th>
       <td class="bar-cell"><svg class="whisker" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><line x1=${at(one.low ?? one.rating)} x2=${at(one.high ?? one.rating)} y1="5" y2="5" />
         <rect x=${at(one.rating) - 0.8} y="1" width="1.6" height="8" /></svg></td>
-      <td>${number(one.rating, 0)}</td><td class="muted wide">[${number(one.low, 0)}, ${number(one.high, 0)}]</td><td>${number(one.elo, 0)}</td><td class="muted">${one.games}</td></tr>`)}</tbody></table></div>
+      <td>${number(one.rating, 0)}</td><td class="muted if-room">[${number(one.low, 0)}, ${number(one.high, 0)}]</td><td>${number(one.elo, 0)}</td><td class="muted">${one.games}</td></tr>`)}</tbody></table></div>
   </section>`;
 }
 

@@ -26,16 +26,16 @@ function again(...clips) {
 }
 
 function Question({ question, answer, current, number, onPick, onFocus }) {
-  return html`<fieldset class="question ${current ? "current" : ""}" onFocusIn=${onFocus} data-question=${question.name}>
-    <legend>${question.text[spoken()] || question.text.en}</legend>
+  const id = `question-${number}`;
+  return html`<div role="group" aria-labelledby=${id} class="question ${current ? "current" : ""}" onFocusIn=${onFocus} data-question=${question.name}>
+    <p id=${id}>${question.text[spoken()] || question.text.en}</p>
     <div class="choices">
       ${question.choices.map((choice, i) => html`<button type="button" key=${choice} class="choice" aria-pressed=${answer === choice} onClick=${() => onPick(choice)}>
         <kbd aria-hidden="true">${i + 1}</kbd><span>${t(`study.choice.${choice}`)}</span></button>`)}
       ${question.skippable && html`<button type="button" class="choice" aria-pressed=${answer === null} onClick=${() => onPick(null)}>
         <kbd aria-hidden="true">0</kbd><span>${t("study.skip")}</span></button>`}
     </div>
-    <span class="unseen">${number}</span>
-  </fieldset>`;
+  </div>`;
 }
 
 function PairView({ pair, given, canBack, onBack, onAnswer }) {
@@ -91,7 +91,7 @@ function PairView({ pair, given, canBack, onBack, onAnswer }) {
     <div class="study-pair">${clip(left, pair.left, t("study.left"))}${clip(right, pair.right, t("study.right"))}</div>
     <div class="questions">
       ${questions.map((question, i) => html`<${Question} key=${question.name} question=${question} answer=${answers[question.name]} current=${i === current}
-        number=${`${i + 1}/${questions.length}`} onPick=${(choice) => pick(i, choice)} onFocus=${() => setCurrent(i)} />`)}
+        number=${i + 1} onPick=${(choice) => pick(i, choice)} onFocus=${() => setCurrent(i)} />`)}
     </div>
     <div class="study-send">
       <button type="button" class="quiet" disabled=${!canBack} onClick=${onBack}>${t("study.back")}</button>
