@@ -26,6 +26,7 @@ from kandinsky.media.video import read_video
 MOST_MODELS = 12
 MOST_AXES = 16
 CLIPS, FRAMES, HEIGHT = 6, 4, 90  # of a contact sheet
+QUALITY = ("clip similarity", "aesthetic quality", "imaging quality")  # what is taken for it, if it was measured
 COLOURS = (
     "#3550e0", "#f0512d", "#1c9a5b", "#b8860b", "#8e44ad", "#0e8a9a", "#d1437b", "#6b7280", "#5b8c00", "#a0522d",
     "#2f6f9f", "#c0392b",
@@ -41,7 +42,7 @@ break-inside:avoid}.pair{display:grid;grid-template-columns:repeat(auto-fit,minm
 .pair section{min-width:0}.scrolls{overflow-x:auto}table{width:100%;border-collapse:collapse;
 font-variant-numeric:tabular-nums}th,td{padding:6px 8px;text-align:right;border-top:1px solid var(--line);
 white-space:nowrap}th:first-child{text-align:left;white-space:normal;font-weight:520}thead th{border-top:0;
-font-size:13px;font-weight:520;color:var(--soft)}td small{display:block;color:var(--soft)}.best{font-weight:680}
+font-size:13px;font-weight:520;color:var(--soft)}td small{display:block;color:var(--soft)}.best{font-weight:680}.best small{font-weight:400}
 svg{display:block;width:100%;height:auto}svg text{fill:var(--ink);font:12px system-ui,sans-serif}
 .grid{fill:none;stroke:var(--line)}.key{display:inline-block;width:12px;height:12px;margin-right:6px;border-radius:4px;
 vertical-align:-1px}.sheet img{max-width:100%;border-radius:8px;display:block}ul{margin:6px 0 0;padding-left:20px}
@@ -85,7 +86,8 @@ def page(results: Sequence[Result], *, title: str = "Comparison of models") -> s
         if figures:
             body.append(f'<div class="pair">{"".join(figures)}</div>')
         body.append(_table(suite, mine))
-    body += [_sheet(name, one, colour) for name, one, colour in named]
+    if sheets := "".join(_sheet(name, one, colour) for name, one, colour in named):
+        body.append(f'<div class="pair">{sheets}</div>')
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
@@ -173,11 +175,12 @@ def _radar(named: Sequence[Named]) -> str:
 
 
 def _quality(one: Result) -> tuple[str, float] | None:
-    """What stands for quality beside the cost: VBench's total, its quality score, or the first metric to be higher."""
+    """What stands for quality beside the cost: VBench's total or quality score, or one metric."""
     for name in ("total", "quality"):
         if one.totals is not None and (value := one.totals.get(name)) is not None:
             return f"VBench {name}, {one.totals.get('label')}", float(value)
-    for name, metric in one.metrics.items():
+    for name in (*QUALITY, *one.metrics):
+        metric = one.metrics.get(name, {})
         if metric.get("better") == "higher":
             return name, float(metric["value"])
     return None
@@ -216,7 +219,8 @@ def _cost(named: Sequence[Named]) -> str:
     told = f"seconds a clip, on {'; '.join(machines)}" + ("" if len(machines) == 1 else ": not comparable")
     return (
         '<section><h2>Cost against quality</h2><svg viewBox="0 0 460 310" role="img" '
-        f'aria-label="{_text(label)} against seconds a clip">{"".join(parts)}</svg><p class="soft">{_text(label)} against {_text(told)}</p></section>'
+        f'aria-label="{_text(label)} against seconds a clip">{"".join(parts)}</svg>'
+        f'<p class="soft">{_text(label)} against {_text(told)}</p></section>'
     )
 
 
@@ -270,7 +274,7 @@ def _table(suite: str, named: Sequence[Named]) -> str:
     return (
         f'<section><h2>{_text(suite)}</h2><div class="scrolls"><table><thead><tr><th scope="col">Metric</th>{head}</tr>'
         f"</thead><tbody>{''.join(rows)}</tbody></table></div>{note}"
-        '<p class="soft">In brackets: 95 % interval, prompts resampled.</p></section>'
+        '<p class="soft">In brackets: 95 % interval, prompts resampled. Bold is the best value here, not a proof.</p></section>'
     )
 
 
