@@ -42,7 +42,8 @@ break-inside:avoid}.pair{display:grid;grid-template-columns:repeat(auto-fit,minm
 .pair section{min-width:0}.scrolls{overflow-x:auto}table{width:100%;border-collapse:collapse;
 font-variant-numeric:tabular-nums}th,td{padding:6px 8px;text-align:right;border-top:1px solid var(--line);
 white-space:nowrap}th:first-child{text-align:left;white-space:normal;font-weight:520}thead th{border-top:0;
-font-size:13px;font-weight:520;color:var(--soft)}td small{display:block;color:var(--soft)}.best{font-weight:680}.best small{font-weight:400}
+font-size:13px;font-weight:520;color:var(--soft)}td small{display:block;color:var(--soft)}.best{font-weight:680}
+.best small{font-weight:400}
 svg{display:block;width:100%;height:auto}svg text{fill:var(--ink);font:12px system-ui,sans-serif}
 .grid{fill:none;stroke:var(--line)}.key{display:inline-block;width:12px;height:12px;margin-right:6px;border-radius:4px;
 vertical-align:-1px}.sheet img{max-width:100%;border-radius:8px;display:block}ul{margin:6px 0 0;padding-left:20px}
@@ -274,7 +275,8 @@ def _table(suite: str, named: Sequence[Named]) -> str:
     return (
         f'<section><h2>{_text(suite)}</h2><div class="scrolls"><table><thead><tr><th scope="col">Metric</th>{head}</tr>'
         f"</thead><tbody>{''.join(rows)}</tbody></table></div>{note}"
-        '<p class="soft">In brackets: 95 % interval, prompts resampled. Bold is the best value here, not a proof.</p></section>'
+        '<p class="soft">In brackets: 95 % interval, prompts resampled. Bold is the best value here, not a proof.</p>'
+        "</section>"
     )
 
 
