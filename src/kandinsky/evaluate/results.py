@@ -128,7 +128,7 @@ def build(
 def machine() -> dict[str, Any]:
     """What this runs on: device, processor, cores, platform, versions."""
     device = devices.choose_device()
-    name = devices.device_name(device) if device.startswith("cuda") else None
+    name = None if devices.device_memory(device) is None else devices.device_name(device)
     facts = {
         "device": device, "accelerator": name, "processor": _processor(), "cores": devices.processor_count(),
         "platform": platform.platform(), "python": platform.python_version(), "versions": recipes.versions(),
