@@ -120,6 +120,7 @@ def test_a_wrong_command_is_found() -> None:
 def misunderstood(command: Any, words: list[str]) -> str:
     """What the program would answer to these words, empty where it would run them."""
     while subcommands := getattr(command, "commands", {}):
+        words = command.with_suite(words) if hasattr(command, "with_suite") else words
         if not words or words[0] in {"--help", *(name for option in command.params for name in option.opts)}:
             return ""
         if words[0] not in subcommands:

@@ -34,14 +34,17 @@ SUMMARY, TIMES, VALUES = "generation.jsonl", "times.json", "measures.jsonl"
 class Suites(TyperGroup):
     """A group whose commands are suites; without the name of one, the first word is a model for Nano's own."""
 
+    def with_suite(self, words: list[str]) -> list[str]:
+        """The words with the command that they mean."""
+        return words if not words or words[0] in (*self.commands, "-h", "--help") else [NANO, *words]
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            if not args[0].startswith("-") and len(args) > 1 and not args[1].startswith("-"):
-                raise RequestError(
-                    f"suite `{escaped(args[0])}` does not exist: use {', '.join(f'`{name}`' for name in self.commands)}"
-                )
-            args = [NANO, *args]
-        return super().parse_args(ctx, args)
+        words = self.with_suite(args)
+        if words != args and not args[0].startswith("-") and len(args) > 1 and not args[1].startswith("-"):
+            raise RequestError(
+                f"suite `{escaped(args[0])}` does not exist: use {', '.join(f'`{name}`' for name in self.commands)}"
+            )
+        return super().parse_args(ctx, words)
 
 
 def build(command: type) -> typer.Typer:
