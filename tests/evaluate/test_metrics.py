@@ -114,7 +114,7 @@ def test_clip_metrics_by_hand() -> None:
 
 def test_the_interval_resamples_prompts() -> None:
     made = figure_of([1.0, 1.0, 0.0, None], ["a", "a", "b", "c"])
-    assert made is not None and (made.value, made.clips, made.prompts) == (pytest.approx(2 / 3), 3, 2)
+    assert made is not None and made.value == pytest.approx(2 / 3) and (made.clips, made.prompts) == (3, 2)
     assert (made.low, made.high) == (0.0, 1.0)
     weighted = figure_of([1.0, 0.0], ["a", "a"], [3.0, 1.0])
     assert weighted is not None and weighted.value == 0.75 and weighted.low is None
@@ -132,7 +132,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    }  # fmt: skip
     words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "a", "fox", "bear", "<end>"])}
     config = CLIPConfig(
         text_config={**sizes, "vocab_size": 6, "max_position_embeddings": 77, "eos_token_id": 5},

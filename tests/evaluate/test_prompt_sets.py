@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_moviegen_as_a_plain_list_and_as_its_first_table(tmp_path: Path) -> None
 
 
 def test_vbench_names_files_by_prompts_and_counts_seeds_by_dimension(tmp_path: Path) -> None:
-    entries = [
+    entries: list[dict[str, Any]] = [
         {"prompt_en": "a red bus", "dimension": ["color"], "auxiliary_info": {"color": {"color": "red"}}},
         {"prompt_en": "a lake, still", "dimension": ["temporal_flickering"]},
         {"prompt_en": "a red bus", "dimension": ["object_class"], "auxiliary_info": {"object_class": "bus"}},

@@ -64,7 +64,7 @@ def shade(server: Server, address: str) -> int:
     import av
 
     data = server.client.get(address).raise_for_status().content
-    with av.open(io.BytesIO(data)) as file:
+    with av.open(io.BytesIO(data), mode="r") as file:
         return int(next(file.decode(video=0)).to_ndarray(format="rgb24").mean())
 
 

@@ -202,10 +202,10 @@ def _cost(named: Sequence[Named]) -> str:
     bottom, top = min(ys) - 0.25 * spread, max(ys) + 0.25 * spread
     parts = []
     for step in range(5):
-        y = 20 + 65 * step
+        y = 20.0 + 65 * step
         value = top - (top - bottom) * step / 4
-        parts.append(f'<line class="grid" x1="62" y1="{y}" x2="450" y2="{y}"/>')
-        parts.append(f'<text x="56" y="{y + 4}" text-anchor="end">{value:.4g}</text>')
+        parts.append(f'<line class="grid" x1="62" y1="{y:g}" x2="450" y2="{y:g}"/>')
+        parts.append(f'<text x="56" y="{y + 4:g}" text-anchor="end">{value:.4g}</text>')
         x = 62 + 388 * step / 4
         seconds = 10 ** (low + (high - low) * step / 4)
         anchor = "end" if step == 4 else "middle"
@@ -282,7 +282,8 @@ def _table(suite: str, named: Sequence[Named]) -> str:
 
 def _sheet(name: str, one: Result, colour: str) -> str:
     """Frames of a model's first clips, each clip a row with its prompt."""
-    rows, texts = [], []
+    rows: list[list[Any]] = []
+    texts = []
     for clip in one.clips:
         if len(rows) == CLIPS:
             break
