@@ -127,7 +127,8 @@ def misunderstood(command: Any, words: list[str]) -> str:
             return f"no command `{words[0]}`"
         command, words = subcommands[words[0]], words[1:]
     try:
-        command.make_context("page", [word for word in words if word != "--help"])
+        # the program is one for all tests of a process, and a command keeps the help option of its first context
+        command.make_context("page", [word for word in words if word != "--help"], help_option_names=["-h", "--help"])
     except USAGE_ERROR as error:
         return "" if type(error).__name__ == "MissingParameter" else error.message  # pages may leave things out
     return ""

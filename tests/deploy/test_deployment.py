@@ -33,7 +33,9 @@ def arguments() -> dict[str, str]:
 def check_command(words: list[str]) -> None:
     """A command of `kandinsky`, with options that it takes, and with a key."""
     program: Any = root_command()
-    made = program.commands[words[0]].make_context(words[0], list(words[1:]))  # refuses what it does not know
+    made = program.commands[words[0]].make_context(
+        words[0], list(words[1:]), help_option_names=["-h", "--help"]
+    )  # refuses what it does not know
     assert made.params["keys"] and not made.params["open_to_all"]
 
 
