@@ -9,6 +9,7 @@ looked for in `./weights/`, else where `kandinsky download kandinsky4-t2v-flash`
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from kandinsky import KandinskyError, get_T2V_pipeline
 from kandinsky.runtime.devices import choose_device
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             device = choose_device(None)  # of several processes each takes its own GPU
             pipe = get_T2V_pipeline({"dit": device, "vae": device, "text_embedder": device}, cache_dir=o.cache_dir)
-            pipe(
+            images = pipe(
                 seed=o.seed,
                 time_length=o.time_length,
                 width=o.width,
@@ -49,7 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {error}{f' ({error.hint})' if error.hint else ''}", file=sys.stderr)
             return 2
         if world.is_first:
-            print(o.save_path)
+            if images is None:
+                print(o.save_path)
+            else:  # of no length: one still, which the call returns
+                still = Path(o.save_path).with_suffix(".png")
+                images[0].save(still)
+                print(still)
     return 0
 
 

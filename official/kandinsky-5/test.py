@@ -24,6 +24,7 @@ from kandinsky import (
     get_T2I_pipeline,
     get_T2V_pipeline,
 )
+from kandinsky.compat.official_files import download_line
 from kandinsky.runtime.devices import choose_device
 from kandinsky.runtime.parallel.launch import together
 
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KandinskyError as error:
             if world.size > 1:
                 raise  # ends the others too, and is said once
-            hint = "python download_models.py" if isinstance(error, WeightsError) else error.hint
+            hint = error.hint or (download_line(o.config) if isinstance(error, WeightsError) else None)
             print(f"error: {error}{f' ({hint})' if hint else ''}", file=sys.stderr)
             return 2
         if world.is_first:

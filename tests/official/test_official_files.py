@@ -213,4 +213,10 @@ def test_options_of_the_script(
     assert script("--config", str(official / "none.yaml"), *OPTIONS) == 2
     assert "none.yaml` is not there" in capfd.readouterr().err
     assert script("--config", "config_5s_sft", *OPTIONS) == 2
-    assert capfd.readouterr().err.rstrip().endswith("(python download_models.py)")
+    assert capfd.readouterr().err.rstrip().endswith("(`kandinsky download config_5s_sft` fetches what is missing)")
+    for name, more in (
+        ("config_5s_sft", ""),
+        ("k5_pro_t2v_5s_sft_hd", " --models kandinskylab/Kandinsky-5.0-T2V-Pro-sft-5s"),
+    ):
+        assert script("--config", str(FOLDER / f"{name}.yaml"), *OPTIONS) == 2
+        assert capfd.readouterr().err.rstrip().endswith(f"(python download_models.py{more})")

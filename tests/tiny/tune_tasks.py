@@ -17,7 +17,7 @@ from kandinsky.model.denoiser import Known
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.train.conditions import Conditions
 from kandinsky.train.data.captions import Caption
-from kandinsky.train.denoising import Denoising
+from kandinsky.train.denoising import Denoising, Untold
 from kandinsky.train.loop import LoopSettings, run, seeded
 from kandinsky.train.model_recipe import Clip, ClipBatches, DataSettings, HeldClips
 from kandinsky.train.objective import Objective
@@ -76,7 +76,7 @@ def clips(count: int, *, seed: int = 0, shift: float = 0.0, frames: int = 2) -> 
 
 
 def batches(given: list[Clip], batch: int = 8, drop: float = 0.0) -> ClipBatches:
-    settings, empty = DataSettings("", batch=batch, drop_text=drop), text(99)
+    settings, empty = DataSettings("", batch=batch, drop_text=drop), Untold(text(99), text(99))
     return ClipBatches(HeldClips(given, empty), empty, settings, {"": Conditions()})
 
 

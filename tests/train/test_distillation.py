@@ -353,3 +353,19 @@ def test_the_loss_of_a_student_is_told_by_time(way: bench.Way, small: bench.Benc
     assert sum(one.weight for one in told) == pytest.approx(8) and all(0 < one.time <= 1 for one in told)
     if "GAN" not in way.name:
         assert sum(one.error * one.weight for one in told) / 8 == pytest.approx(float(whole.value.detach()), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name, rules in SAMPLERS.items() if rules.fresh])
+def test_a_state_that_a_student_reaches_is_one_of_its_sampler(name: str) -> None:
+    """Also where a sampler adds back only a part of the noise afresh."""
+    walk = Walk(Process(name), StudentSteps(4))
+    draws = torch.randn(walk.rules.draws(4), 1, 2, 4, 4, 4, generator=torch.Generator().manual_seed(2))
+
+    def predict(x: Tensor, _: Tensor) -> Tensor:
+        return 0.3 * x
+
+    x = walk.rules.start(draws, walk.times)
+    for number in range(4):
+        fresh = draws[min(walk.rules.unused + 1 + number, len(draws) - 1)]
+        x = walk.after(number, predict(x, walk.times[number]), x, lambda fresh=fresh: fresh)  # type: ignore[misc]
+    torch.testing.assert_close(x, walk.sampled(predict, draws))

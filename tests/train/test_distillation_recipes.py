@@ -148,3 +148,11 @@ def test_nanos_recipes_run(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert read_state(run_recipe(path))
     losses = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert len(losses) == 2 and all(0 < loss < 100 for loss in losses)
+
+
+def test_a_training_that_never_reaches_its_last_level_is_refused() -> None:
+    path = RECIPES / "kandinsky5-lite-distil16.yaml"
+    values = read_recipe(path)
+    recipe.read_settings(values, path)
+    with pytest.raises(RequestError, match="the last of `levels` begins after 10000"):
+        recipe.read_settings(values | {"loop": {**values["loop"], "steps": 10000}}, path)

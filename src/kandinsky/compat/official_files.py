@@ -227,3 +227,18 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m kandinsky.compat.official_files FOLDER")
     sys.stdout.writelines(f"{path}\n" for path in write(Path(sys.argv[1])))
+
+
+def download_line(config: str) -> str:
+    """The command that fetches the weights of a configuration, from the folder of the official scripts.
+
+    Args:
+        config: Name or path of an official YAML file.
+    """
+    name = Path(config).stem
+    if (file := FILES.get(name)) is None:
+        return "python download_models.py --models all"
+    if name.startswith("config_"):
+        return "python download_models.py"
+    repository = next(repo for repo, card in repositories().items() if card == file.card)
+    return f"python download_models.py --models {repository}"

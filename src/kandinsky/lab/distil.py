@@ -34,7 +34,7 @@ from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.train import loop
 from kandinsky.train.denoiser import DenoiserObjective
-from kandinsky.train.denoising import Denoising, Given
+from kandinsky.train.denoising import Denoising, Given, Untold
 from kandinsky.train.distil.discriminator import Discriminator
 from kandinsky.train.distil.dmd import DmdObjective, DmdSettings, Matching
 from kandinsky.train.distil.guidance import GuidanceObjective
@@ -168,7 +168,12 @@ class Bench:
 
     def teacher(self, guidance: float = 1.0) -> Teacher:
         """A copy of the teacher."""
-        return Teacher(self.denoising, copy.deepcopy(self.network).requires_grad_(False), guidance, self.world.empty)
+        return Teacher(
+            self.denoising,
+            copy.deepcopy(self.network).requires_grad_(False),
+            guidance,
+            Untold(self.world.empty, self.world.empty),
+        )
 
     def student(self) -> nn.Module:
         """A copy of the teacher that learns."""
@@ -367,7 +372,7 @@ def _steps(settings: StepSettings, bench: Bench, teacher: Teacher, student: nn.M
 def _ladd(bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
     with loop.seeded(1):
         discriminator = Discriminator(bench.denoising, teacher.network)
-    settings = LaddSettings(Times(mean=0.0, shift=1.0), r1=0.1)
+    settings = LaddSettings(Times(mean=0.0, shift=1.0), r1=10.0)
     return LaddObjective(bench.denoising, student, discriminator, bench.world, bench.walk(4), settings)
 
 

@@ -346,6 +346,7 @@ class Card:
         sound: For models that generate audio.
         sounds_with: The model that generates audio for this one's clips.
         preview: Colours of previews; grey without it.
+        distilled_from: The model that its few steps were distilled from.
     """
 
     id: str
@@ -368,6 +369,7 @@ class Card:
     sound: Sound | None = None
     sounds_with: str = FULL_SIZE_SOUND
     preview: LatentRGB | None = None
+    distilled_from: str = ""
 
     @property
     def does(self) -> Task:

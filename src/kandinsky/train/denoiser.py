@@ -20,7 +20,7 @@ from kandinsky.train.auxiliary import Adversary, Auxiliary, SelfPerceptual
 from kandinsky.train.denoising import Denoising
 from kandinsky.train.loop import seeded
 from kandinsky.train.model_recipe import Batch, ModelRecipe, Packed, Prepared, by_time, error_of
-from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
+from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update
 from kandinsky.train.recipe import Run
 from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
@@ -37,6 +37,7 @@ class DenoiserRecipe(ModelRecipe):
     auxiliary: Auxiliary = field(default_factory=Auxiliary)
     teaches: ClassVar[bool] = True
     packs: ClassVar[bool] = True
+    undoes: ClassVar[bool] = True
     unused: ClassVar[frozenset[str]] = frozenset()
 
     @property
@@ -147,11 +148,12 @@ class DenoiserObjective(Objective):
         each = [self._noised(one, rng) for one in batch.each]
         _, _, times, noisy = zip(*each, strict=True)
         predicted = self.denoising.predict_packed(self.network, noisy, times, [one.given for one in batch.each])
-        errors = [
-            error_of(prediction, self.denoising.target(clean, noise, t), one)
-            for one, prediction, (clean, noise, t, _) in zip(batch.each, predicted, each, strict=True)
-        ]
-        return Loss(torch.stack(errors).mean(), len(errors))
+        errors, timed = list[Tensor](), list[Timed]()
+        for one, prediction, (clean, noise, t, _) in zip(batch.each, predicted, each, strict=True):
+            target = self.denoising.target(clean, noise, t)
+            errors.append(error_of(prediction, target, one))
+            timed += by_time(prediction, target, t, one)
+        return Loss(torch.stack(errors).mean(), len(errors), timed=timed)
 
 
 def train(recipe: DenoiserRecipe, run: Run) -> Path:

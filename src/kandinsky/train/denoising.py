@@ -44,6 +44,23 @@ class Given:
         return Given(self.text.to(device), self.known.over(lambda x: x.to(device)))
 
 
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """Embeddings of one prompt for clips and for stills, which text encoders may put into other words around it.
+
+    Attributes:
+        clip: For clips of several frames.
+        still: For images.
+    """
+
+    clip: TextEmbeddings
+    still: TextEmbeddings
+
+    def of(self, latent_BTHWC: Tensor) -> TextEmbeddings:
+        """Those for latents like these."""
+        return self.still if latent_BTHWC.shape[1] == 1 else self.clip
+
+
 class Denoising:
     """The noise process and the door of a model's denoiser.
 

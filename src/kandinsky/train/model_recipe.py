@@ -7,6 +7,7 @@ Legend: B batch, T H W C latent frames, rows, columns, channels.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -58,7 +59,7 @@ from kandinsky.train.data.captions import LENGTHS, Caption, CaptionChoice
 from kandinsky.train.data.dataset import LATENT, MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.data.sources import Example
-from kandinsky.train.denoising import Denoising, Given
+from kandinsky.train.denoising import Denoising, Given, Untold
 from kandinsky.train.objective import Objective, Portion, Rng, Timed, at_times, check_portions
 from kandinsky.train.recipe import Run
 from kandinsky.train.samples import Manner, Samples, SampleSettings, jobs_of
@@ -70,6 +71,7 @@ from kandinsky.weights.read import check_file, load_into
 from kandinsky.weights.untrusted import shown
 from kandinsky.weights.write import write_state
 
+log = logging.getLogger(__name__)
 MODEL, RANDOM = "model", "random"  # what a training begins with
 
 
@@ -163,6 +165,7 @@ class ModelRecipe:
     part: str = "dit"
     teaches: ClassVar[bool] = False  # whether recipes of the kind take lessons other than a clip from its caption
     packs: ClassVar[bool] = False  # whether recipes of the kind take `data.sequence`
+    undoes: ClassVar[bool] = False  # the few steps of a model that was distilled to them
     unused: ClassVar[frozenset[str]] = frozenset({"times.by_frame"})  # keys that recipes of the kind do not take
 
     @property
@@ -320,7 +323,7 @@ class HeldClips:
     """
 
     clips: Sequence[Clip]
-    empty: TextEmbeddings
+    empty: Untold
 
     @property
     def shapes(self) -> list[Shape]:
@@ -334,7 +337,10 @@ class HeldClips:
     def example(self, place: int, index: int, caption: Caption | None) -> Loaded:
         """A clip with its caption, or with none."""
         clip = self.clips[index]
-        text = (clip.empty or self.empty) if caption is None else clip.texts[list(clip.captions).index(caption)]
+        if caption is None:
+            text = clip.empty or self.empty.of(clip.latent)
+        else:
+            text = clip.texts[list(clip.captions).index(caption)]
         return Loaded(place, index, caption, {LATENT: clip.latent, **clip.tensors}, text)
 
 
@@ -369,7 +375,7 @@ class ClipBatches:
     def __init__(
         self,
         examples: Examples,
-        empty: TextEmbeddings,
+        empty: Untold,
         settings: DataSettings,
         conditions: Mapping[str, Conditions],
         *,
@@ -505,8 +511,10 @@ class Prepared:
                     f"`{recipe.part}` of `{card.id}` needs {what}, which data set `{shown(recipe.data.source)}` has "
                     "not: name the folder it was made of"
                 )
-            still = all(row.frames == 1 for row in encoded.rows)
-            self.examples, self.empty = EncodedExamples(encoded), encoded.text("", still=still)
+            # of a kind that there is none of, the other's are never asked for
+            kinds = {row.frames == 1 for row in encoded.rows}
+            clip, still = (encoded.text("", still=one if one in kinds else not one) for one in (False, True))
+            self.examples, self.empty = EncodedExamples(encoded), Untold(clip, still)
             files = encoded.fingerprint
         else:
             clips, self.empty = encode_together(self.context, examples, job, self.lesson)
@@ -687,9 +695,7 @@ def _triggered(example: Example, trigger: str) -> Example:
     return replace(example, captions=captions)
 
 
-def encode(
-    context: Context, examples: Sequence[Example], job: Job, lesson: Lesson
-) -> tuple[list[Clip], TextEmbeddings]:
+def encode(context: Context, examples: Sequence[Example], job: Job, lesson: Lesson) -> tuple[list[Clip], Untold]:
     """Tensors and text embeddings of the examples, and the embeddings of the empty prompt."""
     shape, step = job.shape, context.card.clip.frame_step
     fps, most = lesson.clip(job)
@@ -717,14 +723,17 @@ def encode(
             own = lesson.text(context, "", *shown).to("cpu", torch.float32) if lesson.pairs else None
             others = {name: x for name, x in tensors.items() if name != LATENT}
             clips.append(Clip(tensors[LATENT], texts, group[0].captions, others, own))
-        if own is None and not lesson.pairs:
-            own = lesson.text(context, "", np.empty((2, 0, 0, 3), np.uint8)).to("cpu", torch.float32)
-    return clips, own or TextEmbeddings(torch.zeros(1, 1, 1), torch.zeros(1, 1))  # of pairs each has one of its own
+        nothing = TextEmbeddings(torch.zeros(1, 1, 1), torch.zeros(1, 1))  # of pairs each has one of its own
+        clip, still = (
+            nothing if lesson.pairs else lesson.text(context, "", np.empty((count, 0, 0, 3), np.uint8))
+            for count in (2, 1)
+        )
+    return clips, Untold(clip.to("cpu", torch.float32), still.to("cpu", torch.float32))
 
 
 def encode_together(
     context: Context, examples: Sequence[Example], job: Job, lesson: Lesson
-) -> tuple[list[Clip], TextEmbeddings]:
+) -> tuple[list[Clip], Untold]:
     """As ``encode``; of several processes each encodes its share of the examples, and all get the whole.
 
     Raises:
@@ -776,6 +785,11 @@ def check(recipe: ModelRecipe, card: Card, processes: int = 1) -> None:
         BackendError: Its network is no denoiser.
     """
     does = card.does
+    if recipe.undoes and card.distilled_from:
+        text = f"`{card.id}` was distilled to its few steps, which this training undoes: train `{card.distilled_from}`"
+        if recipe.adapter is None:
+            raise RequestError(text, hint="recipes of kind `ladd`, `dmd2` and `step-distillation` make few steps of it")
+        log.warning("%s", text)
     if said := [key for key in sorted(recipe.unused) if _is_said(recipe, key)]:
         raise RequestError(f"`{said[0]}` has no part in recipes of this kind: leave it out")
     if recipe.data.conditions is not None and recipe.data.conditions.total > 1:

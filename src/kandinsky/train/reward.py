@@ -200,7 +200,7 @@ class RewardObjective(Objective):
         scale = self.settings.guidance
         if scale == 1:
             return told
-        empty = Given(self.batches.empty.to(x.device).expand(len(x)), given.known)
+        empty = Given(self.batches.empty.of(x).to(x.device).expand(len(x)), given.known)
         untold = self.denoising.predict(network, x, t, empty)
         return untold + scale * (told - untold)
 

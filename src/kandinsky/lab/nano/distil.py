@@ -33,7 +33,7 @@ from kandinsky.lab.nano.train import (
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.train import loop
-from kandinsky.train.denoising import Denoising, Given
+from kandinsky.train.denoising import Denoising, Given, Untold
 from kandinsky.train.distil.guidance import GuidanceObjective
 from kandinsky.train.distil.steps import StepObjective, StepSettings
 from kandinsky.train.distil.teacher import Teacher
@@ -152,7 +152,7 @@ def distil(recipe: NanoDistilRecipe, run: Run) -> Path:
     batches = NanoBatches(flow)
     network = copy.deepcopy(student).requires_grad_(False).eval()
     scale = card.sampling.guidance if recipe.guidance is None else recipe.guidance
-    teacher = Teacher(denoising, network, scale, batches.empty)
+    teacher = Teacher(denoising, network, scale, Untold(batches.empty, batches.empty))
     if recipe.student is not None:
         load_into(student, Path(recipe.student), dtype=torch.float32)
         student.requires_grad_(True)

@@ -105,12 +105,13 @@ def hinge(real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> Tensor:
     )
 
 
-def roughness(logits: Mapping[str, Tensor], moved: Mapping[str, Tensor], alpha: float) -> Tensor:
-    """The R1 penalty by a finite difference: how much logits change with noise of size ``alpha`` on real latents.
+def roughness(logits: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> Tensor:
+    """The R1 penalty by a finite difference: how much logits change with a little noise on real latents.
 
-    Source: adversarial post-training (arXiv 2501.08316), section 3.3; needs no second derivatives.
+    Source: adversarial post-training (arXiv 2501.08316), section 3.3; needs no second derivatives. As there, it is not
+    divided by the square of the noise's size, which R1 itself would be.
     """
-    return mean({name: (one - moved[name]).square() for name, one in logits.items()}) / alpha**2
+    return mean({name: (one - moved[name]).square() for name, one in logits.items()})
 
 
 class Alarm(nn.Module):

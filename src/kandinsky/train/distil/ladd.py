@@ -161,7 +161,7 @@ class LaddObjective(Objective):
         if self.settings.r1:
             alpha = self.settings.r1_alpha
             moved = self.discriminator(noisy + alpha * batch.noise(rng, "r1"), t, batch.given)
-            penalty = roughness(real, moved, alpha)
+            penalty = roughness(real, moved)
             value, figures = value + self.settings.r1 * penalty, figures | {"r1": float(penalty.detach())}
         return Loss(value, weight, figures)
 

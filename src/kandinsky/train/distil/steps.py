@@ -77,6 +77,15 @@ class StepRecipe(DistilRecipe):
     steps: StepSettings
     unused: ClassVar[frozenset[str]] = frozenset({"times"})
 
+    def __post_init__(self) -> None:
+        DistilRecipe.__post_init__(self)
+        before = self.steps.level_steps * (len(self.steps.levels) - 1)
+        if self.loop.steps <= before:
+            raise RequestError(
+                f"`loop.steps` is {self.loop.steps}, and the last of `levels` begins after {before}: use more, or "
+                "fewer `level_steps`"
+            )
+
 
 class StepObjective(Objective):
     """Fewer steps to the same end.

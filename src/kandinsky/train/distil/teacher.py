@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.errors import RequestError
-from kandinsky.model.values import TextEmbeddings
-from kandinsky.train.denoising import Denoising, Given
+from kandinsky.train.denoising import Denoising, Given, Untold
 from kandinsky.train.distil.walk import StudentSteps, Walk
 from kandinsky.train.model_recipe import (
     Batch,
@@ -80,11 +79,11 @@ class Teacher:
         denoising: The door of the network.
         network: Of the teacher.
         guidance: Scale; 1 disables it.
-        negative: Embeddings that the prompt is contrasted with, of one prompt or of as many as there are clips.
+        negative: Embeddings that the prompt is contrasted with.
     """
 
     def __init__(
-        self, denoising: Denoising, network: nn.Module, guidance: float = 1.0, negative: TextEmbeddings | None = None
+        self, denoising: Denoising, network: nn.Module, guidance: float = 1.0, negative: Untold | None = None
     ) -> None:
         self.denoising, self.network = denoising, network
         self.guidance, self.negative = Guidance(guidance), negative
@@ -97,7 +96,7 @@ class Teacher:
             return conditional
         if self.negative is None:
             raise RequestError(f"guidance `{self.guidance.weight}` needs embeddings of a negative prompt, or use 1.0")
-        text = self.negative.expand(len(noisy_BTHWC)).to(noisy_BTHWC.device)
+        text = self.negative.of(noisy_BTHWC).expand(len(noisy_BTHWC)).to(noisy_BTHWC.device)
         other = self.denoising.predict(self.network, noisy_BTHWC, t, Given(text, given.known))
         return self.guidance.combine(conditional, other)
 
@@ -149,7 +148,7 @@ class Distilling:
             made.append(Clip(latent.cpu(), clip.texts[:1], clip.captions[:1]))
         return ready.batches_of(HeldClips(made, ready.empty))
 
-    def _negative(self, recipe: DistilRecipe) -> TextEmbeddings:
+    def _negative(self, recipe: DistilRecipe) -> Untold:
         if not recipe.negative_prompt.strip():
             return self.ready.empty
         context = self.ready.context
@@ -158,8 +157,8 @@ class Distilling:
                 f"`{context.card.id}` makes embeddings of a negative prompt for each prompt anew: leave it out"
             )
         with context.placement.hold("text") as encoder, torch.no_grad():
-            made: TextEmbeddings = encoder.encode([recipe.negative_prompt])
-        return made.to("cpu", torch.float32)
+            clip, still = (encoder.encode([recipe.negative_prompt], still=one) for one in (False, True))
+        return Untold(clip.to("cpu", torch.float32), still.to("cpu", torch.float32))
 
     def train(self, objective: Objective, steps: StudentSteps | None = None) -> Path:
         """Run the loop.

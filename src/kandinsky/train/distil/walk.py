@@ -93,9 +93,11 @@ class Walk:
 
     def after(self, number: int, prediction: Tensor, noisy: Tensor, noise: Callable[[], Tensor]) -> Tensor:
         """The state after a step, with fresh noise where the sampler takes some."""
+        if self.rules.fresh:  # the sampler's own step, which takes the draw of its number
+            drawn = noise() if number + 1 < self.steps else noisy
+            step = self.rules.step(self.times, self.denoising.shift, drawn.expand(self.steps - 1, *drawn.shape))
+            return step.step(noisy, prediction, self.times[number], self.times[number + 1])
         t, to = (self.times[n].to(noisy.device).expand(len(noisy)) for n in (number, number + 1))
-        if self.rules.fresh and number + 1 < self.steps:
-            return self.denoising.noised(self.denoising.clean_of(prediction, noisy, t), noise(), to)
         return self.denoising.moved(prediction, noisy, t, to)
 
     @torch.no_grad()
