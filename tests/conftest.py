@@ -6,6 +6,7 @@ import atexit
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -39,6 +40,13 @@ os.environ["XDG_CONFIG_HOME"] = os.devnull
 # Nor are the jobs that somebody's commands and servers keep.
 os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="kandinsky-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)
+
+
+# Processes inherit what is ignored: jobs in the background ignore one of these, those of `nohup` the other, and the
+# tests that send them would wait for ever.
+for ignored in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, signal.SIG_DFL)
 
 
 def group_of(node: str) -> str | None:
