@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
-from kandinsky.client import ApiError, AsyncClient, Client, Event, JobFailed
-from kandinsky.client.values import Lines
+from kandinsky.client import ApiError, AsyncClient, Client, Event, JobFailed, calls
+from kandinsky.client.values import Job, Lines
 from kandinsky.errors import RequestError
 from serve.conftest import TINY, Server
 
@@ -35,6 +36,8 @@ def test_from_prompt_to_file(server: Server, tmp_path: Path) -> None:
         longer = client.extend({"id": done.id}, "a panda", **TINY)
         heard = client.sound(path, "a drum", steps=1)
         assert [client.wait(one).status for one in (moving, longer, heard)] == ["completed"] * 3
+        assert list(client.events(done, after=seen[-1].id)) == []  # nothing comes any more
+        assert client.wait(client.remix(longer, "a red heart")).status == "completed"  # from the same clip
     assert seen[0].kind == "queued" and seen[-1].kind == "completed"
     assert all(event.job == job.id for event in seen)
 
@@ -78,6 +81,17 @@ def test_both_clients_have_the_same_calls() -> None:
         }
 
     assert calls(Client) == calls(AsyncClient)
+
+
+def test_a_stream_waits_for_a_server_that_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"id": "job_1", "object": "video", "model": "m", "status": "completed", "progress": 100}
+    event = 'id: 4\nevent: completed\ndata: {"job": "job_1", "type": "completed"}\n\n'
+    monkeypatch.setattr(calls, "PAUSE_S", 0.0)
+    with Client("http://nowhere") as client:
+        monkeypatch.setattr(Client, "get", lambda *_: Job.of(job | {"status": "in_progress"}))
+        answers = iter([httpx.Response(503, json={}), httpx.Response(200, text=""), httpx.Response(200, text=event)])
+        client._http = httpx.Client(base_url="http://nowhere", transport=httpx.MockTransport(lambda _: next(answers)))
+        assert [one.kind for one in client.events("job_1")] == ["completed"]
 
 
 def test_lines_of_a_stream() -> None:

@@ -119,13 +119,16 @@ class AsyncClient:
                 async with self._http.stream(
                     "GET", following.path, headers=following.headers(), timeout=timeout
                 ) as answer:
-                    if answer.status_code != 200:
-                        raise error_of(answer.status_code, answer.headers, await answer.aread())
-                    async for line in answer.aiter_lines():
-                        for event in following.take(line):
-                            yield event
-                        if following.is_over:
-                            return
+                    if answer.status_code == 200:
+                        async for line in answer.aiter_lines():
+                            for event in following.take(line):
+                                yield event
+                            if following.is_over:
+                                return
+                    else:
+                        following.refused(error_of(answer.status_code, answer.headers, await answer.aread()))
+                if job is not None and (await self.get(job)).is_over:  # nothing was left to tell
+                    return
             except httpx.TransportError as error:
                 following.cut(error)
             await asyncio.sleep(calls.PAUSE_S)

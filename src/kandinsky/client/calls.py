@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
-from kandinsky.client.failures import JobFailed, error_of, nobody_answers
+from kandinsky.client.failures import ApiError, JobFailed, error_of, nobody_answers
 from kandinsky.client.values import Event, Job, Lines, Model
 from kandinsky.errors import RequestError
 
@@ -233,6 +233,16 @@ class Following:
             self._cuts, self._after = 0, event.id or self._after
             self.is_over = self._ends and event.kind in FINAL
             yield event
+
+    def refused(self, error: ApiError) -> None:
+        """The server, or what stands before it, did not let the stream begin.
+
+        Raises:
+            ApiError: It will not later either, or was asked too often.
+        """
+        self._cuts += 1
+        if error.status not in TRY_AGAIN or self._cuts >= CUTS:
+            raise error
 
     def cut(self, error: httpx.TransportError) -> None:
         """The connection broke.

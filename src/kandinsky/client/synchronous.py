@@ -156,12 +156,15 @@ class Client:
         while True:
             try:
                 with self._http.stream("GET", following.path, headers=following.headers(), timeout=timeout) as answer:
-                    if answer.status_code != 200:
-                        raise error_of(answer.status_code, answer.headers, answer.read())
-                    for line in answer.iter_lines():
-                        yield from following.take(line)
-                        if following.is_over:
-                            return
+                    if answer.status_code == 200:
+                        for line in answer.iter_lines():
+                            yield from following.take(line)
+                            if following.is_over:
+                                return
+                    else:
+                        following.refused(error_of(answer.status_code, answer.headers, answer.read()))
+                if job is not None and self.get(job).is_over:  # nothing was left to tell
+                    return
             except httpx.TransportError as error:
                 following.cut(error)
             time.sleep(calls.PAUSE_S)

@@ -335,6 +335,8 @@ class SqliteStore:
                 "expires=NULL, phase='', step=0 WHERE id=?",
                 (job.id,),
             )
+            # whoever follows it waits for the end of what comes, not of what was
+            at.execute("DELETE FROM events WHERE job=?", (job.id,))
             self._move(at, job, "retry", {})
             return self._row(at, job.id)
 

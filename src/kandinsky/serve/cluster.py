@@ -113,6 +113,13 @@ class Cluster(Workers):
         """Deploy, and place work from then on."""
         self._thread.start()
 
+    def leave(self) -> None:
+        """See ``Workers``; a turn that waits for a replica would take a job when its time comes."""
+        super().leave()
+        for turn in self._open():
+            if not turn.jobs:
+                turn.cancel()
+
     def _is_busy(self) -> bool:
         return any(turn.jobs for turn in self._open())
 

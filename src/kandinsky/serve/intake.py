@@ -282,7 +282,7 @@ class Intake:
             target = folder / {"image": IMAGE, "mask": MASK, "video": VIDEO}[name]
             self._file(owner, name, given, target)
             names[name] = target.name
-        if wanted.extend:
+        if wanted.extend and (wanted.parent is None or "video" in names):  # of a remix, the parent's clip is continued
             if "video" not in names:
                 raise ApiError(400, "`video` is missing: give the clip that is to be continued", code="missing",
                                param="video")  # fmt: skip

@@ -97,13 +97,21 @@ class Supervisor(Workers):
                 if self._leaving.is_set():
                     return
                 command = worker_command(self.settings, name=name, models=self.names, device=device)
-                process = self.processes[index] = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=sys.stderr,
-                    close_fds=True,
-                    start_new_session=True,  # an interrupt at the terminal is the server's to answer
-                )
+                try:
+                    process = self.processes[index] = subprocess.Popen(
+                        command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=sys.stderr,
+                        close_fds=True,
+                        start_new_session=True,  # an interrupt at the terminal is the server's to answer
+                    )
+                except OSError as error:  # too many processes or files, or no memory: perhaps not for long
+                    log.warning("a worker cannot be started: %s", error)
+                    process = None
+            if process is None:
+                self._over.wait(pause_s)
+                pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+                continue
             if not is_first:
                 self._restarted()
             is_first = False
