@@ -133,7 +133,8 @@ BROKEN = (
         '"unavailable": {}, "clips": []}',
         "metric `psnr` has no value",
     ),
-    ('{"scene": [1.5, []]}', "is 1.5: use a number from 0 to 1"),
+    ('{"scene": [NaN, []]}', "is nan: use a finite number"),
+    (f'{{"scene": [{"9" * 400}, []]}}', "use a finite number"),
 )
 
 

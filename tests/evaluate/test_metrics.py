@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 import torch
 
 from kandinsky.errors import RequestError, WeightsError
+from kandinsky.evaluate import results
 from kandinsky.evaluate.clip_files import ClipFile, all_in, found, planned
 from kandinsky.evaluate.extractors import EXTRACTORS, I3D_FRAMES, Musiq, Raft, Tools, find_tools
-from kandinsky.evaluate.measuring import figure_of, measure, needed
+from kandinsky.evaluate.measuring import Measured, figure_of, measure, needed
 from kandinsky.evaluate.metrics import METRICS, OFFICIAL_ONLY, Sample, chosen, colourfulness
 from kandinsky.evaluate.prompts import Prompt
 from kandinsky.evaluate.suites import SUITES
@@ -119,6 +121,52 @@ def test_the_interval_resamples_prompts() -> None:
     weighted = figure_of([1.0, 0.0], ["a", "a"], [3.0, 1.0])
     assert weighted is not None and weighted.value == 0.75 and weighted.low is None
     assert figure_of([None], ["a"]) is None
+    # two prompts of weights 9 and 1: resamples are (a, a), (a, b), (b, b), and all of them weigh clips as the value does
+    uneven = figure_of([1.0, 1.0, 0.0], ["a", "a", "b"], [6.0, 3.0, 1.0])
+    assert uneven is not None and uneven.value == pytest.approx(0.9) and (uneven.low, uneven.high) == (0.0, 1.0)
+    many = figure_of([1.0, *[0.0] * 99], [str(i) for i in range(100)], [99.0, *[1.0] * 99])
+    assert many is not None and many.value == 0.5 and many.low == 0.0 and many.high is not None and many.high > 0.7
+    with pytest.raises(RequestError, match="prompt `b`: value nan of weight 1.0 is no finite number"):
+        figure_of([1.0, float("nan")], ["a", "b"])
+
+
+def test_kept_values_are_of_the_prompt_they_were_measured_with(tmp_path: Path) -> None:
+    path = written(tmp_path / "clips", {"0001": clip(3)}) / "0001.mp4"
+    clip_b = Known([[3.0, 4.0]] * 3)
+    tools, names = Tools({"clip-b32": clip_b}), ["clip similarity", "appearance style", "motion amount"]
+
+    def asked(text: str, style: str) -> list[str]:
+        clip_b.asked = []
+        one = Prompt("0001", text, 1, "0001", facts={"appearance_style": style})
+        measure([ClipFile(path, one)], names, tools, kept=tmp_path / "kept.jsonl")
+        return clip_b.asked
+
+    assert asked("a fox", "in oil") == ["a fox", "in oil"]
+    assert asked("a fox", "in oil") == []
+    assert asked("a bear", "in oil") == ["a bear"]
+    assert asked("a bear", "in ink") == ["in ink"]
+
+
+def test_a_value_that_is_no_number_makes_its_metric_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = written(tmp_path / "clips", {"0001": clip(3), "0002": clip(3, seed=1)})
+    broken = dataclasses.replace(METRICS["flicker"], measure=lambda _sample, _tools: float("nan"))
+    monkeypatch.setitem(METRICS, "flicker", broken)  # type: ignore[arg-type]
+    made = measure(all_in(folder), ["flicker", "motion amount"], Tools({}), kept=tmp_path / "kept.jsonl")
+    assert set(made.figures) == {"motion amount"} and all("flicker" not in row for row in made.values)
+    assert made.unavailable == {"flicker": "`0001.mp4`: its value is nan, not a finite number"}
+    assert "NaN" not in (tmp_path / "kept.jsonl").read_text()
+
+
+def test_tags_weigh_clips_as_the_figure_does() -> None:
+    prompts = [Prompt(key, key, i, key, tags={"kind": "animal"}) for i, key in enumerate("ab")]
+    rows = tuple({"subject consistency": value} for value in (1.0, 0.0))
+    figure = figure_of([1.0, 0.0], ["a", "b"], [3.0, 1.0])
+    assert figure is not None
+    measured = Measured(rows, {"subject consistency": figure}, {}, (3.0, 1.0))
+    files = [ClipFile(Path(f"{one.key}.mp4"), one) for one in prompts]
+    assert results._by_tag(files, measured)["kind"]["animal"]["subject consistency"] == figure.value == 0.75
 
 
 # -- networks of tiny size ---------------------------------------------------------------------------------------------

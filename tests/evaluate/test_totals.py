@@ -28,6 +28,12 @@ def test_the_total_is_counted_as_the_leaderboard_does() -> None:
     assert made.total == pytest.approx((4 * quality + semantic) / 5)
 
 
+def test_cosines_below_zero_and_heads_above_one_are_counted() -> None:
+    least = {name: one.least for name, one in DIMENSIONS.items()}
+    made = totals(least | {"temporal style": -0.0364, "aesthetic quality": 1.3})
+    assert made.semantic == pytest.approx(-0.1 / 9) and made.quality == pytest.approx(1.3 / 6.5)
+
+
 def test_what_was_not_measured_is_not_zero() -> None:
     raw = {name: 0.9 for name, one in DIMENSIONS.items() if one.group == "quality"} | {"scene": 0.5}
     made = totals(raw)
@@ -39,7 +45,8 @@ def test_what_was_not_measured_is_not_zero() -> None:
     ("raw", "said"),
     [
         ({"beauty": 0.5}, "dimension `beauty` is none of VBench's"),
-        ({"scene": 1.5}, "is 1.5: use a number from 0 to 1"),
+        ({"scene": 10**400}, "is 1000.*…: use a finite number"),
+        ({"scene": True}, "is True: use a finite number"),
         ({"scene": float("nan")}, "is nan"),
     ],
 )

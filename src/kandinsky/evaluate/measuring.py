@@ -5,6 +5,7 @@ Legend: N clips; P prompts; R resamples; D features.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import defaultdict
@@ -19,13 +20,15 @@ from kandinsky.errors import RequestError
 from kandinsky.evaluate import distance
 from kandinsky.evaluate.clip_files import ClipFile, clips_of
 from kandinsky.evaluate.extractors import EXTRACTORS, Tools
+from kandinsky.evaluate.finite import finite
 from kandinsky.evaluate.metrics import METRICS, SETS, Metric, Sample
-from kandinsky.evaluate.scores import RESAMPLES, interval
+from kandinsky.evaluate.scores import RESAMPLES
 from kandinsky.files import sweep
 from kandinsky.media.video import read_video
 from kandinsky.model.values import Video
+from kandinsky.printing import shortened
 
-FEWEST_FEATURES = 2
+INTERVAL = 0.025, 0.975
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,18 @@ class Measured:
         values: Value by metric, for each clip in order; a metric that does not apply to a clip is left out.
         figures: Each metric over all clips.
         unavailable: Why each of the others was not measured.
+        weights: What each clip weighs in metrics that count pairs of frames; empty: all alike.
     """
 
     values: tuple[Mapping[str, float], ...]
     figures: Mapping[str, Figure]
     unavailable: Mapping[str, str]
+    weights: Sequence[float] = ()
+
+    def weights_of(self, name: str) -> Sequence[float] | None:
+        """What each clip weighs in a metric; None: all alike."""
+        is_weighted = name in METRICS and METRICS[name].by_frames and self.weights
+        return self.weights if is_weighted else None
 
 
 def needed(names: Sequence[str], *, has_references: bool) -> list[str]:
@@ -117,18 +127,18 @@ def measure(
     problem = ""
     for done, (one, reference) in enumerate(zip(files, beside, strict=True), 1):
         wanted = [metric for metric in usable if _applies(metric, one)]
-        known, open_ = memory.read(one.path, wanted)
+        known, open_ = memory.read(one, wanted)
         video: Video | None = None
         if open_ or sets or "frames" not in known:
             video = read_video(one.path)
             known["frames"] = len(video.frames_THWC)
-            memory.add(one.path, "frames", 1, known["frames"])
+            memory.add(one, "frames", 1, known["frames"])
         for metric in open_:
             assert video is not None
             other = read_video(reference).frames_THWC if metric.needs_reference and reference else None
             sample = Sample(video.frames_THWC, video.fps, one.prompt.text, one.prompt.facts, other)
             known[metric.name] = metric.measure(sample, tools)
-            memory.add(one.path, metric.name, metric.version, known[metric.name])
+            memory.add(one, metric.name, metric.version, known[metric.name])
         if sets and not problem:
             assert video is not None
             try:
@@ -137,10 +147,18 @@ def measure(
                 problem = f"`{one.path.name}`: {error}"
         weights.append(max(1.0, float(known["frames"] or 1) - 1.0))
         values.append({m.name: known[m.name] for m in wanted if known.get(m.name) is not None})
+        for name, value in values[-1].items():
+            if finite(value) is None:
+                unavailable.setdefault(name, f"`{one.path.name}`: its value is {value}, not a finite number")
         on_clip(done, len(files))
     prompts = [one.prompt.key for one in files]
     figures: dict[str, Figure] = {}
+    for row in values:
+        for name in unavailable:
+            row.pop(name, None)
     for metric in usable:
+        if metric.name in unavailable:
+            continue
         column = [row.get(metric.name) for row in values]
         if (figure := figure_of(column, prompts, weights if metric.by_frames else None)) is None:
             unavailable[metric.name] = "applies to none of the clips"
@@ -158,7 +176,7 @@ def measure(
                 figures[name] = Figure(value, None, None, len(features), len(set(prompts)))
         except RequestError as error:
             unavailable |= dict.fromkeys(sets, str(error))
-    return Measured(tuple(values), figures, unavailable)
+    return Measured(tuple(values), figures, unavailable, tuple(weights))
 
 
 def figure_of(
@@ -173,20 +191,28 @@ def figure_of(
 
     Returns:
         The figure; None without values.
+
+    Raises:
+        RequestError: A value or a weight is not a finite number, or the weights do not add up to more than 0.
     """
     rows = [(value, key, 1.0 if weights is None else weights[i])
             for i, (value, key) in enumerate(zip(column, prompts, strict=True)) if value is not None]  # fmt: skip
     if not rows:
         return None
-    mean = math.fsum(value * weight for value, _, weight in rows) / math.fsum(weight for *_, weight in rows)
-    by_prompt: dict[str, list[float]] = defaultdict(list)
-    for value, key, _ in rows:
-        by_prompt[key].append(value)
+    by_prompt: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for value, key, weight in rows:
+        if finite(value) is None or finite(weight) is None or weight <= 0:
+            raise RequestError(f"prompt `{shortened(key)}`: value {value} of weight {weight} is no finite number")
+        by_prompt[key].append((value * weight, weight))
+    # a prompt enters a resample with all its clips, so that the interval is of the same mean as the value
+    sums_P = np.asarray([math.fsum(value for value, _ in one) for one in by_prompt.values()])
+    weights_P = np.asarray([math.fsum(weight for _, weight in one) for one in by_prompt.values()])
+    mean = math.fsum(sums_P) / math.fsum(weights_P)
     low = high = None
     if len(by_prompt) > 1:
-        means_P = np.asarray([np.mean(one) for one in by_prompt.values()])
-        draws_RP = np.random.default_rng(0).integers(0, len(means_P), (RESAMPLES, len(means_P)))
-        low, high = interval([means_P], draws_RP)
+        draws_RP = np.random.default_rng(0).integers(0, len(sums_P), (RESAMPLES, len(sums_P)))
+        means_R = sums_P[draws_RP].sum(axis=1) / weights_P[draws_RP].sum(axis=1)
+        low, high = (float(end) for end in np.quantile(means_R, INTERVAL))
     return Figure(mean, low, high, len(rows), len(by_prompt))
 
 
@@ -232,12 +258,16 @@ def _features(tools: Tools, path: Path) -> np.ndarray:
         raise RequestError(f"reference `{path.name}`: {error}") from error
 
 
+KEY = ("file", "bytes", "mtime", "metric", "version", "weights", "prompt")
+Key = tuple[str | int, ...]
+
+
 class _Kept:
     """Values of earlier runs, one JSON line each; a line that was cut off is measured again."""
 
     def __init__(self, path: Path | None, tools: Tools) -> None:
         self.path, self.tools = path, tools
-        self.known: dict[tuple[str, int, int, str, int, str], float | None] = {}
+        self.known: dict[Key, float | None] = {}
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -246,39 +276,47 @@ class _Kept:
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     row = json.loads(line)
-                    key = (row["file"], row["bytes"], row["mtime"], row["metric"], row["version"], row["weights"])
-                    self.known[key] = row["value"]
+                    key = tuple(row[name] for name in KEY)
+                    if row["value"] is None or finite(row["value"]) is not None:
+                        self.known[key] = row["value"]
                 except (ValueError, KeyError, TypeError):
                     continue
 
-    def read(self, path: Path, metrics: Sequence[Metric]) -> tuple[dict[str, Any], list[Metric]]:
+    def read(self, clip: ClipFile, metrics: Sequence[Metric]) -> tuple[dict[str, Any], list[Metric]]:
         """Values that are known, and the metrics that are not."""
         found: dict[str, Any] = {}
         open_ = []
         for metric in metrics:
-            key = self._key(path, metric.name, metric.version)
+            key = self._key(clip, metric.name, metric.version)
             # of a reference it is not known whether it is still the same
             if key in self.known and not metric.needs_reference:
                 found[metric.name] = self.known[key]
             else:
                 open_.append(metric)
-        if (key := self._key(path, "frames", 1)) in self.known:
+        if (key := self._key(clip, "frames", 1)) in self.known:
             found["frames"] = self.known[key]
         return found, open_
 
-    def add(self, path: Path, metric: str, version: int, value: float | None) -> None:
+    def add(self, clip: ClipFile, metric: str, version: int, value: float | None) -> None:
         """Keep a value."""
-        key = self._key(path, metric, version)
+        if value is not None and finite(value) is None:
+            return
+        key = self._key(clip, metric, version)
         self.known[key] = value
         if self.path is not None:
-            names = ("file", "bytes", "mtime", "metric", "version", "weights")
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dict(zip(names, key, strict=True)) | {"value": value}, ensure_ascii=False) + "\n")
+                file.write(json.dumps(dict(zip(KEY, key, strict=True)) | {"value": value}, ensure_ascii=False) + "\n")
 
-    def _key(self, path: Path, metric: str, version: int) -> tuple[str, int, int, str, int, str]:
-        facts = path.stat()
+    def _key(self, clip: ClipFile, metric: str, version: int) -> Key:
+        facts = clip.path.stat()
         one = METRICS.get(metric)
         used = "" if one is None else " ".join(
             f"{name}={self.tools.weights[name]}" for name in (*one.needs, *one.uses) if name in self.tools.weights
         )  # fmt: skip
-        return path.name, facts.st_size, facts.st_mtime_ns, metric, version, used
+        asked: list[object] = []
+        if one is not None and one.needs_text:
+            asked.append(clip.prompt.text)
+        if one is not None and one.needs_facts:
+            asked.append(clip.prompt.facts)
+        prompt = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest() if asked else ""
+        return clip.path.name, facts.st_size, facts.st_mtime_ns, metric, version, used, prompt

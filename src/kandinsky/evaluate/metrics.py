@@ -60,6 +60,7 @@ class Metric:
         needs: Extractors it looks through.
         uses: Extractors it takes into account where they are at hand.
         needs_text: Whether it needs the prompt.
+        needs_facts: Whether it looks at what the benchmark says about the prompt.
         needs_reference: Whether it needs a reference clip.
         is_vbench: Whether it re-implements a dimension of VBench.
         by_frames: Whether a clip weighs by its number of pairs of frames, as the official tool averages.
@@ -73,6 +74,7 @@ class Metric:
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     needs_text: bool = False
+    needs_facts: bool = False
     needs_reference: bool = False
     is_vbench: bool = False
     by_frames: bool = False
@@ -229,7 +231,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("imaging quality", "higher", "MUSIQ-SPAQ over 100", _imaging, ("musiq",), is_vbench=True),
         Metric(
             "appearance style", "higher", "CLIP: cosine of frames with the style's name", _style, ("clip-b32",),
-            is_vbench=True,
+            needs_facts=True, is_vbench=True,
         ),
         Metric(
             "temporal style", "higher", "ViCLIP: cosine with the prompt", _viclip, ("viclip", "clip-b32"),

@@ -271,7 +271,9 @@ def _by_tag(files: Sequence[ClipFile], measured: Measured) -> dict[str, dict[str
             means = {}
             for name in measured.figures:
                 column = [measured.values[i].get(name) for i in places]
-                if (figure := figure_of(column, [str(i) for i in places])) is not None:
+                weights = measured.weights_of(name)
+                mine = None if weights is None else [weights[i] for i in places]
+                if (figure := figure_of(column, [files[i].prompt.key for i in places], mine)) is not None:
                     means[name] = figure.value
             made.setdefault(kind, {})[word] = means
     return made

@@ -8,7 +8,6 @@ not measured makes its score unknown: the official script counts it as 0 without
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kandinsky.errors import RequestError
+from kandinsky.evaluate.finite import finite
 from kandinsky.files import replacing
+from kandinsky.printing import shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ QUALITY_SHARE = 4, 1
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Scores of a model, 0 to 1.
+    """Scores of a model, about 0 to 1; nothing is clipped.
 
     Attributes:
         quality: Weighted mean of the dimensions of quality; None if one is missing.
@@ -81,13 +82,13 @@ def totals(raw: Mapping[str, float]) -> Totals:
     """Scores from raw values of dimensions.
 
     Args:
-        raw: Value by dimension, 0 to 1; names with spaces or underscores.
+        raw: Value by dimension, about 0 to 1; names with spaces or underscores.
 
     Returns:
         The scores.
 
     Raises:
-        RequestError: A dimension is unknown, or its value is not from 0 to 1.
+        RequestError: A dimension is unknown, or its value is no finite number.
     """
     values: dict[str, float] = {}
     for given, value in raw.items():
@@ -96,9 +97,10 @@ def totals(raw: Mapping[str, float]) -> Totals:
             raise RequestError(
                 f"dimension `{given}` is none of VBench's: use {', '.join(f'`{d}`' for d in DIMENSIONS)}"
             )
-        if not (isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1):
-            raise RequestError(f"dimension `{given}` is {value}: use a number from 0 to 1")
-        values[name] = float(value)
+        # cosines may be below 0, and LAION's head has no bound: the official script does not clip either
+        if (number := finite(value)) is None:
+            raise RequestError(f"dimension `{given}` is {shortened(value)}: use a finite number")
+        values[name] = number
     normalised = {
         name: (values[name] - one.least) / (one.most - one.least) for name, one in DIMENSIONS.items() if name in values
     }

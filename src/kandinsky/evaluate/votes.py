@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky.errors import RequestError
+from kandinsky.evaluate.finite import finite
 from kandinsky.evaluate.questions import MIRRORED
 from kandinsky.files import replacing
+from kandinsky.printing import shortened
 
 ENDINGS = (".jsonl", ".csv")
 
@@ -91,12 +93,13 @@ def read_votes(path: str | Path) -> list[Vote]:
     if path.suffix not in ENDINGS:
         raise RequestError(f"votes `{path}` are of an unknown kind: use {' or '.join(ENDINGS)}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is not UTF-8 text"
         raise RequestError(f"votes `{path}` cannot be read: {reason}") from error
     if path.suffix == ".csv":
-        lines = csv.DictReader(text.splitlines(), strict=True)
+        # names may hold characters that ``splitlines`` takes for line breaks
+        lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
             return [_vote(row, f"`{path}` line {lines.line_num}") for row in lines]
         except csv.Error as error:
@@ -118,7 +121,7 @@ def parse_votes(text: str, name: str = "votes") -> list[Vote]:
         RequestError: A row is no vote; it is named by its line.
     """
     votes = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -162,7 +165,7 @@ def write_votes(votes: Sequence[Vote], path: str | Path) -> Path:
     else:
         raise RequestError(f"votes `{path}` are of an unknown kind: use {' or '.join(ENDINGS)}")
     with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", newline="")
     return path
 
 
@@ -181,9 +184,9 @@ def _vote(row: Any, where: str) -> Vote:
     if seconds in ("", None):
         return Vote(**{name: row[name] for name in TEXTS})
     try:
-        taken = float(seconds)
-    except (TypeError, ValueError):
-        taken = -1.0
-    if isinstance(seconds, bool) or not 0 <= taken < float("inf"):
-        raise RequestError(f"{where}: `seconds` is `{seconds}`: use a number from 0 on")
+        taken = finite(float(seconds) if isinstance(seconds, str) else seconds)
+    except ValueError:
+        taken = None
+    if taken is None or taken < 0:
+        raise RequestError(f"{where}: `seconds` is `{shortened(seconds)}`: use a number from 0 on")
     return Vote(**{name: row[name] for name in TEXTS}, seconds=taken)
