@@ -133,6 +133,19 @@ BROKEN = (
         '"unavailable": {}, "clips": []}',
         "metric `psnr` has no value",
     ),
+    *(
+        (f'{{"kandinsky_evaluation": 1, "suite": "own", "model": "m", "unavailable": {{}}, {rest}}}', said)
+        for rest, said in (
+            ('"metrics": {}, "clips": [1]', "`clips` is of another kind"),
+            ('"metrics": {}, "clips": [{"file": 1}]', "`clips` is of another kind"),
+            ('"metrics": {}, "clips": [], "totals": "x"', "`totals` is of another kind"),
+            ('"metrics": {}, "clips": [], "totals": {"total": "x"}', "`totals` is of another kind"),
+            ('"metrics": {}, "clips": [], "cost": {"seconds": "x", "clips": 1}', "`cost` is of another kind"),
+            ('"metrics": {}, "clips": [], "machine": []', "`machine` is of another kind"),
+            ('"metrics": {"flicker": {"value": 1, "low": "a", "high": 2}}, "clips": []', "metric `flicker` is no num"),
+            (f'"metrics": {{"flicker": {{"value": {"9" * 400}}}}}, "clips": []', "metric `flicker` has no value"),
+        )
+    ),
     ('{"scene": [NaN, []]}', "is nan: use a finite number"),
     (f'{{"scene": [{"9" * 400}, []]}}', "use a finite number"),
 )

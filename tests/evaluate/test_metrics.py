@@ -121,12 +121,12 @@ def test_the_interval_resamples_prompts() -> None:
     weighted = figure_of([1.0, 0.0], ["a", "a"], [3.0, 1.0])
     assert weighted is not None and weighted.value == 0.75 and weighted.low is None
     assert figure_of([None], ["a"]) is None
-    # two prompts of weights 9 and 1: resamples are (a, a), (a, b), (b, b), and all of them weigh clips as the value does
+    # a resample weighs its clips as the value does
     uneven = figure_of([1.0, 1.0, 0.0], ["a", "a", "b"], [6.0, 3.0, 1.0])
     assert uneven is not None and uneven.value == pytest.approx(0.9) and (uneven.low, uneven.high) == (0.0, 1.0)
     many = figure_of([1.0, *[0.0] * 99], [str(i) for i in range(100)], [99.0, *[1.0] * 99])
     assert many is not None and many.value == 0.5 and many.low == 0.0 and many.high is not None and many.high > 0.7
-    with pytest.raises(RequestError, match="prompt `b`: value nan of weight 1.0 is no finite number"):
+    with pytest.raises(RequestError, match=r"prompt `b`: value nan of weight 1\.0 is no finite number"):
         figure_of([1.0, float("nan")], ["a", "b"])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kandinsky.cli.main import main
-from kandinsky.evaluate.votes import parse_votes
+from kandinsky.evaluate.votes import parse_votes, read_votes
 from kandinsky.model.values import Video
 from serve.conftest import Server
 
@@ -145,6 +145,11 @@ def test_votes_travel(server: Server) -> None:
         refused = server.client.post(f"/v1/comparisons/{other}/votes", content=text, headers=LINES)
         assert refused.status_code == 400 and said in refused.json()["error"]["message"], text
     assert server.client.get(f"/v1/comparisons/{other}").json()["votes"] == 2
+    # the same export, or an older one, neither counts twice nor undoes an answer
+    for study_id, text in ((other, lines), (study, lines.replace('"left", "seconds"', '"right", "seconds"'))):
+        again = server.client.post(f"/v1/comparisons/{study_id}/votes", content=text, headers=LINES)
+        assert again.json() == {"votes": 0}
+    assert server.client.get(f"/v1/comparisons/{study}/votes").text == lines
     assert server.client.post(f"/v1/comparisons/{other}/votes", json={}).status_code == 415
 
 
@@ -157,6 +162,15 @@ def test_clips_are_served_in_parts_and_tell_nothing(server: Server) -> None:
     assert server.client.get(pair["left"], headers={"range": "bytes=99999999-"}).status_code == 416
     other = create(server)["id"]
     assert server.client.get(pair["left"].replace(study, other)).status_code == 404
+    original = (server.folder / "sets" / "ours" / "0000.mp4").read_bytes()
+    assert b"prompt 0" in original
+    for address in (pair["left"], pair["right"]):
+        data = server.client.get(address).content
+        assert b"prompt" not in data and b"kandinsky" not in data
+    copies = server.folder / "jobs" / "study-clips" / study
+    assert len(list(copies.iterdir())) == 6
+    server.client.delete(f"/v1/comparisons/{study}").raise_for_status()
+    assert not copies.exists()
 
 
 def test_no_path_comes_from_a_request(server: Server) -> None:
@@ -202,6 +216,8 @@ def test_answers_that_are_none(server: Server) -> None:
         ({"answers": whole, "pair": 99}, "there is no pair 99"),
         ({"answers": whole, "phase": "sound"}, "phase `sound` does not exist"),
         ({"answers": whole, "annotator": "a\nb"}, "annotator"),
+        ({"answers": whole, "annotator": "a\u2028b"}, "`annotator` is no name"),
+        ({"answers": whole, "annotator": "\u0085 "}, "`annotator` is no name"),
     ):
         answer = server.client.post(url, json=sent | change)
         assert answer.status_code in (400, 404) and said in answer.json()["error"]["message"], change
@@ -226,6 +242,8 @@ def test_keys_separate_annotators_and_reports(tmp_path: Path, capfd: pytest.Capt
     store = tmp_path / "jobs"
     words = ["evaluate", "compare", str(root / "ours"), f"rival={root / 'theirs'}", "--store", str(store)]
     assert main(words) == 0
+    operators = capfd.readouterr().out.strip()
+    assert main([*words, "--owner", "alice"]) == 0
     shared = capfd.readouterr().out.strip()
     with Server(
         tmp_path, "--workers", "0", "--studies", str(root), "--keys", str(tmp_path / "keys.toml"), models=("nano-t2v",)
@@ -245,7 +263,28 @@ def test_keys_separate_annotators_and_reports(tmp_path: Path, capfd: pytest.Capt
         for method, path in (("GET", "report"), ("GET", "votes"), ("DELETE", "")):
             address = f"/v1/comparisons/{study}/{path}".rstrip("/")
             assert server.client.request(method, address, headers=bob).status_code == 403, path
-        # what the command line made is everybody's
-        of_all = server.client.get(f"/v1/comparisons/{shared}", headers=bob).json()
-        assert of_all["models"] == ["ours", "rival"] and of_all["mine"] and of_all["prompts"] == 2
+        # what the command line made is the key's that it names, else the operator's alone
+        hers = server.client.get(f"/v1/comparisons/{shared}", headers=alice).json()
+        assert hers["models"] == ["ours", "rival"] and hers["mine"] and hers["prompts"] == 2
         assert server.client.get(f"/v1/comparisons/{shared}/report", headers=alice).json()["votes"] == 0
+        for key, study_id in ((bob, shared), (bob, operators), (alice, operators)):
+            seen = server.client.get(f"/v1/comparisons/{study_id}", headers=key).json()
+            assert seen["models"] is None and not seen["mine"] and "rival" not in seen["name"]
+            for method, path in (("GET", "/report"), ("GET", "/votes"), ("POST", "/votes"), ("DELETE", "")):
+                sent = {**key, **LINES} if method == "POST" else key
+                address = f"/v1/comparisons/{study_id}{path}"
+                assert server.client.request(method, address, headers=sent).status_code == 403, path
+        url = f"/v1/comparisons/{operators}"
+        pair = server.client.post(f"{url}/next", json={"annotator": "ann"}, headers=bob).json()["pair"]
+        sent = {"annotator": "ann", "pair": pair["pair"], "phase": pair["phase"]}
+        answers = {"visual quality": "left", "motion": "equal"}
+        server.client.post(f"{url}/answers", json={**sent, "answers": answers}, headers=bob).raise_for_status()
+    table = tmp_path / "votes.csv"
+    assert main(["evaluate", "report", operators, "--store", str(store), "--votes", str(table), "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["votes"] == 2 and told["models"] == ["ours", "rival"] and told["annotators"] == {"bob/ann": 2}
+    assert [(one.annotator, one.choice) for one in read_votes(table)] == [("bob/ann", "left"), ("bob/ann", "equal")]
+    assert main(["evaluate", "report", operators, "--store", str(store)]) == 0
+    out = capfd.readouterr().out
+    assert "2 votes of 1 annotators on 1 prompts" in out and "ours against rival" in out and "motion" in out
+    assert main(["evaluate", "report", "study_none", "--store", str(store)]) == 2

@@ -60,7 +60,7 @@ def build(command: type) -> typer.Typer:
     for suite in SUITES.values():
         told = f"Make clips for {suite.title} ({suite.file}), or take those of a folder, and measure them."
         group.command(suite.name, cls=command, help=told)(run_suite)
-    for function in (nano, compare, board, export, distance):
+    for function in (nano, compare, report, board, export, distance):
         group.command(function.__name__, cls=command)(function)
     return group
 
@@ -214,7 +214,9 @@ def compare(
         list[str],
         typer.Argument(metavar="[NAME=]FOLDER...", help="Runs, or folders of clips; files of one prompt share a name."),
     ],
-    name: Annotated[str | None, typer.Option("--name", help="What people call it; default: the models.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="What people call it; default: the date. Not the models.")
+    ] = None,
     questions: Annotated[
         str, typer.Option("--questions", metavar="NAME", help="Questionnaire: simple or kandinsky-5.")
     ] = "simple",
@@ -223,8 +225,14 @@ def compare(
         int | None,
         typer.Option("--annotators", min=1, help="Among whom pairs are dealt; default: each sees all pairs."),
     ] = None,
-    seed: Annotated[int, typer.Option("--deal", min=0, metavar="SEED", help="Seed of sides and orders.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option("--deal", min=0, metavar="SEED", help="Seed of sides and orders; default: drawn."),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many prompts, the first ones.")] = None,
+    owner: Annotated[
+        str, typer.Option("--owner", metavar="NAME", help="Whose key may read the report on a server with --keys.")
+    ] = "",
     store: Annotated[
         str | None,
         typer.Option("--store", metavar="FOLDER", help="The store of the server; default: in your data folder."),
@@ -245,15 +253,47 @@ def compare(
         else:
             sets.append(read_set(Path(given)))
     study, clips, left_out = plan_study(
-        new_id(), name or " / ".join(one.name for one in sets), sets, questions=questions, overlap=overlap,
-        seats=annotators, seed=seed, limit=limit, created=time.time(),
+        new_id(), name or f"Comparison of {time.strftime('%Y-%m-%d %H:%M')}", sets, questions=questions,
+        overlap=overlap, seats=annotators, seed=seed, limit=limit, owner=owner, created=time.time(),
     )  # fmt: skip
     StudyStore(open_store(store).folder).add(study, clips)
     if left_out:
         say(f"{left_out} prompts are left out, since not every set has a clip of them")
-    say(f"{len(study.prompts)} prompts, {len(study.pairs(0))} pairs for the first annotator; `kandinsky serve"
+    say(f"{len(study.prompts)} prompts, {study.count} pairs for the first annotator; `kandinsky serve"
         f"{f' --store {store}' if store else ''}` shows it at /compare#{study.id}")  # fmt: skip
     emit(study.id)
+
+
+def report(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Its name, as `compare` printed it.")],
+    votes: Annotated[
+        Path | None, typer.Option("--votes", metavar="FILE", help="Write its votes too, a .jsonl or .csv file.")
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option("--store", metavar="FOLDER", help="The store of the server; default: in your data folder."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Print what people answered in a side-by-side study, for whoever runs the server."""
+    from kandinsky.evaluate.studies import report as counted
+    from kandinsky.evaluate.studies import report_table
+    from kandinsky.evaluate.study_store import StudyStore
+    from kandinsky.evaluate.votes import write_votes
+    from kandinsky.jobs.sqlite_store import open_store
+
+    studies = StudyStore(open_store(store).folder)
+    found = studies.get(study)
+    if found is None:
+        raise RequestError(f"there is no study `{escaped(study)}` in this store: `kandinsky evaluate compare` names it")
+    cast = studies.votes(found.id)
+    if votes is not None:
+        write_votes(cast, votes)
+    told = counted(found, cast)
+    if as_json:
+        emit_json({"study": found.id, "name": found.name, "models": list(found.models), **told}, indent=1)
+    else:
+        emit(report_table(found, told))
 
 
 def board(

@@ -23,6 +23,7 @@ import kandinsky
 from kandinsky.errors import RequestError
 from kandinsky.evaluate.clip_files import ClipFile
 from kandinsky.evaluate.extractors import Tools
+from kandinsky.evaluate.finite import finite
 from kandinsky.evaluate.measuring import Figure, Measured, figure_of
 from kandinsky.evaluate.metrics import METRICS, OFFICIAL_ONLY, SETS, official_only
 from kandinsky.evaluate.suites import Suite
@@ -36,6 +37,7 @@ FILE = "result.json"
 VERSION = 1
 LIKE = "VBench-like"
 OFFICIAL = "official"
+SCORES = ("quality", "semantic", "total")
 # of a recipe, what differs from clip to clip
 _OF_A_CLIP = ("prompt", "seed", "expanded_prompt", "unused_words", "kept_blocks", "versions")
 
@@ -196,16 +198,45 @@ def read(path: str | Path) -> Result:
         raise RequestError(
             f"result `{path}` has version {shortened(values['kandinsky_evaluation'])}: this library reads {VERSION}"
         )
+    _check(values, path)
     known = {f.name for f in dataclasses.fields(Result)} - {"folder"}
+    return Result(**{name: value for name, value in values.items() if name in known}, folder=path.parent)
+
+
+def _check(values: Mapping[str, Any], path: Path) -> None:
+    """Refuse values of other kinds than ``Result`` says, so that whoever reads a result need not ask.
+
+    Raises:
+        RequestError: Something is missing or of another kind.
+    """
     kinds = {"suite": str, "model": str, "metrics": dict, "unavailable": dict, "clips": list}
     for name, kind in kinds.items():
         if not isinstance(values.get(name), kind):
             raise RequestError(f"result `{path}` is damaged: `{name}` is missing")
     for name, one in values["metrics"].items():
-        value = one.get("value") if isinstance(one, dict) else None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not isinstance(one, dict) or finite(one.get("value")) is None:
             raise RequestError(f"result `{path}` is damaged: metric `{shortened(name)}` has no value")
-    return Result(**{name: value for name, value in values.items() if name in known}, folder=path.parent)
+        if not all(one.get(end) is None or finite(one[end]) is not None for end in ("low", "high")):
+            raise RequestError(f"result `{path}` is damaged: the interval of metric `{shortened(name)}` is no numbers")
+    cost, scores = values.get("cost"), values.get("totals")
+    is_right = {
+        "unavailable": all(isinstance(why, str) for why in values["unavailable"].values()),
+        "clips": all(
+            isinstance(one, dict) and isinstance(one.get("file", ""), str) and "\0" not in one.get("file", "")
+            for one in values["clips"]
+        ),
+        **{name: isinstance(values.get(name, {}), dict) for name in ("prompts", "recipe", "machine", "tags")},
+        "cost": cost is None
+        or (isinstance(cost, dict) and all(finite(cost.get(name)) is not None for name in ("seconds", "clips"))),
+        "totals": scores is None
+        or (
+            isinstance(scores, dict)
+            and all(scores.get(name) is None or finite(scores[name]) is not None for name in SCORES)
+        ),
+    }
+    for name, right in is_right.items():
+        if not right:
+            raise RequestError(f"result `{path}` is damaged: `{name}` is of another kind")
 
 
 def table(result: Result) -> str:
@@ -219,7 +250,7 @@ def table(result: Result) -> str:
         mark = {"higher": "↑", "lower": "↓"}.get(str(one.get("better")), " ")
         lines.append(f"  {name:{width}}  {_number(one['value']):>8} {mark}{spread}{label}")
     if result.totals is not None:
-        for name in ("quality", "semantic", "total"):
+        for name in SCORES:
             value = result.totals.get(name)
             shown = "unknown" if value is None else f"{value:.4f}"
             lines.append(f"  {f'VBench {name}':{width}}  {shown:>8}    {result.totals.get('label')}")

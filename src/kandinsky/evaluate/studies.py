@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import functools
 import math
+import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from kandinsky.media import recipe as recipes
 from kandinsky.printing import escaped, shortened
 
 MOST_PROMPTS, MOST_SETS, LONGEST_NAME = 10_000, 20, 100
+MOST_SHOWN = 250_000  # pairs that all annotators of a deal see together
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,9 @@ class Study:
         overlap: Annotators per pair in a deal.
         seats: Annotators of a deal.
         seed: Of sides and orders.
-        owner: Who may read its report; empty: everybody.
+        owner: Whose key reads its report; empty: everybody on a server without keys.
         created: Seconds since 1970.
+        count: Pairs that the first annotator sees in each phase.
     """
 
     id: str
@@ -77,6 +80,7 @@ class Study:
     seed: int
     owner: str = ""
     created: float = 0.0
+    count: int = 0
 
     @property
     def questionnaire(self) -> Questionnaire:
@@ -103,7 +107,7 @@ class Study:
         raise RequestError(f"phase `{shortened(name)}` does not exist")
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=2)  # a deal may be large
 def _dealt(
     prompts: tuple[str, ...], models: tuple[str, ...], seats: int, overlap: int, seed: int
 ) -> tuple[tuple[Pair, ...], ...]:
@@ -156,7 +160,7 @@ def folders_in(root: Path) -> dict[str, Path]:
 
 def plan_study(
     study_id: str, name: str, sets: Sequence[ClipSet], *, questions: str = "simple", overlap: int = 5,
-    seats: int | None = None, seed: int = 0, limit: int | None = None, owner: str = "", created: float = 0.0,
+    seats: int | None = None, seed: int | None = None, limit: int | None = None, owner: str = "", created: float = 0.0,
 ) -> tuple[Study, dict[tuple[str, str], Path], int]:  # fmt: skip
     """Plan a study of the prompts that all sets have.
 
@@ -167,9 +171,9 @@ def plan_study(
         questions: Key of the questionnaire.
         overlap: Annotators per pair.
         seats: Annotators among whom pairs are dealt; default: as many as the overlap, so that each sees all pairs.
-        seed: Of sides and orders.
+        seed: Of sides and orders; default: drawn, so that nobody can compute which side is whose.
         limit: Only so many prompts, the first by name.
-        owner: Who may read the report.
+        owner: Whose key reads the report.
         created: Seconds since 1970.
 
     Returns:
@@ -198,9 +202,18 @@ def plan_study(
     places = overlap if seats is None else seats
     if not 1 <= overlap <= 100 or not overlap <= places <= 1000:
         raise RequestError(f"overlap {overlap} of {places} annotators: use 1 to 100, and at least as many annotators")
+    rivals = math.comb(len(sets), 2)
+    if (shown := len(common) * rivals * overlap) > MOST_SHOWN:
+        raise RequestError(
+            f"{len(common)} prompts, {rivals} pairs of models and an overlap of {overlap} make {shown} "
+            f"comparisons: use at most {MOST_SHOWN}, with fewer prompts, sets or annotators per pair"
+        )
+    if seed is None:
+        seed = secrets.randbelow(2**31)
     study = Study(
         study_id, name.strip(), questions, tuple(names), tuple(common), texts, overlap, places, seed, owner, created
     )
+    study = replace(study, count=len(study.pairs(0)))
     return study, {(key, one.name): one.clips[key] for one in sets for key in common}, left_out
 
 
@@ -290,6 +303,24 @@ def report(study: Study, votes: Sequence[Vote]) -> dict[str, Any]:
         "ranking": [{**one, "elo": running[one["model"]]} for one in ranking],
         "problem": problem,
     }
+
+
+def report_table(study: Study, told: Mapping[str, Any]) -> str:
+    """A report as text: a line for each question about each pair of models, then the order of the models."""
+    lines = [
+        f"{study.name}: {told['votes']} votes of {len(told['annotators'])} annotators on {told['prompts']} prompts"
+    ]
+    for one in told["comparisons"]:
+        lines.append(f"{one['model']} against {one['rival']}")
+        for row in (*one["criteria"], *one["groups"]):
+            share = {name: "–" if row[name] is None else f"{row[name]:.0%}" for name in ("win", "tie", "loss")}
+            low, high, net = ("–" if row[name] is None else f"{row[name]:+.2f}" for name in ("low", "high", "net"))
+            lines.append(
+                f"  {row['name']:22} {share['win']:>4} wins {share['tie']:>4} ties {share['loss']:>4} losses  "
+                f"net {net} [{low}, {high}]"
+            )
+    lines += [f"{place}. {one['model']}" for place, one in enumerate(told["ranking"], 1)]
+    return escaped("\n".join([*lines, *filter(None, [told["problem"]])]), keep="\n")
 
 
 def _or_none(value: float) -> float | None:

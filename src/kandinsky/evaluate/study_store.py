@@ -15,10 +15,13 @@ from typing import Any
 
 from kandinsky.errors import RequestError
 from kandinsky.evaluate.studies import Study
-from kandinsky.evaluate.votes import Vote
+from kandinsky.evaluate.votes import Vote, latest
+from kandinsky.files import remove, replacing
 from kandinsky.jobs.sqlite_store import BUSY_S, FILE
+from kandinsky.media.bare import copy_bare
 from kandinsky.printing import escaped
 
+CLIPS = "study-clips"  # folder of copies, beside the tables
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS studies (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, facts TEXT NOT NULL
@@ -53,6 +56,7 @@ class StudyStore:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
+        self._clips = folder.resolve() / CLIPS
         self._local = threading.local()
         try:
             with self._writing() as at:
@@ -93,13 +97,32 @@ class StudyStore:
 
         Args:
             study: The study.
-            clips: Clip by prompt and model.
+            clips: Clip by prompt and model. They are copied beside the store without their recipes, tags and dates,
+                which would tell an annotator the model.
+
+        Raises:
+            RequestError: A clip cannot be read, or copies cannot be written.
         """
         facts = {
             "name": study.name, "questions": study.questions, "models": study.models, "prompts": study.prompts,
             "texts": study.texts, "overlap": study.overlap, "seats": study.seats, "seed": study.seed,
-            "created": study.created,
+            "created": study.created, "pairs": study.count,
         }  # fmt: skip
+        folder = self._clips / study.id
+        tokens = {key: secrets.token_urlsafe(16) for key in clips}
+        names = {key: f"{tokens[key]}{path.suffix.lower()}" for key, path in clips.items()}
+        with replacing(folder, folder=True) as part:
+            for key, path in clips.items():
+                copy_bare(path, part / names[key])
+        try:
+            self._insert_study(study, facts, {key: (tokens[key], folder / name) for key, name in names.items()})
+        except BaseException:
+            remove(folder)
+            raise
+
+    def _insert_study(
+        self, study: Study, facts: Mapping[str, Any], copies: Mapping[tuple[str, str], tuple[str, Path]]
+    ) -> None:
         with self._writing() as at:
             at.execute(
                 "INSERT INTO studies (id, owner, facts) VALUES (?,?,?)",
@@ -107,10 +130,7 @@ class StudyStore:
             )
             at.executemany(
                 "INSERT INTO study_clips (token, study, prompt, model, path) VALUES (?,?,?,?,?)",
-                [
-                    (secrets.token_urlsafe(16), study.id, prompt, model, str(path))
-                    for (prompt, model), path in clips.items()
-                ],
+                [(token, study.id, prompt, model, str(path)) for (prompt, model), (token, path) in copies.items()],
             )
 
     def get(self, study_id: str) -> Study | None:
@@ -123,9 +143,12 @@ class StudyStore:
         return [_study(row) for row in self._connection.execute("SELECT * FROM studies ORDER BY number DESC")]
 
     def delete(self, study_id: str) -> bool:
-        """Remove a study with its votes; the clips stay."""
+        """Remove a study with its votes and its copies of the clips."""
         with self._writing() as at:
-            return at.execute("DELETE FROM studies WHERE id=?", (study_id,)).rowcount > 0
+            is_there = at.execute("DELETE FROM studies WHERE id=?", (study_id,)).rowcount > 0
+        if is_there:
+            remove(self._clips / study_id)
+        return is_there
 
     def join(self, study_id: str, annotator: str) -> int:
         """The place of an annotator, from 0; a new one gets the next."""
@@ -162,16 +185,32 @@ class StudyStore:
                 "DELETE FROM study_votes WHERE study=? AND annotator=? AND place=? AND phase=?",
                 (study_id, annotator, place, phase),
             )
+            for one in votes:  # an answer takes the place of an imported one
+                at.execute(
+                    "DELETE FROM study_votes WHERE study=? AND annotator=? AND prompt=? AND criterion=? "
+                    "AND place IS NULL AND ? IN (lefts, rights) AND ? IN (lefts, rights)",
+                    (study_id, annotator, one.prompt, one.criterion, one.left, one.right),
+                )
             _insert(at, study_id, votes, place, phase)
             at.execute(
                 "INSERT OR REPLACE INTO study_answers (study, annotator, place, phase, at) VALUES (?,?,?,?,?)",
                 (study_id, annotator, place, phase, time.time()),
             )
 
-    def add_votes(self, study_id: str, votes: Sequence[Vote]) -> None:
-        """Store votes that were cast elsewhere, all or none."""
+    def add_votes(self, study_id: str, votes: Sequence[Vote]) -> int:
+        """Store votes that were cast elsewhere, all or none; an answer that is there already stays as it is.
+
+        Returns:
+            How many were taken.
+        """
         with self._writing() as at:
-            _insert(at, study_id, votes, None, None)
+            rows = at.execute(
+                "SELECT prompt, lefts, rights, annotator, criterion FROM study_votes WHERE study=?", (study_id,)
+            )
+            known = {(row[0], frozenset((row[1], row[2])), row[3], row[4]) for row in rows}
+            new = [one for one in latest(votes) if one.subject not in known]
+            _insert(at, study_id, new, None, None)
+        return len(new)
 
     def votes(self, study_id: str) -> list[Vote]:
         """All votes, in the order in which they came."""
@@ -233,5 +272,5 @@ def _study(row: sqlite3.Row) -> Study:
     facts: dict[str, Any] = json.loads(row["facts"])
     return Study(
         row["id"], facts["name"], facts["questions"], tuple(facts["models"]), tuple(facts["prompts"]), facts["texts"],
-        facts["overlap"], facts["seats"], facts["seed"], row["owner"], facts["created"],
+        facts["overlap"], facts["seats"], facts["seed"], row["owner"], facts["created"], facts["pairs"],
     )  # fmt: skip

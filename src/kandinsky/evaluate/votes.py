@@ -46,6 +46,11 @@ class Vote:
     choice: str
     seconds: float | None = None
 
+    @property
+    def subject(self) -> tuple[str, frozenset[str], str, str]:
+        """What the vote answers: the prompt, the two models, the annotator, the criterion."""
+        return self.prompt, frozenset((self.left, self.right)), self.annotator, self.criterion
+
     def seen_from(self, model: str) -> Vote:
         """The same vote with this model on the left.
 
@@ -68,7 +73,7 @@ def latest(votes: Iterable[Vote]) -> list[Vote]:
     """The last answer of each annotator to each question about a pair, in the order in which those were first given."""
     kept: dict[tuple[object, ...], Vote] = {}
     for one in votes:
-        kept[(one.prompt, frozenset((one.left, one.right)), one.annotator, one.criterion)] = one
+        kept[one.subject] = one
     return list(kept.values())
 
 

@@ -2,8 +2,9 @@
 
 No path comes from a request: sets of clips are named, and their folders are those that the operator's folder holds
 (`--studies`) or that `kandinsky evaluate compare` stored. A clip's address is a random word, so that nothing about it
-tells which model made it. Everybody whose key is known may answer; the report, the votes and the study itself are for
-the key that made it, or for all where it was made on the command line.
+tells which model made it; what is served is a copy without recipe and tags. Everybody whose key is known may answer;
+the report, the votes and the study itself are for the key that made it. On a server with keys, those of a study of the
+command line are for the key it names (`--owner`), else for the operator alone.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Wanted(fields.Asked):
     annotators: Annotated[
         int | None, Field(default=None, ge=1, le=1000, description="Among whom pairs are dealt; default: the overlap.")
     ]
-    seed: Annotated[int, Field(default=0, ge=0, lt=2**31, description="Of sides and orders.")]
+    seed: Annotated[int | None, Field(default=None, ge=0, lt=2**31, description="Of sides and orders; default: drawn.")]
     limit: Annotated[int | None, Field(default=None, ge=1, le=MOST_PROMPTS, description="Only so many prompts.")]
 
 
@@ -179,7 +180,7 @@ class ReportObject(BaseModel):
 class Imported(BaseModel):
     """Votes that were taken."""
 
-    votes: int
+    votes: int = Field(description="How many; answers that were there already stay")
 
 
 async def _body(request: Request, kind: type[fields.Asked]) -> dict[str, Any]:
@@ -203,7 +204,7 @@ def _find(studies: StudyStore, study_id: str) -> Study:
 
 
 def _mine(study: Study, owner: Owner) -> bool:
-    return study.owner in ("", owner.name)
+    return study.owner == owner.name
 
 
 def _own(studies: StudyStore, study_id: str, owner: Owner) -> Study:
@@ -219,14 +220,22 @@ def _shown(studies: StudyStore, study: Study, owner: Owner, left_out: int = 0) -
     is_mine = _mine(study, owner)
     return StudyObject(
         id=study.id, name=study.name, questions=study.questions, prompts=len(study.prompts),
-        pairs=len(study.pairs(0)), overlap=study.overlap, created_at=int(study.created), annotators=people,
+        pairs=study.count, overlap=study.overlap, created_at=int(study.created), annotators=people,
         votes=votes, mine=is_mine, models=list(study.models) if is_mine else None, left_out=left_out,
     )  # fmt: skip
 
 
 def _annotator(owner: Owner, name: str) -> str:
-    """A name that no other key can answer under."""
-    return f"{owner.name}/{name.strip()}" if owner.name else name.strip()
+    """A name that no other key can answer under.
+
+    Raises:
+        ApiError: It is empty, or would not come back from a table of votes.
+    """
+    name = name.strip()
+    if not name or escaped(name) != name:
+        raise ApiError(400, "`annotator` is no name: use 1 to 60 letters of plain text", code="bad_value",
+                       param="annotator")  # fmt: skip
+    return f"{owner.name}/{name}" if owner.name else name
 
 
 @router.get("/v1/comparisons/sets", response_model=SetList, responses=errors())
@@ -271,7 +280,7 @@ def _create(house: House, owner: Owner, values: dict[str, Any]) -> StudyObject:
         sets.append(read_set(known[name], name))
     study, clips, left_out = plan_study(
         new_id(), values["name"], sets, questions=values.get("questions", "simple"),
-        overlap=values.get("overlap", 5), seats=values.get("annotators"), seed=values.get("seed", 0),
+        overlap=values.get("overlap", 5), seats=values.get("annotators"), seed=values.get("seed"),
         limit=values.get("limit"), owner=owner.name, created=time.time(),
     )  # fmt: skip
     house.studies.add(study, clips)
@@ -287,7 +296,7 @@ async def retrieve_comparison(request: Request, owner: Access, study_id: StudyId
 
 @router.delete("/v1/comparisons/{study_id}", response_model=StudyDeleted, responses=errors(404))
 async def delete_comparison(request: Request, owner: Access, study_id: StudyId) -> StudyDeleted:
-    """Remove a study with its votes; the clips stay where they are."""
+    """Remove a study with its votes; the sets of clips stay where they are."""
     studies = house_of(request).studies
     await asyncio.to_thread(lambda: studies.delete(_own(studies, study_id, owner).id))
     return StudyDeleted(id=study_id)
@@ -409,7 +418,7 @@ async def export_votes(request: Request, owner: Access, study_id: StudyId) -> Re
     openapi_extra={"requestBody": {"required": True, "content": {LINES: {"schema": {"type": "string"}}}}},
 )
 async def import_votes(request: Request, owner: Access, study_id: StudyId) -> Imported:
-    """Add votes that were cast elsewhere, as JSON lines: all of them, or none if one is not about this study."""
+    """Add votes that were cast elsewhere, as JSON lines: none if one is not about this study; known answers stay."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != LINES:
         raise ApiError(415, f"votes are sent as `{LINES}`, a JSON object a line", code="bad_content_type")
@@ -424,9 +433,7 @@ async def import_votes(request: Request, owner: Access, study_id: StudyId) -> Im
             text = data.decode()
         except UnicodeDecodeError:
             raise RequestError("votes are not UTF-8 text") from None
-        votes = fitting_votes(study, parse_votes(text))
-        studies.add_votes(study.id, votes)
-        return len(votes)
+        return studies.add_votes(study.id, fitting_votes(study, parse_votes(text)))
 
     return Imported(votes=await asyncio.to_thread(store))
 

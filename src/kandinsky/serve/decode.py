@@ -108,6 +108,7 @@ def video(source: Path, target: Path) -> dict[str, Any]:
     import av
     from PIL import Image
 
+    from kandinsky.media.bare import copy_streams
     from kandinsky.media.mux import frames_at, probe
 
     options = {"format_whitelist": "mov,matroska", "protocol_whitelist": "file"}
@@ -132,16 +133,7 @@ def video(source: Path, target: Path) -> dict[str, Any]:
         if not count:
             raise Refused("none of the video's frames can be decoded")
     form = "mp4" if given.format.name.startswith("mov") else "matroska"
-    with (
-        av.open(f"file:{source}", options=options, metadata_errors="replace") as given,
-        av.open(f"file:{target}", "w", format=form) as made,
-    ):
-        streams = [given.streams.video[0], *given.streams.audio[:1]]
-        copies: dict[int, Any] = {one.index: made.add_stream_from_template(one) for one in streams}
-        for packet in given.demux(streams):
-            if packet.dts is not None:
-                packet.stream = copies[packet.stream.index]
-                made.mux(packet)
+    copy_streams(source, target, form)
     found = probe(target)
     last = frames_at(found, [len(found.times_s) - 1])[0]
     Image.fromarray(last).save(target.with_name("input-last.png"), "PNG", compress_level=1)
