@@ -231,8 +231,9 @@ def compare(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many prompts, the first ones.")] = None,
     owner: Annotated[
-        str, typer.Option("--owner", metavar="NAME", help="Whose key may read the report on a server with --keys.")
-    ] = "",
+        str | None,
+        typer.Option("--owner", metavar="NAME", help="Whose key may read the report on a server with --keys."),
+    ] = None,
     store: Annotated[
         str | None,
         typer.Option("--store", metavar="FOLDER", help="The store of the server; default: in your data folder."),
@@ -254,7 +255,7 @@ def compare(
             sets.append(read_set(Path(given)))
     study, clips, left_out = plan_study(
         new_id(), name or f"Comparison of {time.strftime('%Y-%m-%d %H:%M')}", sets, questions=questions,
-        overlap=overlap, seats=annotators, seed=seed, limit=limit, owner=owner, created=time.time(),
+        overlap=overlap, seats=annotators, seed=seed, limit=limit, owner=owner or "", created=time.time(),
     )  # fmt: skip
     StudyStore(open_store(store).folder).add(study, clips)
     if left_out:
