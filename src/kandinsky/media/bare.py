@@ -66,10 +66,10 @@ def _webp(data: bytes) -> bytes:
     while at + 8 <= len(data):
         end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
         end += end % 2
-        chunk = bytearray(data[at:end])
-        if chunk[:4] == b"VP8X":
+        name, chunk = data[at : at + 4], bytearray(data[at:end])
+        if name == b"VP8X":
             chunk[8] &= ~0x0C  # the header's word that there is EXIF (8) or XMP (4)
-        if chunk[:4] not in (b"EXIF", b"XMP "):
+        if name not in (b"EXIF", b"XMP "):
             kept += chunk
         at = end
     return b"RIFF" + (len(kept) + 4).to_bytes(4, "little") + b"WEBP" + bytes(kept)
