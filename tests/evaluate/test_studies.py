@@ -73,6 +73,10 @@ def test_listing_deals_nothing(store: StudyStore, monkeypatch: pytest.MonkeyPatc
     assert [one.count for one in store.all()] == [2]
 
 
+def test_copies_are_readable_by_the_stores_owner_alone(store: StudyStore, tmp_path: Path) -> None:
+    assert (tmp_path / "study-clips").stat().st_mode & 0o077 == 0
+
+
 def test_imported_votes_count_once_and_undo_nothing(store: StudyStore) -> None:
     vote = Vote("1", "a", "b", "ann", "motion", "left")
     turned = dataclasses.replace(vote, left="b", right="a")

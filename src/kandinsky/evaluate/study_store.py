@@ -111,6 +111,7 @@ class StudyStore:
         folder = self._clips / study.id
         tokens = {key: secrets.token_urlsafe(16) for key in clips}
         names = {key: f"{tokens[key]}{path.suffix.lower()}" for key, path in clips.items()}
+        self._clips.mkdir(mode=0o700, exist_ok=True)  # as everything in a store
         with replacing(folder, folder=True) as part:
             for key, path in clips.items():
                 copy_bare(path, part / names[key])
