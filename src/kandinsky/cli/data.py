@@ -101,3 +101,54 @@ def encode(
         say(f"skipped: {len(made.skipped) - SHOWN} more, see `{made.folder / 'dataset.json'}`")
     say(f"{made.clips} clips ({made.added} new), {made.texts} captions, {len(made.skipped)} skipped")
     emit(made.folder)
+
+
+def curate(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of videos, list of files, metadata.jsonl or .csv, WebDataset, or a raw table (.parquet).",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the data set.")],
+    rules: Annotated[
+        Path | None,
+        typer.Option("--rules", metavar="FILE", help="Filters, buckets and settings, in TOML."),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="What is written: folder (clips and metadata.jsonl) or shards (WebDataset).")
+    ] = "folder",
+    shard_mb: Annotated[int, typer.Option("--shard-mb", help="Size of the shards, in megabytes.")] = 256,
+    dataset_name: Annotated[
+        str, typer.Option("--dataset-name", metavar="NAME", help="In the raw table; the name of SOURCE by default.")
+    ] = "",
+) -> None:
+    """Find, measure, filter and cut the scenes of raw videos. A run that was stopped goes on."""
+    from kandinsky.cli.progress import staged
+    from kandinsky.curate.run import curate as run
+
+    if form not in ("folder", "shards"):
+        raise RequestError(f"format `{escaped(form)}`: use `folder` or `shards`")
+    with staged() as tell:
+        made = run(
+            source,
+            output,
+            rules=rules,
+            form="shards" if form == "shards" else "folder",
+            shard_mb=shard_mb,
+            dataset_name=dataset_name,
+            on_progress=tell,
+        )
+    for fault in made.faults[:SHOWN]:
+        say(f"{fault.name}: {fault.reason}")
+    if len(made.faults) > SHOWN:
+        say(f"{len(made.faults) - SHOWN} more, see `{made.folder / 'curate.json'}`")
+    for tally in made.tallies:
+        say(f"{tally.name}: {tally.new} new, {tally.known} known")
+    for name, count in made.dropped.items():
+        say(f"dropped by {name}: {count}")
+    say(f"{made.files} files, {made.scenes} scenes, {made.kept} kept")
+    if not made.is_new:
+        say("nothing to do: all of it is there")
+    emit(made.folder)

@@ -119,9 +119,11 @@ def build() -> typer.Typer:
         app.command(name, cls=Report if name == "doctor" else Command)(
             getattr(import_module(f"kandinsky.cli.{name}"), name)
         )
-    data = typer.Typer(help="Fetch, build and encode training data.", no_args_is_help=True, rich_markup_mode=None)
+    data = typer.Typer(
+        help="Fetch, curate, build and encode training data.", no_args_is_help=True, rich_markup_mode=None
+    )
     data.callback()(_group)
-    for name in ("encode", "nano"):
+    for name in ("curate", "encode", "nano"):
         data.command(name, cls=Command)(getattr(import_module("kandinsky.cli.data"), name))
     app.add_typer(data, name="data")
     app.add_typer(import_module("kandinsky.cli.evaluate").build(Command), name="evaluate")

@@ -50,6 +50,13 @@ def counted(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def staged() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for work in stages; the value is called with (stage, done, total)."""
+    with bar("curating", shown=is_on()) as tell:
+        yield lambda stage, done, total: tell(stage, done, total) if tell else None
+
+
+@contextmanager
 def training(title: str) -> Iterator[Callable[[dict[str, float]], None]]:
     """A bar for a training loop; the value receives the loop's log lines. Without a terminal: a line every minute."""
     from rich.console import Console

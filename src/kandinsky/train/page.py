@@ -63,21 +63,26 @@ def write(folder: Path) -> Path:
     if not lines:
         raise RequestError(f"`{escaped(folder)}` holds no log of a training: name the folder that a recipe calls `out`")
     parts = [
-        f"<header><h1>{_text(folder.resolve().name)}</h1>{_tiles(lines)}</header>",
+        f"<header><h1>{text(folder.resolve().name)}</h1>{_tiles(lines)}</header>",
         *_figures(folder, lines),
         *_samples(folder),
         *_checkpoints(folder),
         *_recipe(folder),
     ]
-    body = "\n".join(parts)
-    page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(folder.resolve().name)}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
+    page = document(folder.resolve().name, parts)
     with replacing(folder / NAME) as part:
         part.write_text(page, encoding="utf-8")
     return folder / NAME
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """A page that holds everything it shows and asks nothing of a network."""
+    body = "\n".join(parts)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{text(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
 
 
 def _tiles(lines: Sequence[Mapping[str, float]]) -> str:
@@ -97,7 +102,12 @@ def _tiles(lines: Sequence[Mapping[str, float]]) -> str:
     }
     tiles += [(name, form.format(value)) for name, (value, form) in told.items() if value is not None]
     tiles.append(("Time", _duration(last.get("seconds", 0.0))))
-    cells = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in tiles)
+    return tiled(tiles)
+
+
+def tiled(tiles: Iterable[tuple[str, str]]) -> str:
+    """Names and their values, side by side."""
+    cells = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in tiles)
     return f'<dl class="tiles">{cells}</dl>'
 
 
@@ -119,7 +129,7 @@ def _figures(folder: Path, lines: Sequence[Mapping[str, float]]) -> Iterator[str
             curves = [behind, Curve(thinned(smoothed(points, 0.05)), "var(--curve)")]
         title = TITLES.get(name, name[:1].upper() + name[1:])
         plot = svg_plot(curves, label=f"{title} over steps", marks=marks if name == "loss" else (), linear=name == "lr")
-        cards.append(_card(title, plot))
+        cards.append(card(title, plot))
         if name == "loss" and bins:
             cards.append(_by_time(lines, bins))
     note = '<p class="note">Dotted lines are the checkpoints that lie in the folder.</p>' if marks else ""
@@ -134,7 +144,7 @@ def _by_time(lines: Sequence[Mapping[str, float]], bins: Sequence[int]) -> str:
         curves.append(Curve(thinned(points, 60), colour))
         keys.append(f'<li><i style="background:{colour}"></i>{bin_name(number)}</li>')
     plot = svg_plot(curves, label="Loss over steps, by time")
-    return _card("Loss by time (0 clip, 1 noise)", f'{plot}<ul class="keys">{"".join(keys)}</ul>')
+    return card("Loss by time (0 clip, 1 noise)", f'{plot}<ul class="keys">{"".join(keys)}</ul>')
 
 
 def _bin_points(lines: Sequence[Mapping[str, float]], number: int, groups: int = 60) -> list[Point]:
@@ -165,7 +175,7 @@ def _samples(folder: Path) -> Iterator[str]:
             if video.is_file():
                 image = f'<a href="{journal.SAMPLES}/{video.name}">{image}</a>'
             rows.append(f"<figure><figcaption>step {step:,}</figcaption>{image}</figure>")
-        blocks.append(f"<h3>{_text(_prompt(by_step[steps[-1]]))}</h3>{''.join(rows)}")
+        blocks.append(f"<h3>{text(_prompt(by_step[steps[-1]]))}</h3>{''.join(rows)}")
     note = '<p class="note">A sheet leads to its video, in the folder of the run.</p>'
     yield f'<section class="samples"><h2>Samples</h2>{"".join(blocks)}{note}</section>'
 
@@ -182,6 +192,11 @@ def _data(sheet: Path) -> str:
     with Image.open(sheet) as image:
         small = image.convert("RGB")
         small.thumbnail((SHEET_WIDTH, SHEET_WIDTH))
+    return data_of(small)
+
+
+def data_of(small: Image.Image) -> str:
+    """An image as an address that holds it."""
     held = io.BytesIO()
     small.save(held, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(held.getvalue()).decode()}"
@@ -206,7 +221,7 @@ def _checkpoints(folder: Path) -> Iterator[str]:
         size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
         rows.append([path.name, f"{step:,}", f"{size / 1e6:,.1f} MB"])
     if rows:
-        yield f"<section><h2>Checkpoints</h2>{_table(['folder', 'step', 'size'], rows)}</section>"
+        yield f"<section><h2>Checkpoints</h2>{table(['folder', 'step', 'size'], rows)}</section>"
 
 
 def _recipe(folder: Path) -> Iterator[str]:
@@ -217,7 +232,7 @@ def _recipe(folder: Path) -> Iterator[str]:
             rows = [[str(name), _shown(value)] for name, value in told.items() if value is not None]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # of a checkpoint that is broken; an earlier one says the same
-        yield f"<section><h2>Recipe</h2>{_table(['key', 'value'], rows)}</section>"
+        yield f"<section><h2>Recipe</h2>{table(['key', 'value'], rows)}</section>"
         return
 
 
@@ -225,13 +240,15 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _card(title: str, inner: str) -> str:
-    return f'<article class="card"><h3>{_text(title)}</h3>{inner}</article>'
+def card(title: str, inner: str) -> str:
+    """A block with a heading; what is in it is markup."""
+    return f'<article class="card"><h3>{text(title)}</h3>{inner}</article>'
 
 
-def _table(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_text(one)}</th>" for one in heads)
-    body = "".join("<tr>" + "".join(f"<td>{_text(one)}</td>" for one in row) + "</tr>" for row in rows)
+def table(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts."""
+    head = "".join(f"<th>{text(one)}</th>" for one in heads)
+    body = "".join("<tr>" + "".join(f"<td>{text(one)}</td>" for one in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -241,14 +258,14 @@ def _duration(seconds: float) -> str:
     return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
     """Text of a file, which can be no markup."""
     return html.escape(escaped(value))
 
 
 # from warm, near the clip, to cold, near noise; seen on light and on dark ground
 _HUES = ("#d9480f", "#e07a1f", "#c9a227", "#8fa82e", "#4fa650", "#2fa084", "#2f93b5", "#3c78c8", "#5f62d2", "#8a50c4")
-_STYLE = """
+STYLE = """
 :root{color-scheme:light dark;--ground:#f7f7f5;--card:#fff;--ink:#1d1f22;--dim:#63676e;--line:#e4e4e0;
 --curve:#2c74c9}
 @media(prefers-color-scheme:dark){:root{--ground:#15171a;--card:#1d2024;--ink:#e9eaec;--dim:#9aa0a8;--line:#32363c;

@@ -1,0 +1,77 @@
+"""Frames for looking at: small ones of a whole file, decoded once, a few at a time.
+
+Legend: H W C rows, columns, colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from kandinsky.media import animation, container
+from kandinsky.media.mux import InputVideo
+
+
+@dataclass(slots=True)
+class Damage:
+    """Counts packets of a file that cannot be decoded."""
+
+    packets: int = 0
+
+
+def small_frames(
+    video: InputVideo, side: int, wanted: Collection[int] | None = None, damage: Damage | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames scaled down so that their longer side is at most ``side``; nothing is enlarged.
+
+    Args:
+        video: The file.
+        side: In pixels.
+        wanted: Numbers of the frames to give; all by default. Decoding ends after the last of them.
+        damage: Counts what cannot be decoded; such frames are left out.
+
+    Yields:
+        The number of a frame, and the frame, [H, W, 3] uint8.
+
+    Raises:
+        RequestError: The file cannot be read.
+    """
+    if video.is_animation:
+        for number, (frame, _) in enumerate(animation.frames_of(video.path)):
+            if wanted is None or number in wanted:
+                width, height = _within(frame.shape[1], frame.shape[0], side)
+                image = Image.fromarray(frame)
+                yield number, np.asarray(image.resize((width, height), Image.Resampling.BOX))
+        return
+    import av
+    from av.video.reformatter import Interpolation
+
+    places = {stamp: number for number, stamp in enumerate(video.timestamps)}
+    last = max(wanted, default=-1) if wanted is not None else len(places)
+    size: tuple[int, int] | None = None
+    with container.reading(video.path) as file:
+        stream = container.best_video(file, video.path)
+        for packet in file.demux(stream):
+            try:
+                frames = packet.decode()
+            except (av.FFmpegError, ValueError):
+                if damage is not None:
+                    damage.packets += 1
+                continue
+            for frame in frames:
+                number = places.get(frame.pts, -1)
+                if number > last:
+                    return
+                if number < 0 or (wanted is not None and number not in wanted):
+                    continue
+                size = size or _within(frame.width, frame.height, side)
+                small = frame.reformat(width=size[0], height=size[1], format="rgb24", interpolation=Interpolation.AREA)
+                yield number, small.to_ndarray()
+
+
+def _within(width: int, height: int, side: int) -> tuple[int, int]:
+    scale = min(1.0, side / max(width, height))
+    return max(2, round(width * scale)), max(2, round(height * scale))

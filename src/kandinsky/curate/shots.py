@@ -1,0 +1,202 @@
+"""Shots: hard cuts, and fades through black or white, found in the signals of a file. No weights are needed.
+
+A hard cut is a frame that differs from the one before by far more than its neighbours do (an adaptive threshold), and
+from which the picture does not come back at once: lightning and flashes are none. A fade is a stretch without
+content, black or white, that contrast leads to or from gradually; it belongs to no shot. Black or white that lasts is
+a shot of its own, which filters drop. Dissolves from one picture into another are not looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from kandinsky.curate.signals import LAGS
+from kandinsky.curate.stages import Row, Rows, Stage
+from kandinsky.errors import BackendError, RequestError
+from kandinsky.printing import escaped
+
+DETECTORS = ("own", "scenedetect")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How shots are found.
+
+    Attributes:
+        detector: `own`, or `scenedetect` (the package PySceneDetect, adaptive).
+        least_change: Below which a change is no cut, 0 to 1.
+        ratio: A cut changes so many times as much as the frames around it.
+        window: Frames on each side that it is compared with.
+        flat: Spread of brightness below which a frame has no content.
+        lasting_s: Black or white that lasts so long is a shot of its own.
+        longest_s: Longer shots are divided into equal parts; 0 for never.
+    """
+
+    detector: str = "own"
+    least_change: float = 0.06
+    ratio: float = 3.0
+    window: int = 8
+    flat: float = 0.03
+    lasting_s: float = 0.6
+    longest_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no setting.
+
+        Raises:
+            RequestError: A value is out of its range, or the detector unknown.
+        """
+        if self.detector not in DETECTORS:
+            raise RequestError(f"detector `{escaped(self.detector)}`: use one of {', '.join(DETECTORS)}")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name != "detector" and not (isinstance(value, int | float) and 0 <= value < float("inf")):
+                raise RequestError(f"`shots.{one.name}` must be 0 or more, not `{escaped(value)}`")
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """Frames from ``start`` to before ``end``, and what stands at both ends: `file`, `cut`, `fade` or `length`."""
+
+    start: int
+    end: int
+    begins_with: str
+    ends_with: str
+
+
+def stage(settings: Settings) -> Stage:
+    """The stage that finds shots; with `own`, nothing is decoded."""
+    columns = {"starts": "list<double>", "ends": "list<double>", "begin": "list<string>", "finish": "list<string>"}
+    needs = ("key", "file", "offset", "bytes", "times", "spread", *(f"change_{lag}" for lag in LAGS))
+    if settings.detector == "scenedetect":
+        _scenedetect()
+    return Stage("shots", "1", needs, columns, lambda batch: run(batch, settings), asdict(settings))
+
+
+def run(batch: Rows, settings: Settings) -> Rows:
+    """Rows of signals to rows of shots: numbers of first frames, of the frames behind, and what stands there."""
+    out = []
+    for row in batch:
+        found = shots_of(row, settings)
+        out.append(
+            {
+                "starts": [one.start for one in found],
+                "ends": [one.end for one in found],
+                "begin": [one.begins_with for one in found],
+                "finish": [one.ends_with for one in found],
+            }
+        )
+    return out
+
+
+def shots_of(row: Row, settings: Settings) -> list[Shot]:
+    """The shots of a file, from its signals."""
+    times = np.asarray(row["times"], float)
+    if not times.size:
+        return []
+    fades: list[tuple[int, int]] = []
+    if settings.detector == "scenedetect":
+        from kandinsky.curate.ingest import example_of
+
+        with example_of(row).decoded() as path:
+            cuts = [start.frame_num for start, _ in _scenedetect().detect(str(path), _scenedetect().AdaptiveDetector())]
+        cuts = [cut for cut in cuts if 0 < cut < len(times)]
+    else:
+        changes = [np.asarray(row[f"change_{lag}"], float) for lag in LAGS]
+        cuts = hard_cuts(changes, settings)
+        fades, borders = flat_parts(np.asarray(row["spread"], float), times, cuts, settings)
+        cuts = sorted({cut for cut in cuts if not any(start <= cut <= end for start, end in fades)} | set(borders))
+    edges = sorted({(cut, cut, "cut") for cut in cuts} | {(start, end, "fade") for start, end in fades})
+    found, at, begins = [], 0, "file"
+    for start, end, kind in edges:
+        if start > at:
+            found.append(Shot(at, start, begins, kind))
+        at, begins = max(at, end), kind
+    if at < len(times):
+        found.append(Shot(at, len(times), begins, "file"))
+    return [part for shot in found for part in _divided(shot, times, settings.longest_s)]
+
+
+def hard_cuts(changes: Sequence[np.ndarray], settings: Settings) -> list[int]:
+    """Numbers of the frames that begin a new picture."""
+    change = changes[0]
+    cuts = []
+    for t in range(1, len(change)):
+        if change[t] < settings.least_change:
+            continue
+        around = np.r_[change[max(1, t - settings.window) : t], change[t + 1 : t + 1 + settings.window]]
+        # other cuts nearby shall not hide this one
+        usual = float(np.median(around)) if around.size else 0.0
+        near = np.r_[change[max(1, t - 1) : t], change[t + 1 : t + 2]]
+        if change[t] < settings.ratio * max(usual, 0.01) or (near.size and change[t] < near.max()):
+            continue
+        if any(_returns(changes, t, lag, settings) for lag in LAGS[1:]):
+            continue
+        if any(t - lag + 1 >= 1 and _returns(changes, t - lag + 1, lag, settings) for lag in LAGS[1:]):
+            continue  # the end of a flash
+        cuts.append(t)
+    return cuts
+
+
+def _returns(changes: Sequence[np.ndarray], t: int, lag: int, settings: Settings) -> bool:
+    """Whether the picture before frame ``t`` is back ``lag`` frames later than it was seen last."""
+    back = t - 1 + lag
+    if back >= len(changes[0]):
+        return False
+    peak = min(changes[0][t], changes[0][t : back + 1][1:].max())
+    return bool(peak >= settings.least_change and changes[lag - 1][back] < 0.3 * peak)
+
+
+def flat_parts(
+    spread: np.ndarray, times: np.ndarray, cuts: Sequence[int], settings: Settings
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Parts without content.
+
+    Returns:
+        Fades: the first frame without content and the first after it. And borders of flat parts that last, which are
+        shots.
+    """
+    fades: list[tuple[int, int]] = []
+    borders: list[int] = []
+    is_flat = spread < settings.flat
+    edges = np.flatnonzero(np.diff(np.r_[False, is_flat, False].astype(int)))
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
+    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        first, last = _ramp(spread, start, -1), _ramp(spread, end - 1, 1) + 1
+        is_gradual = start - first >= 3 or last - end >= 3
+        if (end - start) * step >= settings.lasting_s:
+            borders += [edge for edge in (start, end) if 0 < edge < len(spread)]
+        elif is_gradual:
+            fades.append((start, end))
+    return fades, borders
+
+
+def _ramp(spread: np.ndarray, at: int, step: int) -> int:
+    """The frame up to which contrast rises steadily from a flat part, outwards."""
+    while 0 <= at + step < len(spread) and 1e-4 < spread[at + step] - spread[at] < 0.08:
+        at += step
+    return at
+
+
+def _divided(shot: Shot, times: np.ndarray, longest_s: float) -> list[Shot]:
+    last = times[shot.end] if shot.end < len(times) else times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0)
+    count = int(np.ceil((last - times[shot.start]) / longest_s - 1e-6)) if longest_s else 1
+    if count <= 1 or shot.end - shot.start < count:
+        return [shot]
+    edges = np.linspace(shot.start, shot.end, count + 1).round().astype(int).tolist()
+    names = [shot.begins_with, *["length"] * (count - 1), shot.ends_with]
+    return [Shot(edges[k], edges[k + 1], names[k], names[k + 1]) for k in range(count)]
+
+
+def _scenedetect() -> Any:
+    try:
+        import scenedetect
+    except ImportError as error:
+        raise BackendError(
+            "the detector `scenedetect` is not installed", hint="pip install scenedetect-headless, or use `own`"
+        ) from error
+    return scenedetect

@@ -1,0 +1,166 @@
+"""The two tables of a curated data set, as Parquet: raw files, and the scenes that were found in them.
+
+``raw.parquet`` has a row for each source file, with the columns of the table that the models' makers worked from
+(``dataset_name`` to ``process_node``), then what was found out. ``scenes.parquet`` has a row for each scene: where it
+lies in its file, its prompt, its measures, and whether it is kept. Any reader of Parquet reads both, such as DuckDB:
+
+    select dropped_by, count(*) from 'dataset/scenes.parquet' group by all
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kandinsky.errors import RequestError
+from kandinsky.files import replacing
+from kandinsky.printing import escaped
+from kandinsky.train.data.dataset import arrow
+from kandinsky.weights.untrusted import first_line
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RAW, SCENES = "raw.parquet", "scenes.parquet"
+CAPTION = "list<struct<text: string, language: string, length: string>>"
+# the first eleven are the columns of the makers' own table
+RAW_COLUMNS: Mapping[str, str] = {
+    "dataset_name": "string",
+    "obs_endpoint": "string",
+    "obs_path": "string",
+    "status": "string",
+    "process_start": "time",
+    "width": "int32",
+    "height": "int32",
+    "duration": "string",
+    "fps": "double",
+    "id": "string",
+    "process_node": "string",
+    "duration_s": "double",
+    "frames": "int64",
+    "container": "string",
+    "video_codec": "string",
+    "has_audio": "bool",
+    "sample_aspect": "double",
+    "bytes": "int64",
+    "digest": "string",
+    "fault": "string",
+    "captions": CAPTION,
+}
+SCENE_COLUMNS: Mapping[str, str] = {
+    "id": "string",
+    "raw_id": "string",
+    "obs_endpoint": "string",
+    "path": "string",
+    "prompt": "string",
+    "width": "int32",
+    "height": "int32",
+    "duration": "double",
+    "dynamicity": "double",
+    "aesthetic_score": "double",
+    "source": "string",
+    "start_s": "double",
+    "end_s": "double",
+    "start_frame": "int64",
+    "end_frame": "int64",
+    "fps": "double",
+    "begins_with": "string",
+    "ends_with": "string",
+    "captions": CAPTION,
+    "caption_flags": "list<string>",
+    "hashes": "list<uint64>",
+    "duplicate_of": "string",
+    "bucket": "string",
+    "bucket_seconds": "double",
+    "kept": "bool",
+    "dropped_by": "list<string>",
+    "lineage": "map<string, string>",
+}
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
+
+
+def kind(name: str) -> pa.DataType:
+    """A column's type by the words that ``RAW_COLUMNS`` uses."""
+    pa, _ = arrow()
+    if name == CAPTION:
+        return pa.list_(pa.struct([("text", pa.string()), ("language", pa.string()), ("length", pa.string())]))
+    known = {
+        "time": pa.timestamp("us", tz="UTC"),
+        "list<string>": pa.list_(pa.string()),
+        "list<uint64>": pa.list_(pa.uint64()),
+        "list<float>": pa.list_(pa.float32()),
+        "list<double>": pa.list_(pa.float64()),
+        "map<string, string>": pa.map_(pa.string(), pa.string()),
+        "bool": pa.bool_(),
+        "double": pa.float64(),
+    }
+    return known.get(name) or pa.type_for_alias(name)
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pa.Table:
+    """Rows as a table of exactly these columns; what a row lacks is null."""
+    pa, _ = arrow()
+    schema = pa.schema([(name, kind(word)) for name, word in columns.items()])
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def write(table: pa.Table, path: Path) -> bool:
+    """Write a table beside its place and move it there; a file that holds the same already is left alone.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        RequestError: The file cannot be written.
+    """
+    _, parquet = arrow()
+    if path.is_file() and _is_same(table, path):
+        return False
+    with replacing(path) as part:
+        parquet.write_table(table, part, compression="zstd")
+    return True
+
+
+def _is_same(table: pa.Table, path: Path) -> bool:
+    try:
+        return bool(read(path).equals(table))
+    except RequestError:
+        return False  # it is damaged, and written anew
+
+
+def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table.
+
+    Args:
+        path: The file.
+        columns: Those to read; all by default.
+
+    Raises:
+        RequestError: It does not exist, or is no Parquet file.
+    """
+    pa, parquet = arrow()
+    try:
+        return parquet.read_table(path, columns=None if columns is None else list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
+
+
+def clock(seconds: float) -> str:
+    """A duration as the raw table writes it: `00:01:11`, with milliseconds where it has any."""
+    whole, ms = divmod(round(seconds * 1000), 1000)
+    text = f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return f"{text}.{ms:03d}" if ms else text
+
+
+def seconds_of(text: str) -> float:
+    """The opposite of ``clock``.
+
+    Raises:
+        RequestError: It is no duration.
+    """
+    found = _CLOCK.fullmatch(text.strip())
+    if found is None:
+        raise RequestError(f"duration `{escaped(text)}`: write hours, minutes and seconds, such as `00:01:11`")
+    return 3600 * int(found[1] or 0) + 60 * int(found[2]) + float(found[3])
