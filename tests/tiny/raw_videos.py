@@ -27,7 +27,7 @@ duplicate = "not duplicate"
 black = "black < 0.5"
 frozen = "frozen < 0.5"
 letterbox = "letterbox < 0.05"
-overlay = "overlay < 0.02 and watermark < 0.08"
+overlay = "overlay < 0.02 and watermark < 0.2"
 blur = "blur < 0.5"
 """
 
@@ -62,7 +62,7 @@ def scene(seed: int, frames: int, *, pan: float = 1.5, size: tuple[int, int] = (
         image = ground.crop((round(pan * at) % (3 * W), 0, round(pan * at) % (3 * W) + W, H))
         draw = ImageDraw.Draw(image)
         for place, speed, r, colour in shapes:
-            x, y = (place + speed * at) % (W, H)
+            x, y = np.abs((place + speed * at) % (2 * W, 2 * H) - (W, H))  # there and back
             draw.rectangle((x - r, y - r, x + r, y + r), fill=tuple(colour))
         out.append(np.asarray(image.resize(size, Image.Resampling.BICUBIC) if size != (W, H) else image))
     return np.stack(out)

@@ -39,6 +39,11 @@ _BAR = 0.09  # brightness
 _EDGE = 0.18  # gradient of an edge that counts
 _STATIC = 0.05  # change of brightness of what stands still
 _CHANGING = 0.08
+_OFTEN = 0.6  # share of the steps between frames
+_MOVING = 0.02  # change of a pixel in a scene that moves
+_BROADLY = 0.2  # share of such pixels
+_MARGIN = 3  # pixels beside a black bar
+_FLAT = 2 / 255  # standard deviation of brightness
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,39 +140,55 @@ def stillness(view: View) -> Mapping[str, float | None]:
 
 def bars(view: View) -> Mapping[str, float | None]:
     """Black rows and columns along the borders, dark in all frames."""
-    brightest = view.luma_THW.max(0)
-    if np.percentile(brightest, 98) < _BLACK:
-        return {"letterbox": 0.0}
+    top, bottom, left, right = _content(view.luma_THW)
+    _, H, W = view.luma_THW.shape
+    return {"letterbox": 1 - (bottom - top) * (right - left) / (H * W)}
+
+
+def _content(luma_THW: np.ndarray) -> tuple[int, int, int, int]:
+    """The picture between black bars: first row, row behind, first column, column behind."""
+    brightest = luma_THW.max(0)
     H, W = brightest.shape
-    left = 1.0
+    if np.percentile(brightest, 98) < _BLACK:
+        return 0, H, 0, W
+    ends: list[int] = []
     for axis, size in ((1, H), (0, W)):
         dark = np.percentile(brightest, 97, axis=axis) < _BAR
-        first = int(np.argmin(dark))
-        last = int(np.argmin(dark[::-1]))
-        left *= (size - first - last) / size
-    return {"letterbox": float(1 - left)}
+        ends += [int(np.argmin(dark)), size - int(np.argmin(dark[::-1]))]
+    return ends[0], ends[1], ends[2], ends[3]
 
 
 def sharpness(view: View) -> Mapping[str, float | None]:
-    """The median of the frames."""
-    value = float(np.median([likeness.laplacian_variance(one) for one in view.luma_THW]))
-    return {"sharpness": value, "blur": 1 / (1 + value / 100)}
+    """The median of the frames that show anything; a scene of none has no blur."""
+    shown = [one for one in view.luma_THW if one.std() > _FLAT]
+    value = float(np.median([likeness.laplacian_variance(one) for one in shown])) if shown else 0.0
+    return {"sharpness": value, "blur": 1 / (1 + value / 100) if shown else 0.0}
 
 
 def overlay(view: View) -> Mapping[str, float | None]:
-    """Edges that stand still where the surroundings change; the most of any four frames in a row."""
-    T, H, W = view.luma_THW.shape
+    """Edges that stand still where the surroundings change most of the time; the most of any six frames in a row.
+
+    Borders of black bars are no overlay. In a scene that hardly moves nothing can be said, and 0 is.
+    """
     found = {"overlay": 0.0, "watermark": 0.0}
-    if T < 3:
+    top, bottom, left, right = _content(view.luma_THW)
+    margin = [_MARGIN * (end not in (0, size)) for end, size in zip(
+        (top, bottom, left, right), (0, view.luma_THW.shape[1], 0, view.luma_THW.shape[2]), strict=True
+    )]  # fmt: skip
+    luma_THW = view.luma_THW[:, top + margin[0] : bottom - margin[1], left + margin[2] : right - margin[3]]
+    T, H, W = luma_THW.shape
+    if T < 3 or min(H, W) < 8:
         return found
-    length = min(4, T)
-    for start in range(0, T - length + 1, 2):
-        part = view.luma_THW[start : start + length]
-        range_HW = part.max(0) - part.min(0)
+    length = min(6, T)
+    for start in range(0, T - length + 1, 3):
+        part = luma_THW[start : start + length]
+        steps = np.abs(np.diff(part, axis=0))
+        if (steps > _MOVING).mean() < _BROADLY:
+            continue
+        often = np.mean([likeness.spread_out(step > _CHANGING, 3) for step in steps], axis=0) >= _OFTEN
         strong = np.min([likeness.edges(one) for one in part], axis=0) > _EDGE
-        static = strong & (range_HW < _STATIC)
-        changing = likeness.spread_out(range_HW > _CHANGING, 3)
-        marked = likeness.spread_out(static & changing, 2)
+        static = strong & (part.max(0) - part.min(0) < _STATIC)
+        marked = likeness.spread_out(static & often, 2)
         found["overlay"] = max(found["overlay"], float(marked.mean()))
         h, w = H // 4, W // 3
         corners = (marked[:h, :w], marked[:h, -w:], marked[-h:, :w], marked[-h:, -w:])

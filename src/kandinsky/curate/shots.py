@@ -20,6 +20,7 @@ from kandinsky.errors import BackendError, RequestError
 from kandinsky.printing import escaped
 
 DETECTORS = ("own", "scenedetect")
+_BUSIER = 1.6  # times as much as in the busiest fifth of the frames around
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Settings:
     Attributes:
         detector: `own`, or `scenedetect` (the package PySceneDetect, adaptive).
         least_change: Below which a change is no cut, 0 to 1.
-        ratio: A cut changes so many times as much as the frames around it.
+        ratio: A cut changes so many times as much as the median of the frames around it.
         window: Frames on each side that it is compared with.
         flat: Spread of brightness below which a frame has no content.
         lasting_s: Black or white that lasts so long is a shot of its own.
@@ -37,8 +38,8 @@ class Settings:
     """
 
     detector: str = "own"
-    least_change: float = 0.06
-    ratio: float = 3.0
+    least_change: float = 0.04
+    ratio: float = 2.0
     window: int = 8
     flat: float = 0.03
     lasting_s: float = 0.6
@@ -108,8 +109,8 @@ def shots_of(row: Row, settings: Settings) -> list[Shot]:
     else:
         changes = [np.asarray(row[f"change_{lag}"], float) for lag in LAGS]
         cuts = hard_cuts(changes, settings)
-        fades, borders = flat_parts(np.asarray(row["spread"], float), times, cuts, settings)
-        cuts = sorted({cut for cut in cuts if not any(start <= cut <= end for start, end in fades)} | set(borders))
+        fades, ramps, borders = flat_parts(np.asarray(row["spread"], float), times, settings)
+        cuts = [cut for cut in cuts if not any(first <= cut <= last for first, last in ramps)] + borders
     edges = sorted({(cut, cut, "cut") for cut in cuts} | {(start, end, "fade") for start, end in fades})
     found, at, begins = [], 0, "file"
     for start, end, kind in edges:
@@ -132,7 +133,9 @@ def hard_cuts(changes: Sequence[np.ndarray], settings: Settings) -> list[int]:
         # other cuts nearby shall not hide this one
         usual = float(np.median(around)) if around.size else 0.0
         near = np.r_[change[max(1, t - 1) : t], change[t + 1 : t + 2]]
-        if change[t] < settings.ratio * max(usual, 0.01) or (near.size and change[t] < near.max()):
+        busy = float(np.percentile(around, 80)) if around.size else 0.0
+        least = max(settings.ratio * max(usual, 0.01), _BUSIER * busy)
+        if change[t] < least or (near.size and change[t] < near.max()):
             continue
         if any(_returns(changes, t, lag, settings) for lag in LAGS[1:]):
             continue
@@ -152,15 +155,16 @@ def _returns(changes: Sequence[np.ndarray], t: int, lag: int, settings: Settings
 
 
 def flat_parts(
-    spread: np.ndarray, times: np.ndarray, cuts: Sequence[int], settings: Settings
-) -> tuple[list[tuple[int, int]], list[int]]:
+    spread: np.ndarray, times: np.ndarray, settings: Settings
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]], list[int]]:
     """Parts without content.
 
     Returns:
-        Fades: the first frame without content and the first after it. And borders of flat parts that last, which are
-        shots.
+        Fades: the first frame without content and the first after it. The same with the frames whose contrast comes or
+        goes. And borders of flat parts that last, which are shots.
     """
     fades: list[tuple[int, int]] = []
+    ramps: list[tuple[int, int]] = []
     borders: list[int] = []
     is_flat = spread < settings.flat
     edges = np.flatnonzero(np.diff(np.r_[False, is_flat, False].astype(int)))
@@ -168,11 +172,13 @@ def flat_parts(
     for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
         first, last = _ramp(spread, start, -1), _ramp(spread, end - 1, 1) + 1
         is_gradual = start - first >= 3 or last - end >= 3
-        if (end - start) * step >= settings.lasting_s:
+        if (end - start) * step >= settings.lasting_s:  # a shot
             borders += [edge for edge in (start, end) if 0 < edge < len(spread)]
         elif is_gradual:
             fades.append((start, end))
-    return fades, borders
+        if is_gradual:
+            ramps.append((first, last))
+    return fades, ramps, borders
 
 
 def _ramp(spread: np.ndarray, at: int, step: int) -> int:
