@@ -23,6 +23,7 @@ from kandinsky.curate import tables
 from kandinsky.curate.run import Curated, curate
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.media.mux import probe
+from kandinsky.media.video import read_video
 from kandinsky.train.data.sources import find
 from tiny.raw_videos import RULES, Truth, draw, scene, score
 
@@ -168,7 +169,11 @@ def test_only_what_changed_is_done(few: Path) -> None:
     (few / "rules.toml").write_text('[filters]\nduration = "duration >= 0.9"\n')
     result = run(few)
     assert not made(result) and result.is_new and (result.kept, result.dropped) == (3, {"duration": 2})
-    assert len(list((few / "set" / "clips").iterdir())) == len((few / "set" / "metadata.jsonl").open().readlines()) == 3
+    assert (
+        len(list((few / "set" / "clips").iterdir()))
+        == len((few / "set" / "metadata.jsonl").read_text().splitlines())
+        == 3
+    )
     (few / "raw" / "b.mp4").unlink()
     assert not made(run(few)) and len(rows(few, "raw")) == 3 and len(rows(few)) == 4
     (few / "rules.toml").write_text(RULE + "[shots]\nlongest_s = 0.6\n")  # decodes nothing for shots
@@ -188,7 +193,7 @@ def test_a_killed_run_loses_nothing(few: Path) -> None:
         "import sys, time; from kandinsky.curate import stages, run; stages.BATCH = run.BATCH = 1\n"
         "put = stages.Store.put\n"
         "stages.batches.__defaults__ = (1,)\n"
-        "def slow(self, stage, rows): put(self, stage, rows); print(stage.name, flush=True); time.sleep(0.3)\n"
+        "def slow(*given):\n    made = put(*given); print(given[1].name, flush=True); time.sleep(0.3); return made\n"
         "stages.Store.put = slow\n"
         "run.curate(*sys.argv[1:3], rules=sys.argv[3])"
     )
@@ -216,12 +221,12 @@ def test_clips_are_the_scenes_frames(few: Path) -> None:
     for name, row in found.items():
         clip = few / "set" / row["path"]
         assert len(probe(clip).times_s) == row["end_frame"] - row["start_frame"]
-        theirs, ours = (kandinsky.read_video(path).frames for path in (few / "raw" / name, clip))
+        theirs, ours = (read_video(path).frames for path in (few / "raw" / name, clip))
         assert (theirs == ours).all()  # copied, as the whole file is one scene
     one, other = (row for row in rows(few) if row["source"] == "a.mp4")
     assert (one["end_frame"], other["start_frame"], other["begins_with"]) == (10, 10, "cut")
     assert [len(probe(few / "set" / row["path"]).times_s) for row in (one, other)] == [10, 10]
-    lines = [json.loads(line) for line in (few / "set" / "metadata.jsonl").open()]
+    lines = [json.loads(line) for line in (few / "set" / "metadata.jsonl").read_text("utf-8").splitlines()]
     assert lines[0]["caption"] == "Shapes that move" and lines[0]["caption_ru"] == "фигуры движутся"
 
 
@@ -250,7 +255,7 @@ def test_what_was_curated_trains(few: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert main(["data", "encode", "set", "-m", "nano-t2v", "-o", "encoded"]) == 0
     (few / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["train", "recipe.yaml"]) == 0
-    assert len((few / "run" / "log.jsonl").open().readlines()) >= 1
+    assert len((few / "run" / "log.jsonl").read_text().splitlines()) >= 1
 
 
 @pytest.mark.parametrize(

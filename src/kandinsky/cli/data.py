@@ -121,8 +121,9 @@ def curate(
     ] = "folder",
     shard_mb: Annotated[int, typer.Option("--shard-mb", help="Size of the shards, in megabytes.")] = 256,
     dataset_name: Annotated[
-        str, typer.Option("--dataset-name", metavar="NAME", help="In the raw table; the name of SOURCE by default.")
-    ] = "",
+        str | None,
+        typer.Option("--dataset-name", metavar="NAME", help="In the raw table; the name of SOURCE by default."),
+    ] = None,
 ) -> None:
     """Find, measure, filter and cut the scenes of raw videos. A run that was stopped goes on."""
     from kandinsky.cli.progress import staged
@@ -137,7 +138,7 @@ def curate(
             rules=rules,
             form="shards" if form == "shards" else "folder",
             shard_mb=shard_mb,
-            dataset_name=dataset_name,
+            dataset_name=dataset_name or "",
             on_progress=tell,
         )
     for fault in made.faults[:SHOWN]:

@@ -240,9 +240,11 @@ def _work_out(tree: tuple[Any, ...], columns: Columns, text: str) -> Any:
     if what in ("==", "!=") and any(_is_text(value) for value in values):
         if not all(_is_text(value) for value in values):
             raise RequestError(f"filter `{escaped(text)}`: a text is compared with a number")
-        left, right = (np.asarray(value, object) for value in values)
-        there = np.asarray(np.not_equal(left, None) & np.not_equal(right, None), bool)
-        return there & np.asarray(left == right if what == "==" else left != right, bool)
+        left, right = np.broadcast_arrays(*(np.asarray(value, dtype="O") for value in values))
+        pairs = zip(left.ravel().tolist(), right.ravel().tolist(), strict=True)
+        wanted = what == "=="
+        held = [a is not None and b is not None and (a == b) is wanted for a, b in pairs]
+        return np.array(held, bool).reshape(left.shape)
     numbers = [_number(value, text) for value in values]
     if what == "percentile":
         known = numbers[0][~np.isnan(numbers[0])]

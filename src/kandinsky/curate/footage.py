@@ -40,10 +40,10 @@ def small_frames(
         RequestError: The file cannot be read.
     """
     if video.is_animation:
-        for number, (frame, _) in enumerate(animation.frames_of(video.path)):
+        for number, (whole, _) in enumerate(animation.frames_of(video.path)):
             if wanted is None or number in wanted:
-                width, height = _within(frame.shape[1], frame.shape[0], side)
-                image = Image.fromarray(frame)
+                width, height = _within(whole.shape[1], whole.shape[0], side)
+                image = Image.fromarray(whole)
                 yield number, np.asarray(image.resize((width, height), Image.Resampling.BOX))
         return
     import av

@@ -37,6 +37,7 @@ from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.files import local_path, remove, replacing
 from kandinsky.media.mux import probe
 from kandinsky.printing import escaped
+from kandinsky.train.data.dataset import arrow
 from kandinsky.train.data.sources import Fault
 
 WORK, SUMMARY = ".work", "curate.json"
@@ -95,7 +96,7 @@ def curate(
         RequestError: The source, the rules or the folder cannot be used, or an expression names no column.
         BackendError: A package is not installed.
     """
-    tables.arrow()
+    arrow()
     if form not in ("folder", "shards"):
         raise RequestError(f"format `{escaped(form)}`: use `folder` or `shards`")
     if shard_mb < 1:
@@ -211,8 +212,7 @@ class _Run:
     def _put(self, stages: Sequence[Stage], waiting: dict[str, Rows], known: dict[str, dict[str, Row]]) -> None:
         for stage in stages:
             if rows := waiting.pop(stage.name, []):
-                self.store.put(stage, rows)
-                known[stage.name] |= {row["key"]: row for row in rows}
+                known[stage.name] |= {row["key"]: row for row in self.store.put(stage, rows)}
 
     def decide(self, files: Rows, scenes: Rows, rules: rule_files.Rules) -> Rows:
         """Scenes with captions, duplicates, buckets, and the filters that they do not pass."""
@@ -413,7 +413,7 @@ def _raw_table(files: Rows) -> Any:
     table = tables.table_of(files, own)
     extra = list(dict.fromkeys(name for row in files for name in row["given"] if name not in own))
     if extra:
-        pa, _ = tables.arrow()
+        pa, _ = arrow()
         for name in extra:
             table = table.append_column(name, pa.array([row["given"].get(name) for row in files]))
     return table

@@ -24,7 +24,11 @@ SIGNALS = ("times", *(f"change_{lag}" for lag in LAGS), "most", "bright", "luma"
 
 def stage() -> Stage:
     """The stage that decodes every frame once, small."""
-    columns = {name: "list<float>" for name in SIGNALS} | {"undecodable": "int64", "signal_fault": "string"}
+    columns = (
+        {name: "list<float>" for name in SIGNALS}
+        | {"times": "list<double>"}
+        | {"undecodable": "int64", "signal_fault": "string"}
+    )
     return Stage("signals", "1", ("key", "file", "offset", "bytes"), columns, run)
 
 

@@ -98,11 +98,15 @@ class Store:
                 found |= {row["key"]: row for row in table.to_pylist()}
         return found
 
-    def put(self, stage: Stage, rows: Iterable[Row]) -> None:
-        """Add rows; each has `key`, `lineage` and the columns that the stage gives."""
+    def put(self, stage: Stage, rows: Iterable[Row]) -> Rows:
+        """Add rows; each has `key`, `lineage` and the columns that the stage gives.
+
+        Returns:
+            The rows as they will be read again, so that a run which goes on gets the very same.
+        """
         parts = self._parts(stage.name)
         number = int(parts[-1].stem) + 1 if parts else 0
-        self._write(stage, rows, number)
+        return self._write(stage, rows, number)
 
     def tidy(self, stage: Stage, living: set[str]) -> None:
         """Write many parts as one; rows of keys that are gone are dropped."""
@@ -114,9 +118,12 @@ class Store:
         for part in parts:
             remove(part)
 
-    def _write(self, stage: Stage, rows: Iterable[Row], number: int) -> None:
+    def _write(self, stage: Stage, rows: Iterable[Row], number: int) -> Rows:
         columns = {"key": "string", "lineage": "string", **stage.gives}
-        tables.write(tables.table_of(list(rows), columns), self.folder / stage.name / f"{number:08d}.parquet")
+        table = tables.table_of(list(rows), columns)
+        tables.write(table, self.folder / stage.name / f"{number:08d}.parquet")
+        made: Rows = table.to_pylist()
+        return made
 
     def _parts(self, name: str) -> list[Path]:
         folder = self.folder / name
@@ -157,8 +164,7 @@ def apply(
             {"key": row["key"], "lineage": wanted[row["key"]], **result}
             for row, result in zip(batch, stage.run(given), strict=True)
         ]
-        store.put(stage, made)
-        known |= {row["key"]: row for row in made}
+        known |= {row["key"]: row for row in store.put(stage, made)}
         done += len(made)
         on_progress(done)
     tally.new += len(todo)

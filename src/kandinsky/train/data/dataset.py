@@ -63,7 +63,7 @@ def arrow() -> tuple[ModuleType, ModuleType]:
         import pyarrow.parquet
     except ImportError as error:
         raise BackendError(
-            "encoded data sets need the package `pyarrow`", hint="pip install 'kandinsky-video[data]'"
+            "data sets need the package `pyarrow`", hint="pip install 'kandinsky-video[data]'"
         ) from error
     return pyarrow, pyarrow.parquet
 
