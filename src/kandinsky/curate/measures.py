@@ -42,6 +42,7 @@ _CHANGING = 0.08
 _OFTEN = 0.6  # share of the steps between frames
 _MOVING = 0.02  # change of a pixel in a scene that moves
 _BROADLY = 0.2  # share of such pixels
+_READ = 0.5  # confidence of words
 _MARGIN = 3  # pixels beside a black bar
 _FLAT = 2 / 255  # standard deviation of brightness
 
@@ -205,15 +206,17 @@ def colours(view: View) -> Mapping[str, float | None]:
 
 
 def text(view: View) -> Mapping[str, float | None]:
-    """Area of boxes with text, mean of three frames spread evenly."""
+    """Area of boxes with text that can be read, mean of three frames spread evenly."""
     chosen = np.unique(np.linspace(0, len(view.frames_THWC) - 1, 3).round().astype(int))
     _, H, W, _ = view.frames_THWC.shape
     areas = []
     for number in chosen:
-        boxes, _ = _reader()(view.frames_THWC[number][..., ::-1], use_det=True, use_cls=False, use_rec=False)
+        found, _ = _reader()(view.frames_THWC[number][..., ::-1], use_det=True, use_cls=False, use_rec=True)
         covered = np.zeros((H, W), bool)
-        for box in boxes or ():
-            corners = np.asarray(box)
+        for place, words, confidence in found or ():
+            if confidence < _READ or len(words) < 2:  # shapes that were taken for letters
+                continue
+            corners = np.asarray(place)
             (left, top), (right, bottom) = corners.min(0).astype(int), corners.max(0).astype(int)
             covered[max(0, top) : bottom + 1, max(0, left) : right + 1] = True
         areas.append(covered.mean())
@@ -243,7 +246,7 @@ MEASURES: dict[str, Measure] = {
         Measure("overlay", "1", ("overlay", "watermark"), overlay),
         Measure("colours", "1", ("colourfulness", "luma"), colours),
         Measure(
-            "text", "1", ("text_area",), text, "Apache-2.0", "PP-OCRv4 detection, in the package",
+            "text", "1", ("text_area",), text, "Apache-2.0", "PP-OCRv4, in the package",
             "rapidocr-onnxruntime",
         ),
     )
