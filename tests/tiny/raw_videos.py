@@ -1,6 +1,6 @@
 """A folder of drawn videos whose truth is known: cuts, fades, and every kind of fault that curation looks for.
 
-``python -m tiny.raw_videos FOLDER`` draws it, curates it, and prints what was found.
+``python -m tiny.raw_videos FOLDER [SEED]`` draws it, curates it, and prints what was found.
 """
 
 from __future__ import annotations
@@ -78,10 +78,13 @@ def labelled(frames: np.ndarray, text: str, place: tuple[int, int]) -> np.ndarra
     return np.stack(out)
 
 
-def draw(folder: Path) -> Truth:
-    """Draw 40 files."""
+def draw(folder: Path, seed: int = 0) -> Truth:
+    """Draw 42 files."""
     folder.mkdir(parents=True)
     truth = Truth()
+
+    def shown(number: int, frames: int, **more: Any) -> np.ndarray:
+        return scene(seed + number, frames, **more)
 
     def save(name: str, frames: np.ndarray, caption: str = "shapes move") -> Path:
         path = folder / name
@@ -93,22 +96,22 @@ def draw(folder: Path) -> Truth:
 
     for k in range(8):  # hard cuts, at slow and fast motion
         lengths = [10 + (3 * k + 5 * n) % 11 for n in range(3)]
-        save(f"cuts-{k}.mp4", np.concatenate([scene(10 * k + n, m, pan=k / 2) for n, m in enumerate(lengths)]))
+        save(f"cuts-{k}.mp4", np.concatenate([shown(10 * k + n, m, pan=k / 2) for n, m in enumerate(lengths)]))
         truth.cuts[f"cuts-{k}.mp4"] = np.cumsum(lengths)[:-1].tolist()
     for k in range(3):  # through black
-        one, other = scene(200 + k, 24).astype(float), scene(210 + k, 24).astype(float)
+        one, other = shown(200 + k, 24).astype(float), shown(210 + k, 24).astype(float)
         ramp = np.linspace(1, 0, 9)[:, None, None, None]
         one[-9:] *= ramp
         other[:9] *= ramp[::-1]
         save(f"fade-{k}.mp4", np.concatenate([one, other]).astype(np.uint8))
         truth.fades[f"fade-{k}.mp4"] = [24.0]
     for k in range(2):  # one frame of lightning is no cut
-        frames = scene(220 + k, 30)
+        frames = shown(220 + k, 30)
         frames[14 : 15 + k] = 255 - (255 - frames[14 : 15 + k]) // 6
         save(f"flash-{k}.mp4", frames)
-    clean = [save(f"clean-{k}.mp4", scene(300 + k, 24 + 3 * k, pan=1 + k)) for k in range(6)]
+    clean = [save(f"clean-{k}.mp4", shown(300 + k, 24 + 3 * k, pan=1 + k)) for k in range(6)]
     for k in range(3):
-        frames = scene(320 + k, 30)
+        frames = shown(320 + k, 30)
         if k < 2:
             frames[:, : 8 + k] = frames[:, -8 - k :] = 0
         else:
@@ -116,28 +119,28 @@ def draw(folder: Path) -> Truth:
         save(f"letterbox-{k}.mp4", frames)
         truth.fault("letterbox", f"letterbox-{k}.mp4")
     for k, words in enumerate(("SUBSCRIBE NOW", "hello there", "a long subtitle")):
-        save(f"overlay-{k}.mp4", labelled(scene(330 + k, 30, pan=3), words, (8, 46 - 8 * k)))
+        save(f"overlay-{k}.mp4", labelled(shown(330 + k, 30, pan=3), words, (8, 46 - 8 * k)))
         truth.fault("overlay", f"overlay-{k}.mp4")
     for k, place in enumerate(((70, 2), (3, 50))):
-        save(f"watermark-{k}.mp4", labelled(scene(340 + k, 30, pan=3), "TV1", place))
+        save(f"watermark-{k}.mp4", labelled(shown(340 + k, 30, pan=3), "TV1", place))
         truth.fault("overlay", f"watermark-{k}.mp4")
     for k in range(3):
-        moving = scene(350 + k, 10)
+        moving = shown(350 + k, 10)
         frozen = np.concatenate([moving, np.repeat(moving[-1:], 26, 0)])
         save(f"frozen-{k}.mp4", frozen if k else frozen[9:])
         truth.fault("frozen", f"frozen-{k}.mp4")
     for k in range(2):
-        parts = [scene(360 + k, 14), np.zeros((14, H, W, 3), np.uint8), scene(370 + k, 14)]
+        parts = [shown(360 + k, 14), np.zeros((14, H, W, 3), np.uint8), shown(370 + k, 14)]
         save(f"black-{k}.mp4", np.concatenate(parts))
         truth.cuts[f"black-{k}.mp4"] = [14, 28]
         truth.fault("black", f"black-{k}.mp4")
     for k in range(2):
-        small = [Image.fromarray(one).resize((10, 7), Image.Resampling.BOX) for one in scene(380 + k, 30)]
+        small = [Image.fromarray(one).resize((10, 7), Image.Resampling.BOX) for one in shown(380 + k, 30)]
         blurred = [np.asarray(one.resize((W, H), Image.Resampling.BICUBIC)) for one in small]
         save(f"blurred-{k}.mp4", np.stack(blurred))
         truth.fault("blur", f"blurred-{k}.mp4")
-    save("double-0.mp4", scene(300, 24, pan=1, size=(72, 48)))  # smaller
-    save("double-1.webm", scene(301, 27, pan=2))  # of another codec
+    save("double-0.mp4", shown(300, 24, pan=1, size=(72, 48)))  # smaller
+    save("double-1.webm", shown(301, 27, pan=2))  # of another codec
     shutil.copy(clean[2], folder / "double-2.mp4")
     truth.cuts["double-2.mp4"], truth.fades["double-2.mp4"] = [], []
     for k in range(3):
@@ -148,7 +151,7 @@ def draw(folder: Path) -> Truth:
     for k in range(3):
         truth.fault("corrupt", f"corrupt-{k}.mp4")
     shutil.copy(clean[4], folder / "odd-0.webm")
-    save("odd.mp4", scene(390, 25)).rename(folder / "odd-1.avi")
+    save("odd.mp4", shown(390, 25)).rename(folder / "odd-1.avi")
     for old, new in (("clean-4.mp4", "odd-0.webm"), ("odd.mp4", "odd-1.avi")):
         truth.cuts[new], truth.fades[new] = truth.cuts[old], truth.fades[old]
         truth.fault("wrong container", new)
@@ -197,10 +200,10 @@ def score(truth: Truth, raw: list[dict[str, Any]], scenes: list[dict[str, Any]])
     return out
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, seed: int = 0) -> None:
     import pyarrow.parquet as pq
 
-    truth = draw(folder / "raw")
+    truth = draw(folder / "raw", seed)
     (folder / "rules.toml").write_text(RULES)
     made = curate(folder / "raw", folder / "set", rules=folder / "rules.toml")
     raw, scenes = (pq.read_table(folder / "set" / f"{name}.parquet").to_pylist() for name in ("raw", "scenes"))
@@ -211,4 +214,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

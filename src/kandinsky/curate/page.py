@@ -29,6 +29,7 @@ SHEETS = 4  # of each filter
 FRAMES = 4  # of a sheet
 SIDE = 144  # pixels of a frame's longer side
 FAULTS = 50  # that are listed
+_BEFORE = "color-mix(in srgb,var(--dim) 45%,transparent)"  # the colour of histograms before a filter
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 420, 150, 34, 22
 
 
@@ -105,7 +106,7 @@ def _histograms(scenes: Rows, rules: Rules) -> Iterator[str]:
                 cards.append(card(f"{name}: {column}", histogram(values[0], values[1], f"{column} before and after")))
     if cards:
         key = (
-            '<ul class="keys"><li><i style="background:var(--line)"></i>before the filter</li>'
+            f'<ul class="keys"><li><i style="background:{_BEFORE}"></i>before the filter</li>'
             '<li><i style="background:var(--curve)"></i>after it</li></ul>'
         )
         yield f'<section><h2>What filters look at</h2>{key}<div class="cards">{"".join(cards)}</div></section>'
@@ -125,7 +126,7 @@ def histogram(before: np.ndarray, after: np.ndarray, label: str) -> str:
     top = max(1, int(counts[0].max()))
     across, down = (_WIDTH - _LEFT) / BINS, _HEIGHT - _BOTTOM - 6
     out = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{text(label)}">']
-    for numbers, colour in zip(counts, ("var(--line)", "var(--curve)"), strict=True):
+    for numbers, colour in zip(counts, (_BEFORE, "var(--curve)"), strict=True):
         for place, number in enumerate(numbers.tolist()):
             if number:
                 tall = down * number / top
