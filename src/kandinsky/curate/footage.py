@@ -62,7 +62,7 @@ def small_frames(
                     damage.packets += 1
                 continue
             for frame in frames:
-                number = places.get(frame.pts, -1)
+                number = -1 if frame.pts is None else places.get(frame.pts, -1)
                 if number > last:
                     return
                 if number < 0 or (wanted is not None and number not in wanted):
