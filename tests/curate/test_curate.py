@@ -242,6 +242,7 @@ def test_shards_hold_the_same_as_the_folder(few: Path) -> None:
     assert (few / "set" / "shard-000000.tar").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_what_was_curated_trains(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for k, path in enumerate(sorted((few / "raw").rglob("*.mp4"))):  # as large as a clip of the model
         kandinsky.Video(scene(k, 12, size=(128, 128)), fps=12.0, seed=0).save(path)
