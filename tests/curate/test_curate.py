@@ -19,11 +19,12 @@ import yaml
 
 import kandinsky
 from kandinsky.cli.main import main
-from kandinsky.curate import tables
+from kandinsky.curate import shots, signals, tables
 from kandinsky.curate.run import Curated, curate
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.media.mux import probe
-from kandinsky.media.video import read_video
+from kandinsky.media.video import read_video, write_video
+from kandinsky.model.values import Video
 from kandinsky.train.data.sources import find
 from tiny.raw_videos import RULES, Truth, draw, scene, score
 
@@ -300,3 +301,28 @@ def test_places_that_hold_something_else_are_refused(few: Path) -> None:
     with pytest.raises(RequestError, match="does not exist"):
         curate(few / "absent", few / "new")
     assert main(["data", "curate", str(few / "raw"), "-o", str(few / "new"), "--format", "zip"]) == 2
+
+
+def test_a_data_set_inside_its_source_does_not_feed_on_itself(few: Path) -> None:
+    source = few / "raw"
+    first = curate(source, source / "out", rules=few / "rules.toml")
+    again = curate(source, source / "out", rules=few / "rules.toml")
+    assert first.files == 3
+    assert (again.files, again.scenes, again.kept) == (first.files, first.scenes, first.kept) and not again.is_new
+
+
+def test_frames_that_are_lost_move_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cut after lost frames stands where it stands in the file."""
+    target = write_video(Video(np.concatenate([scene(1, 12), scene(2, 12)]), fps=12, seed=0), tmp_path / "a.mp4")
+    row = {"key": "a.mp4", "file": str(target), "offset": None, "bytes": target.stat().st_size}
+    whole = signals.run([row])[0]
+    given = signals.small_frames
+
+    def lossy(*args: Any, **more: Any) -> Any:
+        return (one for one in given(*args, **more) if one[0] not in (3, 4, 5))
+
+    monkeypatch.setattr(signals, "small_frames", lossy)
+    lost = signals.run([row])[0]
+    assert lost["times"] == whole["times"]
+    found = shots.shots_of({**row, **lost}, shots.Settings())
+    assert [one.start for one in found] == [0, 12]

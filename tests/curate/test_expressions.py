@@ -140,3 +140,10 @@ def test_captions_are_cleaned_and_checked() -> None:
     assert captioning.flags("Лиса бежит 狐", "ru") == ["wrong_script"]
     assert captioning.flags("a red cat " * 6, "en") == ["repeats", "unfinished"]
     assert captioning.flags("Fox.", "en") == ["too_short"]
+
+
+def test_what_is_missing_holds_no_comparison_through_functions_either() -> None:
+    columns = {"x": np.array([math.nan, 300.0]), "t": np.array([None, "a"], dtype="O")}
+    for text, expected in (("min(x, 300) >= 256", [False, True]), ("max(x, 0) < 1", [False, False])):
+        assert parse(text).holds(columns).tolist() == expected
+    assert parse("missing('abc') or missing(t)").holds(columns).tolist() == [True, False]

@@ -208,7 +208,7 @@ def contents_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_one_folder_takes_one_training(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(RequestError, match="another training"):
+    with locked(tmp_path), pytest.raises(RequestError, match="another run"):
         run(line(), settings(), tmp_path)
     run(line(), settings(), tmp_path)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kandinsky.curate.ingest import example_of
-from kandinsky.curate.stages import Row, Rows, Stage, digest, reason
+from kandinsky.curate.stages import Row, Rows, Stage, check_lasting, digest, reason
 from kandinsky.errors import KandinskyError
 from kandinsky.files import remove, replacing
 from kandinsky.media import container
@@ -45,6 +45,7 @@ def _clip(row: Row, folder: Path) -> Row:
         with example_of({**row, "key": row["raw_key"]}).decoded() as path:
             how = cut_out(probe(path), row["start_frame"], row["end_frame"], target)
     except KandinskyError as error:
+        check_lasting(error)
         return {"clip_bytes": None, "how": None, "clip_fault": reason(error)}
     return {"clip_bytes": target.stat().st_size, "how": how, "clip_fault": None}
 

@@ -236,6 +236,8 @@ def _work_out(tree: tuple[Any, ...], columns: Columns, text: str) -> Any:
         return ~_truth(values[0], text)
     if what == "missing":
         (value,) = values
+        if isinstance(value, str):
+            return np.array(False)
         return np.array([one is None for one in value]) if _is_texts(value) else np.isnan(np.asarray(value, float))
     if what in ("==", "!=") and any(_is_text(value) for value in values):
         if not all(_is_text(value) for value in values):
@@ -258,7 +260,7 @@ def _work_out(tree: tuple[Any, ...], columns: Columns, text: str) -> Any:
 _NUMERIC: dict[str, Callable[..., Any]] = {
     "<": op.lt, "<=": op.le, ">": op.gt, ">=": op.ge, "==": op.eq, "!=": op.ne,
     "+": op.add, "-": op.sub, "*": op.mul, "/": np.divide, "negative": op.neg,
-    "abs": np.abs, "min": np.fmin, "max": np.fmax,
+    "abs": np.abs, "min": np.minimum, "max": np.maximum,  # of a missing value: missing
 }  # fmt: skip
 
 

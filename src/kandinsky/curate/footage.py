@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from kandinsky.media import animation, container
-from kandinsky.media.mux import InputVideo
+from kandinsky.media.mux import InputVideo, turned
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ def small_frames(
                     continue
                 size = size or _within(frame.width, frame.height, side)
                 small = frame.reformat(width=size[0], height=size[1], format="rgb24", interpolation=Interpolation.AREA)
-                yield number, small.to_ndarray()
+                yield number, turned(small.to_ndarray(), frame)
 
 
 def _within(width: int, height: int, side: int) -> tuple[int, int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kandinsky.curate import tables
-from kandinsky.curate.stages import Row, Rows, digest
+from kandinsky.curate.stages import WORK, Row, Rows, digest
 from kandinsky.errors import RequestError
 from kandinsky.files import local_path
 from kandinsky.printing import escaped
@@ -17,6 +18,7 @@ from kandinsky.train.data.folders import captions_in
 from kandinsky.train.data.shards import is_shards
 from kandinsky.train.data.sources import ENDINGS, Example, Fault, find
 
+log = logging.getLogger(__name__)
 TABLE = ".parquet"
 _PLACE = ("obs_endpoint", "obs_path")
 
@@ -42,14 +44,25 @@ def ingest(source: str | Path, *, dataset_name: str = "") -> tuple[Rows, list[Fa
     else:
         examples, faults = [], []
         for folder, prefix in _folders(path):
-            found = find(folder, captions="optional", faults="skip")
+            try:
+                prefix.encode()
+                found = find(folder, captions="optional", faults="skip")
+            except UnicodeEncodeError:
+                faults.append(Fault(escaped(prefix), "the folder's name is not valid UTF-8: rename it"))
+                continue
+            except RequestError as error:
+                if folder == path:
+                    raise
+                faults.append(Fault(prefix, str(error)))  # the other folders are read
+                continue
             examples += [(prefix, one, {}) for one in found]
             faults += [replace(fault, name=prefix + fault.name) for fault in found.faults]
     rows: Rows = []
     for prefix, example, given in examples:
         try:
-            seen = replace(example, captions=()).digest()
-        except RequestError as error:
+            changed_ns = example.path.stat().st_mtime_ns  # a digest of parts does not see all changes
+            seen = f"{replace(example, captions=()).digest()}-{changed_ns:x}"
+        except (OSError, RequestError) as error:
             faults.append(Fault(prefix + example.name, str(error)))
             continue
         name = prefix + example.name
@@ -59,9 +72,9 @@ def ingest(source: str | Path, *, dataset_name: str = "") -> tuple[Rows, list[Fa
                 "lineage": seen,
                 "digest": seen,
                 "id": str(given["id"]) if given.get("id") is not None else digest(name),
-                "dataset_name": given.get("dataset_name") or dataset_name or path.name,
-                "obs_endpoint": given.get("obs_endpoint") or "",
-                "obs_path": given.get("obs_path") or name,
+                "dataset_name": str(given.get("dataset_name") or dataset_name or path.name),
+                "obs_endpoint": str(given.get("obs_endpoint") or ""),
+                "obs_path": str(given.get("obs_path") or name),
                 "file": str(example.path),
                 "offset": example.offset,
                 "bytes": example.bytes,
@@ -89,15 +102,25 @@ def _folders(path: Path) -> Iterator[tuple[Path, str]]:
         yield path, ""
         return
     here = [path, *sorted(one for one in path.rglob("*") if one.is_dir())]
-    hidden = [one for one in here if any(part.startswith(".") for part in one.relative_to(path).parts)]
+    hidden = {one for one in here if any(part.startswith(".") for part in one.relative_to(path).parts)}
+    # data sets that were made here before, such as the one that is being made
+    made = {one for one in here[1:] if (one / WORK).is_dir()}
     found = False
     for folder in here:
-        if folder not in hidden and any(_is_media(one) for one in folder.iterdir()):
+        if folder not in hidden and made.isdisjoint((folder, *folder.parents)) and _holds_media(folder):
             found = True
             relative = folder.relative_to(path).as_posix()
             yield folder, "" if relative == "." else f"{relative}/"
     if not found:
         yield path, ""  # which says what is missing
+
+
+def _holds_media(folder: Path) -> bool:
+    try:
+        return any(_is_media(one) for one in folder.iterdir())
+    except OSError as error:
+        log.warning("folder `%s` cannot be read: %s", folder, error.strerror)
+        return False
 
 
 def _is_media(path: Path) -> bool:
@@ -118,10 +141,16 @@ def _from_table(path: Path) -> tuple[list[tuple[str, Example, dict[str, Any]]], 
         file = path.parent / name  # an absolute name stays as it is
         try:
             size = file.stat().st_size
-        except OSError as error:
-            faults.append(Fault(name, f"`{escaped(name)}` cannot be read: {error.strerror or error}"))
+            if not file.is_file():
+                raise RequestError(f"`{escaped(name)}` is not a file")
+            captions = tuple(_captions(row, name))
+        except (OSError, ValueError) as error:  # also names with a NUL, and captions that are none
+            why = getattr(error, "strerror", None) or str(error)
+            faults.append(Fault(name, f"`{escaped(name)}` cannot be used: {why}"))
             continue
-        examples.setdefault(name, ("", Example(name, file, size, tuple(_captions(row, name))), row))
+        if name in examples:
+            faults.append(Fault(name, f"`{escaped(name)}` stands in two rows: the first is used"))
+        examples.setdefault(name, ("", Example(name, file, size, captions), row))
     return list(examples.values()), faults
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kandinsky.curate.footage import small_frames
 from kandinsky.curate.ingest import example_of
-from kandinsky.curate.stages import Row, Rows, Stage, reason
+from kandinsky.curate.stages import Row, Rows, Stage, check_lasting, reason
 from kandinsky.curate.tables import clock
 from kandinsky.media import animation, container
 from kandinsky.media.mux import frames_at, probe
@@ -34,7 +34,7 @@ def stage() -> Stage:
         "duration": "string", "fps": "double", "duration_s": "double", "frames": "int64", "container": "string",
         "video_codec": "string", "has_audio": "bool", "sample_aspect": "double", "fault": "string",
     }  # fmt: skip
-    return Stage("probe", "1", ("key", "file", "offset", "bytes"), columns, run)
+    return Stage("probe", "2", ("key", "file", "offset", "bytes"), columns, run)
 
 
 def run(batch: Rows) -> Rows:
@@ -52,6 +52,7 @@ def _probed(row: Row) -> Row:
             height, width = (frames_at(video, [0])[0] if first is None else first).shape[:2]
             kind = _container(path)
     except Exception as error:  # whatever a poisoned file makes a decoder do, the others are done
+        check_lasting(error)
         return dict.fromkeys(stage().gives) | begun | {"status": "failed", "fault": reason(error)}
     expected = _CONTAINERS.get(example.ending, ())
     is_odd = bool(expected) and not any(word in kind.split(",") for word in expected)

@@ -32,15 +32,16 @@ from kandinsky.curate import (
 from kandinsky.curate import rules as rule_files
 from kandinsky.curate.duplicates import FRAMES, NO_HASH, Hashed, duplicates
 from kandinsky.curate.footage import small_frames
-from kandinsky.curate.stages import BATCH, Row, Rows, Stage, Store, Tally, apply, digest
+from kandinsky.curate.stages import BATCH, WORK, Row, Rows, Stage, Store, Tally, apply, digest
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.files import local_path, remove, replacing
 from kandinsky.media.mux import probe
 from kandinsky.printing import escaped
+from kandinsky.train.checkpoint import locked
 from kandinsky.train.data.dataset import arrow
 from kandinsky.train.data.sources import Fault
 
-WORK, SUMMARY = ".work", "curate.json"
+SUMMARY = "curate.json"
 FORMAT = 1
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _TEXTS = ("dataset_name", "source", "begins_with", "ends_with", "prompt", "container", "video_codec")
@@ -105,6 +106,19 @@ def curate(
     folder = local_path(output, "output")
     _check_output(folder)
     given, faults = ingest.ingest(source, dataset_name=dataset_name)
+    with locked(folder / WORK):
+        return _curated(folder, given, faults, chosen, form, shard_mb, on_progress)
+
+
+def _curated(
+    folder: Path,
+    given: Rows,
+    faults: list[Fault],
+    chosen: rule_files.Rules,
+    form: export.Format,
+    shard_mb: int,
+    on_progress: Callable[[str, int, int], None],
+) -> Curated:
     made = Curated(folder, files=len(given), faults=faults)
     store = Store(folder / WORK)
     run = _Run(store, made, on_progress)
@@ -117,9 +131,14 @@ def curate(
     made.is_new |= tables.write(_scene_table(scenes, chosen), folder / tables.SCENES)
     faults += [Fault(row["key"], row["fault"]) for row in files if row["fault"]]
     _tell(made, chosen)
-    if made.is_new or not (folder / page.NAME).is_file():
+    # an interrupted run may have written the summary, and not the page
+    if made.is_new or _written_ns(folder / page.NAME) < _written_ns(folder / SUMMARY):
         page.write(folder, files, scenes, chosen, made.tallies, faults)
     return made
+
+
+def _written_ns(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def _check_output(folder: Path) -> None:
@@ -249,7 +268,10 @@ class _Run:
         cut = self.apply(
             stage,
             export.rows_to_cut(wanted),
-            lambda row: row["clip_bytes"] is None or _size(clips / f"{row['key']}{export.ENDING}") == row["clip_bytes"],
+            # what could not be cut is tried again: the disk may have been full
+            lambda row: (
+                row["clip_bytes"] is not None and _size(clips / f"{row['key']}{export.ENDING}") == row["clip_bytes"]
+            ),
         )
         by_id = {row["id"]: row for row in cut}
         for scene in wanted:

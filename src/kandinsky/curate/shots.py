@@ -55,8 +55,12 @@ class Settings:
             raise RequestError(f"detector `{escaped(self.detector)}`: use one of {', '.join(DETECTORS)}")
         for one in fields(self):
             value = getattr(self, one.name)
-            if one.name != "detector" and not (isinstance(value, int | float) and 0 <= value < float("inf")):
-                raise RequestError(f"`shots.{one.name}` must be 0 or more, not `{escaped(value)}`")
+            if one.name == "detector":
+                continue
+            kinds = int if one.type in (int, "int") else int | float
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value < float("inf"):
+                what = "a whole number, 0 or more" if kinds is int else "0 or more"
+                raise RequestError(f"`shots.{one.name}` must be {what}, not `{escaped(value)}`")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from kandinsky.curate.footage import Damage, small_frames
 from kandinsky.curate.ingest import example_of
-from kandinsky.curate.stages import Row, Rows, Stage, reason
+from kandinsky.curate.stages import Row, Rows, Stage, check_lasting, reason
 from kandinsky.media.mux import probe
 
 SIDE = 96  # pixels of the longer side
@@ -19,6 +19,7 @@ BLOCK = 8  # pixels of the side of a block
 LEVELS = 16  # of a colour's histogram
 LAGS = (1, 2, 3, 4)
 _LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
+_LASTING = ("bright", "luma", "spread")  # of a frame that is lost: as in the one before
 SIGNALS = ("times", *(f"change_{lag}" for lag in LAGS), "most", "bright", "luma", "spread")
 
 
@@ -29,7 +30,7 @@ def stage() -> Stage:
         | {"times": "list<double>"}
         | {"undecodable": "int64", "signal_fault": "string"}
     )
-    return Stage("signals", "1", ("key", "file", "offset", "bytes"), columns, run)
+    return Stage("signals", "2", ("key", "file", "offset", "bytes"), columns, run)
 
 
 def run(batch: Rows) -> Rows:
@@ -50,17 +51,25 @@ def _of_file(row: Row) -> Row:
         with example_of(row).decoded() as path:
             video = probe(path)
             for number, frame_HWC in small_frames(video, SIDE, damage=damage):
+                if number < len(held["times"]):
+                    continue
+                apart = number - len(held["times"]) + 1  # what moves has moved so many times as far
+                for lost in range(len(held["times"]), number):  # numbers of frames are places in these lists
+                    for name, values in held.items():
+                        values.append(values[-1] if name in _LASTING and values else 0.0)
+                    held["times"][-1] = video.times_s[lost]
                 luma_HW = frame_HWC @ _LUMA / 255
                 seen = histogram(frame_HWC), blocks(luma_HW)
                 held["times"].append(video.times_s[number])
                 for lag in LAGS:
-                    held[f"change_{lag}"].append(distance(seen, before[-lag]) if len(before) >= lag else 0.0)
+                    held[f"change_{lag}"].append(distance(seen, before[-lag]) / apart if len(before) >= lag else 0.0)
                 held["most"].append(float(np.abs(seen[1] - before[-1][1]).max()) if before else 0.0)
                 held["luma"].append(float(luma_HW.mean()))
                 held["bright"].append(float(np.percentile(luma_HW, 98)))
                 held["spread"].append(float(luma_HW.std()))
                 before.append(seen)
     except Exception as error:  # whatever a poisoned file makes a decoder do, the others are done
+        check_lasting(error)
         fault = reason(error)
     if not held["times"] and fault is None:
         fault = "none of its frames can be decoded"

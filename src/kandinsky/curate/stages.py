@@ -8,6 +8,7 @@ it and nothing else. Results are written in parts, each beside its place and ren
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ Row = dict[str, Any]
 Rows = list[Row]
 BATCH = 16  # rows between two writes
 _PARTS = 32  # of a stage, before they are written as one
+
+WORK = ".work"  # of a data set: what its stages found
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,20 @@ def batches(rows: Sequence[Row], size: int = BATCH) -> Iterator[Sequence[Row]]:
     """Rows in groups."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
+
+
+def check_lasting(error: Exception) -> None:
+    """Let through what is no fault of a file: a full disk or memory, too many open files.
+
+    Raises:
+        Exception: The error itself, so that nothing is remembered of the file.
+    """
+    known = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in known):
+            raise error
+        cause = cause.__cause__
 
 
 def reason(error: Exception) -> str:

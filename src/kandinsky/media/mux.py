@@ -449,6 +449,12 @@ def _upright(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
         rgb = ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
     else:
         rgb = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    return turned(rgb, frame)
+
+
+def turned(rgb_HWC: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """Pixels of a frame, of any size, rotated and mirrored as the file says."""
+    rgb = rgb_HWC
     (a, b), (c, d) = _matrix(frame)
     if _turns_sideways(frame):
         rgb, right, down = rgb.transpose(1, 0, 2), c, b

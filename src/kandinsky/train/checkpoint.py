@@ -133,10 +133,10 @@ class State:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a run folder, which is made where it is absent, to one training.
+    """Keep a run folder, which is made where it is absent, to one run.
 
     Raises:
-        RequestError: Another training runs there, or the folder cannot be written.
+        RequestError: Another run works there, or the folder cannot be written.
     """
     check_writable(folder)
     try:
@@ -146,7 +146,7 @@ def locked(folder: Path) -> Iterator[None]:
         raise not_writable(folder, error) from error
     with stream:
         if not _lock(stream):
-            raise RequestError(f"another training runs in `{folder}`: wait for it, or choose another folder for `out`")
+            raise RequestError(f"another run works in `{folder}`: wait for it, or choose another folder")
         yield  # the lock goes with the open file, so also with a killed process
 
 

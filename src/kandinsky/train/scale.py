@@ -372,7 +372,8 @@ class Scaling:
                 p.grad = torch.zeros_like(p)
                 grads[name] = held(p.grad)
         works = []
-        for bucket in _buckets(list(grads.values())):
+        # in the order of the weights, which is the same in all processes
+        for bucket in _buckets([grads[name] for name in weights if name in grads]):
             flat = torch.cat([grad.reshape(-1) for grad in bucket])
             works.append((bucket, flat, dist.all_reduce(flat, group=self._holders, async_op=True)))
         for bucket, flat, work in works:
