@@ -202,7 +202,9 @@ def test_nothing_asks_torchvision() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not [name for name in names if name.split(".")[0] == "torchvision"], path
+            # its optical flow may be measured with, where it is installed
+            asked = [name for name in names if name.split(".")[0] == "torchvision"]
+            assert all(name.startswith("torchvision.models.") for name in asked), path
 
 
 def test_many_processes_leave_the_device_map_alone(monkeypatch: pytest.MonkeyPatch) -> None:
