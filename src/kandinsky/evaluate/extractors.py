@@ -329,18 +329,36 @@ class ViClip:
 
 
 def _clip(source: str, device: str) -> Clip:
+    import torch
     from transformers import AutoTokenizer, CLIPModel
 
-    model = CLIPModel.from_pretrained(source, local_files_only=True)
-    return Clip(_ready(model, device), AutoTokenizer.from_pretrained(source, local_files_only=True), device)
+    from kandinsky.text.pretrained import read_model, read_tokenizer
+
+    folder, places = _folder(source), "embeddings.position_ids"
+    left_over = (f"text_model.{places}", f"vision_model.{places}")  # counted up, in files of older versions
+    model = read_model(CLIPModel, folder, torch.float32, types=("clip",), may_be_left_over=left_over)
+    return Clip(_ready(model, device), read_tokenizer(AutoTokenizer, folder), device)
 
 
 def _dino(source: str, device: str) -> Dino:
+    import torch
     from transformers import ViTModel
 
-    return Dino(
-        _ready(ViTModel.from_pretrained(source, local_files_only=True, add_pooling_layer=False), device), device
+    from kandinsky.text.pretrained import read_model
+
+    model = read_model(
+        ViTModel, _folder(source), torch.float32, types=("vit",), may_be_left_over=("pooler.",), add_pooling_layer=False
     )
+    return Dino(_ready(model, device), device)
+
+
+def _folder(source: str) -> Path:
+    """A folder as it is named, or that of a repository in the hub's cache."""
+    if Path(source).expanduser().is_dir():
+        return Path(source).expanduser()
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(source, local_files_only=True))
 
 
 def _raft(source: str, device: str) -> Raft:

@@ -59,7 +59,13 @@ def from_folder(cls: Any, folder: Path, *, trust_remote_code: bool = False, **op
 
 
 def read_model(
-    cls: Any, folder: Path, dtype: torch.dtype, *, types: Sequence[str], may_be_left_over: tuple[str, ...] = ()
+    cls: Any,
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    types: Sequence[str],
+    may_be_left_over: tuple[str, ...] = (),
+    **options: Any,
 ) -> nn.Module:
     """Read a model of transformers from a local folder, strictly, on the host; nothing is downloaded or executed.
 
@@ -69,6 +75,7 @@ def read_model(
         dtype: Type of all floating tensors.
         types: Allowed values of `model_type` in `config.json`.
         may_be_left_over: Prefixes of further tensors that the file may hold.
+        options: Of the class' own, such as `add_pooling_layer`.
 
     Returns:
         The model.
@@ -81,7 +88,13 @@ def read_model(
     _check_config(cls, folder, types, sum(tensor.numel() for tensor in stored.values()))
     with reading(folder, f"cannot be read as {cls.__name__}"), _quiet():
         model, report = from_folder(
-            cls, folder, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+            cls,
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
     left_over = [key for key in report["unexpected_keys"] if not key.startswith(may_be_left_over)]
     for keys, text in ((report["missing_keys"], "is missing in"), (left_over, "belongs to no part of the network, in")):
