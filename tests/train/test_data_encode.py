@@ -158,7 +158,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(source: Path, tmp_path: 
     assert process.returncode == 0, told.decode()
     assert len(list(whole.glob("clips-*"))) == 6 and len(list(whole.glob("texts-*"))) == 12
     rng, files = random.Random(workers), 0
-    for _ in range(3):
+    for _ in range(1 if workers else 3):  # a start with workers imports everything three times
         process = start(killed)
         wanted = files + rng.randint(1, 5)
         while len(list(killed.glob("*.parquet"))) < wanted and process.poll() is None:

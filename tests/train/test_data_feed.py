@@ -65,7 +65,7 @@ def encoded(source: Path, tmp_path_factory: pytest.TempPathFactory) -> EncodedEx
     return EncodedExamples(EncodedDataset(out))
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_results_come_in_order_and_leave_the_callers_random_numbers(workers: int) -> None:
     state = torch.get_rng_state()
     assert [int(x) for x in prefetched(squared, range(20), workers=workers)] == [i * i for i in range(20)]
