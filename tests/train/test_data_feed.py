@@ -76,7 +76,7 @@ def test_results_come_in_order_and_leave_the_callers_random_numbers(workers: int
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_comes_in_the_place_of_its_item_and_is_the_same(workers: int) -> None:
     results = prefetched(squared, [1, 2, -3, 4], workers=workers)
     assert [int(next(results)), int(next(results))] == [1, 4]
@@ -124,7 +124,7 @@ def test_no_worker_outlives_what_began_it(tmp_path: Path) -> None:
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_any_item_may_be_asked_for(workers: int) -> None:
     with Ahead(squared, lambda n: n + 1, workers=workers) as ahead:
         assert [int(ahead(n)) for n in (3, 4, 5, 9, 10, 3)] == [9, 16, 25, 81, 100, 9]
