@@ -29,7 +29,7 @@ from kandinsky.train.recipe import check_recipe, run_recipe
 from tiny import catalogue as tiny_models
 
 # steps and rate: noise itself is learned slowly by networks this narrow, whose norms take its size away
-SLOW, QUICK = (200, 2e-3), (30, 2e-2)
+SLOW, QUICK = (200, 2e-3), (50, 2e-2)
 SIDE = 64
 
 

@@ -16,6 +16,7 @@ guidance scale is far from 1.
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +34,8 @@ from kandinsky.train.model_recipe import Batch, Batches, by_time
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update
 from kandinsky.train.recipe import Run
 from kandinsky.train.scale import works_on
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +80,10 @@ class StepRecipe(DistilRecipe):
     steps: StepSettings
     unused: ClassVar[frozenset[str]] = frozenset({"times"})
 
-    def __post_init__(self) -> None:
-        DistilRecipe.__post_init__(self)
-        before = self.steps.level_steps * (len(self.steps.levels) - 1)
-        if self.loop.steps <= before:
-            raise RequestError(
-                f"`loop.steps` is {self.loop.steps}, and the last of `levels` begins after {before}: use more, or "
-                "fewer `level_steps`"
-            )
+    @property
+    def reached(self) -> int:
+        """The last of the levels that this many training steps come to."""
+        return self.steps.levels[min((self.loop.steps - 1) // self.steps.level_steps, len(self.steps.levels) - 1)]
 
 
 class StepObjective(Objective):
@@ -231,6 +230,11 @@ def train(recipe: StepRecipe, run: Run) -> Path:
         RequestError: The model cannot be distilled this way, or the data cannot be read.
         WeightsError: Weights are missing or broken.
     """
+    if recipe.reached != recipe.steps.levels[-1]:
+        log.warning(
+            "the training ends with %d steps of the student: it needs more than %d training steps for %d",
+            recipe.reached, recipe.steps.level_steps * (len(recipe.steps.levels) - 1), recipe.steps.levels[-1],
+        )  # fmt: skip
     ready = Distilling(recipe, run)
     objective = StepObjective(ready.ready.denoising, ready.student, ready.teacher, ready.ready.batches, recipe.steps)
     return ready.train(objective, StudentSteps(recipe.steps.levels[-1], recipe.steps.sampler))
