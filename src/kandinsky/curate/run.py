@@ -7,6 +7,7 @@ was stopped and a changed filter decodes nothing. See ``stages``.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ from kandinsky.curate import (
 from kandinsky.curate import rules as rule_files
 from kandinsky.curate.duplicates import FRAMES, NO_HASH, Hashed, duplicates
 from kandinsky.curate.footage import small_frames
-from kandinsky.curate.stages import BATCH, WORK, Row, Rows, Stage, Store, Tally, apply, digest
+from kandinsky.curate.stages import BATCH, WORK, Row, Rows, Stage, Store, Tally, apply, check_lasting, digest
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.files import local_path, remove, replacing
 from kandinsky.media.mux import probe
@@ -41,6 +42,7 @@ from kandinsky.train.checkpoint import locked
 from kandinsky.train.data.dataset import arrow
 from kandinsky.train.data.sources import Fault
 
+log = logging.getLogger(__name__)
 SUMMARY = "curate.json"
 FORMAT = 1
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -365,8 +367,11 @@ def _views(file: Row, scenes: Rows) -> Iterator[tuple[Row, measures.View | None]
                     scene = waiting.pop(0)
                     yield scene, _view(file, scene, picked[scene["id"]], held)
                     held = {n: one for n, one in held.items() if n > picked[scene["id"]][-1]}
-    except KandinskyError:
-        pass  # what it could not show is told by missing values
+    except KandinskyError as error:
+        check_lasting(error)
+        if not Path(file["file"]).is_file():  # it was there before, and may be again: nothing is remembered of it
+            raise
+        log.warning("`%s` cannot be shown to measures: %s", escaped(file["key"]), error)
     for scene in waiting:
         yield scene, _view(file, scene, picked[scene["id"]], held)
 
