@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from kandinsky.diffusion import caching
 from kandinsky.engine.attention import check_choice
@@ -259,9 +260,9 @@ def network_builder(part: Part, component: Component, files: Files, precision: P
     """
     if part.network is not None:
         (path,) = files.values()
-        make = partial(bare_network, part, component, path)
-        keymap = _check_headers(make, part, path)
-        return partial(_read_network, make, keymap, path, precision)
+        make = partial(_on_meta, part, component, path)
+        checked, keymap = _check_headers(make, part, path)
+        return partial(_read_network, make, [checked], keymap, path, precision)
     if part.reader is None or precision is None:
         raise BackendError(f"component `{component.kind}` cannot be read in the types of its file")
     for name in part.tensors:
@@ -269,18 +270,37 @@ def network_builder(part: Part, component: Component, files: Files, precision: P
     return partial(part.reader(), component, files, precision)
 
 
-def _check_headers(make: Callable[[], nn.Module], part: Part, path: Path) -> KeyMap:
-    """Refuse a truncated or wrong file by its header, before anything heavy is read; returns how its names are read."""
+class _Uninitialised(TorchFunctionMode):
+    """Layers draw no random initial values: those of a file take their place."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _on_meta(part: Part, component: Component, path: Path) -> nn.Module:
+    with torch.device("meta"), _Uninitialised():
+        return bare_network(part, component, path)
+
+
+def _check_headers(make: Callable[[], nn.Module], part: Part, path: Path) -> tuple[nn.Module, KeyMap]:
+    """Refuse a truncated or wrong file by its header, before anything heavy is read.
+
+    Returns:
+        The network without weights, and how the file's names are read.
+    """
     state = read_meta(path)
     keymap = keymap_for(part, state)
-    with torch.device("meta"):
-        net = make()
+    net = make()
     check_state(net, state, keymap=keymap, where=str(path))
-    return keymap
+    return net, keymap
 
 
-def _read_network(make: Callable[[], nn.Module], keymap: KeyMap, path: Path, precision: Precision | None) -> nn.Module:
-    with torch.device("meta"):
-        net = make()
+def _read_network(
+    make: Callable[[], nn.Module], spare: list[nn.Module], keymap: KeyMap, path: Path, precision: Precision | None
+) -> nn.Module:
+    """Read a network anew; the first reading takes the one in ``spare``, which was built to check the file."""
+    net = spare.pop() if spare else make()
     load_into(net, path, keymap=keymap, dtype=None if precision is None else precision.compute)
     return net.eval().requires_grad_(False)

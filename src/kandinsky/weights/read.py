@@ -11,6 +11,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def read_meta(path: Path, *, stored: bool = False) -> dict[str, Tensor]:
     Raises:
         WeightsError: A file is missing or damaged.
     """
-    state = _expand_int8(_merged(path, _meta_tensors, lambda file: _read_pickled(file, device="meta")), path)
+    state = _expand_int8(_merged(path, _meta_tensors, _describe_pickled), path)
     return state if stored else plain_names(state, str(path))
 
 
@@ -428,6 +429,20 @@ def _read_pickled(file: Path, device: str = "cpu") -> dict[str, Tensor]:
         if tensor.layout is not torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
             raise WeightsError(f"tensor `{shown(name)}` in `{file}` is not stored whole: only plain tensors are read")
     return tensors
+
+
+def _describe_pickled(file: Path) -> dict[str, Tensor]:
+    """Names, shapes and types of a `.pt` file. They stand in a program, which takes long to go through: once a file."""
+    try:
+        state = file.stat()
+    except OSError:
+        return _read_pickled(file, device="meta")  # whose message says what is wrong
+    return dict(_described(file, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)))
+
+
+@lru_cache(maxsize=16)
+def _described(file: Path, version: tuple[int, ...]) -> dict[str, Tensor]:
+    return _read_pickled(file, device="meta")
 
 
 def _flattened(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
