@@ -78,7 +78,7 @@ class Lives:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(given) + "\n")
         self._process.stdin.flush()
-        return Life(int(self._process.stdout.readline()), self._process.stdout)
+        return Life(int(_line(self._process.stdout)), self._process.stdout)
 
 
 class Life:
@@ -100,7 +100,17 @@ class Life:
 
     def end(self) -> int:
         """Wait for its end. Returns: its exit code, or less the signal that ended it."""
-        return int(self._told.readline())
+        return int(_line(self._told))
+
+
+def _line(stream: IO[str]) -> str:
+    """The next line, and nothing behind it: else what comes then would not be seen by ``select``."""
+    found = b""
+    while not found.endswith(b"\n"):
+        byte = os.read(stream.fileno(), 1)
+        assert byte, "the script has ended; see its stderr"
+        found += byte
+    return found.decode()
 
 
 def raise_lives(work: Callable[[Any], int | None]) -> None:

@@ -294,7 +294,7 @@ def test_a_run_killed_at_any_instant_ends_as_one_that_was_not(tmp_path: Path) ->
     whole.write_text(text)
     script = tmp_path / "command.py"
     script.write_text(
-        "import torch, torch._dynamo, kandinsky.train.recipe, kandinsky.lab.nano.recipes\n"
+        "import torch, torch._dynamo, kandinsky.lab.nano.train\n"
         "from kandinsky.cli.main import main\n"
         "from tiny.nursery import raise_lives\n"
         "torch.optim.AdamW([torch.zeros(1)], fused=True)\n"  # imports what it needs
