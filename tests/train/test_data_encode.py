@@ -6,9 +6,6 @@ import json
 import pickle
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -36,6 +33,8 @@ from kandinsky.train.data.dataset import EncodedDataset
 from kandinsky.train.data.encode import encode
 from kandinsky.train.data.sources import find
 from tiny import catalogue as tiny_models
+from tiny import thorough
+from tiny.nursery import Lives
 
 MODEL = "nano-t2v"
 MEDIA = Path(__file__).parents[3] / "shared" / "media" / "kandinsky4_v2a_input.mp4"
@@ -136,44 +135,40 @@ def test_a_run_over_a_finished_set_changes_nothing_and_adds_what_is_new(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_that_is_killed_goes_on_to_the_same_bytes(source: Path, tmp_path: Path, workers: int) -> None:
-    """A file a clip: kills come between any two writes, and within them."""
-    code = (
-        "import sys, kandinsky.train.data.encode as e\n"
-        "if __name__ == '__main__':\n"
+def test_a_run_that_is_killed_goes_on_to_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    """A file a clip: kills come between any two writes, and within them; with workers and without."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import kandinsky.train.data.encode as e\n"
+        "from tiny.nursery import raise_lives\n"
+        "def work(given):\n"
         "    run = e._Run\n"
         "    e._Run = lambda *given: run(*given[:4], 1, *given[5:])\n"  # bytes of a file
-        f"    e.encode({str(source)!r}, {MODEL!r}, sys.argv[1], workers={workers})\n"
+        f"    e.encode({str(source)!r}, {MODEL!r}, given[0], workers=given[1])\n"
+        "if __name__ == '__main__':\n"
+        f"    e.build(e.catalogue.find({MODEL!r}))\n"  # imports what it needs
+        "    raise_lives(work)\n"
     )
-    script = tmp_path / "run.py"
-    script.write_text(code)
-
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, str(script), str(out)], stderr=subprocess.PIPE)
-
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = start(whole)
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 0, told.decode()
-    assert len(list(whole.glob("clips-*"))) == 6 and len(list(whole.glob("texts-*"))) == 12
-    rng, files = random.Random(workers), 0
-    for _ in range(1 if workers else 3):  # a start with workers imports everything three times
-        process = start(killed)
-        wanted = files + rng.randint(1, 5)
-        while len(list(killed.glob("*.parquet"))) < wanted and process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(rng.random() * 0.02)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        files = len(list(killed.glob("*.parquet")))
-        if files < 18:
-            with pytest.raises(RequestError, match="not complete"):
-                EncodedDataset(killed)
-    process = start(killed)
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 0, told.decode()
-    assert contents(killed) == contents(whole)
+    whole = tmp_path / "whole"
+    rng = random.Random(0)
+    with Lives(script) as lives:
+        assert lives.begin((str(whole), 0)).end() == 0
+        assert len(list(whole.glob("clips-*"))) == 6 and len(list(whole.glob("texts-*"))) == 12
+        for workers, kills in ((0, thorough.of(3, 10)), (2, thorough.of(1, 5))):
+            killed, files = tmp_path / f"killed-{workers}", 0
+            for _ in range(kills):
+                life = lives.begin((str(killed), workers))
+                wanted = files + rng.randint(1, 5)
+                while len(list(killed.glob("*.parquet"))) < wanted and not life.is_over:
+                    time.sleep(0.005)
+                time.sleep(rng.random() * 0.02)
+                life.kill()
+                files = len(list(killed.glob("*.parquet")))
+                if files < 18:
+                    with pytest.raises(RequestError, match="not complete"):
+                        EncodedDataset(killed)
+            assert lives.begin((str(killed), workers)).end() == 0
+            assert contents(killed) == contents(whole)
 
 
 def test_a_torn_line_of_the_journal_counts_as_not_written(source: Path, encoded: Path, tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
-import kandinsky
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.train import loop
 from kandinsky.train.checkpoint import STATE, locked, name_of
 from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update
-from tiny import training
+from tiny import thorough, training
+from tiny.nursery import Lives
 
 STEPS = 6
 
@@ -294,25 +292,24 @@ def test_a_run_killed_at_any_instant_ends_as_one_that_was_not(tmp_path: Path) ->
     for name in ("latents.npy", "latents.json"):
         (tmp_path / "whole" / name).write_bytes((recipe.parent / name).read_bytes())
     whole.write_text(text)
-    env = os.environ | {"PYTHONPATH": str(Path(kandinsky.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-
-    def start(path: Path, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "kandinsky", "train", str(path), *options]
-        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-
-    rng, kills = random.Random(4), 0
-    for _ in range(3):
-        job, seen = start(recipe), _last_step(recipe.parent)
-        until = seen + rng.randrange(1, 30)
-        while job.poll() is None and _last_step(recipe.parent) < until:
-            time.sleep(0.002)
-        kills += job.poll() is None
-        job.kill()
-        job.communicate()
-    assert kills == 3
-    for job in (start(recipe), start(whole, "--out", str(tmp_path / "whole"))):
-        _, err = job.communicate()
-        assert job.returncode == 0, err
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import torch, torch._dynamo, kandinsky.lab.nano.train\n"
+        "from kandinsky.cli.main import main\n"
+        "from tiny.nursery import raise_lives\n"
+        "torch.optim.AdamW([torch.zeros(1)], fused=True)\n"  # imports what it needs
+        "raise_lives(lambda words: main(['train', *words]))\n"
+    )
+    rng = random.Random(4)
+    with Lives(script) as lives:
+        for _ in range(thorough.of(3, 15)):
+            job, seen = lives.begin([str(recipe)]), _last_step(recipe.parent)
+            until = seen + rng.randrange(1, thorough.of(30, 9))
+            while not job.is_over and _last_step(recipe.parent) < until:
+                time.sleep(0.002)
+            assert job.kill()
+        for words in ([str(recipe)], [str(whole), "--out", str(tmp_path / "whole")]):
+            assert lives.begin(words).end() == 0
     assert same(load_file(recipe.parent / "dit.safetensors"), load_file(tmp_path / "whole" / "dit.safetensors"))
     assert steps_of(recipe.parent) == list(range(1, steps + 1))
     assert not [path for path in recipe.parent.iterdir() if ".part-" in path.name]

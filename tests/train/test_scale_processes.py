@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tiny import thorough
 from tiny.clips import NETWORKS
 from tiny.nursery import Nursery
 
 HERE = Path(__file__).parent
-STEPS = 20
+STEPS = thorough.of(8, 20)
 LOOP = {"steps": STEPS, "lr": 3e-3, "warmup": 2, "bf16": False, "log_every": 1, "checkpoint_minutes": 60, "seed": 1}
 # Only the order of sums differs. Relative: of losses and gradient norms of each step, of weights at the end to the
 # largest of their tensor (Adam moves a weight whose gradient is next to nothing as far as any other).
@@ -78,6 +79,7 @@ def differing(found: dict[str, tuple[float, float]]) -> dict[str, tuple[float, f
 
 
 FEWER = {"steps": 4}
+ADAPTED = ("lora", "dora", "lokr")
 DENSE, SPARSE, FOUR = NETWORKS
 # of each training: its network, how it is made, and what else is said of its loop; tensor parallelism needs even heads
 TRAININGS: dict[str, tuple[str, Case, Case]] = {
@@ -91,7 +93,7 @@ TRAININGS: dict[str, tuple[str, Case, Case]] = {
     **{
         f"{kind}, {network}": (network, {"heads": 4, "adapted": {"kind": kind, "rank": 3, "formats": ["peft"]}}, FEWER)
         for network in (DENSE, FOUR)
-        for kind in ("lora", "dora", "lokr")
+        for kind in ADAPTED
     },
     "accumulate": (DENSE, {"heads": 4}, {"accumulate": 2, **FEWER}),
     "muon": (DENSE, {"heads": 4, "width": 32}, {"optimiser": "muon", "weight_decay": 0.1, **FEWER}),
@@ -105,7 +107,7 @@ TRIED: dict[int, dict[str, list[Case]]] = {
         f"{FOUR} 4": [{"tp": 2}],
         "by frame": [{"ulysses": 2}, {"ring": 2}],
         "by frame, nabla": [{"ulysses": 2}],
-        **{f"{kind}, {network}": [{"tp": 2}] for network in (DENSE, FOUR) for kind in ("lora", "dora", "lokr")},
+        **{name: [{"tp": 2}] for name in TRAININGS if name.startswith(ADAPTED)},
         "accumulate": [{"fsdp": 2}, {}],
         "muon": [{"fsdp": 2}, {"tp": 2}],
     },
@@ -118,13 +120,28 @@ TRIED: dict[int, dict[str, list[Case]]] = {
         f"lora, {FOUR}": [{"tp": 2, "ring": 2}],
     },
 }  # fmt: skip
+# What other cases prove the parts of, of fewer processes or of another network: for thorough runs.
+REPEATED = {
+    2: (f"lora, {FOUR}", f"dora, {DENSE}", f"lokr, {FOUR}"),
+    4: (
+        f"{DENSE}: fsdp",
+        f"{DENSE}: ring x ulysses",
+        f"{DENSE}: tp x ring",
+        f"{SPARSE} 5",
+        f"{FOUR} 5",
+        f"lora, {FOUR}",
+    ),
+}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Path:
     """All trainings by one process."""
     folder = tmp_path_factory.mktemp("alone")
-    given = [case(folder / name, network, {}, made, **more) for name, (network, made, more) in TRAININGS.items()]
+    wanted = {training for world in SCHEMES for training, _ in schemes(world).values()}
+    given = [
+        case(folder / name, TRAININGS[name][0], {}, TRAININGS[name][1], **TRAININGS[name][2]) for name in sorted(wanted)
+    ]
     nursery.start(1, given)
     return folder
 
@@ -134,7 +151,8 @@ def schemes(world: int) -> dict[str, tuple[str, Case]]:
     found: dict[str, tuple[str, Case]] = {}
     for name, scale in SCHEMES[world].items():
         found[f"{DENSE}: {name}"] = f"{DENSE} {4 if 'tp' in scale else 5}", scale
-    return found | {f"{name}: {scale}": (name, scale) for name, tried in TRIED[world].items() for scale in tried}
+    found |= {f"{name}: {scale}": (name, scale) for name, tried in TRIED[world].items() for scale in tried}
+    return {key: one for key, one in found.items() if thorough.THOROUGH or not key.startswith(REPEATED[world])}
 
 
 @pytest.mark.slow
@@ -167,7 +185,7 @@ def test_shards_in_bfloat16_and_in_main_memory(tmp_path: Path, nursery: Nursery)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["kandinsky5 dense", "kandinsky4"])
+@pytest.mark.parametrize("network", thorough.of([DENSE], [DENSE, FOUR]))
 def test_a_checkpoint_of_four_goes_on_with_two_and_with_one(tmp_path: Path, nursery: Nursery, network: str) -> None:
     made: Case = {"heads": 4}
     out = tmp_path / "run"
@@ -175,18 +193,18 @@ def test_a_checkpoint_of_four_goes_on_with_two_and_with_one(tmp_path: Path, nurs
     def go_on(world: int, steps: int, scale: Case, folder: Path = out) -> None:
         nursery.start(world, [case(folder, network, scale, made, schedule="constant", steps=steps)])
 
-    go_on(1, 12, {}, tmp_path / "alone")
-    go_on(4, 4, {"tp": 2, "fsdp": 2})
+    go_on(1, 6, {}, tmp_path / "alone")
+    go_on(4, 2, {"tp": 2, "fsdp": 2})
     written = {file: load_file(out / file) for file in ("averaged.safetensors", "trained.safetensors")}
     # read by other numbers of processes, not a bit is another
     others: list[tuple[int, Case]] = [(1, {}), (2, {"ulysses": 2, "fsdp": 2}), (2, {"tp": 2})]
     for world, scale in others:
-        go_on(world, 4, scale)
+        go_on(world, 2, scale)
         for file, expected in written.items():
             found = load_file(out / file)
             assert all(torch.equal(found[key], expected[key]) for key in expected), (world, scale)
-    go_on(2, 8, {"ulysses": 2, "fsdp": 2})
-    go_on(1, 12, {})
+    go_on(2, 4, {"ulysses": 2, "fsdp": 2})
+    go_on(1, 6, {})
     assert differing({network: distances(out, tmp_path / "alone")}) == {}
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
+from multiprocessing.context import BaseContext
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -62,8 +65,8 @@ def _taken(work: Callable[[Item], Result], items: Iterable[Item], workers: int, 
             batch_size=None,
             num_workers=workers,
             prefetch_factor=ahead,
-            multiprocessing_context="spawn",  # a fork would copy the locks of threads that are not there
-            worker_init_fn=_begin,
+            multiprocessing_context=_context(),
+            worker_init_fn=partial(_begin, dict(os.environ)),
             generator=torch.Generator(),  # else the caller's random numbers would go on
         )
         results: Iterator[Any] = iter(loader)
@@ -163,7 +166,23 @@ class _Once:
         return iter(self._items)
 
 
-def _begin(number: int) -> None:
+def _context() -> BaseContext:
+    """How workers start; a fork of this process would copy the locks of threads that are not there.
+
+    On Linux they are forked from a process of their own that has imported what they need and computed nothing: torch
+    is read once, not once a worker. Frameworks of macOS do not bear that.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # heeded when the first worker starts
+    return context
+
+
+def _begin(environment: Mapping[str, str], number: int) -> None:
+    """Begin a worker, whose environment is that of the process that wants it now."""
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
