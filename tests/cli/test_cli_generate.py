@@ -1,7 +1,6 @@
 """`kandinsky generate` and what follows from its result, with the real classes at tiny size."""
 
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 from kandinsky.cli import main as cli
 from kandinsky.media import video as media
 from kandinsky.media.video import read_video
+from tiny import command_line
 
 Call = Callable[..., "Done"]  # noqa: F821
 
@@ -128,13 +128,11 @@ def test_interrupt_while_working(tiny: Path, call: Call, monkeypatch: pytest.Mon
 @pytest.mark.slow
 def test_ctrl_c_for_real(tiny: Path) -> None:
     options = ("-m", "tiny", "--seconds", "0.2", "--steps", "50", "--count", "99")
-    process = subprocess.Popen(
+    process = command_line.Forked(
         [sys.executable, "-m", "kandinsky", "generate", "a dot", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        # a shell's background job ignores the interrupt, and its children would inherit that
     )
     assert process.stdout
     first = process.stdout.readline().strip()  # one result is finished, the next is in work

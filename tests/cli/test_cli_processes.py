@@ -3,11 +3,12 @@
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from kandinsky.cli import failures
 from kandinsky.media.video import read_video
+from tiny import command_line
 
 SLOW = pytest.mark.slow  # further cases of what a first one shows
 
@@ -28,9 +30,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def shell(line: str, *arguments: str, **settings: str) -> tuple[int, str, str]:
+def shell(
+    line: str, *arguments: str, python: Sequence[str] = (sys.executable,), **settings: str
+) -> tuple[int, str, str]:
     """A line of bash in which `k` is the program with these arguments: exit code, stdout, stderr."""
-    script = f'k() {{ "{sys.executable}" -m kandinsky "$@"; }}; {line}'
+    script = f'k() {{ {shlex.join(python)} -m kandinsky "$@"; }}; {line}'
     done = subprocess.run(
         ["bash", "-c", script, "bash", *arguments],
         capture_output=True,
@@ -42,31 +46,32 @@ def shell(line: str, *arguments: str, **settings: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "said"),
+    ("line", "code", "said", "is_forked"),
     [
-        ('k "$@" > /dev/full', 1, "error: standard output cannot be written: No space left on device\n"),
-        pytest.param('k "$@" >&-', 0, "", marks=SLOW),
-        pytest.param('k "$@" 2>&-', 0, "", marks=SLOW),
-        pytest.param('k "$@" 2>/dev/full', 0, "", marks=SLOW),
-        ('k "$@" <&- >&- 2>&-', 0, ""),
-        ('k "$@" | true; exit "${PIPESTATUS[0]}"', 0, ""),
+        ('k "$@" > /dev/full', 1, "error: standard output cannot be written: No space left on device\n", False),
+        pytest.param('k "$@" >&-', 0, "", True, marks=SLOW),
+        pytest.param('k "$@" 2>&-', 0, "", True, marks=SLOW),
+        pytest.param('k "$@" 2>/dev/full', 0, "", True, marks=SLOW),
+        ('k "$@" <&- >&- 2>&-', 0, "", False),
+        ('k "$@" | true; exit "${PIPESTATUS[0]}"', 0, "", True),
     ],
 )
-def test_a_result_is_made_whatever_its_streams_take(line: str, code: int, said: str) -> None:
-    assert shell(line, *STILL, "-o", "x.png")[::2] == (code, said)
+def test_a_result_is_made_whatever_its_streams_take(line: str, code: int, said: str, is_forked: bool) -> None:
+    python = command_line.client() if is_forked else (sys.executable,)
+    assert shell(line, *STILL, "-o", "x.png", python=python)[::2] == (code, said)
     assert read_video("x.png").recipe["prompt"] == "a panda"
     assert [path.name for path in Path().iterdir()] == ["x.png"]
 
 
 @pytest.mark.parametrize("arguments", [("models",), ("doctor", "--json"), ("--help",), ("plan", "nano-t2v", "--json")])
 def test_reports_to_a_full_device(arguments: tuple[str, ...]) -> None:
-    code, _, err = shell('k "$@" > /dev/full', *arguments)
+    code, _, err = shell('k "$@" > /dev/full', *arguments, python=command_line.client())
     assert (code, err) == (1, "error: standard output cannot be written: No space left on device\n")
 
 
 def test_results_to_a_closed_or_full_stdout() -> None:
     assert shell('k "$@" >&-', *STILL, "-o", "-") == (2, "", "error: output `-`: standard output is closed\n")
-    code, _, err = shell('k "$@" > /dev/full', *STILL, "-o", "-")
+    code, _, err = shell('k "$@" > /dev/full', *STILL, "-o", "-", python=command_line.client())
     assert (code, err) == (1, "error: standard output cannot be written: No space left on device\n")
 
 
@@ -111,8 +116,8 @@ def test_a_limit_on_files() -> None:
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    job = subprocess.Popen(
+def running(*arguments: str, is_forked: bool) -> Iterator[subprocess.Popen[str]]:
+    job = (command_line.Forked if is_forked else subprocess.Popen)(
         [sys.executable, "-m", "kandinsky", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -139,7 +144,7 @@ def wait_for(job: subprocess.Popen[str], pattern: str) -> None:
 def test_signals_end_a_batch_and_say_what_is_kept(number: signal.Signals) -> None:
     Path("p.txt").write_text("a dot\n" + "a panda\n" * 40, encoding="utf-8")
     options = ("--seconds", "0", "--steps", "3", "--seed", "1", "--device", "cpu")
-    with running("generate", "--prompts", "p.txt", *options) as job:
+    with running("generate", "--prompts", "p.txt", *options, is_forked=number != signal.SIGTERM) as job:
         wait_for(job, "a-dot-1.png")
         job.send_signal(number)
         out, err = job.communicate(timeout=120)
@@ -166,7 +171,7 @@ def test_parts_of_dead_processes_are_swept() -> None:
     ours = Path(f".y.mp4.part-{os.getpid()}-{files._started(os.getpid())}-{files._host()}-0.mp4")
     left.write_bytes(b"x" * 1000)
     ours.write_bytes(b"x")
-    assert shell('k "$@"', *STILL, "-o", "z.png")[0] == 0
+    assert shell('k "$@"', *STILL, "-o", "z.png", python=command_line.client())[0] == 0
     assert not left.exists() and ours.exists() and Path("z.png").exists()
 
 

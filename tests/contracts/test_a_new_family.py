@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import kandinsky
+from tiny import command_line
 
 FAMILY = '''
 """Pebble: a small denoiser beside Nano's text encoder and autoencoder."""
@@ -191,10 +192,10 @@ def _env(room: Path) -> dict[str, str]:
 
 
 def run(room: Path, *arguments: str, launcher: tuple[str, ...] = ("-m", "kandinsky")) -> str:
-    """What a command of a fresh process prints; the family's folder is on no path of Python's."""
+    """What a command of a process of its own prints; the family's folder is on no path of Python's."""
     env = _env(room)
     env["PYTHONPATH"] = str(Path(kandinsky.__file__).parents[1])
-    done = subprocess.run([sys.executable, *launcher, *arguments], cwd=room, env=env, capture_output=True, text=True)
+    done = command_line.run([sys.executable, *launcher, *arguments], cwd=room, env=env, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -4,6 +4,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -31,17 +32,26 @@ def room(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
+def parsed(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a module."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
+def imports(path: Path) -> tuple[tuple[str, int], ...]:
     """Rooms a module imports, wherever in the file, except for type checkers only; with the line."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return tuple(_imports(parsed(path), path))
+
+
+def _imports(nodes: tuple[ast.AST, ...], path: Path) -> Iterator[tuple[str, int]]:
     skipped = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         for statement in node.body
         for inner in ast.walk(statement)
     }
-    for node in ast.walk(tree):
+    for node in nodes:
         if id(node) in skipped:
             continue
         names: list[str] = []
@@ -86,15 +96,15 @@ NAMES = re.compile(r"kandinsky_?video|kandinsky[345]|cogvideox|hunyuan|movq|qwen
 )
 def test_engine_runtime_and_bench_name_no_family(path: Path) -> None:
     """Neither in code nor in strings that are not docstrings or advice for people."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = parsed(path)
     documented = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
             assert not NAMES.fullmatch(node.value.split(".")[0]), f"{path}:{node.lineno}: `{node.value}`"
         if isinstance(node, ast.Name | ast.Attribute):
@@ -124,10 +134,10 @@ def test_nothing_imports_the_official_doors() -> None:
 def test_device_names_stay_where_things_are_placed(path: Path) -> None:
     if room(path) in MAY_NAME_DEVICES:
         return
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = parsed(path)
     # comparing with a name asks what there is; anything else would choose
-    asked = {id(leaf) for node in ast.walk(tree) if isinstance(node, ast.Compare) for leaf in ast.walk(node)}
-    for node in ast.walk(tree):
+    asked = {id(leaf) for node in nodes if isinstance(node, ast.Compare) for leaf in ast.walk(node)}
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and DEVICE.fullmatch(node.value):
             is_reading = room(path) == "weights" and node.value == "cpu"  # files are read into main memory
             assert is_reading or id(node) in asked, f"{path}:{node.lineno}: the device `{node.value}` is named here"
@@ -140,9 +150,9 @@ def test_device_names_stay_where_things_are_placed(path: Path) -> None:
 )
 def test_networks_are_plain(path: Path) -> None:
     """No downloads, no files, no gradient switches, no compilation: those are for the outside."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = parsed(path)
     allowed = {"dataclass", "property", "staticmethod", "classmethod", "runtime_checkable", "overload"}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             for decorator in node.decorator_list:
                 call = decorator.func if isinstance(decorator, ast.Call) else decorator

@@ -9,9 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from kandinsky.runtime.parallel import launch
+from tiny import command_line
 
 SLOW = pytest.mark.slow  # further cases of what a first one shows
 LIMIT_S = 30
@@ -37,8 +42,9 @@ from kandinsky.runtime.parallel import launch
 
 def on_step(step, total, preview):
     if step == 2:
-        os.write(1, b"at work\\n")
+        os.write(1, b"%d %d\\n" % (world.rank, os.getpid()))
 
+launch.SILENCE_S = 4
 with launch.together(lambda text: print(text, file=sys.stderr, flush=True)) as world:
     pipe = kandinsky.load("nano-t2v", device="cpu", parallel="auto")
     video = pipe("a panda", seconds=2, steps=1000, seed=1, on_step=on_step)
@@ -60,9 +66,11 @@ def port() -> Iterator[int]:
     yield number
 
 
-def torchrun(*arguments: str, folder: Path, size: int = 2) -> subprocess.Popen[str]:
+def torchrun(
+    *arguments: str, folder: Path, size: int = 2, start: type[subprocess.Popen[str]] = subprocess.Popen
+) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size), "--standalone"]
-    return subprocess.Popen(
+    return start(
         [*command, *arguments],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -72,30 +80,12 @@ def torchrun(*arguments: str, folder: Path, size: int = 2) -> subprocess.Popen[s
     )
 
 
-def children(pid: int) -> list[int]:
-    """Processes of a launcher, by their place in the job."""
-    found: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            settings = (entry / "environ").read_bytes().split(b"\0")
-        except (OSError, IndexError):
-            continue
-        if parent == pid:
-            rank = next((int(value[5:]) for value in settings if value.startswith(b"RANK=")), None)
-            if rank is not None:
-                found[rank] = int(entry.name)
-    return [found[rank] for rank in sorted(found)]
-
-
-def ended(job: subprocess.Popen[str]) -> tuple[str, str]:
+def ended(job: subprocess.Popen[str], *processes: int) -> tuple[str, str]:
     """What a job said; one that does not end, on a machine that is not ten times too slow, is killed and shown."""
     try:
         return job.communicate(timeout=300)
     except subprocess.TimeoutExpired:
-        for pid in (*children(job.pid), job.pid):
+        for pid in (*processes, job.pid):
             os.kill(pid, signal.SIGKILL)
         raise AssertionError(f"the job hangs: {job.communicate()}") from None
 
@@ -129,22 +119,21 @@ def test_a_bad_request_is_said_once(tmp_path: Path, port: int) -> None:
     ("rank", "how", "said"),
     [
         (1, signal.SIGKILL, ("error: process 0 of 2 ends", "error: process 1 ")),
-        pytest.param(
-            1, signal.SIGSTOP, ("error: process 1 (", "does not answer: no sign of life for 15 s"), marks=SLOW
-        ),
+        pytest.param(1, signal.SIGSTOP, ("error: process 1 (", "does not answer: no sign of life for 4 s"), marks=SLOW),
     ],
     ids=["killed", "frozen"],
 )
 def test_a_process_that_is_gone_ends_the_job(
     rank: int, how: signal.Signals, said: tuple[str, str], tmp_path: Path
 ) -> None:
+    assert launch.SILENCE_S == 15, "the tests' is shorter"
     (tmp_path / "job.py").write_text(AT_WORK, encoding="utf-8")
-    job = torchrun("job.py", folder=tmp_path)
+    job = torchrun("job.py", folder=tmp_path, start=command_line.Forked)
     assert job.stdout is not None
-    assert [job.stdout.readline() for _ in range(2)] == ["at work\n"] * 2
-    os.kill(children(job.pid)[rank], how)
+    at_work = dict(tuple(map(int, job.stdout.readline().split())) for _ in range(2))
+    os.kill(at_work[rank], how)
     begun = time.monotonic()
-    talk = ended(job)[1]
+    talk = ended(job, *at_work.values())[1]
     assert time.monotonic() - begun < LIMIT_S, talk
     assert job.returncode != 0
     assert any(words in talk for words in said) if how is signal.SIGKILL else all(words in talk for words in said), talk
@@ -154,7 +143,8 @@ def test_a_process_that_is_gone_ends_the_job(
 WAITING = """
 import sys, time
 from kandinsky.runtime.parallel import launch
-launch.SILENCE_S = 4
+if sys.argv[2] == "lost":
+    launch.SILENCE_S = 4
 with launch.together(lambda text: print(text, file=sys.stderr, flush=True)) as world:
     launch.meet("cpu")
     print("met", flush=True)
@@ -165,61 +155,86 @@ with launch.together(lambda text: print(text, file=sys.stderr, flush=True)) as w
 """
 
 
-@pytest.mark.parametrize(
-    ("rank", "how", "said"),
-    [
-        (1, signal.SIGKILL, "has gone: it was killed"),
-        pytest.param(1, signal.SIGSTOP, "process 1 (", marks=SLOW),
-        pytest.param(0, signal.SIGSTOP, "that holds the others together does not answer", marks=SLOW),
-    ],
-    ids=["killed", "frozen", "the first frozen"],
-)
-def test_without_a_launcher_the_others_miss_it(rank: int, how: signal.Signals, said: str, port: int) -> None:
-    """The second and the third also wait for each other, where no Python runs."""
-    command = [sys.executable, "-c", WAITING, "all" if how is signal.SIGKILL else "some"]
-    jobs = [
-        subprocess.Popen(
-            command, env=environment(rank, 3, port), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(3)
-    ]
-    for job in jobs:
-        assert job.stdout is not None and job.stdout.readline() == "met\n"
-    time.sleep(2.5)  # a sign of life each
-    os.kill(jobs[rank].pid, how)
-    others = [job for place, job in enumerate(jobs) if place != rank]
-    talks = "".join(job.communicate(timeout=120)[1] for job in others)
-    jobs[rank].kill()
-    jobs[rank].communicate()
-    assert all(job.returncode for job in others) and "error: " in talks and said in talks, talks
-    assert "Traceback" not in talks, talks
+@dataclass(frozen=True)
+class Ends:
+    """How the processes of a job ended, by their place: exit codes, and what they said on stderr."""
+
+    codes: list[int]
+    talks: list[str]
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=SLOW)])
-def test_a_process_that_is_told_to_end_says_so_and_ends_all(how: signal.Signals, port: int) -> None:
-    """Also one that waits for another, where no Python runs."""
+def befallen(size: int, kind: str, rank: int, how: signal.Signals) -> Ends:
+    """Jobs of processes that nobody looks after; one of them gets a signal."""
+    is_lost = how in (signal.SIGKILL, signal.SIGSTOP)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     jobs = [
-        subprocess.Popen(
-            [sys.executable, "-c", WAITING, "some"],
-            env=environment(rank, 2, port),
+        command_line.Forked(
+            [sys.executable, "-c", WAITING, kind, "lost" if is_lost else "told"],
+            env=environment(place, size, port),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for place in range(size)
     ]
     for job in jobs:
         assert job.stdout is not None and job.stdout.readline() == "met\n"
-    jobs[0].send_signal(how)
-    talks = [job.communicate(timeout=120)[1] for job in jobs]
-    assert [job.returncode for job in jobs] == [1, 1], talks
+    if is_lost:
+        time.sleep(2.5)  # a sign of life each
+    os.kill(jobs[rank].pid, how)
+    talks = {place: job.communicate(timeout=120)[1] for place, job in enumerate(jobs) if place != rank}
+    if is_lost:
+        jobs[rank].kill()
+    talks[rank] = jobs[rank].communicate(timeout=120)[1]
+    return Ends([job.returncode for job in jobs], [talks[place] for place in range(size)])
+
+
+LOST = {  # the second and the third of three also wait for each other, where no Python runs
+    "killed": (3, "all", 1, signal.SIGKILL),
+    "frozen": (3, "some", 1, signal.SIGSTOP),
+    "the first frozen": (3, "some", 0, signal.SIGSTOP),
+    "SIGTERM": (2, "some", 0, signal.SIGTERM),
+    "SIGHUP": (2, "some", 0, signal.SIGHUP),
+}
+
+
+@pytest.fixture(scope="module")
+def ends() -> dict[str, Ends]:
+    """All of them at once, since they only wait."""
+    command_line.place()
+    with ThreadPoolExecutor(len(LOST)) as pool:
+        asked = {name: pool.submit(befallen, *case) for name, case in LOST.items()}
+        return {name: one.result() for name, one in asked.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("killed", "has gone: it was killed"),
+        ("frozen", "process 1 ("),
+        ("the first frozen", "that holds the others together does not answer"),
+    ],
+)
+def test_without_a_launcher_the_others_miss_it(name: str, said: str, ends: dict[str, Ends]) -> None:
+    rank, found = LOST[name][2], ends[name]
+    talks = "".join(talk for place, talk in enumerate(found.talks) if place != rank)
+    assert all(code for place, code in enumerate(found.codes) if place != rank), talks
+    assert "error: " in talks and said in talks and "Traceback" not in talks, talks
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_process_that_is_told_to_end_says_so_and_ends_all(name: str, ends: dict[str, Ends]) -> None:
+    """Also one that waits for another, where no Python runs."""
+    codes, talks = ends[name].codes, ends[name].talks
+    assert codes == [1, 1], talks
     assert "error: process 0 of 2 ends: the launcher ended it" in talks[0] and "Traceback" not in "".join(talks)
 
 
 def test_a_failing_process_ends_the_others_with_its_message(port: int) -> None:
     """Without a launcher that would look after them."""
     jobs = [
-        subprocess.Popen(
+        command_line.Forked(
             [sys.executable, "-c", FAILING],
             env=environment(rank, 3, port),
             stdout=subprocess.PIPE,

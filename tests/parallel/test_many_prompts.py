@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kandinsky.engine.latent_names import latent_path
+from tiny import command_line
 
 PROMPTS = """prompt,output,seconds,guidance,size
 a panda,panda.png,0,3,
@@ -21,15 +21,8 @@ a cat,cat.png,0,1,
 
 def generate(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "kandinsky", "generate", "--steps", "2", *options],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    words = [sys.executable, *launcher, "-m", "kandinsky", "generate", "--steps", "2", *options]
+    return command_line.run(words, cwd=folder, text=True)
 
 
 def statuses(folder: Path) -> list[str]:

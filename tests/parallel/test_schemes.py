@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tiny import unets
+from tiny import command_line, unets
 
 HERE = Path(__file__).parent
 
@@ -23,23 +22,10 @@ pytestmark = pytest.mark.slow
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = unets.write(tmp_path_factory.mktemp("group") / "unets")
     target = folder / "found.json"
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        str(request.param),
-        "--standalone",
-    ]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(request.param), "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "KANDINSKY_CARDS": str(folder / "cards")}
-    done = subprocess.run(
-        [*command, str(HERE / "group.py"), str(target)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        check=False,
-    )
+    words = [sys.executable, *launcher, str(HERE / "group.py"), str(target)]
+    done = command_line.run(words, env=environment, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-4000:]
     return {"world": request.param, **json.loads(target.read_text(encoding="utf-8"))}
 

@@ -17,6 +17,7 @@ from PIL import Image
 from kandinsky.media.mux import probe
 from kandinsky.media.video import read_video
 from serve.conftest import QUICK, TINY, Server
+from tiny import command_line
 
 
 def png(colour: str = "orange", size: tuple[int, int] = (96, 96)) -> bytes:
@@ -68,7 +69,7 @@ def test_a_clip_is_the_commands_own_byte_for_byte(server: Server, finished: dict
         str(target),
         "-q",
     ]
-    subprocess.run(command, check=True, capture_output=True)
+    command_line.run(command).check_returncode()
     answer = server.client.get(f"/v1/videos/{finished['id']}/content")
     assert answer.content == target.read_bytes() and answer.headers["content-type"] == "video/mp4"
     assert finished["recipe"]["seed"] == 7 == finished["seed"] and finished["progress"] == 100
@@ -399,7 +400,7 @@ def test_the_http_process_has_no_torch(server: Server) -> None:
 def test_what_the_command_line_sees(server: Server, finished: dict[str, Any]) -> None:
     def jobs(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "kandinsky", "jobs", *words, "--store", str(server.folder / "jobs")]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return command_line.run(command, text=True)
 
     listed = jobs("list", "--json", "-n", "500")
     assert finished["id"] in {job["id"] for job in json.loads(listed.stdout)}

@@ -10,12 +10,13 @@ import pytest
 
 from kandinsky.jobs.records import State
 from kandinsky.jobs.sqlite_store import open_store
+from tiny import command_line
 
 
 def kandinsky(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "kandinsky", *words]
     env = {**os.environ, "XDG_DATA_HOME": str(folder / "data"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=env)
+    return command_line.run(command, text=True, cwd=folder, env=env)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.keys import Buckets, Keys, Owner, digest
 from kandinsky.serve.settings import ServeSettings, is_loopback
 from serve.conftest import TINY, Server
+from tiny import command_line
 
 ALICE, BOB = "alice-0123456789abcdef", "bob-0123456789abcdef"
 KEYS = f"""
@@ -501,7 +502,7 @@ def test_listening_beyond_this_machine_needs_a_key(tmp_path: Path) -> None:
         "--store",
         str(tmp_path),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = command_line.run(command, text=True)
     assert done.returncode == 2 and "no key is set" in done.stderr and "--keys" in done.stderr
     assert ServeSettings(host="0.0.0.0", open_to_all=True).check(Keys({})) is None
     assert ServeSettings(host="0.0.0.0").check(Keys({digest(ALICE): Owner("a")})) is None

@@ -156,12 +156,17 @@ def command(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(Path(environment["HF_HOME"]) / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
-    def run(*arguments: str, endpoint: str = environment["HF_ENDPOINT"]) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, endpoint: str = environment["HF_ENDPOINT"], **changes: str
+    ) -> subprocess.CompletedProcess[str]:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
         template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        code = main(arguments)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in changes.items():
+                patch.setenv(name, value)
+            code = main(arguments)
         printed = capsys.readouterr()
         return subprocess.CompletedProcess(arguments, code, printed.out, printed.err)
 

@@ -56,9 +56,9 @@ def test_fetches_what_the_card_lists_and_nothing_else(kandinsky: Run, hub: Hub, 
     assert not [name for repo in LISTED for name in hub.fetched(repo)]
 
 
-def test_lays_out_the_official_folder(kandinsky: Run, hub: Hub, tmp_path: Path) -> None:
+def test_lays_out_the_official_folder(command: Run, hub: Hub, tmp_path: Path) -> None:
     weights = tmp_path / "weights"
-    done = kandinsky("download", "tiny", "--dir", str(weights), "--quiet")
+    done = command("download", "tiny", "--dir", str(weights), "--quiet")
     assert done.returncode == 0, done.stderr
     found = sorted(str(path.relative_to(weights)) for path in weights.rglob("*") if path.is_file())
     assert found == sorted(
@@ -67,8 +67,8 @@ def test_lays_out_the_official_folder(kandinsky: Run, hub: Hub, tmp_path: Path) 
         + [f"text_encoder2/{name}" for name in LISTED[CLIP]]
     )
     assert not (tmp_path / "hf" / "hub").exists()
-    assert '"missing": []' in kandinsky("plan", "-m", "tiny", "--json", KANDINSKY_WEIGHTS=str(weights)).stdout
-    assert '"missing": []' not in kandinsky("plan", "-m", "tiny", "--json").stdout
+    assert '"missing": []' in command("plan", "-m", "tiny", "--json", KANDINSKY_WEIGHTS=str(weights)).stdout
+    assert '"missing": []' not in command("plan", "-m", "tiny", "--json").stdout
 
 
 def test_a_killed_transfer_goes_on_where_it_stopped(
@@ -107,22 +107,22 @@ def test_a_killed_transfer_goes_on_where_it_stopped(
     assert not leftovers(tmp_path)
 
 
-def test_a_dropped_connection_is_taken_up_again(kandinsky: Run, hub: Hub, tmp_path: Path) -> None:
+def test_a_dropped_connection_is_taken_up_again(command: Run, hub: Hub, tmp_path: Path) -> None:
     hub.stall.set()  # cut at once
     hub.fault = lambda repo, name, first, content: content[first : 16 << 20] if repo == DIT and not first else None
-    done = kandinsky("download", "tiny", "--quiet")
+    done = command("download", "tiny", "--quiet")
     assert done.returncode == 0, done.stderr
     assert len(hub.ranges()) == 1
     whole = hub.repos[DIT]["model/tiny.safetensors"]
     assert cached(tmp_path, DIT, "model/tiny.safetensors").read_bytes() == whole
 
 
-def test_what_arrives_broken_is_not_kept(kandinsky: Run, hub: Hub, tmp_path: Path) -> None:
+def test_what_arrives_broken_is_not_kept(command: Run, hub: Hub, tmp_path: Path) -> None:
     # as many bytes as promised, but one is another
     hub.fault = lambda repo, name, first, content: (
         b"\xff" + content[1:] if name == "model-00002-of-00002.safetensors" else None
     )
-    done = kandinsky("download", "tiny", "--quiet")
+    done = command("download", "tiny", "--quiet")
     assert done.returncode == 2
     (error, hint) = [line for line in done.stderr.splitlines() if line.startswith(("error", "hint"))]
     assert "model-00002-of-00002.safetensors" in error and QWEN in error and "SHA-256" in error
@@ -131,8 +131,10 @@ def test_what_arrives_broken_is_not_kept(kandinsky: Run, hub: Hub, tmp_path: Pat
     assert cached(tmp_path, DIT, "model/tiny.safetensors").exists()
 
 
-def test_a_file_that_rotted_is_found_and_fetched_again(kandinsky: Run, hub: Hub, tmp_path: Path) -> None:
-    assert kandinsky("download", "tiny", "--quiet").returncode == 0
+def test_a_file_that_rotted_is_found_and_fetched_again(
+    command: Run, kandinsky: Run, hub: Hub, tmp_path: Path
+) -> None:
+    assert command("download", "tiny", "--quiet").returncode == 0
     victims = [(CLIP, "model.safetensors"), (VAE, "vae/config.json")]  # known by SHA-256, and by git's hash
     for repo, name in victims:
         path = cached(tmp_path, repo, name).resolve()
@@ -171,52 +173,52 @@ def test_a_hub_that_is_away_names_the_missing_file(kandinsky: Run, tmp_path: Pat
     assert "Traceback" not in done.stderr
 
 
-def test_token_goes_to_the_hub(kandinsky: Run, hub: Hub) -> None:
-    assert kandinsky("download", "tiny", "--quiet", HF_TOKEN="hf_abc").returncode == 0
+def test_token_goes_to_the_hub(command: Run, hub: Hub) -> None:
+    assert command("download", "tiny", "--quiet", HF_TOKEN="hf_abc").returncode == 0
     assert set(hub.tokens) == {"Bearer hf_abc"}
 
 
-def test_refusals_are_one_clear_line(kandinsky: Run, hub: Hub) -> None:
+def test_refusals_are_one_clear_line(command: Run, hub: Hub) -> None:
     hub.gated.add(CLIP)
-    gated = kandinsky("download", "tiny", "--quiet")
+    gated = command("download", "tiny", "--quiet")
     assert gated.returncode == 2 and f"error: `{CLIP}` is gated" in gated.stderr and "HF_TOKEN" in gated.stderr
     assert f"{hub.url}/{CLIP}" in gated.stderr and "`config.json`" in gated.stderr
     hub.gated.clear()
     del hub.repos[CLIP]["model.safetensors"]
-    absent = kandinsky("download", "tiny", "--quiet")
+    absent = command("download", "tiny", "--quiet")
     assert absent.returncode == 2 and f"`{CLIP}` has no `model.safetensors`" in absent.stderr
     del hub.repos[CLIP]
-    unknown = kandinsky("download", "tiny", "--quiet")
+    unknown = command("download", "tiny", "--quiet")
     assert unknown.returncode == 2 and f"error: `{CLIP}` is not on" in unknown.stderr
     assert "Traceback" not in gated.stderr + absent.stderr + unknown.stderr
 
 
-def test_what_may_be_refused_is_asked_for_first(kandinsky: Run, hub: Hub, cards_folder: Path) -> None:
+def test_what_may_be_refused_is_asked_for_first(command: Run, hub: Hub, cards_folder: Path) -> None:
     text = (cards_folder / "tiny.toml").read_text(encoding="utf-8").replace('id = "tiny"', 'id = "gated"')
     text = text.replace('files = ["vae/"]', 'files = ["vae/"]\ngated = true')
     (cards_folder / "gated.toml").write_text(text, encoding="utf-8")
     hub.gated.add(VAE)
-    refused = kandinsky("download", "gated", "--quiet")
+    refused = command("download", "gated", "--quiet")
     assert refused.returncode == 2 and f"`{VAE}` is gated: the hub gives `vae/` only" in refused.stderr
     assert not hub.fetched(DIT)
     # the plan says so beforehand
-    assert "token" in kandinsky("plan", "-m", "gated", "--device", "cpu").stdout
+    assert "token" in command("plan", "-m", "gated", "--device", "cpu").stdout
 
 
-def test_a_model_is_fetched_by_its_repository_too(kandinsky: Run, hub: Hub) -> None:
+def test_a_model_is_fetched_by_its_repository_too(command: Run, hub: Hub) -> None:
     twin = f"{DIT}-Diffusers"
     folders = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     hub.repos[twin] = {f"{folder}/config.json": folder.encode() for folder in folders}
     hub.repos[twin] |= {"scheduler/scheduler_config.json": b"{}", "README.md": b"words"}
-    assert kandinsky("download", DIT, "--quiet").returncode == 0
+    assert command("download", DIT, "--quiet").returncode == 0
     assert hub.fetched(DIT) == LISTED[DIT] and hub.fetched(QWEN)
-    assert kandinsky("download", twin, "--quiet").returncode == 0
+    assert command("download", twin, "--quiet").returncode == 0
     assert sorted(hub.fetched(twin)) == sorted(f"{folder}/config.json" for folder in folders)
 
 
-def test_copies_for_other_frameworks_stay_where_they_are(kandinsky: Run, hub: Hub) -> None:
+def test_copies_for_other_frameworks_stay_where_they_are(command: Run, hub: Hub) -> None:
     hub.repos[VAE] |= {"vae/w.bin": b"pickle", "vae/tf_model.h5": b"tf", "vae/readme.md": b"words"}
-    assert kandinsky("download", "tiny", "--quiet").returncode == 0
+    assert command("download", "tiny", "--quiet").returncode == 0
     assert sorted(hub.fetched(VAE)) == ["vae/config.json", "vae/readme.md", "vae/w.safetensors"]
 
 

@@ -23,34 +23,34 @@ def tensors(width: int) -> bytes:
     return save(state, metadata={"trigger": "dolly in "})
 
 
-def test_a_repository_is_named_fetched_and_used(kandinsky: Run, hub: Hub, tmp_path: Path) -> None:
+def test_a_repository_is_named_fetched_and_used(command: Run, hub: Hub, tmp_path: Path) -> None:
     config = json.dumps({"r": 2, "lora_alpha": 1, "target_modules": ["to_query"]}).encode()
     hub.repos[REPO] = {"lora.safetensors": tensors(256), "config_lora.json": config, "README.md": b"# camera"}
     target = tmp_path / "x.png"
 
-    before = kandinsky(*GENERATE, str(target), "--lora", REPO)
+    before = command(*GENERATE, str(target), "--lora", REPO)
     assert (
         before.returncode == 2 and f"kandinsky download {REPO}" in before.stderr and "lora.safetensors" in before.stderr
     )
     assert not target.exists()
 
-    done = kandinsky("download", REPO, "--json")
+    done = command("download", REPO, "--json")
     assert done.returncode == 0, done.stderr
     assert {json.loads(line)["file"] for line in done.stdout.splitlines()} == {"lora.safetensors", "config_lora.json"}
 
-    after = kandinsky(*GENERATE, str(target), "--lora", f"{REPO}:0.5", "--json")
+    after = command(*GENERATE, str(target), "--lora", f"{REPO}:0.5", "--json")
     assert after.returncode == 0, after.stderr
     (lora,) = json.loads(after.stdout)["recipe"]["lora"]
     assert lora["name"] == "Kandinsky-5.0-T2V-Lite-LoRa-Dolly-in" and lora["source"] == REPO and lora["scale"] == 0.5
-    assert f"--lora {REPO}:0.5" in kandinsky("show", str(target)).stdout
+    assert f"--lora {REPO}:0.5" in command("show", str(target)).stdout
 
 
-def test_a_repository_for_another_model_or_of_another_kind(kandinsky: Run, hub: Hub, tmp_path: Path) -> None:
+def test_a_repository_for_another_model_or_of_another_kind(command: Run, hub: Hub, tmp_path: Path) -> None:
     hub.repos[REPO] = {"pytorch_lora_weights.safetensors": tensors(1792)}
     hub.repos["acme/no-lora"] = {"model.safetensors": b"x"}
-    assert kandinsky("download", REPO, "-q").returncode == 0
-    wrong = kandinsky(*GENERATE, str(tmp_path / "x.png"), "--lora", REPO)
+    assert command("download", REPO, "-q").returncode == 0
+    wrong = command(*GENERATE, str(tmp_path / "x.png"), "--lora", REPO)
     assert wrong.returncode == 2
     assert "has 1792 inputs" in wrong.stderr and "`nano-t2v` has 256" in wrong.stderr.replace("\n", " ")
-    none = kandinsky("download", "acme/no-lora")
+    none = command("download", "acme/no-lora")
     assert none.returncode == 2 and "`acme/no-lora` has no `lora.safetensors`" in none.stderr
