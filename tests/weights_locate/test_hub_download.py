@@ -131,9 +131,7 @@ def test_what_arrives_broken_is_not_kept(command: Run, hub: Hub, tmp_path: Path)
     assert cached(tmp_path, DIT, "model/tiny.safetensors").exists()
 
 
-def test_a_file_that_rotted_is_found_and_fetched_again(
-    command: Run, kandinsky: Run, hub: Hub, tmp_path: Path
-) -> None:
+def test_a_file_that_rotted_is_found_and_fetched_again(command: Run, kandinsky: Run, hub: Hub, tmp_path: Path) -> None:
     assert command("download", "tiny", "--quiet").returncode == 0
     victims = [(CLIP, "model.safetensors"), (VAE, "vae/config.json")]  # known by SHA-256, and by git's hash
     for repo, name in victims:
