@@ -7,6 +7,7 @@ number of processes, which find each other as those of `torchrun` do. A process 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import select
@@ -26,6 +27,7 @@ import kandinsky
 
 TESTS = Path(__file__).resolve().parents[1]
 PATIENCE_S = 1500  # of a group
+LIFE_S = 300  # of a life, which then says where it stands and ends
 
 
 class Nursery:
@@ -107,6 +109,7 @@ def _line(stream: IO[str]) -> str:
     """The next line, and nothing behind it: else what comes then would not be seen by ``select``."""
     found = b""
     while not found.endswith(b"\n"):
+        assert select.select([stream], [], [], LIFE_S + 30)[0], "the script says nothing"
         byte = os.read(stream.fileno(), 1)
         assert byte, "the script has ended; see its stderr"
         found += byte
@@ -120,6 +123,7 @@ def raise_lives(work: Callable[[Any], int | None]) -> None:
             code = 1
             try:
                 os.dup2(2, 1)
+                faulthandler.dump_traceback_later(LIFE_S, exit=True)
                 code = work(json.loads(line)) or 0
             except BaseException:
                 traceback.print_exc()
