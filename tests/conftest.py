@@ -26,6 +26,7 @@ GROUPS = {
         "parallel/test_schemes.py",
         "parallel/test_many_prompts.py",
         "batch/test_ray.py",
+        "curate/test_curate_ray.py",
         "cli/test_cli_generate.py",
         "cli/test_cli_processes.py",
         "weights_locate/test_hub_download.py",

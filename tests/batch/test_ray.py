@@ -14,8 +14,7 @@ from batch.prompts import STILL, Watched  # noqa: E402
 from kandinsky import catalogue  # noqa: E402
 from kandinsky.engine.options import RunOptions  # noqa: E402
 from kandinsky.errors import BackendError, RequestError  # noqa: E402
-from kandinsky.jobs import batch  # noqa: E402
-from kandinsky.jobs import ray_runner as ray_batch  # noqa: E402
+from kandinsky.jobs import batch, ray_crew  # noqa: E402
 from kandinsky.jobs.batch import Loading, Outcome, part_finished, plan_items, settle  # noqa: E402
 from kandinsky.jobs.prompt_files import Row  # noqa: E402
 from kandinsky.jobs.ray_connection import connected  # noqa: E402
@@ -122,7 +121,7 @@ def test_a_worker_that_takes_long_to_come_back_is_waited_for(
     one_item: list[batch.Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray refuses calls to an actor at once while it starts it again."""
-    ready = ray_batch.Ready("here", kandinsky.__version__)
+    ready = ray_crew.Ready("here", kandinsky.__version__)
     answers: list[Any] = [ready, *[ray.exceptions.ActorUnavailableError("it is restarting", None)] * 8, ready, "made"]
     # the item's own call dies first
     answers.insert(1, ray.exceptions.ActorUnavailableError("gone", None))
@@ -147,8 +146,8 @@ def test_a_worker_that_takes_long_to_come_back_is_waited_for(
             return answer
 
     waits: list[float] = []
-    monkeypatch.setattr(ray_batch.time, "sleep", waits.append)
+    monkeypatch.setattr(ray_crew.time, "sleep", waits.append)
     runner = RayRunner(Loading(catalogue.source_of("nano-t2v")), "local")
-    places = [ray_batch._Place(1, Actor())]
+    places = [ray_crew.Place(1, Actor())]
     assert [entry[1:] for entry in runner._hand_out(Cluster(), places, one_item)] == [("made", 2)]
     assert len(waits) == 8 and answers == []

@@ -191,9 +191,8 @@ def test_a_damaged_part_is_made_again(few: Path) -> None:
 
 def test_a_killed_run_loses_nothing(few: Path) -> None:
     script = (
-        "import sys, time; from kandinsky.curate import stages, run; stages.BATCH = run.BATCH = 1\n"
+        "import sys, time; from kandinsky.curate import stages, run; run.BATCH = 1\n"
         "put = stages.Store.put\n"
-        "stages.batches.__defaults__ = (1,)\n"
         "def slow(*given):\n    made = put(*given); print(given[1].name, flush=True); time.sleep(0.3); return made\n"
         "stages.Store.put = slow\n"
         "run.curate(*sys.argv[1:3], rules=sys.argv[3])"
@@ -205,7 +204,7 @@ def test_a_killed_run_loses_nothing(few: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         seen += process.stdout.read().split()
-    assert seen[:4] == ["probe", "probe", "probe", "signals"]
+    assert seen[:4] == ["probe", "signals", "shots", "hashes"]
     assert not (few / "set" / "scenes.parquet").exists()
     done = {name: sum(one == name for one in seen) for name in seen}
     result = run(few)

@@ -106,6 +106,13 @@ def test_ten_million_rows_in_flat_memory() -> None:
     assert set(sizes[:100]) == {"512x256"} and abs(np.isnan(lengths).mean() - 0.1) < 0.001
 
 
+@pytest.mark.parametrize(("sign", "value", "left"), [("+", 1000, 8), ("-", -998, 4), ("*", 1, 2), ("/", 1, 8)])
+def test_long_chains_are_no_deep_ones(sign: str, value: int, left: int) -> None:
+    chain = sign.join(["one"] * 1000)
+    assert parse(f"{chain} == {value}").holds({"one": np.ones(2)}).tolist() == [True, True]
+    assert parse(f"10 - 4 {sign} 2 == {left}").holds({"one": np.ones(1)}).tolist() == [True]
+
+
 def test_near_duplicates_are_found_by_bands() -> None:
     rng = np.random.default_rng(0)
     hashes = rng.integers(1, 2**63, (400, 5), dtype=np.uint64)

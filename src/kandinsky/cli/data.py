@@ -124,6 +124,15 @@ def curate(
         str | None,
         typer.Option("--dataset-name", metavar="NAME", help="In the raw table; the name of SOURCE by default."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, local or ray://HOST:10001."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Ray workers; default: one per CPU.")] = None,
+    patience: Annotated[
+        float,
+        typer.Option("--patience", metavar="SECONDS", help="When a Ray worker whose file stands still is ended."),
+    ] = 600.0,
 ) -> None:
     """Find, measure, filter and cut the scenes of raw videos. A run that was stopped goes on."""
     from kandinsky.cli.progress import staged
@@ -131,6 +140,8 @@ def curate(
 
     if form not in ("folder", "shards"):
         raise RequestError(f"format `{escaped(form)}`: use `folder` or `shards`")
+    if ray is None and workers is not None:
+        raise RequestError("--workers is for a Ray cluster: add --ray, such as `--ray local`")
     with staged() as tell:
         made = run(
             source,
@@ -139,14 +150,23 @@ def curate(
             form="shards" if form == "shards" else "folder",
             shard_mb=shard_mb,
             dataset_name=dataset_name or "",
+            ray=ray,
+            workers=workers,
+            patience_s=patience,
+            tell=say,
             on_progress=tell,
         )
     for fault in made.faults[:SHOWN]:
         say(f"{fault.name}: {fault.reason}")
     if len(made.faults) > SHOWN:
         say(f"{len(made.faults) - SHOWN} more, see `{made.folder / 'curate.json'}`")
+    rates = made.throughput.get("stages", {})
     for tally in made.tallies:
-        say(f"{tally.name}: {tally.new} new, {tally.known} known")
+        rate = rates.get(tally.name, {}).get("video_s_per_s") if tally.new else None
+        speed = f"; {rate:g} seconds of video a second" if rate else ""
+        say(f"{tally.name}: {tally.new} new, {tally.known} known{speed}")
+    if made.is_new and "decoding" in rates:
+        say(f"decoding alone: {rates['decoding']['video_s_per_s']:g} seconds of video a second, of one worker")
     for name, count in made.dropped.items():
         say(f"dropped by {name}: {count}")
     say(f"{made.files} files, {made.scenes} scenes, {made.kept} kept")

@@ -47,11 +47,13 @@ class Expression:
         text: As it was written.
         names: Columns that it reads.
         tree: A tuple of an operation and its operands.
+        is_relative: Whether what holds for a row depends on other rows.
     """
 
     text: str
     names: frozenset[str]
     tree: tuple[Any, ...]
+    is_relative: bool = False
 
     def holds(self, columns: Columns) -> np.ndarray:
         """For which rows it is true.
@@ -89,13 +91,14 @@ def parse(text: str) -> Expression:
     parser = _Parser(text)
     tree = parser.disjunction()
     parser.end()
-    return Expression(text.strip(), frozenset(parser.names), tree)
+    return Expression(text.strip(), frozenset(parser.names), tree, parser.is_relative)
 
 
 class _Parser:
     def __init__(self, text: str) -> None:
         self.text, self.place, self.depth = text, 0, 0
         self.names: set[str] = set()
+        self.is_relative = False
         self.tokens = self._tokens()
 
     def _tokens(self) -> list[tuple[str, str, int]]:
@@ -134,7 +137,7 @@ class _Parser:
     def deeper(self, inner: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
         self.depth += 1
         if self.depth > DEEPEST:
-            self.wrong(f"more than {DEEPEST} levels")
+            self.wrong(f"more than {DEEPEST} levels of brackets and signs within each other")
         found = inner()
         self.depth -= 1
         return found
@@ -163,16 +166,17 @@ class _Parser:
         return left if not links else links[0] if len(links) == 1 else ("and", *links)
 
     def sum(self) -> tuple[Any, ...]:
-        left = self.product()
-        while sign := self.take("+", "-"):
-            left = (sign, left, self.product())
-        return left
+        return self._chain(self.product, "+", "-")
 
     def product(self) -> tuple[Any, ...]:
-        left = self.sign()
-        while sign := self.take("*", "/"):
-            left = (sign, left, self.sign())
-        return left
+        return self._chain(self.sign, "*", "/")
+
+    def _chain(self, inner: Callable[[], tuple[Any, ...]], *signs: str) -> tuple[Any, ...]:
+        """Operands from left to right, side by side: a long sum is no deep one."""
+        first, links = inner(), []
+        while sign := self.take(*signs):
+            links.append((sign, inner()))
+        return ("chain", first, *links) if links else first
 
     def sign(self) -> tuple[Any, ...]:
         if self.take("-"):
@@ -217,6 +221,7 @@ class _Parser:
         if word == "percentile" and (given[1][0] != "number" or not 0 <= given[1][1] <= 100):
             self.place -= 1
             self.wrong("the second value of `percentile` must be a number from 0 to 100")
+        self.is_relative |= word == "percentile"
         return (word, *given)
 
 
@@ -226,6 +231,11 @@ def _work_out(tree: tuple[Any, ...], columns: Columns, text: str) -> Any:
         return operands[0]
     if what == "name":
         return columns[operands[0]]
+    if what == "chain":
+        total = _number(_work_out(operands[0], columns, text), text)
+        for sign, one in operands[1:]:
+            total = _NUMERIC[sign](total, _number(_work_out(one, columns, text), text))
+        return total
     values = [_work_out(one, columns, text) for one in operands]
     if what in ("and", "or"):
         found = _truth(values[0], text)

@@ -91,6 +91,11 @@ class Measure:
     weights: str = ""
     package: str = ""
 
+    @property
+    def is_costly(self) -> bool:
+        """Whether it is taken only of scenes that all filters on other measures pass: it has a network."""
+        return bool(self.package)
+
     def check(self) -> None:
         """Raises: BackendError if it is not installed."""
         if self.package and importlib.util.find_spec(self.package.replace("-", "_")) is None:

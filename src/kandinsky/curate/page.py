@@ -6,8 +6,10 @@ what it dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,7 +36,13 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 420, 150, 34, 22
 
 
 def write(
-    folder: Path, files: Rows, scenes: Rows, rules: Rules, tallies: Sequence[Tally], faults: Sequence[Fault]
+    folder: Path,
+    files: Rows,
+    scenes: Rows,
+    rules: Rules,
+    tallies: Sequence[Tally],
+    faults: Sequence[Fault],
+    throughput: Mapping[str, Any],
 ) -> Path:
     """Write the page.
 
@@ -45,6 +53,7 @@ def write(
         rules: That they were judged by.
         tallies: What each stage did.
         faults: Files that cannot be used, or are odd.
+        throughput: See ``speeds``.
 
     Returns:
         The file.
@@ -64,6 +73,7 @@ def write(
     parts = [
         f"<header><h1>{text(folder.resolve().name)}</h1>{tiled(tiles)}</header>",
         _yields(scenes, rules, tallies),
+        *_throughput(throughput),
         *_histograms(scenes, rules),
         *_buckets(kept),
         *_dropped(files, scenes, rules),
@@ -97,6 +107,28 @@ def _yields(scenes: Rows, rules: Rules, tallies: Sequence[Tally]) -> str:
     )
 
 
+def _throughput(told: Mapping[str, Any]) -> Iterator[str]:
+    if not told:
+        return
+    rows = [
+        [
+            name,
+            f"{one['count']:,}",
+            f"{one['video_s']:,.1f}",
+            f"{one['work_s']:,.2f}",
+            f"{one['video_s_per_s']:,.1f}",
+            "" if one["of_decoder"] is None else f"{one['of_decoder']:.0%}",
+        ]
+        for name, one in told["stages"].items()
+    ]
+    heads = [
+        "stage", "files or scenes", "seconds of video", "seconds of work", "video a second, of one worker",
+        "of the decoder's rate",
+    ]  # fmt: skip
+    note = f"{told['workers']} at once, {told['wall_s']:,.1f} s in all. Decoding is the limit of what sees all frames."
+    yield f'<section><h2>Throughput</h2>{table(heads, rows)}<p class="note">{text(note)}</p></section>'
+
+
 def _histograms(scenes: Rows, rules: Rules) -> Iterator[str]:
     cards = []
     for name, before, after in passing(scenes, rules):
@@ -114,13 +146,13 @@ def _histograms(scenes: Rows, rules: Rules) -> Iterator[str]:
 
 def _numbers(scenes: Rows, column: str) -> np.ndarray:
     values = [one.get(column) for one in scenes]
-    return np.array([one for one in values if isinstance(one, int | float) and one == one], float)
+    return np.array([one for one in values if isinstance(one, int | float) and math.isfinite(one)], float)
 
 
 def histogram(before: np.ndarray, after: np.ndarray, label: str) -> str:
     """Two histograms on each other, as SVG; their bins and scale are shared."""
     low, high = float(before.min()), float(before.max())
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # the same, but for rounding
         low, high = low - 0.5, high + 0.5
     counts = [np.histogram(values, BINS, (low, high))[0] for values in (before, after)]
     top = max(1, int(counts[0].max()))
@@ -154,44 +186,66 @@ def _buckets(kept: Rows) -> Iterator[str]:
 
 
 def _dropped(files: Rows, scenes: Rows, rules: Rules) -> Iterator[str]:
-    by_key = {file["key"]: file for file in files}
-    blocks = []
+    chosen: list[tuple[str, int, Rows]] = []
     for name, before, after in passing(scenes, rules):
         passed = {one["id"] for one in after}
         gone = [one for one in before if one["id"] not in passed]
-        shown = gone[:: max(1, len(gone) // SHEETS)][:SHEETS]
-        figures = "".join(_figure(by_key[one["raw_key"]], one, rules.filters[name].names) for one in shown)
         if gone:
-            condition = text(rules.filters[name].text)
-            blocks.append(f"<h3>{text(name)}: {len(gone):,} dropped, not <code>{condition}</code></h3>{figures}")
+            chosen.append((name, len(gone), gone[:: max(1, len(gone) // SHEETS)][:SHEETS]))
+    wanted: dict[str, dict[str, Row]] = {}
+    for _, _, shown in chosen:
+        for one in shown:
+            wanted.setdefault(one["raw_key"], {})[one["id"]] = one
+    pictures: dict[str, str] = {}
+    for file in files:
+        if file["key"] in wanted:
+            pictures |= _pictures(file, list(wanted[file["key"]].values()))
+    blocks = []
+    for name, count, shown in chosen:
+        rule = rules.filters[name]
+        figures = "".join(_figure(one, pictures[one["id"]], rule.names) for one in shown)
+        blocks.append(f"<h3>{text(name)}: {count:,} dropped, not <code>{text(rule.text)}</code></h3>{figures}")
     if blocks:
         yield f'<section class="samples"><h2>What was dropped</h2>{"".join(blocks)}</section>'
 
 
-def _figure(file: Row, scene: Row, names: frozenset[str]) -> str:
+def _figure(scene: Row, picture: str, names: frozenset[str]) -> str:
     values = [f"{name} {_said(scene[name])}" for name in sorted(names) if name in scene]
     if scene.get("duplicate_of") and "duplicate" in names:
         values.append(f"of {scene['duplicate_of']}")
-    where = f"{scene['source']}, {scene['start_s']:.2f} to {scene['end_s']:.2f} s"
-    try:
-        picture = f'<img src="{data_of(_sheet(file, scene))}" alt="{text(where)}">'
-    except KandinskyError as error:
-        picture = text(error)
     said = "".join(f"<br>{text(one)}" for one in values)
-    return f"<figure><figcaption>{text(where)}{said}</figcaption>{picture}</figure>"
+    return f"<figure><figcaption>{text(_where(scene))}{said}</figcaption>{picture}</figure>"
+
+
+def _where(scene: Row) -> str:
+    return f"{scene['source']}, {scene['start_s']:.2f} to {scene['end_s']:.2f} s"
 
 
 def _said(value: object) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "is missing"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _sheet(file: Row, scene: Row) -> Image.Image:
-    places = np.unique(np.linspace(scene["start_frame"], scene["end_frame"] - 1, FRAMES).round().astype(int)).tolist()
-    with example_of(file).decoded() as path:
-        frames = [frame for _, frame in small_frames(probe(path), SIDE, set(places))]
-    if not frames:
-        return Image.new("RGB", (SIDE, SIDE // 2))
-    return contact_sheet(np.stack(frames), FRAMES)
+def _pictures(file: Row, scenes: Rows) -> dict[str, str]:
+    """Contact sheets of scenes of a file, which is decoded once."""
+    places = {
+        one["id"]: np.unique(np.linspace(one["start_frame"], one["end_frame"] - 1, FRAMES).round().astype(int)).tolist()
+        for one in scenes
+    }
+    frames: dict[int, np.ndarray] = {}
+    fault = None
+    try:
+        with example_of(file).decoded() as path:
+            frames = dict(small_frames(probe(path), SIDE, {place for some in places.values() for place in some}))
+    except KandinskyError as error:
+        fault = text(error)
+    out = {}
+    for one in scenes:
+        there = [frames[place] for place in places[one["id"]] if place in frames]
+        sheet = contact_sheet(np.stack(there), FRAMES) if there else Image.new("RGB", (SIDE, SIDE // 2))
+        out[one["id"]] = fault or f'<img src="{data_of(sheet)}" alt="{text(_where(one))}">'
+    return out
 
 
 def _faults(faults: Sequence[Fault]) -> Iterator[str]:

@@ -94,7 +94,7 @@ def _rules(told: Mapping[str, Any]) -> Rules:
     for key, values in (("measures.names", names), ("buckets.sizes", sizes)):
         if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
             raise RequestError(f"`{key}` must be a list of texts")
-    if not isinstance(seconds, list) or not all(_is_number(one) and one > 0 for one in seconds):
+    if not isinstance(seconds, list) or not all(_is_number(one) and 0 < one < float("inf") for one in seconds):
         raise RequestError("`buckets.seconds` must be a list of numbers above 0")
     measures.chosen(names)
     found = shots.Settings(**told.get("shots", {}))

@@ -8,45 +8,33 @@ from __future__ import annotations
 
 import json
 import logging
-import re
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kandinsky.curate import (
-    buckets,
-    captioning,
-    export,
-    ingest,
-    likeness,
-    measures,
-    page,
-    probing,
-    shots,
-    signals,
-    tables,
-)
+from kandinsky.curate import buckets, engines, export, ingest, measures, page, scenes, tables
 from kandinsky.curate import rules as rule_files
-from kandinsky.curate.duplicates import FRAMES, NO_HASH, Hashed, duplicates
-from kandinsky.curate.footage import small_frames
-from kandinsky.curate.stages import BATCH, WORK, Row, Rows, Stage, Store, Tally, apply, check_lasting, digest
-from kandinsky.errors import KandinskyError, RequestError
+from kandinsky.curate.clip_work import ENDING, STAGE, ClipWork, CutTask, not_cut
+from kandinsky.curate.duplicates import Hashed, duplicates
+from kandinsky.curate.file_work import FileWork, Found, NotKnownError, Seen, Task, failed
+from kandinsky.curate.judging import Level
+from kandinsky.curate.speeds import Speeds
+from kandinsky.curate.stages import BATCH, FLUSH_S, WORK, Row, Rows, Stage, Store, Tally
+from kandinsky.errors import RequestError
 from kandinsky.files import local_path, remove, replacing
-from kandinsky.media.mux import probe
 from kandinsky.printing import escaped
 from kandinsky.train.checkpoint import locked
-from kandinsky.train.data.dataset import arrow
+from kandinsky.train.data.arrow import arrow
 from kandinsky.train.data.sources import Fault
 
 log = logging.getLogger(__name__)
 SUMMARY = "curate.json"
 FORMAT = 1
-_SAFE = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_TEXTS = ("dataset_name", "source", "begins_with", "ends_with", "prompt", "container", "video_codec")
 
 
 @dataclass(slots=True)
@@ -62,6 +50,7 @@ class Curated:
         dropped: Scenes that each filter was the first to drop.
         faults: Files that cannot be used, or are odd.
         is_new: Whether anything was written.
+        throughput: How fast the stages were when there was something to do last, see ``Speeds.told``.
     """
 
     folder: Path
@@ -72,6 +61,7 @@ class Curated:
     dropped: dict[str, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     is_new: bool = False
+    throughput: dict[str, Any] = field(default_factory=dict)
 
 
 def curate(
@@ -82,6 +72,10 @@ def curate(
     form: export.Format = "folder",
     shard_mb: int = 256,
     dataset_name: str = "",
+    ray: str | None = None,
+    workers: int | None = None,
+    patience_s: float = engines.PATIENCE_S,
+    tell: Callable[[str], None] = log.info,
     on_progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
 ) -> Curated:
     """Curate a data set. A run that was stopped goes on; over a finished one, only what changed is done.
@@ -93,6 +87,12 @@ def curate(
         form: `folder` for clips and `metadata.jsonl`, `shards` for WebDataset.
         shard_mb: Size of the shards, in megabytes.
         dataset_name: Stands in the raw table; the name of the source by default.
+        ray: Address of a Ray cluster whose workers do the work: `local` starts one on this machine, `auto` finds the
+            one that it belongs to; None for this process alone. All its machines must see the source and the data set
+            under the same paths.
+        workers: Number of workers on the cluster; one for each of its CPUs by default.
+        patience_s: Seconds after which a worker whose file stands still is ended.
+        tell: Called with a line about workers that come and go.
         on_progress: Called with a stage, and how many of its rows are done.
 
     Raises:
@@ -104,43 +104,53 @@ def curate(
         raise RequestError(f"format `{escaped(form)}`: use `folder` or `shards`")
     if shard_mb < 1:
         raise RequestError(f"`shard_mb` must be 1 or more, not `{shard_mb}`")
+    if ray is None and workers is not None:
+        raise RequestError('`workers` is for a Ray cluster: name one with `ray`, such as `ray="local"`')
+    if not 0 < patience_s < float("inf"):
+        raise RequestError(f"`patience_s` must be above 0, not `{patience_s}`")
     chosen = rule_files.read(None if rules is None else local_path(rules, "rules"))
-    folder = local_path(output, "output")
+    work = FileWork(chosen)
+    folder = local_path(output, "output").absolute()
     _check_output(folder)
     given, faults = ingest.ingest(source, dataset_name=dataset_name)
-    with locked(folder / WORK):
-        return _curated(folder, given, faults, chosen, form, shard_mb, on_progress)
+    there = next((row["file"] for row in given if row["file"]), "")
+    with (
+        locked(folder / WORK),
+        engines.engine(ray, workers, patience_s, folder / WORK, there, tell) as engine,
+    ):
+        return _curated(_Run(folder, work, engine, faults, on_progress), given, form, shard_mb)
 
 
-def _curated(
-    folder: Path,
-    given: Rows,
-    faults: list[Fault],
-    chosen: rule_files.Rules,
-    form: export.Format,
-    shard_mb: int,
-    on_progress: Callable[[str, int, int], None],
-) -> Curated:
-    made = Curated(folder, files=len(given), faults=faults)
-    store = Store(folder / WORK)
-    run = _Run(store, made, on_progress)
-    files = run.files(given, chosen)
-    scenes = run.scenes(files, chosen)
-    scenes = run.decide(files, scenes, chosen)
-    kept = run.write_clips(scenes, form, shard_mb)
-    made.scenes, made.kept = len(scenes), len(kept)
-    made.is_new |= tables.write(_raw_table(files), folder / tables.RAW)
-    made.is_new |= tables.write(_scene_table(scenes, chosen), folder / tables.SCENES)
-    faults += [Fault(row["key"], row["fault"]) for row in files if row["fault"]]
-    _tell(made, chosen)
+def _curated(run: _Run, given: Rows, form: export.Format, shard_mb: int) -> Curated:
+    made, rules = run.made, run.work.rules
+    made.files = len(given)
+    files, found = run.look_into(given)
+    run.decide(found)
+    kept = run.write_clips(files, found, form, shard_mb)
+    made.scenes, made.kept = len(found), len(kept)
+    made.is_new |= tables.write(_raw_table(files), made.folder / tables.RAW)
+    made.is_new |= tables.write(_scene_table(found, rules), made.folder / tables.SCENES)
+    made.faults += [Fault(row["key"], row["fault"]) for row in files if row["fault"]]
+    made.faults += [Fault(scene["id"], fault) for scene in found for fault in scene["measure_faults"]]
+    summary = made.folder / SUMMARY
+    made.throughput = run.speeds.told(run.engine.workers, run.wall_s) or _throughput_before(summary)
+    _tell(made, rules)
     # an interrupted run may have written the summary, and not the page
-    if made.is_new or _written_ns(folder / page.NAME) < _written_ns(folder / SUMMARY):
-        page.write(folder, files, scenes, chosen, made.tallies, faults)
+    if made.is_new or _written_ns(made.folder / page.NAME) < _written_ns(summary):
+        page.write(made.folder, files, found, rules, made.tallies, made.faults, made.throughput)
     return made
 
 
 def _written_ns(path: Path) -> int:
     return path.stat().st_mtime_ns if path.is_file() else 0
+
+
+def _throughput_before(summary: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(summary.read_text(encoding="utf-8"))["throughput"]
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or somebody else's
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _check_output(folder: Path) -> None:
@@ -151,133 +161,142 @@ def _check_output(folder: Path) -> None:
     (folder / WORK).mkdir(parents=True, exist_ok=True)
 
 
-@dataclass(slots=True)
 class _Run:
-    store: Store
-    made: Curated
-    on_progress: Callable[[str, int, int], None]
+    """One run.
 
-    def apply(self, stage: Stage, rows: Rows, is_there: Callable[[Row], bool] = lambda _: True) -> Rows:
-        """All rows of a stage, a batch at a time."""
-        tally = Tally(stage.name, passed=len(rows))
-        out = apply(
-            stage, rows, self.store, tally, is_there, lambda done: self.on_progress(stage.name, done, len(rows))
-        )
-        self.made.tallies.append(tally)
-        self.made.is_new |= tally.new > 0
-        return out
+    Args:
+        folder: Of the data set.
+        work: What is done with a file.
+        engine: What does it.
+        faults: Of the source.
+        on_progress: See ``curate``.
+    """
 
-    def files(self, given: Rows, rules: rule_files.Rules) -> Rows:
-        """Files with what they are, their signals and their shots; a raw table's own columns stand under `given`."""
-        rows = self.apply(probing.stage(), given)
-        ready = [row for row in rows if row["status"] == "ready"]
-        self.made.tallies[-1].passed = len(ready)
-        for stage in (signals.stage(), shots.stage(rules.shots)):
-            ready = self.apply(stage, ready)
-        done = {row["key"]: row for row in ready}
-        out = []
-        for row in rows:
-            row = done.get(row["key"], row)
-            fault = row.get("signal_fault")
-            status = "failed" if row["status"] == "failed" or fault else "done"
-            out.append({**row, "status": status, "fault": fault or row["fault"]})
-        return out
+    def __init__(
+        self,
+        folder: Path,
+        work: FileWork,
+        engine: engines.Engine,
+        faults: list[Fault],
+        on_progress: Callable[[str, int, int], None],
+    ) -> None:
+        self.made = Curated(folder, faults=faults)
+        self.work, self.engine, self.on_progress = work, engine, on_progress
+        self.store = Store(folder / WORK)
+        self.speeds = Speeds()
+        self.wall_s = 0.0
+        self.new: Counter[str] = Counter()
 
-    def scenes(self, files: Rows, rules: rule_files.Rules) -> Rows:
-        """Scenes with their hashes and measures; each file is decoded once for all that is missing."""
-        stages = [_hash_stage(), *(_measure_stage(one) for one in measures.chosen(rules.measures))]
-        rows = [scene for file in files if file["status"] == "done" for scene in _scenes_of(file)]
-        known = {stage.name: self.store.rows(stage) for stage in stages}
-        tallies = [Tally(stage.name, passed=len(rows)) for stage in stages]
-        missing: dict[str, list[Stage]] = defaultdict(list)
-        for stage, tally in zip(stages, tallies, strict=True):
-            for scene in rows:
-                lineage = stage.lineage(scene["lineage"])
-                if known[stage.name].get(scene["id"], {}).get("lineage") == lineage:
-                    tally.known += 1
-                else:
-                    tally.new += 1
-                    missing[scene["id"]].append(stage)
-        waiting: dict[str, Rows] = defaultdict(list)
-        by_file: dict[str, Rows] = defaultdict(list)
-        for scene in rows:
-            if scene["id"] in missing:
-                by_file[scene["raw_key"]].append(scene)
+    def look_into(self, given: Rows) -> tuple[Rows, Rows]:
+        """Files with what they are, and their scenes; only what is not known is found out."""
+        memory = _Memory(self.store, self.work)
+        lost: dict[str, str] = {}
+        self._find_out(given, memory, lost)
+        files: Rows = []
+        found: Rows = []
+        used: Counter[str] = Counter()
+        for row in given:
+            if why := row["unusable"] or lost.get(row["key"]):
+                nothing: Row = dict.fromkeys(self.work.probe.gives)
+                files.append(failed(row | nothing, why))
+                continue
+            seen = memory.seen(row, used)
+            assert seen is not None, row["key"]
+            files.append(seen.file)
+            found += seen.scenes
+        self._tidy(files, found)
+        reached = [
+            *(used[stage.name] for stage in self.work.of_files[1:]),
+            sum(file["status"] == "done" for file in files),
+        ]
+        for place, stage in enumerate((*self.work.of_files, *self.work.of_scenes)):
+            new = min(self.new[stage.name], used[stage.name])
+            passed = reached[place] if place < len(reached) else used[stage.name]
+            self.made.tallies.append(Tally(stage.name, self.new[stage.name], used[stage.name] - new, passed))
+        return files, found
+
+    def _find_out(self, given: Rows, memory: _Memory, lost: dict[str, str]) -> None:
+        usable = [row for row in given if not row["unusable"]]
         done = 0
-        for file in files:
-            for scene, view in _views(file, by_file.get(file["key"], [])):
-                for stage in missing[scene["id"]]:
-                    (found,) = stage.run([{"view": view}])
-                    row = {"key": scene["id"], "lineage": stage.lineage(scene["lineage"]), **found}
-                    waiting[stage.name].append(row)
-                done += 1
-                self.on_progress("measures", done, len(missing))
-                if done % BATCH == 0:
-                    self._put(stages, waiting, known)
-        self._put(stages, waiting, known)
-        living = {scene["id"] for scene in rows}
-        for stage, tally in zip(stages, tallies, strict=True):
-            if tally.new:
-                self.store.tidy(stage, living)
-        self.made.tallies += tallies
-        self.made.is_new |= any(tally.new for tally in tallies)
-        for scene in rows:
-            steps = dict(scene["steps"])
+
+        def todo() -> Iterator[Task]:
+            nonlocal done
+            for row in usable:
+                if memory.seen(row) is None:
+                    yield Task(row, memory.of_file(row))
+                else:
+                    done += 1
+
+        begun = time.monotonic()
+        waiting = _Waiting(self.store)
+        for task, result in self.engine.run(todo(), self.work):
+            if isinstance(result, str):
+                result = self._given_up(task.row, result)
+            if result.lost:
+                lost[task.row["key"]] = result.lost
+            self.speeds.join(result.speeds)
+            for stage in (*self.work.of_files, *self.work.of_scenes):
+                rows = result.rows.get(stage.name, [])
+                self.new[stage.name] += len(rows)
+                waiting.add(stage, rows)
+                memory.learn(stage, rows)
+            waiting.flush()
+            done += 1
+            self.on_progress("files", done, len(usable))
+        waiting.flush(is_last=True)
+        if any(self.new.values()):
+            self.wall_s += time.monotonic() - begun
+            self.made.is_new = True
+
+    def _given_up(self, row: Row, why: str) -> Found:
+        """What is remembered of a file that no worker survives: it is not tried again until it changes."""
+        nothing: Row = dict.fromkeys(self.work.probe.gives)
+        told = {"key": row["key"], "lineage": self.work.probe.lineage(row["lineage"]), "status": "failed", "fault": why}
+        return Found(rows={self.work.probe.name: [nothing | told]})
+
+    def _tidy(self, files: Rows, found: Rows) -> None:
+        living = [{file["key"] for file in files}, {scene["id"] for scene in found}]
+        for stages, keys in zip((self.work.of_files, self.work.of_scenes), living, strict=True):
             for stage in stages:
-                row = known[stage.name][scene["id"]]
-                scene |= {name: row[name] for name in stage.gives}
-                steps[stage.name] = stage.revision
-            scene["steps"] = steps
-        return rows
+                if self.new[stage.name]:
+                    self.store.tidy(stage, keys)
 
-    def _put(self, stages: Sequence[Stage], waiting: dict[str, Rows], known: dict[str, dict[str, Row]]) -> None:
-        for stage in stages:
-            if rows := waiting.pop(stage.name, []):
-                known[stage.name] |= {row["key"]: row for row in self.store.put(stage, rows)}
+    def decide(self, found: Rows) -> None:
+        """Give scenes their buckets, and judge them by what depends on others: duplicates, percentiles.
 
-    def decide(self, files: Rows, scenes: Rows, rules: rule_files.Rules) -> Rows:
-        """Scenes with captions, duplicates, buckets, and the filters that they do not pass."""
+        Only scenes that no other filter dropped are compared.
+        """
+        rules = self.work.rules
+        alive = [one for one in found if not one["dropped_by"]]
         hashed = [
             Hashed(one["id"], tuple(one["hashes"]), one["duration"], one["width"] * one["height"])
-            for one in scenes
+            for one in alive
             if one["hashes"]
         ]
         repeated = duplicates(hashed, rules.bits)
-        numbers = {name: np.array([one[name] for one in scenes], float) for name in ("width", "height", "duration")}
-        ids = [one["id"] for one in scenes]
+        numbers = {name: np.array([one[name] for one in found], float) for name in ("width", "height", "duration")}
+        ids = [one["id"] for one in found]
         sizes, lengths = buckets.plan(
             ids, numbers["width"], numbers["height"], numbers["duration"], sizes=rules.sizes, lengths=rules.seconds
         )
-        for scene, size, length in zip(scenes, sizes.tolist(), lengths.tolist(), strict=True):
+        for scene, size, length in zip(found, sizes.tolist(), lengths.tolist(), strict=True):
             scene["duplicate_of"] = repeated.get(scene["id"])
             scene["duplicate"] = scene["id"] in repeated
             scene["bucket"], scene["bucket_seconds"] = size, None if length != length else length
-        columns = columns_of(scenes)
-        verdicts = {name: rule.holds(columns) for name, rule in rules.filters.items()}
-        for number, scene in enumerate(scenes):
-            scene["dropped_by"] = [name for name, holds in verdicts.items() if not holds[number]]
+        self.work.judge.judge(alive, Level.ALL)
+        for scene in found:
             scene["kept"] = not scene["dropped_by"]
-        first = Counter(one["dropped_by"][0] for one in scenes if one["dropped_by"])
+        first = Counter(one["dropped_by"][0] for one in found if one["dropped_by"])
         self.made.dropped = {name: first[name] for name in rules.filters if first[name]}
-        return scenes
 
-    def write_clips(self, scenes: Rows, form: export.Format, shard_mb: int) -> Rows:
+    def write_clips(self, files: Rows, found: Rows, form: export.Format, shard_mb: int) -> Rows:
         """Clips of the scenes that are kept; those of scenes that cannot be cut are left out, and told."""
         folder = self.made.folder
         clips = folder / export.CLIPS if form == "folder" else folder / WORK / export.CLIPS
-        wanted = [one for one in scenes if one["kept"]]
-        stage = export.stage(clips)
-        cut = self.apply(
-            stage,
-            export.rows_to_cut(wanted),
-            # what could not be cut is tried again: the disk may have been full
-            lambda row: (
-                row["clip_bytes"] is not None and _size(clips / f"{row['key']}{export.ENDING}") == row["clip_bytes"]
-            ),
-        )
-        by_id = {row["id"]: row for row in cut}
+        wanted = [one for one in found if one["kept"]]
+        cut = self._cut(files, wanted, clips)
         for scene in wanted:
-            row = by_id[scene["id"]]
+            row = cut[scene["id"]]
             scene["clip_bytes"] = row["clip_bytes"]
             if row["clip_fault"]:
                 scene["kept"], scene["dropped_by"] = False, ["export"]
@@ -291,147 +310,130 @@ class _Run:
             self.made.is_new |= export.write_shards(kept, folder, clips, shard_mb)
         return kept
 
+    def _cut(self, files: Rows, wanted: Rows, clips: Path) -> dict[str, Row]:
+        """Rows of clips by scene; what could not be cut is tried again: the disk may have been full."""
+        known = self.store.rows(STAGE)
+
+        def is_there(scene: Row) -> bool:
+            row = known.get(scene["id"])
+            return (
+                row is not None
+                and row["lineage"] == STAGE.lineage(scene["clip_lineage"])
+                and row["clip_bytes"] is not None
+                and _size(clips / f"{scene['id']}{ENDING}") == row["clip_bytes"]
+            )
+
+        missing: dict[str, Rows] = defaultdict(list)
+        count = 0
+        for scene in wanted:
+            if not is_there(scene):
+                missing[scene["raw_key"]].append(scene)
+                count += 1
+        tasks = (CutTask(file, missing[file["key"]], clips) for file in files if file["key"] in missing)
+        begun, done, waiting = time.monotonic(), 0, _Waiting(self.store)
+        for task, result in self.engine.run(tasks, ClipWork()):
+            rows = [not_cut(scene, result) for scene in task.scenes] if isinstance(result, str) else result.rows
+            if not isinstance(result, str):
+                self.speeds.join(result.speeds)
+            known |= {row["key"]: row for row in rows}
+            waiting.add(STAGE, rows)
+            waiting.flush()
+            done += len(rows)
+            self.on_progress("clips", done, count)
+        waiting.flush(is_last=True)
+        if count:
+            self.wall_s += time.monotonic() - begun
+            self.made.is_new = True
+            self.store.tidy(STAGE, {scene["id"] for scene in wanted})
+        self.made.tallies.append(Tally(STAGE.name, count, len(wanted) - count, len(wanted)))
+        return known
+
+
+class _Memory:
+    """What the store knows, as far as it fits: all but what is bulky."""
+
+    def __init__(self, store: Store, work: FileWork) -> None:
+        self._store, self._work = store, work
+        self._files = {stage.name: store.rows(stage) for stage in work.of_files}
+        self._scenes: dict[str, dict[str, dict[str, Row]]] = {}
+        for stage in work.of_scenes:
+            self._scenes[stage.name] = defaultdict(dict)
+            self.learn(stage, list(store.rows(stage).values()))
+
+    def learn(self, stage: Stage, rows: Rows) -> None:
+        """Remember rows, but for what is bulky in them."""
+        for row in rows:
+            if stage.name in self._files:
+                self._files[stage.name][row["key"]] = {
+                    name: value for name, value in row.items() if name not in stage.bulky
+                }
+            else:
+                self._scenes[stage.name][row["key"].rpartition("-")[0]][row["key"]] = row
+
+    def seen(self, row: Row, used: Counter[str] | None = None) -> Seen | None:
+        """A file of which everything is known, else None.
+
+        Args:
+            row: Of ``ingest``.
+            used: Counts the rows by stage.
+        """
+        name = scenes.name_of(row["id"])
+
+        def get(stage: Stage, key: str, lineage: str, given: Row) -> Row:
+            rows = self._files.get(stage.name) or self._scenes.get(stage.name, {}).get(name, {})
+            known = rows.get(key)
+            if known is None or known["lineage"] != lineage:
+                raise NotKnownError
+            if used is not None:
+                used[stage.name] += 1
+            return known
+
+        try:
+            return self._work.seen(row, get)
+        except NotKnownError:
+            return None
+
+    def of_file(self, row: Row) -> dict[str, dict[str, Row]]:
+        """What is known of a file, with what is bulky."""
+        key, name = row["key"], scenes.name_of(row["id"])
+        known = {stage: {key: rows[key]} for stage, rows in self._files.items() if key in rows}
+        signals = self._work.signals
+        if signals.name in known:
+            try:
+                known[signals.name] = {key: known[signals.name][key] | self._store.bulky(signals, key)}
+            except RequestError:  # damaged: it is found out again
+                del known[signals.name]
+        return known | {stage: rows[name] for stage, rows in self._scenes.items() if name in rows}
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Rows that are written together."""
+
+    store: Store
+    rows: dict[str, tuple[Stage, Rows]] = field(default_factory=dict)
+    files: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def add(self, stage: Stage, rows: Rows) -> None:
+        """Have rows of a stage wait."""
+        self.rows.setdefault(stage.name, (stage, []))[1].extend(rows)
+
+    def flush(self, *, is_last: bool = False) -> None:
+        """Write what waits, if it is of many files, has waited for long, or is the last."""
+        self.files += 1
+        if is_last or self.files >= BATCH or time.monotonic() - self.since >= FLUSH_S:
+            for stage, rows in self.rows.values():
+                if rows:
+                    self.store.put(stage, rows)
+            self.rows, self.files, self.since = {}, 0, time.monotonic()
+
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _scenes_of(file: Row) -> Rows:
-    prompt, captions, flags = captioning.of_scene(file["captions"])
-    given, out = file["given"], []
-    name = file["id"] if _SAFE.fullmatch(file["id"]) else digest(file["id"])
-    for start, end, begins, ends in zip(file["starts"], file["ends"], file["begin"], file["finish"], strict=True):
-        start, end = int(start), int(end)
-        times = file["times"]
-        start_s = times[start]
-        end_s = times[end] if end < len(times) else max(file["duration_s"], times[-1])
-        out.append(
-            {
-                "id": f"{name}-{round(start_s * 1000):09d}",
-                "raw_id": file["id"],
-                "raw_key": file["key"],
-                "file": file["file"],
-                "offset": file["offset"],
-                "bytes": file["bytes"],
-                "source": file["key"],
-                "dataset_name": file["dataset_name"],
-                "obs_endpoint": file["obs_endpoint"],
-                "path": None,
-                "prompt": prompt,
-                "captions": captions,
-                "caption_flags": flags,
-                "width": file["width"],
-                "height": file["height"],
-                "fps": file["fps"],
-                "container": file["container"],
-                "video_codec": file["video_codec"],
-                "start_s": start_s,
-                "end_s": end_s,
-                "duration": end_s - start_s,
-                "start_frame": start,
-                "end_frame": end,
-                "begins_with": begins,
-                "ends_with": ends,
-                "undecodable": file["undecodable"],
-                "wrong_container": bool(file["fault"]) and str(file["fault"]).startswith("wrong container"),
-                "aesthetic_score": _number(given.get("aesthetic_score")),
-                "lineage": digest(file["lineage"], start, end),
-                "clip_lineage": digest(file["lineage"], start, end, "clip"),
-                "steps": {"probe": probing.stage().revision, "signals": signals.stage().revision, "shots": "1"},
-            }
-        )
-    return out
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _views(file: Row, scenes: Rows) -> Iterator[tuple[Row, measures.View | None]]:
-    """Scenes of a file as measures see them; None for those of which no frame can be decoded any more."""
-    if not scenes:
-        return
-    times = np.asarray(file["times"])
-    picked = {scene["id"]: _picked(times, scene["start_frame"], scene["end_frame"]) for scene in scenes}
-    waiting, held = list(scenes), dict[int, np.ndarray]()
-    try:
-        with ingest.example_of(file).decoded() as path:
-            video = probe(path)
-            wanted = set(np.concatenate(list(picked.values())).tolist())
-            for number, frame in small_frames(video, measures.SIDE, wanted):
-                held[number] = frame
-                while waiting and number >= picked[waiting[0]["id"]][-1]:
-                    scene = waiting.pop(0)
-                    yield scene, _view(file, scene, picked[scene["id"]], held)
-                    held = {n: one for n, one in held.items() if n > picked[scene["id"]][-1]}
-    except KandinskyError as error:
-        check_lasting(error)
-        if not Path(file["file"]).is_file():  # it was there before, and may be again: nothing is remembered of it
-            raise
-        log.warning("`%s` cannot be shown to measures: %s", escaped(file["key"]), error)
-    for scene in waiting:
-        yield scene, _view(file, scene, picked[scene["id"]], held)
-
-
-def _picked(times: np.ndarray, start: int, end: int) -> np.ndarray:
-    length = times[end - 1] - times[start]
-    count = int(np.clip(length * measures.FPS + 1, min(3, end - start), measures.MOST))
-    moments = times[start] + np.linspace(0, length, count)
-    return np.unique(start + np.abs(times[start:end, None] - moments[None]).argmin(0))
-
-
-def _view(file: Row, scene: Row, picked: np.ndarray, held: Mapping[int, np.ndarray]) -> measures.View | None:
-    there = [int(n) for n in picked if int(n) in held]
-    if not there:
-        return None
-    span = slice(scene["start_frame"], scene["end_frame"])
-    found = {name: np.asarray(file[name][span], np.float32) for name in ("most", "bright", "luma", "spread")}
-    return measures.View.of(np.stack([held[n] for n in there]), [file["times"][n] for n in there], found)
-
-
-def _measure_stage(measure: measures.Measure) -> Stage:
-    def run(batch: Rows) -> Rows:
-        return [
-            dict.fromkeys(measure.gives) if row["view"] is None else dict(measure.run(row["view"])) for row in batch
-        ]
-
-    return Stage(measure.name, measure.revision, ("view",), dict.fromkeys(measure.gives, "double"), run)
-
-
-def _hash_stage() -> Stage:
-    return Stage("hashes", "1", ("view",), {"hashes": "list<uint64>"}, _hashed)
-
-
-def _hashed(batch: Rows) -> Rows:
-    out: Rows = []
-    for row in batch:
-        if row["view"] is None:
-            out.append({"hashes": None})
-            continue
-        frames = row["view"].luma_THW
-        places = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
-        out.append({"hashes": [likeness.perceptual_hash(frames[n]) or NO_HASH for n in places]})
-    return out
-
-
-def columns_of(scenes: Rows) -> dict[str, np.ndarray]:
-    """What filters can name: numbers, truth values and texts of scenes."""
-    columns: dict[str, np.ndarray] = {}
-    names = [name for name in tables.SCENE_COLUMNS if tables.SCENE_COLUMNS[name] in ("double", "int32", "int64")]
-    names += ["undecodable", *(name for one in measures.MEASURES.values() for name in one.gives)]
-    for name in dict.fromkeys(names):
-        if not scenes or name in scenes[0]:
-            columns[name] = np.array([np.nan if one[name] is None else one[name] for one in scenes], float)
-    for name in _TEXTS:
-        columns[name] = np.array([one[name] for one in scenes], object)
-    for name in ("duplicate", "wrong_container"):
-        columns[name] = np.array([one[name] for one in scenes], bool)
-    columns["caption_count"] = np.array([len(one["captions"]) for one in scenes], float)
-    columns["caption_faults"] = np.array([len(one["caption_flags"]) for one in scenes], float)
-    return columns
 
 
 def _raw_table(files: Rows) -> Any:
@@ -446,15 +448,15 @@ def _raw_table(files: Rows) -> Any:
     return table
 
 
-def _scene_table(scenes: Rows, rules: rule_files.Rules) -> Any:
+def _scene_table(found: Rows, rules: rule_files.Rules) -> Any:
     gives = [name for one in measures.chosen(rules.measures) for name in one.gives]
     columns = dict(tables.SCENE_COLUMNS) | dict.fromkeys(gives, "double")
-    rows = [{**one, "lineage": sorted(one["steps"].items())} for one in scenes]
+    rows = [{**one, "lineage": sorted(one["steps"].items())} for one in found]
     return tables.table_of(rows, columns)
 
 
 def _tell(made: Curated, rules: rule_files.Rules) -> None:
-    """``curate.json``: how it was made, and what came of it; the same for the same data."""
+    """``curate.json``: how it was made, and what came of it; the same where nothing was done."""
     told = {
         "format": FORMAT,
         "files": made.files,
@@ -465,6 +467,7 @@ def _tell(made: Curated, rules: rule_files.Rules) -> None:
         "shots": asdict(rules.shots),
         "duplicate_bits": rules.bits,
         "measures": {one.name: _origin(one) for one in measures.chosen(rules.measures)},
+        "throughput": made.throughput,
         "faults": [asdict(one) for one in made.faults],
     }
     text = json.dumps(told, ensure_ascii=False, indent=1) + "\n"

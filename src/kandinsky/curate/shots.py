@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kandinsky.curate.signals import LAGS
-from kandinsky.curate.stages import Row, Rows, Stage
+from kandinsky.curate.stages import Row, Rows, Stage, check_lasting, reason
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.printing import escaped
 
@@ -75,27 +75,43 @@ class Shot:
 
 def stage(settings: Settings) -> Stage:
     """The stage that finds shots; with `own`, nothing is decoded."""
-    columns = {"starts": "list<double>", "ends": "list<double>", "begin": "list<string>", "finish": "list<string>"}
-    needs = ("key", "file", "offset", "bytes", "times", "spread", *(f"change_{lag}" for lag in LAGS))
+    columns = {
+        "starts": "list<double>", "ends": "list<double>", "starts_s": "list<double>", "ends_s": "list<double>",
+        "begin": "list<string>", "finish": "list<string>", "shot_fault": "string",
+    }  # fmt: skip
+    needs = ("key", "file", "offset", "bytes", "duration_s", "times", "spread", *(f"change_{lag}" for lag in LAGS))
     if settings.detector == "scenedetect":
         _scenedetect()
-    return Stage("shots", "1", needs, columns, lambda batch: run(batch, settings), asdict(settings))
+    return Stage("shots", "2", needs, columns, lambda batch: run(batch, settings), asdict(settings))
 
 
 def run(batch: Rows, settings: Settings) -> Rows:
-    """Rows of signals to rows of shots: numbers of first frames, of the frames behind, and what stands there."""
-    out = []
-    for row in batch:
+    """Rows of signals to rows of shots.
+
+    `starts`, `ends`: numbers of first frames, and of the frames behind. `starts_s`, `ends_s`: when they are shown.
+    `begin`, `finish`: what stands there. `shot_fault`: why the detector could not find any.
+    """
+    return [_of_file(row, settings) for row in batch]
+
+
+def _of_file(row: Row, settings: Settings) -> Row:
+    fault, found = None, list[Shot]()
+    try:
         found = shots_of(row, settings)
-        out.append(
-            {
-                "starts": [one.start for one in found],
-                "ends": [one.end for one in found],
-                "begin": [one.begins_with for one in found],
-                "finish": [one.ends_with for one in found],
-            }
-        )
-    return out
+    except Exception as error:  # a detector of somebody else's: whatever a file makes it do, the others are done
+        check_lasting(error)
+        fault = f"detector `{settings.detector}`: {reason(error)}"
+    times = row["times"]
+    behind = [times[one.end] if one.end < len(times) else max(row["duration_s"], times[-1]) for one in found]
+    return {
+        "starts": [one.start for one in found],
+        "ends": [one.end for one in found],
+        "starts_s": [times[one.start] for one in found],
+        "ends_s": behind,
+        "begin": [one.begins_with for one in found],
+        "finish": [one.ends_with for one in found],
+        "shot_fault": fault,
+    }
 
 
 def shots_of(row: Row, settings: Settings) -> list[Shot]:

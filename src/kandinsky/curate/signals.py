@@ -9,7 +9,7 @@ from collections import deque
 
 import numpy as np
 
-from kandinsky.curate.footage import Damage, small_frames
+from kandinsky.curate.footage import Decoding, small_frames
 from kandinsky.curate.ingest import example_of
 from kandinsky.curate.stages import Row, Rows, Stage, check_lasting, reason
 from kandinsky.media.mux import probe
@@ -28,9 +28,9 @@ def stage() -> Stage:
     columns = (
         {name: "list<float>" for name in SIGNALS}
         | {"times": "list<double>"}
-        | {"undecodable": "int64", "signal_fault": "string"}
+        | {"undecodable": "int64", "signal_fault": "string", "decode_s": "double"}
     )
-    return Stage("signals", "2", ("key", "file", "offset", "bytes"), columns, run)
+    return Stage("signals", "2", ("key", "file", "offset", "bytes"), columns, run, bulky=SIGNALS)
 
 
 def run(batch: Rows) -> Rows:
@@ -45,12 +45,12 @@ def run(batch: Rows) -> Rows:
 
 def _of_file(row: Row) -> Row:
     held: dict[str, list[float]] = {name: [] for name in SIGNALS}
-    damage, fault = Damage(), None
+    decoding, fault = Decoding(), None
     before: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=max(LAGS))
     try:
         with example_of(row).decoded() as path:
             video = probe(path)
-            for number, frame_HWC in small_frames(video, SIDE, damage=damage):
+            for number, frame_HWC in small_frames(video, SIDE, decoding=decoding):
                 if number < len(held["times"]):
                     continue
                 apart = number - len(held["times"]) + 1  # what moves has moved so many times as far
@@ -73,7 +73,7 @@ def _of_file(row: Row) -> Row:
         fault = reason(error)
     if not held["times"] and fault is None:
         fault = "none of its frames can be decoded"
-    return {**held, "undecodable": damage.packets, "signal_fault": fault}
+    return {**held, "undecodable": decoding.lost, "signal_fault": fault, "decode_s": decoding.seconds}
 
 
 def histogram(frame_HWC: np.ndarray) -> np.ndarray:

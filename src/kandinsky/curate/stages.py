@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from kandinsky.weights.untrusted import first_line
 
 Row = dict[str, Any]
 Rows = list[Row]
-BATCH = 16  # rows between two writes
+BATCH = 16  # files between two writes
+FLUSH_S = 20.0  # seconds between two writes, where files take long
 _PARTS = 32  # of a stage, before they are written as one
 
 WORK = ".work"  # of a data set: what its stages found
@@ -41,6 +42,7 @@ class Stage:
         run: A row for each row of a batch, in the same order, with the columns of ``gives``. It raises for nothing that
             is wrong with a file: that is told in a column.
         settings: What else its results depend on.
+        bulky: Columns that grow with the length of a file: they are never held for more than one file.
     """
 
     name: str
@@ -49,10 +51,21 @@ class Stage:
     gives: Mapping[str, str]
     run: Callable[[Rows], Rows]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    bulky: tuple[str, ...] = ()
 
     def lineage(self, *before: str) -> str:
         """The lineage of a row made from rows with these lineages."""
         return digest(self.name, self.revision, dict(self.settings), *before)
+
+    def table(self, rows: Sequence[Row]) -> Any:
+        """Rows as a table of its columns."""
+        return tables.table_of(rows, {"key": "string", "lineage": "string", **self.gives})
+
+    def made(self, key: str, lineage: str, given: Row) -> Row:
+        """The row of one key, just as it will be read again, so that a run which goes on gets the very same."""
+        (found,) = self.run([given])
+        (row,) = self.table([{"key": key, "lineage": lineage, **found}]).to_pylist()
+        return dict(row)
 
 
 def digest(*values: Any) -> str:
@@ -79,7 +92,7 @@ class Tally:
 
 
 class Store:
-    """Results of stages in a folder.
+    """Results of stages in a folder. Columns that are bulky stay on the disk until one row of them is asked for.
 
     Args:
         folder: Created when the first results are written.
@@ -87,29 +100,46 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._places: dict[str, dict[str, tuple[Path, int]]] = {}
+        self._next: dict[str, int] = {}
 
     def rows(self, stage: Stage) -> dict[str, Row]:
-        """The last row of each key; parts that are damaged count as absent."""
+        """The last row of each key, without bulky columns; parts that are damaged count as absent."""
         found: dict[str, Row] = {}
+        places = self._places[stage.name] = {}
         for part in self._parts(stage.name):
             try:
-                table = tables.read(part)
+                columns = tables.names(part)
+                table = tables.read(part, [name for name in columns if name not in stage.bulky])
             except RequestError:
                 remove(part)
                 continue
-            if table.column_names == ["key", "lineage", *stage.gives]:
-                found |= {row["key"]: row for row in table.to_pylist()}
+            if columns == ["key", "lineage", *stage.gives]:
+                for number, row in enumerate(table.to_pylist()):
+                    found[row["key"]] = row
+                    if stage.bulky:
+                        places[row["key"]] = part, number
         return found
 
-    def put(self, stage: Stage, rows: Iterable[Row]) -> Rows:
-        """Add rows; each has `key`, `lineage` and the columns that the stage gives.
+    def bulky(self, stage: Stage, key: str) -> Row:
+        """The bulky columns of the last row of a key.
 
-        Returns:
-            The rows as they will be read again, so that a run which goes on gets the very same.
+        Raises:
+            RequestError: They cannot be read.
         """
-        parts = self._parts(stage.name)
-        number = int(parts[-1].stem) + 1 if parts else 0
-        return self._write(stage, rows, number)
+        return tables.read_row(*self._places[stage.name][key], stage.bulky)
+
+    def put(self, stage: Stage, rows: Sequence[Row]) -> None:
+        """Add rows; each has `key`, `lineage` and the columns that the stage gives."""
+        number = self._next.get(stage.name)
+        if number is None:
+            parts = self._parts(stage.name)
+            number = int(parts[-1].stem) + 1 if parts else 0
+        self._next[stage.name] = number + 1
+        part = self.folder / stage.name / f"{number:08d}.parquet"
+        tables.write(stage.table(rows), part, group=1 if stage.bulky else None)
+        if stage.bulky:
+            self._places.setdefault(stage.name, {}).update({row["key"]: (part, n) for n, row in enumerate(rows)})
 
     def tidy(self, stage: Stage, living: set[str]) -> None:
         """Write many parts as one; rows of keys that are gone are dropped."""
@@ -117,16 +147,17 @@ class Store:
         if len(parts) < _PARTS:
             return
         rows = [row for key, row in self.rows(stage).items() if key in living]
-        self._write(stage, rows, int(parts[-1].stem) + 1)
+        number = int(parts[-1].stem) + 1
+        if stage.bulky:
+            part = self.folder / stage.name / f"{number:08d}.parquet"
+            tables.write_each((stage.table([row | self.bulky(stage, row["key"])]) for row in rows), part)
+        else:
+            self._next[stage.name] = number
+            self.put(stage, rows)
+        self._next[stage.name] = number + 1
         for part in parts:
             remove(part)
-
-    def _write(self, stage: Stage, rows: Iterable[Row], number: int) -> Rows:
-        columns = {"key": "string", "lineage": "string", **stage.gives}
-        table = tables.table_of(list(rows), columns)
-        tables.write(table, self.folder / stage.name / f"{number:08d}.parquet")
-        made: Rows = table.to_pylist()
-        return made
+        self._places.pop(stage.name, None)
 
     def _parts(self, name: str) -> list[Path]:
         folder = self.folder / name
@@ -134,57 +165,6 @@ class Store:
             return []
         sweep(folder)
         return sorted(folder.glob("[0-9]*.parquet"))
-
-
-def apply(
-    stage: Stage,
-    rows: Sequence[Row],
-    store: Store,
-    tally: Tally,
-    is_there: Callable[[Row], bool] = lambda _: True,
-    on_progress: Callable[[int], None] = lambda _: None,
-) -> Rows:
-    """Rows with the columns of a stage; those in the store are taken from there.
-
-    Args:
-        stage: The stage.
-        rows: With `key`, `lineage` and the columns that the stage needs.
-        store: Where results are kept.
-        tally: Counts what is done.
-        is_there: Whether what a stored row tells of still exists.
-        on_progress: Called with the number of rows that are done, after each batch.
-
-    Returns:
-        The rows, with the stage's columns and its lineage.
-    """
-    known = store.rows(stage)
-    wanted = {row["key"]: stage.lineage(row["lineage"]) for row in rows}
-    todo = [row for row in rows if not _is_done(known.get(row["key"]), wanted[row["key"]], is_there)]
-    done = len(rows) - len(todo)
-    for batch in batches(todo):
-        given = [{name: row[name] for name in stage.needs} for row in batch]
-        made = [
-            {"key": row["key"], "lineage": wanted[row["key"]], **result}
-            for row, result in zip(batch, stage.run(given), strict=True)
-        ]
-        known |= {row["key"]: row for row in store.put(stage, made)}
-        done += len(made)
-        on_progress(done)
-    tally.new += len(todo)
-    tally.known += len(rows) - len(todo)
-    if todo:
-        store.tidy(stage, set(wanted))
-    return [{**row, **known[row["key"]]} for row in rows]
-
-
-def _is_done(row: Row | None, lineage: str, is_there: Callable[[Row], bool]) -> bool:
-    return row is not None and row["lineage"] == lineage and is_there(row)
-
-
-def batches(rows: Sequence[Row], size: int = BATCH) -> Iterator[Sequence[Row]]:
-    """Rows in groups."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
 
 
 def check_lasting(error: Exception) -> None:

@@ -10,14 +10,14 @@ lies in its file, its prompt, its measures, and whether it is kept. Any reader o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
 from kandinsky.files import replacing
 from kandinsky.printing import escaped
-from kandinsky.train.data.dataset import arrow
+from kandinsky.train.data.arrow import arrow
 from kandinsky.weights.untrusted import first_line
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ SCENE_COLUMNS: Mapping[str, str] = {
     "ends_with": "string",
     "captions": CAPTION,
     "caption_flags": "list<string>",
+    "measure_faults": "list<string>",
     "hashes": "list<uint64>",
     "duplicate_of": "string",
     "bucket": "string",
@@ -106,8 +107,13 @@ def table_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> p
     return pa.Table.from_pylist(list(rows), schema=schema)
 
 
-def write(table: pa.Table, path: Path) -> bool:
+def write(table: pa.Table, path: Path, *, group: int | None = None) -> bool:
     """Write a table beside its place and move it there; a file that holds the same already is left alone.
+
+    Args:
+        table: The table.
+        path: The file.
+        group: Rows that are read at once; many by default.
 
     Returns:
         Whether it was written.
@@ -119,7 +125,7 @@ def write(table: pa.Table, path: Path) -> bool:
     if path.is_file() and _is_same(table, path):
         return False
     with replacing(path) as part:
-        parquet.write_table(table, part, compression="zstd")
+        parquet.write_table(table, part, compression="zstd", row_group_size=group)
     return True
 
 
@@ -145,6 +151,55 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return parquet.read_table(path, columns=None if columns is None else list(columns))
     except (OSError, pa.ArrowException) as error:
         raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
+
+
+def names(path: Path) -> list[str]:
+    """The columns of a table.
+
+    Raises:
+        RequestError: It cannot be read.
+    """
+    pa, parquet = arrow()
+    try:
+        return list(parquet.read_schema(path).names)
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
+
+
+def write_each(parts: Iterable[pa.Table], path: Path) -> None:
+    """Write tables of the same columns as one, of which no more than one is held.
+
+    Raises:
+        RequestError: The file cannot be written.
+    """
+    _, parquet = arrow()
+    with replacing(path) as part:
+        writer = None
+        for table in parts:
+            writer = writer or parquet.ParquetWriter(part, table.schema, compression="zstd")
+            writer.write_table(table)
+        if writer is not None:
+            writer.close()
+
+
+def read_row(path: Path, number: int, columns: Sequence[str]) -> dict[str, Any]:
+    """One row of a table, without reading the other groups of rows.
+
+    Raises:
+        RequestError: The file cannot be read, or has no such row.
+    """
+    pa, parquet = arrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            for group in range(file.metadata.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                if number < count:
+                    row: dict[str, Any] = file.read_row_group(group, list(columns)).slice(number, 1).to_pylist()[0]
+                    return row
+                number -= count
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
+    raise RequestError(f"table `{escaped(path)}` has fewer rows than it had")
 
 
 def clock(seconds: float) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import torch
+from typing import TYPE_CHECKING
 
 from kandinsky.errors import RequestError
 from kandinsky.weights.untrusted import shown
+
+if TYPE_CHECKING:
+    import torch
 
 LONGEST = 64 << 10  # bytes of a caption
 LENGTHS = ("short", "medium", "long")
@@ -68,6 +70,8 @@ class CaptionChoice:
         Returns:
             The number of the caption, or None for the empty prompt.
         """
+        import torch
+
         drop, chosen = torch.rand(2, dtype=torch.float64, generator=generator).tolist()
         if drop < self.drop or not captions:
             return None

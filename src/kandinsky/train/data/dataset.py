@@ -24,17 +24,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from kandinsky.errors import BackendError, KandinskyError, RequestError
+from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.files import inside, local_path, replacing
 from kandinsky.model.card import Card, Component
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.printing import escaped
+from kandinsky.train.data.arrow import arrow
 from kandinsky.train.data.captions import Caption
 from kandinsky.weights.untrusted import first_line, read_table
 
@@ -50,22 +50,6 @@ GROUP_BYTES = 256 << 10  # of tensors that are read together
 _OPEN_FILES = 32
 _TYPES = {str(one).removeprefix("torch."): one for one in (torch.float32, torch.float16, torch.bfloat16, torch.bool)}
 Shape = tuple[int, int, int, int]
-
-
-def arrow() -> tuple[ModuleType, ModuleType]:
-    """`pyarrow` and `pyarrow.parquet`.
-
-    Raises:
-        BackendError: They are not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise BackendError(
-            "data sets need the package `pyarrow`", hint="pip install 'kandinsky-video[data]'"
-        ) from error
-    return pyarrow, pyarrow.parquet
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from kandinsky.printing import escaped
 from kandinsky.runtime.placement import networks
 from kandinsky.train.checkpoint import locked
 from kandinsky.train.data import dataset
+from kandinsky.train.data.arrow import arrow
 from kandinsky.train.data.clips import Cutting, cut
 from kandinsky.train.data.dataset import CLIPS, JOURNAL, LATENT, MANIFEST, TEXTS, packed
 from kandinsky.train.data.prefetch import prefetched
@@ -234,7 +235,7 @@ def encode(
         WeightsError: Weights are missing or broken.
         BackendError: A device or package is not there.
     """
-    dataset.arrow()
+    arrow()
     if store is not None and store not in STORED:
         raise RequestError(f"`store` must be one of {', '.join(STORED)}, not `{escaped(store)}`")
     if isinstance(shard_mb, bool) or not isinstance(shard_mb, int) or shard_mb < 1:
@@ -553,7 +554,7 @@ def _decoded(encoding: Encoding, example: Example) -> Mapping[str, np.ndarray] |
 
 
 def _captions(path: Path) -> list[dict[str, Any]]:
-    _, parquet = dataset.arrow()
+    _, parquet = arrow()
     rows: list[dict[str, Any]] = parquet.read_table(path, columns=["name", "digest", "frames", "captions"]).to_pylist()
     return rows
 
