@@ -19,13 +19,12 @@ JOBS   ?= 2
 # Processes that compute with as many threads as there are cores spin while they wait for each other.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: help demo test test-all test-thorough lint conformance bench docs site official dist clean
+.PHONY: help demo test test-all lint conformance bench docs site official dist clean
 
 help:
 	@echo "make demo          a first video: $(OUT)/demo.mp4 and $(OUT)/demo.png"
 	@echo "make test          the test suite without its slow extras, in JOBS=$(JOBS) processes"
 	@echo "make test-all      all of it"
-	@echo "make test-thorough all of it, with every kill, step and combination of processes; takes hours"
 	@echo "make lint          ruff, and mypy in its strict mode"
 	@echo "make conformance   compare with the official numbers in CASES=$(CASES)"
 	@echo "make bench         measure each stage of a generation"
@@ -64,10 +63,6 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS)
-
-# What repeats a proof, such as the thirtieth kill of a training, is for before a release.
-test-thorough: export KANDINSKY_TEST_THOROUGH := 1
-test-thorough: test-all
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

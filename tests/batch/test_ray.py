@@ -1,6 +1,7 @@
 """A cluster of two workers in this machine: one prompt fails, one worker is killed, nothing is lost or done twice."""
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from kandinsky.jobs.ray_connection import connected  # noqa: E402
 from kandinsky.jobs.ray_runner import RayRunner  # noqa: E402
 from kandinsky.media.video import read_video  # noqa: E402
 from kandinsky.model.values import Request  # noqa: E402
+from tiny.ray_cluster import two_workers  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,21 +33,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Any:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # the workers need this folder's modules too
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=0,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-        object_store_memory=100_000_000,
-    )
-    yield
-    ray.shutdown()
-    patch.undo()
+def cluster() -> Iterator[None]:
+    with two_workers():
+        yield
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from kandinsky.curate import run as curation  # noqa: E402
 from kandinsky.curate.run import curate  # noqa: E402
 from kandinsky.errors import RequestError  # noqa: E402
 from tiny.raw_videos import scene  # noqa: E402
+from tiny.ray_cluster import two_workers  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,22 +44,9 @@ BAD = ("crash.mp4", "hang.mp4")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Any:
-    patch = pytest.MonkeyPatch()
-    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))  # the workers need this folder's modules too
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=0,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-        object_store_memory=100_000_000,
-    )
-    yield
-    ray.shutdown()
-    patch.undo()
+def cluster() -> Iterator[None]:
+    with two_workers():
+        yield
 
 
 @pytest.fixture

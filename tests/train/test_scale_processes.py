@@ -12,12 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tiny import thorough
 from tiny.clips import NETWORKS
 from tiny.nursery import Nursery
 
 HERE = Path(__file__).parent
-STEPS = thorough.of(8, 20)
+STEPS = 20
 LOOP = {"steps": STEPS, "lr": 3e-3, "warmup": 2, "bf16": False, "log_every": 1, "checkpoint_minutes": 60, "seed": 1}
 # Only the order of sums differs. Relative: of losses and gradient norms of each step, of weights at the end to the
 # largest of their tensor (Adam moves a weight whose gradient is next to nothing as far as any other).
@@ -120,18 +119,6 @@ TRIED: dict[int, dict[str, list[Case]]] = {
         f"lora, {FOUR}": [{"tp": 2, "ring": 2}],
     },
 }  # fmt: skip
-# What other cases prove the parts of, of fewer processes or of another network: for thorough runs.
-REPEATED = {
-    2: (f"lora, {FOUR}", f"dora, {DENSE}", f"lokr, {FOUR}"),
-    4: (
-        f"{DENSE}: fsdp",
-        f"{DENSE}: ring x ulysses",
-        f"{DENSE}: tp x ring",
-        f"{SPARSE} 5",
-        f"{FOUR} 5",
-        f"lora, {FOUR}",
-    ),
-}
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +138,7 @@ def schemes(world: int) -> dict[str, tuple[str, Case]]:
     found: dict[str, tuple[str, Case]] = {}
     for name, scale in SCHEMES[world].items():
         found[f"{DENSE}: {name}"] = f"{DENSE} {4 if 'tp' in scale else 5}", scale
-    found |= {f"{name}: {scale}": (name, scale) for name, tried in TRIED[world].items() for scale in tried}
-    return {key: one for key, one in found.items() if thorough.THOROUGH or not key.startswith(REPEATED[world])}
+    return found | {f"{name}: {scale}": (name, scale) for name, tried in TRIED[world].items() for scale in tried}
 
 
 @pytest.mark.slow
@@ -185,7 +171,7 @@ def test_shards_in_bfloat16_and_in_main_memory(tmp_path: Path, nursery: Nursery)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", thorough.of([DENSE], [DENSE, FOUR]))
+@pytest.mark.parametrize("network", [DENSE, FOUR])
 def test_a_checkpoint_of_four_goes_on_with_two_and_with_one(tmp_path: Path, nursery: Nursery, network: str) -> None:
     made: Case = {"heads": 4}
     out = tmp_path / "run"
@@ -193,18 +179,18 @@ def test_a_checkpoint_of_four_goes_on_with_two_and_with_one(tmp_path: Path, nurs
     def go_on(world: int, steps: int, scale: Case, folder: Path = out) -> None:
         nursery.start(world, [case(folder, network, scale, made, schedule="constant", steps=steps)])
 
-    go_on(1, 6, {}, tmp_path / "alone")
-    go_on(4, 2, {"tp": 2, "fsdp": 2})
+    go_on(1, 12, {}, tmp_path / "alone")
+    go_on(4, 4, {"tp": 2, "fsdp": 2})
     written = {file: load_file(out / file) for file in ("averaged.safetensors", "trained.safetensors")}
     # read by other numbers of processes, not a bit is another
     others: list[tuple[int, Case]] = [(1, {}), (2, {"ulysses": 2, "fsdp": 2}), (2, {"tp": 2})]
     for world, scale in others:
-        go_on(world, 2, scale)
+        go_on(world, 4, scale)
         for file, expected in written.items():
             found = load_file(out / file)
             assert all(torch.equal(found[key], expected[key]) for key in expected), (world, scale)
-    go_on(2, 4, {"ulysses": 2, "fsdp": 2})
-    go_on(1, 6, {})
+    go_on(2, 8, {"ulysses": 2, "fsdp": 2})
+    go_on(1, 12, {})
     assert differing({network: distances(out, tmp_path / "alone")}) == {}
 
 
