@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from kandinsky.curate import clip_work, page, probing, shots, signals, stages, tables, views
+from kandinsky.cli.main import main
+from kandinsky.curate import clip_work, page, probing, shots, signals, tables, views
 from kandinsky.curate import measures as plugins
 from kandinsky.curate import run as curation
 from kandinsky.curate.run import Curated, curate
@@ -202,21 +204,19 @@ def test_a_file_that_goes_while_it_is_read_is_not_remembered(videos: Path, monke
 
 
 def test_signals_are_held_for_one_file_at_a_time(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curation, "BATCH", 1)
-    monkeypatch.setattr(stages, "_PARTS", 3)
     run(videos)
     stage = signals.stage()
     store = Store(videos / "set" / ".work")
     light = store.rows(stage)
     assert len(light) == 3 and not any(set(signals.SIGNALS) & set(row) for row in light.values())
-    (part,) = (videos / "set" / ".work" / "signals").iterdir()  # three were written as one
+    (part,) = (videos / "set" / ".work" / "signals").iterdir()
     assert pq.ParquetFile(part).metadata.num_row_groups == 3  # each row is read alone
     assert len(store.bulky(stage, "two.mp4")["luma"]) == 20
     read: list[str] = []
     bulky = Store.bulky
     monkeypatch.setattr(Store, "bulky", lambda self, of, key: (read.append(key), bulky(self, of, key))[1])
     (videos / "rules.toml").write_text(RULE + "[shots]\nlongest_s = 0.6\n")
-    monkeypatch.setattr(signals, "probe", lambda _: pytest.fail("decoded again"))
+    monkeypatch.setattr(signals, "probe", lambda *_, **__: pytest.fail("decoded again"))
     assert run(videos).scenes == 8 and len(read) == 3
 
 
@@ -299,3 +299,91 @@ def test_workers_begin_without_torch() -> None:
     assert (
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "False\n"
     )
+
+
+def test_many_parts_are_tidied_whatever_is_damaged(tmp_path: Path) -> None:
+    stage, store = signals.stage(), Store(tmp_path)
+    nothing = {name: None for name in stage.gives}
+    for number in range(33):
+        row = nothing | {"key": str(number % 20), "lineage": str(number), "times": [float(number)] * 500}
+        store.put(stage, [row])
+    part = sorted((tmp_path / "signals").glob("*.parquet"))[-1]
+    data = bytearray(part.read_bytes())
+    group = pq.ParquetFile(part).metadata.row_group(0)
+    times = next(one for one in map(group.column, range(group.num_columns)) if one.path_in_schema.startswith("times"))
+    begin = times.dictionary_page_offset or times.data_page_offset
+    data[begin : begin + 30] = bytes(30)
+    part.write_bytes(data)
+    store.tidy(stage, {str(key) for key in range(15)})
+    # parts 0 to 12 have later rows, 15 to 19 are of keys that are gone
+    assert [int(path.stem) for path in sorted((tmp_path / "signals").glob("*.parquet"))] == [13, 14, *range(20, 33)]
+    again = Store(tmp_path)
+    assert {key: row["lineage"] for key, row in again.rows(stage).items()} == {
+        str(key): str(key if key in (13, 14) else key + 20) for key in range(15)
+    }
+    with pytest.raises(RequestError, match="cannot be read"):
+        again.bulky(stage, "12")
+    assert again.bulky(stage, "3")["times"] == [23.0] * 500
+    again.put(stage, [nothing | {"key": "3", "lineage": "new", "times": [1.0]}])
+    assert again.bulky(stage, "3")["times"] == [1.0]
+
+
+def test_what_was_done_before_a_run_ended_is_kept(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = curation.FileWork.__call__
+
+    def full(self: Any, task: Any) -> Any:
+        if task.row["key"] == "two.mp4":
+            raise OSError(28, "No space left on device")
+        return work(self, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(curation.FileWork, "__call__", full)
+        with pytest.raises(OSError, match="No space"):
+            run(videos)
+    tallies = {tally.name: (tally.new, tally.known) for tally in run(videos).tallies}
+    assert tallies["probe"] == tallies["signals"] == (1, 2)
+
+
+def test_the_report_decodes_no_more_of_a_file_that_was_dropped_undecoded(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (videos / "rules.toml").write_text('[filters]\nlarge = "width >= 60"\nlong = "duration >= 100"\n')
+    wanted: list[tuple[str, list[int]]] = []
+    given = page.small_frames
+
+    def seen(video: Any, side: int, numbers: Any) -> Any:
+        wanted.append((video.path.name, sorted(numbers)))
+        if video.path.name == "one.mp4":
+            raise ValueError("the decoder is broken")
+        return given(video, side, numbers)
+
+    monkeypatch.setattr(page, "small_frames", seen)
+    run(videos)
+    assert dict(wanted)["small.mp4"] == [0] and len(dict(wanted)["two.mp4"]) > 1
+    assert "the decoder is broken" in (videos / "set" / "curate.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--patience", "3"], "--patience is for a Ray cluster: add --ray"),
+        (["--ray", "local", "--patience", "0"], "--patience must be above 0 and up to 604800 seconds, not `0`"),
+        (["--ray", "local", "--patience", "nan"], "not `nan`"),
+        (["--ray", "local", "--patience", "1e12"], "not `1e+12`"),
+    ],
+)
+def test_patience_is_checked_in_the_commands_words(
+    videos: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "curate", str(videos / "raw"), "-o", str(videos / "set"), *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_score_may_be_a_decimal(videos: Path) -> None:
+    import pyarrow as pa
+
+    columns = {"obs_path": ["raw/one.mp4", "raw/two.mp4"], "id": ["a", "b"]}
+    scores = pa.array([Decimal("5.25"), Decimal("1.50")], pa.decimal128(3, 2))
+    pq.write_table(pa.table(columns | {"aesthetic_score": scores}), videos / "table.parquet")
+    (videos / "rules.toml").write_text("[filters]\nfine = 'aesthetic_score > 5'")
+    assert curate(videos / "table.parquet", videos / "set", rules=videos / "rules.toml").kept == 1

@@ -130,18 +130,27 @@ def curate(
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Ray workers; default: one per CPU.")] = None,
     patience: Annotated[
-        float,
-        typer.Option("--patience", metavar="SECONDS", help="When a Ray worker whose file stands still is ended."),
-    ] = 600.0,
+        float | None,
+        typer.Option(
+            "--patience",
+            metavar="SECONDS",
+            help="Restart a Ray worker that makes no progress on a file for this long; default: 600.",
+        ),
+    ] = None,
 ) -> None:
     """Find, measure, filter and cut the scenes of raw videos. A run that was stopped goes on."""
     from kandinsky.cli.progress import staged
+    from kandinsky.curate.engines import LONGEST_PATIENCE_S, PATIENCE_S
     from kandinsky.curate.run import curate as run
 
     if form not in ("folder", "shards"):
         raise RequestError(f"format `{escaped(form)}`: use `folder` or `shards`")
     if ray is None and workers is not None:
         raise RequestError("--workers is for a Ray cluster: add --ray, such as `--ray local`")
+    if ray is None and patience is not None:
+        raise RequestError("--patience is for a Ray cluster: add --ray, such as `--ray local`")
+    if patience is not None and not 0 < patience <= LONGEST_PATIENCE_S:
+        raise RequestError(f"--patience must be above 0 and up to {LONGEST_PATIENCE_S} seconds, not `{patience:g}`")
     with staged() as tell:
         made = run(
             source,
@@ -152,7 +161,7 @@ def curate(
             dataset_name=dataset_name or "",
             ray=ray,
             workers=workers,
-            patience_s=patience,
+            patience_s=PATIENCE_S if patience is None else patience,
             tell=say,
             on_progress=tell,
         )

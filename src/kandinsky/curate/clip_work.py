@@ -89,7 +89,7 @@ class ClipWork:
         ]
         try:
             with example_of(task.row).decoded() as path:
-                found = cut_out(probe(path), spans)
+                found = cut_out(probe(path, on_packet=beat), spans)
         except Exception as error:  # whatever a poisoned file makes a decoder do, the others are done
             check_lasting(error)
             found = [reason(error)] * len(spans)
@@ -168,7 +168,11 @@ def _copied(video: InputVideo, spans: Sequence[Span]) -> list[Path]:
     """Copy the packets of those spans that lie between two key frames; the files that were written."""
     with container.reading(video.path) as source:
         stream = container.best_video(source, video.path)
-        packets = [(one.pts, one.dts, one.is_keyframe) for one in source.demux(stream) if one.size]
+        packets = []
+        for one in source.demux(stream):
+            beat()
+            if one.size:
+                packets.append((one.pts, one.dts, one.is_keyframe))
     places = {pts: place for place, (pts, _, is_key) in reversed(list(enumerate(packets))) if is_key}
     parts: list[tuple[int, int, Span]] = []
     for span in spans:
@@ -288,3 +292,6 @@ def _pieces(packets: Any, resampler: Any, channels: int, begin_s: float, rate: i
                 piece = out.to_ndarray().reshape(-1, channels)
                 yield at, piece
                 at += len(piece)
+    if at is not None:  # what a change of the rate holds back
+        for out in resampler.resample(None):
+            yield at, out.to_ndarray().reshape(-1, channels)

@@ -20,7 +20,7 @@ from kandinsky.jobs.ray_crew import NOBODY_LEFT, Crew, Lost, Place, Ready
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 3  # of a file whose worker dies
-PATIENCE_S = 600.0
+PATIENCE_S, LONGEST_PATIENCE_S = 600.0, 7 * 86400
 _UNLIMITED = -1  # restarts of a worker: attempts of each file are limited
 
 
@@ -82,10 +82,14 @@ class Hand:
 
     def start(self) -> Ready | KandinskyError:
         """See that the files are here too."""
-        for path, what in ((self.sign, "data set"), (self.source, "source")):
-            if not path.is_file():
+        # a file of the source may go away during the run, its folder stays
+        for folder, is_there, what in (
+            (self.sign.parent, self.sign.is_file(), "data set"),
+            (self.source.parent, self.source.parent.is_dir(), "source"),
+        ):
+            if not is_there:
                 return BackendError(
-                    f"`{path.parent}` of the {what} is not on {self.where}: mount the same shared folder there"
+                    f"`{folder}` of the {what} is not on {self.where}: mount the same shared folder there"
                 )
         return Ready(self.where, kandinsky.__version__)
 
@@ -128,7 +132,7 @@ class OnRay:
         for task, result, attempts in crew.hand_out(tasks):
             if isinstance(result, Lost):
                 if not result.died:
-                    raise BackendError(NOBODY_LEFT)
+                    raise BackendError(f"{task.name}: {NOBODY_LEFT}", hint="run it again: what was done is kept")
                 yield task, self._why(result, attempts)
             elif isinstance(result, Exception):
                 raise BackendError(f"{task.name}: {reason_of(getattr(result, 'cause', None) or result)}")

@@ -17,8 +17,7 @@ from PIL import Image
 from kandinsky.curate.footage import small_frames
 from kandinsky.curate.ingest import example_of
 from kandinsky.curate.rules import Rules
-from kandinsky.curate.stages import Row, Rows, Tally
-from kandinsky.errors import KandinskyError
+from kandinsky.curate.stages import Row, Rows, Tally, check_lasting, reason
 from kandinsky.files import replacing
 from kandinsky.media.mux import probe
 from kandinsky.media.sheet import contact_sheet
@@ -227,19 +226,25 @@ def _said(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _shown(scene: Row) -> list[int]:
+    """Numbers of the frames of a contact sheet; of a file that was dropped undecoded, the first alone."""
+    if "signals" not in scene["steps"]:
+        return [scene["start_frame"]]
+    places = np.linspace(scene["start_frame"], scene["end_frame"] - 1, FRAMES)
+    return [int(place) for place in np.unique(places.round())]
+
+
 def _pictures(file: Row, scenes: Rows) -> dict[str, str]:
     """Contact sheets of scenes of a file, which is decoded once."""
-    places = {
-        one["id"]: np.unique(np.linspace(one["start_frame"], one["end_frame"] - 1, FRAMES).round().astype(int)).tolist()
-        for one in scenes
-    }
+    places = {one["id"]: _shown(one) for one in scenes}
     frames: dict[int, np.ndarray] = {}
     fault = None
     try:
         with example_of(file).decoded() as path:
             frames = dict(small_frames(probe(path), SIDE, {place for some in places.values() for place in some}))
-    except KandinskyError as error:
-        fault = text(error)
+    except Exception as error:  # whatever a file makes a decoder do, the report is written
+        check_lasting(error)
+        fault = text(reason(error))
     out = {}
     for one in scenes:
         there = [frames[place] for place in places[one["id"]] if place in frames]

@@ -10,6 +10,7 @@ from kandinsky.curate.footage import small_frames
 from kandinsky.curate.ingest import example_of
 from kandinsky.curate.stages import Row, Rows, Stage, check_lasting, reason
 from kandinsky.curate.tables import clock
+from kandinsky.curate.watch import beat
 from kandinsky.media import animation, container
 from kandinsky.media.mux import frames_at, probe
 
@@ -47,7 +48,7 @@ def _probed(row: Row) -> Row:
     example = example_of(row)
     try:
         with example.decoded() as path:
-            video = probe(path)
+            video = probe(path, on_packet=beat)
             _, first = next(small_frames(video, 1 << 20, {0}), (0, None))
             height, width = (frames_at(video, [0])[0] if first is None else first).shape[:2]
             kind = _container(path)

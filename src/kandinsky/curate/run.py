@@ -6,6 +6,7 @@ was stopped and a changed filter decodes nothing. See ``stages``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -13,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -91,7 +93,7 @@ def curate(
             one that it belongs to; None for this process alone. All its machines must see the source and the data set
             under the same paths.
         workers: Number of workers on the cluster; one for each of its CPUs by default.
-        patience_s: Seconds after which a worker whose file stands still is ended.
+        patience_s: Seconds without progress on a file after which its worker is restarted.
         tell: Called with a line about workers that come and go.
         on_progress: Called with a stage, and how many of its rows are done.
 
@@ -106,8 +108,8 @@ def curate(
         raise RequestError(f"`shard_mb` must be 1 or more, not `{shard_mb}`")
     if ray is None and workers is not None:
         raise RequestError('`workers` is for a Ray cluster: name one with `ray`, such as `ray="local"`')
-    if not 0 < patience_s < float("inf"):
-        raise RequestError(f"`patience_s` must be above 0, not `{patience_s}`")
+    if not 0 < patience_s <= engines.LONGEST_PATIENCE_S:
+        raise RequestError(f"`patience_s` must be above 0 and up to {engines.LONGEST_PATIENCE_S}, not `{patience_s}`")
     chosen = rule_files.read(None if rules is None else local_path(rules, "rules"))
     work = FileWork(chosen)
     folder = local_path(output, "output").absolute()
@@ -228,22 +230,21 @@ class _Run:
                     done += 1
 
         begun = time.monotonic()
-        waiting = _Waiting(self.store)
-        for task, result in self.engine.run(todo(), self.work):
-            if isinstance(result, str):
-                result = self._given_up(task.row, result)
-            if result.lost:
-                lost[task.row["key"]] = result.lost
-            self.speeds.join(result.speeds)
-            for stage in (*self.work.of_files, *self.work.of_scenes):
-                rows = result.rows.get(stage.name, [])
-                self.new[stage.name] += len(rows)
-                waiting.add(stage, rows)
-                memory.learn(stage, rows)
-            waiting.flush()
-            done += 1
-            self.on_progress("files", done, len(usable))
-        waiting.flush(is_last=True)
+        with _Waiting(self.store) as waiting:
+            for task, result in self.engine.run(todo(), self.work):
+                if isinstance(result, str):
+                    result = self._given_up(task.row, result)
+                if result.lost:
+                    lost[task.row["key"]] = result.lost
+                self.speeds.join(result.speeds)
+                for stage in (*self.work.of_files, *self.work.of_scenes):
+                    rows = result.rows.get(stage.name, [])
+                    self.new[stage.name] += len(rows)
+                    waiting.add(stage, rows)
+                    memory.learn(stage, rows)
+                waiting.flush()
+                done += 1
+                self.on_progress("files", done, len(usable))
         if any(self.new.values()):
             self.wall_s += time.monotonic() - begun
             self.made.is_new = True
@@ -330,17 +331,17 @@ class _Run:
                 missing[scene["raw_key"]].append(scene)
                 count += 1
         tasks = (CutTask(file, missing[file["key"]], clips) for file in files if file["key"] in missing)
-        begun, done, waiting = time.monotonic(), 0, _Waiting(self.store)
-        for task, result in self.engine.run(tasks, ClipWork()):
-            rows = [not_cut(scene, result) for scene in task.scenes] if isinstance(result, str) else result.rows
-            if not isinstance(result, str):
-                self.speeds.join(result.speeds)
-            known |= {row["key"]: row for row in rows}
-            waiting.add(STAGE, rows)
-            waiting.flush()
-            done += len(rows)
-            self.on_progress("clips", done, count)
-        waiting.flush(is_last=True)
+        begun, done = time.monotonic(), 0
+        with _Waiting(self.store) as waiting:
+            for task, result in self.engine.run(tasks, ClipWork()):
+                rows = [not_cut(scene, result) for scene in task.scenes] if isinstance(result, str) else result.rows
+                if not isinstance(result, str):
+                    self.speeds.join(result.speeds)
+                known |= {row["key"]: row for row in rows}
+                waiting.add(STAGE, rows)
+                waiting.flush()
+                done += len(rows)
+                self.on_progress("clips", done, count)
         if count:
             self.wall_s += time.monotonic() - begun
             self.made.is_new = True
@@ -408,12 +409,20 @@ class _Memory:
 
 @dataclass(slots=True)
 class _Waiting:
-    """Rows that are written together."""
+    """Rows that are written together; those that wait when a run ends early are kept too."""
 
     store: Store
     rows: dict[str, tuple[Stage, Rows]] = field(default_factory=dict)
     files: int = 0
     since: float = field(default_factory=time.monotonic)
+
+    def __enter__(self) -> _Waiting:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # the disk may be full: what ended the run is told
+        with contextlib.suppress(Exception) if error else contextlib.nullcontext():
+            self.flush(is_last=True)
 
     def add(self, stage: Stage, rows: Rows) -> None:
         """Have rows of a stage wait."""

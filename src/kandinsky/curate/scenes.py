@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def _scene(file: Row, start: int, end: int, start_s: float, end_s: float, begins
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return float(value) if isinstance(value, int | float | Decimal) and math.isfinite(value) else None
 
 
 def numbers(names: Sequence[str]) -> list[str]:

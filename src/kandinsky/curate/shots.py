@@ -16,6 +16,7 @@ import numpy as np
 
 from kandinsky.curate.signals import LAGS
 from kandinsky.curate.stages import Row, Rows, Stage, check_lasting, reason
+from kandinsky.curate.watch import beat
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.printing import escaped
 
@@ -124,7 +125,7 @@ def shots_of(row: Row, settings: Settings) -> list[Shot]:
         from kandinsky.curate.ingest import example_of
 
         with example_of(row).decoded() as path:
-            cuts = [start.frame_num for start, _ in _scenedetect().detect(str(path), _scenedetect().AdaptiveDetector())]
+            cuts = [start.frame_num for start, _ in _scenedetect().detect(str(path), _detector())]
         cuts = [cut for cut in cuts if 0 < cut < len(times)]
     else:
         changes = [np.asarray(row[f"change_{lag}"], float) for lag in LAGS]
@@ -216,6 +217,17 @@ def _divided(shot: Shot, times: np.ndarray, longest_s: float) -> list[Shot]:
     edges = np.linspace(shot.start, shot.end, count + 1).round().astype(int).tolist()
     names = [shot.begins_with, *["length"] * (count - 1), shot.ends_with]
     return [Shot(edges[k], edges[k + 1], names[k], names[k + 1]) for k in range(count)]
+
+
+def _detector() -> Any:
+    """PySceneDetect's, which says at each frame that work goes on: it has no other sign before it is through."""
+
+    class Detector(_scenedetect().AdaptiveDetector):  # type: ignore[misc]
+        def process_frame(self, *given: Any, **more: Any) -> Any:
+            beat()
+            return super().process_frame(*given, **more)
+
+    return Detector()
 
 
 def _scenedetect() -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from kandinsky.curate.footage import Decoding, small_frames
 from kandinsky.curate.ingest import example_of
 from kandinsky.curate.stages import Row, Rows, Stage, check_lasting, reason
+from kandinsky.curate.watch import beat
 from kandinsky.media.mux import probe
 
 SIDE = 96  # pixels of the longer side
@@ -49,7 +50,7 @@ def _of_file(row: Row) -> Row:
     before: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=max(LAGS))
     try:
         with example_of(row).decoded() as path:
-            video = probe(path)
+            video = probe(path, on_packet=beat)
             for number, frame_HWC in small_frames(video, SIDE, decoding=decoding):
                 if number < len(held["times"]):
                     continue

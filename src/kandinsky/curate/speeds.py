@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,13 +45,6 @@ class Speeds:
         """Count what another worker did."""
         for name, one in other.stages.items():
             self.add(name, one.count, one.video_s, one.work_s)
-
-    @contextmanager
-    def timed(self, name: str, video_s: float) -> Iterator[None]:
-        """Count a block as work on one file or scene."""
-        begun = time.perf_counter()
-        yield
-        self.add(name, 1, video_s, time.perf_counter() - begun)
 
     def told(self, workers: int, wall_s: float) -> dict[str, Any]:
         """All of it as JSON holds it; nothing where nothing was done."""

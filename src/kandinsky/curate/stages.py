@@ -142,22 +142,21 @@ class Store:
             self._places.setdefault(stage.name, {}).update({row["key"]: (part, n) for n, row in enumerate(rows)})
 
     def tidy(self, stage: Stage, living: set[str]) -> None:
-        """Write many parts as one; rows of keys that are gone are dropped."""
+        """Write many parts as one, without rows of keys that are gone; bulky parts of such rows alone are removed."""
         parts = self._parts(stage.name)
         if len(parts) < _PARTS:
             return
-        rows = [row for key, row in self.rows(stage).items() if key in living]
-        number = int(parts[-1].stem) + 1
-        if stage.bulky:
-            part = self.folder / stage.name / f"{number:08d}.parquet"
-            tables.write_each((stage.table([row | self.bulky(stage, row["key"])]) for row in rows), part)
+        rows = self.rows(stage)
+        if stage.bulky:  # in one file of many groups, each row would take longer to find
+            places = self._places[stage.name]
+            used = {places[key][0] for key in rows if key in living}
         else:
-            self._next[stage.name] = number
-            self.put(stage, rows)
-        self._next[stage.name] = number + 1
+            self._next[stage.name] = int(parts[-1].stem) + 1
+            self.put(stage, [row for key, row in rows.items() if key in living])
+            used = set()
         for part in parts:
-            remove(part)
-        self._places.pop(stage.name, None)
+            if part not in used:
+                remove(part)
 
     def _parts(self, name: str) -> list[Path]:
         folder = self.folder / name

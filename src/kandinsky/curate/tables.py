@@ -10,7 +10,7 @@ lies in its file, its prompt, its measures, and whether it is kept. Any reader o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,22 +164,6 @@ def names(path: Path) -> list[str]:
         return list(parquet.read_schema(path).names)
     except (OSError, pa.ArrowException) as error:
         raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
-
-
-def write_each(parts: Iterable[pa.Table], path: Path) -> None:
-    """Write tables of the same columns as one, of which no more than one is held.
-
-    Raises:
-        RequestError: The file cannot be written.
-    """
-    _, parquet = arrow()
-    with replacing(path) as part:
-        writer = None
-        for table in parts:
-            writer = writer or parquet.ParquetWriter(part, table.schema, compression="zstd")
-            writer.write_table(table)
-        if writer is not None:
-            writer.close()
 
 
 def read_row(path: Path, number: int, columns: Sequence[str]) -> dict[str, Any]:

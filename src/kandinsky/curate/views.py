@@ -29,7 +29,7 @@ def views(file: Row, scenes: Rows) -> Iterator[tuple[Row, measures.View | None]]
     waiting, held = list(scenes), dict[int, np.ndarray]()
     try:
         with ingest.example_of(file).decoded() as path:
-            video = probe(path)
+            video = probe(path, on_packet=beat)
             wanted = set(np.concatenate(list(picked.values())).tolist())
             for number, frame in small_frames(video, measures.SIDE, wanted):
                 held[number] = frame

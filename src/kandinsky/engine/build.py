@@ -301,6 +301,9 @@ def _read_network(
     make: Callable[[], nn.Module], spare: list[nn.Module], keymap: KeyMap, path: Path, precision: Precision | None
 ) -> nn.Module:
     """Read a network anew; the first reading takes the one in ``spare``, which was built to check the file."""
-    net = spare.pop() if spare else make()
+    try:
+        net = spare.pop()
+    except IndexError:
+        net = make()
     load_into(net, path, keymap=keymap, dtype=None if precision is None else precision.compute)
     return net.eval().requires_grad_(False)

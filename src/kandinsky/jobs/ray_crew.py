@@ -132,6 +132,7 @@ class Crew(Generic[T]):
             return
         again.append(first)
         for place in self.places:
+            place.away_since = None  # of an earlier call
             start(place)
         while True:
             assign()

@@ -78,11 +78,12 @@ class InputVideo:
     timestamps: tuple[int, ...] = field(default=(), repr=False)
 
 
-def probe(path: str | Path) -> InputVideo:
+def probe(path: str | Path, *, on_packet: Callable[[], object] = lambda: None) -> InputVideo:
     """Inspect a video: the time of every packet, and the first frame.
 
     Args:
         path: The file.
+        on_packet: Called for each packet of the video: a long file takes minutes to go through.
 
     Returns:
         What is known of the video.
@@ -103,6 +104,7 @@ def probe(path: str | Path) -> InputVideo:
         base = stream.time_base or Fraction(1)
         packets, first = list[tuple[int | None, int]](), None
         for packet in file.demux(stream):
+            on_packet()
             if packet.size:
                 packets.append((None if packet.is_discard else packet.pts, packet.duration or 0))
             if first is None:
