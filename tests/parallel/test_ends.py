@@ -107,10 +107,37 @@ def test_a_bad_request_is_said_once(tmp_path: Path, port: int) -> None:
         subprocess.Popen(command, cwd=tmp_path, env=environment(rank, 2, port), stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    talks = [job.communicate(timeout=60)[1] for job in jobs]
+    talks = [jobs[0].communicate(timeout=60)[1]]
+    jobs[1].terminate()  # as a launcher does
+    talks.append(jobs[1].communicate(timeout=60)[1])
     assert [job.returncode for job in jobs] == [2, 2]
     assert "needs 4 processes, and 2 processes were started" in talks[0] and "--parallel cfg=2" in talks[0]
     assert talks[1] == ""
+
+
+ALONE = """
+import sys, time
+from kandinsky.errors import RequestError
+from kandinsky.runtime.parallel import launch
+launch.ALONE_S = float(sys.argv[1])
+sleep = time.sleep
+time.sleep = lambda seconds: (print("waits", flush=True), sleep(seconds))
+with launch.together(lambda text: print(text, file=sys.stderr, flush=True)):
+    raise RequestError("there is no `a.png`")
+"""
+
+
+def test_a_bad_request_waits_for_the_first_to_say_it_and_is_said_where_the_first_is_content(port: int) -> None:
+    def started(alone_s: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-c", ALONE, alone_s], env=environment(1, 2, port),
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+    ended, alone = started("100"), started("0.5")
+    assert ended.stdout is not None and ended.stdout.readline() == "waits\n"
+    ended.terminate()
+    assert ended.communicate(timeout=30)[1] == "" and ended.returncode == 2
+    assert alone.communicate(timeout=30)[1] == "error: process 1 of 2: there is no `a.png`\n"
+    assert alone.returncode == 2
 
 
 @pytest.mark.parametrize(

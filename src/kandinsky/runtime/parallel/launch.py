@@ -37,6 +37,8 @@ GRACE_S = 3.0
 PATIENCE = timedelta(hours=12)
 # machines of a cluster do not start at the same moment
 MEETING_S = 300.0
+# a fault in a request is the first process's to report; one that is not ended within this time was alone with it
+ALONE_S = 20.0
 ENDED = 1
 # what launchers and terminals send to end a process, besides SIGINT
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -165,6 +167,9 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
         # an error in a request is found by every process
         watch = _Watch.present
         is_common = isinstance(error, RequestError) and watch is None
+        if is_common and not world.is_first and is_main:
+            _wait_for_end(error.exit_code)
+            is_common = False
         if watch.may_speak() if watch else world.is_first or not is_common:
             say(f"error: {error}" if is_common else f"error: process {world.rank} of {world.size}: {error}")
             if error.hint:
@@ -203,6 +208,16 @@ def together(say: Callable[[str], None]) -> Iterator[World]:
 def _endings() -> list[signal.Signals]:
     """The signals that end a job; one that is ignored, as under `nohup`, stays ignored."""
     return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def _wait_for_end(code: int) -> None:
+    """Leave with the code as soon as the launcher says so; return after ``ALONE_S``.
+
+    A launcher ends all processes when one has left, and would so end the first before it has reported.
+    """
+    for number in _endings():
+        signal.signal(number, lambda *_: _leave(code))
+    time.sleep(ALONE_S)
 
 
 def _leave_undisturbed() -> None:
