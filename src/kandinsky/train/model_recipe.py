@@ -47,7 +47,7 @@ from kandinsky.train.conditions import Conditions, joined
 from kandinsky.train.data import sources
 from kandinsky.train.data.batches import (
     TASKS,
-    FullBuckets,
+    Buckets,
     Mixture,
     Packing,
     Plan,
@@ -395,7 +395,7 @@ class ClipBatches:
                 packing = Packing(shapes, tokens=settings.sequence, seed=seed, only=only, patch=patch)
                 return Sequences(packing, settings.batch)
             batch = settings.batch if settings.tokens is None else None
-            return FullBuckets(shapes, batch=batch, tokens=settings.tokens, seed=seed, only=only, patch=patch)
+            return Buckets(shapes, batch=batch, tokens=settings.tokens, seed=seed, only=only, patch=patch)
 
         self.mixture: Mixture | None = None
         if settings.tasks:

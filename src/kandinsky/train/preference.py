@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from kandinsky.errors import RequestError
 from kandinsky.printing import escaped
 from kandinsky.train import pairs
-from kandinsky.train.data.batches import FullBuckets
+from kandinsky.train.data.batches import Buckets
 from kandinsky.train.data.captions import Caption
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.denoising import Denoising
@@ -117,7 +117,7 @@ class PairBatches:
         self.pairs, self.batches = pairs, batches
         settings, numbers = batches.settings, CaptionNumbers(seed)
         sides = [Side(batches.examples, pairs, number) for number in (0, 1)]
-        self.plan = FullBuckets(sides[0].shapes, batch=settings.batch, seed=seed)
+        self.plan = Buckets(sides[0].shapes, batch=settings.batch, seed=seed)
         self.feeds = [
             Feed(side, self.plan, batches.choice, numbers, shares, workers=settings.workers) for side in sides
         ]

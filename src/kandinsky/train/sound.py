@@ -30,7 +30,7 @@ from kandinsky.model.values import TextEmbeddings
 from kandinsky.printing import escaped
 from kandinsky.text.store import join
 from kandinsky.train import adapter, loop
-from kandinsky.train.data.batches import FullBuckets
+from kandinsky.train.data.batches import Buckets
 from kandinsky.train.data.captions import CaptionChoice
 from kandinsky.train.data.dataset import MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Feed
@@ -158,7 +158,7 @@ class EncodedSound:
     ) -> None:
         self.settings, self.empty = settings, dataset.text("", still=False)
         examples = SoundExamples(dataset)
-        plan = FullBuckets(examples.shapes, batch=settings.batch, seed=seed)
+        plan = Buckets(examples.shapes, batch=settings.batch, seed=seed)
         self.feed = Feed(examples, plan, CaptionChoice(0.0), CaptionNumbers(seed), shares, workers=settings.workers)
 
     def __call__(self, step: int, rng: Rng, portion: Portion) -> Batch:

@@ -1,8 +1,8 @@
 """Which examples a step sees: planners that compute it from (seed, step) alone, so that nothing is to be resumed.
 
-``Buckets`` makes batches of equal shape and ``FullBuckets`` of equal shape and size, ``Packing`` sequences of clips of
-several shapes, ``Sequences`` puts some of these into a step, ``Mixture`` draws the task of each step. Of an epoch every
-example is seen exactly once; of ``FullBuckets`` some of them only later.
+``Buckets`` makes batches of equal shape and size, ``Packing`` sequences of clips of several shapes, ``Sequences`` puts
+some of these into a step, ``Mixture`` draws the task of each step. Of an epoch every example is seen exactly once; of
+``Buckets`` some of them only later.
 
 Legend: T H W C latent frames, rows, columns, channels.
 """
@@ -107,7 +107,12 @@ class Epochs:
 
 
 class Buckets(Epochs):
-    """Batches of examples whose latents have one shape; what is too little for a batch makes a smaller one.
+    """Batches of examples whose latents have one shape, all batches of a shape equally large.
+
+    What is left of a shape at the end of an epoch waits for the next one, in which the examples of that shape go on. So
+    after any number of epochs no example was seen more often than there were epochs, and none of its shape more than
+    once less, but for those that wait. Where a shape has fewer examples than a batch, several epochs pass between its
+    batches, and each of these holds an example several times.
 
     Args:
         shapes: Of the latents of all examples, (T, H, W, C).
@@ -119,38 +124,6 @@ class Buckets(Epochs):
 
     Raises:
         RequestError: There are no examples, both or none of ``batch`` and ``tokens`` are given, or they are below 1.
-    """
-
-    def __init__(
-        self,
-        shapes: Sequence[Shape],
-        *,
-        batch: int | Mapping[Shape, int] | None = None,
-        tokens: int | None = None,
-        seed: int = 0,
-        only: Iterable[int] | None = None,
-        patch: tuple[int, int, int] = PATCH,
-    ) -> None:
-        groups = _grouped(shapes, only)
-        slots: list[list[int]] = []
-        for kind, (size, numbers) in enumerate(zip(_sizes(groups, batch, tokens, patch), groups.values(), strict=True)):
-            slots += [[kind] * min(size, len(numbers) - start) for start in range(0, len(numbers), size)]
-        super().__init__(slots, list(groups.values()), seed)
-
-
-class FullBuckets(Epochs):
-    """Batches of examples whose latents have one shape, all batches of a shape equally large.
-
-    What is left of a shape at the end of an epoch waits for the next one, in which the examples of that shape go on. So
-    after any number of epochs no example was seen more often than there were epochs, and none of its shape more than
-    once less, but for those that wait. Where a shape has fewer examples than a batch, several epochs pass between its
-    batches, and each of these holds an example several times.
-
-    Args:
-        shapes: See ``Buckets``, as the other arguments.
-
-    Raises:
-        RequestError: As ``Buckets``.
     """
 
     def __init__(
