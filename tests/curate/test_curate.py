@@ -26,7 +26,7 @@ from kandinsky.media.mux import probe
 from kandinsky.media.video import read_video, write_video
 from kandinsky.model.values import Video
 from kandinsky.train.data.sources import find
-from tiny.raw_videos import RULES, Truth, draw, scene, score
+from tiny.raw_videos import RULES, Truth, draw, rows, run, scene, score
 
 RULE = '[filters]\nduration = "duration >= 0.5"\n'
 
@@ -51,14 +51,6 @@ def few(tmp_path: Path) -> Path:
     (tmp_path / "raw" / "a.ru.txt").write_text("фигуры движутся", encoding="utf-8")
     (tmp_path / "rules.toml").write_text(RULE)
     return tmp_path
-
-
-def run(folder: Path, **more: Any) -> Curated:
-    return curate(folder / "raw", folder / "set", rules=folder / "rules.toml", **more)
-
-
-def rows(folder: Path, name: str = "scenes") -> list[dict[str, Any]]:
-    return list(pq.read_table(folder / "set" / f"{name}.parquet").to_pylist())
 
 
 def made(result: Curated) -> dict[str, int]:

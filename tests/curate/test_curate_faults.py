@@ -19,13 +19,13 @@ from kandinsky.cli.main import main
 from kandinsky.curate import clip_work, page, probing, shots, signals, tables, views
 from kandinsky.curate import measures as plugins
 from kandinsky.curate import run as curation
-from kandinsky.curate.run import Curated, curate
+from kandinsky.curate.run import curate
 from kandinsky.curate.stages import Store
 from kandinsky.errors import RequestError
 from kandinsky.media.audio import read_audio
 from kandinsky.media.mux import probe
 from kandinsky.model.values import Audio, Video
-from tiny.raw_videos import scene
+from tiny.raw_videos import rows, run, scene
 
 RULE = '[filters]\nduration = "duration >= 0.3"\n'
 
@@ -42,14 +42,6 @@ def videos(tmp_path: Path) -> Path:
         Video(frames, fps=12.0, seed=0).save(tmp_path / f"raw/{name}.mp4")
     (tmp_path / "rules.toml").write_text(RULE)
     return tmp_path
-
-
-def run(folder: Path, **more: Any) -> Curated:
-    return curate(folder / "raw", folder / "set", rules=folder / "rules.toml", **more)
-
-
-def rows(folder: Path, name: str = "scenes") -> list[dict[str, Any]]:
-    return list(pq.read_table(folder / "set" / f"{name}.parquet").to_pylist())
 
 
 def counting(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, count: Counter[str]) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 import kandinsky
-from kandinsky.curate.run import curate
+from kandinsky.curate.run import Curated, curate
 
 W, H, FPS = 96, 64, 12
 RULES = """
@@ -173,6 +174,16 @@ class Score:
         return 2 * self.found / max(1, self.truth + self.found + self.false)
 
 
+def run(folder: Path, **more: Any) -> Curated:
+    """Curate its `raw` by its `rules.toml` into its `set`."""
+    return curate(folder / "raw", folder / "set", rules=folder / "rules.toml", **more)
+
+
+def rows(folder: Path, name: str = "scenes") -> list[dict[str, Any]]:
+    """Rows of a table of its `set`."""
+    return list(pq.read_table(folder / "set" / f"{name}.parquet").to_pylist())
+
+
 def score(truth: Truth, raw: list[dict[str, Any]], scenes: list[dict[str, Any]]) -> dict[str, Score]:
     """Compare the two tables with the truth; a cut counts within one frame, a fade within three."""
     out = {}
@@ -201,7 +212,6 @@ def score(truth: Truth, raw: list[dict[str, Any]], scenes: list[dict[str, Any]])
 
 
 def main(folder: Path, seed: int = 0) -> None:
-    import pyarrow.parquet as pq
 
     truth = draw(folder / "raw", seed)
     (folder / "rules.toml").write_text(RULES)
