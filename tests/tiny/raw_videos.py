@@ -212,11 +212,10 @@ def score(truth: Truth, raw: list[dict[str, Any]], scenes: list[dict[str, Any]])
 
 
 def main(folder: Path, seed: int = 0) -> None:
-
+    """Draw, curate and print what was found."""
     truth = draw(folder / "raw", seed)
     (folder / "rules.toml").write_text(RULES)
-    made = curate(folder / "raw", folder / "set", rules=folder / "rules.toml")
-    raw, scenes = (pq.read_table(folder / "set" / f"{name}.parquet").to_pylist() for name in ("raw", "scenes"))
+    made, raw, scenes = run(folder), rows(folder, "raw"), rows(folder)
     print(f"{made.files} files, {made.scenes} scenes, {made.kept} kept")
     print("| planted | there | found | recall | false alarms | F1 |\n|---|---|---|---|---|---|")
     for kind, one in score(truth, raw, scenes).items():
