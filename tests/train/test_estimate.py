@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from kandinsky.train.loop import Learner, LoopSettings
 from kandinsky.train.model_recipe import ModelRecipe
 from kandinsky.train.objective import Update
 from kandinsky.train.recipe import read_settings
+from kandinsky.train.scale import Scale, Scaling
 
 CARD = catalogue.find("nano-t2v")
 LATENT = (3, 12, 12, 48)
@@ -28,7 +28,7 @@ LATENT = (3, 12, 12, 48)
 
 def of_nano(**more: Any) -> Estimate:
     shape = more.pop("shape", Shape(LATENT))
-    return estimate(partial(bare, CARD), CARD, shape, attention=AttentionSpec(), condition="coordinates", **more)
+    return estimate(CARD, shape, attention=AttentionSpec(), condition="coordinates", **more)
 
 
 def test_parameters_and_operations_are_those_of_the_network() -> None:
@@ -67,6 +67,43 @@ def test_what_is_kept_for_the_way_back_is_what_autograd_keeps() -> None:
         out = bind(net, Known(), Pass(text, condition="coordinates"))({VIDEO: torch.randn(1, *LATENT)}, torch.rand(1))
         out[VIDEO].pow(2).mean()
     assert of_nano(bf16=False).activations == pytest.approx(sum(kept.values()), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("model", "activations", "blocks"),
+    [
+        ("nano-t2v", "kept", 4),
+        ("nano-t2v", "full", 4),
+        ("nano-t2v", "blocks", 7),
+        ("nano-t2v", "operations", 4),
+        ("kandinsky4-t2v-flash", "kept", 3),
+    ],
+)
+def test_blocks_that_are_alike_need_not_all_be_traced(
+    model: str, activations: str, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = catalogue.find(model)
+    part, small = (
+        card.part("dit"),
+        {"model_dim": 32, "ff_dim": 48, "time_dim": 16, "axes_dims": (4, 6, 6), "in_text_dim": 24},
+    )
+    assert part.depth is not None
+    params = {**card.dit.params, **(small if model.startswith("kandinsky4") else {}), part.depth.name: blocks}
+    card = dataclasses.replace(card, dit=dataclasses.replace(card.dit, params=params))
+
+    def trained(net: torch.nn.Module) -> None:
+        scale = Scale(activations=activations, every=2)
+        assert part.split is not None
+        Scaling(scale).spare(list(part.split.rules().blocks(net)))
+
+    def of(every: int) -> Estimate:
+        latent = (2, 4, 4, int(card.dit.params["in_visual_dim"]))
+        return estimate(card, Shape(latent), attention=AttentionSpec(), trained=trained, every=every)
+
+    every = 2 if activations == "blocks" else 1
+    few = of(every)
+    monkeypatch.setattr("kandinsky.train.estimate.traced_in_depth", lambda traced_with, *_: traced_with(None))
+    assert of(every) == few
 
 
 def test_memory_grows_with_the_batch_and_falls_with_shards() -> None:

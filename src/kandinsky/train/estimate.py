@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +183,6 @@ _CALLED = {"states": "optimiser states"}
 
 
 def estimate(
-    network: Callable[[], nn.Module],
     card: Card,
     shape: Shape,
     *,
@@ -198,11 +196,11 @@ def estimate(
     trained: Callable[[nn.Module], None] | None = None,
     frozen_bytes: int | None = None,
     subject: Subject | None = None,
+    every: int = 1,
 ) -> Estimate:
     """What a step takes.
 
     Args:
-        network: Builds it; called on the meta device.
         card: The model.
         shape: Of the step.
         attention: Of the visual self attention.
@@ -214,22 +212,27 @@ def estimate(
         device: Where it would be trained.
         memory: Bytes of a GPU to plan for, instead of the device.
         trained: Marks what is trained, such as adapters; all of it where absent.
-        subject: What the network is told besides a prompt.
+        subject: The network, and what it is told besides a prompt.
+        every: ``trained`` treats every so many blocks alike.
 
     Raises:
         RequestError: The network cannot be traced.
     """
-    with torch.device("meta"):
-        net = network()
-        net.requires_grad_(True)
-        if trained is not None:
-            trained(net)
-    mode, subject = FakeTensorMode(), subject or Subject()
+    subject = subject or Subject()
+
+    def network(blocks: int | None = None) -> nn.Module:
+        with torch.device("meta"):
+            net = bare(card, subject.part, blocks).requires_grad_(True)
+            if trained is not None:
+                trained(net)
+        return net
+
+    def traced_with(blocks: int | None) -> Traced:
+        return trace(network(blocks), card, shape.latent, subject, attention=attention, condition=condition, bf16=bf16)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with mode:
-            _without_contents(net)
-        traced = trace(net, card, shape.latent, mode, subject, attention=attention, condition=condition, bf16=bf16)
+        traced, net = traced_in_depth(traced_with, card, subject.part, every), network()
         sizes = [(p.numel(), p.numel() * p.element_size(), p.requires_grad) for p in net.parameters()]
     learning = sum(count for count, _, learns in sizes if learns)
     dtype = "bfloat16" if bf16 else "float32"
@@ -253,23 +256,43 @@ def estimate(
     )
 
 
+def traced_in_depth(traced_with: Callable[[int | None], Traced], card: Card, part: str, every: int = 1) -> Traced:
+    """Trace a network whose blocks are alike with a few of them, and add as much for each of the others.
+
+    Args:
+        traced_with: Traces it with so many blocks; with all of them where None.
+        card: The model.
+        part: Which of its networks.
+        every: Blocks are alike in groups of so many.
+    """
+    depth = card.part(part).depth
+    blocks = 0 if depth is None else depth.count()(card.component(part))
+    few = every + blocks % every
+    if blocks <= few + every:
+        return traced_with(None)
+    less, more = traced_with(few), traced_with(few + every)
+    groups = (blocks - few) // every
+    return Traced(*(a + groups * (b - a) for a, b in zip(astuple(less), astuple(more), strict=True)))
+
+
 def trace(
     net: nn.Module,
     card: Card,
     latent: tuple[int, int, int, int],
-    mode: FakeTensorMode,
     subject: Subject,
     *,
     attention: AttentionSpec,
     condition: str = "zeros",
     bf16: bool = True,
 ) -> Traced:
-    """Count what a pass of one clip keeps and computes. ``net`` has tensors without contents, of ``mode``."""
+    """Count what a pass of one clip keeps and computes. ``net``'s tensors are replaced by such without contents."""
     widths = getattr(getattr(net, "params", None), "text_widths", None)
     bind, track = card.part(subject.part).bind, subject.track
     if widths is None or bind is None:
         raise RequestError(f"`{card.id}`: what its network needs cannot be told before it is read")
+    mode = FakeTensorMode()
     with mode:
+        _without_contents(net)
         text = TextEmbeddings(torch.randn(1, PROMPT_TOKENS, widths[0]), torch.randn(1, widths[1] or 1))
         x = torch.randn(1, *latent)
         extra = {name: torch.randn(shown.shape) for name, shown in subject.known.extra.items() if shown.ndim > 2}
@@ -337,9 +360,12 @@ class _Made(TorchDispatchMode):
         return sum(size for key, (ref, size) in self._found.items() if key not in others and not ref.expired())
 
 
-def bare(card: Card, part: str = "dit") -> nn.Module:
-    """A network of a card without weights."""
-    return bare_network(card.part(part), card.components[part], Path())
+def bare(card: Card, part: str = "dit", blocks: int | None = None) -> nn.Module:
+    """A network of a card without weights; with fewer or more blocks, of one that has ``Part.depth``."""
+    component, depth = card.component(part), card.part(part).depth
+    if blocks is not None and depth is not None:
+        component = replace(component, params={**component.params, depth.name: blocks})
+    return bare_network(card.part(part), component, Path())
 
 
 def patch_of(net: nn.Module) -> tuple[int, int, int]:
@@ -394,7 +420,6 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
         context=layout.context,
     )
     made = estimate(
-        partial(bare, card, recipe.part),
         card,
         shape,
         attention=attention,
@@ -406,6 +431,7 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
         device=device,
         memory=memory,
         trained=trained,
+        every=recipe.scale.every if recipe.scale.activations == "blocks" else 1,
         frozen_bytes=None if adapter is None else FROZEN_BYTES[adapter.base_dtype],
     )
     decodes = recipe.samples is not None or "autoencoder" in recipe.helpers
@@ -458,7 +484,6 @@ def of_sound(recipe: SoundRecipe, *, device: str = "cpu", memory: int | None = N
     _, frames, rows, columns, channels = shapes[LATENT]
     batch = recipe.data.batch
     return estimate(
-        partial(bare, card),
         card,
         Shape((frames, rows, columns, channels), batch=batch, at_once=-(-batch // recipe.loop.accumulate)),
         attention=AttentionSpec(),
