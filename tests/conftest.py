@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ GROUPS = {
     ),
     "servers": ("/serve/", "comfy_pack/test_remote.py"),
 }
+
+
+# The same examples each time; no test measures wall time.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("suite")
 
 
 # Defaults that somebody set for the command line on this machine are none of the tests'.

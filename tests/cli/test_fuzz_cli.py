@@ -34,9 +34,6 @@ COUNTS: Counter[str] = Counter()
 def calm(examples: int) -> settings:
     return settings(
         max_examples=examples,
-        derandomize=True,
-        deadline=None,
-        database=None,
         phases=(Phase.explicit, Phase.generate),
         suppress_health_check=list(HealthCheck),
     )

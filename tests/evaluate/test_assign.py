@@ -12,7 +12,7 @@ from kandinsky.errors import RequestError
 from kandinsky.evaluate.assign import Pair, assign
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     prompts=st.integers(1, 12), models=st.integers(2, 4), annotators=st.integers(1, 7), seed=st.integers(0, 99),
     data=st.data(),

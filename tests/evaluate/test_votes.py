@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kandinsky.errors import RequestError
@@ -31,7 +31,6 @@ VOTES = st.builds(
 def test_what_is_written_is_read(ending: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("votes")
 
-    @settings(deadline=None)
     @given(st.lists(VOTES, max_size=5))
     def check(votes: list[Vote]) -> None:
         assert read_votes(write_votes(votes, folder / f"v{ending}")) == votes

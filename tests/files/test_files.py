@@ -243,7 +243,7 @@ def test_links_that_stay_inside_are_followed(tmp_path: Path) -> None:
 
 
 @given(st.text(st.sampled_from("ab./\\:\0~ \ud800é"), max_size=12))
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400)
 def test_nothing_ever_leads_out(name: str) -> None:
     try:
         path = inside("/root/of/all", name)

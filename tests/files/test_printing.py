@@ -32,7 +32,7 @@ def test_what_a_terminal_obeys_is_escaped(text: object, printed: str) -> None:
 
 
 @given(TEXTS)
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 def test_escaped_text_is_one_harmless_line(text: str) -> None:
     for printed in (escaped(text), shell_word(text)):
         assert not set(printed) & set(HARMFUL)

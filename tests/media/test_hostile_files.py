@@ -151,7 +151,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from([*recipes.Recipe.__annotations__, "other"]), JSON, max_size=6))
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=250)
 def test_recipes_of_any_shape(values: dict[str, object]) -> None:
     text = json.dumps({"kandinsky": "0", "model": "m", "prompt": "p"} | values)
     recipe = attempt(lambda: recipes.from_text(text), text)
@@ -167,7 +167,7 @@ def test_recipes_of_any_shape(values: dict[str, object]) -> None:
     st.integers(1, 9),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 def test_images_of_any_mode_and_numbers(mode: str, width: int, height: int, rng: random.Random) -> None:
     size = len(Image.new(mode, (width, height)).tobytes())
     image = Image.frombytes(mode, (width, height), rng.randbytes(size))

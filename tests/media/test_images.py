@@ -221,7 +221,7 @@ def test_other_arrays_are_refused(shape: tuple[int, ...], dtype: type) -> None:
 
 
 @given(SIDES, SIDES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_area_rule(width: int, height: int) -> None:
     w, h = area_size(width, height, area=512 * 768, multiple=16)
     assert w % 16 == h % 16 == 0 and min(w, h) >= 16
@@ -231,7 +231,7 @@ def test_area_rule(width: int, height: int) -> None:
 
 
 @given(SIDES, SIDES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_area_rule_keeps_its_own_results(width: int, height: int) -> None:
     """A picture already brought to size stays as it is."""
     size = area_size(min(width, 3000), max(height, 400), area=1024 * 1024, multiple=128)
@@ -240,7 +240,7 @@ def test_area_rule_keeps_its_own_results(width: int, height: int) -> None:
 
 
 @given(SIDES, SIDES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_nearest_shape(width: int, height: int) -> None:
     w, h = nearest_shape(width, height, OFFICIAL)
     assert all(abs(h / w - height / width) <= abs(b / a - height / width) for a, b in OFFICIAL)
@@ -248,7 +248,7 @@ def test_nearest_shape(width: int, height: int) -> None:
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([(112, 88), (64, 140), (72, 57), (14, 18)]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_cover_leaves_no_edge(width: int, height: int, size: tuple[int, int]) -> None:
     """Officially one side of every eleventh picture is a pixel short, which draws a black line."""
     covered = cover(Image.new("RGB", (width, height), (200, 210, 220)), *size)

@@ -79,7 +79,7 @@ TIMES = st.lists(st.integers(-100, 1000), min_size=1, max_size=30, unique=True)
 
 
 @given(TIMES, st.integers(0, 5), st.randoms(use_true_random=False), st.sampled_from(["none", "some", "all"]))
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 def test_decoding_times_are_completed_soundly(shown: list[int], reach: int, rng: random.Random, kept: str) -> None:
     """Whatever the order within a group of pictures: times of presentation stay, those of decoding rise below them."""
     in_order = sorted(shown)

@@ -19,7 +19,7 @@ def small(seed: int = 0) -> NanoAutoencoder:
     return net
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(more=st.integers(0, 3), rows=st.integers(1, 3), columns=st.integers(1, 3))
 def test_unpatchify_inverts_patchify(more: int, rows: int, columns: int) -> None:
     net = NanoAutoencoder(SMALL)

@@ -54,7 +54,7 @@ def test_two_things_collide_once_where_their_edges_meet_and_keep_their_momentum(
     assert other.vx - one.vx == pytest.approx(0.6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**9))
 def test_scenes_can_be_told_apart_by_ear_and_nothing_leaves_the_frame(number: int) -> None:
     scene = draw_scene(np.random.default_rng(number), DATA.sprites, "contact")

@@ -333,7 +333,7 @@ def paths(value: Any, path: tuple = ()) -> list[tuple]:
 
 
 @given(data=st.data())
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 def test_any_value_in_any_place_is_one_verdict(data: st.DataObject, tmp_path_factory) -> None:
     source = SMALLEST[data.draw(st.sampled_from(sorted(SMALLEST)))]
     folder = copy(source, tmp_path_factory.mktemp("fuzz") / "case")
@@ -349,7 +349,7 @@ def test_any_value_in_any_place_is_one_verdict(data: st.DataObject, tmp_path_fac
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 def test_damaged_bytes_are_one_verdict(data: st.DataObject, tmp_path_factory) -> None:
     folder = copy(SUBSET / "kandinsky5" / "normalize_first_frame", tmp_path_factory.mktemp("fuzz") / "case")
     file = folder / data.draw(st.sampled_from(["inputs.safetensors", "outputs.safetensors", "case.json"]))

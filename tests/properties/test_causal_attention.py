@@ -54,7 +54,7 @@ def test_a_frames_time_is_felt_by_that_frame_before_any_attention() -> None:
     assert moved[1] > 1e-3 and moved[0] == moved[2] == 0
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 3), st.integers(1, 5))
 def test_chunks_are_dense_attention_under_a_mask(frames: int, chunk: int, reach: int, frame: int) -> None:
     spec = AttentionSpec(type="causal", frames=chunk, reach=reach)

@@ -26,7 +26,7 @@ CONFIG = {
     "timestep_spacing": "trailing",
     "clip_sample": False,
 }
-quick = settings(deadline=None, max_examples=40, database=None)
+quick = settings(max_examples=40)
 
 
 def randn(seed: int = 0) -> Tensor:

@@ -16,7 +16,7 @@ from kandinsky.errors import Cancelled, RequestError
 from kandinsky.model.values import LatentShape
 
 SHAPE = LatentShape(2, 4, 6, 3)
-quick = settings(deadline=None, max_examples=40, database=None)
+quick = settings(max_examples=40)
 shifts = st.floats(0.2, 25.0)
 
 

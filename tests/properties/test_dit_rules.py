@@ -19,7 +19,7 @@ from kandinsky.ops.attention import AttentionSpec, attention, backends
 from kandinsky.ops.rope import Rotation, axis_angles, frequencies, grid_angles
 from tiny.transformer import TINY as PARAMS
 
-quick = settings(deadline=None, max_examples=25, database=None)
+quick = settings(max_examples=25)
 small = st.integers(1, 3)
 
 
@@ -127,7 +127,7 @@ def test_a_batch_equals_single_runs(net):
         torch.testing.assert_close(together[i : i + 1], net(x[i : i + 1], time[i : i + 1], one), rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=8, database=None)
+@settings(max_examples=8)
 @given(kept=st.integers(1, 7), padding=st.floats(-5, 5))
 def test_masked_text_equals_dropped_text(net, kept, padding):
     x, time, text = inputs(batch=1, tokens=8)

@@ -18,7 +18,7 @@ def clip(frames: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
 
 
 @given(st.integers(1, 4))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_short_clips_come_back_as_they_are(frames: int) -> None:
     """Officially one frame fails and two to four become NaN."""
     x = clip(frames)
@@ -26,7 +26,7 @@ def test_short_clips_come_back_as_they_are(frames: int) -> None:
 
 
 @given(st.integers(5, 31), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_only_the_first_four_move_and_not_far(frames: int, clamp: bool) -> None:
     x = clip(frames)
     y = normalize_first_frame(x, clamp=clamp)

@@ -31,7 +31,7 @@ PARAMS = {
     "axes_dims": [4, 4, 4],
 }
 L = 5
-quick = settings(deadline=None, max_examples=25, database=None)
+quick = settings(max_examples=25)
 
 
 def net(**changes: object) -> DiffusionTransformer3D:

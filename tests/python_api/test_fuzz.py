@@ -31,9 +31,7 @@ from kandinsky.model.values import Audio, Request, Video
 from kandinsky.printing import escaped
 from kandinsky.runtime.budget import OFFLOADS
 
-DRAWN = settings(
-    derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=False
-)
+DRAWN = settings(suppress_health_check=list(HealthCheck), print_blob=False)
 MODELS = (
     "nano-t2v", "nano-i2v", "nano-v2a", "kandinsky5-lite-t2v-sft-10s", "kandinsky5-lite-i2i", "kandinsky4-t2v-flash",
     "kandinsky3.0-inpaint", "kandinsky-video-1.1",

@@ -37,9 +37,6 @@ from tiny.loras import lora
 COUNTS: Counter[str] = Counter()
 EXAMPLES = settings(
     max_examples=120,
-    derandomize=True,
-    deadline=None,
-    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 NESTED: Any = []

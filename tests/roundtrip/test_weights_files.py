@@ -217,7 +217,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 words = st.text(st.sampled_from("abcxyz0123456789_"), min_size=1, max_size=6)
 
 
-@settings(deadline=None, max_examples=60, database=None)
+@settings(max_examples=60)
 @given(index=st.integers(0, 99), rest=st.lists(words, min_size=1, max_size=3))
 def test_key_maps_work_both_ways(index, rest):
     keymap = KeyMap((("blocks.{i}.attn.{rest}", "layers.{i}.attention.{rest}"), ("{name}.gamma", "{name}.weight")))

@@ -564,9 +564,7 @@ def test_any_order_of_events(tmp_path: Path) -> None:
     Life.root = tmp_path  # type: ignore[attr-defined]
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Life,
-        settings=settings(
-            max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=25, stateful_step_count=30, suppress_health_check=list(HealthCheck)),
     )
 
 

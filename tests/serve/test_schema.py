@@ -46,11 +46,8 @@ def test_every_answer_is_documented(tmp_path: Path) -> None:
                 @given(case=strategy)
                 @settings(
                     max_examples=examples,
-                    deadline=None,
-                    database=None,
                     suppress_health_check=list(HealthCheck),
                     phases=[Phase.generate],
-                    derandomize=True,
                 )
                 def call(
                     case: Any,

@@ -25,7 +25,7 @@ from kandinsky.runtime.randomness import stage_seed
 CARD = catalogue.find("kandinsky4-v2a")
 SOUND = CARD.sound
 FIXED = dataclasses.replace(SOUND, window_s=25 / 12, least_s=25 / 12, overlap_s=0.5, frames=25, fps=12)
-quick = settings(deadline=None, max_examples=60, database=None)
+quick = settings(max_examples=60)
 
 
 def clip(frames: int = 24, fps: float = 8) -> Video:

@@ -67,7 +67,7 @@ def test_bad_choices_get_one_clear_line(choice, error, words):
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-@settings(deadline=None, max_examples=50, database=None)
+@settings(max_examples=50)
 @given(
     type=st.sampled_from(["dense", "nabla"]),
     backend=st.sampled_from(["auto", "sdpa", "plain"]),

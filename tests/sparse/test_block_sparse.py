@@ -17,7 +17,7 @@ from kandinsky.ops.attention_spec import BLOCK_BACKENDS, AttentionSpec
 from kandinsky.ops.block_sparse import BlockMask
 from kandinsky.ops.nabla import BLOCK, TILE, KeptBlocks, Nabla, TileOrder, block_means, top_cdf, window_mask
 
-quick = settings(deadline=None, max_examples=15, database=None)
+quick = settings(max_examples=15)
 grids = st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20))
 # a kernel that is compiled costs many seconds: it has a test of its own
 KERNELS = [name for name in backends(sparse=True) if name not in ("auto", "flex", "plain")]

@@ -18,7 +18,7 @@ from kandinsky.train.times import Times, to_levels
 KINDS = ("first", "prefix", "last", "suffix", "between", "merge", "frames")
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(st.sampled_from(KINDS), st.integers(2, 9), st.integers(0, 10**6))
 def test_frames_that_are_given_leave_some_to_learn(kind: str, frames: int, seed: int) -> None:
     found = spans(kind, frames, torch.Generator().manual_seed(seed))
@@ -86,7 +86,7 @@ def test_a_share_of_clips_has_times_by_chunk() -> None:
     assert torch.equal(spread[own, 0], spread[own, 1]) and not torch.equal(spread[own, 1], spread[own, 2])
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(st.floats(1e-6, 1.0))
 def test_levels_are_the_next_thousandth(t: float) -> None:
     found = float(to_levels(torch.tensor(t, dtype=torch.float64)))

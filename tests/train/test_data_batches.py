@@ -30,7 +30,7 @@ SHAPES = st.lists(
     max_size=60,
 )
 SEEDS = st.integers(0, 2**32 - 1)
-quick = settings(deadline=None, max_examples=40, database=None)
+quick = settings(max_examples=40)
 
 
 @quick

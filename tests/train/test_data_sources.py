@@ -22,7 +22,7 @@ from kandinsky.train.data.captions import Caption
 from kandinsky.train.data.clips import Bucket, Cutting, cut
 from kandinsky.train.data.sources import find, frames
 
-fuzz = settings(deadline=None, max_examples=60, database=None)
+fuzz = settings(max_examples=60)
 
 
 def still(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> bytes:
