@@ -14,8 +14,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CASES  ?= $(firstword $(wildcard ../shared/reference) tests/golden)
 PROMPT ?= a panda on a blue background
 OUT    ?= out
-# Processes of `make test`.
-JOBS   ?= 2
+# Processes of `make test`: three keep two cores busy, since tests of launchers, servers and clusters mostly wait.
+JOBS   ?= 3
 # Processes that compute with as many threads as there are cores spin while they wait for each other.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 

@@ -141,6 +141,7 @@ def wait_for(job: subprocess.Popen[str], pattern: str) -> None:
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, *(pytest.param(n, marks=SLOW) for n in (signal.SIGHUP, signal.SIGINT))]
 )
+@pytest.mark.slow
 def test_signals_end_a_batch_and_say_what_is_kept(number: signal.Signals) -> None:
     Path("p.txt").write_text("a dot\n" + "a panda\n" * 40, encoding="utf-8")
     options = ("--seconds", "0", "--steps", "3", "--seed", "1", "--device", "cpu")

@@ -155,6 +155,7 @@ def test_the_example_of_the_1_0_documents(
     assert {p.dtype for p in encoder.projection.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_the_example_of_the_1_1_documents(
     folder: Path, tmp_path: Path, official_cards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +182,7 @@ def test_the_example_of_the_1_1_documents(
 
 @pytest.mark.parametrize("given", [None, "hub cache"])
 @pytest.mark.parametrize("package", [video_kandinsky3, kandinsky_video], ids=["1.0", "1.1"])
+@pytest.mark.slow
 def test_the_temporary_folder_is_left_alone(
     package: Any, given: str | None, folder: Path, tmp_path: Path, official_cards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def test_commands_that_answer_without_torch(arguments: list[str]) -> None:
         assert loaded == "[]"
 
 
+@pytest.mark.slow
 def test_imports_leave_the_world_as_it_was() -> None:
     """Every module of the package, one after another, in one fresh process."""
     code = """

@@ -57,6 +57,7 @@ def made(result: Curated) -> dict[str, int]:
     return {one.name: one.new for one in result.tallies if one.new}
 
 
+@pytest.mark.slow
 def test_every_planted_fault_is_found(drawn: tuple[Path, Truth, Curated]) -> None:
     folder, truth, result = drawn
     assert result.files == 42 and result.is_new

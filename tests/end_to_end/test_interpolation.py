@@ -45,6 +45,7 @@ def clip(frames: int = 3, height: int = 70, width: int = 60) -> Video:
     return Video(made, fps=6.0, seed=0)
 
 
+@pytest.mark.slow
 def test_a_clip_gains_three_frames_a_gap() -> None:
     pipe = kandinsky.load(MODEL, device="cpu", only=("interpolation", "vae", "image_vae"))
     made = interpolate(pipe, clip(), Raise(steps=2))
@@ -73,6 +74,7 @@ def test_other_rates_keep_the_frames_nearest_in_time() -> None:
     assert ten.fps == 10.0 and len(ten.frames) == round(10 * 2 / 6)
 
 
+@pytest.mark.slow
 def test_long_clips_are_filled_in_parts_that_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = kandinsky.load(MODEL, device="cpu", only=("interpolation", "vae", "image_vae"))
     seen = []

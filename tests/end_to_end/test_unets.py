@@ -47,6 +47,7 @@ def test_an_image_from_text(folder: Path, model: str) -> None:
     ("model", "first"),
     [("kandinsky-video-1.0", False), pytest.param("kandinsky-video-1.1", True, marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_a_clip_from_text(folder: Path, model: str, first: bool) -> None:
     pipe = load(folder, model)
     seen: list[tuple[int, int]] = []
@@ -69,6 +70,7 @@ def test_a_clip_from_text(folder: Path, model: str, first: bool) -> None:
     assert not torch.allclose(filled[:, 1], key[:, 0])
 
 
+@pytest.mark.slow
 def test_a_clip_from_a_picture_with_motion(folder: Path) -> None:
     pipe = load(folder, "kandinsky-video-1.1")
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 90, 3), dtype=np.uint8))

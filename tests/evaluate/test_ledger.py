@@ -33,6 +33,7 @@ def found() -> ledger.Ledger:
     )
 
 
+@pytest.mark.slow
 def test_the_exact_run_stands_first_and_is_exact(found: ledger.Ledger) -> None:
     exact, same = found.lines[:2]
     assert exact.name == "exact" and exact.speedup == 1.0

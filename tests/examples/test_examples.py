@@ -235,6 +235,7 @@ def unets_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_notebook_kandinsky_video(unets_folder: Path) -> None:
     scope = run_notebook(
         "kandinsky_video.ipynb",

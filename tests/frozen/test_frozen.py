@@ -11,6 +11,8 @@ import pytest
 from frozen import measure, record, texts
 from tiny import catalogue
 
+LONG = ("groups", "video 1.0", "video 1.1")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -18,7 +20,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("part", measure.PARTS)
+@pytest.mark.parametrize(
+    "part", [pytest.param(one, marks=pytest.mark.slow) if one in LONG else one for one in measure.PARTS]
+)
 def test_every_number_is_the_one_written_down(part: str, folder: Path) -> None:
     frozen, processor = record.read(), measure.processor()
     found = measure.part(part, folder)

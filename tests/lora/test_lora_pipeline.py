@@ -84,6 +84,7 @@ def test_wrong_base_is_said_before_weights_are_read(tmp_path: Path) -> None:
         kandinsky.load("nano-t2v", lora=tmp_path / "tiny.safetensors")
 
 
+@pytest.mark.slow
 def test_a_trained_lora_moves_results_to_what_it_was_shown(nano: GenerationPipeline, tmp_path: Path) -> None:
     """The example trains one on a single picture; with it on, another prompt gives nearly that picture."""
     teach = runpy.run_path(str(EXAMPLES / "teach_lora.py"))["teach"]

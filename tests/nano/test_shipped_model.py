@@ -46,6 +46,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float((nano.shrink(a) - nano.shrink(b)).pow(2).mean())
 
 
+@pytest.mark.slow
 def test_clips_have_the_promised_form(clips: dict[str, np.ndarray]) -> None:
     for clip in clips.values():
         assert clip.shape == (25, 96, 96, 3)
@@ -113,6 +114,7 @@ def test_a_batch_equals_single_runs(pipe: GenerationPipeline) -> None:
         assert np.abs(alone - video.frames.astype(int)).max() <= 2
 
 
+@pytest.mark.slow
 def test_the_recipe_in_the_file_makes_the_same_frames(tmp_path: Path) -> None:
     def kandinsky_command(*words: str) -> str:
         done = subprocess.run([sys.executable, "-m", "kandinsky", *words], capture_output=True, text=True, cwd=tmp_path)

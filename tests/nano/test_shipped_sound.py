@@ -49,6 +49,7 @@ def test_words_of_the_card_are_those_of_the_data() -> None:
     assert [tuple(entry.split("|")) for entry in words] == list(WORDS.values())
 
 
+@pytest.mark.slow
 def test_hits_are_heard_when_things_touch(pipe: VideoToAudioPipeline, cases: list[SoundCase]) -> None:
     requests = [
         Request(MODEL, case.prompt, video=Video(case.frames_THWC, FPS, seed=0), seed=case.number) for case in cases
@@ -60,6 +61,7 @@ def test_hits_are_heard_when_things_touch(pipe: VideoToAudioPipeline, cases: lis
     assert figures.onset_f1_other is not None and figures.onset_f1_other <= 0.5
 
 
+@pytest.mark.slow
 def test_a_still_picture_is_silent_and_the_same_seed_sounds_the_same(
     pipe: VideoToAudioPipeline, cases: list[SoundCase]
 ) -> None:

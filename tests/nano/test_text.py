@@ -123,6 +123,7 @@ def test_default_size_stays_within_its_budget():
     assert network.params.concepts == len(load_concepts())
 
 
+@pytest.mark.slow
 def test_a_few_steps_teach_concepts_and_roles(tokenizer_file):
     """The real objective on three concepts: losses fall and captions are told apart."""
     from tokenizers import Tokenizer

@@ -35,6 +35,7 @@ UNET = ("kandinsky3.0", {"width": 128, "height": 128}, (
         pytest.param(*UNET, "bfloat16", ("dit", "vae"), id="kandinsky3-bfloat16"),
     ],
 )
+@pytest.mark.slow
 def test_both_sides_run(
     model: str, size: dict[str, Any], changes: tuple[str, ...], dtype: str, stages: tuple[str, ...]
 ) -> None:

@@ -97,6 +97,7 @@ def ask(folder: Path, cache: Path, **options: object) -> np.ndarray:
     return pipe(PROMPT, image=picture, size="64x64", steps=1, seed=3, **options).frames  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_stored_states_stand_for_the_encoder_also_for_negative_prompts(
     folder: Path, cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +117,7 @@ def test_stored_states_stand_for_the_encoder_also_for_negative_prompts(
         ask(folder, cache, negative_prompt="rain")
 
 
+@pytest.mark.slow
 def test_a_card_may_give_the_interpolation_its_own_projection(
     folder: Path, cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

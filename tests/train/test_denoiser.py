@@ -94,6 +94,7 @@ def test_a_shipped_model_is_trained_with_given_frames(data: Path, tmp_path: Path
         run_recipe(recipe)
 
 
+@pytest.mark.slow
 def test_an_encoded_data_set_is_trained_as_its_source(data: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)  # nothing is enlarged when it is encoded
     Image.fromarray(rng.integers(0, 255, (96, 96, 3), dtype=np.uint8)).save(data / "still.png")

@@ -88,6 +88,7 @@ def test_a_student_comes_nearer(small: bench.Bench, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", [way for way in bench.WAYS if way.by_distribution], ids=lambda way: way.name)
+@pytest.mark.slow
 def test_every_network_learns_and_no_teacher_does(way: bench.Way, small: bench.Bench, tmp_path: Path) -> None:
     world = bench.World(way.frames)
     other = bench.Bench(small.process, small.setting, small.denoising, small.network, world)

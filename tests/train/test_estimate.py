@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ CARD = catalogue.find("nano-t2v")
 LATENT = (3, 12, 12, 48)
 
 
+@cache
 def of_nano(**more: Any) -> Estimate:
     shape = more.pop("shape", Shape(LATENT))
     return estimate(CARD, shape, attention=AttentionSpec(), condition="coordinates", **more)
@@ -79,6 +81,7 @@ def test_what_is_kept_for_the_way_back_is_what_autograd_keeps() -> None:
         ("kandinsky4-t2v-flash", "kept", 3),
     ],
 )
+@pytest.mark.slow
 def test_blocks_that_are_alike_need_not_all_be_traced(
     model: str, activations: str, blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +118,7 @@ def test_memory_grows_with_the_batch_and_falls_with_shards() -> None:
     assert short.runs_out is not None and "weights" in short.runs_out and of_nano(memory=10**12).runs_out is None
 
 
+@pytest.mark.slow
 def test_a_recipe_is_checked_and_nothing_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "recipe.yaml"
     values: dict[str, Any] = {

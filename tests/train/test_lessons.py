@@ -142,6 +142,7 @@ def losses(path: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("what", LEARNT)
+@pytest.mark.slow
 def test_the_loss_falls(models: Path, tmp_path: Path, what: str) -> None:
     path = recipe(models, tmp_path, what, DATA[what](tmp_path / "data"))
     found = losses(path)

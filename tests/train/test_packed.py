@@ -224,6 +224,7 @@ def losses(path: Path) -> list[float]:
 GIVEN = {"conditions": {"first": 0.5, "region": 0.2}, "seconds": 0.8}
 
 
+@pytest.mark.slow
 def test_a_packed_training_is_that_of_the_clips_apart(
     encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

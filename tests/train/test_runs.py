@@ -281,6 +281,7 @@ def test_a_disk_that_is_full_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     run(line(width=4000), settings(steps=4), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_instant_ends_as_one_that_was_not(tmp_path: Path) -> None:
     """`kill -9` at random instants, the first before anything was written, until the run comes to its end."""
     steps = 150

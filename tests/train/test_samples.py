@@ -55,6 +55,7 @@ def losses(folder: Path) -> list[tuple[float, float]]:
     return [(line["loss"], line["norm"]) for line in lines]
 
 
+@pytest.mark.slow
 def test_samples_leave_no_trace_in_the_training(tmp_path: Path, data: Path) -> None:
     run_recipe(recipe(tmp_path / "plain", data))
     samples = {"prompts": PROMPTS, "every": 2, "steps": 2}
@@ -114,6 +115,7 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_read(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_samples_may_change_when_a_run_is_resumed(tmp_path: Path, data: Path) -> None:
     run_recipe(recipe(tmp_path, data))
     run_recipe(recipe(tmp_path, data, samples={"prompts": PROMPTS[:1], "steps": 1}), steps=4)

@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize(("kills", "seed", "steps"), [(5, 3, 60), pytest.param(30, 1, 240, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_training_killed_at_random_instants_ends_as_one_that_was_not(
     tmp_path: Path, kills: int, seed: int, steps: int
 ) -> None:

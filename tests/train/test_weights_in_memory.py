@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -92,6 +93,7 @@ def measured(path: Path) -> dict[str, float]:
     return {name: size / whole for name, size in found.items()}
 
 
+@pytest.mark.slow
 def test_no_process_holds_a_whole_float32_network(tmp_path: Path) -> None:
     """In a process of its own, which is one of four that never meet."""
     source = Path(kandinsky.__file__).parents[1]

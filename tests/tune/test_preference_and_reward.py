@@ -55,6 +55,7 @@ def preferring(denoising: TinyDenoising, net: nn.Module, **more: float) -> Prefe
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_winners_are_learned_and_losers_are_not(taught: tuple[TinyDenoising, nn.Module], tmp_path: Path) -> None:
     denoising, net = taught[0], copy.deepcopy(taught[1])
     objective = preferring(denoising, net)
@@ -121,6 +122,7 @@ def rewarded(denoising: TinyDenoising, net: nn.Module, name: str = "brightness",
                            frozen={"reference": before})  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_reward_is_climbed(taught: tuple[TinyDenoising, nn.Module], tmp_path: Path) -> None:
     objective = rewarded(taught[0], copy.deepcopy(taught[1]))
     _, look = learned(objective, tmp_path, 40, lr=2e-3)
@@ -247,6 +249,7 @@ def test_pairs_come_from_a_folder_or_a_list(liked: Path) -> None:
 
 @pytest.mark.parametrize("adapter", ["", "adapter: {rank: 2}\n"])
 @pytest.mark.parametrize("kind", ["preference", "reward"])
+@pytest.mark.slow
 def test_a_shipped_model_is_trained_to_taste(kind: str, adapter: str, liked: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     source = liked if kind == "preference" else liked / "winners"

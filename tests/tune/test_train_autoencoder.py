@@ -142,6 +142,7 @@ def objective(losses: AutoencoderLosses, kind: str = "hunyuan") -> AutoencoderOb
 
 
 @pytest.mark.parametrize("kind", ["hunyuan", "cogvideox"])
+@pytest.mark.slow
 def test_a_clip_is_learned_with_all_losses(kind: str, tmp_path: Path) -> None:
     losses = AutoencoderLosses(
         reconstruction="charbonnier", perceptual=0.05, kl=1e-5, temporal=0.1, outlier=0.01, adversarial=0.01,
@@ -210,6 +211,7 @@ def recipe(tmp_path: Path, data: Path, **more: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_from_files_to_weights_that_are_read_again(tmp_path: Path, data: Path) -> None:
     written = run_recipe(recipe(tmp_path, data))
     config = json.loads((written / "config.json").read_text())

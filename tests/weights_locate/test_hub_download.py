@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hub_server import COMMIT, Hub
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -34,6 +35,7 @@ def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*.partial")]
 
 
+@pytest.mark.slow
 def test_fetches_what_the_card_lists_and_nothing_else(kandinsky: Run, hub: Hub, tmp_path: Path) -> None:
     done = kandinsky("download", "tiny", "--json")
     assert done.returncode == 0, done.stderr
