@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -81,3 +82,14 @@ def draw_uniform(shape: LatentShape, seeds: Sequence[int]) -> Tensor:
     """Uniform random numbers in [0, 1), [B, T, H, W, C] float32, with one CPU generator per sample."""
     made = [torch.rand(shape.as_tuple(), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(made)
+
+
+def chunk_seed(seed: int, number: int) -> int:
+    """The seed of a chunk of frames of a clip that is made along time: it depends on nothing but these two.
+
+    Args:
+        seed: Of the clip.
+        number: Of the chunk, from 0.
+    """
+    name = f"{seed}/chunk {number}".encode()
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, cast, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kandinsky.diffusion.step_cache import Branches, StepCache
-from kandinsky.engine import stages
+from kandinsky.engine import rolling, stages
 from kandinsky.engine.context import Context
 from kandinsky.engine.engine import Engine
 from kandinsky.engine.events import Event, Phase, Step
@@ -22,6 +22,7 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.engine.preview import OnStep, Preview
 from kandinsky.engine.progress import Tell, bar, is_on
 from kandinsky.engine.request import Job, common, parse_size
+from kandinsky.engine.rolling import Prompts
 from kandinsky.errors import Cancelled, OutOfMemory, RequestError
 from kandinsky.model.card import Card
 from kandinsky.model.checks import check_call, checked
@@ -276,6 +277,21 @@ class ClipOptions(CallWords, total=False):
     progress: bool | None
 
 
+class StreamOptions(TypedDict, total=False):
+    """What ``stream`` accepts besides its prompts: fields of ``Request``."""
+
+    image: str | Path | Image | np.ndarray | None
+    width: int | None
+    height: int | None
+    size: str | None
+    steps: int | None
+    guidance: float | None
+    shift: float | None
+    negative_prompt: str | None
+    seed: int | None
+    expand: bool
+
+
 # what may differ between the prompts of a call
 EACH = ("image", "mask", "negative_prompt", "seed", "expanded_prompt", "keep_latent")
 AT_ONCE = 4  # prompts of one call that go through the networks together
@@ -365,6 +381,53 @@ class GenerationPipeline(Pipeline):
 
             made += self._batch(jobs[some], keep[some], on_step and step_of_all, tell and tell_of_all)
         return made
+
+    def stream(
+        self, prompt: Prompts, *, seconds: float | None = None, **options: Unpack[StreamOptions]
+    ) -> Iterator[Video]:
+        """Generate a clip along time and give it piece by piece as it is made, without end if no length is given.
+
+        Only for autoregressive models, whose card has a table `roll`. Memory does not grow. Closing the iterator, or
+        ``cancel`` from any thread, ends it. The same seed, prompts and settings give the same frames, whatever the
+        length.
+
+        Args:
+            prompt: What it shows; or pairs of a prompt and the seconds it holds, ``[("a panda", 3), ("a cat", 2)]``; or a
+                function of the time in seconds, asked before each chunk, which ends the stream with None. A new prompt
+                holds from the next chunk on.
+            seconds: How long. With pairs, their sum where absent, and the last one holds on for the rest.
+            options: Those of a call that have a part in it.
+
+        Yields:
+            A ``Video`` of each chunk. Its recipe has the prompt of that chunk, its number (`chunk`) and the second it
+            begins at (`start`).
+
+        Raises:
+            RequestError: The model cannot be streamed, or the request is not possible; nothing was loaded.
+            NotFinite: Numbers overflowed.
+            Cancelled: ``cancel`` was called.
+        """
+        rolling.roll_of(self.card)
+        prompts, first = rolling.checked_prompts(prompt, seconds)
+        given = translated(cast("Mapping[str, Any]", options), CALL, self.card)
+        given["width"], given["height"] = _one_size(given.get("width"), given.get("height"), given.pop("size", None))
+        job = self.resolve(Request(self.card.id, "anything" if first is None else first, **given))
+        rolling.spec_of(self.context, job)
+        return self._pieces(job, prompts, seconds)
+
+    def _pieces(
+        self, job: Job, prompts: Callable[[float], str | None], seconds: float | None
+    ) -> Generator[Video, None, None]:
+        self.context.cancelling.clear()
+        known = stages.known_of(self.context, [job]) if job.conditions else None
+        for event in rolling.stream(self.context, job, prompts, seconds, known):
+            if isinstance(event, Step):
+                continue
+            told, start = event.chunk.told, event.begin / job.fps
+            recipe = self.recipe(replace(job, prompt=told.prompts[0])) | {"chunk": event.chunk.number, "start": start}
+            if told.unused and told.unused[0]:
+                recipe["unused_words"] = list(told.unused[0])
+            yield Video(event.frames_THWC, job.fps, job.seed, recipe)
 
     def run(self, job: Job, *, keep_latent: str | Path | None = None, on_step: OnStep | None = None) -> Video:
         """Run one resolved request from prompt to frames.

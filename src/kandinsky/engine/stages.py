@@ -610,7 +610,7 @@ def decode_pieces(context: Context, latents_THWC: Tensor) -> Iterator[np.ndarray
     latents_THWC = latents_THWC.to(context.placement.device("vae")).contiguous()
     done = 0
     with context.placement.hold("vae") as vae:
-        pieces = decoded(vae, latents_THWC[None])
+        pieces = decoded(vae, latents_THWC[None], context.card.chunk)
         while True:
             check_cancelled(context, f"while decoding, after {done} frames")
             with torch.no_grad():  # not around the yield: the caller's own arithmetic is not ours to change

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,24 @@ class StreamingAutoencoder(VideoAutoencoder, Protocol):
 
 
 @runtime_checkable
+class CarryingAutoencoder(VideoAutoencoder, Protocol):
+    """Also decodes a clip whose end is not known yet: what later frames need of earlier ones is carried along."""
+
+    def decode_more(self, latents_BTHWC: Tensor, carried: Any = None) -> tuple[Tensor, Any]:
+        """Decode the next latent frames of a clip.
+
+        Args:
+            latents_BTHWC: Latents as the denoiser sees them.
+            carried: What the call before returned; None at the beginning, where the first latent frame is one pixel
+                frame.
+
+        Returns:
+            Pixels [B, t, H, W, C], and what the next call is given.
+        """
+        ...
+
+
+@runtime_checkable
 class LayeredAutoencoder(VideoAutoencoder, Protocol):
     """Can decode layer by layer, the same function in less memory and more time; see ``families/parts/layered.py``.
 
@@ -76,17 +94,23 @@ class LayeredAutoencoder(VideoAutoencoder, Protocol):
     allocate: Allocate
 
 
-def decode_pieces(vae: VideoAutoencoder, latents_BTHWC: Tensor) -> Iterator[Tensor]:
+def decode_pieces(vae: VideoAutoencoder, latents_BTHWC: Tensor, chunk: int | None = None) -> Iterator[Tensor]:
     """Decode latents piece by piece, or in one piece if the autoencoder does not stream.
 
     Args:
         vae: The autoencoder.
         latents_BTHWC: Latents as the denoiser sees them.
+        chunk: Latent frames of the pieces in which the clip was made, where a stream of it would be decoded so too.
 
     Yields:
         Pixels [B, t, H, W, C] in order of time.
     """
-    if isinstance(vae, StreamingAutoencoder):
+    if chunk is not None and isinstance(vae, CarryingAutoencoder):
+        carried = None
+        for latents in latents_BTHWC.split(chunk, dim=1):
+            pixels, carried = vae.decode_more(latents.contiguous(), carried)
+            yield pixels
+    elif isinstance(vae, StreamingAutoencoder):
         yield from vae.decode_pieces(latents_BTHWC)
     else:
         yield vae.decode(latents_BTHWC)

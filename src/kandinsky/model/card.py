@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
@@ -24,7 +25,7 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 from kandinsky.errors import RequestError
 from kandinsky.files import relative_parts
 from kandinsky.model.family import Family, Part
-from kandinsky.model.task import Task
+from kandinsky.model.task import ROLL, Task
 from kandinsky.printing import escaped
 
 HERE = Path(__file__).parent.parent / "cards"
@@ -146,6 +147,20 @@ class Sampling:
     attention: dict[str, Any] = field(default_factory=lambda: {"type": "dense"})
     mag_ratios: tuple[float, ...] = ()
     normalize_first_frame: bool = False  # image to video: bring the first frames to the look of the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """How an autoregressive model goes on from what it made; what a chunk is, and how many of them it sees, stands in
+    ``Sampling.attention``, which is causal: `frames` of a chunk, `reach` and `sink` in chunks.
+
+    Attributes:
+        context_noise: Time of the noise that finished frames have when later chunks see them; 0 is none.
+        times: Falling times of a chunk's steps, at the card's number of steps; those of the sampler if empty.
+    """
+
+    context_noise: float = 0.0
+    times: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +362,7 @@ class Card:
         sounds_with: The model that generates audio for this one's clips.
         preview: Colours of previews; grey without it.
         distilled_from: The model that its few steps were distilled from.
+        roll: Makes the model autoregressive: clips are made along time, and can be streamed without end.
     """
 
     id: str
@@ -370,6 +386,7 @@ class Card:
     sounds_with: str = FULL_SIZE_SOUND
     preview: LatentRGB | None = None
     distilled_from: str = ""
+    roll: Roll | None = None
 
     @property
     def does(self) -> Task:
@@ -378,7 +395,8 @@ class Card:
         Raises:
             RequestError: Its family does not have the task.
         """
-        return self.family.task(self.task)
+        task = self.family.task(self.task)
+        return task if self.roll is None else dataclasses.replace(task, stages=ROLL)
 
     def part(self, name: str) -> Part:
         """What the family says of a network.
@@ -393,6 +411,11 @@ class Card:
             RequestError: The family does not have a network of this kind.
         """
         return self.family.part(self.component(name).kind)
+
+    @property
+    def chunk(self) -> int | None:
+        """Latent frames that an autoregressive model makes together; None for models of whole clips."""
+        return None if self.roll is None else int(self.sampling.attention.get("frames", 1))
 
     @property
     def is_published(self) -> bool:
@@ -485,8 +508,38 @@ def parse(values: dict[str, Any], *, where: str, families: Families) -> Card:
         0 <= sound.overlap_s < sound.window_s and sound.least_s <= sound.window_s and sound.frames > 1
     ):
         raise RequestError(f"{where}: sound needs two frames or more, and windows longer than overlap_s and least_s")
+    _check_roll(card, where)
     out: Card = card
     return out
+
+
+def _check_roll(card: Card, where: str) -> None:
+    """Refuse a table `roll` that the rest of the card contradicts.
+
+    Raises:
+        RequestError: It does.
+    """
+    if (roll := card.roll) is None:
+        return
+    attention = card.sampling.attention
+    if attention.get("type") != "causal" or not attention.get("reach"):
+        raise RequestError(
+            f'{where}: roll needs sampling.attention of type "causal" with reach, the chunks seen before a chunk, from '
+            "1 on"
+        )
+    if "causal" not in card.part("dit").attention:
+        raise RequestError(f"{where}: roll needs causal attention, which network `{card.dit.kind}` does not have")
+    if card.does.makes != "video":
+        raise RequestError(f"{where}: roll is of models that make video, and task `{card.task}` does not")
+    if not 0 <= roll.context_noise < 1:
+        raise RequestError(f"{where}: roll.context_noise `{roll.context_noise:g}` must be from 0 to below 1")
+    times = (*roll.times, 0.0)
+    if roll.times and (
+        len(roll.times) != card.sampling.steps or roll.times[0] > 1 or any(b >= a for a, b in pairwise(times))
+    ):
+        raise RequestError(
+            f"{where}: roll.times must be sampling.steps = {card.sampling.steps} falling numbers, from 1 to above 0"
+        )
 
 
 def read(path: Path, *, families: Families) -> Card:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kandinsky.model.values import TextEmbeddings
     from kandinsky.ops.attention import AttentionSpec
     from kandinsky.ops.blocks import BlockRunner
+    from kandinsky.ops.key_values import KeyValues
     from kandinsky.ops.nabla import KeptBlocks
 
     # latents by track, each [B, T, H, W, C]
@@ -80,6 +81,8 @@ class Pass:
         lengths: In training, frames, rows and columns of the latents of several clips that lie end to end in one state
             [1, their places, 1, 1, C] (``ops/packed.laid``), for networks that can keep them apart (``Part.packs``).
             Each has a prompt in ``text``; times are [clips], or [1, frames of all].
+        memory: What this pass remembers of finished chunks of frames, where the state holds the next chunk alone; for
+            networks with causal attention.
     """
 
     text: TextEmbeddings
@@ -90,6 +93,7 @@ class Pass:
     shared: dict[Any, Any] = field(default_factory=dict)
     kept: KeptBlocks | None = None
     lengths: tuple[tuple[int, int, int], ...] | None = None
+    memory: KeyValues | None = None
 
 
 class Denoiser(Protocol):

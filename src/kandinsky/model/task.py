@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Use = Literal["frames", "source", "repaint", "clip"]
 
 GENERATE: Lazy[tuple[tuple[Stage, ...], Finish]] = Lazy("kandinsky.engine.stages:GENERATE")
+ROLL: Lazy[tuple[tuple[Stage, ...], Finish]] = Lazy("kandinsky.engine.rolling:ROLL")
 RESOLVE: Lazy[Callable[[Request, Card, bool], Job]] = Lazy("kandinsky.engine.request:resolve_clip")
 
 

@@ -1,7 +1,7 @@
 """Settings of the visual self-attention: type, parameters, backend. Imports no torch.
 
 On a command line and in a recipe it is one word with options: `auto`, `dense`, `sdpa`, `nabla`, `nabla:P=0.8,wT=7`,
-`dense:backend=sdpa`, `causal:frames=3`.
+`dense:backend=sdpa`, `causal:frames=3,reach=2,sink=1`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeVar
 
 from kandinsky.errors import BackendError, RequestError
 
+T = TypeVar("T")
 TYPES = ("dense", "nabla", "causal")
 # official name → ours
 _TYPE_ALIASES = {"flash": "dense"}
@@ -23,7 +24,7 @@ _FORMER_BACKENDS = {"products": "math"}
 DENSE_BACKENDS = ("sdpa", "math", "plain", "flash_attention_2", "flash_attention_3", "sage")
 BLOCK_BACKENDS = ("flex", "gathered", "sdpa", "plain")
 BACKENDS = ("auto", *dict.fromkeys((*DENSE_BACKENDS, *BLOCK_BACKENDS)))
-_NUMBERS = {"dense": (), "nabla": ("P", "wT", "wH", "wW"), "causal": ("frames", "reach")}
+_NUMBERS = {"dense": (), "nabla": ("P", "wT", "wH", "wW"), "causal": ("frames", "reach", "sink")}
 _ALL_NUMBERS = tuple(name for names in _NUMBERS.values() for name in names)
 TILE = 8  # rows and columns of tokens in a block
 # How unevenly a query block's probability lies over the key blocks: the standard deviation of its logarithm, taken as
@@ -45,6 +46,7 @@ class AttentionSpec:
         wW: NABLA's window in columns of tiles.
         frames: Latent frames of a chunk of causal attention.
         reach: Chunks that a chunk sees before itself; 0 for all of them.
+        sink: First chunks of a clip that every later one sees too, however far back they are.
     """
 
     type: str = "dense"
@@ -55,6 +57,7 @@ class AttentionSpec:
     wW: int = 3
     frames: int = 1
     reach: int = 0
+    sink: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "backend", current_backend(self.backend))
@@ -70,7 +73,7 @@ class AttentionSpec:
             )
         if isinstance(self.P, bool) or not isinstance(self.P, int | float) or not 0 <= self.P <= 1:
             raise RequestError(f"attention P `{self.P}` must be a number from 0 to 1: the share of the mass to keep")
-        for name, least in (("wT", 1), ("wH", 1), ("wW", 1), ("frames", 1), ("reach", 0)):
+        for name, least in (("wT", 1), ("wH", 1), ("wW", 1), ("frames", 1), ("reach", 0), ("sink", 0)):
             width = getattr(self, name)
             if isinstance(width, bool) or not isinstance(width, int) or width < least:
                 raise RequestError(f"attention {name} `{width}` must be a whole number from {least} on")
@@ -137,8 +140,8 @@ class AttentionSpec:
         if self.type == "dense":
             return 1.0
         if self.type == "causal":
-            chunks = [(start, min(start + self.frames, grid[0])) for start in range(0, grid[0], self.frames)]
-            seen = sum((stop - start) * (stop - self.first_seen(start)) for start, stop in chunks)
+            sizes = [min(self.frames, grid[0] - start) for start in range(0, grid[0], self.frames)]
+            seen = sum(own * (own + self.frames * len(self.seen(number))) for number, own in enumerate(sizes))
             return seen / grid[0] ** 2
         tiles = (grid[0], math.ceil(grid[1] / TILE), math.ceil(grid[2] / TILE))
         widths = (self.wT, self.wH, self.wW)
@@ -149,9 +152,22 @@ class AttentionSpec:
         mass = max(mass, 1 / math.prod(tiles))
         return 1 - (1 - mass) * (1 - window)
 
-    def first_seen(self, start: int) -> int:
-        """The first frame that a chunk of causal attention sees, given the chunk's own first frame."""
-        return max(0, start - self.reach * self.frames) if self.reach else 0
+    def seen(self, number: int) -> list[int]:
+        """The earlier chunks that a chunk of causal attention sees, in order of time.
+
+        Args:
+            number: Of the chunk, from 0.
+        """
+        first = max(0, number - self.reach) if self.reach else 0
+        return [*range(min(self.sink, first)), *range(first, number)]
+
+    def kept(self, chunks: Sequence[T]) -> list[T]:
+        """What the next chunk sees of the chunks that are there: of all so far, or of what was kept before and one more.
+
+        Args:
+            chunks: One entry for each, in order of time.
+        """
+        return [chunks[number] for number in self.seen(len(chunks))]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AttentionSpec:

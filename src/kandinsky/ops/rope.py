@@ -66,7 +66,7 @@ class Rotation:
 
     def part(self, start: int, count: int) -> Rotation:
         """The turns of a stretch of the tokens (of each frame's, where frames stand apart); shares memory."""
-        part = Rotation.__new__(Rotation)
+        part = type(self).__new__(type(self))
         part.table = self.table.narrow(-4, start, count)
         return part
 
@@ -81,3 +81,17 @@ class Rotation:
             (a, b), (cos, sin) = pairs.unbind(-1), self.table.unbind(-1)
             return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
         return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(self.table)).flatten(-2)
+
+
+class Unturned(Rotation):
+    """Places of tokens that the attention turns itself, such as by what a chunk sees: nothing turns them before it."""
+
+    @classmethod
+    def of(cls, rotation: Rotation) -> Unturned:
+        """The same places; shares memory."""
+        same = cls.__new__(cls)
+        same.table = rotation.table
+        return same
+
+    def __call__(self, x_BSNK: Tensor) -> Tensor:
+        return x_BSNK

@@ -16,6 +16,7 @@ from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.blocks import BlockRunner
+from kandinsky.ops.key_values import KeyValues
 from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.ops.packed import Size
 from kandinsky.ops.precision import island
@@ -37,6 +38,7 @@ class VelocityDenoiser:
         layouts: Filled at the first call; share one among all denoisers of a generation (same scale and attention).
         kept: Records what block-sparse attention keeps.
         lengths: Of clips that lie end to end, see the network's ``forward``.
+        memory: Of earlier chunks, see the network's ``forward``.
     """
 
     dit: DiffusionTransformer3D
@@ -49,6 +51,7 @@ class VelocityDenoiser:
     layouts: Layouts = field(default_factory=dict)
     kept: KeptBlocks | None = None
     lengths: tuple[Size, ...] | None = None
+    memory: KeyValues | None = None
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
         """Velocity at time t in [0, 1], one for all, [B] or [B, T].
@@ -67,10 +70,13 @@ class VelocityDenoiser:
             layout=layouts[0] if self.lengths is None else layouts,
             kept=self.kept,
             lengths=self.lengths,
+            memory=self.memory,
         )
         return out
 
     def _layout(self, size: Size, x_BTHWC: Tensor) -> VisualLayout:
+        if self.memory is not None:  # places of all that a chunk sees
+            size = (self.memory.frames + size[0], *size[1:])
         frames, rows, columns = (side // patch for side, patch in zip(size, self.dit.params.patch_size, strict=True))
         grid, device = (frames, rows, columns), x_BTHWC.device
         if (grid, device) not in self.layouts:
@@ -97,5 +103,6 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
         layouts=run.shared.setdefault("layouts", {}),
         kept=run.kept,
         lengths=run.lengths,
+        memory=run.memory,
     )
     return OnTrack(VIDEO, conditioned(inner, known, run), "velocity")

@@ -33,12 +33,13 @@ from kandinsky.families.parts.transformer import (
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.blocks import BlockRunner, Mix, run_all
-from kandinsky.ops.causal import causal_mix
+from kandinsky.ops.causal import ChunkTexts, causal_mix, turns_itself
+from kandinsky.ops.key_values import KeyValues
 from kandinsky.ops.linear import Linear
 from kandinsky.ops.nabla import KeptBlocks, Nabla
 from kandinsky.ops.packed import Segments, Size, laid, taken
 from kandinsky.ops.precision import island, rms_norm_float32
-from kandinsky.ops.rope import Rotation, axis_angles, grid_angles
+from kandinsky.ops.rope import Rotation, Unturned, axis_angles, grid_angles
 
 # torch's default for float32 input of RMSNorm, which the official module leaves unset
 HEAD_NORM_EPS = torch.finfo(torch.float32).eps
@@ -169,7 +170,7 @@ class VisualBlock(nn.Module):
         text_BLD: Tensor,
         e: Tensor,
         rotation: Rotation,
-        mask_BL: Tensor | None,
+        told: Tensor | ChunkTexts | None,
         mix: Mix,
         segments: Segments | None = None,
     ) -> Tensor:
@@ -177,7 +178,7 @@ class VisualBlock(nn.Module):
 
         Args:
             e: [B, E], or [B, T, E], one for each frame.
-            mask_BL: Text tokens that count.
+            told: Text tokens that count, [B, L]; or how each chunk sees a text of its own.
             mix: The attention among the visual tokens.
             segments: Of several clips in one sequence; B is 1 then, but that of the texts, one for each clip. Or of
                 unequal parts of the frames of a clip, each with a row of ``e``.
@@ -186,9 +187,9 @@ class VisualBlock(nn.Module):
         normed = modulated_norm(x_BSD, m[0], m[1], segments)
         x_BSD = gated_sum(x_BSD, m[2], self.self_attention(normed, rotation=rotation, mix=mix), segments)
         normed = modulated_norm(x_BSD, m[3], m[4], segments)
-        to_text: Mix = partial(attention, mask=mask_BL)
-        if segments is not None and segments.texts:
-            to_text = segments.to_texts(mask_BL)
+        to_text: Mix = told if isinstance(told, ChunkTexts) else partial(attention, mask=told)
+        if segments is not None and segments.texts and not isinstance(told, ChunkTexts):
+            to_text = segments.to_texts(told)
         x_BSD = gated_sum(x_BSD, m[5], self.cross_attention(normed, text_BLD, mix=to_text), segments)
         normed = modulated_norm(x_BSD, m[6], m[7], segments)
         return gated_sum(x_BSD, m[8], self.feed_forward(normed), segments)
@@ -227,6 +228,11 @@ class VisualLayout:
     nabla: Nabla | None = None
     segments: ClassVar[None] = None
 
+    @property
+    def turns(self) -> Rotation:
+        """The turns of tokens before attention."""
+        return Unturned.of(self.rotation) if turns_itself(self.attention) else self.rotation
+
     def arrange(self, x_BSD: Tensor) -> Tensor:
         """Row-major tokens in the order in which the visual blocks see them."""
         return x_BSD if self.nabla is None else self.nabla.order.arrange(x_BSD)
@@ -242,10 +248,53 @@ class VisualLayout:
     def mix(self, layer: int, kept: KeptBlocks | None = None) -> Mix:
         """The attention among the visual tokens of one layer; it reports the share of blocks kept to ``kept``."""
         if self.attention.type == "causal":
-            return causal_mix(self.attention, self.grid[0])
+            return causal_mix(
+                self.attention, self.grid[0], self.rotation if turns_itself(self.attention) else None
+            )
         if self.nabla is None:
             return partial(attention, backend=self.attention.backend)
         return partial(self.nabla.attend, note=None if kept is None else partial(kept.note, layer))
+
+
+@dataclass(frozen=True, slots=True)
+class NextLayout:
+    """The layout of a chunk of frames behind those that are remembered.
+
+    Attributes:
+        whole: Of all frames that the chunk sees, with itself.
+        memory: Of those before it.
+    """
+
+    whole: VisualLayout
+    memory: KeyValues
+    segments: ClassVar[None] = None
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Of the chunk."""
+        frames, rows, columns = self.whole.grid
+        return frames - self.memory.frames, rows, columns
+
+    @property
+    def turns(self) -> Rotation:
+        """Nothing is turned before the attention, which turns what is remembered too."""
+        return Unturned.of(self.whole.rotation)
+
+    def arrange(self, x_BSD: Tensor) -> Tensor:
+        """As ``VisualLayout``."""
+        return x_BSD
+
+    def restore(self, x_BSD: Tensor) -> Tensor:
+        """As ``VisualLayout``."""
+        return x_BSD
+
+    def latent(self, x_BSC: Tensor, patch: tuple[int, int, int]) -> Tensor:
+        """As ``VisualLayout``."""
+        return unpatchify(x_BSC.unflatten(1, self.grid), patch)
+
+    def mix(self, layer: int, kept: KeptBlocks | None = None) -> Mix:
+        """As ``VisualLayout``, with what is remembered."""
+        return self.memory.mix(layer, self.whole.rotation)
 
 
 class PackedLayout:
@@ -254,15 +303,26 @@ class PackedLayout:
     Args:
         layouts: Of each clip.
         by_frame: Whether each frame has a time of its own.
-        texts: Of each clip's prompt the tokens that count.
+        texts: Of each prompt the tokens that count.
+        chunks: Of each clip the frames of its chunks, where each of these has a text of its own.
     """
 
-    def __init__(self, layouts: Sequence[VisualLayout], *, by_frame: bool, texts: Sequence[int]) -> None:
+    def __init__(
+        self,
+        layouts: Sequence[VisualLayout],
+        *,
+        by_frame: bool,
+        texts: Sequence[int],
+        chunks: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         self.layouts = layouts
-        tokens = tuple(math.prod(one.grid) for one in layouts)
-        rows = tuple(one.grid[0] if by_frame else 1 for one in layouts)
+        frames = [(one.grid[0],) for one in layouts] if chunks is None else chunks
+        each = [(count, math.prod(one.grid[1:])) for one, own in zip(layouts, frames, strict=True) for count in own]
+        tokens, rows = (tuple(n * size for n, size in each), tuple(n if by_frame else 1 for n, _ in each))
         self.segments = Segments(tokens, rows, tuple(texts))
-        self.rotation = Rotation.joined([one.rotation for one in layouts])
+        whole = tuple(math.prod(one.grid) for one in layouts)
+        self.clips = Segments(whole, (1,) * len(whole))
+        self.turns = type(layouts[0].turns).joined([one.turns for one in layouts])
 
     def arrange(self, x_BSD: Tensor) -> Tensor:
         """As ``VisualLayout``."""
@@ -274,20 +334,20 @@ class PackedLayout:
 
     def latent(self, x_BSC: Tensor, patch: tuple[int, int, int]) -> Tensor:
         """Tokens as latents end to end, see ``ops/packed.laid``."""
-        parts = x_BSC.split(self.segments.tokens, dim=1)
+        parts = x_BSC.split(self.clips.tokens, dim=1)
         return laid([one.latent(x, patch) for one, x in zip(self.layouts, parts, strict=True)])
 
     def mix(self, layer: int, kept: KeptBlocks | None = None) -> Mix:
         """As ``VisualLayout``, within each clip; of block-sparse attention nothing is reported."""
         first = self.layouts[0].attention
         if first.type == "dense":
-            return self.segments.within(first.backend)
-        return self.segments.mixed([one.mix(layer) for one in self.layouts])
+            return self.clips.within(first.backend)
+        return self.clips.mixed([one.mix(layer) for one in self.layouts])
 
     def _each(self, x_BSD: Tensor, changes: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
         if all(one.nabla is None for one in self.layouts):
             return x_BSD
-        parts = x_BSD.split(self.segments.tokens, dim=1)
+        parts = x_BSD.split(self.clips.tokens, dim=1)
         return torch.cat([change(x) for change, x in zip(changes, parts, strict=True)], dim=1)
 
 
@@ -343,13 +403,16 @@ class DiffusionTransformer3D(nn.Module):
         layout: VisualLayout | Sequence[VisualLayout] | None = None,
         kept: KeptBlocks | None = None,
         lengths: Sequence[Size] | None = None,
+        memory: KeyValues | None = None,
     ) -> Tensor:
         """Predict the velocity (noise − clean).
 
         Args:
             x_BTHWC: Latent with its condition channels, ``params.input_channels`` in all.
             time: T·1000, float32, 0 … 1000: [B]; or [B, T], one for each latent frame (diffusion forcing, Chen et al.
-                2024, arXiv 2407.01392). The text stream, which belongs to all frames, then has the largest.
+                2024, arXiv 2407.01392). The text stream, which belongs to all frames, then has the largest; under causal
+                attention each chunk has one of its own, at the largest of its frames, so that nothing it is told comes
+                from a later chunk.
             text: Token states [B, L, C], pooled states, mask.
             rope_scale: Divisors of the (t, h, w) angles.
             attention: The visual self attention.
@@ -362,6 +425,8 @@ class DiffusionTransformer3D(nn.Module):
             lengths: Frames, rows and columns of the latents of several clips that lie end to end in ``x_BTHWC``
                 [1, their places, 1, 1, C], see ``ops/packed.laid``. Each has a text and a time of its own, and sees
                 itself alone. ``time`` is [clips], or [1, frames of all], one for each.
+            memory: What is remembered of earlier chunks, of which ``x_BTHWC`` is the next; ``layout`` is then that of all
+                frames it sees, with itself.
 
         Returns:
             [B, T, H, W, out_visual_dim], in the compute type (autocast's type under autocast); with ``lengths`` as
@@ -377,34 +442,47 @@ class DiffusionTransformer3D(nn.Module):
         pooled_BE = self.pooled_text_embeddings(text.pooled_BC.to(compute))
         text_BLD = self.text_embeddings(text.tokens_BLC.to(compute))
         grids, x_BSD = self._tokens(x_BTHWC.to(compute), lengths)
-        e_BE, e = self._conditioning(time, pooled_BE, None if lengths is None else [one[0] for one in lengths])
-
+        before = 0 if memory is None else memory.frames
         with island(x_BTHWC):
             if text_positions is None:
                 text_positions = torch.arange(text_BLD.shape[1], device=device)
             text_rotation = Rotation(axis_angles(text_positions, self.params.head_dim))
             if layout is None:
                 layouts = [
-                    self.layout(grid, device, rope_scale=rope_scale, attention=attention, positions=positions)
-                    for grid in grids
+                    self.layout((before + n, h, w), device, rope_scale=rope_scale, attention=attention, positions=positions)
+                    for n, h, w in grids
                 ]
             else:
                 layouts = [layout] if isinstance(layout, VisualLayout) else list(layout)
+        if memory is not None:
+            layouts = [NextLayout(one, memory) for one in layouts]  # type: ignore[misc]
         assert [one.grid for one in layouts] == grids, f"layouts of other tokens than {grids}"
-        shown: VisualLayout | PackedLayout = layouts[0]
+        shown: VisualLayout | NextLayout | PackedLayout = layouts[0]
+        chunks = self._chunks(layouts[0].attention, grids) if time.ndim == 2 and memory is None else None
+        e_BE, e = self._conditioning(time, pooled_BE, None if lengths is None else [one[0] for one in lengths], chunks)
+        mask_BL, told = text.mask_BL, text.mask_BL
+        if chunks is not None:  # a text for each chunk, at its time
+            counts = torch.tensor([len(one) for one in chunks] if lengths else len(chunks[0]), device=device)
+            text_BLD = text_BLD.repeat_interleave(counts, dim=0)
+            mask_BL = None if mask_BL is None else mask_BL.repeat_interleave(counts, dim=0)
         segments: Segments | None = None
         if lengths is not None:
-            texts = [text_BLD.shape[1]] * len(text_BLD) if text.mask_BL is None else text.mask_BL.sum(1).tolist()
-            shown = PackedLayout(layouts, by_frame=time.ndim == 2, texts=texts)
-            segments = shown.segments
+            texts = [text_BLD.shape[1]] * len(text_BLD) if mask_BL is None else mask_BL.sum(1).tolist()
+            shown = PackedLayout(layouts, by_frame=time.ndim == 2, texts=texts, chunks=chunks)
+            segments, told = shown.segments, mask_BL
 
         for text_block in self.text_transformer_blocks:
-            text_BLD = text_block(text_BLD, e_BE, text_rotation, text.mask_BL)
+            text_BLD = text_block(text_BLD, e_BE, text_rotation, mask_BL)
+        if chunks is not None and lengths is None:
+            text_BLD = text_BLD.unflatten(0, (len(x_BSD), -1)).flatten(1, 2)
+            told = ChunkTexts(len(chunks[0]), math.prod(grids[0][1:]) * layouts[0].attention.frames, told)
+
+        mixes = [shown.mix(number, kept) for number in range(len(self.visual_transformer_blocks))]
 
         def run(number: int, x_BSD: Tensor) -> Tensor:
-            block, mix = self.visual_transformer_blocks[number], shown.mix(number, kept)
+            block, mix = self.visual_transformer_blocks[number], mixes[number]
             more = () if segments is None else (segments,)
-            out: Tensor = block(x_BSD, text_BLD, e, shown.rotation, text.mask_BL, mix, *more)
+            out: Tensor = block(x_BSD, text_BLD, e, shown.turns, told, mix, *more)
             return out
 
         if kept is not None:
@@ -424,22 +502,43 @@ class DiffusionTransformer3D(nn.Module):
         grids = [(x.shape[1], x.shape[2], x.shape[3]) for x in patches]
         return grids, self.visual_embeddings.of_patches(torch.cat([x.flatten(1, 3) for x in patches], dim=1))
 
-    def _conditioning(self, time: Tensor, pooled_BE: Tensor, frames: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+    def _chunks(self, spec: AttentionSpec, grids: Sequence[tuple[int, int, int]]) -> list[tuple[int, ...]] | None:
+        """Of each clip the frames of its chunks; None unless attention is causal."""
+        if spec.type != "causal":
+            return None
+        return [tuple(min(spec.frames, n - at) for at in range(0, n, spec.frames)) for n, _, _ in grids]
+
+    def _conditioning(
+        self,
+        time: Tensor,
+        pooled_BE: Tensor,
+        frames: Sequence[int] | None,
+        chunks: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Of times and pooled texts: the vectors of the texts [B, E], and those of the clips or their frames.
 
         Args:
             time: As for ``forward``.
             pooled_BE: Of each prompt.
             frames: Of each clip of a packed sequence, in which the vectors of the clips are [1, clips or frames, E].
+            chunks: Frames of tokens of the chunks that have a text of their own, of a clip or of each packed one; the
+                vectors of the texts are [B · chunks, E] then.
         """
         if time.ndim == 1:
             e_BE = self.time_embeddings(time) + pooled_BE
             return e_BE, e_BE if frames is None else e_BE[None]
+        patch = self.params.patch_size[0]
         if frames is None:
-            e_BE = self.time_embeddings(time.amax(1)) + pooled_BE
-            return e_BE, self.frame_times(time) + pooled_BE[:, None]
+            parts = [time] if chunks is None else time.split([n * patch for n in chunks[0]], dim=1)
+            largest = torch.stack([one.amax(1) for one in parts], dim=1)
+            of_texts = pooled_BE.repeat_interleave(len(parts), dim=0)
+            return self.time_embeddings(largest.flatten()) + of_texts, self.frame_times(time) + pooled_BE[:, None]
         each = time.split(list(frames), dim=1)
-        e_BE = self.time_embeddings(torch.cat([one.amax(1) for one in each])) + pooled_BE
+        own = [(n,) for n in frames] if chunks is None else [[n * patch for n in one] for one in chunks]
+        parts = [part for one, sizes in zip(each, own, strict=True) for part in one.split(list(sizes), dim=1)]
+        counts = torch.tensor([len(sizes) for sizes in own], device=time.device)
+        of_texts = pooled_BE.repeat_interleave(counts, dim=0)
+        e_BE = self.time_embeddings(torch.cat([one.amax(1) for one in parts])) + of_texts
         rows = [self.frame_times(one) + pooled for one, pooled in zip(each, pooled_BE, strict=True)]
         return e_BE, torch.cat(rows, dim=1)
 

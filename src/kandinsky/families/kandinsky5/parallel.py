@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from kandinsky.ops.causal import ChunkTexts
 from kandinsky.ops.packed import Segments
 from kandinsky.runtime.parallel.context import Context
 from kandinsky.runtime.parallel.split import Cut, SplitRules
 
 
 def _arguments(context: Context, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    x_BSD, text_BLD, e, rotation, mask_BL, mix = args
+    x_BSD, text_BLD, e, rotation, told, mix = args
     tokens = rotation.table.shape[-4]
     own = context.own(tokens)
     part = rotation.part(own.start, own.stop - own.start)
-    given = part, mask_BL, context.mix(mix, tokens)
+    if isinstance(told, ChunkTexts):
+        told = told.part(own.start)
+    given = part, told, context.mix(mix, tokens)
     if e.ndim == 2:
         return x_BSD, text_BLD, e, *given
     segments, frames = Segments.of_frames(e.shape[1], tokens // e.shape[1], own)

@@ -11,6 +11,8 @@ video autoencoders, so a still image is a clip of one frame.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -29,12 +31,33 @@ class CausalBlock(nn.Module):
         for tensor in self.time.parameters():
             nn.init.zeros_(tensor)
 
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
+    def forward(self, x_BTCHW: Tensor, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run the block.
+
+        Args:
+            last: What it returned of the frame before; None where these are a clip's first frames.
+
+        Returns:
+            The frames, and what the next ones need of the last of them.
+        """
         h = self.space(F.silu(self.norm(x_BTCHW.flatten(0, 1))))
         h = F.silu(h).unflatten(0, x_BTCHW.shape[:2])
-        before = torch.cat([h[:, :1], h[:, :-1]], dim=1)
-        h = self.time(torch.cat([h, before], dim=2).flatten(0, 1))
-        out: Tensor = x_BTCHW + h.unflatten(0, x_BTCHW.shape[:2])
+        before = torch.cat([h[:, :1] if last is None else last, h[:, :-1]], dim=1)
+        out = self.time(torch.cat([h, before], dim=2).flatten(0, 1))
+        return x_BTCHW + out.unflatten(0, x_BTCHW.shape[:2]), h[:, -1:]
+
+
+class _Carry:
+    """What blocks leave for the next piece of a clip, in the order they run."""
+
+    def __init__(self, carried: Sequence[Tensor] | None) -> None:
+        self._given = None if carried is None else iter(carried)
+        self.left: list[Tensor] = []
+
+    def __call__(self, block: nn.Module, x: Tensor) -> Tensor:
+        out, last = block(x, None if self._given is None else next(self._given))
+        self.left.append(last)
+        assert isinstance(out, Tensor)
         return out
 
 
@@ -73,28 +96,33 @@ class NanoAutoencoder(nn.Module):
         patches = self.patchify(video_BTHWC.to(self.to_latent.weight.dtype))
         h = self.encoder_in(patches.movedim(-1, 2).flatten(0, 1)).unflatten(0, patches.shape[:2])
         for block in self.encoder_blocks:
-            h = block(h)
+            h, _ = block(h)
         residual = self.encoder_out(h.flatten(0, 1)).unflatten(0, patches.shape[:2])
         out: Tensor = self.to_latent(patches) + residual.movedim(2, -1)
         return out
 
     def decode(self, latents_BTHWC: Tensor) -> Tensor:
         """Decode latents to a video in about [-1, 1] (not clamped) of 1 + 4 (T − 1) frames."""
+        return self.decode_more(latents_BTHWC)[0]
+
+    def decode_more(self, latents_BTHWC: Tensor, carried: Sequence[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """As ``model/autoencoder.CarryingAutoencoder``: together the pieces are what ``decode`` gives of the whole."""
+        carry, is_first = _Carry(carried), carried is None
         B, T, H, W, _ = latents_BTHWC.shape
         latents_BTHWC = latents_BTHWC.to(self.from_latent.weight.dtype)
-        coarse = self.unpatchify(self.from_latent(latents_BTHWC))
+        skipped = self.params.temporal - 1 if is_first else 0  # of the first latent frame only the last frame is one
+        coarse = self._unfolded(self.from_latent(latents_BTHWC))[:, skipped:]
         h = self.decoder_in(latents_BTHWC.movedim(-1, 2).flatten(0, 1)).unflatten(0, (B, T))
         for block in self.decoder_blocks:
-            h = block(h)
+            h = carry(block, h)
         p = self.params
         h = self.to_fine(h.flatten(0, 1)).view(B, T, p.temporal, p.fine_width, 2, 2, H, W)
         h = h.permute(0, 1, 2, 3, 6, 4, 7, 5).reshape(B, T * p.temporal, p.fine_width, 2 * H, 2 * W)
-        h = h[:, p.temporal - 1 :]
+        h = h[:, skipped:]
         for block in self.fine_blocks:
-            h = block(h)
+            h = carry(block, h)
         fine = F.pixel_shuffle(self.fine_out(h.flatten(0, 1)), p.spatial // 2).unflatten(0, (B, -1))
-        out: Tensor = coarse + fine.movedim(2, -1)
-        return out
+        return coarse + fine.movedim(2, -1), carry.left
 
     def forward(self, video_BTHWC: Tensor) -> Tensor:
         return self.decode(self.encode(video_BTHWC))
@@ -110,10 +138,13 @@ class NanoAutoencoder(nn.Module):
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """Inverse of ``patchify``: drops the repeated frames in front."""
+        return self._unfolded(patches)[:, self.params.temporal - 1 :]
+
+    def _unfolded(self, patches: Tensor) -> Tensor:
         p = self.params
         B, T, H, W, _ = patches.shape
         x = patches.reshape(B, T, H, W, p.temporal, p.spatial, p.spatial, 3).permute(0, 1, 4, 2, 5, 3, 6, 7)
-        return x.reshape(B, T * p.temporal, H * p.spatial, W * p.spatial, 3)[:, p.temporal - 1 :]
+        return x.reshape(B, T * p.temporal, H * p.spatial, W * p.spatial, 3)
 
     def start_from_pca(self, patches_NF: Tensor, *, whitening: float = 0.6) -> float:
         """Set both linear maps to the PCA of sample patches.

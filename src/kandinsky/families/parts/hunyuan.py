@@ -133,7 +133,7 @@ class HunyuanAutoencoder(nn.Module):
         yield from map(_channels_last, self._run(self._pixels, z, "decode"))
 
     def _run(self, coder: Coder, x: Tensor, direction: Literal["encode", "decode"]) -> Iterator[Tensor]:
-        x = x.to(next(self.net.parameters()).dtype)
+        x = x.to(self._dtype)
         temporal, spatial = self.params.temporal_compression_ratio, self.params.spatial_compression_ratio
         grow_t, grow_s = (temporal, spatial) if direction == "decode" else (1, 1)
         height, width = x.shape[3] * grow_s, x.shape[4] * grow_s
@@ -166,6 +166,15 @@ class HunyuanAutoencoder(nn.Module):
         whole: Callable[[Tensor], Tensor] = lambda z: self.net.decoder(self.net.post_quant_conv(z))  # noqa: E731
         pixels, memory = run_piece(self.net, whole, _channels_first(latents_BTHWC), memory)
         return _channels_last(pixels), memory
+
+    def decode_more(self, latents_BTHWC: Tensor, carried: Any = None) -> tuple[Tensor, Any]:
+        """As ``model/autoencoder.CarryingAutoencoder``: another function than decoding whole, see ``carried``."""
+        return self.decode_piece((latents_BTHWC / self.params.scaling_factor).to(self._dtype), carried)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = next(self.net.parameters()).dtype
+        return dtype
 
     def _moments(self, x: Tensor) -> Tensor:
         out: Tensor = self.net.quant_conv(self.net.encoder(x))
