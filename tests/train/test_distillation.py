@@ -306,7 +306,7 @@ def test_a_rollout_goes_on_from_its_own_frames_at_their_own_times() -> None:
     torch.testing.assert_close(gradient, -0.5 * state.mean(1, keepdim=True).expand_as(state).sum())
 
 
-@pytest.mark.parametrize("loss", ["dmd", "regression"])
+@pytest.mark.parametrize("loss", ["dmd", "regression", "path"])
 def test_self_forcing_runs_with_a_time_of_each_frame(loss: Any, small: bench.Bench, tmp_path: Path) -> None:
     if small.process == "v":
         pytest.skip("the v network takes one time for a clip")

@@ -127,26 +127,29 @@ def test_stages_follow_each_other(models: Path, tmp_path: Path, monkeypatch: pyt
         run_recipe(second)
 
 
-@pytest.mark.parametrize("name", ["nano-nocfg", "nano-flash"])
+@pytest.mark.parametrize("name", ["nano-nocfg", "nano-flash", "nano-live-start", "nano-live", "nano-live-forcing"])
 def test_nanos_recipes_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RECIPES.parent)
     values = read_recipe(RECIPES / f"{name}.yaml")
     rng = np.random.default_rng(0)
     out = tmp_path / "run"
     out.mkdir()
-    np.save(out / "latents.npy", rng.standard_normal((6, 2, 4, 4, 48)).astype(np.float16))
+    frames = 5 if "live" in name else 2
+    np.save(out / "latents.npy", rng.standard_normal((6, frames, 4, 4, 48)).astype(np.float16))
     rows = [
         {"concept": i if i < 4 else None, "colour": i, "position": None, "scale": None, "camera": None}
         for i in range(6)
     ]
     (out / "latents.json").write_text(json.dumps(rows))
-    values |= {"out": str(out), "stages": [{"until": 1.0, "frames": 2, "batch": 2}]}
-    values.pop("student", None)
+    values |= {"out": str(out), "stages": [{"until": 1.0, "frames": frames, "batch": 2}]}
+    for begin in ("student", "teacher"):
+        values.pop(begin, None)
     values["loop"] = {**values["loop"], "steps": 2, "log_every": 1}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(values))
     assert read_state(run_recipe(path))
-    losses = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    losses = [line[next(key for key in ("fake loss", "loss") if key in line)] for line in lines]
     assert len(losses) == 2 and all(0 < loss < 100 for loss in losses)
 
 

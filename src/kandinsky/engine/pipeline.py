@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.engine.preview import OnStep, Preview
 from kandinsky.engine.progress import Tell, bar, is_on
 from kandinsky.engine.request import Job, common, parse_size
-from kandinsky.engine.rolling import Prompts
+from kandinsky.engine.rolling import Prompts, Script
 from kandinsky.errors import Cancelled, OutOfMemory, RequestError
 from kandinsky.model.card import Card
 from kandinsky.model.checks import check_call, checked
@@ -408,19 +408,17 @@ class GenerationPipeline(Pipeline):
             Cancelled: ``cancel`` was called.
         """
         rolling.roll_of(self.card)
-        prompts, first = rolling.checked_prompts(prompt, seconds)
+        script = rolling.script_of(prompt, seconds)
         given = translated(cast("Mapping[str, Any]", options), CALL, self.card)
         given["width"], given["height"] = _one_size(given.get("width"), given.get("height"), given.pop("size", None))
-        job = self.resolve(Request(self.card.id, "anything" if first is None else first, **given))
+        job = self.resolve(Request(self.card.id, "anything" if script.first is None else script.first, **given))
         rolling.spec_of(self.context, job)
-        return self._pieces(job, prompts, seconds)
+        return self._pieces(job, script)
 
-    def _pieces(
-        self, job: Job, prompts: Callable[[float], str | None], seconds: float | None
-    ) -> Generator[Video, None, None]:
+    def _pieces(self, job: Job, script: Script) -> Generator[Video, None, None]:
         self.context.cancelling.clear()
         known = stages.known_of(self.context, [job]) if job.conditions else None
-        for event in rolling.stream(self.context, job, prompts, seconds, known):
+        for event in rolling.stream(self.context, job, script, known):
             if isinstance(event, Step):
                 continue
             told, start = event.chunk.told, event.begin / job.fps

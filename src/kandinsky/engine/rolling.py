@@ -291,8 +291,23 @@ class Frames:
     frames_THWC: np.ndarray
 
 
-def checked_prompts(prompts: Prompts, seconds: float | None) -> tuple[Callable[[float], str | None], str | None]:
-    """What is to be shown at a time, as a function, and the first prompt where it is known.
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a stream shows.
+
+    Attributes:
+        prompt: Of a time in seconds; None ends the stream.
+        seconds: How long; None for no end.
+        first: The first prompt, where it is known.
+    """
+
+    prompt: Callable[[float], str | None]
+    seconds: float | None = None
+    first: str | None = None
+
+
+def script_of(prompts: Prompts, seconds: float | None) -> Script:
+    """Read the prompts of a stream.
 
     Args:
         prompts: A prompt; prompts with how long each holds, in seconds; or a function of the time in seconds, which is
@@ -305,9 +320,9 @@ def checked_prompts(prompts: Prompts, seconds: float | None) -> tuple[Callable[[
     if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds < float("inf")):
         raise RequestError(f"seconds `{seconds}` must be a number above 0, or be left out for a stream without end")
     if isinstance(prompts, str):
-        return lambda at: prompts, prompts
+        return Script(lambda at: prompts, seconds, prompts)
     if callable(prompts):
-        return prompts, None
+        return Script(prompts, seconds)
     spans = list(prompts)
     if not spans:
         raise RequestError("the list of prompts is empty: give one or more, such as `[('a panda', 3), ('a cat', 2)]`")
@@ -318,25 +333,21 @@ def checked_prompts(prompts: Prompts, seconds: float | None) -> tuple[Callable[[
             raise RequestError(f"the prompt `{span[0]}` holds for `{span[1]}` seconds: give a number above 0")
     ends = np.cumsum([span[1] for span in spans]).tolist()
 
-    def at_time(at: float) -> str | None:
-        number = next((n for n, end in enumerate(ends) if at < end - 1e-6), None)
-        if number is None:
-            return None if seconds is None else spans[-1][0]
-        return spans[number][0]
+    def at_time(at: float) -> str:
+        return next((span[0] for span, end in zip(spans, ends, strict=True) if at < end - 1e-6), spans[-1][0])
 
-    return at_time, spans[0][0]
+    return Script(at_time, ends[-1] if seconds is None else seconds, spans[0][0])
 
 
-def stream(context: Context, job: Job, prompts: Callable[[float], str | None], seconds: float | None = None,
-           known: Known | None = None) -> Generator[Step | Frames, None, None]:  # fmt: skip
+def stream(
+    context: Context, job: Job, script: Script, known: Known | None = None
+) -> Generator[Step | Frames, None, None]:
     """Make and decode chunk after chunk; memory does not grow.
 
     Args:
         context: The model.
         job: Everything but the prompt.
-        prompts: What is to be shown from a time on, in seconds; None ends the stream. A prompt holds for the chunks that
-            begin in its time.
-        seconds: How long; without end where absent.
+        script: What it shows; a prompt holds for the chunks that begin in its time.
         known: What is known of the first frames.
 
     Yields:
@@ -349,9 +360,9 @@ def stream(context: Context, job: Job, prompts: Callable[[float], str | None], s
     """
     clip, spec = context.card.clip, spec_of(context, job)
     roll_of(context.card)
-    wanted = None if seconds is None else max(1, round(seconds * job.fps))  # pixel frames
+    wanted = None if script.seconds is None else max(1, round(script.seconds * job.fps))  # pixel frames
     chunks = None if wanted is None else -(-(1 + -(-(wanted - 1) // clip.temporal)) // spec.frames)
-    tell = partial(_tell, context, job, prompts, _Last())
+    tell = partial(_tell, context, job, script.prompt, _Last())
     done, carried = 0, None
     with ExitStack() as held:
         vae = held.enter_context(context.placement.hold("vae"))

@@ -8,6 +8,7 @@ Legend: B batch; T H W C latent frames, rows, columns, channels.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ from kandinsky.errors import BackendError, RequestError
 from kandinsky.model.denoiser import VIDEO, Known, Pass, Predicts
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.ops.key_values import KeyValues
 from kandinsky.ops.packed import Size, laid, taken
 from kandinsky.text.store import join
 from kandinsky.train.times import to_levels
@@ -69,18 +71,33 @@ class Denoising:
         job: Gives the card's values for the size that is trained: sampler, shift, condition channels, attention.
         track: Of the state.
         part: The component that is trained.
+        attention: The visual self attention; the job's where absent.
 
     Raises:
         BackendError: The model's network is no denoiser.
     """
 
-    def __init__(self, context: Context, job: Job, track: str = VIDEO, part: str = "dit") -> None:
+    def __init__(
+        self,
+        context: Context,
+        job: Job,
+        track: str = VIDEO,
+        part: str = "dit",
+        attention: AttentionSpec | None = None,
+    ) -> None:
         bind = context.part(part).bind
         if bind is None:
             raise BackendError(f"network `{context.card.components[part].kind}` is not a denoiser")
         self.context, self.job, self.track = context, job, track
         self.rules, self.shift = sampler(job.sampling.sampler), job.shift
         self.noising, self._bind = self.rules.noising(job.shift), bind()
+        self.attention = attention
+
+    def under(self, attention: AttentionSpec) -> Denoising:
+        """The same noise process and network under another visual self attention."""
+        other = copy.copy(self)
+        other.attention = attention
+        return other
 
     @property
     def predicts(self) -> Predicts:
@@ -140,7 +157,9 @@ class Denoising:
             return noisy + _spread((to - t).to(noisy)) * prediction
         return self.noised(self.clean_of(prediction, noisy, t), self.noise_of(prediction, noisy, t), to)
 
-    def predict(self, network: nn.Module, noisy_BTHWC: Tensor, t: Tensor, given: Given) -> Tensor:
+    def predict(
+        self, network: nn.Module, noisy_BTHWC: Tensor, t: Tensor, given: Given, memory: KeyValues | None = None
+    ) -> Tensor:
         """The network's prediction, float32, with what is known in its place in the input.
 
         Args:
@@ -148,8 +167,9 @@ class Denoising:
             noisy_BTHWC: Latents at times t.
             t: [B]; or [B, T], where the network takes a time of each frame.
             given: Text and what is known.
+            memory: Of finished frames, whose next chunk these are.
         """
-        return self._predict(network, noisy_BTHWC, t, given, None)
+        return self._predict(network, noisy_BTHWC, t, given, None, memory)
 
     def predict_packed(
         self, network: nn.Module, noisy: Sequence[Tensor], times: Sequence[Tensor], given: Sequence[Given]
@@ -169,14 +189,21 @@ class Denoising:
         return taken(out, lengths)
 
     def _predict(
-        self, network: nn.Module, noisy: Tensor, t: Tensor, given: Given, lengths: tuple[Size, ...] | None
+        self,
+        network: nn.Module,
+        noisy: Tensor,
+        t: Tensor,
+        given: Given,
+        lengths: tuple[Size, ...] | None,
+        memory: KeyValues | None = None,
     ) -> Tensor:
         run = Pass(
             given.text,
             condition=self.job.sampling.condition,
             rope_scale=self.job.sampling.rope_scale,
-            attention=self.context.attention_of(self.job),
+            attention=self.attention or self.context.attention_of(self.job),
             lengths=lengths,
+            memory=memory,
         )
         state = given.known.pin({self.track: noisy})
         sizes = [_size(noisy)] * len(noisy) if lengths is None else lengths

@@ -1,4 +1,4 @@
-"""Recipes of kind `nano-distillation`: the shipped Nano without guidance, or in few steps.
+"""Recipes of kind `nano-distillation`: the shipped Nano without guidance, in few steps, or causal.
 
 Its clips and the slots they show are those of its training (``flow.py``); the objectives are those of every model.
 """
@@ -32,11 +32,16 @@ from kandinsky.lab.nano.train import (
 )
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.values import Request, TextEmbeddings
+from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.train import loop
+from kandinsky.train.denoiser import DenoiserObjective
 from kandinsky.train.denoising import Denoising, Given, Untold
+from kandinsky.train.distil.dmd import Matching
 from kandinsky.train.distil.guidance import GuidanceObjective
+from kandinsky.train.distil.selfforcing import ChunkSettings, ForcingSettings, Rollout, SelfForcingObjective
 from kandinsky.train.distil.steps import StepObjective, StepSettings
 from kandinsky.train.distil.teacher import Teacher
+from kandinsky.train.distil.walk import StudentSteps, Walk
 from kandinsky.train.model_recipe import Batch
 from kandinsky.train.objective import Objective, Portion, Rng
 from kandinsky.train.recipe import Run
@@ -59,8 +64,14 @@ class NanoDistilRecipe:
         model: The teacher.
         guidance: Its guidance scale, which becomes part of the student; the card's where absent.
         steps: See ``StepSettings``; guidance alone is distilled where absent.
+        teacher: Weight file of the teacher, where it is not the model's own.
         student: Weight file that the student begins with; the teacher's weights where absent.
-        times: Of guidance alone, where the loss is taken.
+        times: Of guidance alone, where the loss is taken. With `by_frame` (diffusion forcing) the clips themselves are
+            learned, since a teacher of whole clips has no answer for frames of several times.
+        attention: The student's visual self attention; the model's own where absent.
+        forcing: Self-forcing: a clip is made chunk by chunk; see ``ForcingSettings``.
+        chunks: Of self-forcing; see ``ChunkSettings``.
+        student_steps: Of self-forcing, for each chunk.
         stages: Lengths of clips and batches over the run.
         objective: What clips are drawn.
         autoencoder: Needed where `latents.npy` does not lie in ``out`` yet.
@@ -74,8 +85,13 @@ class NanoDistilRecipe:
     model: str = "nano-t2v"
     guidance: float | None = field(default=None, metadata={"least": 1})
     steps: StepSettings | None = None
+    teacher: str | None = None
     student: str | None = None
     times: Times = field(default_factory=Times)
+    attention: str | None = None
+    forcing: ForcingSettings | None = None
+    chunks: ChunkSettings = field(default_factory=ChunkSettings)
+    student_steps: StudentSteps = field(default_factory=StudentSteps)
     stages: tuple[Stage, ...] = (Stage(1.0, 7, 16),)
     objective: FlowSettings = field(default_factory=FlowSettings)
     autoencoder: TrainedAutoencoder | None = None
@@ -83,7 +99,15 @@ class NanoDistilRecipe:
     @property
     def learners(self) -> tuple[str, ...]:
         """Names of the objective's updates."""
-        return ("student",)
+        if self.forcing is not None and self.forcing.loss == "dmd":
+            return ("student", "fake")
+        return ("network",) if self.times.by_frame else ("student",)
+
+    def __post_init__(self) -> None:
+        if sum((self.steps is not None, self.forcing is not None, self.times.by_frame > 0)) > 1:
+            raise RequestError("`steps`, `forcing` and `times.by_frame` are three ways to learn: give one of them")
+        if self.attention is not None:
+            AttentionSpec().chosen(self.attention)
 
 
 class NanoBatches:
@@ -127,8 +151,8 @@ def distil(recipe: NanoDistilRecipe, run: Run) -> Path:
         WeightsError: Weights are missing or broken.
     """
     card = catalogue.source_of(recipe.model).card
-    if recipe.student is not None:
-        check_begin(DiffusionTransformer3D, DiTParams.from_dict(card.dit.params), recipe.student)
+    for begin in filter(None, (recipe.student, recipe.teacher)):
+        check_begin(DiffusionTransformer3D, DiTParams.from_dict(card.dit.params), begin)
     run.out.mkdir(parents=True, exist_ok=True)
     latents = run.out / "latents.npy"
     if not latents.exists():
@@ -139,6 +163,12 @@ def distil(recipe: NanoDistilRecipe, run: Run) -> Path:
     denoising = Denoising(context, resolve(Request(card.id, "any", seed=0), card, needs_image=False))
     with context.placement.hold("dit") as held:
         student: nn.Module = copy.deepcopy(held).float().requires_grad_(True)
+    if recipe.teacher is not None:
+        load_into(student, Path(recipe.teacher), dtype=torch.float32)
+        student.requires_grad_(True)
+    own = context.attention_of(denoising.job)
+    attention = own if recipe.attention is None else own.chosen(recipe.attention)
+    learning = denoising.under(attention)
     words = NanoTextNetwork(recipe.text.params)
     load_into(words, Path(recipe.text.weights))
     flow = FlowObjective(
@@ -157,11 +187,20 @@ def distil(recipe: NanoDistilRecipe, run: Run) -> Path:
         load_into(student, Path(recipe.student), dtype=torch.float32)
         student.requires_grad_(True)
     objective: Objective
-    if recipe.steps is None:
-        objective = GuidanceObjective(denoising, student, teacher, batches, recipe.times)
+    if recipe.forcing is not None:
+        rollout = Rollout(Walk(learning, recipe.student_steps), recipe.chunks, attention)
+        matching, forcing = None, recipe.forcing
+        if forcing.loss == "dmd":
+            fake = copy.deepcopy(network).requires_grad_(True)
+            matching = Matching(denoising, teacher, fake, recipe.times, least=forcing.least, most=forcing.most)
+        objective = SelfForcingObjective(student, teacher, batches, rollout, forcing, matching)
+    elif recipe.times.by_frame:
+        objective = DenoiserObjective(learning, student, batches, recipe.times)
+    elif recipe.steps is None:
+        objective = GuidanceObjective(learning, student, teacher, batches, recipe.times)
     else:
-        objective = StepObjective(denoising, student, teacher, batches, recipe.steps)
+        objective = StepObjective(learning, student, teacher, batches, recipe.steps)
     made = loop.run(
         objective, recipe.loop, run.out, resume=run.resume, device=run.device, recipe=run.recipe, on_log=run.on_log
     )
-    return write_state({**student.state_dict(), **made["student"]}, run.out / "dit.safetensors", layout="official")
+    return write_state({**student.state_dict(), **made[recipe.learners[0]]}, run.out / "dit.safetensors", layout="official")

@@ -3,24 +3,28 @@
 Trained on its own predictions as context, as it will be sampled, so that errors do not pile up. A gradient goes through
 the last step of each chunk alone. Chunks see earlier frames only, since later ones are not there yet.
 
-Source: Self Forcing (arXiv 2506.08009); the loss `regression` is the first stage of CausVid (arXiv 2412.07772) on the
-student's own states.
+Source: Self Forcing (arXiv 2506.08009); the loss `path` is the first stage of CausVid (arXiv 2412.07772), `regression`
+the same on the student's own states.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from kandinsky.diffusion.roll import CachedPast, Finished, Past, WholePast, as_context
 from kandinsky.errors import RequestError
 from kandinsky.model.denoiser import Known
 from kandinsky.model.values import TextEmbeddings
+from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.ops.key_values import KeyValues
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.distil.dmd import Matching
 from kandinsky.train.distil.teacher import Distilling, DistilRecipe, Teacher, landing
@@ -32,8 +36,8 @@ from kandinsky.train.recipe import Run
 from kandinsky.train.scale import works_on
 from kandinsky.train.times import Times
 
-# (noisy frames so far, times, what is told) -> prediction
-Asked = Callable[[Tensor, Tensor, Given], Tensor]
+# (noisy frames, times, what is told) -> prediction; with `memory=…` where it remembers earlier chunks
+Asked = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +47,13 @@ class ChunkSettings:
     Attributes:
         chunk: Latent frames that are made together.
         context: How the network is told of earlier frames: `times`, by a time of each frame; `frames`, as frames that
-            are known, for networks with condition channels.
-        context_noise: Under `times`, the time that earlier frames are noised to, against errors that pile up.
+            are known, for networks with condition channels; `cache`, by the keys and values they left, for causal
+            attention, under which it says the same as `times` in less work.
+        context_noise: But for `frames`, the time that earlier frames are noised to, against errors that pile up.
     """
 
     chunk: int = field(default=3, metadata={"least": 1})
-    context: Literal["times", "frames"] = "times"
+    context: Literal["times", "frames", "cache"] = "times"
     context_noise: float = field(default=0.0, metadata={"least": 0, "most": 1})
 
 
@@ -58,13 +63,14 @@ class ForcingSettings:
 
     Attributes:
         loss: `dmd`, the distribution of the teacher, which sees whole clips; `regression`, where the teacher would end
-            from the student's own state and context.
-        parts: Of `regression`, the teacher's steps on that way.
+            from the student's own state and context; `path`, for a start: the student is shown chunks from several places
+            of the teacher's way to a whole clip, after clean ones, and learns that clip.
+        parts: The teacher's steps to the end under `regression`; within each of the student's under `path`.
         every: Of `dmd`, the student is updated in every so many-th step.
         least, most: Of `dmd`, scores are compared at times between these.
     """
 
-    loss: Literal["dmd", "regression"] = "dmd"
+    loss: Literal["dmd", "regression", "path"] = "dmd"
     parts: int = field(default=8, metadata={"least": 1})
     every: int = field(default=5, metadata={"least": 1})
     least: float = field(default=0.02, metadata={"least": 0, "most": 1})
@@ -80,12 +86,20 @@ class SelfForcingRecipe(DistilRecipe):
         chunks: See ``ChunkSettings``.
         forcing: See ``ForcingSettings``.
         times: Of `dmd`, at which the network of the student's score is trained and compared.
+        attention: The student's visual self attention, such as `causal:frames=3,reach=2`; the model's own where absent,
+            which the teacher has in any case.
     """
 
     student_steps: StudentSteps = field(default_factory=StudentSteps)
     chunks: ChunkSettings = field(default_factory=ChunkSettings)
     forcing: ForcingSettings = field(default_factory=ForcingSettings)
     times: Times = field(default_factory=lambda: Times("uniform"))
+    attention: str | None = None
+
+    def __post_init__(self) -> None:
+        DistilRecipe.__post_init__(self)
+        if self.attention is not None:
+            AttentionSpec().chosen(self.attention)
 
     @property
     def learners(self) -> tuple[str, ...]:
@@ -112,31 +126,73 @@ class Chunk:
     done_BTHWC: Tensor
 
 
+class KnownPast(WholePast):
+    """Shows the network earlier frames as frames that are known.
+
+    Args:
+        asked: The network.
+        text: Of the prompts.
+        track: Of the state.
+    """
+
+    def __init__(self, asked: Asked, text: TextEmbeddings, track: str) -> None:
+        super().__init__(lambda x, t, begin: asked(x, t, Given(text)))
+        self.asked, self.text, self.track = asked, text, track
+
+    def ask(self, x_BTHWC: Tensor, t: Tensor, begin: int) -> Tensor:
+        """As ``Past``."""
+        if not self.chunks:
+            return super().ask(x_BTHWC, t, begin)
+        frames = torch.cat([*(chunk.frames_BTHWC for chunk in self.chunks), x_BTHWC], dim=1)
+        count = frames.shape[1] - x_BTHWC.shape[1]
+        mask = torch.zeros(len(t), frames.shape[1], 1, 1, 1, dtype=torch.bool, device=x_BTHWC.device)
+        mask[:, :count] = True
+        return self.asked(frames, t, Given(self.text, Known({self.track: frames}, {self.track: mask})))[:, count:]
+
+
 class Rollout:
-    """Makes clips chunk by chunk.
+    """Makes clips chunk by chunk, by the roll-out of generation (``diffusion/roll.py``).
 
     Args:
         walk: The steps of each chunk.
         settings: See ``ChunkSettings``.
+        attention: The student's, where it is causal.
+
+    Raises:
+        RequestError: Chunks are not those of the attention, or nothing can be remembered under it.
     """
 
-    def __init__(self, walk: Walk, settings: ChunkSettings) -> None:
+    def __init__(self, walk: Walk, settings: ChunkSettings, attention: AttentionSpec | None = None) -> None:
         self.walk, self.settings, self.denoising = walk, settings, walk.denoising
+        self.attention = attention
+        is_causal = attention is not None and attention.type == "causal"
+        if settings.context == "cache" and not is_causal:
+            raise RequestError("`chunks.context` is `cache`, and attention is not causal: choose it, or `times`")
+        if is_causal and attention.frames != settings.chunk:  # type: ignore[union-attr]
+            raise RequestError(
+                f"`chunks.chunk` is {settings.chunk}, and chunks of attention `{attention}` are others: give both one length"
+            )
 
-    def ask(self, asked: Asked, done: Tensor, noisy: Tensor, t: Tensor, text: TextEmbeddings) -> Tensor:
-        """The prediction for frames at times t [B] after earlier ones."""
-        count = done.shape[1]
-        if not count:
-            return asked(noisy, t, Given(text))
-        frames = torch.cat((done, noisy), dim=1)
+    def past(self, asked: Asked, text: TextEmbeddings) -> Past:
+        """The network with nothing before the first chunk."""
+        level = self.settings.context_noise
         if self.settings.context == "frames":
-            mask = torch.zeros(len(t), frames.shape[1], 1, 1, 1, dtype=torch.bool, device=noisy.device)
-            mask[:, :count] = True
-            track = self.denoising.track
-            return asked(frames, t, Given(text, Known({track: frames}, {track: mask})))[:, count:]
-        before = torch.full_like(t, self.settings.context_noise)[:, None].expand(-1, count)
-        each = torch.cat((before, t[:, None].expand(-1, noisy.shape[1])), dim=1)
-        return asked(frames, each, Given(text))[:, count:]
+            return KnownPast(asked, text, self.denoising.track)
+        if self.settings.context == "times":
+            return WholePast(lambda x, t, begin: asked(x, t, Given(text)), level)
+        assert self.attention is not None
+        memory = KeyValues(self.attention)
+        return CachedPast(
+            lambda x, t, begin: asked(x, t.expand(len(x)), Given(text), memory=memory), [memory], level
+        )
+
+    def after(self, asked: Asked, done_BTHWC: Tensor, text: TextEmbeddings) -> Past:
+        """The network after finished frames; it remembers nothing and is shown them."""
+        kind = "frames" if self.settings.context == "frames" else "times"
+        past = Rollout(self.walk, replace(self.settings, context=kind), self.attention).past(asked, text)
+        if done_BTHWC.shape[1]:
+            past.keep(Finished(0, done_BTHWC))
+        return past
 
     def chunks(
         self,
@@ -158,7 +214,7 @@ class Rollout:
         """
         walk, made = self.walk, list[Chunk]()
         last = walk.steps - 1 if last is None else last
-        done = start[:, :0]
+        past, done = self.past(asked, text), start[:, :0]
         for begin in range(0, start.shape[1], self.settings.chunk):
             own = slice(begin, begin + self.settings.chunk)
             x = start[:, own]
@@ -168,22 +224,23 @@ class Rollout:
                     with torch.no_grad():
                         x = walk.after(
                             number,
-                            self.ask(asked, done, x, t, text),
+                            past.ask(x, t, begin),
                             x,
                             lambda number=number, own=own: fresh(number)[:, own],  # type: ignore[misc]
                         )
-            prediction = self.ask(asked, done, x, t, text)
+            prediction = past.ask(x, t, begin)
             clean = self.denoising.clean_of(prediction, x, t)
             made.append(Chunk(x, t, clean, prediction, done))
-            done = torch.cat((done, self._as_context(clean.detach(), start[:, own])), dim=1)
+            if own.stop < start.shape[1]:
+                seen = self.as_context(clean.detach(), start[:, own])
+                past.keep(Finished(begin, seen))
+                done = torch.cat((done, seen), dim=1)
         return made
 
-    def _as_context(self, clean: Tensor, noise: Tensor) -> Tensor:
+    def as_context(self, clean: Tensor, noise: Tensor) -> Tensor:
         """Frames that are done, as later chunks see them."""
-        level = self.settings.context_noise
-        if self.settings.context == "frames" or not level:
-            return clean
-        return self.denoising.noised(clean, noise, torch.tensor(level, device=clean.device))
+        level = 0.0 if self.settings.context == "frames" else self.settings.context_noise
+        return as_context(self.denoising.noised, clean, noise, level)
 
     @torch.no_grad()
     def sampled(self, asked: Asked, draws_NBTHWC: Tensor, text: TextEmbeddings) -> Tensor:
@@ -238,6 +295,8 @@ class SelfForcingObjective(Objective):
 
     def loss(self, update: str, batch: Batch, rng: Rng) -> Loss:
         batch = batch.to(works_on(self.student))
+        if self.settings.loss == "path":
+            return self._path(batch, rng)
         if self.matching is None:
             return self._regression(batch, rng)
         if update == "fake":
@@ -259,19 +318,52 @@ class SelfForcingObjective(Objective):
     def _regression(self, batch: Batch, rng: Rng) -> Loss:
         losses, timed, made = [], list[Timed](), self._made(batch, rng)
         for chunk in made:
-            x = chunk.noisy_BTHWC
+            x, begin = chunk.noisy_BTHWC, chunk.done_BTHWC.shape[1]
+            past = self.rollout.after(self.teacher.predict, chunk.done_BTHWC, batch.given.text)
             for part in range(self.settings.parts):
                 t, to = (chunk.t * (1 - n / self.settings.parts) for n in (part, part + 1))
                 if part:
                     t = self.denoising.times(t)
                 to = self.denoising.times(to) if part + 1 < self.settings.parts else torch.zeros_like(to)
-                prediction = self.rollout.ask(self.teacher.predict, chunk.done_BTHWC, x, t, batch.given.text)
+                prediction = past.ask(x, t, begin)
                 x = self.denoising.moved(prediction, x, t, to)
             aim = landing(self.denoising, chunk.noisy_BTHWC, chunk.t, x, torch.zeros_like(chunk.t))
             losses.append(distance_of(self.denoising, chunk.prediction, aim, chunk.t, batch))
             own = by_time(chunk.prediction, aim, chunk.t, batch)
             timed += [one._replace(weight=1 / len(made)) for one in own]
         return Loss(torch.stack(losses).mean(), len(batch.numbers), timed=timed)
+
+    def _path(self, batch: Batch, rng: Rng) -> Loss:
+        """The teacher's way from noise to a whole clip; chunks from any places of it, after clean ones."""
+        walk, parts, chunk = self.rollout.walk, self.settings.parts, self.rollout.settings.chunk
+        start = batch.noise(rng, "path")
+        states, times = [start], walk.refined(parts)
+        for at, to in pairwise(times):
+            t, to = (one.to(start.device).expand(len(start)) for one in (at, to))
+            prediction = self.teacher.predict(states[-1], t, batch.given)
+            states.append(self.denoising.moved(prediction, states[-1], t, to))
+        clean, frames = states[-1], start.shape[1]
+        count = -(-frames // chunk)
+        noisy, t_BT, before_BT = [], [], []
+        for row, number in enumerate(batch.numbers):
+            generator = rng.example(number, "place")
+            first = int(torch.randint(count, (), generator=generator))
+            steps = torch.randint(walk.steps, (count,), generator=generator).repeat_interleave(chunk)[:frames]
+            before = torch.arange(frames) < first * chunk
+            seen = self.rollout.as_context(clean[row], start[row])
+            places = [states[int(step) * parts][row, frame] for frame, step in enumerate(steps)]
+            picked = torch.stack([seen[n] if before[n] else place for n, place in enumerate(places)])
+            noisy.append(picked)
+            t_BT.append(torch.where(before, self.rollout.settings.context_noise, walk.times[steps]))
+            before_BT.append(before)
+        x, t, mask = torch.stack(noisy), torch.stack(t_BT).to(start), torch.stack(before_BT).to(start.device)
+        predicted = self.denoising.predict(self.student, x, t, batch.given)
+        end = torch.where(mask, torch.ones_like(t), t)  # nothing is learned of what is before
+        target = landing(self.denoising, x, end, clean, torch.zeros_like(t))
+        known = Known({self.denoising.track: clean}, {self.denoising.track: mask[..., None, None, None]})
+        learned = replace(batch, given=Given(batch.given.text, known))
+        timed = by_time(predicted, target, t, learned)
+        return Loss(distance_of(self.denoising, predicted, target, end, learned), len(batch.numbers), timed=timed)
 
 
 def _joined(chunks: list[Chunk]) -> Tensor:
@@ -292,11 +384,15 @@ def train(recipe: SelfForcingRecipe, run: Run) -> Path:
         raise RequestError("`samples`: a causal student is not sampled as its teacher is: leave them out")
     ready = Distilling(recipe, run)
     denoising, settings = ready.ready.denoising, recipe.forcing
+    own = denoising.context.attention_of(denoising.job)
+    attention = own if recipe.attention is None else own.chosen(recipe.attention)
+    if attention.type not in denoising.context.part("dit").attention:
+        raise RequestError(f"`attention` `{attention}` is not for network `{denoising.context.card.dit.kind}`")
     matching = None
     if settings.loss == "dmd":
         fake = learning(ready.ready.copy())
         matching = Matching(denoising, ready.teacher, fake, recipe.times, least=settings.least, most=settings.most)
-    rollout = Rollout(Walk(denoising, recipe.student_steps), recipe.chunks)
+    rollout = Rollout(Walk(denoising.under(attention), recipe.student_steps), recipe.chunks, attention)
     return ready.train(
         SelfForcingObjective(ready.student, ready.teacher, ready.ready.batches, rollout, settings, matching)
     )
