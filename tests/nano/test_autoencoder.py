@@ -50,6 +50,18 @@ def test_later_frames_do_not_change_earlier_latents_or_frames() -> None:
 
 
 @torch.no_grad()
+def test_pieces_of_a_clip_that_goes_on_are_those_of_the_whole() -> None:
+    net, latents = small(), torch.randn(2, 7, 2, 2, 12)
+    pieces, carried, sizes = [], None, set()
+    for part in latents.split((1, 2, 3, 1), dim=1):
+        pixels, carried = net.decode_more(part, carried)
+        pieces.append(pixels)
+        sizes.add(sum(x.nbytes for x in carried))
+    assert [piece.shape[1] for piece in pieces] == [1, 8, 12, 4] and len(sizes) == 1
+    torch.testing.assert_close(torch.cat(pieces, dim=1), net.decode(latents), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
 def test_start_is_the_best_linear_code() -> None:
     torch.manual_seed(0)
     net = NanoAutoencoder(SMALL)

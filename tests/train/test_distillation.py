@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from kandinsky.diffusion.samplers import SAMPLERS
 from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky5.denoiser import bind
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.lab import distil as bench
+from kandinsky.model.denoiser import VIDEO, Known, Pass
+from kandinsky.model.values import TextEmbeddings
+from kandinsky.ops.attention_spec import AttentionSpec
+from kandinsky.ops.key_values import KeyValues
 from kandinsky.train import loop
 from kandinsky.train.denoising import Denoising, Given
 from kandinsky.train.distil.discriminator import Alarm, Discriminator, mean
@@ -24,6 +30,7 @@ from kandinsky.train.distil.teacher import Teacher, distance, landing
 from kandinsky.train.distil.walk import StudentSteps, Walk
 from kandinsky.train.objective import Portion, Rng
 from kandinsky.train.times import Times
+from tiny.transformer import TINY
 
 PROCESSES = ("flow", "v")
 
@@ -263,6 +270,14 @@ def test_samplers_that_do_not_fit_are_refused() -> None:
     assert [round(1000 * float(t)) for t in walk.times] == [1000, 750, 500, 250, 0]
 
 
+def small_transformer() -> DiffusionTransformer3D:
+    net, generator = DiffusionTransformer3D(TINY), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.2)
+    return net
+
+
 class Frames(nn.Module):
     """Answers with the mean of all frames it is shown, times a weight; takes a time for each frame."""
 
@@ -304,6 +319,32 @@ def test_a_rollout_goes_on_from_its_own_frames_at_their_own_times() -> None:
     (gradient,) = torch.autograd.grad(made[0].clean_BTHWC.sum(), network.weight)
     state = made[0].noisy_BTHWC
     torch.testing.assert_close(gradient, -0.5 * state.mean(1, keepdim=True).expand_as(state).sum())
+
+
+def test_a_rollout_that_remembers_is_the_one_that_sees_all_again() -> None:
+    """By the code of generation, of a causal Kandinsky 5; gradients reach every layer either way."""
+    network = small_transformer()
+    spec = AttentionSpec("causal", frames=2, reach=1, sink=1)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 7, 4, 4, 4, generator=generator)
+    text = TextEmbeddings(torch.randn(2, 5, 12, generator=generator), torch.randn(2, 10, generator=generator))
+    process, found = Process("flow", 2.0), []
+    for context in ("cache", "times"):
+
+        def asked(x: Tensor, t: Tensor, given: Given, memory: KeyValues | None = None) -> Tensor:
+            run = Pass(given.text, attention=spec, memory=memory)
+            return bind(network, Known(), run)({VIDEO: x}, t)[VIDEO]
+
+        rollout = Rollout(Walk(process, StudentSteps(2)), ChunkSettings(2, context, 0.1), spec)  # type: ignore[arg-type]
+        made = torch.cat([one.clean_BTHWC for one in rollout.chunks(asked, start, lambda n: start, text)], dim=1)
+        gradients = torch.autograd.grad(made.square().mean(), list(network.parameters()))
+        assert all(bool(g.isfinite().all() and g.abs().sum() > 0) for g in gradients)
+        found.append(made.detach())
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+    with pytest.raises(RequestError, match="attention is not causal"):
+        Rollout(Walk(process, StudentSteps(2)), ChunkSettings(2, "cache"))
+    with pytest.raises(RequestError, match="give both one length"):
+        Rollout(Walk(process, StudentSteps(2)), ChunkSettings(3), spec)
 
 
 @pytest.mark.parametrize("loss", ["dmd", "regression", "path"])

@@ -27,6 +27,7 @@ from kandinsky.printing import escaped, shortened
 
 COMMANDS = (
     "generate",
+    "live",
     "models",
     "show",
     "plan",

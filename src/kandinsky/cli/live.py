@@ -1,0 +1,186 @@
+"""`kandinsky live`: video along time, without end, into a pipe, a file or the terminal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kandinsky import catalogue
+from kandinsky.cli.complete import model_ids
+from kandinsky.cli.rendered import Flags, rendered
+from kandinsky.cli.streams import STDIN, STDOUT, emit, say
+from kandinsky.engine.options import RunOptions
+from kandinsky.errors import RequestError
+from kandinsky.model.values import Request
+from kandinsky.printing import escaped
+
+if TYPE_CHECKING:
+    from kandinsky.model.values import Video
+
+Show = Callable[["Video"], None]
+
+
+@rendered(
+    asked=Flags(Request, only=("negative_prompt", "width", "height", "steps", "guidance", "shift", "image", "seed")),
+    run=Flags(RunOptions, only=("device", "dtype", "offload", "lora")),
+)
+def live(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="What to show; `-` takes lines of stdin, each of them the prompt from then on."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="An autoregressive model; default: the first of --list.", autocompletion=model_ids
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="`-` for stdout, or a .y4m file: raw video; default: the terminal."),
+    ] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="How long; without it, until Ctrl-C.")] = None,
+    size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
+    *,
+    asked: dict[str, Any],
+    run: dict[str, Any],
+    listed: Annotated[bool, typer.Option("--list", help="List the models that can do this.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only on stderr.")] = False,
+) -> None:
+    """Generate video without end and show it as it is made: kandinsky live "a panda" -o - | ffplay -
+
+    In a terminal, what is typed while it runs is the next prompt.
+    """
+    able = [card.id for card in catalogue.cards().values() if card.roll is not None]
+    if listed:
+        for name in able:
+            emit(escaped(name))
+        return
+    if prompt is None:
+        raise RequestError("no prompt was given: say what to show, such as `a panda`, or `-` for lines of stdin")
+    if model is None and not able:
+        raise RequestError(
+            "no model of the catalogue is autoregressive: give --model, or add the card of one",
+            hint="recipes/nano-live.yaml trains one; KANDINSKY_CARDS names a folder of cards",
+        )
+    name = able[0] if model is None else model
+    card = catalogue.source_of(name).card
+    if card.roll is None:
+        known = f": use {', '.join(f'`{one}`' for one in able)}" if able else ""
+        raise RequestError(f"`{card.id}` makes a clip as a whole and cannot be streamed{known}")
+    RunOptions(**run).check()
+    with ExitStack() as held:
+        typed = _Typed(prompt)
+        show = held.enter_context(_shown(output))
+        from kandinsky.catalogue import load
+        from kandinsky.cli.progress import hush_libraries
+
+        hush_libraries()
+        pipe: Any = load(name, **run)
+        if not quiet:
+            say(f"{card.id}: Ctrl-C ends it")
+        given = {key: value for key, value in asked.items() if value is not None}
+        pieces: Iterator[Video] = pipe.stream(typed, seconds=seconds, size=size, **given)
+        begun, made = time.monotonic(), 0
+        for piece in pieces:
+            show(piece)
+            made += len(piece)
+            if not quiet and output is not None and piece.recipe["chunk"] % 10 == 9:
+                say(f"{made} frames, {made / (time.monotonic() - begun):.1f} a second; {piece.recipe['prompt']}")
+    if output not in (None, STDOUT):
+        emit(output)
+
+
+class _Typed:
+    """The newest line of stdin, as the prompt of a time.
+
+    Args:
+        prompt: The first; `-` waits for a line.
+    """
+
+    def __init__(self, prompt: str) -> None:
+        self.prompt: str | None = prompt
+        follows = prompt == STDIN
+        if sys.stdin is None or not (follows or sys.stdin.isatty()):
+            return
+        if follows and (first := self._line()) is None:
+            raise RequestError("standard input holds no prompt: give a line for each, the first one at once")
+        elif follows:
+            self.prompt = first
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def __call__(self, at: float) -> str | None:
+        return self.prompt
+
+    def _read(self) -> None:
+        while (line := self._line()) is not None:
+            self.prompt = line
+
+    def _line(self) -> str | None:
+        """The next line that says something; None at the end."""
+        for line in sys.stdin:
+            if line.strip():
+                return line.strip()
+        return None
+
+
+@contextmanager
+def _shown(output: str | None) -> Iterator[Show]:
+    """What takes the pieces.
+
+    Raises:
+        RequestError: Nothing can be shown there.
+    """
+    from kandinsky.media import terminal, y4m
+
+    if output is None:
+        if not sys.stdout.isatty():
+            raise RequestError("standard output is no terminal: give --output, `-` for a pipe")
+        sys.stdout.write(terminal.HIDE + terminal.CLEAR)
+        due = 0.0
+
+        def draw(piece: Video) -> None:
+            nonlocal due
+            for frame in piece:
+                time.sleep(max(0.0, due - time.monotonic()))
+                due = max(due, time.monotonic()) + 1 / piece.fps
+                columns, lines = shutil.get_terminal_size()
+                sys.stdout.write(terminal.HOME + terminal.drawn(frame, columns, lines - 2) + "\n")
+                sys.stdout.flush()
+
+        try:
+            yield draw
+        finally:
+            sys.stdout.write(terminal.SHOW)
+        return
+    if output == STDOUT and sys.stdout.isatty():
+        raise RequestError("output `-`: standard output is a terminal: redirect it to a file or a program")
+    if output != STDOUT and not output.lower().endswith(".y4m"):
+        raise RequestError(f"output `{escaped(output)}`: a stream is written as raw video, .y4m, or `-` for a pipe")
+    sys.stdout.flush()
+    try:
+        sink = os.fdopen(os.dup(1), "wb") if output == STDOUT else open(output, "wb")  # noqa: SIM115
+    except OSError as error:
+        raise RequestError(f"`{escaped(output)}` cannot be written: {error.strerror}") from error
+    with sink:
+        begun = False
+
+        def write(piece: Video) -> None:
+            nonlocal begun
+            if not begun:
+                height, width = piece.frames.shape[1:3]
+                sink.write(y4m.header(width, height, piece.fps))
+                begun = True
+            for frame in y4m.frames(piece.frames):
+                sink.write(frame)
+            sink.flush()
+
+        yield write
