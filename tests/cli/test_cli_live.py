@@ -14,7 +14,7 @@ Call = Callable[..., "Done"]  # noqa: F821
 @pytest.fixture
 def live(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The tiny model, made causal by a card."""
-    folder = tmp_path / "cards"
+    folder = tmp_path / "causal"
     folder.mkdir()
     for card in Path(os.environ["KANDINSKY_CARDS"]).glob("*.toml"):
         text = card.read_text()

@@ -40,7 +40,9 @@ def pipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Genera
     family.write_official(folder / "t2v", "t2v")
     card = tiny.card5("tiny-live", "t2v", "kandinsky5-lite-t2v-sft-5s", f"[clip]\n{tiny.SMALL}", folder / "t2v/weights")
     (folder / "tiny-live.toml").write_text(card + ROLL)
-    nano = 'id = "nano-causal"\nbase = "nano-t2v"\n' + ROLL.replace("[roll]", "mag_ratios = []\n[roll]").replace("2.0", "1.0")
+    nano = 'id = "nano-causal"\nbase = "nano-t2v"\n' + ROLL.replace("[roll]", "mag_ratios = []\n[roll]").replace(
+        "2.0", "1.0"
+    )
     (folder / "nano-causal.toml").write_text(nano + "[clip]\nmax_seconds = 30\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KANDINSKY_CARDS", str(folder))
@@ -142,8 +144,8 @@ def test_a_stream_remembers_what_showing_all_again_would_say(
 
     monkeypatch.setattr(rolling, "CachedPast", Again)
     again = made()
-    # up to the switch no chunk has left the window, and at the switch the window is shown again; after that what left it
-    # still shows in the keys that are remembered
+    # up to the switch no chunk has left the window, and at the switch the window is shown again; after that what left
+    # it still shows in the keys that are remembered
     torch.testing.assert_close(remembered[:, :8], again[:, :8], atol=1e-5, rtol=1e-5)
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,9 +56,9 @@ def live(
     listed: Annotated[bool, typer.Option("--list", help="List the models that can do this.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only on stderr.")] = False,
 ) -> None:
-    """Generate video without end and show it as it is made: kandinsky live "a panda" -o - | ffplay -
+    """Generate video without end and show it as it is made, in the terminal or through a pipe.
 
-    In a terminal, what is typed while it runs is the next prompt.
+    kandinsky live "a panda" -o - | ffplay -. In a terminal, what is typed while it runs is the next prompt.
     """
     able = [card.id for card in catalogue.cards().values() if card.roll is not None]
     if listed:
@@ -167,7 +168,7 @@ def _shown(output: str | None) -> Iterator[Show]:
         raise RequestError(f"output `{escaped(output)}`: a stream is written as raw video, .y4m, or `-` for a pipe")
     sys.stdout.flush()
     try:
-        sink = os.fdopen(os.dup(1), "wb") if output == STDOUT else open(output, "wb")  # noqa: SIM115
+        sink = os.fdopen(os.dup(1), "wb") if output == STDOUT else Path(output).open("wb")  # noqa: SIM115
     except OSError as error:
         raise RequestError(f"`{escaped(output)}` cannot be written: {error.strerror}") from error
     with sink:

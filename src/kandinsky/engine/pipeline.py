@@ -392,9 +392,9 @@ class GenerationPipeline(Pipeline):
         length.
 
         Args:
-            prompt: What it shows; or pairs of a prompt and the seconds it holds, ``[("a panda", 3), ("a cat", 2)]``; or a
-                function of the time in seconds, asked before each chunk, which ends the stream with None. A new prompt
-                holds from the next chunk on.
+            prompt: What it shows; or pairs of a prompt and the seconds it holds, ``[("a panda", 3), ("a cat", 2)]``; or
+                a function of the time in seconds, asked before each chunk, which ends the stream with None. A new
+                prompt holds from the next chunk on.
             seconds: How long. With pairs, their sum where absent, and the last one holds on for the rest.
             options: Those of a call that have a part in it.
 

@@ -34,7 +34,7 @@ from kandinsky.engine.stages import GENERATE, Finish, Made, Running, Stage
 from kandinsky.errors import RequestError
 from kandinsky.model.autoencoder import CarryingAutoencoder
 from kandinsky.model.card import Card, Roll
-from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
+from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass, State
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.ops.key_values import KeyValues
@@ -84,8 +84,8 @@ def roll_of(card: Card) -> Roll:
     """
     if card.roll is None:
         raise RequestError(
-            f"`{card.id}` makes a clip as a whole and cannot be streamed: use an autoregressive model, whose card has a "
-            "table `roll`",
+            f"`{card.id}` makes a clip as a whole and cannot be streamed: use an autoregressive model, whose card has "
+            "a table `roll`",
             hint="`kandinsky live --list` names those of the catalogue; recipes/nano-live.yaml trains one",
         )
     return card.roll
@@ -141,7 +141,8 @@ def roll(
     times = _times(rules, settings, first)
     noised = rules.noising(first.shift).noised
     done: list[Finished] = []  # what the next chunk sees
-    past, told = None, None
+    past: CachedPast | None = None
+    told: Told | None = None
     with context.placement.hold("dit") as net:
         context.adapters.apply(net, dtype=context.precision.compute)
         for number in count() if chunks is None else range(chunks):
@@ -156,9 +157,10 @@ def roll(
             draws = _draws(context, jobs, rules, number, spec.frames)
             fresh = draws[rules.unused + 1 : -1] if rules.fresh else None
             pinned = _of_chunk(known, begin, spec.frames)
+            state: State = {VIDEO: rules.start(draws, times)}
             walk = steps(
                 lambda x, t, past=past, begin=begin: {VIDEO: past.ask(x[VIDEO], t, begin)},  # type: ignore[misc]
-                {VIDEO: rules.start(draws, times)},
+                state,
                 times,
                 step=rules.step(times, first.shift, fresh),
                 pin=pinned.pin if pinned.mask else None,
@@ -393,9 +395,7 @@ class _Last:
     told: Told | None = None
 
 
-def _tell(
-    context: Context, job: Job, prompts: Callable[[float], str | None], last: _Last, begin: int
-) -> Told | None:
+def _tell(context: Context, job: Job, prompts: Callable[[float], str | None], last: _Last, begin: int) -> Told | None:
     """What the chunk from a latent frame on is told."""
     frames = 0 if begin == 0 else 1 + (begin - 1) * context.card.clip.temporal
     prompt = prompts(frames / job.fps)
@@ -403,7 +403,9 @@ def _tell(
         return None
     if last.told is None or last.told.prompts[0] != prompt:
         if not isinstance(prompt, str) or not prompt.strip():
-            raise RequestError(f"`{prompt!r}` is no prompt of a stream: say what it should show, or give None to end it")
+            raise RequestError(
+                f"`{prompt!r}` is no prompt of a stream: say what it should show, or give None to end it"
+            )
         own = stages.expand(context, [dataclasses.replace(job, prompt=prompt, expanded_prompt=None)])
         text, negative = stages.encode(context, own)
         last.told = Told((prompt,), text, negative, stages.unused_words(context, own))

@@ -151,8 +151,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Roll:
-    """How an autoregressive model goes on from what it made; what a chunk is, and how many of them it sees, stands in
-    ``Sampling.attention``, which is causal: `frames` of a chunk, `reach` and `sink` in chunks.
+    """How an autoregressive model goes on from what it made.
+
+    What a chunk is, and how many of them it sees, stands in ``Sampling.attention``, which is causal: `frames` of a
+    chunk, `reach` and `sink` in chunks.
 
     Attributes:
         context_noise: Time of the noise that finished frames have when later chunks see them; 0 is none.

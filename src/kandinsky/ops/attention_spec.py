@@ -162,7 +162,7 @@ class AttentionSpec:
         return [*range(min(self.sink, first)), *range(first, number)]
 
     def kept(self, chunks: Sequence[T]) -> list[T]:
-        """What the next chunk sees of the chunks that are there: of all so far, or of what was kept before and one more.
+        """What the next chunk sees: of all chunks so far, or of what was kept before and one more.
 
         Args:
             chunks: One entry for each, in order of time.

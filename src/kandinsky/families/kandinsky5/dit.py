@@ -248,9 +248,7 @@ class VisualLayout:
     def mix(self, layer: int, kept: KeptBlocks | None = None) -> Mix:
         """The attention among the visual tokens of one layer; it reports the share of blocks kept to ``kept``."""
         if self.attention.type == "causal":
-            return causal_mix(
-                self.attention, self.grid[0], self.rotation if turns_itself(self.attention) else None
-            )
+            return causal_mix(self.attention, self.grid[0], self.rotation if turns_itself(self.attention) else None)
         if self.nabla is None:
             return partial(attention, backend=self.attention.backend)
         return partial(self.nabla.attend, note=None if kept is None else partial(kept.note, layer))
@@ -410,9 +408,9 @@ class DiffusionTransformer3D(nn.Module):
         Args:
             x_BTHWC: Latent with its condition channels, ``params.input_channels`` in all.
             time: T·1000, float32, 0 … 1000: [B]; or [B, T], one for each latent frame (diffusion forcing, Chen et al.
-                2024, arXiv 2407.01392). The text stream, which belongs to all frames, then has the largest; under causal
-                attention each chunk has one of its own, at the largest of its frames, so that nothing it is told comes
-                from a later chunk.
+                2024, arXiv 2407.01392). The text stream, which belongs to all frames, then has the largest; under
+                causal attention each chunk has one of its own, at the largest of its frames, so that nothing it is told
+                comes from a later chunk.
             text: Token states [B, L, C], pooled states, mask.
             rope_scale: Divisors of the (t, h, w) angles.
             attention: The visual self attention.
@@ -425,8 +423,8 @@ class DiffusionTransformer3D(nn.Module):
             lengths: Frames, rows and columns of the latents of several clips that lie end to end in ``x_BTHWC``
                 [1, their places, 1, 1, C], see ``ops/packed.laid``. Each has a text and a time of its own, and sees
                 itself alone. ``time`` is [clips], or [1, frames of all], one for each.
-            memory: What is remembered of earlier chunks, of which ``x_BTHWC`` is the next; ``layout`` is then that of all
-                frames it sees, with itself.
+            memory: What is remembered of earlier chunks, of which ``x_BTHWC`` is the next; ``layout`` is then that of
+                all frames it sees, with itself.
 
         Returns:
             [B, T, H, W, out_visual_dim], in the compute type (autocast's type under autocast); with ``lengths`` as
@@ -449,7 +447,9 @@ class DiffusionTransformer3D(nn.Module):
             text_rotation = Rotation(axis_angles(text_positions, self.params.head_dim))
             if layout is None:
                 layouts = [
-                    self.layout((before + n, h, w), device, rope_scale=rope_scale, attention=attention, positions=positions)
+                    self.layout(
+                        (before + n, h, w), device, rope_scale=rope_scale, attention=attention, positions=positions
+                    )
                     for n, h, w in grids
                 ]
             else:
@@ -460,7 +460,8 @@ class DiffusionTransformer3D(nn.Module):
         shown: VisualLayout | NextLayout | PackedLayout = layouts[0]
         chunks = self._chunks(layouts[0].attention, grids) if time.ndim == 2 and memory is None else None
         e_BE, e = self._conditioning(time, pooled_BE, None if lengths is None else [one[0] for one in lengths], chunks)
-        mask_BL, told = text.mask_BL, text.mask_BL
+        mask_BL = text.mask_BL
+        told: Tensor | ChunkTexts | None = mask_BL
         if chunks is not None:  # a text for each chunk, at its time
             counts = torch.tensor([len(one) for one in chunks] if lengths else len(chunks[0]), device=device)
             text_BLD = text_BLD.repeat_interleave(counts, dim=0)
@@ -475,7 +476,7 @@ class DiffusionTransformer3D(nn.Module):
             text_BLD = text_block(text_BLD, e_BE, text_rotation, mask_BL)
         if chunks is not None and lengths is None:
             text_BLD = text_BLD.unflatten(0, (len(x_BSD), -1)).flatten(1, 2)
-            told = ChunkTexts(len(chunks[0]), math.prod(grids[0][1:]) * layouts[0].attention.frames, told)
+            told = ChunkTexts(len(chunks[0]), math.prod(grids[0][1:]) * layouts[0].attention.frames, text.mask_BL)
 
         mixes = [shown.mix(number, kept) for number in range(len(self.visual_transformer_blocks))]
 

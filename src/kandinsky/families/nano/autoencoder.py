@@ -105,7 +105,9 @@ class NanoAutoencoder(nn.Module):
         """Decode latents to a video in about [-1, 1] (not clamped) of 1 + 4 (T − 1) frames."""
         return self.decode_more(latents_BTHWC)[0]
 
-    def decode_more(self, latents_BTHWC: Tensor, carried: Sequence[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+    def decode_more(
+        self, latents_BTHWC: Tensor, carried: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """As ``model/autoencoder.CarryingAutoencoder``: together the pieces are what ``decode`` gives of the whole."""
         carry, is_first = _Carry(carried), carried is None
         B, T, H, W, _ = latents_BTHWC.shape

@@ -203,4 +203,6 @@ def distil(recipe: NanoDistilRecipe, run: Run) -> Path:
     made = loop.run(
         objective, recipe.loop, run.out, resume=run.resume, device=run.device, recipe=run.recipe, on_log=run.on_log
     )
-    return write_state({**student.state_dict(), **made[recipe.learners[0]]}, run.out / "dit.safetensors", layout="official")
+    return write_state(
+        {**student.state_dict(), **made[recipe.learners[0]]}, run.out / "dit.safetensors", layout="official"
+    )

@@ -63,8 +63,8 @@ class ForcingSettings:
 
     Attributes:
         loss: `dmd`, the distribution of the teacher, which sees whole clips; `regression`, where the teacher would end
-            from the student's own state and context; `path`, for a start: the student is shown chunks from several places
-            of the teacher's way to a whole clip, after clean ones, and learns that clip.
+            from the student's own state and context; `path`, for a start: the student is shown chunks from several
+            places of the teacher's way to a whole clip, after clean ones, and learns that clip.
         parts: The teacher's steps to the end under `regression`; within each of the student's under `path`.
         every: Of `dmd`, the student is updated in every so many-th step.
         least, most: Of `dmd`, scores are compared at times between these.
@@ -170,7 +170,8 @@ class Rollout:
             raise RequestError("`chunks.context` is `cache`, and attention is not causal: choose it, or `times`")
         if is_causal and attention.frames != settings.chunk:  # type: ignore[union-attr]
             raise RequestError(
-                f"`chunks.chunk` is {settings.chunk}, and chunks of attention `{attention}` are others: give both one length"
+                f"`chunks.chunk` is {settings.chunk}, and chunks of attention `{attention}` are others: give both one "
+                "length"
             )
 
     def past(self, asked: Asked, text: TextEmbeddings) -> Past:
@@ -182,13 +183,11 @@ class Rollout:
             return WholePast(lambda x, t, begin: asked(x, t, Given(text)), level)
         assert self.attention is not None
         memory = KeyValues(self.attention)
-        return CachedPast(
-            lambda x, t, begin: asked(x, t.expand(len(x)), Given(text), memory=memory), [memory], level
-        )
+        return CachedPast(lambda x, t, begin: asked(x, t.expand(len(x)), Given(text), memory=memory), [memory], level)
 
     def after(self, asked: Asked, done_BTHWC: Tensor, text: TextEmbeddings) -> Past:
         """The network after finished frames; it remembers nothing and is shown them."""
-        kind = "frames" if self.settings.context == "frames" else "times"
+        kind: Literal["frames", "times"] = "frames" if self.settings.context == "frames" else "times"
         past = Rollout(self.walk, replace(self.settings, context=kind), self.attention).past(asked, text)
         if done_BTHWC.shape[1]:
             past.keep(Finished(0, done_BTHWC))
