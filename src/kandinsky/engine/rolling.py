@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kandinsky.diffusion import noise as noise_rule
 from kandinsky.diffusion.guidance import Guidance
-from kandinsky.diffusion.roll import CachedPast, Finished, as_context, caught_up
+from kandinsky.diffusion.roll import CachedPast, Finished, Past, as_context, caught_up
 from kandinsky.diffusion.sample import steps
 from kandinsky.diffusion.samplers import Sampler, sampler
 from kandinsky.engine import stages
@@ -34,10 +34,13 @@ from kandinsky.engine.stages import GENERATE, Finish, Made, Running, Stage
 from kandinsky.errors import RequestError
 from kandinsky.model.autoencoder import CarryingAutoencoder
 from kandinsky.model.card import Card, Roll
-from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass, State
+from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.ops.key_values import KeyValues
+
+if TYPE_CHECKING:
+    from kandinsky.model.denoiser import State
 
 Prompts = str | Sequence[tuple[str, float]] | Callable[[float], str | None]
 
@@ -141,7 +144,7 @@ def roll(
     times = _times(rules, settings, first)
     noised = rules.noising(first.shift).noised
     done: list[Finished] = []  # what the next chunk sees
-    past: CachedPast | None = None
+    past: Past | None = None
     told: Told | None = None
     with context.placement.hold("dit") as net:
         context.adapters.apply(net, dtype=context.precision.compute)
