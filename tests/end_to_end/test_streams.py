@@ -17,6 +17,7 @@ from kandinsky import catalogue
 from kandinsky.diffusion.noise import chunk_seed
 from kandinsky.diffusion.roll import CachedPast
 from kandinsky.engine import rolling
+from kandinsky.engine.latents import read_latent
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import Cancelled, RequestError
 from kandinsky.model import card as cards
@@ -40,14 +41,13 @@ def pipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Genera
     family.write_official(folder / "t2v", "t2v")
     card = tiny.card5("tiny-live", "t2v", "kandinsky5-lite-t2v-sft-5s", f"[clip]\n{tiny.SMALL}", folder / "t2v/weights")
     (folder / "tiny-live.toml").write_text(card + ROLL)
-    nano = 'id = "nano-causal"\nbase = "nano-t2v"\n' + ROLL.replace("[roll]", "mag_ratios = []\n[roll]").replace(
-        "2.0", "1.0"
-    )
-    (folder / "nano-causal.toml").write_text(nano + "[clip]\nmax_seconds = 30\n")
+    own = ROLL.replace("[roll]", "mag_ratios = []\n[roll]").replace("2.0", "1.0") + "[clip]\nmax_seconds = 30\n"
+    for name, base in (("nano-causal", "nano-t2v"), ("nano-causal-i2v", "nano-i2v")):
+        (folder / f"{name}.toml").write_text(f'id = "{name}"\nbase = "{base}"\n{own}')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KANDINSKY_CARDS", str(folder))
         patch.setenv("HF_HUB_OFFLINE", "1")
-        yield {name: kandinsky.load(name, device="cpu") for name in ("tiny-live", "nano-causal")}
+        yield {name: kandinsky.load(name, device="cpu") for name in ("tiny-live", "nano-causal", "nano-causal-i2v")}
 
 
 def frames(pieces: Iterator[Video] | list[Video]) -> np.ndarray:
@@ -78,6 +78,19 @@ def test_a_clip_is_the_beginning_of_the_stream(pipes: dict[str, GenerationPipeli
     assert pipe.finish(tmp_path / "latent.safetensors") == clip
     two = pipe(["a cat", "a dog"], seconds=1, seed=5)
     assert np.abs(two[0].frames.astype(int) - clip.frames).max() <= 1
+
+
+def test_a_stream_begins_with_an_image(pipes: dict[str, GenerationPipeline], tmp_path: Path) -> None:
+    pipe = pipes["nano-causal-i2v"]
+    image = np.zeros((96, 96, 3), np.uint8)
+    image[24:72, 24:72] = (250, 200, 30)
+    kept = tmp_path / "latent.safetensors"
+    clip = pipe("a star", image=image, seconds=0.5, seed=5, keep_latent=kept)
+    known = pipe.known([pipe.resolve(kandinsky.Request("nano-causal-i2v", "a star", image=image, seed=5))])
+    latent = read_latent(kept).latents_THWC
+    torch.testing.assert_close(latent[:1], known.clean["video"][0, :1], atol=1e-6, rtol=0)
+    assert np.array_equal(frames(list(pipe.stream("a star", image=image, seconds=clip.seconds, seed=5))), clip.frames)
+    assert np.abs(clip.frames[0].astype(int) - image).mean() < 8
 
 
 def test_prompts_change_over_time(pipes: dict[str, GenerationPipeline]) -> None:

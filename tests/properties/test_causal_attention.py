@@ -13,7 +13,8 @@ from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import attention
 from kandinsky.ops.attention_spec import AttentionSpec
-from kandinsky.ops.causal import causal_attention
+from kandinsky.ops.causal import ChunkTexts, causal_attention
+from kandinsky.ops.packed import laid, taken
 
 PARAMS = DiTParams(
     in_visual_dim=4, out_visual_dim=4, in_text_dim=12, in_text_dim2=8, time_dim=16, patch_size=(1, 2, 2),
@@ -77,6 +78,34 @@ def test_no_frame_sees_a_later_chunk() -> None:
         dense = net(other, t, text) - net(x, t, text)
     assert torch.equal(a[:, :2], b[:, :2]) and not torch.equal(a[:, 2:], b[:, 2:])
     assert dense[:, :2].abs().amax() > 1e-4
+
+
+def test_times_of_later_chunks_are_not_felt_either() -> None:
+    """Each chunk is told its prompt at its own time; so are clips of a packed sequence."""
+    net, (x, text) = dit(), inputs(5)
+    spec = AttentionSpec(type="causal", frames=2)
+    t = torch.tensor([[100.0, 100, 500, 500, 900], [300.0, 200, 700, 700, 50]])
+    later = t.clone()
+    later[:, 4] = 999.0
+    with torch.no_grad():
+        a, b = net(x, t, text, attention=spec), net(x, later, text, attention=spec)
+        sizes, packed = [(5, 4, 6), (4, 4, 6)], [x[:1], x[1:, :4]]
+        both = net(laid(packed), torch.cat((t[:1], t[1:, :4]), 1), text, attention=spec, lengths=sizes)
+        cut = net(x[:, :4], t[:, :4], text, attention=spec)
+    assert torch.equal(a[:, :4], b[:, :4]) and not torch.equal(a[:, 4:], b[:, 4:])
+    one, other = taken(both, sizes)
+    torch.testing.assert_close(one, a[:1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(other, cut[1:], atol=1e-5, rtol=1e-5)
+
+
+def test_texts_of_chunks_serve_a_part_of_the_tokens() -> None:
+    q, k = torch.randn(1, 14, 2, 8), torch.randn(1, 9, 2, 8)
+    told = ChunkTexts(3, 6)
+    whole = told(q, k, k)
+    for cut in (1, 5, 6, 7, 12):
+        parts = [told(q[:, :cut], k, k), told.part(cut)(q[:, cut:], k, k)]
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(whole[:, 6:12], attention(q[:, 6:12], k[:, 3:6], k[:, 3:6]), atol=1e-6, rtol=1e-5)
 
 
 def test_words_for_it() -> None:

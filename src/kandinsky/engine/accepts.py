@@ -56,6 +56,8 @@ def _of_clips(card: Card) -> Iterator[tuple[str, str]]:
     more = f"; or multiples of {clip.multiple} up to {LONGEST_SIDE}" if clip.multiple else ""
     yield "size", f"{', '.join(clip.sizes)}{more}; default {clip.default_size}"
     yield from _of_time(card)
+    if card.chunk is not None:
+        yield "stream", f"without end, {card.chunk * clip.temporal / clip.fps:.2g} s at a time"
     yield from _of_sampling(card)
     default = str(AttentionSpec.from_dict(card.sampling.attention))
     yield "attention", f"{', '.join(dit.attention)}, or a backend; default {default}"
