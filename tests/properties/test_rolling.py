@@ -93,7 +93,7 @@ def rolled(past: Past, chunks: int, size: int, batch: int, channels: int, begin:
     return done
 
 
-@settings(max_examples=16, deadline=None, derandomize=True)
+@settings(max_examples=16)
 @given(
     chunk=st.integers(1, 3),
     reach=st.integers(0, 3),
