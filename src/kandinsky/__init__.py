@@ -15,8 +15,10 @@ _HOMES = {
     "plan": "kandinsky.catalogue",
     "progress": "kandinsky.engine.progress",
     "Audio": "kandinsky.model.values",
+    "Frames": "kandinsky.model.given",
     "Request": "kandinsky.model.values",
     "Soundtrack": "kandinsky.model.values",
+    "Source": "kandinsky.model.given",
     "TextEmbeddings": "kandinsky.model.values",
     "TextStates": "kandinsky.model.values",  # the former name of TextEmbeddings
     "Video": "kandinsky.model.values",
@@ -39,6 +41,7 @@ __all__ = [
     "Audio",
     "BackendError",
     "Cancelled",
+    "Frames",
     "KandinskyError",
     "LatentShape",
     "NotFinite",
@@ -46,6 +49,7 @@ __all__ = [
     "Request",
     "RequestError",
     "Soundtrack",
+    "Source",
     "TextEmbeddings",
     "Video",
     "VideoShape",
@@ -79,6 +83,7 @@ if TYPE_CHECKING:
         RequestError,
         WeightsError,
     )
+    from kandinsky.model.given import Frames, Source
     from kandinsky.model.values import (
         Audio,
         LatentShape,

@@ -66,7 +66,7 @@ def test_the_state_holds_the_image_at_every_step() -> None:
         seen.append(torch.equal(x[VIDEO][:, :1], image))
         return {VIDEO: torch.ones_like(x[VIDEO])}
 
-    result = sample(denoiser, {VIDEO: noise}, flow_times(3, 5.0), pin=known.pin)[VIDEO]
+    result = sample(denoiser, {VIDEO: noise}, flow_times(3, 5.0), pin=lambda x, t: known.pin(x))[VIDEO]
     assert seen == [True] * 3
     assert torch.equal(result[:, :1], image)
     torch.testing.assert_close(result[:, 1:], noise[:, 1:] - 1)

@@ -142,8 +142,13 @@ def generate(
     # as a setting it is of servers and workers too
     if store is not None and prompts is None and is_typed(context, "store"):
         raise RequestError("--store is for many prompts: give them with --prompts FILE")
-    if asked["video"] is not None and model == catalogue.DEFAULT_MODEL:
-        model = catalogue.DEFAULT_SOUND
+    # a video that is to be changed in no way is one to be heard, unless a model was named
+    if (
+        asked["video"] is not None
+        and not is_typed(context, "model")
+        and not any(asked[name] is not None for name in ("strength", "mask", "span", "place", "source_prompt"))
+    ):
+        model = catalogue.DEFAULT_SOUND if model == catalogue.DEFAULT_MODEL else model
     source = catalogue.source_of(model)
     width, height = (None, None) if size is None else parse_size(size)
     if STDIN in (prompt, str(prompts)) and world.size > 1:
@@ -156,7 +161,10 @@ def generate(
 
         refuse(
             {
-                "--image": request.image, "--mask": request.mask, "--mask-grow": request.mask_grow, "--size": size,
+                "--image": request.image, "--last-image": request.last_image, "--known": list(request.conditions),
+                "--strength": request.strength, "--span": request.span, "--place": request.place,
+                "--source-prompt": request.source_prompt, "--resample": request.resample,
+                "--mask": request.mask, "--mask-grow": request.mask_grow, "--size": size,
                 "--shift": request.shift, "--prompts": prompts, "--quantize": options.quantize,
                 "--tiling": options.tiling, "--text-cache": options.text_cache, "--attention": options.attention,
                 "--cache": request.cache, "--lora": run["lora"], "--expand": request.expand,
@@ -178,7 +186,8 @@ def generate(
             quiet=quiet,
         )
         return
-    for option, given in (("--video", request.video), ("--audio-only", audio_only), ("--states", request.states)):
+    is_heard = request.video is not None and not source.card.does.knows
+    for option, given in (("--video", is_heard), ("--audio-only", audio_only), ("--states", request.states)):
         if given:
             raise RequestError(
                 f"`{model}` generates no audio and takes no {option}: use -m {catalogue.DEFAULT_SOUND}, or --sound"

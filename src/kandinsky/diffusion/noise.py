@@ -47,6 +47,22 @@ def draw(
     return draw_series(shape, seed, dtype, count=1, batch=batch, device=device)[0]
 
 
+def draw_again(
+    shape: LatentShape,
+    seeds: Sequence[int],
+    dtype: str,
+    *,
+    number: int,
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """Noise of its own for each number, for steps that are taken again; otherwise as ``draw``.
+
+    A seed is spread by the golden ratio of 2^63, so that neighbouring seeds and numbers share no generator.
+    """
+    spread = [(seed + (number + 1) * 0x4F1BBCDCBFA53E0B) % 2**63 for seed in seeds]
+    return draw(shape, spread, dtype, device=device)
+
+
 def draw_series(
     shape: LatentShape,
     seed: int | Sequence[int],

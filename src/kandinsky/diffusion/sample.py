@@ -42,7 +42,9 @@ def steps(
     *,
     step: Step | Mapping[str, Step] | None = None,
     start: int = 0,
-    pin: Callable[[X], X] | None = None,
+    pin: Callable[[X, Tensor], X] | None = None,
+    again: Callable[[X, Tensor, int], X] | None = None,
+    resample: int = 0,
 ) -> Generator[Progress[X], None, X]:
     """Denoise from noise to a clean latent, one step at a time; the generator returns the latent.
 
@@ -51,8 +53,12 @@ def steps(
         noise: State at ``times[start]``, [B, T, H, W, C], or one for each track; its type is the state's type.
         times: Falling, [steps + 1], 1 = noise (``flow_times``).
         step: What each step does; one for each track if it has state; ``Euler()`` if omitted.
-        start: First step to take, to resume a loop whose state was kept.
-        pin: Puts what is known of the clean latent into a state; applied before every step and at the end.
+        start: First step to take: to resume a loop whose state was kept, or to begin from a noised clip.
+        pin: ``(x, t) -> x``, puts what is known of the clean latent into a state at time t; applied before every step
+            and at the end.
+        again: ``(clean estimate, t, number) -> x``, a state at time t with noise of its own for each number, from 0.
+        resample: How often each step is taken again from the clean estimate it led to, which carries what is known
+            into the rest; where t is 1, nothing would be carried and the step is taken once.
 
     Yields:
         Progress after each step.
@@ -68,24 +74,40 @@ def steps(
     def named(x: X) -> dict[str, Tensor]:
         return {ALONE: x} if isinstance(x, Tensor) else dict(x)
 
-    def pinned(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return state if pin is None else named(pin(given(state)))
+    def pinned(state: dict[str, Tensor], t: Tensor) -> dict[str, Tensor]:
+        return state if pin is None else named(pin(given(state), t))
 
-    state, total = pinned(named(noise)), len(times) - 1
+    state, total, number = named(noise), len(times) - 1, 0
     rules = step if isinstance(step, Mapping) else dict.fromkeys(state, step or Euler())
+    is_noise = [t >= 1 for t in times.tolist()]
     times = times.to(device=next(iter(state.values())).device)
+    state = pinned(state, times[start])
+
+    def taken(x: dict[str, Tensor], t: Tensor, t_next: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The prediction at a state, and the state that it leads to."""
+        made = named(denoiser(given(x), t))
+        predicted = {name: made[name].to(one.dtype) for name, one in x.items()}
+        moved = {name: rules[name].step(one, predicted[name], t, t_next) for name, one in x.items()}
+        return predicted, pinned(moved, t_next)
+
+    def estimate(x: dict[str, Tensor], predicted: dict[str, Tensor], t: Tensor) -> X:
+        return given(pinned({name: rules[name].clean(one, predicted[name], t) for name, one in x.items()}, times[-1]))
+
     for i in range(start, total):
         t, t_next = times[i], times[i + 1]
         with torch.no_grad():  # not around the yield: the caller's arithmetic is its own
-            made = named(denoiser(given(state), t))
-            predicted = {name: made[name].to(x.dtype) for name, x in state.items()}
             before = state
-            state = pinned({name: rules[name].step(x, predicted[name], t, t_next) for name, x in state.items()})
+            predicted, state = taken(before, t, t_next)
+            for _ in range(0 if again is None or is_noise[i] else resample):
+                assert again is not None
+                before = pinned(named(again(estimate(before, predicted, t), t, number)), t)
+                predicted, state = taken(before, t, t_next)
+                number += 1
             finite = torch.stack([torch.isfinite(x).all() for x in state.values()]).all()
 
         def clean(before: dict[str, Tensor] = before, predicted: dict[str, Tensor] = predicted, t: Tensor = t) -> X:
             with torch.no_grad():
-                return given(pinned({n: rules[n].clean(x, predicted[n], t) for n, x in before.items()}))
+                return estimate(before, predicted, t)
 
         yield Progress(i + 1, total, clean, finite)
     return given(state)
@@ -99,7 +121,7 @@ def sample(
     step: Step | Mapping[str, Step] | None = None,
     on_step: Callable[[int, int, X], bool | None] | None = None,
     start: int = 0,
-    pin: Callable[[X], X] | None = None,
+    pin: Callable[[X, Tensor], X] | None = None,
 ) -> X:
     """Run ``steps`` to the end.
 

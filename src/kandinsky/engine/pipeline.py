@@ -28,6 +28,7 @@ from kandinsky.model.card import Card
 from kandinsky.model.checks import check_call, checked
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.diffusers_words import CALL, CallWords, answers, translated
+from kandinsky.model.given import Frames, Source
 from kandinsky.model.option import described
 from kandinsky.model.values import Request, Soundtrack, TextEmbeddings, Video, VideoStream
 from kandinsky.ops.attention import AttentionSpec
@@ -254,8 +255,16 @@ class ClipOptions(CallWords, total=False):
     """
 
     image: str | Path | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray] | None
-    mask: str | Path | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray] | None
+    last_image: str | Path | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray] | None
+    conditions: Sequence[Frames | Source | str | Mapping[str, Any]] | Frames | Source | str
+    video: str | Path | Video | None
+    strength: float | None
+    mask: str | Path | Image | np.ndarray | Video | Sequence[str | Path | Image | np.ndarray] | None
     mask_grow: int | None
+    span: str | None
+    place: str | None
+    source_prompt: str | None
+    resample: int | None
     seconds: float | None
     width: int | None
     height: int | None
@@ -293,7 +302,7 @@ class StreamOptions(TypedDict, total=False):
 
 
 # what may differ between the prompts of a call
-EACH = ("image", "mask", "negative_prompt", "seed", "expanded_prompt", "keep_latent")
+EACH = ("image", "last_image", "mask", "negative_prompt", "seed", "expanded_prompt", "keep_latent")
 AT_ONCE = 4  # prompts of one call that go through the networks together
 
 

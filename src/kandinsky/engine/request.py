@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kandinsky.diffusion import caching
 from kandinsky.diffusion.caching import CacheSettings
+from kandinsky.engine import conditions
 from kandinsky.errors import RequestError
 from kandinsky.media.image import (
     LONGEST_SIDE,
@@ -26,10 +27,11 @@ from kandinsky.media.image import (
     open_image,
     size_within,
 )
+from kandinsky.media.input_clip import FittedClip
 from kandinsky.media.mask import Mask, open_mask
 from kandinsky.model.card import Card, Sampling
 from kandinsky.model.checks import checked, shown
-from kandinsky.model.condition import FIRST_FRAME, Condition
+from kandinsky.model.condition import Condition, recorded
 from kandinsky.model.values import LatentShape, Request, VideoShape
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class Job:
         seed: As given, or drawn.
         sampling: The card's values for this size.
         conditions: What the result follows besides text.
+        resample: How often each step is taken again, see ``diffusion/sample.steps``.
         cache: The step cache, with its ratios.
         expand: Whether the prompt is to be expanded.
         expanded_prompt: The expanded text.
@@ -86,6 +89,7 @@ class Job:
     seed: int
     sampling: Sampling
     conditions: tuple[Condition, ...] = ()
+    resample: int = 0
     cache: CacheSettings | None = None
     expand: bool = False
     expanded_prompt: str | None = None
@@ -105,7 +109,18 @@ class Job:
     @property
     def video(self) -> InputVideo | Video | None:
         """The input video that the request brings."""
-        return next((one.data for one in self.conditions if not isinstance(one.data, FittedImage)), None)
+        return next((data for one in self.conditions if one.kind == "clip" and not isinstance(
+            data := one.data, FittedImage | FittedClip)), None)  # fmt: skip
+
+    @property
+    def strength(self) -> float:
+        """The time that sampling begins at; 1 = noise alone."""
+        return next((one.strength for one in self.conditions if one.kind == "init"), 1.0)
+
+    @property
+    def source_prompt(self) -> str | None:
+        """What the clip shows that is changed by the difference of two prompts; None if none is."""
+        return next((one.prompt for one in self.conditions if one.prompt is not None), None)
 
     def settings(self) -> dict[str, Any]:
         """The values that determine the result, under the names a recipe uses."""
@@ -113,7 +128,7 @@ class Job:
 
     def plain_settings(self) -> dict[str, Any]:
         """Those of ``settings`` that every clip and image has."""
-        given = {name: value for one in self.conditions for name, value in one.record().items()}
+        given = recorded(self.conditions) | ({"resample": self.resample} if self.resample else {})
         expanded = {} if self.expanded_prompt is None else {"expanded_prompt": self.expanded_prompt}
         return {
             "model": self.card.id,
@@ -166,12 +181,16 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
         RequestError: A value is not allowed.
     """
     refuse_foreign(request, card)
-    given = _image(request.image, card, needs_image)
+    others = conditions.opened(request, card)
+    given = _image(request.image, card, needs_image and not conditions.first_is_known(others))
     mask = _mask(request, card, given, needs_image)
     prompt = checked_prompt(request.prompt, card, may_lack=given is not None and card.prompt == "optional")
-    width, height, image = _size(request.width, request.height, given, card)
+    leading = given or next((one.clip.first for one in others if one.decides_size), None)
+    width, height, fitted = _size(request.width, request.height, leading, card)
+    image = None if given is None else fitted
     sampling = card.sampling_for(width, height)
-    seconds = _seconds(request.seconds, card)
+    own_length = conditions.seconds_of(others, card) if request.seconds is None else None
+    seconds = _seconds(request.seconds if own_length is None else own_length, card)
     steps = checked_steps(request.steps, card, sampling)
     guidance, negative = checked_guidance(request.guidance, request.negative_prompt, sampling)
     shift = checked_number(
@@ -185,6 +204,14 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
     shape = VideoShape(frames=frames_of(seconds, card), height=height, width=width)
     if mask is not None and image is not None:
         _check_seen(mask, image, card.clip.spatial)
+    is_frame = card.does.image_is == "frames"
+    known = conditions.laid(
+        others, image if is_frame else None, shape, card, lambda one: fitted_to(one, width, height, card)
+    )
+    if image is not None and not is_frame:
+        known = (Condition(card.does.image_is, image, mask=mask), *known)
+    cache = checked_cache(request.cache, card, sampling.mag_ratios)
+    resample = checked_resample(request.resample, known, cache)
     return Job(
         card=card,
         prompt=prompt,
@@ -198,8 +225,9 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
         shift=shift,
         seed=checked_seed(request.seed),
         sampling=sampling,
-        conditions=_conditions(card, image, mask),
-        cache=checked_cache(request.cache, card, sampling.mag_ratios),
+        conditions=known,
+        resample=resample,
+        cache=cache,
         expand=_expands(request, card),
         expanded_prompt=request.expanded_prompt,
     )
@@ -215,11 +243,25 @@ def latent_of(shape: VideoShape, card: Card) -> LatentShape:
     return LatentShape.from_video(shape, temporal=clip.temporal, spatial=clip.spatial, channels=clip.channels)
 
 
-def _conditions(card: Card, image: FittedImage | None, mask: Mask | None) -> tuple[Condition, ...]:
-    if image is None:
-        return ()
-    kind = card.does.image_is
-    return (Condition(kind, image, FIRST_FRAME if kind == "frames" else None, mask),)
+def checked_resample(resample: int | None, known: Sequence[Condition], cache: CacheSettings | None) -> int:
+    """How often each step is taken again, 0 if nothing is given.
+
+    Raises:
+        RequestError: Nothing is known that it could help, or a step cache counts on whole runs.
+    """
+    edits = any(one.prompt is not None for one in known)
+    follows = any(one.way == "replacement" and (one.kind == "frames" or one.kept is not None) for one in known)
+    if resample and (edits or not follows):
+        why = "nothing is replaced by `source_prompt`" if edits else "neither is given"
+        raise RequestError(
+            f"`resample={resample}` takes steps again for known frames or a mask, and {why}: leave it out"
+        )
+    if cache is not None and (resample or edits or any(one.kind == "init" and one.strength < 1 for one in known)):
+        raise RequestError(
+            "step caches need every step of a run, and once: leave `cache` out, or `strength`, `source_prompt` and "
+            "`resample`"
+        )
+    return resample or 0
 
 
 # Fields that only some tasks accept, and how other tasks refuse them.
@@ -227,7 +269,7 @@ FOREIGN = {
     **dict.fromkeys(
         ("fps", "motion", "image_guidance", "interpolation_guidance"), "makes no keyframes and takes no {name}"
     ),
-    **dict.fromkeys(("video", "states"), "makes no sound and takes no {name}"),
+    "states": "makes no sound and takes no {name}",
 }
 
 
@@ -303,7 +345,7 @@ def _image(image: object, card: Card, needs_image: bool) -> InputImage | None:
         if task.image == "required" and needs_image:
             raise RequestError(f"`{card.id}` makes {_a(task.makes)} from an image, and none was given: give `image=…`")
         return None
-    if task.image == "none":
+    if task.image == "none" and "first frame" not in task.knows:
         raise RequestError(
             f"`{card.id}` makes {_a(task.makes)} from text alone and takes no image: leave it out, or use a model for "
             "`image-to-video` or `image-editing`",
@@ -313,7 +355,14 @@ def _image(image: object, card: Card, needs_image: bool) -> InputImage | None:
 
 
 def _mask(request: Request, card: Card, image: InputImage | None, needs_image: bool) -> Mask | None:
+    """The mask over an image; one over a video belongs to the video."""
     if not card.does.mask:
+        if request.video is not None:
+            return None
+        if request.mask is not None and "source" in card.does.knows and image is None:
+            raise RequestError(
+                "the mask says which part of a video is generated anew, and none was given: give `video=…`"
+            )
         for name in ("mask", "mask_grow"):
             if getattr(request, name) is not None:
                 raise RequestError(
@@ -414,10 +463,16 @@ def _size(
         size = _legal_size(width, height, card) if is_given else parse_size(card.clip.default_size)
         return *size, None
     own = _fitted(image, card)
-    if not is_given or (width, height) == (own.width, own.height):
+    if not is_given:
         return own.width, own.height, own
-    size = _legal_size(width, height, card)
-    return *size, FittedImage(image, *size, how="cover")
+    size = (own.width, own.height) if (width, height) == (own.width, own.height) else _legal_size(width, height, card)
+    return *size, fitted_to(image, *size, card)
+
+
+def fitted_to(image: InputImage, width: int, height: int, card: Card) -> FittedImage:
+    """An image at the size of a result: by the card's rule if that leads there, else cut to cover it."""
+    own = _fitted(image, card)
+    return own if (own.width, own.height) == (width, height) else FittedImage(image, width, height, how="cover")
 
 
 def _fitted(image: InputImage, card: Card) -> FittedImage:

@@ -24,6 +24,8 @@ from torch import Tensor
 from kandinsky.diffusion import noise as noise_rule
 from kandinsky.diffusion import step_cache
 from kandinsky.diffusion.first_frame import normalize_first_frame
+from kandinsky.diffusion.flowedit import FlowEdit
+from kandinsky.diffusion.following import Following
 from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.sample import Progress, steps
 from kandinsky.diffusion.samplers import sampler
@@ -36,7 +38,9 @@ from kandinsky.engine.request import Job, common
 from kandinsky.engine.text_states import Asked
 from kandinsky.errors import BackendError, Cancelled, NotFinite, RequestError
 from kandinsky.media.image import FittedImage
+from kandinsky.media.input_clip import FittedClip
 from kandinsky.model.autoencoder import decode_pieces as decoded
+from kandinsky.model.condition import Condition as Given
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass, each
 from kandinsky.model.values import Soundtrack, TextEmbeddings, VideoStream
 from kandinsky.ops.nabla import KeptBlocks
@@ -63,6 +67,7 @@ class Made:
         unused: For each job, the words of its prompt that the text encoder does not use, if it can tell.
         text: Embeddings of the prompts.
         negative: Embeddings for the unconditional pass of guidance.
+        source: Embeddings of the prompts of source clips.
         known: What is known of the results.
         latents: The finished state.
         recipes: One per job.
@@ -74,6 +79,7 @@ class Made:
     unused: tuple[tuple[str, ...], ...] = ()
     text: TextEmbeddings | None = None
     negative: TextEmbeddings | None = None
+    source: TextEmbeddings | None = None
     known: Known = field(default_factory=Known)
     latents: State = field(default_factory=dict)
     recipes: tuple[dict[str, Any], ...] = ()
@@ -137,11 +143,10 @@ def known_of(context: Context, jobs: Sequence[Job]) -> Known:
     known = Known()
     for place, condition in enumerate(first.conditions):
         given = [job.conditions[place] for job in jobs]
-        images = [(one.data, one.mask) for one in given if isinstance(one.data, FittedImage)]
-        if not images:  # an input video is encoded by a stage of its own
+        found = [_pixels_and_mask(one) for one in given if isinstance(one.data, FittedImage | FittedClip)]
+        if not found:  # an input video is encoded by a stage of its own
             continue
-        pixels = [to_pixels(image.pixels()) for image, _ in images]
-        masks = [None if mask is None else mask.fitted(image) for image, mask in images]
+        pixels, masks = [pixels for pixels, _ in found], [mask for _, mask in found]
 
         def encoded(pixels: list[Tensor] = pixels, masks: list[np.ndarray | None] = masks) -> list[Tensor | None]:
             device = context.placement.device("vae")
@@ -155,21 +160,85 @@ def known_of(context: Context, jobs: Sequence[Job]) -> Known:
         assert latents is not None
         if condition.kind == "frames":
             assert condition.at is not None
-            known = with_frames(known, condition.track, latents, condition.at.start, first.latent.frames)
+            known = _with_condition(known, condition, latents[:, condition.context :], first)
+        elif condition.kind == "init":
+            known = _with_source(known, condition, latents, first)
         else:
             name = "source" if condition.kind == "source" else "kept"
             known = dataclasses.replace(known, extra={**known.extra, name: latents})
     return known
 
 
-def with_frames(known: Known, track: str, latents_BTHWC: Tensor, start: int, frames: int) -> Known:
-    """``known`` with clean latents set from frame ``start`` on, in a latent of ``frames`` frames."""
+def _pixels_and_mask(condition: Given) -> tuple[Tensor, np.ndarray | None]:
+    """The pixels of a condition, [1, T, H, W, 3] in [-1, 1], and where an image is repainted."""
+    if isinstance(condition.data, FittedClip):
+        return torch.from_numpy(condition.data.frames_THWC)[None].float() / 127.5 - 1.0, None
+    assert isinstance(condition.data, FittedImage)
+    mask = None if condition.mask is None else condition.mask.fitted(condition.data)
+    return to_pixels(condition.data.pixels()), mask
+
+
+def _with_condition(known: Known, condition: Given, latents_BTHWC: Tensor, job: Job) -> Known:
+    """``known`` with known frames, as the model is given them.
+
+    The first frame is given as the model was trained to be given it, whatever is known beside it.
+    """
+    assert condition.at is not None
+    track, start, frames = condition.track, condition.at.start, job.latent.frames
+    natively = latents_BTHWC.shape[1] if condition.way == "native" else 0
+    if not start and job.card.does.knows.get("first frame") == "native":
+        natively = max(natively, 1)
+    if natively:
+        known = with_frames(known, track, latents_BTHWC[:, :natively], start, frames)
+    if natively < latents_BTHWC.shape[1]:
+        known = with_frames(known, track, latents_BTHWC[:, natively:], start + natively, frames, follow=True)
+    return known
+
+
+def _with_source(known: Known, condition: Given, latents_BTHWC: Tensor, job: Job) -> Known:
+    """``known`` with the latent of a source; what was known before stays in its place."""
+    track = condition.track
+    if condition.strength < 1 or condition.prompt is not None:
+        known = dataclasses.replace(known, begin={**known.begin, track: latents_BTHWC})
+    if condition.kept is None:
+        return known
+    follow = torch.from_numpy(condition.kept.keep_THW)[None, ..., None]
+    clean = latents_BTHWC
+    for mask in (known.mask.get(track), known.follow.get(track)):
+        if mask is not None:
+            clean = known.clean[track].where(mask.to(clean.device), clean)
+    if (before := known.follow.get(track)) is not None:
+        follow = follow | before
+    known = dataclasses.replace(known, clean={**known.clean, track: clean}, follow={**known.follow, track: follow})
+    if condition.kept.keep_THW[0].all() and job.card.does.knows.get("first frame") == "native":
+        known = with_frames(known, track, latents_BTHWC[:, :1], 0, job.latent.frames)
+    return known
+
+
+def with_frames(
+    known: Known, track: str, latents_BTHWC: Tensor, start: int, frames: int, *, follow: bool = False
+) -> Known:
+    """``known`` with clean latents set from frame ``start`` on, in a latent of ``frames`` frames.
+
+    Args:
+        known: What is known so far.
+        track: Of the state.
+        latents_BTHWC: Clean latents of some frames.
+        start: The first of them.
+        frames: Frames of the whole latent.
+        follow: Whether the state follows them with the noise of each time, see ``Known.follow``.
+
+    Returns:
+        The new value.
+    """
     B, T, H, W, C = latents_BTHWC.shape
+    name = "follow" if follow else "mask"
+    masks: State = getattr(known, name)
     clean = known.clean.get(track, latents_BTHWC.new_zeros(B, frames, H, W, C)).clone()
-    mask = known.mask.get(track, torch.zeros(B, frames, 1, 1, 1, dtype=torch.bool)).clone()
+    mask = masks.get(track, torch.zeros(B, frames, 1, 1, 1, dtype=torch.bool)).clone()
     clean[:, start : start + T] = latents_BTHWC
     mask[:, start : start + T] = True
-    return dataclasses.replace(known, clean={**known.clean, track: clean}, mask={**known.mask, track: mask})
+    return dataclasses.replace(known, clean={**known.clean, track: clean}, **{name: {**masks, track: mask}})
 
 
 def encode_image(
@@ -214,8 +283,9 @@ class Encode:
                 held.enter_context(context.placement.hold("text"))  # the encoder is held for expanding and encoding
             jobs = expand(context, made.jobs)
             text, negative = encode(context, jobs)
+            source = encode_sources(context, jobs)
             unused = unused_words(context, jobs)
-        return dataclasses.replace(made, jobs=tuple(jobs), text=text, negative=negative, unused=unused)
+        return dataclasses.replace(made, jobs=tuple(jobs), text=text, negative=negative, source=source, unused=unused)
 
 
 def expand(context: Context, jobs: Sequence[Job]) -> list[Job]:
@@ -253,6 +323,24 @@ def encode(context: Context, jobs: Sequence[Job]) -> tuple[TextEmbeddings, TextE
     """
     made = context.team.once(lambda: tensors_of(*_encoded(context, jobs)))
     return states_of(made[:3]), states_of(made[3:]) if made[3] is not None else None
+
+
+def encode_sources(context: Context, jobs: Sequence[Job]) -> TextEmbeddings | None:
+    """Embeddings of what the jobs' source clips show; None unless two prompts change them."""
+    first = common(jobs)
+    if first.source_prompt is None:
+        return None
+
+    def encoded() -> list[Tensor | None]:
+        states = encode_each(
+            [job.source_prompt or "" for job in jobs],
+            still=first.shape.frames == 1,
+            encoder=partial(context.placement.hold, "text"),
+            store=context.text_store,
+        )
+        return tensors_of(join(states))
+
+    return states_of(context.team.once(encoded))
 
 
 def _encoded(context: Context, jobs: Sequence[Job]) -> tuple[TextEmbeddings, TextEmbeddings | None]:
@@ -333,7 +421,9 @@ class Sample:
             made.negative,
             first,
             known=made.known,
+            source=made.source,
             fresh=fresh_noise(context, made.jobs),
+            seeds=[job.seed for job in made.jobs],
             cache=cache,
             kept=kept,
         )
@@ -401,7 +491,9 @@ def denoise(
     job: Job,
     *,
     known: Known | None = None,
+    source: TextEmbeddings | None = None,
     fresh: Tensor | None = None,
+    seeds: Sequence[int] | None = None,
     cache: Branches | None = None,
     kept: KeptBlocks | None = None,
 ) -> Generator[Step, None, State]:
@@ -414,7 +506,9 @@ def denoise(
         negative: Embeddings for the unconditional pass; None without guidance.
         job: Provides steps, shift, guidance and the card's values.
         known: What is known of the results.
+        source: Result of ``encode_sources``; the source is then changed by the difference of the prompts.
         fresh: Result of ``fresh_noise``.
+        seeds: Of each clip, for noise that is drawn while sampling; the job's and those after it by default.
         cache: Result of ``start_cache``; a new one by default.
         kept: Records what block-sparse attention keeps.
 
@@ -471,9 +565,32 @@ def denoise(
             bound(text, "conditional"),
             None if negative is None else bound(negative, "unconditional"),
         )
-        pin = known.pin if known.mask else None
-        latents: State = yield from watched(context, steps(guided, state, times, step=walk, pin=pin))
-    if known.mask and sampling.normalize_first_frame:
+        seeds = seeds or [job.seed + i for i in range(clips)]
+
+        def drawn(number: int) -> Tensor:
+            rule, on = sampling.noise, context.noise_device
+            return own(noise_rule.draw_again(job.latent, seeds, rule, number=number, device=on)).to(device)
+
+        follows = Following(known, state, lambda clean, noise, t: rules.noised(clean, noise, t, job.shift))
+        if source is not None:
+            of_source = team.guide(Guidance(1.0), bound(_own_states(source, clips, own), "source"), None)
+            guided = FlowEdit(guided, of_source, known.begin, drawn, known.pin)
+            follows = Following(known, state, lambda clean, noise, t: clean)
+        start = follows.start(times, job.strength)
+        latents: State = yield from watched(
+            context,
+            steps(
+                guided,
+                follows.begin(times[start]),
+                times,
+                step=walk,
+                start=start,
+                pin=follows.pin if known.mask or known.follow else None,
+                again=lambda clean, t, number: each(lambda x: follows.noised(x, drawn(number), t), clean),
+                resample=job.resample,
+            ),
+        )
+    if known.mask and not known.follow and sampling.normalize_first_frame:
         latents = each(normalize_first_frame, latents)
     return each(lambda x: team.all_clips(x, clips), latents)
 

@@ -85,7 +85,7 @@ def open_mask(source: Any, image: InputImage, *, grow: int = 0) -> Mask:
     if not repaint.any():
         raise RequestError(f"{what} marks nothing: what is to be painted anew must be white, what stays black")
     digest = hashlib.sha256(f"{repaint.shape}".encode() + repaint.tobytes()).hexdigest()
-    return Mask(_grown(repaint, grow), digest, file, grow)
+    return Mask(grown(repaint, grow), digest, file, grow)
 
 
 def _repainted(source: Any, what: str) -> np.ndarray:
@@ -113,7 +113,7 @@ def _repainted(source: Any, what: str) -> np.ndarray:
     return values >= most / 2
 
 
-def _grown(repaint_HW: np.ndarray, by: int) -> np.ndarray:
+def grown(repaint_HW: np.ndarray, by: int) -> np.ndarray:
     """True within ``by`` rows and columns of what was True: the sum over a window is not 0."""
     import numpy as np
 

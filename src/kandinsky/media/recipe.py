@@ -63,6 +63,30 @@ class Given(TypedDict, total=False):
     recipe: dict[str, Any]
 
 
+class GivenCondition(Given, total=False):
+    """Known frames or a source that a result was made from: a file, and the values of the request.
+
+    Attributes:
+        at: Of known frames, their place in the result.
+        cut: The part that was used.
+        source: True for a source.
+        strength: Of a source.
+        span: Of a source.
+        place: Of a source.
+        mask: Of a source, the mask's file; None for one from memory.
+        prompt: Of a source.
+    """
+
+    at: int | str
+    cut: str
+    source: bool
+    strength: float
+    span: str
+    place: str
+    mask: str | None
+    prompt: str
+
+
 class UsedLora(TypedDict):
     source: str
     scale: float
@@ -104,6 +128,8 @@ class Recipe(TypedDict, total=False):
     noise: str
     image: Given
     mask: Given
+    conditions: list[GivenCondition]
+    resample: int
     video: Given
     states: str
     sound: UsedSound
@@ -325,6 +351,10 @@ def command(recipe: Mapping[str, Any], path: str | Path = "") -> str:
     if mask := given.get("mask"):
         words += ["--mask", mask.get("file") or "MASK"]
         words += ["--mask-grow", str(mask["grow"])] if mask.get("grow") else []
+    for one in given.get("conditions", []):
+        words += _condition(one)
+    if resample := given.get("resample"):
+        words += ["--resample", str(resample)]
     if quantize := given.get("quantize"):
         words += ["--quantize", ",".join(f"{part}={scheme}" for part, scheme in quantize.items())]
     if tiling := given.get("tiling"):
@@ -339,6 +369,19 @@ def command(recipe: Mapping[str, Any], path: str | Path = "") -> str:
         words += ["--expanded-prompt", expanded]
     # After `--` a prompt may begin with a dash.
     return shell_command([*words, "--", given["prompt"]])
+
+
+def _condition(one: Mapping[str, Any]) -> list[str]:
+    """The words of known frames or a source."""
+    cut = f"[{one['cut']}]" if one.get("cut") else ""
+    if not one.get("source"):
+        return ["--known", f"{one.get('file') or 'FILE'}{cut}@{one.get('at', 0)}"]
+    words = ["--video", f"{one.get('file') or 'VIDEO'}{cut}"]
+    for key, option in (("strength", "--strength"), ("span", "--span"), ("place", "--place"), ("grow", "--mask-grow"),
+                        ("prompt", "--source-prompt")):  # fmt: skip
+        if one.get(key):
+            words += [option, _plain(one[key])]
+    return [*words, "--mask", one["mask"] or "MASK"] if "mask" in one else words
 
 
 def _interpolation(given: Mapping[str, Any]) -> str:

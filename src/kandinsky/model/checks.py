@@ -62,6 +62,7 @@ _NAMES: dict[str, Any] = {
     ),
     "np": SimpleNamespace(ndarray=_Array("numpy.ndarray", (), {})),
     "Image": _elsewhere("PIL.Image.Image"),
+    "Video": _elsewhere("Video", "kandinsky.model.values.Video"),
     "InputVideo": _elsewhere("kandinsky.media.mux.InputVideo"),
     "CacheSettings": _elsewhere("CacheSettings", "kandinsky.diffusion.caching._Option"),
 }

@@ -45,11 +45,16 @@ class Known:
         mask: Boolean masks by track, of the latent's shape or one that broadcasts to it, such as [B, T, 1, 1, 1].
         extra: Further inputs by name: `source`, the latent of an image to edit; `kept`, for an image of which a part is
             repainted, a channel that is 1 where it is kept and the latent of what is kept.
+        follow: Boolean masks by track: where the network was not trained to be given clean latents, and the state
+            holds ``clean`` with the noise of each time instead; condition channels do not mark it.
+        begin: Clean latents by track that the run begins from, with the noise of its first time.
     """
 
     clean: State = field(default_factory=dict)
     mask: State = field(default_factory=dict)
     extra: State = field(default_factory=dict)
+    follow: State = field(default_factory=dict)
+    begin: State = field(default_factory=dict)
 
     def pin(self, state: X) -> X:
         """The state with the known parts set; a new one if anything is known."""
@@ -63,7 +68,8 @@ class Known:
 
     def over(self, change: Callable[[Tensor], Tensor]) -> Known:
         """The same with every tensor changed, for example moved to a device or cut to some clips."""
-        return Known(*({name: change(x) for name, x in part.items()} for part in (self.clean, self.mask, self.extra)))
+        parts = (self.clean, self.mask, self.extra, self.follow, self.begin)
+        return Known(*({name: change(x) for name, x in part.items()} for part in parts))
 
 
 @dataclass(frozen=True, slots=True)

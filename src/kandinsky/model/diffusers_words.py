@@ -92,7 +92,6 @@ CALL: Mapping[str, Word] = {
     **dict.fromkeys(("latents", "prompt_embeds", "negative_prompt_embeds"), _STAGES),
     **dict.fromkeys(("cross_attention_kwargs", "attention_kwargs"), _LORA),
     "frame_rate": Word(advice="the model decides the frame rate; did you mean `seconds`"),
-    "strength": Word(advice="how far an image is changed follows from the model and the prompt: leave it out"),
     "max_sequence_length": Word(advice="the model's card decides it: leave it out"),
     "num_steps": Word(advice="did you mean `steps`"),
     "cfg_scale": Word(advice="did you mean `guidance`"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from kandinsky.model.lazy import Lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
@@ -22,8 +23,14 @@ if TYPE_CHECKING:
     from kandinsky.model.values import Request, TextEmbeddings
 
 # What an image or a clip is to a model: frames of the result that are known, the source of an edit, an image of which a
-# masked part is repainted, or an input video that the result goes with.
-Use = Literal["frames", "source", "repaint", "clip"]
+# masked part is repainted, an input video that the result goes with, or a clip that sampling begins from.
+Use = Literal["frames", "source", "repaint", "clip", "init"]
+# How a model is given what is known of a result: as it was trained to be, or, without training, by replacing that part
+# of the state with the known latent at the noise of each time.
+Way = Literal["native", "replacement"]
+# What may be known of a result: its first frame, any other frames, or a source clip of which parts are kept and the
+# rest is generated from it with noise.
+What = Literal["first frame", "frames", "source"]
 
 GENERATE: Lazy[tuple[tuple[Stage, ...], Finish]] = Lazy("kandinsky.engine.stages:GENERATE")
 ROLL: Lazy[tuple[tuple[Stage, ...], Finish]] = Lazy("kandinsky.engine.rolling:ROLL")
@@ -74,6 +81,7 @@ class Task:
         image_is: What the image is to the model.
         mask: Whether a request also brings a mask over the image.
         video: Whether a request brings an input video.
+        knows: What may be known of the result, and how the model is given it; what is not here is refused.
         text_sees_image: Whether the text encoder sees the image.
         stages: The stages from a job to its latents, in order, and what turns these into results.
         resolve: Checks a request and fills in the card's values; the third argument is whether an image is required.
@@ -87,6 +95,7 @@ class Task:
     image_is: Use = "frames"
     mask: bool = False
     video: bool = False
+    knows: Mapping[What, Way] = field(default_factory=dict)
     text_sees_image: bool = False
     stages: Lazy[tuple[tuple[Stage, ...], Finish]] = GENERATE
     resolve: Lazy[Callable[[Request, Card, bool], Job]] = RESOLVE
@@ -94,10 +103,11 @@ class Task:
     lessons: Mapping[str, Lazy[Lesson]] = field(default_factory=dict)
 
 
-TEXT_TO_VIDEO = Task("video")
-IMAGE_TO_VIDEO = Task("video", image="required")
+_UNTRAINED: Mapping[What, Way] = {"first frame": "replacement", "frames": "replacement", "source": "replacement"}
+TEXT_TO_VIDEO = Task("video", knows=_UNTRAINED)
+IMAGE_TO_VIDEO = Task("video", image="required", knows={**_UNTRAINED, "first frame": "native"})
 TEXT_OR_IMAGE_TO_VIDEO = replace(IMAGE_TO_VIDEO, image="optional")
-TEXT_TO_IMAGE = Task("image")
+TEXT_TO_IMAGE = Task("image", knows={"source": "replacement"})
 IMAGE_EDITING = Task("image", image="optional", image_is="source", text_sees_image=True)
 INPAINTING = Task("image", image="required", image_is="repaint", mask=True)
 VIDEO_TO_AUDIO = Task("sound", video=True)

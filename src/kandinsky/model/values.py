@@ -9,7 +9,7 @@ Legend: B batch, T frames, H W rows and columns, C channels, L text tokens.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 from kandinsky.errors import RequestError
 from kandinsky.files import output_path
 from kandinsky.model.checks import check_fields, check_names, checked, shown
+from kandinsky.model.given import Frames, Source, conditions_of, plain
 from kandinsky.model.option import option
 from kandinsky.printing import escaped
 
@@ -165,11 +166,36 @@ class Request:
         short="First frame, or the image to edit.",
         metavar="FILE",
     )
-    mask: str | Path | Image | np.ndarray | None = option(
+    last_image: str | Path | Image | np.ndarray | None = option(
         None,
-        "inpainting mask of the image's size: white, or 1 in an array [H, W], where the image is repainted",
+        "the last frame of a clip, as ``image``",
+        flags=("--last-image",),
+        short="Last frame.",
+        metavar="FILE",
+        served=False,
+    )
+    conditions: Sequence[Frames | Source] = option(
+        (),
+        "what else is known of the result: a list of ``Frames`` and ``Source``, of texts `FILE[START:STOP]@PLACE`, or "
+        "of mappings of their values",
+        flags=("--known",),
+        short="Known frames, FILE[START:STOP]@PLACE, as in end.png@-1 or a.mp4[2s:3s]@end; may be repeated.",
+        metavar="FILE@PLACE",
+        served=False,
+    )
+    strength: float | None = option(
+        None,
+        "with ``video``: how far it is changed, above 0 to 1: the time of the sampler that generation begins at",
+        flags=("--strength",),
+        short="With --video: how far it is changed, above 0 to 1.",
+        served=False,
+    )
+    mask: str | Path | Image | np.ndarray | Video | None = option(
+        None,
+        "inpainting mask of the image's or the video's size: white, or 1 in an array [H, W], where it is repainted; "
+        "for a video also a clip of masks",
         flags=("--mask",),
-        short="Inpainting mask: white where --image is repainted.",
+        short="Inpainting mask: white where --image or --video is repainted.",
         metavar="FILE",
     )
     mask_grow: int | None = option(
@@ -178,6 +204,40 @@ class Request:
         flags=("--mask-grow",),
         short="Grow the mask by this many pixels; 6 is usual.",
         metavar="PIXELS",
+    )
+    span: str | None = option(
+        None,
+        "with ``video``: the frames that are generated anew, `START:STOP` in frames or seconds, such as `1s:2s`",
+        flags=("--span",),
+        short="With --video: the part generated anew, START:STOP, such as 1s:2s or 12:24.",
+        metavar="START:STOP",
+        served=False,
+    )
+    place: str | None = option(
+        None,
+        "with ``video``: where it lies in the result, `WIDTHxHEIGHT+X+Y`; what is around it is generated",
+        flags=("--place",),
+        short="With --video: where it lies in the result, WIDTHxHEIGHT+X+Y; the rest is generated.",
+        metavar="WxH+X+Y",
+        served=False,
+    )
+    source_prompt: str | None = option(
+        None,
+        "with ``video``: what it shows; it is then changed by the difference of what the two prompts ask for, instead "
+        "of by noise (FlowEdit)",
+        flags=("--source-prompt",),
+        short="With --video: what it shows; the difference of the two prompts changes it (FlowEdit).",
+        served=False,
+    )
+    resample: int | None = option(
+        None,
+        "how often each step is taken again from its own clean estimate, which carries what is known into the rest; "
+        "0 by default",
+        flags=("--resample",),
+        short="With known frames or a mask: repeat each step this often, for better seams.",
+        served=False,
+        least=0,
+        most=20,
     )
     cache: str | CacheSettings | None = option(
         None,
@@ -225,9 +285,10 @@ class Request:
     )
     video: str | Path | Video | None = option(
         None,
-        "input video, a path or a ``Video``, for models that take one",
+        "input video, a path or a ``Video``: the one that audio is made for, or that is changed, see ``strength``, "
+        "``mask``, ``span`` and ``place``",
         flags=("--video",),
-        short="Input video; writes a copy with generated audio.",
+        short="Input video: generate audio for it, or change it (--strength, --mask, --span, --place).",
         metavar="FILE",
     )
     states: str | Path | None = option(
@@ -240,21 +301,28 @@ class Request:
     )
 
     def __post_init__(self) -> None:
+        if not isinstance(self.conditions, tuple) or not all(isinstance(o, Frames | Source) for o in self.conditions):
+            object.__setattr__(self, "conditions", conditions_of(self.conditions))
         check_fields(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values of all fields.
 
         Raises:
-            RequestError: An image or a mask is in memory and not a file.
+            RequestError: An image, a mask or a clip is in memory and not a file.
         """
-        for what, given in (("an image", self.image), ("a mask", self.mask), ("a video", self.video)):
-            if given is not None and not isinstance(given, str | Path):
+        named: dict[str, Any] = {}
+        for what, name in (("an image", "image"), ("an image", "last_image"), ("a mask", "mask"), ("a video", "video")):
+            named[name] = getattr(self, name)
+            if named[name] is not None and not isinstance(named[name], str | Path):
                 raise RequestError(f"{what} from memory cannot be written down: save it, and give its path")
-        named = {name: getattr(self, name) for name in ("image", "mask", "video", "states", "cache")}
-        return asdict(replace(self, image=None, mask=None, video=None, states=None, cache=None)) | {
-            key: None if value is None else str(value) for key, value in named.items()
-        }
+        named |= {name: getattr(self, name) for name in ("states", "cache")}
+        left: dict[str, Any] = asdict(self.with_values(conditions=(), **dict.fromkeys(named)))
+        return (
+            left
+            | {key: None if value is None else str(value) for key, value in named.items()}
+            | {"conditions": [plain(one) for one in self.conditions]}
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:

@@ -29,7 +29,10 @@ from kandinsky.model.values import LatentShape, Request, Video, VideoShape
 
 OWN = ("video", "states")
 # fields of a request that mean nothing to an audio model
-NOT_OURS = ("image", "mask", "mask_grow", "width", "height", "shift", "cache", "expand", "expanded_prompt")
+NOT_OURS = (
+    "image", "last_image", "conditions", "strength", "mask", "mask_grow", "span", "place", "resample",
+    "source_prompt", "width", "height", "shift", "cache", "expand", "expanded_prompt",
+)  # fmt: skip
 LONGEST_S = 24 * 60 * 60  # times in a file may be anything
 CLOSE_S = 1e-6  # moments closer than this are equal, since times in files are rounded
 
@@ -117,7 +120,8 @@ def resolve_sound(request: Request, card: Card, needs_video: bool = True) -> Job
     sound = sound_of(card)
     refuse_foreign(request, card, own=OWN)
     for name in NOT_OURS:
-        if (given := getattr(request, name)) is not None and given is not False:
+        given = getattr(request, name)
+        if given is not None and given is not False and not (isinstance(given, tuple) and not given):
             raise RequestError(f"`{card.id}` makes sound and takes no {name.replace('_', ' ')}: leave it out")
     prompt = checked_prompt(request.prompt, card, may_lack=True)
     steps = checked_steps(request.steps, card, card.sampling)

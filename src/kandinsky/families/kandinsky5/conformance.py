@@ -119,7 +119,7 @@ def run_sample(case: Case) -> Mapping[str, Tensor]:
     times = flow_times(steps, call.number("scheduler_scale"))
     states: list[Tensor] = []
 
-    def pin(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def pin(state: Mapping[str, Tensor], t: Tensor) -> Mapping[str, Tensor]:
         states[:] = [state[VIDEO]]
         return known.pin(state)
 

@@ -27,6 +27,8 @@ def _unet(keymap: str, cost: str) -> Part:
 def _in_stages(task: Task) -> Task:
     return replace(
         task,
+        # key frames are made in a loop of their own, which replaces nothing
+        knows={what: way for what, way in task.knows.items() if way == "native"},
         stages=Lazy(f"{_HERE}.keyframes:KEYFRAMES"),
         resolve=Lazy(f"{_HERE}.request:resolve_keyframes"),
         lessons={"dit": Lazy(f"{_HERE}.lessons:KEYFRAMES"), "interpolation": Lazy(f"{_HERE}.lessons:GAPS")},

@@ -125,7 +125,7 @@ class Walk:
         step = self.rules.step(self.times, self.denoising.shift, draws_NBTHWC[self.rules.unused + 1 :])
         track = self.denoising.track
 
-        def pin(x: Tensor) -> Tensor:
+        def pin(x: Tensor, t: Tensor) -> Tensor:
             return x if given is None else given.known.pin({track: x})[track]
 
         return sample(

@@ -1,0 +1,54 @@
+"""What is known of a result, in the state of a sampling run: clean, or with the noise that the state has at each time.
+
+Legend: B batch; T H W C latent frames, rows, columns, channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from kandinsky.model.denoiser import Known, State
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Pins a state to what is known.
+
+    Source: Lugmayr et al., RePaint, algorithm 1 (the known part at each level of noise); Meng et al., SDEdit (a run
+        that begins from a noised source). Both for any sampler, by its own way of adding noise.
+
+    Attributes:
+        known: What is known.
+        noise: The noise of the run, by track; the known part keeps it from the first step to the last.
+        noised: (clean latent, noise, t) to the latent at time t.
+    """
+
+    known: Known
+    noise: State
+    noised: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    def start(self, times: Tensor, strength: float) -> int:
+        """The first step whose time is not above the strength; the last one for very small strengths."""
+        if not self.known.begin:
+            return 0
+        return min(int((times > strength + 1e-6).sum()), len(times) - 2)
+
+    def begin(self, t: Tensor) -> State:
+        """The state at the first time of the run."""
+        begin: Mapping[str, Tensor] = self.known.begin
+        return {name: self.noised(begin[name].to(x), x, t) if name in begin else x for name, x in self.noise.items()}
+
+    def pin(self, state: State, t: Tensor) -> State:
+        """The state at time t with what is known in its place; exactly the known latent at the end."""
+        out = dict(self.known.pin(state))
+        for name, mask in self.known.follow.items():
+            x = out[name]
+            clean = self.known.clean[name].to(x)
+            out[name] = torch.where(mask.to(x.device), self.noised(clean, self.noise[name], t), x)
+        return out
