@@ -22,7 +22,7 @@ from kandinsky.media.input_clip import FittedClip, InputClip, fit_clip, open_cli
 from kandinsky.media.mask import MOST_GROWTH, grown, open_mask
 from kandinsky.model.checks import shown
 from kandinsky.model.condition import FIRST_FRAME, Condition, Kept, Span
-from kandinsky.model.given import END, Frames, Given, Source, frame_at, part_of, placed
+from kandinsky.model.given import END, Frames, Given, Source, frame_at, part_of, placed, without_cut
 from kandinsky.model.values import VideoShape
 
 if TYPE_CHECKING:
@@ -102,8 +102,10 @@ def _source(request: Request, card: Card) -> Source:
             "`place=…`",
             hint="a model such as `nano-v2a` generates audio for it",
         )
+    data, cut = without_cut(request.video) if isinstance(request.video, str) else (request.video, None)
     return Source(
-        request.video,
+        data,
+        cut=cut,
         strength=request.strength,
         mask=request.mask,
         span=request.span,

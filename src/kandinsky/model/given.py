@@ -70,8 +70,7 @@ class Frames:
         before, mark, after = text.rpartition("@")
         if mark and before and (after.strip() == END or _MOMENT.fullmatch(after)):
             file, at = before, after.strip()
-        found = _CUT.fullmatch(file)
-        data, cut = (found["file"], found["cut"]) if found else (file, None)
+        data, cut = without_cut(file)
         if not data.strip():
             raise RequestError(f"known frames `{shown(text)}` name no file: use FILE[START:STOP]@PLACE")
         return cls(data, int(at) if re.fullmatch(r"-?\d+", at) else at, cut)
@@ -220,6 +219,12 @@ def _check_part(text: str | None, what: str) -> None:
     for end in ends:
         if end.strip():
             moment(end, what)
+
+
+def without_cut(text: str) -> tuple[str, str | None]:
+    """A file and the part of it that is meant: `FILE[START:STOP]`, or `FILE` alone."""
+    found = _CUT.fullmatch(text)
+    return (found["file"], found["cut"]) if found else (text, None)
 
 
 def conditions_of(values: Any) -> tuple[Given, ...]:
