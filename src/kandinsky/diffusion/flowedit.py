@@ -39,6 +39,6 @@ class FlowEdit:
         noise = self.draw(self.number)
         self.number += 1
         noised = {name: (1 - t) * self.clean[name] + t * noise.to(one) for name, one in x.items()}
-        edited = {name: one + noised[name] - self.clean[name] for name, one in x.items()}
+        edited = {name: noised[name] + (one - self.clean[name]) for name, one in x.items()}
         asked, shown = self.target(self.pin(edited), t), self.source(self.pin(noised), t)
         return {name: asked[name].float() - shown[name].float() for name in x}

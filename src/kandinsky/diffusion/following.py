@@ -26,12 +26,19 @@ class Following:
     Attributes:
         known: What is known.
         noise: The noise of the run, by track; the known part keeps it from the first step to the last.
-        noised: (clean latent, noise, t) to the latent at time t.
+        mix: (clean latent, noise, t) to the latent at time t.
+        end: The last time of the run; there, what is known is exact, though some schedules have a little noise.
     """
 
     known: Known
     noise: State
-    noised: Callable[[Tensor, Tensor, Tensor], Tensor]
+    mix: Callable[[Tensor, Tensor, Tensor], Tensor]
+    end: Tensor
+
+    def noised(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """A clean latent as the state has it at time t."""
+        t, end = t.to(clean.device), self.end.to(clean.device)
+        return torch.where(t > end, self.mix(clean, noise.to(clean), t), clean)
 
     def start(self, times: Tensor, strength: float) -> int:
         """The first step whose time is not above the strength; the last one for very small strengths."""

@@ -68,10 +68,6 @@ class Sampler:
         """The state at the first time, of all draws of a run."""
         return self.begin(draws_NBTHWC[: self.unused + 1], times)
 
-    def noised(self, clean: Tensor, noise: Tensor, t: Tensor, shift: float) -> Tensor:
-        """A clean latent as it looks at time t of a run; itself at the end, where some schedules have noise."""
-        return torch.where(t.to(clean.device) > 0, self.noising(shift).noised(clean, noise.to(clean), t), clean)
-
     def draws(self, steps: int) -> int:
         """Number of draws from each sample's generator: unused ones, the initial state, fresh noise."""
         return self.unused + 1 + (steps - 1 if self.fresh else 0)

@@ -571,11 +571,11 @@ def denoise(
             rule, on = sampling.noise, context.noise_device
             return own(noise_rule.draw_again(job.latent, seeds, rule, number=number, device=on)).to(device)
 
-        follows = Following(known, state, lambda clean, noise, t: rules.noised(clean, noise, t, job.shift))
+        follows = Following(known, state, rules.noising(job.shift).noised, times[-1])
         if source is not None:
             of_source = team.guide(Guidance(1.0), bound(_own_states(source, clips, own), "source"), None)
             guided = FlowEdit(guided, of_source, known.begin, drawn, known.pin)
-            follows = Following(known, state, lambda clean, noise, t: clean)
+            follows = Following(known, state, lambda clean, noise, t: clean, times[-1])
         start = follows.start(times, job.strength)
         latents: State = yield from watched(
             context,
