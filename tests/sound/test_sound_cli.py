@@ -161,7 +161,8 @@ def test_an_encoder_that_is_not_there(film: Path, tmp_path: Path, call: Call) ->
         (["--sound", "--sound-model", "{model}", "--seconds", "0"], "cannot hold audio"),
         (["--sound", "--sound-model", "{model}"], "not run unasked"),
         (["--audio-only"], "generates no audio and takes no --audio-only"),
-        (["-m", "nano-i2v", "--video", "x.mp4"], "generates no audio and takes no --video"),
+        (["-m", "nano-i2v", "--video", "x.mp4"], "changes a video and was not told how"),
+        (["-m", "kandinsky5-lite-t2i", "--states", "x"], "generates no audio and takes no --states"),
     ],
 )
 def test_clips_with_sound_are_refused_before_they_are_made(

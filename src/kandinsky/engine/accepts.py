@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kandinsky.engine.conditions import FLOW
 from kandinsky.media.image import LONGEST_SIDE
 from kandinsky.model.card import Card
 from kandinsky.ops.attention_spec import AttentionSpec
@@ -11,6 +12,7 @@ from kandinsky.runtime import quantise
 from kandinsky.runtime.budget import OFFLOADS
 
 _IMAGE_IS = {"frames": "the first frame", "source": "the image to edit", "repaint": "the image to inpaint"}
+_WAYS = {"native": "as it was trained to be given", "replacement": "without training, by replacement"}
 _FITS = {
     "list": "takes the listed size nearest in shape, and is cropped to it",
     "area": "keeps its shape and decides the size",
@@ -51,6 +53,13 @@ def _of_clips(card: Card) -> Iterator[tuple[str, str]]:
         yield "expand", "the model's own language model rewrites the prompt in more detail"
     if task.image != "none":
         yield "image", f"{task.image}: {_IMAGE_IS.get(task.image_is, task.image_is)}; it {_FITS[clip.fit]}"
+    elif (way := task.knows.get("first frame")) is not None:
+        yield "image", f"optional: {_IMAGE_IS['frames']}, {_WAYS[way]}; it {_FITS[clip.fit]}"
+    if (way := task.knows.get("frames")) is not None:
+        yield "conditions", f"frames known anywhere, {_WAYS[way]}: --known, --last-image"
+    if (way := task.knows.get("source")) is not None:
+        how = "strength, mask, span, place" + (", source_prompt" if card.sampling.sampler == FLOW else "")
+        yield "video", f"to be changed by {how}, {_WAYS[way]}"
     if task.mask:
         yield "mask", "required; mask_grow enlarges it"
     more = f"; or multiples of {clip.multiple} up to {LONGEST_SIDE}" if clip.multiple else ""

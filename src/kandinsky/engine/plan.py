@@ -296,7 +296,7 @@ def price(card: Card, job: Job, attention: str, width: int) -> Priced:
         RequestError: The attention does not suit the card.
     """
     spec = attention_for(card, job.sampling, attention)
-    load = Load(job.shape, job.latent, job.steps, _passes(job) > job.steps, width, spec)
+    load = Load(job.shape, job.latent, job.steps, job.guidance != 1, width, spec)
     costs: dict[str, Cost] = {}
     weights: dict[str, int] = {}
     for name, component in card.components.items():
@@ -310,7 +310,7 @@ def price(card: Card, job: Job, attention: str, width: int) -> Priced:
             continue
         if name == "dit":
             computed = computed_share(job.cache, job.steps, is_guided=load.is_guided)
-            cost = replace(cost, operations=cost.operations * computed)
+            cost = replace(cost, operations=cost.operations * (computed * _passes(job) / load.passes))
         costs[name], weights[name] = cost, size
     return Priced(card, width, costs, weights)
 
@@ -334,7 +334,9 @@ def _guess(card: Card, load: Load) -> Cost:
 
 
 def _passes(job: Job) -> int:
-    return job.steps * (1 if job.guidance == 1 else 2)
+    """Passes of the network; a source that is begun from late takes fewer."""
+    each = (1 if job.guidance == 1 else 2) + (job.source_prompt is not None)
+    return job.steps * (1 + job.resample) * each
 
 
 def _times(

@@ -109,7 +109,8 @@ def _opened(path: Path) -> Any:
 
 def work_of(job: Job) -> float:
     """How much a job is: latent cells times passes of the network, in thousands."""
-    passes = job.steps * (1 if job.guidance == 1 else 2)
+    steps = job.steps * (1 + job.resample)
+    passes = steps * ((1 if job.guidance == 1 else 2) + (job.source_prompt is not None))
     windows = int(job.settings().get("windows", 1))
     return job.latent.frames * job.latent.height * job.latent.width * passes * windows / 1000
 
