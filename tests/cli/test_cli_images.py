@@ -60,7 +60,7 @@ def test_bad_pictures_are_one_line(photo: Path, call: Call) -> None:
         (("a cat", "--image", "cut.png", *QUICK), "image `cut.png` is damaged"),
         (("a cat", *QUICK), "`nano-i2v` makes a video from an image, and none was given"),
         ((*QUICK,), "no prompt was given"),
-        (("a cat", "-m", "nano-t2v", "--image", str(photo)), "`nano-t2v` makes a video from text alone"),
+        (("a cat", "-m", "nano-t2v", "--image", "gone.png"), "image `gone.png` does not exist"),
         (("a cat", "-m", "kandinsky5-lite-t2i", "--image", str(photo)), "makes an image from text alone"),
         (("a cat", "--image", str(photo), *QUICK, "--size", "64x64"), "size `64x64` is not supported"),
     ):
