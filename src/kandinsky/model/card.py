@@ -398,7 +398,11 @@ class Card:
             RequestError: Its family does not have the task.
         """
         task = self.family.task(self.task)
-        return task if self.roll is None else dataclasses.replace(task, stages=ROLL)
+        if self.roll is None:
+            return task
+        # chunks are made in a loop of their own, which replaces nothing
+        knows = {what: way for what, way in task.knows.items() if way == "native"}
+        return dataclasses.replace(task, stages=ROLL, knows=knows)
 
     def part(self, name: str) -> Part:
         """What the family says of a network.
