@@ -166,7 +166,7 @@ def roll(
                 state,
                 times,
                 step=rules.step(times, first.shift, fresh),
-                pin=pinned.pin if pinned.mask else None,
+                pin=(lambda x, t, pinned=pinned: pinned.pin(x)) if pinned.mask else None,  # type: ignore[misc]
             )
             counted = (number + 1 if chunks is None else chunks) * first.steps
             latents = (yield from stages.watched(context, walk, done=number * first.steps, total=counted))[VIDEO]
