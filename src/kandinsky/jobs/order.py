@@ -17,11 +17,14 @@ from kandinsky.engine.request import Job, resolve
 from kandinsky.jobs import job_files
 from kandinsky.jobs.records import NewJob
 from kandinsky.model.card import Card
+from kandinsky.model.given import Frames
 from kandinsky.model.values import Request
 
-INPUTS = ("image", "mask", "video")
+INPUTS = ("image", "last_image", "mask", "video")
 # Names of the files that a request brings.
-IMAGE, MASK, VIDEO, LAST_FRAME = "input-image.png", "input-mask.png", "input-video", "input-last.png"
+IMAGE, LAST_IMAGE, MASK, VIDEO = "input-image.png", "input-end.png", "input-mask.png", "input-video"
+LAST_FRAME = "input-last.png"  # of the video, which is read with it
+_OF_CONDITION = ("frames", "source", "mask")
 FORMATS = {
     "video": ("mp4", "webm", "gif", "webp"),
     "image": ("png", "webp", "jpeg"),
@@ -38,11 +41,14 @@ class Order:
     """What to make.
 
     Attributes:
-        request: Fields of ``Request`` that were given, and the seed; `image`, `mask` and `video` are names of files.
+        request: Fields of ``Request`` that were given, and the seed; ``INPUTS`` and what conditions hold are names of
+            files.
         form: Format of the result, a key of ``MEDIA_TYPES``.
         lora: LoRAs of the server's folder, `NAME` or `NAME:SCALE`.
         attention: As in ``RunOptions``; None is the server's.
-        before: The clip that the result continues: a file, whose last frame is the request's image.
+        before: The clip that the result continues: a file.
+        overlap: The part of it that the new clip begins with, `START:STOP`; empty: its last frame, the request's image.
+        called: What the request called its files, by their names.
         sound: The model that generates audio for the clip; empty for none.
         shape: `width`, `height`, `frames`, `fps`, `seconds` and `steps` of the result, for lists.
     """
@@ -52,6 +58,8 @@ class Order:
     lora: tuple[str, ...] = ()
     attention: str | None = None
     before: str = ""
+    overlap: str = ""
+    called: Mapping[str, str] = dataclasses.field(default_factory=dict)
     sound: str = ""
     shape: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -60,6 +68,7 @@ class Order:
         return dataclasses.asdict(self) | {
             "request": dict(self.request),
             "shape": dict(self.shape),
+            "called": dict(self.called),
             "lora": list(self.lora),
         }
 
@@ -78,11 +87,21 @@ class Order:
             job_id: The job.
             in_memory: Whether images are read, so that no path gets into a recipe.
         """
+
+        def file(name: str) -> Any:
+            path = job_files.path_of(store, job_id, name)
+            return _opened(path) if in_memory and path.suffix == ".png" else path
+
         values = dict(self.request)
         for name in INPUTS:
             if values.get(name) is not None:
-                path = job_files.path_of(store, job_id, values[name])
-                values[name] = _opened(path) if in_memory and name != "video" else path
+                values[name] = file(values[name])
+        values["conditions"] = [
+            {key: file(value) if key in _OF_CONDITION else value for key, value in one.items()}
+            for one in values.get("conditions") or ()
+        ]
+        if self.overlap:
+            values["conditions"].insert(0, Frames(file(self.before), at=0, cut=self.overlap))
         return Request.from_dict(values)
 
     def resolved(self, card: Card, store: Path, job_id: str) -> Job:
@@ -96,6 +115,8 @@ class Order:
     def names(self) -> tuple[str, ...]:
         """The files that the request brings."""
         named = [self.request[name] for name in INPUTS if self.request.get(name) is not None]
+        for one in self.request.get("conditions") or ():
+            named += [one[key] for key in _OF_CONDITION if one.get(key) is not None]
         return tuple(dict.fromkeys([*named, *([self.before] if self.before else [])]))
 
 

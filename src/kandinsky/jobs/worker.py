@@ -346,7 +346,7 @@ class Worker:
                 try:
                     self._watch.check(claim)
                     if order.before:
-                        stream = _continued(stream, folder / order.before)
+                        stream = _continued(stream, folder / order.before, order.overlap, step=pipe.card.clip.temporal)
                     result = self._written(claim, stream, folder, order)
                     if order.sound:
                         self._add_sound(claim, result, folder, order)
@@ -513,37 +513,52 @@ class Worker:
         result["audio"] = f"a{claim.attempt}-audio.wav"
 
 
-def _continued(stream: VideoStream, before: Path) -> VideoStream:
+def _continued(stream: VideoStream, before: Path, overlap: str, *, step: int) -> VideoStream:
     """A clip that goes on where another ends: that one's frames, at the rate and size of this one, then its own.
 
-    The first frame of the new clip is the last of the one before, and is left out.
+    The frames that the new clip begins with, since they were known of it, are left out.
+
+    Args:
+        stream: The new clip.
+        before: The clip that it continues.
+        overlap: The part of that one that is known of the new one; empty for its last frame.
+        step: Frames in a group of the latent: what is known is known in whole ones.
     """
     import numpy as np
     from PIL import Image
 
     from kandinsky.media.image import cover
+    from kandinsky.media.input_clip import open_clip
     from kandinsky.media.mux import frames_of_windows, probe
 
-    video = probe(before)
-    count = max(1, round(video.seconds * stream.fps))
-    times = np.asarray(video.times_s)
-    chosen = [max(0, int(np.searchsorted(times, i / stream.fps + 1e-6, side="right")) - 1) for i in range(count)]
-    if chosen[-1] != len(times) - 1:
-        chosen.append(len(times) - 1)
+    video, clip = probe(before), open_clip(before)
+    chosen, known = clip.shown_at(stream.fps), 1
+    if overlap:
+        given = len(open_clip(before, overlap).shown_at(stream.fps))
+        known = (given - 1) // step * step + 1
+        chosen = chosen[: len(chosen) - (given - known)]
+    elif chosen[-1] != len(clip.times_s) - 1:
+        chosen.append(len(clip.times_s) - 1)
 
     def pieces() -> Iterator[np.ndarray]:
         new = iter(stream.pieces)
-        first = next(new)
-        H, W = first.shape[1:3]
+        piece, skip = next(new), known
+        H, W = piece.shape[1:3]
         windows = [chosen[i : i + WINDOW] for i in range(0, len(chosen), WINDOW)]  # never all at their full size
         for frames in frames_of_windows(video, windows):
             yield np.stack([np.asarray(cover(Image.fromarray(frame), W, H)) for frame in frames])
-        if len(first) > 1:
-            yield first[1:]
-        yield from new
+        while True:
+            if len(piece) > skip:
+                yield piece[skip:]
+            skip = max(0, skip - len(piece))
+            try:
+                piece = next(new)
+            except StopIteration:
+                return
 
     recipe = {**stream.recipe, "extended": {"frames": len(chosen), "fps": video.fps}}
-    return dataclasses.replace(stream, pieces=pieces(), num_frames=len(chosen) + stream.num_frames - 1, recipe=recipe)
+    count = len(chosen) + stream.num_frames - known
+    return dataclasses.replace(stream, pieces=pieces(), num_frames=count, recipe=recipe)
 
 
 class _Watch:

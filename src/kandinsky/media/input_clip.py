@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SAME_RATE = 0.01  # frames a second by which rates in files are off
 CLOSE_S = 1e-6  # times in files are rounded
+HELD = 8  # frames of a file in memory at once, before they are fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,8 @@ class InputClip:
         count = max(1, round(self.seconds * fps))
         return [max(0, bisect_right(self.times_s, i / fps + CLOSE_S) - 1) for i in range(count)]
 
-    def read(self, numbers: Sequence[int]) -> np.ndarray:
-        """Frames of the part by number, [T, H, W, 3] uint8.
+    def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        """Frames of the part by number, in ascending order; each [H, W, 3] uint8, a few held at a time.
 
         Raises:
             RequestError: They cannot be decoded.
@@ -83,10 +84,13 @@ class InputClip:
 
         wanted = [self.begin + number for number in numbers]
         if isinstance(self.frames, np.ndarray):
-            return self.frames[wanted]
-        from kandinsky.media.mux import frames_at
+            for number in wanted:
+                yield self.frames[number]
+            return
+        from kandinsky.media.mux import frames_of_windows
 
-        return frames_at(self.frames, wanted)
+        for frames in frames_of_windows(self.frames, [wanted[i : i + HELD] for i in range(0, len(wanted), HELD)]):
+            yield from frames
 
 
 @dataclass(frozen=True, slots=True)

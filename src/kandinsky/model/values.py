@@ -172,7 +172,6 @@ class Request:
         flags=("--last-image",),
         short="Last frame.",
         metavar="FILE",
-        served=False,
     )
     conditions: Sequence[Frames | Source] = option(
         (),
@@ -181,14 +180,12 @@ class Request:
         flags=("--known",),
         short="Known frames, FILE[START:STOP]@PLACE, as in end.png@-1 or a.mp4[2s:3s]@end; may be repeated.",
         metavar="FILE@PLACE",
-        served=False,
     )
     strength: float | None = option(
         None,
         "with ``video``: how far it is changed, above 0 to 1: the time of the sampler that generation begins at",
         flags=("--strength",),
         short="With --video: how far it is changed, above 0 to 1.",
-        served=False,
     )
     mask: str | Path | Image | np.ndarray | Video | None = option(
         None,
@@ -211,7 +208,6 @@ class Request:
         flags=("--span",),
         short="With --video: the part generated anew, START:STOP, such as 1s:2s or 12:24.",
         metavar="START:STOP",
-        served=False,
     )
     place: str | None = option(
         None,
@@ -219,7 +215,6 @@ class Request:
         flags=("--place",),
         short="With --video: where it lies in the result, WIDTHxHEIGHT+X+Y; the rest is generated.",
         metavar="WxH+X+Y",
-        served=False,
     )
     source_prompt: str | None = option(
         None,
@@ -227,7 +222,6 @@ class Request:
         "of by noise (FlowEdit)",
         flags=("--source-prompt",),
         short="With --video: what it shows; the difference of the two prompts changes it (FlowEdit).",
-        served=False,
     )
     resample: int | None = option(
         None,
@@ -235,7 +229,6 @@ class Request:
         "0 by default",
         flags=("--resample",),
         short="With known frames or a mask: repeat each step this often, for better seams.",
-        served=False,
         least=0,
         most=20,
     )

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MEMORY, SECONDS, FILE_BYTES, FILES = 3 * 2**30, 60, 2**30, 64
 MOST_PIXELS = 64_000_000
@@ -99,14 +103,46 @@ def mask(source: Path, target: Path) -> dict[str, Any]:
     return {"width": grey.width, "height": grey.height}
 
 
+def clip(source: Path, target: Path, still: Callable[[Path, Path], dict[str, Any]] = image) -> dict[str, Any]:
+    """Read an image as ``image`` does, anything else as a video.
+
+    Raises:
+        Refused: It is neither, or an image that moves.
+    """
+    from kandinsky.media import animation
+
+    if animation.image_format(source) is None:
+        return _checked_video(source, target)[0]
+    if animation.is_animated(source):
+        raise Refused("the file is an animated image: give an mp4, mov, webm or mkv, or a still")
+    return still(source, target)
+
+
+def masks(source: Path, target: Path) -> dict[str, Any]:
+    """Read a mask as ``mask`` does, or a video of masks.
+
+    Raises:
+        Refused: It is neither.
+    """
+    return clip(source, target, mask)
+
+
 def video(source: Path, target: Path) -> dict[str, Any]:
     """Check a video by decoding it, and copy its streams; also write its last frame beside it, as PNG.
 
     Raises:
         Refused: Its container or codec is not allowed, or it is too long or too large.
     """
-    import av
     from PIL import Image
+
+    told, last = _checked_video(source, target)
+    Image.fromarray(last).save(target.with_name("input-last.png"), "PNG", compress_level=1)
+    return told
+
+
+def _checked_video(source: Path, target: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """Facts about a video that was decoded and copied, and its last frame [H, W, 3]."""
+    import av
 
     from kandinsky.media.bare import copy_streams
     from kandinsky.media.mux import frames_at, probe
@@ -136,11 +172,10 @@ def video(source: Path, target: Path) -> dict[str, Any]:
     copy_streams(source, target, form)
     found = probe(target)
     last = frames_at(found, [len(found.times_s) - 1])[0]
-    Image.fromarray(last).save(target.with_name("input-last.png"), "PNG", compress_level=1)
     H, W = last.shape[:2]
     if found.seconds > MOST_SECONDS:
         raise Refused(f"the video is too long: {MOST_SECONDS:g} seconds are allowed")
-    return {"frames": len(found.times_s), "seconds": found.seconds, "fps": found.fps, "width": W, "height": H}
+    return {"frames": len(found.times_s), "seconds": found.seconds, "fps": found.fps, "width": W, "height": H}, last
 
 
 def recipe(source: Path, _target: Path) -> dict[str, Any]:
@@ -166,7 +201,7 @@ def recipe(source: Path, _target: Path) -> dict[str, Any]:
     return {"recipe": dict(recipes.read(named))}
 
 
-WAYS = {"image": image, "mask": mask, "video": video, "recipe": recipe}
+WAYS = {"image": image, "mask": mask, "video": video, "clip": clip, "masks": masks, "recipe": recipe}
 
 
 def main(way: str, source: str, target: str) -> int:

@@ -20,7 +20,7 @@ from typing import IO, Any, Literal, TypeVar
 import kandinsky
 from kandinsky.serve.envelope import ApiError
 
-Way = Literal["image", "mask", "video", "recipe"]
+Way = Literal["image", "mask", "video", "clip", "masks", "recipe"]
 DEADLINE_S = 60.0
 AT_ONCE = threading.BoundedSemaphore(2)
 CHUNK = 2**20
