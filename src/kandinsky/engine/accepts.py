@@ -56,7 +56,7 @@ def _of_clips(card: Card) -> Iterator[tuple[str, str]]:
     elif (way := task.knows.get("first frame")) is not None:
         yield "image", f"optional: {_IMAGE_IS['frames']}, {_WAYS[way]}; it {_FITS[clip.fit]}"
     if (way := task.knows.get("frames")) is not None:
-        yield "conditions", f"frames known anywhere, {_WAYS[way]}: --known, --last-image"
+        yield "conditions", f"frames known anywhere, {_WAYS[way]}; last_image is the last one"
     if (way := task.knows.get("source")) is not None:
         how = "strength, mask, span, place" + (", source_prompt" if card.sampling.sampler == FLOW else "")
         yield "video", f"to be changed by {how}, {_WAYS[way]}"

@@ -1,4 +1,4 @@
-"""Conditions of a request, and the files that they name: uploads of the same form, finished jobs, `data:` URLs. No torch.
+"""Conditions of a request, and the files that they name: uploads of its form, finished jobs, `data:` URLs. No torch.
 
 A list names files by reference; what a job keeps names files in its own folder. No reference is ever a path.
 """
@@ -80,7 +80,6 @@ def kept(values: Sequence[Any], take: Take) -> list[dict[str, Any]]:
         taken = {
             key: take(value, "masks" if key == "mask" else "clip") if key in (*KINDS, "mask") else value
             for key, value in one.items()
-            if value is not None
         }
         found.append(plain(*conditions_of([taken])))
     return found
@@ -91,12 +90,19 @@ def files_of(values: Sequence[Mapping[str, Any]]) -> list[str]:
     return [one[key] for one in values for key in (*KINDS, "mask") if one.get(key) is not None]
 
 
+def name_of(reference: Any) -> str:
+    """What a message calls a file: the job, or the field of the form."""
+    if isinstance(reference, Mapping):
+        return str(reference.get("id") or reference.get("file_id") or "a file of conditions")
+    return "a file of conditions" if str(reference).startswith("data:") else str(reference)
+
+
 def _mapping(one: Any) -> dict[str, Any]:
     try:
         if isinstance(one, str):
             return plain(Frames.parse(one))
         if isinstance(one, Mapping):
-            return dict(one)
+            return {str(key): value for key, value in one.items() if value is not None}
         conditions_of([one])
     except RequestError as error:
         raise _wrong(str(error)) from None

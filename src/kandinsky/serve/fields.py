@@ -13,24 +13,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request as HttpRequest
 
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import SEED_LIMIT
 from kandinsky.model.checks import hints_of, unknown
+from kandinsky.model.given import MOST_CONDITIONS
 from kandinsky.model.values import Request
 from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.keys import PRIORITY
 
-FILES = ("image", "mask", "video")
+FILES = ("image", "last_image", "mask", "video")
 LONGEST_PROMPT = 4000
 DEEPEST, MOST_FIELDS = 6, 64
 MOST_MARKS = 10_000  # commas and opening brackets of a JSON body; base64 has none
 MOST_IMAGES = 10  # of one request
 _BRACKETS = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
-_TEXTS = ("prompt", "negative_prompt", "expanded_prompt")
+_TEXTS = ("prompt", "negative_prompt", "expanded_prompt", "source_prompt")
+# How JSON names a file
+REFERENCE: dict[str, Any] = {
+    "oneOf": [
+        {"type": "object", "properties": {"image_url": {"type": "string", "pattern": "^data:"}},
+         "required": ["image_url"], "additionalProperties": False},
+        {"type": "object", "properties": {"file_id": {"type": "string"}}, "required": ["file_id"],
+         "additionalProperties": False},
+        {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"],
+         "additionalProperties": False},
+        {"type": "string", "pattern": "^data:"},
+        {"type": "string", "pattern": "^job_[0-9a-f]{32}$"},
+    ]
+}  # fmt: skip
 # Diffusers' names of some fields, which other servers use too
 DIFFUSERS: dict[str, Any] = {
     "num_inference_steps": Annotated[int | None, Field(default=None, description="The same as `steps`.")],
@@ -53,7 +67,9 @@ def _declared() -> dict[str, Any]:
         hints = hints_of(kind)
         for f in dataclasses.fields(kind):
             served = f.metadata.get("served")
-            if f.name in (*FILES, "model", "prompt", "width", "height") or not (is_open if served is None else served):
+            if f.name in (*FILES, "conditions", "model", "prompt", "width", "height") or not (
+                is_open if served is None else served
+            ):
                 continue
             found.setdefault(f.name, _rendered(f, hints.get(f.name)))
     return found
@@ -74,7 +90,7 @@ def _rendered(f: dataclasses.Field[Any], hint: Any) -> Any:
         elif f.name == "steps":
             told |= {"ge": 1}
         elif f.name != "shift":
-            told |= {"ge": 0}
+            told |= {"ge": 0} if f.metadata.get("most") is None else {"ge": 0, "le": f.metadata["most"]}
         return Annotated[kinds[0] | None, Field(default=None, **told)]
     most = LONGEST_PROMPT * (2 if f.name == "expanded_prompt" else 1) if f.name in _TEXTS else 200
     return Annotated[str | None, Field(default=None, max_length=most, **told)]
@@ -117,7 +133,52 @@ def _default(hint: Any) -> Any:
     return next(one.default for one in hint.__metadata__ if hasattr(one, "default"))
 
 
-_OPTIONS = {**_declared(), **DIFFUSERS}
+def _condition(name: str, about: str, **others: dict[str, Any]) -> dict[str, Any]:
+    """The schema of one kind of condition."""
+    of_form = {"type": "string", "minLength": 1, "maxLength": 200, "description": "Name of a file field of this form."}
+    file = {"anyOf": [*REFERENCE["oneOf"], of_form]}
+    shown = {key: file if told == {} else told for key, told in others.items()}
+    return {"type": "object", "description": about, "properties": {name: file, **shown}, "required": [name],
+            "additionalProperties": False}  # fmt: skip
+
+
+_PART = {
+    "type": "string",
+    "pattern": r"^[^:\[\]]*:[^:\[\]]*$",
+    "description": "`START:STOP`, in frames, or in seconds as `1.5s`.",
+}
+_PLACED = [{"type": "integer"}, {"type": "string", "pattern": r"^(end|-?\d{1,9}|-?\d{1,6}(\.\d{1,9})?s)$"}]
+_LISTED: dict[str, Any] = {
+    "type": "array",
+    "maxItems": MOST_CONDITIONS,
+    "items": {
+        "anyOf": [
+            _condition(
+                "frames", "Known frames: an image, or a clip.", cut=_PART,
+                at={"anyOf": _PLACED, "default": 0, "description": "Their first frame, such as `12` or `1.5s`; `end`."},
+            ),
+            _condition(
+                "source", "A clip that is changed.", mask={}, span=_PART, cut=_PART, prompt={"type": "string"},
+                strength={"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                place={"type": "string", "pattern": r"^\d{1,6}x\d{1,6}[+-]\d{1,6}[+-]\d{1,6}$"},
+                grow={"type": "integer", "minimum": 0, "maximum": 256},
+            ),
+            {"type": "string", "description": "Known frames as `NAME[START:STOP]@PLACE`."},
+        ]
+    },
+}  # fmt: skip
+_CONDITIONS: dict[str, Any] = {
+    "conditions": Annotated[
+        list[Any] | None,
+        Field(default=None, max_length=MOST_CONDITIONS),
+        WithJsonSchema({
+            "anyOf": [_LISTED, {"type": "null"}],
+            "description": "What else is known of the result: frames, and a clip that is changed. Files are finished jobs, "
+            "`data:` URLs, or further file fields of the form, by their names.",
+        }),
+    ],
+}  # fmt: skip
+_OPTIONS = {**_declared(), **DIFFUSERS, **_CONDITIONS}
 _SOUND = {"sound": Annotated[bool, Field(default=False, description="Also generate audio for the clip.")]}
 VideoFields = _model(
     "VideoRequest",
@@ -294,22 +355,14 @@ def request_body(kind: type[Asked], files: Mapping[str, str], *, needs: tuple[st
         `requestBody`, for ``openapi_extra``.
     """
     own = schema(kind)
-    reference = {
-        "oneOf": [
-            {"type": "object", "properties": {"image_url": {"type": "string", "pattern": "^data:"}},
-             "required": ["image_url"], "additionalProperties": False},
-            {"type": "object", "properties": {"file_id": {"type": "string"}}, "required": ["file_id"],
-             "additionalProperties": False},
-            {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"],
-             "additionalProperties": False},
-            {"type": "string", "pattern": "^data:"},
-        ]
-    }  # fmt: skip
     as_json = {**own, "properties": {**own["properties"]}}
     as_form = {**own, "properties": {**own["properties"]}}
     for name, about in files.items():
-        as_json["properties"][name] = {**reference, "description": about}
+        as_json["properties"][name] = {**REFERENCE, "description": about}
         as_form["properties"][name] = {"type": "string", "format": "binary", "description": about}
+    if "conditions" in as_form["properties"]:
+        about = "A file that `conditions` name by the name of its field."
+        as_form["additionalProperties"] = {"type": "string", "format": "binary", "description": about}
     if needs:
         as_json["required"] = as_form["required"] = list(needs)
     return {

@@ -16,14 +16,16 @@ from kandinsky.engine.request import Job, parse_size, resolve
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.jobs import job_files
 from kandinsky.jobs.loaded import find_lora
-from kandinsky.jobs.order import FORMATS, IMAGE, LAST_FRAME, MASK, VIDEO, Order, new_job, work_of
+from kandinsky.jobs.order import FORMATS, IMAGE, INPUTS, LAST_FRAME, LAST_IMAGE, MASK, VIDEO, Order, new_job, work_of
 from kandinsky.jobs.records import JobRecord, Limits, NewJob
 from kandinsky.jobs.sqlite_store import new_id
 from kandinsky.jobs.store import JobStore, NoRoom
+from kandinsky.media.input_clip import open_clip
+from kandinsky.model.card import Card
 from kandinsky.model.checks import hints_of
 from kandinsky.model.diffusers_words import CALL, translated
 from kandinsky.model.values import Request
-from kandinsky.serve import fetching, uploads
+from kandinsky.serve import condition_files, fetching, uploads
 from kandinsky.serve.envelope import ApiError, told
 from kandinsky.serve.fields import DIFFUSERS
 from kandinsky.serve.keys import Buckets, Owner
@@ -33,7 +35,10 @@ from kandinsky.weights.lora_files import parse_spec
 
 WAIT_S = 5.0  # when to try again, without experience
 _REQUEST = {f.name for f in dataclasses.fields(Request)}
+OVERLAP = 2  # groups of the latent after its first frame that a continuation begins with: motion goes on
+LENGTHS = ("seconds", "num_frames")
 Upload = IO[bytes] | bytes
+_WAYS: Mapping[str, uploads.Way] = {"image": "image", "last_image": "image", "mask": "mask", "video": "video"}
 
 
 @dataclass(slots=True)
@@ -42,7 +47,8 @@ class Wanted:
 
     Attributes:
         values: Checked values.
-        files: `image`, `mask`, `video`: uploaded bytes, the name of a job (as ``{"id": …}``), or a URL.
+        files: `image`, `last_image`, `mask`, `video`, and what conditions name (``condition_files.NAMED``): uploaded
+            bytes, the name of a job (as ``{"id": …}`` or text), or a URL.
         still: Whether it is an image.
         sound: Whether it is audio for a video.
         extend: Whether the video is to be continued.
@@ -171,7 +177,14 @@ class Intake:
         for name in ("user", "safety_identifier"):
             values.pop(name, None)
         priority = min(values.pop("priority", 0), owner.priority)
-        names = self._files(owner, wanted, folder, offer)
+        called: dict[str, str] = {}
+        names = self._files(owner, wanted, folder, offer, called)
+        if values.get("conditions"):
+            if lacking := condition_files.whats_needed(values["conditions"]) - set(card.does.knows):
+                named = "known frames" if "frames" in lacking else "clip that is changed"
+                raise ApiError(400, f"`{offer.name}` takes no {named}: leave it out", code="unsupported",
+                               param="conditions")  # fmt: skip
+            values["conditions"] = self._conditions(owner, values["conditions"], wanted, folder, called)
         before = None if wanted.parent is None else Order.from_dict(wanted.parent.order)
         if before is not None:  # what is not said again stays
             values = {"lora": before.lora, "attention": before.attention, "sound": bool(before.sound)} | values
@@ -184,6 +197,7 @@ class Intake:
                            code="invalid_value", param="format")  # fmt: skip
         if wanted.parent is not None:
             values = self._derived(wanted.parent, values, folder, names)
+            called = {**Order.from_dict(wanted.parent.order).called, **called}
         try:
             given = {name: value for name, value in values.items() if name in _REQUEST or name in (*DIFFUSERS, "size")}
             given = translated(given, CALL, card)
@@ -196,12 +210,15 @@ class Intake:
             if wanted.index and request.get("seed") is not None:
                 request["seed"] += wanted.index
             request = {"model": offer.name, **request, **names}
-            continued = request.pop("before", "")
-            order = Order(request=request, form=form, lora=loras, attention=attention, before=continued, sound=sound)
+            continued, overlap = request.pop("before", ""), request.pop("overlap", "")
+            if continued and "image" not in request and not (overlap and wanted.values.keys().isdisjoint(LENGTHS)):
+                overlap, request["seconds"] = _goes_on(request.get("seconds"), folder / continued, card)
+            order = Order(request=request, form=form, lora=loras, attention=attention, before=continued,
+                          overlap=overlap, sound=sound, called=called)  # fmt: skip
             job = resolve(order.asked(self.store.folder, job_id, in_memory=True), card)
             attention_for(card, job.sampling, attention or self.settings.options.attention)
         except KandinskyError as error:
-            raise _in_words_of_the_api(error, self.store.folder) from None
+            raise _in_words_of_the_api(error, self.store.folder, folder, called) from None
         self._check_effort(offer, job)
         if wanted.still != (job.shape.frames == 1) and card.does.makes != "sound":
             raise ApiError(400, "`seconds`: 0 makes an image: ask `/v1/images/generations` for it",
@@ -215,9 +232,11 @@ class Intake:
         if name is not None:
             offer = self.offers.find(name)
         else:
-            offer = self.offers.first(
-                stills=wanted.still, image="image" in wanted.files, sound=wanted.sound, extends=wanted.extend
-            )
+            needs = condition_files.whats_needed(wanted.values.get("conditions") or ())
+            needs |= {"frames"} if "last_image" in wanted.files else set()
+            needs |= {"source"} if "video" in wanted.files and not (wanted.sound or wanted.extend) else set()
+            offer = self.offers.first(stills=wanted.still, image="image" in wanted.files, sound=wanted.sound,
+                                      extends=wanted.extend, needs=needs)  # fmt: skip
         makes = offer.card.does.makes
         if wanted.sound != (makes == "sound"):
             door = "`/v1/audio`" if makes == "sound" else "`/v1/videos` or `/v1/images/generations`"
@@ -228,7 +247,7 @@ class Intake:
             raise ApiError(400, f"`{offer.name}` makes images: ask `/v1/images/generations` for it",
                            code="unsupported", param="model")  # fmt: skip
         if wanted.extend and not offer.extends:
-            raise ApiError(400, f"`{offer.name}` does not continue clips: use an image-to-video model",
+            raise ApiError(400, f"`{offer.name}` does not continue clips: use another model of `/v1/models`",
                            code="unsupported", param="model")  # fmt: skip
         return offer
 
@@ -249,74 +268,121 @@ class Intake:
     ) -> dict[str, Any]:
         """The values of another job, with some replaced; its files are copied."""
         order = Order.from_dict(parent.order)
-        kept = {key: value for key, value in order.request.items() if key not in ("model", "expanded_prompt")}
-        for name in order.names():
+        replaced = ("model", "expanded_prompt", *(("conditions",) if "conditions" in values else ()), *names)
+        kept = {key: value for key, value in order.request.items() if key not in replaced}
+        before = "" if "before" in names else order.before
+        for name in dataclasses.replace(order, request=kept, before=before).names():
             source = job_files.path_of(self.store.folder, parent.id, name)
             if not source.is_file():
                 raise ApiError(404, f"the files of `{parent.id}` are gone", code="not_found")
             folder.mkdir(mode=0o700, exist_ok=True)
             shutil.copyfile(source, folder / name)
-        for key in ("image", "mask", "video"):
+        for key in INPUTS:
             if kept.get(key) is not None:
                 names.setdefault(key, kept.pop(key))
-        if order.before:
-            names.setdefault("before", order.before)
+        if before:
+            names |= {"before": before, "overlap": order.overlap}
         if "size" in values:
             kept.pop("width", None), kept.pop("height", None)
         return {**kept, **values}
 
     # -- files -------------------------------------------------------------------------------------------------------
 
-    def _files(self, owner: Owner, wanted: Wanted, folder: Path, offer: Offer) -> dict[str, str]:
+    def _files(
+        self, owner: Owner, wanted: Wanted, folder: Path, offer: Offer, called: dict[str, str]
+    ) -> dict[str, str]:
         """Read what was uploaded; returns names of files by field."""
         names: dict[str, str] = {}
         task = offer.card.does
+        changes = "source" in task.knows and not wanted.still
         takes = {
-            "image": task.image != "none" and not wanted.extend,
-            "mask": task.mask,
-            "video": task.video or wanted.extend,
+            "image": (task.image != "none" or ("first frame" in task.knows and not wanted.still)) and not wanted.extend,
+            "last_image": "frames" in task.knows and not wanted.still,
+            "mask": task.mask or changes,
+            "video": task.video or wanted.extend or changes,
         }
         for name, given in wanted.files.items():
+            if name.startswith(condition_files.NAMED):
+                continue
             if not takes[name]:
                 raise ApiError(400, f"`{offer.name}` takes no {name}: leave it out", code="unsupported", param=name)
-            target = folder / {"image": IMAGE, "mask": MASK, "video": VIDEO}[name]
-            self._file(owner, name, given, target)
+            target = folder / {"image": IMAGE, "last_image": LAST_IMAGE, "mask": MASK, "video": VIDEO}[name]
+            way: uploads.Way = "masks" if name == "mask" and not task.mask else _WAYS[name]
+            told = self._file(owner, name, given, target, way)
+            if way == "masks" and "frames" in told:  # its ending says that it is an image
+                target = target.rename(target.with_suffix(""))
             names[name] = target.name
+            called[target.name] = name
         if wanted.extend and (wanted.parent is None or "video" in names):  # of a remix, the parent's clip is continued
             if "video" not in names:
                 raise ApiError(400, "`video` is missing: give the clip that is to be continued", code="missing",
                                param="video")  # fmt: skip
             names["before"] = names.pop("video")
-            (folder / LAST_FRAME).rename(folder / IMAGE)
-            names["image"] = IMAGE
+            if "frames" not in task.knows:  # such a model continues from the last frame alone
+                (folder / LAST_FRAME).rename(folder / IMAGE)
+                names["image"] = IMAGE
         return names
 
-    def _file(self, owner: Owner, name: str, given: Upload | Mapping[str, Any] | str, target: Path) -> None:
+    def _conditions(
+        self, owner: Owner, values: list[Any], wanted: Wanted, folder: Path, called: dict[str, str]
+    ) -> list[dict[str, Any]]:
+        """Read what conditions name; returns them as the job keeps them."""
+        known: dict[str, str] = {}
+
+        def take(reference: Any, way: uploads.Way) -> str:
+            key = json.dumps([way, reference], sort_keys=True, default=str)
+            if key not in known:
+                if len(known) >= condition_files.MOST_FILES:
+                    raise ApiError(400, f"`conditions`: at most {condition_files.MOST_FILES} different files are read",
+                                   code="invalid_value", param="conditions")  # fmt: skip
+                given = wanted.files.get(f"{condition_files.NAMED}{reference}", reference)
+                target = folder / f"input-{len(known) + 1}"
+                told = self._file(owner, "conditions", given, target, way)
+                if "frames" not in told:
+                    target = target.rename(target.with_suffix(".png"))
+                known[key] = target.name
+                called[target.name] = condition_files.name_of(reference)
+            return known[key]
+
+        return condition_files.kept(values, take)
+
+    def _file(
+        self, owner: Owner, name: str, given: Upload | Mapping[str, Any] | str, target: Path, way: uploads.Way
+    ) -> dict[str, Any]:
+        """Read one file; returns facts about it."""
+        wrong = ApiError(400, f"`{name}`: give a file, the `id` of a finished job, or a `data:` URL",
+                         code="invalid_value", param=name)  # fmt: skip
         if isinstance(given, Mapping):
             known = given.get("id") or given.get("file_id")
             url = given.get("image_url") or given.get("url")
             if isinstance(known, str) and len(given) == 1:
-                given = self._of_job(owner, name, known)
+                given = self._of_job(owner, name, known, way)
             elif isinstance(url, str) and len(given) == 1:
                 given = url
             else:
-                raise ApiError(400, f"`{name}`: give a file, `image_url` with a `data:` URL, or the `id` of a job",
-                               code="invalid_value", param=name)  # fmt: skip
+                raise wrong
         if isinstance(given, str):
-            if given.lower().startswith(("http:", "https:")) and self.settings.fetch_hosts:
+            if job_files.ID.fullmatch(given):
+                given = self._of_job(owner, name, given, way)
+            elif given.lower().startswith(("http:", "https:")) and self.settings.fetch_hosts:
                 most = self.settings.upload_bytes
                 given = fetching.fetch(given, hosts=self.settings.fetch_hosts, most=most, param=name)
+            elif name == "conditions" and ":" not in given[:12]:
+                raise ApiError(400, f"`conditions`: there is no file `{given[:60]}`: name a file field of the form, a "
+                               "finished job, or a `data:` URL", code="invalid_value", param=name)  # fmt: skip
             else:
                 given = uploads.of_data_url(given, param=name)
-        uploads.read(name, given, target, param=name)  # type: ignore[arg-type]
+        if isinstance(given, Mapping | list | int | float | bool | None):
+            raise wrong
+        return uploads.read(way, given, target, param=name)
 
-    def _of_job(self, owner: Owner, name: str, job_id: str) -> bytes:
+    def _of_job(self, owner: Owner, name: str, job_id: str, way: uploads.Way) -> bytes:
         """The bytes of another job's result."""
         job = self.store.get(job_id, owner=owner.name)
         if job is None or job.result is None or "file" not in job.result:
             raise ApiError(404, f"`{name}`: there is no finished job `{job_id[:60]}`", code="not_found", param=name)
         file = job.result["file"]
-        if name != "video" and not str(job.result.get("media_type", "")).startswith("image/"):
+        if way in ("image", "mask") and not str(job.result.get("media_type", "")).startswith("image/"):
             file = job.result.get("thumbnail", file)
         return job_files.path_of(self.store.folder, job.id, file).read_bytes()
 
@@ -338,12 +404,30 @@ def _refused(error: NoRoom) -> ApiError:
     return ApiError(429, str(error), code=code, retry_after_s=WAIT_S)
 
 
-def _in_words_of_the_api(error: KandinskyError, folder: Path) -> ApiError:
+def _goes_on(seconds: float | None, before: Path, card: Card) -> tuple[str, float]:
+    """How a clip goes on: the part of it that the new clip begins with, and the new clip's seconds, with that part.
+
+    It begins with whole groups of the latent: ``OVERLAP`` of them after the first frame, or as many as the clip has, or
+    as the seconds asked for leave room for.
+    """
+    clip, fps, step = open_clip(before), card.clip.fps, card.clip.temporal
+    frames = len(clip.shown_at(fps))
+    room = int((card.clip.max_seconds - (seconds or 0.0)) * fps + 1e-6)
+    known = max(0, min(OVERLAP * step, room // step * step, (frames - 1) // step * step)) + 1
+    part = ":" if known == frames else f"-{known / fps:.6f}s:"
+    more = (known - 1) / fps
+    return part, min(card.clip.seconds + more, card.clip.max_seconds) if seconds is None else seconds + more
+
+
+def _in_words_of_the_api(error: KandinskyError, store: Path, job: Path, called: Mapping[str, str]) -> ApiError:
     """An error of the library, without paths of this machine, and with the field it is about where that is clear."""
     answer = told(error)
-    for path in (f"{folder}/", str(folder)):
+    for name, file in called.items():
+        answer.message = answer.message.replace(f"`{job / name}`", f"`{file}`")
+    for path in (f"{store}/", str(store)):
         answer.message = answer.message.replace(path, "")
-    words = {"seconds", "steps", "size", "seed", "guidance", "shift", "cache", "prompt", "image", "mask", "video"}
+    words = {"seconds", "steps", "size", "seed", "guidance", "shift", "cache", "prompt", "image", "mask", "video",
+             "strength", "span", "place", "source_prompt", "resample", "conditions"}  # fmt: skip
     first = answer.message.replace("`", " ").replace("=", " ").split()
     answer.param = next((word for word in first if word in words & set(hints_of(Request)) | {"size"}), None)
     return answer

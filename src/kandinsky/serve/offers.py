@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +52,9 @@ class Offer:
 
     @property
     def extends(self) -> bool:
-        """Whether it can continue a clip from its last frame."""
+        """Whether it can continue a clip: from frames that are known, or from its last one."""
         task = self.card.does
-        return task.makes == "video" and task.image != "none" and task.image_is == "frames"
+        return task.makes == "video" and ("frames" in task.knows or task.image != "none")
 
 
 class Offers:
@@ -97,14 +97,34 @@ class Offers:
                            code="model_not_found", param="model")  # fmt: skip
         return self.all[name]
 
-    def first(self, *, stills: bool = False, image: bool = False, sound: bool = False, extends: bool = False) -> Offer:
+    def first(
+        self,
+        *,
+        stills: bool = False,
+        image: bool = False,
+        sound: bool = False,
+        extends: bool = False,
+        needs: Collection[str] = (),
+    ) -> Offer:
         """The first model that can do something.
+
+        Args:
+            stills: Whether it makes images.
+            image: Whether it is given one; models that were trained for it come first.
+            sound: Whether it makes audio.
+            extends: Whether it continues clips.
+            needs: What else it must be able to be given, see ``model/task.What``.
+
+        Returns:
+            The model.
 
         Raises:
             ApiError: None can.
         """
-        for offer in self.all.values():
+        for offer in sorted(self.all.values(), key=lambda one: image and one.card.does.image == "none"):
             task = offer.card.does
+            if not set(needs) <= set(task.knows):
+                continue
             if extends:
                 fits = offer.extends
             elif sound:
@@ -113,7 +133,8 @@ class Offers:
                 edits = task.image != "none" and task.image_is != "frames"
                 fits = offer.makes_stills and (edits if image else task.image != "required")
             else:
-                fits = task.makes == "video" and (task.image != "none" if image else task.image != "required")
+                begins = task.image != "none" or "first frame" in task.knows
+                fits = task.makes == "video" and (begins if image else task.image != "required" or bool(needs))
             if fits:
                 return offer
         what = (
@@ -125,6 +146,9 @@ class Offers:
             if stills
             else "makes clips"
         ) + (" from an image" if image and not extends else "")
+        given = {"frames": "known frames", "source": "a clip that is changed"}
+        if needs:
+            what += f" and takes {' and '.join(given[one] for one in sorted(needs))}"
         raise ApiError(400, f"no model of this server {what}: name another", code="unsupported", param="model")
 
     @functools.cache  # noqa: B019 - one for the life of the server
@@ -161,6 +185,7 @@ class Offers:
             image=task.image,
             mask=task.mask,
             video=task.video,
+            knows={str(what): str(way) for what, way in task.knows.items()},
             prompt="optional" if card.prompt == "optional" else "required",
             expands=card.task in (able or ()),
             stills=offer.makes_stills,

@@ -15,7 +15,7 @@ from kandinsky.evaluate.study_store import StudyStore
 from kandinsky.jobs import job_files
 from kandinsky.jobs.records import JobRecord, State
 from kandinsky.jobs.store import JobStore
-from kandinsky.serve import fields, uploads
+from kandinsky.serve import condition_files, fields, uploads
 from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.fields import Asked
 from kandinsky.serve.hub import Hub
@@ -85,7 +85,8 @@ class House:
     async def accept(self, owner: Owner, wanted: Wanted, key: str | None) -> tuple[JobRecord, bool]:
         """Store a job, under an idempotency key if there is one; says whether it is new."""
         work = functools.partial(self.intake.accept, owner, wanted, idempotency_key=key)
-        return await (uploads.apart(work) if wanted.files else asyncio.to_thread(work))
+        brings = wanted.files or wanted.values.get("conditions")
+        return await (uploads.apart(work) if brings else asyncio.to_thread(work))
 
     async def queue(self, request: Request, response: Response, owner: Owner, wanted: Wanted) -> JobObject:
         """Store the job of a request, and show it."""
@@ -100,7 +101,7 @@ class House:
         Args:
             request: The request.
             kind: Its fields.
-            aliases: Names of file fields, and what they are: `image`, `mask` or `video`.
+            aliases: Names of file fields, and what they are: `image`, `last_image`, `mask` or `video`.
 
         Returns:
             The body, which is to be closed; checked values; files.
@@ -119,6 +120,13 @@ class House:
             if not parts and not isinstance(given, str | dict):
                 raise ApiError(400, f"`{name}` is not a file", code="invalid_value", param=name)
             files[what] = parts[0].file if parts else given
+        if values.get("conditions") is not None:
+            values["conditions"] = condition_files.listed(values["conditions"])
+            for name in condition_files.named_in(values["conditions"]) & set(body.files):
+                parts = body.files.pop(name)
+                if len(parts) > 1:
+                    raise ApiError(400, f"`{name[:60]}`: one file is taken", code="invalid_value", param=name[:60])
+                files[condition_files.NAMED + name] = parts[0].file
         if body.files:
             name = next(iter(body.files))
             raise ApiError(

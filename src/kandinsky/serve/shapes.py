@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -124,6 +125,10 @@ class ModelObject(BaseModel):
     image: Literal["none", "required", "optional"]
     mask: bool
     video: bool
+    knows: dict[str, str] = Field(
+        description="What else may be given: `first frame`, `frames` (known anywhere), `source` (a clip that is "
+        "changed); `native` if it was trained for it, else `replacement`"
+    )
     prompt: Literal["required", "optional"]
     expands: bool
     stills: bool = Field(description="Whether it also makes images")
@@ -193,6 +198,11 @@ class RecipeResponse(BaseModel):
     recipe: dict[str, Any]
 
 
+def _as_called(one: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]:
+    """A condition with its files as the request called them."""
+    return {key: called.get(value, value) if isinstance(value, str) else value for key, value in one.items()}
+
+
 def job_object(job: JobRecord, place: Place | None = None) -> JobObject:
     """A job as the API shows it."""
     order, result = dict(job.order), dict(job.result or {})
@@ -200,6 +210,8 @@ def job_object(job: JobRecord, place: Place | None = None) -> JobObject:
     asked = {name: value for name, value in order.get("request", {}).items() if value is not None}
     seconds = result.get("seconds", shape.get("seconds"))
     width, height = result.get("width", shape.get("width")), result.get("height", shape.get("height"))
+    if asked.get("conditions"):
+        asked["conditions"] = [_as_called(one, order.get("called", {})) for one in asked["conditions"]]
     extra = {name: order[name] for name in ("lora", "attention", "sound") if order.get(name)}
     names = {"file": job.kind, "thumbnail": "thumbnail", "spritesheet": "spritesheet"}
     variants = [variant for name, variant in names.items() if name in result and name != "audio"]

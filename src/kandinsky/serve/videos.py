@@ -24,8 +24,15 @@ REFERENCES = {
     "input_reference": "image",
     "image": "image",
     "image_reference": "image",
+    "last_image": "last_image",
     "mask": "mask",
     "video": "video",
+}
+EDITED = {name: name for name in ("video", "mask", "last_image")}
+EXTENDED = {name: name for name in ("video", "last_image")}
+_CHANGED = {
+    "mask": "Where the video is made anew: white in an image of its size, or in a video of masks.",
+    "last_image": "Last frame.",
 }
 JobId = Annotated[str, Path(description="The name of a job.", max_length=100)]
 Variant = Literal["video", "image", "audio", "thumbnail", "spritesheet", "input"]
@@ -50,7 +57,7 @@ BYTES[206]["content"]["multipart/byteranges"] = {"schema": {"type": "string"}}
     responses={**CREATED, **errors(*ACCEPTING)},
     openapi_extra=fields.request_body(
         fields.VideoFields,
-        {"input_reference": "First frame.", "image": "First frame.", "mask": "What of it is repainted."},
+        {"input_reference": "First frame.", "image": "First frame.", "video": "The clip that is changed.", **_CHANGED},
     ),
     tags=["videos"],
 )
@@ -129,22 +136,21 @@ async def _listed(
     "/v1/videos/edits",
     response_model=JobObject,
     responses={**CREATED, **errors(*ACCEPTING)},
-    openapi_extra=fields.request_body(fields.VideoFields, {"video": "The clip."}, needs=("prompt", "video")),
+    openapi_extra=fields.request_body(
+        fields.VideoFields, {"video": "The clip.", **_CHANGED}, needs=("prompt", "video")
+    ),
     tags=["videos"],
 )
 async def edit_video(request: Request, response: Response, owner: Access) -> JobObject:
-    """Change a clip, with a model that takes one."""
+    """Change a clip: as a whole by `strength` or `source_prompt`, or where `mask`, `span` or `place` say."""
     house = house_of(request)
-    body, values, files = await house.read(request, fields.VideoFields, {"video": "video"})
+    body, values, files = await house.read(request, fields.VideoFields, EDITED)
     try:
         needs_prompt(values)
-        able = [offer.name for offer in house.offers.all.values() if offer.card.does.video
-                and offer.card.does.makes == "video"]  # fmt: skip
-        if values.get("model") is None:
-            if not able:
-                raise ApiError(400, "no model of this server changes clips: `/v1/videos/extensions` continues one, and "
-                               "`/v1/audio` generates its sound", code="unsupported", param="model")  # fmt: skip
-            values["model"] = able[0]
+        if "video" not in files:
+            raise ApiError(
+                400, "`video` is missing: give the clip that is to be changed", code="missing", param="video"
+            )
         return await house.queue(request, response, owner, Wanted(values, files))
     finally:
         await body.close()
@@ -154,13 +160,15 @@ async def edit_video(request: Request, response: Response, owner: Access) -> Job
     "/v1/videos/extensions",
     response_model=JobObject,
     responses={**CREATED, **errors(*ACCEPTING)},
-    openapi_extra=fields.request_body(fields.VideoFields, {"video": "The clip that goes on."}, needs=("video",)),
+    openapi_extra=fields.request_body(
+        fields.VideoFields, {"video": "The clip that goes on.", "last_image": "Last frame."}, needs=("video",)
+    ),
     tags=["videos"],
 )
 async def extend_video(request: Request, response: Response, owner: Access) -> JobObject:
-    """Continue a clip from its last frame, with an image-to-video model; the result holds both parts."""
+    """Continue a clip from its last frames; `seconds` are added, and the result holds both parts."""
     house = house_of(request)
-    body, values, files = await house.read(request, fields.VideoFields, {"video": "video"})
+    body, values, files = await house.read(request, fields.VideoFields, EXTENDED)
     try:
         return await house.queue(request, response, owner, Wanted(values, files, extend=True))
     finally:
@@ -224,14 +232,18 @@ async def cancel_jobs(
     "/v1/videos/{job_id}/remix",
     response_model=JobObject,
     responses={**CREATED, **errors(*ACCEPTING)},
-    openapi_extra=fields.request_body(fields.RemixFields, {}, needs=("prompt",)),
+    openapi_extra=fields.request_body(
+        fields.RemixFields,
+        {"image": "First frame.", "video": "The clip it is made from.", **_CHANGED},
+        needs=("prompt",),
+    ),
     tags=["videos"],
 )
 async def remix_video(request: Request, response: Response, owner: Access, job_id: JobId) -> JobObject:
     """Make a clip again with another prompt, and with what else is given; the seed stays."""
     house = house_of(request)
     parent = await house.job(job_id, owner)
-    body, values, files = await house.read(request, fields.RemixFields, {})
+    body, values, files = await house.read(request, fields.RemixFields, REFERENCES)
     try:
         needs_prompt(values)
         form = str(parent.order.get("form", ""))
