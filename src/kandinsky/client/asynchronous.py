@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kandinsky.client import calls
+from kandinsky.client.calls import File, Given
 from kandinsky.client.failures import error_of
 from kandinsky.client.values import Event, Job, Model
 from kandinsky.errors import needs_extra
@@ -64,19 +65,50 @@ class AsyncClient:
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    async def create(self, prompt: str = "", *, idempotency_key: str | None = None, **fields: Any) -> Job:
+    async def create(
+        self,
+        prompt: str = "",
+        *,
+        image: File | None = None,
+        last_image: File | None = None,
+        video: File | None = None,
+        conditions: Given | Sequence[Given] | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Job:
         """Queue a clip."""
-        return await self._ask(calls.create(prompt, fields, idempotency_key))
+        files = {"image": image, "last_image": last_image, "video": video, "conditions": conditions}
+        return await self._ask(calls.create(prompt, {**fields, **files}, idempotency_key))
 
-    async def edit(self, video: Any, prompt: str = "", **fields: Any) -> Job:
-        """Queue the change of a clip, with a model that takes one; as for ``create``."""
-        return await self._ask(calls.edit(video, prompt, fields))
+    async def edit(
+        self,
+        video: File,
+        prompt: str = "",
+        *,
+        last_image: File | None = None,
+        conditions: Given | Sequence[Given] | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Queue the change of a clip by `strength`, `mask`, `span`, `place` or `source_prompt`; as for ``create``."""
+        return await self._ask(
+            calls.edit(video, prompt, {**fields, "last_image": last_image, "conditions": conditions})
+        )
 
-    async def extend(self, video: Any, prompt: str = "", **fields: Any) -> Job:
-        """Queue the continuation of a clip; as for ``create``."""
-        return await self._ask(calls.extend(video, prompt, fields))
+    async def extend(
+        self,
+        video: File,
+        prompt: str = "",
+        *,
+        last_image: File | None = None,
+        conditions: Given | Sequence[Given] | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Queue the continuation of a clip from its last frames; `seconds` are added. As for ``create``."""
+        return await self._ask(
+            calls.extend(video, prompt, {**fields, "last_image": last_image, "conditions": conditions})
+        )
 
-    async def sound(self, video: Any, prompt: str = "", **fields: Any) -> Job:
+    async def sound(self, video: File, prompt: str = "", **fields: Any) -> Job:
         """Queue the generation of audio for a clip; as for ``create``."""
         return await self._ask(calls.sound(video, prompt, fields))
 

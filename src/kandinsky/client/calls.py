@@ -7,25 +7,34 @@ from __future__ import annotations
 
 import base64
 import builtins
+import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from kandinsky.client.failures import ApiError, JobFailed, error_of, nobody_answers
 from kandinsky.client.values import Event, Job, Lines, Model
 from kandinsky.errors import RequestError
+from kandinsky.model.given import Frames, Source, conditions_of, plain
 
 if TYPE_CHECKING:
     import httpx
 
 T = TypeVar("T")
+# A file in a call: a path, bytes, a finished job or its name, ``{"id": …}`` of one, or a `data:` URL.
+File: TypeAlias = str | Path | bytes | Job | Mapping[str, str]
+# What is known of a result; files of mappings are as above.
+Given: TypeAlias = Frames | Source | str | Mapping[str, Any]
 URL = "http://127.0.0.1:8000"
 VARIABLE, ADDRESS = "KANDINSKY_API_KEY", "KANDINSKY_SERVER"
-FILES = ("image", "mask", "video")
+FILES = ("image", "last_image", "mask", "video")
+OF_CONDITION = ("frames", "source", "mask")
+_JOB = re.compile(r"job_[0-9a-f]{32}")
 FINAL = ("completed", "failed", "cancelled", "deleted")
 TRIES, PAUSE_S = 3, 0.5
 CUTS = 30  # of a stream, in a row, before it is given up
@@ -281,7 +290,7 @@ def parts_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments for httpx: JSON, or a form if there are files.
 
     Args:
-        fields: Fields of a call; files are paths, bytes, or the names of jobs as ``{"id": …}``.
+        fields: Fields of a call; files are paths, bytes, jobs, their names, also as ``{"id": …}``, or `data:` URLs.
 
     Returns:
         `json`, or `data` and `files`.
@@ -292,25 +301,62 @@ def parts_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in fields.items() if value is not None}
     files: dict[str, Any] = {}
     for name in FILES:
-        value = given.get(name)
-        if isinstance(value, str | Path) and not str(value).startswith("data:"):
-            path = Path(value)
-            if not path.is_file():
-                raise RequestError(f"{name} `{path}` is not a file")
-            files[name] = (path.name, path.read_bytes())
-            del given[name]
-        elif isinstance(value, bytes):
-            files[name] = (name, value)
-            del given[name]
+        if name in given:
+            sent = _reference(given.pop(name), name, name, files)
+            if name not in files:
+                given[name] = sent
+    if "conditions" in given:
+        given["conditions"] = _conditions(given["conditions"], files)
     if not files:
         return {"json": given}
     return {"data": _form(given), "files": files}
 
 
+def _conditions(values: Any, files: dict[str, Any]) -> builtins.list[dict[str, Any]]:
+    """Conditions as JSON, with each file once among those of the form."""
+    found = []
+    names: dict[str, str] = {}
+    if isinstance(values, str | Frames | Source | Mapping):
+        values = [values]
+    for one in values:
+        mapping = dict(one) if isinstance(one, Mapping) else plain(*conditions_of([one]))
+        for key in OF_CONDITION:
+            if (value := mapping.get(key)) is not None:
+                place = str(value) if isinstance(value, str | Path) else f"#{len(names)}"
+                name = names.setdefault(place, f"conditions-{len(names) + 1}")
+                mapping[key] = name if name in files else _reference(value, key, name, files)
+        found.append(mapping)
+    return found
+
+
+def _reference(value: Any, what: str, name: str, files: dict[str, Any]) -> Any:
+    """What names a file in a body: its field, once it is among the files; a job, or a `data:` URL.
+
+    Raises:
+        RequestError: It does not exist.
+    """
+    if isinstance(value, Job):
+        return {"id": value.id}
+    if isinstance(value, str) and _JOB.fullmatch(value):
+        return {"id": value}
+    if isinstance(value, bytes):
+        files[name] = (name, value)
+        return name
+    if isinstance(value, str | Path) and not str(value).startswith("data:"):
+        path = Path(value)
+        if not path.is_file():
+            raise RequestError(f"{what} `{path}` is not a file")
+        files[name] = (path.name, path.read_bytes())
+        return name
+    return value
+
+
 def _form(given: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in given.items():
-        if isinstance(value, Mapping):
+        if name == "conditions":
+            found[name] = json.dumps(value)
+        elif isinstance(value, Mapping):
             found |= {f"{name}[{key}]": str(inner) for key, inner in value.items()}
         elif isinstance(value, list | tuple):
             found[f"{name}[]"] = [str(one) for one in value]

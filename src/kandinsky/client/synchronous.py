@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kandinsky.client import calls
+from kandinsky.client.calls import File, Given
 from kandinsky.client.failures import error_of
 from kandinsky.client.values import Event, Job, Model
 from kandinsky.errors import needs_extra
@@ -64,14 +65,28 @@ class Client:
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    def create(self, prompt: str = "", *, idempotency_key: str | None = None, **fields: Any) -> Job:
+    def create(
+        self,
+        prompt: str = "",
+        *,
+        image: File | None = None,
+        last_image: File | None = None,
+        video: File | None = None,
+        conditions: Given | Sequence[Given] | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Job:
         """Queue a clip.
 
         Args:
             prompt: What it shows.
+            image: First frame; files are paths, bytes, finished jobs, their names, or `data:` URLs.
+            last_image: Last frame.
+            video: A clip that is changed, by `strength`, `mask`, `span`, `place` or `source_prompt`.
+            conditions: What else is known, as in Python: ``Frames``, ``Source``, texts, or mappings of their values, whose
+                files may be any of the above.
             idempotency_key: Makes a repetition safe; one is made up by default.
-            fields: Fields of the API: `model`, `seconds`, `steps`, `seed`, …; `image` is a path, bytes, or
-                ``{"id": …}`` of a job.
+            fields: Fields of the API: `model`, `seconds`, `steps`, `seed`, …; `mask` is a file too.
 
         Returns:
             The job, which waits.
@@ -81,17 +96,34 @@ class Client:
             BackendError: No server answers.
             RequestError: A file does not exist.
         """
-        return self._ask(calls.create(prompt, fields, idempotency_key))
+        files = {"image": image, "last_image": last_image, "video": video, "conditions": conditions}
+        return self._ask(calls.create(prompt, {**fields, **files}, idempotency_key))
 
-    def edit(self, video: Any, prompt: str = "", **fields: Any) -> Job:
-        """Queue the change of a clip, with a model that takes one; as for ``create``."""
-        return self._ask(calls.edit(video, prompt, fields))
+    def edit(
+        self,
+        video: File,
+        prompt: str = "",
+        *,
+        last_image: File | None = None,
+        conditions: Given | Sequence[Given] | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Queue the change of a clip by `strength`, `mask`, `span`, `place` or `source_prompt`; as for ``create``."""
+        return self._ask(calls.edit(video, prompt, {**fields, "last_image": last_image, "conditions": conditions}))
 
-    def extend(self, video: Any, prompt: str = "", **fields: Any) -> Job:
-        """Queue the continuation of a clip; as for ``create``."""
-        return self._ask(calls.extend(video, prompt, fields))
+    def extend(
+        self,
+        video: File,
+        prompt: str = "",
+        *,
+        last_image: File | None = None,
+        conditions: Given | Sequence[Given] | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Queue the continuation of a clip from its last frames; `seconds` are added. As for ``create``."""
+        return self._ask(calls.extend(video, prompt, {**fields, "last_image": last_image, "conditions": conditions}))
 
-    def sound(self, video: Any, prompt: str = "", **fields: Any) -> Job:
+    def sound(self, video: File, prompt: str = "", **fields: Any) -> Job:
         """Queue the generation of audio for a clip; as for ``create``."""
         return self._ask(calls.sound(video, prompt, fields))
 

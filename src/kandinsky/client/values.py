@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+# What is a file of a request, or says something about one.
+_OF_FILES = ("image", "last_image", "mask", "video", "conditions", "mask_grow", "strength", "span", "place",
+             "source_prompt", "resample")  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job of the server, as it stood when it was asked for.
@@ -48,8 +53,8 @@ class Job:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What was asked for, to be asked again: ``client.create(**job.settings)``."""
-        return {name: value for name, value in self.data["request"].items() if name not in ("image", "mask", "video")}
+        """What was asked for, to be asked again: ``client.create(**job.settings)``; files are not among it."""
+        return {name: value for name, value in self.data["request"].items() if name not in _OF_FILES}
 
 
 @dataclass(frozen=True, slots=True)

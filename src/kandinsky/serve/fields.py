@@ -173,8 +173,8 @@ _CONDITIONS: dict[str, Any] = {
         Field(default=None, max_length=MOST_CONDITIONS),
         WithJsonSchema({
             "anyOf": [_LISTED, {"type": "null"}],
-            "description": "What else is known of the result: frames, and a clip that is changed. Files are finished jobs, "
-            "`data:` URLs, or further file fields of the form, by their names.",
+            "description": "What else is known of the result: frames, and a clip that is changed. Files are finished "
+            "jobs, `data:` URLs, or further file fields of the form, by their names.",
         }),
     ],
 }  # fmt: skip

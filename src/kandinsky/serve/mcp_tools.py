@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT_S = 50.0  # clients give up after a minute
 LOOK_S = 0.5
+CHANGES = ("strength", "mask", "span", "place", "source_prompt")  # what is done to a clip; else it is continued
 THUMBNAIL = "image/webp"
 ABOUT = (
     "Makes clips, images and sound with the Kandinsky models. `generate` answers at once with the name of a job; ask "
@@ -60,6 +61,14 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class Known(Arguments):
+    """Frames known of a clip: an image, or a part of another clip."""
+
+    frames: str = Field(description="An image or a clip, as `image`.")
+    at: int | str = Field(0, description="The frame of the result they begin at, as `12`, `-1` or `1.5s`; or `end`.")
+    cut: str | None = Field(None, description="The part of a clip, `START:STOP`, as `-9:` or `1s:2s`.", max_length=40)
+
+
 class Generate(Arguments):
     """Queue a clip, an image, or audio for a clip."""
 
@@ -68,7 +77,19 @@ class Generate(Arguments):
     model: str | None = Field(None, description="One of `list_models`; default: the first that fits.")
     image: str | None = Field(None, description="First frame of a clip, or the image to edit: see `list_models`.")
     mask: str | None = Field(None, description="For an edit: white where the image is repainted.")
-    video: str | None = Field(None, description="For audio: the clip. For a clip: the one that is continued.")
+    last_image: str | None = Field(None, description="Last frame of a clip.")
+    video: str | None = Field(
+        None,
+        description="For audio: the clip. For a clip: the one that is continued; with `strength`, `mask`, `span`, `place` "
+        "or `source_prompt`, the one that is changed.",
+    )
+    strength: float | None = Field(None, description="How far `video` is changed as a whole.", gt=0, le=1)
+    span: str | None = Field(None, description="The part of `video` made anew, as `1s:2s` or `12:24`.", max_length=40)
+    place: str | None = Field(None, description="Where `video` lies in the result, `WxH+X+Y`.", max_length=40)
+    source_prompt: str | None = Field(
+        None, description="What `video` shows, to change it by both prompts.", max_length=4000
+    )
+    conditions: list[Known] | None = Field(None, description="Further frames known of a clip.", max_length=16)
     seconds: float | None = Field(None, description="Length of a clip.", ge=0)
     size: str | None = Field(None, description="`WIDTHxHEIGHT`.", max_length=20)
     steps: int | None = Field(None, description="Steps of the sampler; more take longer.", ge=1)
@@ -102,9 +123,11 @@ class Tools:
 
     async def generate(self, request: Any, client: AsyncClient, given: Generate) -> list[Any]:
         fields = given.model_dump(exclude_none=True, exclude={"kind", "prompt"})
-        for name in ("image", "mask", "video"):
+        for name in ("image", "last_image", "mask", "video"):
             if name in fields:
                 fields[name] = self.door.file(fields[name])
+        for one in fields.get("conditions", ()):
+            one["frames"] = self.door.file(one["frames"])
         video = fields.pop("video", None)
         if given.kind == "audio":
             if video is None:
@@ -112,10 +135,10 @@ class Tools:
             job = await client.sound(video, given.prompt, **fields)
         elif given.kind == "image":
             (job,) = await client.create_images(given.prompt, **fields)
-        elif video is not None:
+        elif video is not None and not any(name in fields for name in CHANGES):
             job = await client.extend(video, given.prompt, **fields)
         else:
-            job = await client.create(given.prompt, **fields)
+            job = await client.create(given.prompt, video=video, **fields)
         return [shown(job)]
 
     async def status(self, request: Any, client: AsyncClient, given: Status) -> list[Any]:
