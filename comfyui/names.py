@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 CATEGORY = "Kandinsky"
-MODEL = "KANDINSKY_MODEL"  # the one socket of our own: a model, and how it runs
+# The sockets of our own: a model, and how it runs; and what is known of a result
+MODEL, KNOWN = "KANDINSKY_MODEL", "KANDINSKY_CONDITIONS"
 PREFIX = "Kandinsky"
 # id without the prefix → name in menus
 TITLES = {
     "Load": "Kandinsky Load",
     "LoRA": "Kandinsky LoRA",
     "ExpandPrompt": "Kandinsky Expand Prompt",
+    "KnownFrames": "Kandinsky Known Frames",
+    "SourceClip": "Kandinsky Source Clip",
     "Generate": "Kandinsky Generate",
     "Edit": "Kandinsky Edit",
     "Sound": "Kandinsky Sound",

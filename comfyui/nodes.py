@@ -8,25 +8,28 @@ from comfy_api.latest import ComfyExtension, io
 
 from kandinsky.engine.interpolation import FACTORS, Raise
 from kandinsky.engine.options import PlanOptions, RunOptions
-from kandinsky.errors import KandinskyError
+from kandinsky.errors import KandinskyError, RequestError
+from kandinsky.model.given import Frames, Source
 from kandinsky.model.values import Request
 
 from . import remote, running
 from .host import ComfyUI, clip_of, plain, show_text, video_in, video_of
 from .inputs import DEFAULT, given, images_of, inputs_of
 from .models import Chosen, Kept, choose, explained, file_in, file_names, model_names
-from .names import CATEGORY, MODEL, NODES
-from .tensors import audio_of, image_of, latent_of, latents_of, mask_of, one_frame
+from .names import CATEGORY, KNOWN, MODEL, NODES
+from .tensors import audio_of, frames_of, image_of, latent_of, latents_of, mask_of, masks_of, one_frame
 
 HOST = ComfyUI()
 KEPT = Kept(HOST)
 Model = io.Custom(MODEL)
+Known = io.Custom(KNOWN)
 
 # Fields that a node shows; what is true of them stands with them, in the library.
 RUN = ("device", "dtype", "offload", "attention", "quantize", "tiling", "text_cache")
 SAMPLING = ("negative_prompt", "steps", "guidance", "shift", "seed", "cache", "expand", "expanded_prompt")
 FRAMES = tuple(images_of(Request, besides=("image",)))  # further known frames, for models that take them
-CLIPS = (*SAMPLING, *FRAMES, "seconds", "fps", "motion", "image_guidance", "interpolation_guidance")
+CLIPS = (*SAMPLING, *FRAMES, "resample", "seconds", "fps", "motion", "image_guidance", "interpolation_guidance")
+CHANGES = ("strength", "mask", "mask_grow", "span", "place", "source_prompt")
 EDITS = (*SAMPLING, "mask", "mask_grow")
 SOUNDS = ("negative_prompt", "seconds", "steps", "guidance", "seed")
 PLANS = ("seconds", "steps", "guidance", "cache", "fps")
@@ -45,6 +48,30 @@ def _model() -> Any:
 
 def _prompt(about: str, **more: Any) -> Any:
     return io.String.Input("prompt", multiline=True, dynamic_prompts=True, default="", tooltip=about, **more)
+
+
+def _known(about: str) -> Any:
+    return Known.Input("conditions", optional=True, tooltip=about)
+
+
+def _clip_inputs() -> list[Any]:
+    cut = "The part of the clip that is used, START:STOP in frames or seconds, such as -9: or 1s:2.5s. Empty uses all."
+    return [
+        io.Video.Input("video", optional=True, tooltip="A clip; it is read at the model's frame rate."),
+        io.Image.Input("images", optional=True, tooltip="In place of a clip: an image, or frames at the model's rate."),
+        io.String.Input("cut", default="", optional=True, tooltip=cut),
+    ]
+
+
+def _clip(video: Any, images: Any) -> Any:
+    """The clip, or the images, that a node is given.
+
+    Raises:
+        RequestError: Neither or both are connected.
+    """
+    if (video is None) == (images is None):
+        raise RequestError("connect either `video` or `images`")
+    return clip_of(video) if images is None else frames_of(images)
 
 
 def _size() -> Any:
@@ -151,6 +178,67 @@ class KandinskyExpandPrompt(io.ComfyNode):  # type: ignore[misc]
         return io.NodeOutput(text, ui=show_text(text, cls.hidden.unique_id))
 
 
+class KandinskyKnownFrames(io.ComfyNode):  # type: ignore[misc]
+    @classmethod
+    def define_schema(cls) -> Any:
+        return _schema(
+            "KandinskyKnownFrames",
+            "Frames that the result keeps: an image or a part of a clip, anywhere in it. Several are chained; the first "
+            "and the last part of two clips join them.",
+            [
+                *_clip_inputs(),
+                io.String.Input("at", default="0", tooltip="The frame of the result that is the first of them: 12, or -1 "
+                                "for the last one; seconds such as 1.5s; or end: they end with the result."),
+                _known("What else is known, from a node of this kind."),
+            ],
+            [Known.Output("known", display_name="conditions")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, at: str, video: Any = None, images: Any = None, cut: str = "", conditions: Any = ()) -> Any:
+        with explained():
+            known = Frames(_clip(video, images), at=at.strip(), cut=cut.strip() or None)
+        return io.NodeOutput((*(conditions or ()), known))
+
+
+class KandinskySourceClip(io.ComfyNode):  # type: ignore[misc]
+    @classmethod
+    def define_schema(cls) -> Any:
+        return _schema(
+            "KandinskySourceClip",
+            "A clip, or for models of images an image, that is changed: as a whole by strength or by a source prompt, or "
+            "anew where a mask, a span or a place say.",
+            [
+                *_clip_inputs(),
+                *inputs_of(Request, only=CHANGES),
+                _known("What else is known, from Kandinsky Known Frames."),
+            ],
+            [Known.Output("known", display_name="conditions")],
+        )
+
+    @classmethod
+    def execute(
+        cls, video: Any = None, images: Any = None, cut: str = "", mask: Any = None, conditions: Any = (), **values: Any
+    ) -> Any:
+        with explained():
+            clip = _clip(video, images)
+            chosen = given(values)
+            source = Source(
+                clip,
+                cut=cut.strip() or None,
+                mask=None if mask is None else masks_of(mask, *_height_and_width(clip)),
+                grow=chosen.pop("mask_grow", None),
+                prompt=chosen.pop("source_prompt", None),
+                **chosen,
+            )
+        return io.NodeOutput((*(conditions or ()), source))
+
+
+def _height_and_width(clip: Any) -> tuple[int, int]:
+    height, width = getattr(clip, "frames_THWC", clip).shape[1:3]
+    return height, width
+
+
 class KandinskyGenerate(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def define_schema(cls) -> Any:
@@ -162,6 +250,7 @@ class KandinskyGenerate(io.ComfyNode):  # type: ignore[misc]
                 _model(),
                 _prompt("What to show."),
                 io.Image.Input("image", optional=True, tooltip="First frame, for models that start from one."),
+                _known("From Kandinsky Known Frames and Kandinsky Source Clip."),
                 _size(),
                 *inputs_of(Request, only=CLIPS),
             ],
@@ -321,6 +410,7 @@ class KandinskyRemote(io.ComfyNode):  # type: ignore[misc]
                 io.String.Input("model", default="nano-t2v", tooltip="A model of the server, by its id."),
                 _prompt("What to show."),
                 io.Image.Input("image", optional=True, tooltip="First frame, or the image to edit."),
+                _known("From Kandinsky Known Frames and Kandinsky Source Clip; clips are sent as mp4."),
                 _size(),
                 *inputs_of(Request, only=CLIPS),
             ],
@@ -351,8 +441,9 @@ def _about(kind: type, name: str) -> str:
 class Kandinsky(ComfyExtension):  # type: ignore[misc]
     async def get_node_list(self) -> list[type]:
         return [
-            KandinskyLoad, KandinskyLoRA, KandinskyExpandPrompt, KandinskyGenerate, KandinskyEdit, KandinskySound,
-            KandinskyInterpolate, KandinskyDecode, KandinskyPlan, KandinskyRemote,
+            KandinskyLoad, KandinskyLoRA, KandinskyExpandPrompt, KandinskyKnownFrames, KandinskySourceClip,
+            KandinskyGenerate, KandinskyEdit, KandinskySound, KandinskyInterpolate, KandinskyDecode, KandinskyPlan,
+            KandinskyRemote,
         ]  # fmt: skip
 
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 import io
 import os
 import queue
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from kandinsky.client import ApiError, Client, Event, Job, JobFailed
 from kandinsky.client.calls import ADDRESS, URL, VARIABLE, address
 from kandinsky.errors import Cancelled, KandinskyError, RequestError
+from kandinsky.model.given import Frames, Source
 
 from .running import POLL_S
 
@@ -78,16 +81,22 @@ def generate(
         KandinskyError: The job failed.
         Cancelled: The user asked to stop; the job is cancelled on the server too.
     """
+    if "conditions" in values:
+        values = {**values, "conditions": [_sent(one) for one in values["conditions"]]}
     is_still = values.get("seconds") == STILL
-    fields: dict[str, Any] = {"model": model, **values, **{name: _png(pixels) for name, pixels in images.items()}}
+    known = values.get("conditions", ())
+    asked: dict[str, Any] = {"model": model, **values, **{name: _png(pixels) for name, pixels in images.items()}}
     if is_still:
-        del fields["seconds"]
+        del asked["seconds"]
     where = checked(server)
 
     def ask(client: Client) -> Job:
+        if known:
+            rates = [float(one.data["fps"]) for one in client.models() if one.id == model]
+            asked["conditions"] = [_sent(one, *rates[:1]) for one in known]
         if not is_still:
-            return client.create(prompt, **fields)
-        (job,) = client.create_images(prompt, **fields)
+            return client.create(prompt, **asked)
+        (job,) = client.create_images(prompt, **asked)
         return job
 
     try:
@@ -205,6 +214,32 @@ def _png(pixels: np.ndarray) -> bytes:
     held = io.BytesIO()
     Image.fromarray(pixels).save(held, "PNG")
     return held.getvalue()
+
+
+def _sent(one: Frames | Source, fps: float = 1.0) -> dict[str, Any]:
+    """A condition as the client sends it: images as PNG, clips as mp4, which costs them a little.
+
+    Args:
+        one: The condition, with what it holds in memory.
+        fps: Frames per second of frames that have no rate of their own.
+    """
+    values = {field.name: value for field in fields(one) if (value := getattr(one, field.name)) is not None}
+    clip = values.pop("data")
+    rate = float(getattr(clip, "fps", fps))
+    values["frames" if isinstance(one, Frames) else "source"] = _file(getattr(clip, "frames_THWC", clip), rate)
+    if "mask" in values:
+        mask = values["mask"]
+        values["mask"] = _file(mask, rate) if mask.ndim == 4 else _png(mask.astype("uint8") * 255)
+    return values
+
+
+def _file(frames_THWC: np.ndarray, fps: float) -> bytes:
+    from kandinsky.model.values import Video
+
+    if len(frames_THWC) == 1:
+        return _png(frames_THWC[0])
+    with tempfile.TemporaryDirectory(prefix="kandinsky-") as folder:
+        return Video(frames_THWC, fps=fps).save(Path(folder) / "given.mp4").read_bytes()
 
 
 def _opened(data: bytes) -> Image:

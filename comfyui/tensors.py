@@ -59,6 +59,16 @@ def mask_of(mask: Tensor, height: int, width: int) -> np.ndarray:
     return is_on
 
 
+def masks_of(mask: Tensor, height: int, width: int) -> np.ndarray:
+    """ComfyUI's MASK for a clip at its size: one as ``mask_of``, several as a clip of masks [T, H, W, 3] of uint8."""
+    masks_BHW = mask.detach().reshape(-1, *mask.shape[-2:])
+    if len(masks_BHW) == 1:
+        return mask_of(mask, height, width)
+    are_on = np.stack([mask_of(one, height, width) for one in masks_BHW])
+    clip: np.ndarray = np.repeat(are_on[..., None].astype(np.uint8) * 255, 3, axis=-1)
+    return clip
+
+
 def audio_of(audio: Audio) -> dict[str, Any]:
     """Sound as ComfyUI's AUDIO: a waveform [1, C, S] from -1 to 1, and its rate."""
     waveform_CS = torch.from_numpy(np.ascontiguousarray(audio.samples_SC.T)).float() / _LOUDEST

@@ -67,10 +67,10 @@ def test_ids_of_inputs_and_outputs_do_not_collide(schemas: dict[str, stub_api.Sc
         assert schema.description and all(one.told.get("tooltip") for one in schema.inputs)
 
 
-def test_the_only_socket_of_our_own_is_the_model(schemas: dict[str, stub_api.Schema]) -> None:
+def test_sockets_of_our_own_are_models_and_conditions(schemas: dict[str, stub_api.Schema]) -> None:
     standard = {"IMAGE", "VIDEO", "AUDIO", "LATENT", "MASK", *stub_api.ALLOWED}
     used = {one.io_type for schema in schemas.values() for one in (*schema.inputs, *schema.outputs)}
-    assert used - standard == {"KANDINSKY_MODEL"}
+    assert used - standard == {"KANDINSKY_MODEL", "KANDINSKY_CONDITIONS"}
 
 
 def test_options_are_those_of_the_library(schemas: dict[str, stub_api.Schema]) -> None:

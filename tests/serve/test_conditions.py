@@ -157,9 +157,9 @@ def test_an_extension_adds_its_seconds_to_the_last_frames(client: TestClient, ho
     job, ready = resolved(house, made)
     assert job.order["overlap"] == "-0.750000s:" and ready.shape.frames == 13 + 8
     assert [one.at for one in ready.conditions] == [Span(0, 3), Span(5, 6)]
-    again = client.post(f"/v1/videos/{made['id']}/remix", json={"prompt": "a cat", "seconds": 0.5}).json()
+    again = client.post(f"/v1/videos/{made['id']}/remix", json={"prompt": "a cat", "seconds": 2}).json()
     job, ready = resolved(house, again)
-    assert job.order["before"] == "input-video" and ready.shape.frames == 5 + 8
+    assert job.order["before"] == "input-video" and ready.shape.frames == 25 + 8
     assert len(ready.conditions) == 2 and again["request"]["conditions"][0]["frames"] == done
 
 
@@ -206,7 +206,9 @@ def test_the_client_sends_what_python_takes(clip: Path, tmp_path: Path) -> None:
     job = Job("job_" + "1" * 32, "video", "nano-t2v", "completed", 100)
     told = parts_of({
         "prompt": "x", "last_image": still,
-        "conditions": [Frames(clip, cut="-9:"), f"{clip}[0:4]@end", {"frames": job, "at": 12}, Source(job.id, strength=0.5)],
+        "conditions": [
+            Frames(clip, cut="-9:"), f"{clip}[0:4]@end", {"frames": job, "at": 12}, Source(job.id, strength=0.5),
+        ],
     })  # fmt: skip
     sent = json.loads(told["data"]["conditions"])
     assert [one.get("frames") for one in sent] == ["conditions-1", "conditions-1", {"id": job.id}, None]

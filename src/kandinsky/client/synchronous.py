@@ -83,8 +83,8 @@ class Client:
             image: First frame; files are paths, bytes, finished jobs, their names, or `data:` URLs.
             last_image: Last frame.
             video: A clip that is changed, by `strength`, `mask`, `span`, `place` or `source_prompt`.
-            conditions: What else is known, as in Python: ``Frames``, ``Source``, texts, or mappings of their values, whose
-                files may be any of the above.
+            conditions: What else is known, as in Python: ``Frames``, ``Source``, texts, or mappings of their values,
+                whose files may be any of the above.
             idempotency_key: Makes a repetition safe; one is made up by default.
             fields: Fields of the API: `model`, `seconds`, `steps`, `seed`, …; `mask` is a file too.
 

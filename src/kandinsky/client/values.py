@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-
 # What is a file of a request, or says something about one.
 _OF_FILES = ("image", "last_image", "mask", "video", "conditions", "mask_grow", "strength", "span", "place",
              "source_prompt", "resample")  # fmt: skip

@@ -80,8 +80,8 @@ class Generate(Arguments):
     last_image: str | None = Field(None, description="Last frame of a clip.")
     video: str | None = Field(
         None,
-        description="For audio: the clip. For a clip: the one that is continued; with `strength`, `mask`, `span`, `place` "
-        "or `source_prompt`, the one that is changed.",
+        description="For audio: the clip. For a clip: the one that is continued; with `strength`, `mask`, `span`, "
+        "`place` or `source_prompt`, the one that is changed.",
     )
     strength: float | None = Field(None, description="How far `video` is changed as a whole.", gt=0, le=1)
     span: str | None = Field(None, description="The part of `video` made anew, as `1s:2s` or `12:24`.", max_length=40)
