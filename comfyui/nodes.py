@@ -183,12 +183,12 @@ class KandinskyKnownFrames(io.ComfyNode):  # type: ignore[misc]
     def define_schema(cls) -> Any:
         return _schema(
             "KandinskyKnownFrames",
-            "Frames that the result keeps: an image or a part of a clip, anywhere in it. Several are chained; the first "
-            "and the last part of two clips join them.",
+            "Frames that the result keeps: an image or a part of a clip, anywhere in it. Several are chained; the "
+            "end of one clip and the beginning of another join them.",
             [
                 *_clip_inputs(),
-                io.String.Input("at", default="0", tooltip="The frame of the result that is the first of them: 12, or -1 "
-                                "for the last one; seconds such as 1.5s; or end: they end with the result."),
+                io.String.Input("at", default="0", tooltip="The frame of the result that is the first of them: 12, or "
+                                "-1 for the last one; seconds such as 1.5s; or end: they end with the result."),
                 _known("What else is known, from a node of this kind."),
             ],
             [Known.Output("known", display_name="conditions")],
@@ -206,8 +206,8 @@ class KandinskySourceClip(io.ComfyNode):  # type: ignore[misc]
     def define_schema(cls) -> Any:
         return _schema(
             "KandinskySourceClip",
-            "A clip, or for models of images an image, that is changed: as a whole by strength or by a source prompt, or "
-            "anew where a mask, a span or a place say.",
+            "A clip, or for models of images an image, that is changed: as a whole by strength or by a source prompt, "
+            "or anew where a mask, a span or a place say.",
             [
                 *_clip_inputs(),
                 *inputs_of(Request, only=CHANGES),

@@ -191,7 +191,7 @@ def test_extending_a_clip_and_hearing_it(server: Server, finished: dict[str, Any
     heard = server.client.post("/v1/audio", json={"prompt": "a drum", "steps": 2, "video": {"id": finished["id"]}})
     both = server.create(sound=True)
     made = server.wait(longer.json()["id"])
-    assert made["status"] == "completed" and made["model"] == "nano-i2v" and made["frames"] == 25, made
+    assert made["status"] == "completed" and made["model"] == "nano-t2v" and made["frames"] == 25, made
     sound = server.wait(heard.json()["id"])
     assert sound["status"] == "completed" and sound["object"] == "audio", sound
     for job, variant in ((sound, "video"), (server.wait(both["id"]), "video")):
@@ -202,9 +202,17 @@ def test_extending_a_clip_and_hearing_it(server: Server, finished: dict[str, Any
     assert alone.headers["content-type"] == "audio/wav" and alone.content.startswith(b"RIFF")
 
 
-def test_edits_need_a_model_that_changes_clips(server: Server) -> None:
+def test_edits_change_a_clip(server: Server, finished: dict[str, Any]) -> None:
     answer = server.client.post("/v1/videos/edits", data={"prompt": "x"}, files={"video": ("x.mp4", b"x")})
-    assert answer.status_code == 400 and error_of(answer)["code"] == "unsupported"
+    assert answer.status_code == 400 and error_of(answer)["code"] == "invalid_file"
+    retake = {"prompt": "a panda waves", "video": {"id": finished["id"]}, "span": "5:9", "steps": 2}
+    joined = {"conditions": [f"{finished['id']}[-5:]@0", {"frames": finished["id"], "at": "end", "cut": "0:4"}]}
+    edited = server.client.post("/v1/videos/edits", json=retake).json()
+    made = [server.wait(one["id"]) for one in (edited, server.create(**joined, seconds=1))]
+    assert [job["status"] for job in made] == ["completed"] * 2, made
+    recipes = [job["recipe"]["conditions"] for job in made]
+    assert recipes[0][0]["span"] == "5:9" and [one["at"] for one in recipes[1]] == [0, "end"]
+    assert all(one["file"] is None for one in (*recipes[0], *recipes[1]))
 
 
 def test_images_are_answered_when_they_are_made(server: Server) -> None:
@@ -272,7 +280,7 @@ def test_models_say_what_they_accept(server: Server) -> None:
     found = server.client.get("/v1/models").json()
     assert found["object"] == "list" and [one["id"] for one in found["data"]] == ["nano-t2v", "nano-i2v", "nano-v2a"]
     t2v, i2v, v2a = found["data"]
-    assert t2v["object"] == "model" and t2v["stills"] and not t2v["extends"] and t2v["image"] == "none"
+    assert t2v["object"] == "model" and t2v["stills"] and t2v["extends"] and t2v["image"] == "none"
     assert i2v["extends"] and i2v["image"] == "required" and v2a["makes"] == "sound" and v2a["video"]
     assert t2v["accepts"]["steps"] == "1 to 1000; default 25" and t2v["sizes"] == ["96x96"]
     assert "offload" not in t2v["accepts"] and t2v["sounds_with"] == "nano-v2a"
