@@ -107,32 +107,41 @@ class House:
             The body, which is to be closed; checked values; files.
         """
         body = await fields.read_body(request, largest=self.settings.upload_bytes)
-        values, files = dict(body.values), dict[str, Any]()
-        for name, what in aliases.items():
-            parts: list[UploadFile] = body.files.pop(name, [])
-            given = values.pop(name, None)
-            if isinstance(given, list) and len(given) == 1:
-                given = given[0]
-            if not parts and given in (None, ""):
-                continue
-            if what in files or len(parts) > 1 or (parts and given is not None):
-                raise ApiError(400, f"`{name}`: one {what} is taken", code="invalid_value", param=name)
-            if not parts and not isinstance(given, str | dict):
-                raise ApiError(400, f"`{name}` is not a file", code="invalid_value", param=name)
-            files[what] = parts[0].file if parts else given
-        if values.get("conditions") is not None:
-            values["conditions"] = condition_files.listed(values["conditions"])
-            for name in condition_files.named_in(values["conditions"]) & set(body.files):
-                parts = body.files.pop(name)
-                if len(parts) > 1:
-                    raise ApiError(400, f"`{name[:60]}`: one file is taken", code="invalid_value", param=name[:60])
-                files[condition_files.NAMED + name] = parts[0].file
-        if body.files:
-            name = next(iter(body.files))
-            raise ApiError(
-                400, f"`{name[:60]}` is not a file field of this call", code="unknown_parameter", param=name[:60]
-            )
-        return body, fields.checked(kind, values), files
+        try:
+            return body, *_parted(body, kind, aliases)
+        except BaseException:
+            await body.close()
+            raise
+
+
+def _parted(body: fields.Body, kind: type[Asked], aliases: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Checked values of a body, and its files."""
+    values, files = dict(body.values), dict[str, Any]()
+    for name, what in aliases.items():
+        parts: list[UploadFile] = body.files.pop(name, [])
+        given = values.pop(name, None)
+        if isinstance(given, list) and len(given) == 1:
+            given = given[0]
+        if not parts and given in (None, ""):
+            continue
+        if what in files or len(parts) > 1 or (parts and given is not None):
+            raise ApiError(400, f"`{name}`: one {what} is taken", code="invalid_value", param=name)
+        if not parts and not isinstance(given, str | dict):
+            raise ApiError(400, f"`{name}` is not a file", code="invalid_value", param=name)
+        files[what] = parts[0].file if parts else given
+    if values.get("conditions") is not None:
+        values["conditions"] = condition_files.listed(values["conditions"])
+        for name in condition_files.named_in(values["conditions"]) & set(body.files):
+            parts = body.files.pop(name)
+            if len(parts) > 1:
+                raise ApiError(400, f"`{name[:60]}`: one file is taken", code="invalid_value", param=name[:60])
+            files[condition_files.NAMED + name] = parts[0].file
+    if body.files:
+        name = next(iter(body.files))
+        raise ApiError(
+            400, f"`{name[:60]}` is not a file field of this call", code="unknown_parameter", param=name[:60]
+        )
+    return fields.checked(kind, values), files
 
 
 def idempotency_key(request: Request) -> str | None:
