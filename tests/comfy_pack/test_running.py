@@ -60,6 +60,32 @@ def image(height: int = 64, width: int = 64, seed: int = 0) -> np.ndarray:
 # -- Nano --------------------------------------------------------------------------------------------------------------
 
 
+def test_conditions_are_chained_and_sent() -> None:
+    nodes, remote = pack.part("nodes"), pack.part("remote")
+    chosen, _ = made_of("nano-t2v", Host())
+    frames = np.random.default_rng(0).integers(0, 255, (25, 96, 96, 3), dtype=np.uint8)
+    images = torch.from_numpy(frames).float() / 255
+    clip = SimpleNamespace(get_components=lambda: SimpleNamespace(images=images, frame_rate=12, audio=None))
+    first = nodes.KandinskyKnownFrames.execute(at="0", video=clip, cut="-9:").args[0]
+    both = nodes.KandinskyKnownFrames.execute(at="end", images=images[:1], conditions=first).args[0]
+    values = {"conditions": both, "seconds": 2.0}
+    job = pack.part("running").asked(chosen, "a panda", values)
+    assert [(one.at.start, one.at.stop) for one in job.conditions] == [(0, 3), (6, 7)]
+    mask = torch.zeros(25, 48, 48)
+    mask[:, 24:] = 1
+    (source,) = nodes.KandinskySourceClip.execute(
+        video=clip, span="4:9", strength=-1.0, mask=mask, mask_grow=2, place="", source_prompt=" "
+    ).args[0]
+    assert source.strength is None and source.grow == 2 and source.mask.shape == (25, 96, 96, 3)
+    (known,) = pack.part("running").asked(chosen, "a panda", {"conditions": (source,)}).conditions
+    assert known.kept.keep_THW[2, :5].all() and not known.kept.keep_THW[2, 7:].any()
+    sent = [remote._sent(one, 12.0) for one in (*both, source)]
+    assert sent[0]["frames"][4:8] == b"ftyp" and sent[1]["frames"].startswith(b"\x89PNG")
+    assert sent[2]["mask"][4:8] == b"ftyp" and sent[2]["span"] == "4:9" and "cut" not in sent[2]
+    with pytest.raises(Exception, match="either `video` or `images`"):
+        nodes.KandinskySourceClip.execute(strength=0.5)
+
+
 def test_frames_are_those_of_the_library_with_a_preview_each_step() -> None:
     host = Host()
     chosen, kept = made_of("nano-t2v", host)

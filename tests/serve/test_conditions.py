@@ -159,7 +159,9 @@ def test_an_extension_adds_its_seconds_to_the_last_frames(client: TestClient, ho
     assert [one.at for one in ready.conditions] == [Span(0, 3), Span(5, 6)]
     again = client.post(f"/v1/videos/{made['id']}/remix", json={"prompt": "a cat", "seconds": 1.35}).json()
     job, ready = resolved(house, again)
-    assert job.order["before"] == "input-video" and ready.shape.frames == 17 + 4  # less is known, as the longest clip leaves room
+    assert (
+        job.order["before"] == "input-video" and ready.shape.frames == 17 + 4
+    )  # less is known, as the longest clip leaves room
     assert len(ready.conditions) == 2 and again["request"]["conditions"][0]["frames"] == done
     longest = asked(client, "/extensions", video={"id": done}, seconds=2)  # no room for more than one known frame
     job, ready = resolved(house, longest)
