@@ -12,6 +12,7 @@ from typing import Any, Literal
 from kandinsky.errors import RequestError
 from kandinsky.model.given import MOST_CONDITIONS, Frames, conditions_of, plain
 from kandinsky.serve.envelope import ApiError
+from kandinsky.serve.fields import MOST_MARKS
 
 NAMED = "conditions/"  # before the names of uploads that a list names, among the files of a request
 MOST_FILES = 16  # of one list; as many as a form may have
@@ -36,6 +37,8 @@ def listed(value: Any) -> list[Any]:
         if not isinstance(one, str) or one.lstrip()[:1] not in ("[", "{"):
             found.append(one)
             continue
+        if sum(map(one.count, ",[{")) > MOST_MARKS:  # before memory is taken for each value
+            raise _wrong(f"the list holds more than {MOST_MARKS} values")
         try:
             told = json.loads(one)
         except (ValueError, RecursionError):

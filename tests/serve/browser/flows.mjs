@@ -430,7 +430,7 @@ const FLOWS = {
     same(`${await page.inputValue("#lora")} ${await page.inputValue("#lora-scale")}`, "other 0.5", "the LoRA used again");
     await cardOf(page, job.id).click();
     await page.click(".viewer button:has-text('Continue')");
-    same(`${await page.inputValue("#model")} ${await page.isChecked("input[name=mode][value=extend]")}`, "tiny-i2v true", "a model that continues");
+    same(`${await page.inputValue("#model")} ${await page.isChecked("input[name=mode][value=extend]")}`, "tiny-t2v true", "a model that continues");
     await page.locator("#seconds").fill("0.5");
     await more(page, { steps: 1 });
     const longer = await sent();
