@@ -104,12 +104,19 @@ def test_http_at_the_server(server: Server) -> None:
             heard = await called(client, "generate", kind="audio", video=told["job"], prompt="a drum", steps=1)
             assert heard.structured_content["model"] == "nano-v2a"
             longer = await called(client, "generate", video=told["job"], seconds=0.5, steps=1)
-            assert longer.structured_content["model"] == "nano-i2v"
+            assert longer.structured_content["model"] == "nano-t2v"
+            known = [{"frames": told["job"], "at": 0, "cut": "0:1"}, {"frames": told["job"], "at": "end", "cut": "0:1"}]
+            between = await called(client, "generate", prompt="x", conditions=known, seconds=1, steps=1)
+            retake = await called(client, "generate", prompt="x", video=told["job"], strength=0.9, steps=1)
+            asked = [one.structured_content for one in (between, retake)]
+            assert all(one["model"] == "nano-t2v" for one in asked), asked
             moving = await called(client, "generate", image=told["job"], prompt="a cat", seconds=0.5, steps=1)
-            for one in (heard, longer, moving):
+            for one in (heard, longer, moving, between, retake):
                 await called(client, "cancel", job=one.structured_content["job"])
             path = str(Path(__file__))
             assert "name of a finished job" in await refused(client, "generate", prompt="x", image=path)
+            hidden = [{"frames": path}]
+            assert "name of a finished job" in await refused(client, "generate", prompt="x", conditions=hidden)
 
     asyncio.run(run())
 
