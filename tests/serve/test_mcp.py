@@ -104,7 +104,7 @@ def test_http_at_the_server(server: Server) -> None:
             heard = await called(client, "generate", kind="audio", video=told["job"], prompt="a drum", steps=1)
             assert heard.structured_content["model"] == "nano-v2a"
             longer = await called(client, "generate", video=told["job"], seconds=0.5, steps=1)
-            assert longer.structured_content["model"] == "nano-t2v"
+            assert longer.structured_content["model"] == "nano-i2v"  # which needs no prompt
             known = [{"frames": told["job"], "at": 0, "cut": "0:1"}, {"frames": told["job"], "at": "end", "cut": "0:1"}]
             between = await called(client, "generate", prompt="x", conditions=known, seconds=1, steps=1)
             retake = await called(client, "generate", prompt="x", video=told["job"], strength=0.9, steps=1)

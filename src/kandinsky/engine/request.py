@@ -184,7 +184,8 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
     others = conditions.opened(request, card)
     given = _image(request.image, card, needs_image and not conditions.first_is_known(others))
     mask = _mask(request, card, given, needs_image)
-    prompt = checked_prompt(request.prompt, card, may_lack=given is not None and card.prompt == "optional")
+    begins = given is not None or conditions.first_is_known(others)
+    prompt = checked_prompt(request.prompt, card, may_lack=begins and card.prompt == "optional")
     leading = given or next((one.clip.first for one in others if one.decides_size), None)
     width, height, fitted = _size(request.width, request.height, leading, card)
     image = None if given is None else fitted

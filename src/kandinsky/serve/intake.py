@@ -235,8 +235,14 @@ class Intake:
             needs = condition_files.whats_needed(wanted.values.get("conditions") or ())
             needs |= {"frames"} if "last_image" in wanted.files else set()
             needs |= {"source"} if "video" in wanted.files and not (wanted.sound or wanted.extend) else set()
-            offer = self.offers.first(stills=wanted.still, image="image" in wanted.files, sound=wanted.sound,
-                                      extends=wanted.extend, needs=needs)  # fmt: skip
+            offer = self.offers.first(
+                stills=wanted.still,
+                image="image" in wanted.files,
+                sound=wanted.sound,
+                extends=wanted.extend,
+                needs=needs,
+                is_told=bool(str(wanted.values.get("prompt", "")).strip()),
+            )
         makes = offer.card.does.makes
         if wanted.sound != (makes == "sound"):
             door = "`/v1/audio`" if makes == "sound" else "`/v1/videos` or `/v1/images/generations`"

@@ -105,6 +105,7 @@ class Offers:
         sound: bool = False,
         extends: bool = False,
         needs: Collection[str] = (),
+        is_told: bool = True,
     ) -> Offer:
         """The first model that can do something.
 
@@ -113,6 +114,7 @@ class Offers:
             image: Whether it is given one; models that were trained for it come first.
             sound: Whether it makes audio.
             extends: Whether it continues clips.
+            is_told: Whether there is a prompt; of those that continue clips, models that need none come first then.
             needs: What else it must be able to be given, see ``model/task.What``.
 
         Returns:
@@ -121,7 +123,12 @@ class Offers:
         Raises:
             ApiError: None can.
         """
-        for offer in sorted(self.all.values(), key=lambda one: image and one.card.does.image == "none"):
+
+        def comes_later(offer: Offer) -> bool:
+            untrained = image and offer.card.does.image == "none"
+            return untrained or (extends and not is_told and offer.card.prompt != "optional")
+
+        for offer in sorted(self.all.values(), key=comes_later):
             task = offer.card.does
             if not set(needs) <= set(task.knows):
                 continue
