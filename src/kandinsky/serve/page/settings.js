@@ -116,7 +116,7 @@ export function lacking(form) {
   if (form.mode === "image" && model.image === "required" && !form.files.image) return ["lack.image"];
   if (model.mask && !form.files.mask) return ["lack.mask"];
   const free = form.mode === "sound" || model.prompt === "optional";
-  if (!form.prompt.trim() && !free && form.mode !== "extend") return ["lack.prompt"];
+  if (!form.prompt.trim() && !free) return ["lack.prompt"];
   if (form.seed !== "" && !/^\d{1,19}$/.test(form.seed)) return ["lack.seed"];
   const axes = axesOf(form);
   if (axes.steps.some((n) => !Number.isInteger(n) || n < model.steps[0] || n > model.steps[1])) {
