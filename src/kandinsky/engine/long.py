@@ -272,7 +272,8 @@ def encoded(context: Context, frames_THWC: np.ndarray) -> Tensor:
     """Latents of pixel frames that are a clip of their own, [1, T, H, W, C] float32."""
     pixels = torch.from_numpy(frames_THWC)[None].float() / 127.5 - 1.0
     with context.placement.hold("vae") as vae, torch.no_grad():
-        return vae.encode(pixels.to(context.placement.device("vae"))).to(context.precision.islands)
+        latents: Tensor = vae.encode(pixels.to(context.placement.device("vae")))
+    return latents.to(context.precision.islands)
 
 
 def _kept(path: Path, recipe: Mapping[str, Any]) -> Tensor | None:

@@ -152,7 +152,7 @@ def long_of(request: Request, prompt: str, length: float, shape: VideoShape, car
                 f"give it {step / clip.fps:.3g} s and more"
             )
     made = tuple(windows(total, longest=longest, overlap=overlap, tail=tail, breaks=changes, unit=unit))
-    return Long(made, known, script, request.prompt_at, request.loop)
+    return Long(made, known, script, tuple(request.prompt_at), request.loop)
 
 
 def check_able(request: Request, card: Card, length: float) -> None:
@@ -167,8 +167,7 @@ def check_able(request: Request, card: Card, length: float) -> None:
         raise RequestError(f"`{card.id}` makes images: leave `{asked}` out, or use a video model")
     if card.roll is not None:
         raise RequestError(
-            f"`{card.id}` is autoregressive and makes no windows: stream it, which has no longest length and takes prompts "
-            "by time",
+            f"`{card.id}` is autoregressive and makes no windows: stream it, in any length and with prompts that change",
             hint="`kandinsky live` and `Pipeline.stream` do",
         )
     if card.keyframes is not None or "frames" not in card.does.knows or clip.overlap == 0:

@@ -29,11 +29,11 @@ import kandinsky
 from kandinsky.engine import long
 from kandinsky.engine.context import Context
 from kandinsky.engine.windows import Window, pixels
-from kandinsky.lab.nano.captions import Prompt
+from kandinsky.lab.nano.captions import WHITE, Prompt
 from kandinsky.lab.nano.concepts import load_concepts
 from kandinsky.lab.nano.emoji import Clips
 from kandinsky.lab.nano.measure import NanoJudge, choose_prompts, shrink
-from kandinsky.media.video import write_sheet
+from kandinsky.media.video import read_video, write_sheet
 from kandinsky.model.values import Request, Video
 
 Carry = Callable[[Context, Window, long.Before], Tensor]
@@ -134,6 +134,20 @@ def held(video: Video, borders: Sequence[int], judge: NanoJudge | None, prompt: 
     return Held(float(seams.mean()), float(seams.max()), float(inside.mean()), float(np.median(jumps)), subject, drift)
 
 
+def of_file(file: Path, judge: NanoJudge | None) -> Held:
+    """Measure a clip whose prompt is the label of a concept, with an article."""
+    video = read_video(file)
+    label = str(video.recipe["prompt"]).removeprefix("a ").removeprefix("an ")
+    entries = load_concepts()
+    numbers = [i for i, one in enumerate(entries) if one.label("en") == label]
+    prompt = Prompt(str(video.recipe["prompt"]), "en", numbers[0] if numbers else 0, WHITE, "label")
+    names = ("prompt_at", "fade", "overlap", "loop", "seconds")
+    asked = {name: video.recipe[name] for name in names if name in video.recipe}
+    pipe = kandinsky.load("nano-t2v", device="cpu")
+    request = Request("nano-t2v", str(video.recipe["prompt"]), **asked)
+    return held(video, borders_of(pipe, request), judge if numbers else None, prompt)
+
+
 def borders_of(pipe: Any, asked: Request) -> list[int]:
     """The first frames that the windows after the first make."""
     job = pipe.resolve(asked)
@@ -160,8 +174,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--clips", type=Path, help="cache of the real clips; without it the subject is not judged")
     parser.add_argument("--sheets", type=Path)
+    parser.add_argument("--file", type=Path, help="judge this clip of nano-t2v, of one concept on white, instead")
     asked = parser.parse_args()
     judge = None if asked.clips is None else NanoJudge(Clips(asked.clips), load_concepts(), side=96)
+    if asked.file is not None:
+        m = of_file(asked.file, judge)
+        sys.stdout.write(f"seam {m.seam:.2f}, worst {m.worst:.2f}, usual {m.usual:.2f}, motion {m.motion:.2f}, "
+                         f"subject {m.subject:.1%}, drift {m.drift:.1f} dB\n")  # fmt: skip
+        return
     prompts = choose_prompts(asked.prompts)["en label"]
     if asked.sheets is not None:
         asked.sheets.mkdir(parents=True, exist_ok=True)
