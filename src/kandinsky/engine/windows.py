@@ -167,7 +167,7 @@ def check_able(request: Request, card: Card, length: float) -> None:
         raise RequestError(f"`{card.id}` makes images: leave `{asked}` out, or use a video model")
     if card.roll is not None:
         raise RequestError(
-            f"`{card.id}` is autoregressive and makes no windows: stream it, in any length and with prompts that change",
+            f"`{card.id}` is autoregressive and makes no windows: stream it, in any length, with prompts that change",
             hint="`kandinsky live` and `Pipeline.stream` do",
         )
     if card.keyframes is not None or "frames" not in card.does.knows or clip.overlap == 0:
