@@ -52,7 +52,7 @@ def asked(chosen: Chosen, prompt: str, values: Mapping[str, Any]) -> Job:
     given = dict(values)
     if size := given.pop("size", None):
         given["width"], given["height"] = parse_size(size)
-    card = chosen.source.card
+    card = chosen.source.card.of_whole_clips()  # the node's latent is that of the whole clip
     return resolve(Request(card.id, prompt, **given), card)
 
 
@@ -77,7 +77,7 @@ def generated(chosen: Chosen, prompt: str, values: Mapping[str, Any], kept: Kept
     job = asked(chosen, prompt, values)
     with kept.pipe(chosen, job) as pipe, watched(pipe, kept.host):
         made = pipe.drive(pipe.engine.latents([job]), on_step(kept.host))
-        (stream,) = pipe.engine.finish.results(pipe.context, made)
+        (stream,) = pipe.engine.results(made)
         assert isinstance(stream, VideoStream)
         return Generated(gathered(stream, pipe, kept.host), made.latents[VIDEO])
 

@@ -420,7 +420,7 @@ def plan(model: str | Path = DEFAULT_MODEL, **options: Any) -> Plan:
     chosen = PlanOptions.from_dict(options)
     model = checked("model", model, str | Path)
     source = source_of(model, weights=chosen.weights)
-    names = ("seconds", "steps", "guidance", "fps", "width", "height", "cache")
+    names = ("seconds", "overlap", "steps", "guidance", "fps", "width", "height", "cache")
     asked = {name: getattr(chosen, name) for name in names}
     job = resolve(Request(str(model), "any", seed=0, **asked), source.card, needs_image=False)
     return plan_resolved(job, chosen.run(), root=source.root, memory=chosen.memory, gpus=chosen.gpus)

@@ -21,7 +21,11 @@ CASES = {
         "size `100x64` is not supported by `tiny`: use `64x64` or `96x64`",
         "the nearest is `--size 96x64`",
     ),
-    "too long": (["x", "-m", "tiny", "--seconds", "3"], "`3` seconds are not supported by `tiny`: use 0 to 2", ""),
+    "too long": (
+        ["x", "-m", "tiny", "--seconds", "4000"],
+        "`4000` seconds are not supported by `tiny`: use 0 to 3600",
+        "",
+    ),
     "negative length": (["x", "-m", "tiny", "--seconds", "-1"], "use 0 to 2 (0 makes a still image)", ""),
     "too short": (["x", "-m", "tiny", "--seconds", "0.1"], "too short for one step in time: use 0", ""),
     "not a number": (["x", "-m", "tiny", "--seconds", "nan"], "`seconds` must be a finite number, not `nan`", ""),

@@ -24,7 +24,7 @@ REFUSED: tuple[tuple[str, ...], ...] = (
     ("generate", "x", "-m", "no/such-repository"),
     (*T2V, "--size", "big"),
     (*T2V, "--size", "100x64"),
-    (*T2V, "--seconds", "9"),
+    (*T2V, "--seconds", "4000"),
     (*T2V, "--seconds", "-1"),
     (*T2V, "--seconds", "0.01"),
     (*T2V, "--seconds", "nan"),

@@ -308,7 +308,7 @@ def test_another_thread_stops_a_run_within_a_step(pipe: GenerationPipeline) -> N
 
 
 def test_another_thread_stops_decoding(pipe: GenerationPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    def in_pieces(_vae: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    def in_pieces(_vae: Any, latents: torch.Tensor, _chunk: int | None) -> Iterator[torch.Tensor]:
         for _ in range(5):
             yield torch.zeros(1, 2, 8, 8, 3)
 

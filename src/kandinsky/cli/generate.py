@@ -162,7 +162,9 @@ def generate(
         refuse(
             {
                 "--image": request.image, "--last-image": request.last_image, "--known": list(request.conditions),
-                "--strength": request.strength, "--span": request.span, "--place": request.place,
+                "--prompt-at": list(request.prompt_at), "--fade": request.fade, "--overlap": request.overlap,
+                "--loop": request.loop, "--strength": request.strength, "--span": request.span,
+                "--place": request.place,
                 "--source-prompt": request.source_prompt, "--resample": request.resample,
                 "--mask": request.mask, "--mask-grow": request.mask_grow, "--size": size,
                 "--shift": request.shift, "--prompts": prompts, "--quantize": options.quantize,
@@ -249,6 +251,10 @@ def generate(
             ending = _piped_ending(jobs[0], form)
             output = held.enter_context(destination(STDOUT if world.is_first else f"result{ending}", ending=ending))
         targets = [_target(job, output, i, len(jobs), form) for i, job in enumerate(jobs)]
+        if jobs[0].long:
+            if layout.size > 1:
+                raise RequestError("clips made in windows are made by one process: leave --parallel out")
+            jobs = [_going_on(job, target, request) for job, target in zip(jobs, targets, strict=True)]
         sheets = [numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
         _check(targets, sheets, options)
         if chained:
@@ -260,6 +266,9 @@ def generate(
             _say_run(source, layout, why)
         if (fitted := jobs[0].image) and not quiet:
             _say_image(fitted)
+        if (long := jobs[0].long) and not quiet:
+            longest = source.card.clip.max_seconds
+            say(f"{len(long.windows)} windows of up to {longest:g} s, which share {long.overlap:.3g} s")
         tell = _no_result if is_piped else emit_json if as_json else _say_path
         _run(loading, jobs, targets, sheets, layout=layout, sound=chained, tell=tell, quiet=quiet)
 
@@ -291,7 +300,10 @@ def _run(
         begun = time.monotonic()
         title = jobs[begin].prompt if len(jobs) == 1 else f"{begin + 1}/{len(jobs)} {jobs[begin].prompt}"
         with ExitStack() as held:
-            latents = [held.enter_context(_keeping_latent(target)) for target in targets[some]]
+            latents = [
+                held.enter_context(_keeping_windows(target, job.seed) if job.long else _keeping_latent(target))
+                for job, target in zip(jobs[some], targets[some], strict=True)
+            ]
             on_step = held.enter_context(patient(title, quiet=quiet))
             videos = pipe.stream_batch(jobs[some], keep_latents=latents, on_step=on_step)
             written = [write_video(*one) for one in zip(videos, targets[some], sheets[some], strict=True)]
@@ -396,6 +408,47 @@ def _keeping_latent(target: Path) -> Iterator[Path]:
                 say(f"hint: {kept}")
         raise
     latent.unlink(missing_ok=True)
+
+
+@contextmanager
+def _keeping_windows(target: Path, seed: int) -> Iterator[Path]:
+    """Where finished windows lie until their clip is written; those that an earlier run left are used."""
+    import shutil
+
+    from kandinsky.engine.latent_names import windows_hint, windows_path
+
+    folder = windows_path(target)
+    hint = windows_hint(folder, seed)
+    try:
+        yield folder
+    except BaseException as error:
+        if folder.is_dir():
+            if isinstance(error, KandinskyError):
+                error.hint = f"{error.hint}; {hint}" if error.hint else hint
+            elif isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(hint) from error
+            else:
+                say(f"hint: {hint}")
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _going_on(job: Job, target: Path, request: Request) -> Job:
+    """The job with the seed of the windows that an earlier run left, if none was asked for."""
+    import dataclasses
+
+    from kandinsky.engine.latent_names import ENDING, windows_path
+
+    first = windows_path(target) / f"{0:05d}{ENDING}"
+    if request.seed is not None or not first.is_file():
+        return job
+    from kandinsky.engine.latents import read_latent
+
+    try:
+        seed = read_latent(first).recipe.get("seed")
+    except KandinskyError:
+        return job
+    return job if seed is None else dataclasses.replace(job, seed=int(seed))
 
 
 def _check_prompt(prompt: str | None, file: Path | None, *, may_lack: bool = False) -> None:

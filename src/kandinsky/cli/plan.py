@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 PLANNED = Flags(
     PlanOptions,
     only=(
-        "seconds", "steps", "guidance", "fps", "device", "dtype", "offload", "attention", "quantize", "tiling",
-        "parallel", "memory", "gpus",
+        "seconds", "overlap", "steps", "guidance", "fps", "device", "dtype", "offload", "attention", "quantize",
+        "tiling", "parallel", "memory", "gpus",
     ),
     help={
         "offload": "none, module or block; what fits if omitted.",

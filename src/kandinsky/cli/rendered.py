@@ -22,7 +22,8 @@ WRITTEN: dict[str, Any] = {
     **dict.fromkeys(("image", "last_image", "mask", "states"), Path | None),
     **dict.fromkeys(("video",), str | None),
     **dict.fromkeys(("device", "dtype", "quantize", "cache", "text_cache", "parallel"), str | None),
-    **dict.fromkeys(("lora", "conditions"), list[str] | None),
+    **dict.fromkeys(("lora", "conditions", "prompt_at"), list[str] | None),
+    "overlap": str | None,
 }
 
 

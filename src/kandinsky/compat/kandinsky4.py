@@ -150,7 +150,7 @@ class Kandinsky4T2VPipeline:
         from kandinsky.engine.options import RunOptions
         from kandinsky.engine.pipeline import GenerationPipeline
 
-        card = dataclasses.replace(card, clip=dataclasses.replace(card.clip, max_seconds=float(MAX_SECONDS)))
+        card = dataclasses.replace(card, clip=dataclasses.replace(card.clip, max_seconds=float(MAX_SECONDS), overlap=0))
         # as officially, each process that a launcher started takes its part
         places, parallel = in_company(places)
         self.pipeline = GenerationPipeline(

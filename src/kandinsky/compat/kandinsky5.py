@@ -464,5 +464,5 @@ def _official_card(card: Card, text_token_padding: bool) -> Card:
     return dataclasses.replace(
         card,
         vae=dataclasses.replace(card.vae, params=card.vae.params | {"tiling": "official"}),
-        clip=dataclasses.replace(card.clip, max_seconds=float(official_config.MAX_SECONDS)),
+        clip=dataclasses.replace(card.clip, max_seconds=float(official_config.MAX_SECONDS), overlap=0),
     )

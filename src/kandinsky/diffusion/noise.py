@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -109,3 +110,33 @@ def chunk_seed(seed: int, number: int) -> int:
     """
     name = f"{seed}/chunk {number}".encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
+
+
+def draw_along(
+    shape: LatentShape,
+    seeds: Sequence[int],
+    dtype: str = "float32",
+    *,
+    begin: int,
+    count: int,
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """Noise of a part of a clip: that of a frame depends on the seed and the frame's place in the whole clip alone.
+
+    Args:
+        shape: Of the part.
+        seeds: Of each sample.
+        dtype: As for ``draw``.
+        begin: Place of its first frame in the whole clip.
+        count: Draws of each frame.
+        device: As for ``draw``.
+
+    Returns:
+        [count, B, T, H, W, C].
+    """
+    one = replace(shape, frames=1)
+    frames = [
+        draw_series(one, [chunk_seed(seed, begin + frame) for seed in seeds], dtype, count=count, device=device)
+        for frame in range(shape.frames)
+    ]
+    return torch.cat(frames, dim=2)

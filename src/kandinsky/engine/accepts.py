@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kandinsky.engine.conditions import FLOW
+from kandinsky.engine.windows import LONGEST, default_overlap
 from kandinsky.media.image import LONGEST_SIDE
 from kandinsky.model.card import Card
 from kandinsky.ops.attention_spec import AttentionSpec
@@ -97,6 +98,9 @@ def _of_time(card: Card) -> Iterator[tuple[str, str]]:
     elif clip.max_seconds:
         still = ", where 0 makes a still image" if clip.min_seconds == 0 else ""
         yield "seconds", f"{clip.min_seconds:g} to {clip.max_seconds:g}{still}; default {clip.seconds:g}"
+        if clip.overlap != 0 and "frames" in card.does.knows:
+            known = f"{default_overlap(card):.3g}"
+            yield "longer clips", f"up to {LONGEST:g} s in windows that share {known} s, see overlap, prompt_at, loop"
         yield "frame rate", f"{clip.fps:g} frames a second, fixed"
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from kandinsky.engine.context import Context
 from kandinsky.engine.events import Done, Event, Failed, Phase, Piece
+from kandinsky.engine.long import LONG
 from kandinsky.engine.request import Job, resolve
-from kandinsky.engine.stages import Finish, Made, check
-from kandinsky.errors import Cancelled, KandinskyError
-from kandinsky.model.values import Request, VideoStream
+from kandinsky.engine.stages import Finish, Made, Stage, check
+from kandinsky.errors import Cancelled, KandinskyError, RequestError
+from kandinsky.model.values import Request, Soundtrack, VideoStream
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Engine:
         """
         try:
             made = yield from self.latents(jobs, keep=keep)
-            results = self.finish.results(self.context, made)
+            results = self.results(made)
         except Cancelled:
             raise
         except KandinskyError as error:
@@ -64,14 +65,20 @@ class Engine:
                 yield Done(index, result)
 
     def latents(
-        self, jobs: Sequence[Job], *, keep: Sequence[Path | None] = (), at_once: int = 1
+        self,
+        jobs: Sequence[Job],
+        *,
+        keep: Sequence[Path | None] = (),
+        at_once: int = 1,
+        tell: Callable[[Event], None] = lambda event: None,
     ) -> Generator[Event, None, Made]:
-        """Run the jobs up to their latents.
+        """Run the jobs up to their latents; those made in windows are only prepared, and run as results are consumed.
 
         Args:
             jobs: As for ``run``.
             keep: As for ``run``.
             at_once: Parts of a job that go through a network together, for jobs made in parts.
+            tell: Called with the events of what runs only when results are consumed; it may raise.
 
         Yields:
             Phases and steps.
@@ -86,16 +93,25 @@ class Engine:
         """
         self.context.cancelling.clear()  # a request to cancel from before this run
         check(self.context, jobs)
-        made = Made(tuple(self._agreed(jobs)), tuple(keep), at_once=at_once)
-        for stage in self.context.card.does.stages()[0]:
+        made = Made(tuple(self._agreed(jobs)), tuple(keep), at_once=at_once, tell=tell)
+        for stage in self._stages(jobs)[0]:
             made = yield from stage(self.context, made)
         return made
 
-    @property
-    def finish(self) -> Finish:
-        """What turns latents into results."""
-        finish: Finish = self.context.card.does.stages()[1]
-        return finish
+    def results(self, made: Made) -> Sequence[VideoStream | Soundtrack]:
+        """The results of a batch; the frames of clips are decoded as they are consumed."""
+        return self._stages(made.jobs)[1].results(self.context, made)
+
+    def _stages(self, jobs: Sequence[Job]) -> tuple[tuple[Stage, ...], Finish]:
+        """The stages of a batch, and what turns its latents into results.
+
+        Raises:
+            RequestError: Only some of the jobs are made in windows.
+        """
+        in_windows = [job.long is not None for job in jobs]
+        if any(in_windows) and not all(in_windows):
+            raise RequestError("clips made in windows and others are no batch: make them one after another")
+        return LONG if all(in_windows) else self.context.card.does.stages()
 
     def _agreed(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs with the first process' seeds, since seeds drawn by each process differ."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from kandinsky.printing import shell_command
 
 ENDING = ".latent.safetensors"
+WINDOWS = ".windows"
 LONGEST_NAME = 255  # bytes
 _SHORTENED = ".shortened"
 
@@ -23,6 +24,17 @@ def latent_path(target: Path) -> Path:
     name = os.fsencode(target.name)
     ending = f".{hashlib.sha256(name).hexdigest()[:8]}{_SHORTENED}{ENDING}"
     return target.with_name(name[: LONGEST_NAME - len(ending)].decode(errors="ignore") + ending)
+
+
+def windows_path(target: Path) -> Path:
+    """The folder that keeps the finished windows of ``target``, a clip that is made in windows, until it is written."""
+    latent = latent_path(target)
+    return latent.with_name(latent.name.removesuffix(ENDING) + WINDOWS)
+
+
+def windows_hint(folder: Path, seed: int) -> str:
+    """What to do with finished windows whose clip could not be written."""
+    return f"finished windows are kept in `{folder}`: the same request with seed {seed} goes on from there"
 
 
 def target_of(latent: Path) -> Path | None:

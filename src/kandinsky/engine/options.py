@@ -199,6 +199,13 @@ class PlanOptions(RunOptions):
     seconds: float | None = option(
         None, "length; 0 plans a still image", flags=("--seconds",), short="Length; 0 plans a still image."
     )
+    overlap: float | str | None = option(
+        None,
+        "of a clip longer than the model's longest, what each window knows of the one before",
+        flags=("--overlap",),
+        short="Of longer clips, what each window knows of the one before, as 0.5s or 12 frames.",
+        metavar="TIME",
+    )
     steps: int | None = option(None, "steps of the sampler", flags=("--steps",), short="Steps of the sampler.")
     guidance: float | None = option(
         None,

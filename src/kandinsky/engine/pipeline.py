@@ -30,6 +30,7 @@ from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.diffusers_words import CALL, CallWords, answers, translated
 from kandinsky.model.given import Frames, Source
 from kandinsky.model.option import described
+from kandinsky.model.timeline import PromptAt, prompts_at
 from kandinsky.model.values import Request, Soundtrack, TextEmbeddings, Video, VideoStream
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.nabla import KeptBlocks
@@ -229,17 +230,31 @@ class Pipeline:
             except StopIteration as end:
                 value: T = end.value
                 return value
-            if isinstance(event, Phase):
-                stages.check_cancelled(self.context, f"before the stage `{event.name}`")
-            if not isinstance(event, Step):
-                continue
-            if tell is not None:
-                tell("", event.step, event.total)
-            if on_step is None:
-                continue
-            if on_step(event.step, event.total, event.preview()) is False and self.team.is_first:
+            try:
+                self.heard(event, on_step, tell=tell)
+            except Cancelled:
                 running.close()
-                raise Cancelled(f"cancelled after step {event.step} of {event.total}")
+                raise
+
+    def heard(self, event: Event, on_step: OnStep | None, *, tell: Tell | None = None) -> None:
+        """Pass one event of a run on.
+
+        Args:
+            event: The event.
+            on_step: As for ``drive``.
+            tell: As for ``drive``.
+
+        Raises:
+            Cancelled: ``on_step`` returned False, or ``cancel`` was called.
+        """
+        if isinstance(event, Phase):
+            stages.check_cancelled(self.context, f"before the stage `{event.name}`")
+        if not isinstance(event, Step):
+            return
+        if tell is not None:
+            tell("", event.step, event.total)
+        if on_step is not None and on_step(event.step, event.total, event.preview()) is False and self.team.is_first:
+            raise Cancelled(f"cancelled after step {event.step} of {event.total}")
 
 
 def _with_options(doc: str | None, options: Any) -> str:
@@ -266,6 +281,10 @@ class ClipOptions(CallWords, total=False):
     source_prompt: str | None
     resample: int | None
     seconds: float | None
+    prompt_at: Sequence[PromptAt | str | tuple[Any, ...] | Mapping[str, Any]]
+    fade: float | None
+    overlap: float | str | None
+    loop: bool
     width: int | None
     height: int | None
     size: str | None
@@ -301,6 +320,7 @@ class StreamOptions(TypedDict, total=False):
     expand: bool
 
 
+Timed = tuple[str, float | str] | tuple[str, float | str, float | str]  # a prompt, where it begins, where it ends
 # what may differ between the prompts of a call
 EACH = ("image", "last_image", "mask", "negative_prompt", "seed", "expanded_prompt", "keep_latent")
 AT_ONCE = 4  # prompts of one call that go through the networks together
@@ -315,16 +335,23 @@ class GenerationPipeline(Pipeline):
     ) -> Video: ...
     @overload
     def __call__(self, prompt: Sequence[str], **options: Unpack[ClipOptions]) -> list[Video]: ...
+    @overload
+    def __call__(self, prompt: Sequence[Timed], **options: Unpack[ClipOptions]) -> Video: ...
     @check_call(_ANSWERS)
-    def __call__(self, prompt: str | Sequence[str] = "", **options: Unpack[ClipOptions]) -> Video | list[Video]:
+    def __call__(
+        self, prompt: str | Sequence[str] | Sequence[Timed] = "", **options: Unpack[ClipOptions]
+    ) -> Video | list[Video]:
         """Generate one clip or image, or one for each of several prompts; defaults come from the model's card.
 
         Args:
             prompt: What it shows; with an image, some models need none. A list of prompts gives a list of results: a
                 few go through the networks together if they can, the others one after another, with equal results.
+                A list of prompts with times, `[("a panda", 0), ("a cat", 5)]`, gives one clip: each holds from that
+                second on.
             options: Those of ``Request``.
             size: Width and height as one, `768x512`.
-            keep_latent: File for the latent, written before it is decoded; see ``finish``.
+            keep_latent: File for the latent, written before it is decoded; see ``finish``. Of a clip longer than the
+                model's longest, a folder for finished windows: the same call goes on from there.
             on_step: ``on_step(step, total, preview)``, called after each step; returning False cancels. The preview is
                 a tensor of the latents as currently predicted, and ``preview.image`` a small image of them.
             progress: Whether to show a progress bar; by default in a terminal or notebook, without ``on_step``.
@@ -343,7 +370,10 @@ class GenerationPipeline(Pipeline):
         on_step: OnStep | None = given.pop("on_step", None)
         show: bool | None = given.pop("progress", None)
         given["width"], given["height"] = _one_size(given.get("width"), given.get("height"), given.pop("size", None))
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if (timed := _timed(prompt)) is not None:
+            prompt = timed[0].prompt
+            given["prompt_at"] = [*timed[1:], *prompts_at(given.get("prompt_at"))]
+        prompts = [prompt] if isinstance(prompt, str) else list(cast("Sequence[str]", prompt))
         if not prompts:
             raise RequestError("the list of prompts is empty: give one or more")
         rows = _rows(given, len(prompts))
@@ -361,8 +391,10 @@ class GenerationPipeline(Pipeline):
     ) -> list[Video]:
         """Results in the jobs' order: a few together if they agree, or one by one if that runs out of memory."""
         try:
-            common(jobs)
+            is_batch = common(jobs).long is None
         except RequestError:
+            is_batch = False
+        if not is_batch:
             return self._in_batches(1, jobs, keep, on_step, tell)
         try:
             return self._in_batches(AT_ONCE, jobs, keep, on_step, tell)
@@ -467,7 +499,8 @@ class GenerationPipeline(Pipeline):
 
         Args:
             batch: The jobs; they may differ in prompt, negative prompt, seed and image (all with one, or none).
-            keep_latents: A file for each latent, written before any is decoded.
+            keep_latents: A file for each latent, written before any is decoded; for a clip made in windows a
+                folder for those that are finished.
             on_step: As for a call.
 
         Returns:
@@ -485,9 +518,9 @@ class GenerationPipeline(Pipeline):
     ) -> list[Video]:
         streams = self._streams(batch, keep, on_step, tell)
         with ExitStack() as held:
-            if self.team.size == 1:
+            if self.team.size == 1 and not any(job.long for job in batch):
                 held.enter_context(self.placement.hold("vae"))  # once for all clips
-            if tell is None:
+            if tell is None or any(job.long for job in batch):  # those tell their own steps
                 return [stream.gather() for stream in streams]
             return [
                 replace(one, pieces=pieces).gather() for one, pieces in zip(streams, _told(streams, tell), strict=True)
@@ -523,8 +556,11 @@ class GenerationPipeline(Pipeline):
     def _streams(
         self, batch: Sequence[Job], keep: Sequence[Path | None], on_step: OnStep | None, tell: Tell | None
     ) -> list[VideoStream]:
-        made = self.drive(self.engine.latents(batch, keep=keep), on_step, tell=tell)
-        return [one for one in self.engine.finish.results(self.context, made) if isinstance(one, VideoStream)]
+        def heard(event: Event) -> None:
+            self.heard(event, on_step, tell=tell)
+
+        made = self.drive(self.engine.latents(batch, keep=keep, tell=heard), on_step, tell=tell)
+        return [one for one in self.engine.results(made) if isinstance(one, VideoStream)]
 
     def finish(self, kept: str | Path) -> Video:
         """Decode a latent that ``keep_latent`` wrote, to the same frames that run would have returned.
@@ -708,12 +744,29 @@ class VideoToAudioPipeline(Pipeline):
 
     def _batch(self, batch: Sequence[Job], at_once: int, on_step: OnStep | None, tell: Tell | None) -> list[Soundtrack]:
         made = self.drive(self.engine.latents(batch, at_once=at_once), on_step, tell=tell)
-        return [one for one in self.engine.finish.results(self.context, made) if isinstance(one, Soundtrack)]
+        return [one for one in self.engine.results(made) if isinstance(one, Soundtrack)]
 
 
 def pipeline_of(context: Context) -> GenerationPipeline | VideoToAudioPipeline:
     """The pipeline of a loaded model, by what its task generates."""
     return (VideoToAudioPipeline if context.card.does.makes == "sound" else GenerationPipeline)(context)
+
+
+def _timed(prompt: object) -> tuple[PromptAt, ...] | None:
+    """The prompts of a list that says when each begins; None for any other.
+
+    Raises:
+        RequestError: None of them begins the clip.
+    """
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence) or not prompt or isinstance(prompt[0], str):
+        return None
+    found = prompts_at(prompt)
+    first = found[0]
+    if first.at not in (0, "0", "0s") or first.until is not None:
+        raise RequestError(
+            "the first prompt of a list holds from the beginning and where no other does: give it the time 0 and no end"
+        )
+    return found
 
 
 def _one_size(width: int | None, height: int | None, size: str | None) -> tuple[int | None, int | None]:

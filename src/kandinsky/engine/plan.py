@@ -17,6 +17,8 @@ from kandinsky.engine.attention import attention_for
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.parallel import check_whole, demand_of
 from kandinsky.engine.request import Job
+from kandinsky.engine.windows import job_of
+from kandinsky.errors import RequestError
 from kandinsky.model.card import UNPUBLISHED, Card, FileSet
 from kandinsky.model.cost import Cost, Load, Operations
 from kandinsky.model.values import VideoShape
@@ -87,6 +89,8 @@ class Plan:
         other_bytes: On accelerators, memory of each process but the first, whose memory the other figures are; on CPU
             they are of all processes together.
         missing: Files that are not on this machine, a line for each place they come from.
+        windows: In how many windows the clip is made; memory is that of one, time that of all.
+        overlap_seconds: What neighbouring windows share.
         estimates: Names of the figures that are not exact.
     """
 
@@ -120,6 +124,8 @@ class Plan:
     layout_why: str = ""
     other_bytes: int = 0
     missing: tuple[str, ...] = ()
+    windows: int = 1
+    overlap_seconds: float = 0.0
     estimates: tuple[str, ...] = (
         "peak_device_bytes",
         "peak_host_bytes",
@@ -219,6 +225,9 @@ def plan_resolved(
         processor, timed_why = speed.at_hand(device, dtype) if on_host else speed.of_memory(given_memory)
     room = None if free is None else int(free[0] * _RESERVE)
 
+    whole_job, job = job, _longest(job)
+    if group is not None and group.layout.size > 1 and whole_job.long is not None:
+        raise RequestError("clips made in windows are made by one process: leave `parallel` and `gpus` out")
     priced = price(card, job, options.attention, devices.dtype_bytes(dtype))
     whole = priced.needs(quantize)
     needs = whole if group is None else _shared(priced, whole, group.layout)
@@ -238,6 +247,11 @@ def plan_resolved(
         advice = _advice(priced, chosen, room, quantize)
 
     times = _times(priced, job, needs, processor, dtype, chosen, None if on_host else group)
+    long = whole_job.long
+    if long is not None:  # the text encoder runs once for all
+        runs = sum(window.frames for window in long.windows) / job.latent.frames
+        texts = len(long.script.prompts)
+        times = {name: one * (texts if name == "text" else runs) for name, one in times.items()}
     seconds = sum(times.values())
     shape, missing = job.shape, missing_parts(card, root=root)
     peak_host = PROCESS_BYTES + 3 * shape.frames * shape.height * shape.width  # the frames, unless streamed
@@ -249,8 +263,8 @@ def plan_resolved(
     return Plan(
         model=card.id,
         size=f"{shape.width}x{shape.height}",
-        clip_seconds=job.seconds,
-        frames=shape.frames,
+        clip_seconds=whole_job.seconds,
+        frames=whole_job.shape.frames,
         device=device,
         dtype=dtype,
         offload=chosen,
@@ -259,7 +273,7 @@ def plan_resolved(
         peak_device_bytes=0 if on_host else need[chosen],
         peak_host_bytes=peak_host,
         tokens=priced.costs["dit"].tokens,
-        passes=_passes(job),
+        passes=_passes(job) * (1 if long is None else len(long.windows)),
         seconds=seconds,
         time_class=next((name for limit, name in _TIMES if seconds < limit), "days"),
         times=times,
@@ -277,7 +291,14 @@ def plan_resolved(
         layout_why="" if group is None else group.why,
         other_bytes=other.get(chosen, 0),
         missing=tuple(_listed(missing)),
+        windows=1 if long is None else len(long.windows),
+        overlap_seconds=0.0 if long is None else long.overlap,
     )
+
+
+def _longest(job: Job) -> Job:
+    """The longest window of a job that is made in windows; else the job itself."""
+    return job if job.long is None else job_of(job, max(job.long.windows, key=lambda window: window.frames))
 
 
 def price(card: Card, job: Job, attention: str, width: int) -> Priced:

@@ -26,6 +26,9 @@ def described(made: Plan, card: Card | None, *, clips: int = 1) -> Iterator[str]
     if card is not None and card.sound is not None:
         length = f"the spectrogram of {card.sound.window_s:g} s of audio"
     yield f"clip       {made.size}, {length}, {made.tokens} tokens{many}"
+    if made.windows > 1:
+        shared = f"{made.overlap_seconds:.3g} s"
+        yield f"windows    {made.windows}, neighbours share {shared}; memory is that of one, however long the clip"
     if made.attention_kept < 1:
         yield f"attention  block-sparse, about {made.attention_kept:.0%} of the blocks (estimate)"
     if card is not None and not card.is_published and made.missing:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kandinsky.diffusion import caching
 from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.engine import conditions
+from kandinsky.engine.windows import LONGEST, Long, check_able, is_long, long_of
 from kandinsky.errors import RequestError
 from kandinsky.media.image import (
     LONGEST_SIDE,
@@ -74,6 +75,8 @@ class Job:
         expand: Whether the prompt is to be expanded.
         expanded_prompt: The expanded text.
         extra: Further values of a family's own requests.
+        long: How a clip that is longer than the model's longest is made.
+        begin: Of a window of such a clip, its first latent frame in the whole; noise is then drawn frame by frame.
     """
 
     card: Card
@@ -94,6 +97,8 @@ class Job:
     expand: bool = False
     expanded_prompt: str | None = None
     extra: Extra | None = None
+    long: Long | None = None
+    begin: int | None = None
 
     @property
     def text(self) -> str:
@@ -129,6 +134,7 @@ class Job:
     def plain_settings(self) -> dict[str, Any]:
         """Those of ``settings`` that every clip and image has."""
         given = recorded(self.conditions) | ({"resample": self.resample} if self.resample else {})
+        given |= {} if self.long is None else self.long.settings()
         expanded = {} if self.expanded_prompt is None else {"expanded_prompt": self.expanded_prompt}
         return {
             "model": self.card.id,
@@ -191,7 +197,7 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
     image = None if given is None else fitted
     sampling = card.sampling_for(width, height)
     own_length = conditions.seconds_of(others, card) if request.seconds is None else None
-    seconds = _seconds(request.seconds if own_length is None else own_length, card)
+    seconds = _seconds(request.seconds if own_length is None else own_length, card, request)
     steps = checked_steps(request.steps, card, sampling)
     guidance, negative = checked_guidance(request.guidance, request.negative_prompt, sampling)
     shift = checked_number(
@@ -212,7 +218,8 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
     if image is not None and not is_frame:
         known = (Condition(card.does.image_is, image, mask=mask), *known)
     cache = checked_cache(request.cache, card, sampling.mag_ratios)
-    resample = checked_resample(request.resample, known, cache)
+    long = long_of(request, prompt, seconds, shape, card)
+    resample = checked_resample(request.resample, known, cache, is_long=long is not None)
     return Job(
         card=card,
         prompt=prompt,
@@ -231,6 +238,7 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
         cache=cache,
         expand=_expands(request, card),
         expanded_prompt=request.expanded_prompt,
+        long=long,
     )
 
 
@@ -244,14 +252,18 @@ def latent_of(shape: VideoShape, card: Card) -> LatentShape:
     return LatentShape.from_video(shape, temporal=clip.temporal, spatial=clip.spatial, channels=clip.channels)
 
 
-def checked_resample(resample: int | None, known: Sequence[Condition], cache: CacheSettings | None) -> int:
+def checked_resample(
+    resample: int | None, known: Sequence[Condition], cache: CacheSettings | None, *, is_long: bool = False
+) -> int:
     """How often each step is taken again, 0 if nothing is given.
 
     Raises:
         RequestError: Nothing is known that it could help, or a step cache counts on whole runs.
     """
     edits = any(one.prompt is not None for one in known)
-    follows = any(one.way == "replacement" and (one.kind == "frames" or one.kept is not None) for one in known)
+    follows = is_long or any(
+        one.way == "replacement" and (one.kind == "frames" or one.kept is not None) for one in known
+    )
     if resample and (edits or not follows):
         why = "nothing is replaced by `source_prompt`" if edits else "neither is given"
         raise RequestError(
@@ -521,11 +533,14 @@ def _legal_size(width: int | None, height: int | None, card: Card) -> tuple[int,
     )
 
 
-def _seconds(seconds: float | None, card: Card) -> float:
+def _seconds(seconds: float | None, card: Card, request: Request) -> float:
     value = checked_number("seconds", seconds, card.clip.seconds)
     low, high = card.clip.min_seconds, card.clip.max_seconds
     if high == 0 and value != 0:
         raise RequestError(f"`{card.id}` makes images: leave the {value:g} seconds out, or use a video model")
+    if low <= value and is_long(request, card, value):
+        check_able(request, card, value)
+        high = LONGEST
     if not low <= value <= high:
         raise RequestError(
             f"`{value:g}` seconds are not supported by `{card.id}`: use {low:g} to {high:g}"

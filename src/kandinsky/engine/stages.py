@@ -51,10 +51,28 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from kandinsky.model.denoiser import State
+    from kandinsky.model.task import Way
     from kandinsky.text.protocol import TextEncoder
 
 log = logging.getLogger(__name__)
 X = TypeVar("X", bound=Tensor | Mapping[str, Tensor])
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Embeddings of the prompts of one clip.
+
+    Attributes:
+        prompts: The prompts.
+        text: Embeddings, a row each.
+        negative: Embeddings for the unconditional pass of guidance, a row each; None without it.
+        unused: Words that the text encoder does not use.
+    """
+
+    prompts: tuple[str, ...]
+    text: TextEmbeddings
+    negative: TextEmbeddings | None
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,8 @@ class Made:
         latents: The finished state.
         recipes: One per job.
         at_once: Parts of a job that go through a network together, for jobs made in parts.
+        scripts: Of jobs made in windows, the embeddings of their prompts.
+        tell: Called with the events of what runs only when results are consumed; it may raise.
     """
 
     jobs: tuple[Job, ...]
@@ -84,6 +104,8 @@ class Made:
     latents: State = field(default_factory=dict)
     recipes: tuple[dict[str, Any], ...] = ()
     at_once: int = 1
+    scripts: tuple[Script, ...] = ()
+    tell: Callable[[Event], None] = lambda event: None
 
 
 Running = Generator[Event, None, Made]
@@ -141,7 +163,26 @@ def known_of(context: Context, jobs: Sequence[Job]) -> Known:
     """
     first = common(jobs)
     known = Known()
-    for place, condition in enumerate(first.conditions):
+    for condition, latents in encoded_conditions(context, jobs):
+        if condition.kind == "frames":
+            assert condition.at is not None
+            known = with_known(known, latents, condition.at.start, condition.way, first, track=condition.track)
+        elif condition.kind == "init":
+            known = _with_source(known, condition, latents, first)
+        else:
+            name = "source" if condition.kind == "source" else "kept"
+            known = dataclasses.replace(known, extra={**known.extra, name: latents})
+    return known
+
+
+def encoded_conditions(context: Context, jobs: Sequence[Job]) -> list[tuple[Given, Tensor]]:
+    """The conditions of jobs that agree in them, each with the latents of what it brings, without its context.
+
+    Raises:
+        RequestError: The jobs do not agree with each other.
+    """
+    made: list[tuple[Given, Tensor]] = []
+    for place, condition in enumerate(common(jobs).conditions):
         given = [job.conditions[place] for job in jobs]
         found = [_pixels_and_mask(one) for one in given if isinstance(one.data, FittedImage | FittedClip)]
         if not found:  # an input video is encoded by a stage of its own
@@ -151,22 +192,15 @@ def known_of(context: Context, jobs: Sequence[Job]) -> Known:
         def encoded(pixels: list[Tensor] = pixels, masks: list[np.ndarray | None] = masks) -> list[Tensor | None]:
             device = context.placement.device("vae")
             with context.placement.hold("vae") as vae, torch.no_grad():
-                made = [
+                each = [
                     encode_image(vae.encode, image.to(device), mask) for image, mask in zip(pixels, masks, strict=True)
                 ]
-            return [torch.cat(made).to(context.precision.islands)]
+            return [torch.cat(each).to(context.precision.islands)]
 
         latents = context.team.once(encoded)[0]
         assert latents is not None
-        if condition.kind == "frames":
-            assert condition.at is not None
-            known = _with_condition(known, condition, latents[:, condition.context :], first)
-        elif condition.kind == "init":
-            known = _with_source(known, condition, latents, first)
-        else:
-            name = "source" if condition.kind == "source" else "kept"
-            known = dataclasses.replace(known, extra={**known.extra, name: latents})
-    return known
+        made.append((condition, latents[:, condition.context :]))
+    return made
 
 
 def _pixels_and_mask(condition: Given) -> tuple[Tensor, np.ndarray | None]:
@@ -178,14 +212,24 @@ def _pixels_and_mask(condition: Given) -> tuple[Tensor, np.ndarray | None]:
     return to_pixels(condition.data.pixels()), mask
 
 
-def _with_condition(known: Known, condition: Given, latents_BTHWC: Tensor, job: Job) -> Known:
+def with_known(known: Known, latents_BTHWC: Tensor, start: int, way: Way, job: Job, *, track: str = VIDEO) -> Known:
     """``known`` with known frames, as the model is given them.
 
     The first frame is given as the model was trained to be given it, whatever is known beside it.
+
+    Args:
+        known: What is known so far.
+        latents_BTHWC: Clean latents of some frames.
+        start: The first of them.
+        way: How the model is given frames that are not its first.
+        job: The clip.
+        track: Of the state.
+
+    Returns:
+        The new value.
     """
-    assert condition.at is not None
-    track, start, frames = condition.track, condition.at.start, job.latent.frames
-    natively = latents_BTHWC.shape[1] if condition.way == "native" else 0
+    frames = job.latent.frames
+    natively = latents_BTHWC.shape[1] if way == "native" else 0
     if not start and job.card.does.knows.get("first frame") == "native":
         natively = max(natively, 1)
     if natively:
@@ -479,8 +523,10 @@ def fresh_noise(context: Context, jobs: Sequence[Job]) -> Tensor | None:
 def _draws(context: Context, jobs: Sequence[Job]) -> Tensor:
     first = common(jobs)
     count = sampler(first.sampling.sampler).draws(first.steps)
-    seeds = [job.seed for job in jobs]
-    return noise_rule.draw_series(first.latent, seeds, first.sampling.noise, count=count, device=context.noise_device)
+    seeds, rule, device = [job.seed for job in jobs], first.sampling.noise, context.noise_device
+    if first.begin is not None:
+        return noise_rule.draw_along(first.latent, seeds, rule, begin=first.begin, count=count, device=device)
+    return noise_rule.draw_series(first.latent, seeds, rule, count=count, device=device)
 
 
 def denoise(
@@ -781,6 +827,8 @@ def check(context: Context, jobs: Sequence[Job]) -> None:
     """
     if not jobs:
         raise RequestError("a batch needs at least one request")
+    if context.team.size > 1 and any(job.long for job in jobs):
+        raise RequestError("clips made in windows are made by one process: leave `parallel` out")
     check_fits(context.team.layout, jobs[0], context.attention_of(jobs[0]), len(jobs))
 
 

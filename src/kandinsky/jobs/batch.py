@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kandinsky.diffusion import caching
 from kandinsky.engine.attention import attention_for
-from kandinsky.engine.latent_names import kept_hint, latent_path
+from kandinsky.engine.latent_names import kept_hint, latent_path, windows_hint, windows_path
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import Job, resolve
 from kandinsky.errors import KandinskyError, RequestError
@@ -389,9 +390,10 @@ def settle(item: Item, result: Made | Failure, attempts: int = 1) -> Outcome:
                 write_sheet(result.video, item.sheet)
         except Exception as error:  # a full disk, or frames a format cannot hold: this result's failure alone
             failure = dataclasses.replace(Failure.of(error), worker=result.worker)
-            result = _with_latent(failure, latent_path(item.target))
+            result = _with_latent(failure, item)
         else:
             latent_path(item.target).unlink(missing_ok=True)
+            shutil.rmtree(windows_path(item.target), ignore_errors=True)
             made = _outcome(item, "done", recipe=result.video.recipe, attempts=attempts)
             return dataclasses.replace(
                 made, path=str(written), taken_s=round(result.taken_s, 3), worker=result.worker, seed=result.video.seed
@@ -400,11 +402,12 @@ def settle(item: Item, result: Made | Failure, attempts: int = 1) -> Outcome:
     return dataclasses.replace(failed, details=result.details, worker=result.worker)
 
 
-def _with_latent(failure: Failure, latent: Path) -> Failure:
-    """The failure, with advice on the latent if one is kept."""
-    if not latent.exists():
+def _with_latent(failure: Failure, item: Item) -> Failure:
+    """The failure, with advice on the latent, or on finished windows, if some are kept."""
+    latent, folder = latent_path(item.target), windows_path(item.target)
+    if not (folder if item.job.long else latent).exists():
         return failure
-    hint = kept_hint(latent)
+    hint = windows_hint(folder, item.job.seed) if item.job.long else kept_hint(latent)
     return dataclasses.replace(failure, hint=f"{failure.hint}; {hint}" if failure.hint else hint)
 
 
@@ -464,12 +467,13 @@ class LocalRunner:
         known = {item.number: item for item in items}
         # another process may not see the files that tell the first what is finished
         for item in [known[number] for number in pipe.team.agree(list(known))]:
-            latent = latent_path(item.target)
             with self.watch(item) as on_step:
                 result = attempt(lambda: self._video(pipe, item, on_step), failures)  # noqa: B023 - called at once
-            yield item, _with_latent(result, latent) if isinstance(result, Failure) else result, 1
+            yield item, _with_latent(result, item) if isinstance(result, Failure) else result, 1
 
     def _video(self, pipe: GenerationPipeline, item: Item, on_step: OnStep | None) -> Video:
+        if item.job.long:
+            return pipe.run(item.job, keep_latent=windows_path(item.target), on_step=on_step)
         latent = latent_path(item.target)
         if pipe.team.agree(pipe.team.is_first and self._came_this_far(latent, item)):
             return pipe.finish(latent)

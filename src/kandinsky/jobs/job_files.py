@@ -101,11 +101,25 @@ def remove_latents(store: Path, job_id: str, *, upto: int) -> None:
         path.unlink(missing_ok=True)
 
 
+def windows_of(store: Path, job_id: str) -> Path:
+    """Where finished windows of a long clip lie, whichever attempt made them: all make the same."""
+    return folder_of(store, job_id) / "windows"
+
+
+def remove_windows(store: Path, job_id: str) -> None:
+    """Remove finished windows."""
+    shutil.rmtree(windows_of(store, job_id), ignore_errors=True)
+
+
 def size_of(store: Path, job_id: str) -> int:
     """Bytes that the files of a finished job take, without those that go when it is finished."""
     folder = folder_of(store, job_id)
     files = list(folder.iterdir()) if folder.is_dir() else []
-    return sum(path.stat().st_size for path in files if path.name != PREVIEW and not LATENT.fullmatch(path.name))
+    return sum(
+        path.stat().st_size
+        for path in files
+        if path.is_file() and path.name != PREVIEW and not LATENT.fullmatch(path.name)
+    )
 
 
 def size_left(store: Path, job_id: str) -> int:

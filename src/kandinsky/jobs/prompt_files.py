@@ -283,7 +283,7 @@ def _note(ignored: Iterable[str], name: str) -> None:
 def _typed(name: str, value: Any) -> Any:
     """A cell's text as its column's type; JSON values already have types and are only checked."""
     kind = _FIELDS.get(name, "str")
-    if name == "conditions":  # checked by the request
+    if name in ("conditions", "prompt_at"):  # checked by the request
         return value
     shown = shortened(value)
     wrong = RequestError(f"{name.replace('_', ' ')} `{shown}` is not {_WANTED.get(kind, 'text')}")

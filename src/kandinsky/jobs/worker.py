@@ -39,7 +39,7 @@ from kandinsky.jobs.sqlite_store import RETENTION_S, open_store
 from kandinsky.jobs.store import StoreGone, WorkStore
 
 if TYPE_CHECKING:
-    from kandinsky.engine.events import Step
+    from kandinsky.engine.events import Event, Step
     from kandinsky.engine.pipeline import GenerationPipeline
     from kandinsky.engine.request import Job
     from kandinsky.jobs.loaded import Pipeline
@@ -328,18 +328,23 @@ class Worker:
         claims = [claim for claim, _ in jobs]
         store = self.store.folder
         latents = [job_files.latent_of(store, claim.job.id, claim.attempt) for claim in claims]
+        is_long = any(job.long for _, job in jobs)
+        if is_long:
+            latents = [job_files.windows_of(store, claim.job.id) for claim in claims]
         kept = [job_files.kept_latent(store, claim.job.id, upto=claim.attempt) for claim in claims]
         is_kept = pipe.team.agree(pipe.team.is_first and all(kept))
         streams = self._kept(pipe, [one or own for one, own in zip(kept, latents, strict=True)]) if is_kept else None
         if streams is None:
             made = self._sampled(pipe, claims, [job for _, job in jobs], latents)
-            streams = [one for one in pipe.engine.finish.results(pipe.context, made) if isinstance(one, VideoStream)]
+            streams = [one for one in pipe.engine.results(made) if isinstance(one, VideoStream)]
         if self.follows:
             return
         sampled_s = time.monotonic() - begun
         loras = {one["source"]: one["name"] for one in pipe.adapters.recipe()}
         with ExitStack() as held:
-            held.enter_context(pipe.placement.hold("vae"))  # once for all clips
+            if not is_long:
+                held.enter_context(pipe.placement.hold("vae"))  # once for all clips
+            held.enter_context(self._watch.asking(pipe.cancel))
             for claim, folder, stream in zip(claims, folders, streams, strict=True):
                 order = orders[claim.job.id]
                 stream = dataclasses.replace(stream, recipe=results.without_paths(stream.recipe, loras))
@@ -353,6 +358,8 @@ class Worker:
                 except _Dropped:
                     self._let_go(claim)
                     continue
+                except Cancelled:
+                    raise _Stop from None
                 except KandinskyError as error:
                     if self._is_out_of_memory(error):
                         raise
@@ -382,11 +389,9 @@ class Worker:
         Raises:
             _Stop: It is to stop.
         """
-        from kandinsky.engine.events import Phase, Step
-
         keep = latents if pipe.card.does.makes != "sound" else ()
-        running = pipe.engine.latents(jobs, keep=keep)
-        told = shown = last = float("-inf")
+        heard = self._heard(pipe, claims)
+        running = pipe.engine.latents(jobs, keep=keep, tell=heard)
         try:
             with self._watch.asking(pipe.cancel):
                 while True:
@@ -396,30 +401,40 @@ class Worker:
                         return end.value
                     except Cancelled:
                         raise _Stop from None
-                    if pipe.context.team.size == 1:  # several processes stop together, when the engine says so
-                        self._watch.check()
-                    now = time.monotonic()
-                    if isinstance(event, Phase):
-                        for claim in self._left(claims):
-                            self.store.report(claim, "phase", {"phase": event.name}, phase=event.name)
-                        last = now
-                    elif isinstance(event, Step):
-                        self._step_s, last = now - last, now
-                        is_last = event.step == event.total
-                        if now - told >= TELL_S or is_last:
-                            told = now
-                            data = {"step": event.step, "steps": event.total, "step_s": round(self._step_s, 4)}
-                            data["eta_s"] = round(self._step_s * (event.total - event.step), 3)
-                            for claim in self._left(claims):
-                                self.store.report(
-                                    claim, "step", data, phase="sample", step=event.step, steps=event.total
-                                )
-                        every = self.settings.preview_s
-                        if every is not None and now - shown >= every and not is_last:
-                            shown = now
-                            self._show(claims, event)
+                    heard(event)
         finally:
             running.close()
+
+    def _heard(self, pipe: Pipeline, claims: list[Claim]) -> Callable[[Event], None]:
+        """What reports phases, steps and previews of a batch; it raises ``_Stop`` if the batch is to stop."""
+        from kandinsky.engine.events import Phase, Step
+
+        told = shown = last = float("-inf")
+
+        def heard(event: Event) -> None:
+            nonlocal told, shown, last
+            if pipe.context.team.size == 1:  # several processes stop together, when the engine says so
+                self._watch.check()
+            now = time.monotonic()
+            if isinstance(event, Phase):
+                for claim in self._left(claims):
+                    self.store.report(claim, "phase", {"phase": event.name}, phase=event.name)
+                last = now
+            elif isinstance(event, Step):
+                self._step_s, last = now - last, now
+                is_last = event.step == event.total
+                if now - told >= TELL_S or is_last:
+                    told = now
+                    data = {"step": event.step, "steps": event.total, "step_s": round(self._step_s, 4)}
+                    data["eta_s"] = round(self._step_s * (event.total - event.step), 3)
+                    for claim in self._left(claims):
+                        self.store.report(claim, "step", data, phase="sample", step=event.step, steps=event.total)
+                every = self.settings.preview_s
+                if every is not None and now - shown >= every and not is_last:
+                    shown = now
+                    self._show(claims, event)
+
+        return heard
 
     def _show(self, claims: list[Claim], event: Step) -> None:
         try:
@@ -470,6 +485,7 @@ class Worker:
             (job_files.folder_of(store.folder, claim.job.id) / job_files.PREVIEW).unlink(missing_ok=True)
         if state is not None:
             job_files.remove_latents(store.folder, claim.job.id, upto=claim.attempt)
+            job_files.remove_windows(store.folder, claim.job.id)
         else:  # those before may serve the attempt that has the job now
             job_files.latent_of(store.folder, claim.job.id, claim.attempt).unlink(missing_ok=True)
 
@@ -484,7 +500,7 @@ class Worker:
         self.store.report(claim, "phase", {"phase": "decode"}, phase="decode")
         with self._watch.asking(pipe.cancel):
             try:
-                (sound,) = pipe.engine.finish.results(pipe.context, made)
+                (sound,) = pipe.engine.results(made)
             except Cancelled:
                 raise _Stop from None
         assert isinstance(sound, Soundtrack)
@@ -504,7 +520,7 @@ class Worker:
         request = {"model": order.sound, "prompt": order.request.get("prompt", ""), "seed": result["seed"]}
         asked = pipe.resolve(Request(**request, video=path))
         made = self._sampled(pipe, [claim], [asked], [])
-        (sound,) = pipe.engine.finish.results(pipe.context, made)
+        (sound,) = pipe.engine.results(made)
         assert isinstance(sound, Soundtrack)
         told = {key: value for key, value in sound.recipe.items() if key not in ("video", "prompt", "versions")}
         result["recipe"] = {**result["recipe"], "sound": told}

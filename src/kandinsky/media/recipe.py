@@ -26,6 +26,7 @@ from kandinsky.files import listed
 from kandinsky.media import container
 from kandinsky.media.image import opened, quiet
 from kandinsky.model.checks import allowed, fits, hints_of
+from kandinsky.model.timeline import PromptAt
 from kandinsky.printing import shell_command
 
 SLOWEST_FPS, FASTEST_FPS = 0.001, 1000.0
@@ -87,6 +88,20 @@ class GivenCondition(Given, total=False):
     prompt: str
 
 
+class GivenPrompt(TypedDict, total=False):
+    """A prompt for a part of a clip, as a request gives it.
+
+    Attributes:
+        prompt: The prompt.
+        at: Where it begins.
+        until: Where it ends.
+    """
+
+    prompt: str
+    at: float | str
+    until: float | str
+
+
 class UsedLora(TypedDict):
     source: str
     scale: float
@@ -130,6 +145,10 @@ class Recipe(TypedDict, total=False):
     mask: Given
     conditions: list[GivenCondition]
     resample: int
+    prompt_at: list[GivenPrompt]
+    fade: float
+    overlap: float
+    loop: bool
     video: Given
     states: str
     sound: UsedSound
@@ -355,6 +374,14 @@ def command(recipe: Mapping[str, Any], path: str | Path = "") -> str:
         words += _condition(one)
     if resample := given.get("resample"):
         words += ["--resample", str(resample)]
+    for told in given.get("prompt_at", []):
+        words += ["--prompt-at", PromptAt(**told).written()]
+    if fade := given.get("fade"):
+        words += ["--fade", _plain(fade)]
+    if overlap := given.get("overlap"):
+        words += ["--overlap", f"{_plain(overlap)}s"]
+    if given.get("loop"):
+        words.append("--loop")
     if quantize := given.get("quantize"):
         words += ["--quantize", ",".join(f"{part}={scheme}" for part, scheme in quantize.items())]
     if tiling := given.get("tiling"):

@@ -203,6 +203,8 @@ class Clip:
         multiple: Unlisted sizes are valid too if both sides are multiples of this; 0 = only listed ones.
         stills_together: Stills that a server generates as one batch, where that is quicker than one by one.
         clips_together: The same of clips.
+        overlap: Seconds that neighbouring windows of a longer clip share; None = a quarter of the longest clip, 0 = the
+            model makes no longer clips.
     """
 
     fps: float
@@ -219,6 +221,7 @@ class Clip:
     multiple: int = 0
     stills_together: int = 1
     clips_together: int = 1
+    overlap: float | None = None
 
     @property
     def frame_step(self) -> int:
@@ -458,6 +461,10 @@ class Card:
         """Name of the size class of a size in pixels; None if the card has no classes."""
         fitting = [name for name, entry in self.classes.items() if entry.min_pixels <= width * height]
         return max(fitting, key=lambda name: self.classes[name].min_pixels, default=None)
+
+    def of_whole_clips(self) -> Card:
+        """The card, of which a clip beyond the longest is refused and not made in windows."""
+        return dataclasses.replace(self, clip=dataclasses.replace(self.clip, overlap=0))
 
     def sampling_for(self, width: int, height: int) -> Sampling:
         """The sampling defaults for a size in pixels: the card's own, with the changes of the size class."""

@@ -19,6 +19,7 @@ from kandinsky.files import output_path
 from kandinsky.model.checks import check_fields, check_names, checked, shown
 from kandinsky.model.given import Frames, Source, conditions_of, plain
 from kandinsky.model.option import option
+from kandinsky.model.timeline import PromptAt, prompts_at
 from kandinsky.printing import escaped
 
 if TYPE_CHECKING:
@@ -136,6 +137,39 @@ class Request:
     )
     seconds: float | None = option(
         None, "length; 0 makes a still image", flags=("--seconds", "--duration"), short="Length; 0 makes a still image."
+    )
+    prompt_at: Sequence[PromptAt] = option(
+        (),
+        "prompts for parts of a clip: a list of pairs of a prompt and the second it begins at, `('a cat', 5)`, of such "
+        "with an end, `('a cat', 5, 8)`, of texts `5s a cat` or `5s:8s a cat`, or of mappings; the prompt itself holds "
+        "elsewhere",
+        flags=("--prompt-at",),
+        short="A prompt from a time on: `5s a cat`, or `5s:8s a cat`; may be repeated.",
+        metavar="TIME PROMPT",
+        served=False,
+    )
+    fade: float | None = option(
+        None,
+        "seconds over which each prompt of ``prompt_at`` fades in; 0 by default",
+        flags=("--fade",),
+        short="With --prompt-at: seconds over which each prompt fades in.",
+        served=False,
+    )
+    overlap: float | str | None = option(
+        None,
+        "of a clip longer than the model's longest, what each window knows of the one before: seconds, or text such as "
+        "`0.5s` or, in frames, `12`",
+        flags=("--overlap",),
+        short="Of longer clips, what each window knows of the one before, as 0.5s or 12 frames.",
+        metavar="TIME",
+        served=False,
+    )
+    loop: bool = option(
+        False,
+        "whether the end of the clip leads to its beginning",
+        flags=("--loop",),
+        short="Make the end of the clip lead to its beginning.",
+        served=False,
     )
     width: int | None = option(None, "width in pixels")
     height: int | None = option(None, "height in pixels")
@@ -296,6 +330,8 @@ class Request:
     def __post_init__(self) -> None:
         if not isinstance(self.conditions, tuple) or not all(isinstance(o, Frames | Source) for o in self.conditions):
             object.__setattr__(self, "conditions", conditions_of(self.conditions))
+        if not isinstance(self.prompt_at, tuple) or not all(isinstance(one, PromptAt) for one in self.prompt_at):
+            object.__setattr__(self, "prompt_at", prompts_at(self.prompt_at))
         check_fields(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -310,11 +346,12 @@ class Request:
             if named[name] is not None and not isinstance(named[name], str | Path):
                 raise RequestError(f"{what} from memory cannot be written down: save it, and give its path")
         named |= {name: getattr(self, name) for name in ("states", "cache")}
-        left: dict[str, Any] = asdict(self.with_values(conditions=(), **dict.fromkeys(named)))
+        left: dict[str, Any] = asdict(self.with_values(conditions=(), prompt_at=(), **dict.fromkeys(named)))
         return (
             left
             | {key: None if value is None else str(value) for key, value in named.items()}
             | {"conditions": [plain(one) for one in self.conditions]}
+            | {"prompt_at": [one.plain() for one in self.prompt_at]}
         )
 
     @classmethod

@@ -902,4 +902,4 @@ def job_of(recipe: ModelRecipe, card: Card) -> Job:
     """Size, length and sampling values of the clips."""
     width, height = (None, None) if recipe.data.size is None else parse_size(recipe.data.size)
     request = Request(recipe.model, "any", seconds=recipe.data.seconds, width=width, height=height, seed=0)
-    return resolve(request, card, needs_image=False)
+    return resolve(request, card.of_whole_clips(), needs_image=False)

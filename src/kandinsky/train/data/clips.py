@@ -96,6 +96,7 @@ class Cutting:
         Raises:
             RequestError: The model does not support a size or length, or one comes twice.
         """
+        card = card.of_whole_clips()
         buckets = tuple(Bucket.parse(size) for size in (sizes or card.clip.sizes))
         if len({str(one) for one in buckets}) < len(buckets):
             raise RequestError("a size comes twice: name each once")
