@@ -162,6 +162,7 @@ def generate(
         refuse(
             {
                 "--image": request.image, "--last-image": request.last_image, "--known": list(request.conditions),
+                "--control": request.control, "--reference": request.reference, "--branch": request.branch,
                 "--strength": request.strength, "--span": request.span, "--place": request.place,
                 "--source-prompt": request.source_prompt, "--resample": request.resample,
                 "--mask": request.mask, "--mask-grow": request.mask_grow, "--size": size,
