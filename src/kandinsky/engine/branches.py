@@ -33,7 +33,9 @@ class Branches:
         """Take in a branch; see ``Pipeline.load_branch``."""
         found = read_branch(source)
         if found.kind not in card.part("dit").branches:
-            raise RequestError(f"no branch can stand beside the network of `{card.id}`: use a model of Kandinsky 4 or 5")
+            raise RequestError(
+                f"no branch can stand beside the network of `{card.id}`: use a model of Kandinsky 4 or 5"
+            )
         found.check_beside(card.dit, card.id)
         chosen = name or found.path.stem
         if chosen in self.loaded:

@@ -20,9 +20,9 @@ from kandinsky.errors import RequestError
 from kandinsky.media.image import FittedImage, InputImage
 from kandinsky.media.input_clip import SAME_RATE, FittedClip, InputClip, fit_clip, open_clip
 from kandinsky.media.mask import MOST_GROWTH, grown, open_mask
+from kandinsky.media.signals import SIGNALS
 from kandinsky.model.checks import shown
 from kandinsky.model.condition import FIRST_FRAME, Condition, Kept, Span
-from kandinsky.media.signals import SIGNALS
 from kandinsky.model.given import (
     END,
     Control,
@@ -169,7 +169,7 @@ def branch_of(asked: Control | Reference, files: Sequence[BranchFile], card: Car
         own = [read_branch(locate_part(part, model=card.id)) for part in card.branches]
         of_kind = [[one for one in each if one.kind == kind] for each in (files, own)]
         fitting = next((each for each in of_kind if each), [])
-    if signal is not None and fitting and not (named := [one for one in fitting if one.signal == signal]):
+    if signal is not None and fitting and not any(one.signal == signal for one in fitting):
         raise RequestError(
             f"the control shows {signal}, and branch `{escaped(fitting[0].path)}` follows {fitting[0].signal}: give "
             "a branch for it"
@@ -477,7 +477,7 @@ def _any_of(anew_FHW: np.ndarray, clip: Clip) -> np.ndarray:
     return joined
 
 
-# -- what branches are told ---------------------------------------------------------------------------------------------
+# -- what branches are told --------------------------------------------------------------------------------------------
 
 
 def _laid_control(

@@ -629,9 +629,7 @@ def denoise(
     return each(lambda x: team.all_clips(x, clips), latents)
 
 
-def _besides(
-    context: Context, job: Job, known: Known, times: Tensor, held: ExitStack
-) -> list[tuple[str, Beside]]:
+def _besides(context: Context, job: Job, known: Known, times: Tensor, held: ExitStack) -> list[tuple[str, Beside]]:
     """The job's branches by their kind, held on the device of the denoiser.
 
     Raises:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-LOW, HIGH = 0.08, 0.20  # slopes of edges that go on, and that begin one, of the steepest possible
+LOW, HIGH = 0.128, 0.32  # steps at which an edge goes on, and begins, of the full range
 BLUR = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # binomial, a standard deviation of one pixel
+SLOPE = 10 / 32  # of a step of the full range after the blur, half the difference of two neighbours
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,7 @@ def edges_of(frames_THWC: np.ndarray) -> np.ndarray:
     slope = np.hypot(down, right)
     steepest = slope.argmax(axis=-1)[..., None]
     down, right, slope = (np.take_along_axis(one, steepest, axis=-1)[..., 0] for one in (down, right, slope))
-    # a slope of half the range over two pixels, as of a hard edge after the blur, counts as 1
-    ridge = slope * 2 * _is_ridge(slope, down, right)
+    ridge = slope / SLOPE * _is_ridge(slope, down, right)
     strong, weak = ridge >= HIGH, ridge >= LOW
     while True:
         grown = strong | (_any_near(strong) & weak)

@@ -336,7 +336,9 @@ def conditions_of(values: Any) -> tuple[Given, ...]:
     if isinstance(values, str | Given | Mapping):
         values = [values]
     if not isinstance(values, Iterable):
-        raise RequestError(f"`conditions` must be a list of known frames, sources, controls and references, not `{shown(values)}`")
+        raise RequestError(
+            f"`conditions` must be a list of known frames, sources, controls and references, not `{shown(values)}`"
+        )
     made = tuple(map(_condition, values))
     if len(made) > MOST_CONDITIONS:
         raise RequestError(f"`conditions` lists {len(made)}: {MOST_CONDITIONS} are allowed")
@@ -350,8 +352,8 @@ def _condition(value: Any) -> Given:
         return Frames.parse(value)
     if not isinstance(value, Mapping):
         raise RequestError(
-            f"`conditions` holds `{shown(value)}`: use `Frames(…)`, `Source(…)`, `Control(…)`, `Reference(…)`, or a text "
-            "FILE[START:STOP]@PLACE"
+            f"`conditions` holds `{shown(value)}`: use `Frames(…)`, `Source(…)`, `Control(…)`, `Reference(…)`, or a "
+            "text FILE[START:STOP]@PLACE"
         )
     kinds = [kind for kind in KINDS if kind in value]
     if len(kinds) != 1:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +28,12 @@ from kandinsky.weights.branch_files import CONTROL, LATENTS, REFERENCE, BranchFi
 from kandinsky.weights.read import load_into
 from kandinsky.weights.write import write_state
 
+if TYPE_CHECKING:
+    from kandinsky.engine.context import Context
+    from kandinsky.engine.request import Job
+
 NAME = "branch"  # of the child of the network
+STATES_OF_IMAGE = 256  # about so many states are those of an image, for estimates
 GIVEN = {CONTROL: "controls", REFERENCE: "references"}  # folders beside `clips/`
 
 
@@ -99,13 +105,15 @@ class BranchLesson(Lesson):
                 f"what is given of them into `{source}/{given}`, under the same names"
             )
 
-    def shapes(self, job: Any) -> dict[str, tuple[int, ...]]:
+    def shapes(self, job: Job) -> dict[str, tuple[int, ...]]:
         """Of the clip and of what the branch is told."""
         clip = (1, *job.latent.as_tuple())
-        told = clip if self.settings.kind == CONTROL else (1, 1, *clip[2:])
+        told: tuple[int, ...] = clip if self.settings.kind == CONTROL else (1, 1, *clip[2:])
+        if self.settings.features != LATENTS:
+            told = (1, STATES_OF_IMAGE, int(job.card.dit.params["in_text_dim"]))
         return {LATENT: clip, self.settings.kind: told}
 
-    def encode(self, context: Any, *frames_THWC: Any) -> dict[str, Tensor]:
+    def encode(self, context: Context, *frames_THWC: np.ndarray) -> dict[str, Tensor]:
         """The clip's latent, and what the branch is told of it."""
         clip, given = frames_THWC[0], frames_THWC[-1]
         settings = self.settings

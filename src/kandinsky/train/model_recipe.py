@@ -169,7 +169,9 @@ class ModelRecipe:
     teaches: ClassVar[bool] = False  # whether recipes of the kind take lessons other than a clip from its caption
     packs: ClassVar[bool] = False  # whether recipes of the kind take `data.sequence`
     undoes: ClassVar[bool] = False  # the few steps of a model that was distilled to them
-    unused: ClassVar[frozenset[str]] = frozenset({"times.by_frame", "branch"})  # keys that recipes of the kind do not take
+    unused: ClassVar[frozenset[str]] = frozenset(
+        {"times.by_frame", "branch"}
+    )  # keys that recipes of the kind do not take
 
     @property
     def learners(self) -> tuple[str, ...]:

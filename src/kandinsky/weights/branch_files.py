@@ -35,8 +35,8 @@ class BranchFile:
         path: The file.
         kind: `control` or `reference`.
         signal: What a control branch is shown, a name of ``media/signals.py``; empty for a reference.
-        features: What a reference branch sees the image as: `vae`, its latent; `text`, the states of a text encoder that
-            sees images. Empty for a control branch.
+        features: What a reference branch sees the image as: `vae`, its latent; `text`, the states of a text encoder
+            that sees images. Empty for a control branch.
         network: Kind of the network that it stands beside.
         model: The model that it was trained with.
         params: Hyper-parameters of the branch.

@@ -26,7 +26,9 @@ def control(component: Component, path: Path) -> nn.Module:
     base, own = beneath(DiTParams, component)
     params, count = ControlParams.from_dict(own), 2 * base.num_blocks
     check_count(params.blocks, count)
-    return ControlBranch(base, [Block(base, "local" if number % 2 == 0 else "global") for number in range(params.blocks)])
+    return ControlBranch(
+        base, [Block(base, "local" if number % 2 == 0 else "global") for number in range(params.blocks)]
+    )
 
 
 def reference(component: Component, path: Path) -> nn.Module:

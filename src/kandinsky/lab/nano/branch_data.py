@@ -26,6 +26,7 @@ from kandinsky.media.video import write_video
 from kandinsky.model.values import Video
 
 SIDE = 96
+EVERY = 3  # of the emoji, so many are clips
 WHITE = captions.COLOURS[captions.WHITE].rgb
 
 
@@ -51,8 +52,14 @@ def unnamed(colour: int) -> str:
     return f"an emoji {captions.background(colour, 'en')}"
 
 
-def shown(row: int, number: int, *, named: bool) -> Shown:
-    """A scene of an emoji, the same for the same numbers; every other one is moved or turned."""
+def shown(row: int, number: int, concept: int | None) -> Shown:
+    """A scene of an emoji, the same for the same numbers; every other one is moved or filmed by a moving camera.
+
+    Args:
+        row: Of the clips.
+        number: Of the scene.
+        concept: Which it is; None for one that is not named.
+    """
     rng = np.random.default_rng((row, number))
     colour = int(rng.integers(len(captions.COLOURS)))
     words: dict[str, str | None] = {"position": None, "scale": None, "camera": None}
@@ -60,37 +67,32 @@ def shown(row: int, number: int, *, named: bool) -> Shown:
         kind = str(rng.choice(list(EXTRAS)))
         words[kind] = str(rng.choice(EXTRAS[kind]))
     scene = Scene(captions.COLOURS[colour].rgb, **words)
-    concept = _concepts().get(row) if named else None
     if concept is None:
         return Shown(row, colour, scene, unnamed(colour))
     text = captions.caption(load_concepts()[concept], colour, lang="en", rng=random.Random(row * 100 + number), **words)  # type: ignore[arg-type]
     return Shown(row, colour, scene, text)
 
 
-def held_out(cache: Path) -> list[int]:
-    """Rows of the clips that no branch is trained on."""
-    return autoencoder_rows(cache)[1]
-
-
 def write_control(clips: Clips, rows: list[int], folder: Path) -> None:
-    """A clip and two stills of each emoji, with captions."""
+    """A clip and two stills of each third emoji, with captions; the second still is not named."""
+    named = {clips.row(one.file): number for number, one in enumerate(load_concepts())}
     folder.mkdir(parents=True, exist_ok=True)
-    for row in rows:
+    for row in rows[::EVERY]:
         rgba = np.asarray(clips.rgba_NTHWC[row])
         for number in range(3):
-            one = shown(row, number, named=number < 2)
+            one = shown(row, number, named.get(row) if number < 2 else None)
             frames = composite(rgba if number == 0 else rgba[12 * (number - 1)][None], one.scene, side=SIDE)
             _write(frames, folder / f"{row:03}-{number}", one.words)
 
 
 def write_reference(clips: Clips, rows: list[int], folder: Path) -> None:
-    """A clip and two stills of each emoji; the reference is another moment of it, on white."""
+    """Two stills of each emoji, and a clip of each third; the reference is a moment of it, on white."""
     for name in ("clips", "references"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for row in rows:
+    for place, row in enumerate(rows):
         rgba = np.asarray(clips.rgba_NTHWC[row])
-        for number in range(3):
-            one = shown(row, number, named=False)
+        for number in range(1 if place % EVERY else 0, 3):
+            one = shown(row, number, None)
             frames = composite(rgba if number == 0 else rgba[12 * (number - 1)][None], one.scene, side=SIDE)
             _write(frames, folder / "clips" / f"{row:03}-{number}", one.words)
             Image.fromarray(reference_of(rgba)).save(folder / "references" / f"{row:03}-{number}.png")
@@ -110,14 +112,6 @@ def _write(frames: np.ndarray, stem: Path, words: str) -> None:
     stem.with_suffix(".txt").write_text(words, encoding="utf-8")
 
 
-_ROWS: dict[int, int] = {}
-
-
-def _concepts() -> dict[int, int]:
-    """The concept of each row that is one."""
-    return _ROWS
-
-
 def main() -> None:
     """Write both folders."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -125,7 +119,6 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     asked = parser.parse_args()
     clips = Clips(asked.cache)
-    _ROWS.update({clips.row(one.file): number for number, one in enumerate(load_concepts())})
     rows, _ = autoencoder_rows(asked.cache)
     write_control(clips, rows, asked.folder / "control")
     write_reference(clips, rows, asked.folder / "reference")
