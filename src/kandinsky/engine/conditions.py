@@ -292,8 +292,7 @@ def laid(
         elif isinstance(one.asked, Control):
             found.append(_laid_control(one, one.asked, shape, card, fit))
         elif isinstance(one.asked, Reference):
-            image = fit_clip(one.clip, [0], fit(one.clip.first))
-            found.append(_told_to_branch(one, one.asked, image))
+            found.append(_told_to_branch(one, one.asked, fit_clip(one.clip, [0], fit(one.clip.first))))
         else:
             found.append(_laid_frames(one.asked, one.clip, shape, card, fit))
     _check_apart(found, shape, card.clip, is_all=bool(conditions))

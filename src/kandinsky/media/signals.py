@@ -46,7 +46,8 @@ def edges(frames_THWC: np.ndarray) -> np.ndarray:
     """
     import numpy as np
 
-    return np.repeat((edges_of(frames_THWC) * np.uint8(255))[..., None], 3, axis=-1)
+    found: np.ndarray = np.repeat((edges_of(frames_THWC) * np.uint8(255))[..., None], 3, axis=-1)
+    return found
 
 
 def edges_of(frames_THWC: np.ndarray) -> np.ndarray:
@@ -77,7 +78,9 @@ def _filtered(x: np.ndarray, weights: tuple[float, ...], axis: int) -> np.ndarra
     half, length = len(weights) // 2, x.shape[axis]
     pads = [(half, half) if one == axis else (0, 0) for one in range(x.ndim)]
     padded = np.moveaxis(np.pad(x, pads, mode="edge"), axis, 0)
-    out = sum((w * padded[i : i + length] for i, w in enumerate(weights) if w), start=np.float32(0))
+    out = np.zeros_like(padded[:length])
+    for i, w in enumerate(weights):
+        out += w * padded[i : i + length]
     return np.moveaxis(out, 0, axis)
 
 

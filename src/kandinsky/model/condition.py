@@ -86,8 +86,8 @@ class Condition:
     def form(self) -> tuple[object, ...]:
         """What conditions of requests in one batch must have in common."""
         own = (self.mask is not None, self.prompt is not None, self.context, self.strength, self.kept)
-        own += (None if self.branch is None else self.branch.sha256, self.signal, self.shares)
-        return self.kind, self.at, self.track, self.way, *own
+        beside = (None if self.branch is None else self.branch.sha256, self.signal, self.shares)
+        return self.kind, self.at, self.track, self.way, *own, *beside
 
     def record(self) -> dict[str, Any]:
         """The entry of the recipe, under the names a request uses."""

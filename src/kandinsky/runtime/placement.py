@@ -141,7 +141,7 @@ class Placement:
         if self._held[name]:
             raise RequestError("networks cannot be unloaded while they run: wait for the result")
         for table in (self._built, self._swaps, self._builders, self._devices, self._types):
-            table.pop(name, None)  # type: ignore[attr-defined]
+            table.pop(name, None)
 
     def __contains__(self, name: str) -> bool:
         return name in self._devices

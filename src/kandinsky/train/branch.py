@@ -58,7 +58,7 @@ class BranchSettings:
 
     kind: Literal["control", "reference"]
     signal: str = EDGES
-    features: Literal["vae", "text"] = LATENTS
+    features: Literal["vae", "text"] = "vae"
     blocks: int = field(default=2, metadata={"least": 1})
     width: int = field(default=128, metadata={"least": 1})
     head_dim: int = field(default=32, metadata={"least": 1})

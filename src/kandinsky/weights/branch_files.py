@@ -66,7 +66,12 @@ class BranchFile:
 
     def told(self) -> dict[str, Any]:
         """What it is, for people."""
-        found = {"branch": self.kind, "signal": self.signal, "features": self.features, "network": self.network}
+        found: dict[str, Any] = {
+            "branch": self.kind,
+            "signal": self.signal,
+            "features": self.features,
+            "network": self.network,
+        }
         found |= {"model": self.model, **self.params, "bytes": self.path.stat().st_size, "sha256": self.sha256}
         return {name: value for name, value in found.items() if value != ""}
 
