@@ -50,9 +50,8 @@ def nano_control(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[f
     """A control branch of Nano after some steps on two stills, and the losses."""
     folder = tmp_path_factory.mktemp("nano")
     losses: list[float] = []
-    path = recipe(
-        folder, images(folder / "data"), loop={"steps": 8, "lr": 5e-3, "warmup": 0, "bf16": False, "seed": 1}, times={"kind": "points", "points": [0.9]},
-    )  # fmt: skip
+    loop = {"steps": 8, "lr": 5e-3, "warmup": 0, "bf16": False, "seed": 1}
+    path = recipe(folder, images(folder / "data"), loop=loop, times={"kind": "points", "points": [0.9]})
     return run_recipe(path, on_log=lambda line: losses.append(line["loss"])), losses
 
 

@@ -24,7 +24,7 @@ def show(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what a model accepts and its card; how a file was made, with the command to repeat it; or what a branch is."""
+    """Show a model's card and what it accepts; how a file was made, the command to repeat it last; or a branch."""
     path = Path(what)
     if what in catalogue.cards() or not (path.exists() or path.suffix or "/" in what):
         _card(catalogue.find(what), as_json)

@@ -226,6 +226,8 @@ def _check_taken(one: Given, card: Card) -> None:
                 "model of Kandinsky 4 or 5",
                 hint="`nano-t2v` is the smallest; `kandinsky models` lists them all",
             )
+        if card.roll is not None:
+            raise RequestError(f"`{card.id}` makes its frames along time and takes no {kind} yet: leave it out")
         return
     what: What = "source" if isinstance(one, Source) else "frames"
     if what in card.does.knows:
