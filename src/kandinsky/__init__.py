@@ -15,7 +15,9 @@ _HOMES = {
     "plan": "kandinsky.catalogue",
     "progress": "kandinsky.engine.progress",
     "Audio": "kandinsky.model.values",
+    "Control": "kandinsky.model.given",
     "Frames": "kandinsky.model.given",
+    "Reference": "kandinsky.model.given",
     "Request": "kandinsky.model.values",
     "Soundtrack": "kandinsky.model.values",
     "Source": "kandinsky.model.given",
@@ -41,11 +43,13 @@ __all__ = [
     "Audio",
     "BackendError",
     "Cancelled",
+    "Control",
     "Frames",
     "KandinskyError",
     "LatentShape",
     "NotFinite",
     "OutOfMemory",
+    "Reference",
     "Request",
     "RequestError",
     "Soundtrack",
@@ -83,7 +87,7 @@ if TYPE_CHECKING:
         RequestError,
         WeightsError,
     )
-    from kandinsky.model.given import Frames, Source
+    from kandinsky.model.given import Control, Frames, Reference, Source
     from kandinsky.model.values import (
         Audio,
         LatentShape,

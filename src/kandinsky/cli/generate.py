@@ -162,6 +162,7 @@ def generate(
         refuse(
             {
                 "--image": request.image, "--last-image": request.last_image, "--known": list(request.conditions),
+                "--control": request.control, "--reference": request.reference, "--branch": request.branch,
                 "--prompt-at": list(request.prompt_at), "--fade": request.fade, "--overlap": request.overlap,
                 "--loop": request.loop, "--strength": request.strength, "--span": request.span,
                 "--place": request.place,

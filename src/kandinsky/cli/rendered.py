@@ -19,10 +19,10 @@ T = TypeVar("T")
 Made = TypeVar("Made")
 # How the command line writes fields whose Python type says too little, or too much.
 WRITTEN: dict[str, Any] = {
-    **dict.fromkeys(("image", "last_image", "mask", "states"), Path | None),
-    **dict.fromkeys(("video",), str | None),
+    **dict.fromkeys(("image", "last_image", "mask", "reference", "states"), Path | None),
+    **dict.fromkeys(("video", "control"), str | None),
     **dict.fromkeys(("device", "dtype", "quantize", "cache", "text_cache", "parallel"), str | None),
-    **dict.fromkeys(("lora", "conditions", "prompt_at"), list[str] | None),
+    **dict.fromkeys(("lora", "conditions", "branch", "prompt_at"), list[str] | None),
     "overlap": str | None,
 }
 

@@ -19,12 +19,12 @@ def show(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="ID|FILE", help="A catalogue id, or a file this program wrote.", autocompletion=model_ids
+            metavar="ID|FILE", help="A catalogue id, a file this program wrote, or a branch.", autocompletion=model_ids
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what a model accepts and its card; or how a file was made, the command to repeat it last."""
+    """Show a model's card and what it accepts; how a file was made, the command to repeat it last; or a branch."""
     path = Path(what)
     if what in catalogue.cards() or not (path.exists() or path.suffix or "/" in what):
         _card(catalogue.find(what), as_json)
@@ -34,7 +34,15 @@ def show(
 
 def _result(path: Path, as_json: bool) -> None:
     from kandinsky.media import recipe as recipes
+    from kandinsky.weights.branch_files import is_branch, read_branch
 
+    if is_branch(path):
+        told = read_branch(path).told()
+        if as_json:
+            emit_json({"path": str(path), "branch": told})
+        else:
+            _print_table(told)
+        return
     recipe = recipes.read(path)
     command = recipes.command(recipe, path)
     if as_json:

@@ -61,6 +61,13 @@ def _of_clips(card: Card) -> Iterator[tuple[str, str]]:
     if (way := task.knows.get("source")) is not None:
         how = "strength, mask, span, place" + (", source_prompt" if card.sampling.sampler == FLOW else "")
         yield "video", f"to be changed by {how}, {_WAYS[way]}"
+    for kind, what in (
+        ("control", "a clip or image that the result follows"),
+        ("reference", "an image of its subject"),
+    ):
+        if kind in card.part("dit").branches:
+            own = any(kind in name for part in card.branches for name in part.files)
+            yield kind, f"{what}, by a {kind} branch" + (" of its own" if own else ": --branch")
     if task.mask:
         yield "mask", "required; mask_grow enlarges it"
     more = f"; or multiples of {clip.multiple} up to {LONGEST_SIDE}" if clip.multiple else ""

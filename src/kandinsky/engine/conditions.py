@@ -18,12 +18,28 @@ from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
 from kandinsky.media.image import FittedImage, InputImage
-from kandinsky.media.input_clip import FittedClip, InputClip, fit_clip, open_clip
+from kandinsky.media.input_clip import SAME_RATE, FittedClip, InputClip, fit_clip, open_clip
 from kandinsky.media.mask import MOST_GROWTH, grown, open_mask
+from kandinsky.media.signals import SIGNALS
 from kandinsky.model.checks import shown
 from kandinsky.model.condition import FIRST_FRAME, Condition, Kept, Span
-from kandinsky.model.given import END, Frames, Given, Source, frame_at, part_of, placed, without_cut
+from kandinsky.model.given import (
+    END,
+    Control,
+    Frames,
+    Given,
+    Reference,
+    Source,
+    frame_at,
+    part_of,
+    placed,
+    shares_of,
+    without_cut,
+)
 from kandinsky.model.values import VideoShape
+from kandinsky.printing import escaped
+from kandinsky.weights.branch_files import CONTROL, REFERENCE, BranchFile, read_branch
+from kandinsky.weights.locate import locate_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,14 +63,18 @@ class Opened:
     Attributes:
         asked: As the request says it.
         clip: Its image or clip.
+        branch: Of a control or a reference.
     """
 
     asked: Given
     clip: InputClip
+    branch: BranchFile | None = None
 
     @property
     def decides_size(self) -> bool:
         """Whether the result gets its size if the request names none."""
+        if isinstance(self.asked, Reference):
+            return False
         return not (isinstance(self.asked, Source) and self.asked.place is not None)
 
 
@@ -81,11 +101,93 @@ def opened(request: Request, card: Card) -> tuple[Opened, ...]:
     asked += request.conditions
     if request.last_image is not None:
         asked.append(Frames(request.last_image, at=END))
+    asked += _short_of_branches(request)
     for one in asked:
         _check_taken(one, card)
     if sum(isinstance(one, Source) for one in asked) > 1:
         raise RequestError("several videos are to be changed: give one, and the rest as known frames")
-    return tuple(Opened(one, open_clip(one.data, one.cut)) for one in asked)
+    files = [read_branch(one) for one in request.branches]
+    found = []
+    for one in asked:
+        branch = branch_of(one, files, card) if isinstance(one, Control | Reference) else None
+        found.append(Opened(one, open_clip(one.data, None if isinstance(one, Reference) else one.cut), branch))
+    if unused := [one for one in files if one not in [each.branch for each in found]]:
+        raise RequestError(
+            f"branch `{escaped(unused[0].path)}` is told a {unused[0].kind}, and none is given that it is for: give "
+            f"`{unused[0].kind}=…`, or leave it out"
+        )
+    return tuple(found)
+
+
+def _short_of_branches(request: Request) -> list[Given]:
+    """What the short words say of branches.
+
+    Raises:
+        RequestError: A word says how a clip is followed, and there is none.
+    """
+    found: list[Given] = []
+    if request.control is not None:
+        data, cut = without_cut(request.control) if isinstance(request.control, str) else (request.control, None)
+        strength = 1.0 if request.control_strength is None else request.control_strength
+        found.append(Control(data, strength=strength, steps=request.control_steps, cut=cut))
+    elif said := [name for name in ("control_strength", "control_steps") if getattr(request, name) is not None]:
+        raise RequestError(f"`{said[0]}` says how a control is followed, and none was given: give `control=…`")
+    if request.reference is not None:
+        strength = 1.0 if request.reference_strength is None else request.reference_strength
+        found.append(Reference(request.reference, strength=strength))
+    elif request.reference_strength is not None:
+        raise RequestError(
+            "`reference_strength` says how a reference is followed, and none was given: give `reference=…`"
+        )
+    return found
+
+
+def branch_of(asked: Control | Reference, files: Sequence[BranchFile], card: Card) -> BranchFile:
+    """The branch of a control or a reference.
+
+    Args:
+        asked: May name it.
+        files: Branches to choose from before those of the card.
+        card: The model.
+
+    Returns:
+        The branch.
+
+    Raises:
+        RequestError: There is none, there are several, or it is told something else.
+        WeightsError: It cannot be read, or was trained for another network.
+    """
+    kind, signal = (CONTROL, asked.signal) if isinstance(asked, Control) else (REFERENCE, None)
+    if signal is not None and signal not in SIGNALS:
+        raise RequestError(f"control signal `{shown(signal)}` is unknown: use {', '.join(SIGNALS)}")
+    if asked.branch is not None:
+        found = read_branch(asked.branch)
+        if found.kind != kind:
+            raise RequestError(f"branch `{escaped(found.path)}` is told a {found.kind}, not a {kind}: give one for it")
+        fitting = [found]
+    else:
+        own = [read_branch(locate_part(part, model=card.id)) for part in card.branches]
+        of_kind = [[one for one in each if one.kind == kind] for each in (files, own)]
+        fitting = next((each for each in of_kind if each), [])
+    if signal is not None and fitting and not any(one.signal == signal for one in fitting):
+        raise RequestError(
+            f"the control shows {signal}, and branch `{escaped(fitting[0].path)}` follows {fitting[0].signal}: give "
+            "a branch for it"
+        )
+    fitting = fitting if signal is None else [one for one in fitting if one.signal == signal]
+    if not fitting:
+        raise RequestError(
+            f"a {kind} is followed by a {kind} branch, and `{card.id}` has none of its own: give its file as "
+            "`branch=…`",
+            hint="a recipe of kind `denoiser` with `branch` trains one; see docs/guides/branches.md",
+        )
+    if len(fitting) > 1:
+        raise RequestError(
+            f"several branches are told a {kind}, such as `{escaped(fitting[0].path)}` and "
+            f"`{escaped(fitting[1].path)}`: name one in the condition's `branch`"
+        )
+    fitting[0].check_beside(card.dit, card.id)
+    return fitting[0]
 
 
 def _source(request: Request, card: Card) -> Source:
@@ -116,6 +218,17 @@ def _source(request: Request, card: Card) -> Source:
 
 
 def _check_taken(one: Given, card: Card) -> None:
+    if isinstance(one, Control | Reference):
+        kind = CONTROL if isinstance(one, Control) else REFERENCE
+        if kind not in card.part("dit").branches:
+            raise RequestError(
+                f"`{card.id}` takes no {kind}, since no branch can stand beside its network: leave it out, or use a "
+                "model of Kandinsky 4 or 5",
+                hint="`nano-t2v` is the smallest; `kandinsky models` lists them all",
+            )
+        if card.roll is not None:
+            raise RequestError(f"`{card.id}` makes its frames along time and takes no {kind} yet: leave it out")
+        return
     what: What = "source" if isinstance(one, Source) else "frames"
     if what in card.does.knows:
         return
@@ -128,14 +241,17 @@ def _check_taken(one: Given, card: Card) -> None:
 
 def first_is_known(conditions: Sequence[Opened]) -> bool:
     """Whether the first frame of the result follows a condition."""
-    return any(isinstance(one.asked, Source) or one.asked.at in (0, "0", "0s") for one in conditions)
+    asked = [one.asked for one in conditions]
+    return any(isinstance(one, Source) or (isinstance(one, Frames) and one.at in (0, "0", "0s")) for one in asked)
 
 
 def seconds_of(conditions: Sequence[Opened], card: Card) -> float | None:
-    """The length that a source gives the result, at most the model's longest; None without a source, or for a still."""
+    """The length that a source or a control clip gives the result, at most the model's longest; None without one."""
     for one in conditions:
-        if isinstance(one.asked, Source) and card.clip.max_seconds > 0:
+        if isinstance(one.asked, Source | Control) and card.clip.max_seconds > 0:
             if one.clip.is_image:
+                if isinstance(one.asked, Control):
+                    continue
                 return 0.0
             count = len(one.clip.shown_at(card.clip.fps))
             longest = int(card.clip.max_seconds * card.clip.fps + 1e-6)
@@ -175,6 +291,10 @@ def laid(
     for one in conditions:
         if isinstance(one.asked, Source):
             found.append(_laid_source(one.asked, one.clip, shape, card, fit))
+        elif isinstance(one.asked, Control):
+            found.append(_laid_control(one, one.asked, shape, card, fit))
+        elif isinstance(one.asked, Reference):
+            found.append(_told_to_branch(one, one.asked, fit_clip(one.clip, [0], fit(one.clip.first))))
         else:
             found.append(_laid_frames(one.asked, one.clip, shape, card, fit))
     _check_apart(found, shape, card.clip, is_all=bool(conditions))
@@ -356,6 +476,54 @@ def _any_of(anew_FHW: np.ndarray, clip: Clip) -> np.ndarray:
     groups = in_space[1:].reshape(-1, clip.temporal, *in_space.shape[1:]).any(axis=1)
     joined: np.ndarray = np.concatenate([in_space[:1], groups])
     return joined
+
+
+# -- what branches are told --------------------------------------------------------------------------------------------
+
+
+def _laid_control(
+    opened: Opened, asked: Control, shape: VideoShape, card: Card, fit: Callable[[InputImage], FittedImage]
+) -> Condition:
+    clip, frames, fps = opened.clip, shape.frames, card.clip.fps
+    width, height = clip.first.size
+    if abs(width * shape.height - height * shape.width) > max(width, height, shape.width, shape.height):
+        raise RequestError(
+            f"the control {clip.what} is {width}x{height} and the result {shape.width}x{shape.height}: give one of "
+            "the same shape, since what is cut off cannot be followed"
+        )
+    if clip.fps is not None and abs(clip.fps - fps) >= SAME_RATE:
+        raise RequestError(
+            f"the control {clip.what} has {clip.fps:g} frames a second and the result {fps:g}: give one of that rate"
+        )
+    count = len(clip.times_s)
+    if not clip.is_image and count < frames:
+        raise RequestError(
+            f"the control {clip.what} has {count} frames and the result {frames}: ask for fewer seconds, or for none "
+            "and it has the control's length"
+        )
+    used = fit_clip(clip, [0] * frames if clip.is_image else range(frames), fit(clip.first))
+    return _told_to_branch(opened, asked, used)
+
+
+def _told_to_branch(opened: Opened, asked: Control | Reference, data: FittedClip) -> Condition:
+    branch, signal = opened.branch, ""
+    assert branch is not None
+    told: dict[str, Any] = {branch.kind: True, "branch": str(branch.path), "branch_sha256": branch.sha256}
+    if isinstance(asked, Control):
+        is_found = not asked.is_map and SIGNALS[branch.signal].of_clip is not None
+        signal = branch.signal if is_found else ""
+        told |= {"signal": branch.signal} | ({"is_map": True} if asked.is_map else {})
+        told |= {} if asked.cut is None else {"cut": asked.cut}
+    told |= {"strength": asked.strength} | ({} if asked.steps is None else {"steps": asked.steps})
+    return Condition(
+        "control" if isinstance(asked, Control) else "reference",
+        data,
+        strength=asked.strength,
+        branch=branch,
+        signal=signal,
+        shares=shares_of(asked.steps, "steps"),
+        asked=told,
+    )
 
 
 # -- together ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 
 from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.engine.attention import attention_for
+from kandinsky.engine.branches import Branches
 from kandinsky.media import recipe
 from kandinsky.model.card import Card
 from kandinsky.model.family import Part
@@ -40,6 +41,7 @@ class Context:
             the official code draws on its CUDA device, and the official calls keep that.
         cache: Step cache of requests that name none.
         adapters: LoRAs of the denoiser.
+        branches: Control and reference branches that were loaded.
         text_store: Text embeddings on disk.
         settings: Further entries of every recipe.
         team: The processes that work together; each makes the same calls and gets the same results.
@@ -55,6 +57,7 @@ class Context:
     noise_device: torch.device | None = None
     cache: str | CacheSettings | None = None
     adapters: Adapters = None  # type: ignore[assignment]  # made from the card below
+    branches: Branches = field(default_factory=Branches)
     text_store: TextStore | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     team: Team = field(default_factory=Team)

@@ -29,7 +29,8 @@ class Engine:
             BackendError: The attention it asks for is not available.
         """
         context = self.context
-        job = resolve(request if request.cache is not None else request.with_values(cache=context.cache), context.card)
+        asked = request if request.cache is not None else request.with_values(cache=context.cache)
+        job = resolve(context.branches.named(asked), context.card)
         context.attention_of(job)
         return job
 

@@ -86,6 +86,10 @@ class Lesson:
         """
         return tensors[LATENT].float(), Known()
 
+    def beside(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a branch beside the network is told of an example, by its kind; nothing without one."""
+        return {}
+
 
 def latent_of(context: Context, image_HWC: np.ndarray, name: str = "vae") -> Tensor:
     """Latent [1, 1, H, W, C] of one image, as generation encodes the images it is given."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kandinsky.diffusion.step_cache import Branches, StepCache
 from kandinsky.engine import rolling, stages
+from kandinsky.engine.branches import place_name
 from kandinsky.engine.context import Context
 from kandinsky.engine.engine import Engine
 from kandinsky.engine.events import Event, Phase, Step
@@ -28,7 +29,7 @@ from kandinsky.model.card import Card
 from kandinsky.model.checks import check_call, checked
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.diffusers_words import CALL, CallWords, answers, translated
-from kandinsky.model.given import Frames, Source
+from kandinsky.model.given import Given
 from kandinsky.model.option import described
 from kandinsky.model.timeline import PromptAt, prompts_at
 from kandinsky.model.values import Request, Soundtrack, TextEmbeddings, Video, VideoStream
@@ -181,6 +182,36 @@ class Pipeline:
         """Remove them from the weights again, bit by bit; they stay on."""
         self.context.adapters.fuse(False)
 
+    @check_call()
+    def load_branch(self, source: str | Path, *, name: str | None = None) -> str:
+        """Load a control or reference branch; requests that name none then use it.
+
+        Args:
+            source: The file.
+            name: What conditions may call it; the name of the file by default.
+
+        Returns:
+            Its name.
+
+        Raises:
+            WeightsError: It holds no branch, or one for another network.
+            RequestError: The name is already in use.
+        """
+        return self.context.branches.load(source, self.card, name=name)
+
+    @check_call()
+    def unload_branch(self, name: str | None = None) -> None:
+        """Unload one branch or all; its memory is free once no run holds it.
+
+        Args:
+            name: Which one; None for all.
+
+        Raises:
+            RequestError: The name is not loaded.
+        """
+        for file in self.context.branches.remove(name):
+            self.placement.drop(place_name(file))
+
     def cancel(self) -> None:
         """Stop the current run, from any thread: within a sampling step, or a piece of decoding.
 
@@ -271,7 +302,13 @@ class ClipOptions(CallWords, total=False):
 
     image: str | Path | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray] | None
     last_image: str | Path | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray] | None
-    conditions: Sequence[Frames | Source | str | Mapping[str, Any]] | Frames | Source | str
+    conditions: Sequence[Given | str | Mapping[str, Any]] | Given | str
+    control: str | Path | Image | np.ndarray | Video | None
+    control_strength: float | None
+    control_steps: str | None
+    reference: str | Path | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray] | None
+    reference_strength: float | None
+    branch: str | Path | Sequence[str | Path] | None
     video: str | Path | Video | None
     strength: float | None
     mask: str | Path | Image | np.ndarray | Video | Sequence[str | Path | Image | np.ndarray] | None
@@ -322,7 +359,7 @@ class StreamOptions(TypedDict, total=False):
 
 Timed = tuple[str, float | str] | tuple[str, float | str, float | str]  # a prompt, where it begins, where it ends
 # what may differ between the prompts of a call
-EACH = ("image", "last_image", "mask", "negative_prompt", "seed", "expanded_prompt", "keep_latent")
+EACH = ("image", "last_image", "mask", "reference", "negative_prompt", "seed", "expanded_prompt", "keep_latent")
 AT_ONCE = 4  # prompts of one call that go through the networks together
 
 

@@ -30,22 +30,27 @@ from kandinsky.diffusion.guidance import Guidance
 from kandinsky.diffusion.sample import Progress, steps
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.diffusion.step_cache import Branches, StepCache
+from kandinsky.engine.branches import hold_branch
 from kandinsky.engine.context import Context
 from kandinsky.engine.events import Event, Phase, Step
 from kandinsky.engine.latents import write_latent
 from kandinsky.engine.parallel import check_fits, demand_of
 from kandinsky.engine.request import Job, common
 from kandinsky.engine.text_states import Asked
+from kandinsky.engine.told import told_of_frames
 from kandinsky.errors import BackendError, Cancelled, NotFinite, RequestError
 from kandinsky.media.image import FittedImage
 from kandinsky.media.input_clip import FittedClip
+from kandinsky.media.signals import SIGNALS
 from kandinsky.model.autoencoder import decode_pieces as decoded
 from kandinsky.model.condition import Condition as Given
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass, each
 from kandinsky.model.values import Soundtrack, TextEmbeddings, VideoStream
+from kandinsky.ops.branches import Beside
 from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.text.protocol import ImageTextEncoder, PromptWriter, ReadingTextEncoder
 from kandinsky.text.store import encode_each, join
+from kandinsky.weights.branch_files import CONTROL, LATENTS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -184,6 +189,12 @@ def encoded_conditions(context: Context, jobs: Sequence[Job]) -> list[tuple[Give
     made: list[tuple[Given, Tensor]] = []
     for place, condition in enumerate(common(jobs).conditions):
         given = [job.conditions[place] for job in jobs]
+        if condition.branch is not None:
+            told = partial(_told, context, given)
+            tensor = context.team.once(told)[0]
+            assert tensor is not None
+            known = dataclasses.replace(known, extra={**known.extra, told_name(place): tensor})
+            continue
         found = [_pixels_and_mask(one) for one in given if isinstance(one.data, FittedImage | FittedClip)]
         if not found:  # an input video is encoded by a stage of its own
             continue
@@ -201,6 +212,25 @@ def encoded_conditions(context: Context, jobs: Sequence[Job]) -> list[tuple[Give
         assert latents is not None
         made.append((condition, latents[:, condition.context :]))
     return made
+
+
+def told_name(place: int) -> str:
+    """Under which name ``Known.extra`` has what the branch of a condition is told, by its place among these."""
+    return f"branch {place}"
+
+
+def _told(context: Context, given: Sequence[Given]) -> list[Tensor | None]:
+    """What a branch is told of each clip."""
+    made = []
+    for one in given:
+        assert isinstance(one.data, FittedClip) and one.branch is not None
+        frames = one.data.frames_THWC
+        if one.signal:
+            of_clip = SIGNALS[one.signal].of_clip
+            assert of_clip is not None
+            frames = of_clip(frames)
+        made.append(told_of_frames(context, frames, one.branch.features or LATENTS))
+    return [torch.cat(made)]
 
 
 def _pixels_and_mask(condition: Given) -> tuple[Tensor, np.ndarray | None]:
@@ -591,8 +621,10 @@ def denoise(
     walk = {name: rules.step(times, job.shift, fresh) for name in state}
     shared: dict[Any, Any] = {}
     cache = cache or start_cache(job)
-    with context.placement.hold("dit") as net:
+    with ExitStack() as held:
+        net = held.enter_context(context.placement.hold("dit"))
         context.adapters.apply(net, dtype=context.precision.compute)
+        besides = _besides(context, job, known, times, held)
 
         def bound(states: TextEmbeddings, branch: str) -> Denoiser:
             run = Pass(
@@ -603,6 +635,8 @@ def denoise(
                 runner=cache.runner(branch) if cache else None,
                 shared=shared,
                 kept=kept,
+                # a reference is what guidance strengthens, as it does the prompt
+                branches=tuple(one for kind, one in besides if kind == CONTROL or branch != "unconditional"),
             )
             return bind()(net, known, run)
 
@@ -639,6 +673,30 @@ def denoise(
     if known.mask and not known.follow and sampling.normalize_first_frame:
         latents = each(normalize_first_frame, latents)
     return each(lambda x: team.all_clips(x, clips), latents)
+
+
+def _besides(context: Context, job: Job, known: Known, times: Tensor, held: ExitStack) -> list[tuple[str, Beside]]:
+    """The job's branches by their kind, held on the device of the denoiser.
+
+    Raises:
+        RequestError: The processes share the tokens of a clip.
+    """
+    found, last = [], len(times) - 2
+    for place, one in enumerate(job.conditions):
+        if one.branch is None:
+            continue
+        if context.team.layout.context > 1:
+            raise RequestError(
+                f"a {one.kind} branch sees all tokens of a clip, and `{context.team.layout}` shares them out: leave "
+                "`ring` and `ulysses` out"
+            )
+        begin, end = (min(round(share * (last + 1)), last + 1) for share in one.shares)
+        if begin == end or not one.strength:
+            continue
+        module = held.enter_context(hold_branch(context, one.branch))
+        span = (1.0, 0.0) if (begin, end) == (0, last + 1) else (float(times[begin]), float(times[end - 1]))
+        found.append((one.branch.kind, Beside(module, known.extra[told_name(place)], one.strength, *span)))
+    return found
 
 
 def watched(

@@ -179,7 +179,8 @@ def without_paths(recipe: Mapping[str, Any], loras: Mapping[str, str]) -> dict[s
         if isinstance(given := found.get(name), Mapping):
             found[name] = {**given, "file": None}
     if given := found.get("conditions"):
-        found["conditions"] = [{**one, "file": None} | ({"mask": None} if "mask" in one else {}) for one in given]
+        paths = ("file", "mask", "branch")
+        found["conditions"] = [{key: None if key in paths else value for key, value in one.items()} for one in given]
     if used := found.get("lora"):
         found["lora"] = [{**one, "source": loras.get(one["source"], one["name"])} for one in used]
     return found

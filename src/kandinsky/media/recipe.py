@@ -76,6 +76,13 @@ class GivenCondition(Given, total=False):
         place: Of a source.
         mask: Of a source, the mask's file; None for one from memory.
         prompt: Of a source.
+        control: True for a control.
+        reference: True for a reference.
+        branch: Of these, the file of the branch.
+        branch_sha256: Its digest.
+        signal: Of a control, what the branch is shown.
+        is_map: Of a control, whether its clip shows that already.
+        steps: Of these, the share of the steps.
     """
 
     at: int | str
@@ -86,6 +93,13 @@ class GivenCondition(Given, total=False):
     place: str
     mask: str | None
     prompt: str
+    control: bool
+    reference: bool
+    branch: str | None
+    branch_sha256: str
+    signal: str
+    is_map: bool
+    steps: str
 
 
 class GivenPrompt(TypedDict, total=False):
@@ -399,7 +413,13 @@ def command(recipe: Mapping[str, Any], path: str | Path = "") -> str:
 
 
 def _condition(one: Mapping[str, Any]) -> list[str]:
-    """The words of known frames or a source."""
+    """The words of known frames, a source, a control or a reference."""
+    if kind := next((kind for kind in ("control", "reference") if one.get(kind)), ""):
+        file = f"[{one['cut']}]" if one.get("cut") else ""
+        words = [f"--{kind}", f"{one.get('file') or kind.upper()}{file}", "--branch", one.get("branch") or "BRANCH"]
+        if one.get("strength", 1) != 1:
+            words += [f"--{kind}-strength", _plain(one["strength"])]
+        return words + (["--control-steps", one["steps"]] if kind == "control" and one.get("steps") else [])
     cut = f"[{one['cut']}]" if one.get("cut") else ""
     if not one.get("source"):
         return ["--known", f"{one.get('file') or 'FILE'}{cut}@{one.get('at', 0)}"]

@@ -368,6 +368,7 @@ class Card:
         preview: Colours of previews; grey without it.
         distilled_from: The model that its few steps were distilled from.
         roll: Makes the model autoregressive: clips are made along time, and can be streamed without end.
+        branches: Files of control and reference branches that are used if a request names none.
     """
 
     id: str
@@ -392,6 +393,7 @@ class Card:
     preview: LatentRGB | None = None
     distilled_from: str = ""
     roll: Roll | None = None
+    branches: tuple[FileSet, ...] = ()
 
     @property
     def does(self) -> Task:

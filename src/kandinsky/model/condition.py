@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kandinsky.media.mux import InputVideo
     from kandinsky.model.task import Use, Way
     from kandinsky.model.values import Video
+    from kandinsky.weights.branch_files import BranchFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Condition:
     Attributes:
         kind: `frames`: these frames of the clip are known; `source`: the image to edit; `repaint`: an image whose
             masked part is generated anew; `clip`: an input video that the result accompanies; `init`: a clip that
-            sampling begins from, or that is kept in some places.
+            sampling begins from, or that is kept in some places; `control`, `reference`: what a branch is told.
         data: The image or the clip, at the size it is used at, or the input video.
         at: For kind `frames`, the latent frames that it stands for.
         mask: For kind `repaint`, the inpainting mask.
@@ -56,9 +57,12 @@ class Condition:
         way: How the model is given it.
         context: Frames at the beginning of the data that are encoded with the others, and whose latent is left out:
             an autoencoder that is causal in time gives the first frame of a clip a latent of its own kind.
-        strength: For kind `init`, the time that sampling begins at.
+        strength: For kind `init`, the time that sampling begins at; of a branch, what it adds is multiplied by this.
         kept: For kind `init`, what stays.
         prompt: For kind `init`, what it shows, if the difference of two prompts changes it.
+        branch: For kinds `control` and `reference`, the branch.
+        signal: For kind `control`, what is found in the clip first; empty for a clip that shows it.
+        shares: For these kinds, the share of the steps at which the branch works.
         asked: What the request says of it besides its data, for recipes; nothing for an image that has a word of its
             own.
     """
@@ -73,13 +77,17 @@ class Condition:
     strength: float = 1.0
     kept: Kept | None = None
     prompt: str | None = None
+    branch: BranchFile | None = None
+    signal: str = ""
+    shares: tuple[float, float] = (0.0, 1.0)
     asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def form(self) -> tuple[object, ...]:
         """What conditions of requests in one batch must have in common."""
         own = (self.mask is not None, self.prompt is not None, self.context, self.strength, self.kept)
-        return self.kind, self.at, self.track, self.way, *own
+        beside = (None if self.branch is None else self.branch.sha256, self.signal, self.shares)
+        return self.kind, self.at, self.track, self.way, *own, *beside
 
     def record(self) -> dict[str, Any]:
         """The entry of the recipe, under the names a request uses."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kandinsky.model.values import TextEmbeddings
     from kandinsky.ops.attention import AttentionSpec
     from kandinsky.ops.blocks import BlockRunner
+    from kandinsky.ops.branches import Beside
     from kandinsky.ops.key_values import KeyValues
     from kandinsky.ops.nabla import KeptBlocks
 
@@ -44,7 +45,8 @@ class Known:
         clean: Clean latents by track, of full size; they apply where ``mask`` is true.
         mask: Boolean masks by track, of the latent's shape or one that broadcasts to it, such as [B, T, 1, 1, 1].
         extra: Further inputs by name: `source`, the latent of an image to edit; `kept`, for an image of which a part is
-            repainted, a channel that is 1 where it is kept and the latent of what is kept.
+            repainted, a channel that is 1 where it is kept and the latent of what is kept; and what branches are told,
+            by their names.
         follow: Boolean masks by track: where the network was not trained to be given clean latents, and the state
             holds ``clean`` with the noise of each time instead; condition channels do not mark it.
         begin: Clean latents by track that the run begins from, with the noise of its first time.
@@ -89,6 +91,7 @@ class Pass:
             Each has a prompt in ``text``; times are [clips], or [1, frames of all].
         memory: What this pass remembers of finished chunks of frames, where the state holds the next chunk alone; for
             networks with causal attention.
+        branches: Beside its blocks, for networks of which the family names some (``Part.branches``).
     """
 
     text: TextEmbeddings
@@ -100,6 +103,7 @@ class Pass:
     kept: KeptBlocks | None = None
     lengths: tuple[tuple[int, int, int], ...] | None = None
     memory: KeyValues | None = None
+    branches: tuple[Beside, ...] = ()
 
 
 class Denoiser(Protocol):

@@ -174,6 +174,8 @@ class Part:
         depth: Its number of blocks, for benchmarks of a part of it.
         adapts: Linear layers that a LoRA changes unless told otherwise: endings of their names.
         heads: Discriminator heads over its blocks, for adversarial distillation.
+        branches: Kinds of the networks that can stand beside a denoiser's blocks, by what they are told: `control` of a
+            clip, `reference` of an image.
         made_up: Stands in for missing files, in benchmarks.
         rivals: The same work done by other libraries, by the library's name.
         twins: The same network in other libraries, to be trained beside it, by the library's name.
@@ -206,6 +208,7 @@ class Part:
     rivals: Mapping[str, Lazy[Rival]] = field(default_factory=dict)
     twins: Mapping[str, Lazy[Twin]] = field(default_factory=dict)
     heads: Lazy[Heads] | None = None
+    branches: Mapping[str, str] = field(default_factory=dict)
 
 
 class Convert(Protocol):

@@ -1,4 +1,6 @@
-"""What a request gives of its result besides text: known frames, and a source clip that is changed. No torch.
+"""What a request gives of its result besides text: known frames, a source clip that is changed, what branches are told.
+
+No torch.
 
 Places in time are whole frames, or seconds as text with an `s`: ``12``, ``"-1"``, ``"1.5s"``; negative ones count from
 the end. A part of a clip is ``"START:STOP"`` of such places, either of which may be left out.
@@ -25,6 +27,7 @@ END = "end"
 MOST_CONDITIONS = 64  # of one request
 _MOMENT = re.compile(r"\s*(-?\d{1,9})\s*|\s*(-?\d{1,6}(?:\.\d{1,9})?)\s*s\s*")
 _PLACE = re.compile(r"\s*(\d{1,6})[xX×](\d{1,6})\s*([+-]\d{1,6})\s*([+-]\d{1,6})\s*")
+_SHARES = re.compile(r"\s*(\d?\.?\d{0,6})\s*:\s*(\d?\.?\d{0,6})\s*")
 _CUT = re.compile(r"(?P<file>.+)\[(?P<cut>[^\[\]]*:[^\[\]]*)\]", re.DOTALL)
 
 
@@ -122,8 +125,97 @@ class Source:
         return not (self.mask is None and self.span is None and self.place is None)
 
 
-Given = Frames | Source
-_KINDS: dict[str, type[Frames] | type[Source]] = {"frames": Frames, "source": Source}
+@dataclass(frozen=True, slots=True, eq=False)
+class Control:
+    """A clip or an image that the result follows frame by frame, through a control branch.
+
+    Attributes:
+        data: As in ``Frames``; of the result's shape and rate, and at least its length. An image is held.
+        branch: File of the branch, or the name of one that was loaded; by default the one that fits.
+        signal: What the branch is shown, such as ``"edges"``; that of the branch by default.
+        is_map: Whether the clip shows the signal already. Edges are otherwise found in it; all other signals must be
+            given.
+        strength: What the branch adds is multiplied by this; 1 as trained, 0 is off.
+        steps: Share of the sampling steps at which it works, ``"START:STOP"`` from 0 to 1; all by default.
+        cut: As in ``Frames``.
+
+    Raises:
+        RequestError: A value has the wrong type or form.
+    """
+
+    data: str | Path | Image | np.ndarray | Video
+    branch: str | Path | None = None
+    signal: str | None = None
+    is_map: bool = False
+    strength: float = 1.0
+    steps: str | None = None
+    cut: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_strength(self.strength, "control_strength")
+        shares_of(self.steps, "control_steps")
+        _check_part(self.cut, "cut")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """An image whose subject the result shows, through a reference branch.
+
+    Attributes:
+        data: A path of an image, a Pillow image, or an array [H, W, 3] of uint8; of a clip, its first frame.
+        branch: As in ``Control``.
+        strength: As in ``Control``.
+        steps: As in ``Control``.
+
+    Raises:
+        RequestError: A value has the wrong type or form.
+    """
+
+    data: str | Path | Image | np.ndarray | Video
+    branch: str | Path | None = None
+    strength: float = 1.0
+    steps: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_strength(self.strength, "reference_strength")
+        shares_of(self.steps, "steps")
+
+
+MOST_STRENGTH = 4.0  # of a branch; beyond it no result was ever better
+Given = Frames | Source | Control | Reference
+KINDS: dict[str, type[Given]] = {"frames": Frames, "source": Source, "control": Control, "reference": Reference}
+
+
+def check_strength(value: float, what: str) -> None:
+    """Refuse a strength of a branch that is out of range. Raises: RequestError."""
+    if not 0 <= value <= MOST_STRENGTH:
+        raise RequestError(f"{what} `{value:g}` is out of range: use a number from 0 to {MOST_STRENGTH:g}")
+
+
+def shares_of(text: str | None, what: str) -> tuple[float, float]:
+    """Read the share of the steps `START:STOP`.
+
+    Args:
+        text: Such text; None for all.
+        what: What a message calls it.
+
+    Returns:
+        Where it begins and ends, from 0 to 1.
+
+    Raises:
+        RequestError: The text has another form, or the share is empty.
+    """
+    if text is None:
+        return 0.0, 1.0
+    found = _SHARES.fullmatch(text)
+    begin, end = (float(found[1] or 0), float(found[2] or 1)) if found else (1.0, 0.0)
+    if not 0 <= begin < end <= 1:
+        raise RequestError(
+            f"{what} `{shown(text)}` is no share of the steps: use START:STOP from 0 to 1, such as `0:0.6`"
+        )
+    return begin, end
 
 
 def moment(value: int | str, what: str, *, also: str = "") -> tuple[float, bool]:
@@ -241,10 +333,12 @@ def conditions_of(values: Any) -> tuple[Given, ...]:
     """
     if values is None:
         return ()
-    if isinstance(values, str | Frames | Source | Mapping):
+    if isinstance(values, str | Given | Mapping):
         values = [values]
     if not isinstance(values, Iterable):
-        raise RequestError(f"`conditions` must be a list of known frames and sources, not `{shown(values)}`")
+        raise RequestError(
+            f"`conditions` must be a list of known frames, sources, controls and references, not `{shown(values)}`"
+        )
     made = tuple(map(_condition, values))
     if len(made) > MOST_CONDITIONS:
         raise RequestError(f"`conditions` lists {len(made)}: {MOST_CONDITIONS} are allowed")
@@ -252,21 +346,22 @@ def conditions_of(values: Any) -> tuple[Given, ...]:
 
 
 def _condition(value: Any) -> Given:
-    if isinstance(value, Frames | Source):
+    if isinstance(value, Given):
         return value
     if isinstance(value, str):
         return Frames.parse(value)
     if not isinstance(value, Mapping):
         raise RequestError(
-            f"`conditions` holds `{shown(value)}`: use `Frames(…)`, `Source(…)`, or a text FILE[START:STOP]@PLACE"
+            f"`conditions` holds `{shown(value)}`: use `Frames(…)`, `Source(…)`, `Control(…)`, `Reference(…)`, or a "
+            "text FILE[START:STOP]@PLACE"
         )
-    kinds = [kind for kind in _KINDS if kind in value]
+    kinds = [kind for kind in KINDS if kind in value]
     if len(kinds) != 1:
         raise RequestError(
             f"a condition with {', '.join(f'`{shown(key)}`' for key in value) or 'nothing'}: give its file as "
-            "`frames` or as `source`"
+            "`frames`, `source`, `control` or `reference`"
         )
-    kind = _KINDS[kinds[0]]
+    kind = KINDS[kinds[0]]
     given = {key: one for key, one in value.items() if key != kinds[0]}
     known = [f.name for f in fields(kind) if f.name != "data"]
     for key in given:
@@ -281,7 +376,7 @@ def plain(one: Given) -> dict[str, Any]:
     Raises:
         RequestError: It holds an image or a clip from memory.
     """
-    name = "frames" if isinstance(one, Frames) else "source"
+    name = next(name for name, kind in KINDS.items() if isinstance(one, kind))
     found: dict[str, Any] = {}
     for f in fields(one):
         value = getattr(one, f.name)
@@ -290,6 +385,8 @@ def plain(one: Given) -> dict[str, Any]:
         if f.name in ("data", "mask"):
             if not isinstance(value, str | Path):
                 raise RequestError("a condition from memory cannot be written down: save it, and give its path")
+            value = str(value)
+        elif isinstance(value, Path):
             value = str(value)
         found[name if f.name == "data" else f.name] = value
     return found

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from kandinsky.model.values import Request, TextEmbeddings
 
 # What an image or a clip is to a model: frames of the result that are known, the source of an edit, an image of which a
-# masked part is repainted, an input video that the result goes with, or a clip that sampling begins from.
-Use = Literal["frames", "source", "repaint", "clip", "init"]
+# masked part is repainted, an input video that the result goes with, a clip that sampling begins from, or what a branch
+# is told.
+Use = Literal["frames", "source", "repaint", "clip", "init", "control", "reference"]
 # How a model is given what is known of a result: as it was trained to be, or, without training, by replacing that part
 # of the state with the known latent at the noise of each time.
 Way = Literal["native", "replacement"]

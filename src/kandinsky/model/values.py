@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 from kandinsky.errors import RequestError
 from kandinsky.files import output_path
 from kandinsky.model.checks import check_fields, check_names, checked, shown
-from kandinsky.model.given import Frames, Source, conditions_of, plain
+from kandinsky.model.given import Given, conditions_of, plain
 from kandinsky.model.option import option
 from kandinsky.model.timeline import PromptAt, prompts_at
 from kandinsky.printing import escaped
@@ -207,13 +207,64 @@ class Request:
         short="Last frame.",
         metavar="FILE",
     )
-    conditions: Sequence[Frames | Source] = option(
+    conditions: Sequence[Given] = option(
         (),
-        "what else is known of the result: a list of ``Frames`` and ``Source``, of texts `FILE[START:STOP]@PLACE`, or "
-        "of mappings of their values",
+        "what else is known of the result: a list of ``Frames``, ``Source``, ``Control`` and ``Reference``, of "
+        "texts `FILE[START:STOP]@PLACE` for known frames, or of mappings of their values",
         flags=("--known",),
         short="Known frames, FILE[START:STOP]@PLACE, as in end.png@-1 or a.mp4[2s:3s]@end; may be repeated.",
         metavar="FILE@PLACE",
+    )
+    control: str | Path | Image | np.ndarray | Video | None = option(
+        None,
+        "a clip or an image of the result's shape that the result follows, through a control branch: its edges, or a "
+        "clip of depth or pose",
+        flags=("--control",),
+        short="Clip or image that the result follows: its edges, or a clip of depth or pose.",
+        metavar="FILE",
+        served=False,
+    )
+    control_strength: float | None = option(
+        None,
+        "how much of the control branch is added; 1 as trained, 0 is off",
+        flags=("--control-strength",),
+        short="With --control: how much of it; 1 as trained.",
+        served=False,
+        least=0,
+        most=4,
+    )
+    control_steps: str | None = option(
+        None,
+        "share of the steps at which the control branch works, `START:STOP` from 0 to 1; all by default",
+        flags=("--control-steps",),
+        short="With --control: share of the steps, such as 0:0.6.",
+        metavar="START:STOP",
+        served=False,
+    )
+    reference: str | Path | Image | np.ndarray | None = option(
+        None,
+        "an image whose subject the result shows, through a reference branch",
+        flags=("--reference",),
+        short="Image whose subject the result shows.",
+        metavar="FILE",
+        served=False,
+    )
+    reference_strength: float | None = option(
+        None,
+        "how much of the reference branch is added; 1 as trained, 0 is off",
+        flags=("--reference-strength",),
+        short="With --reference: how much of it; 1 as trained.",
+        served=False,
+        least=0,
+        most=4,
+    )
+    branch: str | Path | Sequence[str | Path] | None = option(
+        None,
+        "files of branches for ``control`` and ``reference``; those of the model's own card by default",
+        flags=("--branch",),
+        short="File of a control or reference branch; may be repeated.",
+        metavar="FILE",
+        served=False,
     )
     strength: float | None = option(
         None,
@@ -328,7 +379,7 @@ class Request:
     )
 
     def __post_init__(self) -> None:
-        if not isinstance(self.conditions, tuple) or not all(isinstance(o, Frames | Source) for o in self.conditions):
+        if not isinstance(self.conditions, tuple) or not all(isinstance(o, Given) for o in self.conditions):
             object.__setattr__(self, "conditions", conditions_of(self.conditions))
         if not isinstance(self.prompt_at, tuple) or not all(isinstance(one, PromptAt) for one in self.prompt_at):
             object.__setattr__(self, "prompt_at", prompts_at(self.prompt_at))
@@ -341,18 +392,28 @@ class Request:
             RequestError: An image, a mask or a clip is in memory and not a file.
         """
         named: dict[str, Any] = {}
-        for what, name in (("an image", "image"), ("an image", "last_image"), ("a mask", "mask"), ("a video", "video")):
+        for what, name in (("an image", "image"), ("an image", "last_image"), ("a mask", "mask"), ("a video", "video"),
+                           ("a control", "control"), ("a reference", "reference")):  # fmt: skip
             named[name] = getattr(self, name)
             if named[name] is not None and not isinstance(named[name], str | Path):
                 raise RequestError(f"{what} from memory cannot be written down: save it, and give its path")
         named |= {name: getattr(self, name) for name in ("states", "cache")}
-        left: dict[str, Any] = asdict(self.with_values(conditions=(), prompt_at=(), **dict.fromkeys(named)))
+        branches = [str(one) for one in self.branches]
+        apart = self.with_values(conditions=(), prompt_at=(), branch=None, **dict.fromkeys(named))
+        left: dict[str, Any] = asdict(apart)
         return (
             left
             | {key: None if value is None else str(value) for key, value in named.items()}
-            | {"conditions": [plain(one) for one in self.conditions]}
+            | {"conditions": [plain(one) for one in self.conditions], "branch": branches or None}
             | {"prompt_at": [one.plain() for one in self.prompt_at]}
         )
+
+    @property
+    def branches(self) -> tuple[str | Path, ...]:
+        """The entries of ``branch``, one by one."""
+        if self.branch is None:
+            return ()
+        return (self.branch,) if isinstance(self.branch, str | Path) else tuple(self.branch)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:

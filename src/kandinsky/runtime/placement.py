@@ -122,6 +122,27 @@ class Placement:
         other._devices = {**self._devices, name: device}
         return other
 
+    def add(self, name: str, builder: Callable[[], Any], *, beside: str) -> None:
+        """Take in another network, in the place of one that is there; nothing is built yet.
+
+        Args:
+            name: Its name; one of that name already stays.
+            builder: How it is built; as for the class.
+            beside: The network whose device and compute type it shares.
+        """
+        if name not in self._devices:
+            self._builders[name] = builder
+            self._devices[name] = self._devices[beside]
+            if beside in self._types:
+                self._types[name] = self._types[beside]
+
+    def drop(self, name: str) -> None:
+        """Forget a network that was taken in. Raises: RequestError while it is held."""
+        if self._held[name]:
+            raise RequestError("networks cannot be unloaded while they run: wait for the result")
+        for table in (self._built, self._swaps, self._builders, self._devices, self._types):
+            table.pop(name, None)
+
     def __contains__(self, name: str) -> bool:
         return name in self._devices
 

@@ -25,6 +25,7 @@ from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.ops.key_values import KeyValues
 from kandinsky.ops.packed import Size, laid, taken
 from kandinsky.text.store import join
+from kandinsky.train.branch import beside_of
 from kandinsky.train.times import to_levels
 from kandinsky.train.work import done
 
@@ -204,6 +205,7 @@ class Denoising:
             attention=self.attention or self.context.attention_of(self.job),
             lengths=lengths,
             memory=memory,
+            branches=beside_of(network, given.known.extra),
         )
         state = given.known.pin({self.track: noisy})
         sizes = [_size(noisy)] * len(noisy) if lengths is None else lengths

@@ -36,6 +36,7 @@ from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime import devices, speed
 from kandinsky.runtime.budget import gigabytes
+from kandinsky.train import branch
 from kandinsky.train.adapter import add as add_adapters
 from kandinsky.train.data.dataset import MANIFEST
 from kandinsky.train.model_recipe import ModelRecipe, check, job_of, lesson_of
@@ -302,7 +303,8 @@ def trace(
     try:
         # marks are read as numbers, which tensors without contents have not
         known = Known(extra={**subject.known.extra, **extra})
-        run = Pass(text, condition=condition, attention=dense if sparse else attention)
+        besides = branch.beside_of(net, known.extra)
+        run = Pass(text, condition=condition, attention=dense if sparse else attention, branches=besides)
         denoiser = bind()(net, known, run)
         with mode, FlopCounterMode(display=False) as counter:
             with made, torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
@@ -403,9 +405,15 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
     batch = data.batch if budget is None else max(1, budget // max(1, tokens))
     attention = attention_for(card, job.sampling, "auto")
 
+    if recipe.branch is not None:
+        known = replace(known, extra={**known.extra, **lesson.beside(empty)})
+
     def trained(net: nn.Module) -> None:
         if adapter is not None:
             add_adapters(net, replace(adapter, base_dtype="float32"), part.adapts)
+        if recipe.branch is not None:
+            net.requires_grad_(False)
+            net.add_module(branch.NAME, branch.built(recipe.branch, card))
         alone = replace(recipe.scale, data=None, ring=1, ulysses=1, tp=1, fsdp=1, compile=False, offload=False)
         alone = replace(alone, param_dtype="float32", reduce_dtype="float32")
         if part.split is not None:
@@ -432,7 +440,7 @@ def of_recipe(recipe: ModelRecipe, *, device: str = "cpu", memory: int | None = 
         memory=memory,
         trained=trained,
         every=recipe.scale.every if recipe.scale.activations == "blocks" else 1,
-        frozen_bytes=None if adapter is None else FROZEN_BYTES[adapter.base_dtype],
+        frozen_bytes=FROZEN_BYTES[frozen.base_dtype] if (frozen := adapter or recipe.branch) else None,
     )
     decodes = recipe.samples is not None or "autoencoder" in recipe.helpers
     others = tuple(name for name in (*recipe.helpers, *recipe.learners[1:]) if name != "autoencoder")

@@ -38,11 +38,12 @@ from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.runtime.parallel.exchange import collect, shares, span, tell_tensors
 from kandinsky.runtime.placement import Precision
 from kandinsky.text.store import join
-from kandinsky.train import loop, pairs
+from kandinsky.train import branch, loop, pairs
 from kandinsky.train.adapter import AdapterSettings, targets
 from kandinsky.train.adapter import add as add_adapters
 from kandinsky.train.adapter import without as without_adapters
 from kandinsky.train.adapter import write as write_adapter
+from kandinsky.train.branch import BranchLesson, BranchSettings
 from kandinsky.train.conditions import Conditions, joined
 from kandinsky.train.data import sources
 from kandinsky.train.data.batches import (
@@ -147,6 +148,7 @@ class ModelRecipe:
         weights: Official `weights/` folder to read the model from.
         times: Where on the way between latent and noise the loss is taken.
         adapter: Train a LoRA or DoRA; all of the network's weights where absent.
+        branch: Train a branch beside the network instead, which is told a clip or an image.
         scale: How it is spread over processes, and what it saves of memory.
         samples: Made as the training goes; see ``SampleSettings``.
         part: Which of the model's networks learns: `dit`, its denoiser, or `interpolation`, of keyframe models.
@@ -160,13 +162,16 @@ class ModelRecipe:
     weights: str | None = None
     times: Times = field(default_factory=Times)
     adapter: AdapterSettings | None = None
+    branch: BranchSettings | None = None
     scale: Scale = field(default_factory=Scale)
     samples: SampleSettings | None = None
     part: str = "dit"
     teaches: ClassVar[bool] = False  # whether recipes of the kind take lessons other than a clip from its caption
     packs: ClassVar[bool] = False  # whether recipes of the kind take `data.sequence`
     undoes: ClassVar[bool] = False  # the few steps of a model that was distilled to them
-    unused: ClassVar[frozenset[str]] = frozenset({"times.by_frame"})  # keys that recipes of the kind do not take
+    unused: ClassVar[frozenset[str]] = frozenset(
+        {"times.by_frame", "branch"}
+    )  # keys that recipes of the kind do not take
 
     @property
     def learners(self) -> tuple[str, ...]:
@@ -446,7 +451,9 @@ class ClipBatches:
             lesson, job = self.lesson
             return lesson.given(job, one.tensors, generator)
         clean = one.latent.float()
-        return clean, conditions.known(clean, self.track, generator)
+        known = conditions.known(clean, self.track, generator)
+        told = {} if self.lesson is None else self.lesson[0].beside(one.tensors)
+        return clean, replace(known, extra={**known.extra, **told})
 
 
 class Prepared:
@@ -601,6 +608,8 @@ class Prepared:
         if (adapter := self.recipe.adapter) is not None:
             default = self.context.card.part(self.part).adapts
             add_adapters(network, adapter, default, seed=self.recipe.loop.seed, device=self.run.device)
+        if (beside := self.recipe.branch) is not None:
+            branch.add(network, beside, self.context.card, seed=self.recipe.loop.seed, device=self.run.device)
         return network
 
     @contextmanager
@@ -669,9 +678,12 @@ class Prepared:
         """
         adapter, name = self.recipe.adapter, name or f"{self.part}.safetensors"
         keymap = keymap_of(self.context.card.part(self.part))
-        state: dict[str, Any] = {} if adapter is not None else self.scaling.state(self.network)
+        is_whole = adapter is None and self.recipe.branch is None
+        state: dict[str, Any] = self.scaling.state(self.network) if is_whole else {}
         if not self.scaling.is_first:
             return self.run.out / name
+        if self.recipe.branch is not None:
+            return branch.write(weights, self.recipe.branch, self.context.card, self.run.out)
         if adapter is not None:
             return write_adapter(weights, adapter, self.run.out, keymap)
         return write_state(keymap.as_file({**state, **weights}), self.run.out / name, layout="official")
@@ -826,6 +838,8 @@ def check(recipe: ModelRecipe, card: Card, processes: int = 1) -> None:
     part, component = card.part(recipe.part), card.components[recipe.part]
     if recipe.adapter is not None:
         check_adapter(recipe.adapter, part, component, recipe.scale)
+    if recipe.branch is not None:
+        check_branch(recipe, card)
     if begins:  # by their headers
         with torch.device("meta"):
             network = bare_network(part, component, Path())
@@ -878,6 +892,25 @@ def check_adapter(adapter: AdapterSettings, part: Part, component: Component, sc
         raise RequestError("`scale.tp` divides plain weights: use the adapter's `base_dtype` `bfloat16`")
 
 
+def check_branch(recipe: ModelRecipe, card: Card) -> None:
+    """Raises: RequestError where no such branch can be trained."""
+    assert recipe.branch is not None
+    branch.check(recipe.branch, card)
+    others = {
+        "adapter": recipe.adapter is not None,
+        "samples": recipe.samples is not None,
+        "data.sequence": recipe.data.sequence is not None,
+        "part": recipe.part != "dit",
+        "scale": recipe.scale.ring * recipe.scale.ulysses * recipe.scale.tp > 1,
+    }
+    if said := [name for name, is_said in others.items() if is_said]:
+        raise RequestError(f"`{said[0]}` cannot be used with `branch`: leave one of them out")
+    if card.does.lessons:
+        raise RequestError(f"`{card.id}` is taught more than clips from captions, and no branch yet: use another model")
+    with torch.device("meta"):
+        branch.built(recipe.branch, card)
+
+
 def _check_packing(recipe: ModelRecipe, card: Card) -> None:
     """Raises: RequestError where clips of several sizes cannot share a sequence."""
     instead = "leave it out, and use `data.tokens` for batches of clips of one size"
@@ -894,6 +927,8 @@ def _check_packing(recipe: ModelRecipe, card: Card) -> None:
 
 def lesson_of(recipe: ModelRecipe, card: Card) -> Lesson:
     """What the network that learns is taught."""
+    if recipe.branch is not None:
+        return BranchLesson(recipe.branch, Path(recipe.data.source))
     own = card.does.lessons.get(recipe.part)
     return Lesson() if own is None else own()
 

@@ -55,7 +55,7 @@ class PreferenceRecipe(ModelRecipe):
     data: PromptedData
     beta: float = field(default=500.0, metadata={"above": 0})
     supervised: float = field(default=0.0, metadata={"least": 0})
-    unused: ClassVar[frozenset[str]] = frozenset({"times.by_frame", "data.tokens", "data.tasks"})
+    unused: ClassVar[frozenset[str]] = frozenset({"times.by_frame", "data.tokens", "data.tasks", "branch"})
 
     @property
     def helpers(self) -> tuple[str, ...]:

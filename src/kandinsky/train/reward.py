@@ -100,7 +100,7 @@ class RewardRecipe(ModelRecipe):
     guidance: float = field(default=1.0, metadata={"least": 0})
     decoded: int | None = field(default=None, metadata={"least": 1})
     checkpointed: bool = True
-    unused: ClassVar[frozenset[str]] = frozenset({"times"})
+    unused: ClassVar[frozenset[str]] = frozenset({"times", "branch"})
 
     @property
     def helpers(self) -> tuple[str, ...]:

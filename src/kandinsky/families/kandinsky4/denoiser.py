@@ -16,6 +16,7 @@ from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.blocks import BlockRunner
+from kandinsky.ops.branches import Beside, at_work
 from kandinsky.ops.packed import Size
 
 
@@ -30,6 +31,7 @@ class DiscreteDenoiser:
         runner: See the network's ``forward``.
         condition_BTHWC: Condition channels, see ``join_condition``.
         lengths: Of clips that lie end to end, see the network's ``forward``.
+        branches: Beside the blocks, each at its own times.
     """
 
     dit: DiffusionTransformer3D
@@ -40,6 +42,7 @@ class DiscreteDenoiser:
     condition_BTHWC: Tensor | None = None
     runner: BlockRunner | None = None
     lengths: tuple[Size, ...] | None = None
+    branches: tuple[Beside, ...] = ()
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
         """The v prediction at time t in [0, 1]; the network's own time is the index t·1000 − 1 of its schedule."""
@@ -56,6 +59,7 @@ class DiscreteDenoiser:
             attention=self.attention,
             runner=self.runner,
             lengths=self.lengths,
+            branches=at_work(self.branches, t),
         )
         return out if is_packed else out.unflatten(0, (B, T))
 
@@ -70,5 +74,6 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
         attention=run.attention,
         runner=run.runner,
         lengths=run.lengths,
+        branches=run.branches,
     )
     return OnTrack(VIDEO, conditioned(inner, known, run), "v")

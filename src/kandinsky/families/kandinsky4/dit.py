@@ -36,6 +36,7 @@ from kandinsky.families.parts.transformer import (
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.blocks import BlockRunner, run_all
+from kandinsky.ops.branches import Beside, Site, added
 from kandinsky.ops.linear import Linear
 from kandinsky.ops.packed import Segments, Size, laid, taken
 from kandinsky.ops.precision import island, linear_float32
@@ -459,6 +460,7 @@ class DiffusionTransformer3D(nn.Module):
         attention: AttentionSpec | None = None,
         runner: BlockRunner | None = None,
         lengths: Sequence[Size] | None = None,
+        branches: Sequence[Beside] = (),
     ) -> Tensor:
         """Predict v = √ā·noise − √(1 − ā)·clean.
 
@@ -474,6 +476,8 @@ class DiffusionTransformer3D(nn.Module):
             lengths: Frames, rows and columns of the latents of several clips that lie end to end in ``x_FHWC``
                 [1, their places, 1, 1, C], see ``ops/packed.laid``. Each has a text and a time of its own, and sees
                 itself alone.
+            branches: Beside the blocks, of clips of one length; a copied block has a text of its own, which goes on
+                from the network's. Not with ``lengths``.
 
         Returns:
             [F, H, W, out_visual_dim], in the compute type (autocast's type under autocast); with ``lengths`` as
@@ -517,11 +521,29 @@ class DiffusionTransformer3D(nn.Module):
             where = Where.of_sequence(clips, text.mask_BL)
 
         blocks = list(self.blocks())
+        begun_BLD = text_BLD
+
+        def site_of(place: int) -> Site:
+            own_BLD = begun_BLD
+
+            def run_beside(number: int, block: nn.Module, x_FPD: Tensor) -> Tensor:
+                nonlocal own_BLD
+                x_FPD, own_BLD = block(x_FPD, begun_BLD if number == 0 else own_BLD, e_BE, where)
+                return x_FPD
+
+            return Site(
+                place=lambda x_BTHWD: x_BTHWD.flatten(0, 1).flatten(1, 2),
+                clips=lambda x_FPD: x_FPD.unflatten(0, (count, -1)).flatten(1, 2),
+                back=lambda x_BSD: x_BSD.unflatten(1, (-1, where.pack.grid[0] * where.pack.grid[1])).flatten(0, 1),
+                run=run_beside,
+            )
+
+        behind = added(branches, site_of) if branches else None
 
         def run(number: int, visual_FPD: Tensor) -> Tensor:
             nonlocal text_BLD
-            visual_FPD, text_BLD = blocks[number](visual_FPD, text_BLD, e_BE, where)
-            return visual_FPD
+            out_FPD, text_BLD = blocks[number](visual_FPD, text_BLD, e_BE, where)
+            return out_FPD if behind is None else behind(number, visual_FPD, out_FPD)
 
         visual_FPD = (runner or run_all)(visual_FPD, len(blocks), run)
         out: Tensor = self.out_layer(visual_FPD, e_BE, where)

@@ -16,6 +16,7 @@ from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.blocks import BlockRunner
+from kandinsky.ops.branches import Beside, at_work
 from kandinsky.ops.key_values import KeyValues
 from kandinsky.ops.nabla import KeptBlocks
 from kandinsky.ops.packed import Size
@@ -39,6 +40,7 @@ class VelocityDenoiser:
         kept: Records what block-sparse attention keeps.
         lengths: Of clips that lie end to end, see the network's ``forward``.
         memory: Of earlier chunks, see the network's ``forward``.
+        branches: Beside the visual blocks, each at its own times.
     """
 
     dit: DiffusionTransformer3D
@@ -52,6 +54,7 @@ class VelocityDenoiser:
     kept: KeptBlocks | None = None
     lengths: tuple[Size, ...] | None = None
     memory: KeyValues | None = None
+    branches: tuple[Beside, ...] = ()
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
         """Velocity at time t in [0, 1], one for all, [B] or [B, T].
@@ -71,6 +74,7 @@ class VelocityDenoiser:
             kept=self.kept,
             lengths=self.lengths,
             memory=self.memory,
+            branches=at_work(self.branches, t),
         )
         return out
 
@@ -104,5 +108,6 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
         kept=run.kept,
         lengths=run.lengths,
         memory=run.memory,
+        branches=run.branches,
     )
     return OnTrack(VIDEO, conditioned(inner, known, run), "velocity")

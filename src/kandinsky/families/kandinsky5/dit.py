@@ -11,7 +11,7 @@ Precision: the compute type is the type of the weights, and the token stream is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -33,6 +33,7 @@ from kandinsky.families.parts.transformer import (
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.blocks import BlockRunner, Mix, run_all
+from kandinsky.ops.branches import Beside, Site, added
 from kandinsky.ops.causal import ChunkTexts, causal_mix, turns_itself
 from kandinsky.ops.key_values import KeyValues
 from kandinsky.ops.linear import Linear
@@ -349,6 +350,10 @@ class PackedLayout:
         return torch.cat([change(x) for change, x in zip(changes, parts, strict=True)], dim=1)
 
 
+def _same(x_BSD: Tensor) -> Tensor:
+    return x_BSD
+
+
 class DiffusionTransformer3D(nn.Module):
     """Predicts the velocity of a noisy latent clip, given text embeddings and time.
 
@@ -387,6 +392,10 @@ class DiffusionTransformer3D(nn.Module):
             angles_SK = angles_SK[nabla.order.order_S]
         return VisualLayout(grid, Rotation(angles_SK), spec, nabla)
 
+    def blocks(self) -> Iterator[nn.Module]:
+        """The visual blocks in order."""
+        yield from self.visual_transformer_blocks
+
     def forward(
         self,
         x_BTHWC: Tensor,
@@ -402,6 +411,7 @@ class DiffusionTransformer3D(nn.Module):
         kept: KeptBlocks | None = None,
         lengths: Sequence[Size] | None = None,
         memory: KeyValues | None = None,
+        branches: Sequence[Beside] = (),
     ) -> Tensor:
         """Predict the velocity (noise − clean).
 
@@ -425,6 +435,7 @@ class DiffusionTransformer3D(nn.Module):
                 itself alone. ``time`` is [clips], or [1, frames of all], one for each.
             memory: What is remembered of earlier chunks, of which ``x_BTHWC`` is the next; ``layout`` is then that of
                 all frames it sees, with itself.
+            branches: Beside the visual blocks; not with ``lengths`` or ``memory``.
 
         Returns:
             [B, T, H, W, out_visual_dim], in the compute type (autocast's type under autocast); with ``lengths`` as
@@ -480,11 +491,24 @@ class DiffusionTransformer3D(nn.Module):
 
         mixes = [shown.mix(number, kept) for number in range(len(self.visual_transformer_blocks))]
 
-        def run(number: int, x_BSD: Tensor) -> Tensor:
-            block, mix = self.visual_transformer_blocks[number], mixes[number]
-            more = () if segments is None else (segments,)
+        more = () if segments is None else (segments,)
+
+        def run_block(block: nn.Module, mix: Mix, x_BSD: Tensor) -> Tensor:
             out: Tensor = block(x_BSD, text_BLD, e, shown.turns, told, mix, *more)
             return out
+
+        def place(x_BTHWD: Tensor) -> Tensor:
+            return shown.arrange(x_BTHWD.flatten(1, 3))
+
+        def run_beside(number: int, block: nn.Module, x_BSD: Tensor) -> Tensor:
+            return run_block(block, shown.mix(number), x_BSD)
+
+        site = Site(place, clips=_same, back=_same, run=run_beside)
+        behind = added(branches, lambda number: site) if branches else None
+
+        def run(number: int, x_BSD: Tensor) -> Tensor:
+            out = run_block(self.visual_transformer_blocks[number], mixes[number], x_BSD)
+            return out if behind is None else behind(number, x_BSD, out)
 
         if kept is not None:
             kept.begin()

@@ -32,11 +32,17 @@ TRANSFORMER = Part(
     rivals={"diffusers": Lazy(f"{_HERE}.rivals:transformer")},
     twins={"diffusers": Lazy(f"{_HERE}.rivals:twin")},
     heads=Lazy(f"{_HERE}.heads:heads"),
+    branches={"control": "kandinsky5.control", "reference": "kandinsky5.reference"},
 )
+BRANCHES = {
+    "kandinsky5.control": Part(network=Lazy(f"{_HERE}.networks:control")),
+    "kandinsky5.reference": Part(network=Lazy(f"{_HERE}.networks:reference")),
+}
 FAMILY = Family(
     "kandinsky5",
     parts={
         "kandinsky5.dit": TRANSFORMER,
+        **BRANCHES,
         "qwen-clip": Part(
             reader=Lazy(f"{_HERE}.networks:qwen_clip"),
             tensors=("qwen", "clip"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from kandinsky.families.parts.branch_params import beneath, check_count
 from kandinsky.model.card import Component
 from kandinsky.model.family import Files
 from kandinsky.runtime.placement import Precision
@@ -26,3 +27,24 @@ def qwen_clip(component: Component, files: Files, precision: Precision) -> nn.Mo
     return read_qwen_clip(
         QwenClipFiles(**files), params=QwenClipParams.from_dict(given), dtype=precision.compute, padding=padding
     )
+
+
+def control(component: Component, path: Path) -> nn.Module:
+    from kandinsky.families.kandinsky5.dit import VisualBlock
+    from kandinsky.families.kandinsky5.params import DiTParams
+    from kandinsky.families.parts.branch_params import ControlParams
+    from kandinsky.families.parts.branches import ControlBranch
+
+    base, own = beneath(DiTParams, component)
+    params, count = ControlParams.from_dict(own), base.num_visual_blocks
+    check_count(params.blocks, count)
+    return ControlBranch(base, [VisualBlock(base) for _ in range(params.blocks)])
+
+
+def reference(component: Component, path: Path) -> nn.Module:
+    from kandinsky.families.kandinsky5.params import DiTParams
+    from kandinsky.families.parts.branch_params import ReferenceParams
+    from kandinsky.families.parts.branches import ReferenceBranch
+
+    base, own = beneath(DiTParams, component)
+    return ReferenceBranch(ReferenceParams.from_dict(own), base, base.num_visual_blocks)

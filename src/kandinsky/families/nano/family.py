@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kandinsky.families.kandinsky4_v2a.family import TASK, UNET
-from kandinsky.families.kandinsky5.family import TRANSFORMER
+from kandinsky.families.kandinsky5.family import BRANCHES, TRANSFORMER
 from kandinsky.model.family import Family, Part
 from kandinsky.model.lazy import Lazy
 from kandinsky.model.task import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
@@ -16,6 +16,7 @@ FAMILY = Family(
     "nano",
     parts={
         "kandinsky5.dit": TRANSFORMER,
+        **BRANCHES,
         "kandinsky4.v2a-unet": UNET,
         "nano.text": Part(
             reader=Lazy(f"{_HERE}.networks:text_encoder"), tensors=("network",), tells_unused=True, cost=_SMALL

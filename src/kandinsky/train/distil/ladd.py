@@ -88,7 +88,7 @@ class LaddRecipe(DistilRecipe):
     student_steps: StudentSteps = field(default_factory=StudentSteps)
     adversarial: LaddSettings = field(default_factory=LaddSettings)
     synthetic: int = field(default=0, metadata={"least": 0})
-    unused: ClassVar[frozenset[str]] = frozenset({"times"})
+    unused: ClassVar[frozenset[str]] = frozenset({"times", "branch"})
 
     @property
     def learners(self) -> tuple[str, ...]:

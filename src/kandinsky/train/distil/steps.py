@@ -78,7 +78,7 @@ class StepRecipe(DistilRecipe):
     """The keys of a recipe; see ``DistilRecipe`` and ``StepSettings``, without ``times``: the levels say them."""
 
     steps: StepSettings
-    unused: ClassVar[frozenset[str]] = frozenset({"times"})
+    unused: ClassVar[frozenset[str]] = frozenset({"times", "branch"})
 
     @property
     def reached(self) -> int:

@@ -1,0 +1,167 @@
+"""The branches beside a transformer: copies of its first blocks that see a control clip, and attention to an image.
+
+The layers that add to the network begin at zero, so a new branch changes nothing.
+
+Source: Zhang et al., Adding Conditional Control to Text-to-Image Diffusion Models (copies and zero-initialised layers);
+Chen et al., PixArt-δ, section 4 (copies of the first blocks of a transformer, each joined behind its own); Ye et al.,
+IP-Adapter, section 3.2 (attention to image tokens beside the attention to text).
+
+Legend: B batch; T H W C latent frames, rows, columns, channels; S visual tokens; L image tokens; D width of the
+network; N heads; K head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from kandinsky.errors import RequestError
+from kandinsky.families.parts.branch_params import ReferenceParams
+from kandinsky.families.parts.transformer import NORM_EPS, VisualEmbeddings, patchify
+from kandinsky.ops.attention import attention
+from kandinsky.ops.branches import Adds, Site
+from kandinsky.ops.linear import Linear
+from kandinsky.ops.precision import island
+
+WAVES = 4  # cosines and sines that say where an image token is, for rows and for columns
+
+
+class Beneath(Protocol):
+    """What a branch needs to know of the network that it stands beside."""
+
+    @property
+    def in_visual_dim(self) -> int: ...
+
+    @property
+    def model_dim(self) -> int: ...
+
+    @property
+    def patch_size(self) -> tuple[int, int, int]: ...
+
+
+def silent(width_in: int, width_out: int) -> Linear:
+    """A linear layer that begins at zero."""
+    layer = Linear(width_in, width_out)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ControlBranch(nn.Module):
+    """Copies of the first blocks, which see the latent of a control clip added to the network's own tokens.
+
+    Args:
+        params: Of the network beside.
+        blocks: New blocks of its kind.
+    """
+
+    def __init__(self, params: Beneath, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        D = params.model_dim
+        self.control_embeddings = VisualEmbeddings(params.in_visual_dim, D, params.patch_size)
+        self.blocks = nn.ModuleList(blocks)
+        self.joins = nn.ModuleList(silent(D, D) for _ in blocks)
+
+    def start_from(self, blocks: Iterable[nn.Module]) -> None:
+        """Give the copies the weights of the network's first blocks."""
+        for copy, block in zip(self.blocks, blocks, strict=False):
+            copy.load_state_dict(block.state_dict())
+
+    def beside(self, signal: Tensor, site: Site) -> Adds:
+        """See ``ops/branches.Branch``; ``signal`` is the latent of the control clip, [B, T, H, W, C]."""
+        compute = self.control_embeddings.in_layer.weight.dtype
+        hidden: list[Tensor] = []
+
+        def adds(number: int, before: Tensor, after: Tensor) -> Tensor | None:
+            if number >= len(self.blocks):
+                return None
+            if number == 0:
+                hidden[:] = [before + site.place(self.control_embeddings(signal.to(compute)))]
+            hidden[0] = site.run(number, self.blocks[number], hidden[0])
+            out: Tensor = self.joins[number](hidden[0])
+            return out
+
+        return adds
+
+
+class ImageAttention(nn.Module):
+    """Attention of a block's tokens to image tokens; it answers with zeros at first."""
+
+    def __init__(self, width: int, params: ReferenceParams) -> None:
+        super().__init__()
+        self.head_dim = params.head_dim
+        self.to_query = Linear(width, params.width)
+        self.to_key = Linear(params.width, params.width)
+        self.to_value = Linear(params.width, params.width)
+        self.out_layer = silent(params.width, width)
+
+    def forward(self, x_BSD: Tensor, image_BLW: Tensor) -> Tensor:
+        heads = (-1, self.head_dim)
+        with island(x_BSD):
+            normed = F.layer_norm(x_BSD.float(), x_BSD.shape[-1:], eps=NORM_EPS).to(x_BSD.dtype)
+        query, key, value = self.to_query(normed), self.to_key(image_BLW), self.to_value(image_BLW)
+        mixed = attention(*(one.unflatten(-1, heads) for one in (query, key, value)))
+        out: Tensor = self.out_layer(mixed.flatten(-2))
+        return out
+
+
+class ReferenceBranch(nn.Module):
+    """Image tokens, through a small projection, that the blocks' tokens attend to.
+
+    Args:
+        params: Of the branch.
+        beneath: Of the network beside.
+        count: Number of its visual blocks.
+
+    Raises:
+        RequestError: The hyper-parameters describe no network.
+    """
+
+    def __init__(self, params: ReferenceParams, beneath: Beneath, count: int) -> None:
+        super().__init__()
+        if params.width % params.head_dim:
+            raise RequestError(f"reference branch: width {params.width} is no multiple of head_dim {params.head_dim}")
+        if params.first >= count:
+            raise RequestError(f"reference branch: first is block {params.first}, and the network has {count}")
+        self.params, self.patch = params, (1, *beneath.patch_size[1:])
+        space = self.patch[1] * self.patch[2]
+        inputs = params.inputs or space * (beneath.in_visual_dim + 4 * WAVES)
+        self.image_embeddings = Linear(inputs, params.width)
+        self.image_norm = nn.LayerNorm(params.width, eps=NORM_EPS)
+        self.attentions = nn.ModuleList(ImageAttention(beneath.model_dim, params) for _ in range(params.first, count))
+
+    def beside(self, signal: Tensor, site: Site) -> Adds:
+        """See ``ops/branches.Branch``; ``signal`` is a latent [B, 1, H, W, C], or image tokens [B, L, inputs]."""
+        compute = self.image_embeddings.weight.dtype
+        tokens = signal if self.params.inputs else patchify(placed(signal), self.patch).flatten(1, 3)
+        x = self.image_embeddings(tokens.to(compute))
+        with island(x):
+            norm = self.image_norm
+            x = F.layer_norm(x.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+        image_BLW = x.to(compute)
+
+        def adds(number: int, before: Tensor, after: Tensor) -> Tensor | None:
+            if number < self.params.first:
+                return None
+            out: Tensor = site.back(self.attentions[number - self.params.first](site.clips(after), image_BLW))
+            return out
+
+        return adds
+
+
+def placed(latent_BTHWC: Tensor) -> Tensor:
+    """A latent with channels that say where each place is: cosines and sines of row and column."""
+    B, T, H, W, _ = latent_BTHWC.shape
+    turns = torch.pi * torch.arange(1, WAVES + 1, device=latent_BTHWC.device)
+
+    def waves(size: int) -> Tensor:
+        angles = torch.outer((torch.arange(size, device=latent_BTHWC.device) + 0.5) / size, turns)
+        return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+    rows, columns = waves(H)[:, None].expand(H, W, -1), waves(W)[None].expand(H, W, -1)
+    where = torch.cat((rows, columns), dim=-1).to(latent_BTHWC.dtype).expand(B, T, H, W, -1)
+    return torch.cat((latent_BTHWC, where), dim=-1)
