@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from kandinsky.engine.timeline import Timeline
 from kandinsky.errors import Cancelled, KandinskyError
 from kandinsky.jobs import job_files, results
-from kandinsky.jobs.live_line import Line
+from kandinsky.jobs.live_line import KEPT_S, Line
 from kandinsky.model.values import Video, VideoStream
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kandinsky.engine.pipeline import GenerationPipeline
 
 log = logging.getLogger(__name__)
-KEPT_S, KEPT_BYTES = 30.0, 512_000_000  # of the newest frames, for saving
+KEPT_BYTES = 512_000_000  # of the newest frames at most, for saving
 QUALITY = 85
 SPARE_S = 0.1  # a chunk is begun so much sooner than it has to be
 AHEAD = 2  # chunks that wait for their JPEG

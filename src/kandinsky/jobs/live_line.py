@@ -21,6 +21,7 @@ KIND = "live"  # of a job that is a session, and the door it came through
 HEAD = struct.Struct("!II")
 LARGEST_TEXT, LARGEST_BYTES = 1 << 20, 1 << 28
 CALL_S = 10.0  # for a server to answer
+KEPT_S = 30.0  # of the newest frames are kept for saving
 
 Message = tuple[dict[str, Any], bytes]
 

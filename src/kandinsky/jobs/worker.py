@@ -284,7 +284,8 @@ class Worker:
         begun = time.monotonic()
         model = claims[0].job.model
         if claims[0].job.kind == live_line.KIND:
-            self._live(claims[0], begun)
+            if not self.follows:
+                self._live(claims[0], begun)
             return
         if not self.models.has(model):
             for claim in claims:
@@ -333,7 +334,7 @@ class Worker:
             assert isinstance(pipe, GenerationPipeline)
             line.send({"type": "phase", "phase": "encode"})
             session = Session(line, pipe, order["prompt"], order["options"], store=self.store.folder)
-            with self._watch.asking(session.stop):
+            with self.models.switched(pipe, (), None), self._watch.asking(session.stop):
                 session.run()
             self._done(claim, {"frames": session.frames}, begun, 1)
             line.send({"type": "end"})
