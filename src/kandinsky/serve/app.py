@@ -220,7 +220,7 @@ def serve(settings: ServeSettings, *, ready: Any = None) -> None:
         async def shutdown(self, sockets: Any = None) -> None:
             app.state.house.intake.closing = True
             app.state.supervisor.leave()
-            app.state.lives.end()
+            await app.state.lives.end()
             app.state.house.hub.end()  # streams end, so that connections can close
             await super().shutdown(sockets)
 

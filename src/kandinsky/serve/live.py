@@ -25,10 +25,10 @@ from fastapi import APIRouter, Request, WebSocket
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from kandinsky.engine import timeline
-from kandinsky.engine.build import attention_for
+from kandinsky.engine.attention import attention_for
 from kandinsky.engine.request import parse_size, resolve
 from kandinsky.errors import KandinskyError
-from kandinsky.jobs import live_line
+from kandinsky.jobs import job_files, live_line
 from kandinsky.jobs.order import Order
 from kandinsky.jobs.records import JobRecord, NewJob, State
 from kandinsky.jobs.sqlite_store import SqliteStore, new_id
@@ -49,6 +49,7 @@ FRAME = struct.Struct("!IId")  # before each JPEG: number of the frame, chunk, s
 START_S = 30.0  # to say what to show, after connecting
 STALL_S = 30.0  # without an `ack` while frames wait for one
 TEND_S = 0.25
+FAREWELL_S = 1.0  # for the last words
 AHEAD_S = 2.0  # of frames that were sent and not yet acknowledged
 CODES = {"stopped": 1000, "closing": 1001, "stalled": 1008, "failed": 1011, "limit": 1013}
 
@@ -303,6 +304,7 @@ class Lives:
         self.intake = intake
         self.sessions: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._shows: set[asyncio.Task[Any]] = set()
         self._folder = ""
         self._server: asyncio.Server | None = None
 
@@ -318,14 +320,16 @@ class Lives:
     def address(self) -> str:
         return str(Path(self._folder) / "line")
 
-    def end(self) -> None:
-        """End all sessions; to be called in the event loop."""
+    async def end(self) -> None:
+        """End all sessions, and have their clients told so."""
         for session in list(self.sessions.values()):
             session.end("closing")
+        if self._shows:
+            await asyncio.wait(self._shows, timeout=2 * FAREWELL_S)
 
     async def stop(self) -> None:
-        """End, and wait until the workers are free."""
-        self.end()
+        """End, and let the workers go."""
+        await self.end()
         if self._server is not None:
             self._server.close()
         if self._closing:
@@ -411,10 +415,20 @@ class Lives:
             )
         )  # fmt: skip
         self.store.begin(clip)
-        self.store.settle(clip, result=result, error=None, run_s=None)
+        size = job_files.size_of(self.store.folder, clip)
+        self.store.settle(clip, result=result, error=None, run_s=None, size=size)
 
     async def show(self, socket: WebSocket, owner: Owner) -> None:
         """Serve one viewer, from the first message to the last."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._shows.add(task)
+        try:
+            await self._show(socket, owner)
+        finally:
+            self._shows.discard(task)
+
+    async def _show(self, socket: WebSocket, owner: Owner) -> None:
         session = await self._first(socket, owner)
         if session is None:
             return
@@ -485,7 +499,7 @@ async def _farewell(socket: WebSocket, session: Session) -> None:
     if socket.application_state != WebSocketState.CONNECTED or session.reason == "gone":
         return
     with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(FAREWELL_S):
             while session.outbox.words:
                 await socket.send_json(session.outbox.words.popleft())
             await socket.send_json({"type": "end", "reason": session.reason})
