@@ -291,6 +291,9 @@ def command(recipe: Mapping[str, Any], path: str | Path = "") -> str:
     needs(cast(Recipe, given), "model", "prompt")
     if "interpolated" in given:
         return _interpolation(given)
+    if "timeline" in given:
+        words = ["kandinsky", "live", "--replay", str(path) if path else "FILE", "--output", "again.y4m"]
+        return shell_command([*words, *(["--device", given["device"]] if "device" in given else [])])
     words = ["kandinsky", "generate", "--model", given["model"]]
     if "width" in given and "height" in given:
         words += ["--size", f"{given['width']}x{given['height']}"]
