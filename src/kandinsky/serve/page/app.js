@@ -55,7 +55,7 @@ function App() {
     setPage(name);
   };
   useEffect(() => news((kind, job) => {
-    if (job.object === "load" || kind === "cancelled") return;
+    if (job.object === "load" || kind === "cancelled" || pageNow() === "live") return;
     const name = job.prompt || job.model;
     if (kind === "completed") say(t("said.done", { prompt: name }), { kind: "good", act: { label: t("show"), run: () => show({ viewer: job.id }) } });
     if (kind === "failed") say(`${t("said.failed", { prompt: name })} ${job.error?.message || ""}`, { kind: "bad" });

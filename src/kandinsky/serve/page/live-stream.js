@@ -3,8 +3,8 @@
 import * as api from "./api.js";
 
 const HEAD = 16; // bytes before each JPEG: number of the frame, chunk, second
-const LEAD_S = 0.1; // that frames wait, so that those that come a little late are in time
-const LATE_S = 1; // frames so far ahead of the clock are shown at once
+const LEAD_S = 0.1; // that the first frames wait, so that those that come a little late are in time
+const CATCH_UP = 0.85; // pace when frames pile up
 const METER_MS = 500;
 const HIDDEN_MS = 60_000; // nobody looks for so long: the worker is needed elsewhere
 
@@ -18,7 +18,8 @@ export class Stream {
     this.frames = []; // decoded, in order
     this.told = new Map(); // prompts by number: when they were sent, and the chunk from which they hold
     this.count = 0;
-    this.zero = null; // the second at which frame 0 was due
+    this.due = null; // when the next frame is to be shown
+    this.pace = 0; // seconds a frame, as they are made
     this.shown = [];
     this.over = false;
   }
@@ -87,6 +88,7 @@ export class Stream {
         break;
       case "chunk":
         this.tell({ factor: word.frames / this.fps / word.made_s, unused: word.unused_words, dropped: word.dropped });
+        this.pace = this.chunk?.chunk > 0 ? 0.5 * this.pace + (0.5 * word.made_s) / word.frames : word.made_s / word.frames;
         this.chunk = word;
         break;
       case "saved":
@@ -118,15 +120,13 @@ export class Stream {
   draw() {
     this.tick = requestAnimationFrame(() => this.draw());
     if (!this.frames.length) return;
-    const next = this.frames[0].at;
-    // begin, or begin again after frames that were late, or were left out
-    if (this.zero === null || now() - this.zero - next > 1 / this.fps || next - (now() - this.zero) > LATE_S) this.zero = now() - next + LEAD_S;
-    let one = null;
-    while (this.frames.length && this.frames[0].at <= now() - this.zero) {
-      one?.image.close();
-      one = this.frames.shift();
-    }
-    if (!one) return;
+    if (this.due === null) this.due = now() + LEAD_S;
+    if (now() < this.due) return;
+    const most = this.chunk.frames; // that may wait; a model that is slower than its rate is shown slower, not in bursts
+    while (this.frames.length > 2 * most) this.frames.shift().image.close();
+    const pace = Math.max(1 / this.fps, this.pace) * (this.frames.length > most + 2 ? CATCH_UP : 1);
+    this.due = Math.max(this.due, now() - pace) + pace;
+    const one = this.frames.shift();
     this.canvas.getContext("2d").drawImage(one.image, 0, 0, this.canvas.width, this.canvas.height);
     one.image.close();
     this.shown.push(now());

@@ -16,8 +16,8 @@ const IDLE = { phase: "idle", prompt: "", wanted: "", unused: [], dropped: 0 };
 /** What is told about the stage: what is going on, or why nothing is. */
 function told(seen) {
   if (seen.phase === "idle") return t("live.idle");
-  if (seen.phase !== "ended") return t(`live.phase.${seen.phase}`, { place: seen.place ?? "" });
-  return seen.error || t(`live.end.${seen.reason}`);
+  if (seen.phase !== "ended") return t(`session.${seen.phase}`, { place: seen.place ?? "" });
+  return seen.error || t(`ended.${seen.reason}`);
 }
 
 function Meter({ name, value }) {
@@ -50,7 +50,7 @@ function Prompts({ shown, onPick }) {
   return html`<section aria-labelledby="live-prompts">
     <div class="section-head"><h2 id="live-prompts">${t("live.history")}</h2></div>
     <ol class="live-prompts" reversed>
-      ${shown.map((one) => html`<li key=${one.key}><span class="place">${duration(one.at)}</span>
+      ${shown.map((one) => html`<li key=${one.key}><span class="place">${t("time.s", { n: Math.round(one.at * 10) / 10 })}</span>
         <button type="button" class="link" title=${t("live.again", { prompt: one.prompt })} onClick=${() => onPick(one.prompt)}>${one.prompt}</button></li>`)}
     </ol>
   </section>`;
