@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ import kandinsky
 from kandinsky.engine import timeline
 from kandinsky.media import recipe as recipes
 from serve.conftest import Server
+from serve.test_page_browser import CHROMIUM, FOLDER
 
 CARD = """
 id = "nano-causal"
@@ -239,7 +242,21 @@ def test_sessions_and_jobs_share_the_worker_in_turn(live: Server) -> None:
     assert "live" not in {one["object"] for one in left}
 
 
-def test_a_worker_that_dies_ends_the_session_with_a_word(live: Server) -> None:
+@pytest.mark.slow
+def test_the_page_in_a_browser(live: Server) -> None:
+    if CHROMIUM is None or shutil.which("node") is None:
+        pytest.skip("needs Chromium and Node.js (Debian's packages chromium and nodejs)")
+    if not all((FOLDER / "node_modules" / name).is_dir() for name in ("playwright-core", "axe-core")):
+        pytest.skip("needs `npm install --prefix tests/serve/browser`")
+    command = ["node", "live.mjs", CHROMIUM, live.url, KEY]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    assert told["ok"], told["problem"]
+
+
+def test_a_worker_or_a_server_that_ends_says_so(live: Server) -> None:
+    """The last one, since nothing is left after it."""
     with viewer(live) as seen:
         seen.say(type="start", prompt="a cat")
         seen.until("chunk")
@@ -250,15 +267,7 @@ def test_a_worker_that_dies_ends_the_session_with_a_word(live: Server) -> None:
     with viewer(live) as seen:  # and the next one begins
         seen.say(type="start", prompt="a cat")
         seen.until("chunk")
-
-
-def test_a_server_that_ends_says_so(tmp_path: Path, cards: Path) -> None:
-    with Server(tmp_path, models=("nano-causal",), KANDINSKY_CARDS=str(cards)) as server:
-        server.wait_ready()
-        with viewer(server, key=None) as seen:
-            seen.say(type="start", prompt="a cat")
-            seen.until("chunk")
-            assert server.process is not None
-            server.process.terminate()
-            assert seen.rest() == 1001 and seen.words[-1] == {"type": "end", "reason": "closing"}
-        assert server.process.wait(30) == 0
+        assert live.process is not None
+        live.process.terminate()
+        assert seen.rest() == 1001 and seen.words[-1] == {"type": "end", "reason": "closing"}
+    assert live.process.wait(30) == 0

@@ -112,9 +112,7 @@ class Viewer:
     """
 
     def __init__(self, url: str) -> None:
-        from websockets.sync.client import connect
-
-        self.socket = connect(url.replace("http", "ws", 1) + "/v1/live", max_size=2**24)
+        self.url = url.replace("http", "ws", 1) + "/v1/live"
         self.first_s: float | None = None
         self.at: list[float] = []  # when each frame had come and was decoded
         self.chunks: list[float] = []
@@ -123,22 +121,28 @@ class Viewer:
         self._sent: dict[int, tuple[float, str]] = {}
         self._shown = ""
 
-    def say(self, **word: Any) -> None:
-        self.socket.send(json.dumps(word))
-
     def watch(self, model: str, seconds: float, every_s: float) -> None:
         """Look for some time, and ask for something else every few seconds."""
+        from websockets.sync.client import connect
+
+        with connect(self.url, max_size=2**24) as socket:
+            self._watch(socket, model, seconds, every_s)
+
+    def _watch(self, socket: Any, model: str, seconds: float, every_s: float) -> None:
         from PIL import Image
 
+        def say(**word: Any) -> None:
+            socket.send(json.dumps(word))
+
         begun = time.monotonic()
-        self.say(type="start", model=model, prompt=PROMPTS[0], seed=1)
+        say(type="start", model=model, prompt=PROMPTS[0], seed=1)
         number, due = 0, float("inf")
         while self.first_s is None or time.monotonic() < self.at[0] + seconds:
-            told = self.socket.recv(timeout=600)
+            told = socket.recv(timeout=600)
             now = time.monotonic()
             if isinstance(told, bytes):
                 Image.open(io.BytesIO(told[HEAD:])).load()
-                self.say(type="ack", frame=int.from_bytes(told[:4], "big"))
+                say(type="ack", frame=int.from_bytes(told[:4], "big"))
                 if self.first_s is None:
                     self.first_s, due = now - begun, now + every_s
                 self.at.append(now)
@@ -152,9 +156,8 @@ class Viewer:
                 number, due = number + 1, now + every_s
                 prompt = PROMPTS[number % len(PROMPTS)]
                 self._sent[number] = now, prompt
-                self.say(type="prompt", prompt=prompt, id=number)
-        self.say(type="stop")
-        self.socket.close()
+                say(type="prompt", prompt=prompt, id=number)
+        say(type="stop")
 
     def _note(self, now: float) -> None:
         """Whether this frame is the first one of a prompt that was asked for."""
