@@ -1,7 +1,6 @@
 """A live session as its viewer sees it, and what each stage of a chunk takes.
 
-`python -m kandinsky.bench.live --model nano-live --minutes 3` prints the first frame after the request on a warm worker,
-frames a second, prompt → pixels (the median of prompts that change every few seconds), gaps between chunks, memory of
+`python -m kandinsky.bench.live --minutes 3` prints the first frame after the request on a warm worker, frames a second, prompt → pixels (the median of prompts that change every few seconds), gaps between chunks, memory of
 the server and of the worker at the beginning and at the end, and for each stage the seconds of a chunk, on the clock
 and of the processor, with the real-time factor that these would allow alone.
 """

@@ -117,7 +117,7 @@ def _replay(
 
     if prompt is not None or any(value is not None for value in asked.values()):
         raise RequestError("with replay, prompts and settings are those of the clip: give no others")
-    recipe = recipes.read(Path(file))
+    recipe: dict[str, Any] = dict(recipes.read(Path(file)))
     line = timeline.read(recipe)
     RunOptions(**run).check()
     with ExitStack() as held:

@@ -115,6 +115,9 @@ class Recipe(TypedDict, total=False):
     kept_blocks: float
     lora: list[UsedLora]
     unused_words: list[str]
+    timeline: list[dict[str, Any]]
+    first_frame: int
+    frames_sha256: str
     windows: int
     dtype: str
     device: str

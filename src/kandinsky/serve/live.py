@@ -259,7 +259,7 @@ class Session:
                 await self._wait_in_queue()
             elif self.outbox.is_stalled:
                 self.end("stalled")
-            elif time.monotonic() - self.begun > limit and await asyncio.to_thread(store.waiting):
+            elif time.monotonic() - self.begun > limit and await asyncio.to_thread(lambda: store.waiting() > 0):
                 self.end("limit")
             await asyncio.sleep(TEND_S)
 
@@ -514,7 +514,7 @@ def _error(error: ApiError) -> dict[str, Any]:
     "/v1/live", status_code=426, response_model=Envelope, responses=errors(426), response_description="Use a WebSocket."
 )
 async def live_without_websocket(request: Request) -> Envelope:
-    """Clips that are shown as they are made are a WebSocket at this address: its messages are in the guide to the API."""
+    """A WebSocket at this address shows a stream as it is made; the guide to the API has its messages."""
     raise ApiError(426, "this address speaks WebSocket: connect with `ws://`", code="upgrade_required",
                    headers={"Upgrade": "websocket"})  # fmt: skip
 
