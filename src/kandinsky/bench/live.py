@@ -1,8 +1,13 @@
 """A live session as its viewer sees it, and what each stage of a chunk takes.
 
-`python -m kandinsky.bench.live --minutes 3` prints the first frame after the request on a warm worker, frames a second, prompt → pixels (the median of prompts that change every few seconds), gaps between chunks, memory of
-the server and of the worker at the beginning and at the end, and for each stage the seconds of a chunk, on the clock
-and of the processor, with the real-time factor that these would allow alone.
+`python -m kandinsky.bench.live --minutes 3` prints the first frame after the request on a warm worker, frames a second,
+prompt → pixels (the median of prompts that change every few seconds), gaps between chunks, memory of the server and of
+the worker at the beginning and at the end, and for each stage the seconds of a chunk, on the clock and of the
+processor, with the real-time factor that these would allow alone.
+
+With `--judge nano-t2v`, each switch is judged: the frame that is seen three seconds after the request, and the last one
+of the second chunk of the new prompt, are compared with images of all prompts by that model, and the nearest one should
+be of the prompt that was asked for. How often the judge is right about images of its own model stands beside it.
 """
 
 from __future__ import annotations
@@ -27,6 +32,8 @@ from kandinsky.runtime.speed import at_hand
 PROMPTS = ("a panda on a blue background", "a tractor", "a snowman", "a rocket on a black background", "a red heart",
            "a birthday cake", "a robot on a pink background", "a star on a purple background")  # fmt: skip
 HEAD = 16  # bytes before each JPEG
+WITHIN_S = 3.0
+SIDE, SEEDS = 16, 4  # of the judge: pixels of what is compared, images of each prompt
 
 
 class Stage:
@@ -117,7 +124,11 @@ class Viewer:
         self.chunks: list[float] = []
         self.delays: list[float] = []
         self.dropped = 0
+        self.soon: list[tuple[str, bytes]] = []  # prompts, and what was seen some seconds after they were asked for
+        self.settled: dict[int, tuple[str, bytes]] = {}  # by request: what the second chunk ended with
         self._sent: dict[int, tuple[float, str]] = {}
+        self._judged: dict[int, tuple[float, str]] = {}
+        self._applied: dict[int, int] = {}
         self._shown = ""
 
     def watch(self, model: str, seconds: float, every_s: float) -> None:
@@ -145,25 +156,88 @@ class Viewer:
                 if self.first_s is None:
                     self.first_s, due = now - begun, now + every_s
                 self.at.append(now)
-                self._note(now)
+                self._note(now, int.from_bytes(told[4:8], "big"), told[HEAD:])
             elif (word := json.loads(told))["type"] == "chunk":
                 self._shown, self.dropped = word["prompt"], word["dropped"]
                 self.chunks.append(now)
+            elif word["type"] == "applied":
+                self._applied[word["id"]] = word["chunk"]
             elif word["type"] in ("error", "end"):
                 raise RuntimeError(told)
             if now >= due:
                 number, due = number + 1, now + every_s
                 prompt = PROMPTS[number % len(PROMPTS)]
-                self._sent[number] = now, prompt
+                self._sent[number] = self._judged[number] = now, prompt
                 say(type="prompt", prompt=prompt, id=number)
         say(type="stop")
 
-    def _note(self, now: float) -> None:
-        """Whether this frame is the first one of a prompt that was asked for."""
+    def _note(self, now: float, chunk: int, jpeg: bytes) -> None:
+        """Whether this frame is the first one of a prompt that was asked for, or one by which that is judged."""
+        for number, (asked, prompt) in list(self._judged.items()):
+            if now - asked >= WITHIN_S:
+                self.soon.append((prompt, jpeg))
+                del self._judged[number]
+        for number, begin in self._applied.items():
+            if chunk == begin + 1:
+                self.settled[number] = PROMPTS[number % len(PROMPTS)], jpeg
         for number, (asked, prompt) in list(self._sent.items()):
             if prompt == self._shown:
                 self.delays.append(now - asked)
                 del self._sent[number]
+
+
+class Judge:
+    """Says which prompt an image is of: that whose images by a model are nearest.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: str) -> None:
+        from kandinsky import catalogue
+
+        pipe: Any = catalogue.load(model, device="cpu")
+        self._known = {
+            prompt: [
+                _small(pipe(prompt, seconds=0, seed=seed, progress=False).frames[0]) for seed in range(SEEDS)
+            ]
+            for prompt in PROMPTS
+        }  # fmt: skip
+
+    def prompt_of(self, small: Any, *, but: int | None = None) -> str:
+        """The prompt of an image; ``but`` leaves the images of a seed out."""
+
+        def nearness(prompt: str) -> float:
+            return max(float(one @ small) for seed, one in enumerate(self._known[prompt]) if seed != but)
+
+        return max(PROMPTS, key=nearness)
+
+    def share(self, seen: Sequence[tuple[str, bytes]]) -> float | None:
+        """How much of what was seen is what was asked for."""
+        import numpy as np
+        from PIL import Image
+
+        found = [self.prompt_of(_small(np.asarray(Image.open(io.BytesIO(jpeg))))) == prompt for prompt, jpeg in seen]
+        return round(sum(found) / len(found), 3) if found else None
+
+    def own(self) -> float:
+        """How often it is right about an image of its own model that it has not seen."""
+        right = [
+            self.prompt_of(one, but=seed) == prompt
+            for prompt, known in self._known.items()
+            for seed, one in enumerate(known)
+        ]
+        return round(sum(right) / len(right), 3)
+
+
+def _small(frame_HWC: Any) -> Any:
+    """A frame as a vector of length 1, without its mean."""
+    import numpy as np
+    from PIL import Image
+
+    small = np.asarray(Image.fromarray(frame_HWC).resize((SIDE, SIDE)), float).ravel()
+    small -= small.mean()
+    return small / max(float(np.linalg.norm(small)), 1e-9)
 
 
 def measure(arguments: argparse.Namespace, tell: Callable[[str], object]) -> dict[str, Any]:
@@ -208,6 +282,16 @@ def measure(arguments: argparse.Namespace, tell: Callable[[str], object]) -> dic
         "memory_after": {name: round(value, 1) for name, value in after.items()},
     }
     tell(json.dumps(found))
+    if arguments.judge:
+        judge = Judge(arguments.judge)
+        settled = list(viewer.settled.values())
+        found["judge"] = {
+            "right_about_itself": judge.own(),
+            f"within_{WITHIN_S:g}_s": judge.share(viewer.soon),
+            "second_chunk": judge.share(settled),
+            "switches": len(settled),
+        }
+        tell(json.dumps(found["judge"]))
     found["stages"] = stages(arguments.model, arguments.chunks, arguments.threads)
     return found | {"load_after": round(os.getloadavg()[0], 1)}
 
@@ -229,6 +313,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--every", type=float, default=4.0, help="seconds between prompts")
     parser.add_argument("--chunks", type=int, default=12, help="chunks whose stages are timed")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch when stages are timed")
+    parser.add_argument("--judge", default="", help="a model whose images say what is seen")
     arguments = parser.parse_args(words)
     found = measure(arguments, lambda line: sys.stderr.write(f"{line}\n"))
     sys.stdout.write(json.dumps(found, indent=1) + "\n")

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.engine.timeline import Timeline
-from kandinsky.errors import Cancelled, KandinskyError
+from kandinsky.errors import Cancelled, KandinskyError, RequestError
 from kandinsky.jobs import job_files, results
 from kandinsky.jobs.live_line import KEPT_S, Line
+from kandinsky.media import recipe as recipes
 from kandinsky.model.values import Video, VideoStream
 
 if TYPE_CHECKING:
@@ -252,4 +253,6 @@ class Session:
         loras = {one["source"]: one["name"] for one in self.pipe.adapters.recipe()}
         told = {name: value for name, value in recipe.items() if name not in ("chunk", "start", "unused_words")}
         told |= {"seconds": line.frames / self.fps, **line.to_recipe(frames())}
+        if len(recipes.to_text(told)) > recipes.MOST_CHARACTERS // 2:  # the names of LoRAs come in place of files
+            raise RequestError("this session has had too many prompts for a file to name them: begin another one")
         return VideoStream(frames(), line.frames, self.fps, recipe["seed"], results.without_paths(told, loras))
