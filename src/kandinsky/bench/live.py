@@ -33,7 +33,7 @@ PROMPTS = ("a panda on a blue background", "a tractor", "a snowman", "a rocket o
            "a birthday cake", "a robot on a pink background", "a star on a purple background")  # fmt: skip
 HEAD = 16  # bytes before each JPEG
 WITHIN_S = 3.0
-SIDE, SEEDS = 16, 4  # of the judge: pixels of what is compared, images of each prompt
+SIDE, SEEDS, STEPS = 16, 3, 8  # of the judge: pixels of what is compared; images of each prompt, and their steps
 
 
 class Stage:
@@ -199,7 +199,7 @@ class Judge:
         pipe: Any = catalogue.load(model, device="cpu")
         self._known = {
             prompt: [
-                _small(pipe(prompt, seconds=0, seed=seed, progress=False).frames[0]) for seed in range(SEEDS)
+                _small(pipe(prompt, seconds=0, steps=STEPS, seed=seed, progress=False).frames[0]) for seed in range(SEEDS)
             ]
             for prompt in PROMPTS
         }  # fmt: skip
