@@ -197,12 +197,7 @@ class Judge:
         from kandinsky import catalogue
 
         pipe: Any = catalogue.load(model, device="cpu")
-        self._known = {
-            prompt: [
-                _small(pipe(prompt, seconds=0, steps=STEPS, seed=seed, progress=False).frames[0]) for seed in range(SEEDS)
-            ]
-            for prompt in PROMPTS
-        }  # fmt: skip
+        self._known = {prompt: [_still(pipe, prompt, seed) for seed in range(SEEDS)] for prompt in PROMPTS}
 
     def prompt_of(self, small: Any, *, but: int | None = None) -> str:
         """The prompt of an image; ``but`` leaves the images of a seed out."""
@@ -228,6 +223,10 @@ class Judge:
             for seed, one in enumerate(known)
         ]
         return round(sum(right) / len(right), 3)
+
+
+def _still(pipe: Any, prompt: str, seed: int) -> Any:
+    return _small(pipe(prompt, seconds=0, steps=STEPS, seed=seed, progress=False).frames[0])
 
 
 def _small(frame_HWC: Any) -> Any:
