@@ -5,8 +5,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+import kandinsky
+from kandinsky.engine import timeline
+from kandinsky.errors import RequestError
+from kandinsky.model.values import Video
 
 Call = Callable[..., "Done"]  # noqa: F821
 
@@ -37,6 +44,61 @@ def test_a_stream_becomes_raw_video(live: str, call: Call, monkeypatch: pytest.M
     done = call("live", "-", "-m", live, "--seconds", "0.4", "--seed", "3", "--device", "cpu", "-o", "y.y4m", "-q")
     assert done.code == 0 and Path("y.y4m").read_bytes() == data and not done.err
     assert call("live", "--list").out.split() == [live]
+
+
+def saved(model: str, **changed: Any) -> Path:
+    """A clip as a live session saves it: frames 5 to 20 of a stream of two prompts."""
+    pieces = list(kandinsky.load(model, device="cpu").stream([("a panda", 0.35), ("a cat", 0.65)], seed=3))
+    begin = next(round(piece.recipe["start"] * piece.fps) for piece in pieces if piece.recipe["prompt"] == "a cat")
+    frames = np.concatenate([piece.frames for piece in pieces])[5:21]
+    line = timeline.Timeline(((0, "a panda"), (begin, "a cat")), 5, 16)
+    recipe = pieces[-1].recipe | line.to_recipe([frames]) | changed
+    return Video(frames, pieces[0].fps, 3, recipe).save("clip.mp4")
+
+
+def test_a_saved_clip_is_made_again_from_its_file(live: str, call: Call) -> None:
+    path = saved(live)
+    done = call("live", "--replay", str(path), "--device", "cpu", "-o", "again.y4m")
+    assert done.code == 0 and "\nbit for bit the saved frames" in done.err, done.err
+    data = Path("again.y4m").read_bytes()
+    assert data.count(b"FRAME\n") == 16
+    assert (
+        call("show", str(path)).out.splitlines()[-1].startswith("kandinsky live --replay clip.mp4 --output again.y4m")
+    )
+    path = saved(live, seed=4)
+    done = call("live", "--replay", str(path), "--device", "cpu", "-o", "again.y4m")
+    assert done.code == 0 and "not bit for bit" in done.err and Path("again.y4m").read_bytes() != data
+    done = call("live", "a panda", "--replay", str(path), "-o", "again.y4m")
+    assert done.code == 2 and "are those of the clip" in done.err
+
+
+def test_a_clip_without_a_timeline_is_not_made_again(live: str, call: Call) -> None:
+    done = call(
+        "generate", "a panda", "--seconds", "0.4", "--steps", "1", "--seed", "3", "--device", "cpu", "-o", "x.mp4"
+    )
+    assert done.code == 0, done.err
+    done = call("live", "--replay", "x.mp4", "-o", "y.y4m")
+    assert done.code == 2 and "has no timeline" in done.err, done.err
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"timeline": []}, "is empty or no list"),
+        ({"timeline": [{"frame": 1, "prompt": "a cat"}]}, "entry 1"),
+        ({"timeline": [{"frame": 0, "prompt": "a cat"}, {"frame": 0, "prompt": "a dog"}]}, "entry 2"),
+        ({"timeline": [{"frame": 0, "prompt": 1}]}, "entry 1"),
+        ({"first_frame": -1}, "`first_frame` is `-1`"),
+        ({"frames": 0}, "`frames` is `0`"),
+        ({"seed": None}, "`seed` is `None`"),
+    ],
+)
+def test_a_damaged_timeline_is_named(changed: dict[str, Any], words: str) -> None:
+    recipe = {"timeline": [{"frame": 0, "prompt": "a cat"}], "first_frame": 2, "frames": 3, "seed": 1}
+    line = timeline.read(recipe)
+    assert [line.at(frame) for frame in (0, 4, 5)] == ["a cat", "a cat", None]
+    with pytest.raises(RequestError, match=words):
+        timeline.read(recipe | changed)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -48,6 +49,10 @@ def live(
         str | None,
         typer.Option("--output", "-o", help="`-` for stdout, or a .y4m file: raw video; default: the terminal."),
     ] = None,
+    replay: Annotated[
+        str | None,
+        typer.Option("--replay", metavar="FILE", help="Make a clip again that was saved from a live stream."),
+    ] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="How long; without it, until Ctrl-C.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     *,
@@ -64,6 +69,9 @@ def live(
     if listed:
         for name in able:
             emit(escaped(name))
+        return
+    if replay is not None:
+        _replay(replay, output, prompt, {**asked, "model": model, "seconds": seconds, "size": size}, run, quiet)
         return
     if prompt is None:
         raise RequestError("no prompt was given: say what to show, such as `a panda`, or `-` for lines of stdin")
@@ -96,6 +104,40 @@ def live(
             made += len(piece)
             if not quiet and output is not None and piece.recipe["chunk"] % 10 == 9:
                 say(f"{made} frames, {made / (time.monotonic() - begun):.1f} a second; {piece.recipe['prompt']}")
+    if output not in (None, STDOUT):
+        emit(output)
+
+
+def _replay(
+    file: str, output: str | None, prompt: str | None, asked: dict[str, Any], run: dict[str, Any], quiet: bool
+) -> None:
+    """Make a saved clip again, from its recipe alone."""
+    from kandinsky.engine import timeline
+    from kandinsky.media import recipe as recipes
+
+    if prompt is not None or any(value is not None for value in asked.values()):
+        raise RequestError("with replay, prompts and settings are those of the clip: give no others")
+    recipe: dict[str, Any] = dict(recipes.read(Path(file)))
+    line = timeline.read(recipe)
+    RunOptions(**run).check()
+    with ExitStack() as held:
+        show = held.enter_context(_shown(output))
+        from kandinsky.catalogue import load
+        from kandinsky.cli.progress import hush_libraries
+        from kandinsky.model.values import Video
+
+        hush_libraries()
+        pipe: Any = load(recipe["model"], **run)
+        if not quiet:
+            say(f"{escaped(recipe['model'])}: {line.frames} frames, after {line.first_frame} that are not shown")
+        clip = pipe.replay(recipe)
+        told = hashlib.sha256()
+        for frames in clip.pieces:
+            told.update(frames.tobytes())
+            show(Video(frames, clip.fps, clip.seed, recipe))
+        if not quiet:
+            same = told.hexdigest() == recipe.get("frames_sha256")
+            say("bit for bit the saved frames" if same else "not bit for bit the saved frames: another machine?")
     if output not in (None, STDOUT):
         emit(output)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kandinsky.diffusion.step_cache import Branches, StepCache
-from kandinsky.engine import rolling, stages
+from kandinsky.engine import rolling, stages, timeline
 from kandinsky.engine.branches import place_name
 from kandinsky.engine.context import Context
 from kandinsky.engine.engine import Engine
@@ -504,6 +504,38 @@ class GenerationPipeline(Pipeline):
             if told.unused and told.unused[0]:
                 recipe["unused_words"] = list(told.unused[0])
             yield Video(event.frames_THWC, job.fps, job.seed, recipe)
+
+    def replay(self, recipe: Mapping[str, Any]) -> VideoStream:
+        """Make a clip again that was saved from a live stream, to the same frames.
+
+        The stream runs from its beginning, since what it shows depends on what it showed; frames before the clip are
+        thrown away as they come.
+
+        Args:
+            recipe: That of the clip, with its `timeline`.
+
+        Returns:
+            The clip, made as its pieces are consumed.
+
+        Raises:
+            RequestError: The recipe has no timeline, or belongs to another model.
+        """
+        line = timeline.read(recipe)
+        if recipe.get("model") != self.name:
+            raise RequestError(f"this recipe is of `{recipe.get('model')}`, not of `{self.name}`: load that model")
+        fps = self.card.clip.fps
+        given: Any = {name: recipe[name] for name in timeline.GIVEN if recipe.get(name) is not None}
+        shown = self.stream(lambda at: line.at(round(at * fps)), **given)
+
+        def pieces() -> Iterator[np.ndarray]:
+            number = 0
+            for piece in shown:
+                frames = piece.frames[max(0, line.first_frame - number) : line.first_frame + line.frames - number]
+                number += len(piece)
+                if len(frames):
+                    yield frames
+
+        return VideoStream(pieces(), line.frames, fps, recipe["seed"], dict(recipe))
 
     def run(self, job: Job, *, keep_latent: str | Path | None = None, on_step: OnStep | None = None) -> Video:
         """Run one resolved request from prompt to frames.

@@ -168,6 +168,9 @@ def known_of(context: Context, jobs: Sequence[Job]) -> Known:
     """
     first = common(jobs)
     known = Known()
+    for place, condition in enumerate(first.conditions):
+        if condition.branch is not None:
+            known = dataclasses.replace(known, extra={**known.extra, told_name(place): _told_by(context, jobs, place)})
     for condition, latents in encoded_conditions(context, jobs):
         if condition.kind == "frames":
             assert condition.at is not None
@@ -189,11 +192,7 @@ def encoded_conditions(context: Context, jobs: Sequence[Job]) -> list[tuple[Give
     made: list[tuple[Given, Tensor]] = []
     for place, condition in enumerate(common(jobs).conditions):
         given = [job.conditions[place] for job in jobs]
-        if condition.branch is not None:
-            told = partial(_told, context, given)
-            tensor = context.team.once(told)[0]
-            assert tensor is not None
-            known = dataclasses.replace(known, extra={**known.extra, told_name(place): tensor})
+        if condition.branch is not None:  # it has its own way in, see ``known_of``
             continue
         found = [_pixels_and_mask(one) for one in given if isinstance(one.data, FittedImage | FittedClip)]
         if not found:  # an input video is encoded by a stage of its own
@@ -219,8 +218,14 @@ def told_name(place: int) -> str:
     return f"branch {place}"
 
 
+def _told_by(context: Context, jobs: Sequence[Job], place: int) -> Tensor:
+    """What the branch of a condition is told of the clips."""
+    tensor = context.team.once(partial(_told, context, [job.conditions[place] for job in jobs]))[0]
+    assert tensor is not None
+    return tensor
+
+
 def _told(context: Context, given: Sequence[Given]) -> list[Tensor | None]:
-    """What a branch is told of each clip."""
     made = []
     for one in given:
         assert isinstance(one.data, FittedClip) and one.branch is not None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
 from kandinsky.model.condition import Span
-from kandinsky.model.given import Source
+from kandinsky.model.given import Control, Reference, Source
 from kandinsky.model.timeline import PromptAt, Timeline, seconds, timeline
 from kandinsky.model.values import LatentShape, VideoShape
 
@@ -180,6 +180,15 @@ def check_able(request: Request, card: Card, length: float) -> None:
     if request.video is not None or any(isinstance(one, Source) for one in request.conditions):
         raise RequestError(
             f"a video is changed as a whole, in up to {clip.max_seconds:g} s by `{card.id}`: cut it into parts"
+        )
+    if (
+        request.control is not None
+        or request.reference is not None
+        or any(isinstance(one, Control | Reference) for one in request.conditions)
+    ):
+        raise RequestError(
+            f"a control or a reference goes with clips of up to {clip.max_seconds:g} s by `{card.id}`: leave it out, or "
+            "ask for fewer seconds"
         )
 
 

@@ -588,17 +588,26 @@ class SqliteStore:
                 self._move(at, job, "claim", {"attempt": 1})
 
     def settle(
-        self, job_id: str, *, result: Mapping[str, Any] | None, error: Mapping[str, Any] | None, run_s: float | None
+        self,
+        job_id: str,
+        *,
+        result: Mapping[str, Any] | None,
+        error: Mapping[str, Any] | None,
+        run_s: float | None,
+        size: int = 0,
     ) -> None:
-        """Store how a held job ended."""
+        """Store how a held job ended, and the bytes of its files that lie in the store."""
         with self._writing(durable=True) as at:
             job = self._find(at, job_id, None)
             if job is None or not job.holder or job.state.is_final:
                 return
             at.execute(
-                "UPDATE jobs SET result=?, error=?, run_s=?, attempts=MAX(1, attempts) WHERE id=?",
-                (None if result is None else _text(result), None if error is None else _text(error), run_s, job_id),
-            )
+                "UPDATE jobs SET result=?, error=?, run_s=?, bytes=?, attempts=MAX(1, attempts) WHERE id=?",
+                (
+                    None if result is None else _text(result), None if error is None else _text(error), run_s, size,
+                    job_id,
+                ),
+            )  # fmt: skip
             self._move(at, job, "complete" if error is None else "fail", {})
 
     def beat(self, worker: str, *, pid: int, state: str, facts: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ from kandinsky.errors import (
     RequestError,
     WeightsError,
 )
-from kandinsky.jobs import job_files, results
+from kandinsky.jobs import job_files, live_line, results
 from kandinsky.jobs.loaded import Models
 from kandinsky.jobs.order import Order
 from kandinsky.jobs.records import Claim, State
@@ -264,7 +264,7 @@ class Worker:
             self.store.release(claim)
         self._watch.ended.add(claim.job.id)
 
-    def _fail(self, claims: Sequence[Claim], error: Exception) -> None:
+    def _fail(self, claims: Sequence[Claim], error: Exception) -> dict[str, str]:
         if isinstance(error, KandinskyError):
             code = next((code for kind, code in CODES.items() if isinstance(error, kind)), "failed")
             told = {"code": code, "message": str(error), "hint": error.hint or ""}
@@ -275,6 +275,7 @@ class Worker:
             if self.store.fail(claim, told):
                 job_files.remove_attempts(self.store.folder, claim.job.id, upto=claim.attempt)
             self._watch.ended.add(claim.job.id)
+        return told
 
     def _is_out_of_memory(self, error: Exception) -> bool:
         return isinstance(error, OutOfMemory | MemoryError)
@@ -282,6 +283,10 @@ class Worker:
     def _run(self, claims: list[Claim]) -> None:
         begun = time.monotonic()
         model = claims[0].job.model
+        if claims[0].job.kind == live_line.KIND:
+            if not self.follows:
+                self._live(claims[0], begun)
+            return
         if not self.models.has(model):
             for claim in claims:
                 self.store.report(claim, "loading", {"model": model}, phase="loading")
@@ -309,6 +314,36 @@ class Worker:
                     self._sound(pipe, claim, job, orders[claim.job.id], begun)
             else:
                 self._clips(pipe, jobs, orders, begun, loading_s)
+
+    def _live(self, claim: Claim, begun: float) -> None:
+        """Be the worker of a live session until it ends; what stops it is told to the server."""
+        from kandinsky.engine.pipeline import GenerationPipeline
+        from kandinsky.jobs.live import Session
+
+        order, model = claim.job.order, claim.job.model
+        try:
+            line = live_line.Line(order["address"])
+        except KandinskyError as error:
+            self._fail([claim], error)
+            return
+        try:
+            line.send({"type": "hello", "job": claim.job.id, "secret": order["secret"]})
+            if not self.models.has(model):
+                line.send({"type": "phase", "phase": "loading"})
+            pipe = self.models.get(model)
+            assert isinstance(pipe, GenerationPipeline)
+            line.send({"type": "phase", "phase": "encode"})
+            session = Session(line, pipe, order["prompt"], order["options"], store=self.store.folder)
+            with self.models.switched(pipe, (), None), self._watch.asking(session.stop):
+                session.run()
+            self._done(claim, {"frames": session.frames}, begun, 1)
+            line.send({"type": "end"})
+        except StoreGone:
+            raise
+        except Exception as error:
+            line.send({"type": "failed", "error": self._fail([claim], error)})
+        finally:
+            line.close()
 
     def _clips(
         self,

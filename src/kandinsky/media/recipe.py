@@ -174,6 +174,9 @@ class Recipe(TypedDict, total=False):
     kept_blocks: float
     lora: list[UsedLora]
     unused_words: list[str]
+    timeline: list[dict[str, Any]]
+    first_frame: int
+    frames_sha256: str
     windows: int
     dtype: str
     device: str
@@ -350,6 +353,9 @@ def command(recipe: Mapping[str, Any], path: str | Path = "") -> str:
     needs(cast(Recipe, given), "model", "prompt")
     if "interpolated" in given:
         return _interpolation(given)
+    if "timeline" in given:
+        words = ["kandinsky", "live", "--replay", str(path) if path else "FILE", "--output", "again.y4m"]
+        return shell_command([*words, *(["--device", given["device"]] if "device" in given else [])])
     words = ["kandinsky", "generate", "--model", given["model"]]
     if "width" in given and "height" in given:
         words += ["--size", f"{given['width']}x{given['height']}"]

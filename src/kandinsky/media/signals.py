@@ -63,9 +63,10 @@ def edges_of(frames_THWC: np.ndarray) -> np.ndarray:
     steepest = slope.argmax(axis=-1)[..., None]
     down, right, slope = (np.take_along_axis(one, steepest, axis=-1)[..., 0] for one in (down, right, slope))
     ridge = slope / SLOPE * _is_ridge(slope, down, right)
-    strong, weak = ridge >= HIGH, ridge >= LOW
+    strong: np.ndarray = ridge >= HIGH
+    weak = ridge >= LOW
     while True:
-        grown = strong | (_any_near(strong) & weak)
+        grown: np.ndarray = strong | (_any_near(strong) & weak)
         if np.array_equal(grown, strong):
             return strong
         strong = grown

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
+from starlette.requests import HTTPConnection
 
 from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.keys import COOKIE, Keys, Owner
@@ -15,7 +16,12 @@ NOBODY = Owner()
 
 
 async def owner_of(request: Request, _: Annotated[object, Depends(BEARER)] = None) -> Owner:
-    """The owner of a request.
+    """The owner of a request; see ``owner_of_connection``."""
+    return owner_of_connection(request)
+
+
+def owner_of_connection(request: HTTPConnection) -> Owner:
+    """The owner of a request or a WebSocket.
 
     Raises:
         ApiError: The server has keys, and none of them was given.

@@ -19,7 +19,7 @@ import kandinsky
 from kandinsky.errors import needs_extra
 from kandinsky.evaluate.study_store import StudyStore
 from kandinsky.jobs.sqlite_store import SqliteStore, open_store
-from kandinsky.serve import audio, comparisons, envelope, events, images, models, status, videos, web_page
+from kandinsky.serve import audio, comparisons, envelope, events, images, live, models, status, videos, web_page
 from kandinsky.serve.guard import Guard
 from kandinsky.serve.hub import Hub
 from kandinsky.serve.intake import Intake
@@ -35,6 +35,7 @@ from kandinsky.serve.workers import Workers
 
 log = logging.getLogger(__name__)
 TEND_S, PRUNE_S = 1.0, 600.0
+LONGEST_MESSAGE = 64 * 1024  # of a WebSocket's client
 ABOUT = (
     "Clips, images and sound by the Kandinsky family. `/v1/videos` and `/v1/images` are shaped as OpenAI's, so that "
     "its clients work unchanged; every option of the library may be given beside theirs."
@@ -67,12 +68,14 @@ def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> 
     metrics = Metrics(store)
     hub = Hub(store, seen=metrics.event)
     intake = Intake(store, offers, settings)
+    lives = live.Lives(store, offers, settings, intake)
     supervisor = _workers(settings)(settings, store, names=tuple(offers.all), restarted=metrics.restarts.inc)
 
     @asynccontextmanager
     async def living(app: FastAPI) -> AsyncIterator[None]:
         sweep(store)
         hub.start()
+        await lives.start()
         supervisor.start()
         tending = asyncio.create_task(_tend(store))
         try:
@@ -80,6 +83,7 @@ def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> 
         finally:
             intake.closing = True
             tending.cancel()
+            await lives.stop()
             await asyncio.to_thread(supervisor.stop)
             await hub.stop()
             with suppress(asyncio.CancelledError):
@@ -98,8 +102,9 @@ def create_app(settings: ServeSettings, *, store: SqliteStore | None = None) -> 
     )
     app.state.house = House(store, offers, settings, intake, hub, StudyStore(store.folder))
     app.state.keys, app.state.metrics, app.state.supervisor = keys, metrics, supervisor
+    app.state.lives = lives
     envelope.install(app)
-    modules = (videos, images, audio, events, models, comparisons, status, web_page)
+    modules = (videos, images, audio, live, events, models, comparisons, status, web_page)
     for module in modules:
         app.include_router(module.router)
     tools = Route(PATH, McpOverHttp(app), methods=METHODS, include_in_schema=False)
@@ -170,6 +175,7 @@ def serve(settings: ServeSettings, *, ready: Any = None) -> None:
     """
     with needs_extra("uvicorn", "serve", "a server"):
         import uvicorn
+        import websockets  # noqa: F401 - what uvicorn speaks WebSocket with
     import socket
 
     from kandinsky.errors import RequestError
@@ -191,6 +197,9 @@ def serve(settings: ServeSettings, *, ready: Any = None) -> None:
         server_header=False,
         timeout_graceful_shutdown=5,
         timeout_keep_alive=30,
+        ws="websockets-sansio",
+        ws_max_size=LONGEST_MESSAGE,
+        ws_per_message_deflate=False,  # JPEG does not shrink
         h11_max_incomplete_event_size=64 * 1024,
         lifespan="on",
     )
@@ -211,6 +220,7 @@ def serve(settings: ServeSettings, *, ready: Any = None) -> None:
         async def shutdown(self, sockets: Any = None) -> None:
             app.state.house.intake.closing = True
             app.state.supervisor.leave()
+            await app.state.lives.end()
             app.state.house.hub.end()  # streams end, so that connections can close
             await super().shutdown(sockets)
 

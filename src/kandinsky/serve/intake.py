@@ -120,16 +120,32 @@ class Intake:
         Raises:
             ApiError: 503 while the server ends, 507 if the disk is full, 429 or 403 for limits.
         """
-        settings, store = self.settings, self.store
+        store = self.store
         if self.closing:
             raise ApiError(503, "the server is about to end: try again soon", code="closing", retry_after_s=WAIT_S)
-        if min(shutil.disk_usage(one).free for one in job_files.folders(store.folder)) < settings.disk_bytes:
-            raise ApiError(507, "the disk of the server is almost full: nothing is accepted", code="disk_full")
+        self._check_disk()
         if (wait := self.buckets.take(owner)) > 0:
             raise ApiError(429, f"this key may ask {owner.per_minute:g} times a minute", code="rate_limit_exceeded",
                            retry_after_s=wait)  # fmt: skip
         try:
             store.check_room(owner.name, self._limits(owner))
+        except NoRoom as error:
+            raise _refused(error) from None
+
+    def _check_disk(self) -> None:
+        free = min(shutil.disk_usage(one).free for one in job_files.folders(self.store.folder))
+        if free < self.settings.disk_bytes:
+            raise ApiError(507, "the disk of the server is almost full: nothing is accepted", code="disk_full")
+
+    def check_storage(self, owner: Owner) -> None:
+        """Refuse a file for which its owner has no room.
+
+        Raises:
+            ApiError: 403, or 507 if the disk is full.
+        """
+        self._check_disk()
+        try:
+            self.store.check_room(owner.name, Limits(storage=owner.storage))
         except NoRoom as error:
             raise _refused(error) from None
 

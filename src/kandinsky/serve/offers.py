@@ -51,6 +51,11 @@ class Offer:
         )
 
     @property
+    def streams(self) -> bool:
+        """Whether it can be shown live."""
+        return self.card.roll is not None and self.card.does.makes == "video" and self.card.does.image != "required"
+
+    @property
     def extends(self) -> bool:
         """Whether it can continue a clip: from frames that are known, or from its last one."""
         task = self.card.does
@@ -197,6 +202,7 @@ class Offers:
             expands=card.task in (able or ()),
             stills=offer.makes_stills,
             extends=offer.extends,
+            live=offer.streams,
             seconds=[0.0, 120.0] if sound else [clip.min_seconds, clip.max_seconds],
             shortest=0.0 if sound else shortest_clip(card),
             seconds_step=0.0 if sound else clip.frame_step / clip.fps,

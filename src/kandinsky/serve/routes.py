@@ -35,6 +35,7 @@ _WORDS = {
     413: "The body is too large.",
     415: "The body is neither JSON nor a form.",
     422: "The idempotency key belongs to another request.",
+    426: "The address speaks WebSocket.",
     429: "Too many requests or jobs; `Retry-After` says when to try again.",
     503: "The server is about to end.",
     507: "The server's disk is almost full.",

@@ -90,6 +90,12 @@ class ServeSettings:
         None, "Hosts from which images may be fetched by https URL; default: none.", flags=("--fetch",), metavar="LIST"
     )
     attempts: int = option(3, "How often a job is begun whose worker died.", flags=("--attempts",), least=1, most=20)
+    live_limit: float = option(
+        600.0,
+        "Seconds after which a live session ends if jobs wait; 0: no live sessions.",
+        flags=("--live-limit",),
+        least=0,
+    )
     drain: float = option(10.0, "Seconds for running jobs to finish when the server ends.", flags=("--drain",), least=0)
     mcp: bool = option(
         False,

@@ -133,6 +133,7 @@ class ModelObject(BaseModel):
     expands: bool
     stills: bool = Field(description="Whether it also makes images")
     extends: bool = Field(description="Whether it can continue a clip")
+    live: bool = Field(description="Whether `/v1/live` can show it")
     seconds: list[float] = Field(description="Shortest and longest; 0 makes an image")
     shortest: float = Field(description="Shortest clip that is no image, in seconds")
     seconds_step: float = Field(description="By how much clips grow, in seconds")

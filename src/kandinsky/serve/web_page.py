@@ -1,4 +1,4 @@
-"""The web pages at `/` and `/compare`: files of this package, and nothing that a request names."""
+"""The web pages at `/`, `/live` and `/compare`: files of this package, and nothing that a request names."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ def page_files() -> Mapping[str, tuple[bytes, str]]:
 @router.get("/")
 async def page(request: Request) -> Response:
     """The page itself."""
+    return _answer(request, "index.html")
+
+
+@router.get("/live")
+async def live_page(request: Request) -> Response:
+    """The same page, where it shows a stream."""
     return _answer(request, "index.html")
 
 

@@ -66,6 +66,9 @@ export async function ready() {
   }
 }
 
+/** A live session; what is said on it is in the guide to the API. */
+export const live = () => new WebSocket(Object.assign(new URL("/v1/live", location.href), { protocol: location.protocol.replace("http", "ws") }));
+
 export const events = (after) => new EventSource(`/v1/events?after=${after}`);
 
 /** The address of a result, or of another view of it. */

@@ -10,6 +10,7 @@ import { Gallery } from "./gallery.js";
 import { Gate } from "./gate.js";
 import { GridView } from "./grid-view.js";
 import { Header } from "./header.js";
+import { LiveView } from "./live-view.js";
 import { finished, news, queue, showPreviews, start, state, useLive } from "./live.js";
 import { cancel, Queue } from "./queue.js";
 import * as settings from "./settings.js";
@@ -24,6 +25,7 @@ function Shortcuts({ onClose }) {
     <dl class="shortcuts">${SHORTCUTS.map(([key, name]) => html`<div key=${key}><dt><kbd>${key}</kbd></dt><dd>${t(name)}</dd></div>`)}</dl><//>`;
 }
 
+const pageNow = () => (location.pathname === "/live" ? "live" : "create");
 const jobNamed = (id) => state.jobs.get(id);
 
 function App() {
@@ -34,6 +36,7 @@ function App() {
   const [shown, show] = useState(null); // {viewer | grid | compare | dropped | keys}
   const [picks, setPicks] = useState(null);
   const [over, setOver] = useState(false);
+  const [page, setPage] = useState(pageNow());
 
   useEffect(() => {
     if (live.models.length && !form) setForm(settings.blank());
@@ -42,8 +45,17 @@ function App() {
     document.documentElement.dataset.theme = theme;
     keep("kandinsky.theme", theme);
   }, [theme]);
+  useEffect(() => {
+    const back = () => setPage(pageNow());
+    addEventListener("popstate", back);
+    return () => removeEventListener("popstate", back);
+  }, []);
+  const goTo = (name, path) => {
+    if (path !== location.pathname) history.pushState(null, "", path);
+    setPage(name);
+  };
   useEffect(() => news((kind, job) => {
-    if (job.object === "load" || kind === "cancelled") return;
+    if (job.object === "load" || kind === "cancelled" || pageNow() === "live") return;
     const name = job.prompt || job.model;
     if (kind === "completed") say(t("said.done", { prompt: name }), { kind: "good", act: { label: t("show"), run: () => show({ viewer: job.id }) } });
     if (kind === "failed") say(`${t("said.failed", { prompt: name })} ${job.error?.message || ""}`, { kind: "bad" });
@@ -97,18 +109,19 @@ function App() {
   useLayoutEffect(() => {
     const press = (event) => {
       const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
-      if (typing || shown || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (page === "live" || typing || shown || event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.key === "/") (event.preventDefault(), document.querySelector("#prompt")?.focus());
       else if (event.key === "?") show({ keys: true });
       else if (event.key === "X" && event.shiftKey && queue()[0]) cancel(queue()[0]);
       else if (event.key === "Escape") setPicks(null);
     };
     const paste = (event) => {
+      if (page === "live") return;
       const file = [...(event.clipboardData?.files || [])][0];
       if (file) (event.preventDefault(), take(file));
     };
     const drag = (event) => {
-      if (![...(event.dataTransfer?.types || [])].includes("Files")) return;
+      if (page === "live" || ![...(event.dataTransfer?.types || [])].includes("Files")) return;
       event.preventDefault();
       if (event.type === "dragover") setOver(true);
       else if (event.type === "drop") (setOver(false), event.dataTransfer.files[0] && take(event.dataTransfer.files[0]));
@@ -123,8 +136,9 @@ function App() {
     await speak(name);
     setLanguage(name);
   };
-  const head = html`<${Header} theme=${theme} setTheme=${setTheme} onLanguage=${language} onKeys=${() => show({ keys: true })} hasKey=${live.connection !== "locked" && read("kandinsky.key") === "1"} />`;
+  const head = html`<${Header} theme=${theme} setTheme=${setTheme} page=${page} onPage=${goTo} onLanguage=${language} onKeys=${() => show({ keys: true })} hasKey=${live.connection !== "locked" && read("kandinsky.key") === "1"} />`;
   if (live.connection === "locked") return html`${head}<${Gate} /><${Toasts} />`;
+  if (page === "live") return html`<a class="skip" href="#live-prompt">${t("skip")}</a>${head}<${LiveView} /><${Toasts} />`;
   const order = finished().filter((job) => job.status === "completed").sort((a, b) => b.completed_at - a.completed_at).map((job) => job.id);
   const close = () => show(null);
   const open = (id) => show({ viewer: id });

@@ -9,7 +9,9 @@ import { keep, LANGUAGES, spoken, t } from "./words.js";
 const THEMES = { auto: "light", light: "dark", dark: "auto" };
 const ICONS = { auto: "auto", light: "sun", dark: "moon" };
 
-export function Header({ theme, setTheme, onLanguage, onKeys, hasKey }) {
+const PAGES = { create: "/", live: "/live" };
+
+export function Header({ theme, setTheme, onLanguage, onKeys, hasKey, page, onPage }) {
   const live = useLive();
   const waiting = queue().length;
   const told = live.connection === "ready" && waiting ? t("server.busy", { n: waiting }) : t(`server.${live.connection}`);
@@ -17,6 +19,10 @@ export function Header({ theme, setTheme, onLanguage, onKeys, hasKey }) {
   const state = live.connection === "ready" && waiting ? "busy" : live.connection;
   return html`<header class="top">
     <a class="brand" href="/"><${Mark} /><span>Kandinsky</span></a>
+    ${live.models.some((model) => model.live) && html`<nav class="pages" aria-label=${t("nav")}>
+      ${Object.entries(PAGES).map(([id, path]) => html`<a key=${id} href=${path} aria-current=${id === page ? "page" : null}
+        onClick=${(event) => event.ctrlKey || event.metaKey || event.shiftKey || (event.preventDefault(), onPage(id, path))}>${t(`nav.${id}`)}</a>`)}
+    </nav>`}
     <p class="server ${state}" role="status"><i aria-hidden="true"></i><span>${told}</span></p>
     <div class="top-acts">
       <div class="languages" role="group" aria-label=${t("language")}>

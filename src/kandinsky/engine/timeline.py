@@ -1,0 +1,89 @@
+"""What a stream showed when: kept in the recipe of a clip that was saved from it, and played again. No torch."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kandinsky.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# settings of a stream that a replay gives again
+GIVEN = ("width", "height", "steps", "guidance", "shift", "negative_prompt", "seed")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Prompts of a stream from its beginning, and the part of it that was saved.
+
+    Attributes:
+        prompts: Number of the frame from which each prompt held, and the prompt; the first is 0.
+        first_frame: Where the saved part begins.
+        frames: How long it is.
+    """
+
+    prompts: tuple[tuple[int, str], ...]
+    first_frame: int
+    frames: int
+
+    def at(self, frame: int) -> str | None:
+        """The prompt of a frame; None behind the saved part."""
+        if frame >= self.first_frame + self.frames:
+            return None
+        return self.prompts[bisect.bisect_right([begin for begin, _ in self.prompts], frame) - 1][1]
+
+    def to_recipe(self, frames: Iterable[np.ndarray]) -> dict[str, Any]:
+        """What a recipe says of it.
+
+        Args:
+            frames: Those that were saved, uint8, whose digest tells whether a replay is the same.
+        """
+        return {
+            "timeline": [{"frame": begin, "prompt": prompt} for begin, prompt in self.prompts],
+            "first_frame": self.first_frame,
+            "frames": self.frames,
+            "frames_sha256": digest(frames),
+        }
+
+
+def digest(frames: Iterable[np.ndarray]) -> str:
+    """SHA-256 of the bytes of frames, however they are cut into pieces."""
+    told = hashlib.sha256()
+    for piece in frames:
+        told.update(piece.tobytes())
+    return told.hexdigest()
+
+
+def read(recipe: Mapping[str, Any]) -> Timeline:
+    """The timeline in a recipe.
+
+    Raises:
+        RequestError: It has none, or the one it has is damaged.
+    """
+    if "timeline" not in recipe:
+        raise RequestError("this recipe has no timeline: give that of a clip that was saved from a live stream")
+    entries, first, frames = recipe["timeline"], recipe.get("first_frame"), recipe.get("frames")
+    if not (isinstance(entries, Sequence) and not isinstance(entries, str) and entries):
+        raise RequestError("the recipe's `timeline` is empty or no list: it was changed since it was written")
+    for name, number, least in (("first_frame", first, 0), ("frames", frames, 1), ("seed", recipe.get("seed"), 0)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise RequestError(f"the recipe's `{name}` is `{number}`, where a whole number from {least} on is needed")
+    prompts: list[tuple[int, str]] = []
+    for entry in entries:
+        begin, prompt = (entry.get("frame"), entry.get("prompt")) if isinstance(entry, Mapping) else (None, None)
+        if (
+            not isinstance(begin, int)
+            or not isinstance(prompt, str)
+            or not (begin > prompts[-1][0] if prompts else begin == 0)
+        ):
+            raise RequestError(
+                f"entry {len(prompts) + 1} of the recipe's `timeline` is `{entry}`, where a frame after the one before "
+                "(the first is 0) and its prompt are needed"
+            )
+        prompts.append((begin, prompt))
+    return Timeline(tuple(prompts), int(first), int(frames))  # type: ignore[arg-type]

@@ -1,0 +1,258 @@
+"""A worker's part of a live session: it makes a stream, sends its frames as JPEG, and saves what was shown last.
+
+One thread generates, one turns frames into JPEG and sends them, one hears what is asked for, one writes clips.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kandinsky.engine.timeline import Timeline
+from kandinsky.errors import Cancelled, KandinskyError, RequestError
+from kandinsky.jobs import job_files, results
+from kandinsky.jobs.live_line import KEPT_S, Line
+from kandinsky.media import recipe as recipes
+from kandinsky.model.values import Video, VideoStream
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kandinsky.engine.pipeline import GenerationPipeline
+
+log = logging.getLogger(__name__)
+KEPT_BYTES = 512_000_000  # of the newest frames at most, for saving
+QUALITY = 85
+SPARE_S = 0.1  # a chunk is begun so much sooner than it has to be
+AHEAD = 2  # chunks that wait for their JPEG
+SAVES = 2  # that may wait
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Frames of a chunk, as they are kept for saving."""
+
+    begin: int
+    frames: np.ndarray
+
+
+class Prompter:
+    """What a stream is told, chunk by chunk, at the time when the chunk is due.
+
+    A chunk is begun as late as it can be, so that what is typed is seen soon, and no frames pile up before a viewer.
+
+    Args:
+        prompt: The first.
+        fps: Frames a second.
+    """
+
+    def __init__(self, prompt: str, fps: float) -> None:
+        self.fps = fps
+        self.number = 0  # of the newest prompt, as the client counts
+        self.ended = threading.Event()
+        self.timeline: list[tuple[int, str]] = []
+        self.applied = 0
+        self.chunk = -1
+        self._prompt = prompt
+        self._lock = threading.Lock()
+        self._clock: float | None = None  # when frame 0 was shown, or would have been had all come in time
+        self._takes_s = 0.0
+
+    def take(self, prompt: str, number: int) -> None:
+        """Have the chunks from now on show another prompt."""
+        with self._lock:
+            self._prompt, self.number = prompt, number
+
+    def __call__(self, at: float) -> str | None:
+        """The prompt of the chunk that begins at a second; waits until it is due."""
+        if self._clock is not None:
+            self.ended.wait(max(0.0, self._clock + at - self._takes_s - SPARE_S - time.monotonic()))
+        if self.ended.is_set():
+            return None
+        with self._lock:
+            self.chunk += 1
+            self.applied = self.number
+            if not self.timeline or self.timeline[-1][1] != self._prompt:
+                self.timeline.append((round(at * self.fps), self._prompt))
+            return self._prompt
+
+    def made(self, at: float, takes_s: float) -> None:
+        """Hear that the chunk of a second is there, and how long it took."""
+        now = time.monotonic()
+        self._clock = now - at if self._clock is None else max(self._clock, now - at)
+        self._takes_s = takes_s if not self._takes_s else 0.7 * self._takes_s + 0.3 * takes_s
+
+
+class Session:
+    """A stream on a line.
+
+    Args:
+        line: To the server.
+        pipe: The model.
+        prompt: The first prompt.
+        options: Options of ``GenerationPipeline.stream``, the seed among them.
+        store: Folder of the store, where clips are saved.
+    """
+
+    def __init__(
+        self, line: Line, pipe: GenerationPipeline, prompt: str, options: Mapping[str, Any], *, store: Path
+    ) -> None:
+        self.line = line
+        self.pipe = pipe
+        self.fps = pipe.card.clip.fps
+        self.options = dict(options)
+        self.store = store
+        self.frames = 0
+        self._asked = 0.0
+        self._prompter = Prompter(prompt, self.fps)
+        self._kept: deque[Shown] = deque()
+        self._lock = threading.Lock()
+        self._recipe: dict[str, Any] = {}
+        self._frames: queue.Queue[tuple[Video, float] | None] = queue.Queue(AHEAD)
+        self._saving = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._saves = threading.BoundedSemaphore(SAVES)
+
+    def stop(self) -> None:
+        """End the stream within a step. From any thread."""
+        self._prompter.ended.set()
+        self.pipe.cancel()
+
+    def run(self) -> None:
+        """Make the stream until it is stopped, or the line ends.
+
+        Raises:
+            KandinskyError: It cannot be made, or made any longer.
+        """
+        hearing = threading.Thread(target=self._hear, name="hear", daemon=True)
+        sending = threading.Thread(target=self._send, name="send", daemon=True)
+        hearing.start()
+        sending.start()
+        try:
+            self._make()
+        finally:
+            self._prompter.ended.set()
+            self._frames.put(None)
+            sending.join()
+            self._saving.shutdown(cancel_futures=True)
+
+    def _make(self) -> None:
+        begun = time.monotonic()
+        pieces = self.pipe.stream(self._ask, **self.options)
+        try:
+            for piece in pieces:
+                takes_s = time.monotonic() - max(begun, self._asked)
+                self._prompter.made(piece.recipe["start"], takes_s)
+                self._keep(piece)
+                self._frames.put((piece, takes_s))
+        except Cancelled:
+            if not self._prompter.ended.is_set():
+                raise
+
+    def _ask(self, at: float) -> str | None:
+        before = self._prompter.applied
+        prompt = self._prompter(at)
+        self._asked = time.monotonic()
+        if prompt is not None and self._prompter.applied != before:
+            told = {"prompt": prompt, "chunk": self._prompter.chunk, "frame": round(at * self.fps)}
+            self.line.send({"type": "applied", "id": self._prompter.applied, **told})
+        return prompt
+
+    def _keep(self, piece: Video) -> None:
+        with self._lock:
+            self._kept.append(Shown(self.frames, piece.frames))
+            self.frames += len(piece)
+            self._recipe = piece.recipe
+            while len(self._kept) > 1 and self._is_full():
+                self._kept.popleft()
+
+    def _is_full(self) -> bool:
+        rest = self.frames - self._kept[1].begin
+        return rest >= KEPT_S * self.fps or sum(one.frames.nbytes for one in self._kept) > KEPT_BYTES
+
+    def _send(self) -> None:
+        from PIL import Image
+
+        begin = 0
+        while (next_one := self._frames.get()) is not None:
+            piece, takes_s = next_one
+            images = []
+            for frame in piece:
+                with io.BytesIO() as file:
+                    Image.fromarray(frame).save(file, "JPEG", quality=QUALITY)
+                    images.append(file.getvalue())
+            told: dict[str, Any] = {"type": "chunk", "chunk": piece.recipe["chunk"], "frame": begin}
+            told |= {"prompt": piece.recipe["prompt"], "made_s": round(takes_s, 4)}
+            told |= {"unused_words": piece.recipe.get("unused_words", []), "lengths": [len(image) for image in images]}
+            begin += len(piece)
+            if not self.line.send(told, b"".join(images)):
+                self.stop()
+
+    # -- what is asked for -------------------------------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        while (told := self.line.receive()) is not None:
+            match told["type"]:
+                case "prompt":
+                    self._prompter.take(told["prompt"], told["id"])
+                case "save" if self._saves.acquire(blocking=False):
+                    try:
+                        self._saving.submit(self._save, told)
+                    except RuntimeError:  # the stream has just ended
+                        break
+                case "save":
+                    self._refuse(told, "two clips are being saved already: wait until one is there")
+                case "stop":
+                    break
+        self.stop()
+
+    def _refuse(self, told: Mapping[str, Any], why: str) -> None:
+        self.line.send({"type": "not_saved", "id": told["id"], "message": why})
+
+    def _save(self, told: Mapping[str, Any]) -> None:
+        """Write the last seconds as a clip, under the name that the server gave."""
+        try:
+            clip = self._clip(float(told["seconds"]))
+            if clip is None:
+                self._refuse(told, "nothing was shown yet: wait for the first frames")
+                return
+            folder = job_files.folder_of(self.store, told["clip"])
+            folder.mkdir(mode=0o700, exist_ok=True)
+            result = results.write_clip(clip, folder, "a1", "mp4", look=lambda done, total: None)
+            self.line.send({"type": "saved", "id": told["id"], "clip": told["clip"], "result": result})
+        except KandinskyError as error:
+            self._refuse(told, str(error))
+        except Exception:
+            log.exception("a clip of a live session cannot be saved")
+            self._refuse(told, "the worker failed to write the clip; its log says why")
+        finally:
+            self._saves.release()
+
+    def _clip(self, seconds: float) -> VideoStream | None:
+        with self._lock:
+            kept, end, recipe = list(self._kept), self.frames, self._recipe
+            prompts = tuple(one for one in self._prompter.timeline if one[0] < end)
+        if not kept:
+            return None
+        first = max(kept[0].begin, end - max(1, round(seconds * self.fps)))
+        line = Timeline(prompts, first, end - first)
+
+        def frames() -> Iterator[np.ndarray]:
+            for one in kept:
+                if one.begin + len(one.frames) > first:
+                    yield one.frames[max(0, first - one.begin) :]
+
+        loras = {one["source"]: one["name"] for one in self.pipe.adapters.recipe()}
+        told = {name: value for name, value in recipe.items() if name not in ("chunk", "start", "unused_words")}
+        told |= {"seconds": line.frames / self.fps, **line.to_recipe(frames())}
+        if len(recipes.to_text(told)) > recipes.MOST_CHARACTERS // 2:  # the names of LoRAs come in place of files
+            raise RequestError("this session has had too many prompts for a file to name them: begin another one")
+        return VideoStream(frames(), line.frames, self.fps, recipe["seed"], results.without_paths(told, loras))

@@ -1,0 +1,94 @@
+// The page's live mode in a real browser, with the keyboard. One line of JSON.
+// Run: node live.mjs CHROMIUM URL KEY
+
+import { createRequire } from "node:module";
+import { readFileSync } from "node:fs";
+import { chromium } from "playwright-core";
+
+const [, , executablePath, url, key] = process.argv;
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+const SHOTS = process.env.SHOTS;
+const faults = [];
+
+function check(fact, what) {
+  if (!fact) throw new Error(what);
+}
+const shot = (page, name) => SHOTS && page.screenshot({ path: `${SHOTS}/${name}.png` });
+
+async function accessible(page, where) {
+  await page.evaluate(axe);
+  const found = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+  const bad = found.violations.filter((one) => one.impact === "serious" || one.impact === "critical");
+  check(!bad.length, `${where}: ${bad.map((one) => `${one.id} ${one.nodes.map((node) => `${node.target} ${node.failureSummary}`).join("; ")}`).join(" | ")}`);
+}
+
+/** What the canvas shows, as one number for each of a few points. */
+const pixels = (page) =>
+  page.evaluate(() => {
+    const canvas = document.querySelector(".live-stage canvas");
+    const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    return Array.from({ length: 64 }, (_, i) => data[i * 4 * 97 + (i % 3)]).join();
+  });
+async function changes(page, before) {
+  await page.waitForFunction(
+    (before) => {
+      const canvas = document.querySelector(".live-stage canvas");
+      const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+      return Array.from({ length: 64 }, (_, i) => data[i * 4 * 97 + (i % 3)]).join() !== before;
+    },
+    before,
+  );
+}
+
+async function live(browser) {
+  const context = await browser.newContext({ locale: "ru-RU", viewport: { width: 1280, height: 800 } });
+  const page = await context.newPage();
+  page.setDefaultTimeout(60_000);
+  page.on("pageerror", (error) => faults.push(String(error)));
+  page.on("console", (line) => /Content Security Policy|Refused to/.test(line.text()) && faults.push(line.text()));
+  await page.goto(`${url}/live`);
+  await page.fill("#key", key); // the socket is opened with the cookie that this gives
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("#live-prompt");
+  check((await page.textContent("nav a[aria-current]")) === "Вживую", "the page is not in Russian");
+  await accessible(page, "before");
+  await page.focus("#live-prompt");
+  await page.keyboard.type("кот");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector(".live-stage.live");
+  const first = await pixels(page);
+  await changes(page, first);
+  await shot(page, "live");
+  await page.fill("#live-prompt", "<b>трактор</b>");
+  await page.keyboard.press("Enter");
+  await page.waitForFunction(() => document.querySelector(".live-caption b")?.textContent === "<b>трактор</b>");
+  check((await page.getAttribute(".live-stage canvas", "aria-label")).includes("трактор"), "the canvas has no name");
+  check((await page.locator(".live-prompts li").count()) === 2, "the prompts are not listed");
+  await page.click(".live-save button");
+  await page.waitForSelector(".live-clips video");
+  const [file] = await Promise.all([page.waitForEvent("download"), page.click(".live-clips a")]);
+  check((await file.failure()) === null, "the clip cannot be downloaded");
+  await accessible(page, "while it runs");
+  await page.setViewportSize({ width: 390, height: 800 });
+  check(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than a phone");
+  await shot(page, "live-phone");
+  await page.click(".composer .send .secondary");
+  await page.waitForSelector(".live-stage.ended");
+  await page.click('nav a[href="/"]');
+  await page.waitForSelector("#prompt:enabled");
+  await page.waitForSelector(".card"); // the saved clip is with the others
+  await page.goBack();
+  await page.waitForSelector("#live-prompt");
+  check(!faults.length, faults.join("\n"));
+}
+
+const browser = await chromium.launch({ executablePath, args: FLAGS });
+try {
+  await live(browser);
+  console.log(JSON.stringify({ ok: true }));
+} catch (error) {
+  console.log(JSON.stringify({ ok: false, problem: String(error.stack || error) }));
+} finally {
+  await browser.close();
+}

@@ -1,0 +1,273 @@
+"""`/v1/live` on a real server: a causal Nano over a WebSocket."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+import kandinsky
+from kandinsky.engine import timeline
+from kandinsky.media import recipe as recipes
+from serve.conftest import Server
+from serve.test_page_browser import CHROMIUM, FOLDER
+
+CARD = """
+id = "nano-causal"
+base = "nano-t2v"
+[sampling]
+steps = 1
+guidance = 1.0
+mag_ratios = []
+attention = { type = "causal", frames = 2, reach = 1 }
+[roll]
+context_noise = 0.1
+"""
+FRAME = struct.Struct("!IId")
+KEY, OTHER = "the-key-of-alice", "the-key-of-bob--"
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cards")
+    (folder / "nano-causal.toml").write_text(CARD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory, cards: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("live")
+    (folder / "keys.toml").write_text(f'[alice]\nkey = "{KEY}"\n[bob]\nkey = "{OTHER}"\nrunning = 1\n')
+    models, options = ("nano-t2v", "nano-causal"), ("--keys", str(folder / "keys.toml"), "--live-limit", "3")
+    with Server(folder, *options, models=models, KANDINSKY_CARDS=str(cards)) as server:
+        server.client.headers["authorization"] = f"Bearer {KEY}"
+        yield server.wait_ready()
+
+
+class Viewer:
+    """A client; frames are acknowledged as they come unless it is slow."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.words: list[dict[str, Any]] = []
+        self.frames: list[tuple[int, int, float, bytes]] = []
+        self.acks = True
+
+    def say(self, **word: Any) -> None:
+        self.socket.send(json.dumps(word))
+
+    def read(self) -> dict[str, Any] | None:
+        """The next message; None for a frame."""
+        told = self.socket.recv(timeout=PATIENCE_S)
+        if isinstance(told, bytes):
+            number, chunk, at = FRAME.unpack(told[: FRAME.size])
+            self.frames.append((number, chunk, at, told[FRAME.size :]))
+            if self.acks:
+                self.say(type="ack", frame=number)
+            return None
+        self.words.append(json.loads(told))
+        return self.words[-1]
+
+    def until(self, kind: str, test: Callable[[dict[str, Any]], bool] = lambda word: True) -> dict[str, Any]:
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            word = self.read()
+            if word is not None and word["type"] == kind and test(word):
+                return word
+        raise AssertionError((kind, self.words))
+
+    def until_frames(self, count: int) -> None:
+        while len(self.frames) < count:
+            self.read()
+
+    def rest(self) -> int:
+        """Read to the end; returns the code of the closing."""
+        try:
+            while True:
+                self.read()
+        except ConnectionClosed as closed:
+            assert closed.rcvd is not None
+            return closed.rcvd.code
+
+
+@contextmanager
+def viewer(server: Server, *, key: str | None = KEY, **more: Any) -> Iterator[Viewer]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with connect(server.url.replace("http", "ws") + "/v1/live", additional_headers=headers, **more) as socket:
+        yield Viewer(socket)
+
+
+def test_a_session_shows_switches_saves_and_ends(live: Server, cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with viewer(live) as seen:
+        seen.say(type="start", model="nano-causal", prompt="a cat", seed=5, size="96x96")
+        told = seen.until("session")
+        assert (told["seed"], told["width"], told["height"], told["fps"]) == (5, 96, 96, 12)
+        first = seen.until("chunk")
+        assert (first["chunk"], first["frame"], first["prompt"]) == (0, 0, "a cat") and first["made_s"] > 0
+        seen.until_frames(5)
+        numbers = [number for number, *_ in seen.frames]
+        assert numbers == list(range(len(numbers))) and seen.frames[4][2] == pytest.approx(4 / 12)
+        assert Image.open(io.BytesIO(seen.frames[0][3])).size == (96, 96)
+        seen.say(type="prompt", prompt="a zzyzx tractor", id=7)
+        assert seen.until("accepted")["id"] == 7
+        applied = seen.until("applied")
+        assert (applied["id"], applied["prompt"]) == (7, "a zzyzx tractor")
+        shown = seen.until("chunk", lambda word: word["prompt"] == "a zzyzx tractor")
+        assert (shown["chunk"], shown["frame"]) == (applied["chunk"], applied["frame"])
+        assert shown["unused_words"] == ["zzyzx"] and shown["dropped"] == 0
+        seen.until("chunk", lambda word: word["chunk"] == applied["chunk"] + 2)
+        seen.say(type="save", seconds=1.5, id=9)
+        saved = seen.until("saved")
+        assert saved["id"] == 9 and saved["seconds"] == pytest.approx(1.5)
+        seen.say(type="stop")
+        assert seen.rest() == 1000 and seen.words[-1] == {"type": "end", "reason": "stopped"}
+    clip = live.get(saved["video"])
+    assert (clip["status"], clip["model"], clip["seconds"], clip["frames"]) == ("completed", "nano-causal", "1.5", 18)
+    assert clip["bytes"] > 1000 and clip["variants"]
+    file = live.folder / "clip.mp4"
+    file.write_bytes(live.client.get(saved["url"]).content)
+    recipe = recipes.read(file)
+    line = timeline.read(recipe)
+    assert [prompt for _, prompt in line.prompts] == ["a cat", "a zzyzx tractor"] and line.first_frame > 0
+    assert line.prompts[1][0] == applied["frame"] and "address" not in json.dumps(recipe)
+    # made again, here, by the library
+    monkeypatch.setenv("KANDINSKY_CARDS", str(cards))
+    again = kandinsky.load("nano-causal", device="cpu").replay(recipe).gather()
+    assert len(again) == 18 and timeline.digest([again.frames]) == recipe["frames_sha256"]
+    shown_then = {number: jpeg for number, _, _, jpeg in seen.frames}
+    for place in range(18):
+        if (jpeg := shown_then.get(line.first_frame + place)) is not None:
+            assert np.abs(np.asarray(Image.open(io.BytesIO(jpeg)), int) - again.frames[place]).mean() < 6
+
+
+def test_a_slow_viewer_gets_the_newest_frames(live: Server) -> None:
+    with viewer(live) as seen:
+        seen.acks = False
+        seen.say(type="start", model="nano-causal", prompt="a dog", seed=1)
+        seen.until_frames(24)  # two seconds are sent ahead, and no more
+        with pytest.raises(TimeoutError):
+            while True:
+                assert seen.socket.recv(timeout=2.5) is not None
+        seen.acks = True
+        seen.say(type="ack", frame=24)
+        told = seen.until("chunk", lambda word: word["dropped"] > 0)
+        seen.read()
+        number = seen.frames[-1][0]
+        assert number > 24 and told["dropped"] >= number - 24
+        seen.say(type="stop")
+        assert seen.rest() == 1000
+
+
+def test_wrong_messages_are_one_clear_line_each(live: Server) -> None:
+    with viewer(live) as seen:
+
+        def refused(text: str | bytes) -> dict[str, Any]:
+            seen.socket.send(text)
+            error: dict[str, Any] = seen.until("error")["error"]
+            assert "\n" not in error["message"] and error["message"]
+            return error
+
+        assert "JSON" in refused("panda")["message"] and "binary" in refused(b"\x00")["message"]
+        assert "`start`, `prompt`" in refused('{"type": "go"}')["message"] and "object" in refused("[1]")["message"]
+        assert "`start` first" in refused('{"type": "save"}')["message"]
+        assert refused('{"type": "start", "prompt": " "}')["code"] == "missing"
+        wrong = refused('{"type": "start", "prompt": "a cat", "model": "nano-t2v"}')
+        assert wrong["param"] == "model" and "use `nano-causal`" in wrong["message"]
+        assert refused('{"type": "start", "prompt": "a cat", "model": "no"}')["code"] == "model_not_found"
+        assert "64x64" in refused('{"type": "start", "prompt": "a cat", "size": "64x64"}')["message"]
+        assert refused('{"type": "start", "prompt": "a cat", "seed": -1}')["param"] == "seed"
+        assert refused('{"type": "start", "prompt": "a cat", "colour": 1}')["code"] == "unknown_parameter"
+        assert refused(json.dumps({"type": "start", "prompt": "a" * 4001}))["param"] == "prompt"
+        seen.say(type="start", prompt="a cat")  # the only model that can
+        seen.until("chunk")
+        assert "already" in refused('{"type": "start", "prompt": "a cat"}')["message"]
+        assert refused('{"type": "save", "seconds": 31}')["param"] == "seconds"
+        assert refused('{"type": "prompt", "prompt": ""}')["code"] == "missing"
+        assert refused('{"type": "ack"}')["param"] == "frame"
+        seen.until("chunk")  # and it went on
+
+
+def test_who_may_not_look_is_told(live: Server) -> None:
+    for key in (None, "not-a-key-of-this-server"):
+        with pytest.raises(InvalidStatus) as refused, viewer(live, key=key):
+            pass
+        assert refused.value.response.status_code == 401
+        assert json.loads(refused.value.response.body or b"")["error"]["code"] == "invalid_api_key"
+    with pytest.raises(InvalidStatus) as refused, viewer(live, origin="https://elsewhere.example"):
+        pass
+    assert refused.value.response.status_code == 403
+    with viewer(live, origin=live.url) as seen:
+        seen.say(type="stop")
+        assert seen.rest() == 1000
+    answer = live.client.get("/v1/live")
+    assert answer.status_code == 426 and "WebSocket" in answer.json()["error"]["message"]
+    with viewer(live) as seen:
+        seen.socket.send(json.dumps({"type": "start", "prompt": "a" * 70_000}))
+        with pytest.raises(ConnectionClosed) as closed:
+            seen.socket.recv(timeout=PATIENCE_S)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+
+
+def test_sessions_and_jobs_share_the_worker_in_turn(live: Server) -> None:
+    with viewer(live) as seen, viewer(live, key=OTHER) as waits:
+        seen.say(type="start", prompt="a cat")
+        seen.until("chunk")
+        waits.say(type="start", prompt="a dog")
+        assert waits.until("phase")["phase"] == "queued"
+        waits.say(type="prompt", prompt="a star", id=1)  # while it waits
+        with viewer(live, key=OTHER) as third:  # bob may have one job
+            third.say(type="start", prompt="a dog")
+            assert third.until("error")["error"]["code"] == "too_many_jobs"
+        assert seen.rest() == 1013 and seen.words[-1]["reason"] == "limit"  # after three seconds, since one waits
+        assert waits.until("chunk")["prompt"] == "a star"
+        job = live.create("a panda", model="nano-t2v")
+        waits.socket.close()  # who goes away frees the worker
+        assert live.wait(job["id"])["status"] == "completed"
+    left = live.client.get("/v1/jobs").json()["data"]
+    assert "live" not in {one["object"] for one in left}
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(live: Server) -> None:
+    if CHROMIUM is None or shutil.which("node") is None:
+        pytest.skip("needs Chromium and Node.js (Debian's packages chromium and nodejs)")
+    if not all((FOLDER / "node_modules" / name).is_dir() for name in ("playwright-core", "axe-core")):
+        pytest.skip("needs `npm install --prefix tests/serve/browser`")
+    command = ["node", "live.mjs", CHROMIUM, live.url, KEY]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    assert told["ok"], told["problem"]
+
+
+def test_a_worker_or_a_server_that_ends_says_so(live: Server) -> None:
+    """The last one, since nothing is left after it."""
+    with viewer(live) as seen:
+        seen.say(type="start", prompt="a cat")
+        seen.until("chunk")
+        psutil.Process(live.worker_pids()[0]).kill()
+        assert seen.rest() == 1011
+        assert [word["error"]["code"] for word in seen.words if word["type"] == "error"] == ["worker_died"]
+    live.wait_ready()
+    with viewer(live) as seen:  # and the next one begins
+        seen.say(type="start", prompt="a cat")
+        seen.until("chunk")
+        assert live.process is not None
+        live.process.terminate()
+        assert seen.rest() == 1001 and seen.words[-1] == {"type": "end", "reason": "closing"}
+    assert live.process.wait(30) == 0
