@@ -68,7 +68,7 @@ def test_prompt_files_and_faults(files: Path, call: Call) -> None:
     assert done.code != 0 and Path("one.mp4").is_file() and not Path("two.mp4").exists()
     for words, expected in (
         (("--control", "a.mp4", "--branch", "a.png"), "`a.png` is cut off"),
-        (("--control-strength", "0.5"), "give --control"),
+        (("--control-strength", "0.5"), "give `--control FILE`"),
         (("--control", "a.mp4", "--branch", "reference.safetensors"), "control branch"),
     ):
         done = call("generate", "a cat", *words, *QUICK)
