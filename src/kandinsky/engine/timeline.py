@@ -76,11 +76,8 @@ def read(recipe: Mapping[str, Any]) -> Timeline:
     prompts: list[tuple[int, str]] = []
     for entry in entries:
         begin, prompt = (entry.get("frame"), entry.get("prompt")) if isinstance(entry, Mapping) else (None, None)
-        if (
-            not isinstance(begin, int)
-            or not isinstance(prompt, str)
-            or not (begin > prompts[-1][0] if prompts else begin == 0)
-        ):
+        least = prompts[-1][0] + 1 if prompts else 0
+        if not isinstance(begin, int) or begin < least or (not prompts and begin) or not isinstance(prompt, str):
             raise RequestError(
                 f"entry {len(prompts) + 1} of the recipe's `timeline` is `{entry}`, where a frame after the one before "
                 "(the first is 0) and its prompt are needed"
