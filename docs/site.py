@@ -22,7 +22,7 @@ GLOBS = (
     "comfyui/*.md",
     "src/kandinsky/assets/*/*.md",
 )
-IMAGES = ("src/kandinsky/assets/*/*.png", "docs/guides/*.png")
+IMAGES = ("src/kandinsky/assets/*/*.png", "docs/guides/*.png", "docs/guides/*.webp")
 
 
 def pages(root: Path = ROOT) -> list[Path]:
