@@ -283,3 +283,12 @@ def test_models_without_branches_refuse_them(tmp_path: Path) -> None:
 
     with pytest.raises(RequestError, match="takes no control, since no branch can stand beside"):
         resolve(Request(card.id, "a cat", control=np.zeros((64, 64, 3), np.uint8)), card)
+
+
+def test_no_server_reads_files_that_a_request_names() -> None:
+    from kandinsky.serve.condition_files import kept
+    from kandinsky.serve.envelope import ApiError
+
+    for kind in KINDS:
+        with pytest.raises(ApiError, match="not taken over HTTP"):
+            kept([{kind: "/etc/hostname", "branch": "/etc/hostname"}], lambda value, way: "file")

@@ -187,7 +187,7 @@ def check_able(request: Request, card: Card, length: float) -> None:
         or any(isinstance(one, Control | Reference) for one in request.conditions)
     ):
         raise RequestError(
-            f"a control or a reference goes with clips of up to {clip.max_seconds:g} s by `{card.id}`: leave it out "
+            f"a control or a reference goes with clips of up to {clip.max_seconds:g} s by `{card.id}`: leave it out, "
             "or ask for fewer seconds"
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from kandinsky.errors import RequestError
-from kandinsky.model.given import MOST_CONDITIONS, Frames, conditions_of, plain
+from kandinsky.model.given import MOST_CONDITIONS, Control, Frames, Reference, conditions_of, plain
 from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.fields import MOST_MARKS
 
@@ -75,9 +75,11 @@ def kept(values: Sequence[Any], take: Take) -> list[dict[str, Any]]:
     mappings = [_mapping(one) for one in values]
     for number, one in enumerate(mappings, 1):  # all are looked at before a file is
         try:
-            conditions_of([{key: "file" if key in (*KINDS, "mask") else value for key, value in one.items()}])
+            (given,) = conditions_of([{k: "file" if k in (*KINDS, "mask") else value for k, value in one.items()}])
         except RequestError as error:
             raise _wrong(f"{error} (condition {number})" if len(mappings) > 1 else str(error)) from None
+        if isinstance(given, Control | Reference):  # it names files of this machine
+            raise _wrong("controls and references are not taken over HTTP: use `frames` or `source`")
     found = []
     for one in mappings:
         taken = {
