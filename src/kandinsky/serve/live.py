@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Request, WebSocket
+from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from kandinsky.engine import timeline
@@ -34,7 +34,7 @@ from kandinsky.jobs.records import JobRecord, NewJob, State
 from kandinsky.jobs.sqlite_store import SqliteStore, new_id
 from kandinsky.model.values import Request as Wanted
 from kandinsky.serve import live_messages
-from kandinsky.serve.access import owner_of_connection
+from kandinsky.serve.access import Access, owner_of_connection
 from kandinsky.serve.envelope import ApiError, body, told
 from kandinsky.serve.intake import Intake
 from kandinsky.serve.keys import Owner
@@ -513,7 +513,7 @@ def _error(error: ApiError) -> dict[str, Any]:
 @router.get(
     "/v1/live", status_code=426, response_model=Envelope, responses=errors(426), response_description="Use a WebSocket."
 )
-async def live_without_websocket(request: Request) -> Envelope:
+async def live_without_websocket(owner: Access) -> Envelope:
     """A WebSocket at this address shows a stream as it is made; the guide to the API has its messages."""
     raise ApiError(426, "this address speaks WebSocket: connect with `ws://`", code="upgrade_required",
                    headers={"Upgrade": "websocket"})  # fmt: skip
