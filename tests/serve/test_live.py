@@ -25,6 +25,7 @@ from kandinsky.engine import timeline
 from kandinsky.media import recipe as recipes
 from serve.conftest import Server
 from serve.test_page_browser import CHROMIUM, FOLDER
+from serve.test_serve_pages import blocks
 
 CARD = """
 id = "nano-causal"
@@ -153,6 +154,17 @@ def test_a_session_shows_switches_saves_and_ends(live: Server, cards: Path, monk
     for place in range(18):
         if (jpeg := shown_then.get(line.first_frame + place)) is not None:
             assert np.abs(np.asarray(Image.open(io.BytesIO(jpeg)), int) - again.frames[place]).mean() < 6
+
+
+def test_the_example_of_the_guide(live: Server) -> None:
+    (code,) = [block for block in blocks("python") if "/v1/live" in block]
+    address = '"ws://127.0.0.1:8000/v1/live"'
+    assert address in code
+    there = f'"{live.url.replace("http", "ws")}/v1/live", additional_headers={{"X-API-Key": "{KEY}"}}'
+    names: dict[str, Any] = {}
+    exec(code.replace(address, there), names)
+    assert names["number"] >= 36 and names["jpeg"][:2] == b"\xff\xd8"
+    assert names["told"] == {"type": "end", "reason": "stopped"}
 
 
 def test_a_slow_viewer_gets_the_newest_frames(live: Server) -> None:

@@ -46,7 +46,7 @@ def test_curl(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", range(3))
 def test_python(server: Server, tmp_path: Path, number: int) -> None:
     pages = blocks("python")
-    assert len(pages) == 3
+    assert len(pages) == 4  # that of live sessions is run by `test_live.py`
     run(server, [sys.executable, "-c"], pages[number], tmp_path)
     if number != 1:  # LiteLLM writes no file
         assert len(read_video(tmp_path / "panda.mp4")) == 13
