@@ -27,7 +27,9 @@ Known = io.Custom(KNOWN)
 # Fields that a node shows; what is true of them stands with them, in the library.
 RUN = ("device", "dtype", "offload", "attention", "quantize", "tiling", "text_cache")
 SAMPLING = ("negative_prompt", "steps", "guidance", "shift", "seed", "cache", "expand", "expanded_prompt")
-FRAMES = tuple(images_of(Request, besides=("image", "control", "reference")))  # further known frames, for models that take them
+FRAMES = tuple(
+    images_of(Request, besides=("image", "control", "reference"))
+)  # further known frames, for models that take them
 CLIPS = (*SAMPLING, *FRAMES, "resample", "seconds", "fps", "motion", "image_guidance", "interpolation_guidance")
 CHANGES = ("strength", "mask", "mask_grow", "span", "place", "source_prompt")
 EDITS = (*SAMPLING, "mask", "mask_grow")
