@@ -113,7 +113,7 @@ def test_plan_for_a_card_that_is_not_here(call: Call) -> None:
 def test_plan_refuses_as_a_generation_would() -> None:
     for wrong, error in (
         ({"width": 500, "height": 500}, RequestError),
-        ({"seconds": 6}, RequestError),
+        ({"seconds": 4000}, RequestError),
         ({"offload": "disk"}, RequestError),
         ({"dtype": "int3"}, RequestError),
         ({"device": "cuda:99"}, BackendError),

@@ -253,7 +253,9 @@ def test_show_says_what_a_model_accepts(call: Call) -> None:
         assert lines[0] == "accepts" and lines[len(facts) + 1] == "", name
         shown = dict(line.split(maxsplit=1) for line in lines[1 : len(facts) + 1] if not line.startswith("  quantize"))
         assert shown["steps"] == f"1 to {card.sampling.max_steps}; default {card.sampling.steps}"
-        assert ("video" in facts, "image" in facts) == (card.does.video, card.does.image != "none"), name
+        knows = card.does.knows
+        assert ("video" in facts) == (card.does.video or "source" in knows), name
+        assert ("image" in facts) == (card.does.image != "none" or "first frame" in knows), name
     facts = accepted(catalogue.find("kandinsky-video-1.1"))
     assert facts["fps"].startswith("low (2 frames a second), ") and "default normal" in facts["motion"]
     assert facts["cache"] == "not supported" and "nabla" not in facts["attention"] and "tiling" not in facts

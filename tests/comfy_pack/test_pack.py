@@ -35,6 +35,13 @@ NOT_SHOWN = {
     "width": "part of size",
     "height": "part of size",
     "states": "a path in a workflow, which may be somebody else's",
+    **dict.fromkeys(
+        ("prompt_at", "fade", "overlap", "loop"), "of long clips, which ComfyUI would hold whole in memory"
+    ),
+    **dict.fromkeys(
+        ("control", "control_strength", "control_steps", "reference", "reference_strength", "branch"),
+        "of branches, which have no node yet",
+    ),
 }
 
 

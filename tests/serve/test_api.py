@@ -312,7 +312,7 @@ def test_an_idempotency_key_makes_one_job(server: Server) -> None:
         ({"prompt": "x", "size": "100x100"}, "size", "use `96x96`"),
         ({"prompt": "x", "size": "big"}, "size", ""),
         ({"prompt": "x", "seconds": 9000}, "seconds", "0 to 3600"),
-        ({"prompt": "x", "seconds": 3000}, "seconds", "times the work"),
+        ({"prompt": "x", "seconds": 3000}, "steps", "times the work"),
         ({"prompt": "x", "seconds": 0}, "seconds", "/v1/images"),
         ({"prompt": "x", "seconds": "1e999"}, "seconds", ""),
         ({"prompt": "x", "seed": -1}, "seed", ""),
