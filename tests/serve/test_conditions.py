@@ -185,7 +185,7 @@ def test_what_is_wrong_is_said(client: TestClient, house: House, clip: Path, tmp
     refused(client, "there is no file", conditions=[f"{secret}@0"])
     refused(client, "fetches nothing by URL", conditions=[{"frames": f"file://{secret}"}])
     refused(client, "no finished job", conditions=[{"frames": {"id": "job_" + "0" * 32}}])
-    refused(client, "give its file as `frames` or as `source`", conditions=[{"at": 0}])
+    refused(client, "give its file as `frames`, `source`", conditions=[{"at": 0}])
     refused(client, "`cu`", conditions=[{"frames": "a", "cu": "0:1"}], files={"a": bytes_})
     refused(client, "not JSON", conditions="[{", files={"a": bytes_})
     refused(client, "both to be known", conditions=[{"frames": "a", "cut": "0:5"}, {"frames": "a", "cut": "0:1"}],

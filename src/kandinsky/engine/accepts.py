@@ -67,7 +67,7 @@ def _of_clips(card: Card) -> Iterator[tuple[str, str]]:
     ):
         if kind in card.part("dit").branches:
             own = any(kind in name for part in card.branches for name in part.files)
-            yield kind, f"{what}, by a {kind} branch" + (" of its own" if own else ": --branch")
+            yield kind, f"{what}, by a {kind} branch" + (" of its own" if own else " whose file is given")
     if task.mask:
         yield "mask", "required; mask_grow enlarges it"
     more = f"; or multiples of {clip.multiple} up to {LONGEST_SIDE}" if clip.multiple else ""
@@ -107,7 +107,7 @@ def _of_time(card: Card) -> Iterator[tuple[str, str]]:
         yield "seconds", f"{clip.min_seconds:g} to {clip.max_seconds:g}{still}; default {clip.seconds:g}"
         if clip.overlap != 0 and "frames" in card.does.knows:
             known = f"{default_overlap(card):.3g}"
-            yield "longer clips", f"up to {LONGEST:g} s in windows that share {known} s, see overlap, prompt_at, loop"
+            yield "longer clips", f"up to {LONGEST:g} s in windows that share {known} s"
         yield "frame rate", f"{clip.fps:g} frames a second, fixed"
 
 

@@ -24,7 +24,7 @@ from kandinsky.weights.locate import locate_all, missing_parts
 
 SINCE = int(time.time())
 NOT_SHOWN = ("dtype", "offload", "parallel", "tiling", "quantize dit", "quantize text", "quantize vae", "states",
-             "trust_remote_code")  # fmt: skip
+             "trust_remote_code", "control", "reference")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
