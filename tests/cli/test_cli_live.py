@@ -48,7 +48,7 @@ def test_a_stream_becomes_raw_video(live: str, call: Call, monkeypatch: pytest.M
 
 def saved(model: str, **changed: Any) -> Path:
     """A clip as a live session saves it: frames 5 to 20 of a stream of two prompts."""
-    pieces = list(kandinsky.load(model, device="cpu").stream([("a panda", 0.35), ("a cat", 0.65)], seed=3))
+    pieces = list(kandinsky.load(model, device="cpu").stream([("a panda", 0), ("a cat", 0.35)], seconds=1, seed=3))
     begin = next(round(piece.recipe["start"] * piece.fps) for piece in pieces if piece.recipe["prompt"] == "a cat")
     frames = np.concatenate([piece.frames for piece in pieces])[5:21]
     line = timeline.Timeline(((0, "a panda"), (begin, "a cat")), 5, 16)

@@ -95,7 +95,7 @@ def test_a_stream_begins_with_an_image(pipes: dict[str, GenerationPipeline], tmp
 
 def test_prompts_change_over_time(pipes: dict[str, GenerationPipeline]) -> None:
     pipe = pipes["nano-causal"]
-    pieces = list(pipe.stream([("a cat", 0.4), ("a tractor", 1.35)], seed=1))
+    pieces = list(pipe.stream([("a cat", 0), ("a tractor", 0.4)], seconds=1.75, seed=1))
     assert [piece.recipe["prompt"] for piece in pieces] == ["a cat", "a tractor", "a tractor"]
     # replayed from what the pieces say
     starts = [(piece.recipe["start"], piece.recipe["prompt"]) for piece in pieces]
@@ -107,7 +107,7 @@ def test_prompts_change_over_time(pipes: dict[str, GenerationPipeline]) -> None:
     same = frames(list(pipe.stream("a cat", seconds=1.5, seed=1)))
     count = len(pieces[0])
     assert np.array_equal(same[:count], pieces[0].frames) and not np.array_equal(same[count:], frames(pieces)[count:])
-    more = list(pipe.stream([("a cat", 0.4), ("a tractor", 0.1)], seconds=2.5, seed=1))
+    more = list(pipe.stream([("a tractor", "0.4s"), ("a cat", 0)], seconds=2.5, seed=1))
     assert sum(map(len, more)) == 30 and more[-1].recipe["prompt"] == "a tractor"
 
 
@@ -172,8 +172,11 @@ def test_it_is_cancelled_and_refused_in_words(pipes: dict[str, GenerationPipelin
     for prompts, seconds, words in (
         ("a cat", -1, "above 0"),
         ([], None, "list of prompts is empty"),
-        ([("a cat", 0)], None, "give a number above 0"),
-        (["a cat"], None, "give pairs"),
+        ([("a cat", 1)], None, "begin one at 0"),
+        ([("a cat", 0), ("a dog", 0)], None, "place them apart"),
+        ([("a cat", 0), ("a dog", 3)], 2, "outside of a clip of 2 s"),
+        ([("a cat", -1)], None, "seconds from 0 on"),
+        ([3], None, "no prompt with its time"),
         ("", None, "prompt is empty"),
     ):
         with pytest.raises(RequestError, match=words):

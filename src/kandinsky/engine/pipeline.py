@@ -470,10 +470,10 @@ class GenerationPipeline(Pipeline):
         length.
 
         Args:
-            prompt: What it shows; or pairs of a prompt and the seconds it holds, ``[("a panda", 3), ("a cat", 2)]``; or
-                a function of the time in seconds, asked before each chunk, which ends the stream with None. A new
+            prompt: What it shows; or pairs of a prompt and the second it begins at, ``[("a panda", 0), ("a cat", 3)]``;
+                or a function of the time in seconds, asked before each chunk, which ends the stream with None. A new
                 prompt holds from the next chunk on.
-            seconds: How long. With pairs, their sum where absent, and the last one holds on for the rest.
+            seconds: How long; without end where absent.
             options: Those of a call that have a part in it.
 
         Yields:
@@ -486,7 +486,7 @@ class GenerationPipeline(Pipeline):
             Cancelled: ``cancel`` was called.
         """
         rolling.roll_of(self.card)
-        script = rolling.script_of(prompt, seconds)
+        script = rolling.script_of(prompt, seconds, self.card.clip.fps)
         given = translated(cast("Mapping[str, Any]", options), CALL, self.card)
         given["width"], given["height"] = _one_size(given.get("width"), given.get("height"), given.pop("size", None))
         job = self.resolve(Request(self.card.id, "anything" if script.first is None else script.first, **given))

@@ -10,6 +10,8 @@ Legend: B batch; T H W C latent frames, rows, columns, channels; N draws of nois
 from __future__ import annotations
 
 import dataclasses
+import math
+from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -35,6 +37,8 @@ from kandinsky.errors import RequestError
 from kandinsky.model.autoencoder import CarryingAutoencoder
 from kandinsky.model.card import Card, Roll
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
+from kandinsky.model.timeline import PromptAt, prompts_at, timeline
+from kandinsky.model.timeline import seconds as second_of
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.ops.key_values import KeyValues
@@ -42,7 +46,7 @@ from kandinsky.ops.key_values import KeyValues
 if TYPE_CHECKING:
     from kandinsky.model.denoiser import State
 
-Prompts = str | Sequence[tuple[str, float]] | Callable[[float], str | None]
+Prompts = str | Sequence[PromptAt | tuple[str, float | str]] | Callable[[float], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,16 +315,17 @@ class Script:
     first: str | None = None
 
 
-def script_of(prompts: Prompts, seconds: float | None) -> Script:
+def script_of(prompts: Prompts, seconds: float | None, fps: float) -> Script:
     """Read the prompts of a stream.
 
     Args:
-        prompts: A prompt; prompts with how long each holds, in seconds; or a function of the time in seconds, which is
+        prompts: A prompt; prompts with the second from which each holds; or a function of the time in seconds, which is
             asked before each chunk and ends the stream with None.
-        seconds: How long; the last of several prompts then holds on.
+        seconds: How long; None for no end.
+        fps: Frames per second.
 
     Raises:
-        RequestError: There is no prompt, or a time is not a number above 0.
+        RequestError: There is no prompt, none holds at the beginning, or a time is not possible.
     """
     if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds < float("inf")):
         raise RequestError(f"seconds `{seconds}` must be a number above 0, or be left out for a stream without end")
@@ -328,20 +333,15 @@ def script_of(prompts: Prompts, seconds: float | None) -> Script:
         return Script(lambda at: prompts, seconds, prompts)
     if callable(prompts):
         return Script(prompts, seconds)
-    spans = list(prompts)
-    if not spans:
-        raise RequestError("the list of prompts is empty: give one or more, such as `[('a panda', 3), ('a cat', 2)]`")
-    for span in spans:
-        if not (isinstance(span, tuple | list) and len(span) == 2 and isinstance(span[0], str)):
-            raise RequestError(f"`{span!r}` is not a prompt with its seconds: give pairs, such as `('a panda', 3)`")
-        if isinstance(span[1], bool) or not isinstance(span[1], int | float) or not 0 < span[1] < float("inf"):
-            raise RequestError(f"the prompt `{span[0]}` holds for `{span[1]}` seconds: give a number above 0")
-    ends = np.cumsum([span[1] for span in spans]).tolist()
-
-    def at_time(at: float) -> str:
-        return next((span[0] for span, end in zip(spans, ends, strict=True) if at < end - 1e-6), spans[-1][0])
-
-    return Script(at_time, ends[-1] if seconds is None else seconds, spans[0][0])
+    later = prompts_at(prompts)
+    if not later:
+        raise RequestError("the list of prompts is empty: give one or more, such as `[('a panda', 0), ('a cat', 3)]`")
+    first = min(later, key=lambda one: second_of(one.at, fps=fps))
+    if second_of(first.at, fps=fps) > 0:
+        raise RequestError(f"no prompt holds at the beginning, `{first.prompt}` begins at `{first.at}`: begin one at 0")
+    line = timeline(first.prompt, later, length=seconds or math.inf, fps=fps)
+    begins = [begin for begin, _ in line.changes]
+    return Script(lambda at: line.changes[bisect_right(begins, at + 1e-6) - 1][1], seconds, first.prompt)
 
 
 def stream(
