@@ -374,7 +374,7 @@ def test_wrong_options(official: Path, options: dict, message: str) -> None:
 
 def test_bad_requests_load_nothing(official: Path) -> None:
     fresh = load(official)
-    for bad in ({"size": "500x500"}, {"seconds": 99}, {"steps": 0}, {"size": "64x64", "width": 64}):
+    for bad in ({"size": "500x500"}, {"seconds": 9999}, {"steps": 0}, {"size": "64x64", "width": 64}):
         with pytest.raises(RequestError):
             fresh(PROMPT, **bad)
     with pytest.raises(RequestError, match="empty"):

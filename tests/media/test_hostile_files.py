@@ -157,7 +157,10 @@ def test_recipes_of_any_shape(values: dict[str, object]) -> None:
     recipe = attempt(lambda: recipes.from_text(text), text)
     if recipe is not None:
         command = attempt(lambda: recipes.command(recipe), text)
-        assert command is None or (command.startswith("kandinsky generate ") and len(command.splitlines()) == 1)
+        assert command is None or (
+            command.startswith(("kandinsky generate ", "kandinsky interpolate ", "kandinsky live "))
+            and len(command.splitlines()) == 1
+        )
         assert recipes.from_text(recipes.to_text(recipe)) == recipe
 
 
