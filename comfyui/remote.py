@@ -81,11 +81,10 @@ def generate(
         KandinskyError: The job failed.
         Cancelled: The user asked to stop; the job is cancelled on the server too.
     """
-    if "conditions" in values:
-        values = {**values, "conditions": [_sent(one) for one in values["conditions"]]}
     is_still = values.get("seconds") == STILL
     known = values.get("conditions", ())
-    asked: dict[str, Any] = {"model": model, **values, **{name: _png(pixels) for name, pixels in images.items()}}
+    plain = {name: value for name, value in values.items() if name != "conditions"}
+    asked: dict[str, Any] = {"model": model, **plain, **{name: _png(pixels) for name, pixels in images.items()}}
     if is_still:
         del asked["seconds"]
     where = checked(server)

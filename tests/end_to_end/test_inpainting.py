@@ -165,7 +165,7 @@ def test_wrong_masks_are_refused_before_anything_is_read(
 
 def test_a_mask_alone_is_refused(folder: Path) -> None:
     pipe = kandinsky.load("kandinsky3.0", weights=folder / "weights", device="cpu", text_cache=False)
-    with pytest.raises(RequestError, match="the mask says which part .* and none was given"):
+    with pytest.raises(RequestError, match=r"the mask says which part .* and none was given"):
         pipe(PROMPT, seed=1, mask=right_half())
 
 

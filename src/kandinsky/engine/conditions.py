@@ -288,6 +288,16 @@ def laid(
     knows = card.does.knows
     if image is not None:
         found.append(Condition("frames", image, FIRST_FRAME, way=knows["first frame"]))
+    # before anything is decoded, since frames of several conditions could be many times those of the result
+    step = card.clip.temporal
+    placed = [(FIRST_FRAME, _named(one)) for one in found] + [
+        (whole(*_place_of(one.asked, one.clip, shape, card), step), _named_clip(one.clip.file))
+        for one in conditions
+        if isinstance(one.asked, Frames)
+    ]
+    known = _check_apart(placed, shape, card.clip)
+    if conditions and known == (shape.frames - 1) // step + 1:
+        raise RequestError(f"all {shape.frames} frames are known and nothing is left to generate: leave some out")
     for one in conditions:
         if isinstance(one.asked, Source):
             found.append(_laid_source(one.asked, one.clip, shape, card, fit))
@@ -297,7 +307,8 @@ def laid(
             found.append(_told_to_branch(one, one.asked, fit_clip(one.clip, [0], fit(one.clip.first))))
         else:
             found.append(_laid_frames(one.asked, one.clip, shape, card, fit))
-    _check_apart(found, shape, card.clip, is_all=bool(conditions))
+    source = next((one for one in found if one.kind == "init"), None)
+    _check_apart(placed, shape, card.clip, source=source)
     return tuple(found)
 
 
@@ -307,20 +318,8 @@ def laid(
 def _laid_frames(
     asked: Frames, clip: InputClip, shape: VideoShape, card: Card, fit: Callable[[InputImage], FittedImage]
 ) -> Condition:
-    frames, fps, step = shape.frames, card.clip.fps, card.clip.temporal
-    numbers = clip.shown_at(fps)
-    start = frames - len(numbers) if asked.at == END else frame_at(asked.at, "at", fps=fps, frames=frames)
-    stop = start + len(numbers)
-    if not 0 <= start < frames:
-        raise RequestError(
-            f"{clip.what} is to be known at `{shown(asked.at)}`, which is frame {start}: the result has frames 0 to "
-            f"{frames - 1} ({frames / fps:.4g} s)"
-        )
-    if stop > frames:
-        raise RequestError(
-            f"{clip.what} has {len(numbers)} frames at {fps:g} a second and is to be known from frame {start} on: the "
-            f"result ends after {frames}: use a part of it, such as `[0:{frames - start}]`, or more seconds"
-        )
+    step, numbers = card.clip.temporal, clip.shown_at(card.clip.fps)
+    start, stop = _place_of(asked, clip, shape, card)
     span = whole(start, stop, step)
     first, end = pixels_of(span, step)
     # what is held is repeated at its ends
@@ -339,6 +338,29 @@ def _laid_frames(
         context=min(span.start, 1),
         asked={"at": asked.at} | ({} if asked.cut is None else {"cut": asked.cut}),
     )
+
+
+def _place_of(asked: Frames, clip: InputClip, shape: VideoShape, card: Card) -> tuple[int, int]:
+    """The frames of the result that a clip is asked to be: the first, and the one after the last.
+
+    Raises:
+        RequestError: They leave the result.
+    """
+    frames, fps = shape.frames, card.clip.fps
+    numbers = clip.shown_at(fps)
+    start = frames - len(numbers) if asked.at == END else frame_at(asked.at, "at", fps=fps, frames=frames)
+    stop = start + len(numbers)
+    if not 0 <= start < frames:
+        raise RequestError(
+            f"{clip.what} is to be known at `{shown(asked.at)}`, which is frame {start}: the result has frames 0 to "
+            f"{frames - 1} ({frames / fps:.4g} s)"
+        )
+    if stop > frames:
+        raise RequestError(
+            f"{clip.what} has {len(numbers)} frames at {fps:g} a second and is to be known from frame {start} on: the "
+            f"result ends after {frames}: use a part of it, such as `[0:{frames - start}]`, or more seconds"
+        )
+    return start, stop
 
 
 def whole(start: int, stop: int, step: int) -> Span:
@@ -529,32 +551,44 @@ def _told_to_branch(opened: Opened, asked: Control | Reference, data: FittedClip
 # -- together ----------------------------------------------------------------------------------------------------------
 
 
-def _check_apart(found: Sequence[Condition], shape: VideoShape, clip: Clip, *, is_all: bool) -> None:
-    """Refuse frames that are known twice and, unless there is an image alone, results of which all is known."""
-    total = (shape.frames - 1) // clip.temporal + 1
-    taken: dict[int, Condition] = {}
-    source = next((one for one in found if one.kind == "init"), None)
-    for one in found:
-        if one.at is None:
-            continue
-        for frame in range(one.at.start, one.at.stop):
+def _check_apart(
+    placed: Sequence[tuple[Span, str]], shape: VideoShape, clip: Clip, *, source: Condition | None = None
+) -> int:
+    """Refuse frames that are known twice.
+
+    Args:
+        placed: Latent frames that are known, and what a message calls that which they are known from.
+        shape: Size of the result.
+        clip: The model's clips.
+        source: A clip that is kept in some places.
+
+    Returns:
+        How many latent frames are known.
+
+    Raises:
+        RequestError: Two have a frame in common.
+    """
+    taken: dict[int, str] = {}
+    for span, name in placed:
+        for frame in range(span.start, span.stop):
             first, end = pixels_of(Span(frame, frame + 1), clip.temporal)
             if frame in taken:
                 named = (
                     f"frame {first}" if end - first == 1 else f"frames {first} to {end - 1}, which are known together"
                 )
-                raise RequestError(
-                    f"{_named(taken[frame])} and {_named(one)} are both to be known at {named}: place them apart"
-                )
+                raise RequestError(f"{taken[frame]} and {name} are both to be known at {named}: place them apart")
             if source is not None and source.kept is not None and source.kept.keep_THW[frame].any():
                 raise RequestError(
-                    f"{_named(one)} is to be known at frame {first}, where {_named(source)} is kept: leave one out"
+                    f"{name} is to be known at frame {first}, where {_named(source)} is kept: leave one out"
                 )
-            taken[frame] = one
-    if is_all and len(taken) == total:
-        raise RequestError(f"all {shape.frames} frames are known and nothing is left to generate: leave some out")
+            taken[frame] = name
+    return len(taken)
 
 
 def _named(one: Condition) -> str:
     file = one.data.source.file if isinstance(one.data, FittedImage) else getattr(one.data, "file", None)
-    return f"`{file}`" if file else "the image" if isinstance(one.data, FittedImage) else "a clip from memory"
+    return "the image" if file is None and isinstance(one.data, FittedImage) else _named_clip(file)
+
+
+def _named_clip(file: str | None) -> str:
+    return f"`{file}`" if file else "a clip from memory"

@@ -51,17 +51,23 @@ class ApiError(Exception):
         retry_after_s: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        message = _sendable(message)
         super().__init__(message)
         self.status = status
         self.message = message
         self.code = code
-        self.param = param
+        self.param = None if param is None else _sendable(param)
         self.headers = dict(headers or {})
         if retry_after_s is not None:
             self.headers["Retry-After"] = str(max(1, min(LONGEST_WAIT_S, math.ceil(retry_after_s))))
 
     def answer(self) -> JSONResponse:
         return JSONResponse(body(self.status, self.message, self.code, self.param), self.status, self.headers)
+
+
+def _sendable(text: str) -> str:
+    """Text that may repeat half a surrogate of a request, which JSON can spell and UTF-8 cannot."""
+    return text.encode(errors="replace").decode()
 
 
 def body(status: int, message: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:

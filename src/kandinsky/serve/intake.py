@@ -168,7 +168,7 @@ class Intake:
     def _limits(self, owner: Owner) -> Limits:
         return Limits(waiting=self.settings.queue, active=owner.running, storage=owner.storage)
 
-    def _check_effort(self, offer: Offer, job: Job) -> None:
+    def check_effort(self, offer: Offer, job: Job) -> None:
         """Refuse a job that is too large for this server.
 
         Raises:
@@ -235,7 +235,7 @@ class Intake:
             attention_for(card, job.sampling, attention or self.settings.options.attention)
         except KandinskyError as error:
             raise _in_words_of_the_api(error, self.store.folder, folder, called) from None
-        self._check_effort(offer, job)
+        self.check_effort(offer, job)
         if wanted.still != (job.shape.frames == 1) and card.does.makes != "sound":
             raise ApiError(400, "`seconds`: 0 makes an image: ask `/v1/images/generations` for it",
                            code="invalid_value", param="seconds")  # fmt: skip
@@ -389,7 +389,7 @@ class Intake:
             elif given.lower().startswith(("http:", "https:")) and self.settings.fetch_hosts:
                 most = self.settings.upload_bytes
                 given = fetching.fetch(given, hosts=self.settings.fetch_hosts, most=most, param=name)
-            elif name == "conditions" and ":" not in given[:12]:
+            elif name == "conditions" and "://" not in given[:12] and not given.startswith("data:"):
                 raise ApiError(400, f"`conditions`: there is no file `{given[:60]}`: name a file field of the form, a "
                                "finished job, or a `data:` URL", code="invalid_value", param=name)  # fmt: skip
             else:
@@ -400,13 +400,17 @@ class Intake:
 
     def _of_job(self, owner: Owner, name: str, job_id: str, way: uploads.Way) -> bytes:
         """The bytes of another job's result."""
-        job = self.store.get(job_id, owner=owner.name)
+        job = self.store.get(job_id, owner=owner.name) if job_files.ID.fullmatch(job_id) else None
+        gone = ApiError(404, f"`{name}`: there is no finished job `{job_id[:60]}`", code="not_found", param=name)
         if job is None or job.result is None or "file" not in job.result:
-            raise ApiError(404, f"`{name}`: there is no finished job `{job_id[:60]}`", code="not_found", param=name)
+            raise gone
         file = job.result["file"]
         if way in ("image", "mask") and not str(job.result.get("media_type", "")).startswith("image/"):
             file = job.result.get("thumbnail", file)
-        return job_files.path_of(self.store.folder, job.id, file).read_bytes()
+        try:
+            return job_files.path_of(self.store.folder, job.id, file).read_bytes()
+        except OSError:
+            raise gone from None
 
 
 def _size(given: dict[str, Any]) -> tuple[int | None, int | None]:

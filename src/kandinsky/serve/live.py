@@ -95,8 +95,8 @@ class Outbox:
 
     def ack(self, frame: int) -> None:
         """Hear that a frame has come, and all before it."""
-        self.heard = time.monotonic()
         while self.unread and self.unread[0] <= frame:
+            self.heard = time.monotonic()
             self.unread.popleft()
         self.bell.set()
 
@@ -313,6 +313,8 @@ class Lives:
         for state in (State.QUEUED, State.RUNNING):
             for job in self.store.list(states=(state,), source=live_line.KIND, limit=100).jobs:
                 self.store.cancel(job.id)
+        if not any(offer.streams for offer in self.offers.all.values()):
+            return
         self._folder = tempfile.mkdtemp(prefix="kandinsky-live-")  # which nobody else may enter
         self._server = await asyncio.start_unix_server(self._called, path=self.address)
 
@@ -334,7 +336,8 @@ class Lives:
             self._server.close()
         if self._closing:
             await asyncio.wait(self._closing, timeout=1)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _called(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A worker calls."""
@@ -375,6 +378,7 @@ class Lives:
                 given["width"], given["height"] = parse_size(size)
             job = resolve(Wanted(offer.name, values["prompt"], **given), offer.card)
             attention_for(offer.card, job.sampling, self.settings.options.attention)
+            self.intake.check_effort(offer, job)
         except KandinskyError as error:
             raise told(error) from None
         secret = secrets.token_hex(16)
@@ -383,7 +387,7 @@ class Lives:
         order = {"address": self.address, "secret": secret, "prompt": values["prompt"], "options": options}
         new = NewJob(
             kind=live_line.KIND, model=offer.name, order=order | {"shape": shape}, prompt=values["prompt"],
-            owner=owner.name, source=live_line.KIND, priority=owner.priority, max_attempts=1,
+            owner=owner.name, source=live_line.KIND, priority=min(0, owner.priority), max_attempts=1,
         )  # fmt: skip
         made, _ = self.intake.put(owner, new)
         return Session(self, owner, offer, made, secret)
