@@ -7,16 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kandinsky import catalogue
 from kandinsky.diffusion.noise import draw_along
 from kandinsky.engine.long import mixed
+from kandinsky.engine.request import resolve
 from kandinsky.engine.windows import Window, windows
 from kandinsky.errors import RequestError
 from kandinsky.model.timeline import PromptAt, Timeline, prompts_at, timeline
-from kandinsky.model.values import LatentShape, TextEmbeddings
+from kandinsky.model.values import LatentShape, Request, TextEmbeddings
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_windows_cover_a_clip_once_and_know_what_was_made(data: st.DataObject) -> None:
     unit = data.draw(st.sampled_from([1, 1, 2, 4]))
     longest = 1 + unit * data.draw(st.integers(4, 12))
@@ -116,3 +118,28 @@ def test_embeddings_between_prompts_are_their_mean_and_a_lone_prompt_is_itself()
     both = mixed(text, [0.25, 0.75])
     torch.testing.assert_close(both.tokens_BLC, (0.25 * tokens[0] + 0.75 * tokens[1])[None])
     assert both.mask_BL.tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize("name", ["nano-t2v", "kandinsky5-lite-t2v-sft-5s", "kandinsky4-t2v"])
+def test_the_beginning_is_made_before_it_is_the_end_of_a_loop(name: str) -> None:
+    card, loops = catalogue.find(name), 0
+    for tenths in range(2, 70):
+        try:
+            job = resolve(Request(name, "x", seconds=tenths / 10, loop=True), card)
+        except RequestError as error:
+            assert "too short" in str(error)
+            continue
+        assert job.long is not None
+        last = job.long.windows[-1]
+        assert 0 < last.tail < last.start + last.known
+        loops += 1
+    assert loops > 40
+
+
+@pytest.mark.parametrize("at", ["23", "24", "25", "26"])
+def test_the_window_before_a_prompt_is_told_nothing_of_it(at: str) -> None:
+    card = catalogue.find("nano-t2v")
+    job = resolve(Request(card.id, "a panda", seconds=4, prompt_at=[("a cat", at)]), card)
+    assert job.long is not None
+    for window in job.long.windows:
+        assert len(job.long.prompts_of(window, card.clip.fps, card.clip.temporal)) == 1

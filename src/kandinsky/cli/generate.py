@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -414,9 +415,7 @@ def _keeping_latent(target: Path) -> Iterator[Path]:
 @contextmanager
 def _keeping_windows(target: Path, seed: int) -> Iterator[Path]:
     """Where finished windows lie until their clip is written; those that an earlier run left are used."""
-    import shutil
-
-    from kandinsky.engine.latent_names import windows_hint, windows_path
+    from kandinsky.engine.latent_names import ENDING, windows_hint, windows_path
 
     folder = windows_path(target)
     hint = windows_hint(folder, seed)
@@ -431,7 +430,10 @@ def _keeping_windows(target: Path, seed: int) -> Iterator[Path]:
             else:
                 say(f"hint: {hint}")
         raise
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it may hold what is not ours
+        for file in folder.glob(f"[0-9][0-9][0-9][0-9][0-9]{ENDING}"):
+            file.unlink()
+        folder.rmdir()
 
 
 def _going_on(job: Job, target: Path, request: Request) -> Job:

@@ -151,7 +151,15 @@ def long_of(request: Request, prompt: str, length: float, shape: VideoShape, car
                 f"the prompt `{text}` at {begin:g} s holds for less than {step} frames, which are made together: "
                 f"give it {step / clip.fps:.3g} s and more"
             )
+    if not script.fade:  # the window before a change is told nothing of the prompt after it
+        starts = [((change - 1) * step + 1) / clip.fps if change else 0.0 for change in changes]
+        script = replace(script, changes=tuple(zip(starts, (text for _, text in script.changes), strict=True)))
     made = tuple(windows(total, longest=longest, overlap=overlap, tail=tail, breaks=changes, unit=unit))
+    while tail > 1 and made[-1].start + made[-1].known <= tail:  # the beginning must be made before it is an end
+        tail -= 1
+        made = tuple(windows(total, longest=longest, overlap=overlap, tail=tail, breaks=changes, unit=unit))
+    if tail and made[-1].start + made[-1].known <= tail:
+        raise RequestError(f"{length:g} s are too short to loop: use more seconds")
     return Long(made, known, script, tuple(request.prompt_at), request.loop)
 
 

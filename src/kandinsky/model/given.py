@@ -27,7 +27,8 @@ END = "end"
 MOST_CONDITIONS = 64  # of one request
 _MOMENT = re.compile(r"\s*(-?\d{1,9})\s*|\s*(-?\d{1,6}(?:\.\d{1,9})?)\s*s\s*")
 _PLACE = re.compile(r"\s*(\d{1,6})[xX×](\d{1,6})\s*([+-]\d{1,6})\s*([+-]\d{1,6})\s*")
-_SHARES = re.compile(r"\s*(\d?\.?\d{0,6})\s*:\s*(\d?\.?\d{0,6})\s*")
+_SHARE = r"(\d(?:\.\d{0,6})?|\.\d{1,6})?"
+_SHARES = re.compile(rf"\s*{_SHARE}\s*:\s*{_SHARE}\s*")
 _CUT = re.compile(r"(?P<file>.+)\[(?P<cut>[^\[\]]*:[^\[\]]*)\]", re.DOTALL)
 
 
