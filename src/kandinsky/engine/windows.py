@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from kandinsky.engine.conditions import pixels_of
 from kandinsky.errors import RequestError
 from kandinsky.model.condition import Span
 from kandinsky.model.given import Control, Reference, Source
@@ -85,13 +86,8 @@ class Long:
 
     def prompts_of(self, window: Window, fps: float, temporal: int) -> dict[str, float]:
         """The mean share of each prompt over what a window makes."""
-        first, end = pixels(window.makes, temporal)
+        first, end = pixels_of(window.makes, temporal)
         return self.script.over(first / fps, end / fps, fps)
-
-
-def pixels(span: Span, temporal: int) -> tuple[int, int]:
-    """The pixel frames of some frames: the first, and the one after the last."""
-    return max(0, (span.start - 1) * temporal + 1), (span.stop - 1) * temporal + 1
 
 
 def is_long(request: Request, card: Card, length: float) -> bool:

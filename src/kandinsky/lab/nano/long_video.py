@@ -27,8 +27,9 @@ from torch import Tensor
 
 import kandinsky
 from kandinsky.engine import long
+from kandinsky.engine.conditions import pixels_of
 from kandinsky.engine.context import Context
-from kandinsky.engine.windows import Window, pixels
+from kandinsky.engine.windows import Window
 from kandinsky.lab.nano.captions import WHITE, Prompt
 from kandinsky.lab.nano.concepts import load_concepts
 from kandinsky.lab.nano.emoji import Clips
@@ -152,7 +153,7 @@ def borders_of(pipe: Any, asked: Request) -> list[int]:
     """The first frames that the windows after the first make."""
     job = pipe.resolve(asked)
     assert job.long is not None
-    return [pixels(window.makes, pipe.card.clip.temporal)[0] for window in job.long.windows[1:]]
+    return [pixels_of(window.makes, pipe.card.clip.temporal)[0] for window in job.long.windows[1:]]
 
 
 def runs(names: Sequence[str]) -> Iterator[tuple[str, Way, Any]]:
