@@ -42,7 +42,7 @@ class TinyDenoising(Denoising):
 
         card: Card = find("nano-t2v")
         self.track, self.rules, self.shift = "video", sampler(name), shift
-        self.noising, self._bind = self.rules.noising(shift), bind
+        self.noising, self._bind, self.attention = self.rules.noising(shift), bind, None
 
         class Job:
             sampling = card.sampling
