@@ -26,7 +26,7 @@ from kandinsky.files import listed
 from kandinsky.media import container
 from kandinsky.media.image import opened, quiet
 from kandinsky.model.checks import allowed, fits, hints_of
-from kandinsky.model.timeline import PromptAt
+from kandinsky.model.timeline import prompts_at
 from kandinsky.printing import shell_command
 
 SLOWEST_FPS, FASTEST_FPS = 0.001, 1000.0
@@ -394,8 +394,8 @@ def command(recipe: Mapping[str, Any], path: str | Path = "") -> str:
         words += _condition(one)
     if resample := given.get("resample"):
         words += ["--resample", str(resample)]
-    for told in given.get("prompt_at", []):
-        words += ["--prompt-at", PromptAt(**told).written()]
+    for told in prompts_at(given.get("prompt_at")):
+        words += ["--prompt-at", told.written()]
     if fade := given.get("fade"):
         words += ["--fade", _plain(fade)]
     if overlap := given.get("overlap"):
