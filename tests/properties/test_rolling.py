@@ -148,14 +148,20 @@ def test_memory_is_that_of_the_window() -> None:
 
 
 def test_windows_look_the_same_wherever_they_are() -> None:
-    """Positions are counted within what is seen: the hundredth chunk is made as an early one of the same window."""
+    """Positions are counted within what is seen: the sixtieth chunk is made as the third of the same window."""
     net, spec = network("tiny"), AttentionSpec("causal", frames=1, reach=2, sink=1)
-    late = cached(net, [texts(net, 1, 0)], spec)
-    done = rolled(late, 60, 1, 1, 4)
-    early = caught_up(cached(net, [texts(net, 1, 0)], AttentionSpec("causal", frames=1)), [done[0]])
-    assert late.memories[0].frames == 3 and early.memories[0].frames == 1  # type: ignore[attr-defined]
-    assert torch.isfinite(done[-1].frames_BTHWC).all()
-    assert done[-1].frames_BTHWC.std() < 3 * done[3].frames_BTHWC.std()
+    done = rolled(cached(net, [texts(net, 1, 0)], spec), 60, 1, 1, 4)
+    window = spec.kept(done)
+    assert [chunk.begin for chunk in window] == [0, 58, 59]
+    x, t = torch.randn(1, 1, 4, 4, 4, generator=torch.Generator().manual_seed(9)), torch.tensor(0.5)
+
+    def asked(kept: list[Finished], begin: int) -> Tensor:
+        return caught_up(cached(net, [texts(net, 1, 0)], spec), kept).ask(x, t, begin)
+
+    early = [Finished(number, chunk.frames_BTHWC) for number, chunk in enumerate(window)]
+    late = asked(window, 60)
+    torch.testing.assert_close(late, asked(early, 3), atol=1e-5, rtol=1e-5)
+    assert (late - asked([early[0]], 1)).abs().amax() > 1e-3  # what is seen counts
 
 
 def test_a_gradient_goes_through_the_last_step_alone() -> None:

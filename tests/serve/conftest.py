@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,32 @@ from typing import Any
 import httpx
 import pytest
 
+from kandinsky.jobs.records import State
+
 LIMIT_S = 180.0
 QUICK = {"steps": 2, "seconds": 1}
 TINY = {"steps": 1, "seconds": 0.5}
 MODELS = ("nano-t2v", "nano-i2v", "nano-v2a")
+BROWSER = Path(__file__).parent / "browser"
+
+
+@pytest.fixture
+def house(client: Any) -> Iterator[Any]:
+    """The state of a module's own application, behind its ``client``; its queue is emptied at the end."""
+    found = client.app.state.house
+    yield found
+    for job in found.store.list(states=(State.QUEUED,), limit=100).jobs:
+        found.store.cancel(job.id)
+
+
+def browser() -> str:
+    """The path of Chromium; skips the test without it, Node.js, or the two npm packages that drive and check pages."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None or shutil.which("node") is None:
+        pytest.skip("needs Chromium and Node.js (Debian's packages chromium and nodejs)")
+    if not all((BROWSER / "node_modules" / name).is_dir() for name in ("playwright-core", "axe-core")):
+        pytest.skip("needs `npm install --prefix tests/serve/browser`")
+    return chromium
 
 
 class Server:

@@ -17,7 +17,7 @@ from kandinsky.client.calls import parts_of
 from kandinsky.errors import RequestError
 from kandinsky.jobs import job_files
 from kandinsky.jobs.order import Order
-from kandinsky.jobs.records import JobRecord, State
+from kandinsky.jobs.records import JobRecord
 from kandinsky.model.condition import Span
 from kandinsky.model.given import Frames, Source
 from kandinsky.model.values import Video
@@ -49,14 +49,6 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     settings = ServeSettings(models=("nano-t2v", "nano-i2v", "nano-v2a"), store=str(folder / "jobs"), workers=0)
     with TestClient(create_app(settings), base_url="http://127.0.0.1") as made:
         yield made
-
-
-@pytest.fixture
-def house(client: TestClient) -> Iterator[House]:
-    found: House = client.app.state.house  # type: ignore[attr-defined]
-    yield found
-    for job in found.store.list(states=(State.QUEUED,), limit=100).jobs:
-        found.store.cancel(job.id)
 
 
 @pytest.fixture

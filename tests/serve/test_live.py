@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import struct
 import subprocess
 import time
@@ -23,8 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 import kandinsky
 from kandinsky.engine import timeline
 from kandinsky.media import recipe as recipes
-from serve.conftest import Server
-from serve.test_page_browser import CHROMIUM, FOLDER
+from serve.conftest import BROWSER, Server, browser
 from serve.test_serve_pages import blocks
 
 CARD = """
@@ -256,12 +254,9 @@ def test_sessions_and_jobs_share_the_worker_in_turn(live: Server) -> None:
 
 @pytest.mark.slow
 def test_the_page_in_a_browser(live: Server) -> None:
-    if CHROMIUM is None or shutil.which("node") is None:
-        pytest.skip("needs Chromium and Node.js (Debian's packages chromium and nodejs)")
-    if not all((FOLDER / "node_modules" / name).is_dir() for name in ("playwright-core", "axe-core")):
-        pytest.skip("needs `npm install --prefix tests/serve/browser`")
-    command = ["node", "live.mjs", CHROMIUM, live.url, KEY]
-    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=180)
+    chromium = browser()
+    command = ["node", "live.mjs", chromium, live.url, KEY]
+    done = subprocess.run(command, cwd=BROWSER, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout)
     assert told["ok"], told["problem"]

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serve.conftest import Server, tiny_server
+from serve.conftest import BROWSER, Server, browser, tiny_server
 
-FOLDER = Path(__file__).parent / "browser"
-FLOWS = re.findall(r"^  async (\w+)\(browser\) {$", (FOLDER / "flows.mjs").read_text(encoding="utf-8"), re.MULTILINE)
+FLOWS = re.findall(r"^  async (\w+)\(browser\) {$", (BROWSER / "flows.mjs").read_text(encoding="utf-8"), re.MULTILINE)
 KEY = "a-key-for-the-page-only"
 LIMIT_S = 1200
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 pytestmark = pytest.mark.slow
 
@@ -30,10 +26,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """What became of each flow; one browser runs them all."""
-    if CHROMIUM is None or shutil.which("node") is None:
-        pytest.skip("needs Chromium and Node.js (Debian's packages chromium and nodejs)")
-    if not all((FOLDER / "node_modules" / name).is_dir() for name in ("playwright-core", "axe-core")):
-        pytest.skip("needs `npm install --prefix tests/serve/browser`")
+    chromium = browser()
     with (
         Server(tmp_path_factory.mktemp("page"), "--warm-up") as open_one,
         Server(
@@ -43,8 +36,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     ):
         open_one.wait_ready()
         tiny.wait_ready()
-        command = ["node", "flows.mjs", CHROMIUM, open_one.url, locked.url, KEY, tiny.url]
-        done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=LIMIT_S)
+        command = ["node", "flows.mjs", chromium, open_one.url, locked.url, KEY, tiny.url]
+        done = subprocess.run(command, cwd=BROWSER, capture_output=True, text=True, timeout=LIMIT_S)
         assert done.returncode == 0, done.stderr[-3000:]
         yield {one["flow"]: one for one in map(json.loads, done.stdout.splitlines())}
 

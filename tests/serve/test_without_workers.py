@@ -40,15 +40,6 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         yield made
 
 
-@pytest.fixture
-def house(client: TestClient) -> Iterator[House]:
-    """With an empty queue at the end."""
-    found: House = client.app.state.house  # type: ignore[attr-defined]
-    yield found
-    for job in found.store.list(states=(State.QUEUED,), limit=100).jobs:
-        found.store.cancel(job.id)
-
-
 def test_a_remix_keeps_what_is_not_said_again(client: TestClient, house: House) -> None:
     asked = {"prompt": "x", "seconds": 0.5, "steps": 1, "lora": ["one:0.5"], "attention": "math", "sound": True}
     made = client.post("/v1/videos", json=asked)

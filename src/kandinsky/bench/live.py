@@ -17,7 +17,6 @@ import io
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kandinsky.bench.serve import percentile, resident
+from kandinsky.bench.serve import percentile, resident, served
 from kandinsky.runtime.speed import at_hand
 
 PROMPTS = ("a panda on a blue background", "a tractor", "a snowman", "a rocket on a black background", "a red heart",
@@ -241,31 +240,15 @@ def _small(frame_HWC: Any) -> Any:
 
 def measure(arguments: argparse.Namespace, tell: Callable[[str], object]) -> dict[str, Any]:
     """Run the benchmark; returns its figures."""
-    import httpx
-
     load = os.getloadavg()[0]
     found: dict[str, Any] = {"processor": at_hand("cpu", "float32")[0].name, "load_before": round(load, 1)}
-    with tempfile.TemporaryDirectory() as place:
-        command = [sys.executable, "-m", "kandinsky", "serve", arguments.model, "--port", "0", "--warm-up", "--quiet"]
-        command += ["--store", f"{place}/jobs"]
-        with (Path(place) / "log").open("w") as log:
-            server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-            try:
-                assert server.stdout is not None
-                url = server.stdout.readline().strip()
-                with httpx.Client(base_url=url, timeout=60) as at:
-                    while at.get("/ready").status_code != 200:
-                        time.sleep(0.05)
-                viewer = Viewer(url)
-                worker = _worker(server.pid)
-                viewer.watch(arguments.model, min(10.0, arguments.minutes * 60), arguments.every)  # warms up
-                warm = {"server_mb": resident(server.pid), "worker_mb": resident(worker)}
-                viewer = Viewer(url)
-                viewer.watch(arguments.model, arguments.minutes * 60, arguments.every)
-                after = {"server_mb": resident(server.pid), "worker_mb": resident(worker)}
-            finally:
-                server.terminate()
-                server.wait()
+    with tempfile.TemporaryDirectory() as place, served(arguments.model, Path(place)) as (url, pid):
+        viewer, worker = Viewer(url), _worker(pid)
+        viewer.watch(arguments.model, min(10.0, arguments.minutes * 60), arguments.every)  # warms up
+        warm = {"server_mb": resident(pid), "worker_mb": resident(worker)}
+        viewer = Viewer(url)
+        viewer.watch(arguments.model, arguments.minutes * 60, arguments.every)
+        after = {"server_mb": resident(pid), "worker_mb": resident(worker)}
     shown = viewer.at[-1] - viewer.at[0]
     gaps = [b - a for a, b in zip(viewer.chunks, viewer.chunks[1:], strict=False)]
     found |= {

@@ -16,7 +16,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,27 @@ def plain_loop(model: str, steps: int, count: int, folder: Path) -> float:
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
+@contextmanager
+def served(model: str, folder: Path, *options: str) -> Iterator[tuple[str, int]]:
+    """A warm server of a model, with jobs and log in a folder, until the block ends: its address and process number."""
+    import httpx
+
+    command = [sys.executable, "-m", "kandinsky", "serve", model, "--port", "0", "--warm-up", "--quiet"]
+    command += ["--store", str(folder / "jobs"), *options]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().strip()
+            with httpx.Client(base_url=url, timeout=60) as at:
+                while at.get("/ready").status_code != 200:
+                    time.sleep(0.05)
+            yield url, server.pid
+        finally:
+            server.terminate()
+            server.wait()
+
+
 def measure(arguments: argparse.Namespace, tell: Callable[[str], object]) -> dict[str, Any]:
     """Run the benchmark; returns its figures."""
     import httpx
@@ -205,34 +227,24 @@ def measure(arguments: argparse.Namespace, tell: Callable[[str], object]) -> dic
         folder = Path(place)
         loop_s = plain_loop(model, arguments.steps, arguments.loop, folder)
         tell(f"plain loop: {1 / loop_s:.2f} stills a second")
-        command = [sys.executable, "-m", "kandinsky", "serve", model, "--port", "0", "--warm-up", "--queue", "100000"]
-        command += ["--store", str(folder / "jobs"), "--quiet", "--batch", str(arguments.batch)]
-        with (folder / "log").open("w") as log:
+        begun = time.monotonic()
+        with served(model, folder, "--queue", "100000", "--batch", str(arguments.batch)) as (url, pid):
+            ready_s = time.monotonic() - begun
+            with httpx.Client(base_url=url, timeout=60) as at:
+                at.post("/v1/images/generations", json={"prompt": "a panda", "steps": 1}, timeout=600)
+                idle = figures(at, pid)
+                rounds: list[dict[str, Any]] = []
+                end = time.monotonic() + arguments.minutes * 60
+                while not rounds or time.monotonic() < end:
+                    load = Load(url, steps=arguments.steps)
+                    taken = load.run(arguments.requests, arguments.clients, arguments.seeds)
+                    rounds.append(summary(load, taken, arguments.requests, loop_s) | figures(at, pid))
+                    tell(json.dumps(rounds[-1]))
+            cancels = cancelled(url, model, arguments.cancels) if arguments.cancels else {}
             begun = time.monotonic()
-            server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-            try:
-                assert server.stdout is not None
-                url = server.stdout.readline().strip()
-                with httpx.Client(base_url=url, timeout=60) as at:
-                    while at.get("/ready").status_code != 200:
-                        time.sleep(0.05)
-                    ready_s = time.monotonic() - begun
-                    at.post("/v1/images/generations", json={"prompt": "a panda", "steps": 1}, timeout=600)
-                    idle = figures(at, server.pid)
-                    rounds: list[dict[str, Any]] = []
-                    end = time.monotonic() + arguments.minutes * 60
-                    while not rounds or time.monotonic() < end:
-                        load = Load(url, steps=arguments.steps)
-                        taken = load.run(arguments.requests, arguments.clients, arguments.seeds)
-                        rounds.append(summary(load, taken, arguments.requests, loop_s) | figures(at, server.pid))
-                        tell(json.dumps(rounds[-1]))
-                cancels = cancelled(url, model, arguments.cancels) if arguments.cancels else {}
-            finally:
-                begun = time.monotonic()
-                server.terminate()
-                server.wait()
+        stop_s = time.monotonic() - begun
     return {
-        "stop_s": round(time.monotonic() - begun, 2),
+        "stop_s": round(stop_s, 2),
         "cancels": cancels,
         "processor": at_hand("cpu", "float32")[0].name,
         "ready_s": round(ready_s, 2),
