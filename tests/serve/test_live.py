@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ from websockets.sync.client import ClientConnection, connect
 
 import kandinsky
 from kandinsky.engine import timeline
+from kandinsky.jobs import job_files, live_line
+from kandinsky.jobs import live as live_jobs
+from kandinsky.jobs.live import Prompter
+from kandinsky.jobs.live import Session as LiveSession
+from kandinsky.jobs.sqlite_store import SqliteStore
 from kandinsky.media import recipe as recipes
 from serve.conftest import BROWSER, Server, browser
 from serve.test_serve_pages import blocks
@@ -248,8 +254,39 @@ def test_sessions_and_jobs_share_the_worker_in_turn(live: Server) -> None:
         job = live.create("a panda", model="nano-t2v")
         waits.socket.close()  # who goes away frees the worker
         assert live.wait(job["id"])["status"] == "completed"
-    left = live.client.get("/v1/jobs").json()["data"]
-    assert "live" not in {one["object"] for one in left}
+    assert not SqliteStore(live.folder / "jobs").list(source=live_line.KIND).jobs  # sessions leave no rows
+
+
+def test_prompts_without_end_are_kept_no_longer_than_a_recipe_can_name_them() -> None:
+    prompter = Prompter("a panda", 12.0)
+    for number in range(3):
+        assert prompter(number * 0.5) == "a panda"
+    assert prompter.timeline == [(0, "a panda")]
+    for number in range(400):
+        prompter.take(f"{number} " + "я" * 1000, number)
+        prompter(number + 2.0)
+    assert not prompter.can_be_told and not prompter.timeline
+
+
+def test_a_clip_that_nobody_hears_of_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sends = iter((False, True))
+    line = SimpleNamespace(send=lambda told, data=b"": next(sends))
+    pipe = SimpleNamespace(card=SimpleNamespace(clip=SimpleNamespace(fps=12.0)))
+    session = LiveSession(line, pipe, "a panda", {}, store=tmp_path)  # type: ignore[arg-type]
+    stream = kandinsky.Video(np.zeros((5, 64, 64, 3), np.uint8), 12.0, 0)
+    monkeypatch.setattr(session, "_clip", lambda seconds: stream)
+    monkeypatch.setattr(live_jobs.results, "write_clip", lambda clip, folder, *rest, **more: write(folder))
+
+    def write(folder: Path) -> dict[str, str]:
+        (folder / "a1-video.mp4").write_bytes(b"x")
+        return {"file": "a1-video.mp4"}
+
+    for name, is_there in (("job_" + "a" * 32, False), ("job_" + "b" * 32, True)):
+        folder = job_files.folder_of(tmp_path, name)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        session._saves.acquire()
+        session._save({"id": 1, "clip": name, "seconds": 1})
+        assert (folder / "a1-video.mp4").is_file() == is_there == folder.is_dir()
 
 
 @pytest.mark.slow

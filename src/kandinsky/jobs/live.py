@@ -6,6 +6,7 @@ One thread generates, one turns frames into JPEG and sends them, one hears what 
 from __future__ import annotations
 
 import io
+import json
 import logging
 import queue
 import threading
@@ -35,6 +36,8 @@ QUALITY = 85
 SPARE_S = 0.1  # a chunk is begun so much sooner than it has to be
 AHEAD = 2  # chunks that wait for their JPEG
 SAVES = 2  # that may wait
+ENTRY = 40  # characters of a prompt's place in a recipe
+LONGEST_TIMELINE = recipes.MOST_CHARACTERS // 2  # the names of LoRAs and all else need the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,11 @@ class Prompter:
         self.number = 0  # of the newest prompt, as the client counts
         self.ended = threading.Event()
         self.timeline: list[tuple[int, str]] = []
+        self.can_be_told = True  # whether a recipe has room for all prompts
         self.applied = 0
         self.chunk = -1
         self._prompt = prompt
+        self._told = 0  # characters of the timeline
         self._lock = threading.Lock()
         self._clock: float | None = None  # when frame 0 was shown, or would have been had all come in time
         self._takes_s = 0.0
@@ -81,8 +86,12 @@ class Prompter:
         with self._lock:
             self.chunk += 1
             self.applied = self.number
-            if not self.timeline or self.timeline[-1][1] != self._prompt:
+            if self.can_be_told and (not self.timeline or self.timeline[-1][1] != self._prompt):
+                self._told += len(json.dumps(self._prompt)) + ENTRY
                 self.timeline.append((round(at * self.fps), self._prompt))
+                if self._told > LONGEST_TIMELINE:  # a session without end must not grow
+                    self.can_be_told = False
+                    self.timeline.clear()
             return self._prompt
 
     def made(self, at: float, takes_s: float) -> None:
@@ -219,6 +228,7 @@ class Session:
 
     def _save(self, told: Mapping[str, Any]) -> None:
         """Write the last seconds as a clip, under the name that the server gave."""
+        is_heard = False
         try:
             clip = self._clip(float(told["seconds"]))
             if clip is None:
@@ -227,21 +237,26 @@ class Session:
             folder = job_files.folder_of(self.store, told["clip"])
             folder.mkdir(mode=0o700, exist_ok=True)
             result = results.write_clip(clip, folder, "a1", "mp4", look=lambda done, total: None)
-            self.line.send({"type": "saved", "id": told["id"], "clip": told["clip"], "result": result})
+            is_heard = self.line.send({"type": "saved", "id": told["id"], "clip": told["clip"], "result": result})
         except KandinskyError as error:
             self._refuse(told, str(error))
         except Exception:
             log.exception("a clip of a live session cannot be saved")
             self._refuse(told, "the worker failed to write the clip; its log says why")
         finally:
+            if not is_heard:  # no job will name these files
+                job_files.remove_all(self.store, told["clip"])
             self._saves.release()
 
     def _clip(self, seconds: float) -> VideoStream | None:
         with self._lock:
             kept, end, recipe = list(self._kept), self.frames, self._recipe
             prompts = tuple(one for one in self._prompter.timeline if one[0] < end)
+            can_be_told = self._prompter.can_be_told
         if not kept:
             return None
+        if not can_be_told:
+            raise RequestError("this session has had too many prompts for a file to name them: begin another one")
         first = max(kept[0].begin, end - max(1, round(seconds * self.fps)))
         line = Timeline(prompts, first, end - first)
 
@@ -253,6 +268,4 @@ class Session:
         loras = {one["source"]: one["name"] for one in self.pipe.adapters.recipe()}
         told = {name: value for name, value in recipe.items() if name not in ("chunk", "start", "unused_words")}
         told |= {"seconds": line.frames / self.fps, **line.to_recipe(frames())}
-        if len(recipes.to_text(told)) > recipes.MOST_CHARACTERS // 2:  # the names of LoRAs come in place of files
-            raise RequestError("this session has had too many prompts for a file to name them: begin another one")
         return VideoStream(frames(), line.frames, self.fps, recipe["seed"], results.without_paths(told, loras))
