@@ -6,15 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kandinsky import Frames, Request, Source
+from kandinsky import Frames, Request, Source, catalogue
 from kandinsky.diffusion.flowedit import FlowEdit
 from kandinsky.diffusion.following import Following
 from kandinsky.diffusion.noise import draw_again
 from kandinsky.diffusion.sample import steps
 from kandinsky.diffusion.samplers import SAMPLERS, sampler
 from kandinsky.engine.conditions import pixels_of, whole
+from kandinsky.engine.request import resolve
 from kandinsky.engine.stages import with_frames
 from kandinsky.errors import RequestError
+from kandinsky.model.condition import Span
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.given import conditions_of, part_of, plain
 from kandinsky.model.values import LatentShape
@@ -235,3 +237,14 @@ def test_anything_else_is_one_line(value: object) -> None:
 def test_wrong_values_are_refused_when_they_are_made(make, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("at", "is_first"), [(0, True), ("0.0s", True), (" 0 ", True), ("1s", False), ("end", False)])
+def test_a_first_frame_is_one_however_it_is_spelled(at: int | str, is_first: bool) -> None:
+    card, image = catalogue.find("nano-i2v"), np.zeros((96, 96, 3), np.uint8)
+    request = Request(card.id, "a star", conditions=[Frames(image, at=at)])
+    if is_first:
+        assert resolve(request, card).conditions[0].at == Span(0, 1)
+    else:
+        with pytest.raises(RequestError, match="none was given"):
+            resolve(request, card)

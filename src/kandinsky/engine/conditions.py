@@ -31,6 +31,7 @@ from kandinsky.model.given import (
     Reference,
     Source,
     frame_at,
+    moment,
     part_of,
     placed,
     shares_of,
@@ -242,7 +243,10 @@ def _check_taken(one: Given, card: Card) -> None:
 def first_is_known(conditions: Sequence[Opened]) -> bool:
     """Whether the first frame of the result follows a condition."""
     asked = [one.asked for one in conditions]
-    return any(isinstance(one, Source) or (isinstance(one, Frames) and one.at in (0, "0", "0s")) for one in asked)
+    return any(
+        isinstance(one, Source) or (isinstance(one, Frames) and one.at != END and moment(one.at, "at")[0] == 0)
+        for one in asked
+    )
 
 
 def seconds_of(conditions: Sequence[Opened], card: Card) -> float | None:
