@@ -108,6 +108,7 @@ def test_a_limit_on_memory() -> None:
     assert shell("ulimit -v 400000; k plan nano-t2v --json | head -c 1") == (0, "{", "")
 
 
+@pytest.mark.slow
 def test_a_limit_on_files() -> None:
     code, out, err = shell('ulimit -f 4; k "$@"', *STILL[:2], "--seconds", "2", *STILL[4:], "-o", "x.mp4")
     assert code == 1 and out == "" and err.startswith("error: ") and "Traceback" not in err
@@ -157,6 +158,7 @@ def test_signals_end_a_batch_and_say_what_is_kept(number: signal.Signals) -> Non
     assert "Traceback" not in err and not [p for p in Path().iterdir() if ".part-" in p.name]
 
 
+@pytest.mark.slow
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     script = 'trap "" HUP; k "$@" & pid=$!; sleep 0.5; kill -HUP $pid; wait $pid'
     code, out, err = shell(script, *STILL, "-o", "y.png")

@@ -114,6 +114,7 @@ def test_arguments_of_generate(arguments: list[list[str]], prompt: str, here: Pa
 FREE = ("models", "show", "plan", "decode", "interpolate", "convert", "calibrate", "train", "bench", "download")
 
 
+@pytest.mark.slow
 @calm(350)
 @given(command=st.sampled_from(FREE), arguments=st.lists(st.one_of(nasty, texts), max_size=4))
 def test_arguments_of_other_commands(command: str, arguments: list[str], here: Path) -> None:
@@ -185,6 +186,7 @@ lines = st.one_of(
     ending=st.sampled_from([".txt", ".csv", ".jsonl", ".json", ""]),
     head=st.sampled_from(["", "prompt,seed,output\n", "["]),
 )
+@pytest.mark.slow
 def test_prompt_files(entries: list[str], ending: str, head: str, here: Path) -> None:
     text = head + "\n".join(entries)
     file = Path(f"p{ending}")

@@ -93,6 +93,7 @@ def test_a_key_goes_to_servers_of_ones_own_alone(remote: ModuleType, monkeypatch
     assert remote.default_server() == "https://elsewhere.example:8000"
 
 
+@pytest.mark.slow
 def test_the_default_is_where_a_server_listens(remote: ModuleType) -> None:
     from kandinsky.serve.settings import ServeSettings
 

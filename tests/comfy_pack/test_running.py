@@ -170,6 +170,7 @@ def test_prompts_are_written_out(tiny_cards: Path) -> None:
         pack.part("running").expanded(chosen, "a cat", {"seed": 1}, kept)
 
 
+@pytest.mark.slow
 def test_a_clip_gains_frames_and_keeps_its_sound(tiny_cards: Path) -> None:
     chosen, kept = made_of("kandinsky-video-1.1", Host())
     sound = Audio(np.zeros((8000, 1), np.int16), 16000)

@@ -140,6 +140,7 @@ video = pipeline(
 """  # noqa: E501 - to the letter, but for device, size and steps
 
 
+@pytest.mark.slow
 def test_the_example_of_the_1_0_documents(
     folder: Path, tmp_path: Path, official_cards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

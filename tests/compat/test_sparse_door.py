@@ -23,6 +23,7 @@ def config(official: Path, target: Path, **changes: object) -> str:
     return str(target)
 
 
+@pytest.mark.slow
 def test_ten_second_configurations_run(official: Path, tmp_path: Path) -> None:
     conf = config(official, tmp_path / "sparse.yaml")
     pipe = get_T2V_pipeline("cpu", conf_path=conf)

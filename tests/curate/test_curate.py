@@ -69,6 +69,7 @@ def test_every_planted_fault_is_found(drawn: tuple[Path, Truth, Curated]) -> Non
         assert one.false <= 1, kind
 
 
+@pytest.mark.slow
 def test_the_page_holds_all_it_shows(drawn: tuple[Path, Truth, Curated]) -> None:
     folder, _, _ = drawn
     page = (folder / "set" / "curate.html").read_text(encoding="utf-8")

@@ -52,6 +52,7 @@ def right_half() -> np.ndarray:
     return mask
 
 
+@pytest.mark.slow
 def test_picture_mask_and_prompt_all_count(pipe: GenerationPipeline, picture: Image.Image) -> None:
     def made(prompt: str = PROMPT, image: Any = picture, mask: Any = None, **more: Any) -> np.ndarray:
         mask = right_half() if mask is None else mask

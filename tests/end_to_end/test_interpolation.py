@@ -173,6 +173,7 @@ def test_the_shared_example(tmp_path: Path) -> None:
     assert np.array_equal(read_audio(tmp_path / "out.mp4").samples_SC, read_audio(source).samples_SC)
 
 
+@pytest.mark.slow
 def test_the_prompt_is_told_where_the_model_listens() -> None:
     pipe = kandinsky.load(MODEL, device="cpu", text_cache=False)
     silent, told = (interpolate(pipe, clip(2), Raise(steps=2, prompt=text)).frames for text in ("", "a cat"))

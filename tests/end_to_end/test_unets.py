@@ -97,6 +97,7 @@ def test_a_negative_prompt_counts(folder: Path, model: str) -> None:
     assert not np.array_equal(plain, against)
 
 
+@pytest.mark.slow
 def test_only_networks_in_use_are_read(folder: Path) -> None:
     pipe = load(folder, "kandinsky-video-1.0")
     pipe(PROMPT, steps=2, seed=3)

@@ -41,6 +41,7 @@ def test_the_exact_run_stands_first_and_is_exact(found: ledger.Ledger) -> None:
         assert (line.latent_error, line.psnr_db, line.left_out) == (0.0, None, None) and len(line.seconds) == 2
 
 
+@pytest.mark.slow
 def test_each_variation_has_speed_and_distance(found: ledger.Ledger) -> None:
     lines = {line.name: line for line in found.lines}
     assert lines["taylor"].left_out == pytest.approx(2 / 6)

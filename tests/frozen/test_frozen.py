@@ -11,7 +11,7 @@ import pytest
 from frozen import measure, record, texts
 from tiny import catalogue
 
-LONG = ("groups", "video 1.0", "video 1.1")
+LONG = ("groups", "video 1.0", "video 1.1", "k5 t2v nabla", "k5 i2v", "k3.1 flash", "k3 inpainting")
 
 
 @pytest.fixture(scope="module")

@@ -139,6 +139,7 @@ def quantised() -> nn.Module:
     return net
 
 
+@pytest.mark.slow
 def test_load_quantises_and_the_recipe_says_so(official) -> None:
     request = {"seconds": 0, "steps": 1, "seed": 7}
     exact_clip = load(official, device="cpu")("a cat", **request)

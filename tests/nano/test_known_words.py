@@ -51,6 +51,7 @@ def test_what_is_not_used_is_named(encoder: NanoTextEncoder, prompt: str, unused
     assert encoder.unused(prompt) == unused
 
 
+@pytest.mark.slow
 def test_a_known_word_is_never_named(encoder: NanoTextEncoder) -> None:
     """All labels on all backgrounds of the evaluation, in both languages."""
     named = {p.text: encoder.unused(p.text) for p in evaluation_prompts() if p.kind == "label"}

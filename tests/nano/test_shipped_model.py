@@ -53,6 +53,7 @@ def test_clips_have_the_promised_form(clips: dict[str, np.ndarray]) -> None:
         assert clip.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_both_languages_mean_the_same_and_words_differ(clips: dict[str, np.ndarray]) -> None:
     for english, russian, other in (("panda", "панда", "tractor"), ("tractor", "трактор", "panda")):
         assert 5 * distance(clips[english], clips[russian]) < distance(clips[english], clips[other])

@@ -25,6 +25,7 @@ from kandinsky.weights.write import write_state
 from parity.golden_cases import CASES, HAS_REFERENCE, REFERENCE, SUBSET, component, copy, family, named, title
 
 SUBSET_BYTES = 3_000_000
+LONG = ("kandinsky_video1/sample_v11", "kandinsky_video1/sample")
 
 
 def verdict(folder: Path) -> tuple[Status, str]:
@@ -113,7 +114,11 @@ OTHER_CALLS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(
     ("name", "call"),
-    [entry for entry in OTHER_CALLS if named(entry[0])],
+    [
+        pytest.param(*entry, marks=pytest.mark.slow) if entry[0].startswith(LONG) else entry
+        for entry in OTHER_CALLS
+        if named(entry[0])
+    ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )
 def test_another_call_fails(name: str, call: dict[str, Any], tmp_path: Path) -> None:

@@ -163,6 +163,7 @@ def test_both_passes_of_guidance_at_once(nets: tuple[UNet, Kandinsky3UNet]) -> N
     assert UNetDenoiser(ours, text, condition_BTHWC=x).pair(other) is None
 
 
+@pytest.mark.slow
 def test_bench_stands_against_diffusers() -> None:
     sizes = {
         "model_channels": 16,

@@ -236,6 +236,7 @@ def test_more_annotators_than_places_begin_another_deal(server: Server) -> None:
     assert sorted(first[:2]) == [2, 4] and sum(first[2:]) == 6  # three pairs of two phases between two people
 
 
+@pytest.mark.slow
 def test_keys_separate_annotators_and_reports(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     root = write_sets(tmp_path / "sets", prompts=2)
     (tmp_path / "keys.toml").write_text(KEYS)

@@ -299,6 +299,7 @@ def test_the_page_in_a_browser(live: Server) -> None:
     assert told["ok"], told["problem"]
 
 
+@pytest.mark.slow
 def test_a_worker_or_a_server_that_ends_says_so(live: Server) -> None:
     """The last one, since nothing is left after it."""
     with viewer(live) as seen:

@@ -628,6 +628,7 @@ def test_no_key_and_no_prompt_in_the_log(locked: Server) -> None:
 # -- 8: the end --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_end_of_the_server_leaves_jobs_in_the_queue(tmp_path: Path) -> None:
     from kandinsky.jobs.sqlite_store import open_store
 

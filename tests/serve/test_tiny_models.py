@@ -114,6 +114,7 @@ def test_what_a_model_cannot_do_with_a_clip_is_said(server: Server) -> None:
     assert offered == {T2V: True, I2V: True, I2I: False, INPAINT: False}
 
 
+@pytest.mark.slow
 def test_shortest_clips_are_made_and_shorter_ones_refused(server: Server) -> None:
     (offered,) = (one for one in server.client.get("/v1/models").json()["data"] if one["id"] == T2V)
     shortest = offered["shortest"]

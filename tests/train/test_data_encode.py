@@ -72,6 +72,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_latents_and_embeddings_are_the_encoders_own(source: Path, encoded: Path) -> None:
     data = EncodedDataset(encoded)
     assert [row.name for row in data] == ["00.mp4", "01.mp4", "02.png", "03.mp4", "04.mp4", "05.png"]
@@ -111,6 +112,7 @@ def test_a_set_can_be_sent_to_other_processes(encoded: Path) -> None:
     assert torch.equal(again.load(3)["latent"], data.load(3)["latent"])
 
 
+@pytest.mark.slow
 def test_a_run_over_a_finished_set_changes_nothing_and_adds_what_is_new(tmp_path: Path) -> None:
     source, out = fill(tmp_path / "clips", 3), tmp_path / "set"
     encode(source, MODEL, out)
@@ -170,6 +172,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(source: Path, tmp_path: 
             assert contents(killed) == contents(whole)
 
 
+@pytest.mark.slow
 def test_a_torn_line_of_the_journal_counts_as_not_written(source: Path, encoded: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(encoded, tmp_path / "set"))
     lines = (out / "journal.jsonl").read_bytes().splitlines(keepends=True)
@@ -299,6 +302,7 @@ def test_a_source_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
         EncodedDataset(tmp_path / "set")
 
 
+@pytest.mark.slow
 def test_the_command_says_what_was_made(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "set"
     words = ["data", "encode", str(source), "-m", MODEL, "-o", str(out), "--store", "float16", "--workers", "0"]

@@ -109,6 +109,7 @@ def test_blocks_that_are_alike_need_not_all_be_traced(
     assert of(every) == few
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_batch_and_falls_with_shards() -> None:
     one, many = of_nano(), of_nano(shape=Shape(LATENT, batch=8, at_once=4, processes=2, shards=2))
     assert many.activations == 4 * one.activations and many.weights == one.weights // 2
@@ -146,6 +147,7 @@ def test_a_recipe_is_checked_and_nothing_is_made(tmp_path: Path, capsys: pytest.
     assert "belong to `--check`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_average_of_no_decay_is_neither_kept_nor_counted(tmp_path: Path) -> None:
     learner = Learner(Update("network", torch.nn.Linear(2, 2)), LoopSettings(steps=1, lr=0.1, ema=0), "cpu")
     assert not learner.ema and torch.equal(learner.result()["weight"], learner.weights["weight"])

@@ -275,6 +275,7 @@ def test_tokens_are_those_of_the_log(models: Path, tmp_path: Path) -> None:
     assert f"{told:.0f}" == checked(path)["tokens"].split()[1]
 
 
+@pytest.mark.slow
 def test_a_clip_without_a_gap_is_named(models: Path, tmp_path: Path) -> None:
     path = recipe(models, tmp_path, "gaps", clips(tmp_path / "data", seconds=0.5))
     with pytest.raises(RequestError, match=r"has no gap of 3 to learn: use clips of 5 or more"):

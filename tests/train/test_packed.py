@@ -243,6 +243,7 @@ def test_a_packed_training_is_that_of_the_clips_apart(
     assert max(map(len, sizes)) == 3  # an image and clips of two lengths shared a step
 
 
+@pytest.mark.slow
 def test_of_one_size_a_packed_training_is_the_batched_one(encoded: Path, tmp_path: Path) -> None:
     tasks = {"tasks": {"text-to-image": 1}}  # one image: the size of batches is all that differs
     batched = losses(recipe(tmp_path / "batched", encoded, data={**GIVEN, **tasks, "batch": 1}))

@@ -63,6 +63,7 @@ def test_a_batch_holds_what_generation_gives_the_network(encoded: Path) -> None:
     torch.testing.assert_close(dropped.given.text.tokens_BLC[:1], data.text("", still=False).tokens_BLC.float())
 
 
+@pytest.mark.slow
 def test_the_loss_falls(encoded: Path, tmp_path: Path) -> None:
     losses: list[float] = []
     recipe = tmp_path / "recipe.yaml"
@@ -76,6 +77,7 @@ def test_the_loss_falls(encoded: Path, tmp_path: Path) -> None:
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:2])
 
 
+@pytest.mark.slow
 def test_what_it_takes_is_told_before_there_are_data(tmp_path: Path, encoded: Path) -> None:
     """Of whole windows; tokens are those of the log."""
     path = tmp_path / "recipe.yaml"

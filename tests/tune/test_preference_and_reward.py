@@ -132,6 +132,7 @@ def test_a_reward_is_climbed(taught: tuple[TinyDenoising, nn.Module], tmp_path: 
     assert look("strayed")[0] == 0 < look("strayed")[-1]
 
 
+@pytest.mark.slow
 def test_beta_holds_the_network_back(tmp_path: Path) -> None:
     strayed = []
     for beta in (0.0001, 3.0):
