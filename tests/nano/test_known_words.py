@@ -96,3 +96,30 @@ def test_every_door_says_it(
     assert main(asked) == 0
     said = capsys.readouterr()
     assert "not used" not in said.err and "unused_words" not in json.loads(said.out)["recipe"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("panda", {"panda"}), ("ПАНДЫ", {"panda"}), ("crying cat", {"crying cat"}), ("zqx", set()), ("panda zqx", set())],
+)
+def test_what_can_be_shown_is_found(text: str, shown: set[str]) -> None:
+    known = KnownWords.read(ASSETS / "words.json")
+    assert {english for english, _ in known.found(text)} == shown
+    assert set(known.found(text)) <= set(known.found()) and len(known.found()) == len(known.concepts)
+
+
+def test_every_concept_is_found_by_its_own_name() -> None:
+    known = KnownWords.read(ASSETS / "words.json")
+    assert all(names in known.found(name) for names in known.names for name in names)
+
+
+def test_the_command_lists_and_searches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "nano-t2v", "--concepts", "--json"]) == 0
+    everything = json.loads(capsys.readouterr().out)
+    assert everything["model"] == "nano-t2v" and ["panda", "морда панды"] in everything["concepts"]
+    assert main(["show", "nano-i2v", "--search", "панды"]) == 0
+    assert capsys.readouterr().out.split() == ["panda", "морда", "панды"]
+    assert main(["show", "nano-t2v", "--search", "b zqx"]) == 2
+    assert "knows nothing by `b zqx`" in capsys.readouterr().err
+    assert main(["show", "kandinsky4-t2v-flash", "--concepts"]) == 2
+    assert "has no list of what it can show" in capsys.readouterr().err

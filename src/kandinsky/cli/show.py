@@ -12,6 +12,7 @@ import typer
 from kandinsky import catalogue
 from kandinsky.cli.complete import model_ids
 from kandinsky.cli.streams import emit_json
+from kandinsky.errors import RequestError
 from kandinsky.printing import escaped
 
 
@@ -22,14 +23,42 @@ def show(
             metavar="ID|FILE", help="A catalogue id, a file this program wrote, or a branch.", autocompletion=model_ids
         ),
     ],
+    concepts: Annotated[
+        bool, typer.Option("--concepts", help="List what a model with a closed vocabulary can show, such as Nano.")
+    ] = False,
+    search: Annotated[
+        str | None, typer.Option("--search", metavar="TEXT", help="Of these, what the text speaks of.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show a model's card and what it accepts; how a file was made, the command to repeat it last; or a branch."""
     path = Path(what)
-    if what in catalogue.cards() or not (path.exists() or path.suffix or "/" in what):
+    if concepts or search is not None:
+        _concepts(what, search or "", as_json)
+    elif what in catalogue.cards() or not (path.exists() or path.suffix or "/" in what):
         _card(catalogue.find(what), as_json)
     else:
         _result(path, as_json)
+
+
+def _concepts(model: str, text: str, as_json: bool) -> None:
+    from kandinsky.weights.locate import locate_parts
+
+    source = catalogue.source_of(model)
+    component = source.card.components.get("text")
+    list_all = None if component is None else catalogue.part(component.kind).vocabulary
+    if component is None or list_all is None:
+        raise RequestError(f"`{escaped(model)}` has no list of what it can show: its prompts are free text")
+    files = locate_parts(component, root=source.root, model=source.name)
+    found = list_all()(component, files, text)
+    if as_json:
+        emit_json({"model": source.name, "concepts": found})
+        return
+    if not found:
+        raise RequestError(f"`{escaped(model)}` knows nothing by `{escaped(text)}`: leave out `--search` for all of it")
+    width = max(len(names[0]) for names in found)
+    for first, *others in found:
+        print(f"{first.ljust(width)}  {', '.join(others)}".rstrip())
 
 
 def _result(path: Path, as_json: bool) -> None:

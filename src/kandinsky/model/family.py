@@ -46,6 +46,12 @@ class Reader(Protocol):
     def __call__(self, component: Component, files: Files, precision: Precision) -> object: ...
 
 
+class Vocabulary(Protocol):
+    """Names of what a text encoder can name, in each of its languages, as far as a text speaks of it; "": of all."""
+
+    def __call__(self, component: Component, files: Files, text: str) -> list[tuple[str, ...]]: ...
+
+
 class MadeUp(Protocol):
     """Makes a network with random weights where its files are absent, for benchmarks."""
 
@@ -167,6 +173,7 @@ class Part:
         contrasting: Whether a text encoder uses the prompt when it encodes the negative prompt.
         expands: Tasks for which a text encoder can expand a prompt.
         tells_unused: Whether a text encoder reports the words of a prompt that it does not use.
+        vocabulary: Lists what a text encoder with a closed vocabulary can name; None if it is open. Imports no torch.
         remote_code: Whether its classes come from its own repository and run only if that was allowed.
         stored_dtype: Whether it runs in the type its files have, whatever the others do.
         cost: Memory and operations of one generation, for the plan; returns None if it is not used. Imports no torch.
@@ -198,6 +205,7 @@ class Part:
     contrasting: bool = False
     expands: tuple[str, ...] = ()
     tells_unused: bool = False
+    vocabulary: Lazy[Vocabulary] | None = None
     remote_code: bool = False
     stored_dtype: bool = False
     cost: Lazy[Callable[[Card, Component, Load], Cost | None]] | None = None

@@ -19,7 +19,11 @@ FAMILY = Family(
         **BRANCHES,
         "kandinsky4.v2a-unet": UNET,
         "nano.text": Part(
-            reader=Lazy(f"{_HERE}.networks:text_encoder"), tensors=("network",), tells_unused=True, cost=_SMALL
+            reader=Lazy(f"{_HERE}.networks:text_encoder"),
+            tensors=("network",),
+            tells_unused=True,
+            vocabulary=Lazy(f"{_HERE}.networks:vocabulary"),
+            cost=_SMALL,
         ),
         "nano.vae": Part(
             network=Lazy(f"{_HERE}.networks:autoencoder"), decodes_together=True, cost=Lazy(f"{_HERE}.cost:autoencoder")

@@ -34,12 +34,14 @@ class KnownWords:
         numbers: Numbers of things; one is shown whatever they say.
         roles: Word to what it may name in each role but the concept: `{"red": {"background": (0,)}}`.
         concepts: Words of each concept, by its number.
+        names: What each concept is called, English and Russian; empty where the list has none.
     """
 
     filler: frozenset[str]
     numbers: frozenset[str]
     roles: Mapping[str, Mapping[str, tuple[int, ...]]]
     concepts: tuple[frozenset[str], ...]
+    names: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> KnownWords:
@@ -60,6 +62,7 @@ class KnownWords:
                 frozenset(map(stem, table["numbers"].split())),
                 {word: {role: tuple(sorted(n)) for role, n in named.items()} for word, named in roles.items()},
                 tuple(frozenset(map(stem, words.split())) for words in table["concepts"]),
+                tuple(tuple(map(str, names)) for names in table.get("names", ())),
             )
 
     def check(self, concepts: int, path: Path) -> None:
@@ -70,6 +73,18 @@ class KnownWords:
         """
         if len(self.concepts) != concepts:
             raise WeightsError(f"`{path}` has the words of {len(self.concepts)} concepts, and the network {concepts}")
+
+    def found(self, text: str = "") -> list[tuple[str, ...]]:
+        """Names of the concepts that a text speaks of, in the order of their names; of all of them if it is empty.
+
+        A word of the text is one of a concept's, or the beginning of one.
+        """
+        wanted = [stem(word) for word in re.findall(r"[^\W_]+", text)]
+        return sorted(
+            names
+            for names, words in zip(self.names, self.concepts, strict=bool(self.names))
+            if all(any(one.startswith(word) for one in words) for word in wanted)
+        )
 
     def unused(self, prompt: str, chosen: Choice, read: Callable[[str], Choice], *, end: int) -> tuple[str, ...]:
         """Words of a prompt that have no influence on what will be shown, in their order, each once.

@@ -28,3 +28,10 @@ def text_encoder(component: Component, files: Files, precision: Precision) -> ob
     from kandinsky.families.nano.text_encoder import NanoTextEncoder
 
     return NanoTextEncoder.from_files(files["network"], files["tokenizer"], component.params, files.get("words"))
+
+
+def vocabulary(component: Component, files: Files, text: str) -> list[tuple[str, ...]]:
+    """Names of what can be shown, in English and Russian, as far as a text speaks of it."""
+    from kandinsky.families.nano.known_words import KnownWords
+
+    return KnownWords.read(files["words"]).found(text) if "words" in files else []
