@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from kandinsky.families.kandinsky4_v2a.family import TASK, UNET
@@ -30,5 +31,9 @@ FAMILY = Family(
         ),
         "nano.clip": Part(network=Lazy(f"{_HERE}.networks:clip_encoder"), cost=_SMALL),
     },
-    tasks={"text-to-video": TEXT_TO_VIDEO, "image-to-video": IMAGE_TO_VIDEO, "video-to-audio": TASK},
+    tasks={
+        "text-to-video": TEXT_TO_VIDEO,
+        "image-to-video": replace(IMAGE_TO_VIDEO, text_sees_image=True),
+        "video-to-audio": TASK,
+    },
 )

@@ -35,6 +35,7 @@ class KnownWords:
         roles: Word to what it may name in each role but the concept: `{"red": {"background": (0,)}}`.
         concepts: Words of each concept, by its number.
         names: What each concept is called, English and Russian; empty where the list has none.
+        colours: RGB of each background; empty where the list has none.
     """
 
     filler: frozenset[str]
@@ -42,6 +43,7 @@ class KnownWords:
     roles: Mapping[str, Mapping[str, tuple[int, ...]]]
     concepts: tuple[frozenset[str], ...]
     names: tuple[tuple[str, ...], ...] = ()
+    colours: tuple[tuple[int, int, int], ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> KnownWords:
@@ -63,6 +65,7 @@ class KnownWords:
                 {word: {role: tuple(sorted(n)) for role, n in named.items()} for word, named in roles.items()},
                 tuple(frozenset(map(stem, words.split())) for words in table["concepts"]),
                 tuple(tuple(map(str, names)) for names in table.get("names", ())),
+                tuple((int(r), int(g), int(b)) for r, g, b in table.get("colours", ())),
             )
 
     def check(self, concepts: int, path: Path) -> None:
@@ -85,6 +88,18 @@ class KnownWords:
             for names, words in zip(self.names, self.concepts, strict=bool(self.names))
             if all(any(one.startswith(word) for one in words) for word in wanted)
         )
+
+    def said(self, prompt: str, chosen: Choice) -> frozenset[str]:
+        """Roles of which a prompt speaks: those of whose slot it has a word.
+
+        Args:
+            prompt: As it was given.
+            chosen: How it was understood.
+        """
+        words = [stem(word) for word in re.findall(r"[^\W_]+", prompt)]
+        said = {role for word in words for role, slots in self.roles.get(word, {}).items() if chosen[role] in slots}
+        own = self.concepts[chosen["concept"]]
+        return frozenset(said | {"concept"} if any(word in own for word in words) else said)
 
     def unused(self, prompt: str, chosen: Choice, read: Callable[[str], Choice], *, end: int) -> tuple[str, ...]:
         """Words of a prompt that have no influence on what will be shown, in their order, each once.

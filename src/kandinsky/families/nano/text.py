@@ -179,11 +179,14 @@ class NanoTextNetwork(nn.Module):
         Returns:
             Tokens [B, 6, C], pooled [B, P], no mask: every embedding counts.
         """
-        reading = self.read(ids_BL, mask_BL)
+        return self.choose(self.read(ids_BL, mask_BL).logits, said_B, still_B)
+
+    def choose(self, logits: Mapping[str, Tensor], said_B: Tensor, still_B: Tensor) -> TextEmbeddings:
+        """Embeddings of B prompts by their logits, see ``Reading``; the rest as for ``forward``."""
         nothing_B1 = (~said_B).float()[:, None]
         choices = {}
         for role in ROLES:
-            choice_BV = (self.sharpness.float() * reading.logits[role]).softmax(dim=-1)
+            choice_BV = (self.sharpness.float() * logits[role]).softmax(dim=-1)
             choices[role] = torch.cat([choice_BV * said_B[:, None], nothing_B1], dim=-1)
         return self.speak(choices, torch.where(said_B, still_B.long(), torch.full_like(said_B, 2, dtype=torch.long)))
 

@@ -6,15 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL.Image import Image
 from tokenizers import Tokenizer
+from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import RequestError
 from kandinsky.families.nano.known_words import KnownWords
+from kandinsky.families.nano.picture import seen
 from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.pretrained import check_vocabulary, read_tokenizer_file
 from kandinsky.weights.read import load_into
+
+CERTAIN = 100.0  # a logit that leaves nothing to the other slots
 
 
 class NanoTextEncoder:
@@ -45,6 +51,26 @@ class NanoTextEncoder:
         still_B = torch.full_like(said_B, still)
         with torch.inference_mode(False), torch.no_grad():
             out: TextEmbeddings = self.network(ids_BL, mask_BL, said_B, still_B)
+            return out
+
+    def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextEmbeddings:
+        """Embeddings of B ≥ 1 prompts, each beside the picture that the clip begins with.
+
+        The picture decides what words leave open: background, place and size. Where they name nothing that can be
+        shown, it decides alone, and the embedding is the unconditional one.
+        """
+        if self.known is None:
+            return self.encode(prompts)
+        ids_BL, mask_BL, said_B = self.tokenize(prompts)
+        with torch.inference_mode(False), torch.no_grad():
+            logits = dict(self.network.read(ids_BL, mask_BL).logits)
+            for row, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
+                spoken = self.known.said(prompt, {role: int(of[row].argmax()) for role, of in logits.items()})
+                said_B[row] &= "concept" in spoken
+                for role, slot in seen(np.asarray(image.convert("RGB")), self.known.colours).items():
+                    if role not in spoken:
+                        logits[role][row] = F.one_hot(torch.tensor(slot), logits[role].shape[1]) * CERTAIN
+            out: TextEmbeddings = self.network.choose(logits, said_B, torch.zeros_like(said_B))
             return out
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -51,6 +51,7 @@ def known_words() -> dict[str, object]:
             "camera": _slots(CAMERAS, captions._MOVE, filler),
         },
         "concepts": concepts,
+        "colours": [list(c.rgb) for c in COLOURS],
         "names": [[c.label(language) for language in LANGUAGES] for c in load_concepts()],
     }
 
