@@ -24,6 +24,7 @@ from kandinsky.cli.progress import hush_extensions
 from kandinsky.cli.streams import in_flags, say, usable
 from kandinsky.errors import BackendError, Cancelled, RequestError, WeightsError
 from kandinsky.printing import escaped, shortened
+from kandinsky.runtime import threads
 
 COMMANDS = (
     "generate",
@@ -176,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong request, 130 interrupted.
     """
+    threads.prepare()
     with usable() as stdout, signals.as_interrupts():
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_OneLine("note: %(message)s"))
