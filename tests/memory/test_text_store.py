@@ -11,7 +11,7 @@ import torch
 import kandinsky
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.text import store as stores
-from kandinsky.text.store import TextStore, cache_folder, encode_each, fingerprint, join
+from kandinsky.text.store import TextStore, encode_each, fingerprint, join
 
 
 def states_of(prompt: str) -> TextEmbeddings:

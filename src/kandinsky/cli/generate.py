@@ -113,6 +113,9 @@ def generate(
     run: dict[str, Any],
     sheet: Annotated[str | None, typer.Option("--sheet", help="Also write a contact sheet, a .png.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only show what it would need; see `kandinsky plan`.")] = False,
+    no_server: Annotated[
+        bool, typer.Option("--no-server", help="Make it in this process, even where a server of yours would make it.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object per result instead of its path.")
     ] = False,
@@ -272,6 +275,9 @@ def generate(
             longest = source.card.clip.max_seconds
             say(f"{len(long.windows)} windows of up to {longest:g} s, which share {long.overlap:.3g} s")
         tell = _no_result if is_piped else emit_json if as_json else _say_path
+        is_alone = len(jobs) == 1 and world.size == 1 and not chained and sheet is None
+        if is_alone and not no_server and _is_handed(loading, request, jobs[0], targets[0], tell=tell, quiet=quiet):
+            return
         _run(loading, jobs, targets, sheets, layout=layout, sound=chained, tell=tell, quiet=quiet)
 
 
@@ -332,6 +338,27 @@ def _run(
         recipes = add_to_clips(sound, [(path, video) for path, video, _ in silent], quiet=quiet)
         for (_, _, facts), recipe in zip(silent, recipes, strict=True):
             tell({**facts, "recipe": recipe})
+
+
+def _is_handed(
+    loading: Loading, request: Request, job: Job, target: Path, *, tell: Callable[[dict[str, Any]], None], quiet: bool
+) -> bool:
+    """Whether a server of the same user has made the result, and written its file."""
+    from kandinsky.cli.handed import handed
+    from kandinsky.files import output_path
+
+    begun = time.monotonic()
+    path = output_path(target)
+    recipe = handed(loading.source, loading.options, request, job, path, quiet=quiet)
+    if recipe is None:
+        return False
+    taken = time.monotonic() - begun
+    if not quiet:
+        if job.expand:
+            say(f"expanded prompt: {recipe['expanded_prompt']}")
+        say(f"seed {job.seed}, {counted(job.shape.frames, 'frame')}, {taken:.1f} s")
+    tell({"path": str(path), "sheet": None, "taken_s": round(taken, 3), "recipe": recipe})
+    return True
 
 
 def _say_path(result: dict[str, Any]) -> None:

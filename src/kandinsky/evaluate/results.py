@@ -133,7 +133,8 @@ def machine() -> dict[str, Any]:
     name = None if devices.device_memory(device) is None else devices.device_name(device)
     facts = {
         "device": device, "accelerator": name, "processor": devices.processor_name(),
-        "cores": devices.processor_count(), "platform": platform.platform(), "python": platform.python_version(), "versions": recipes.versions(),
+        "cores": devices.processor_count(),
+        "platform": platform.platform(), "python": platform.python_version(), "versions": recipes.versions(),
     }  # fmt: skip
     return {key: value for key, value in facts.items() if value is not None}
 

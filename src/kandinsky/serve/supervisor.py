@@ -47,7 +47,7 @@ class Supervisor(Workers):
     ) -> None:
         super().__init__(settings, store, names=names, restarted=restarted)
         self._threads: list[threading.Thread] = []
-        self._environment: dict[str, str] = {}
+        self.environment: dict[str, str] = {}
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def devices(self) -> list[str | None]:
@@ -65,7 +65,7 @@ class Supervisor(Workers):
         places = self.devices()
         gpus = count_gpus()
         on_processor = [one for one in places if not (str(one).startswith("cuda") or (one in (None, "auto") and gpus))]
-        self._environment = threads.of_workers(len(on_processor))
+        self.environment = threads.of_workers(len(on_processor))
         for index, device in enumerate(places):
             thread = threading.Thread(target=self._tend, args=(index, device), name=f"worker {index}", daemon=True)
             thread.start()
@@ -110,7 +110,7 @@ class Supervisor(Workers):
                         stdout=sys.stderr,
                         close_fds=True,
                         start_new_session=True,  # an interrupt at the terminal is the server's to answer
-                        env={**os.environ, **self._environment},
+                        env={**os.environ, **self.environment},
                     )
                 except OSError as error:  # too many processes or files, or no memory: perhaps not for long
                     log.warning("a worker cannot be started: %s", error)
