@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import kandinsky
+from kandinsky.files import cache_folder
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.text import store as stores
 from kandinsky.text.store import TextStore, encode_each, fingerprint, join

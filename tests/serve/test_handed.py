@@ -1,4 +1,4 @@
-"""`kandinsky generate` beside a server of the same user: handed over where the result is the same, made here otherwise."""
+"""`kandinsky generate` beside a server of the same user: handed over where the result is the same, else made here."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A request of `kandinsky generate` that a running server of the same user fulfils: no torch, no weights, same bytes."""
+"""A request of `kandinsky generate` that a running server of the same user fulfils: same bytes, and no torch here."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A server of the same user, found without being named: each one leaves a file that says what it serves, and how.
 
-The files lie in the user's runtime folder (`XDG_RUNTIME_DIR`), else in the cache folder, and are readable by nobody else.
+The files lie in the user's runtime folder (`XDG_RUNTIME_DIR`), else in the cache folder, and nobody else can read them.
 They hold no key: who wants something of a server with keys has one. A file whose process has gone is passed over.
 """
 

@@ -431,25 +431,25 @@ def _storage(tensor: Tensor) -> int:
 def _read_converted(file: Path, *, names: Collection[str], dtype: torch.dtype) -> dict[str, Tensor]:
     """Some tensors of a file, those of floating numbers in the given type; int8 rows stay as they are stored."""
     entries = read_header(file).entries
+    own = {name: entry for name, entry in entries.items() if name.removesuffix(INT8_SCALE) in names}
+    changed = {
+        name: entry
+        for name, entry in own.items()
+        if DTYPES[entry.dtype] is not dtype and DTYPES[entry.dtype].is_floating_point and not name.endswith(INT8_SCALE)
+    }
+    # one for all, since fresh memory takes as long as reading
+    raw = torch.empty(max((entry.end - entry.begin for entry in changed.values()), default=0), dtype=torch.uint8)
     found: dict[str, Tensor] = {}
-    with (
-        reading(file, "is a damaged safetensors file"),
-        safe_open(file, framework="pt") as mapped,
-        file.open("rb") as at,
-    ):
-        for name, entry in entries.items():
-            kind = DTYPES[entry.dtype]
-            is_scale = name.endswith(INT8_SCALE)
-            if name.removesuffix(INT8_SCALE) not in names:
-                continue
-            if is_scale or kind is dtype or not kind.is_floating_point:
+    with reading(file, "is a damaged safetensors file"), file.open("rb") as stream, safe_open(file, "pt") as mapped:
+        for name, entry in own.items():
+            if name not in changed:
                 found[name] = mapped.get_tensor(name)
                 continue
-            raw = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
-            at.seek(entry.begin)
-            if at.readinto(memoryview(raw.numpy())) != len(raw):
+            size = entry.end - entry.begin
+            stream.seek(entry.begin)
+            if stream.readinto(memoryview(raw[:size].numpy())) != size:
                 raise WeightsError(f"`{escaped(file)}` is cut off within tensor `{shown(name)}`: fetch it again")
-            found[name] = cast(name, raw.view(kind).reshape(entry.shape), dtype, str(file))
+            found[name] = cast(name, raw[:size].view(DTYPES[entry.dtype]).reshape(entry.shape), dtype, str(file))
     return found
 
 
