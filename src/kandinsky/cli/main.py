@@ -106,8 +106,8 @@ class Report(Command):
     reports_settings = True
 
 
-def build() -> typer.Typer:
-    """The application with all its commands."""
+def build(only: str | None = None) -> typer.Typer:
+    """The application with all its commands, or with one of ``COMMANDS``: reading the others' signatures takes longer."""
     app = typer.Typer(
         help="Kandinsky: the whole video family in one command. Start with: kandinsky generate 'a panda waves'",
         no_args_is_help=True,
@@ -117,10 +117,12 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_root)
-    for name in COMMANDS:
+    for name in COMMANDS if only is None else (only,):
         app.command(name, cls=Report if name == "doctor" else Command)(
             getattr(import_module(f"kandinsky.cli.{name}"), name)
         )
+    if only is not None:
+        return app
     data = typer.Typer(
         help="Fetch, curate, build and encode training data.", no_args_is_help=True, rich_markup_mode=None
     )
@@ -163,9 +165,9 @@ def _root(
 
 
 @cache
-def root_command() -> Any:
-    """The application as what runs it: made once, since reading the signatures of all commands takes a while."""
-    return typer.main.get_command(build())
+def root_command(only: str | None = None) -> Any:
+    """The application as what runs it, made once; ``only`` as for ``build``."""
+    return typer.main.get_command(build(only))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -217,7 +219,10 @@ def _run(arguments: list[str]) -> int:
 
 
 def _call(arguments: list[str]) -> int:
-    command = root_command()
+    is_set = settings.are_some()
+    # whatever sets a default is checked against the options of all commands
+    alone = bool(arguments) and arguments[0] in COMMANDS and not is_set and COMPLETION not in os.environ
+    command = root_command(arguments[0] if alone else None)
     if COMPLETION in os.environ:
         command.main(arguments, PROGRAM)  # prints words and exits
     for argument in arguments:
@@ -225,7 +230,7 @@ def _call(arguments: list[str]) -> int:
             raise RequestError(
                 f"argument `{escaped(argument)}` is not valid UTF-8: type it in a UTF-8 terminal, or rename the file"
             )
-    found = settings.read(command)
+    found = settings.read(command) if is_set else settings.Settings()
     with command.make_context(PROGRAM, arguments, default_map=found.default_map(), obj=found) as ctx:
         code = command.invoke(ctx)
     return code if isinstance(code, int) else 0
