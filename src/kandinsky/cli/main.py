@@ -107,7 +107,7 @@ class Report(Command):
 
 
 def build(only: str | None = None) -> typer.Typer:
-    """The application with all its commands, or with one of ``COMMANDS``: reading the others' signatures takes longer."""
+    """The application with all its commands, or with one of ``COMMANDS``: reading all signatures takes a while."""
     app = typer.Typer(
         help="Kandinsky: the whole video family in one command. Start with: kandinsky generate 'a panda waves'",
         no_args_is_help=True,

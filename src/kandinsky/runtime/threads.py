@@ -49,17 +49,21 @@ class Threads:
     @classmethod
     def found(cls) -> Threads:
         """What holds for this process now."""
-        try:
-            load: float | None = round(os.getloadavg()[0], 2)
-        except OSError:
-            load = None
         waiting = {name: os.environ[name] for name in _CHOSEN if name in os.environ}
-        return cls(os.cpu_count() or 1, _allowed(), quota(), os.environ.get(COUNT), waiting, load)
+        return cls(os.cpu_count() or 1, _allowed(), quota(), os.environ.get(COUNT), waiting, minute() or None)
 
     @property
     def are_passive(self) -> bool:
         """Whether threads sleep while they wait."""
         return self.waiting.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" or self.waiting.get("GOMP_SPINCOUNT") == "0"
+
+
+def minute() -> float:
+    """Processes that wanted to run in the last minute, on average; 0 if unknown."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except OSError:
+        return 0.0
 
 
 def prepare() -> None:

@@ -447,7 +447,7 @@ def _read_converted(file: Path, *, names: Collection[str], dtype: torch.dtype) -
                 continue
             size = entry.end - entry.begin
             stream.seek(entry.begin)
-            if stream.readinto(memoryview(raw[:size].numpy())) != size:
+            if stream.readinto(raw[:size].numpy().data) != size:
                 raise WeightsError(f"`{escaped(file)}` is cut off within tensor `{shown(name)}`: fetch it again")
             found[name] = cast(name, raw[:size].view(DTYPES[entry.dtype]).reshape(entry.shape), dtype, str(file))
     return found
