@@ -48,8 +48,8 @@ def items(device: str = "cuda", *, tiny: bool = False) -> list[Item]:
     ) -> Item:
         more = [*words]
         if tiny:
-            keeps_length = model == IMAGE
-            more = [*(() if keeps_length else ("--seconds", "0")), "--steps", "1", *changes(*TINY[model])]
+            stages = stages.replace(",vae", "") if model == FLASH else stages  # its autoencoder has one size
+            more = [*(() if model == IMAGE else ("--seconds", "0")), "--steps", "1", *changes(*TINY[model])]
             more += [word for at, word in enumerate(words) if "--offload" in words[max(0, at - 1) : at + 1]]
         against = ("--against", "diffusers") if rival and find_spec("diffusers") else ()
         type_ = () if tiny else ("--dtype", "bfloat16")
