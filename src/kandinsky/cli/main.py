@@ -36,6 +36,7 @@ COMMANDS = (
     "interpolate",
     "download",
     "doctor",
+    "tune",
     "convert",
     "soup",
     "extract",

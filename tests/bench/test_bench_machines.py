@@ -150,7 +150,7 @@ def test_a_page_shows_every_figure() -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 99, "items": []}'])
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(RequestError, match="cannot be read|no result file"):
+    with pytest.raises(RequestError, match=r"cannot be read|no result file"):
         page.write(tmp_path)
 
 
