@@ -26,15 +26,16 @@ def changes(*texts: str) -> tuple[str, ...]:
     return tuple(word for text in texts for word in ("--set", text))
 
 
-def dit(width: int, size: str, dtype: str, repeats: int) -> Item:
-    """Kandinsky 5's transformer at some width, of two visual blocks, beside Diffusers'."""
+def dit(width: int, frames: int, dtype: str, repeats: int) -> Item:
+    """Kandinsky 5's transformer of two visual blocks, at a width and 1,024 tokens a frame, beside Diffusers'."""
+    seconds = "0" if frames == 1 else f"{4 * (frames - 1) / 24:g}"
     sizes = (f"dit.model_dim={width}", f"dit.ff_dim={4 * width}", "dit.num_visual_blocks=2", "dit.num_text_blocks=1")
     words = (
         *_BENCH, LITE, "--random-weights", "--against", "diffusers", "--stages", "dit", "--device", "cpu",
-        "--dtype", dtype, "--size", size, "--seconds", "0", "--steps", "1", "--repeats", str(repeats),
+        "--dtype", dtype, "--size", "512x512", "--seconds", seconds, "--steps", "1", "--repeats", str(repeats),
         *changes(*sizes, "dit.time_dim=64", *SMALL_TEXT), "--json",
     )  # fmt: skip
-    return Item(f"Kandinsky 5, width {width}, {size}, {dtype}", words, 600.0)
+    return Item(f"Kandinsky 5, width {width}, {frames * 1024:,} tokens, {dtype}", words, 600.0)
 
 
 def items(repeats: int = 5, *, bfloat16: bool = True) -> list[Item]:
@@ -52,10 +53,12 @@ def items(repeats: int = 5, *, bfloat16: bool = True) -> list[Item]:
     found = [
         Item("Nano, a clip, float32", (*nano, "--dtype", "float32"), 300.0),
         Item("Nano, a clip, bfloat16", (*nano, "--dtype", "bfloat16", "--stages", "dit,vae"), 300.0),
-        dit(128, "1024x1024", "float32", repeats),
-        dit(512, "1024x1024", "float32", repeats),
-        dit(128, "1024x1024", "bfloat16", repeats),
-        dit(512, "1024x1024", "bfloat16", repeats),
+        dit(128, 1, "float32", repeats),
+        dit(512, 1, "float32", repeats),
+        dit(512, 4, "float32", repeats),
+        dit(128, 1, "bfloat16", repeats),
+        dit(512, 1, "bfloat16", repeats),
+        dit(512, 4, "bfloat16", repeats),
         Item(
             "Kandinsky 3, U-Net and MoVQ, width 64 to 512, 256x256, float32",
             (*_BENCH, "kandinsky3.0", "--random-weights", "--against", "diffusers", "--stages", "dit,vae", "--device",

@@ -194,7 +194,8 @@ def bench(
             short = shorten(card, request, device=device, dtype=dtype, offload=offload)
             changes, request = short.changes, request | short.request
         pipe = random_pipeline(
-            card, changes=changes, device=device, dtype=dtype, offload=offload, attention=attention
+            card, changes=changes, device=device, dtype=dtype, offload=offload, attention=attention,
+            used={"vae" if name == "write" else name for name in stages},
         )  # fmt: skip
     else:
         pipe = load(model, device=device, dtype=dtype, offload=offload, attention=attention)
