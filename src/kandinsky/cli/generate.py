@@ -127,6 +127,7 @@ def generate(
     from kandinsky.cli.batch import check_ray, run_batch, summary_path
     from kandinsky.engine.attention import attention_for
     from kandinsky.engine.parallel import demand_of
+    from kandinsky.engine.plan import loses_by_processes
     from kandinsky.engine.request import parse_size
     from kandinsky.jobs.batch import Loading, jobs_of, part_finished, plan_items
     from kandinsky.jobs.names import numbered
@@ -271,6 +272,8 @@ def generate(
         loading.check_files()
         if not quiet:
             _say_run(source, layout, why)
+            if layout.size > 1 and (slower := loses_by_processes(jobs[0], options, layout)):
+                say(f"note: {slower}")
         if (fitted := jobs[0].image) and not quiet:
             _say_image(fitted)
         if (long := jobs[0].long) and not quiet:
