@@ -180,6 +180,7 @@ def generate(
                 "--cache": request.cache, "--lora": run["lora"], "--expand": request.expand,
                 "--expanded-prompt": request.expanded_prompt, "--fps": request.fps, "--motion": request.motion,
                 "--image-guidance": request.image_guidance, "--interpolation-guidance": request.interpolation_guidance,
+                "--backends": None if options.backends == "default" else options.backends,
                 "--parallel": options.parallel, "--sheet": sheet, "--sound": sound, "--sound-model": sound_model,
             },
             model,
