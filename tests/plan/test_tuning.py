@@ -54,25 +54,25 @@ def test_other_choices_are_refused(text: str) -> None:
 
 def test_nothing_is_chosen_or_measured_by_default(cache: Path, seconds: dict[str, float]) -> None:
     seconds["torch"] = 0.1
-    assert RunOptions().backends == tuning.DEFAULT and tuning.settle(tuning.DEFAULT, SHAPE) == Choices()
+    assert RunOptions().backends == tuning.DEFAULT and tuning.settle(tuning.DEFAULT, lambda: SHAPE) == Choices()
     assert list(cache.iterdir()) == []
 
 
 def test_an_answer_is_kept_for_its_class_of_work(cache: Path, seconds: dict[str, float]) -> None:
     seconds["torch"] = 0.5
-    assert tuning.settle(tuning.TUNED, SHAPE) == Choices(linear="torch")
+    assert tuning.settle(tuning.TUNED, lambda: SHAPE) == Choices(linear="torch")
     seconds["torch"] = 2.0  # it is not measured again
     alike = Shape(tokens=64, width=64, heads=4, dtype="float32", device="cpu")
-    assert tuning.settle(tuning.TUNED, alike) == Choices(linear="torch")
+    assert tuning.settle(tuning.TUNED, lambda: alike) == Choices(linear="torch")
     larger = Shape(tokens=65, width=64, heads=4, dtype="float32", device="cpu")
-    assert tuning.settle(tuning.TUNED, larger) == Choices()
+    assert tuning.settle(tuning.TUNED, lambda: larger) == Choices()
     assert set(tuning.answers()) == {alike.name, larger.name}
     assert tuning.forget() and not tuning.forget() and tuning.answers() == {}
 
 
 def test_a_way_must_be_clearly_faster(cache: Path, seconds: dict[str, float]) -> None:
     seconds |= {"torch": 0.97, "math": 0.9}
-    assert tuning.settle(tuning.TUNED, SHAPE) == Choices(attention="math")
+    assert tuning.settle(tuning.TUNED, lambda: SHAPE) == Choices(attention="math")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"x": {"chosen": {"linear": "rm -rf"}}}', '{"x": 1}'])
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_as_none(cache: Path, text: str) -> None:
 def test_without_a_cache_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None:
     monkeypatch.setenv("KANDINSKY_CACHE", "off")
     seconds["torch"] = 0.5
-    assert tuning.settle(tuning.TUNED, SHAPE) == Choices(linear="torch")
+    assert tuning.settle(tuning.TUNED, lambda: SHAPE) == Choices(linear="torch")
     assert tuning.path() is None and tuning.answers() == {} and not tuning.forget()
 
 
@@ -137,6 +137,11 @@ def test_a_chosen_attention_is_that_of_the_recipe(cache: Path, seconds: dict[str
     assert pipe.context.attention == "math" and "backends" not in pipe.context.settings
     pipe = kandinsky.load("nano-t2v", device="cpu", backends="tuned", attention="sdpa")
     assert pipe.context.attention == "sdpa", "what was asked for stays"
+
+
+def test_a_model_of_audio_is_refused(cache: Path, seconds: dict[str, float]) -> None:
+    with pytest.raises(RequestError, match="makes audio"):
+        kandinsky.load("nano-v2a", device="cpu", backends="tuned")
 
 
 def test_the_command_measures_shows_and_forgets(

@@ -117,7 +117,7 @@ def build(
     card = options.applied_to(card)
     choices = tuning.Choices()
     if options.backends != tuning.DEFAULT:
-        choices = tuning.settle(options.backends, shape_of(card, precision, places["dit"]))
+        choices = tuning.settle(options.backends, partial(shape_of, card, precision, places["dit"]))
         if choices.attention is not None and options.attention == "auto" and _is_dense(card):
             options = options.changed(attention=choices.attention)
     team = _team(card, options.parallel, options.attention, places["dit"])
@@ -200,7 +200,16 @@ def _quantised(builder: Callable[[], Any], scheme: str, device: torch.device) ->
 
 
 def shape_of(card: Card, precision: Precision, device: torch.device) -> tuning.Shape:
-    """The work of a card's default request, as choices of backends are made for it."""
+    """The work of a card's default request, as choices of backends are made for it.
+
+    Raises:
+        RequestError: The model makes audio alone.
+    """
+    if card.does.makes == "sound":
+        raise RequestError(
+            f"backends are measured for models of clips and images, and `{card.id}` makes audio: name them, as in "
+            "`linear=torch`"
+        )
     demand = demand_of_card(card, "auto")
     widths = Counter(inputs for _, inputs in linear_shapes(card).values())
     width = widths.most_common(1)[0][0] if widths else 1

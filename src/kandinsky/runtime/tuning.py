@@ -109,12 +109,12 @@ def check(text: str) -> None:
         Choices.parse(text)
 
 
-def settle(text: str, shape: Shape) -> Choices:
+def settle(text: str, work: Callable[[], Shape]) -> Choices:
     """What the option `backends` means for some work; measures what was never measured on this machine.
 
     Args:
         text: `default`, `tuned`, or choices by name.
-        shape: The work.
+        work: Returns the work, where it matters.
 
     Returns:
         The choices.
@@ -126,6 +126,7 @@ def settle(text: str, shape: Shape) -> Choices:
         return Choices()
     if text != TUNED:
         return Choices.parse(text)
+    shape = work()
     answer = answers().get(shape.name)
     if answer is None:
         log.info("backends are measured for %s", shape.name)
