@@ -69,7 +69,7 @@ def class_of(facts: dict[str, Any]) -> str:
     parts = [facts.get("accelerator") or f"{facts['processor']} {facts['vectors']}"]
     if "accelerator" not in facts:
         parts.append(f"{threads} thread{'' if threads == 1 else 's'}")
-    words = re.sub(r"\((r|tm|c)\)|\bcpu\b|@.*?(?= )|processor", " ", " ".join(parts).lower())
+    words = re.sub(r"\((r|tm|c)\)|\bcpu\b|@\s*\S+|processor", " ", " ".join(parts).lower())
     return re.sub(r"[^a-z0-9]+", "-", words).strip("-")
 
 
