@@ -35,7 +35,7 @@ def dit(width: int, frames: int, dtype: str, repeats: int) -> Item:
         "--dtype", dtype, "--size", "512x512", "--seconds", seconds, "--steps", "1", "--repeats", str(repeats),
         *changes(*sizes, "dit.time_dim=64", *SMALL_TEXT), "--json",
     )  # fmt: skip
-    return Item(f"Kandinsky 5, width {width}, {frames * 1024:,} tokens, {dtype}", words, 600.0)
+    return Item(f"Kandinsky 5, width {width}, {frames * 1024:,} tokens, {dtype}", words, 1800.0)
 
 
 def items(repeats: int = 5, *, bfloat16: bool = True) -> list[Item]:
@@ -51,8 +51,8 @@ def items(repeats: int = 5, *, bfloat16: bool = True) -> list[Item]:
     )  # fmt: skip
     nano = (*_BENCH, "nano-t2v", "--device", "cpu", "--repeats", str(repeats), "--json")
     found = [
-        Item("Nano, a clip, float32", (*nano, "--dtype", "float32"), 300.0),
-        Item("Nano, a clip, bfloat16", (*nano, "--dtype", "bfloat16", "--stages", "dit,vae"), 300.0),
+        Item("Nano, a clip, float32", (*nano, "--dtype", "float32"), 1800.0),
+        Item("Nano, a clip, bfloat16", (*nano, "--dtype", "bfloat16", "--stages", "dit,vae"), 1800.0),
         dit(128, 1, "float32", repeats),
         dit(512, 1, "float32", repeats),
         dit(512, 4, "float32", repeats),
@@ -64,7 +64,7 @@ def items(repeats: int = 5, *, bfloat16: bool = True) -> list[Item]:
             (*_BENCH, "kandinsky3.0", "--random-weights", "--against", "diffusers", "--stages", "dit,vae", "--device",
              "cpu", "--dtype", "float32", "--size", "256x256", "--steps", "2", "--repeats", str(repeats),
              *changes(*unet), "--json"),
-            600.0,
+            1800.0,
         ),
     ]  # fmt: skip
     return [item for item in found if bfloat16 or "bfloat16" not in item.name]
