@@ -51,7 +51,11 @@ def loses_by_processes(job: Job, options: RunOptions, layout: Layout) -> str:
         What they save and cost, in words; empty if they pay, or do not run on a CPU.
     """
     device = options.device
-    if layout.size == 1 or isinstance(device, Mapping) or devices.choose_device(device and str(device)) != "cpu":
+    if (
+        layout.size == 1
+        or isinstance(device, Mapping)
+        or devices.choose_device(None if device is None else str(device)) != "cpu"
+    ):
         return ""
     alone_s = plan_resolved(job, options.changed(parallel=None)).seconds
     saved_s = alone_s * (1 - 1 / layout.size)

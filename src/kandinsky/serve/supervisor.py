@@ -64,7 +64,7 @@ class Supervisor(Workers):
         """Start the workers, each with a thread that watches over it."""
         places = self.devices()
         gpus = count_gpus()
-        on_processor = [one for one in places if not (str(one).startswith("cuda") or (one in (None, "auto") and gpus))]
+        on_processor = [one for one in places if not (str(one)[:4] == "cuda" or (one in (None, "auto") and gpus))]
         self.environment = threads.of_workers(len(on_processor))
         for index, device in enumerate(places):
             thread = threading.Thread(target=self._tend, args=(index, device), name=f"worker {index}", daemon=True)
