@@ -16,6 +16,7 @@ from typing import Any
 from kandinsky.bench.items import FORMAT
 from kandinsky.errors import RequestError
 from kandinsky.files import listed, replacing
+from kandinsky.printing import counted
 
 PAGE = "machines.md"
 HEAD = """# Figures by machine
@@ -110,11 +111,8 @@ def write(folder: Path) -> list[Path]:
 
 def _section(name: str, result: Mapping[str, Any]) -> str:
     machine, rates = result["machine"], result["rates"]
-    threads = machine["threads"]
-    told = [
-        f"{machine['cores']} cores",
-        f"{threads} thread{'' if threads == 1 else 's'} waiting {machine['waiting']}ly",
-    ]
+    threads = counted(machine["threads"], "thread")
+    told = [f"{machine['cores']} cores", f"{threads} waiting {machine['waiting']}ly"]
     told += [f"{machine['vectors']}", f"torch {machine['versions'].get('torch', '?')}"]
     told += [f"Diffusers {machine['versions']['diffusers']}"] if "diffusers" in machine["versions"] else []
     reached = ", ".join(f"{rate / 1e12:.3g} TFLOP/s in {kind}" for kind, rate in rates.items())
