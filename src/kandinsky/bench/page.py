@@ -120,7 +120,7 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
     title = machine.get("accelerator") or machine["processor"]
     lines = [
         f"## {title}, {threads}\n",
-        f"{', '.join(told)}; load {load} to {after}; {result['made']}. Products of large matrices reach {reached}.\n",
+        f"{', '.join(told)}; load {load}{'' if after is None else f' to {after}'}; {result['made']}. Products of large matrices reach {reached}.\n",
         f"![Shares of the matrix rate, and ratios]({name}.svg)\n",
         "| what | median s | spread s | share | peak GB | other library, s | ratio |",
         "|---|---|---|---|---|---|---|",
