@@ -116,11 +116,12 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
     told += [f"{machine['vectors']}", f"torch {machine['versions'].get('torch', '?')}"]
     told += [f"Diffusers {machine['versions']['diffusers']}"] if "diffusers" in machine["versions"] else []
     reached = ", ".join(f"{rate / 1e12:.3g} TFLOP/s in {kind}" for kind, rate in rates.items())
-    load, after = machine["load"], result.get("machine_after", {}).get("load")
+    after = result.get("machine_after", {}).get("load")
+    load = f"{machine['load']}" if after is None else f"{machine['load']} to {after}"
     title = machine.get("accelerator") or machine["processor"]
     lines = [
         f"## {title}, {threads}\n",
-        f"{', '.join(told)}; load {load}{'' if after is None else f' to {after}'}; {result['made']}. Products of large matrices reach {reached}.\n",
+        f"{', '.join(told)}; load {load}; {result['made']}. Products of large matrices reach {reached}.\n",
         f"![Shares of the matrix rate, and ratios]({name}.svg)\n",
         "| what | median s | spread s | share | peak GB | other library, s | ratio |",
         "|---|---|---|---|---|---|---|",
