@@ -61,8 +61,8 @@ def items(repeats: int = 5, *, bfloat16: bool = True) -> list[Item]:
         dit(512, 4, "bfloat16", repeats),
         Item(
             "Kandinsky 3, U-Net and MoVQ, width 64 to 512, 256x256, float32",
-            (*_BENCH, "--model=kandinsky3.0", "--random-weights", "--against", "diffusers", "--stages", "dit,vae", "--device",
-             "cpu", "--dtype", "float32", "--size", "256x256", "--steps", "2", "--repeats", str(repeats),
+            (*_BENCH, "--model=kandinsky3.0", "--random-weights", "--against", "diffusers", "--stages", "dit,vae",
+             "--device", "cpu", "--dtype", "float32", "--size", "256x256", "--steps", "2", "--repeats", str(repeats),
              *changes(*unet), "--json"),
             1800.0,
         ),
