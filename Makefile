@@ -85,6 +85,7 @@ bench: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m kandinsky.cli.reference docs/reference/cli.md
+	$(BIN)/python -m kandinsky.bench.page docs/benchmarks
 	$(BIN)/python tests/comfy_pack/render.py
 
 site: $(VENV)/.installed-docs

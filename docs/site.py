@@ -22,7 +22,7 @@ GLOBS = (
     "comfyui/*.md",
     "src/kandinsky/assets/*/*.md",
 )
-IMAGES = ("src/kandinsky/assets/*/*.png", "docs/guides/*.png", "docs/guides/*.webp")
+IMAGES = ("src/kandinsky/assets/*/*.png", "docs/guides/*.png", "docs/guides/*.webp", "docs/benchmarks/*.svg")
 
 
 def pages(root: Path = ROOT) -> list[Path]:

@@ -44,6 +44,8 @@ hypothesis.settings.load_profile("suite")
 
 # Defaults that somebody set for the command line on this machine are none of the tests'.
 os.environ["XDG_CONFIG_HOME"] = os.devnull
+# Servers of tests make no requests of other tests.
+os.environ["XDG_RUNTIME_DIR"] = os.devnull
 # Nor are the jobs that somebody's commands and servers keep.
 os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="kandinsky-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)

@@ -46,6 +46,7 @@ _PATH_MAX = 4096
 _LONGEST_SUFFIX = 16
 _PART = re.compile(r"\.part-(?P<pid>\d{1,10})-(?P<started>\d{1,20})-(?P<host>[0-9a-f]{8})-\d+(\.[^.]*)?$")
 _numbers = itertools.count()
+OFF = ("off", "0", "none", "")  # values of KANDINSKY_CACHE
 
 
 @contextmanager
@@ -296,7 +297,7 @@ def sweep(folder: Path) -> list[Path]:
                 continue
             with suppress(OSError):
                 is_mine = not hasattr(os, "getuid") or entry.stat(follow_symlinks=False).st_uid == os.getuid()
-                if is_mine and not _is_running(int(found["pid"]), found["started"]):
+                if is_mine and not is_running(int(found["pid"]), found["started"]):
                     remove(Path(entry.path))
                     removed.append(Path(entry.path))
     return removed
@@ -358,7 +359,7 @@ def beside(path: Path) -> Path:
     ``sweep`` knows by it what the process that made it left when it was killed.
     """
     pid = os.getpid()
-    ending = f".part-{pid}-{_started(pid)}-{_host()}-{next(_numbers)}"
+    ending = f".part-{pid}-{started_at(pid)}-{_host()}-{next(_numbers)}"
     if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX:
         ending += path.suffix
     longest = _name_max(path.parent)
@@ -413,7 +414,7 @@ def _host() -> str:
     return hashlib.sha256(f"{socket.gethostname()} {space}".encode(errors="replace")).hexdigest()[:8]
 
 
-def _started(pid: int) -> str:
+def started_at(pid: int) -> str:
     """When a process started, in the system's own units; "0" if unknown.
 
     Process ids are reused; together with the start time they are not.
@@ -424,7 +425,8 @@ def _started(pid: int) -> str:
         return "0"
 
 
-def _is_running(pid: int, started: str) -> bool:
+def is_running(pid: int, started: str) -> bool:
+    """Whether a process of this user runs that started at that time, see ``started_at``."""
     if os.name == "nt":  # there this signal would end the process
         return True
     try:
@@ -433,4 +435,11 @@ def _is_running(pid: int, started: str) -> bool:
         return False
     except PermissionError:  # another user's process: it did not write our file
         return False
-    return "0" in (started, now := _started(pid)) or started == now
+    return "0" in (started, now := started_at(pid)) or started == now
+
+
+def cache_folder() -> Path | None:
+    """The folder of this library's caches; None if they are switched off. Nothing is created."""
+    if (given := os.environ.get("KANDINSKY_CACHE")) is not None:
+        return None if given.strip().lower() in OFF else Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kandinsky"

@@ -122,8 +122,11 @@ def test_plan_refuses_as_a_generation_would() -> None:
             kandinsky.plan(LITE, **wrong)
 
 
-def test_doctor(call: Call) -> None:
+def test_doctor(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setattr("kandinsky.runtime.threads.quota", lambda: 1.5)
     done = call("doctor")
+    assert "quota of 1.5 cores" in done.out and "they sleep while they wait (OMP_WAIT_POLICY=PASSIVE" in done.out
     assert done.code == 0 and "all is well" in done.out
     report = json.loads(call("doctor", "--json").out)
     assert report["problems"] == [] and report["kandinsky"] == kandinsky.__version__
@@ -151,8 +154,10 @@ def test_bench(tiny: Path, call: Call) -> None:
     assert all(stage["median_s"] > 0 and stage["spread_s"] >= 0 for stage in stages.values())
     assert stages["dit"]["flops"] > 0 and stages["write"]["flops"] == 0 and report["steps"] == 2
     assert report["matmul_rate"] > 1e8 and report["peak_host_bytes"] > 1e8
-    table = call("bench", "-m", "tiny", "--repeats", "1", "--seconds", "0", "--stages", "dit").out
-    assert "of matmul" in table and "peak GB" in table
+    assert report["processor"] and report["waiting"] in ("passive", "active") and len(report["load"]) == 2
+    done = call("bench", "-m", "tiny", "--repeats", "1", "--seconds", "0", "--stages", "dit", "-o", "report.json")
+    assert "of matmul" in done.out and "peak GB" in done.out and report["processor"] in done.out
+    assert json.loads(Path("report.json").read_text())["stages"][1]["name"] == "dit"
 
 
 def test_help_without_arguments(call: Call) -> None:

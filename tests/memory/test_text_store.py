@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import kandinsky
+from kandinsky.files import cache_folder
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.text import store as stores
-from kandinsky.text.store import TextStore, cache_folder, encode_each, fingerprint, join
+from kandinsky.text.store import TextStore, encode_each, fingerprint, join
 
 
 def states_of(prompt: str) -> TextEmbeddings:

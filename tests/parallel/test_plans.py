@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 import kandinsky
+from kandinsky import catalogue
 from kandinsky.cli.main import main
+from kandinsky.engine.options import RunOptions
+from kandinsky.engine.plan import loses_by_processes
+from kandinsky.engine.request import resolve
 from kandinsky.errors import RequestError
+from kandinsky.model.values import Request
+from kandinsky.runtime import devices
+from kandinsky.runtime.parallel.layout import Layout
 
 FLASH, PRO, VIDEO = "kandinsky4-t2v-flash", "kandinsky5-pro-t2v-sft-5s", "kandinsky-video-1.1"
 
@@ -71,3 +79,22 @@ def test_what_does_not_fit_is_advised_or_refused() -> None:
     ):
         with pytest.raises(RequestError, match=words):
             kandinsky.plan(FLASH, memory="80GB", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "layout", "loses"),
+    [
+        ({"steps": 25}, {}, Layout(cfg=2), True),
+        ({"steps": 25}, {}, Layout(), False),
+        ({"steps": 200, "seconds": 4}, {}, Layout(cfg=2), False),
+        ({"steps": 25}, {"device": {"dit": "cuda:0"}}, Layout(cfg=2), False),
+    ],
+)
+def test_processes_that_cost_more_than_they_save_are_told(
+    values: dict[str, float], options: dict[str, Any], layout: Layout, loses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "processor_count", lambda: 2)
+    job = resolve(Request("nano-t2v", "a panda", seed=1, **values), catalogue.find("nano-t2v"))
+    said = loses_by_processes(job, RunOptions(**options), layout)
+    assert bool(said) is loses
+    assert not loses or ("2 processes save about" in said and "one process is sooner" in said)

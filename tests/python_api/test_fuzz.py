@@ -107,7 +107,7 @@ GOOD: dict[str, list[Any]] = {
     "on_step": [lambda *_: True], "keep_latent": ["kept.safetensors"], "device": ["cpu", "auto"], "dtype": ["float32"],
     "torch_dtype": [torch.float32], "offload": list(OFFLOADS), "attention": ["auto", "sdpa"], "quantize": ["int8"],
     "text_cache": [False], "only": [["dit", "text", "vae"]], "memory": ["24GB", "80GB"], "gpus": [1, 4],
-    "tiling": ["auto"],
+    "tiling": ["auto"], "backends": ["default", "linear=torch"],
     "trust_remote_code": [True],
 }  # fmt: skip
 

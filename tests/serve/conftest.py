@@ -58,7 +58,8 @@ class Server:
 
     def start(self) -> Server:
         env = {name: value for name, value in os.environ.items() if not name.startswith("KANDINSKY_")}
-        env |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | self.environment
+        env |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "XDG_RUNTIME_DIR": str(self.folder / "runtime")}
+        env |= self.environment
         command = [
             sys.executable,
             "-m",

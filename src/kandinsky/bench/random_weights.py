@@ -7,7 +7,7 @@ at other sizes. Such a pipeline generates noise.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ def random_pipeline(
     dtype: str | None = None,
     offload: str = "none",
     attention: str = "auto",
+    used: Collection[str] = COMPONENTS,
 ) -> GenerationPipeline:
     """Build a pipeline for a card, each network made at its first use, from one seed.
 
@@ -49,6 +50,7 @@ def random_pipeline(
         dtype: As for ``load``.
         offload: As for ``load``.
         attention: As for ``load``.
+        used: Names of the networks that will run: only these are checked now, and only their packages are needed.
 
     Returns:
         The pipeline.
@@ -65,8 +67,9 @@ def random_pipeline(
         component, kind = card.component(part), card.part(part)
         if kind.network is not None:
             make = partial(bare_network, kind, component, NO_FILES)
-            with torch.device("meta"):
-                make()  # refuses a wrong hyper-parameter now
+            if part in used:
+                with torch.device("meta"):
+                    make()  # refuses a wrong hyper-parameter now
             builders[part] = partial(_materialised, make, places[part], precision.compute)
         elif kind.made_up is not None:
             builders[part] = partial(kind.made_up(), card, places[part], precision.compute)

@@ -31,7 +31,9 @@ from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.model.cost import PROMPT_TOKENS
 from kandinsky.model.values import Request, TextEmbeddings, Video
 from kandinsky.ops.nabla import KeptBlocks
+from kandinsky.runtime.devices import device_name, processor_name
 from kandinsky.runtime.meter import clock, forget_peak, matmul_rate, peak_bytes, peak_host_bytes
+from kandinsky.runtime.threads import Threads, minute
 
 STAGES = ("text", "dit", "vae", "write")
 RIVALS = ("diffusers",)
@@ -109,6 +111,9 @@ class Report:
         peak_host_bytes: Peak memory of the process.
         peak_device_bytes: Peak memory of the accelerator.
         shortened: What was measured instead of the whole, in words.
+        processor: Name of the CPU, or of the accelerator.
+        waiting: How threads wait for each other: `passive`, asleep, or `active`, spinning.
+        load: Processes that wanted to run in the last minute, on average, before and after; 0 if unknown.
     """
 
     model: str
@@ -125,6 +130,9 @@ class Report:
     peak_host_bytes: int
     peak_device_bytes: int
     shortened: str = ""
+    processor: str = ""
+    waiting: str = ""
+    load: tuple[float, float] = (0.0, 0.0)
 
 
 def bench(
@@ -178,7 +186,7 @@ def bench(
         raise BackendError(f"`against={against}` needs the package `{against}`: install it")
     if stages is None:
         stages = [name for name in STAGES if name != "write" or (find_spec("av") and not random_weights)]
-    request, short = dict(request or {}), Shortened()
+    request, short, load_before = dict(request or {}), Shortened(), minute()
     begun = time.perf_counter()
     if random_weights:
         card = catalogue.source_of(model).card
@@ -186,7 +194,8 @@ def bench(
             short = shorten(card, request, device=device, dtype=dtype, offload=offload)
             changes, request = short.changes, request | short.request
         pipe = random_pipeline(
-            card, changes=changes, device=device, dtype=dtype, offload=offload, attention=attention
+            card, changes=changes, device=device, dtype=dtype, offload=offload, attention=attention,
+            used={"vae" if name == "write" else name for name in stages},
         )  # fmt: skip
     else:
         pipe = load(model, device=device, dtype=dtype, offload=offload, attention=attention)
@@ -215,6 +224,9 @@ def bench(
         peak_host_bytes=peak_host_bytes(),
         peak_device_bytes=max(stage.peak_bytes for stage in measured) if place.type == "cuda" and measured else 0,
         shortened=short.said,
+        processor=processor_name() if place.type == "cpu" else device_name(str(place)),
+        waiting="passive" if Threads.found().are_passive else "active",
+        load=(load_before, minute()),
     )
 
 
@@ -346,7 +358,8 @@ def table(report: Report) -> str:
     head = f"{report.model} on {report.device} in {report.dtype}, {how}"
     rival = next((stage.against.name for stage in report.stages if stage.against), "")
     columns = f"{'stage':<8}{'median s':>10}{'spread s':>10}{'TFLOP/s':>9}{'of matmul':>11}{'peak GB':>9}"
-    lines = [head, f"{report.size}, {report.steps} steps, guidance {report.guidance:g}"]
+    shared = f"{report.processor}, threads wait {report.waiting}ly, load {report.load[0]:g} to {report.load[1]:g}"
+    lines = [head, shared, f"{report.size}, {report.steps} steps, guidance {report.guidance:g}"]
     if report.shortened:
         lines.append(report.shortened)
         columns += f"{'whole s':>10}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +13,7 @@ from kandinsky.cli.rendered import Flags, rendered
 from kandinsky.cli.streams import emit_json
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
+from kandinsky.files import check_writable, replacing
 from kandinsky.model.values import Request
 
 ASKED = Flags(Request, only=("seconds", "steps", "guidance"))
@@ -46,6 +49,9 @@ def bench(
     ledger: Annotated[
         bool, typer.Option("--ledger", help="Each optimisation: its speed-up and its distance from the exact result.")
     ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Also write the report as JSON.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure each stage of a generation: median, spread, achieved rate, share of the matrix-product rate, memory.
@@ -57,17 +63,23 @@ def bench(
     from kandinsky.engine.request import parse_size
 
     model = chosen_model(context, model, same)
+    if output is not None:
+        check_writable(output)
     if model == TRAIN:
         if size or asked_for(asked) or stages or random_weights or change or ledger or run["offload"]:
-            raise RequestError("`bench train` takes `--repeats`, `--device`, `--dtype`, `--against` and `--json` alone")
-        _train(repeats=repeats, device=run["device"], dtype=run["dtype"], against=against, as_json=as_json)
+            raise RequestError(
+                "`bench train` takes `--repeats`, `--device`, `--dtype`, `--against`, `--output` and `--json` alone"
+            )
+        found = _train(repeats=repeats, device=run["device"], dtype=run["dtype"], against=against)
+        _show(*found, output, as_json=as_json)
         return
     width, height = (None, None) if size is None else parse_size(size)
     request = {"width": width, "height": height, **asked}
     if ledger and (random_weights or change or against or stages):
         raise RequestError("`--ledger` measures a model as it is: leave out random weights, rivals and stages")
     if ledger:
-        _ledger(model, request, repeats=repeats, device=run["device"], dtype=run["dtype"], as_json=as_json)
+        found = _ledger(model, request, repeats=repeats, device=run["device"], dtype=run["dtype"])
+        _show(*found, output, as_json=as_json)
         return
     from kandinsky.bench import run as measure
     from kandinsky.bench.random_weights import parse_changes
@@ -86,13 +98,8 @@ def bench(
             on_run=on_run,
             **run | {"offload": run["offload"] or "none"},
         )
-    if as_json:
-        lines = [
-            asdict(stage) | {"rate": stage.rate, "share": stage.rate / report.matmul_rate} for stage in report.stages
-        ]
-        emit_json(asdict(report) | {"stages": lines})
-    else:
-        print(measure.table(report))
+    lines = [asdict(stage) | {"rate": stage.rate, "share": stage.rate / report.matmul_rate} for stage in report.stages]
+    _show(asdict(report) | {"stages": lines}, measure.table(report), output, as_json=as_json)
 
 
 def asked_for(values: dict[str, Any]) -> bool:
@@ -100,7 +107,7 @@ def asked_for(values: dict[str, Any]) -> bool:
     return any(value is not None for value in values.values())
 
 
-def _train(*, repeats: int, device: str | None, dtype: str | None, against: str | None, as_json: bool) -> None:
+def _train(*, repeats: int, device: str | None, dtype: str | None, against: str | None) -> tuple[dict[str, Any], str]:
     from dataclasses import asdict
 
     from kandinsky.bench import train
@@ -111,15 +118,12 @@ def _train(*, repeats: int, device: str | None, dtype: str | None, against: str 
     place = choose_device(device)
     with counted("measuring") as on_run:
         report = train.bench(repeats=repeats, device=place, dtype=dtype, against=against, on_run=on_run)
-    if as_json:
-        emit_json(asdict(report))
-    else:
-        print(train.table(report))
+    return asdict(report), train.table(report)
 
 
 def _ledger(
-    model: str, request: dict[str, Any], *, repeats: int, device: str | None, dtype: str | None, as_json: bool
-) -> None:
+    model: str, request: dict[str, Any], *, repeats: int, device: str | None, dtype: str | None
+) -> tuple[dict[str, Any], str]:
     from dataclasses import asdict
 
     from kandinsky.bench import ledger
@@ -128,7 +132,15 @@ def _ledger(
     hush_libraries()
     with counted("measuring") as on_run:
         found = ledger.measure(model, request=request, repeats=repeats, device=device, dtype=dtype, on_run=on_run)
+    return asdict(found), ledger.table(found)
+
+
+def _show(report: dict[str, Any], table: str, output: Path | None, *, as_json: bool) -> None:
+    """Print a report, and write it if a file was named."""
+    if output is not None:
+        with replacing(output) as part:
+            part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if as_json:
-        emit_json(asdict(found))
+        emit_json(report)
     else:
-        print(ledger.table(found))
+        print(table)

@@ -29,6 +29,7 @@ def doctor(
     _line("kandinsky", found["kandinsky"])
     _line("python", f"{found['python']} on {found['platform']}")
     _line("torch", f"{torch['version']}, {torch.get('threads', '?')} threads of {found['processors']} cores")
+    _line("threads", _threads(found["threads"]))
     for device in torch.get("devices", ()):
         facts = [device["name"], *map(device.get, ("model", "vectors", "capability")), _room(device.get("memory"))]
         if "bfloat16" in device:
@@ -56,6 +57,17 @@ def doctor(
 
 def _line(key: str, value: Any) -> None:
     print(f"{key:<10} {escaped(value)}")
+
+
+def _threads(found: dict[str, Any]) -> str:
+    """How threads share the machine, in words."""
+    cores = f"{found['allowed']} of {found['machine']} cores allowed"
+    quota = "no quota" if found["quota"] is None else f"quota of {found['quota']:g} cores"
+    asked = f", OMP_NUM_THREADS={found['asked']}" if found["asked"] else ""
+    named = " ".join(f"{name}={value}" for name, value in found["waiting"].items())
+    waiting = "sleep while they wait" if found["passive"] else "spin while they wait"
+    load = "" if found["load"] is None else f"; load {found['load']:g}"
+    return f"{cores}, {quota}{asked}; they {waiting} ({named or 'nothing set'}){load}"
 
 
 def _room(room: dict[str, float] | None) -> str | None:

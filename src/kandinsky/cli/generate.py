@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -113,6 +115,9 @@ def generate(
     run: dict[str, Any],
     sheet: Annotated[str | None, typer.Option("--sheet", help="Also write a contact sheet, a .png.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only show what it would need; see `kandinsky plan`.")] = False,
+    no_server: Annotated[
+        bool, typer.Option("--no-server", help="Make it in this process, even where a server of yours would make it.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object per result instead of its path.")
     ] = False,
@@ -122,6 +127,7 @@ def generate(
     from kandinsky.cli.batch import check_ray, run_batch, summary_path
     from kandinsky.engine.attention import attention_for
     from kandinsky.engine.parallel import demand_of
+    from kandinsky.engine.plan import loses_by_processes
     from kandinsky.engine.request import parse_size
     from kandinsky.jobs.batch import Loading, jobs_of, part_finished, plan_items
     from kandinsky.jobs.names import numbered
@@ -174,6 +180,7 @@ def generate(
                 "--cache": request.cache, "--lora": run["lora"], "--expand": request.expand,
                 "--expanded-prompt": request.expanded_prompt, "--fps": request.fps, "--motion": request.motion,
                 "--image-guidance": request.image_guidance, "--interpolation-guidance": request.interpolation_guidance,
+                "--backends": None if options.backends == "default" else options.backends,
                 "--parallel": options.parallel, "--sheet": sheet, "--sound": sound, "--sound-model": sound_model,
             },
             model,
@@ -266,12 +273,17 @@ def generate(
         loading.check_files()
         if not quiet:
             _say_run(source, layout, why)
+            if layout.size > 1 and (slower := loses_by_processes(jobs[0], options, layout)):
+                say(f"note: {slower}")
         if (fitted := jobs[0].image) and not quiet:
             _say_image(fitted)
         if (long := jobs[0].long) and not quiet:
             longest = source.card.clip.max_seconds
             say(f"{len(long.windows)} windows of up to {longest:g} s, which share {long.overlap:.3g} s")
         tell = _no_result if is_piped else emit_json if as_json else _say_path
+        is_alone = len(jobs) == 1 and world.size == 1 and not chained and sheet is None
+        if is_alone and not no_server and _is_handed(loading, request, jobs[0], targets[0], tell=tell, quiet=quiet):
+            return
         _run(loading, jobs, targets, sheets, layout=layout, sound=chained, tell=tell, quiet=quiet)
 
 
@@ -290,7 +302,7 @@ def _run(
     from kandinsky.media.video import write_video
 
     hush_libraries()
-    with patient("loading", quiet=quiet):
+    with patient("loading", quiet=quiet), _imported_once():
         pipe = loading.load()
     if not pipe.team.is_first:
         for begin in range(0, len(jobs), layout.data):
@@ -332,6 +344,44 @@ def _run(
         recipes = add_to_clips(sound, [(path, video) for path, video, _ in silent], quiet=quiet)
         for (_, _, facts), recipe in zip(silent, recipes, strict=True):
             tell({**facts, "recipe": recipe})
+
+
+@contextmanager
+def _imported_once() -> Iterator[None]:
+    """Pass over, in collections of garbage, what a fresh process imports within the block: it lives as long as that.
+
+    Looking through torch takes a third of a second each time.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _is_handed(
+    loading: Loading, request: Request, job: Job, target: Path, *, tell: Callable[[dict[str, Any]], None], quiet: bool
+) -> bool:
+    """Whether a server of the same user has made the result, and written its file."""
+    from kandinsky.cli.handed import handed
+    from kandinsky.files import output_path
+
+    begun = time.monotonic()
+    path = output_path(target)
+    recipe = handed(loading.source, loading.options, request, job, path, quiet=quiet)
+    if recipe is None:
+        return False
+    taken = time.monotonic() - begun
+    if not quiet:
+        if job.expand:
+            say(f"expanded prompt: {recipe['expanded_prompt']}")
+        say(f"seed {job.seed}, {counted(job.shape.frames, 'frame')}, {taken:.1f} s")
+    tell({"path": str(path), "sheet": None, "taken_s": round(taken, 3), "recipe": recipe})
+    return True
 
 
 def _say_path(result: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from kandinsky.cli.progress import hush_extensions
 from kandinsky.cli.streams import in_flags, say, usable
 from kandinsky.errors import BackendError, Cancelled, RequestError, WeightsError
 from kandinsky.printing import escaped, shortened
+from kandinsky.runtime import threads
 
 COMMANDS = (
     "generate",
@@ -35,6 +36,7 @@ COMMANDS = (
     "interpolate",
     "download",
     "doctor",
+    "tune",
     "convert",
     "soup",
     "extract",
@@ -105,8 +107,8 @@ class Report(Command):
     reports_settings = True
 
 
-def build() -> typer.Typer:
-    """The application with all its commands."""
+def build(only: str | None = None) -> typer.Typer:
+    """The application with all its commands, or with one of ``COMMANDS``: reading all signatures takes a while."""
     app = typer.Typer(
         help="Kandinsky: the whole video family in one command. Start with: kandinsky generate 'a panda waves'",
         no_args_is_help=True,
@@ -116,10 +118,12 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_root)
-    for name in COMMANDS:
+    for name in COMMANDS if only is None else (only,):
         app.command(name, cls=Report if name == "doctor" else Command)(
             getattr(import_module(f"kandinsky.cli.{name}"), name)
         )
+    if only is not None:
+        return app
     data = typer.Typer(
         help="Fetch, curate, build and encode training data.", no_args_is_help=True, rich_markup_mode=None
     )
@@ -162,9 +166,9 @@ def _root(
 
 
 @cache
-def root_command() -> Any:
-    """The application as what runs it: made once, since reading the signatures of all commands takes a while."""
-    return typer.main.get_command(build())
+def root_command(only: str | None = None) -> Any:
+    """The application as what runs it, made once; ``only`` as for ``build``."""
+    return typer.main.get_command(build(only))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong request, 130 interrupted.
     """
+    threads.prepare()
     with usable() as stdout, signals.as_interrupts():
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_OneLine("note: %(message)s"))
@@ -215,7 +220,10 @@ def _run(arguments: list[str]) -> int:
 
 
 def _call(arguments: list[str]) -> int:
-    command = root_command()
+    is_set = settings.are_some()
+    # whatever sets a default is checked against the options of all commands
+    alone = bool(arguments) and arguments[0] in COMMANDS and not is_set and COMPLETION not in os.environ
+    command = root_command(arguments[0] if alone else None)
     if COMPLETION in os.environ:
         command.main(arguments, PROGRAM)  # prints words and exits
     for argument in arguments:
@@ -223,7 +231,7 @@ def _call(arguments: list[str]) -> int:
             raise RequestError(
                 f"argument `{escaped(argument)}` is not valid UTF-8: type it in a UTF-8 terminal, or rename the file"
             )
-    found = settings.read(command)
+    found = settings.read(command) if is_set else settings.Settings()
     with command.make_context(PROGRAM, arguments, default_map=found.default_map(), obj=found) as ctx:
         code = command.invoke(ctx)
     return code if isinstance(code, int) else 0

@@ -99,6 +99,12 @@ def is_typed(context: Any, parameter: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def are_some() -> bool:
+    """Whether anything may set a default: a file, or a variable that the library does not read itself."""
+    names = [name for name, text in os.environ.items() if name.startswith(PREFIX) and text]
+    return os.path.lexists(config_path()) or any(name not in VARIABLES for name in names)
+
+
 def read(command: Any) -> Settings:
     """All defaults for a command and those below it."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from kandinsky.model.checks import check_names
 from kandinsky.model.family import Files, Part
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.lora import layer_shapes
-from kandinsky.runtime import quantise
+from kandinsky.runtime import quantise, tuning
 from kandinsky.runtime.adapters import Adapters, load_loras
 from kandinsky.runtime.parallel import launch
 from kandinsky.runtime.parallel.launch import World
@@ -114,6 +115,11 @@ def build(
     adapters = Adapters(card.id, partial(linear_shapes, card), keymap=keymap, quantised=schemes.get("dit", ""))
     load_loras(adapters, options.lora)
     card = options.applied_to(card)
+    choices = tuning.Choices()
+    if options.backends != tuning.DEFAULT:
+        choices = tuning.settle(options.backends, partial(shape_of, card, precision, places["dit"]))
+        if choices.attention is not None and options.attention == "auto" and _is_dense(card):
+            options = options.changed(attention=choices.attention)
     team = _team(card, options.parallel, options.attention, places["dit"])
     if team.layout.cuts_weights:
         check_whole(team.layout, offload=options.offload or "none", lora=options.lora, quantize=bool(schemes))
@@ -145,13 +151,15 @@ def build(
         offload=options.offload or "none",
         types={"dit": precision.compute},
         quantized=bool(schemes),
+        within=partial(tuning.within, choices, precision.compute),
     )
     store = None
     if "text" in found and (tensors := card.part("text").tensors):
         weights = [found["text"][name] for name in tensors]
         settings = {"dtype": precisions["text"].name, "device": places["text"].type, "quantize": schemes.get("text")}
         store = open_store(card.text, found["text"], weights, settings, options.text_cache)
-    named = {"quantize": schemes, "tiling": options.tiling}
+    # the attention that was chosen is in the recipe as any other
+    named = {"quantize": schemes, "tiling": options.tiling, "backends": str(tuning.Choices(linear=choices.linear))}
     return Context(
         card,
         placement,
@@ -189,6 +197,28 @@ def _quantised(builder: Callable[[], Any], scheme: str, device: torch.device) ->
     built = builder()
     quantise.quantise(built, scheme, device=device)
     return built
+
+
+def shape_of(card: Card, precision: Precision, device: torch.device) -> tuning.Shape:
+    """The work of a card's default request, as choices of backends are made for it.
+
+    Raises:
+        RequestError: The model makes audio alone.
+    """
+    if card.does.makes == "sound":
+        raise RequestError(
+            f"backends are measured for models of clips and images, and `{card.id}` makes audio: name them, as in "
+            "`linear=torch`"
+        )
+    demand = demand_of_card(card, "auto")
+    widths = Counter(inputs for _, inputs in linear_shapes(card).values())
+    width = widths.most_common(1)[0][0] if widths else 1
+    return tuning.Shape(demand.tokens, width, demand.heads, precision.name, device.type)
+
+
+def _is_dense(card: Card) -> bool:
+    """Whether the attention of a card's default request is dense."""
+    return AttentionSpec.from_dict(card.sampling.attention).type == "dense"
 
 
 def linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:

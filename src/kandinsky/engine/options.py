@@ -19,7 +19,7 @@ from kandinsky.files import local_path
 from kandinsky.model.checks import check_fields, check_names
 from kandinsky.model.diffusers_words import LOAD, answers, translated
 from kandinsky.model.option import described, option
-from kandinsky.runtime import devices, quantise
+from kandinsky.runtime import devices, quantise, tuning
 from kandinsky.runtime.budget import check_offload
 from kandinsky.runtime.parallel.layout import PROCESSES, Layout
 from kandinsky.weights.lora_files import LoraSpecs
@@ -96,6 +96,13 @@ class RunOptions:
         flags=("--tiling",),
         short="Tiled decoding: none, auto or official.",
     )
+    backends: str = option(
+        "default",
+        "ways to compute the same that differ in speed and rounding: `default`, `tuned` takes what was fastest on this "
+        "machine, or by name, as in `linear=torch,attention=math`; see ``runtime/tuning.py``",
+        flags=("--backends",),
+        short="default, tuned (see `kandinsky tune`), or as in linear=torch,attention=math.",
+    )
     text_cache: bool | str | Path | None = option(
         None,
         "whether, or in which folder, text embeddings are kept on disk; see ``text/store.py``",
@@ -158,6 +165,7 @@ class RunOptions:
             devices.choose_dtype(self.dtype, str(self.device or "cpu"))
         check_offload(self.offload or "none")
         quantise.parse(self.quantize)
+        tuning.check(self.backends)
         if isinstance(self.text_cache, str | Path):
             folder = local_path(self.text_cache, "text cache")
             if folder.exists() and not folder.is_dir():

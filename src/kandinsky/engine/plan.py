@@ -32,8 +32,39 @@ from kandinsky.weights.lora_files import locate_lora, parse_spec
 
 OTHER_CARD = "cuda"  # the GPU assumed if only its memory is given
 PROCESS_BYTES = 500_000_000  # Python with torch and its libraries
+# Seconds that processes on a CPU take longer to begin than one: the launcher imports torch before it starts them, and
+# each of them does so beside the others (docs/benchmarks.md, Processes).
+TOGETHER_S = 6.0
 _RESERVE = 0.9  # share of free memory that plans may use
 _TIMES = ((60, "seconds"), (600, "minutes"), (3600, "tens of minutes"), (86400, "hours"))
+
+
+def loses_by_processes(job: Job, options: RunOptions, layout: Layout) -> str:
+    """Whether several processes on a CPU take longer to begin than they save.
+
+    Args:
+        job: What they make together.
+        options: How it runs.
+        layout: How they share the work.
+
+    Returns:
+        What they save and cost, in words; empty if they pay, or do not run on a CPU.
+    """
+    device = options.device
+    if (
+        layout.size == 1
+        or isinstance(device, Mapping)
+        or devices.choose_device(None if device is None else str(device)) != "cpu"
+    ):
+        return ""
+    alone_s = plan_resolved(job, options.changed(parallel=None)).seconds
+    saved_s = alone_s * (1 - 1 / layout.size)
+    if saved_s >= TOGETHER_S:
+        return ""
+    return (
+        f"{layout.size} processes save about {saved_s:.1f} of {alone_s:.1f} s here, and take about {TOGETHER_S:.0f} s "
+        "longer to begin: one process is sooner"
+    )
 
 
 @dataclass(frozen=True, slots=True)

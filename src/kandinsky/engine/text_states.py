@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from kandinsky.files import cache_folder
 from kandinsky.media.recipe import versions
 from kandinsky.model.card import Component
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.runtime.placement import Placement
 from kandinsky.text.protocol import ContrastingTextEncoder, TextEncoder
-from kandinsky.text.store import WORTH_IT, TextStore, cache_folder, encode_each, fingerprint
+from kandinsky.text.store import WORTH_IT, TextStore, encode_each, fingerprint
 from kandinsky.weights.read import weight_files
 
 WORDS = (".json", ".txt", ".model")  # endings of tokenizer and configuration files

@@ -132,20 +132,11 @@ def machine() -> dict[str, Any]:
     device = devices.choose_device()
     name = None if devices.device_memory(device) is None else devices.device_name(device)
     facts = {
-        "device": device, "accelerator": name, "processor": _processor(), "cores": devices.processor_count(),
+        "device": device, "accelerator": name, "processor": devices.processor_name(),
+        "cores": devices.processor_count(),
         "platform": platform.platform(), "python": platform.python_version(), "versions": recipes.versions(),
     }  # fmt: skip
     return {key: value for key, value in facts.items() if value is not None}
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def write(result: Result, path: Path) -> Path:

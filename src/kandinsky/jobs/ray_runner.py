@@ -24,6 +24,7 @@ from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.jobs.batch import Failure, Item, Loading, Made, attempt
 from kandinsky.jobs.ray_connection import Resources, anywhere, connected, import_ray
 from kandinsky.jobs.ray_crew import Crew, Lost, Place, Ready
+from kandinsky.runtime import threads
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 2  # an item whose worker died is tried once more
@@ -41,9 +42,7 @@ class Worker:
     def start(self) -> Ready | KandinskyError:
         """Load the pipeline."""
         if self.threads is not None:
-            import torch
-
-            torch.set_num_threads(self.threads)
+            threads.use(self.threads)
         try:
             self.pipe = self.loading.load()
         except KandinskyError as error:

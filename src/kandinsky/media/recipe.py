@@ -170,6 +170,7 @@ class Recipe(TypedDict, total=False):
     cache: UsedCache
     quantize: dict[str, str]
     tiling: str
+    backends: str
     attention: str
     kept_blocks: float
     lora: list[UsedLora]
@@ -406,6 +407,8 @@ def command(recipe: Mapping[str, Any], path: str | Path = "") -> str:
         words += ["--quantize", ",".join(f"{part}={scheme}" for part, scheme in quantize.items())]
     if tiling := given.get("tiling"):
         words += ["--tiling", tiling]
+    if backends := given.get("backends"):
+        words += ["--backends", backends]
     if attention := given.get("attention"):
         words += ["--attention", attention]
     if cache := caching.option_of(given):

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+# What is taken for products of a type, where it was chosen (``runtime/tuning.py``): `onednn` or `torch`.
+LIBRARY: dict[torch.dtype, str] = {}
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -40,4 +42,5 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled(x.device.type)  # which rounds what goes through F.linear
         and not torch.compiler.is_compiling()
+        and LIBRARY.get(x.dtype, "onednn") == "onednn"
     )

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from importlib import metadata
 from pathlib import Path
 
 from kandinsky.errors import BackendError, RequestError
+from kandinsky.runtime import threads
 
 _DEVICE = re.compile(r"(cpu|mps|cuda(:\d{1,4})?)")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -136,11 +138,19 @@ def host_memory() -> tuple[int, int] | None:
 
 
 def processor_count() -> int:
-    """CPU cores this process may use."""
+    """CPU cores this process may use at once, by its affinity and its control groups."""
+    return threads.cores()
+
+
+def processor_name() -> str:
+    """The maker's name of the CPU."""
     try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def _is_cpu_build() -> bool:

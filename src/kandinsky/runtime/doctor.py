@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from dataclasses import asdict
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import kandinsky
 from kandinsky.errors import KandinskyError
 from kandinsky.runtime import devices
+from kandinsky.runtime.threads import Threads
 
 _OPTIONAL = {
     "transformers": "text encoders of the full-size models",
@@ -34,6 +36,7 @@ def report() -> dict[str, Any]:
         "platform": platform.platform(),
         "torch": _torch(problems),
         "processors": devices.processor_count(),
+        "threads": asdict(Threads.found()) | {"passive": Threads.found().are_passive},
         "memory": _room(devices.host_memory()),
         "packages": {name: {"version": _version(name), "for": use} for name, use in _OPTIONAL.items()},
         "hub": _hub(),

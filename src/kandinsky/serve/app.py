@@ -8,7 +8,7 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,6 +20,7 @@ from kandinsky.errors import needs_extra
 from kandinsky.evaluate.study_store import StudyStore
 from kandinsky.jobs.sqlite_store import SqliteStore, open_store
 from kandinsky.serve import audio, comparisons, envelope, events, images, live, models, status, videos, web_page
+from kandinsky.serve.announced import ANYWHERE, Announcement, announced, announcement
 from kandinsky.serve.guard import Guard
 from kandinsky.serve.hub import Hub
 from kandinsky.serve.intake import Intake
@@ -142,6 +143,16 @@ def guarded(app: FastAPI) -> ASGIApp:
     return Guard(app, settings=app.state.house.settings, seen=app.state.metrics.seen)
 
 
+def _announcement(app: FastAPI, port: int) -> Announcement:
+    """What the server says of itself to the command lines of its user."""
+    house: House = app.state.house
+    host = "127.0.0.1" if house.settings.host in ANYWHERE else house.settings.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    sources = {name: offer.source for name, offer in house.offers.all.items()}
+    environment = app.state.supervisor.environment
+    return announcement(url, sources, house.settings.options, environment, needs_key=bool(app.state.keys))
+
+
 async def _tend(store: SqliteStore) -> None:
     """Give jobs of silent workers back, and remove what has expired."""
     pruned = time.monotonic()
@@ -209,8 +220,12 @@ def serve(settings: ServeSettings, *, ready: Any = None) -> None:
 
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
-            if self.started and ready is not None:
-                ready(settings.host, listening.getsockname()[1])
+            if self.started:
+                port = listening.getsockname()[1]
+                if settings.ray is None and settings.workers != 0:  # its workers are this machine's, and its own
+                    held.enter_context(announced(_announcement(app, port)))
+                if ready is not None:
+                    ready(settings.host, port)
 
         def handle_exit(self, sig: int, frame: Any) -> None:
             if self.should_exit:  # asked for a second time
@@ -224,7 +239,8 @@ def serve(settings: ServeSettings, *, ready: Any = None) -> None:
             app.state.house.hub.end()  # streams end, so that connections can close
             await super().shutdown(sockets)
 
+    held = ExitStack()
     server = Told(config)
-    with listening, suppress(KeyboardInterrupt):  # the signal that ended it, once more
+    with listening, held, suppress(KeyboardInterrupt):  # the signal that ended it, once more
         server.run(sockets=[listening])
     gc.freeze()  # the interpreter looks through all objects before it ends

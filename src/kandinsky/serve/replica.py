@@ -24,6 +24,7 @@ from kandinsky.errors import BackendError
 from kandinsky.jobs.records import Claim
 from kandinsky.jobs.remote_store import RemoteStore, UnheardStore, check_shared
 from kandinsky.jobs.worker import Worker, WorkerSettings
+from kandinsky.runtime import threads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +62,7 @@ class Place:
             )
         check_shared(Path(self.folder), self.sign, where=where)
         if self.threads is not None:
-            import torch
-
-            torch.set_num_threads(self.threads)
+            threads.use(self.threads)
         return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 

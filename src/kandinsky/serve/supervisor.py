@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kandinsky.jobs.records import WorkerRecord
 from kandinsky.jobs.sqlite_store import SqliteStore
+from kandinsky.runtime import threads
 from kandinsky.serve.settings import ServeSettings
 from kandinsky.serve.worker_command import worker_command
 from kandinsky.serve.workers import LOOK_S, Workers
@@ -46,6 +47,7 @@ class Supervisor(Workers):
     ) -> None:
         super().__init__(settings, store, names=names, restarted=restarted)
         self._threads: list[threading.Thread] = []
+        self.environment: dict[str, str] = {}
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def devices(self) -> list[str | None]:
@@ -60,7 +62,11 @@ class Supervisor(Workers):
 
     def start(self) -> None:
         """Start the workers, each with a thread that watches over it."""
-        for index, device in enumerate(self.devices()):
+        places = self.devices()
+        gpus = count_gpus()
+        on_processor = [one for one in places if not (str(one)[:4] == "cuda" or (one in (None, "auto") and gpus))]
+        self.environment = threads.of_workers(len(on_processor))
+        for index, device in enumerate(places):
             thread = threading.Thread(target=self._tend, args=(index, device), name=f"worker {index}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -104,6 +110,7 @@ class Supervisor(Workers):
                         stdout=sys.stderr,
                         close_fds=True,
                         start_new_session=True,  # an interrupt at the terminal is the server's to answer
+                        env={**os.environ, **self.environment},
                     )
                 except OSError as error:  # too many processes or files, or no memory: perhaps not for long
                     log.warning("a worker cannot be started: %s", error)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -33,14 +32,6 @@ log = logging.getLogger(__name__)
 WORTH_IT = 1_000_000_000
 KEPT_FILES = 2000  # of about 2 MB each at full size; the least recently used are removed
 SAMPLE = 256  # bytes hashed of each tensor
-OFF = ("off", "0", "none", "")
-
-
-def cache_folder() -> Path | None:
-    """The folder of this library's caches; None if they are switched off. Nothing is created."""
-    if (given := os.environ.get("KANDINSKY_CACHE")) is not None:
-        return None if given.strip().lower() in OFF else Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kandinsky"
 
 
 class TextStore:

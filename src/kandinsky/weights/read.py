@@ -10,8 +10,8 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,9 @@ def read_ranges(file: Path) -> tuple[bytes, list[tuple[int, int]]]:
 def load_into(net: nn.Module, path: Path, *, keymap: KeyMap | None = None, dtype: torch.dtype | None = None) -> None:
     """Give a network its weights, strictly; the network may be on the meta device.
 
+    What is to have another type is read and converted tensor by tensor, so that main memory never holds the file beside
+    the weights; tensors that stay as they are stored stay mapped from their file. (A pickled file is mapped whole.)
+
     Args:
         net: The network.
         path: As for ``read_state``.
@@ -144,7 +147,8 @@ def load_into(net: nn.Module, path: Path, *, keymap: KeyMap | None = None, dtype
         WeightsError: A tensor is missing, left over, of another shape or type, or not finite; the message has its name
             in the file. The network is then unchanged.
     """
-    assign_state(net, read_state(path), keymap=keymap, dtype=dtype, where=str(path))
+    state = read_state(path) if dtype is None else _read_own(net, path, keymap or IDENTITY, dtype)
+    assign_state(net, state, keymap=keymap, dtype=dtype, where=str(path))
 
 
 def assign_state(
@@ -401,6 +405,52 @@ def _merged(path: Path, read: _Reader, read_pickled: _Reader) -> dict[str, Tenso
 def _meta_tensors(file: Path) -> dict[str, Tensor]:
     entries = read_header(file).entries
     return {name: torch.empty(e.shape, dtype=DTYPES[e.dtype], device="meta") for name, e in entries.items()}
+
+
+def _read_own(net: nn.Module, path: Path, keymap: KeyMap, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Those tensors of a file that a network takes, in the type it is to have, under their plain names.
+
+    Raises:
+        WeightsError: A file is missing or damaged, or its tensors do not fit the network.
+    """
+    described = read_meta(path, stored=True)
+    plain = plain_names(described, str(path))
+    check_state(net, plain, keymap=keymap, where=str(path))
+    own = {_storage(tensor) for tensor in keymap.own(plain).values()}
+    stored = {_storage(tensor): name for name, tensor in described.items()}
+    names = {stored[place] for place in own}
+    read = _expand_int8(_merged(path, partial(_read_converted, names=names, dtype=dtype), _read_pickled), path)
+    return {name: read[stored[_storage(tensor)]] for name, tensor in plain.items() if _storage(tensor) in own}
+
+
+def _storage(tensor: Tensor) -> int:
+    """What tells the memory of a tensor from that of others, for tensors on the meta device too."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _read_converted(file: Path, *, names: Collection[str], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Some tensors of a file, those of floating numbers in the given type; int8 rows stay as they are stored."""
+    entries = read_header(file).entries
+    own = {name: entry for name, entry in entries.items() if name.removesuffix(INT8_SCALE) in names}
+    changed = {
+        name: entry
+        for name, entry in own.items()
+        if DTYPES[entry.dtype] is not dtype and DTYPES[entry.dtype].is_floating_point and not name.endswith(INT8_SCALE)
+    }
+    # one for all, since fresh memory takes as long as reading
+    raw = torch.empty(max((entry.end - entry.begin for entry in changed.values()), default=0), dtype=torch.uint8)
+    found: dict[str, Tensor] = {}
+    with reading(file, "is a damaged safetensors file"), file.open("rb") as stream, safe_open(file, "pt") as mapped:
+        for name, entry in own.items():
+            if name not in changed:
+                found[name] = mapped.get_tensor(name)
+                continue
+            size = entry.end - entry.begin
+            stream.seek(entry.begin)
+            if stream.readinto(raw[:size].numpy().data) != size:
+                raise WeightsError(f"`{escaped(file)}` is cut off within tensor `{shown(name)}`: fetch it again")
+            found[name] = cast(name, raw[:size].view(DTYPES[entry.dtype]).reshape(entry.shape), dtype, str(file))
+    return found
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

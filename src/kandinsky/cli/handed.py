@@ -1,0 +1,125 @@
+"""A request of `kandinsky generate` that a running server of the same user fulfils: same bytes, and no torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kandinsky.engine.options import RunOptions
+from kandinsky.engine.request import Job
+from kandinsky.errors import BackendError, RequestError
+from kandinsky.jobs.order import FORMATS
+from kandinsky.model.card import Source
+from kandinsky.model.values import Request
+from kandinsky.serve import announced
+
+if TYPE_CHECKING:
+    from kandinsky.client import Client, Event
+    from kandinsky.client.values import Job as Ordered
+
+log = logging.getLogger(__name__)
+# what a request may say for which nothing is sent but words and numbers
+SENT = (
+    "negative_prompt", "steps", "guidance", "shift", "cache", "expand", "expanded_prompt", "fps", "motion",
+)  # fmt: skip
+OWN = ("model", "prompt", "width", "height", "seconds", "seed")
+LOOK_S = 10.0  # for an answer of a server on this machine
+
+
+def handed(
+    source: Source, options: RunOptions, request: Request, job: Job, target: Path, *, quiet: bool
+) -> dict[str, Any] | None:
+    """Have a running server make a result.
+
+    Args:
+        source: The model.
+        options: How it runs.
+        request: What was asked for.
+        job: The same, resolved; its seed is used.
+        target: File to write.
+        quiet: Whether nothing is shown but errors.
+
+    Returns:
+        The recipe of the file that was written; None if this process is to make it: no server suits, it is busy, or
+        it refuses.
+
+    Raises:
+        KandinskyError: The server has accepted the request and failed.
+    """
+    fields = _fields(request, job, options, target)
+    if fields is None:
+        return None
+    server = announced.find(source, options)
+    if server is None or (server.needs_key and not os.environ.get("KANDINSKY_API_KEY")):
+        return None
+    from kandinsky.cli.progress import patient
+    from kandinsky.cli.streams import say
+    from kandinsky.client import ApiError, Client
+
+    try:
+        with Client(server.url, timeout_s=LOOK_S) as client:
+            if client.list(limit=1, status="queued"):
+                log.info("the server at %s has jobs that wait: made here", server.url)
+                return None
+            ordered = _ordered(client, job, fields, target)
+            if not quiet:
+                say(f"made by the server at {server.url} (process {server.pid}); --no-server makes it here")
+            with patient(job.prompt, quiet=quiet) as tell:
+
+                def on_event(event: Event) -> None:
+                    if tell is not None and event.kind == "step":
+                        tell(event.data["step"], event.data["steps"], None)
+
+                try:
+                    done = client.wait(ordered, on_event=on_event)
+                except BaseException:
+                    _abandon(client, ordered)
+                    raise
+            client.save(done, target)
+            client.delete(done)
+            return dict(done.recipe)
+    except (ApiError, BackendError) as error:
+        log.warning("the server at %s does not make it, this process does: %s", server.url, error)
+        return None
+
+
+def _fields(request: Request, job: Job, options: RunOptions, target: Path) -> dict[str, Any] | None:
+    """The request in the words of the API; None if it cannot be said there to the last bit."""
+    given = {f.name: getattr(request, f.name) for f in dataclasses.fields(request)}
+    defaults = {f.name: f.default for f in dataclasses.fields(request)}
+    chosen = {name: value for name, value in given.items() if name not in OWN and value != defaults[name]}
+    kind = "image" if job.shape.frames == 1 else "video"
+    suits = (
+        chosen.keys() <= set(SENT)
+        and not job.conditions
+        and job.long is None
+        and not options.loras
+        and options.parallel is None
+        and options.only is None
+        and target.suffix[1:] in FORMATS[kind]
+        and "%" not in target.name
+    )
+    if not suits:
+        return None
+    size = {} if request.width is None else {"width": request.width, "height": request.height}
+    length = {} if kind == "image" or request.seconds is None else {"seconds": request.seconds}
+    attention = {} if options.attention == "auto" else {"attention": options.attention}
+    return {"model": request.model, "seed": job.seed, **size, **length, **attention, **chosen}
+
+
+def _ordered(client: Client, job: Job, fields: dict[str, Any], target: Path) -> Ordered:
+    form = target.suffix[1:]
+    if job.shape.frames == 1:
+        (ordered,) = client.create_images(job.prompt, output_format=form, **fields)
+        return ordered
+    return client.create(job.prompt, format=form, **fields)
+
+
+def _abandon(client: Client, ordered: Ordered) -> None:
+    try:
+        client.cancel(ordered)
+    except (BackendError, RequestError, OSError) as error:
+        log.info("the server's job `%s` could not be cancelled: %s", ordered.id, error)

@@ -1,0 +1,158 @@
+"""Backends chosen by measuring: asked for, kept, forgotten, within the contract of determinism."""
+
+import json
+import logging
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import kandinsky
+from kandinsky.cli.main import main
+from kandinsky.engine.options import RunOptions
+from kandinsky.errors import RequestError
+from kandinsky.media import recipe as recipes
+from kandinsky.ops import linear
+from kandinsky.runtime import tuning
+from kandinsky.runtime.tuning import Choices, Shape
+
+SHAPE = Shape(tokens=40, width=60, heads=4, dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KANDINSKY_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What each way seems to take; nothing is measured."""
+    taken = {"onednn": 1.0, "torch": 1.0, "sdpa": 1.0, "math": 1.0}
+
+    def in_turns(ways: dict[str, Callable[[], object]], *_: Any, **__: Any) -> dict[str, float]:
+        return {way: taken.get(way, 1.0) for way in ways}
+
+    monkeypatch.setattr(tuning, "_in_turns", in_turns)
+    return taken
+
+
+@pytest.mark.parametrize("text", ["linear=torch", "attention=math", "linear=onednn,attention=sdpa"])
+def test_choices_are_written_as_they_are_read(text: str) -> None:
+    assert str(Choices.parse(text)) == text
+    tuning.check(text)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "linear", "linear=mkl", "linear=torch,linear=torch", "threads=2"])
+def test_other_choices_are_refused(text: str) -> None:
+    with pytest.raises(RequestError, match="backends"):
+        RunOptions(backends=text).check()
+
+
+def test_nothing_is_chosen_or_measured_by_default(cache: Path, seconds: dict[str, float]) -> None:
+    seconds["torch"] = 0.1
+    assert RunOptions().backends == tuning.DEFAULT and tuning.settle(tuning.DEFAULT, lambda: SHAPE) == Choices()
+    assert list(cache.iterdir()) == []
+
+
+def test_an_answer_is_kept_for_its_class_of_work(cache: Path, seconds: dict[str, float]) -> None:
+    seconds["torch"] = 0.5
+    assert tuning.settle(tuning.TUNED, lambda: SHAPE) == Choices(linear="torch")
+    seconds["torch"] = 2.0  # it is not measured again
+    alike = Shape(tokens=64, width=64, heads=4, dtype="float32", device="cpu")
+    assert tuning.settle(tuning.TUNED, lambda: alike) == Choices(linear="torch")
+    larger = Shape(tokens=65, width=64, heads=4, dtype="float32", device="cpu")
+    assert tuning.settle(tuning.TUNED, lambda: larger) == Choices()
+    assert set(tuning.answers()) == {alike.name, larger.name}
+    assert tuning.forget() and not tuning.forget() and tuning.answers() == {}
+
+
+def test_a_way_must_be_clearly_faster(cache: Path, seconds: dict[str, float]) -> None:
+    seconds |= {"torch": 0.97, "math": 0.9}
+    assert tuning.settle(tuning.TUNED, lambda: SHAPE) == Choices(attention="math")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"x": {"chosen": {"linear": "rm -rf"}}}', '{"x": 1}'])
+def test_a_damaged_file_is_as_none(cache: Path, text: str) -> None:
+    place = tuning.path()
+    assert place is not None
+    place.parent.mkdir()
+    place.write_text(text)
+    assert tuning.answers() == {}
+
+
+def test_without_a_cache_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None:
+    monkeypatch.setenv("KANDINSKY_CACHE", "off")
+    seconds["torch"] = 0.5
+    assert tuning.settle(tuning.TUNED, lambda: SHAPE) == Choices(linear="torch")
+    assert tuning.path() is None and tuning.answers() == {} and not tuning.forget()
+
+
+def test_every_way_is_measured_and_gives_the_same_up_to_rounding() -> None:
+    works = tuning._works(SHAPE)
+    assert list(works["attention"]) == ["sdpa", "math"] and set(works["linear"]) == {"onednn", "torch"}
+    for ways in works.values():
+        first, *others = (work() for work in ways.values())
+        for other in others:
+            torch.testing.assert_close(other, first, rtol=1e-4, atol=1e-5)
+    taken = tuning._in_turns(works["linear"], torch.device("cpu"), is_alone=True)
+    assert all(one >= 0 for one in taken.values()) and linear.LIBRARY == {}
+
+
+def test_a_choice_is_in_the_recipe_and_the_recipes_command_repeats_it(
+    cache: Path, seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds["torch"] = 0.5
+    request = {"prompt": "a panda", "seed": 3, "steps": 2, "seconds": 0, "progress": False}
+    seen: list[str | None] = []
+    plain = linear._is_for_onednn
+
+    def noted(x: torch.Tensor, weight: torch.Tensor) -> bool:
+        seen.append(linear.LIBRARY.get(torch.float32))
+        return plain(x, weight)
+
+    monkeypatch.setattr(linear, "_is_for_onednn", noted)
+    usual = kandinsky.load("nano-t2v", device="cpu")(**request)
+    assert "backends" not in usual.recipe and set(seen) == {None}
+    seen.clear()
+    tuned = kandinsky.load("nano-t2v", device="cpu", backends="tuned")(**request)
+    assert tuned.recipe["backends"] == "linear=torch" and "torch" in seen
+    words = shlex.split(recipes.command(tuned.recipe))
+    assert words[words.index("--backends") + 1] == "linear=torch"
+    seconds["torch"] = 2.0
+    tuning.forget()  # another machine would choose otherwise; a replay does as the recipe says
+    again = kandinsky.load("nano-t2v", device="cpu", backends="linear=torch")(**request)
+    assert (again.frames == tuned.frames).all() and again.recipe == tuned.recipe
+    assert linear.LIBRARY == {}, "the choice ends with the run"
+    gap = abs(usual.frames.astype(int) - tuned.frames.astype(int))
+    assert gap.max() <= 3
+
+
+def test_a_chosen_attention_is_that_of_the_recipe(cache: Path, seconds: dict[str, float]) -> None:
+    seconds["math"] = 0.5
+    pipe = kandinsky.load("nano-t2v", device="cpu", backends="tuned")
+    assert pipe.context.attention == "math" and "backends" not in pipe.context.settings
+    pipe = kandinsky.load("nano-t2v", device="cpu", backends="tuned", attention="sdpa")
+    assert pipe.context.attention == "sdpa", "what was asked for stays"
+
+
+def test_a_model_of_audio_is_refused(cache: Path, seconds: dict[str, float]) -> None:
+    with pytest.raises(RequestError, match="makes audio"):
+        kandinsky.load("nano-v2a", device="cpu", backends="tuned")
+
+
+def test_the_command_measures_shows_and_forgets(
+    cache: Path, seconds: dict[str, float], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    seconds["torch"] = 0.5
+    assert main(["tune", "nano-t2v", "--device", "cpu"]) == 0
+    assert "→ torch" in capfd.readouterr().out
+    assert main(["tune", "--show", "--json"]) == 0
+    (answer,) = json.loads(capfd.readouterr().out).values()
+    assert answer["chosen"] == {"linear": "torch"}
+    assert main(["tune", "--clear"]) == 0 and "forgotten" in capfd.readouterr().out
+    assert tuning.answers() == {}

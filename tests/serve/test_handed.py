@@ -1,0 +1,145 @@
+"""`kandinsky generate` beside a server of the same user: handed over where the result is the same, else made here."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kandinsky.catalogue import source_of
+from kandinsky.cli import handed
+from kandinsky.cli.main import main
+from kandinsky.engine.options import RunOptions
+from kandinsky.engine.request import resolve
+from kandinsky.model.values import Request
+from kandinsky.serve import announced
+from serve.conftest import Server
+
+STILL = ("generate", "a panda", "--seconds", "0", "--steps", "1", "--seed", "3")
+CLIP = ("generate", "a panda waves", "--seconds", "0.5", "--steps", "1", "--seed", "4", "--negative", "rain")
+
+
+@pytest.fixture
+def beside(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
+    """The server, where the command line finds it."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(server.folder / "runtime"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    return server.wait_ready()
+
+
+@pytest.mark.parametrize(("words", "ending"), [(STILL, "png"), (STILL, "webp"), (CLIP, "mp4")])
+def test_a_server_makes_the_same_bytes(
+    beside: Server, words: tuple[str, ...], ending: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "-o", f"there.{ending}", "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert f"made by the server at {beside.url} (process {beside.process.pid}); --no-server makes it here" in err
+    there = json.loads(out)
+    assert main([*words, "-o", f"here.{ending}", "--json", "--no-server"]) == 0
+    out, err = capfd.readouterr()
+    assert "made by the server" not in err
+    here = json.loads(out)
+    assert there["recipe"] == here["recipe"] and there.keys() == here.keys()
+    assert Path(there["path"]).read_bytes() == Path(here["path"]).read_bytes()
+    assert beside.client.get("/v1/jobs").json()["data"] == [], "the job is not kept"
+
+
+def test_a_request_that_is_handed_over_loads_no_torch(beside: Server) -> None:
+    code = (
+        "import sys; from kandinsky.cli.main import main; code = main(sys.argv[1:]); "
+        "print(sorted({'torch', 'numpy', 'av', 'PIL'} & set(sys.modules))); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *STILL, "-o", "x.png"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "made by the server" in done.stderr and done.stdout.splitlines() == ["x.png", "[]"]
+
+
+def test_the_announcement_is_the_users_alone(beside: Server) -> None:
+    place = announced.folder()
+    assert place is not None
+    (path,) = place.glob("server-*.json")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(place.stat().st_mode) == 0o700
+    assert "key" not in {name for name in json.loads(path.read_text()) if name != "needs_key"}
+
+
+def test_what_a_server_does_otherwise_is_made_here(beside: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of("nano-t2v")
+    found = announced.find(source, RunOptions())
+    assert found is not None and found.url == beside.url
+    assert announced.find(source, RunOptions(attention="sdpa")) is not None  # a request may choose it
+    for other in (RunOptions(dtype="bfloat16"), RunOptions(offload="module"), RunOptions(tiling="official")):
+        assert announced.find(source, other) is None
+    assert announced.find(source_of("kandinsky3.0"), RunOptions()) is None
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert announced.find(source, RunOptions()) is None
+
+
+def announce(folder: Path, *, mode: int = 0o600, **facts: Any) -> Path:
+    made = announced.announcement("http://127.0.0.1:9", {}, RunOptions(), {}, needs_key=False)
+    place = folder / "kandinsky"
+    place.mkdir(exist_ok=True)
+    path = place / f"server-{len(list(place.iterdir()))}.json"
+    values = {name: getattr(made, name) for name in ("url", "pid", "started", "needs_key", "models", "way")} | facts
+    path.write_text(json.dumps(values))
+    path.chmod(mode)
+    return path
+
+
+def test_stale_and_foreign_files_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    alive = announce(tmp_path, url="http://127.0.0.1:1")
+    reused = announce(tmp_path, started="1")  # another process has the number now
+    gone = announce(tmp_path, pid=2**22 + 1)
+    readable = announce(tmp_path, mode=0o644)
+    broken = announce(tmp_path, more="of a newer version")
+    empty = alive.with_name("server-9.json")
+    empty.touch(0o600)
+    assert [one.url for one in announced.running()] == ["http://127.0.0.1:1"]
+    assert not reused.exists() and not gone.exists() and readable.exists() and broken.exists()
+
+
+def test_a_server_that_does_not_answer_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr("kandinsky.client.calls.PAUSE_S", 0.0)
+    source = source_of("nano-t2v")
+    announce(tmp_path, models={source.name: announced.digest(source)})
+    request = Request("nano-t2v", "a panda", seconds=0, seed=1)
+    job = resolve(request, source.card)
+    assert handed.handed(source, RunOptions(), request, job, tmp_path / "x.png", quiet=True) is None
+    assert "does not make it, this process does" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "target"),
+    [
+        ({"prompt_at": ("0.5s a cat",)}, {}, "x.mp4"),
+        ({"seconds": 10.0}, {}, "x.mp4"),  # in windows
+        ({}, {"lora": ("x.safetensors",)}, "x.mp4"),
+        ({}, {"parallel": "cfg=2"}, "x.mp4"),
+        ({}, {}, "%03d.png"),
+        ({}, {}, "x.mkv"),
+    ],
+)
+def test_what_the_api_cannot_say_is_made_here(values: dict[str, Any], options: dict[str, Any], target: str) -> None:
+    request = Request("nano-t2v", "a panda", seed=1, **values)
+    job = resolve(request, source_of("nano-t2v").card)
+    assert handed._fields(request, job, RunOptions(**options), Path(target)) is None
+
+
+def test_nobody_is_asked_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.setenv("KANDINSKY_CACHE", "off")
+    assert announced.folder() is None and list(announced.running()) == []
+    monkeypatch.setenv("XDG_RUNTIME_DIR", os.devnull)
+    assert list(announced.running()) == []
+    with announced.announced(announced.announcement("http://x", {}, RunOptions(), {}, needs_key=False)):
+        assert list(announced.running()) == []
