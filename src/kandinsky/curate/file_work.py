@@ -218,3 +218,10 @@ def _nothing_shown(file: Row, rows: Rows) -> Iterator[tuple[Row, Any]]:
 def failed(file: Row, fault: str) -> Row:
     """A file of which there are no scenes, with the reason."""
     return file | {"status": "failed", "fault": fault}
+
+
+def went_wrong(row: Row) -> bool:
+    """Whether a row of a stage tells of a failure: of a file, its signals, its shots, or a measure."""
+    if "status" in row:
+        return bool(row["status"] == "failed")
+    return any(bool(row.get(name)) for name in ("fault", "signal_fault", "shot_fault"))
