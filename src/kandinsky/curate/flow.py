@@ -1,7 +1,7 @@
 """Optical flow by matching of blocks from coarse to fine, and the camera's motion in it. No weights are needed.
 
-At each scale of a pyramid, blocks of 8x8 pixels are looked for around where the coarser scale found them; the finest
-matches are refined below a pixel by a parabola. What has no texture has no flow, and counts for nothing.
+At each scale of a pyramid, blocks of 8x8 pixels are looked for around where the coarser scale found them; matches are
+refined below a pixel by the gradient. What has no texture has no flow, and counts for nothing.
 
 Legend: T H W frames, rows, columns of pixels; h w rows and columns of blocks; brightness from 0 to 1.
 """
@@ -15,11 +15,14 @@ import numpy as np
 from kandinsky.curate.likeness import halved
 
 BLOCK = 8  # pixels
-_REACH = 2  # pixels that a match is looked for on each side, at each scale
+_REACH = 2  # pixels that a match is looked for on each side, at each scale but the coarsest
+_FARTHEST = 12  # the same at the coarsest
 _SMALLEST = 3  # blocks along the shorter side of the coarsest scale
 _TEXTURE = 0.02  # standard deviation of brightness of a block that can be matched
 _UNMATCHED = 0.5  # share of a block's own variation that a match may leave
 _STAY = 2e-5  # what a match must be better by for each pixel that it is farther than the coarser scale's
+_NOISE = 0.25  # pixels of a shift that are the codec's
+_FIRM = 1e-3  # keeps flat blocks where they were found
 _ROUNDS = 6  # of the robust fit
 
 
@@ -37,8 +40,9 @@ class Flow:
 
     @property
     def mean(self) -> float:
-        """Mean length of the shifts in pixels; blocks without texture stand still."""
-        return float((np.hypot(self.shift_hw2[..., 0], self.shift_hw2[..., 1]) * self.weight_hw).mean())
+        """Mean length of the shifts in pixels; blocks without texture stand still, a quarter of a pixel is noise."""
+        length = np.hypot(self.shift_hw2[..., 0], self.shift_hw2[..., 1])
+        return float((np.maximum(length - _NOISE, 0) * self.weight_hw).mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,9 @@ def flow_between(one_HW: np.ndarray, other_HW: np.ndarray) -> Flow:
     for one, other in reversed(scales):
         h, w = (max(1, n // BLOCK) for n in one.shape)
         around = np.zeros((h, w, 2)) if shift is None else 2 * _spread(_smooth(shift), h, w)
-        shift, left = _matched(one, other, around.round())
+        # the coarsest scale knows nothing yet
+        reach = _REACH if shift is not None else max(_REACH, min(_FARTHEST, min(one.shape) // 3))
+        shift, left = _matched(one, other, around.round(), reach)
     assert shift is not None
     own = _blocks(scales[0][0]).std(-1)
     weight = (own > _TEXTURE) & (left < _UNMATCHED * own**2)
@@ -110,17 +116,19 @@ def _blocks(image_HW: np.ndarray) -> np.ndarray:
     return cut.transpose(0, 2, 1, 3).reshape(h, w, size * size)
 
 
-def _matched(one_HW: np.ndarray, other_HW: np.ndarray, around_hw2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _matched(
+    one_HW: np.ndarray, other_HW: np.ndarray, around_hw2: np.ndarray, reach: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Shifts of blocks, and mean squares of what is left of each."""
     size = min(BLOCK, *one_HW.shape)
     blocks = _blocks(one_HW)
     h, w, _ = blocks.shape
-    pad = _REACH + size
+    pad = reach + size
     wide = np.pad(other_HW, pad, mode="edge")
     rows, columns = np.arange(h)[:, None] * size, np.arange(w)[None] * size
     H, W = one_HW.shape
     inside_y, inside_x = np.arange(size).repeat(size), np.tile(np.arange(size), size)
-    steps = range(-_REACH, _REACH + 1)
+    steps = range(-reach, reach + 1)
     errors = np.empty((len(steps), len(steps), h, w))
     places = np.empty((len(steps), len(steps), h, w, 2))
     for i, dy in enumerate(steps):
@@ -135,17 +143,17 @@ def _matched(one_HW: np.ndarray, other_HW: np.ndarray, around_hw2: np.ndarray) -
     i, j = best // count, best % count
     grid = np.indices((h, w))
     shift = places[i, j, grid[0], grid[1]]
-    for axis in (0, 1):  # along x, then y
-        at = (j, i)[axis]
-        is_within = (at > 0) & (at < count - 1)
-        low, high = np.clip(at - 1, 0, count - 1), np.clip(at + 1, 0, count - 1)
-        before = errors[i, low, grid[0], grid[1]] if axis == 0 else errors[low, j, grid[0], grid[1]]
-        after = errors[i, high, grid[0], grid[1]] if axis == 0 else errors[high, j, grid[0], grid[1]]
-        middle = errors[i, j, grid[0], grid[1]]
-        curve = before - 2 * middle + after
-        part = np.where(is_within & (curve > 1e-9), 0.5 * (before - after) / np.maximum(curve, 1e-9), 0.0)
-        shift[..., axis] += np.clip(part, -0.5, 0.5)
-    return shift, errors[i, j, grid[0], grid[1]]
+    left = errors[i, j, grid[0], grid[1]]
+    # below a pixel: what is left of a block, by the gradient of where it was found
+    y, x = (shift[..., 1] + rows).astype(int), (shift[..., 0] + columns).astype(int)
+    at = y[..., None] + inside_y + pad, x[..., None] + inside_x + pad
+    down, right = (one[at] for one in np.gradient(wide))
+    apart = blocks - wide[at]
+    xx, yy, xy = (right**2).sum(-1) + _FIRM, (down**2).sum(-1) + _FIRM, (right * down).sum(-1)
+    ex, ey = (right * apart).sum(-1), (down * apart).sum(-1)
+    whole = xx * yy - xy**2
+    part = np.stack([yy * ex - xy * ey, xx * ey - xy * ex], -1) / whole[..., None]
+    return shift + np.clip(part, -0.75, 0.75), left
 
 
 def _smooth(shift_hw2: np.ndarray) -> np.ndarray:

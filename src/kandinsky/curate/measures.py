@@ -3,9 +3,8 @@
 Those here need no weights. They look at frames of a scene, at two a second and no more than 121 in all, and at the
 signals of all its frames.
 
-``dynamics``: `dynamicity`, by optical flow: 0 for a still picture, 0.5 where the mean of all blocks moves by a twentieth
-of the diagonal a second, towards 1 above it; `object_motion`, what of the flow is not the camera's, in diagonals a
-second.
+``dynamics``: `dynamicity`, by optical flow: 0 for a still picture, 0.5 where blocks move by a twentieth of the diagonal
+a second in the mean, towards 1 above it; `object_motion`, what of the flow is not the camera's, in diagonals a second.
 ``structure``: `structural_change`, 1 - mean MS-SSIM of consecutive frames.
 ``camera``: the motion that most of the picture shares: `camera_motion`, in diagonals a second; `pan`, `tilt`, to the
 right and down; `zoom`, growth a second; `roll`, turns clockwise in radians a second.
