@@ -25,6 +25,7 @@ from kandinsky.families.kandinsky3 import lesson as inpainting
 from kandinsky.families.kandinsky_video1 import keyframes, lessons
 from kandinsky.model.denoiser import Known
 from kandinsky.model.values import Request
+from kandinsky.train.data.dataset import EncodedDataset
 from kandinsky.train.data.encode import encode
 from kandinsky.train.recipe import check_recipe, run_recipe
 from tiny import catalogue as tiny_models

@@ -5,7 +5,8 @@
 | ``FILE`` | what the file says of itself, its captions | decoding |
 | ``SHOTS`` | where the scene lies, what cannot be decoded | frames for measures |
 | ``MEASURES`` | measures that need no weights | measures that do |
-| ``COSTLY`` | measures that need weights | |
+| ``COSTLY`` | measures that need weights | captions that a model writes |
+| ``CAPTIONS`` | those captions, where some are written | |
 | ``REPEATS`` | which scenes repeat another (`duplicate`); buckets | |
 | ``SHARES`` | what all scenes that are left are like (`percentile`) | |
 """
@@ -25,7 +26,7 @@ from kandinsky.curate.stages import Rows
 class Level(IntEnum):
     """What is known of a scene; see the top of this module."""
 
-    FILE, SHOTS, MEASURES, COSTLY, REPEATS, SHARES = range(6)
+    FILE, SHOTS, MEASURES, COSTLY, CAPTIONS, REPEATS, SHARES = range(7)
 
 
 AMONG = (Level.REPEATS, Level.SHARES)  # levels whose filters compare scenes
@@ -34,6 +35,7 @@ _OF_FILE = (
     *("wrong_container", "aesthetic_score", "caption_count", "caption_faults"),
 )
 _OF_ALL = ("duplicate", "bucket_seconds")
+_OF_CAPTIONS = ("prompt", "caption_count", "caption_faults")
 
 
 class Judge:
@@ -47,7 +49,7 @@ class Judge:
     """
 
     def __init__(self, rules: Rules) -> None:
-        self._names = rules.measures
+        self._names, self._writes = rules.measures, rules.captions.is_on
         self._order = list(rules.filters)
         empty = scenes.columns_of([], rules.measures)
         self._levels: dict[Level, list[str]] = {level: [] for level in Level}
@@ -58,6 +60,8 @@ class Judge:
             self._levels[Level.SHARES if rule.is_relative else level].append(name)
 
     def _level(self, column: str) -> Level:
+        if self._writes and column in _OF_CAPTIONS:
+            return Level.CAPTIONS
         if column in _OF_FILE:
             return Level.FILE
         if column in _OF_ALL:
