@@ -18,7 +18,6 @@ import pytest
 from kandinsky.cli.main import main
 from kandinsky.curate import clip_work, engines, file_work
 from kandinsky.curate import run as curation
-from kandinsky.curate.run import curate
 from kandinsky.curate.stages import Stage
 from kandinsky.curate.store import Store
 from kandinsky.errors import RequestError
@@ -140,7 +139,10 @@ def test_raw_tables_have_columns_of_any_type_and_lie_anywhere(videos: Path) -> N
     assert raw["when"][place].value == 1_700_000_000_000_000_001 and raw["place"][place].as_py() == {"x": 1}
     assert raw.schema.field("marks").type == pa.large_list(pa.int16()) and raw["kind"][place].as_py() == "cat"
     assert raw["marks"][raw["obs_path"].to_pylist().index("one.mp4")].as_py() is None
-    assert [(fault.name, "no column `obs_path`" in fault.reason) for fault in made.faults][0] == ("other.parquet", True)
+    assert next((fault.name, "no column `obs_path`" in fault.reason) for fault in made.faults) == (
+        "other.parquet",
+        True,
+    )
     assert made.kept == 2 and not run(videos).is_new
     pq.write_table(pa.table({"obs_path": ["one.mp4"], "marks": ["few"]}), videos / "raw" / "other.parquet")
     with pytest.raises(RequestError, match="raw tables do not fit together"):
