@@ -16,8 +16,8 @@ from kandinsky.curate.likeness import halved
 
 BLOCK = 8  # pixels
 _REACH = 2  # pixels that a match is looked for on each side, at each scale but the coarsest
-_FARTHEST = 12  # the same at the coarsest
-_SMALLEST = 3  # blocks along the shorter side of the coarsest scale
+_FARTHEST = 6  # the same at the coarsest
+_SMALLEST = 2  # blocks along the shorter side of the coarsest scale
 _TEXTURE = 0.02  # standard deviation of brightness of a block that can be matched
 _UNMATCHED = 0.5  # share of a block's own variation that a match may leave
 _STAY = 2e-5  # what a match must be better by for each pixel that it is farther than the coarser scale's
