@@ -347,6 +347,7 @@ class Way:
         by_distribution: Whether the student learns a distribution alone, and no path from noise.
         sampler: Whether the student is sampled by the sampler of few-step models.
         frames: Of a clip; several are made one after the other.
+        changes: What is different for a process of the teacher, by its name.
     """
 
     name: str
@@ -359,6 +360,11 @@ class Way:
     by_distribution: bool = False
     sampler: bool = True
     frames: int = 1
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def under(self, process: str) -> Way:
+        """The way for a process of the teacher."""
+        return dataclasses.replace(self, **self.changes.get(process, {}))
 
 
 def _guidance(bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
@@ -369,10 +375,10 @@ def _steps(settings: StepSettings, bench: Bench, teacher: Teacher, student: nn.M
     return StepObjective(bench.denoising, student, teacher, bench.world, settings)
 
 
-def _ladd(bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
+def _ladd(r1: float, bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
     with loop.seeded(1):
         discriminator = Discriminator(bench.denoising, teacher.network)
-    settings = LaddSettings(Times(mean=0.0, shift=1.0), r1=10.0)
+    settings = LaddSettings(Times(mean=0.0, shift=1.0), r1=r1)
     return LaddObjective(bench.denoising, student, discriminator, bench.world, bench.walk(4), settings)
 
 
@@ -412,10 +418,23 @@ WAYS = (
     Way("regression, 4", partial(_steps, StepSettings("regression", (4,), parts=4)), training=300, sampler=False),
     Way(
         "LADD, 4",
-        _ladd,
+        partial(_ladd, 10.0),
         training=1000,
         by_distribution=True,
         settings={"lr": 1e-3, "updates": {"discriminator": _TWO["discriminator"]}},
+        # with these rates and the optimiser's momentum the two networks chase each other away
+        changes={
+            "v": {
+                "make": partial(_ladd, 100.0),
+                "training": 600,
+                "settings": {
+                    "lr": 1e-4,
+                    "betas": (0.0, 0.99),
+                    "ema": 0.99,
+                    "updates": {"discriminator": Change(lr=5e-4)},
+                },
+            }
+        },
     ),
     Way(
         "DMD2, 2",
@@ -457,6 +476,7 @@ WAYS = (
 
 def distilled(way: Way, bench: Bench, out: Path) -> Row:
     """Distil in one way and measure."""
+    way = way.under(bench.process)
     measure = Measure(bench, way.guidance)
     if way.by_distribution and bench.world.frames == 1:
         bench = dataclasses.replace(bench, world=copy.copy(bench.world))
