@@ -101,7 +101,9 @@ def _rules(told: Mapping[str, Any]) -> Rules:
         raise RequestError("`buckets.seconds` must be a list of numbers above 0")
     measures.chosen(names)
     found = shots.Settings(**told.get("shots", {}))
-    lists = {name: tuple(one) if isinstance(one, list) else one for name, one in told.get("captions", {}).items()}
+    lists: dict[str, Any] = {
+        name: tuple(one) if isinstance(one, list) else one for name, one in told.get("captions", {}).items()
+    }
     captions = captioners.Settings(**lists)
     return Rules(filters, found, float(bits), tuple(names), tuple(sizes), tuple(sorted(map(float, seconds))), captions)
 

@@ -114,7 +114,7 @@ class StudyStore:
         folder = self._clips / study.id
         coarse = {(prompt, DAMAGED): clips[prompt, study.models[0]] for prompt in study.checks}
         tokens = {key: secrets.token_urlsafe(16) for key in (*clips, *coarse)}
-        names = {key: f"{tokens[key]}{path.suffix.lower()}" for key, path in (clips | coarse).items()}
+        names = {key: f"{tokens[key]}{path.suffix.lower()}" for key, path in {**clips, **coarse}.items()}
         self._clips.mkdir(mode=0o700, exist_ok=True)  # as everything in a store
         with replacing(folder, folder=True) as part:
             for key, path in clips.items():

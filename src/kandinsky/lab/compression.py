@@ -183,7 +183,8 @@ def patches(clips: Tensor, cell: Cell) -> Tensor:
     """What becomes one latent place, of all frames but the first: [N, numbers]."""
     t, s = cell.temporal, cell.spatial
     x = clips[:, 1:].unflatten(1, (-1, t)).unflatten(3, (-1, s)).unflatten(5, (-1, s))
-    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4).flatten(0, 3)
+    found: Tensor = x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4).flatten(0, 3)
+    return found
 
 
 def by_pca(cell: Cell, footage: Footage, tests: Tensor) -> float:
