@@ -482,6 +482,7 @@ def _tell(made: Curated, rules: rule_files.Rules) -> None:
         "shots": asdict(rules.shots),
         "duplicate_bits": rules.bits,
         "measures": {one.name: _origin(one) for one in measures.chosen(rules.measures)},
+        **({"captions": asdict(rules.captions)} if rules.captions.is_on else {}),
         "throughput": made.throughput,
         "faults": [asdict(one) for one in made.faults],
     }
