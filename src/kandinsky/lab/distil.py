@@ -394,11 +394,15 @@ def _dmd(gan: float, bench: Bench, teacher: Teacher, student: nn.Module) -> Obje
     return DmdObjective(student, matching, bench.world, bench.walk(2), settings, discriminator)
 
 
-def _self_forcing(settings: ForcingSettings, bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
+def _self_forcing(
+    settings: ForcingSettings, times: Times | None, bench: Bench, teacher: Teacher, student: nn.Module
+) -> Objective:
+    """With ``times`` where scores are compared the student walks as its teacher does, else as few-step models do."""
     matching = None
     if settings.loss == "dmd":
-        matching = Matching(bench.denoising, teacher, bench.student(), Times("uniform"), least=0.02, most=0.98)
-    rollout = Rollout(bench.walk(2, students=settings.loss == "dmd"), FRAMEWISE)
+        at = times or Times("uniform")
+        matching = Matching(bench.denoising, teacher, bench.student(), at, least=0.02, most=0.98)
+    rollout = Rollout(bench.walk(2, students=settings.loss == "dmd" and times is None), FRAMEWISE)
     return SelfForcingObjective(student, teacher, bench.world, rollout, settings, matching)
 
 
@@ -454,7 +458,7 @@ WAYS = (
     ),
     Way(
         FORCED,
-        partial(_self_forcing, ForcingSettings("regression", parts=4)),
+        partial(_self_forcing, ForcingSettings("regression", parts=4), None),
         guidance=1.0,
         steps=2,
         training=200,
@@ -463,13 +467,21 @@ WAYS = (
     ),
     Way(
         "self-forcing by DMD, 2 a frame",
-        partial(_self_forcing, ForcingSettings("dmd", every=2)),
+        partial(_self_forcing, ForcingSettings("dmd", every=2), None),
         guidance=1.0,
         steps=2,
         training=300,
         frames=3,
         by_distribution=True,
         settings={"lr": 2e-4, "updates": {"fake": _TWO["fake"]}},
+        # two steps with fresh noise between them are a worse start than two of the teacher's own
+        changes={
+            "v": {
+                "make": partial(_self_forcing, ForcingSettings("dmd", every=2), Times("uniform", shift=3.0)),
+                "training": 150,
+                "sampler": False,
+            }
+        },
     ),
 )
 
