@@ -8,6 +8,7 @@ that come from elsewhere (a hub, a recipe, a prompt file, a card) go through ``i
 from __future__ import annotations
 
 import errno
+import filecmp
 import functools
 import hashlib
 import itertools
@@ -17,7 +18,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -77,6 +78,33 @@ def replacing(target: str | Path, *, folder: bool = False) -> Iterator[Path]:
             flush(part)
             part.replace(path)
             flush(path.parent, shallow=True)
+
+
+def replaced(target: str | Path, write: Callable[[Path], None]) -> bool:
+    """Write a file as ``replacing`` does; one that holds the same already is left alone.
+
+    Args:
+        target: The file to write.
+        write: Writes it, under the temporary name that it is given.
+
+    Returns:
+        Whether the target is another now.
+
+    Raises:
+        RequestError: Nothing can be written there, for the reasons ``replacing`` lists.
+    """
+    try:
+        with replacing(target) as part:
+            write(part)
+            if Path(target).is_file() and filecmp.cmp(part, target, shallow=False):
+                raise _SameError
+    except _SameError:
+        return False
+    return True
+
+
+class _SameError(Exception):
+    """The file that is there holds the same."""
 
 
 @contextmanager

@@ -185,10 +185,10 @@ def test_a_damaged_part_is_made_again(few: Path) -> None:
 
 def test_a_killed_run_loses_nothing(few: Path) -> None:
     script = (
-        "import sys, time; from kandinsky.curate import stages, run; run.BATCH = 1\n"
-        "put = stages.Store.put\n"
+        "import sys, time; from kandinsky.curate import run, store; run.BATCH = 1\n"
+        "put = store.Store.put\n"
         "def slow(*given):\n    made = put(*given); print(given[1].name, flush=True); time.sleep(0.3); return made\n"
-        "stages.Store.put = slow\n"
+        "store.Store.put = slow\n"
         "run.curate(*sys.argv[1:3], rules=sys.argv[3])"
     )
     given = [str(few / name) for name in ("raw", "set", "rules.toml")]

@@ -20,7 +20,7 @@ from kandinsky.curate import clip_work, page, probing, shots, signals, tables, v
 from kandinsky.curate import measures as plugins
 from kandinsky.curate import run as curation
 from kandinsky.curate.run import curate
-from kandinsky.curate.stages import Store
+from kandinsky.curate.store import Store
 from kandinsky.errors import RequestError
 from kandinsky.media.audio import read_audio
 from kandinsky.media.mux import probe
@@ -199,8 +199,8 @@ def test_signals_are_held_for_one_file_at_a_time(videos: Path, monkeypatch: pyte
     run(videos)
     stage = signals.stage()
     store = Store(videos / "set" / ".work")
-    light = store.rows(stage)
-    assert len(light) == 3 and not any(set(signals.SIGNALS) & set(row) for row in light.values())
+    light = [store.of(stage, f"{name}.mp4")[f"{name}.mp4"] for name in ("one", "small", "two")]
+    assert not any(set(signals.SIGNALS) & set(row) for row in light)
     (part,) = (videos / "set" / ".work" / "signals").iterdir()
     assert pq.ParquetFile(part).metadata.num_row_groups == 3  # each row is read alone
     assert len(store.bulky(stage, "two.mp4")["luma"]) == 20
@@ -271,7 +271,9 @@ def test_what_is_no_number_is_missing_on_the_page(videos: Path) -> None:
 
 @pytest.mark.parametrize("values", [[2.0, 2.0], [2.0, np.nextafter(2.0, 3)], [0.0, 0.0], [-1e300, 1e300], [5.0]])
 def test_values_that_hardly_differ_have_a_histogram(values: list[float]) -> None:
-    assert page.histogram(np.array(values), np.array(values[:1]), "x").count("<rect") >= 2
+    found = page.Histogram(min(values), max(values))
+    found.add(np.array(values), np.array(values[:1]))
+    assert found.drawn("x").count("<rect") >= 2
 
 
 def test_throughput_is_told_beside_the_decoders_rate(videos: Path) -> None:
@@ -310,9 +312,10 @@ def test_many_parts_are_tidied_whatever_is_damaged(tmp_path: Path) -> None:
     # parts 0 to 12 have later rows, 15 to 19 are of keys that are gone
     assert [int(path.stem) for path in sorted((tmp_path / "signals").glob("*.parquet"))] == [13, 14, *range(20, 33)]
     again = Store(tmp_path)
-    assert {key: row["lineage"] for key, row in again.rows(stage).items()} == {
-        str(key): str(key if key in (13, 14) else key + 20) for key in range(15)
-    }
+    assert [again.of(stage, str(key))[str(key)]["lineage"] for key in range(15)] == [
+        str(key if key in (13, 14) else key + 20) for key in range(15)
+    ]
+    assert not again.of(stage, "15")
     with pytest.raises(RequestError, match="cannot be read"):
         again.bulky(stage, "12")
     assert again.bulky(stage, "3")["times"] == [23.0] * 500

@@ -21,12 +21,13 @@ QWEN_SPECIAL = (
 # Words without a token of their own; splitting these, all four prefixes count what they count with the real vocabulary.
 SPLIT = {" promt": (" prom", "t"), " scren": (" sc", "ren"), " postprocessing": (" post", "processing")}
 
-# What Qwen2.5-VL's own template makes of turns of text and images, without its other branches.
+# What Qwen2.5-VL's own template makes of turns of text, images and videos, without its other branches.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "{% endif %}<|im_start|>{{ message['role'] }}\n"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

@@ -339,9 +339,7 @@ def test_a_real_clip_is_encoded_by_every_kind_of_tiny_model(
         if card.does.makes == "sound":
             continue  # below
         if card.does.text_sees_image:
-            with pytest.raises(RequestError, match="pairs of images"):
-                encode(source, card.id, tmp_path / card.id, options=options)
-            continue
+            continue  # pairs of images: `test_lessons.py`
         made = encode(source, card.id, tmp_path / card.id, sizes=[size], options=options)
         data = EncodedDataset(made.folder)
         assert made.clips == 1 and data.shapes[0][3] == card.clip.channels, card.id

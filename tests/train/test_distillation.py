@@ -411,3 +411,15 @@ def test_a_state_that_a_student_reaches_is_one_of_its_sampler(name: str) -> None
         fresh = draws[min(walk.rules.unused + 1 + number, len(draws) - 1)]
         x = walk.after(number, predict(x, walk.times[number]), x, lambda fresh=fresh: fresh)  # type: ignore[misc]
     torch.testing.assert_close(x, walk.sampled(predict, draws))
+
+
+@pytest.mark.parametrize("name", ["flow", "cogvideox-ddim", "kandinsky3-flash"])
+def test_a_share_of_noise_is_the_same_under_every_schedule(name: str) -> None:
+    """Times that are drawn to say how much noise there shall be, as before a discriminator."""
+    process = Process(name, 1.0)
+    wanted = torch.tensor([0.1, 0.3, 0.5, 0.9])
+    signal, spread = (share.flatten() for share in process.shares(process.as_noisy(wanted)))
+    torch.testing.assert_close(spread / (signal + spread), wanted, atol=4e-3, rtol=0)
+    if name != "flow":
+        assert bool((process.as_noisy(wanted) != process.times(wanted)).any())
+        assert torch.equal(process.as_noisy(wanted), process.times(process.as_noisy(wanted)))  # levels there are

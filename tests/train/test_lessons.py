@@ -25,6 +25,7 @@ from kandinsky.families.kandinsky3 import lesson as inpainting
 from kandinsky.families.kandinsky_video1 import keyframes, lessons
 from kandinsky.model.denoiser import Known
 from kandinsky.model.values import Request
+from kandinsky.train.data.dataset import EncodedDataset
 from kandinsky.train.data.encode import encode
 from kandinsky.train.recipe import check_recipe, run_recipe
 from tiny import catalogue as tiny_models
@@ -238,6 +239,42 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "part": ("inpainting", {"part": "interpolation"}, "`part` is `interpolation`: of `kandinsky3.0-inpaint`, dit can"),
     "conditions": ("gaps", {"data": {"source": "x", "conditions": {"first": 1}}}, "is given what its task says"),
 }
+
+
+def test_editing_learns_from_an_encoded_data_set_what_it_learns_from_the_pairs(models: Path, tmp_path: Path) -> None:
+    """Of each pair both images are encoded, and its instruction beside the image that it is about."""
+    source = pairs(tmp_path / "data")
+    made = encode(source, "tiny-i2i", tmp_path / "encoded", sizes=[f"{SIDE}x{SIDE}"])
+    data = EncodedDataset(made.folder)
+    assert (made.clips, made.texts) == (2, 4) and data.has_own_texts and list(data.load(0)) == ["latent", "source"]
+    same = [data.text_of(index, "").tokens_BLC for index in (0, 1)]  # the empty prompt beside two images
+    assert same[0].shape != same[1].shape or not torch.equal(*same)
+    data.verify()
+    again = encode(source, "tiny-i2i", tmp_path / "encoded", sizes=[f"{SIDE}x{SIDE}"])
+    assert (again.added, again.clips, again.texts) == (0, 2, 4)
+    few = {"loop": {"steps": 2, "lr": 1e-3, "bf16": False, "log_every": 1}}
+    raw = losses(recipe(models, tmp_path / "raw", "editing", source, **few))
+    assert losses(recipe(models, tmp_path / "kept", "editing", made.folder, **few)) == pytest.approx(raw, rel=1e-5)
+    Image.fromarray(picture(9)).save(source / "edited" / "2.png")
+    (source / "edited" / "2.txt").write_text("make it 2")
+    (source / "sources" / "2.png").write_bytes(b"no image")
+    more = encode(source, "tiny-i2i", tmp_path / "encoded", sizes=[f"{SIDE}x{SIDE}"])
+    assert (more.added, more.clips) == (0, 2) and [one.name for one in more.skipped] == ["2.png"]
+
+
+def test_an_unreadable_file_of_a_raw_folder_is_left_out_and_named(
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = images(tmp_path / "data", count=3)
+    (source / "1.png").write_bytes(b"no image")
+    few = {"loop": {"steps": 1, "lr": 1e-3, "bf16": False, "log_every": 1}}
+    assert len(losses(recipe(models, tmp_path, "inpainting", source, **few))) == 1
+    assert any("left out" in one and "1.png" in one for one in caplog.messages)
+    assert "1 of 3 examples cannot be used" in caplog.messages
+    for path in source.glob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(RequestError, match=r"nothing is left of the data: .*0\.png"):
+        losses(recipe(models, tmp_path, "inpainting", source, **few))
 
 
 @pytest.mark.parametrize("fault", REFUSED)

@@ -310,3 +310,35 @@ def test_what_does_not_fit_is_refused(more: dict[str, Any], said: str, tmp_path:
     with pytest.raises(RequestError) as refused:
         run_recipe(recipe(tmp_path, data, **more))
     assert said in str(refused.value) and not [*(tmp_path / "run").glob("checkpoint-*")]
+
+
+def test_the_gradients_of_a_long_clip_in_pieces_are_those_of_the_whole() -> None:
+    """Of 128 frames after the first, with norms that look at one place, and no attention along time."""
+    net = network("hunyuan")
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(module, name, nn.Identity())
+    for coder in (net.net.encoder, net.net.decoder):
+        coder.mid_block.attentions = nn.ModuleList([None] * len(coder.mid_block.attentions))
+    net.double()
+    video = clip(129, 8, 8).double()
+    found = []
+    for way in ("pieces", "whole"):
+        net.zero_grad()
+        if way == "pieces":
+            made = decoded(net, encoded(net, video, 16)[0], 4)  # type: ignore[arg-type]
+        else:
+            made = net.net.decoder(net.net.post_quant_conv(_mean(net, video))).movedim(1, -1)
+        (made - video).abs().mean().backward()
+        found.append({name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 40
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-6, atol=1e-9, msg=name)
+
+
+def _mean(net: Any, video: torch.Tensor) -> torch.Tensor:
+    """Of the latents' distribution, of the clip at once, [B, C, T, H, W]."""
+    moments = net.net.quant_conv(net.net.encoder(video.movedim(-1, 1)))
+    mean: torch.Tensor = moments.chunk(2, dim=1)[0]
+    return mean

@@ -137,6 +137,9 @@ def curate(
             help="Restart a Ray worker that makes no progress on a file for this long; default: 600.",
         ),
     ] = None,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try files and measures that went wrong again, though nothing has changed.")
+    ] = False,
 ) -> None:
     """Find, measure, filter and cut the scenes of raw videos. A run that was stopped goes on."""
     from kandinsky.cli.progress import staged
@@ -162,6 +165,7 @@ def curate(
             ray=ray,
             workers=workers,
             patience_s=PATIENCE_S if patience is None else patience,
+            retry=retry,
             tell=say,
             on_progress=tell,
         )

@@ -230,6 +230,10 @@ def compare(
         typer.Option("--deal", min=0, metavar="SEED", help="Seed of sides and orders; default: drawn."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many prompts, the first ones.")] = None,
+    checks: Annotated[
+        int,
+        typer.Option("--checks", min=0, help="Prompts of attention checks: a clip beside a coarse copy of itself."),
+    ] = 0,
     owner: Annotated[
         str | None,
         typer.Option("--owner", metavar="NAME", help="Whose key may read the report on a server with --keys."),
@@ -256,6 +260,7 @@ def compare(
     study, clips, left_out = plan_study(
         new_id(), name or f"Comparison of {time.strftime('%Y-%m-%d %H:%M')}", sets, questions=questions,
         overlap=overlap, seats=annotators, seed=seed, limit=limit, owner=owner or "", created=time.time(),
+        checks=checks,
     )  # fmt: skip
     StudyStore(open_store(store).folder).add(study, clips)
     if left_out:

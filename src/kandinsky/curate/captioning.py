@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 # openings that say nothing of what is seen
 _OPENING = re.compile(
@@ -14,7 +15,7 @@ _OPENING = re.compile(
     r"|^(?:на|в)\s+(?:этом\s+)?(?:видео|ролике|изображении|кадре)\s+(?:показан[аоы]?|виден|видна|видно|видны)\s+",
     re.IGNORECASE,
 )
-FLAGS = ("wrong_script", "repeats", "too_short", "unfinished")
+FLAGS = ("wrong_script", "repeats", "too_short", "unfinished", "not_confirmed")
 _REPEATS = 4
 
 
@@ -30,7 +31,7 @@ def flags(text: str, language: str) -> list[str]:
 
     ``wrong_script``: letters that the language does not have (Cyrillic or Chinese in English, Chinese in Russian).
     ``repeats``: three words in a row that come four times. ``too_short``: fewer than two words. ``unfinished``: a
-    longer text that ends without a mark.
+    longer text that ends without a mark. ``not_confirmed``, of captions that a model wrote here: it denies them.
     """
     found = []
     scripts = {unicodedata.name(c, "").split(" ")[0] for c in text if c.isalpha()}
@@ -57,3 +58,13 @@ def of_scene(captions: Sequence[Mapping[str, str]]) -> tuple[str | None, list[di
     found = sorted({flag for one in made for flag in flags(one["text"], one["language"])}, key=FLAGS.index)
     prompt = next((one["text"] for one in made if one["language"] in ("", "en")), made[0]["text"] if made else None)
     return prompt, made, found
+
+
+def added(scene: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """A scene's prompt, captions and their faults with those that were written for it; given ones come first."""
+    captions = [*scene["captions"], *(row["written"] or ())]
+    prompt = scene["prompt"]
+    if prompt is None and captions:
+        prompt = next((one["text"] for one in captions if one["language"] in ("", "en")), captions[0]["text"])
+    found = sorted({*scene["caption_flags"], *(row["written_flags"] or ())}, key=FLAGS.index)
+    return {"prompt": prompt, "captions": captions, "caption_flags": found}

@@ -31,7 +31,12 @@ from kandinsky.printing import escaped
 log = logging.getLogger(__name__)
 ENDING = ".mp4"
 STAGE = Stage(
-    "export", "2", (), {"clip_bytes": "int64", "how": "string", "clip_fault": "string"}, lambda _: []
+    "export",
+    "3",
+    (),
+    {"clip_bytes": "int64", "how": "string", "clip_fault": "string", "sound_fault": "string"},
+    lambda _: [],
+    is_of_scenes=True,
 )  # a file's scenes are cut together, see ``ClipWork``
 _COPIED = ("h264", "hevc", "av1", "mpeg4")  # codecs that players expect in .mp4
 _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)  # that AAC knows
@@ -89,15 +94,16 @@ class ClipWork:
         ]
         try:
             with example_of(task.row).decoded() as path:
-                found = cut_out(probe(path, on_packet=beat), spans)
+                found, silent = cut_out(probe(path, on_packet=beat), spans)
         except Exception as error:  # whatever a poisoned file makes a decoder do, the others are done
             check_lasting(error)
-            found = [reason(error)] * len(spans)
+            found, silent = [reason(error)] * len(spans), {}
         cut = Cut()
         for scene, span, how in zip(task.scenes, spans, found, strict=True):
             row = not_cut(scene, how)
             if how in ("copied", "encoded"):
                 row |= {"clip_bytes": span.target.stat().st_size, "how": how, "clip_fault": None}
+                row["sound_fault"] = silent.get(span.target)
             cut.rows.append(row)
         video_s = sum(scene["duration"] for scene in task.scenes)
         cut.speeds.add(STAGE.name, len(spans), video_s, time.perf_counter() - begun)
@@ -107,10 +113,17 @@ class ClipWork:
 def not_cut(scene: Row, why: str) -> Row:
     """The row of a scene of which there is no clip."""
     lineage = STAGE.lineage(scene["clip_lineage"])
-    return {"key": scene["id"], "lineage": lineage, "clip_bytes": None, "how": None, "clip_fault": why}
+    return {
+        "key": scene["id"],
+        "lineage": lineage,
+        "clip_bytes": None,
+        "how": None,
+        "clip_fault": why,
+        "sound_fault": None,
+    }
 
 
-def cut_out(video: InputVideo, spans: Sequence[Span]) -> list[str]:
+def cut_out(video: InputVideo, spans: Sequence[Span]) -> tuple[list[str], dict[Path, str]]:
     """Write spans of a video to `.mp4` files.
 
     Args:
@@ -118,7 +131,8 @@ def cut_out(video: InputVideo, spans: Sequence[Span]) -> list[str]:
         spans: In the order of their frames; they do not overlap.
 
     Returns:
-        Of each span: `copied` where packets were copied, `encoded` where frames were encoded, else why there is none.
+        Of each span: `copied` where packets were copied, `encoded` where frames were encoded, else why there is none;
+        and what is wrong with the sound of clips, by their file.
 
     Raises:
         RequestError: The video cannot be read.
@@ -128,9 +142,10 @@ def cut_out(video: InputVideo, spans: Sequence[Span]) -> list[str]:
         found |= dict.fromkeys(_copied(video, spans), "copied")
     left = [span for span in spans if span.target not in found]
     found |= _encoded(video, left)
+    silent: dict[Path, str] = {}
     if video.has_audio and not video.is_animation:
-        _add_sound(video, [span for span in spans if found[span.target] in ("copied", "encoded")])
-    return [found[span.target] for span in spans]
+        silent = _add_sound(video, [span for span in spans if found[span.target] in ("copied", "encoded")])
+    return [found[span.target] for span in spans], silent
 
 
 def _encoded(video: InputVideo, spans: Sequence[Span]) -> dict[Path, str]:
@@ -214,24 +229,39 @@ def _copied(video: InputVideo, spans: Sequence[Span]) -> list[Path]:
     return written
 
 
-def _add_sound(video: InputVideo, spans: Sequence[Span]) -> None:
-    """Add the sound of the same time to clips; where it cannot be read, they stay silent, which is told."""
-    sounds = sound_of(video, [(span.start, span.end) for span in spans])
+def _add_sound(video: InputVideo, spans: Sequence[Span]) -> dict[Path, str]:
+    """Add the sound of the same time to clips.
+
+    Returns:
+        What is wrong with the sound of clips; those whose sound cannot be read stay silent.
+    """
+    lost: list[int] = []
+    sounds = sound_of(video, [(span.start, span.end) for span in spans], lost)
+    wrong: dict[Path, str] = {}
+    left = list(spans)
     try:
-        for span, sound in zip(spans, sounds, strict=True):
+        for sound in sounds:
             beat()
-            copy_with_audio(probe(span.target), sound, span.target, over=True)
+            target = left[0].target
+            if lost:
+                wrong[target] = f"packets of its sound that cannot be decoded: {len(lost)}"
+                lost.clear()
+            copy_with_audio(probe(target), sound, target, over=True)
+            left.pop(0)
     except Exception as error:  # the pictures are there
         check_lasting(error)
         log.warning("`%s`: its sound is left out of clips: %s", escaped(video.path), reason(error))
+        return wrong | {span.target: f"its sound is left out: {reason(error)}" for span in left}
+    return wrong
 
 
-def sound_of(video: InputVideo, spans: Sequence[tuple[int, int]]) -> Iterator[Audio]:
+def sound_of(video: InputVideo, spans: Sequence[tuple[int, int]], lost: list[int]) -> Iterator[Audio]:
     """The sound of the first track that can be read, for spans of frames; it is decoded once.
 
     Args:
         video: The video.
         spans: First frame and the frame behind, in their order.
+        lost: Gets the numbers of packets that cannot be decoded, as they come; there is silence in their place.
 
     Yields:
         Of each span, as long as it lasts; silence where the track has none.
@@ -248,7 +278,7 @@ def sound_of(video: InputVideo, spans: Sequence[tuple[int, int]]) -> Iterator[Au
         rate, channels = track.rate if track.rate in _RATES else 48000, min(2, track.layout.nb_channels)
         resampler = av.AudioResampler(format="s16", layout="mono" if channels == 1 else "stereo", rate=rate)
         edges = [_samples(video, span, rate) for span in spans]
-        pieces = _pieces(file.demux(track), resampler, channels, begin_s, rate)
+        pieces = _pieces(file.demux(track), resampler, channels, begin_s, rate, lost)
         held: list[tuple[int, np.ndarray]] = []
         for first, last in edges:
             out = np.zeros((last - first, channels), np.int16)
@@ -272,15 +302,18 @@ def _samples(video: InputVideo, span: tuple[int, int], rate: int) -> tuple[int, 
     return round(video.times_s[start] * rate), round(behind * rate)
 
 
-def _pieces(packets: Any, resampler: Any, channels: int, begin_s: float, rate: int) -> Iterator[tuple[int, np.ndarray]]:
+def _pieces(
+    packets: Any, resampler: Any, channels: int, begin_s: float, rate: int, lost: list[int]
+) -> Iterator[tuple[int, np.ndarray]]:
     """Pieces of sound, each with the number of its first sample, counted from the first frame of the video."""
     import av
 
     at = None
-    for packet in packets:
+    for number, packet in enumerate(packets):
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
+            lost.append(number)
             continue
         beat()
         for frame in frames:

@@ -8,9 +8,7 @@ differs in fewer bits than there are bands (40 in all five hashes) can be missed
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from array import array
 
 import numpy as np
 
@@ -24,68 +22,55 @@ _MANY = 50_000
 _ONES = np.array([number.bit_count() for number in range(256)], np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class Hashed:
-    """A scene, for comparison.
-
-    Attributes:
-        id: Of the scene.
-        hashes: Of its frames; ``NO_HASH`` for one without content.
-        seconds: How long it lasts.
-        pixels: Of one frame.
-    """
-
-    id: str
-    hashes: tuple[int, ...]
-    seconds: float
-    pixels: int
-
-
-def duplicates(scenes: Sequence[Hashed], bits: float = BITS) -> dict[str, str]:
+def duplicates(hashes: np.ndarray, seconds: np.ndarray, pixels: np.ndarray, bits: float = BITS) -> np.ndarray:
     """Which scenes repeat another.
 
-    Of scenes that repeat each other, the one with the most pixels is kept, then the longest, then the first by name.
+    Of scenes that repeat each other, the one with the most pixels is kept, then the longest, then the first.
 
     Args:
-        scenes: With ``FRAMES`` hashes each.
+        hashes: Of the frames of each scene, [N, FRAMES] uint64; ``NO_HASH`` for one without content.
+        seconds: How long each lasts, [N].
+        pixels: Of one frame, [N].
         bits: Largest mean distance.
 
     Returns:
-        The id of the scene that is kept, for each that is not.
+        The place of the scene that is kept, for each that is not; -1 for the others. int64, [N].
 
     Raises:
         RequestError: ``bits`` is not from 0 to 32.
     """
     if not 0 <= bits <= 32:
         raise RequestError(f"`duplicate_bits` must be from 0 to 32, not `{bits}`")
-    order = sorted(
-        (one for one in scenes if sum(h != NO_HASH for h in one.hashes) * 2 > FRAMES),
-        key=lambda one: (-one.pixels, -one.seconds, one.id),
-    )
-    if not order:
-        return {}
-    hashes = np.array([one.hashes for one in order], np.uint64)
-    seconds = np.array([one.seconds for one in order])
+    found = np.full(len(hashes), -1, np.int64)
+    usable = np.flatnonzero((hashes != NO_HASH).sum(1) * 2 > FRAMES)
+    if not usable.size:
+        return found
+    order = usable[np.lexsort((usable, -seconds[usable], -pixels[usable]))]
     width = 8 if len(order) <= _MANY else 16
-    shelves: dict[tuple[int, int, int], list[int]] = defaultdict(list)
-    found: dict[str, str] = {}
-    for number, scene in enumerate(order):
+    mask = (1 << width) - 1
+    shelves: dict[int, array[int]] = {}  # four bytes for each band of a scene that is kept
+    for place in order.tolist():
+        mine = hashes[place]
         bands = [
-            (place, shift, int(value) >> shift & ((1 << width) - 1))
-            for place, value in enumerate(scene.hashes)
+            (at << 8 | shift) << width | int(value) >> shift & mask
+            for at, value in enumerate(mine.tolist())
             if value != NO_HASH
             for shift in range(0, 64, width)
         ]
-        candidates = np.unique(np.fromiter((one for band in bands for one in shelves[band]), int))
+        near = [np.frombuffer(shelves[band], np.uint32) for band in bands if band in shelves]
+        candidates = np.unique(np.concatenate(near)) if near else np.empty(0, np.uint32)
+        del near  # a shelf cannot grow while it is looked at
         if candidates.size:
-            candidates = candidates[_alike(seconds[candidates], scene.seconds)]
+            candidates = candidates[_alike(seconds[candidates], float(seconds[place]))]
         if candidates.size:
-            apart = distances(hashes[candidates], hashes[number])
-            if (best := int(apart.argmin())) >= 0 and apart[best] <= bits:
-                found[scene.id] = order[candidates[best]].id
+            apart = distances(hashes[candidates], mine)
+            # of those that are as near, the one that stands first in the order
+            nearest = candidates[apart == apart.min()]
+            if apart.min() <= bits:
+                found[place] = min(nearest.tolist(), key=lambda one: (-pixels[one], -seconds[one], one))
                 continue
         for band in bands:  # scenes that are kept alone are compared with
-            shelves[band].append(number)
+            shelves.setdefault(band, array("I")).append(place)
     return found
 
 

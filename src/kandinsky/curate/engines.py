@@ -19,6 +19,7 @@ from kandinsky.jobs.ray_connection import Resources, connected, import_ray, reas
 from kandinsky.jobs.ray_crew import NOBODY_LEFT, Crew, Lost, Place, Ready
 
 log = logging.getLogger(__name__)
+SIGN = "shared-"  # a file by which workers see that they share a folder
 ATTEMPTS = 3  # of a file whose worker dies
 PATIENCE_S, LONGEST_PATIENCE_S = 600.0, 7 * 86400
 _UNLIMITED = -1  # restarts of a worker: attempts of each file are limited
@@ -178,7 +179,7 @@ def engine(
             raise RequestError(f"`{workers}` workers do not fit the ray cluster ({size}): use 1 to {size.cpus}")
         count = workers or max(1, size.cpus)
         tell(f"ray cluster of {size}; workers: {count}, each with CPUs: 1")
-        sign = folder / f"shared-{secrets.token_hex(8)}"
+        sign = folder / f"{SIGN}{secrets.token_hex(8)}"
         sign.touch()
         kind = ray.remote(Hand).options(num_cpus=1, max_restarts=_UNLIMITED, max_task_retries=0)
         places: list[Place] = []

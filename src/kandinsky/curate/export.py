@@ -8,13 +8,17 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from kandinsky.curate.clip_work import ENDING
+import numpy as np
+
+from kandinsky.curate.clip_work import ENDING, STAGE
 from kandinsky.curate.stages import Row, digest
-from kandinsky.files import remove, replacing
+from kandinsky.curate.store import hash_of
+from kandinsky.files import remove, replaced, replacing
 
 Format = Literal["folder", "shards"]
 CLIPS, METADATA = "clips", "metadata.jsonl"
@@ -36,34 +40,39 @@ def described(scene: Row) -> dict[str, Any]:
     return line | {name: round(value, 6) if isinstance(value, float) else value for name, value in told.items()}
 
 
-def write_folder(scenes: Sequence[Row], output: Path) -> bool:
+def write_folder(scenes: Iterable[Row], output: Path) -> bool:
     """Write ``metadata.jsonl``; clips that no line names are removed, and shards too. Whether anything changed."""
     for shard in output.glob("shard-*.tar"):
         remove(shard)
-    lines = [{"file_name": f"{CLIPS}/{scene['id']}{ENDING}", **described(scene)} for scene in scenes]
-    _sweep(output / CLIPS, scenes)
-    return _write(output / METADATA, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines).encode())
+    ids = array("Q")
+
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            for scene in scenes:
+                ids.append(hash_of(scene["id"]))
+                line = {"file_name": f"{CLIPS}/{scene['id']}{ENDING}", **described(scene)}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    is_changed = replaced(output / METADATA, write)
+    _sweep(output / CLIPS, ids)
+    return is_changed
 
 
-def write_shards(scenes: Sequence[Row], output: Path, clips: Path, shard_mb: int) -> bool:
+def write_shards(scenes: Iterable[Row], output: Path, clips: Path, shard_mb: int) -> bool:
     """Write `shard-000000.tar` and on; those that hold the same already are left alone. Whether anything changed."""
     remove(output / METADATA)
     remove(output / CLIPS)
-    groups: list[list[Row]] = []
-    filled = 0
-    for scene in scenes:
-        if not groups or filled + scene["clip_bytes"] > shard_mb << 20:
-            groups.append([])
-            filled = 0
-        groups[-1].append(scene)
-        filled += scene["clip_bytes"]
     is_changed = False
-    names = []
-    for number, group in enumerate(groups):
+    names, ids = list[str](), array("Q")
+    for number, group in enumerate(_groups(scenes, shard_mb << 20)):
         name = f"shard-{number:06d}.tar"
         names.append(name)
+        ids.extend(hash_of(scene["id"]) for scene in group)
         texts = {scene["id"]: json.dumps(described(scene), ensure_ascii=False).encode() for scene in group}
-        seen = digest([[scene["id"], scene["clip_lineage"], texts[scene["id"]].decode()] for scene in group])
+        # a new revision of the stage cuts clips anew, under the same lineage of scenes
+        seen = digest(
+            STAGE.revision, [[scene["id"], scene["clip_lineage"], texts[scene["id"]].decode()] for scene in group]
+        )
         mark = clips.with_name("shards") / f"{number:06d}"
         if (output / name).is_file() and mark.is_file() and mark.read_text() == seen:
             continue
@@ -79,8 +88,21 @@ def write_shards(scenes: Sequence[Row], output: Path, clips: Path, shard_mb: int
         if shard.name not in names:
             remove(shard)
             is_changed = True
-    _sweep(clips, scenes)
+    _sweep(clips, ids)
     return is_changed
+
+
+def _groups(scenes: Iterable[Row], most: int) -> Iterator[list[Row]]:
+    """Scenes whose clips have no more bytes together; one at least."""
+    group, filled = list[Row](), 0
+    for scene in scenes:
+        if group and filled + scene["clip_bytes"] > most:
+            yield group
+            group, filled = [], 0
+        group.append(scene)
+        filled += scene["clip_bytes"]
+    if group:
+        yield group
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -89,17 +111,16 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def _sweep(folder: Path, scenes: Sequence[Mapping[str, Any]]) -> None:
-    """Remove clips that are in no row."""
-    wanted = {f"{scene['id']}{ENDING}" for scene in scenes}
+def _sweep(folder: Path, ids: array[int]) -> None:
+    """Remove clips that are in no row.
+
+    Args:
+        folder: Of the clips.
+        ids: Hashes of the scenes that have one.
+    """
+    wanted = np.sort(np.frombuffer(ids, np.uint64))
     for file in folder.glob(f"*{ENDING}") if folder.is_dir() else ():
-        if file.name not in wanted:
+        own = np.uint64(hash_of(file.name.removesuffix(ENDING)))
+        place = int(np.searchsorted(wanted, own))
+        if place == len(wanted) or wanted[place] != own:
             remove(file)
-
-
-def _write(path: Path, data: bytes) -> bool:
-    if path.is_file() and path.read_bytes() == data:
-        return False
-    with replacing(path) as part:
-        part.write_bytes(data)
-    return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kandinsky.curate import measures, probing, scenes, shots, signals
+from kandinsky.curate import captioners, captioning, measures, probing, scenes, shots, signals
 from kandinsky.curate.judging import Judge, Level
 from kandinsky.curate.rules import Rules
 from kandinsky.curate.speeds import DECODING, Speeds
@@ -93,6 +93,7 @@ class FileWork:
         chosen = measures.chosen(rules.measures)
         self.cheap = [hash_stage(), *(measure_stage(one) for one in chosen if not one.is_costly)]
         self.costly = [measure_stage(one) for one in chosen if one.is_costly]
+        self.writes = [captioners.stage(rules.captions)] if rules.captions.is_on else []
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.rules,)  # stages hold functions, which do not travel
@@ -105,7 +106,7 @@ class FileWork:
     @property
     def of_scenes(self) -> list[Stage]:
         """Stages that have a row for each scene."""
-        return [*self.cheap, *self.costly]
+        return [*self.cheap, *self.costly, *self.writes]
 
     def seen(self, row: Row, get: Get) -> Seen:
         """What is known of a file.
@@ -192,17 +193,21 @@ class FileWork:
         return Seen({name: file[name] for name in file if name not in self.signals.bulky} | {"status": "done"}, found)
 
     def _unmeasured(self, scene: Row) -> Row:
-        for stage in self.of_scenes:
+        for stage in (*self.cheap, *self.costly):
             scene |= {name: None for name in stage.gives if name != "fault"}
         return scene
 
     def _measure(self, scene: Row, get: Get, given: Row) -> None:
         """Take the measures of a scene in turn, as long as no filter drops it."""
         given = given | {"duration_s": scene["duration"]}
-        for stages, level in ((self.cheap, Level.MEASURES), (self.costly, Level.COSTLY)):
+        steps = ((self.cheap, Level.MEASURES), (self.costly, Level.COSTLY), (self.writes, Level.CAPTIONS))
+        for stages, level in steps:
             for stage in stages:
                 row = get(stage, scene["id"], stage.lineage(scene["lineage"]), given)
-                scene |= {name: row[name] for name in stage.gives if name != "fault"}
+                if stage in self.writes:
+                    scene |= captioning.added(scene, row)
+                else:
+                    scene |= {name: row[name] for name in stage.gives if name != "fault"}
                 if row.get("fault"):
                     scene["measure_faults"] = [*scene["measure_faults"], row["fault"]]
                 scene["steps"] = scene["steps"] | {stage.name: stage.revision}
@@ -218,3 +223,10 @@ def _nothing_shown(file: Row, rows: Rows) -> Iterator[tuple[Row, Any]]:
 def failed(file: Row, fault: str) -> Row:
     """A file of which there are no scenes, with the reason."""
     return file | {"status": "failed", "fault": fault}
+
+
+def went_wrong(row: Row) -> bool:
+    """Whether a row of a stage tells of a failure: of a file, its signals, its shots, or a measure."""
+    if "status" in row:
+        return bool(row["status"] == "failed")
+    return any(bool(row.get(name)) for name in ("fault", "signal_fault", "shot_fault"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,62 +15,92 @@ from kandinsky.curate.stages import WORK, Row, Rows, digest
 from kandinsky.errors import RequestError
 from kandinsky.files import local_path
 from kandinsky.printing import escaped
-from kandinsky.train.data.captions import Caption
+from kandinsky.train.data.arrow import arrow
+from kandinsky.train.data.captions import Caption, column
 from kandinsky.train.data.folders import TABLES, Found, captions_in
 from kandinsky.train.data.folders import read as read_folder
 from kandinsky.train.data.shards import ENDING as TAR
 from kandinsky.train.data.shards import read as read_shards
 from kandinsky.train.data.sources import ENDINGS, Example, Fault, find
+from kandinsky.weights.untrusted import first_line
 
 log = logging.getLogger(__name__)
 TABLE = ".parquet"
 _PLACE = ("obs_endpoint", "obs_path")
+_GIVEN = ("id", "dataset_name", *_PLACE, "aesthetic_score")  # columns of a raw table that are used
+_Named = tuple[str, Example, dict[str, Any]]  # the key of a file, the file, and its row of a raw table
 
 
-def ingest(source: str | Path, *, dataset_name: str = "") -> tuple[Rows, list[Fault]]:
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """A source.
+
+    Attributes:
+        rows: One for each file, with `key`, `lineage` (a hash of a sample of the bytes), `id`, the place of the file
+            and its captions. Of a raw table also, under `given`, what of its row is used, and `given_row`, the row of
+            ``extra``; rows whose files are not there say why under `unusable`.
+        faults: What cannot be used.
+        extra: The columns of raw tables that this library does not know, as Arrow has them; None where there are none.
+    """
+
+    rows: Rows
+    faults: list[Fault]
+    extra: Any = None
+
+
+def ingest(source: str | Path, *, dataset_name: str = "") -> Ingested:
     """A row for each file of a source; nothing is decoded.
 
     Args:
         source: What ``train.data.sources.find`` opens, a folder with folders in it, or a raw table (`.parquet`) whose
-            `obs_path` names files, below `obs_endpoint` where that is a folder.
+            `obs_path` names files, below `obs_endpoint` where that is a folder. Raw tables in folders are read too; a
+            file beside them that one of them names is taken once, from there.
         dataset_name: For rows that name none; the name of the source by default.
 
-    Returns:
-        Rows with `key`, `lineage` (a hash of a sample of the bytes), `id`, the place of the file, its captions, and for
-        a raw table all its columns under `given`; rows of a raw table whose files are not there say why under
-        `unusable`. And what cannot be used.
-
     Raises:
-        RequestError: The source does not exist or holds no files.
+        RequestError: The source does not exist or holds no files, or a column has several types in several tables.
     """
     path = local_path(source, "source").absolute()
-    if path.suffix.lower() == TABLE:
-        examples, rows, faults = _from_table(path)
-    else:
-        examples, rows, faults = [], [], []
-        for prefix, read in _parts(path):
-            try:
-                prefix.encode()
-                found, wrong = read()
-            except UnicodeEncodeError:
-                faults.append(Fault(escaped(prefix), "the folder's name is not valid UTF-8: rename it"))
-                continue
-            except RequestError as error:
-                if not prefix:
-                    raise
-                faults.append(Fault(prefix.rstrip("/"), str(error)))  # the others are read
-                continue
-            examples += [(prefix, one, {}) for one in found]
-            faults += [replace(fault, name=prefix + fault.name) for fault in wrong]
+    called = dataset_name or path.name
+    rows, examples, faults, extra = Rows(), list[_Named](), list[Fault](), list[Any]()
+    known, named = set[str](), set[Path]()
+    for prefix, file in (raw_tables := _raw_tables(path)):
+        try:
+            table = tables.read(file)
+            found, absent, wrong = _from_table(table, file, prefix, called, known, sum(len(one) for one in extra))
+        except RequestError as error:
+            if file == path:
+                raise
+            faults.append(Fault(f"{prefix}{file.name}", str(error)))  # the others are read
+            continue
+        extra.append(_unknown(table))
+        examples += found
+        rows += absent
+        faults += wrong
+        named |= {one.path for _, one, _ in found}
+    for prefix, read in _parts(path, bool(raw_tables)):
+        try:
+            prefix.encode()
+            here, wrong = read()
+        except UnicodeEncodeError:
+            faults.append(Fault(escaped(prefix), "the folder's name is not valid UTF-8: rename it"))
+            continue
+        except RequestError as error:
+            if not prefix:
+                raise
+            faults.append(Fault(prefix.rstrip("/"), str(error)))  # the others are read
+            continue
+        examples += [(prefix + one.name, one, {}) for one in here if one.offset is not None or one.path not in named]
+        faults += [replace(fault, name=prefix + fault.name) for fault in wrong]
     place = str(path if path.is_dir() else path.parent)
-    for prefix, example, given in examples:
+    for key, example, given in examples:
         try:
             changed_ns = example.path.stat().st_mtime_ns  # a digest of parts does not see all changes
             seen = f"{replace(example, captions=()).digest()}-{changed_ns:x}"
         except (OSError, RequestError) as error:
-            faults.append(Fault(prefix + example.name, str(error)))
+            faults.append(Fault(key, str(error)))
             continue
-        row = _row(prefix + example.name, given, dataset_name or path.name, "" if given else place)
+        row = _row(key, given, called, "" if given else place)
         captions = [{"text": c.text, "language": c.language, "length": c.length} for c in example.captions]
         where = {"file": str(example.path), "offset": example.offset, "bytes": example.bytes}
         rows.append(row | where | {"lineage": seen, "digest": seen, "captions": captions})
@@ -78,7 +109,27 @@ def ingest(source: str | Path, *, dataset_name: str = "") -> tuple[Rows, list[Fa
         raise RequestError(f"source `{escaped(source)}` holds no files that can be used{why}")
     if len({row["id"] for row in rows}) < len(rows):
         raise RequestError(f"source `{escaped(source)}`: two rows have one `id`: give each its own")
-    return rows, faults
+    return Ingested(rows, faults, _joined(extra))
+
+
+def _unknown(table: Any) -> Any:
+    """The columns of a raw table that this library does not know; with an empty one, which keeps the number of rows."""
+    pa, _ = arrow()
+    names = [name for name in table.column_names if name not in tables.RAW_COLUMNS]
+    return pa.table({**{name: table[name] for name in names}, "obs_path": pa.nulls(len(table))})
+
+
+def _joined(extra: Sequence[Any]) -> Any:
+    """Columns of several tables as those of one, null where a table has not got them."""
+    pa, _ = arrow()
+    if all(one.column_names == ["obs_path"] for one in extra):
+        return None
+    try:
+        return pa.concat_tables(extra, promote_options="default")
+    except pa.ArrowException as error:
+        raise RequestError(
+            f"raw tables do not fit together: {first_line(error)}", hint="give a column the same type in all of them"
+        ) from error
 
 
 def _row(name: str, given: dict[str, Any], dataset_name: str, place: str, unusable: str | None = None) -> Row:
@@ -95,7 +146,8 @@ def _row(name: str, given: dict[str, Any], dataset_name: str, place: str, unusab
         "offset": None,
         "bytes": None,
         "captions": [],
-        "given": given,
+        "given": {name: given[name] for name in _GIVEN if name in given},
+        "given_row": given.get("given_row"),
         "unusable": unusable,
     }
 
@@ -105,24 +157,22 @@ def example_of(row: Row) -> Example:
     return Example(row["key"], Path(row["file"]), row["bytes"], offset=row["offset"])
 
 
-def _parts(path: Path) -> Iterator[tuple[str, Callable[[], Found]]]:
+def _parts(path: Path, has_raw: bool) -> Iterator[tuple[str, Callable[[], Found]]]:
     """The parts of a source, each with the prefix of its names and how it is read.
 
     A folder is its videos, its shards, and all folders below it; one with a table is what the table names.
+
+    Args:
+        path: The source.
+        has_raw: Whether there are raw tables besides.
     """
+    if path.suffix.lower() == TABLE:
+        return
     if not path.is_dir() or _has_table(path):
         yield "", lambda: _opened(path)
         return
-    here = [path, *sorted(one for one in path.rglob("*") if one.is_dir())]
-    hidden = {one for one in here if any(part.startswith(".") for part in one.relative_to(path).parts)}
-    # data sets that were made here before, such as the one that is being made
-    made = {one for one in here[1:] if (one / WORK).is_dir()}
     found: list[tuple[str, Callable[[], Found]]] = []
-    for folder in here:
-        if folder in hidden or not made.isdisjoint((folder, *folder.parents)):
-            continue
-        relative = folder.relative_to(path).as_posix()
-        prefix = "" if relative == "." else f"{relative}/"
+    for prefix, folder in _folders(path):
         there = _files(folder)
         if any(one.suffix.lower() in ENDINGS for one in there):
             read = partial(_opened if _has_table(folder) else _media, folder)
@@ -130,7 +180,36 @@ def _parts(path: Path) -> Iterator[tuple[str, Callable[[], Found]]]:
         if not _has_table(folder):
             tars = [one for one in there if one.suffix.lower() == TAR]
             found += [(prefix, partial(_shard, one, is_alone=len(tars) == len(there))) for one in tars]
-    yield from found or [("", lambda: _opened(path))]  # which says what is missing
+    if found or not has_raw:
+        yield from found or [("", lambda: _opened(path))]  # which says what is missing
+
+
+def _folders(path: Path) -> Iterator[tuple[str, Path]]:
+    """A folder and those below it, with the prefix of names in it, but for hidden ones and curated data sets."""
+    here = [path, *sorted(one for one in path.rglob("*") if one.is_dir())]
+    hidden = {one for one in here if any(part.startswith(".") for part in one.relative_to(path).parts)}
+    # data sets that were made here before, such as the one that is being made
+    made = {one for one in here[1:] if (one / WORK).is_dir()}
+    for folder in here:
+        if folder in hidden or not made.isdisjoint((folder, *folder.parents)):
+            continue
+        relative = folder.relative_to(path).as_posix()
+        yield "" if relative == "." else f"{relative}/", folder
+
+
+def _raw_tables(path: Path) -> list[tuple[str, Path]]:
+    """Raw tables of a source, with the prefix of their names."""
+    if not path.is_dir():
+        return [("", path)] if path.suffix.lower() == TABLE else []
+    if _has_table(path):
+        return []
+    return [
+        (prefix, file)
+        for prefix, folder in _folders(path)
+        if not _has_table(folder)
+        for file in _files(folder)
+        if file.suffix.lower() == TABLE
+    ]
 
 
 def _has_table(path: Path) -> bool:
@@ -165,19 +244,36 @@ def _files(folder: Path) -> list[Path]:
         return []
 
 
-def _from_table(path: Path) -> tuple[list[tuple[str, Example, dict[str, Any]]], Rows, list[Fault]]:
-    """Files of a raw table; its rows whose files are not there; and faults that are no row's."""
-    table = tables.read(path)
+def _from_table(
+    table: Any, path: Path, prefix: str, dataset_name: str, known: set[str], rows_before: int
+) -> tuple[list[_Named], Rows, list[Fault]]:
+    """Files of a raw table; its rows whose files are not there; and faults that are no row's.
+
+    Args:
+        table: The table.
+        path: Its file.
+        prefix: Of the names.
+        dataset_name: For rows that name none.
+        known: Names that other tables have, to which those of this one are added.
+        rows_before: Of other tables.
+    """
     if "obs_path" not in table.column_names:
         raise RequestError(f"table `{escaped(path)}` has no column `obs_path`: it names the files")
-    examples: dict[str, tuple[str, Example, dict[str, Any]]] = {}
-    absent: dict[str, Row] = {}
+    if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
+        raise RequestError(f"table `{escaped(path)}` has two columns `{escaped(twice[0])}`: rename one of them")
+    examples: list[_Named] = []
+    absent: Rows = []
     faults = []
-    for number, row in enumerate(table.to_pylist()):
+    # of columns of any type, those alone that are used become values of Python
+    used = [name for name in table.column_names if name in (*_GIVEN, "captions") or column(name) is not None]
+    for number, row in enumerate(table.select(used).to_pylist()):
+        row["given_row"] = rows_before + number
         name = "/".join(str(row[part]).rstrip("/") for part in _PLACE if row.get(part))
-        if name in examples or name in absent:
-            faults.append(Fault(name, f"`{escaped(name)}` stands in two rows: the first is used"))
+        key = name if Path(name).is_absolute() or "://" in name else prefix + name
+        if row.get("obs_path") and key in known:
+            faults.append(Fault(key, f"`{escaped(key)}` stands in two rows: the first is used"))
             continue
+        known.add(key)
         try:
             if not row.get("obs_path"):
                 raise RequestError(f"row {number + 1} names no file: fill its `obs_path`")
@@ -191,11 +287,12 @@ def _from_table(path: Path) -> tuple[list[tuple[str, Example, dict[str, Any]]], 
         except (OSError, ValueError) as error:  # also names with a NUL, and captions that are none
             told = getattr(error, "strerror", None) or str(error)
             why = str(error) if isinstance(error, RequestError) else f"`{escaped(name)}` cannot be used: {told}"
-            key = name if row.get("obs_path") else f"{name}#{number + 1}"
-            absent[key] = _row(key, row, path.name, "", why)
+            if not row.get("obs_path"):
+                key = f"{key}#{number + 1}" if rows_before == 0 else f"{prefix}{path.name}#{number + 1}"
+            absent.append(_row(key, row, dataset_name, "", why))
         else:
-            examples[name] = "", Example(name, file, size, captions), row
-    return list(examples.values()), list(absent.values()), faults
+            examples.append((key, Example(key, file, size, captions), row))
+    return examples, absent, faults
 
 
 def _captions(row: dict[str, Any], name: str) -> Iterable[Caption]:

@@ -5,13 +5,18 @@
 | ``FILE`` | what the file says of itself, its captions | decoding |
 | ``SHOTS`` | where the scene lies, what cannot be decoded | frames for measures |
 | ``MEASURES`` | measures that need no weights | measures that do |
-| ``COSTLY`` | measures that need weights | |
-| ``ALL`` | what depends on other scenes: `duplicate`, `percentile`; buckets | |
+| ``COSTLY`` | measures that need weights | captions that a model writes |
+| ``CAPTIONS`` | those captions, where some are written | |
+| ``REPEATS`` | which scenes repeat another (`duplicate`); buckets | |
+| ``SHARES`` | what all scenes that are left are like (`percentile`) | |
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
+
+import numpy as np
 
 from kandinsky.curate import measures, scenes
 from kandinsky.curate.rules import Rules
@@ -21,14 +26,16 @@ from kandinsky.curate.stages import Rows
 class Level(IntEnum):
     """What is known of a scene; see the top of this module."""
 
-    FILE, SHOTS, MEASURES, COSTLY, ALL = range(5)
+    FILE, SHOTS, MEASURES, COSTLY, CAPTIONS, REPEATS, SHARES = range(7)
 
 
+AMONG = (Level.REPEATS, Level.SHARES)  # levels whose filters compare scenes
 _OF_FILE = (
     *("dataset_name", "source", "prompt", "container", "video_codec", "width", "height", "fps"),
     *("wrong_container", "aesthetic_score", "caption_count", "caption_faults"),
 )
 _OF_ALL = ("duplicate", "bucket_seconds")
+_OF_CAPTIONS = ("prompt", "caption_count", "caption_faults")
 
 
 class Judge:
@@ -42,7 +49,7 @@ class Judge:
     """
 
     def __init__(self, rules: Rules) -> None:
-        self._names = rules.measures
+        self._names, self._writes = rules.measures, rules.captions.is_on
         self._order = list(rules.filters)
         empty = scenes.columns_of([], rules.measures)
         self._levels: dict[Level, list[str]] = {level: [] for level in Level}
@@ -50,13 +57,15 @@ class Judge:
         for name, rule in rules.filters.items():
             rule.holds(empty)
             level = max((self._level(column) for column in rule.names), default=Level.FILE)
-            self._levels[Level.ALL if rule.is_relative else level].append(name)
+            self._levels[Level.SHARES if rule.is_relative else level].append(name)
 
     def _level(self, column: str) -> Level:
+        if self._writes and column in _OF_CAPTIONS:
+            return Level.CAPTIONS
         if column in _OF_FILE:
             return Level.FILE
         if column in _OF_ALL:
-            return Level.ALL
+            return Level.REPEATS
         for name in self._names:
             if column in measures.MEASURES[name].gives:
                 return Level.COSTLY if measures.MEASURES[name].is_costly else Level.MEASURES
@@ -72,3 +81,11 @@ class Judge:
         for number, row in enumerate(rows):
             failed = {name for name in names if not verdicts[name][number]}
             row["dropped_by"] = [name for name in self._order if name in failed or name in row["dropped_by"]]
+
+    def reads(self, level: Level) -> list[str]:
+        """Columns that the filters of a level name."""
+        return sorted({column for name in self._levels[level] for column in self._filters[name].names})
+
+    def failed(self, columns: Mapping[str, np.ndarray], level: Level) -> dict[str, np.ndarray]:
+        """Which rows do not pass each filter of a level, bool, from whole columns; in the order of the rules."""
+        return {name: ~self._filters[name].holds(columns) for name in self._levels[level]}

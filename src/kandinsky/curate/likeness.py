@@ -1,4 +1,4 @@
-"""Arithmetic on frames in brightness: likeness, shifts, edges, hashes. No weights are needed.
+"""Arithmetic on frames in brightness: likeness, edges, hashes. No weights are needed.
 
 Legend: T H W frames, rows, columns; brightness from 0 to 1.
 """
@@ -58,25 +58,6 @@ def halved(image_HW: np.ndarray) -> np.ndarray:
     H, W = (n // 2 for n in image_HW.shape)
     found: np.ndarray = image_HW[: 2 * H, : 2 * W].reshape(H, 2, W, 2).mean((1, 3))
     return found
-
-
-def shift_between(one_HW: np.ndarray, other_HW: np.ndarray) -> tuple[float, float, float]:
-    """How far a whole picture moved, by phase correlation.
-
-    Returns:
-        Pixels down, pixels to the right, and how clear that is, 0 to 1.
-    """
-    H, W = one_HW.shape
-    window = np.outer(np.hanning(H + 2)[1:-1], np.hanning(W + 2)[1:-1])
-    spectra = [np.fft.rfft2((image - image.mean()) * window) for image in (one_HW, other_HW)]
-    cross = spectra[1] * np.conj(spectra[0])
-    strength = np.abs(cross)
-    if not strength.max() > 1e-9:
-        return 0.0, 0.0, 0.0
-    peaks = np.fft.irfft2(cross / (strength + 1e-3 * strength.max()), s=(H, W))
-    down, right = np.unravel_index(int(peaks.argmax()), peaks.shape)
-    clear = float(peaks.max())
-    return float(down - H * (down > H // 2)), float(right - W * (right > W // 2)), min(1.0, max(0.0, clear))
 
 
 def laplacian_variance(image_HW: np.ndarray) -> float:

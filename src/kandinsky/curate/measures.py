@@ -3,8 +3,11 @@
 Those here need no weights. They look at frames of a scene, at two a second and no more than 121 in all, and at the
 signals of all its frames.
 
-``dynamics``: `dynamicity`, 1 - mean MS-SSIM of consecutive frames, 0 for a still picture.
-``camera``: `camera_motion`, shift of the whole picture in its diagonals a second; `pan`, `tilt`, to the right, down.
+``dynamics``: `dynamicity`, by optical flow: 0 for a still picture, 0.5 where blocks move by a twentieth of the diagonal
+a second in the mean, towards 1 above it; `object_motion`, what of the flow is not the camera's, in diagonals a second.
+``structure``: `structural_change`, 1 - mean MS-SSIM of consecutive frames.
+``camera``: the motion that most of the picture shares: `camera_motion`, in diagonals a second; `pan`, `tilt`, to the
+right and down; `zoom`, growth a second; `roll`, turns clockwise in radians a second.
 ``darkness``: `black`, share of frames that are black.
 ``stillness``: `frozen`, longest share of the scene in which nothing changes.
 ``bars``: `letterbox`, share of the picture that is black bars.
@@ -21,12 +24,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from kandinsky.curate import likeness
+from kandinsky.curate.flow import Camera, Flow, camera_of, flow_between
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.printing import escaped
 
@@ -43,6 +47,8 @@ _OFTEN = 0.6  # share of the steps between frames
 _MOVING = 0.02  # change of a pixel in a scene that moves
 _BROADLY = 0.2  # share of such pixels
 _READ = 0.5  # confidence of words
+_LIVELY = 0.05  # diagonals a second of a dynamicity of 0.5
+_SHARED = 0.25  # share of the blocks that move as the camera does
 _MARGIN = 3  # pixels beside a black bar
 _FLAT = 2 / 255  # standard deviation of brightness
 
@@ -62,6 +68,17 @@ class View:
     luma_THW: np.ndarray
     times_s: np.ndarray
     signals: Mapping[str, np.ndarray]
+    _flows: list[tuple[Flow, Camera, float]] = field(default_factory=list)
+
+    def flows(self) -> list[tuple[Flow, Camera, float]]:
+        """From each frame to the next, the flow, the camera's motion in it, and the seconds between them."""
+        if not self._flows:
+            for t in range(len(self.luma_THW) - 1):
+                gap = float(self.times_s[t + 1] - self.times_s[t])
+                if gap > 0:
+                    flow = flow_between(self.luma_THW[t], self.luma_THW[t + 1])
+                    self._flows.append((flow, camera_of(flow), gap))
+        return self._flows
 
     @classmethod
     def of(cls, frames_THWC: np.ndarray, times_s: Sequence[float], signals: Mapping[str, np.ndarray]) -> View:
@@ -105,26 +122,35 @@ class Measure:
 
 
 def dynamics(view: View) -> Mapping[str, float | None]:
+    """Mean flow, and what of it the camera does not explain."""
+    if not (flows := view.flows()):
+        return {"dynamicity": 0.0, "object_motion": 0.0}
+    diagonal = float(np.hypot(*view.luma_THW.shape[1:]))
+    speed = float(np.mean([flow.mean / gap for flow, _, gap in flows])) / diagonal
+    own = float(np.mean([camera.apart * flow.weight_hw.mean() / gap for flow, camera, gap in flows])) / diagonal
+    return {"dynamicity": speed / (speed + _LIVELY), "object_motion": own}
+
+
+def structure(view: View) -> Mapping[str, float | None]:
     """How much the picture's structure changes within half a second."""
     T = len(view.luma_THW)
     if T < 2:
-        return {"dynamicity": 0.0}
+        return {"structural_change": 0.0}
     alike = [likeness.structural_similarity(view.luma_THW[t], view.luma_THW[t + 1]) for t in range(T - 1)]
-    return {"dynamicity": float(1 - np.mean(alike))}
+    return {"structural_change": float(1 - np.mean(alike))}
 
 
 def camera(view: View) -> Mapping[str, float | None]:
-    """Global translation: the median over pairs of frames whose shift is clear."""
-    T, H, W = view.luma_THW.shape
-    speeds = []
-    for t in range(T - 1):
-        down, right, clear = likeness.shift_between(view.luma_THW[t], view.luma_THW[t + 1])
-        if clear > 0.05 and (gap := view.times_s[t + 1] - view.times_s[t]) > 0:
-            speeds.append((right / gap, down / gap))
-    if not speeds:
-        return {"camera_motion": 0.0, "pan": 0.0, "tilt": 0.0}
-    pan, tilt = np.median(np.asarray(speeds), 0) / np.hypot(H, W)
-    return {"camera_motion": float(np.hypot(pan, tilt)), "pan": float(pan), "tilt": float(tilt)}
+    """The median over pairs of frames in which some of the picture moves as one."""
+    clear = [(camera, gap) for _, camera, gap in view.flows() if camera.share > _SHARED]
+    if not clear:
+        return dict.fromkeys(("camera_motion", "pan", "tilt", "zoom", "roll"), 0.0)
+    diagonal = float(np.hypot(*view.luma_THW.shape[1:]))
+    told = [(one.pan / diagonal, one.tilt / diagonal, one.zoom, one.roll) for one, _ in clear]
+    pan, tilt, zoom, roll = np.median(np.asarray(told) / np.asarray([[gap] for _, gap in clear]), 0).tolist()
+    # how far a point halfway from the middle to a corner is moved
+    motion = float(np.hypot(np.hypot(pan, tilt), np.hypot(zoom, roll) / 4))
+    return {"camera_motion": motion, "pan": pan, "tilt": tilt, "zoom": zoom, "roll": roll}
 
 
 def darkness(view: View) -> Mapping[str, float | None]:
@@ -242,8 +268,9 @@ def _reader() -> Any:
 MEASURES: dict[str, Measure] = {
     one.name: one
     for one in (
-        Measure("dynamics", "1", ("dynamicity",), dynamics),
-        Measure("camera", "1", ("camera_motion", "pan", "tilt"), camera),
+        Measure("dynamics", "2", ("dynamicity", "object_motion"), dynamics),
+        Measure("structure", "1", ("structural_change",), structure),
+        Measure("camera", "2", ("camera_motion", "pan", "tilt", "zoom", "roll"), camera),
         Measure("darkness", "1", ("black",), darkness),
         Measure("stillness", "1", ("frozen",), stillness),
         Measure("bars", "1", ("letterbox",), bars),

@@ -6,7 +6,9 @@ what it dropped.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from PIL import Image
 from kandinsky.curate.footage import small_frames
 from kandinsky.curate.ingest import example_of
 from kandinsky.curate.rules import Rules
+from kandinsky.curate.scene_rows import SceneRows
+from kandinsky.curate.scenes import COUNTED, TEXTS, TRUTHS, column_in
+from kandinsky.curate.spool import Spool
 from kandinsky.curate.stages import Row, Rows, Tally, check_lasting, reason
 from kandinsky.files import replacing
 from kandinsky.media.mux import probe
@@ -36,8 +41,8 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 420, 150, 34, 22
 
 def write(
     folder: Path,
-    files: Rows,
-    scenes: Rows,
+    files: Spool,
+    scenes: SceneRows,
     rules: Rules,
     tallies: Sequence[Tally],
     faults: Sequence[Fault],
@@ -48,7 +53,7 @@ def write(
     Args:
         folder: Of the data set.
         files: With their shots.
-        scenes: With what dropped them.
+        scenes: Decided.
         rules: That they were judged by.
         tallies: What each stage did.
         faults: Files that cannot be used, or are odd.
@@ -60,22 +65,22 @@ def write(
     Raises:
         RequestError: It cannot be written.
     """
-    kept = [one for one in scenes if one["kept"]]
-    hours = [sum(one["duration"] for one in some) / 3600 for some in (scenes, kept)]
+    counted = _Counted(scenes, rules)
+    count, kept = len(scenes), int(scenes.kept.sum())
     tiles = [
         ("Files", f"{len(files):,}"),
-        ("Scenes", f"{len(scenes):,}"),
-        ("Kept", f"{len(kept):,} ({len(kept) / len(scenes):.0%})" if scenes else "0"),
-        ("Hours of scenes", f"{hours[0]:,.2f}"),
-        ("Hours kept", f"{hours[1]:,.2f}"),
+        ("Scenes", f"{count:,}"),
+        ("Kept", f"{kept:,} ({kept / count:.0%})" if count else "0"),
+        ("Hours of scenes", f"{counted.hours[0]:,.2f}"),
+        ("Hours kept", f"{counted.hours[1]:,.2f}"),
     ]
     parts = [
         f"<header><h1>{text(folder.resolve().name)}</h1>{tiled(tiles)}</header>",
-        _yields(scenes, rules, tallies),
+        _yields(counted, rules, tallies),
         *_throughput(throughput),
-        *_histograms(scenes, rules),
-        *_buckets(kept),
-        *_dropped(files, scenes, rules),
+        *_histograms(counted, rules),
+        *_buckets(counted),
+        *_dropped(files, scenes, counted, rules),
         *_faults(faults),
     ]
     with replacing(folder / NAME) as part:
@@ -83,22 +88,94 @@ def write(
     return folder / NAME
 
 
-def passing(scenes: Rows, rules: Rules) -> Iterator[tuple[str, Rows, Rows]]:
-    """Each filter with the scenes that reach it and those that pass it."""
-    there = list(scenes)
-    for name in rules.filters:
-        left = [one for one in there if name not in one["dropped_by"]]
-        yield name, there, left
-        there = left
+class _Counted:
+    """What the page says of scenes, gone through twice: ranges and numbers first, then what depends on them.
+
+    Args:
+        scenes: Decided.
+        rules: That they were judged by.
+
+    Attributes:
+        hours: Of all scenes, and of those that are kept.
+        passed: By filter, the scenes that reach it, those that pass it, and those that it alone would drop.
+        histograms: By filter and column, counts before and after it, and their range.
+        buckets: Scenes that are kept, by size and length.
+        shown: By filter, numbers of the scenes whose sheets are shown.
+    """
+
+    def __init__(self, scenes: SceneRows, rules: Rules) -> None:
+        self.hours = [0.0, 0.0]
+        self.passed = {name: [0, 0, 0] for name in rules.filters}
+        self.buckets: Counter[tuple[str, str]] = Counter()
+        self.shown: dict[str, list[int]] = {name: [] for name in rules.filters}
+        self.histograms: dict[tuple[str, str], Histogram] = {}
+        numbers = sorted({column for rule in rules.filters.values() for column in rule.names})
+        read = [*dict.fromkeys([*numbers, "duration", "bucket", "bucket_seconds"])]
+        ranges: dict[tuple[str, str], tuple[float, float]] = {}
+        for rows, masks in self._reached(scenes, rules, read):
+            seconds = np.asarray(rows["duration"].to_numpy(), float)
+            kept = np.asarray(rows["kept"].to_numpy(), bool)
+            self.hours[0] += float(seconds.sum()) / 3600
+            self.hours[1] += float(seconds[kept].sum()) / 3600
+            self._fill_buckets(rows, kept)
+            for name, (before, after, dropped) in masks.items():
+                for place, mask in enumerate((before, after, dropped)):
+                    self.passed[name][place] += int(mask.sum())
+                for column in rules.filters[name].names:
+                    values = _numbers(rows, column)[before]
+                    values = values[np.isfinite(values)]
+                    if values.size:
+                        low, high = ranges.get((name, column), (np.inf, -np.inf))
+                        ranges[name, column] = min(low, float(values.min())), max(high, float(values.max()))
+        self.histograms = {place: Histogram(*ends) for place, ends in ranges.items()}
+        gone: Counter[str] = Counter()
+        at = 0
+        for rows, masks in self._reached(scenes, rules, read):
+            for name, (before, after, _) in masks.items():
+                for column in rules.filters[name].names:
+                    if (name, column) in self.histograms:
+                        values = _numbers(rows, column)
+                        self.histograms[name, column].add(values[before], values[after])
+                lost = self.passed[name][0] - self.passed[name][1]
+                for place in np.flatnonzero(before & np.logical_not(after)).tolist():
+                    if gone[name] % max(1, lost // SHEETS) == 0 and len(self.shown[name]) < SHEETS:
+                        self.shown[name].append(at + place)
+                    gone[name] += 1
+            at += len(rows)
+
+    def _fill_buckets(self, rows: Any, kept: np.ndarray) -> None:
+        lengths = rows["bucket_seconds"].to_pylist()
+        for place, size in enumerate(rows["bucket"].to_pylist()):
+            if kept[place]:
+                seconds = lengths[place]
+                self.buckets[size or "none", "shorter than all" if seconds is None else f"{seconds:g} s"] += 1
+
+    def _reached(
+        self, scenes: SceneRows, rules: Rules, columns: Sequence[str]
+    ) -> Iterator[tuple[Any, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]]:
+        """Some thousand scenes at a time; by filter, which ones reach it, pass it, and fail it."""
+        import pyarrow.compute as pc
+
+        for rows in scenes.tables(columns):
+            dropped = rows["dropped_by"].combine_chunks()
+            places, names = pc.list_parent_indices(dropped).to_numpy(), dropped.flatten().to_pylist()
+            failed = {name: np.zeros(len(rows), bool) for name in rules.filters}
+            for place, name in zip(places.tolist(), names, strict=True):
+                if name in failed:
+                    failed[name][place] = True
+            there, masks = np.ones(len(rows), bool), {}
+            for name in rules.filters:
+                masks[name] = there, there & np.logical_not(failed[name]), failed[name]
+                there = masks[name][1]
+            yield rows, masks
 
 
-def _yields(scenes: Rows, rules: Rules, tallies: Sequence[Tally]) -> str:
+def _yields(counted: _Counted, rules: Rules, tallies: Sequence[Tally]) -> str:
     stages = [[one.name, f"{one.new:,}", f"{one.known:,}", f"{one.passed:,}"] for one in tallies]
     rows = []
-    for name, before, after in passing(scenes, rules):
-        alone = sum(name in one["dropped_by"] for one in scenes)
-        share = f"{len(after) / len(before):.1%}" if before else ""
-        rows.append([name, rules.filters[name].text, f"{len(before):,}", f"{len(after):,}", share, f"{alone:,}"])
+    for name, (before, after, alone) in counted.passed.items():
+        share = f"{after / before:.1%}" if before else ""
+        rows.append([name, rules.filters[name].text, f"{before:,}", f"{after:,}", share, f"{alone:,}"])
     heads = ["filter", "condition", "scenes before", "after", "yield", "would drop alone"]
     return (
         f"<section><h2>Filters</h2>{table(heads, rows)}</section>"
@@ -128,13 +205,12 @@ def _throughput(told: Mapping[str, Any]) -> Iterator[str]:
     yield f'<section><h2>Throughput</h2>{table(heads, rows)}<p class="note">{text(note)}</p></section>'
 
 
-def _histograms(scenes: Rows, rules: Rules) -> Iterator[str]:
+def _histograms(counted: _Counted, rules: Rules) -> Iterator[str]:
     cards = []
-    for name, before, after in passing(scenes, rules):
-        for column in sorted(rules.filters[name].names):
-            values = [_numbers(some, column) for some in (before, after)]
-            if values[0].size:
-                cards.append(card(f"{name}: {column}", histogram(values[0], values[1], f"{column} before and after")))
+    for name, rule in rules.filters.items():
+        for column in sorted(rule.names):
+            if (found := counted.histograms.get((name, column))) is not None:
+                cards.append(card(f"{name}: {column}", found.drawn(f"{column} before and after")))
     if cards:
         key = (
             f'<ul class="keys"><li><i style="background:{_BEFORE}"></i>before the filter</li>'
@@ -143,17 +219,38 @@ def _histograms(scenes: Rows, rules: Rules) -> Iterator[str]:
         yield f'<section><h2>What filters look at</h2>{key}<div class="cards">{"".join(cards)}</div></section>'
 
 
-def _numbers(scenes: Rows, column: str) -> np.ndarray:
-    values = [one.get(column) for one in scenes]
-    return np.array([one for one in values if isinstance(one, int | float) and math.isfinite(one)], float)
+def _numbers(table: Any, column: str) -> np.ndarray:
+    """A column's numbers, NaN where it has none."""
+    if column in TEXTS or column in COUNTED or (column in TRUTHS and column != "duplicate"):
+        return np.full(len(table), np.nan)
+    return np.asarray(column_in(table, column), float)
 
 
-def histogram(before: np.ndarray, after: np.ndarray, label: str) -> str:
-    """Two histograms on each other, as SVG; their bins and scale are shared."""
-    low, high = float(before.min()), float(before.max())
-    if high - low <= 1e-9 * max(abs(low), abs(high)):  # the same, but for rounding
-        low, high = low - 0.5, high + 0.5
-    counts = [np.histogram(values, BINS, (low, high))[0] for values in (before, after)]
+class Histogram:
+    """Two histograms on each other, whose bins and scale are shared; values come in portions.
+
+    Args:
+        low: The least of all values.
+        high: The largest.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        if high - low <= 1e-9 * max(abs(low), abs(high)):  # the same, but for rounding
+            low, high = low - 0.5, high + 0.5
+        self.low, self.high = low, high
+        self.counts = [np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)]
+
+    def add(self, before: np.ndarray, after: np.ndarray) -> None:
+        """Count values before and after a filter; those that are no numbers are left out."""
+        for counts, values in zip(self.counts, (before, after), strict=True):
+            counts += np.histogram(values[np.isfinite(values)], BINS, (self.low, self.high))[0]
+
+    def drawn(self, label: str) -> str:
+        """As SVG."""
+        return _svg(self.counts, self.low, self.high, label)
+
+
+def _svg(counts: Sequence[np.ndarray], low: float, high: float, label: str) -> str:
     top = max(1, int(counts[0].max()))
     across, down = (_WIDTH - _LEFT) / BINS, _HEIGHT - _BOTTOM - 6
     out = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{text(label)}">']
@@ -173,36 +270,28 @@ def histogram(before: np.ndarray, after: np.ndarray, label: str) -> str:
     return "".join([*out, "</svg>"])
 
 
-def _buckets(kept: Rows) -> Iterator[str]:
-    counts: dict[tuple[str, str], int] = {}
-    for one in kept:
-        seconds = one["bucket_seconds"]
-        key = (one["bucket"] or "none", "shorter than all" if seconds is None else f"{seconds:g} s")
-        counts[key] = counts.get(key, 0) + 1
-    if counts:
+def _buckets(counted: _Counted) -> Iterator[str]:
+    if counts := counted.buckets:
         rows = [[size, length, f"{count:,}"] for (size, length), count in sorted(counts.items())]
         yield f"<section><h2>Buckets</h2>{table(['size', 'length', 'scenes'], rows)}</section>"
 
 
-def _dropped(files: Rows, scenes: Rows, rules: Rules) -> Iterator[str]:
-    chosen: list[tuple[str, int, Rows]] = []
-    for name, before, after in passing(scenes, rules):
-        passed = {one["id"] for one in after}
-        gone = [one for one in before if one["id"] not in passed]
-        if gone:
-            chosen.append((name, len(gone), gone[:: max(1, len(gone) // SHEETS)][:SHEETS]))
-    wanted: dict[str, dict[str, Row]] = {}
-    for _, _, shown in chosen:
-        for one in shown:
-            wanted.setdefault(one["raw_key"], {})[one["id"]] = one
+def _dropped(files: Spool, scenes: SceneRows, counted: _Counted, rules: Rules) -> Iterator[str]:
+    wanted = np.zeros(len(scenes), bool)
+    wanted[[number for numbers in counted.shown.values() for number in numbers]] = True
+    shown = {row["number"]: row for row in scenes.decided(wanted)}
     pictures: dict[str, str] = {}
-    for file in files:
-        if file["key"] in wanted:
-            pictures |= _pictures(file, list(wanted[file["key"]].values()))
+    left = files.rows()
+    for key, some in itertools.groupby(shown.values(), lambda scene: scene["raw_key"]):
+        pictures |= _pictures(next(file for file in left if file["key"] == key), list(some))
     blocks = []
-    for name, count, shown in chosen:
-        rule = rules.filters[name]
-        figures = "".join(_figure(one, pictures[one["id"]], rule.names) for one in shown)
+    for name, rule in rules.filters.items():
+        count = counted.passed[name][0] - counted.passed[name][1]
+        if not count:
+            continue
+        figures = "".join(
+            _figure(shown[number], pictures[shown[number]["id"]], rule.names) for number in counted.shown[name]
+        )
         blocks.append(f"<h3>{text(name)}: {count:,} dropped, not <code>{text(rule.text)}</code></h3>{figures}")
     if blocks:
         yield f'<section class="samples"><h2>What was dropped</h2>{"".join(blocks)}</section>'

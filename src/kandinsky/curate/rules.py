@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from kandinsky.curate import duplicates, measures, shots
+from kandinsky.curate import captioners, duplicates, measures, shots
 from kandinsky.curate.expressions import Expression, parse
 from kandinsky.errors import RequestError
 from kandinsky.printing import escaped
@@ -22,6 +22,7 @@ _SECTIONS = {
     "duplicates": ("bits",),
     "measures": ("names",),
     "buckets": ("sizes", "seconds"),
+    "captions": tuple(one.name for one in fields(captioners.Settings)),
 }  # fmt: skip
 
 
@@ -36,6 +37,7 @@ class Rules:
         measures: Names of plug-ins.
         sizes: Buckets, such as `768x512` or `512x768:0.3` with the share that is kept.
         seconds: Lengths of clips, rising.
+        captions: What a model writes; nothing by default.
     """
 
     filters: Mapping[str, Expression]
@@ -44,6 +46,7 @@ class Rules:
     measures: tuple[str, ...] = measures.DEFAULT
     sizes: tuple[str, ...] = ()
     seconds: tuple[float, ...] = ()
+    captions: captioners.Settings = field(default_factory=captioners.Settings)
 
 
 def read(path: Path | None = None) -> Rules:
@@ -98,7 +101,11 @@ def _rules(told: Mapping[str, Any]) -> Rules:
         raise RequestError("`buckets.seconds` must be a list of numbers above 0")
     measures.chosen(names)
     found = shots.Settings(**told.get("shots", {}))
-    return Rules(filters, found, float(bits), tuple(names), tuple(sizes), tuple(sorted(map(float, seconds))))
+    lists: dict[str, Any] = {
+        name: tuple(one) if isinstance(one, list) else one for name, one in told.get("captions", {}).items()
+    }
+    captions = captioners.Settings(**lists)
+    return Rules(filters, found, float(bits), tuple(names), tuple(sizes), tuple(sorted(map(float, seconds))), captions)
 
 
 def _known(name: str, allowed: Any, what: str) -> None:

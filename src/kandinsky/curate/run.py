@@ -7,10 +7,12 @@ was stopped and a changed filter decodes nothing. See ``stages``.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
+import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,14 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from kandinsky.curate import buckets, engines, export, ingest, measures, page, scenes, tables
+from kandinsky.curate import engines, export, ingest, measures, page, scenes, tables
 from kandinsky.curate import rules as rule_files
 from kandinsky.curate.clip_work import ENDING, STAGE, ClipWork, CutTask, not_cut
-from kandinsky.curate.duplicates import Hashed, duplicates
-from kandinsky.curate.file_work import FileWork, Found, NotKnownError, Seen, Task, failed
-from kandinsky.curate.judging import Level
+from kandinsky.curate.file_work import FileWork, Found, NotKnownError, Seen, Task, failed, went_wrong
+from kandinsky.curate.scene_rows import SceneRows
 from kandinsky.curate.speeds import Speeds
-from kandinsky.curate.stages import BATCH, FLUSH_S, WORK, Row, Rows, Stage, Store, Tally
+from kandinsky.curate.spool import Spool
+from kandinsky.curate.stages import BATCH, FLUSH_S, WORK, Row, Rows, Stage, Tally
+from kandinsky.curate.store import Store
 from kandinsky.errors import RequestError
 from kandinsky.files import local_path, remove, replacing
 from kandinsky.printing import escaped
@@ -37,6 +40,10 @@ from kandinsky.train.data.sources import Fault
 log = logging.getLogger(__name__)
 SUMMARY = "curate.json"
 FORMAT = 1
+_SPACE = "rows-"  # of the folder for rows that are too many for memory
+# a file whose workers all died
+GIVEN_UP = Stage("given_up", "1", (), {"given_up": "string"}, lambda _: [])
+_FILE_COLUMNS = {"key": "string", "file": "string", "offset": "int64", "given_row": "int64"}
 
 
 @dataclass(slots=True)
@@ -77,6 +84,7 @@ def curate(
     ray: str | None = None,
     workers: int | None = None,
     patience_s: float = engines.PATIENCE_S,
+    retry: bool = False,
     tell: Callable[[str], None] = log.info,
     on_progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
 ) -> Curated:
@@ -94,6 +102,7 @@ def curate(
             under the same paths.
         workers: Number of workers on the cluster; one for each of its CPUs by default.
         patience_s: Seconds without progress on a file after which its worker is restarted.
+        retry: Whether files and measures that went wrong are tried again, though nothing has changed.
         tell: Called with a line about workers that come and go.
         on_progress: Called with a stage, and how many of its rows are done.
 
@@ -114,26 +123,31 @@ def curate(
     work = FileWork(chosen)
     folder = local_path(output, "output").absolute()
     _check_output(folder)
-    given, faults = ingest.ingest(source, dataset_name=dataset_name)
-    there = next((row["file"] for row in given if row["file"]), "")
-    with (
-        locked(folder / WORK),
-        engines.engine(ray, workers, patience_s, folder / WORK, there, tell) as engine,
-    ):
-        return _curated(_Run(folder, work, engine, faults, on_progress), given, form, shard_mb)
+    given = ingest.ingest(source, dataset_name=dataset_name)
+    there = next((row["file"] for row in given.rows if row["file"]), "")
+    with locked(folder / WORK):
+        for name in (engines.SIGN, _SPACE):
+            for left in folder.joinpath(WORK).glob(f"{name}*"):  # of runs that were killed
+                remove(left)
+        with (
+            engines.engine(ray, workers, patience_s, folder / WORK, there, tell) as engine,
+            tempfile.TemporaryDirectory(prefix=_SPACE, dir=folder / WORK) as space,
+        ):
+            return _curated(_Run(folder, work, engine, given, Path(space), on_progress, retry), form, shard_mb)
 
 
-def _curated(run: _Run, given: Rows, form: export.Format, shard_mb: int) -> Curated:
+def _curated(run: _Run, form: export.Format, shard_mb: int) -> Curated:
     made, rules = run.made, run.work.rules
-    made.files = len(given)
-    files, found = run.look_into(given)
-    run.decide(found)
-    kept = run.write_clips(files, found, form, shard_mb)
-    made.scenes, made.kept = len(found), len(kept)
-    made.is_new |= tables.write(_raw_table(files), made.folder / tables.RAW)
-    made.is_new |= tables.write(_scene_table(found, rules), made.folder / tables.SCENES)
-    made.faults += [Fault(row["key"], row["fault"]) for row in files if row["fault"]]
-    made.faults += [Fault(scene["id"], fault) for scene in found for fault in scene["measure_faults"]]
+    made.files = len(run.given.rows)
+    run.look_into()
+    files, found = run.files, run.found
+    made.dropped = found.decide(run.work.judge, rules.bits)
+    run.write_clips(form, shard_mb)
+    made.scenes, made.kept = len(found), int(found.kept.sum())
+    made.is_new |= tables.write_parts(made.folder / tables.RAW, _raw_parts(files, run.given.extra))
+    made.is_new |= tables.write_parts(made.folder / tables.SCENES, found.table_parts(), schema=found.schema)
+    made.faults += [Fault(row["key"], row["fault"]) for row in files.rows(columns=["key", "fault"]) if row["fault"]]
+    made.faults += [Fault(*fault) for fault in found.faults()]
     summary = made.folder / SUMMARY
     made.throughput = run.speeds.told(run.engine.workers, run.wall_s) or _throughput_before(summary)
     _tell(made, rules)
@@ -170,8 +184,14 @@ class _Run:
         folder: Of the data set.
         work: What is done with a file.
         engine: What does it.
-        faults: Of the source.
+        given: The source.
+        space: A folder for rows that are too many for memory.
         on_progress: See ``curate``.
+        retry: See ``curate``.
+
+    Attributes:
+        files: Their rows, in the order of the source, once they are known.
+        found: Their scenes.
     """
 
     def __init__(
@@ -179,53 +199,59 @@ class _Run:
         folder: Path,
         work: FileWork,
         engine: engines.Engine,
-        faults: list[Fault],
+        given: ingest.Ingested,
+        space: Path,
         on_progress: Callable[[str, int, int], None],
+        retry: bool,
     ) -> None:
-        self.made = Curated(folder, faults=faults)
-        self.work, self.engine, self.on_progress = work, engine, on_progress
+        self.made = Curated(folder, faults=given.faults)
+        self.work, self.engine, self.given, self.on_progress = work, engine, given, on_progress
         self.store = Store(folder / WORK)
+        self.memory = _Memory(self.store, work)
+        self.retry = retry
+        self.files = Spool(space / "files.parquet", dict(tables.RAW_COLUMNS) | _FILE_COLUMNS)
+        self.found = SceneRows(space / "scenes.parquet", work.rules)
         self.speeds = Speeds()
         self.wall_s = 0.0
         self.new: Counter[str] = Counter()
 
-    def look_into(self, given: Rows) -> tuple[Rows, Rows]:
-        """Files with what they are, and their scenes; only what is not known is found out."""
-        memory = _Memory(self.store, self.work)
-        lost: dict[str, str] = {}
-        self._find_out(given, memory, lost)
-        files: Rows = []
-        found: Rows = []
+    def look_into(self) -> None:
+        """Find out what is not known of the files, and go through all that is: ``files`` and ``found``."""
+        lost = self._find_out()
         used: Counter[str] = Counter()
-        for row in given:
-            if why := row["unusable"] or lost.get(row["key"]):
+        done = 0
+        for row in self.given.rows:
+            if why := row["unusable"] or lost.get(row["key"]) or self.memory.given_up(row):
                 nothing: Row = dict.fromkeys(self.work.probe.gives)
-                files.append(failed(row | nothing, why))
+                self.files.add([failed(row | nothing, why)])
                 continue
-            seen = memory.seen(row, used)
+            seen = self.memory.seen(row, used)
             assert seen is not None, row["key"]
-            files.append(seen.file)
-            found += seen.scenes
-        self._tidy(files, found)
-        reached = [
-            *(used[stage.name] for stage in self.work.of_files[1:]),
-            sum(file["status"] == "done" for file in files),
-        ]
+            done += seen.file["status"] == "done"
+            self.files.add([seen.file])
+            self.found.add(seen.scenes)
+        self.files.done()
+        self.found.done()
+        self._tidy()
+        reached = [*(used[stage.name] for stage in self.work.of_files[1:]), done]
         for place, stage in enumerate((*self.work.of_files, *self.work.of_scenes)):
             new = min(self.new[stage.name], used[stage.name])
             passed = reached[place] if place < len(reached) else used[stage.name]
             self.made.tallies.append(Tally(stage.name, self.new[stage.name], used[stage.name] - new, passed))
-        return files, found
 
-    def _find_out(self, given: Rows, memory: _Memory, lost: dict[str, str]) -> None:
-        usable = [row for row in given if not row["unusable"]]
+    def _find_out(self) -> dict[str, str]:
+        """Why nothing is remembered of some files."""
+        usable = [row for row in self.given.rows if not row["unusable"]]
+        memory, lost = self.memory, dict[str, str]()
         done = 0
 
         def todo() -> Iterator[Task]:
             nonlocal done
             for row in usable:
-                if memory.seen(row) is None:
-                    yield Task(row, memory.of_file(row))
+                if not self.retry and memory.given_up(row):
+                    done += 1
+                elif memory.seen(row, retry=self.retry) is None:
+                    yield Task(row, memory.of_file(row, retry=self.retry))
                 else:
                     done += 1
 
@@ -234,110 +260,88 @@ class _Run:
             for task, result in self.engine.run(todo(), self.work):
                 if isinstance(result, str):
                     result = self._given_up(task.row, result)
+                elif self.retry and memory.given_up(task.row):
+                    result.rows |= self._given_up(task.row, None).rows
                 if result.lost:
                     lost[task.row["key"]] = result.lost
                 self.speeds.join(result.speeds)
-                for stage in (*self.work.of_files, *self.work.of_scenes):
+                for stage in (*self.work.of_files, *self.work.of_scenes, GIVEN_UP):
                     rows = result.rows.get(stage.name, [])
                     self.new[stage.name] += len(rows)
                     waiting.add(stage, rows)
-                    memory.learn(stage, rows)
                 waiting.flush()
                 done += 1
                 self.on_progress("files", done, len(usable))
         if any(self.new.values()):
             self.wall_s += time.monotonic() - begun
             self.made.is_new = True
+        return lost
 
-    def _given_up(self, row: Row, why: str) -> Found:
-        """What is remembered of a file that no worker survives: it is not tried again until it changes."""
-        nothing: Row = dict.fromkeys(self.work.probe.gives)
-        told = {"key": row["key"], "lineage": self.work.probe.lineage(row["lineage"]), "status": "failed", "fault": why}
-        return Found(rows={self.work.probe.name: [nothing | told]})
+    def _given_up(self, row: Row, why: str | None) -> Found:
+        """What is remembered of a file that no worker survives.
 
-    def _tidy(self, files: Rows, found: Rows) -> None:
-        living = [{file["key"] for file in files}, {scene["id"] for scene in found}]
-        for stages, keys in zip((self.work.of_files, self.work.of_scenes), living, strict=True):
-            for stage in stages:
-                if self.new[stage.name]:
-                    self.store.tidy(stage, keys)
-
-    def decide(self, found: Rows) -> None:
-        """Give scenes their buckets, and judge them by what depends on others: duplicates, percentiles.
-
-        Only scenes that no other filter dropped are compared.
+        It is not tried again until it changes, or a stage has another revision or other settings; None takes it back.
         """
-        rules = self.work.rules
-        alive = [one for one in found if not one["dropped_by"]]
-        hashed = [
-            Hashed(one["id"], tuple(one["hashes"]), one["duration"], one["width"] * one["height"])
-            for one in alive
-            if one["hashes"]
-        ]
-        repeated = duplicates(hashed, rules.bits)
-        numbers = {name: np.array([one[name] for one in found], float) for name in ("width", "height", "duration")}
-        ids = [one["id"] for one in found]
-        sizes, lengths = buckets.plan(
-            ids, numbers["width"], numbers["height"], numbers["duration"], sizes=rules.sizes, lengths=rules.seconds
-        )
-        for scene, size, length in zip(found, sizes.tolist(), lengths.tolist(), strict=True):
-            scene["duplicate_of"] = repeated.get(scene["id"])
-            scene["duplicate"] = scene["id"] in repeated
-            scene["bucket"], scene["bucket_seconds"] = size, None if length != length else length
-        self.work.judge.judge(alive, Level.ALL)
-        for scene in found:
-            scene["kept"] = not scene["dropped_by"]
-        first = Counter(one["dropped_by"][0] for one in found if one["dropped_by"])
-        self.made.dropped = {name: first[name] for name in rules.filters if first[name]}
+        told = {"key": row["key"], "lineage": self.memory.survival(row), "given_up": why}
+        return Found(rows={GIVEN_UP.name: [told]})
 
-    def write_clips(self, files: Rows, found: Rows, form: export.Format, shard_mb: int) -> Rows:
+    def _tidy(self) -> None:
+        for stage in (*self.work.of_files, GIVEN_UP):
+            if self.new[stage.name]:
+                self.store.tidy(stage, self.files.texts("key"))
+        for stage in self.work.of_scenes:
+            if self.new[stage.name]:
+                self.store.tidy(stage, self.found.ids())
+
+    def write_clips(self, form: export.Format, shard_mb: int) -> None:
         """Clips of the scenes that are kept; those of scenes that cannot be cut are left out, and told."""
-        folder = self.made.folder
+        folder, found = self.made.folder, self.found
+        found.in_folder = form == "folder"
         clips = folder / export.CLIPS if form == "folder" else folder / WORK / export.CLIPS
-        wanted = [one for one in found if one["kept"]]
-        cut = self._cut(files, wanted, clips)
-        for scene in wanted:
-            row = cut[scene["id"]]
-            scene["clip_bytes"] = row["clip_bytes"]
-            if row["clip_fault"]:
-                scene["kept"], scene["dropped_by"] = False, ["export"]
-                self.made.faults.append(Fault(scene["id"], row["clip_fault"]))
-            scene["path"] = None if row["clip_fault"] or form == "shards" else f"{export.CLIPS}/{scene['id']}.mp4"
-        kept = [one for one in wanted if one["kept"]]
+        self._cut(clips)
+        for number, (name, fault) in found.clip_faults.items():
+            self.made.faults.append(Fault(name, fault))
+            if found.clip_bytes[number] < 0:
+                found.kept[number], found.not_cut[number] = False, True
         if form == "folder":
-            self.made.is_new |= export.write_folder(kept, folder)
+            self.made.is_new |= export.write_folder(found.rows(), folder)
             remove(folder / WORK / export.CLIPS)
         else:
-            self.made.is_new |= export.write_shards(kept, folder, clips, shard_mb)
-        return kept
+            self.made.is_new |= export.write_shards(found.rows(), folder, clips, shard_mb)
 
-    def _cut(self, files: Rows, wanted: Rows, clips: Path) -> dict[str, Row]:
-        """Rows of clips by scene; what could not be cut is tried again: the disk may have been full."""
-        known = self.store.rows(STAGE)
+    def _cut(self, clips: Path) -> None:
+        """Cut the clips that are not there; what could not be cut is tried again: the disk may have been full."""
+        found, missing, wanted = self.found, self.found.kept.copy(), int(self.found.kept.sum())
 
-        def is_there(scene: Row) -> bool:
-            row = known.get(scene["id"])
-            return (
-                row is not None
-                and row["lineage"] == STAGE.lineage(scene["clip_lineage"])
-                and row["clip_bytes"] is not None
-                and _size(clips / f"{scene['id']}{ENDING}") == row["clip_bytes"]
-            )
+        def note(number: int, name: str, row: Row) -> None:
+            if row["clip_bytes"] is not None:
+                found.clip_bytes[number] = row["clip_bytes"]
+            if fault := row["clip_fault"] or row["sound_fault"]:
+                found.clip_faults[number] = name, fault
 
-        missing: dict[str, Rows] = defaultdict(list)
-        count = 0
-        for scene in wanted:
-            if not is_there(scene):
-                missing[scene["raw_key"]].append(scene)
-                count += 1
-        tasks = (CutTask(file, missing[file["key"]], clips) for file in files if file["key"] in missing)
+        for file, some in self._by_file(found.kept):
+            known = self.store.of(STAGE, scenes.name_of(file["id"]))
+            for scene in some:
+                row = known.get(scene["id"])
+                if (
+                    row is not None
+                    and row["lineage"] == STAGE.lineage(scene["clip_lineage"])
+                    and row["clip_bytes"] is not None
+                    and _size(clips / f"{scene['id']}{ENDING}") == row["clip_bytes"]
+                    and not (self.retry and row["sound_fault"])
+                ):
+                    missing[scene["number"]] = False
+                    note(scene["number"], scene["id"], row)
+        count = int(missing.sum())
+        tasks = (CutTask(file, some, clips) for file, some in self._by_file(missing))
         begun, done = time.monotonic(), 0
         with _Waiting(self.store) as waiting:
             for task, result in self.engine.run(tasks, ClipWork()):
                 rows = [not_cut(scene, result) for scene in task.scenes] if isinstance(result, str) else result.rows
                 if not isinstance(result, str):
                     self.speeds.join(result.speeds)
-                known |= {row["key"]: row for row in rows}
+                for scene, row in zip(task.scenes, rows, strict=True):
+                    note(scene["number"], scene["id"], row)
                 waiting.add(STAGE, rows)
                 waiting.flush()
                 done += len(rows)
@@ -345,44 +349,44 @@ class _Run:
         if count:
             self.wall_s += time.monotonic() - begun
             self.made.is_new = True
-            self.store.tidy(STAGE, {scene["id"] for scene in wanted})
-        self.made.tallies.append(Tally(STAGE.name, count, len(wanted) - count, len(wanted)))
-        return known
+            self.store.tidy(STAGE, (scene["id"] for scene in found.rows()))
+        self.made.tallies.append(Tally(STAGE.name, count, wanted - count, wanted))
+
+    def _by_file(self, where: np.ndarray) -> Iterator[tuple[Row, Rows]]:
+        """Files with those of their scenes that are asked for."""
+        files = self.files.rows()
+        for key, some in itertools.groupby(self.found.rows(where), lambda scene: scene["raw_key"]):
+            yield next(file for file in files if file["key"] == key), list(some)
 
 
 class _Memory:
-    """What the store knows, as far as it fits: all but what is bulky."""
+    """What the store knows of each file."""
 
     def __init__(self, store: Store, work: FileWork) -> None:
         self._store, self._work = store, work
-        self._files = {stage.name: store.rows(stage) for stage in work.of_files}
-        self._scenes: dict[str, dict[str, dict[str, Row]]] = {}
-        for stage in work.of_scenes:
-            self._scenes[stage.name] = defaultdict(dict)
-            self.learn(stage, list(store.rows(stage).values()))
 
-    def learn(self, stage: Stage, rows: Rows) -> None:
-        """Remember rows, but for what is bulky in them."""
-        for row in rows:
-            if stage.name in self._files:
-                self._files[stage.name][row["key"]] = {
-                    name: value for name, value in row.items() if name not in stage.bulky
-                }
-            else:
-                self._scenes[stage.name][row["key"].rpartition("-")[0]][row["key"]] = row
+    def survival(self, row: Row) -> str:
+        """The lineage of a file's having been given up: of the file, and all that is done with it."""
+        stages = (*self._work.of_files, *self._work.of_scenes)
+        return GIVEN_UP.lineage(row["lineage"], *(stage.lineage() for stage in stages))
 
-    def seen(self, row: Row, used: Counter[str] | None = None) -> Seen | None:
+    def given_up(self, row: Row) -> str | None:
+        """Why no worker survives a file."""
+        known = self._store.of(GIVEN_UP, row["key"]).get(row["key"])
+        return None if known is None or known["lineage"] != self.survival(row) else known["given_up"]
+
+    def seen(self, row: Row, used: Counter[str] | None = None, *, retry: bool = False) -> Seen | None:
         """A file of which everything is known, else None.
 
         Args:
             row: Of ``ingest``.
             used: Counts the rows by stage.
+            retry: Whether what went wrong counts as not known.
         """
-        name = scenes.name_of(row["id"])
+        rows = self._rows(row, retry)
 
         def get(stage: Stage, key: str, lineage: str, given: Row) -> Row:
-            rows = self._files.get(stage.name) or self._scenes.get(stage.name, {}).get(name, {})
-            known = rows.get(key)
+            known = rows(stage).get(key)
             if known is None or known["lineage"] != lineage:
                 raise NotKnownError
             if used is not None:
@@ -394,17 +398,28 @@ class _Memory:
         except NotKnownError:
             return None
 
-    def of_file(self, row: Row) -> dict[str, dict[str, Row]]:
+    def of_file(self, row: Row, *, retry: bool) -> dict[str, dict[str, Row]]:
         """What is known of a file, with what is bulky."""
-        key, name = row["key"], scenes.name_of(row["id"])
-        known = {stage: {key: rows[key]} for stage, rows in self._files.items() if key in rows}
+        rows, key = self._rows(row, retry), row["key"]
+        known = {stage.name: rows(stage) for stage in (*self._work.of_files, *self._work.of_scenes)}
         signals = self._work.signals
-        if signals.name in known:
+        if key in known[signals.name]:
             try:
                 known[signals.name] = {key: known[signals.name][key] | self._store.bulky(signals, key)}
             except RequestError:  # damaged: it is found out again
                 del known[signals.name]
-        return known | {stage: rows[name] for stage, rows in self._scenes.items() if name in rows}
+        return {name: found for name, found in known.items() if found}
+
+    def _rows(self, row: Row, retry: bool) -> Callable[[Stage], dict[str, Row]]:
+        name, held = scenes.name_of(row["id"]), dict[str, dict[str, Row]]()
+
+        def rows(stage: Stage) -> dict[str, Row]:
+            if stage.name not in held:
+                found = self._store.of(stage, name if stage.is_of_scenes else row["key"])
+                held[stage.name] = {key: one for key, one in found.items() if not (retry and went_wrong(one))}
+            return held[stage.name]
+
+        return rows
 
 
 @dataclass(slots=True)
@@ -445,23 +460,14 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _raw_table(files: Rows) -> Any:
+def _raw_parts(files: Spool, extra: Any) -> Iterator[Any]:
     """The raw table; columns of a raw table that was the source stay as they were, but for what a run finds out."""
-    own = tables.RAW_COLUMNS
-    table = tables.table_of(files, own)
-    extra = list(dict.fromkeys(name for row in files for name in row["given"] if name not in own))
-    if extra:
-        pa, _ = arrow()
-        for name in extra:
-            table = table.append_column(name, pa.array([row["given"].get(name) for row in files]))
-    return table
-
-
-def _scene_table(found: Rows, rules: rule_files.Rules) -> Any:
-    gives = [name for one in measures.chosen(rules.measures) for name in one.gives]
-    columns = dict(tables.SCENE_COLUMNS) | dict.fromkeys(gives, "double")
-    rows = [{**one, "lineage": sorted(one["steps"].items())} for one in found]
-    return tables.table_of(rows, columns)
+    names = [] if extra is None else [name for name in extra.column_names if name not in tables.RAW_COLUMNS]
+    for table in files.tables([*tables.RAW_COLUMNS, "given_row"]):
+        places, table = table["given_row"], table.drop_columns(["given_row"])
+        for name in names:
+            table = table.append_column(extra.schema.field(name).with_nullable(True), extra[name].take(places))
+        yield table
 
 
 def _tell(made: Curated, rules: rule_files.Rules) -> None:
@@ -476,6 +482,7 @@ def _tell(made: Curated, rules: rule_files.Rules) -> None:
         "shots": asdict(rules.shots),
         "duplicate_bits": rules.bits,
         "measures": {one.name: _origin(one) for one in measures.chosen(rules.measures)},
+        **({"captions": asdict(rules.captions)} if rules.captions.is_on else {}),
         "throughput": made.throughput,
         "faults": [asdict(one) for one in made.faults],
     }

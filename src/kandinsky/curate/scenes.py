@@ -16,6 +16,12 @@ from kandinsky.curate.stages import Row, Rows, digest
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,80}")
 TEXTS = ("dataset_name", "source", "begins_with", "ends_with", "prompt", "container", "video_codec")
 TRUTHS = ("duplicate", "wrong_container")
+COUNTED = {"caption_count": "captions", "caption_faults": "caption_flags"}  # numbers of what a column lists
+# columns of scenes that are known of them, and stand in no table
+INNER = {
+    "raw_key": "string", "dataset_name": "string", "container": "string", "video_codec": "string",
+    "undecodable": "double", "wrong_container": "bool", "clip_lineage": "string", "steps": "map<string, string>",
+}  # fmt: skip
 
 
 def name_of(file_id: str) -> str:
@@ -119,3 +125,28 @@ def _counted(scene: Row, name: str) -> float | None:
         return len(scene["caption_flags"])
     value: float | None = scene.get(name)
     return value
+
+
+def column_in(table: Any, name: str) -> np.ndarray:
+    """A column that filters can name, of a table: numbers (NaN where missing), truth values, or texts (None)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if name in COUNTED:
+        counts = pc.fill_null(pc.list_value_length(table[COUNTED[name]]), 0)
+        found: np.ndarray = counts.to_numpy().astype(float)
+        return found
+    column = table[name]
+    if name in TEXTS:  # rows that say the same share one text
+        coded = column.combine_chunks().dictionary_encode()
+        coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
+        words = np.array([*coded.dictionary.to_pylist(), None], object)
+        return np.asarray(words[pc.fill_null(coded.indices, len(words) - 1).to_numpy(zero_copy_only=False)])
+    if name in TRUTHS:
+        return np.asarray(pc.fill_null(column, False).to_numpy(), bool)
+    return np.asarray(pc.cast(column, pa.float64()).to_numpy(), float)
+
+
+def no_column(name: str) -> np.ndarray:
+    """The column of no scenes."""
+    return np.zeros(0, object if name in TEXTS else bool if name in TRUTHS else float)

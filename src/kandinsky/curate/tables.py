@@ -9,13 +9,14 @@ lies in its file, its prompt, its measures, and whether it is kept. Any reader o
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
-from kandinsky.files import replacing
+from kandinsky.files import replaced, replacing
 from kandinsky.printing import escaped
 from kandinsky.train.data.arrow import arrow
 from kandinsky.weights.untrusted import first_line
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RAW, SCENES = "raw.parquet", "scenes.parquet"
+GROUP = 16384  # rows of a group
 CAPTION = "list<struct<text: string, language: string, length: string>>"
 # the first eleven are the columns of the makers' own table
 RAW_COLUMNS: Mapping[str, str] = {
@@ -71,6 +73,7 @@ SCENE_COLUMNS: Mapping[str, str] = {
     "captions": CAPTION,
     "caption_flags": "list<string>",
     "measure_faults": "list<string>",
+    "clip_fault": "string",
     "hashes": "list<uint64>",
     "duplicate_of": "string",
     "bucket": "string",
@@ -129,6 +132,46 @@ def write(table: pa.Table, path: Path, *, group: int | None = None) -> bool:
     return True
 
 
+def write_parts(path: Path, parts: Iterable[pa.Table], *, schema: pa.Schema | None = None, group: int = GROUP) -> bool:
+    """Write a table of which no more than a few groups of rows are in memory; the same file is left alone.
+
+    Args:
+        path: The file.
+        parts: Tables of one schema, one after the other.
+        schema: Theirs, for where there may be none.
+        group: Rows that are read at once.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        RequestError: The file cannot be written.
+    """
+    pa, parquet = arrow()
+
+    def write(part: Path) -> None:
+        writer: Any = None
+        waiting: list[Any] = []
+        try:
+            for table in parts:
+                writer = writer or parquet.ParquetWriter(part, table.schema, compression="zstd")
+                waiting.append(table)
+                if sum(len(one) for one in waiting) >= group:
+                    whole = pa.concat_tables(waiting)
+                    full = len(whole) - len(whole) % group
+                    writer.write_table(whole.slice(0, full), row_group_size=group)
+                    waiting = [whole.slice(full)]
+            if writer is None:
+                writer = parquet.ParquetWriter(part, schema, compression="zstd")
+            elif sum(len(one) for one in waiting):
+                writer.write_table(pa.concat_tables(waiting), row_group_size=group)
+        finally:
+            if writer is not None:
+                writer.close()
+
+    return replaced(path, write)
+
+
 def _is_same(table: pa.Table, path: Path) -> bool:
     try:
         return bool(read(path).equals(table))
@@ -162,6 +205,50 @@ def names(path: Path) -> list[str]:
     pa, parquet = arrow()
     try:
         return list(parquet.read_schema(path).names)
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
+
+
+def groups(path: Path) -> list[int]:
+    """The numbers of the rows behind each group of rows of a table.
+
+    Raises:
+        RequestError: It cannot be read.
+    """
+    pa, parquet = arrow()
+    try:
+        told = parquet.read_metadata(path)
+        counts = [told.row_group(number).num_rows for number in range(told.num_row_groups)]
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
+    return list(itertools.accumulate(counts))
+
+
+def read_group(path: Path, number: int, columns: Sequence[str]) -> pa.Table:
+    """One group of rows of a table.
+
+    Raises:
+        RequestError: It cannot be read.
+    """
+    pa, parquet = arrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            return file.read_row_group(number, list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
+
+
+def batches(path: Path, columns: Sequence[str] | None = None, *, rows: int = GROUP) -> Iterator[pa.Table]:
+    """A table, so many rows at a time.
+
+    Raises:
+        RequestError: It cannot be read.
+    """
+    pa, parquet = arrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(rows, columns=None if columns is None else list(columns)):
+                yield pa.Table.from_batches([batch])
     except (OSError, pa.ArrowException) as error:
         raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
 

@@ -81,13 +81,18 @@ def measure_stage(measure: measures.Measure) -> Stage:
 
     columns = dict.fromkeys(measure.gives, "double") | {"fault": "string"}
     return Stage(
-        measure.name, measure.revision, ("view",), columns, lambda batch: [values(row["view"]) for row in batch]
+        measure.name,
+        measure.revision,
+        ("view",),
+        columns,
+        lambda batch: [values(row["view"]) for row in batch],
+        is_of_scenes=True,
     )
 
 
 def hash_stage() -> Stage:
     """The stage that gives a scene its perceptual hashes."""
-    return Stage("hashes", "1", ("view",), {"hashes": "list<uint64>"}, _hashed)
+    return Stage("hashes", "1", ("view",), {"hashes": "list<uint64>"}, _hashed, is_of_scenes=True)
 
 
 def _hashed(batch: Rows) -> Rows:

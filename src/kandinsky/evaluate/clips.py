@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from kandinsky.errors import RequestError
+from kandinsky.model.values import Video
 
 MOST = 255.0
 EQUAL_DB = 99.0  # of clips without any difference
@@ -167,3 +168,18 @@ def _alike(clip_THWC: np.ndarray, other_THWC: np.ndarray) -> tuple[np.ndarray, n
             f"clips of shape {list(clip.shape)} and {list(other.shape)} cannot be compared: use equal ones"
         )
     return clip, other
+
+
+def damaged(clip: Video, blocks: int = 24) -> Video:
+    """A coarse copy of a clip for attention checks: large blocks of one colour, and every second frame stands still.
+
+    Args:
+        clip: The clip.
+        blocks: Blocks along the longer side.
+    """
+    frames = np.asarray(clip.frames)
+    T, H, W, _ = frames.shape
+    size = max(2, max(H, W) // blocks)
+    rows, columns = (np.minimum(np.arange(n) // size * size + size // 2, n - 1) for n in (H, W))
+    still = frames[np.arange(T) // 2 * 2]
+    return Video(np.ascontiguousarray(still[:, rows][:, :, columns]), fps=clip.fps, seed=0)

@@ -6,12 +6,16 @@ has read a prompt who is asked about looks alone.
 
 A set of clips is a folder: that of a run of `kandinsky evaluate`, or any folder of clips. Clips of different sets are
 about the same prompt if their files have the same name.
+
+Attention checks are pairs of a clip and a coarse copy of itself, between the others and shown like them: whoever
+prefers the copy did not look. Their votes stand in no comparison.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import random
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +36,8 @@ from kandinsky.media import recipe as recipes
 from kandinsky.printing import escaped, shortened
 
 MOST_PROMPTS, MOST_SETS, LONGEST_NAME = 10_000, 20, 100
+DAMAGED = "damaged copy"  # what stands in the place of a model in attention checks
+MOST_CHECKS, EVERY = 100, 10  # prompts that have one; pairs between two
 MOST_SHOWN = 250_000  # pairs that all annotators of a deal see together
 
 
@@ -67,6 +73,7 @@ class Study:
         owner: Whose key reads its report; empty: everybody on a server without keys.
         created: Seconds since 1970.
         count: Pairs that the first annotator sees in each phase.
+        checks: Prompts of attention checks, whose clip is the first model's.
     """
 
     id: str
@@ -81,6 +88,7 @@ class Study:
     owner: str = ""
     created: float = 0.0
     count: int = 0
+    checks: tuple[str, ...] = ()
 
     @property
     def questionnaire(self) -> Questionnaire:
@@ -93,7 +101,7 @@ class Study:
             seat: Which annotator, from 0, in the order in which they came.
         """
         deal, place = divmod(seat, self.seats)
-        return _dealt(self.prompts, self.models, self.seats, self.overlap, self.seed + deal)[place]
+        return _dealt(self.prompts, self.models, self.seats, self.overlap, self.seed + deal, self.checks)[place]
 
     def phase(self, name: str) -> Phase:
         """The phase of this name.
@@ -109,10 +117,16 @@ class Study:
 
 @functools.lru_cache(maxsize=2)  # a deal may be large
 def _dealt(
-    prompts: tuple[str, ...], models: tuple[str, ...], seats: int, overlap: int, seed: int
+    prompts: tuple[str, ...], models: tuple[str, ...], seats: int, overlap: int, seed: int, checked: tuple[str, ...]
 ) -> tuple[tuple[Pair, ...], ...]:
     names = [str(i) for i in range(seats)]
-    dealt = assign(prompts, models, names, overlap=overlap, seed=seed)
+    checks = [
+        pair
+        for prompt in checked
+        for pair in (Pair(prompt, models[0], DAMAGED, "left"), Pair(prompt, DAMAGED, models[0], "right"))
+    ]
+    every = min(EVERY, max(1, len(prompts) * math.comb(len(models), 2) * overlap // seats))
+    dealt = assign(prompts, models, names, overlap=overlap, checks=checks, every=every, seed=seed)
     return tuple(tuple(dealt[name]) for name in names)
 
 
@@ -161,6 +175,7 @@ def folders_in(root: Path) -> dict[str, Path]:
 def plan_study(
     study_id: str, name: str, sets: Sequence[ClipSet], *, questions: str = "simple", overlap: int = 5,
     seats: int | None = None, seed: int | None = None, limit: int | None = None, owner: str = "", created: float = 0.0,
+    checks: int = 0,
 ) -> tuple[Study, dict[tuple[str, str], Path], int]:  # fmt: skip
     """Plan a study of the prompts that all sets have.
 
@@ -175,6 +190,7 @@ def plan_study(
         limit: Only so many prompts, the first by name.
         owner: Whose key reads the report.
         created: Seconds since 1970.
+        checks: Prompts of attention checks, drawn from those of the study; 0 for none.
 
     Returns:
         The study; its clips by prompt and model; how many prompts were left out since a set lacks them.
@@ -188,6 +204,10 @@ def plan_study(
     if not 2 <= len(sets) <= MOST_SETS:
         raise RequestError(f"{len(sets)} sets of clips: compare 2 to {MOST_SETS}")
     names = [one.name for one in sets]
+    if DAMAGED in names:
+        raise RequestError(f"a set of clips is called `{DAMAGED}`, as attention checks are: give it another name")
+    if isinstance(checks, bool) or not isinstance(checks, int) or not 0 <= checks <= MOST_CHECKS:
+        raise RequestError(f"`{checks}` attention checks are not possible: use 0 to {MOST_CHECKS}")
     if len(set(names)) < len(names):
         twice = next(one for one in names if names.count(one) > 1)
         raise RequestError(f"two sets of clips are called `{twice}`: give one another name, as in NAME=FOLDER")
@@ -211,8 +231,9 @@ def plan_study(
     if seed is None:
         seed = secrets.randbelow(2**31)
     study = Study(
-        study_id, name.strip(), questions, tuple(names), tuple(common), texts, overlap, places, seed, owner, created
-    )
+        study_id, name.strip(), questions, tuple(names), tuple(common), texts, overlap, places, seed, owner, created,
+        checks=tuple(random.Random(seed).sample(common, min(checks, len(common)))),
+    )  # fmt: skip
     study = replace(study, count=len(study.pairs(0)))
     return study, {(key, one.name): one.clips[key] for one in sets for key in common}, left_out
 
@@ -247,8 +268,9 @@ def fitting_votes(study: Study, votes: Sequence[Vote]) -> list[Vote]:
         RequestError: A vote names another model, prompt, question or answer.
     """
     for i, one in enumerate(votes, 1):
-        if not {one.left, one.right} <= set(study.models):
-            odd = one.left if one.left not in study.models else one.right
+        known = {*study.models, *([DAMAGED] if one.prompt in study.checks else [])}
+        if not {one.left, one.right} <= known:
+            odd = one.left if one.left not in known else one.right
             raise RequestError(f"vote {i} is about `{shortened(odd)}`, which is none of the study's models")
         if one.prompt not in study.texts:
             raise RequestError(f"vote {i} is about prompt `{shortened(one.prompt)}`, which is none of the study's")
@@ -267,9 +289,11 @@ def report(study: Study, votes: Sequence[Vote]) -> dict[str, Any]:
 
     Returns:
         `votes`, `annotators`, `prompts`, `comparisons` (wins, ties, losses, net win rate with its interval, sign test),
-        `agreement` and `ranking` (Bradley–Terry on Elo's scale, and running Elo).
+        `agreement`, `ranking` (Bradley–Terry on Elo's scale, and running Elo), and `attention`: of each annotator who
+        met attention checks, how many answers preferred the whole clip, and how many there were.
     """
-    asked, counted = study.questionnaire, latest(votes)
+    asked, every = study.questionnaire, latest(votes)
+    counted = [one for one in every if DAMAGED not in (one.left, one.right)]
     comparisons = []
     for model, rival in combinations(study.models, 2):
         if any({one.left, one.right} == {model, rival} for one in counted):
@@ -302,7 +326,20 @@ def report(study: Study, votes: Sequence[Vote]) -> dict[str, Any]:
         "agreement": agreed,
         "ranking": [{**one, "elo": running[one["model"]]} for one in ranking],
         "problem": problem,
+        "attention": attention(study, every),
     }
+
+
+def attention(study: Study, votes: Sequence[Vote]) -> dict[str, dict[str, int]]:
+    """Answers to attention checks: by annotator, `right` ones and `all`."""
+    found: dict[str, dict[str, int]] = {}
+    for one in votes:
+        if DAMAGED in (one.left, one.right):
+            verdict = study.questionnaire.criterion(one.criterion).answer(one.choice).verdict
+            told = found.setdefault(one.annotator, {"right": 0, "all": 0})
+            told["all"] += 1
+            told["right"] += verdict > 0 if one.right == DAMAGED else verdict < 0
+    return found
 
 
 def report_table(study: Study, told: Mapping[str, Any]) -> str:
@@ -320,6 +357,10 @@ def report_table(study: Study, told: Mapping[str, Any]) -> str:
                 f"net {net} [{low}, {high}]"
             )
     lines += [f"{place}. {one['model']}" for place, one in enumerate(told["ranking"], 1)]
+    lines += [
+        f"attention checks of {name}: {one['right']} of {one['all']} answers preferred the whole clip"
+        for name, one in told["attention"].items()
+    ]
     return escaped("\n".join([*lines, *filter(None, [told["problem"]])]), keep="\n")
 
 

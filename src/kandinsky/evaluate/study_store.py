@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky.errors import RequestError
-from kandinsky.evaluate.studies import Study
+from kandinsky.evaluate.clips import damaged
+from kandinsky.evaluate.studies import DAMAGED, Study
 from kandinsky.evaluate.votes import Vote, latest
 from kandinsky.files import remove, replacing
 from kandinsky.jobs.sqlite_store import BUSY_S, FILE
 from kandinsky.media.bare import copy_bare
+from kandinsky.media.video import read_video, write_video
 from kandinsky.printing import escaped
 
 CLIPS = "study-clips"  # folder of copies, beside the tables
@@ -107,14 +109,21 @@ class StudyStore:
             "name": study.name, "questions": study.questions, "models": study.models, "prompts": study.prompts,
             "texts": study.texts, "overlap": study.overlap, "seats": study.seats, "seed": study.seed,
             "created": study.created, "pairs": study.count,
+            "checks": study.checks,
         }  # fmt: skip
         folder = self._clips / study.id
-        tokens = {key: secrets.token_urlsafe(16) for key in clips}
-        names = {key: f"{tokens[key]}{path.suffix.lower()}" for key, path in clips.items()}
+        coarse = {(prompt, DAMAGED): clips[prompt, study.models[0]] for prompt in study.checks}
+        tokens = {key: secrets.token_urlsafe(16) for key in (*clips, *coarse)}
+        names = {key: f"{tokens[key]}{path.suffix.lower()}" for key, path in {**clips, **coarse}.items()}
         self._clips.mkdir(mode=0o700, exist_ok=True)  # as everything in a store
         with replacing(folder, folder=True) as part:
             for key, path in clips.items():
                 copy_bare(path, part / names[key])
+            for key, path in coarse.items():
+                whole = part / f"coarse-{names[key]}"
+                write_video(damaged(read_video(path)), whole)
+                copy_bare(whole, part / names[key])
+                remove(whole)
         try:
             self._insert_study(study, facts, {key: (tokens[key], folder / name) for key, name in names.items()})
         except BaseException:
@@ -274,4 +283,5 @@ def _study(row: sqlite3.Row) -> Study:
     return Study(
         row["id"], facts["name"], facts["questions"], tuple(facts["models"]), tuple(facts["prompts"]), facts["texts"],
         facts["overlap"], facts["seats"], facts["seed"], row["owner"], facts["created"], facts["pairs"],
+        tuple(facts.get("checks", ())),
     )  # fmt: skip

@@ -347,6 +347,7 @@ class Way:
         by_distribution: Whether the student learns a distribution alone, and no path from noise.
         sampler: Whether the student is sampled by the sampler of few-step models.
         frames: Of a clip; several are made one after the other.
+        changes: What is different for a process of the teacher, by its name.
     """
 
     name: str
@@ -359,6 +360,11 @@ class Way:
     by_distribution: bool = False
     sampler: bool = True
     frames: int = 1
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def under(self, process: str) -> Way:
+        """The way for a process of the teacher."""
+        return dataclasses.replace(self, **self.changes.get(process, {}))
 
 
 def _guidance(bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
@@ -369,10 +375,10 @@ def _steps(settings: StepSettings, bench: Bench, teacher: Teacher, student: nn.M
     return StepObjective(bench.denoising, student, teacher, bench.world, settings)
 
 
-def _ladd(bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
+def _ladd(r1: float, bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
     with loop.seeded(1):
         discriminator = Discriminator(bench.denoising, teacher.network)
-    settings = LaddSettings(Times(mean=0.0, shift=1.0), r1=10.0)
+    settings = LaddSettings(Times(mean=0.0, shift=1.0), r1=r1)
     return LaddObjective(bench.denoising, student, discriminator, bench.world, bench.walk(4), settings)
 
 
@@ -388,11 +394,15 @@ def _dmd(gan: float, bench: Bench, teacher: Teacher, student: nn.Module) -> Obje
     return DmdObjective(student, matching, bench.world, bench.walk(2), settings, discriminator)
 
 
-def _self_forcing(settings: ForcingSettings, bench: Bench, teacher: Teacher, student: nn.Module) -> Objective:
+def _self_forcing(
+    settings: ForcingSettings, times: Times | None, bench: Bench, teacher: Teacher, student: nn.Module
+) -> Objective:
+    """With ``times`` where scores are compared the student walks as its teacher does, else as few-step models do."""
     matching = None
     if settings.loss == "dmd":
-        matching = Matching(bench.denoising, teacher, bench.student(), Times("uniform"), least=0.02, most=0.98)
-    rollout = Rollout(bench.walk(2, students=settings.loss == "dmd"), FRAMEWISE)
+        at = times or Times("uniform")
+        matching = Matching(bench.denoising, teacher, bench.student(), at, least=0.02, most=0.98)
+    rollout = Rollout(bench.walk(2, students=settings.loss == "dmd" and times is None), FRAMEWISE)
     return SelfForcingObjective(student, teacher, bench.world, rollout, settings, matching)
 
 
@@ -412,10 +422,23 @@ WAYS = (
     Way("regression, 4", partial(_steps, StepSettings("regression", (4,), parts=4)), training=300, sampler=False),
     Way(
         "LADD, 4",
-        _ladd,
+        partial(_ladd, 10.0),
         training=1000,
         by_distribution=True,
         settings={"lr": 1e-3, "updates": {"discriminator": _TWO["discriminator"]}},
+        # with these rates and the optimiser's momentum the two networks chase each other away
+        changes={
+            "v": {
+                "make": partial(_ladd, 100.0),
+                "training": 600,
+                "settings": {
+                    "lr": 1e-4,
+                    "betas": (0.0, 0.99),
+                    "ema": 0.99,
+                    "updates": {"discriminator": Change(lr=5e-4)},
+                },
+            }
+        },
     ),
     Way(
         "DMD2, 2",
@@ -435,7 +458,7 @@ WAYS = (
     ),
     Way(
         FORCED,
-        partial(_self_forcing, ForcingSettings("regression", parts=4)),
+        partial(_self_forcing, ForcingSettings("regression", parts=4), None),
         guidance=1.0,
         steps=2,
         training=200,
@@ -444,19 +467,28 @@ WAYS = (
     ),
     Way(
         "self-forcing by DMD, 2 a frame",
-        partial(_self_forcing, ForcingSettings("dmd", every=2)),
+        partial(_self_forcing, ForcingSettings("dmd", every=2), None),
         guidance=1.0,
         steps=2,
         training=300,
         frames=3,
         by_distribution=True,
         settings={"lr": 2e-4, "updates": {"fake": _TWO["fake"]}},
+        # two steps with fresh noise between them are a worse start than two of the teacher's own
+        changes={
+            "v": {
+                "make": partial(_self_forcing, ForcingSettings("dmd", every=2), Times("uniform", shift=3.0)),
+                "training": 150,
+                "sampler": False,
+            }
+        },
     ),
 )
 
 
 def distilled(way: Way, bench: Bench, out: Path) -> Row:
     """Distil in one way and measure."""
+    way = way.under(bench.process)
     measure = Measure(bench, way.guidance)
     if way.by_distribution and bench.world.frames == 1:
         bench = dataclasses.replace(bench, world=copy.copy(bench.world))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from kandinsky.ops.key_values import KeyValues
 from kandinsky.ops.packed import Size, laid, taken
 from kandinsky.text.store import join
 from kandinsky.train.branch import beside_of
-from kandinsky.train.times import to_levels
+from kandinsky.train.times import LEVELS, to_levels
 from kandinsky.train.work import done
 
 
@@ -113,6 +114,23 @@ class Denoising:
     def times(self, t: Tensor) -> Tensor:
         """Times as the schedule has them: those with discrete levels take the next one."""
         return t if self.is_flow else to_levels(t)
+
+    def as_noisy(self, u: Tensor) -> Tensor:
+        """Times at which noise has the share u of latent and noise together, as it has at time u of flow matching.
+
+        Times that are drawn to say how much noise there shall be mean the same for every schedule then: that of
+        CogVideoX has σ / (α + σ) = 0.11 at time 0.018.
+        """
+        if self.is_flow:
+            return u
+        apart = (self._noise_of_levels.to(u.device)[None] - u.flatten()[:, None]).abs()
+        return ((apart.argmin(1) + 1) / LEVELS).view(u.shape)
+
+    @cached_property
+    def _noise_of_levels(self) -> Tensor:
+        """The share of noise at each level of the schedule."""
+        signal, spread = (share.flatten() for share in self.shares(torch.arange(1, LEVELS + 1) / LEVELS))
+        return spread / (signal + spread)
 
     def noised(self, clean_BTHWC: Tensor, noise_BTHWC: Tensor, t: Tensor) -> Tensor:
         """Clean latents with as much noise as there is at time t, [B] or [B, T], one of each frame."""

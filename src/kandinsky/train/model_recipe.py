@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -30,11 +31,12 @@ from kandinsky.engine.parallel import demand_of
 from kandinsky.engine.request import Job, parse_size, resolve
 from kandinsky.engine.stages import states_of, tensors_of
 from kandinsky.errors import BackendError, KandinskyError, RequestError
-from kandinsky.files import local_path
+from kandinsky.files import local_path, remove
 from kandinsky.model.card import Card, Component, Source
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.family import Part
 from kandinsky.model.values import Request, TextEmbeddings
+from kandinsky.printing import counted
 from kandinsky.runtime.parallel.exchange import collect, shares, span, tell_tensors
 from kandinsky.runtime.placement import Precision
 from kandinsky.text.store import join
@@ -73,6 +75,8 @@ from kandinsky.weights.untrusted import shown
 from kandinsky.weights.write import write_state
 
 log = logging.getLogger(__name__)
+# for pairs, each of which has an empty prompt of its own
+NOTHING = TextEmbeddings(torch.zeros(1, 1, 1), torch.zeros(1, 1))
 MODEL, RANDOM = "model", "random"  # what a training begins with
 
 
@@ -472,13 +476,20 @@ class Prepared:
         scaling: The processes that train it together.
     """
 
-    def __init__(self, recipe: ModelRecipe, run: Run, find: Callable[[str], Sequence[Example]] = sources.find) -> None:
+    def __init__(
+        self,
+        recipe: ModelRecipe,
+        run: Run,
+        find: Callable[[str], Sequence[Example]] = sources.find,
+        together: int = 1,
+    ) -> None:
         """Read the model and its data.
 
         Args:
             recipe: What is trained.
             run: How.
             find: Gives the examples of the recipe's data source.
+            together: Of so many examples that follow each other, none is of use without the others.
 
         Raises:
             RequestError: The model cannot be trained this way, or the data cannot be read.
@@ -518,13 +529,10 @@ class Prepared:
                     f"`{recipe.part}` of `{card.id}` needs {what}, which data set `{shown(recipe.data.source)}` has "
                     "not: name the folder it was made of"
                 )
-            # of a kind that there is none of, the other's are never asked for
-            kinds = {row.frames == 1 for row in encoded.rows}
-            clip, still = (encoded.text("", still=one if one in kinds else not one) for one in (False, True))
-            self.examples, self.empty = EncodedExamples(encoded), Untold(clip, still)
+            self.examples, self.empty = EncodedExamples(encoded), empty_of(encoded)
             files = encoded.fingerprint
         else:
-            clips, self.empty = encode_together(self.context, examples, job, self.lesson)
+            clips, self.empty = encode_together(self.context, examples, job, self.lesson, together)
             self.examples, files = HeldClips(clips, self.empty), sources.fingerprint(examples)
         self.network = self._network()
         self.scaling = Scaling(recipe.scale, run.device, self._divisible(job))
@@ -586,8 +594,7 @@ class Prepared:
 
         def made() -> nn.Module:
             if start == RANDOM:
-                with loop.seeded(self.recipe.loop.seed):
-                    return bare_network(part, component, Path())
+                return drawn(lambda: bare_network(part, component, Path()), self.recipe.loop.seed, self.run.out)
             with torch.device("meta"):
                 network = bare_network(part, component, Path())
             load_into(network, Path(start), keymap=keymap_of(part))
@@ -689,6 +696,49 @@ class Prepared:
         return write_state(keymap.as_file({**state, **weights}), self.run.out / name, layout="official")
 
 
+def empty_of(encoded: EncodedDataset) -> Untold:
+    """Embeddings of the empty prompt of a data set; where each example has its own, they are never asked for."""
+    if encoded.has_own_texts:
+        return Untold(NOTHING, NOTHING)
+    # of a kind that there is none of, the other's are never asked for
+    kinds = {row.frames == 1 for row in encoded.rows}
+    clip, still = (encoded.text("", still=one if one in kinds else not one) for one in (False, True))
+    return Untold(clip, still)
+
+
+def drawn(build: Callable[[], nn.Module], seed: int, folder: Path) -> nn.Module:
+    """A network with seeded random weights, the same for any number of processes.
+
+    Of several processes on a machine one draws it and writes it down, and all map it from there, so that no other ever
+    holds the whole of it in float32.
+
+    Args:
+        build: Makes the network, with weights unless the default device is the meta device.
+        seed: Of the weights.
+        folder: Where a file may lie for a moment.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        with loop.seeded(seed):
+            return build()
+    hosts, rank = collect(platform.node(), HOST), dist.get_rank()
+    first = hosts.index(hosts[rank])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".start-{first}.safetensors"
+    if rank == first:
+        with loop.seeded(seed):
+            state = build().state_dict()
+        write_state(state, path, layout="official")
+        del state
+    collect(None, HOST)  # the file is there
+    with torch.device("meta"):
+        network = build()
+    load_into(network, path)
+    collect(None, HOST)  # what is mapped stays when its name is gone
+    if rank == first:
+        remove(path)
+    return network
+
+
 def learning(network: nn.Module) -> nn.Module:
     """Let all weights of a network learn; they stay in the types of their file until the loop takes them.
 
@@ -707,8 +757,21 @@ def _triggered(example: Example, trigger: str) -> Example:
     return replace(example, captions=captions)
 
 
-def encode(context: Context, examples: Sequence[Example], job: Job, lesson: Lesson) -> tuple[list[Clip], Untold]:
-    """Tensors and text embeddings of the examples, and the embeddings of the empty prompt."""
+def encode(
+    context: Context, examples: Sequence[Example], job: Job, lesson: Lesson, together: int = 1
+) -> tuple[list[Clip | str], Untold]:
+    """Tensors and text embeddings of the examples, and the embeddings of the empty prompt.
+
+    Args:
+        context: The model.
+        examples: Of each, as many files as the lesson has.
+        job: That is learned.
+        lesson: What is learned.
+        together: Of so many examples that follow each other, none is of use without the others.
+
+    Returns:
+        The examples; of one that cannot be used, why.
+    """
     shape, step = job.shape, context.card.clip.frame_step
     fps, most = lesson.clip(job)
     each = len(lesson.pairs) or 1  # files of an example
@@ -718,69 +781,97 @@ def encode(context: Context, examples: Sequence[Example], job: Job, lesson: Less
         size: dict[str, Any] = {"width": shape.width, "height": shape.height, "fps": fps, "step": step}
         return [sources.frames(example, **size, most=most) for example in group]
 
-    made = []
+    made = list[dict[str, Tensor] | str]()
     with ExitStack() as held:
         for name in lesson.encoders:
             if name in context.card.components:
                 held.enter_context(context.placement.hold(name))
         for group in groups:
-            tensors = {name: x.float().cpu() for name, x in lesson.encode(context, *frames(group)).items()}
-            made.append(tensors)
-    clips, own = [], None
+            try:
+                shown = frames(group)
+            except RequestError as error:
+                log.warning("left out: %s", error)
+                made.append(str(error))
+                continue
+            made.append({name: x.float().cpu() for name, x in lesson.encode(context, *shown).items()})
+    for start in range(0, len(made), together):
+        if whys := [one for one in made[start : start + together] if isinstance(one, str)]:
+            made[start : start + together] = [whys[0]] * together
+    clips, own = list[Clip | str](), None
     with context.placement.hold("text"):
         for group, tensors in zip(groups, made, strict=True):
+            if isinstance(tensors, str):
+                clips.append(tensors)
+                continue
             # of clips only the number of frames is asked for; of pairs the text encoder sees the images
             shown = frames(group) if lesson.pairs else [np.empty((tensors[LATENT].shape[1], 0, 0, 3), np.uint8)]
             texts = [lesson.text(context, one.text, *shown).to("cpu", torch.float32) for one in group[0].captions]
             own = lesson.text(context, "", *shown).to("cpu", torch.float32) if lesson.pairs else None
             others = {name: x for name, x in tensors.items() if name != LATENT}
             clips.append(Clip(tensors[LATENT], texts, group[0].captions, others, own))
-        nothing = TextEmbeddings(torch.zeros(1, 1, 1), torch.zeros(1, 1))  # of pairs each has one of its own
         clip, still = (
-            nothing if lesson.pairs else lesson.text(context, "", np.empty((count, 0, 0, 3), np.uint8))
+            NOTHING if lesson.pairs else lesson.text(context, "", np.empty((count, 0, 0, 3), np.uint8))
             for count in (2, 1)
         )
     return clips, Untold(clip.to("cpu", torch.float32), still.to("cpu", torch.float32))
 
 
 def encode_together(
-    context: Context, examples: Sequence[Example], job: Job, lesson: Lesson
+    context: Context, examples: Sequence[Example], job: Job, lesson: Lesson, together: int = 1
 ) -> tuple[list[Clip], Untold]:
-    """As ``encode``; of several processes each encodes its share of the examples, and all get the whole.
+    """As ``encode``, without those that cannot be used; several processes each encode a share, and all get the whole.
 
     Raises:
-        RequestError: One of them cannot use an example; raised in all.
+        RequestError: None can be used, or the encoders cannot be; raised in all processes.
     """
+    each = len(lesson.pairs) or 1  # files of an example
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return encode(context, examples, job, lesson)
-    rank, world, each = dist.get_rank(), dist.get_world_size(), len(lesson.pairs) or 1
-    counts = shares(len(examples) // each, world)
+        clips, empty = encode(context, examples, job, lesson, together)
+        return _usable(clips), empty
+    rank, world = dist.get_rank(), dist.get_world_size()
+    counts = [one * together for one in shares(len(examples) // each // together, world)]
     spans = [span(counts, place) for place in range(world)]
     parts = [examples[one.start * each : one.stop * each] for one in spans]
-    clips, empty, problem = list[Clip](), None, None
+    mine, nothing, problem = list[Clip | str](), None, None
     try:
-        clips, empty = encode(context, parts[rank], job, lesson)
+        mine, nothing = encode(context, parts[rank], job, lesson, together)
     except KandinskyError as error:
         problem = str(error)
-    if problems := [one for one in collect(problem, HOST) if one is not None]:
+    told = collect((problem, [clip if isinstance(clip, str) else None for clip in mine]), HOST)
+    if problems := [one for one, _ in told if one is not None]:
         raise RequestError(problems[0])
-    assert empty is not None
+    assert nothing is not None
     names = [name for name in lesson.tensors if name != LATENT]
-    found: list[Clip] = []
+    found: list[Clip | str] = []
     for place, part in enumerate(parts):
         flat: list[Tensor | None] = []
-        for clip in clips if place == rank else ():
-            flat += [clip.latent, *(clip.tensors[name] for name in names), *tensors_of(*clip.texts, clip.empty)]
+        for clip in mine if place == rank else ():
+            if not isinstance(clip, str):
+                flat += [clip.latent, *(clip.tensors[name] for name in names), *tensors_of(*clip.texts, clip.empty)]
         made = iter(tell_tensors(flat if place == rank else None, place, HOST))
-        for example in part[::each]:
+        for example, why in zip(part[::each], told[place][1], strict=True):
+            if why is not None:
+                found.append(why)
+                continue
             latent, *others = (next(made) for _ in range(1 + len(names)))
             texts = [[next(made) for _ in range(3)] for _ in range(len(example.captions) + 1)]
-            told = [None if text[0] is None else states_of(text) for text in texts]
+            states = [None if text[0] is None else states_of(text) for text in texts]
             assert latent is not None
             tensors = {name: x for name, x in zip(names, others, strict=True) if x is not None}
-            captioned = [text for text in told[:-1] if text is not None]
-            found.append(Clip(latent, captioned, example.captions, tensors, told[-1]))
-    return found, empty
+            captioned = [text for text in states[:-1] if text is not None]
+            found.append(Clip(latent, captioned, example.captions, tensors, states[-1]))
+    return _usable(found), nothing
+
+
+def _usable(clips: Sequence[Clip | str]) -> list[Clip]:
+    """Those that can be used; how many are left out is told. Raises: RequestError if there are none."""
+    found = [clip for clip in clips if not isinstance(clip, str)]
+    whys = [clip for clip in clips if isinstance(clip, str)]
+    if whys:
+        log.warning("%d of %s cannot be used", len(whys), counted(len(clips), "example"))
+    if not found:
+        raise RequestError(f"nothing is left of the data: {whys[0]}")
+    return found
 
 
 def check(recipe: ModelRecipe, card: Card, processes: int = 1) -> None:

@@ -227,7 +227,7 @@ def train(recipe: PreferenceRecipe, run: Run) -> Path:
         RequestError: The model cannot be trained this way, or the pairs cannot be read.
         WeightsError: Weights are missing or broken.
     """
-    ready = Prepared(recipe, run, pairs.find)
+    ready = Prepared(recipe, run, pairs.find, together=2)
     names = None
     if isinstance(ready.examples, EncodedExamples):
         names = [row.name for row in ready.examples.dataset.rows]

@@ -64,6 +64,7 @@ class ClipRow:
         captions: What it shows.
         shape: Of its latent, (T, H, W, C).
         others: Shapes of its further tensors, by name.
+        digest: Of the example.
     """
 
     name: str
@@ -73,6 +74,7 @@ class ClipRow:
     captions: tuple[Caption, ...]
     shape: Shape
     others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    digest: str = ""
 
 
 class EncodedDataset(Sequence[ClipRow]):
@@ -164,6 +166,17 @@ class EncodedDataset(Sequence[ClipRow]):
         mask = None if row["mask"] is None else self._tensor(row, "mask", file, text[:60])
         return TextEmbeddings(tokens, pooled, mask)
 
+    @property
+    def has_own_texts(self) -> bool:
+        """Whether embeddings belong to an example, since the text encoder saw it."""
+        return bool(self.manifest.get("own_texts"))
+
+    def text_of(self, index: int, text: str) -> TextEmbeddings:
+        """The embeddings of a caption of an example, of the empty prompt for an empty one. See ``text``."""
+        row = self.rows[index]
+        key = own_text(row.name, row.digest, text) if self.has_own_texts else text
+        return self.text(key, still=row.frames == 1)
+
     def check_model(self, card: Card, digests: Mapping[str, str] | None = None) -> None:
         """Refuse the data of another model's encoders.
 
@@ -235,7 +248,9 @@ class EncodedDataset(Sequence[ClipRow]):
             captions = tuple(Caption(one["text"], one["language"], one["length"]) for one in row["captions"])
             T, H, W, C = row[f"{LATENT}_shape"][-4:]
             others = {name: tuple(row[f"{name}_shape"]) for name in self.manifest["tensors"] if name != LATENT}
-            return ClipRow(row["name"], row["width"], row["height"], row["frames"], captions, (T, H, W, C), others)
+            return ClipRow(
+                row["name"], row["width"], row["height"], row["frames"], captions, (T, H, W, C), others, row["digest"]
+            )
 
     def _tensor(self, row: Mapping[str, Any], name: str, file: str, what: str) -> Tensor:
         with self._reading(file):
@@ -262,6 +277,11 @@ class EncodedDataset(Sequence[ClipRow]):
 
 
 # -- manifest ----------------------------------------------------------------------------------------------------------
+
+
+def own_text(name: str, digest: str, text: str) -> str:
+    """What a caption of an example is stored under, where its embeddings are of no other."""
+    return f"{name}\n{digest}\n{text}"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

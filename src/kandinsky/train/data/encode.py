@@ -7,6 +7,7 @@ not. Examples that are new or changed are encoded into further files.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -34,10 +35,12 @@ from kandinsky.model.task import TrainingExamples
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.printing import escaped
 from kandinsky.runtime.placement import networks
+from kandinsky.train import pairs
 from kandinsky.train.checkpoint import locked
 from kandinsky.train.data import dataset
 from kandinsky.train.data.arrow import arrow
-from kandinsky.train.data.clips import Cutting, cut
+from kandinsky.train.data.captions import Caption
+from kandinsky.train.data.clips import Bucket, Cutting, cut
 from kandinsky.train.data.dataset import CLIPS, JOURNAL, LATENT, MANIFEST, TEXTS, packed
 from kandinsky.train.data.prefetch import prefetched
 from kandinsky.train.data.sources import Captions, Example, Fault, Faults, find
@@ -68,8 +71,35 @@ class Encoded:
     skipped: tuple[Fault, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two images of one caption, as an example: the one that is made, and the one that is given."""
+
+    first: Example
+    second: Example
+
+    @property
+    def name(self) -> str:
+        """Of the first."""
+        return self.first.name
+
+    @property
+    def captions(self) -> tuple[Caption, ...]:
+        """Of the first."""
+        return self.first.captions
+
+    def digest(self) -> str:
+        """A hash of both. Raises: RequestError where a file cannot be read."""
+        return hashlib.sha256(f"{self.first.digest()} {self.second.digest()}".encode()).hexdigest()[:32]
+
+
 class Encoding(Protocol):
     """How examples of a task become tensors; ``cut`` runs in other processes, so it can be pickled."""
+
+    @property
+    def has_own_texts(self) -> bool:
+        """Whether the text encoder sees an example beside its caption."""
+        ...
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -85,7 +115,7 @@ class Encoding(Protocol):
         """What decides the numbers, besides the encoders."""
         ...
 
-    def cut(self, example: Example) -> Mapping[str, np.ndarray]:
+    def cut(self, example: Any) -> Mapping[str, np.ndarray]:
         """Decode an example. Raises: RequestError for one that cannot be used."""
         ...
 
@@ -97,8 +127,10 @@ class Encoding(Protocol):
         """The tensors of what was decoded."""
         ...
 
-    def text(self, context: Context, caption: str, *, still: bool) -> TextEmbeddings:
-        """Embeddings of a caption."""
+    def text(
+        self, context: Context, caption: str, *, still: bool, shown: Mapping[str, np.ndarray] | None = None
+    ) -> TextEmbeddings:
+        """Embeddings of a caption, beside the example where ``has_own_texts``."""
         ...
 
 
@@ -108,6 +140,7 @@ class ClipEncoding:
 
     cutting: Cutting
     lesson: Lazy[Lesson] | None = None
+    has_own_texts: bool = False
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -140,11 +173,58 @@ class ClipEncoding:
         with context.placement.hold("vae") as vae:
             return {LATENT: vae.encode(unit.to(context.placement.device("vae")))}
 
-    def text(self, context: Context, caption: str, *, still: bool) -> TextEmbeddings:
+    def text(
+        self, context: Context, caption: str, *, still: bool, shown: Mapping[str, np.ndarray] | None = None
+    ) -> TextEmbeddings:
         """Of the text encoder, asked as in generation."""
         with context.placement.hold("text") as encoder:
             made: TextEmbeddings = encoder.encode([caption], still=still)
             return made
+
+
+@dataclass(frozen=True, slots=True)
+class PairEncoding:
+    """Pairs of images, both cut to the size that the first one gets; the text encoder sees them beside the caption."""
+
+    cutting: Cutting
+    lesson: Lazy[Lesson]
+    has_own_texts: bool = True
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """What the lesson makes of a pair."""
+        return self.lesson().tensors
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Networks that make them."""
+        return self.lesson().encoders
+
+    def settings(self) -> dict[str, Any]:
+        """Sizes."""
+        return asdict(self.cutting)
+
+    def cut(self, example: Pair) -> dict[str, np.ndarray]:
+        """Both images, [1, H, W, 3] uint8."""
+        first = cut(example.first, self.cutting)[:1]
+        size = Cutting((Bucket(first.shape[2], first.shape[1]),), self.cutting.fps, self.cutting.step, (1,))
+        return {"first": first, "second": cut(example.second, size, enlarge=True)[:1]}
+
+    def size(self, made: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
+        """Of the first image."""
+        T, H, W, _ = made["first"].shape
+        return W, H, T
+
+    def encode(self, context: Context, made: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """The lesson's tensors."""
+        return self.lesson().encode(context, made["first"], made["second"])
+
+    def text(
+        self, context: Context, caption: str, *, still: bool, shown: Mapping[str, np.ndarray] | None = None
+    ) -> TextEmbeddings:
+        """The lesson's embeddings, beside the images."""
+        assert shown is not None
+        return self.lesson().text(context, caption, shown["first"], shown["second"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +234,7 @@ class TaskEncoding:
     card: Card
     seconds: float | None
     encoders: tuple[str, ...] = ("vae",)
+    has_own_texts: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a length that is none. Raises: RequestError."""
@@ -189,7 +270,9 @@ class TaskEncoding:
         """The task's tensors."""
         return self.examples.encode(context, made)
 
-    def text(self, context: Context, caption: str, *, still: bool) -> TextEmbeddings:
+    def text(
+        self, context: Context, caption: str, *, still: bool, shown: Mapping[str, np.ndarray] | None = None
+    ) -> TextEmbeddings:
         """The task's embeddings; nothing is still here."""
         return self.examples.text(context, caption)
 
@@ -243,12 +326,19 @@ def encode(
     options = options or RunOptions()
     found = catalogue.source_of(model, weights=options.weights)
     encoding = encoding_of(found.card, sizes, seconds, seed=seed)
-    examples = find(source, captions=captions, faults=faults)
+    examples: Sequence[Example | Pair]
+    refused: Sequence[Fault] = ()
+    if isinstance(encoding, PairEncoding):
+        files = pairs.find(str(source), encoding.lesson().pairs)
+        examples = [Pair(*both) for both in zip(files[::2], files[1::2], strict=True)]
+    else:
+        examples = there = find(source, captions=captions, faults=faults)
+        refused = there.faults
     folder = local_path(out, "data set")
     check_writable(folder)
     with locked(folder):
         run = _Run(folder, found, encoding, store, shard_mb << 20, workers, options)
-        return run(examples, examples.faults, on_progress or (lambda done, total: None))
+        return run(examples, refused, on_progress or (lambda done, total: None))
 
 
 def encoding_of(card: Card, sizes: Sequence[str], seconds: Sequence[float], *, seed: int = 0) -> Encoding:
@@ -257,16 +347,14 @@ def encoding_of(card: Card, sizes: Sequence[str], seconds: Sequence[float], *, s
     Raises:
         RequestError: The model does not support a size or length, or its examples are not clips with captions.
     """
-    if card.does.text_sees_image:
-        raise RequestError(
-            f"`{card.id}` learns from pairs of images whose prompts are embedded with the image, which a data set does "
-            "not hold: name the folder of pairs in the recipe, it is encoded when the training begins"
-        )
+    lesson = card.does.lessons.get("dit")
+    if lesson is not None and lesson().pairs:
+        return PairEncoding(Cutting.of(card, sizes, seconds, seed=seed), lesson)
     if card.does.examples is not None:
         if sizes or len(seconds) > 1:
             raise RequestError(f"`{card.id}` takes videos of any size and one length at most: leave sizes out")
         return TaskEncoding(card, seconds[0] if seconds else None)
-    return ClipEncoding(Cutting.of(card, sizes, seconds, seed=seed), card.does.lessons.get("dit"))
+    return ClipEncoding(Cutting.of(card, sizes, seconds, seed=seed), lesson)
 
 
 @dataclass
@@ -281,13 +369,14 @@ class _Run:
     workers: int
     options: RunOptions
     digests: dict[str, str] = field(default_factory=dict)
+    owners: dict[str, tuple[str, tuple[str, str]]] = field(default_factory=dict)  # of texts of one example alone
 
-    def __call__(self, examples: Sequence[Example], refused: Sequence[Fault], tell: OnProgress) -> Encoded:
+    def __call__(self, examples: Sequence[Example | Pair], refused: Sequence[Fault], tell: OnProgress) -> Encoded:
         sweep(self.folder)
         journal = _Journal(self.folder / JOURNAL)
         before = self._check_settings(journal)
         skipped = list(refused)
-        here: dict[tuple[str, str], Example] = {}
+        here: dict[tuple[str, str], Example | Pair] = {}
         for example in examples:
             try:
                 here[example.name, example.digest()] = example
@@ -323,7 +412,7 @@ class _Run:
         return self._summary(journal, here, skipped, len(journal.done) - added)
 
     def _encode_clips(
-        self, context: Context, journal: _Journal, todo: Mapping[tuple[str, str], Example], tell: OnProgress
+        self, context: Context, journal: _Journal, todo: Mapping[tuple[str, str], Example | Pair], tell: OnProgress
     ) -> None:
         rows, held = list[dict[str, Any]](), 0
         skipped = list[tuple[str, str, str]]()
@@ -366,13 +455,19 @@ class _Run:
                 tell(number, len(todo))
         finish()
 
-    def _encode_texts(self, context: Context, journal: _Journal, here: Mapping[tuple[str, str], Example]) -> None:
+    def _encode_texts(
+        self, context: Context, journal: _Journal, here: Mapping[tuple[str, str], Example | Pair]
+    ) -> None:
         wanted = self._texts_of(key for key in journal.done if key in here)
         todo = [one for one in wanted if one not in journal.texts]
         schema = dataset.text_schema()
         rows, held = list[dict[str, Any]](), 0
+        shown: tuple[tuple[str, str] | None, Mapping[str, np.ndarray] | None] = None, None
         for number, (text, still) in enumerate(todo, 1):
-            made = self.encoding.text(context, text, still=still)
+            caption, owner = self.owners.get(text, (text, None))
+            if owner is not None and owner != shown[0]:
+                shown = owner, self.encoding.cut(here[owner])
+            made = self.encoding.text(context, caption, still=still, shown=shown[1])
             tensors = {
                 "tokens": self._stored(made.tokens_BLC), "pooled": self._stored(made.pooled_BC), "mask": made.mask_BL
             }  # fmt: skip
@@ -400,8 +495,12 @@ class _Run:
         for entry in _Journal(self.folder / JOURNAL).files(CLIPS):
             for row in _captions(self.folder / entry["file"]):
                 if (row["name"], row["digest"]) in chosen:
-                    still = row["frames"] == 1
-                    wanted |= dict.fromkeys([("", still), *((one["text"], still) for one in row["captions"])])
+                    still, texts = row["frames"] == 1, ["", *(one["text"] for one in row["captions"])]
+                    if self.encoding.has_own_texts:
+                        own = {dataset.own_text(row["name"], row["digest"], text): text for text in texts}
+                        self.owners |= {name: (text, (row["name"], row["digest"])) for name, text in own.items()}
+                        texts = list(own)
+                    wanted |= dict.fromkeys((text, still) for text in texts)
         return list(wanted)
 
     def _write(self, journal: _Journal, kind: str, rows: Sequence[Mapping[str, Any]], schema: Any) -> dict[str, Any]:
@@ -451,7 +550,12 @@ class _Run:
         return manifest
 
     def _manifest(
-        self, journal: _Journal, here: Mapping[tuple[str, str], Example], refused: Sequence[Fault], *, complete: bool
+        self,
+        journal: _Journal,
+        here: Mapping[tuple[str, str], Example | Pair],
+        refused: Sequence[Fault],
+        *,
+        complete: bool,
     ) -> dict[str, Any]:
         encoders = dataset.encoders_of(self.source.card)
         for part, digest in self.digests.items():
@@ -467,6 +571,7 @@ class _Run:
             "spatial": clip.spatial,
             "channels": clip.channels,
             "tensors": list(self.encoding.tensors),
+            **({"own_texts": True} if self.encoding.has_own_texts else {}),
             "encoders": encoders,
             "settings": self._settings(),
             "files": {
@@ -477,19 +582,21 @@ class _Run:
             "skipped": [asdict(fault) for fault in self._all_skipped(journal, here, refused)],
         }
 
-    def _finish(self, journal: _Journal, here: Mapping[tuple[str, str], Example], refused: Sequence[Fault]) -> None:
+    def _finish(
+        self, journal: _Journal, here: Mapping[tuple[str, str], Example | Pair], refused: Sequence[Fault]
+    ) -> None:
         if not self.digests:  # nothing was loaded: what was written stays true
             encoders = dataset.read_manifest(self.folder)["encoders"]
             self.digests = {part: entry["digest"] for part, entry in encoders.items()}
         dataset.write_manifest(self.folder, self._manifest(journal, here, refused, complete=True))
 
     def _all_skipped(
-        self, journal: _Journal, here: Mapping[tuple[str, str], Example], refused: Sequence[Fault]
+        self, journal: _Journal, here: Mapping[tuple[str, str], Example | Pair], refused: Sequence[Fault]
     ) -> tuple[Fault, ...]:
         return (*refused, *(Fault(*one) for key, one in journal.skipped.items() if key in here))
 
     def _summary(
-        self, journal: _Journal, here: Mapping[tuple[str, str], Example], refused: Sequence[Fault], added: int
+        self, journal: _Journal, here: Mapping[tuple[str, str], Example | Pair], refused: Sequence[Fault], added: int
     ) -> Encoded:
         clips = sum(key in here for key in journal.done)
         return Encoded(self.folder, clips, len(journal.texts), added, self._all_skipped(journal, here, refused))
@@ -545,7 +652,7 @@ class _Journal:
         self.entries.append(entry)
 
 
-def _decoded(encoding: Encoding, example: Example) -> Mapping[str, np.ndarray] | Fault:
+def _decoded(encoding: Encoding, example: Example | Pair) -> Mapping[str, np.ndarray] | Fault:
     """What an example is, or why it is left out; for workers."""
     try:
         return encoding.cut(example)

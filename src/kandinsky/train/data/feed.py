@@ -95,8 +95,7 @@ class EncodedExamples:
     def example(self, place: int, index: int, caption: Caption | None) -> Loaded:
         """Latent and embeddings. Raises: RequestError for a damaged file."""
         text = "" if caption is None else caption.text
-        still = self.dataset.rows[index].frames == 1
-        return Loaded(place, index, caption, self.dataset.load(index), self.dataset.text(text, still=still))
+        return Loaded(place, index, caption, self.dataset.load(index), self.dataset.text_of(index, text))
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ class DmdObjective(Objective):
         drawn = self.settings.renoise.draw(
             rng, batch.numbers, batch.total, shift=self.denoising.shift, stream="renoise"
         )
-        t = self.denoising.times(drawn).to(clean.device)
+        t = self.denoising.as_noisy(drawn).to(clean.device)
         noisy = self.denoising.noised(clean, batch.noise(rng, "renoise"), t)
         found: dict[str, Tensor] = self.discriminator(noisy, t, batch.given)
         return found

@@ -56,7 +56,7 @@ class LaddSettings:
 
     Attributes:
         renoise: Noise of real and made latents before the discriminator sees them; mostly nearly clean, as the report
-            of Kandinsky 5 gives it.
+            of Kandinsky 5 gives it; times of flow matching, which other schedules take as shares of noise.
         at_student_time: Instead, noise as much as the student was given; what it was given is the real example, as the
             drawing of Kandinsky 4 Flash shows. Examples of which nothing but noise is left there are noised as
             ``renoise`` says, the real ones anew: of noise alone there is nothing to tell.
@@ -172,7 +172,7 @@ class LaddObjective(Objective):
     def _time(self, made: Made, batch: Batch, rng: Rng) -> Tensor:
         times = self.settings.renoise
         drawn = times.draw(rng, batch.numbers, batch.total, shift=self.denoising.shift, stream="renoise")
-        renoised = self.denoising.times(drawn).to(made.t)
+        renoised = self.denoising.as_noisy(drawn).to(made.t)
         if not self.settings.at_student_time:
             return renoised
         return torch.where(self._shows(made.t).flatten(), made.t, renoised)
