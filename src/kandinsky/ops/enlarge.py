@@ -84,7 +84,7 @@ def convolve_doubled(x: Tensor, weight: Tensor, bias: Tensor | None, axes: tuple
     out: Tensor | None = None
     for phases in product(*(_PHASES[axes[dim - 2]] for dim in dims)):
         # sums of weights are rounded once
-        kernel, seen = weight.float(), x
+        kernel, seen = weight.to(torch.promote_types(weight.dtype, torch.float32)), x
         for dim, phase in zip(dims, phases, strict=True):
             kernel = phase.of(kernel, dim)
             seen = seen.narrow(dim, phase.offset, sizes[dim - 2] // 2 + 1)

@@ -166,7 +166,8 @@ def _moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
     First of each channel, which the processor does side by side, then of the group's channels by Chan's rule.
     """
-    rows = x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1]).float()
+    rows = x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     means = rows.mean(0)
     squares = (rows - means).square_().sum(0)
     each = means.double().view(groups, -1)
@@ -184,11 +185,12 @@ class _Norm:
         deviation = (stats.squares / stats.count + norm.eps).rsqrt().repeat_interleave(each)
         scale = deviation * norm.weight.double()
         shift = norm.bias.double() - stats.mean.repeat_interleave(each) * scale
-        self.scale, self.shift = (t.float()[None, :, None, None, None] for t in (scale, shift))
+        self.type = torch.promote_types(norm.weight.dtype, torch.float32)
+        self.scale, self.shift = (t.to(self.type)[None, :, None, None, None] for t in (scale, shift))
         self.act = act
 
     def __call__(self, x: Tensor) -> Tensor:
-        normed = torch.addcmul(self.shift, x.float(), self.scale).to(x.dtype)
+        normed = torch.addcmul(self.shift, x.to(self.type), self.scale).to(x.dtype)
         return normed if self.act is None else self.act(normed)
 
 
