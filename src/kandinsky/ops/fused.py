@@ -53,7 +53,7 @@ def modulated(x_BSD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor, eps: float) -
 
 
 def gated(x_BSD: Tensor, gate_BTD: Tensor, update_BSD: Tensor) -> Tensor:
-    """x + gate·update, rounded to the type of x; the gate is of each clip or of each frame.
+    """The sum of x and gate·update, rounded to the type of x; the gate is of each clip or of each frame.
 
     The update is overwritten where that is faster.
     """
