@@ -116,7 +116,7 @@ def gathered(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) 
 
 
 class _Gatherer:
-    """``index_select`` of keys and values in turn, into memory that is used again: new memory costs more than the copy."""
+    """``index_select`` of keys and values in turn, into memory used again: new memory costs more than a copy."""
 
     def __init__(self) -> None:
         self._held: list[Tensor | None] = [None, None]

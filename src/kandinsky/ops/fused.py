@@ -1,5 +1,4 @@
-"""What stands between a transformer's products, each in one pass over the tokens: norm and modulation, gate and sum,
-the heads' norm and rotation.
+"""What stands between a transformer's products: norm and modulation, gate and sum, heads' norm and rotation.
 
 All are islands (``ops/precision.py``): float32 arithmetic, rounded once to the type of the tokens. Each has a plain
 form, which is the definition, has gradients and can be compiled; and one for processors without gradients, which writes

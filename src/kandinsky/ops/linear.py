@@ -76,10 +76,10 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         _ONEDNN
         and x.is_cpu
         and x.dtype is weight.dtype
+        and (LIBRARY.get(x.dtype) or usual(x.dtype)) == "onednn"
         and _computes(x.dtype)
         and type(weight) in (Tensor, nn.Parameter)  # cut and quantised weights have products of their own
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled(x.device.type)  # which rounds what goes through F.linear
         and not torch.compiler.is_compiling()
-        and (LIBRARY.get(x.dtype) or usual(x.dtype)) == "onednn"
     )
