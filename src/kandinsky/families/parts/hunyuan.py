@@ -118,7 +118,7 @@ class HunyuanAutoencoder(nn.Module):
             ``Tiling.official``); "auto" does so above ``WHOLE_VOXELS``, whatever the machine; a ``Tiling`` lays exactly
             these. Tiles are another function than the whole clip; their memory does not grow with its length.
         layered: Decode layer by layer (see ``layered.py``): the same function as without, whole or tile by tile, in a
-            fraction of the memory and twice the time.
+            part of the memory and a little more time.
         allocate: For a layer's frames that are too large for the device.
 
     Raises:
