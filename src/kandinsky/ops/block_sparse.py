@@ -95,7 +95,9 @@ def gathered(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) 
     real = blocks.real_keys()
 
     limit = CORE_ENTRIES * torch.get_num_threads() if q_BSNK.is_cpu else DEVICE_ENTRIES
-    gather = _Gatherer() if not torch.is_grad_enabled() else torch.index_select
+    gather: Callable[[Tensor, int, Tensor], Tensor] = torch.index_select
+    if not torch.is_grad_enabled():
+        gather = _Gatherer()
     parts = []
     row = place = 0
     for count, rows in zip(*(x.tolist() for x in counts.unique_consecutive(return_counts=True)), strict=True):

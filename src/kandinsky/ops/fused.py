@@ -57,11 +57,10 @@ def gated(x_BSD: Tensor, gate_BTD: Tensor, update_BSD: Tensor) -> Tensor:
     The update is overwritten where that is faster.
     """
     with island(x_BSD):
+        x, update, gate = x_BSD, update_BSD, gate_BTD
         if (frames := gate_BTD.shape[1]) > 1:
-            parts = (one.unflatten(1, (frames, -1)) for one in (x_BSD, update_BSD))
-            x, update, gate = *parts, gate_BTD[:, :, None]
-        else:
-            x, update, gate = x_BSD, update_BSD, gate_BTD
+            x, update = x_BSD.unflatten(1, (frames, -1)), update_BSD.unflatten(1, (frames, -1))
+            gate = gate_BTD[:, :, None]
         if in_place(x_BSD) and x.dtype is update.dtype and x.shape == update.shape and update.is_contiguous():
             if x.dtype is torch.float32:
                 return torch.addcmul(x, gate, update, out=update).view_as(x_BSD)

@@ -41,7 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def linear_gelu(layer: nn.Linear, x: Tensor) -> Tensor:
     """GELU of what a layer answers, written over it where nothing else has it."""
-    out = layer(x)
+    out: Tensor = layer(x)
     is_fresh = type(layer) is Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
     if is_fresh and out.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         made: Tensor = torch.ops.aten.gelu_(out)
@@ -62,7 +62,8 @@ def usual(dtype: torch.dtype) -> Library:
 @functools.cache
 def _computes(dtype: torch.dtype) -> bool:
     """Whether oneDNN has products of a type here; of bfloat16 only with vectors of 512 bits."""
-    return dtype is torch.float32 or (dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    has_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype is torch.float32 or (dtype is torch.bfloat16 and has_bfloat16)
 
 
 @functools.cache
