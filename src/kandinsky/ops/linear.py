@@ -52,8 +52,8 @@ def linear_gelu(layer: nn.Linear, x: Tensor) -> Tensor:
 def usual(dtype: torch.dtype) -> Library:
     """What is taken where nobody measured.
 
-    In float32 oneDNN took two thirds of MKL's time on an AMD processor with vectors of 512 bits, 0.93 to 1.08 of it on
-    one without, and 1.12 to 1.18 on Intel's; there it took 0.72 to 0.83 of PyTorch's time in bfloat16.
+    In float32 oneDNN took two thirds of MKL's time in one measurement on AMD, 1.05 and 1.08 of it in others, without
+    vectors of 512 bits, and 1.12 to 1.18 on an Intel; there it took 0.72 to 0.83 of PyTorch's time in bfloat16.
     """
     is_amd = _processor_is("AuthenticAMD")
     return "onednn" if is_amd == (dtype is torch.float32) else "torch"
