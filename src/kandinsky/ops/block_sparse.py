@@ -24,7 +24,7 @@ from kandinsky.errors import BackendError
 DenseKernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 MASK_ENTRIES = 2**26  # most entries of an expanded mask
 # most numbers of the keys gathered at once: what stays in a core's cache, and elsewhere what fills a device
-CORE_ENTRIES, DEVICE_ENTRIES = 2**19, 2**26
+CORE_ENTRIES, DEVICE_ENTRIES = 2**17, 2**26
 # the compiled kernel takes no narrower heads
 FLEX_MIN_WIDTH = 16
 
@@ -95,7 +95,9 @@ def gathered(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) 
     real = blocks.real_keys()
 
     limit = CORE_ENTRIES * torch.get_num_threads() if q_BSNK.is_cpu else DEVICE_ENTRIES
-
+    gather: Callable[[Tensor, int, Tensor], Tensor] = torch.index_select
+    if not torch.is_grad_enabled():
+        gather = _Gatherer()
     parts = []
     row = place = 0
     for count, rows in zip(*(x.tolist() for x in counts.unique_consecutive(return_counts=True)), strict=True):
@@ -105,7 +107,7 @@ def gathered(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) 
             columns = key_blocks[place : place + (stop - start) * count].view(stop - start, count)
             place += columns.numel()
             index = (columns + firsts[start:stop, None]).flatten()
-            keys, values = (x.index_select(0, index).view(stop - start, 1, count * size, -1) for x in (k, v))
+            keys, values = (gather(x, 0, index).view(stop - start, 1, count * size, -1) for x in (k, v))
             mask = None if real is None else real[columns].view(stop - start, 1, 1, count * size)
             queries = q.index_select(0, order[start:stop])[:, None]
             parts.append(F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)[:, 0])
@@ -113,6 +115,21 @@ def gathered(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) 
     back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     out = torch.cat(parts).index_select(0, back)
     return out.view(B, N, Q, size, -1).permute(0, 2, 3, 1, 4).flatten(1, 2)
+
+
+class _Gatherer:
+    """``index_select`` of keys and values in turn, into memory used again: new memory costs more than a copy."""
+
+    def __init__(self) -> None:
+        self._held: list[Tensor | None] = [None, None]
+
+    def __call__(self, x: Tensor, dim: int, index: Tensor) -> Tensor:
+        held = self._held.pop(0)
+        shape = (len(index), *x.shape[1:])
+        if held is None or len(held) < len(index):
+            held = x.new_empty(shape)
+        self._held.append(held)
+        return torch.index_select(x, dim, index, out=held[: len(index)])
 
 
 def flex(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) -> Tensor:

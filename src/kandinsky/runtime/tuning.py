@@ -143,7 +143,7 @@ def within(choices: Choices, dtype: Any) -> Iterator[None]:
     from kandinsky.ops import linear
 
     before = dict(linear.LIBRARY)
-    linear.LIBRARY[dtype] = choices.linear
+    linear.LIBRARY[dtype] = "torch" if choices.linear == "torch" else "onednn"
     try:
         yield
     finally:
@@ -245,7 +245,7 @@ def _works(shape: Shape) -> dict[str, dict[str, Callable[[], object]]]:
             return linear.linear(x, weight, bias)
 
     if device.type == "cpu":
-        usual = linear.LIBRARY.get(dtype, WAYS["linear"][0])
+        usual = linear.LIBRARY.get(dtype) or linear.usual(dtype)
         ways = sorted(WAYS["linear"], key=lambda way: way != usual)
         found["linear"] = {way: _call(product, way) for way in ways}
     if shape.heads and width % shape.heads == 0 and 2 * shape.heads * tokens**2 <= 2**29:
@@ -262,7 +262,7 @@ def _works(shape: Shape) -> dict[str, dict[str, Callable[[], object]]]:
         def with_threads(count: str) -> object:
             torch.set_num_threads(int(count))
             try:
-                return product(WAYS["linear"][0])
+                return product(linear.LIBRARY.get(dtype) or linear.usual(dtype))
             finally:
                 torch.set_num_threads(own)
 

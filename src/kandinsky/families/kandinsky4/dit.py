@@ -37,7 +37,8 @@ from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.blocks import BlockRunner, run_all
 from kandinsky.ops.branches import Beside, Site, added
-from kandinsky.ops.linear import Linear
+from kandinsky.ops.fused import modulated
+from kandinsky.ops.linear import Linear, linear_gelu
 from kandinsky.ops.packed import Segments, Size, laid, taken
 from kandinsky.ops.precision import island, linear_float32
 from kandinsky.ops.rope import Rotation, axis_angles
@@ -279,7 +280,7 @@ class FeedForward(nn.Module):
         self.out_layer = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.out_layer(F.gelu(self.in_layer(x)))
+        out: Tensor = self.out_layer(linear_gelu(self.in_layer, x))
         return out
 
 
@@ -349,9 +350,8 @@ def modulated_norm(
         return segments.each(partial(modulated_norm, norm), (x,), (shift, scale))
     with island(x):
         scale = scale + 1.0
-        shift = torch.addcmul(shift, norm.bias.float(), scale)
-        normed = F.layer_norm(x.float(), norm.normalized_shape, eps=norm.eps)
-        return torch.addcmul(shift, normed, norm.weight.float() * scale).to(x.dtype)
+        shift, scale = torch.addcmul(shift, norm.bias.float(), scale), norm.weight.float() * scale
+    return modulated(x, shift, scale, norm.eps)
 
 
 class Block(nn.Module):

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.families.kandinsky4_v2a.params import V2AParams
 from kandinsky.ops.attention import attention
+from kandinsky.ops.enlarge import convolve_doubled_image
 
 TRANSFORMER_EPS = 1e-6  # of the norm before a transformer; written into Diffusers' class
 
@@ -290,5 +291,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x_BCHW: Tensor, size: torch.Size) -> Tensor:
+        if size == torch.Size(2 * side for side in x_BCHW.shape[2:]):
+            return convolve_doubled_image(x_BCHW, self.conv)
         out: Tensor = self.conv(F.interpolate(x_BCHW, size=size, mode="nearest"))
         return out

@@ -35,11 +35,12 @@ from kandinsky.ops.attention import AttentionSpec, attention
 from kandinsky.ops.blocks import BlockRunner, Mix, run_all
 from kandinsky.ops.branches import Beside, Site, added
 from kandinsky.ops.causal import ChunkTexts, causal_mix, turns_itself
+from kandinsky.ops.fused import modulated, normed_heads
 from kandinsky.ops.key_values import KeyValues
-from kandinsky.ops.linear import Linear
+from kandinsky.ops.linear import Linear, linear_gelu
 from kandinsky.ops.nabla import KeptBlocks, Nabla
 from kandinsky.ops.packed import Segments, Size, laid, taken
-from kandinsky.ops.precision import island, rms_norm_float32
+from kandinsky.ops.precision import island
 from kandinsky.ops.rope import Rotation, Unturned, axis_angles, grid_angles
 
 # torch's default for float32 input of RMSNorm, which the official module leaves unset
@@ -69,25 +70,21 @@ def modulated_norm(x_BSD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor, segments
     """
     if segments is not None:
         return segments.each(modulated_norm, (x_BSD,), (shift_BTD, scale_BTD))
-    with island(x_BSD):
-        normed = F.layer_norm(x_BSD.float(), x_BSD.shape[-1:], eps=NORM_EPS)
-        if (frames := shift_BTD.shape[1]) > 1:
-            split = normed.unflatten(1, (frames, -1))
-            return (
-                torch.addcmul(shift_BTD[:, :, None], split, scale_BTD[:, :, None] + 1.0).flatten(1, 2).to(x_BSD.dtype)
-            )
-        return torch.addcmul(shift_BTD, normed, scale_BTD + 1.0).to(x_BSD.dtype)
+    return modulated(x_BSD, shift_BTD, scale_BTD + 1.0, NORM_EPS)
 
 
 class HeadNorm(nn.Module):
-    """RMSNorm over a head's width, one weight for all heads, in float32 (the result stays float32)."""
+    """RMSNorm over a head's width, one weight for all heads, and the turn behind it; in float32, rounded once.
+
+    What is given may be overwritten.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x_BSNK: Tensor) -> Tensor:
-        return rms_norm_float32(x_BSNK, self.weight, HEAD_NORM_EPS)
+    def forward(self, x_BSNK: Tensor, rotation: Rotation | None = None) -> Tensor:
+        return normed_heads(x_BSNK, self.weight, HEAD_NORM_EPS, rotation)
 
 
 class Attention(nn.Module):
@@ -117,11 +114,7 @@ class Attention(nn.Module):
         q_BSNK = self.to_query(x_BSD).unflatten(-1, heads)
         k_BLNK = self.to_key(context).unflatten(-1, heads)
         v_BLNK = self.to_value(context).unflatten(-1, heads)
-        with island(x_BSD):
-            q_BSNK, k_BLNK = self.query_norm(q_BSNK), self.key_norm(k_BLNK)
-            if rotation is not None:
-                q_BSNK, k_BLNK = rotation(q_BSNK), rotation(k_BLNK)
-            q_BSNK, k_BLNK = q_BSNK.to(v_BLNK.dtype), k_BLNK.to(v_BLNK.dtype)
+        q_BSNK, k_BLNK = self.query_norm(q_BSNK, rotation), self.key_norm(k_BLNK, rotation)
         out: Tensor = self.out_layer(mix(q_BSNK, k_BLNK, v_BLNK).flatten(-2))
         return out
 
@@ -133,7 +126,7 @@ class FeedForward(nn.Module):
         self.out_layer = Linear(hidden, width, bias=False)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
-        out: Tensor = self.out_layer(F.gelu(self.in_layer(x_BSD)))
+        out: Tensor = self.out_layer(linear_gelu(self.in_layer, x_BSD))
         return out
 
 

@@ -46,8 +46,8 @@ def _carrying(network: nn.Module, memory: Memory | None, kept: Memory) -> Iterat
         match type(layer).__name__:
             case "HunyuanVideoCausalConv3d":
                 layer.forward = _convolution(name, layer, memory, kept)
-            case "HunyuanVideoUpsampleCausal3D" if memory is not None:
-                layer.forward = _enlargement(layer)
+            case "Enlarge":
+                layer.forward = _enlargement(name, layer, memory, kept)
             case _:
                 continue
         changed.append(layer)
@@ -74,11 +74,11 @@ def _convolution(name: str, layer: Any, memory: Memory | None, kept: Memory) -> 
     return forward
 
 
-def _enlargement(layer: Any) -> Callable[[Tensor], Tensor]:
-    """Without the clip's first frame, which alone becomes no more frames."""
-
+def _enlargement(name: str, layer: Any, memory: Memory | None, kept: Memory) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        out: Tensor = layer.conv(F.interpolate(x.contiguous(), scale_factor=layer.upsample_factor, mode="nearest"))
+        past = x[:, :, :1].expand(-1, -1, layer.past, -1, -1) if memory is None else memory[name]
+        kept[name] = torch.cat((past, x), dim=2)[:, :, -layer.past :]
+        out: Tensor = layer.behind(past, x, first=memory is None)
         return out
 
     return forward

@@ -18,8 +18,30 @@ from torch import Tensor, nn
 
 from kandinsky.errors import RequestError, needs
 from kandinsky.families.parts.params import LATENT_PIECE, PIXEL_PIECE, CogVideoXParams
+from kandinsky.ops.enlarge import convolve_doubled_image
 
 LOGVAR_RANGE = (-30.0, 20.0)
+
+
+class Doubling(nn.Module):
+    """Diffusers' layer that doubles clips in space, and in time if asked, and convolves each frame; its names.
+
+    Frames that are repeated are convolved once.
+    """
+
+    def __init__(self, conv: nn.Conv2d, in_time: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.in_time = in_time
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        frames = x_BCTHW.shape[2]
+        images = convolve_doubled_image(x_BCTHW.transpose(1, 2).flatten(0, 1), self.conv)
+        x: Tensor = images.unflatten(0, (-1, frames)).transpose(1, 2)
+        if not self.in_time or frames == 1:
+            return x
+        once = frames % 2  # the first frame of a clip stands alone
+        return torch.cat((x[:, :, :once], x[:, :, once:].repeat_interleave(2, dim=2)), dim=2)
 
 
 class CogVideoXAutoencoder(nn.Module):
@@ -42,6 +64,9 @@ class CogVideoXAutoencoder(nn.Module):
             from diffusers import AutoencoderKLCogVideoX
         self.params = params or CogVideoXParams()
         net: Any = AutoencoderKLCogVideoX(**dataclasses.asdict(self.params))
+        for block in net.decoder.up_blocks:
+            if block.upsamplers is not None:
+                block.upsamplers = nn.ModuleList(Doubling(one.conv, one.compress_time) for one in block.upsamplers)
         self.net = net
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:

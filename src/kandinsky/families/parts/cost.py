@@ -182,8 +182,9 @@ def hunyuan(card: Card, component: Component, load: Load) -> Cost:
     if params.mid_block_add_attention:
         one += _middle(params.block_out_channels[-1], frames, areas[0])
     pixels = times[-1] * rows * columns
-    kept = pixels * params.block_out_channels[0] * load.width * 3 // 2
-    layered = min(kept, ON_DEVICE) + 6 * max(CHUNK, _widest(params.block_out_channels) * rows * columns) * load.width
+    # what a layer gives and what skips it
+    kept = 2 * min(pixels * params.block_out_channels[0] * load.width, ON_DEVICE)
+    layered = kept + 6 * max(CHUNK, _widest(params.block_out_channels) * rows * columns) * load.width
     work = pixels * _widest(params.block_out_channels) * TENSORS * load.width
     return Cost(int(work), one * count, block_work=int(layered))
 

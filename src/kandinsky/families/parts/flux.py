@@ -13,8 +13,20 @@ from torch import Tensor, nn
 
 from kandinsky.errors import needs
 from kandinsky.families.parts.params import FluxParams
+from kandinsky.ops.enlarge import convolve_doubled_image
 
 LOGVAR_RANGE = (-30.0, 20.0)
+
+
+class Doubling(nn.Module):
+    """Diffusers' layer that doubles an image and convolves it, its tensors and names."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return convolve_doubled_image(x_BCHW, self.conv)
 
 
 class FluxAutoencoder(nn.Module):
@@ -33,6 +45,9 @@ class FluxAutoencoder(nn.Module):
             from diffusers import AutoencoderKL
         self.params = params or FluxParams()
         net: Any = AutoencoderKL(**dataclasses.asdict(self.params))
+        for block in net.decoder.up_blocks:
+            if block.upsamplers is not None:
+                block.upsamplers = nn.ModuleList(Doubling(one.conv) for one in block.upsamplers)
         self.net = net
 
     def encode(self, video_BTHWC: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

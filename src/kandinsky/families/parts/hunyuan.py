@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import RequestError, needs
 from kandinsky.families.parts.carried import run_piece
@@ -19,6 +20,7 @@ from kandinsky.families.parts.params import HunyuanParams
 from kandinsky.families.parts.tiles import WHOLE_VOXELS, Tiling
 from kandinsky.families.parts.tiling import TIME, Coder, Spread, tiled
 from kandinsky.ops.attention import attention
+from kandinsky.ops.enlarge import convolve_doubled, pays
 
 LOGVAR_RANGE = (-30.0, 20.0)
 Tilings = Literal["none", "auto", "official"]
@@ -48,6 +50,48 @@ class CausalMidBlock(nn.Module):
         return x
 
 
+class Enlarge(nn.Module):
+    """Diffusers' layer that enlarges by the nearest pixel and convolves causally, its tensors and names.
+
+    In time every frame is doubled but a clip's first.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.conv = layer.conv
+        self.upsample_factor = layer.upsample_factor
+
+    @property
+    def past(self) -> int:
+        """Frames before those of a piece that are needed."""
+        return 2 // int(self.upsample_factor[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A whole clip [B, C, T, H, W]."""
+        return self.behind(x[:, :, :1].expand(-1, -1, self.past, -1, -1), x, first=True)
+
+    def behind(self, past: Tensor, x: Tensor, *, first: bool) -> Tensor:
+        """A piece of a clip.
+
+        Args:
+            past: The frames before it; at the beginning its first, repeated.
+            x: The piece.
+            first: Whether it begins the clip.
+        """
+        x = torch.cat((past, x), dim=2)
+        layer: nn.Conv3d = self.conv.conv
+        factors = [int(factor) for factor in self.upsample_factor]
+        alone = factors[0] - 1 if first else 0
+        if pays(x, layer):
+            space = [("kept", "doubled")[factor - 1] for factor in factors[1:]]
+            axes: Any = (("kept", "past")[factors[0] - 1], *space)
+            padded = F.pad(x, (1, 1, 1, 1, 0, 0), mode=self.conv.pad_mode)
+            return convolve_doubled(padded, layer.weight, layer.bias, axes)[:, :, alone:]
+        x = F.interpolate(x.contiguous(), scale_factor=self.upsample_factor, mode="nearest")[:, :, alone:]
+        out: Tensor = layer(F.pad(x, (1, 1, 1, 1, 0, 0), mode=self.conv.pad_mode))
+        return out
+
+
 def _attend_to_the_past(layer: Any, x: Tensor) -> Tensor:
     _, _, T, H, W = x.shape
     tokens_BSD = x.permute(0, 2, 3, 4, 1).flatten(1, 3)
@@ -74,7 +118,7 @@ class HunyuanAutoencoder(nn.Module):
             ``Tiling.official``); "auto" does so above ``WHOLE_VOXELS``, whatever the machine; a ``Tiling`` lays exactly
             these. Tiles are another function than the whole clip; their memory does not grow with its length.
         layered: Decode layer by layer (see ``layered.py``): the same function as without, whole or tile by tile, in a
-            fraction of the memory and twice the time.
+            part of the memory and a little more time.
         allocate: For a layer's frames that are too large for the device.
 
     Raises:
@@ -109,6 +153,9 @@ class HunyuanAutoencoder(nn.Module):
             _compress_further(net, temporal)
         for coder in (net.encoder, net.decoder):
             coder.mid_block = CausalMidBlock(coder.mid_block)
+        for block in net.decoder.up_blocks:
+            if block.upsamplers is not None:
+                block.upsamplers = nn.ModuleList(map(Enlarge, block.upsamplers))
         self.net = net
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.families.parts.params import MOVQ_PIECE, MovqParams
 from kandinsky.ops.attention import attention
+from kandinsky.ops.enlarge import convolve_doubled_image
 
 GROUPS, EPS = 32, 1e-6
 
@@ -132,8 +133,7 @@ class Doubling(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
+        return convolve_doubled_image(x, self.conv)
 
 
 class Middle(nn.Module):

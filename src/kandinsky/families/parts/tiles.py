@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 # frames·rows·columns that "auto" codes whole: about the largest tile of the official rule
 WHOLE_VOXELS = 2**23
-# Decoding layer by layer (``layered.py``): numbers of one activation in work, 128 MB in half precision; and bytes of
-# kept activations that stay where they were made
-CHUNK, ON_DEVICE = 2**26, 2**31
+# Decoding layer by layer (``layered.py``): numbers of one activation in work, 32 MB in half precision; and bytes of
+# a layer's kept activations that stay where they were made
+CHUNK, ON_DEVICE = 2**24, 2**31
 
 
 @dataclass(frozen=True, slots=True)

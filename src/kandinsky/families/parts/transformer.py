@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import RequestError
+from kandinsky.ops.fused import gated
 from kandinsky.ops.linear import Linear
 from kandinsky.ops.packed import Segments
 from kandinsky.ops.precision import island, linear_float32
@@ -107,11 +108,10 @@ class Modulation(nn.Module):
 
 
 def gated_sum(x_BSD: Tensor, gate_BTD: Tensor, update_BSD: Tensor, segments: Segments | None = None) -> Tensor:
-    """Compute x + gate·update in float32, rounded to the type of x; T and ``segments`` as for ``modulated_norm``."""
+    """Compute x + gate·update in float32, rounded to the type of x; T and ``segments`` as for ``modulated_norm``.
+
+    The update is no longer needed: it may be overwritten.
+    """
     if segments is not None:
-        return segments.each(lambda x, update, gate: gated_sum(x, gate, update), (x_BSD, update_BSD), (gate_BTD,))
-    with island(x_BSD):
-        if (frames := gate_BTD.shape[1]) > 1:
-            x, update = (one.float().unflatten(1, (frames, -1)) for one in (x_BSD, update_BSD))
-            return torch.addcmul(x, gate_BTD[:, :, None], update).flatten(1, 2).to(x_BSD.dtype)
-        return torch.addcmul(x_BSD.float(), gate_BTD, update_BSD.float()).to(x_BSD.dtype)
+        return segments.each(lambda x, update, gate: gated(x, gate, update), (x_BSD, update_BSD), (gate_BTD,))
+    return gated(x_BSD, gate_BTD, update_BSD)
