@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
-from kandinsky.files import inside
+from kandinsky.files import inside, listed
+from kandinsky.printing import escaped
 from kandinsky.weights.lora_files import parse_spec
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LORAS_KEPT = 8  # of each model, read but possibly off
+ENDING = ".safetensors"
 
 
 class Models:
@@ -160,7 +162,27 @@ def find_lora(folder: Path | None, name: str) -> Path:
     """
     known = lora_names(folder)
     if folder is None or name not in known:
-        there = f"there are {', '.join(f'`{one}`' for one in known)}" if known else "this server has none"
-        raise RequestError(f"there is no LoRA `{name}` here: {there}")
+        raise RequestError(f"there is no LoRA `{name}` here: {_listed(known)}")
     path = inside(folder, name)
     return path if path.is_dir() else inside(folder, f"{name}.safetensors")
+
+
+def branch_names(folder: Path | None) -> list[str]:
+    """Names of the branches in a folder: files without `.safetensors`."""
+    return [] if folder is None else [path.name.removesuffix(ENDING) for path in listed(folder, ENDING)]
+
+
+def find_branch(folder: Path | None, name: str) -> Path:
+    """The file of a branch.
+
+    Raises:
+        RequestError: There is none of this name.
+    """
+    known = branch_names(folder)
+    if folder is None or name not in known:
+        raise RequestError(f"there is no branch `{escaped(name)}` here: {_listed(known)}")
+    return inside(folder, f"{name}{ENDING}")
+
+
+def _listed(known: Sequence[str]) -> str:
+    return f"there are {', '.join(f'`{one}`' for one in known)}" if known else "this server has none"

@@ -15,16 +15,19 @@ from typing import Any, Self
 
 from kandinsky.engine.request import Job, resolve
 from kandinsky.jobs import job_files
+from kandinsky.jobs.loaded import find_branch
 from kandinsky.jobs.records import NewJob
 from kandinsky.model.card import Card
-from kandinsky.model.given import Frames
+from kandinsky.model.given import KINDS, Frames
 from kandinsky.model.values import Request
 
-INPUTS = ("image", "last_image", "mask", "video")
-# Names of the files that a request brings.
-IMAGE, LAST_IMAGE, MASK, VIDEO = "input-image.png", "input-end.png", "input-mask.png", "input-video"
+# Names of the files that a request brings, by its field; a mask or a control that is a video has no ending.
+INPUTS = {
+    "image": "input-image.png", "last_image": "input-end.png", "mask": "input-mask.png", "video": "input-video",
+    "control": "input-control.png", "reference": "input-reference.png",
+}  # fmt: skip
 LAST_FRAME = "input-last.png"  # of the video, which is read with it
-_OF_CONDITION = ("frames", "source", "mask")
+_OF_CONDITION = (*KINDS, "mask")
 FORMATS = {
     "video": ("mp4", "webm", "gif", "webp"),
     "image": ("png", "webp", "jpeg"),
@@ -79,13 +82,19 @@ class Order:
         given = {name: value for name, value in values.items() if name in known}
         return cls(**given | {"lora": tuple(given.get("lora", ()))})
 
-    def asked(self, store: Path, job_id: str, *, in_memory: bool = False) -> Request:
+    def asked(
+        self, store: Path, job_id: str, *, in_memory: bool = False, branches: Path | None = None
+    ) -> Request:
         """The request, with the paths of its files.
 
         Args:
             store: Folder of the store.
             job_id: The job.
             in_memory: Whether images are read, so that no path gets into a recipe.
+            branches: Folder of the branches that requests may name.
+
+        Raises:
+            RequestError: There is no such branch.
         """
 
         def file(name: str) -> Any:
@@ -96,8 +105,13 @@ class Order:
         for name in INPUTS:
             if values.get(name) is not None:
                 values[name] = file(values[name])
+        if values.get("branch") is not None:
+            values["branch"] = [find_branch(branches, name) for name in values["branch"]]
         values["conditions"] = [
-            {key: file(value) if key in _OF_CONDITION else value for key, value in one.items()}
+            {
+                key: file(value) if key in _OF_CONDITION else find_branch(branches, value) if key == "branch" else value
+                for key, value in one.items()
+            }
             for one in values.get("conditions") or ()
         ]
         if self.overlap:
@@ -133,14 +147,15 @@ def work_of(job: Job) -> float:
     steps = job.steps * (1 + job.resample)
     passes = steps * ((1 if job.guidance == 1 else 2) + (job.source_prompt is not None))
     windows = int(job.settings().get("windows", 1))
-    return job.latent.frames * job.latent.height * job.latent.width * passes * windows / 1000
+    frames = job.latent.frames if job.long is None else sum(window.frames for window in job.long.windows)
+    return frames * job.latent.height * job.latent.width * passes * windows / 1000
 
 
 def batch_key(job: Job, order: Order) -> str:
     """The key of jobs that may run as one batch; empty if batches of this model bring nothing."""
     clip = job.card.clip
     together = clip.stills_together if job.shape.frames == 1 else clip.clips_together
-    if together < 2 or job.conditions or order.before or order.sound:
+    if together < 2 or job.conditions or job.long is not None or order.before or order.sound:
         return ""
     settings = {
         name: value

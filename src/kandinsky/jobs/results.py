@@ -179,8 +179,13 @@ def without_paths(recipe: Mapping[str, Any], loras: Mapping[str, str]) -> dict[s
         if isinstance(given := found.get(name), Mapping):
             found[name] = {**given, "file": None}
     if given := found.get("conditions"):
-        paths = ("file", "mask", "branch")
-        found["conditions"] = [{key: None if key in paths else value for key, value in one.items()} for one in given]
+        found["conditions"] = [{key: _without_path(key, value) for key, value in one.items()} for one in given]
     if used := found.get("lora"):
         found["lora"] = [{**one, "source": loras.get(one["source"], one["name"])} for one in used]
     return found
+
+
+def _without_path(key: str, value: Any) -> Any:
+    if key == "branch" and value is not None:
+        return Path(value).stem  # as requests name it
+    return None if key in ("file", "mask") else value

@@ -80,6 +80,7 @@ class WorkerSettings:
     warm: tuple[str, ...] = ()
     memory: int | None = None
     loras: Path | None = None
+    branches: Path | None = None
     batch: int = 8
     preview_s: float | None = 0.4
     lease_s: float = 15.0
@@ -303,7 +304,9 @@ class Worker:
             jobs: list[tuple[Claim, Job]] = []
             for claim in claims:
                 try:
-                    asked = orders[claim.job.id].asked(self.store.folder, claim.job.id, in_memory=True)
+                    asked = orders[claim.job.id].asked(
+                        self.store.folder, claim.job.id, in_memory=True, branches=self.settings.branches
+                    )
                     jobs.append((claim, pipe.resolve(asked)))
                 except KandinskyError as error:
                     self._fail([claim], error)

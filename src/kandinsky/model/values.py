@@ -146,14 +146,12 @@ class Request:
         flags=("--prompt-at",),
         short="A prompt from a time on: `5s a cat`, or `5s:8s a cat`; may be repeated.",
         metavar="TIME PROMPT",
-        served=False,
     )
     fade: float | None = option(
         None,
         "seconds over which each prompt of ``prompt_at`` fades in; 0 by default",
         flags=("--fade",),
         short="With --prompt-at: seconds over which each prompt fades in.",
-        served=False,
     )
     overlap: float | str | None = option(
         None,
@@ -162,14 +160,12 @@ class Request:
         flags=("--overlap",),
         short="Of longer clips, what each window knows of the one before, as 0.5s or 12 frames.",
         metavar="TIME",
-        served=False,
     )
     loop: bool = option(
         False,
         "whether the end of the clip leads to its beginning",
         flags=("--loop",),
         short="Make the end of the clip lead to its beginning.",
-        served=False,
     )
     width: int | None = option(None, "width in pixels")
     height: int | None = option(None, "height in pixels")
@@ -222,14 +218,12 @@ class Request:
         flags=("--control",),
         short="Clip or image that the result follows: its edges, or a clip of depth or pose.",
         metavar="FILE",
-        served=False,
     )
     control_strength: float | None = option(
         None,
         "how much of the control branch is added; 1 as trained, 0 is off",
         flags=("--control-strength",),
         short="With --control: how much of it; 1 as trained.",
-        served=False,
         least=0,
         most=4,
     )
@@ -239,7 +233,6 @@ class Request:
         flags=("--control-steps",),
         short="With --control: share of the steps, such as 0:0.6.",
         metavar="START:STOP",
-        served=False,
     )
     reference: str | Path | Image | np.ndarray | None = option(
         None,
@@ -247,14 +240,12 @@ class Request:
         flags=("--reference",),
         short="Image whose subject the result shows.",
         metavar="FILE",
-        served=False,
     )
     reference_strength: float | None = option(
         None,
         "how much of the reference branch is added; 1 as trained, 0 is off",
         flags=("--reference-strength",),
         short="With --reference: how much of it; 1 as trained.",
-        served=False,
         least=0,
         most=4,
     )
@@ -264,7 +255,6 @@ class Request:
         flags=("--branch",),
         short="File of a control or reference branch; may be repeated.",
         metavar="FILE",
-        served=False,
     )
     strength: float | None = option(
         None,

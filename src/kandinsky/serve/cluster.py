@@ -190,6 +190,7 @@ class Cluster(Workers):
             how,
             options=anywhere(settings.options),  # a worker sees the GPUs of its share, and none without
             loras=None if how.loras is None else how.loras.absolute(),
+            branches=None if how.branches is None else how.branches.absolute(),
         )
         deployment = serve.deployment(Replica, name="Worker").options(**self._shape())
         application = deployment.bind(place, how, self._desk)

@@ -5,46 +5,22 @@ A list names files by reference; what a job keeps names files in its own folder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from kandinsky.errors import RequestError
-from kandinsky.model.given import MOST_CONDITIONS, Control, Frames, Reference, conditions_of, plain
+from kandinsky.model.given import KINDS, MOST_CONDITIONS, Frames, conditions_of, plain
 from kandinsky.serve.envelope import ApiError
-from kandinsky.serve.fields import MOST_MARKS
 
 NAMED = "conditions/"  # before the names of uploads that a list names, among the files of a request
 MOST_FILES = 16  # of one list; as many as a form may have
-KINDS = ("frames", "source")
+GIVEN = {
+    "frames": "known frames",
+    "source": "clip that is changed",
+    "control": "control, which needs a control branch",
+    "reference": "reference, which needs a reference branch",
+}  # what a message calls each kind
 Take = Callable[[Any, Literal["clip", "masks"]], str]
-
-
-def listed(value: Any) -> list[Any]:
-    """The list of conditions that a form's fields spell: JSON, or texts `NAME[START:STOP]@PLACE`.
-
-    Args:
-        value: What came; anything but text is left as it is.
-
-    Returns:
-        One entry for each condition, not yet checked.
-
-    Raises:
-        ApiError: Text that begins as JSON is none.
-    """
-    found: list[Any] = []
-    for one in value if isinstance(value, list) else [value]:
-        if not isinstance(one, str) or one.lstrip()[:1] not in ("[", "{"):
-            found.append(one)
-            continue
-        if sum(map(one.count, ",[{")) > MOST_MARKS:  # before memory is taken for each value
-            raise _wrong(f"the list holds more than {MOST_MARKS} values")
-        try:
-            told = json.loads(one)
-        except (ValueError, RecursionError):
-            raise _wrong("the list is not JSON") from None
-        found += told if isinstance(told, list) else [told]
-    return found
 
 
 def named_in(values: Sequence[Any]) -> set[str]:
@@ -53,8 +29,9 @@ def named_in(values: Sequence[Any]) -> set[str]:
 
 
 def whats_needed(values: Sequence[Any]) -> set[str]:
-    """What a model must be able to be given: `frames`, `source`."""
-    return {"source" if isinstance(one, Mapping) and "source" in one else "frames" for one in values}
+    """The kinds that a model must be able to be given; what is of no kind is refused later."""
+    kinds = [[kind for kind in KINDS if kind in one] if isinstance(one, Mapping) else [] for one in values]
+    return {of_one[0] if of_one else "frames" for of_one in kinds}
 
 
 def kept(values: Sequence[Any], take: Take) -> list[dict[str, Any]]:
@@ -75,11 +52,9 @@ def kept(values: Sequence[Any], take: Take) -> list[dict[str, Any]]:
     mappings = [_mapping(one) for one in values]
     for number, one in enumerate(mappings, 1):  # all are looked at before a file is
         try:
-            (given,) = conditions_of([{k: "file" if k in (*KINDS, "mask") else value for k, value in one.items()}])
+            conditions_of([{k: "file" if k in (*KINDS, "mask") else value for k, value in one.items()}])
         except RequestError as error:
             raise _wrong(f"{error} (condition {number})" if len(mappings) > 1 else str(error)) from None
-        if isinstance(given, Control | Reference):  # it names files of this machine
-            raise _wrong("controls and references are not taken over HTTP: use `frames` or `source`")
     found = []
     for one in mappings:
         taken = {

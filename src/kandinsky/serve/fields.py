@@ -20,18 +20,25 @@ from starlette.requests import Request as HttpRequest
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import SEED_LIMIT
 from kandinsky.model.checks import hints_of, unknown
-from kandinsky.model.given import MOST_CONDITIONS
+from kandinsky.errors import RequestError
+from kandinsky.model.given import MOST_CONDITIONS, MOST_STRENGTH
+from kandinsky.model.timeline import MOST_PROMPTS, prompts_at
 from kandinsky.model.values import Request
 from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.keys import PRIORITY
 
-FILES = ("image", "last_image", "mask", "video")
+FILES = ("image", "last_image", "mask", "video", "control", "reference")
 LONGEST_PROMPT = 4000
 DEEPEST, MOST_FIELDS = 6, 64
 MOST_MARKS = 10_000  # commas and opening brackets of a JSON body; base64 has none
 MOST_IMAGES = 10  # of one request
 _BRACKETS = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _TEXTS = ("prompt", "negative_prompt", "expanded_prompt", "source_prompt")
+# What requests name of the operator's files
+_NAMED = {
+    "lora": "LoRAs of the server's folder, each as `NAME` or `NAME:SCALE`",
+    "branch": "Branches of the server's folder that follow `control` and `reference`; the model's own by default",
+}
 # How JSON names a file
 REFERENCE: dict[str, Any] = {
     "oneOf": [
@@ -67,7 +74,7 @@ def _declared() -> dict[str, Any]:
         hints = hints_of(kind)
         for f in dataclasses.fields(kind):
             served = f.metadata.get("served")
-            if f.name in (*FILES, "conditions", "model", "prompt", "width", "height") or not (
+            if f.name in (*FILES, "conditions", "prompt_at", "model", "prompt", "width", "height") or not (
                 is_open if served is None else served
             ):
                 continue
@@ -78,12 +85,15 @@ def _declared() -> dict[str, Any]:
 def _rendered(f: dataclasses.Field[Any], hint: Any) -> Any:
     told: dict[str, Any] = {"description": f.metadata.get("about", "")}
     kinds = [kind for kind in get_args(hint) or (hint,) if kind in (int, float, bool)]
-    if f.name == "lora":
-        told["description"] = "LoRAs of the server's folder, each as `NAME` or `NAME:SCALE`"
+    if f.name in _NAMED:
+        told["description"] = _NAMED[f.name]
         item = Annotated[str, Field(max_length=200, pattern=r"^[^/\\\x00-\x1f]{1,200}$")]
         return Annotated[list[item] | None, Field(default=None, max_length=8, **told)]
     if kinds == [bool]:
         return Annotated[bool, Field(default=False, **told)]
+    if kinds and str in get_args(hint):  # a time
+        number, text = Annotated[float, Field(ge=0)], Annotated[str, Field(max_length=20)]
+        return Annotated[number | text | None, Field(default=None, **told)]
     if kinds:
         if f.name == "seed":
             told |= {"ge": 0, "lt": SEED_LIMIT}
@@ -178,7 +188,38 @@ _CONDITIONS: dict[str, Any] = {
         }),
     ],
 }  # fmt: skip
-_OPTIONS = {**_declared(), **DIFFUSERS, **_CONDITIONS}
+_TIME: dict[str, Any] = {
+    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^(\d{1,9}|\d{1,6}(\.\d{1,9})?s)$"}],
+    "description": "Seconds, or text such as `5s` or, in frames, `60`.",
+}
+_SAID = {"type": "string", "minLength": 1, "maxLength": LONGEST_PROMPT}
+_PROMPTS: dict[str, Any] = {
+    "type": "array",
+    "maxItems": MOST_PROMPTS,
+    "items": {
+        "anyOf": [
+            {"type": "array", "prefixItems": [_SAID, _TIME, _TIME], "items": False, "minItems": 2, "maxItems": 3},
+            {"type": "object", "properties": {"prompt": _SAID, "at": _TIME, "until": _TIME},
+             "required": ["prompt", "at"], "additionalProperties": False},
+            {"type": "string", "description": "`5s a cat`, or `5s:8s a cat`."},
+        ]
+    },
+}  # fmt: skip
+# Of clips alone, whose time passes.
+_OF_TIME = ("prompt_at", "fade", "overlap", "loop")
+_OF_BRANCHES = ("control_strength", "control_steps", "reference_strength", "branch")
+_PROMPT_AT: dict[str, Any] = {
+    "prompt_at": Annotated[
+        list[Any] | None,
+        Field(default=None, max_length=MOST_PROMPTS),
+        WithJsonSchema({
+            "anyOf": [_PROMPTS, {"type": "null"}],
+            "description": "Prompts for parts of a clip, each with the second it begins at, and possibly one it ends "
+            "at; the prompt itself holds elsewhere.",
+        }),
+    ],
+}
+_OPTIONS = {**_declared(), **_PROMPT_AT, **DIFFUSERS, **_CONDITIONS}
 _SOUND = {"sound": Annotated[bool, Field(default=False, description="Also generate audio for the clip.")]}
 VideoFields = _model(
     "VideoRequest",
@@ -204,7 +245,7 @@ ImageFields = _model(
         "stream": Annotated[bool | None, Field(default=None, description="Answer with server-sent events.")],
         "partial_images": Annotated[int | None, Field(default=None, ge=0, le=3)],
     },
-    without=("seconds", "num_frames"),
+    without=("seconds", "num_frames", *_OF_TIME, *_OF_BRANCHES),
 )  # fmt: skip
 AudioFields = _model(
     "AudioRequest",
@@ -318,8 +359,9 @@ def checked(kind: type[Asked], values: Mapping[str, Any]) -> dict[str, Any]:
     for name in given:
         if name not in kind.model_fields:
             raise ApiError(400, str(unknown(name, kind.model_fields, "field")), code="unknown_parameter", param=name)
-    if "lora" in given and isinstance(given["lora"], str):
-        given["lora"] = [given["lora"]]
+    for name in _NAMED:
+        if isinstance(given.get(name), str):
+            given[name] = [given[name]]
     try:
         found = kind.model_validate(given)
     except ValidationError as error:

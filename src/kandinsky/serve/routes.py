@@ -131,12 +131,14 @@ def _parted(body: fields.Body, kind: type[Asked], aliases: Mapping[str, str]) ->
             raise ApiError(400, f"`{name}` is not a file", code="invalid_value", param=name)
         files[what] = parts[0].file if parts else given
     if values.get("conditions") is not None:
-        values["conditions"] = condition_files.listed(values["conditions"])
+        values["conditions"] = fields.listed("conditions", values["conditions"])
         for name in condition_files.named_in(values["conditions"]) & set(body.files):
             parts = body.files.pop(name)
             if len(parts) > 1:
                 raise ApiError(400, f"`{name[:60]}`: one file is taken", code="invalid_value", param=name[:60])
             files[condition_files.NAMED + name] = parts[0].file
+    if values.get("prompt_at") is not None:
+        values["prompt_at"] = fields.timed(values["prompt_at"])
     if body.files:
         name = next(iter(body.files))
         raise ApiError(

@@ -61,6 +61,12 @@ class ServeSettings:
         None, "Memory for weights in each worker, as in 12GB; the least recently used model goes.", flags=("--memory",)
     )
     loras: str | None = option(None, "Folder of LoRAs that requests may name.", flags=("--loras",), metavar="FOLDER")
+    branches: str | None = option(
+        None,
+        "Folder of control and reference branches that requests may name.",
+        flags=("--branches",),
+        metavar="FOLDER",
+    )
     studies: str | None = option(
         None,
         "Folder of sets of clips, each a folder, that may be compared at /compare.",
@@ -151,6 +157,10 @@ class ServeSettings:
         return None if self.loras is None else local_path(self.loras, "LoRA folder")
 
     @property
+    def branch_folder(self) -> Path | None:
+        return None if self.branches is None else local_path(self.branches, "branch folder")
+
+    @property
     def studies_folder(self) -> Path | None:
         return None if self.studies is None else local_path(self.studies, "studies folder")
 
@@ -187,6 +197,7 @@ class ServeSettings:
             warm=tuple(models) if self.warm_up else (),
             memory=self.memory_bytes,
             loras=self.lora_folder,
+            branches=self.branch_folder,
             batch=self.batch,
             preview_s=self.preview_every or None,
             **facts,
@@ -207,6 +218,8 @@ class ServeSettings:
         self._check_cluster()
         if (folder := self.lora_folder) is not None and not folder.is_dir():
             raise RequestError(f"LoRA folder `{folder}` is not there")
+        if (folder := self.branch_folder) is not None and not folder.is_dir():
+            raise RequestError(f"branch folder `{folder}` is not there")
         if (folder := self.studies_folder) is not None and not folder.is_dir():
             raise RequestError(f"studies folder `{folder}` is not there")
         for origin in self.allowed_origins:

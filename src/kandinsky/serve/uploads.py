@@ -5,25 +5,36 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import dataclasses
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
 
 import kandinsky
+from kandinsky import errors
+from kandinsky.errors import KandinskyError
+from kandinsky.jobs.records import NewJob
 from kandinsky.serve.envelope import ApiError
+from kandinsky.serve.keys import VARIABLE
+from kandinsky.serve.resolving import Query
+
+log = logging.getLogger(__name__)
 
 Way = Literal["image", "mask", "video", "clip", "masks", "recipe"]
 DEADLINE_S = 60.0
 AT_ONCE = threading.BoundedSemaphore(2)
 CHUNK = 2**20
+LONGEST_LOG = 4000
+PLACES = ("KANDINSKY_", "HF_", "XDG_", "HOME", "TMPDIR")  # variables that say where cards and weights are
 _READING = ThreadPoolExecutor(8, thread_name_prefix="upload")
 T = TypeVar("T")
 
@@ -73,26 +84,61 @@ def read(way: Way, source: IO[bytes] | bytes, target: Path, *, param: str) -> di
 
 
 def _in_child(way: Way, source: Path, target: Path, param: str) -> dict[str, Any]:
-    home = str(Path(kandinsky.__file__).parents[1])
+    words = (way, str(source), str(target))
+    return confined("kandinsky.serve.decode", words, home=source.parent)
+
+
+def resolved(query: Query) -> NewJob:
+    """The job of a request, checked with its files in a confined process; see ``serve/resolving.py``.
+
+    Raises:
+        ApiError: The files take too long or too much memory, or the process failed.
+        KandinskyError: As ``resolving.resolved``.
+    """
+    with AT_ONCE:
+        told = confined("kandinsky.serve.resolving", given=json.dumps(dataclasses.asdict(query)).encode())
+    if "new" in told:
+        return NewJob(**told["new"])
+    wrong = told["error"]
+    if isinstance(wrong, str):
+        raise ApiError(400, f"the request cannot be checked: {wrong}", code="invalid_file")
+    raise getattr(errors, wrong["kind"], KandinskyError)(wrong["message"], hint=wrong["hint"])
+
+
+def confined(module: str, words: Sequence[str] = (), *, given: bytes = b"", home: Path | None = None) -> dict[str, Any]:
+    """Run a module of this package that answers with JSON in a process of its own, which limits itself.
+
+    Args:
+        module: Its name.
+        words: Its arguments.
+        given: Its standard input.
+        home: The folder in which it works; None for that of the server, where it finds models as the server does.
+
+    Returns:
+        The answer, or `error`.
+    """
+    places = {name: value for name, value in os.environ.items() if name.startswith(PLACES) and name != VARIABLE}
     environment = {
+        **(places if home is None else {"HOME": str(home)}),
         "PATH": os.environ.get("PATH", ""),
         "LANG": "C.UTF-8",
-        "HOME": str(source.parent),
-        "PYTHONPATH": home,
+        "PYTHONPATH": str(Path(kandinsky.__file__).parents[1]),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "kandinsky.serve.decode", way, str(source), str(target)]
+    command = [sys.executable, "-m", module, *words]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE_S, env=environment, check=False,
-            cwd=source.parent, close_fds=True, start_new_session=True,
+            command, input=given, capture_output=True, timeout=DEADLINE_S, env=environment, check=False, cwd=home,
+            close_fds=True, start_new_session=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"error": f"the file takes more than {DEADLINE_S:g} seconds to read"}
     try:
         found = json.loads(done.stdout)
     except ValueError:
+        if done.returncode == 1:  # not a limit, which ends it by a signal, but a fault of ours
+            log.error("`%s` failed:\n%s", module, done.stderr.decode(errors="replace")[-LONGEST_LOG:])
         return {"error": "the file needs more time or memory to read than is allowed"}
     return found if isinstance(found, dict) else {"error": "the file cannot be read"}
 

@@ -56,6 +56,8 @@ def worker_command(settings: ServeSettings, *, name: str, models: Sequence[str],
         words += ["--memory", settings.memory]
     if settings.loras is not None:
         words += ["--loras", settings.loras]
+    if settings.branches is not None:
+        words += ["--branches", settings.branches]
     if settings.warm_up:
         words.append("--warm-up")
     return words + flags_of(options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def is_branch(path: Path) -> bool:
 
 
 def read_branch(source: str | Path) -> BranchFile:
-    """What a file says of the branch in it.
+    """What a file says of the branch in it, and the digest of the file.
 
     Args:
         source: The file.
@@ -117,6 +117,23 @@ def read_branch(source: str | Path) -> BranchFile:
 
     Raises:
         WeightsError: The file is missing, damaged, or holds no branch.
+    """
+    found = branch_of_header(source)
+    with found.path.open("rb") as stream:
+        return replace(found, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+def branch_of_header(source: str | Path) -> BranchFile:
+    """The same without the digest, for which all of the file is read.
+
+    Args:
+        source: The file.
+
+    Returns:
+        The branch.
+
+    Raises:
+        WeightsError: As ``read_branch``.
     """
     path = local_path(source, "branch")
     if not path.is_file():
@@ -134,9 +151,7 @@ def read_branch(source: str | Path) -> BranchFile:
     for name, known in (("kind", KINDS), ("features", ("", *FEATURES))):
         if values[name] not in known:
             raise WeightsError(f"branch `{escaped(path)}` has {name} `{shown(values[name])}`: known are {known}")
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return BranchFile(path, **{name: values[name] for name in wanted}, sha256=digest)
+    return BranchFile(path, **{name: values[name] for name in wanted})
 
 
 def _plain(value: Any) -> Any:
