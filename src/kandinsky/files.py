@@ -331,6 +331,14 @@ def sweep(folder: Path) -> list[Path]:
     return removed
 
 
+def is_left_over(path: Path) -> bool:
+    """Whether a temporary name as ``beside`` makes it belongs to a process of this machine that has ended."""
+    found = _PART.search(path.name)
+    if found is None or found["host"] != _host():
+        return False
+    return not _is_running(int(found["pid"]), found["started"])
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder with its contents, if it exists; whatever cannot be removed stays."""
     if path.is_dir() and not path.is_symlink():

@@ -17,7 +17,9 @@ from kandinsky.serve.settings import ServeSettings
 
 
 @rendered(
-    how=Flags(ServeSettings, ("store", "memory", "loras", "branches", "batch", "preview_every", "keep_days", "warm_up")),
+    how=Flags(
+        ServeSettings, ("store", "memory", "loras", "branches", "batch", "preview_every", "keep_days", "warm_up")
+    ),
     run=Flags(RunOptions),
 )
 def worker(

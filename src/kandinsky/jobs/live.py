@@ -60,13 +60,14 @@ class Prompter:
 
     def __init__(self, prompt: str, fps: float) -> None:
         self.fps = fps
-        self.number = 0  # of the newest prompt, as the client counts
+        self.number = 0  # of the newest prompt, as the client names it
         self.ended = threading.Event()
         self.timeline: list[tuple[int, str]] = []
         self.can_be_told = True  # whether a recipe has room for all prompts
-        self.applied = 0
+        self.begun: int | None = None  # the number of a prompt that the newest chunk is the first of
         self.chunk = -1
         self._prompt = prompt
+        self._is_new = False  # taken, and no chunk has it yet; numbers alone may repeat
         self._told = 0  # characters of the timeline
         self._lock = threading.Lock()
         self._clock: float | None = None  # when frame 0 was shown, or would have been had all come in time
@@ -75,7 +76,7 @@ class Prompter:
     def take(self, prompt: str, number: int) -> None:
         """Have the chunks from now on show another prompt."""
         with self._lock:
-            self._prompt, self.number = prompt, number
+            self._prompt, self.number, self._is_new = prompt, number, True
 
     def __call__(self, at: float) -> str | None:
         """The prompt of the chunk that begins at a second; waits until it is due."""
@@ -85,7 +86,7 @@ class Prompter:
             return None
         with self._lock:
             self.chunk += 1
-            self.applied = self.number
+            self.begun, self._is_new = self.number if self._is_new else None, False
             if self.can_be_told and (not self.timeline or self.timeline[-1][1] != self._prompt):
                 self._told += len(json.dumps(self._prompt)) + ENTRY
                 self.timeline.append((round(at * self.fps), self._prompt))
@@ -167,12 +168,11 @@ class Session:
                 raise
 
     def _ask(self, at: float) -> str | None:
-        before = self._prompter.applied
         prompt = self._prompter(at)
         self._asked = time.monotonic()
-        if prompt is not None and self._prompter.applied != before:
+        if prompt is not None and self._prompter.begun is not None:
             told = {"prompt": prompt, "chunk": self._prompter.chunk, "frame": round(at * self.fps)}
-            self.line.send({"type": "applied", "id": self._prompter.applied, **told})
+            self.line.send({"type": "applied", "id": self._prompter.begun, **told})
         return prompt
 
     def _keep(self, piece: Video) -> None:

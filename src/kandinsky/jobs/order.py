@@ -45,7 +45,7 @@ class Order:
 
     Attributes:
         request: Fields of ``Request`` that were given, and the seed; ``INPUTS`` and what conditions hold are names of
-            files.
+            files, and branches are named as in the server's folder.
         form: Format of the result, a key of ``MEDIA_TYPES``.
         lora: LoRAs of the server's folder, `NAME` or `NAME:SCALE`.
         attention: As in ``RunOptions``; None is the server's.
@@ -82,9 +82,7 @@ class Order:
         given = {name: value for name, value in values.items() if name in known}
         return cls(**given | {"lora": tuple(given.get("lora", ()))})
 
-    def asked(
-        self, store: Path, job_id: str, *, in_memory: bool = False, branches: Path | None = None
-    ) -> Request:
+    def asked(self, store: Path, job_id: str, *, in_memory: bool = False, branches: Path | None = None) -> Request:
         """The request, with the paths of its files.
 
         Args:

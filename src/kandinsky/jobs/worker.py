@@ -69,6 +69,7 @@ class WorkerSettings:
         warm: Models that are loaded before the first job.
         memory: Most bytes of weights in memory at once; None = no limit.
         loras: Folder of the LoRAs that requests may name.
+        branches: Folder of the branches that requests may name.
         batch: Most jobs that run as one batch, where the card says that it pays; 1 switches batches off.
         preview_s: Least seconds between two previews; None = no previews.
         lease_s: A worker that has not been heard of for so long has lost its jobs.

@@ -19,8 +19,8 @@ from starlette.requests import Request as HttpRequest
 
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import SEED_LIMIT
-from kandinsky.model.checks import hints_of, unknown
 from kandinsky.errors import RequestError
+from kandinsky.model.checks import hints_of, unknown
 from kandinsky.model.given import MOST_CONDITIONS, MOST_STRENGTH
 from kandinsky.model.timeline import MOST_PROMPTS, prompts_at
 from kandinsky.model.values import Request
@@ -157,6 +157,11 @@ _PART = {
     "pattern": r"^[^:\[\]]*:[^:\[\]]*$",
     "description": "`START:STOP`, in frames, or in seconds as `1.5s`.",
 }
+_OF_BRANCH: dict[str, Any] = {
+    "branch": {"type": "string", "maxLength": 200, "description": "Its name in the server's folder."},
+    "strength": {"type": "number", "minimum": 0, "maximum": MOST_STRENGTH},
+    "steps": {"type": "string", "description": "Share of the steps at which it works, such as `0:0.6`."},
+}
 _PLACED = [{"type": "integer"}, {"type": "string", "pattern": r"^(end|-?\d{1,9}|-?\d{1,6}(\.\d{1,9})?s)$"}]
 _LISTED: dict[str, Any] = {
     "type": "array",
@@ -172,6 +177,13 @@ _LISTED: dict[str, Any] = {
                 strength={"type": "number", "exclusiveMinimum": 0, "maximum": 1},
                 place={"type": "string", "pattern": r"^\d{1,6}x\d{1,6}[+-]\d{1,6}[+-]\d{1,6}$"},
                 grow={"type": "integer", "minimum": 0, "maximum": 256},
+            ),
+            _condition(
+                "control", "A clip or an image that the result follows, through a control branch.", cut=_PART,
+                signal={"type": "string", "maxLength": 40}, is_map={"type": "boolean"}, **_OF_BRANCH,
+            ),
+            _condition(
+                "reference", "An image whose subject the result shows, through a reference branch.", **_OF_BRANCH
             ),
             {"type": "string", "description": "Known frames as `NAME[START:STOP]@PLACE`."},
         ]
@@ -212,11 +224,13 @@ _PROMPT_AT: dict[str, Any] = {
     "prompt_at": Annotated[
         list[Any] | None,
         Field(default=None, max_length=MOST_PROMPTS),
-        WithJsonSchema({
-            "anyOf": [_PROMPTS, {"type": "null"}],
-            "description": "Prompts for parts of a clip, each with the second it begins at, and possibly one it ends "
-            "at; the prompt itself holds elsewhere.",
-        }),
+        WithJsonSchema(
+            {
+                "anyOf": [_PROMPTS, {"type": "null"}],
+                "description": "Prompts for parts of a clip, each with the second it begins at, and possibly one it ends "
+                "at; the prompt itself holds elsewhere.",
+            }
+        ),
     ],
 }
 _OPTIONS = {**_declared(), **_PROMPT_AT, **DIFFUSERS, **_CONDITIONS}
@@ -340,6 +354,54 @@ def _put(body: Body, name: str, value: UploadFile | str) -> None:
         if known is not None and not isinstance(known, dict):
             raise ApiError(400, f"`{base}` was given twice", code="invalid_value", param=base)
         body.values[base] = {**(known or {}), inner[0]: value}
+
+
+def listed(name: str, value: Any) -> list[Any]:
+    """A list that a form's fields spell as JSON, or as texts, one for each entry.
+
+    Args:
+        name: The field.
+        value: What came; anything but text is left as it is.
+
+    Returns:
+        The entries, not yet checked.
+
+    Raises:
+        ApiError: Text that begins as JSON is none.
+    """
+    found: list[Any] = []
+    for one in value if isinstance(value, list) else [value]:
+        if not isinstance(one, str) or one.lstrip()[:1] not in ("[", "{"):
+            found.append(one)
+            continue
+        if sum(map(one.count, ",[{")) > MOST_MARKS:  # before memory is taken for each value
+            raise ApiError(400, f"`{name}`: the list holds more than {MOST_MARKS} values", code="invalid_value",
+                           param=name)  # fmt: skip
+        try:
+            told = json.loads(one)
+        except (ValueError, RecursionError):
+            raise ApiError(400, f"`{name}`: the list is not JSON", code="invalid_value", param=name) from None
+        found += told if isinstance(told, list) else [told]
+    return found
+
+
+def timed(value: Any) -> list[dict[str, Any]]:
+    """Prompts by time, as plain values.
+
+    Args:
+        value: What came as `prompt_at`.
+
+    Raises:
+        ApiError: One has another form, or is too long.
+    """
+    try:
+        prompts = prompts_at(listed("prompt_at", value))
+    except RequestError as error:
+        raise ApiError(400, str(error), code="invalid_value", param="prompt_at") from None
+    if any(len(one.prompt) > LONGEST_PROMPT for one in prompts):
+        raise ApiError(400, f"`prompt_at`: a prompt has at most {LONGEST_PROMPT} characters", code="invalid_value",
+                       param="prompt_at")  # fmt: skip
+    return [one.plain() for one in prompts]
 
 
 def checked(kind: type[Asked], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from kandinsky.serve.settings import ServeSettings
 
 log = logging.getLogger("kandinsky.serve.access")
 SAFE = ("GET", "HEAD", "OPTIONS")
+LONGEST_REASON = 120  # of a closing: the protocol has room for 123 bytes
 SMALL = {"/v1/session": 4096}  # paths whose bodies are read before anybody is known, and the most bytes of them
 CSP = (
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; style-src 'self'; script-src 'self'; "
@@ -57,11 +58,7 @@ class Guard:
         headers = Headers(scope=scope)
         refused = self.refusal(headers, scope.get("method", "GET"))
         if scope["type"] == "websocket":
-            if refused is not None:
-                await receive()
-                await send({"type": "websocket.close", "code": 1008})
-                return
-            await self.app(scope, receive, send)
+            await self._socket(scope, receive, send, refused)
             return
         begun, status, number = time.monotonic(), 500, secrets.token_hex(8)
         origin = headers.get("origin", "")
@@ -126,6 +123,35 @@ class Guard:
             self.seen(scope, status, taken_s)
             # neither the query, which may hold anything, nor any header
             log.info("%s %s %d %.1f ms %s", scope["method"], scope["path"], status, taken_s * 1000, number)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send, refused: tuple[int, str, str] | None) -> None:
+        """Pass a WebSocket on; one that is not opened is refused with an answer of HTTP, which says why."""
+        is_open = False
+
+        async def deny(status: int, message: str, code: str) -> None:
+            told = json.dumps(envelope.body(status, message, code)).encode()
+            if "websocket.http.response" not in scope.get("extensions", {}):  # then its closing says so
+                await send({"type": "websocket.accept"})
+                await send({"type": "websocket.close", "code": 4000 + status, "reason": message[:LONGEST_REASON]})
+                return
+            given = {"content-type": "application/json", "content-length": str(len(told))}
+            raw = [(name.encode(), value.encode()) for name, value in given.items()]
+            await send({"type": "websocket.http.response.start", "status": status, "headers": raw})
+            await send({"type": "websocket.http.response.body", "body": told})
+
+        async def passed(message: Message) -> None:
+            nonlocal is_open
+            is_open = is_open or message["type"] in ("websocket.accept", "websocket.http.response.start")
+            if message["type"] == "websocket.close" and not is_open:
+                await deny(404, "there is no WebSocket at this address: use `/v1/live`", "not_found")
+            else:
+                await send(message)
+
+        if refused is not None:
+            await receive()
+            await deny(*refused)
+        else:
+            await self.app(scope, receive, passed)
 
     def refusal(self, headers: Headers, method: str) -> tuple[int, str, str] | None:
         """Why a request is refused before anything looks at it; None if it is not.

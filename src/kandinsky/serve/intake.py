@@ -11,21 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from kandinsky.engine.attention import attention_for
-from kandinsky.engine.request import Job, parse_size, resolve
+from kandinsky.engine.request import parse_size
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.jobs import job_files
-from kandinsky.jobs.loaded import find_lora
-from kandinsky.jobs.order import FORMATS, IMAGE, INPUTS, LAST_FRAME, LAST_IMAGE, MASK, VIDEO, Order, new_job, work_of
+from kandinsky.jobs.loaded import find_branch, find_lora
+from kandinsky.jobs.order import FORMATS, INPUTS, LAST_FRAME, Order
 from kandinsky.jobs.records import JobRecord, Limits, NewJob
 from kandinsky.jobs.sqlite_store import new_id
 from kandinsky.jobs.store import JobStore, NoRoom
-from kandinsky.media.input_clip import open_clip
-from kandinsky.model.card import Card
 from kandinsky.model.checks import hints_of
 from kandinsky.model.diffusers_words import CALL, translated
 from kandinsky.model.values import Request
-from kandinsky.serve import condition_files, fetching, uploads
+from kandinsky.serve import condition_files, fetching, resolving, uploads
 from kandinsky.serve.envelope import ApiError, told
 from kandinsky.serve.fields import DIFFUSERS
 from kandinsky.serve.keys import Buckets, Owner
@@ -35,10 +32,15 @@ from kandinsky.weights.lora_files import parse_spec
 
 WAIT_S = 5.0  # when to try again, without experience
 _REQUEST = {f.name for f in dataclasses.fields(Request)}
-OVERLAP = 2  # groups of the latent after its first frame that a continuation begins with: motion goes on
 LENGTHS = ("seconds", "num_frames")
+# Fields whose names no other sentence than one about them holds
+_SAID = {"seconds", "steps", "size", "seed", "guidance", "shift", "cache", "prompt", "image", "mask", "video",
+         "strength", "span", "place", "source_prompt", "resample", "conditions", "prompt_at", "fade", "overlap", "loop",
+         "control", "control_strength", "control_steps", "reference", "reference_strength", "branch"}  # fmt: skip
 Upload = IO[bytes] | bytes
-_WAYS: Mapping[str, uploads.Way] = {"image": "image", "last_image": "image", "mask": "mask", "video": "video"}
+_WAYS: Mapping[str, uploads.Way] = {
+    "image": "image", "last_image": "image", "mask": "mask", "video": "video", "control": "clip", "reference": "image",
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -47,8 +49,8 @@ class Wanted:
 
     Attributes:
         values: Checked values.
-        files: `image`, `last_image`, `mask`, `video`, and what conditions name (``condition_files.NAMED``): uploaded
-            bytes, the name of a job (as ``{"id": …}`` or text), or a URL.
+        files: `image`, `last_image`, `mask`, `video`, `control`, `reference`, and what conditions name
+            (``condition_files.NAMED``): uploaded bytes, the name of a job (as ``{"id": …}`` or text), or a URL.
         still: Whether it is an image.
         sound: Whether it is audio for a video.
         extend: Whether the video is to be continued.
@@ -124,13 +126,21 @@ class Intake:
         if self.closing:
             raise ApiError(503, "the server is about to end: try again soon", code="closing", retry_after_s=WAIT_S)
         self._check_disk()
-        if (wait := self.buckets.take(owner)) > 0:
-            raise ApiError(429, f"this key may ask {owner.per_minute:g} times a minute", code="rate_limit_exceeded",
-                           retry_after_s=wait)  # fmt: skip
+        self.check_rate(owner)
         try:
             store.check_room(owner.name, self._limits(owner))
         except NoRoom as error:
             raise _refused(error) from None
+
+    def check_rate(self, owner: Owner) -> None:
+        """Count one request for work.
+
+        Raises:
+            ApiError: 429, since its owner asked too often lately.
+        """
+        if (wait := self.buckets.take(owner)) > 0:
+            raise ApiError(429, f"this key may ask {owner.per_minute:g} times a minute", code="rate_limit_exceeded",
+                           retry_after_s=wait)  # fmt: skip
 
     def _check_disk(self) -> None:
         free = min(shutil.disk_usage(one).free for one in job_files.folders(self.store.folder))
@@ -168,13 +178,17 @@ class Intake:
     def _limits(self, owner: Owner) -> Limits:
         return Limits(waiting=self.settings.queue, active=owner.running, storage=owner.storage)
 
-    def check_effort(self, offer: Offer, job: Job) -> None:
+    def check_effort(self, offer: Offer, work: float) -> None:
         """Refuse a job that is too large for this server.
+
+        Args:
+            offer: The model.
+            work: Of the job, see ``jobs/order.work_of``.
 
         Raises:
             ApiError: It is.
         """
-        usual, work = self.offers.usual_work(offer.name), work_of(job)
+        usual = self.offers.usual_work(offer.name)
         if usual and work > self.settings.effort * usual:
             raise ApiError(
                 400,
@@ -196,8 +210,8 @@ class Intake:
         called: dict[str, str] = {}
         names = self._files(owner, wanted, folder, offer, called)
         if values.get("conditions"):
-            if lacking := condition_files.whats_needed(values["conditions"]) - set(card.does.knows):
-                named = "known frames" if "frames" in lacking else "clip that is changed"
+            if lacking := condition_files.whats_needed(values["conditions"]) - offer.takes:
+                named = condition_files.GIVEN[min(lacking)]
                 raise ApiError(400, f"`{offer.name}` takes no {named}: leave it out", code="unsupported",
                                param="conditions")  # fmt: skip
             values["conditions"] = self._conditions(owner, values["conditions"], wanted, folder, called)
@@ -211,8 +225,9 @@ class Intake:
         if form not in FORMATS[kind]:
             raise ApiError(400, f"`format`: `{form}` is not a format of {kind}s: use {', '.join(FORMATS[kind])}",
                            code="invalid_value", param="format")  # fmt: skip
+        part = ""
         if wanted.parent is not None:
-            values = self._derived(wanted.parent, values, folder, names)
+            values, part = self._derived(wanted.parent, values, folder, names)
             called = {**Order.from_dict(wanted.parent.order).called, **called}
         try:
             given = {name: value for name, value in values.items() if name in _REQUEST or name in (*DIFFUSERS, "size")}
@@ -222,25 +237,47 @@ class Intake:
                 given["seconds"] = 0.0
             for name in loras:
                 find_lora(self.settings.lora_folder, parse_spec(name)[0])
+            for name in given.get("branch") or ():
+                find_branch(self.settings.branch_folder, name)
             request = {name: value for name, value in given.items() if value is not None}
             if wanted.index and request.get("seed") is not None:
                 request["seed"] += wanted.index
             request = {"model": offer.name, **request, **names}
-            continued, overlap = request.pop("before", ""), request.pop("overlap", "")
-            if continued and "image" not in request and not (overlap and wanted.values.keys().isdisjoint(LENGTHS)):
-                overlap, request["seconds"] = _goes_on(request.get("seconds"), folder / continued, card)
+            continued = request.pop("before", "")
+            if continued and request.get("loop"):
+                raise RequestError("`loop` leads the end of a clip to its own beginning, which an extension has not: "
+                                   "leave it out")  # fmt: skip
+            goes_on = continued and "image" not in request and not (part and wanted.values.keys().isdisjoint(LENGTHS))
             order = Order(request=request, form=form, lora=loras, attention=attention, before=continued,
-                          overlap=overlap, sound=sound, called=called)  # fmt: skip
-            job = resolve(order.asked(self.store.folder, job_id, in_memory=True), card)
-            attention_for(card, job.sampling, attention or self.settings.options.attention)
+                          overlap=part, sound=sound, called=called)  # fmt: skip
+            folders = self.settings.branch_folder
+            query = resolving.Query(
+                model=offer.name, order=order.to_dict(), store=str(self.store.folder), job_id=job_id,
+                attention=attention or self.settings.options.attention, branches=folders and str(folders),
+                goes_on=bool(goes_on),
+            )  # fmt: skip
+            new = uploads.resolved(query) if order.names() else resolving.resolved(query, card)
         except KandinskyError as error:
-            raise _in_words_of_the_api(error, self.store.folder, folder, called) from None
-        self.check_effort(offer, job)
-        if wanted.still != (job.shape.frames == 1) and card.does.makes != "sound":
+            raise self._in_words_of_the_api(error, folder, called) from None
+        self.check_effort(offer, new.work)
+        if new.kind != "audio" and wanted.still != (new.kind == "image"):
             raise ApiError(400, "`seconds`: 0 makes an image: ask `/v1/images/generations` for it",
                            code="invalid_value", param="seconds")  # fmt: skip
-        return new_job(order, job, job_id=job_id, owner=owner.name, priority=priority,
-                      max_attempts=self.settings.attempts, parent=wanted.parent and wanted.parent.id)  # fmt: skip
+        return dataclasses.replace(
+            new, owner=owner.name, priority=priority, max_attempts=self.settings.attempts,
+            parent=wanted.parent and wanted.parent.id,
+        )  # fmt: skip
+
+    def _in_words_of_the_api(self, error: KandinskyError, job: Path, called: Mapping[str, str]) -> ApiError:
+        """An error of the library, without paths of this machine, and with the field it is about if that is clear."""
+        answer = told(error)
+        for name, file in called.items():
+            answer.message = answer.message.replace(f"`{job / name}`", f"`{file}`")
+        for place in filter(None, (self.store.folder, self.settings.branch_folder)):
+            answer.message = answer.message.replace(f"{place}/", "").replace(str(place), "")
+        first = answer.message.replace("`", " ").replace("=", " ").split()
+        answer.param = next((word for word in first if word in _SAID & {*hints_of(Request), "size"}), None)
+        return answer
 
     def _offer(self, name: str | None, wanted: Wanted) -> Offer:
         if name is None and wanted.parent is not None:
@@ -251,6 +288,7 @@ class Intake:
             needs = condition_files.whats_needed(wanted.values.get("conditions") or ())
             needs |= {"frames"} if "last_image" in wanted.files else set()
             needs |= {"source"} if "video" in wanted.files and not (wanted.sound or wanted.extend) else set()
+            needs |= {"control", "reference"} & wanted.files.keys()
             offer = self.offers.first(
                 stills=wanted.still,
                 image="image" in wanted.files,
@@ -287,8 +325,8 @@ class Intake:
 
     def _derived(
         self, parent: JobRecord, values: dict[str, Any], folder: Path, names: dict[str, str]
-    ) -> dict[str, Any]:
-        """The values of another job, with some replaced; its files are copied."""
+    ) -> tuple[dict[str, Any], str]:
+        """The values of another job, with some replaced, and the part of a clip that it continues; files are copied."""
         order = Order.from_dict(parent.order)
         replaced = ("model", "expanded_prompt", *(("conditions",) if "conditions" in values else ()), *names)
         kept = {key: value for key, value in order.request.items() if key not in replaced}
@@ -303,10 +341,10 @@ class Intake:
             if kept.get(key) is not None:
                 names.setdefault(key, kept.pop(key))
         if before:
-            names |= {"before": before, "overlap": order.overlap}
+            names["before"] = before
         if "size" in values:
             kept.pop("width", None), kept.pop("height", None)
-        return {**kept, **values}
+        return {**kept, **values}, order.overlap if before else ""
 
     # -- files -------------------------------------------------------------------------------------------------------
 
@@ -322,16 +360,17 @@ class Intake:
             "last_image": "frames" in task.knows and not wanted.still,
             "mask": task.mask or changes,
             "video": task.video or wanted.extend or changes,
+            **{kind: kind in offer.takes and not wanted.still for kind in ("control", "reference")},
         }
         for name, given in wanted.files.items():
             if name.startswith(condition_files.NAMED):
                 continue
             if not takes[name]:
                 raise ApiError(400, f"`{offer.name}` takes no {name}: leave it out", code="unsupported", param=name)
-            target = folder / {"image": IMAGE, "last_image": LAST_IMAGE, "mask": MASK, "video": VIDEO}[name]
+            target = folder / INPUTS[name]
             way: uploads.Way = "masks" if name == "mask" and not task.mask else _WAYS[name]
             told = self._file(owner, name, given, target, way)
-            if way == "masks" and "frames" in told:  # its ending says that it is an image
+            if way in ("masks", "clip") and "frames" in told:  # its ending says that it is an image
                 target = target.rename(target.with_suffix(""))
             names[name] = target.name
             called[target.name] = name
@@ -341,8 +380,8 @@ class Intake:
                                param="video")  # fmt: skip
             names["before"] = names.pop("video")
             if "frames" not in task.knows:  # such a model continues from the last frame alone
-                (folder / LAST_FRAME).rename(folder / IMAGE)
-                names["image"] = IMAGE
+                (folder / LAST_FRAME).rename(folder / INPUTS["image"])
+                names["image"] = INPUTS["image"]
         return names
 
     def _conditions(
@@ -428,35 +467,6 @@ def _refused(error: NoRoom) -> ApiError:
         return ApiError(403, str(error), code="storage_full")
     code = {"waiting": "queue_full", "active": "too_many_jobs"}[error.limit]
     return ApiError(429, str(error), code=code, retry_after_s=WAIT_S)
-
-
-def _goes_on(seconds: float | None, before: Path, card: Card) -> tuple[str, float]:
-    """How a clip goes on: the part of it that the new clip begins with, and the new clip's seconds, with that part.
-
-    It begins with whole groups of the latent: ``OVERLAP`` of them after the first frame, or as many as the clip has, or
-    as the seconds asked for leave room for.
-    """
-    clip, fps, step = open_clip(before), card.clip.fps, card.clip.temporal
-    frames = len(clip.shown_at(fps))
-    room = int((card.clip.max_seconds - (seconds or 0.0)) * fps + 1e-6)
-    known = max(0, min(OVERLAP * step, room // step * step, (frames - 1) // step * step)) + 1
-    part = ":" if known == frames else f"-{known / fps:.6f}s:"
-    more = (known - 1) / fps
-    return part, min(card.clip.seconds + more, card.clip.max_seconds) if seconds is None else seconds + more
-
-
-def _in_words_of_the_api(error: KandinskyError, store: Path, job: Path, called: Mapping[str, str]) -> ApiError:
-    """An error of the library, without paths of this machine, and with the field it is about where that is clear."""
-    answer = told(error)
-    for name, file in called.items():
-        answer.message = answer.message.replace(f"`{job / name}`", f"`{file}`")
-    for path in (f"{store}/", str(store)):
-        answer.message = answer.message.replace(path, "")
-    words = {"seconds", "steps", "size", "seed", "guidance", "shift", "cache", "prompt", "image", "mask", "video",
-             "strength", "span", "place", "source_prompt", "resample", "conditions"}  # fmt: skip
-    first = answer.message.replace("`", " ").replace("=", " ").split()
-    answer.param = next((word for word in first if word in words & set(hints_of(Request)) | {"size"}), None)
-    return answer
 
 
 def _hash(wanted: Wanted) -> str:

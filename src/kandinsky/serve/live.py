@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import shutil
 import struct
 import tempfile
 import time
@@ -28,8 +27,9 @@ from kandinsky.engine import timeline
 from kandinsky.engine.attention import attention_for
 from kandinsky.engine.request import parse_size, resolve
 from kandinsky.errors import KandinskyError
+from kandinsky.files import beside, is_left_over, remove, sweep
 from kandinsky.jobs import job_files, live_line
-from kandinsky.jobs.order import Order
+from kandinsky.jobs.order import Order, work_of
 from kandinsky.jobs.records import JobRecord, NewJob, State
 from kandinsky.jobs.sqlite_store import SqliteStore, new_id
 from kandinsky.model.values import Request as Wanted
@@ -51,7 +51,16 @@ STALL_S = 30.0  # without an `ack` while frames wait for one
 TEND_S = 0.25
 FAREWELL_S = 1.0  # for the last words
 AHEAD_S = 2.0  # of frames that were sent and not yet acknowledged
-CODES = {"stopped": 1000, "closing": 1001, "stalled": 1008, "failed": 1011, "limit": 1013}
+# What a socket is closed with, by why its session ends
+CLOSES = {
+    "stopped": (1000, "stopped"),
+    "closing": (1001, "the server or its worker is about to end"),
+    "stalled": (1008, "no frame was acknowledged for too long"),
+    "failed": (1011, "the session failed: see the last `error`"),
+    "internal_error": (1011, "internal error"),
+    "limit": (1013, "others wait: start again to queue up"),
+}
+NO_START = (1008, f"no `start` within {START_S:g} s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +162,7 @@ class Session:
         self.begun = 0.0  # when the worker came
         self.prompt = job.prompt
         self._count = 0
+        self._typed: dict[str, Any] | None = None  # the newest prompt that came before the worker
         self._line: asyncio.StreamWriter | None = None
         self._place: int | None = None
 
@@ -177,10 +187,15 @@ class Session:
                 self._count = values.get("id", self._count + 1)
                 self.prompt = values["prompt"]
                 self.outbox.say(type="accepted", id=self._count, prompt=self.prompt)
-                await self._pass_on({"type": "prompt", "prompt": self.prompt, "id": self._count})
+                word = {"type": "prompt", "prompt": self.prompt, "id": self._count}
+                if self._line is None:
+                    self._typed = word
+                else:
+                    await self._pass_on(word)
             case "save":
                 if self._line is None:
                     raise ApiError(400, "nothing was shown yet: save when frames have come", code="not_ready")
+                self.lives.intake.check_rate(self.owner)
                 await asyncio.to_thread(self.lives.intake.check_storage, self.owner)
                 asked = {"id": values.get("id", 0), "seconds": values.get("seconds", 10.0), "clip": new_id()}
                 await self._pass_on({"type": "save", **asked})
@@ -204,8 +219,8 @@ class Session:
     async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take over what the worker tells, until one of both ends."""
         self._line, self.begun = writer, time.monotonic()
-        if self.prompt != self.job.prompt:  # typed while it waited
-            await self._pass_on({"type": "prompt", "prompt": self.prompt, "id": self._count})
+        if self._typed is not None:
+            await self._pass_on(self._typed)
         while not self.over.is_set() and (message := await live_line.receive(reader)) is not None:
             word, data = message
             match word["type"]:
@@ -235,7 +250,13 @@ class Session:
     def _failed(self, error: Mapping[str, Any]) -> None:
         message = f"{error['message']}; {error['hint']}" if error.get("hint") else error["message"]
         self.outbox.say(type="error", error=body(500, message, error["code"])["error"])
-        self.end("failed")
+        self.end("internal_error" if error["code"] == "internal_error" else "failed")
+
+    def broke(self, error: BaseException) -> None:
+        """End, since the server itself has failed; its log says why."""
+        log.error("a live session failed", exc_info=error)
+        if not self.over.is_set():
+            self._failed({"code": "internal_error", "message": "the server failed; its log says why"})
 
     async def _saved(self, word: Mapping[str, Any]) -> None:
         clip = str(word["clip"])
@@ -303,19 +324,24 @@ class Lives:
         self.settings = settings
         self.intake = intake
         self.sessions: dict[str, Session] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Future[None]] = set()
         self._shows: set[asyncio.Task[Any]] = set()
         self._folder = ""
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen for workers, and forget the sessions of a server before."""
+        """Listen for workers, and forget the sessions of servers that were killed."""
+        place = Path(tempfile.gettempdir())
+        sweep(place)
         for state in (State.QUEUED, State.RUNNING):
             for job in self.store.list(states=(state,), source=live_line.KIND, limit=100).jobs:
-                self.store.cancel(job.id)
+                if is_left_over(Path(str(job.order.get("address"))).parent):
+                    self.store.cancel(job.id)
         if not any(offer.streams for offer in self.offers.all.values()):
             return
-        self._folder = tempfile.mkdtemp(prefix="kandinsky-live-")  # which nobody else may enter
+        folder = beside(place / "kandinsky-live")  # by this name, its leftovers are known
+        folder.mkdir(mode=0o700)  # which nobody else may enter
+        self._folder = str(folder)
         self._server = await asyncio.start_unix_server(self._called, path=self.address)
 
     @property
@@ -337,7 +363,7 @@ class Lives:
         if self._closing:
             await asyncio.wait(self._closing, timeout=1)
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove(Path(self._folder))
 
     async def _called(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A worker calls."""
@@ -351,7 +377,10 @@ class Lives:
             given = str(message[0].get("secret", ""))
             if session is None or session.has_worker or not secrets.compare_digest(session.secret, given):
                 return
-            await session.hear(reader, writer)
+            try:
+                await session.hear(reader, writer)
+            except Exception as error:
+                session.broke(error)
         finally:
             writer.close()
 
@@ -378,7 +407,7 @@ class Lives:
                 given["width"], given["height"] = parse_size(size)
             job = resolve(Wanted(offer.name, values["prompt"], **given), offer.card)
             attention_for(offer.card, job.sampling, self.settings.options.attention)
-            self.intake.check_effort(offer, job)
+            self.intake.check_effort(offer, work_of(job))
         except KandinskyError as error:
             raise told(error) from None
         secret = secrets.token_hex(16)
@@ -437,6 +466,8 @@ class Lives:
         if session is None:
             return
         self.sessions[session.job.id] = session
+        if self.intake.closing:
+            session.end("closing")
         shape = session.job.order["shape"]
         session.outbox.say(
             type="session", id=session.job.id, model=session.offer.name, prompt=session.prompt,
@@ -448,6 +479,10 @@ class Lives:
             over = asyncio.create_task(session.over.wait())
             await asyncio.wait([*tasks, over], return_when=asyncio.FIRST_COMPLETED)
             over.cancel()
+            for task in tasks:
+                fault = task.exception() if task.done() else None
+                if fault is not None and not _is_gone(socket, fault):
+                    session.broke(fault)
             session.end("gone")
         finally:
             self.sessions.pop(session.job.id, None)
@@ -456,34 +491,51 @@ class Lives:
             closing = asyncio.create_task(session.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
-            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(outcome, Exception) and not isinstance(outcome, WebSocketDisconnect | RuntimeError):
-                    log.error("a live session failed", exc_info=outcome)
+            await asyncio.gather(*tasks, return_exceptions=True)
         await _farewell(socket, session)
 
     async def _first(self, socket: WebSocket, owner: Owner) -> Session | None:
         """Wait for a `start` that can be fulfilled; None if the client goes, or takes too long."""
+        end = asyncio.get_running_loop().time() + START_S
         try:
-            async with asyncio.timeout(START_S):
-                while True:
-                    message = await socket.receive()
-                    if message["type"] == "websocket.disconnect":
+            while True:
+                try:
+                    async with asyncio.timeout_at(end):
+                        message = await socket.receive()
+                except TimeoutError:
+                    await socket.close(*NO_START)
+                    return None
+                if message["type"] == "websocket.disconnect":
+                    return None
+                try:
+                    values = live_messages.read(message)
+                    if values["type"] == "stop":
+                        await socket.close(*CLOSES["stopped"])
                         return None
-                    try:
-                        values = live_messages.read(message)
-                        if values["type"] == "stop":
-                            await socket.close(1000)
-                            return None
-                        if values["type"] != "start":
-                            raise ApiError(400, "no session runs yet: send `start` first", code="invalid_value")
-                        return await asyncio.to_thread(self.begin, owner, values)
-                    except ApiError as error:
-                        await socket.send_json(_error(error))
-        except TimeoutError:
-            await socket.close(1008, "no start")
-        except (WebSocketDisconnect, RuntimeError):
-            pass
+                    if values["type"] != "start":
+                        raise ApiError(400, "no session runs yet: send `start` first", code="invalid_value")
+                    return await self._begun(owner, values)
+                except ApiError as error:
+                    await socket.send_json(_error(error))
+        except (WebSocketDisconnect, RuntimeError) as error:
+            if not _is_gone(socket, error):
+                raise
         return None
+
+    async def _begun(self, owner: Owner, values: Mapping[str, Any]) -> Session:
+        """Accept a session; if nobody waits for it any more, what was stored of it is removed."""
+        beginning = asyncio.ensure_future(asyncio.to_thread(self.begin, owner, values))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(self._unwanted)
+            raise
+
+    def _unwanted(self, begun: asyncio.Future[Session]) -> None:
+        if not begun.cancelled() and begun.exception() is None:
+            closing = asyncio.ensure_future(begun.result().close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def _listen(self, socket: WebSocket, session: Session) -> None:
         while True:
@@ -498,6 +550,14 @@ class Lives:
                 await asyncio.sleep(0.005)
 
 
+def _is_gone(socket: WebSocket, error: BaseException) -> bool:
+    """Whether an error says only that the client is not there any more."""
+    states = (socket.client_state, socket.application_state)
+    return isinstance(error, WebSocketDisconnect) or (
+        isinstance(error, RuntimeError) and WebSocketState.DISCONNECTED in states
+    )
+
+
 async def _farewell(socket: WebSocket, session: Session) -> None:
     """Say what is left, and why it ends."""
     if socket.application_state != WebSocketState.CONNECTED or session.reason == "gone":
@@ -507,7 +567,7 @@ async def _farewell(socket: WebSocket, session: Session) -> None:
             while session.outbox.words:
                 await socket.send_json(session.outbox.words.popleft())
             await socket.send_json({"type": "end", "reason": session.reason})
-            await socket.close(CODES[session.reason])
+            await socket.close(*CLOSES[session.reason])
 
 
 def _error(error: ApiError) -> dict[str, Any]:

@@ -6,13 +6,15 @@ import functools
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kandinsky import catalogue
 from kandinsky.engine.accepts import accepted
 from kandinsky.engine.request import SEED_LIMIT, resolve, shortest_clip
-from kandinsky.errors import RequestError
-from kandinsky.jobs.loaded import lora_names
+from kandinsky.engine.windows import LONGEST, default_overlap
+from kandinsky.errors import KandinskyError, RequestError
+from kandinsky.jobs.loaded import branch_names, find_branch, lora_names
 from kandinsky.jobs.order import FORMATS, work_of
 from kandinsky.model.card import Card, Source
 from kandinsky.model.values import Request
@@ -20,11 +22,16 @@ from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.fields import LONGEST_PROMPT, MOST_IMAGES
 from kandinsky.serve.settings import ServeSettings
 from kandinsky.serve.shapes import ModelObject
+from kandinsky.weights import branch_files
+from kandinsky.weights.branch_files import BranchFile
 from kandinsky.weights.locate import locate_all, missing_parts
 
 SINCE = int(time.time())
 NOT_SHOWN = ("dtype", "offload", "parallel", "tiling", "quantize dit", "quantize text", "quantize vae", "states",
-             "trust_remote_code", "control", "reference")  # fmt: skip
+             "trust_remote_code")  # fmt: skip
+
+_TAKEN = {"frames": "known frames", "source": "a clip that is changed", "control": "a control",
+          "reference": "a reference"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,19 @@ class Offer:
         return self.card.roll is not None and self.card.does.makes == "video" and self.card.does.image != "required"
 
     @property
+    def takes(self) -> frozenset[str]:
+        """The kinds of conditions that it may be given, see ``model/given.KINDS``, and `first frame`."""
+        followed = self.card.part("dit").branches if self.card.roll is None and self.card.sound is None else {}
+        return frozenset({*self.card.does.knows, *followed})
+
+    @property
+    def longest(self) -> float:
+        """Seconds of its longest clip, in windows where it makes them."""
+        clip, card = self.card.clip, self.card
+        in_windows = clip.max_seconds > 0 and clip.overlap != 0 and "frames" in card.does.knows
+        return LONGEST if in_windows and card.keyframes is None and card.roll is None else clip.max_seconds
+
+    @property
     def extends(self) -> bool:
         """Whether it can continue a clip: from frames that are known, or from its last one."""
         task = self.card.does
@@ -77,6 +97,7 @@ class Offers:
     def __init__(self, settings: ServeSettings) -> None:
         self.limits = settings
         self.loras = settings.lora_folder
+        self.branch_folder = settings.branch_folder
         names = settings.models
         if names:
             sources = [catalogue.source_of(name) for name in dict.fromkeys(names)]
@@ -135,7 +156,7 @@ class Offers:
 
         for offer in sorted(self.all.values(), key=comes_later):
             task = offer.card.does
-            if not set(needs) <= set(task.knows):
+            if not set(needs) <= offer.takes:
                 continue
             if extends:
                 fits = offer.extends
@@ -158,9 +179,10 @@ class Offers:
             if stills
             else "makes clips"
         ) + (" from an image" if image and not extends else "")
-        given = {"frames": "known frames", "source": "a clip that is changed"}
         if needs:
-            what += f" and takes {' and '.join(given[one] for one in sorted(needs))}"
+            what += (
+                f" and takes {' and '.join(f'a {one}'.replace('a frames', 'known frames') for one in sorted(needs))}"
+            )
         raise ApiError(400, f"no model of this server {what}: name another", code="unsupported", param="model")
 
     @functools.cache  # noqa: B019 - one for the life of the server
@@ -170,6 +192,22 @@ class Offers:
         if card.does.makes == "sound":
             return 0.0
         return work_of(resolve(Request(name, "any", seed=0), card, needs_image=False))
+
+    def branches(self, offer: Offer) -> dict[str, list[str]]:
+        """Names of the branches that requests for a model may name, by what they are told.
+
+        A kind is there if it has any, the model's own among them, which has no name.
+        """
+        found: dict[str, list[str]] = {}
+        for kind in sorted(offer.takes & set(branch_files.KINDS)):
+            if any(kind in name for part in offer.card.branches for name in part.files):
+                found[kind] = []
+        for name in branch_names(self.branch_folder):
+            path = find_branch(self.branch_folder, name)
+            branch = _branch(path, path.stat().st_mtime_ns)
+            if branch is not None and branch.kind in offer.takes and _stands_beside(branch, offer.card):
+                found.setdefault(branch.kind, []).append(name)
+        return found
 
     def object(self, offer: Offer, loaded: Sequence[str]) -> ModelObject:
         """A model as the API shows it."""
@@ -204,6 +242,10 @@ class Offers:
             extends=offer.extends,
             live=offer.streams,
             seconds=[0.0, 120.0] if sound else [clip.min_seconds, clip.max_seconds],
+            longest=120.0 if sound else offer.longest,
+            overlap=default_overlap(card) if not sound and offer.longest > clip.max_seconds else 0.0,
+            frames_together=1 if sound else clip.temporal,
+            branches=self.branches(offer),
             shortest=0.0 if sound else shortest_clip(card),
             seconds_step=0.0 if sound else clip.frame_step / clip.fps,
             fps=clip.fps,
@@ -217,3 +259,20 @@ class Offers:
             loras=[] if sound else lora_names(self.loras),
             formats=list(FORMATS["audio" if sound else task.makes]),
         )
+
+
+@functools.lru_cache(256)
+def _branch(path: Path, changed: int) -> BranchFile | None:
+    """The branch in a file that was changed at a time; None if it holds none."""
+    try:
+        return branch_files.branch_of_header(path)
+    except KandinskyError:
+        return None
+
+
+def _stands_beside(branch: BranchFile, card: Card) -> bool:
+    try:
+        branch.check_beside(card.dit, card.id)
+    except KandinskyError:
+        return False
+    return True

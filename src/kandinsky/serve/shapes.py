@@ -135,6 +135,13 @@ class ModelObject(BaseModel):
     extends: bool = Field(description="Whether it can continue a clip")
     live: bool = Field(description="Whether `/v1/live` can show it")
     seconds: list[float] = Field(description="Shortest and longest; 0 makes an image")
+    longest: float = Field(description="Longest clip; beyond `seconds`, clips are made in windows")
+    overlap: float = Field(description="Seconds that windows share if a request does not say; 0 where none are made")
+    frames_together: int = Field(description="Frames after the first that are known, or made, together")
+    branches: dict[str, list[str]] = Field(
+        description="What else the result may follow, `control` and `reference`: names that `branch` may have; none "
+        "where the model has a branch of its own alone"
+    )
     shortest: float = Field(description="Shortest clip that is no image, in seconds")
     seconds_step: float = Field(description="By how much clips grow, in seconds")
     fps: float

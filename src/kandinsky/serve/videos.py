@@ -27,10 +27,18 @@ REFERENCES = {
     "last_image": "last_image",
     "mask": "mask",
     "video": "video",
+    "control": "control",
+    "reference": "reference",
 }
-EDITED = {name: name for name in ("video", "mask", "last_image")}
-EXTENDED = {name: name for name in ("video", "last_image")}
+_FOLLOWED = ("control", "reference")
+EDITED = {name: name for name in ("video", "mask", "last_image", *_FOLLOWED)}
+EXTENDED = {name: name for name in ("video", "last_image", *_FOLLOWED)}
+_BRANCHES = {
+    "control": "A clip or an image that the result follows, through a control branch.",
+    "reference": "An image whose subject the result shows, through a reference branch.",
+}
 _CHANGED = {
+    **_BRANCHES,
     "mask": "Where the video is made anew: white in an image of its size, or in a video of masks.",
     "last_image": "Last frame.",
 }
@@ -161,7 +169,9 @@ async def edit_video(request: Request, response: Response, owner: Access) -> Job
     response_model=JobObject,
     responses={**CREATED, **errors(*ACCEPTING)},
     openapi_extra=fields.request_body(
-        fields.VideoFields, {"video": "The clip that goes on.", "last_image": "Last frame."}, needs=("video",)
+        fields.VideoFields,
+        {"video": "The clip that goes on.", "last_image": "Last frame.", **_BRANCHES},
+        needs=("video",),
     ),
     tags=["videos"],
 )
