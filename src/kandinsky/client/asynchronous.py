@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
-from collections.abc import AsyncIterator, Callable, Sequence
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from kandinsky.client import calls
-from kandinsky.client.calls import File, Given
 from kandinsky.client.failures import error_of
-from kandinsky.client.values import Event, Job, Model
+from kandinsky.client.values import Event, Job
 from kandinsky.errors import needs_extra
 from kandinsky.files import replacing
 
 if TYPE_CHECKING:
     import httpx
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _sent(call: Callable[P, calls.Call[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    """The method that sends a call of ``client/calls.py``, with its arguments and its words."""
+
+    @functools.wraps(call)
+    async def send(self: AsyncClient, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._ask(call(*args, **kwargs))
+
+    return send
 
 
 class AsyncClient:
@@ -65,80 +75,19 @@ class AsyncClient:
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    async def create(
-        self,
-        prompt: str = "",
-        *,
-        image: File | None = None,
-        last_image: File | None = None,
-        video: File | None = None,
-        conditions: Given | Sequence[Given] | None = None,
-        idempotency_key: str | None = None,
-        **fields: Any,
-    ) -> Job:
-        """Queue a clip."""
-        files = {"image": image, "last_image": last_image, "video": video, "conditions": conditions}
-        return await self._ask(calls.create(prompt, {**fields, **files}, idempotency_key))
-
-    async def edit(
-        self,
-        video: File,
-        prompt: str = "",
-        *,
-        last_image: File | None = None,
-        conditions: Given | Sequence[Given] | None = None,
-        **fields: Any,
-    ) -> Job:
-        """Queue the change of a clip by `strength`, `mask`, `span`, `place` or `source_prompt`; as for ``create``."""
-        return await self._ask(
-            calls.edit(video, prompt, {**fields, "last_image": last_image, "conditions": conditions})
-        )
-
-    async def extend(
-        self,
-        video: File,
-        prompt: str = "",
-        *,
-        last_image: File | None = None,
-        conditions: Given | Sequence[Given] | None = None,
-        **fields: Any,
-    ) -> Job:
-        """Queue the continuation of a clip from its last frames; `seconds` are added. As for ``create``."""
-        return await self._ask(
-            calls.extend(video, prompt, {**fields, "last_image": last_image, "conditions": conditions})
-        )
-
-    async def sound(self, video: File, prompt: str = "", **fields: Any) -> Job:
-        """Queue the generation of audio for a clip; as for ``create``."""
-        return await self._ask(calls.sound(video, prompt, fields))
-
-    async def remix(self, job: Job | str, prompt: str, **fields: Any) -> Job:
-        """Queue a job again with another prompt, and with what else is given."""
-        return await self._ask(calls.remix(job, prompt, fields))
-
-    async def images(self, prompt: str = "", **fields: Any) -> builtins.list[bytes]:
-        """Make images and wait for them; with `image`, and possibly `mask`, edit one."""
-        return await self._ask(calls.images(prompt, fields))
-
-    async def create_images(self, prompt: str = "", **fields: Any) -> builtins.list[Job]:
-        """Queue images without waiting for them; fields as for ``images``."""
-        return await self._ask(calls.create_images(prompt, fields))
-
-    async def get(self, job: Job | str) -> Job:
-        """A job as it stands."""
-        return await self._ask(calls.get(job))
-
-    async def list(self, *, limit: int = 20, **filters: Any) -> builtins.list[Job]:
-        """Jobs, the newest first; filters are `kind`, `status`, `after`, `order`."""
-        return await self._ask(calls.list_jobs(limit, filters))
-
-    async def cancel(self, job: Job | str) -> Job:
-        """Stop a job; one that runs stops within a step."""
-        return await self._ask(calls.cancel(job))
-
-    async def delete(self, job: Job | str) -> None:
-        """Delete a finished job; cancel one that is not."""
-        await self._ask(calls.delete(job))
+    create = _sent(calls.create)
+    edit = _sent(calls.edit)
+    extend = _sent(calls.extend)
+    sound = _sent(calls.sound)
+    remix = _sent(calls.remix)
+    images = _sent(calls.images)
+    create_images = _sent(calls.create_images)
+    get = _sent(calls.get)
+    list = _sent(calls.list_jobs)
+    cancel = _sent(calls.cancel)
+    delete = _sent(calls.delete)
+    content = _sent(calls.content)
+    preview = _sent(calls.preview)
 
     async def events(self, job: Job | str | None = None, *, after: int | None = None) -> AsyncIterator[Event]:
         """What happens to a job until it ends, or to all jobs for ever; cut connections are taken up again."""
@@ -172,14 +121,6 @@ class AsyncClient:
                 on_event(event)
         return calls.completed(await self.get(job))
 
-    async def content(self, job: Job | str, *, variant: str | None = None) -> bytes:
-        """The bytes of a result, or of its `thumbnail`, `spritesheet`, `audio`, `input`."""
-        return await self._ask(calls.content(job, variant))
-
-    async def preview(self, job: Job | str) -> bytes:
-        """A small WebP image of a clip that is being sampled."""
-        return await self._ask(calls.preview(job))
-
     async def save(self, job: Job | str, target: str | Path, *, variant: str | None = None) -> Path:
         """Write a result to a file, completely or not at all."""
         data = await self.content(job, variant=variant)
@@ -189,13 +130,8 @@ class AsyncClient:
 
     # -- the server --------------------------------------------------------------------------------------------------
 
-    async def models(self) -> builtins.list[Model]:
-        """The models of the server, and what each accepts."""
-        return await self._ask(calls.models())
-
-    async def load(self, model: str) -> Job:
-        """Have a model loaded before it is needed; the end of the job says that it is."""
-        return await self._ask(calls.load(model))
+    models = _sent(calls.models)
+    load = _sent(calls.load)
 
     async def is_ready(self) -> bool:
         """Whether a worker is there."""

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -20,7 +20,9 @@ from urllib.parse import quote
 from kandinsky.client.failures import ApiError, JobFailed, error_of, nobody_answers
 from kandinsky.client.values import Event, Job, Lines, Model
 from kandinsky.errors import RequestError
-from kandinsky.model.given import Frames, Source, conditions_of, plain
+from kandinsky.model.given import KINDS, conditions_of, plain
+from kandinsky.model.given import Given as Condition
+from kandinsky.model.timeline import PromptAt, prompts_at
 
 if TYPE_CHECKING:
     import httpx
@@ -29,11 +31,13 @@ T = TypeVar("T")
 # A file in a call: a path, bytes, a finished job or its name, ``{"id": …}`` of one, or a `data:` URL.
 File: TypeAlias = str | Path | bytes | Job | Mapping[str, str]
 # What is known of a result; files of mappings are as above.
-Given: TypeAlias = Frames | Source | str | Mapping[str, Any]
+Given: TypeAlias = Condition | str | Mapping[str, Any]
+# A prompt with the second it begins at, and possibly the one it ends at.
+Timed: TypeAlias = PromptAt | tuple[Any, ...] | Mapping[str, Any]
 URL = "http://127.0.0.1:8000"
 VARIABLE, ADDRESS = "KANDINSKY_API_KEY", "KANDINSKY_SERVER"
-FILES = ("image", "last_image", "mask", "video")
-OF_CONDITION = ("frames", "source", "mask")
+FILES = ("image", "last_image", "mask", "video", "control", "reference")
+OF_CONDITION = (*KINDS, "mask")
 _JOB = re.compile(r"job_[0-9a-f]{32}")
 FINAL = ("completed", "failed", "cancelled", "deleted")
 TRIES, PAUSE_S = 3, 0.5
@@ -85,69 +89,161 @@ class Call(Generic[T]):
 # -- the calls -------------------------------------------------------------------------------------------------------
 
 
-def create(prompt: str, fields: Mapping[str, Any], key: str | None) -> Call[Job]:
-    return Call("POST", "/v1/videos", _job, {"prompt": prompt, **fields}, key=key)
+def create(
+    prompt: str | Sequence[Timed] = "",
+    *,
+    image: File | None = None,
+    last_image: File | None = None,
+    video: File | None = None,
+    control: File | None = None,
+    reference: File | None = None,
+    conditions: Given | Sequence[Given] | None = None,
+    idempotency_key: str | None = None,
+    **fields: Any,
+) -> Call[Job]:
+    """Queue a clip.
+
+    Args:
+        prompt: What it shows; or a list of prompts with the second each begins at.
+        image: First frame; files are paths, bytes, finished jobs, their names, or `data:` URLs.
+        last_image: Last frame.
+        video: A clip that is changed, by `strength`, `mask`, `span`, `place` or `source_prompt`.
+        control: A clip or an image that the result follows, through the control branch `branch`.
+        reference: An image whose subject the result shows, through the reference branch `branch`.
+        conditions: What else is known, as in Python: ``Frames``, ``Source``, ``Control``, ``Reference``, texts, or
+            mappings of their values, whose files may be any of the above.
+        idempotency_key: Makes a repetition safe; one is made up by default.
+        fields: Fields of the API: `model`, `seconds`, `prompt_at`, `loop`, `steps`, `seed`, …; `mask` is a file too.
+
+    Returns:
+        The job, which waits.
+
+    Raises:
+        ApiError: The server refused it.
+        BackendError: No server answers.
+        RequestError: A file does not exist.
+    """
+    files = {"image": image, "last_image": last_image, "video": video, "control": control, "reference": reference}
+    asked = {**_told(prompt, fields), **files, "conditions": conditions}
+    return Call("POST", "/v1/videos", _job, asked, key=idempotency_key)
 
 
-def edit(video: Any, prompt: str, fields: Mapping[str, Any]) -> Call[Job]:
-    return Call("POST", "/v1/videos/edits", _job, {"prompt": prompt, "video": video, **fields})
+def edit(
+    video: File,
+    prompt: str = "",
+    *,
+    last_image: File | None = None,
+    conditions: Given | Sequence[Given] | None = None,
+    **fields: Any,
+) -> Call[Job]:
+    """Queue the change of a clip by `strength`, `mask`, `span`, `place` or `source_prompt`; as for ``create``."""
+    asked = {"prompt": prompt, "video": video, **fields, "last_image": last_image, "conditions": conditions}
+    return Call("POST", "/v1/videos/edits", _job, asked)
 
 
-def extend(video: Any, prompt: str, fields: Mapping[str, Any]) -> Call[Job]:
-    return Call("POST", "/v1/videos/extensions", _job, {"prompt": prompt, "video": video, **fields})
+def extend(
+    video: File,
+    prompt: str | Sequence[Timed] = "",
+    *,
+    last_image: File | None = None,
+    conditions: Given | Sequence[Given] | None = None,
+    **fields: Any,
+) -> Call[Job]:
+    """Queue the continuation of a clip from its last frames; `seconds` are added. As for ``create``."""
+    asked = {**_told(prompt, fields), "video": video, "last_image": last_image, "conditions": conditions}
+    return Call("POST", "/v1/videos/extensions", _job, asked)
 
 
-def sound(video: Any, prompt: str, fields: Mapping[str, Any]) -> Call[Job]:
+def sound(video: File, prompt: str = "", **fields: Any) -> Call[Job]:
+    """Queue the generation of audio for a clip; as for ``create``."""
     return Call("POST", "/v1/audio", _job, {"prompt": prompt, "video": video, **fields})
 
 
-def remix(job: Job | str, prompt: str, fields: Mapping[str, Any]) -> Call[Job]:
+def remix(job: Job | str, prompt: str, **fields: Any) -> Call[Job]:
+    """Queue a job again with another prompt, and with what else is given."""
     return Call("POST", f"/v1/videos/{_name(job)}/remix", _job, {"prompt": prompt, **fields})
 
 
-def images(prompt: str, fields: Mapping[str, Any]) -> Call[list[bytes]]:
-    def read(answer: httpx.Response) -> list[bytes]:
+def images(prompt: str = "", **fields: Any) -> Call[builtins.list[bytes]]:
+    """Make images and wait for them; with `image`, and possibly `mask`, edit one.
+
+    Args:
+        prompt: What they show.
+        fields: Fields of the API: `n`, `size`, `output_format`, …
+
+    Returns:
+        The files' bytes.
+    """
+
+    def read(answer: httpx.Response) -> builtins.list[bytes]:
         return [base64.b64decode(one["b64_json"]) for one in answer.json()["data"]]
 
     return Call("POST", _images(fields), read, {"prompt": prompt, **fields}, waits=True)
 
 
-def create_images(prompt: str, fields: Mapping[str, Any]) -> Call[list[Job]]:
+def create_images(prompt: str = "", **fields: Any) -> Call[builtins.list[Job]]:
+    """Queue images without waiting for them; fields as for ``images``.
+
+    Returns:
+        A job for each image.
+    """
     headers = {"Prefer": "respond-async"}
     return Call("POST", _images(fields), _jobs, {"prompt": prompt, **fields}, headers=headers)
 
 
 def get(job: Job | str) -> Call[Job]:
+    """A job as it stands."""
     return Call("GET", f"/v1/jobs/{_name(job)}", _job)
 
 
-def list_jobs(limit: int, filters: Mapping[str, Any]) -> Call[builtins.list[Job]]:
+def list_jobs(*, limit: int = 20, **filters: Any) -> Call[builtins.list[Job]]:
+    """Jobs, the newest first; filters are `kind`, `status`, `after`, `order`."""
     return Call("GET", "/v1/jobs", _jobs, query={"limit": min(100, limit), **filters})
 
 
 def cancel(job: Job | str) -> Call[Job]:
+    """Stop a job; one that runs stops within a step."""
     return Call("POST", f"/v1/jobs/{_name(job)}/cancel", _job)
 
 
 def delete(job: Job | str) -> Call[None]:
+    """Delete a finished job; cancel one that is not."""
     return Call("DELETE", f"/v1/jobs/{_name(job)}", lambda _: None)
 
 
-def content(job: Job | str, variant: str | None) -> Call[bytes]:
+def content(job: Job | str, *, variant: str | None = None) -> Call[bytes]:
+    """The bytes of a result, or of its `thumbnail`, `spritesheet`, `audio`, `input`."""
     query = {} if variant is None else {"variant": variant}
     return Call("GET", f"/v1/jobs/{_name(job)}/content", _bytes, query=query)
 
 
 def preview(job: Job | str) -> Call[bytes]:
+    """A small WebP image of a clip that is being sampled."""
     return Call("GET", f"/v1/jobs/{_name(job)}/preview", _bytes)
 
 
-def models() -> Call[list[Model]]:
+def models() -> Call[builtins.list[Model]]:
+    """The models of the server, and what each accepts."""
     return Call("GET", "/v1/models", lambda answer: [Model.of(one) for one in answer.json()["data"]])
 
 
 def load(model: str) -> Call[Job]:
+    """Have a model loaded before it is needed; the end of the job says that it is."""
     return Call("POST", f"/v1/models/{_part(model, 'model')}/load", _job)
+
+
+def _told(prompt: str | Sequence[Timed], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, with the prompt; of a list of prompts by time the first is the clip's own, as in Python.
+
+    Raises:
+        RequestError: The list is empty, or its first prompt does not begin with the clip.
+    """
+    if isinstance(prompt, str):
+        return {"prompt": prompt, **fields}
+    first, *later = prompts_at(prompt) or (None,)
+    if first is None or first.at not in (0, "0", "0s") or first.until is not None:
+        raise RequestError("the first of several prompts is the clip's own: give it as `('a panda', 0)`")
+    return {**fields, "prompt": first.prompt, "prompt_at": [*later, *prompts_at(fields.get("prompt_at"))]}
 
 
 def _images(fields: Mapping[str, Any]) -> str:
@@ -158,7 +254,7 @@ def _job(answer: httpx.Response) -> Job:
     return Job.of(answer.json())
 
 
-def _jobs(answer: httpx.Response) -> list[Job]:
+def _jobs(answer: httpx.Response) -> builtins.list[Job]:
     return [Job.of(one) for one in answer.json()["data"]]
 
 
@@ -305,6 +401,10 @@ def parts_of(fields: Mapping[str, Any]) -> dict[str, Any]:
             sent = _reference(given.pop(name), name, name, files)
             if name not in files:
                 given[name] = sent
+    if "prompt_at" in given:
+        given["prompt_at"] = [one.plain() for one in prompts_at(given["prompt_at"])]
+    if isinstance(given.get("branch"), Path):
+        raise RequestError(f"branch `{given['branch']}` is a path: give the name of one of the server's")
     if "conditions" in given:
         given["conditions"] = _conditions(given["conditions"], files)
     if not files:
@@ -316,7 +416,7 @@ def _conditions(values: Any, files: dict[str, Any]) -> builtins.list[dict[str, A
     """Conditions as JSON, with each file once among those of the form."""
     found = []
     names: dict[str, str] = {}
-    if isinstance(values, str | Frames | Source | Mapping):
+    if isinstance(values, str | Condition | Mapping):
         values = [values]
     for one in values:
         mapping = dict(one) if isinstance(one, Mapping) else plain(*conditions_of([one]))
@@ -354,7 +454,7 @@ def _reference(value: Any, what: str, name: str, files: dict[str, Any]) -> Any:
 def _form(given: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in given.items():
-        if name == "conditions":
+        if name in ("conditions", "prompt_at"):
             found[name] = json.dumps(value)
         elif isinstance(value, Mapping):
             found |= {f"{name}[{key}]": str(inner) for key, inner in value.items()}

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import builtins
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
 from kandinsky.client import calls
-from kandinsky.client.calls import File, Given
 from kandinsky.client.failures import error_of
-from kandinsky.client.values import Event, Job, Model
+from kandinsky.client.values import Event, Job
 from kandinsky.errors import needs_extra
 from kandinsky.files import replacing
 
 if TYPE_CHECKING:
     import httpx
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _sent(call: Callable[P, calls.Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    """The method that sends a call of ``client/calls.py``, with its arguments and its words."""
+
+    @functools.wraps(call)
+    def send(self: Client, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._ask(call(*args, **kwargs))
+
+    return send
 
 
 class Client:
@@ -65,107 +75,19 @@ class Client:
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    def create(
-        self,
-        prompt: str = "",
-        *,
-        image: File | None = None,
-        last_image: File | None = None,
-        video: File | None = None,
-        conditions: Given | Sequence[Given] | None = None,
-        idempotency_key: str | None = None,
-        **fields: Any,
-    ) -> Job:
-        """Queue a clip.
-
-        Args:
-            prompt: What it shows.
-            image: First frame; files are paths, bytes, finished jobs, their names, or `data:` URLs.
-            last_image: Last frame.
-            video: A clip that is changed, by `strength`, `mask`, `span`, `place` or `source_prompt`.
-            conditions: What else is known, as in Python: ``Frames``, ``Source``, texts, or mappings of their values,
-                whose files may be any of the above.
-            idempotency_key: Makes a repetition safe; one is made up by default.
-            fields: Fields of the API: `model`, `seconds`, `steps`, `seed`, …; `mask` is a file too.
-
-        Returns:
-            The job, which waits.
-
-        Raises:
-            ApiError: The server refused it.
-            BackendError: No server answers.
-            RequestError: A file does not exist.
-        """
-        files = {"image": image, "last_image": last_image, "video": video, "conditions": conditions}
-        return self._ask(calls.create(prompt, {**fields, **files}, idempotency_key))
-
-    def edit(
-        self,
-        video: File,
-        prompt: str = "",
-        *,
-        last_image: File | None = None,
-        conditions: Given | Sequence[Given] | None = None,
-        **fields: Any,
-    ) -> Job:
-        """Queue the change of a clip by `strength`, `mask`, `span`, `place` or `source_prompt`; as for ``create``."""
-        return self._ask(calls.edit(video, prompt, {**fields, "last_image": last_image, "conditions": conditions}))
-
-    def extend(
-        self,
-        video: File,
-        prompt: str = "",
-        *,
-        last_image: File | None = None,
-        conditions: Given | Sequence[Given] | None = None,
-        **fields: Any,
-    ) -> Job:
-        """Queue the continuation of a clip from its last frames; `seconds` are added. As for ``create``."""
-        return self._ask(calls.extend(video, prompt, {**fields, "last_image": last_image, "conditions": conditions}))
-
-    def sound(self, video: File, prompt: str = "", **fields: Any) -> Job:
-        """Queue the generation of audio for a clip; as for ``create``."""
-        return self._ask(calls.sound(video, prompt, fields))
-
-    def remix(self, job: Job | str, prompt: str, **fields: Any) -> Job:
-        """Queue a job again with another prompt, and with what else is given."""
-        return self._ask(calls.remix(job, prompt, fields))
-
-    def images(self, prompt: str = "", **fields: Any) -> builtins.list[bytes]:
-        """Make images and wait for them; with `image`, and possibly `mask`, edit one.
-
-        Args:
-            prompt: What they show.
-            fields: Fields of the API: `n`, `size`, `output_format`, …
-
-        Returns:
-            The files' bytes.
-        """
-        return self._ask(calls.images(prompt, fields))
-
-    def create_images(self, prompt: str = "", **fields: Any) -> builtins.list[Job]:
-        """Queue images without waiting for them; fields as for ``images``.
-
-        Returns:
-            A job for each image.
-        """
-        return self._ask(calls.create_images(prompt, fields))
-
-    def get(self, job: Job | str) -> Job:
-        """A job as it stands."""
-        return self._ask(calls.get(job))
-
-    def list(self, *, limit: int = 20, **filters: Any) -> builtins.list[Job]:
-        """Jobs, the newest first; filters are `kind`, `status`, `after`, `order`."""
-        return self._ask(calls.list_jobs(limit, filters))
-
-    def cancel(self, job: Job | str) -> Job:
-        """Stop a job; one that runs stops within a step."""
-        return self._ask(calls.cancel(job))
-
-    def delete(self, job: Job | str) -> None:
-        """Delete a finished job; cancel one that is not."""
-        self._ask(calls.delete(job))
+    create = _sent(calls.create)
+    edit = _sent(calls.edit)
+    extend = _sent(calls.extend)
+    sound = _sent(calls.sound)
+    remix = _sent(calls.remix)
+    images = _sent(calls.images)
+    create_images = _sent(calls.create_images)
+    get = _sent(calls.get)
+    list = _sent(calls.list_jobs)
+    cancel = _sent(calls.cancel)
+    delete = _sent(calls.delete)
+    content = _sent(calls.content)
+    preview = _sent(calls.preview)
 
     def events(self, job: Job | str | None = None, *, after: int | None = None) -> Iterator[Event]:
         """What happens to a job until it ends, or to all jobs for ever; cut connections are taken up again.
@@ -219,14 +141,6 @@ class Client:
                 on_event(event)
         return calls.completed(self.get(job))
 
-    def content(self, job: Job | str, *, variant: str | None = None) -> bytes:
-        """The bytes of a result, or of its `thumbnail`, `spritesheet`, `audio`, `input`."""
-        return self._ask(calls.content(job, variant))
-
-    def preview(self, job: Job | str) -> bytes:
-        """A small WebP image of a clip that is being sampled."""
-        return self._ask(calls.preview(job))
-
     def save(self, job: Job | str, target: str | Path, *, variant: str | None = None) -> Path:
         """Write a result to a file, completely or not at all."""
         data = self.content(job, variant=variant)
@@ -236,13 +150,8 @@ class Client:
 
     # -- the server --------------------------------------------------------------------------------------------------
 
-    def models(self) -> builtins.list[Model]:
-        """The models of the server, and what each accepts."""
-        return self._ask(calls.models())
-
-    def load(self, model: str) -> Job:
-        """Have a model loaded before it is needed; the end of the job says that it is."""
-        return self._ask(calls.load(model))
+    models = _sent(calls.models)
+    load = _sent(calls.load)
 
     def is_ready(self) -> bool:
         """Whether a worker is there."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # What is a file of a request, or says something about one.
-_OF_FILES = ("image", "last_image", "mask", "video", "conditions", "mask_grow", "strength", "span", "place",
-             "source_prompt", "resample")  # fmt: skip
+_OF_FILES = ("image", "last_image", "mask", "video", "control", "reference", "conditions", "mask_grow", "strength",
+             "span", "place", "source_prompt", "resample", "branch", "control_strength", "control_steps",
+             "reference_strength")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,8 +227,8 @@ _PROMPT_AT: dict[str, Any] = {
         WithJsonSchema(
             {
                 "anyOf": [_PROMPTS, {"type": "null"}],
-                "description": "Prompts for parts of a clip, each with the second it begins at, and possibly one it ends "
-                "at; the prompt itself holds elsewhere.",
+                "description": "Prompts for parts of a clip, each with the second it begins at, and perhaps one it "
+                "ends at; the prompt itself holds elsewhere.",
             }
         ),
     ],

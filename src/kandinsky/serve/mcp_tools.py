@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import kandinsky
 from kandinsky.client import ApiError, AsyncClient, Job
+from kandinsky.client.calls import FILES
 from kandinsky.errors import KandinskyError, RequestError, needs_extra
 from kandinsky.jobs.job_files import ID
 
@@ -69,6 +70,14 @@ class Known(Arguments):
     cut: str | None = Field(None, description="The part of a clip, `START:STOP`, as `-9:` or `1s:2s`.", max_length=40)
 
 
+class Later(Arguments):
+    """A prompt for a part of a clip."""
+
+    prompt: str = Field(description="What the clip shows there.", max_length=4000)
+    at: float | str = Field(description="Where it begins: seconds, or `5s`, or a frame such as `60`.")
+    until: float | str | None = Field(None, description="Where it ends; else it holds until the next one begins.")
+
+
 class Generate(Arguments):
     """Queue a clip, an image, or audio for a clip."""
 
@@ -90,6 +99,20 @@ class Generate(Arguments):
         None, description="What `video` shows, to change it by both prompts.", max_length=4000
     )
     conditions: list[Known] | None = Field(None, description="Further frames known of a clip.", max_length=16)
+    prompt_at: list[Later] | None = Field(
+        None, description="Prompts for parts of a clip; `prompt` holds elsewhere.", max_length=64
+    )
+    fade: float | None = Field(None, description="Seconds over which each of `prompt_at` fades in.", ge=0)
+    overlap: float | str | None = Field(
+        None, description="Of clips longer than the model's longest: seconds that its windows share."
+    )
+    loop: bool | None = Field(None, description="Whether the end of a clip leads to its beginning.")
+    control: str | None = Field(None, description="A clip or image that the result follows: see `branches`.")
+    control_strength: float | None = Field(None, description="How much of `control`; 1 as trained.", ge=0, le=4)
+    control_steps: str | None = Field(None, description="Share of the steps it works at, as `0:0.6`.", max_length=40)
+    reference: str | None = Field(None, description="An image whose subject the result shows: see `branches`.")
+    reference_strength: float | None = Field(None, description="How much of `reference`; 1 as trained.", ge=0, le=4)
+    branch: list[str] | None = Field(None, description="Branches to use, of those that `list_models` names.")
     seconds: float | None = Field(None, description="Length of a clip.", ge=0)
     size: str | None = Field(None, description="`WIDTHxHEIGHT`.", max_length=20)
     steps: int | None = Field(None, description="Steps of the sampler; more take longer.", ge=1)
@@ -123,7 +146,7 @@ class Tools:
 
     async def generate(self, request: Any, client: AsyncClient, given: Generate) -> list[Any]:
         fields = given.model_dump(exclude_none=True, exclude={"kind", "prompt"})
-        for name in ("image", "last_image", "mask", "video"):
+        for name in FILES:
             if name in fields:
                 fields[name] = self.door.file(fields[name])
         for one in fields.get("conditions", ()):

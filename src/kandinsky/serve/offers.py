@@ -180,9 +180,7 @@ class Offers:
             else "makes clips"
         ) + (" from an image" if image and not extends else "")
         if needs:
-            what += (
-                f" and takes {' and '.join(f'a {one}'.replace('a frames', 'known frames') for one in sorted(needs))}"
-            )
+            what += f" and takes {' and '.join(_TAKEN[one] for one in sorted(needs))}"
         raise ApiError(400, f"no model of this server {what}: name another", code="unsupported", param="model")
 
     @functools.cache  # noqa: B019 - one for the life of the server
