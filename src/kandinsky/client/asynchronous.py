@@ -26,7 +26,7 @@ def _sent(call: Callable[P, calls.Call[T]]) -> Callable[Concatenate[AsyncClient,
     """The method that sends a call of ``client/calls.py``, with its arguments and its words."""
 
     @functools.wraps(call)
-    async def send(self: AsyncClient, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def send(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._ask(call(*args, **kwargs))
 
     return send

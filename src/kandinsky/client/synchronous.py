@@ -26,7 +26,7 @@ def _sent(call: Callable[P, calls.Call[T]]) -> Callable[Concatenate[Client, P], 
     """The method that sends a call of ``client/calls.py``, with its arguments and its words."""
 
     @functools.wraps(call)
-    def send(self: Client, *args: P.args, **kwargs: P.kwargs) -> T:
+    def send(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._ask(call(*args, **kwargs))
 
     return send

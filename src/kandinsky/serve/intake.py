@@ -250,10 +250,10 @@ class Intake:
             goes_on = continued and "image" not in request and not (part and wanted.values.keys().isdisjoint(LENGTHS))
             order = Order(request=request, form=form, lora=loras, attention=attention, before=continued,
                           overlap=part, sound=sound, called=called)  # fmt: skip
-            folders = self.settings.branch_folder
+            branches = self.settings.branch_folder
             query = resolving.Query(
                 model=offer.name, order=order.to_dict(), store=str(self.store.folder), job_id=job_id,
-                attention=attention or self.settings.options.attention, branches=folders and str(folders),
+                attention=attention or self.settings.options.attention, branches=None if branches is None else str(branches),
                 goes_on=bool(goes_on),
             )  # fmt: skip
             new = uploads.resolved(query) if order.names() else resolving.resolved(query, card)
@@ -265,7 +265,7 @@ class Intake:
                            code="invalid_value", param="seconds")  # fmt: skip
         return dataclasses.replace(
             new, owner=owner.name, priority=priority, max_attempts=self.settings.attempts,
-            parent=wanted.parent and wanted.parent.id,
+            parent=None if wanted.parent is None else wanted.parent.id,
         )  # fmt: skip
 
     def _in_words_of_the_api(self, error: KandinskyError, job: Path, called: Mapping[str, str]) -> ApiError:

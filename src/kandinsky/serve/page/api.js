@@ -115,22 +115,32 @@ const CREATE = {
 export async function create(what, values, files = {}) {
   const headers = { "idempotency-key": crypto.randomUUID?.() || `${Date.now()}-${Math.random()}` };
   if (what === "image" || what === "edit") headers.prefer = "respond-async";
-  const uploads = Object.entries(files).filter(([, file]) => file instanceof Blob);
-  let body;
-  if (uploads.length) {
+  const uploads = new Map(); // by the name of their field
+  const reference = (value, name) => {
+    if (value instanceof Blob) return uploads.set(name, value), name;
+    return value?.id ? { id: value.id } : value;
+  };
+  const fields = { ...values };
+  if (fields.conditions) {
+    fields.conditions = fields.conditions.map((one, i) =>
+      Object.fromEntries(Object.entries(one).map(([key, value]) => [key, reference(value, `condition-${i + 1}-${key}`)])));
+  }
+  for (const [name, file] of Object.entries(files)) {
+    const sent = reference(file, name);
+    if (!uploads.has(name)) fields[name] = sent;
+  }
+  let body = { json: fields };
+  if (uploads.size) {
     const form = new FormData();
-    for (const [name, value] of Object.entries(values)) {
-      if (Array.isArray(value)) value.forEach((one) => form.append(`${name}[]`, one));
+    for (const [name, value] of Object.entries(fields)) {
+      const isPlain = Array.isArray(value) && value.every((one) => typeof one !== "object");
+      if (isPlain) value.forEach((one) => form.append(`${name}[]`, one));
+      else if (Array.isArray(value)) form.append(name, JSON.stringify(value));
+      else if (typeof value === "object") form.append(`${name}[id]`, value.id);
       else form.append(name, String(value));
     }
-    for (const [name, file] of Object.entries(files)) {
-      if (file instanceof Blob) form.append(name, file, file.name || name);
-      else form.append(`${name}[id]`, file.id);
-    }
+    for (const [name, file] of uploads) form.append(name, file, file.name || name);
     body = { form };
-  } else {
-    const results = Object.fromEntries(Object.entries(files).map(([name, { id }]) => [name, { id }]));
-    body = { json: { ...values, ...results } };
   }
   const made = await read("POST", CREATE[what], { ...body, headers });
   return made.object === "list" ? made.data : [made];

@@ -86,11 +86,13 @@ function App() {
     }
     setForm(settings.reuse(form, job, what, files));
     show(null);
-    say(t(`said.${what}`), { kind: "good" });
+    if (what !== "seed" && settings.isLost(job, files)) say(t("file.lost"), { kind: "bad" });
+    else say(t(`said.${what}`), { kind: "good" });
     document.querySelector("#prompt")?.focus({ preventScroll: innerWidth > 900 });
   }
   function useJob(job, how) {
     const file = { id: job.id, kind: job.object, name: job.prompt };
+    if (how === "source" || how === "join") return use2(settings.withGuide(form, how, { [how === "join" ? "first" : how]: file }));
     const base = how === "extend" ? settings.withMode(form, "extend") : form;
     use2(settings.withFile(how === "extend" ? { ...base, prompt: job.prompt || "" } : base, { ...file, kind: how === "extend" ? "video" : "image" }));
   }
@@ -116,15 +118,15 @@ function App() {
       else if (event.key === "Escape") setPicks(null);
     };
     const paste = (event) => {
-      if (page === "live") return;
       const file = [...(event.clipboardData?.files || [])][0];
-      if (file) (event.preventDefault(), take(file));
+      if (page !== "live" && file && !event.defaultPrevented) (event.preventDefault(), take(file));
     };
     const drag = (event) => {
       if (page === "live" || ![...(event.dataTransfer?.types || [])].includes("Files")) return;
+      const isTaken = event.defaultPrevented; // by the place it was dropped on
       event.preventDefault();
       if (event.type === "dragover") setOver(true);
-      else if (event.type === "drop") (setOver(false), event.dataTransfer.files[0] && take(event.dataTransfer.files[0]));
+      else if (event.type === "drop") (setOver(false), !isTaken && event.dataTransfer.files[0] && take(event.dataTransfer.files[0]));
       else if (!event.relatedTarget) setOver(false);
     };
     const all = [["keydown", press], ["paste", paste], ["dragover", drag], ["dragleave", drag], ["drop", drag]];

@@ -12,9 +12,10 @@ const now = () => performance.now() / 1000;
 
 /** One session. `tell` gets what has changed, by name; see the values below. */
 export class Stream {
-  constructor(canvas, tell) {
+  constructor(canvas, tell, onLocked) {
     this.canvas = canvas;
     this.tell = tell;
+    this.onLocked = onLocked;
     this.frames = []; // decoded, in order
     this.told = new Map(); // prompts by number: when they were sent, and the chunk from which they hold
     this.count = 0;
@@ -22,16 +23,18 @@ export class Stream {
     this.pace = 0; // seconds a frame, as they are made
     this.shown = [];
     this.over = false;
+    this.wrong = ""; // the newest error, which is why the session ends if it does
   }
 
   start(values) {
     this.fps = 12;
+    this.fresh = true; // nothing was heard of the session yet
     this.tell({ phase: "connecting", prompt: "", wanted: values.prompt, error: "", reason: "", fps: null, factor: null, delay: null, unused: [], dropped: 0 });
     this.socket = api.live();
     this.socket.binaryType = "arraybuffer";
     this.socket.onopen = () => this.say({ type: "start", ...values });
     this.socket.onmessage = (event) => (typeof event.data === "string" ? this.word(JSON.parse(event.data)) : this.frame(event.data));
-    this.socket.onclose = () => this.end("gone");
+    this.socket.onclose = () => this.gone();
     this.meter = setInterval(() => this.measure(), METER_MS);
     this.watch = () => this.look();
     document.addEventListener("visibilitychange", this.watch);
@@ -58,6 +61,16 @@ export class Stream {
     this.end("stopped");
   }
 
+  /** The socket closed without a word: of one that never opened, the reason is had by asking in another way. */
+  async gone() {
+    if (this.over) return;
+    if (this.fresh) {
+      const refused = await api.models().then(() => null, (error) => error);
+      if (refused?.status === 401) return this.end("locked"), this.onLocked();
+    }
+    this.end("gone");
+  }
+
   /** The session is over, for the first reason that is told. */
   end(reason) {
     if (this.over) return;
@@ -69,12 +82,13 @@ export class Stream {
     this.socket.close();
     this.frames.forEach((one) => one.image.close());
     this.frames = [];
-    this.tell({ phase: "ended", reason, saving: false });
+    this.tell({ phase: "ended", reason, saving: false, error: reason === "failed" ? this.wrong : "" });
   }
 
   word(word) {
     switch (word.type) {
       case "session":
+        this.fresh = false;
         this.fps = word.fps;
         this.canvas.width = word.width;
         this.canvas.height = word.height;
@@ -95,9 +109,9 @@ export class Stream {
         this.tell({ saving: false, saved: word });
         break;
       case "error":
-        this.tell({ saving: false, error: word.error.message });
-        if (!this.chunk && !this.over) this.failed = true;
-        if (this.failed) this.end("failed");
+        this.wrong = word.error.message;
+        if (this.fresh) this.end("failed"); // the session could not begin
+        else this.tell({ saving: false, complaint: word.error.message });
         break;
       case "end":
         this.end(word.reason);

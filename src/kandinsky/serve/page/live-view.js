@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import * as api from "./api.js";
 import { examplesFor } from "./examples.js";
-import { useLive } from "./live.js";
+import { lock, useLive } from "./live.js";
 import { Stream } from "./live-stream.js";
 import { SEEDS } from "./settings.js";
 import { Icon, IconButton, say } from "./ui.js";
@@ -84,9 +84,9 @@ export function LiveView() {
   useEffect(() => () => stream.current?.end("stopped"), []);
 
   function hear(news) {
-    see((before) => ({ ...before, ...news }));
+    see((before) => ({ ...before, ...news, complaint: "" }));
     if (news.phase === "live") setShown((before) => [{ prompt: news.prompt, at: news.at, key: `${news.at} ${before.length}` }, ...before].slice(0, MOST_PROMPTS));
-    if (news.error && !stream.current.over) say(news.error, { kind: "bad" });
+    if (news.complaint) say(news.complaint, { kind: "bad" });
     if (news.saved) {
       setClips((before) => [news.saved, ...before]);
       say(t("said.saved", { seconds: duration(news.saved.seconds) }), { kind: "good" });
@@ -109,7 +109,7 @@ export function LiveView() {
       return;
     }
     setShown([]);
-    stream.current = new Stream(canvas.current, hear);
+    stream.current = new Stream(canvas.current, hear, lock);
     const values = { model: model.id, prompt: text };
     if (form.seed !== "") values.seed = Number(form.seed);
     stream.current.start(values);
@@ -158,8 +158,9 @@ export function LiveView() {
       <section class="live-shown" aria-label=${t("nav.live")}>
         <div class="live-stage ${seen.phase}">
           <canvas ref=${canvas} width="96" height="96" role="img" aria-label=${seen.prompt ? t("live.stage", { prompt: seen.prompt }) : t("live.stage.blank")}></canvas>
-          ${seen.phase !== "live" && html`<div class="live-veil"><p class="live-told">${told(seen)}</p>
-            ${seen.phase === "idle" && html`<p>${t("live.idle.hint")}</p>`}</div>`}
+          <div class="live-veil ${seen.phase === "live" ? "off" : ""}" role="status" aria-live="polite">
+            ${seen.phase !== "live" && html`<p class="live-told">${told(seen)}</p>`}
+            ${seen.phase === "idle" && html`<p>${t("live.idle.hint")}</p>`}</div>
         </div>
         <p class="live-caption" role="status" aria-live="polite">
           ${seen.prompt && html`<b>${seen.prompt}</b>`} ${turning && html`<span class="muted">→ ${seen.wanted}</span>`}</p>

@@ -1,6 +1,7 @@
 // Model, size, length, and the settings that most people leave alone.
 
 import { html } from "./vendor/htm-preact.js";
+import { inWindows } from "./guides.js";
 import * as settings from "./settings.js";
 import { Icon, IconButton } from "./ui.js";
 import { duration, number, t } from "./words.js";
@@ -13,13 +14,19 @@ function Field({ name, label, hint, children }) {
   </div>`;
 }
 
-/** A slider with its number beside it. */
-function Slide({ name, label, value, least, most, step, shown, onPick }) {
+/** A slider with its number beside it; where more than it shows is possible, the number can be typed. */
+function Slide({ name, label, value, least, most, longest, step, shown, onPick }) {
+  const exact = `${name}-exact`;
   return html`<div class="field slide">
     <label for=${name}>${label}</label>
-    <output for=${name}>${shown}</output>
-    <input id=${name} type="range" min=${least} max=${most} step=${step} value=${value} aria-valuetext=${shown}
+    ${longest > most
+      ? html`<span class="second"><input id=${exact} type="number" inputmode="decimal" min=${least} max=${longest} step="any" value=${value}
+          aria-label=${t("setting.seconds.exact")} aria-describedby=${`${name}-hint`}
+          onChange=${(event) => Number(event.target.value) > 0 && onPick(Number(event.target.value))} /><span aria-hidden="true">${t("unit.s")}</span></span>`
+      : html`<output for=${name}>${shown}</output>`}
+    <input id=${name} type="range" min=${least} max=${most} step=${step} value=${Math.min(value, most)} aria-valuetext=${shown}
       onInput=${(event) => onPick(Number(event.target.value))} />
+    ${longest > most && html`<p class="hint" id=${`${name}-hint`}>${value > most ? t("setting.windows", { time: duration(most) }) : t("setting.longer")}</p>`}
   </div>`;
 }
 
@@ -85,7 +92,11 @@ export function Settings({ form, setForm, model }) {
     <p class="about">${model.title}${model.loaded ? "" : html` <span class="tag">${t("model.cold")}</span>`}</p>
     ${isClip && most > shortest &&
     html`<${Slide} name="seconds" label=${t("setting.seconds")} value=${value("seconds")} most=${most} step=${step}
+      longest=${form.mode === "clip" && inWindows(model) ? model.longest : most}
       least=${Math.ceil(shortest / step) * step} shown=${duration(Number(value("seconds")))} onPick=${(one) => put("seconds", one)} />`}
+    ${form.mode === "clip" && inWindows(model) &&
+    html`<label class="check"><input id="loop" type="checkbox" checked=${!!form.values.loop} onChange=${(event) => put("loop", event.target.checked || "")} />
+      <span><b>${t("setting.loop")}</b><span class="hint">${t("setting.loop.hint")}</span></span></label>`}
     ${isClip && model.sounds_with &&
     html`<label class="check"><input type="checkbox" checked=${!!form.values.sound} onChange=${(event) => put("sound", event.target.checked || "")} />
       <span><b>${t("setting.sound")}</b><span class="hint">${t("setting.sound.hint", { model: model.sounds_with })}</span></span></label>`}
@@ -125,6 +136,10 @@ export function Settings({ form, setForm, model }) {
           onPick=${(one) => put("lora", one ? [one] : "")} />`}
         ${lora && html`<${NumberField} name="lora-scale" label=${t("setting.lora.scale")} value=${Number(scale)} usual=${1} step="0.1"
           onPick=${(one) => put("lora", [one === "" ? lora : `${lora}:${one}`])} />`}
+        ${form.mode === "clip" && inWindows(model) && html`<${NumberField} name="overlap" label=${t("setting.overlap")} value=${form.values.overlap}
+          usual=${model.overlap} least="0" onPick=${(one) => put("overlap", one)} />`}
+        ${form.mode === "clip" && form.later.length > 0 && html`<${NumberField} name="fade" label=${t("setting.fade")} value=${form.values.fade}
+          usual=${0} least="0" onPick=${(one) => put("fade", one)} />`}
       </div>
     </details>
     <${Grid} form=${form} setForm=${setForm} />

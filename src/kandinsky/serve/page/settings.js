@@ -1,9 +1,12 @@
 // What the form asks for: overrides of a model's defaults, from hand, from a job, or from the recipe in a file.
 
+import { beginsKnown, filled, fitting, guide, inWindows, lack, ofRequest, requested } from "./guides.js";
 import { state } from "./live.js";
+import { t } from "./words.js";
 
 /** Values that belong to a model: they go when another model is chosen. */
-const OF_MODEL = ["size", "seconds", "steps", "guidance", "shift", "cache", "lora", "fps", "motion", "expand", "sound"];
+const OF_MODEL = ["size", "seconds", "steps", "guidance", "shift", "cache", "lora", "fps", "motion", "expand", "sound", "overlap", "fade", "loop"];
+const OF_TIME = ["overlap", "fade"]; // numbers of seconds
 const OF_REQUEST = [...OF_MODEL, "negative_prompt", "format", "attention", "image_guidance", "interpolation_guidance"];
 const GRID_AXES = ["seed", "steps", "guidance"];
 export const MOST_OF_A_GRID = 24;
@@ -23,7 +26,7 @@ export const modelNamed = (id) => state.models.find((model) => model.id === id);
 /** An empty form for the server's first model that fits. */
 export function blank(mode = modes()[0] || "clip") {
   return {
-    mode, model: modelsOf(mode)[0]?.id || "", prompt: "", seed: "", values: {}, files: {},
+    mode, model: modelsOf(mode)[0]?.id || "", prompt: "", seed: "", values: {}, files: {}, guides: [], later: [],
     grid: { on: false, seed: 1, steps: "", guidance: "" },
   };
 }
@@ -33,7 +36,8 @@ export function withModel(form, id) {
   for (const name of OF_MODEL) delete values[name];
   const model = modelNamed(id);
   const files = { ...form.files };
-  if (form.mode !== "extend" && model?.image === "none") delete files.image;
+  const begins = model?.image !== "none" || (form.mode === "clip" && model?.knows["first frame"]);
+  if (form.mode !== "extend" && !begins) delete files.image;
   if (!model?.mask) delete files.mask;
   return { ...form, model: id, values, files };
 }
@@ -47,8 +51,24 @@ export function withMode(form, mode) {
   return { ...withModel({ ...form, mode, files }, kept), mode };
 }
 
-/** The form with an image or clip; a model is chosen that takes it. */
+/** The form with a new guide of a kind, and with a model that takes it; null if there is none. */
+export function withGuide(form, kind, files) {
+  const fits = (model) => fitting([{ kind }], model).length > 0;
+  const next = withMode(form, "clip");
+  const able = modelsOf("clip").filter(fits);
+  if (!able.length) return null;
+  const chosen = fits(modelNamed(next.model)) ? next : withModel(next, able[0].id);
+  const open = kind === "join" && filled(chosen.guides.filter((one) => one.kind === "join"), Object.values(files)[0]);
+  if (open) return { ...chosen, guides: [...chosen.guides.filter((one) => one.kind !== "join"), ...open] };
+  const others = kind === "frames" ? chosen.guides : chosen.guides.filter((one) => one.kind !== kind);
+  const model = modelNamed(chosen.model);
+  return { ...chosen, guides: [...others, guide(kind, model, model.defaults.seconds, { files })] };
+}
+
+/** The form with an image or clip: in a place that waits for one, or as what it starts from, with a model that takes it. */
 export function withFile(form, file) {
+  const guides = form.mode === "clip" && filled(fitting(form.guides, modelNamed(form.model)), file);
+  if (guides) return { ...form, guides };
   const isClip = file instanceof Blob ? file.type.startsWith("video/") || file.type === "image/gif" : file.kind === "video";
   if (isClip) {
     const takes = form.mode === "sound" || form.mode === "extend" ? form.mode : modelsOf("sound").length ? "sound" : "extend";
@@ -77,16 +97,23 @@ export function reuse(form, job, what, files = {}) {
   if (what === "seed") return { ...form, seed };
   const asked = job.request || {};
   const mode = job.object === "audio" ? "sound" : job.object === "image" ? "image" : "clip";
+  const model = modelNamed(job.model);
+  const again = mode === "clip" ? ofRequest(asked, model, files.video) : { guides: [], later: [] };
   const values = {};
   for (const name of OF_REQUEST) if (asked[name] !== undefined && asked[name] !== null) values[name] = asked[name];
   if (asked.width && asked.height) values.size = `${asked.width}x${asked.height}`;
   if (mode === "image") delete values.seconds;
+  for (const name of OF_TIME) if (name in values) values[name] = parseFloat(values[name]);
   if (values.format === (mode === "image" ? "png" : "mp4")) delete values.format;
   return {
     ...blank(mode), model: modelNamed(job.model) ? job.model : form.model, prompt: job.prompt || "",
-    seed: what === "all" ? seed : "", values, files,
+    seed: what === "all" ? seed : "", values, files: mode === "clip" ? { ...files, video: undefined } : files,
+    guides: again.guides, later: again.later,
   };
 }
+
+/** Whether some of a job's files cannot be had again. */
+export const isLost = (job, files) => job.object === "video" && Boolean(ofRequest(job.request || {}, modelNamed(job.model), files.video).lost);
 
 /** A recipe, as found in a file, in the shape of a job. */
 export function jobOfRecipe(recipe) {
@@ -112,7 +139,10 @@ export function lacking(form) {
   const model = modelNamed(form.model);
   if (!model) return ["lack.model"];
   if ((form.mode === "sound" || form.mode === "extend") && !form.files.video) return ["lack.video"];
-  if (form.mode === "clip" && model.image === "required" && !form.files.image) return ["lack.image"];
+  const guides = form.mode === "clip" ? fitting(form.guides, model) : [];
+  const missing = lack(guides);
+  if (missing) return [missing[0], { name: t(`guide.${missing[1]}`) }];
+  if (form.mode === "clip" && model.image === "required" && !form.files.image && !beginsKnown(guides)) return ["lack.image"];
   if (form.mode === "image" && model.image === "required" && !form.files.image) return ["lack.image"];
   if (model.mask && !form.files.mask) return ["lack.mask"];
   const free = form.mode === "sound" || model.prompt === "optional";
@@ -146,6 +176,15 @@ export function requests(form) {
   if (form.prompt.trim()) one.prompt = form.prompt.trim();
   for (const [name, value] of Object.entries(form.values)) if (value !== "" && value !== null) one[name] = value;
   const files = {};
+  if (form.mode === "clip") {
+    const told = requested(fitting(form.guides, model), model);
+    Object.assign(one, told.values);
+    Object.assign(files, told.files);
+    const rows = inWindows(model) ? form.later.filter((row) => row.prompt.trim()) : [];
+    if (rows.length) one.prompt_at = rows.map((row) => [row.prompt.trim(), row.at]);
+    else delete one.fade;
+  }
+  for (const name of OF_TIME) if (one[name] !== undefined) one[name] = name === "overlap" ? `${one[name]}s` : one[name];
   if (form.files.image) files[form.mode === "clip" ? "input_reference" : "image"] = form.files.image;
   if (form.files.mask) files.mask = form.files.mask;
   if (form.files.video) files.video = form.files.video;
@@ -153,9 +192,9 @@ export function requests(form) {
   if (call === "image") {
     call = files.image ? "edit" : "image";
     if (one.format) one.output_format = one.format;
-    for (const name of ["format", "seconds", "sound"]) delete one[name];
+    for (const name of ["format", "seconds", "sound", "overlap", "fade", "loop"]) delete one[name];
   }
-  if (call === "sound") for (const name of ["size", "shift", "cache", "lora", "sound", "expand"]) delete one[name];
+  if (call === "sound") for (const name of ["size", "shift", "cache", "lora", "sound", "expand", "overlap", "fade", "loop"]) delete one[name];
   if (model.makes !== "sound" && !model.sounds_with) delete one.sound;
   const first = form.seed !== "" ? Number(form.seed) : form.grid.on ? Math.floor(Math.random() * SEEDS) : null;
   const made = [];

@@ -5,11 +5,14 @@ import * as api from "./api.js";
 import { discard, siblings } from "./gallery.js";
 import { adopt, state } from "./live.js";
 import { isClip, isHeard, isSound, kindOf, Player, shapeOf } from "./media.js";
+import { fitting } from "./guides.js";
 import { modelsOf } from "./settings.js";
 import { complain, Dialog, Icon, IconButton, say } from "./ui.js";
 import { bytes, clock, day, duration, has, t } from "./words.js";
 
 const SHOWN = ["steps", "guidance", "shift", "negative_prompt", "cache", "lora", "attention", "format", "expand"];
+
+const canGuide = (kind) => modelsOf("clip").some((model) => fitting([{ kind }], model).length > 0);
 
 /** The prompt, with the words that had no effect struck out. */
 function Understood({ job }) {
@@ -88,6 +91,8 @@ export function Viewer({ job, order, onClose, onOpen, onReuse, onUse, onCompare,
         ${isClip(job) && !heard && sounds.length > 0 && html`<button type="button" class="quiet" onClick=${addSound}><${Icon} name="sound" />${t("sound.add")}</button>`}
         ${job.object === "image" && state.models.some((model) => model.image !== "none") &&
         html`<button type="button" class="quiet" onClick=${() => onUse(job, "image")}><${Icon} name="image" />${t("use.image")}</button>`}
+        ${[["source", "change"], ["join", "join"]].map(([kind, icon]) => isClip(job) && canGuide(kind) &&
+        html`<button type="button" key=${kind} class="quiet" onClick=${() => onUse(job, kind)}><${Icon} name=${icon} />${t(`use.${kind}`)}</button>`)}
         ${isClip(job) && modelsOf("extend").length > 0 && html`<button type="button" class="quiet" onClick=${() => onUse(job, "extend")}><${Icon} name="extend" />${t("mode.extend")}</button>`}
         ${asked
           ? html`<button type="button" class="quiet danger" onClick=${() => discard(job).then(onClose)}><${Icon} name="trash" />${t("remove.sure")}</button>`
