@@ -253,7 +253,8 @@ class Intake:
             branches = self.settings.branch_folder
             query = resolving.Query(
                 model=offer.name, order=order.to_dict(), store=str(self.store.folder), job_id=job_id,
-                attention=attention or self.settings.options.attention, branches=None if branches is None else str(branches),
+                attention=attention or self.settings.options.attention,
+                branches=None if branches is None else str(branches),
                 goes_on=bool(goes_on),
             )  # fmt: skip
             new = uploads.resolved(query) if order.names() else resolving.resolved(query, card)

@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import * as api from "./api.js";
 import { examplesFor } from "./examples.js";
 import { Attachments } from "./attachments.js";
-import { Guides } from "./guides-panel.js";
+import { Guides, Later } from "./guides-panel.js";
 import { adopt, finished, useLive } from "./live.js";
 import * as settings from "./settings.js";
 import { Settings } from "./settings-panel.js";
@@ -98,6 +98,7 @@ export function Composer({ form, setForm, onFile }) {
         )}
       </div>`}
     </div>
+    <${Later} form=${form} setForm=${change} model=${model} />
     <${Attachments} form=${form} setForm=${change} model=${model} onFile=${onFile} />
     <${Guides} form=${form} setForm=${change} model=${model} />
     <${Settings} form=${form} setForm=${setForm} model=${model} />

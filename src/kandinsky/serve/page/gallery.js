@@ -66,7 +66,7 @@ function Empty({ onExample }) {
       <path d="M22 128 190 18l5 7L27 135z" class="s4" /><path d="M176 30h44M184 40h36M192 50h28" class="s5" /><circle cx="40" cy="34" r="9" class="s6" />
       <path d="M206 92a18 18 0 1 1-18-18" class="s5" />
     </svg>
-    <h3>${t("empty")}</h3>
+    <h2>${t("empty")}</h2>
     <p>${t("empty.hint")}</p>
     <button type="button" class="secondary" onClick=${onExample}>${t("empty.try")}</button>
   </div>`;

@@ -77,11 +77,16 @@ function Card({ one, model, isNew, onChange, onRemove }) {
     put({ files });
   };
   const slot = (name, takes) => html`<${Slot} key=${name} name=${`${one.kind}-${name}`} title=${t(`guide.file.${name}`)} takes=${takes} hint=${t("file.how")}
-    file=${one.files[name]} onFile=${(file) => keep(name, file)} onClear=${() => keep(name, null)} />`;
+    file=${one.files[name]} onFile=${(file) => keep(name, file)} onClear=${() => (one.kind === "last" ? onRemove() : keep(name, null))} />`;
   const Body = BODIES[one.kind];
+  const name = t(`guide.${one.kind}`);
+  const remove = html`<${IconButton} name="close" label=${t("guide.remove", { name })} onClick=${onRemove} />`;
+  if (one.kind === "last") {
+    return html`<section class="guide bare" ref=${own} aria-label=${name} data-guide="last">
+      ${slot("last", "image")}${!one.files.last && remove}</section>`;
+  }
   return html`<section class="guide" ref=${own} aria-labelledby=${id} data-guide=${one.kind}>
-    <header class="guide-head"><h3 id=${id}>${t(`guide.${one.kind}`)}</h3>
-      <${IconButton} name="close" label=${t("guide.remove", { name: t(`guide.${one.kind}`) })} onClick=${onRemove} /></header>
+    <header class="guide-head"><h2 id=${id}>${name}</h2>${remove}</header>
     <div class=${one.kind === "join" ? "join" : "slots"}>${PLACES[one.kind].map(([name, takes]) => slot(name, takes))}</div>
     ${one.kind === "join" && html`<p class="hint">${t("guide.join.hint")}</p>`}
     ${one.kind === "source" && html`<${Source} one=${one} put=${put} id=${id} mask=${slot("mask", "either")} />`}
@@ -90,13 +95,16 @@ function Card({ one, model, isNew, onChange, onRemove }) {
 }
 
 /** Prompts that hold from a time on. */
-function Later({ rows, setRows, most }) {
+export function Later({ form, setForm, model }) {
   const own = useRef(null);
-  const count = useRef(rows.length);
+  const count = useRef(form.later.length);
   useEffect(() => {
-    if (rows.length > count.current) own.current?.querySelector("li:last-child input[type=text]")?.focus();
-    count.current = rows.length;
+    if (form.later.length > count.current) own.current?.querySelector("li:last-child input[type=text]")?.focus();
+    count.current = form.later.length;
   });
+  if (form.mode !== "clip" || !form.later.length || !inWindows(model)) return null;
+  const rows = form.later;
+  const setRows = (next) => setForm({ later: next });
   const put = (row, values) => setRows(rows.map((one) => (one === row ? { ...one, ...values } : one)));
   return html`<ol class="later" ref=${own} aria-label=${t("later")}>
     ${rows.map((row) => html`<li key=${row.id}>
@@ -104,7 +112,7 @@ function Later({ rows, setRows, most }) {
       <span class="second"><input id=${`later-at-${row.id}`} type="number" inputmode="decimal" min="0" step="any" value=${row.at}
         onInput=${(event) => put(row, { at: event.target.value === "" ? 0 : Number(event.target.value) })} /><span aria-hidden="true">${t("unit.s")}</span></span>
       <label class="unseen" for=${`later-${row.id}`}>${t("later.prompt")}</label>
-      <input id=${`later-${row.id}`} type="text" maxlength=${most} value=${row.prompt} placeholder=${t("later.prompt")}
+      <input id=${`later-${row.id}`} type="text" maxlength=${model.prompt_length} value=${row.prompt} placeholder=${t("later.prompt")}
         onInput=${(event) => put(row, { prompt: event.target.value })} />
       <${IconButton} name="close" label=${t("guide.remove", { name: row.prompt || t("later.prompt") })} onClick=${() => setRows(rows.filter((one) => one !== row))} />
     </li>`)}
@@ -131,7 +139,6 @@ export function Guides({ form, setForm, model }) {
   const kinds = [...(inWindows(model) ? ["later"] : []), ...addable(guides, model)];
   if (!kinds.length && !guides.length) return null;
   return html`
-    ${rows.length > 0 && html`<${Later} rows=${rows} most=${model.prompt_length} setRows=${(next) => setForm({ later: next })} />`}
     ${guides.map((one) => html`<${Card} key=${one.id} one=${one} model=${model} isNew=${one.id === added.current}
       onChange=${(next) => setForm({ guides: guides.map((other) => (other === one ? next : other)) })}
       onRemove=${() => setForm({ guides: guides.filter((other) => other !== one) })} />`)}

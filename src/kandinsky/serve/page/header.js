@@ -18,7 +18,7 @@ export function Header({ theme, setTheme, onLanguage, onKeys, hasKey, page, onPa
   const leave = () => api.logOut().then(() => (keep("kandinsky.key", ""), lock()));
   const state = live.connection === "ready" && waiting ? "busy" : live.connection;
   return html`<header class="top">
-    <a class="brand" href="/"><${Mark} /><span>Kandinsky</span></a>
+    <a class="brand" href="/" aria-label="Kandinsky"><${Mark} /><span>Kandinsky</span></a>
     ${live.models.some((model) => model.live) && html`<nav class="pages" aria-label=${t("nav")}>
       ${Object.entries(PAGES).map(([id, path]) => html`<a key=${id} href=${path} aria-current=${id === page ? "page" : null}
         onClick=${(event) => event.ctrlKey || event.metaKey || event.shiftKey || (event.preventDefault(), onPage(id, path))}>${t(`nav.${id}`)}</a>`)}
