@@ -225,6 +225,8 @@ def test_the_client_sends_what_python_takes(clip: Path, tmp_path: Path) -> None:
 def test_openapi_shows_the_list() -> None:
     body = request_body(VideoFields, {"video": "A clip."})["requestBody"]["content"]
     listed = body["application/json"]["schema"]["properties"]["conditions"]["anyOf"][0]
-    frames, source, _ = listed["items"]["anyOf"]
+    frames, source, control, reference, _ = listed["items"]["anyOf"]
+    assert set(control["properties"]) == {"control", "cut", "signal", "is_map", "branch", "strength", "steps"}
+    assert set(reference["properties"]) == {"reference", "branch", "strength", "steps"}
     assert set(frames["properties"]) == {"frames", "at", "cut"} and source["required"] == ["source"]
     assert body["multipart/form-data"]["schema"]["additionalProperties"]["format"] == "binary"

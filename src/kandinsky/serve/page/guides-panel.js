@@ -1,6 +1,6 @@
 // The cards in which one says what else a result follows, and the buttons that add them.
 
-import { html, useEffect, useRef } from "./vendor/htm-preact.js";
+import { html, useLayoutEffect, useRef } from "./vendor/htm-preact.js";
 import { addable, fitting, guide, inWindows, later, PLACES } from "./guides.js";
 import { valueOf } from "./settings.js";
 import { Slot } from "./slot.js";
@@ -66,7 +66,7 @@ const BODIES = { frames: Frames, control: Followed, reference: Followed };
 function Card({ one, model, isNew, onChange, onRemove }) {
   const own = useRef(null);
   const id = `guide-${one.id}`;
-  useEffect(() => {
+  useLayoutEffect(() => { // before a key is pressed
     if (isNew) own.current?.querySelector("input[type=file]")?.focus();
   }, []);
   const put = (values) => onChange({ ...one, ...values });
@@ -98,7 +98,7 @@ function Card({ one, model, isNew, onChange, onRemove }) {
 export function Later({ form, setForm, model }) {
   const own = useRef(null);
   const count = useRef(form.later.length);
-  useEffect(() => {
+  useLayoutEffect(() => { // before a key is pressed
     if (form.later.length > count.current) own.current?.querySelector("li:last-child input[type=text]")?.focus();
     count.current = form.later.length;
   });
