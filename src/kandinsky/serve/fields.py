@@ -423,7 +423,7 @@ def checked(kind: type[Asked], values: Mapping[str, Any]) -> dict[str, Any]:
             raise ApiError(400, str(unknown(name, kind.model_fields, "field")), code="unknown_parameter", param=name)
     for name in _NAMED:
         if isinstance(given.get(name), str):
-            given[name] = [given[name]]
+            given[name] = listed(name, given[name])
     try:
         found = kind.model_validate(given)
     except ValidationError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import struct
 import tempfile
@@ -26,7 +27,7 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 from kandinsky.engine import timeline
 from kandinsky.engine.attention import attention_for
 from kandinsky.engine.request import parse_size, resolve
-from kandinsky.errors import KandinskyError
+from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.files import beside, is_left_over, remove, sweep
 from kandinsky.jobs import job_files, live_line
 from kandinsky.jobs.order import Order, work_of
@@ -50,6 +51,7 @@ START_S = 30.0  # to say what to show, after connecting
 STALL_S = 30.0  # without an `ack` while frames wait for one
 TEND_S = 0.25
 FAREWELL_S = 1.0  # for the last words
+LINE, LONGEST_ADDRESS = "line", 103  # of a Unix socket's name: the least that any system allows
 AHEAD_S = 2.0  # of frames that were sent and not yet acknowledged
 # What a socket is closed with, by why its session ends
 CLOSES = {
@@ -340,13 +342,17 @@ class Lives:
         if not any(offer.streams for offer in self.offers.all.values()):
             return
         folder = beside(place / "kandinsky-live")  # by this name, its leftovers are known
+        if len(os.fsencode(folder / LINE)) > LONGEST_ADDRESS:
+            raise RequestError(
+                f"`{place}` is too long for a socket: name a shorter folder for temporary files (TMPDIR)"
+            )
         folder.mkdir(mode=0o700)  # which nobody else may enter
         self._folder = str(folder)
         self._server = await asyncio.start_unix_server(self._called, path=self.address)
 
     @property
     def address(self) -> str:
-        return str(Path(self._folder) / "line")
+        return str(Path(self._folder) / LINE)
 
     async def end(self) -> None:
         """End all sessions, and have their clients told so."""

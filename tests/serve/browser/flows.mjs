@@ -234,6 +234,103 @@ const FLOWS = {
     return page;
   },
 
+  /** Known frames, clips that are changed and joined, prompts by time: by file, drop and paste, with the keyboard. */
+  async guides(browser) {
+    await clear();
+    const source = await over((await make({ prompt: "a panda", seconds: 2 })).id);
+    const clip = Buffer.from(await (await fetch(`${url}/v1/jobs/${source.id}/content`)).arrayBuffer());
+    const page = await open(browser);
+    const still = Buffer.from(await page.evaluate(() => {
+      const canvas = Object.assign(document.createElement("canvas"), { width: 96, height: 96 });
+      const pen = canvas.getContext("2d");
+      pen.fillStyle = "white";
+      pen.fillRect(0, 48, 96, 48);
+      return canvas.toDataURL("image/png").split(",")[1];
+    }), "base64");
+    const png = (name) => ({ name, mimeType: "image/png", buffer: still });
+    const mp4 = (name) => ({ name, mimeType: "video/mp4", buffer: clip });
+    const give = (selector, how, { name, mimeType, buffer }) => page.evaluate(([where, kind, text, type, data]) => {
+      const given = new DataTransfer();
+      given.items.add(new File([Uint8Array.from(atob(data), (one) => one.charCodeAt(0))], text, { type }));
+      const told = { bubbles: true, cancelable: true };
+      const event = kind === "drop" ? new DragEvent("drop", { dataTransfer: given, ...told }) : new ClipboardEvent("paste", { clipboardData: given, ...told });
+      document.querySelector(where).dispatchEvent(event);
+    }, [selector, how, name, mimeType, buffer.toString("base64")]);
+    const add = async (kind) => {
+      await page.focus(`[data-add=${kind}]`);
+      await page.keyboard.press("Enter");
+    };
+    const sent = async () => {
+      const before = (await newest()).id;
+      await page.click("button[type=submit]");
+      for (let end = Date.now() + PATIENCE; ; await page.waitForTimeout(100)) {
+        check(!(await page.locator(".problem").count()), (await page.locator(".problem").allTextContents()).join());
+        const last = await newest();
+        if (last.id !== before) return over(last.id);
+        check(Date.now() < end, "nothing was sent");
+      }
+    };
+    await page.fill("#prompt", "a panda");
+    await more(page, { steps: 1, seed: 3 });
+    // known frames
+    await add("last");
+    same(await page.evaluate(() => document.activeElement.dataset.field), "last-last", "the focus");
+    await give("input[data-field=last-last]", "paste", png("end.png"));
+    await page.waitForSelector("[data-guide=last] .slot.full:has-text('end.png')");
+    await add("frames");
+    await give("[data-guide=frames] .slot", "drop", mp4("middle.mp4"));
+    await page.waitForSelector("[data-guide=frames] .slot.full:has-text('middle.mp4')");
+    same(await page.locator("dialog[open], .slot.full").count(), 2, "a file in its place alone");
+    await page.getByLabel("Begin at, s").fill("0.5");
+    await page.getByLabel("Use to, s").fill("0.4");
+    // prompts by time, in windows
+    await add("later");
+    await page.keyboard.type("a cat");
+    await page.getByLabel("From second").fill("1.5");
+    await page.fill("#seconds-exact", "3");
+    await page.keyboard.press("Tab");
+    await page.waitForSelector("#seconds-hint:has-text('windows')");
+    const known = await sent();
+    same(known.status, "completed", known.error?.message || "known frames");
+    same(JSON.stringify(known.request.prompt_at), '[{"prompt":"a cat","at":1.5}]', "the prompts by time");
+    same(JSON.stringify(known.request.conditions), '[{"frames":"condition-1-frames","at":"0.5s","cut":":0.4s"}]', "the frames");
+    check(known.request.last_image && known.frames === 37, `the last frame, and ${known.frames} frames`);
+    await cardOf(page, known.id).click();
+    await page.click(".viewer button:has-text('Reuse all')");
+    check(/give them again/.test(await page.locator(".toast").allTextContents().then((all) => all.join())), "files that are gone");
+    same(await page.locator(".later input[type=text]").inputValue(), "a cat", "a prompt used again");
+    await page.click(".later button");
+    // a result is changed, with a mask
+    await cardOf(page, source.id).click();
+    await page.click(".viewer button:has-text('Change')");
+    await page.waitForSelector("[data-guide=source] .slot.full");
+    await page.click("[data-guide=source] .segments label:has-text('A part')");
+    await page.click("button[type=submit]");
+    check(/mask/.test(await page.textContent(".problem")), "a part is asked for");
+    await page.setInputFiles("input[data-field=source-mask]", png("half.png"));
+    await page.waitForSelector("[data-guide=source] .slot.full:has-text('half.png')");
+    await page.fill("#seconds-exact", "2");
+    await page.keyboard.press("Tab");
+    await accessible(page, "guides");
+    const changed = await sent();
+    same(`${changed.status} ${changed.request.mask !== undefined}`, "completed true", changed.error?.message || "a masked clip");
+    await page.click("[data-guide=source] header button");
+    // two clips are joined: a result, and a file
+    await cardOf(page, source.id).click();
+    await page.click(".viewer button:has-text('Join')");
+    await page.setInputFiles("input[data-field=join-second]", mp4("second.mp4"));
+    await page.waitForSelector("[data-guide=join] .slot.full >> nth=1");
+    const joined = await sent();
+    same(joined.status, "completed", joined.error?.message || "a join");
+    same(joined.request.conditions.map((one) => one.frames).join(), `${source.id},condition-2-frames`, "both clips");
+    await page.click(".languages button[lang=ru]");
+    await page.waitForSelector("[data-guide=join] h2:has-text('Соединить два клипа')");
+    await page.setViewportSize({ width: 390, height: 844 });
+    check((await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)) <= 0, "the page is wider than the screen");
+    if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/guides.png` });
+    return page;
+  },
+
   /** A grid over seeds and steps, two of it compared, with a slider and side by side. */
   async grid(browser) {
     await clear();
