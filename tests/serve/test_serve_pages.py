@@ -36,10 +36,9 @@ def run(server: Server, words: list[str], text: str, folder: Path) -> None:
 
 
 def test_curl(server: Server, tmp_path: Path) -> None:
-    (block,) = blocks("bash")
-    run(server, ["bash", "-euc"], block.replace("curl -s", "curl -sf"), tmp_path)
+    run(server, ["bash", "-euc"], "".join(blocks("bash")).replace("curl -s", "curl -sf"), tmp_path)
     assert len(read_video(tmp_path / "panda.mp4")) == 13 and (tmp_path / "panda.webp").read_bytes().startswith(b"RIFF")
-    assert (tmp_path / "moving.json").read_text().startswith('{"id"')
+    assert all((tmp_path / f"{name}.json").read_text().startswith('{"id"') for name in ("moving", "long"))
 
 
 @pytest.mark.slow

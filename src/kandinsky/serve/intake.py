@@ -215,6 +215,7 @@ class Intake:
                 raise ApiError(400, f"`{offer.name}` takes no {named}: leave it out", code="unsupported",
                                param="conditions")  # fmt: skip
             values["conditions"] = self._conditions(owner, values["conditions"], wanted, folder, called)
+        self._check_branches(offer, values, names)
         before = None if wanted.parent is None else Order.from_dict(wanted.parent.order)
         if before is not None:  # what is not said again stays
             values = {"lora": before.lora, "attention": before.attention, "sound": bool(before.sound)} | values
@@ -346,6 +347,24 @@ class Intake:
         if "size" in values:
             kept.pop("width", None), kept.pop("height", None)
         return {**kept, **values}, order.overlap if before else ""
+
+    def _check_branches(self, offer: Offer, values: Mapping[str, Any], names: Mapping[str, str]) -> None:
+        """Refuse what nothing follows: the library would ask for a file, and here a name is given.
+
+        Raises:
+            ApiError: A control or a reference is given, and neither does the request name a branch nor has the model
+                one of its own.
+        """
+        conditions = values.get("conditions") or ()
+        for kind in () if values.get("branch") else ("control", "reference"):
+            is_open = kind in names or any(kind in one and one.get("branch") is None for one in conditions)
+            if not is_open or self.offers.has_own_branch(offer, kind):
+                continue
+            known = self.offers.branches(offer).get(kind, ())
+            told = f"name one as `branch`: {', '.join(f'`{one}`' for one in known)}" if known else "leave it out"
+            has = "none of its own" if known else "none on this server"
+            raise ApiError(400, f"a {kind} is followed by a {kind} branch, and `{offer.name}` has {has}: {told}",
+                           code="unsupported", param="branch" if known else kind)  # fmt: skip
 
     # -- files -------------------------------------------------------------------------------------------------------
 

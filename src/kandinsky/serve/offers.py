@@ -191,6 +191,10 @@ class Offers:
             return 0.0
         return work_of(resolve(Request(name, "any", seed=0), card, needs_image=False))
 
+    def has_own_branch(self, offer: Offer, kind: str) -> bool:
+        """Whether a model has a branch of a kind that is used without being named."""
+        return any(kind in name for part in offer.card.branches for name in part.files)
+
     def branches(self, offer: Offer) -> dict[str, list[str]]:
         """Names of the branches that requests for a model may name, by what they are told.
 
@@ -198,7 +202,7 @@ class Offers:
         """
         found: dict[str, list[str]] = {}
         for kind in sorted(offer.takes & set(branch_files.KINDS)):
-            if any(kind in name for part in offer.card.branches for name in part.files):
+            if self.has_own_branch(offer, kind):
                 found[kind] = []
         for name in branch_names(self.branch_folder):
             path = find_branch(self.branch_folder, name)
