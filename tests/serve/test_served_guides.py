@@ -198,11 +198,13 @@ def test_what_is_wrong_with_branches_is_said(client: TestClient, clip: Path) -> 
     refused(client, "name one as `branch`: `edges`", param="branch", files=still)
     refused(client, "none of its own", files={"b": png()}, conditions=[{"reference": "b"}])
     refused(client, "was trained beside", files=still, branch=["other"])
-    refused(client, "told a reference", files=still, branch=["subject"])
+    refused(client, "name one as `branch`: `edges`", files=still, branch=["subject"])
+    refused(client, "told a reference", files=still, branch=["edges", "subject"])
     refused(client, "`control_strength`", param="control_strength", control_strength=0.5)
     refused(client, "there is no branch `no`", files={"a": png()}, conditions=[{"control": "a", "branch": "no"}])
     refused(client, "fewer seconds", files=still, branch=["edges"], seconds=4)
-    refused(client, "25 frames", files={"control": clip.read_bytes()}, branch=["edges"], seconds=2.5)
+    short = [{"control": "a", "branch": "edges", "cut": "0:5"}]
+    refused(client, "has 5 frames", files={"a": clip.read_bytes()}, conditions=short)
 
 
 # -- who decodes -------------------------------------------------------------------------------------------------------

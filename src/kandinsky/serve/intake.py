@@ -215,7 +215,6 @@ class Intake:
                 raise ApiError(400, f"`{offer.name}` takes no {named}: leave it out", code="unsupported",
                                param="conditions")  # fmt: skip
             values["conditions"] = self._conditions(owner, values["conditions"], wanted, folder, called)
-        self._check_branches(offer, values, names)
         before = None if wanted.parent is None else Order.from_dict(wanted.parent.order)
         if before is not None:  # what is not said again stays
             values = {"lora": before.lora, "attention": before.attention, "sound": bool(before.sound)} | values
@@ -230,6 +229,7 @@ class Intake:
         if wanted.parent is not None:
             values, part = self._derived(wanted.parent, values, folder, names)
             called = {**Order.from_dict(wanted.parent.order).called, **called}
+        self._check_branches(offer, values, names)
         try:
             given = {name: value for name, value in values.items() if name in _REQUEST or name in (*DIFFUSERS, "size")}
             given = translated(given, CALL, card)
@@ -355,12 +355,15 @@ class Intake:
             ApiError: A control or a reference is given, and neither does the request name a branch nor has the model
                 one of its own.
         """
-        conditions = values.get("conditions") or ()
-        for kind in () if values.get("branch") else ("control", "reference"):
+        conditions, named = values.get("conditions") or (), set(values.get("branch") or ())
+        fitting = self.offers.branches(offer)
+        if not named <= {name for names_of in fitting.values() for name in names_of}:
+            return  # the library says what is wrong with it
+        for kind in ("control", "reference"):
             is_open = kind in names or any(kind in one and one.get("branch") is None for one in conditions)
-            if not is_open or self.offers.has_own_branch(offer, kind):
+            known = fitting.get(kind, [])
+            if not is_open or named & set(known) or self.offers.has_own_branch(offer, kind):
                 continue
-            known = self.offers.branches(offer).get(kind, ())
             told = f"name one as `branch`: {', '.join(f'`{one}`' for one in known)}" if known else "leave it out"
             has = "none of its own" if known else "none on this server"
             raise ApiError(400, f"a {kind} is followed by a {kind} branch, and `{offer.name}` has {has}: {told}",

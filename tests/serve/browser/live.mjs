@@ -75,11 +75,16 @@ async function live(browser) {
   await shot(page, "live-phone");
   await page.click(".composer .send .secondary");
   await page.waitForSelector(".live-stage.ended");
+  check((await page.textContent(".live-veil[role=status] .live-told")) === "Остановлено", "it does not say that it was stopped");
   await page.click('nav a[href="/"]');
   await page.waitForSelector("#prompt:enabled");
   await page.waitForSelector(".card"); // the saved clip is with the others
   await page.goBack();
   await page.waitForSelector("#live-prompt");
+  await context.clearCookies(); // a key that is not known any more is asked for, and no connection is said to be lost
+  await page.fill("#live-prompt", "кот");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector(".gate");
   check(!faults.length, faults.join("\n"));
 }
 
