@@ -176,9 +176,10 @@ def test_a_slow_viewer_gets_the_newest_frames(live: Server) -> None:
         seen.acks = False
         seen.say(type="start", model="nano-causal", prompt="a dog", seed=1)
         seen.until_frames(24)  # two seconds are sent ahead, and no more
-        with pytest.raises(TimeoutError):
+        made_s = max(word["made_s"] for word in seen.words if word["type"] == "chunk")
+        with pytest.raises(TimeoutError):  # while some chunks are made, which find no room, on a busy machine too
             while True:
-                assert seen.socket.recv(timeout=2.5) is not None
+                assert seen.socket.recv(timeout=min(20.0, max(2.5, 4 * made_s))) is not None
         seen.acks = True
         seen.say(type="ack", frame=24)
         told = seen.until("chunk", lambda word: word["dropped"] > 0)

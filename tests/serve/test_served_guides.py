@@ -23,7 +23,9 @@ from kandinsky.jobs import job_files
 from kandinsky.jobs.order import Order
 from kandinsky.jobs.results import without_paths
 from kandinsky.model.values import Video
+from kandinsky.serve import uploads
 from kandinsky.serve.app import create_app
+from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.fields import ImageFields, VideoFields, request_body
 from kandinsky.serve.mcp_tools import Generate
 from kandinsky.serve.routes import House
@@ -236,10 +238,12 @@ def test_nothing_is_decoded_in_the_server(
 
 
 def test_a_process_that_ends_early_is_told(client: TestClient, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kandinsky.serve import uploads
-
-    monkeypatch.setattr(uploads, "DEADLINE_S", 0.01)
-    refused(client, "takes more than", files={"image": png()})
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "DEADLINE_S", 0.01)
+        refused(client, "takes more than", files={"image": png()})
+    with pytest.raises(ApiError) as failed:
+        uploads.confined("kandinsky.serve.no_module")
+    assert failed.value.status == 500 and failed.value.code == "internal_error"
 
 
 # -- clients -----------------------------------------------------------------------------------------------------------

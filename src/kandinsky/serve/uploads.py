@@ -92,7 +92,7 @@ def resolved(query: Query) -> NewJob:
     """The job of a request, checked with its files in a confined process; see ``serve/resolving.py``.
 
     Raises:
-        ApiError: The files take too long or too much memory, or the process failed.
+        ApiError: The files take too long or too much memory, or, 500, the process failed.
         KandinskyError: As ``resolving.resolved``.
     """
     with AT_ONCE:
@@ -115,7 +115,10 @@ def confined(module: str, words: Sequence[str] = (), *, given: bytes = b"", home
         home: The folder in which it works; None for that of the server, where it finds models as the server does.
 
     Returns:
-        The answer, or `error`.
+        The answer, or `error` if it took too much.
+
+    Raises:
+        ApiError: 500, since it failed.
     """
     places = {name: value for name, value in os.environ.items() if name.startswith(PLACES) and name != VARIABLE}
     environment = {
@@ -137,8 +140,9 @@ def confined(module: str, words: Sequence[str] = (), *, given: bytes = b"", home
     try:
         found = json.loads(done.stdout)
     except ValueError:
-        if done.returncode == 1:  # not a limit, which ends it by a signal, but a fault of ours
+        if done.returncode == 1 and b"MemoryError" not in done.stderr:  # no limit, which ends it by a signal
             log.error("`%s` failed:\n%s", module, done.stderr.decode(errors="replace")[-LONGEST_LOG:])
+            raise ApiError(500, "the server failed; its log says why", code="internal_error") from None
         return {"error": "the file needs more time or memory to read than is allowed"}
     return found if isinstance(found, dict) else {"error": "the file cannot be read"}
 
