@@ -125,6 +125,7 @@ export function jobOfRecipe(recipe) {
     const isScalar = typeof given === "string" || typeof given === "number" || Array.isArray(given);
     if (name !== "seconds" && isScalar && given !== "" && given !== model?.defaults[name]) asked[name] = given;
   }
+  for (const name of ["prompt_at", "loop"]) if (recipe[name]) asked[name] = recipe[name];
   if (model && `${recipe.width}x${recipe.height}` === model.defaults.size) delete asked.width;
   if (asked.seconds === model?.defaults.seconds) delete asked.seconds;
   const object = model?.makes === "sound" ? "audio" : isStill ? "image" : "video";

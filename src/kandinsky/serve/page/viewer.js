@@ -33,6 +33,8 @@ export function facts(job) {
   if (job.size) rows.push(["size", job.size.replace("x", " × ")]);
   if (job.seconds && job.object !== "image") rows.push(["seconds", `${duration(Number(job.seconds))}${job.fps && job.frames ? ` · ${t("frames.n", { n: job.frames })}` : ""}`]);
   if (job.seed != null) rows.push(["seed", String(job.seed)]);
+  const later = recipe.prompt_at || job.request?.prompt_at || [];
+  if (later.length) rows.push(["prompt_at", later.map((one) => `${typeof one.at === "number" ? duration(one.at) : one.at}: ${one.prompt}`).join(" · ")]);
   for (const name of SHOWN) {
     const value = job.request?.[name] ?? recipe[name];
     if (value === undefined || value === null || value === "" || typeof value === "object" && !Array.isArray(value)) continue;
