@@ -16,13 +16,14 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.jobs import job_files, results
 from kandinsky.jobs import worker as workers
 from kandinsky.jobs.loaded import Models
-from kandinsky.jobs.order import IMAGE, VIDEO, Order, new_job
+from kandinsky.jobs.order import INPUTS, Order, new_job
 from kandinsky.jobs.records import JobRecord, State
 from kandinsky.jobs.sqlite_store import SqliteStore, new_id, open_store
 from kandinsky.jobs.worker import Worker, WorkerSettings
 from kandinsky.media import recipe as recipes
 from kandinsky.media.video import read_video
 
+IMAGE, VIDEO = INPUTS["image"], INPUTS["video"]
 QUICK = {"prompt": "a panda waves", "steps": 3, "seconds": 1}
 LIMIT_S = 120
 LOADED = Models(RunOptions())  # shared by all workers whose models need not be their own
