@@ -336,7 +336,7 @@ def is_left_over(path: Path) -> bool:
     found = _PART.search(path.name)
     if found is None or found["host"] != _host():
         return False
-    return not _is_running(int(found["pid"]), found["started"])
+    return not is_running(int(found["pid"]), found["started"])
 
 
 def remove(path: Path) -> None:

@@ -87,7 +87,7 @@ class Line:
             text, data = _lengths(self._exactly(HEAD.size))
             told: dict[str, Any] = json.loads(self._exactly(text))
             self._exactly(data)
-        except OSError:
+        except (OSError, ValueError):  # also once the file is closed
             return None
         return told
 
@@ -101,4 +101,6 @@ class Line:
         """End the line; who waits in ``receive`` is told so."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            self._file.close()  # else the socket stays open
         self._socket.close()
