@@ -30,7 +30,8 @@ from kandinsky.model.values import LatentShape, Request, Video, VideoShape
 OWN = ("video", "states")
 # fields of a request that mean nothing to an audio model
 NOT_OURS = (
-    "image", "last_image", "conditions", "prompt_at", "fade", "overlap", "loop", "control", "control_strength",
+    "image", "last_image", "conditions", "prompt_at", "fade", "overlap", "loop", "upscale", "upscale_strength", "control",
+    "control_strength",
     "control_steps", "reference", "reference_strength", "branch", "strength", "mask", "mask_grow", "span", "place",
     "resample",
     "source_prompt", "width", "height", "shift", "cache", "expand", "expanded_prompt",
