@@ -1,9 +1,9 @@
 """The second stage: a finished clip is made larger by the same model, window by window and tile by tile.
 
-The clip's frames are fitted to the larger size and encoded tile by tile; noise is added up to a time of the sampler, and
-the remaining steps are taken with all tiles looking into one state (``diffusion/tiles.py``). The noise of a place
-depends on the seed and its frame alone, and a window knows the end of the one before, so that neither tiles nor windows
-show. Frames are consumed and given as they come: memory does not grow with the length of a clip.
+The clip's frames are fitted to the larger size and encoded tile by tile; noise is added up to a time of the sampler,
+and the remaining steps are taken with all tiles looking into one state (``diffusion/tiles.py``). The noise of a place
+depends on the seed and its frame alone, and a window knows the end of the one before, so that neither tiles nor
+windows show. Frames are consumed and given as they come: memory does not grow with the length of a clip.
 
 Legend: B batch; T H W C frames, rows, columns, channels (of latents or pixels, as stated).
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kandinsky.diffusion.noise import chunk_seed
 from kandinsky.diffusion.tiles import Tiles
-from kandinsky.engine import long, stages
+from kandinsky.engine import long
 from kandinsky.engine.context import Context
 from kandinsky.engine.events import Event, Step
 from kandinsky.engine.request import Job
@@ -146,7 +146,7 @@ class Source:
         )
 
     def given(self) -> list[tuple[Condition, Tensor]]:
-        """The image that the clip begins with, where the model was trained to be given one, encoded at its full size."""
+        """The image that the clip begins with, encoded at full size, where the model was trained to be given one."""
         found = []
         for one in self.job.conditions:
             if one.kind == "frames" and one.way == "native" and isinstance(one.data, FittedImage):

@@ -20,7 +20,6 @@ from kandinsky.engine.parallel import check_whole, demand_of
 from kandinsky.engine.request import Job, latent_of
 from kandinsky.engine.upscale import Upscale
 from kandinsky.engine.windows import job_of
-from kandinsky.errors import RequestError
 from kandinsky.model.card import UNPUBLISHED, Card, FileSet
 from kandinsky.model.cost import Cost, Load, Operations
 from kandinsky.model.values import VideoShape

@@ -638,7 +638,10 @@ def denoise(
         besides = _besides(context, job, known, times, start, held)
 
         def bound(
-            states: TextEmbeddings, branch: str, known: Known = known, shared: dict[Any, Any] = shared
+            states: TextEmbeddings,
+            branch: str,
+            known: Known = known,
+            shared: dict[Any, Any] = shared,
         ) -> Denoiser:
             run = Pass(
                 states.to(device),
@@ -663,7 +666,8 @@ def denoise(
         def of_tile(place: tuple[int, int]) -> Denoising[State]:
             assert tiles is not None
             own_shared = {"layouts": shared.setdefault("layouts", {})}  # all else is of a place
-            return guided_by(known.over(partial(tiles.cut, place=place)), own_shared)
+            own_known = known.over(partial(tiles.cut, place=place))
+            return guided_by(own_known, own_shared)
 
         guided = guided_by(known, shared) if tiles is None else tiled(tiles, of_tile)
         seeds = seeds or [job.seed + i for i in range(clips)]

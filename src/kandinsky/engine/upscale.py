@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kandinsky.model.card import Card
     from kandinsky.model.values import LatentShape, Request, VideoShape
 
-STRENGTH = 0.6  # time that the second stage begins at, by default
+STRENGTH = 0.4  # time that the second stage begins at, by default
 SHARE = 1 / 4  # of a tile that it shares with its neighbour, at least
 MOST_FACTOR = 8.0
 _FACTOR = re.compile(r"\s*(\d{1,2}(?:\.\d{1,6})?)\s*[xX×]?\s*")
