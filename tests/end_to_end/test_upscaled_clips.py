@@ -116,14 +116,14 @@ def test_one_tile_is_the_source_with_strength(pipes) -> None:
     pipe = pipes["t2v"]
     clip = Video(pattern(9), pipe.card.clip.fps)
     seen: list[torch.Tensor] = []
-    begin = enlarge.Source.begin
+    begin = enlarge.SmallClip.begin
 
     def watched(self, window):
         seen.append(begin(self, window))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(enlarge.Source, "begin", watched)
+        patch.setattr(enlarge.SmallClip, "begin", watched)
         made = pipe(PROMPT, video=clip, upscale="64x96", **OPTIONS)
     assert made.frames.shape == (9, 96, 64, 3)
     fitted = np.stack(

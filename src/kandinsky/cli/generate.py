@@ -481,7 +481,7 @@ def _keeping_windows(target: Path, seed: int) -> Iterator[Path]:
                 say(f"hint: {hint}")
         raise
     with contextlib.suppress(OSError):  # it may hold what is not ours
-        for file in folder.glob(f"[0-9][0-9][0-9][0-9][0-9]{ENDING}"):
+        for file in folder.glob(f"[0-9][0-9][0-9][0-9][0-9]*{ENDING}"):
             file.unlink()
         folder.rmdir()
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Branches:
+class LoadedBranches:
     """Branches by name.
 
     Attributes:

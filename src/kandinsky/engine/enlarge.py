@@ -101,7 +101,7 @@ def enlarged(
         NotFinite: Numbers overflowed.
     """
     assert job.upscale is not None
-    source = Source(context, job, _Held(small))
+    source = SmallClip(context, job, _Pieces(small))
     whole = dataclasses.replace(
         job, long=job.upscale.long, conditions=(), cache=None, resample=0, seed=chunk_seed(job.seed, SEED)
     )
@@ -109,12 +109,12 @@ def enlarged(
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SmallClip:
     """What the windows of the second stage begin from; see ``long.Second``."""
 
     context: Context
     job: Job
-    small: _Held
+    small: _Pieces
 
     @property
     def tiles(self) -> Tiles:
@@ -170,7 +170,7 @@ class Source:
         )
 
 
-class _Held:
+class _Pieces:
     """Frames that come piece by piece, of which some are held: a window's, and those from which the next begins."""
 
     def __init__(self, pieces: Iterator[np.ndarray]) -> None:

@@ -328,7 +328,8 @@ class Request:
     )
     upscale_strength: float | None = option(
         None,
-        "with ``upscale``: how far the second stage changes what it makes larger, above 0 to 1: the time of the sampler it begins at; 0.4 by default",
+        "with ``upscale``: how far the second stage changes what it makes larger, above 0 to 1: the time of the "
+        "sampler that it begins at; 0.4 by default",
         flags=("--upscale-strength",),
         short="With --upscale: how far it is changed, above 0 to 1.",
         served=False,

@@ -31,7 +31,8 @@ OWN = ("video", "states")
 # fields of a request that mean nothing to an audio model
 NOT_OURS = (
     "image", "last_image", "conditions", "prompt_at", "fade", "overlap", "loop", "upscale", "upscale_strength",
-    "control", "control_strength", "control_steps", "reference", "reference_strength", "branch", "strength", "mask", "mask_grow", "span", "place",
+    "control", "control_strength", "control_steps", "reference", "reference_strength", "branch", "strength", "mask",
+    "mask_grow", "span", "place",
     "resample", "source_prompt", "width", "height", "shift", "cache", "expand", "expanded_prompt",
 )  # fmt: skip
 LONGEST_S = 24 * 60 * 60  # times in a file may be anything

@@ -2,9 +2,9 @@
 
     python -m kandinsky.lab.nano.upscaled --strengths 0.4 0.6 --sheet runs/upscaled.png
 
-A seam is the mean change across the lines where tiles begin or end, over that across the other borders between places of
-the latent, which nano's autoencoder makes visible in any clip; the same lines of the source, scaled by Lanczos, show
-what lies there anyway. Sharpness is the mean change between neighbouring pixels, over that of the scaled source.
+A seam is the mean change across the lines where tiles begin or end, over that across the other borders between places
+of the latent, which nano's autoencoder makes visible in any clip; the same lines of the scaled source show what lies
+there anyway. Sharpness is the mean change between neighbouring pixels, over that of the scaled source.
 
 Legend: T H W frames, rows, columns of pixels.
 """
@@ -110,11 +110,12 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--sheet", help="image of the middle frames, a row for the scaled source and each strength")
     asked = parser.parse_args(args)
     rows: list[np.ndarray] = []
-    print(f"{'strength':>8} {'seam':>6} {'source':>6} {'sharpness':>9} {'likeness dB':>11}")
+    sys.stdout.write(f"{'strength':>8} {'seam':>6} {'source':>6} {'sharpness':>9} {'likeness dB':>11}\n")
     for strength, one in measured(asked.strengths, seconds=asked.seconds, steps=asked.steps, rows=rows):
-        print(
-            f"{strength:8.2f} {one.seam:6.2f} {one.source:6.2f} {one.sharpness:9.2f} {one.likeness:11.1f}", flush=True
+        sys.stdout.write(
+            f"{strength:8.2f} {one.seam:6.2f} {one.source:6.2f} {one.sharpness:9.2f} {one.likeness:11.1f}\n"
         )
+        sys.stdout.flush()
     if asked.sheet:
         Image.fromarray(np.concatenate(rows)).save(asked.sheet)
     return 0
