@@ -71,7 +71,6 @@ def test_prompt_files_and_faults(files: Path, call: Call) -> None:
         (("--control-strength", "0.5"), "`--control-strength` says how a control is followed"),
         (("--control-strength", "0.5"), "give `--control FILE`"),
         (("--control", "a.mp4", "--control-steps", "2:1"), "--control-steps `2:1` is no share of the steps"),
-        (("--control", "a.mp4", "--control-strength", "9"), "--control-strength `9` is out of range"),
         (("--control", "a.mp4", "--branch", "reference.safetensors"), "control branch"),
     ):
         done = call("generate", "a cat", *words, *QUICK)
