@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kandinsky.engine import long
 from kandinsky.engine.latent_names import windows_path
@@ -82,6 +83,13 @@ def test_a_larger_clip_is_repeated_and_leaves_no_windows(tiny: Path, call: Call)
     assert np.array_equal(read_video("again.mp4").frames, first.frames)
     done = call("generate", "a panda", "--video", "x.mp4", "--upscale", "2", "--seconds", "0.4", *QUICK, "-o", "y.mp4")
     assert done.code == 0 and read_video("y.mp4").frames.shape[1:3] == (240, 288), done.err
+    rows = [{"upscale": 2, "output": "a.png"}, {"upscale": "112x104", "output": "b.png"}]
+    Path("rows.jsonl").write_text("".join(json.dumps({"prompt": "a cat", "seconds": 0, **row}) + "\n" for row in rows))
+    done = call("generate", "--prompts", "rows.jsonl", *QUICK, "--store", "off")
+    assert done.code == 0, done.err
+    for name, size in (("a.png", (192, 192)), ("b.png", (112, 104))):
+        with Image.open(name) as image:
+            assert image.size == size
     plan = call("plan", "nano-t2v", "--upscale", "192x192")
     assert "a second stage makes 96x96 larger, in 9 tiles of 96x96, from time 0.4 on" in plan.out, plan.out
     done = call("generate", "a panda", "--upscale", "huge", *QUICK)
