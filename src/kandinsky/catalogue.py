@@ -431,11 +431,26 @@ def plan(model: str | Path = DEFAULT_MODEL, **options: Any) -> Plan:
     from kandinsky.engine.plan import plan_resolved
     from kandinsky.engine.request import resolve
     from kandinsky.model.values import Request
+    from kandinsky.weights.branch_files import read_branch
 
     chosen = PlanOptions.from_dict(options)
     model = checked("model", model, str | Path)
     source = source_of(model, weights=chosen.weights)
-    names = ("seconds", "overlap", "steps", "guidance", "fps", "width", "height", "cache")
+    names = (
+        "seconds",
+        "overlap",
+        "upscale",
+        "upscale_strength",
+        "steps",
+        "guidance",
+        "fps",
+        "width",
+        "height",
+        "cache",
+    )
     asked = {name: getattr(chosen, name) for name in names}
     job = resolve(Request(str(model), "any", seed=0, **asked), source.card, needs_image=False)
-    return plan_resolved(job, chosen.run(), root=source.root, memory=chosen.memory, gpus=chosen.gpus)
+    files = list(map(read_branch, chosen.branches))
+    for one in files:
+        one.check_beside(source.card.dit, source.card.id)
+    return plan_resolved(job, chosen.run(), root=source.root, memory=chosen.memory, gpus=chosen.gpus, branches=files)

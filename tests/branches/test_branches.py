@@ -1,6 +1,7 @@
 """Control and reference branches beside tiny networks of Kandinsky 5 and 4: from the request to the latent."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,19 @@ from PIL import Image
 
 import kandinsky
 from kandinsky import Control, Reference, Video, catalogue
+from kandinsky.engine import stages
 from kandinsky.engine.build import build
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.engine.plan import plan_resolved
+from kandinsky.engine.request import resolve
 from kandinsky.errors import KandinskyError, RequestError, WeightsError
 from kandinsky.media import recipe as recipes
 from kandinsky.model.values import Request
 from kandinsky.train import branch
 from kandinsky.train.branch import BranchSettings
-from kandinsky.weights.branch_files import is_branch, read_branch
+from kandinsky.weights import branch_files
+from kandinsky.weights.branch_files import BranchFile, is_branch, read_branch
 from tiny import family, kandinsky4
 
 FAMILIES = ("t2v", "k4")
@@ -292,3 +297,79 @@ def test_no_server_reads_files_that_a_request_names() -> None:
     for kind in KINDS:
         with pytest.raises(ApiError, match="not taken over HTTP"):
             kept([{kind: "/etc/hostname", "branch": "/etc/hostname"}], lambda value, way: "file")
+
+
+def test_the_share_of_the_steps_is_of_those_that_are_taken(pipes, files, monkeypatch) -> None:
+    """A source that is begun from late skips the first steps; half of the rest is half of what runs."""
+    pipe, file = pipes["t2v"], files["t2v", "control"]
+    source = {"video": clip(seed=4), "strength": 0.9, "steps": 8}
+    spans = []
+    found = stages._besides
+
+    def watched(*args: Any) -> Any:
+        made = found(*args)
+        spans.append((args[4], args[3].tolist(), *((one.begin, one.end) for _, one in made)))
+        return made
+
+    monkeypatch.setattr(stages, "_besides", watched)
+    plain = latents(pipe, job_of(pipe, **source))
+    half = latents(pipe, job_of(pipe, control=clip(), branch=file, control_steps="0:0.5", **source))
+    whole = latents(pipe, job_of(pipe, control=clip(), branch=file, **source))
+    start, steps, span = spans[1]
+    taken = len(steps) - 1 - start
+    assert start > 0 and taken >= 2 and spans[2][2] == (1.0, 0.0)
+    assert span == (pytest.approx(steps[start]), pytest.approx(steps[start + round(taken / 2) - 1]))
+    assert not torch.equal(half, plain) and not torch.equal(half, whole)
+
+
+def test_a_file_is_digested_once_and_branches_of_earlier_requests_are_freed(places, files, monkeypatch) -> None:
+    pipe, control, reference = places["t2v"](), files["t2v", "control"], files["t2v", "reference"]
+    read_branch(control)
+    reads, digest = [], branch_files.hashlib.file_digest
+    monkeypatch.setattr(branch_files.hashlib, "file_digest", lambda *args: reads.append(args) or digest(*args))
+    before = read_branch(control)
+    job_of(pipe, control=clip(), branch=control)
+    assert not reads
+    os.utime(control)
+    assert read_branch(control).sha256 == before.sha256 and len(reads) == 1  # a change of time is a change
+
+    def held() -> list[str]:
+        return [name for name in pipe.placement.names if name.startswith("branch ")]
+
+    latents(pipe, job_of(pipe, control=clip(), branch=control))
+    first = held()
+    latents(pipe, job_of(pipe))
+    assert len(first) == 1 and held() == first  # it may come again
+    latents(pipe, job_of(pipe, reference=clip()[0], branch=reference))
+    assert len(held()) == 1 and held() != first
+    pipe.load_branch(control, name="lines")
+    latents(pipe, job_of(pipe, control=clip()))
+    latents(pipe, job_of(pipe, reference=clip()[0], branch=reference))
+    assert len(held()) == 2  # one that was loaded stays
+
+
+def test_branches_of_a_request_leave_those_that_were_loaded(places, files) -> None:
+    pipe = places["t2v"]()
+    pipe.load_branch(files["t2v", "control"], name="lines")
+    both = job_of(pipe, control=clip(), reference=clip()[0], branch=files["t2v", "reference"])
+    assert [one.branch.kind for one in both.conditions] == ["control", "reference"]
+    named = job_of(pipe, control=clip(), branch="lines")
+    assert named.conditions[0].branch.path == files["t2v", "control"].resolve()
+    # a file of the request stands before a loaded one of its kind
+    own = job_of(pipe, conditions=[Control(clip())], branch=files["t2v", "control-new"])
+    assert own.conditions[0].branch.sha256 == read_branch(files["t2v", "control-new"]).sha256
+
+
+def test_a_plan_counts_branches() -> None:
+    card = catalogue.find("nano-t2v")
+    module = branch.built(settings_of("control"), card)
+    numbers = sum(one.numel() for one in module.state_dict().values())
+    plain = catalogue.plan("nano-t2v", seconds=1)
+    file = dataclasses.replace(
+        BranchFile(Path("x"), "control", "edges", "", card.dit.kind, card.id, {"blocks": 2}, {}), numbers=numbers
+    )
+    job = resolve(Request(card.id, "x", seconds=1), card)
+    made = plan_resolved(job, branches=[file])
+    assert made.branches == {"control branch": numbers * 4}
+    assert made.components["dit"].weights == plain.components["dit"].weights + numbers * 4
+    assert 1.1 * plain.times["dit"] < made.times["dit"] < 2 * plain.times["dit"]

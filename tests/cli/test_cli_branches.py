@@ -68,8 +68,21 @@ def test_prompt_files_and_faults(files: Path, call: Call) -> None:
     assert done.code != 0 and Path("one.mp4").is_file() and not Path("two.mp4").exists()
     for words, expected in (
         (("--control", "a.mp4", "--branch", "a.png"), "`a.png` is cut off"),
+        (("--control-strength", "0.5"), "`--control-strength` says how a control is followed"),
         (("--control-strength", "0.5"), "give `--control FILE`"),
+        (("--control", "a.mp4", "--control-steps", "2:1"), "--control-steps `2:1` is no share of the steps"),
         (("--control", "a.mp4", "--branch", "reference.safetensors"), "control branch"),
     ):
         done = call("generate", "a cat", *words, *QUICK)
         assert done.code == 2 and expected in done.err and done.err.strip().count("\n") <= 1, done.err
+
+
+def test_a_plan_counts_branches(files: Path, call: Call) -> None:
+    plain, told = (
+        call("plan", "nano-t2v", "--json"),
+        call("plan", "nano-t2v", "--branch", "control.safetensors", "--json"),
+    )
+    assert told.code == 0, told.err
+    assert json.loads(told.out)["times"]["dit"] > json.loads(plain.out)["times"]["dit"]
+    shown = call("generate", "a cat", "--control", "a.mp4", "--branch", "control.safetensors", "--plan")
+    assert "with a control branch of" in shown.out, shown.out

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kandinsky.engine import long
 from kandinsky.engine.latent_names import windows_path
@@ -53,6 +54,46 @@ def test_an_interrupted_clip_goes_on_with_its_seed(tiny: Path, call: Call, monke
     made = read_video("long.mp4")
     assert call(*words[:-1], "whole.mp4", "--seed", str(made.seed)).code == 0
     assert np.array_equal(read_video("whole.mp4").frames, made.frames)
+
+
+def test_windows_of_another_clip_give_no_seed(tiny: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = long.write_latent
+
+    def once(path: Path, *given: object) -> Path:
+        if path.name.startswith("00001"):
+            raise KeyboardInterrupt
+        return write(path, *given)
+
+    monkeypatch.setattr(long, "write_latent", once)
+    words = ("--seconds", "3", *QUICK, "-o", "long.mp4")
+    assert call("generate", "a panda", "--seed", "11", *words).code != 0
+    monkeypatch.setattr(long, "write_latent", write)
+    other = call("generate", "a cat", *words)
+    assert other.code == 0 and "are of another clip" in other.err, other.err
+    assert read_video("long.mp4").seed != 11 and not windows_path(Path("long.mp4")).exists()
+
+
+def test_a_larger_clip_is_repeated_and_leaves_no_windows(tiny: Path, call: Call) -> None:
+    done = call("generate", "a panda", "--seconds", "3", "--upscale", "144x120", "--seed", "3", *QUICK, "-o", "x.mp4")
+    assert done.code == 0 and not windows_path(Path("x.mp4")).exists(), done.err
+    first = read_video("x.mp4")
+    assert first.frames.shape == (37, 120, 144, 3)
+    command = shlex.split(call("show", "x.mp4").lines[-1])
+    assert call(*command[1:-2], "-o", "again.mp4", *command[-2:]).code == 0
+    assert np.array_equal(read_video("again.mp4").frames, first.frames)
+    done = call("generate", "a panda", "--video", "x.mp4", "--upscale", "2", "--seconds", "0.4", *QUICK, "-o", "y.mp4")
+    assert done.code == 0 and read_video("y.mp4").frames.shape[1:3] == (240, 288), done.err
+    rows = [{"upscale": 2, "output": "a.png"}, {"upscale": "112x104", "output": "b.png"}]
+    Path("rows.jsonl").write_text("".join(json.dumps({"prompt": "a cat", "seconds": 0, **row}) + "\n" for row in rows))
+    done = call("generate", "--prompts", "rows.jsonl", *QUICK, "--store", "off")
+    assert done.code == 0, done.err
+    for name, size in (("a.png", (192, 192)), ("b.png", (112, 104))):
+        with Image.open(name) as image:
+            assert image.size == size
+    plan = call("plan", "nano-t2v", "--upscale", "192x192")
+    assert "a second stage makes 96x96 larger, in 9 tiles of 96x96, from time 0.4 on" in plan.out, plan.out
+    done = call("generate", "a panda", "--upscale", "huge", *QUICK)
+    assert done.code == 2 and "upscale `huge` is no size" in done.err
 
 
 def test_a_plan_says_how_many_windows(tiny: Path, call: Call) -> None:

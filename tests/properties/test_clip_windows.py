@@ -13,7 +13,7 @@ from kandinsky.engine.long import mixed
 from kandinsky.engine.request import resolve
 from kandinsky.engine.windows import Window, windows
 from kandinsky.errors import RequestError
-from kandinsky.model.timeline import PromptAt, Timeline, prompts_at, timeline
+from kandinsky.model.timeline import PromptAt, PromptSchedule, prompts_at, timeline
 from kandinsky.model.values import LatentShape, Request, TextEmbeddings
 
 
@@ -67,13 +67,13 @@ def test_prompts_hold_from_their_time_and_fade() -> None:
     assert made.changes == ((0.0, "a"), (2.0, "b"), (4.0, "c"), (6.0, "a")) and made.prompts == ("a", "b", "c")
     assert made.at(0) == {"a": 1} and made.at(2.5) == pytest.approx({"a": 0.5, "b": 0.5}) and made.at(3.5) == {"b": 1}
     assert made.over(2, 3, 10) == pytest.approx({"a": 0.55, "b": 0.45})
-    assert Timeline(((0.0, "a"), (2.0, "b"))).at(2) == {"b": 1.0}
+    assert PromptSchedule(((0.0, "a"), (2.0, "b"))).at(2) == {"b": 1.0}
     assert timeline("a", prompts_at(["0:12 b"]), length=2, fps=6).changes == ((0.0, "b"),)
 
 
 @given(st.floats(0, 10), st.floats(0, 3))
 def test_shares_are_one_together(second: float, fade: float) -> None:
-    made = Timeline(((0.0, "a"), (2.0, "b"), (2.5, "c"), (7.0, "a")), fade)
+    made = PromptSchedule(((0.0, "a"), (2.0, "b"), (2.5, "c"), (7.0, "a")), fade)
     assert sum(made.at(second).values()) == pytest.approx(1)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kandinsky import Frames, Request, Source, catalogue
 from kandinsky.diffusion.flowedit import FlowEdit
-from kandinsky.diffusion.following import Following
+from kandinsky.diffusion.following import Following, first_step
 from kandinsky.diffusion.noise import draw_again
 from kandinsky.diffusion.sample import steps
 from kandinsky.diffusion.samplers import SAMPLERS, sampler
@@ -43,7 +43,7 @@ def run(name: str, known: Known, *, number: int = 6, resample: int = 0, strength
         seen.append((float(t), x[VIDEO].clone()))
         return {VIDEO: (3 * x[VIDEO]).sin()}
 
-    start = follows.start(times, strength)
+    start = first_step(known, times, strength)
     walk = steps(
         denoiser,
         follows.begin(times[start]),

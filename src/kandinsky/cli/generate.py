@@ -153,7 +153,9 @@ def generate(
     if (
         asked["video"] is not None
         and not is_typed(context, "model")
-        and not any(asked[name] is not None for name in ("strength", "mask", "span", "place", "source_prompt"))
+        and not any(
+            asked[name] is not None for name in ("strength", "mask", "span", "place", "source_prompt", "upscale")
+        )
     ):
         model = catalogue.DEFAULT_SOUND if model == catalogue.DEFAULT_MODEL else model
     source = catalogue.source_of(model)
@@ -172,7 +174,7 @@ def generate(
                 "--control": request.control, "--reference": request.reference, "--branch": request.branch,
                 "--prompt-at": list(request.prompt_at), "--fade": request.fade, "--overlap": request.overlap,
                 "--loop": request.loop, "--strength": request.strength, "--span": request.span,
-                "--place": request.place,
+                "--place": request.place, "--upscale": request.upscale, "--upscale-strength": request.upscale_strength,
                 "--source-prompt": request.source_prompt, "--resample": request.resample,
                 "--mask": request.mask, "--mask-grow": request.mask_grow, "--size": size,
                 "--shift": request.shift, "--prompts": prompts, "--quantize": options.quantize,
@@ -261,8 +263,6 @@ def generate(
             output = held.enter_context(destination(STDOUT if world.is_first else f"result{ending}", ending=ending))
         targets = [_target(job, output, i, len(jobs), form) for i, job in enumerate(jobs)]
         if jobs[0].long:
-            if layout.size > 1:
-                raise RequestError("clips made in windows are made by one process: leave --parallel out")
             jobs = [_going_on(job, target, request) for job, target in zip(jobs, targets, strict=True)]
         sheets = [numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
         _check(targets, sheets, options)
@@ -481,7 +481,7 @@ def _keeping_windows(target: Path, seed: int) -> Iterator[Path]:
                 say(f"hint: {hint}")
         raise
     with contextlib.suppress(OSError):  # it may hold what is not ours
-        for file in folder.glob(f"[0-9][0-9][0-9][0-9][0-9]{ENDING}"):
+        for file in folder.glob(f"[0-9][0-9][0-9][0-9][0-9]*{ENDING}"):
             file.unlink()
         folder.rmdir()
 
@@ -496,12 +496,23 @@ def _going_on(job: Job, target: Path, request: Request) -> Job:
     if request.seed is not None or not first.is_file():
         return job
     from kandinsky.engine.latents import read_latent
+    from kandinsky.media.recipe import from_text, to_text
 
     try:
-        seed = read_latent(first).recipe.get("seed")
+        left = read_latent(first).recipe
     except KandinskyError:
         return job
-    return job if seed is None else dataclasses.replace(job, seed=int(seed))
+    seed = left.get("seed")
+    if seed is None:
+        return job
+    again = dataclasses.replace(job, seed=int(seed))
+    settings = from_text(to_text({"kandinsky": "", **again.settings()})) or {}
+    alike = left.get("model") in (job.card.id, request.model) and all(
+        left.get(name) == value for name, value in settings.items() if name not in ("kandinsky", "model")
+    )
+    if not alike:
+        say(f"windows in `{first.parent}` are of another clip, and its own take their place")
+    return again if alike else job
 
 
 def _check_prompt(prompt: str | None, file: Path | None, *, may_lack: bool = False) -> None:

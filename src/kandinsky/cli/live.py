@@ -32,7 +32,7 @@ Show = Callable[["Video"], None]
 
 @rendered(
     asked=Flags(Request, only=("negative_prompt", "width", "height", "steps", "guidance", "shift", "image", "seed")),
-    run=Flags(RunOptions, only=("device", "dtype", "offload", "lora")),
+    run=Flags(RunOptions, only=("device", "dtype", "offload", "attention", "lora", "quantize")),
 )
 def live(
     prompt: Annotated[
@@ -119,6 +119,7 @@ def _replay(
         raise RequestError("with replay, prompts and settings are those of the clip: give no others")
     recipe: dict[str, Any] = dict(recipes.read(Path(file)))
     line = timeline.read(recipe)
+    run["dtype"] = run["dtype"] or recipe.get("dtype")
     RunOptions(**run).check()
     with ExitStack() as held:
         show = held.enter_context(_shown(output))

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 PLANNED = Flags(
     PlanOptions,
     only=(
-        "seconds", "overlap", "steps", "guidance", "fps", "device", "dtype", "offload", "attention", "quantize",
+        "seconds", "overlap", "upscale", "upscale_strength", "branch", "steps", "guidance", "fps", "device", "dtype",
+        "offload", "attention", "quantize",
         "tiling", "parallel", "memory", "gpus",
     ),
     help={

@@ -24,6 +24,7 @@ WRITTEN: dict[str, Any] = {
     **dict.fromkeys(("device", "dtype", "quantize", "cache", "text_cache", "parallel"), str | None),
     **dict.fromkeys(("lora", "conditions", "branch", "prompt_at"), list[str] | None),
     "overlap": str | None,
+    "upscale": str | None,
 }
 
 

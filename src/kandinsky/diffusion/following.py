@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from kandinsky.model.denoiser import Known, State
 
 
+def first_step(known: Known, times: Tensor, strength: float) -> int:
+    """The first step that is taken: the first whose time is not above the strength; the last for very small ones.
+
+    Args:
+        known: What is known; where no run begins from it, all steps are taken.
+        times: Of the steps, falling.
+        strength: The time that a run begins at.
+    """
+    if not known.begin:
+        return 0
+    return min(int((times > strength + 1e-6).sum()), len(times) - 2)
+
+
 @dataclass(frozen=True, slots=True)
 class Following:
     """Pins a state to what is known.
@@ -39,12 +52,6 @@ class Following:
         """A clean latent as the state has it at time t."""
         t, end = t.to(clean.device), self.end.to(clean.device)
         return torch.where(t > end, self.mix(clean, noise.to(clean), t), clean)
-
-    def start(self, times: Tensor, strength: float) -> int:
-        """The first step whose time is not above the strength; the last one for very small strengths."""
-        if not self.known.begin:
-            return 0
-        return min(int((times > strength + 1e-6).sum()), len(times) - 2)
 
     def begin(self, t: Tensor) -> State:
         """The state at the first time of the run."""

@@ -61,6 +61,9 @@ def _of_clips(card: Card) -> Iterator[tuple[str, str]]:
     if (way := task.knows.get("source")) is not None:
         how = "strength, mask, span, place" + (", source_prompt" if card.sampling.sampler == FLOW else "")
         yield "video", f"to be changed by {how}, {_WAYS[way]}"
+        if card.keyframes is None and card.roll is None:
+            most = f"up to {LONGEST_SIDE} pixels a side"
+            yield "upscale", f"a second stage by the same model, {most}; or of a video that is changed in no other way"
     for kind, what in (
         ("control", "a clip or image that the result follows"),
         ("reference", "an image of its subject"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from kandinsky.errors import RequestError
 from kandinsky.model.card import Component
 from kandinsky.model.given import Control, Given, Reference
 from kandinsky.printing import escaped
-from kandinsky.weights.branch_files import BranchFile, read_branch
+from kandinsky.weights.branch_files import CONTROL, KINDS, REFERENCE, BranchFile, read_branch
 
 if TYPE_CHECKING:
     from kandinsky.engine.context import Context
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Branches:
+class LoadedBranches:
     """Branches by name.
 
     Attributes:
@@ -53,28 +54,34 @@ class Branches:
     def named(self, request: Request) -> Request:
         """A request whose conditions name files in the place of loaded branches.
 
-        Where neither the request nor a condition names one, a control or reference gets the loaded one of its kind.
+        A name in ``branch`` is that of a loaded branch. A control or reference for which neither the request nor the
+        condition names a branch gets the loaded one of its kind.
 
         Raises:
             RequestError: Several are loaded that it could mean.
         """
         if not self.loaded:
             return request
-        wanted = {one.kind for one in self.loaded.values()}
-        conditions = tuple(self._named(one) for one in request.conditions)
-        short = [kind for kind in ("control", "reference") if getattr(request, kind) is not None and kind in wanted]
-        if request.branch is not None or not short:
-            return request.with_values(conditions=conditions)
-        return request.with_values(conditions=conditions, branch=[str(self._only(kind).path) for kind in short])
+        given = [self._file(one) for one in request.branches]
+        own = {read_branch(one).kind for one in given}
+        conditions = tuple(self._named(one, own) for one in request.conditions)
+        loaded = {one.kind for one in self.loaded.values()} - own
+        short = [kind for kind in KINDS if getattr(request, kind) is not None and kind in loaded]
+        files = [*given, *(str(self._only(kind).path) for kind in short)]
+        return request.with_values(conditions=conditions, branch=files or None)
 
-    def _named(self, one: Given) -> Given:
+    def _file(self, name: str | Path) -> str | Path:
+        found = self.loaded.get(str(name))
+        return name if found is None else str(found.path)
+
+    def _named(self, one: Given, own: Collection[str]) -> Given:
+        """A condition with the file of its branch, unless the request itself has one of the kinds in ``own``."""
         if not isinstance(one, Control | Reference):
             return one
         if one.branch is not None:
-            found = self.loaded.get(str(one.branch))
-            return one if found is None else replace(one, branch=str(found.path))
-        kind = "control" if isinstance(one, Control) else "reference"
-        if not any(each.kind == kind for each in self.loaded.values()):
+            return replace(one, branch=self._file(one.branch))
+        kind = CONTROL if isinstance(one, Control) else REFERENCE
+        if kind in own or not any(each.kind == kind for each in self.loaded.values()):
             return one
         return replace(one, branch=str(self._only(kind, getattr(one, "signal", None)).path))
 
@@ -87,9 +94,27 @@ class Branches:
         return next(iter(fitting.values()))
 
 
+PLACE = "branch "  # what placement calls networks of branches, before a digest
+
+
 def place_name(file: BranchFile) -> str:
     """What placement calls the network of a branch."""
-    return f"branch {file.sha256[:16]}"
+    return f"{PLACE}{file.sha256[:16]}"
+
+
+def free_branches(context: Context, used: Collection[BranchFile]) -> None:
+    """Forget the networks of branches that earlier requests named, but for those that were loaded.
+
+    Args:
+        context: The model.
+        used: Branches of the run that begins; where there are none, those of the last run may come again and stay.
+    """
+    if not used:
+        return
+    kept = {place_name(one) for one in (*used, *context.branches.loaded.values())}
+    for name in context.placement.names:
+        if name.startswith(PLACE) and name not in kept and not context.placement.is_held(name):
+            context.placement.drop(name)
 
 
 def hold_branch(context: Context, file: BranchFile) -> AbstractContextManager[Any]:

@@ -12,7 +12,7 @@ import torch
 
 from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.engine.attention import attention_for
-from kandinsky.engine.branches import Branches
+from kandinsky.engine.branches import LoadedBranches
 from kandinsky.media import recipe
 from kandinsky.model.card import Card
 from kandinsky.model.family import Part
@@ -57,7 +57,7 @@ class Context:
     noise_device: torch.device | None = None
     cache: str | CacheSettings | None = None
     adapters: Adapters = None  # type: ignore[assignment]  # made from the card below
-    branches: Branches = field(default_factory=Branches)
+    branches: LoadedBranches = field(default_factory=LoadedBranches)
     text_store: TextStore | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     team: Team = field(default_factory=Team)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from kandinsky.engine.context import Context
+from kandinsky.engine.enlarge import Enlarge
 from kandinsky.engine.events import Done, Event, Failed, Phase, Piece
 from kandinsky.engine.long import LONG
 from kandinsky.engine.request import Job, resolve
@@ -112,7 +113,8 @@ class Engine:
         in_windows = [job.long is not None for job in jobs]
         if any(in_windows) and not all(in_windows):
             raise RequestError("clips made in windows and others are no batch: make them one after another")
-        return LONG if all(in_windows) else self.context.card.does.stages()
+        made, finish = LONG if all(in_windows) else self.context.card.does.stages()
+        return made, finish if jobs[0].upscale is None else Enlarge(finish)
 
     def _agreed(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs with the first process' seeds, since seeds drawn by each process differ."""

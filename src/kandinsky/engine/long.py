@@ -14,8 +14,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from kandinsky.engine.events import Event, Phase, Step
 from kandinsky.engine.latent_names import ENDING
 from kandinsky.engine.latents import read_latent, write_latent
 from kandinsky.engine.request import Job
-from kandinsky.engine.stages import Finish, Made, Running, Script, Stage
+from kandinsky.engine.stages import Finish, Made, PromptEmbeddings, Running, Stage
 from kandinsky.engine.windows import Window, job_of
 from kandinsky.errors import KandinskyError
 from kandinsky.media import recipe as recipes
@@ -37,7 +38,10 @@ from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.values import TextEmbeddings, VideoStream
 
 if TYPE_CHECKING:
+    from kandinsky.diffusion.tiles import Tiles
     from kandinsky.engine.windows import Long
+
+LARGE = "-large"  # in the names of windows of a second stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,24 @@ class Before:
     latents_1THWC: Tensor
     start: int
     frames_THWC: np.ndarray | None
+
+
+class Second(Protocol):
+    """What a second stage makes larger: where its windows begin, and in which tiles they are seen."""
+
+    @property
+    def tiles(self) -> Tiles: ...
+
+    @property
+    def strength(self) -> float: ...
+
+    def job_of(self, own: Job, /) -> Job: ...
+
+    def begin(self, window: Window, /) -> Tensor: ...
+
+    def encoded(self, frames_THWC: np.ndarray, /) -> Tensor: ...
+
+    def given(self) -> list[tuple[Condition, Tensor]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +114,24 @@ class Windows:
         ]
 
 
-def script_of(context: Context, job: Job) -> Script:
+def script_of(context: Context, job: Job) -> PromptEmbeddings:
     """The embeddings of the prompts of a clip that is made in windows."""
     prompts = _long(job).script.prompts
     each = [dataclasses.replace(job, prompt=prompt, long=None) for prompt in prompts]
     text, negative = stages.encode(context, each)
     unused = dict.fromkeys(word for words in stages.unused_words(context, each) for word in words)
-    return Script(prompts, text, negative, tuple(unused))
+    return PromptEmbeddings(prompts, text, negative, tuple(unused))
 
 
 def frames(
     context: Context,
     job: Job,
-    script: Script,
+    script: PromptEmbeddings,
     keep: Path | None,
     recipe: Mapping[str, Any],
     tell: Callable[[Event], None],
+    *,
+    second: Second | None = None,
 ) -> Iterator[np.ndarray]:
     """The frames of a clip, window by window.
 
@@ -118,6 +142,7 @@ def frames(
         keep: Folder for finished windows; those of the same clip that it holds are not made again.
         recipe: Recipe of the clip.
         tell: Called with each step and phase; it may raise.
+        second: What windows begin from, where a finished clip is made larger.
 
     Yields:
         Decoded frames [t, H, W, 3], uint8.
@@ -128,19 +153,22 @@ def frames(
         RequestError: A window cannot be written.
     """
     plan, temporal = _long(job).windows, context.card.clip.temporal
-    given = stages.encoded_conditions(context, [job])
+    given = stages.encoded_conditions(context, [job]) if second is None else second.given()
     beginning: list[np.ndarray] = []  # pixel frames that the end of a loop leads to
     wanted = plan[-1].tail * temporal
     before: Before | None = None
     for window in plan:
-        own = job_of(job, window)
-        path = None if keep is None else keep / f"{window.number:05d}{ENDING}"
+        own = job_of(job, window) if second is None else second.job_of(job_of(job, window))
+        name = f"{window.number:05d}{'' if second is None else LARGE}{ENDING}"
+        path = None if keep is None else keep / name
         told = {**recipe, "window": [window.start, window.known, window.stop]}
         latents = None if path is None else _kept(path, told)
         if latents is None:
-            known = known_of(context, own, window, given, before, beginning)
-            tell(Phase("sample"))
-            latents = _sampled(context, own, window, script, known, _long(job), tell)
+            known = known_of(context, own, window, given, before, beginning, second)
+            latents = wholly_known(known)
+            if latents is None:
+                tell(Phase("sample"))
+                latents = _sampled(context, own, window, script, known, _long(job), tell, second)
             if path is not None:
                 write_latent(path, latents[0], told)
         following = plan[window.number + 1] if window.number + 1 < len(plan) else None
@@ -170,6 +198,7 @@ def known_of(
     given: Sequence[tuple[Condition, Tensor]],
     before: Before | None,
     beginning: Sequence[np.ndarray],
+    second: Second | None = None,
 ) -> Known:
     """What a window knows: the end of the one before, conditions of the clip that lie in it, and a loop's beginning.
 
@@ -180,13 +209,18 @@ def known_of(
         given: The conditions of the whole clip, encoded.
         before: The window before; None for the first.
         beginning: Pixel frames that a loop begins with.
+        second: As for ``frames``.
 
     Returns:
         The known latents.
     """
-    known, way = Known(), context.card.does.knows["frames"]
+    encode = partial(encoded, context) if second is None else second.encoded
+    known, way = Known(), context.card.does.knows.get("frames", "replacement")
+    if second is not None:
+        known = Known(begin={VIDEO: second.begin(window)})
     if before is not None:
-        known = stages.with_known(known, carried(context, window, before), 0, way, job)
+        end = carried(context, window, before) if second is None else carried(context, window, before, encode)
+        known = stages.with_known(known, end, 0, way, job)
     for condition, latents in given:
         assert condition.at is not None
         first, stop = max(condition.at.start, window.known), min(condition.at.stop, window.stop - window.tail)
@@ -195,12 +229,22 @@ def known_of(
             known = stages.with_known(known, part, first - window.start, condition.way, job)
     if window.tail:
         pixels = np.concatenate(beginning)
-        tail = encoded(context, np.concatenate([pixels[:1], pixels]))[:, 1:]
+        tail = encode(np.concatenate([pixels[:1], pixels]))[:, 1:]
         known = stages.with_known(known, tail, window.frames - window.tail, way, job)
     return known
 
 
-def carried(context: Context, window: Window, before: Before) -> Tensor:
+def wholly_known(known: Known) -> Tensor | None:
+    """The latents of a window of which everything is known; None where something is to be generated."""
+    masks = [mask for part in (known.mask, known.follow) if (mask := part.get(VIDEO)) is not None]
+    if not masks or not torch.stack([mask.expand(masks[0].shape) for mask in masks]).any(dim=0).all():
+        return None
+    return known.clean[VIDEO]
+
+
+def carried(
+    context: Context, window: Window, before: Before, encode: Callable[[np.ndarray], Tensor] | None = None
+) -> Tensor:
     """What a window knows of the one before, [1, T, H, W, C].
 
     The latents as they were sampled, which loses nothing from window to window; but the first, since a clip's first
@@ -209,17 +253,19 @@ def carried(context: Context, window: Window, before: Before) -> Tensor:
     latents = before.latents_1THWC[:, window.start - before.start : window.known - before.start]
     if before.frames_THWC is None:
         return latents
-    return torch.cat([encoded(context, before.frames_THWC[:1]).to(latents), latents[:, 1:]], dim=1)
+    encode = encode or partial(encoded, context)
+    return torch.cat([encode(before.frames_THWC[:1]).to(latents), latents[:, 1:]], dim=1)
 
 
 def _sampled(
     context: Context,
     job: Job,
     window: Window,
-    script: Script,
+    script: PromptEmbeddings,
     known: Known,
     long: Long,
     tell: Callable[[Event], None],
+    second: Second | None = None,
 ) -> Tensor:
     """The latents of a window, [1, T, H, W, C]."""
     shares = long.prompts_of(window, job.fps, context.card.clip.temporal)
@@ -234,6 +280,8 @@ def _sampled(
         known=known,
         fresh=stages.fresh_noise(context, [job]),
         seeds=[chunk_seed(job.seed, window.number)],
+        tiles=None if second is None else second.tiles,
+        strength=None if second is None else second.strength,
     )
     with closing(walk):
         while True:

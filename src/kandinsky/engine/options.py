@@ -214,6 +214,26 @@ class PlanOptions(RunOptions):
         short="Of longer clips, what each window knows of the one before, as 0.5s or 12 frames.",
         metavar="TIME",
     )
+    upscale: str | float | None = option(
+        None,
+        "size of the result of a second stage, `1920x1080`, or a factor, `2`",
+        flags=("--upscale",),
+        short="Size of the result of a second stage: WIDTHxHEIGHT, or a factor such as 2.",
+        metavar="SIZE",
+    )
+    upscale_strength: float | None = option(
+        None,
+        "the time of the sampler that the second stage begins at",
+        flags=("--upscale-strength",),
+        short="With --upscale: how far the second stage changes the clip, above 0 to 1.",
+    )
+    branch: LoraSpecs | None = option(
+        None,
+        "files of branches that work at all steps",
+        flags=("--branch",),
+        short="File of a control or reference branch; may be repeated.",
+        metavar="FILE",
+    )
     steps: int | None = option(None, "steps of the sampler", flags=("--steps",), short="Steps of the sampler.")
     guidance: float | None = option(
         None,
@@ -241,6 +261,13 @@ class PlanOptions(RunOptions):
         most=PROCESSES,
         least=1,
     )
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The entries of ``branch``, one by one."""
+        if self.branch is None:
+            return ()
+        return (str(self.branch),) if isinstance(self.branch, str | Path) else tuple(map(str, self.branch))
 
     def run(self) -> RunOptions:
         """How it would run."""

@@ -18,10 +18,20 @@ def demand_of(resolved: Job, attention: AttentionSpec, clips: int = 1) -> Demand
     """What there is to split in a batch of such requests."""
     card, is_guided = resolved.card, abs(resolved.guidance - 1.0) > 1e-6
     split = card.part("dit").split
+    alone = ""
+    if card.roll is not None:
+        alone = f"`{card.id}` makes its clips along time, by one process"
+    elif resolved.long is not None:
+        alone = "clips made in windows are made by one process"
+    elif resolved.upscale is not None:
+        alone = "a clip is made larger by one process"
+    beside = next((f"a {one.kind} branch" for one in resolved.conditions if one.branch is not None), "")
     if split is None:
-        return Demand(heads=1, hidden=1, tokens=1, is_guided=is_guided, has_tokens=False, clips=clips)
+        bare = Demand(heads=1, hidden=1, tokens=1, has_tokens=False)
+        return dataclasses.replace(bare, is_guided=is_guided, clips=clips, alone=alone)
     demand = split.demand()(card.dit, resolved.latent)
-    return dataclasses.replace(demand, is_guided=is_guided, is_sparse=attention.type != "dense", clips=clips)
+    is_sparse = attention.type != "dense"
+    return dataclasses.replace(demand, is_guided=is_guided, is_sparse=is_sparse, clips=clips, alone=alone, whole=beside)
 
 
 def demand_of_card(card: Card, attention: str) -> Demand:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from kandinsky.diffusion.caching import CacheSettings
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 # what a call is asked for in vain: Diffusers' words, and options that are chosen once, when the model is loaded
 _ANSWERS = {
     **{field.name: "it is an option of `kandinsky.load`" for field in fields(RunOptions)},
@@ -317,6 +319,8 @@ class ClipOptions(CallWords, total=False):
     place: str | None
     source_prompt: str | None
     resample: int | None
+    upscale: str | float | None
+    upscale_strength: float | None
     seconds: float | None
     prompt_at: Sequence[PromptAt | str | tuple[Any, ...] | Mapping[str, Any]]
     fade: float | None
@@ -491,6 +495,7 @@ class GenerationPipeline(Pipeline):
         given["width"], given["height"] = _one_size(given.get("width"), given.get("height"), given.pop("size", None))
         job = self.resolve(Request(self.card.id, "anything" if script.first is None else script.first, **given))
         rolling.spec_of(self.context, job)
+        stages.check(self.context, [job])
         return self._pieces(job, script)
 
     def _pieces(self, job: Job, script: Script) -> Generator[Video, None, None]:
@@ -518,13 +523,16 @@ class GenerationPipeline(Pipeline):
             The clip, made as its pieces are consumed.
 
         Raises:
-            RequestError: The recipe has no timeline, or belongs to another model.
+            RequestError: The recipe has no timeline, belongs to another model, or was made by this one with other
+                LoRAs, compute type, attention or quantised weights.
         """
         line = timeline.read(recipe)
         if recipe.get("model") != self.name:
             raise RequestError(f"this recipe is of `{recipe.get('model')}`, not of `{self.name}`: load that model")
         fps = self.card.clip.fps
         given: Any = {name: recipe[name] for name in timeline.GIVEN if recipe.get(name) is not None}
+        job = self.resolve(Request(self.card.id, line.prompts[0][1], **given))
+        timeline.check_alike(recipe, self.recipe(job))
         shown = self.stream(lambda at: line.at(round(at * fps)), **given)
 
         def pieces() -> Iterator[np.ndarray]:
@@ -673,7 +681,11 @@ class GenerationPipeline(Pipeline):
 
         (latents_1THWC,) = self.team.once(read)
         assert latents_1THWC is not None
-        return stages.streams(self.context, latents_1THWC, [self.team.agree(recipe)])[0]
+        told = self.team.agree(recipe)
+        if (size := told.get("upscale")) is not None:
+            log.warning("`%s` is of the first stage, so the clip is not %s: make it larger with `upscale`", kept, size)
+            told = {name: value for name, value in told.items() if not name.startswith("upscale")}
+        return stages.streams(self.context, latents_1THWC, [told])[0]
 
     def expand(self, batch: Sequence[Job]) -> list[Job]:
         """See ``stages.expand``."""

@@ -14,11 +14,12 @@ from typing import Any
 
 from kandinsky.diffusion.caching import computed_share
 from kandinsky.engine.attention import attention_for
+from kandinsky.engine.conditions import FLOW
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.parallel import check_whole, demand_of
-from kandinsky.engine.request import Job
+from kandinsky.engine.request import Job, latent_of
+from kandinsky.engine.upscale import Upscale
 from kandinsky.engine.windows import job_of
-from kandinsky.errors import RequestError
 from kandinsky.model.card import UNPUBLISHED, Card, FileSet
 from kandinsky.model.cost import Cost, Load, Operations
 from kandinsky.model.values import VideoShape
@@ -27,6 +28,7 @@ from kandinsky.runtime.budget import OFFLOADS, check_offload, gigabytes, parse_m
 from kandinsky.runtime.parallel.layout import AUTO, Layout, read, settle
 from kandinsky.runtime.quantise import SCHEMES, parse
 from kandinsky.runtime.speed import Processor
+from kandinsky.weights.branch_files import CONTROL, BranchFile
 from kandinsky.weights.locate import card_bytes, is_repository, missing_parts, part_bytes
 from kandinsky.weights.lora_files import locate_lora, parse_spec
 
@@ -122,6 +124,10 @@ class Plan:
         missing: Files that are not on this machine, a line for each place they come from.
         windows: In how many windows the clip is made; memory is that of one, time that of all.
         overlap_seconds: What neighbouring windows share.
+        branches: Bytes of the weights of branches, which are counted with `dit`.
+        tile: Of a clip that a second stage makes larger, the size of the first stage, and of a tile; else empty.
+        tiles: In how many tiles the second stage sees a window; 0 without one.
+        upscale_strength: The time that the second stage begins at.
         estimates: Names of the figures that are not exact.
     """
 
@@ -157,6 +163,10 @@ class Plan:
     missing: tuple[str, ...] = ()
     windows: int = 1
     overlap_seconds: float = 0.0
+    branches: dict[str, int] = field(default_factory=dict)
+    tile: str = ""
+    tiles: int = 0
+    upscale_strength: float = 0.0
     estimates: tuple[str, ...] = (
         "peak_device_bytes",
         "peak_host_bytes",
@@ -189,6 +199,24 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Working:
+    """A branch and how much it works: the sampling steps at which it does, and whether guidance takes a second pass."""
+
+    file: BranchFile
+    steps: int
+    is_guided: bool
+
+
+def branches_of(job: Job) -> list[Working]:
+    """The branches of a job."""
+    return [
+        Working(one.branch, round((one.shares[1] - one.shares[0]) * job.steps), job.guidance != 1)
+        for one in job.conditions
+        if one.branch is not None and one.strength
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class Priced:
     """A card's networks for one job, each with its cost and the bytes of its weights in the compute type."""
 
@@ -196,10 +224,37 @@ class Priced:
     width: int
     costs: dict[str, Cost]
     weights: dict[str, int] = field(default_factory=dict)
+    passes: int = 1
 
     def needs(self, quantize: Mapping[str, str]) -> dict[str, Need]:
         """What each network needs with some of them quantised."""
         return {name: self._need(name, cost, quantize.get(name)) for name, cost in self.costs.items()}
+
+    def with_branches(self, beside: Sequence[Working]) -> Priced:
+        """The same with branches beside the denoiser, counted with it: they are held and run together."""
+        if not beside:
+            return self
+        dit, weights = self.costs["dit"], self.weights["dit"]
+        blocks = round(dit.in_blocks / dit.block) if dit.block else 1
+        operations, more = dit.operations, 0
+        for one in beside:
+            more += one.file.numbers * self.width
+            # every number of a copied block, or of an attention, meets every token once a pass
+            own = Operations(linear=2.0 * one.file.numbers * dit.tokens)
+            if one.file.kind == CONTROL:  # the copies attend as the blocks do
+                copied = float(one.file.params.get("blocks", 1)) / max(blocks, 1) / max(self.passes, 1)
+                whole = dit.operations
+                own += Operations(attention=whole.attention, scores=whole.scores, sparse=whole.sparse) * copied
+            operations += own * (one.steps * (2 if one.file.kind == CONTROL and one.is_guided else 1))
+        share = weights / (weights + more)
+        cost = replace(
+            dit,
+            operations=operations,
+            in_blocks=dit.in_blocks * share,
+            block=dit.block * share,
+            linear=dit.linear * share,
+        )
+        return replace(self, costs={**self.costs, "dit": cost}, weights={**self.weights, "dit": weights + more})
 
     def _need(self, name: str, cost: Cost, scheme: str | None) -> Need:
         saved = 0.0 if scheme is None else cost.linear * (1 - SCHEMES[scheme].weight_bytes / self.width)
@@ -218,6 +273,7 @@ def plan_resolved(
     root: Path | None = None,
     memory: str | None = None,
     gpus: int | None = None,
+    branches: Sequence[BranchFile] = (),
 ) -> Plan:
     """Plan a job that was already checked against its card; nothing is fetched or loaded.
 
@@ -227,6 +283,7 @@ def plan_resolved(
         root: As in ``model.card.Source``.
         memory: `12GB`: plan for a GPU of that size instead of this machine's.
         gpus: Number of processes, each on a GPU of its own; the layout is chosen if only their number is given.
+        branches: Files of branches that work beside the network, besides those of the job's own conditions.
 
     Returns:
         The plan.
@@ -257,9 +314,12 @@ def plan_resolved(
     room = None if free is None else int(free[0] * _RESERVE)
 
     whole_job, job = job, _longest(job)
-    if group is not None and group.layout.size > 1 and whole_job.long is not None:
-        raise RequestError("clips made in windows are made by one process: leave `parallel` and `gpus` out")
-    priced = price(card, job, options.attention, devices.dtype_bytes(dtype))
+    beside = [*branches_of(job), *(Working(one, job.steps, job.guidance != 1) for one in branches)]
+    priced = price(card, job, options.attention, devices.dtype_bytes(dtype)).with_branches(beside)
+    second = None if job.upscale is None else _second_stage(priced, job, job.upscale, options.attention)
+    if second is not None:  # the larger clip is decoded as a whole
+        work = max(priced.costs["vae"].work, second.costs["vae"].work)
+        priced = replace(priced, costs={**priced.costs, "vae": replace(priced.costs["vae"], work=work)})
     whole = priced.needs(quantize)
     needs = whole if group is None else _shared(priced, whole, group.layout)
     need = _by_placement(needs)
@@ -283,9 +343,19 @@ def plan_resolved(
         runs = sum(window.frames for window in long.windows) / job.latent.frames
         texts = len(long.script.prompts)
         times = {name: one * (texts if name == "text" else runs) for name, one in times.items()}
+    passes = _passes(job) * (1 if long is None else len(long.windows))
+    if second is not None and job.upscale is not None:
+        more = _times(second, job, needs, processor, dtype, chosen, None)
+        if job.upscale.source is not None:  # there is no first stage
+            passes, times = 0, {name: one for name, one in times.items() if name == "text"}
+        runs = sum(window.frames for window in job.upscale.long.windows) / job.latent.frames
+        times = {name: times.get(name, 0.0) + more.get(name, 0.0) * runs for name in {**times, **more}}
+        passes += round(second.passes * len(job.upscale.long.windows))
     seconds = sum(times.values())
     shape, missing = job.shape, missing_parts(card, root=root)
-    peak_host = PROCESS_BYTES + 3 * shape.frames * shape.height * shape.width  # the frames, unless streamed
+    upscale = job.upscale
+    width, height = (shape.width, shape.height) if upscale is None else (upscale.width, upscale.height)
+    peak_host = PROCESS_BYTES + 3 * shape.frames * height * width  # the frames, unless streamed
     if on_host:
         peak_host += need[chosen]
     else:  # offloaded networks stay on the host; otherwise each passes through it once
@@ -293,7 +363,7 @@ def plan_resolved(
         peak_host += max(weights) if chosen == "none" else sum(weights)
     return Plan(
         model=card.id,
-        size=f"{shape.width}x{shape.height}",
+        size=f"{width}x{height}",
         clip_seconds=whole_job.seconds,
         frames=whole_job.shape.frames,
         device=device,
@@ -304,7 +374,7 @@ def plan_resolved(
         peak_device_bytes=0 if on_host else need[chosen],
         peak_host_bytes=peak_host,
         tokens=priced.costs["dit"].tokens,
-        passes=_passes(job) * (1 if long is None else len(long.windows)),
+        passes=passes,
         seconds=seconds,
         time_class=next((name for limit, name in _TIMES if seconds < limit), "days"),
         times=times,
@@ -324,6 +394,10 @@ def plan_resolved(
         missing=tuple(_listed(missing)),
         windows=1 if long is None else len(long.windows),
         overlap_seconds=0.0 if long is None else long.overlap,
+        tile="" if upscale is None else f"{shape.width}x{shape.height}",
+        tiles=0 if upscale is None else upscale.tiles(job.latent, card.clip.spatial),
+        upscale_strength=0.0 if upscale is None else upscale.strength,
+        branches={f"{one.file.kind} branch": one.file.numbers * priced.width for one in beside},
     )
 
 
@@ -364,7 +438,7 @@ def price(card: Card, job: Job, attention: str, width: int) -> Priced:
             computed = computed_share(job.cache, job.steps, is_guided=load.is_guided)
             cost = replace(cost, operations=cost.operations * (computed * _passes(job) / load.passes))
         costs[name], weights[name] = cost, size
-    return Priced(card, width, costs, weights)
+    return Priced(card, width, costs, weights, load.passes)
 
 
 def _first_frame(card: Card, shape: VideoShape) -> VideoShape:
@@ -383,6 +457,25 @@ def _guess(card: Card, load: Load) -> Cost:
     shape = load.shape
     work = shape.frames * shape.height * shape.width * 3 * 4 * 4
     return Cost(work, Operations(linear=2.0 * load.weights / load.width * places) * load.passes, places)
+
+
+def _second_stage(priced: Priced, job: Job, upscale: Upscale, attention: str) -> Priced:
+    """What making one window larger costs: tiles of the first stage's size through the remaining steps.
+
+    The autoencoder encodes the tiles and decodes the whole; an encoder is counted as its decoder.
+    """
+    card = priced.card
+    tiles = upscale.tiles(job.latent, card.clip.spatial)
+    shape = VideoShape(job.shape.frames, upscale.height, upscale.width)
+    large = price(card, replace(job, shape=shape, latent=latent_of(shape, card)), attention, priced.width)
+    share = upscale.share(job.steps, job.shift, is_flow=job.sampling.sampler == FLOW)
+    alone = replace(job, conditions=(), cache=None, resample=0)
+    dit = price(card, alone, attention, priced.width).costs["dit"]
+    dit = replace(dit, operations=dit.operations * (share * tiles))
+    vae, of_tile = large.costs["vae"], priced.costs["vae"]
+    vae = replace(vae, operations=vae.operations + of_tile.operations * tiles)
+    passes = round(_passes(alone) * share * tiles)
+    return replace(priced, costs={"dit": dit, "vae": vae}, passes=passes)
 
 
 def _passes(job: Job) -> int:

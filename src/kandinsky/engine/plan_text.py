@@ -26,6 +26,9 @@ def described(made: Plan, card: Card | None, *, clips: int = 1) -> Iterator[str]
     if card is not None and card.sound is not None:
         length = f"the spectrogram of {card.sound.window_s:g} s of audio"
     yield f"clip       {made.size}, {length}, {made.tokens} tokens{many}"
+    if made.tiles:
+        begun = f"{made.tiles} tiles of {made.tile}, from time {made.upscale_strength:g} on"
+        yield f"upscale    a second stage makes {made.tile} larger, in {begun}"
     if made.windows > 1:
         shared = f"{made.overlap_seconds:.3g} s"
         yield f"windows    {made.windows}, neighbours share {shared}; memory is that of one, however long the clip"
@@ -51,6 +54,8 @@ def described(made: Plan, card: Card | None, *, clips: int = 1) -> Iterator[str]
     for name, need in made.components.items():
         scheme = f" in {made.quantize[name]}" if name in made.quantize else ""
         yield f"  {name:<14}{gigabytes(need.weights)} of weights{scheme}, {gigabytes(need.work)} of activations"
+        for beside, size in made.branches.items() if name == "dit" else ():
+            yield f"                with a {beside} of {gigabytes(size)}"
     yield "  needs         " + ", ".join(f"{name} {gigabytes(size)}" for name, size in made.placements.items())
     yield f"placement  {made.device}, {made.dtype}, offload {made.offload}: {made.why}"
     if made.fits is False:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kandinsky.diffusion import caching
 from kandinsky.diffusion.caching import CacheSettings
 from kandinsky.engine import conditions
-from kandinsky.engine.windows import LONGEST, Long, check_able, is_long, long_of
+from kandinsky.engine.upscale import Upscale, base_size, check_upscale, is_of_file, upscale_of
+from kandinsky.engine.windows import LONGEST, Long, check_able, in_one_go, is_long, long_of
 from kandinsky.errors import RequestError
 from kandinsky.media.image import (
     LONGEST_SIDE,
@@ -28,11 +29,12 @@ from kandinsky.media.image import (
     open_image,
     size_within,
 )
-from kandinsky.media.input_clip import FittedClip
+from kandinsky.media.input_clip import FittedClip, InputClip, open_clip
 from kandinsky.media.mask import Mask, open_mask
 from kandinsky.model.card import Card, Sampling
 from kandinsky.model.checks import checked, shown
 from kandinsky.model.condition import Condition, recorded
+from kandinsky.model.given import without_cut
 from kandinsky.model.values import LatentShape, Request, VideoShape
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ class Job:
         extra: Further values of a family's own requests.
         long: How a clip that is longer than the model's longest is made.
         begin: Of a window of such a clip, its first latent frame in the whole; noise is then drawn frame by frame.
+        upscale: The second stage that makes it larger.
     """
 
     card: Card
@@ -99,6 +102,7 @@ class Job:
     extra: Extra | None = None
     long: Long | None = None
     begin: int | None = None
+    upscale: Upscale | None = None
 
     @property
     def text(self) -> str:
@@ -135,6 +139,7 @@ class Job:
         """Those of ``settings`` that every clip and image has."""
         given = recorded(self.conditions) | ({"resample": self.resample} if self.resample else {})
         given |= {} if self.long is None else self.long.settings()
+        given |= {} if self.upscale is None else self.upscale.settings()
         expanded = {} if self.expanded_prompt is None else {"expanded_prompt": self.expanded_prompt}
         return {
             "model": self.card.id,
@@ -187,16 +192,26 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
         RequestError: A value is not allowed.
     """
     refuse_foreign(request, card)
+    check_upscale(request, card)
+    large: InputClip | None = None
+    if is_of_file(request):
+        large, request = _large_source(request)
+        needs_image = False
     others = conditions.opened(request, card)
     given = _image(request.image, card, needs_image and not conditions.first_is_known(others))
     mask = _mask(request, card, given, needs_image)
     begins = given is not None or conditions.first_is_known(others)
     prompt = checked_prompt(request.prompt, card, may_lack=begins and card.prompt == "optional")
     leading = given or next((one.clip.first for one in others if one.decides_size), None)
-    width, height, fitted = _size(request.width, request.height, leading, card)
+    chosen = (request.width, request.height)
+    if leading is None and chosen == (None, None):
+        chosen = base_size(request, card, large) or chosen
+    width, height, fitted = _size(*chosen, leading, card)
     image = None if given is None else fitted
     sampling = card.sampling_for(width, height)
     own_length = conditions.seconds_of(others, card) if request.seconds is None else None
+    if large is not None:
+        own_length = _length_of(large, request, card)
     seconds = _seconds(request.seconds if own_length is None else own_length, card, request)
     steps = checked_steps(request.steps, card, sampling)
     guidance, negative = checked_guidance(request.guidance, request.negative_prompt, sampling)
@@ -219,6 +234,9 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
         known = (Condition(card.does.image_is, image, mask=mask), *known)
     cache = checked_cache(request.cache, card, sampling.mag_ratios)
     long = long_of(request, prompt, seconds, shape, card)
+    if large is not None:  # there is no first stage, and the windows are those of the second
+        long = long or in_one_go(shape, card, prompt)
+    upscale = upscale_of(request, card, shape, long or in_one_go(shape, card), large)
     resample = checked_resample(request.resample, known, cache, is_long=long is not None)
     return Job(
         card=card,
@@ -239,7 +257,39 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
         expand=_expands(request, card),
         expanded_prompt=request.expanded_prompt,
         long=long,
+        upscale=upscale,
     )
+
+
+def _large_source(request: Request) -> tuple[InputClip, Request]:
+    """The input video that is made larger as it is, and the request without it.
+
+    Raises:
+        RequestError: It cannot be read, or what belongs to a first stage is given beside it.
+    """
+    for name in ("image", "last_image", "control", "reference", "resample", "cache", "mask_grow"):
+        if getattr(request, name) is not None:
+            raise RequestError(f"a video is made larger as it is, in one stage: leave `{name}=…` out")
+    if request.conditions or request.loop:
+        raise RequestError("a video is made larger as it is, in one stage: leave known frames and `loop=True` out")
+    data, cut = without_cut(request.video) if isinstance(request.video, str) else (request.video, None)
+    return open_clip(data, cut), request.with_values(video=None)
+
+
+def _length_of(clip: InputClip, request: Request, card: Card) -> float:
+    """Seconds of an input video, or of the part that a request asks for.
+
+    Raises:
+        RequestError: It is shorter.
+    """
+    count = len(clip.shown_at(card.clip.fps))
+    whole = 0.0 if card.clip.max_seconds == 0 else (count - 1) / card.clip.fps
+    if request.seconds is not None and frames_of(request.seconds, card) > count:
+        raise RequestError(
+            f"{clip.what} has {count} frames at {card.clip.fps:g} a second, which is {whole:.4g} s: ask for no more "
+            "seconds than that, or for none"
+        )
+    return whole if request.seconds is None else request.seconds
 
 
 def latent_of(shape: VideoShape, card: Card) -> LatentShape:
@@ -599,6 +649,8 @@ def checked_cache(cache: str | CacheSettings | None, card: Card, ratios: Sequenc
         RequestError: It cannot be parsed, lacks its calibration, or the model's network supports none.
     """
     chosen = caching.choose(cache, model=card.id, ratios=ratios)
+    if chosen is not None and card.roll is not None:
+        raise RequestError(f"`{card.id}` takes no step cache, since its steps are few: leave `cache=…` out")
     if chosen is not None and not card.part("dit").caches:
         raise RequestError(f"`{card.id}` supports no step cache: leave `cache` out")
     return chosen

@@ -25,12 +25,13 @@ from kandinsky.diffusion import noise as noise_rule
 from kandinsky.diffusion import step_cache
 from kandinsky.diffusion.first_frame import normalize_first_frame
 from kandinsky.diffusion.flowedit import FlowEdit
-from kandinsky.diffusion.following import Following
-from kandinsky.diffusion.guidance import Guidance
+from kandinsky.diffusion.following import Following, first_step
+from kandinsky.diffusion.guidance import Denoising, Guidance
 from kandinsky.diffusion.sample import Progress, steps
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.diffusion.step_cache import Branches, StepCache
-from kandinsky.engine.branches import hold_branch
+from kandinsky.diffusion.tiles import Tiles, tiled
+from kandinsky.engine.branches import free_branches, hold_branch
 from kandinsky.engine.context import Context
 from kandinsky.engine.events import Event, Phase, Step
 from kandinsky.engine.latents import write_latent
@@ -43,7 +44,7 @@ from kandinsky.media.image import FittedImage
 from kandinsky.media.input_clip import FittedClip
 from kandinsky.media.signals import SIGNALS
 from kandinsky.model.autoencoder import decode_pieces as decoded
-from kandinsky.model.condition import Condition as Given
+from kandinsky.model.condition import Condition
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass, each
 from kandinsky.model.values import Soundtrack, TextEmbeddings, VideoStream
 from kandinsky.ops.branches import Beside
@@ -64,7 +65,7 @@ X = TypeVar("X", bound=Tensor | Mapping[str, Tensor])
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
+class PromptEmbeddings:
     """Embeddings of the prompts of one clip.
 
     Attributes:
@@ -109,7 +110,7 @@ class Made:
     latents: State = field(default_factory=dict)
     recipes: tuple[dict[str, Any], ...] = ()
     at_once: int = 1
-    scripts: tuple[Script, ...] = ()
+    scripts: tuple[PromptEmbeddings, ...] = ()
     tell: Callable[[Event], None] = lambda event: None
 
 
@@ -138,7 +139,7 @@ class Finish(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class EncodeConditions:
     """Encodes the images that the jobs bring."""
 
     needs: tuple[str, ...] = ("vae",)
@@ -183,13 +184,13 @@ def known_of(context: Context, jobs: Sequence[Job]) -> Known:
     return known
 
 
-def encoded_conditions(context: Context, jobs: Sequence[Job]) -> list[tuple[Given, Tensor]]:
+def encoded_conditions(context: Context, jobs: Sequence[Job]) -> list[tuple[Condition, Tensor]]:
     """The conditions of jobs that agree in them, each with the latents of what it brings, without its context.
 
     Raises:
         RequestError: The jobs do not agree with each other.
     """
-    made: list[tuple[Given, Tensor]] = []
+    made: list[tuple[Condition, Tensor]] = []
     for place, condition in enumerate(common(jobs).conditions):
         given = [job.conditions[place] for job in jobs]
         if condition.branch is not None:  # it has its own way in, see ``known_of``
@@ -225,7 +226,7 @@ def _told_by(context: Context, jobs: Sequence[Job], place: int) -> Tensor:
     return tensor
 
 
-def _told(context: Context, given: Sequence[Given]) -> list[Tensor | None]:
+def _told(context: Context, given: Sequence[Condition]) -> list[Tensor | None]:
     made = []
     for one in given:
         assert isinstance(one.data, FittedClip) and one.branch is not None
@@ -238,7 +239,7 @@ def _told(context: Context, given: Sequence[Given]) -> list[Tensor | None]:
     return [torch.cat(made)]
 
 
-def _pixels_and_mask(condition: Given) -> tuple[Tensor, np.ndarray | None]:
+def _pixels_and_mask(condition: Condition) -> tuple[Tensor, np.ndarray | None]:
     """The pixels of a condition, [1, T, H, W, 3] in [-1, 1], and where an image is repainted."""
     if isinstance(condition.data, FittedClip):
         return torch.from_numpy(condition.data.frames_THWC)[None].float() / 127.5 - 1.0, None
@@ -274,7 +275,7 @@ def with_known(known: Known, latents_BTHWC: Tensor, start: int, way: Way, job: J
     return known
 
 
-def _with_source(known: Known, condition: Given, latents_BTHWC: Tensor, job: Job) -> Known:
+def _with_source(known: Known, condition: Condition, latents_BTHWC: Tensor, job: Job) -> Known:
     """``known`` with the latent of a source; what was known before stays in its place."""
     track = condition.track
     if condition.strength < 1 or condition.prompt is not None:
@@ -577,6 +578,8 @@ def denoise(
     seeds: Sequence[int] | None = None,
     cache: Branches | None = None,
     kept: KeptBlocks | None = None,
+    tiles: Tiles | None = None,
+    strength: float | None = None,
 ) -> Generator[Step, None, State]:
     """Denoise to latents, float32, under text embeddings and what is known.
 
@@ -592,6 +595,8 @@ def denoise(
         seeds: Of each clip, for noise that is drawn while sampling; the job's and those after it by default.
         cache: Result of ``start_cache``; a new one by default.
         kept: Records what block-sparse attention keeps.
+        tiles: In which parts the network sees the state; it sees all of it by default.
+        strength: The time that sampling begins at, where ``known`` has what it begins from; the job's by default.
 
     Yields:
         Sampling steps.
@@ -626,12 +631,18 @@ def denoise(
     walk = {name: rules.step(times, job.shift, fresh) for name in state}
     shared: dict[Any, Any] = {}
     cache = cache or start_cache(job)
+    start = first_step(known, times, job.strength if strength is None else strength)
     with ExitStack() as held:
         net = held.enter_context(context.placement.hold("dit"))
         context.adapters.apply(net, dtype=context.precision.compute)
-        besides = _besides(context, job, known, times, held)
+        besides = _besides(context, job, known, times, start, held)
 
-        def bound(states: TextEmbeddings, branch: str) -> Denoiser:
+        def bound(
+            states: TextEmbeddings,
+            branch: str,
+            known: Known = known,
+            shared: dict[Any, Any] = shared,
+        ) -> Denoiser:
             run = Pass(
                 states.to(device),
                 condition=sampling.condition,
@@ -645,11 +656,20 @@ def denoise(
             )
             return bind()(net, known, run)
 
-        guided = team.guide(
-            Guidance(job.guidance),
-            bound(text, "conditional"),
-            None if negative is None else bound(negative, "unconditional"),
-        )
+        def guided_by(known: Known, shared: dict[Any, Any]) -> Denoising[State]:
+            return team.guide(
+                Guidance(job.guidance),
+                bound(text, "conditional", known, shared),
+                None if negative is None else bound(negative, "unconditional", known, shared),
+            )
+
+        def of_tile(place: tuple[int, int]) -> Denoising[State]:
+            assert tiles is not None
+            own_shared = {"layouts": shared.setdefault("layouts", {})}  # all else is of a place
+            own_known = known.over(partial(tiles.cut, place=place))
+            return guided_by(own_known, own_shared)
+
+        guided = guided_by(known, shared) if tiles is None else tiled(tiles, of_tile)
         seeds = seeds or [job.seed + i for i in range(clips)]
 
         def drawn(number: int) -> Tensor:
@@ -661,7 +681,6 @@ def denoise(
             of_source = team.guide(Guidance(1.0), bound(_own_states(source, clips, own), "source"), None)
             guided = FlowEdit(guided, of_source, known.begin, drawn, known.pin)
             follows = Following(known, state, lambda clean, noise, t: clean, times[-1])
-        start = follows.start(times, job.strength)
         latents: State = yield from watched(
             context,
             steps(
@@ -675,31 +694,27 @@ def denoise(
                 resample=job.resample,
             ),
         )
-    if known.mask and not known.follow and sampling.normalize_first_frame:
+    # a later window of a long clip is given the end of the one before, which stays as it is
+    if known.mask and not known.follow and sampling.normalize_first_frame and not job.begin and tiles is None:
         latents = each(normalize_first_frame, latents)
     return each(lambda x: team.all_clips(x, clips), latents)
 
 
-def _besides(context: Context, job: Job, known: Known, times: Tensor, held: ExitStack) -> list[tuple[str, Beside]]:
-    """The job's branches by their kind, held on the device of the denoiser.
-
-    Raises:
-        RequestError: The processes share the tokens of a clip.
-    """
+def _besides(
+    context: Context, job: Job, known: Known, times: Tensor, start: int, held: ExitStack
+) -> list[tuple[str, Beside]]:
+    """The job's branches by their kind, held on the device of the denoiser."""
     found, last = [], len(times) - 2
+    taken = last + 1 - start  # a source that is begun from late skips the first steps
+    free_branches(context, [one.branch for one in job.conditions if one.branch is not None])
     for place, one in enumerate(job.conditions):
         if one.branch is None:
             continue
-        if context.team.layout.context > 1:
-            raise RequestError(
-                f"a {one.kind} branch sees all tokens of a clip, and `{context.team.layout}` shares them out: leave "
-                "`ring` and `ulysses` out"
-            )
-        begin, end = (min(round(share * (last + 1)), last + 1) for share in one.shares)
+        begin, end = (start + min(round(share * taken), taken) for share in one.shares)
         if begin == end or not one.strength:
             continue
         module = held.enter_context(hold_branch(context, one.branch))
-        span = (1.0, 0.0) if (begin, end) == (0, last + 1) else (float(times[begin]), float(times[end - 1]))
+        span = (1.0, 0.0) if (begin, end) == (start, last + 1) else (float(times[begin]), float(times[end - 1]))
         found.append((one.branch.kind, Beside(module, known.extra[told_name(place)], one.strength, *span)))
     return found
 
@@ -890,9 +905,7 @@ def check(context: Context, jobs: Sequence[Job]) -> None:
     """
     if not jobs:
         raise RequestError("a batch needs at least one request")
-    if context.team.size > 1 and any(job.long for job in jobs):
-        raise RequestError("clips made in windows are made by one process: leave `parallel` out")
     check_fits(context.team.layout, jobs[0], context.attention_of(jobs[0]), len(jobs))
 
 
-GENERATE: tuple[tuple[Stage, ...], Finish] = ((Condition(), Encode(), Sample()), Decode())
+GENERATE: tuple[tuple[Stage, ...], Finish] = ((EncodeConditions(), Encode(), Sample()), Decode())

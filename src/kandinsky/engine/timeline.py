@@ -84,3 +84,40 @@ def read(recipe: Mapping[str, Any]) -> Timeline:
             )
         prompts.append((begin, prompt))
     return Timeline(tuple(prompts), int(first), int(frames))  # type: ignore[arg-type]
+
+
+def check_alike(recipe: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse to replay a clip by a model that is loaded otherwise than the one that made it.
+
+    Args:
+        recipe: That of the clip.
+        own: What the loaded model would write.
+
+    Raises:
+        RequestError: LoRAs, compute type, attention or quantised weights differ; the message says how to load it.
+    """
+    for name, words in (("dtype", "compute type"), ("attention", "attention"), ("quantize", "quantised weights")):
+        made, loaded = _option(recipe.get(name)), _option(own.get(name))
+        if made != loaded:
+            advice = f'with `{name}="{made}"`' if made else f"without `{name}=…`"
+            raise RequestError(
+                f"this clip was made with {words} `{made or 'none'}`, and the model is loaded with "
+                f"`{loaded or 'none'}`: load it {advice}"
+            )
+    if _loras(recipe, "sha256") != _loras(own, "sha256"):
+        raise RequestError(
+            f"this clip was made with LoRAs {_loras(recipe, 'name') or 'none'}, and the model is loaded with "
+            f"{_loras(own, 'name') or 'none'}: load it with the same, `lora=…`"
+        )
+
+
+def _option(value: object) -> str:
+    """What a recipe says of an option, as the option is given; empty for nothing."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{part}={scheme}" for part, scheme in value.items())
+    return "" if value is None else str(value)
+
+
+def _loras(recipe: Mapping[str, Any], key: str) -> list[str]:
+    """The LoRAs of a recipe with their scales, by a name or a digest."""
+    return [f"{one.get(key) or one.get('source')}:{float(one['scale']):g}" for one in recipe.get("lora") or []]

@@ -18,7 +18,7 @@ from kandinsky.engine.conditions import pixels_of
 from kandinsky.errors import RequestError
 from kandinsky.model.condition import Span
 from kandinsky.model.given import Control, Reference, Source
-from kandinsky.model.timeline import PromptAt, Timeline, seconds, timeline
+from kandinsky.model.timeline import PromptAt, PromptSchedule, seconds, timeline
 from kandinsky.model.values import LatentShape, VideoShape
 
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ class Long:
 
     windows: tuple[Window, ...]
     overlap: float
-    script: Timeline
+    script: PromptSchedule
     asked: tuple[PromptAt, ...] = ()
     loop: bool = False
 
     def settings(self) -> dict[str, Any]:
         """The values that determine the result, under the names a request uses."""
-        found: dict[str, Any] = {"overlap": self.overlap}
+        found: dict[str, Any] = {"overlap": self.overlap} if len(self.windows) > 1 else {}
         if self.asked:
             found |= {"prompt_at": [one.plain() for one in self.asked], "fade": self.script.fade}
         return found | ({"loop": True} if self.loop else {})
@@ -141,11 +141,14 @@ def long_of(request: Request, prompt: str, length: float, shape: VideoShape, car
     script = timeline(prompt, request.prompt_at, length=shape.frames / clip.fps, fps=clip.fps, fade=request.fade)
     # each holds from the nearest border of a group of pixel frames on
     changes = [max(0, round((begin * clip.fps - 1) / step) + 1) if begin else 0 for begin, _ in script.changes]
+    # a clip begins with a frame alone and a group, or as many as its grid has, and these see one prompt
+    first = min(total, unit + 1)
     for (begin, text), a, b in zip(script.changes, changes, [*changes[1:], total], strict=True):
-        if b <= a:
+        if b <= a or b < first:
+            least = (first - 1) * step + 1 if a == 0 else step
             raise RequestError(
-                f"the prompt `{text}` at {begin:g} s holds for less than {step} frames, which are made together: "
-                f"give it {step / clip.fps:.3g} s and more"
+                f"the prompt `{text}` at {begin:g} s holds for less than {least} frames, which are made together: "
+                f"give it {math.ceil(least / clip.fps * 1000) / 1000:.3g} s and more"
             )
     if not script.fade:  # the window before a change is told nothing of the prompt after it
         starts = [((change - 1) * step + 1) / clip.fps if change else 0.0 for change in changes]
@@ -157,6 +160,16 @@ def long_of(request: Request, prompt: str, length: float, shape: VideoShape, car
     if tail and made[-1].start + made[-1].known <= tail:
         raise RequestError(f"{length:g} s are too short to loop: use more seconds")
     return Long(made, known, script, tuple(request.prompt_at), request.loop)
+
+
+def in_one_go(shape: VideoShape, card: Card, prompt: str = "") -> Long:
+    """Windows of a clip under one prompt, whichever; a single one where the model makes so many frames at once."""
+    clip = card.clip
+    total, known = (shape.frames - 1) // clip.temporal + 1, default_overlap(card)
+    overlap = max(1, math.ceil(known * clip.fps / clip.temporal - 1e-4))
+    unit = clip.frame_step // clip.temporal
+    made = windows(total, longest=max(longest_of(card), 1), overlap=overlap, unit=unit)
+    return Long(tuple(made), known, PromptSchedule(((0.0, prompt),)))
 
 
 def check_able(request: Request, card: Card, length: float) -> None:

@@ -288,6 +288,10 @@ def _typed(name: str, value: Any) -> Any:
     shown = shortened(value)
     wrong = RequestError(f"{name.replace('_', ' ')} `{shown}` is not {_WANTED.get(kind, 'text')}")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name in _EITHER:
+        with suppress(ValueError):
+            value = float(value) if isinstance(value, str) else value
+        kind = "float" if isinstance(value, int | float) else "str"
     if kind in ("int", "float"):
         if isinstance(value, str):
             try:
@@ -309,4 +313,5 @@ def _typed(name: str, value: Any) -> Any:
     return value
 
 
+_EITHER = ("overlap", "upscale")  # a number, or text
 _WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false"}

@@ -163,6 +163,8 @@ class Recipe(TypedDict, total=False):
     fade: float
     overlap: float
     loop: bool
+    upscale: str
+    upscale_strength: float
     video: Given
     states: str
     sound: UsedSound
@@ -403,6 +405,10 @@ def command(recipe: Mapping[str, Any], path: str | Path = "") -> str:
         words += ["--overlap", f"{_plain(overlap)}s"]
     if given.get("loop"):
         words.append("--loop")
+    if upscale := given.get("upscale"):
+        words += ["--upscale", upscale]
+        if (strength := given.get("upscale_strength")) is not None:
+            words += ["--upscale-strength", _plain(strength)]
     if quantize := given.get("quantize"):
         words += ["--quantize", ",".join(f"{part}={scheme}" for part, scheme in quantize.items())]
     if tiling := given.get("tiling"):

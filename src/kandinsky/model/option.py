@@ -9,6 +9,7 @@ from typing import Any
 
 # `steps=4`, `size="512x512"`, `image=…` or `trust_remote_code=True`, as messages name an option
 _NAMED = re.compile(r"`(\w+)=(\"[^\"`]*\"|[^\s`]*)`")
+_WORD = re.compile(r"(?<![\w./-])[a-z]\w*(?![\w/]|\.\w)")
 
 
 def option(
@@ -64,7 +65,8 @@ def in_flags(text: str, kinds: Iterable[type], more: dict[str, str] | None = Non
 
     Args:
         text: The message; `steps=4` in backticks becomes `--steps 4`, `image=…` becomes `--image FILE`, and
-            `trust_remote_code=True` its flag alone. Names that have no flag stay as they are.
+            `trust_remote_code=True` its flag alone. A name with an underscore is its flag also
+            where it stands without a value. Names that have no flag stay as they are.
         kinds: Dataclasses whose fields say their flags.
         more: Further names and their flags.
 
@@ -82,4 +84,12 @@ def in_flags(text: str, kinds: Iterable[type], more: dict[str, str] | None = Non
             value = (fields[name]["metavar"] if name in fields else None) or name.upper()
         return f"`{spelled}`" if value == "True" else f"`{spelled} {value}`"
 
-    return _NAMED.sub(flag, text)
+    def bare(match: re.Match[str]) -> str:
+        # a name of one word is an English word, too
+        return fields[match[0]]["flags"][0] if "_" in match[0] and match[0] in fields else match[0]
+
+    told = _NAMED.sub(flag, text).split("`")
+    # what stands in backticks is what was given, unless it is a name as a whole
+    return "`".join(
+        _WORD.sub(bare, part) if number % 2 == 0 or _WORD.fullmatch(part) else part for number, part in enumerate(told)
+    )

@@ -119,7 +119,7 @@ def _prompt_at(value: Any) -> PromptAt:
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline:
+class PromptSchedule:
     """Which prompts hold when.
 
     Attributes:
@@ -158,7 +158,7 @@ class Timeline:
 
 def timeline(
     prompt: str, later: Sequence[PromptAt], *, length: float, fps: float, fade: float | None = None
-) -> Timeline:
+) -> PromptSchedule:
     """The timeline of a clip.
 
     Args:
@@ -203,4 +203,4 @@ def timeline(
         following = spans[number + 1][0] if number + 1 < len(spans) else length
         if end is not None and end < following:
             changes.append((end, prompt))
-    return Timeline(tuple(changes), fade or 0.0)
+    return PromptSchedule(tuple(changes), fade or 0.0)

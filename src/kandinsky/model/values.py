@@ -307,6 +307,23 @@ class Request:
         least=0,
         most=20,
     )
+    upscale: str | float | None = option(
+        None,
+        "size of the result, `1920x1080`, or a factor, `2`: a second stage by the same model makes the clip, or an "
+        "input ``video`` that is changed in no other way, larger, in tiles of the size that the model makes",
+        flags=("--upscale",),
+        short="Make the result larger in a second stage: WIDTHxHEIGHT, or a factor such as 2.",
+        metavar="SIZE",
+        served=False,
+    )
+    upscale_strength: float | None = option(
+        None,
+        "with ``upscale``: how far the second stage changes what it makes larger, above 0 to 1: the time of the "
+        "sampler that it begins at; 0.4 by default",
+        flags=("--upscale-strength",),
+        short="With --upscale: how far it is changed, above 0 to 1.",
+        served=False,
+    )
     cache: str | CacheSettings | None = option(
         None,
         "step cache, such as `taylor:interval=3`, `none`, or a value of ``kandinsky.diffusion.caching``; None is the "

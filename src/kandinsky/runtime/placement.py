@@ -146,6 +146,10 @@ class Placement:
         for table in (self._built, self._swaps, self._builders, self._devices, self._types):
             table.pop(name, None)
 
+    def is_held(self, name: str) -> bool:
+        """Whether a network runs at present."""
+        return self._held[name] > 0
+
     def __contains__(self, name: str) -> bool:
         return name in self._devices
 

@@ -583,7 +583,7 @@ class Prepared:
         """The model's network, and what of its work can be shared by processes."""
         context = self.context
         split = context.card.part(self.part).split
-        demand = demand_of(job, context.attention_of(job), clips=0)
+        demand = replace(demand_of(job, context.attention_of(job), clips=0), alone="")
         return Divisible(type(self.network), None if split is None else split.rules(), demand)
 
     def _beginning(self, card: Card) -> Callable[[], nn.Module]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ class BranchFile:
         params: Hyper-parameters of the branch.
         base: Those of the network beside.
         sha256: Digest of the file.
+        numbers: How many numbers its tensors hold.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class BranchFile:
     params: Mapping[str, Any]
     base: Mapping[str, Any]
     sha256: str = ""
+    numbers: int = 0
 
     @property
     def component(self) -> Mapping[str, Any]:
@@ -119,8 +123,7 @@ def read_branch(source: str | Path) -> BranchFile:
         WeightsError: The file is missing, damaged, or holds no branch.
     """
     found = branch_of_header(source)
-    with found.path.open("rb") as stream:
-        return replace(found, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+    return replace(found, sha256=digest_of(found.path))
 
 
 def branch_of_header(source: str | Path) -> BranchFile:
@@ -138,7 +141,8 @@ def branch_of_header(source: str | Path) -> BranchFile:
     path = local_path(source, "branch")
     if not path.is_file():
         raise WeightsError(f"branch `{escaped(path)}` is not there: give the file that a training wrote")
-    stated = (read_header(path).metadata or {}).get(HEADER)
+    header = read_header(path)
+    stated = (header.metadata or {}).get(HEADER)
     if stated is None:
         raise WeightsError(
             f"`{escaped(path)}` holds no branch: its header says nothing of one; a LoRA is loaded as `lora`"
@@ -151,7 +155,20 @@ def branch_of_header(source: str | Path) -> BranchFile:
     for name, known in (("kind", KINDS), ("features", ("", *FEATURES))):
         if values[name] not in known:
             raise WeightsError(f"branch `{escaped(path)}` has {name} `{shown(values[name])}`: known are {known}")
-    return BranchFile(path, **{name: values[name] for name in wanted})
+    numbers = sum(math.prod(entry.shape) for entry in header.entries.values())
+    return BranchFile(path, **{name: values[name] for name in wanted}, numbers=numbers)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file; it is read again only where its time of change or its size is another."""
+    state = path.stat()
+    return _digest(path.absolute(), (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, version: tuple[int, ...]) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -30,10 +30,10 @@ from kandinsky.model.values import LatentShape, Request, Video, VideoShape
 OWN = ("video", "states")
 # fields of a request that mean nothing to an audio model
 NOT_OURS = (
-    "image", "last_image", "conditions", "prompt_at", "fade", "overlap", "loop", "control", "control_strength",
-    "control_steps", "reference", "reference_strength", "branch", "strength", "mask", "mask_grow", "span", "place",
-    "resample",
-    "source_prompt", "width", "height", "shift", "cache", "expand", "expanded_prompt",
+    "image", "last_image", "conditions", "prompt_at", "fade", "overlap", "loop", "upscale", "upscale_strength",
+    "control", "control_strength", "control_steps", "reference", "reference_strength", "branch", "strength", "mask",
+    "mask_grow", "span", "place",
+    "resample", "source_prompt", "width", "height", "shift", "cache", "expand", "expanded_prompt",
 )  # fmt: skip
 LONGEST_S = 24 * 60 * 60  # times in a file may be anything
 CLOSE_S = 1e-6  # moments closer than this are equal, since times in files are rounded

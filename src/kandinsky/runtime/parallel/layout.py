@@ -75,6 +75,8 @@ class Demand:
         has_groups: Whether attention is within groups.
         clips: Clips of one batch.
         has_tokens: False for a U-Net, of which only passes and clips can be split.
+        alone: Why one process makes it; empty where several may.
+        whole: What sees all tokens of a clip, so that these cannot be shared; empty where nothing does.
     """
 
     heads: int
@@ -85,6 +87,8 @@ class Demand:
     has_groups: bool = False
     clips: int = 1
     has_tokens: bool = True
+    alone: str = ""
+    whole: str = ""
 
 
 def read(text: str) -> Layout:
@@ -204,6 +208,12 @@ def check(layout: Layout, demand: Demand) -> None:
         RequestError: The layout does not fit; the message says what was given, what is allowed and what to do.
     """
     given = f"layout `{layout}`"
+    if demand.alone and layout.size > 1:
+        raise RequestError(f"{demand.alone}: leave `parallel=…` out")
+    if demand.whole and layout.context > 1:
+        raise RequestError(
+            f"{demand.whole} sees all tokens of a clip, and {given} shares them out: leave `ring` and `ulysses` out"
+        )
     if layout.cfg > 2:
         raise RequestError(f"{given}: `cfg` is 1 or 2, guidance has two passes")
     if layout.cfg == 2 and not demand.is_guided:
