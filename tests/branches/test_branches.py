@@ -290,15 +290,6 @@ def test_models_without_branches_refuse_them(tmp_path: Path) -> None:
         resolve(Request(card.id, "a cat", control=np.zeros((64, 64, 3), np.uint8)), card)
 
 
-def test_no_server_reads_files_that_a_request_names() -> None:
-    from kandinsky.serve.condition_files import kept
-    from kandinsky.serve.envelope import ApiError
-
-    for kind in KINDS:
-        with pytest.raises(ApiError, match="not taken over HTTP"):
-            kept([{kind: "/etc/hostname", "branch": "/etc/hostname"}], lambda value, way: "file")
-
-
 def test_the_share_of_the_steps_is_of_those_that_are_taken(pipes, files, monkeypatch) -> None:
     """A source that is begun from late skips the first steps; half of the rest is half of what runs."""
     pipe, file = pipes["t2v"], files["t2v", "control"]

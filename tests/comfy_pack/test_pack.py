@@ -34,6 +34,8 @@ NOT_SHOWN = {
     "model": "a node of its own",
     "width": "part of size",
     "height": "part of size",
+    "backends": "a workflow is not of one machine",
+    **dict.fromkeys(("upscale", "upscale_strength"), "ComfyUI would hold the larger clip whole in memory"),
     "states": "a path in a workflow, which may be somebody else's",
     **dict.fromkeys(
         ("prompt_at", "fade", "overlap", "loop"), "of long clips, which ComfyUI would hold whole in memory"

@@ -202,7 +202,10 @@ def test_what_is_wrong_with_branches_is_said(client: TestClient) -> None:
     refused(client, "was trained beside", files=still, branch=["other"])
     refused(client, "name one as `branch`: `edges`", files=still, branch=["subject"])
     refused(client, "`control_strength`", param="control_strength", control_strength=0.5)
-    refused(client, "there is no branch `no`", files={"a": png()}, conditions=[{"control": "a", "branch": "no"}])
+    for name in ("no", "/etc/hostname", "../branches/edges", "edges.safetensors"):
+        refused(client, "there is no branch", files={"a": png()}, conditions=[{"control": "a", "branch": name}])
+        assert post(client, files=still, branch=[name]).status_code == 400
+    assert post(client, conditions=[{"control": "/etc/hostname", "branch": "edges"}]).status_code == 400
 
 
 # -- who decodes -------------------------------------------------------------------------------------------------------
