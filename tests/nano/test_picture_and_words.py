@@ -92,3 +92,19 @@ def test_neighbours_change_nothing(encoder: NanoTextEncoder) -> None:
     for row, (prompt, image) in enumerate(asked):
         alone = encoder.encode_with_images([prompt], [image])
         assert torch.allclose(together.tokens_BLC[row], alone.tokens_BLC[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "alone", "beside"),
+    [
+        ("the camera zooms in on a red background", (), ("zooms", "red")),
+        ("it waves", (), ()),
+        ("a panda, the camera zooms in", (), ()),
+        ("a flurble panda", ("flurble",), ("flurble",)),
+    ],
+)
+def test_words_that_the_picture_outweighs_are_named(
+    encoder: NanoTextEncoder, prompt: str, alone: tuple[str, ...], beside: tuple[str, ...]
+) -> None:
+    assert encoder.unused(prompt, beside_image=True) == beside
+    assert encoder.unused(prompt) == alone

@@ -257,6 +257,8 @@ def _by_transnet(video: InputVideo, count: int) -> tuple[list[int], list[tuple[i
         small[seen + 1 : number + 1] = np.asarray(image)  # also of frames that are lost
         seen = number
         beat()
+    if seen >= 0:
+        small[seen + 1 :] = small[seen]
     with torch.no_grad():
         found = network.predict_frames(torch.from_numpy(small).to(network.device), quiet=True)
     single = np.asarray(found[0].cpu(), float).reshape(-1)[:count]

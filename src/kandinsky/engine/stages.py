@@ -460,7 +460,8 @@ def unused_words(context: Context, jobs: Sequence[Job]) -> tuple[tuple[str, ...]
     if context.team.is_first:
         with context.placement.hold("text") as encoder:
             if isinstance(encoder, ReadingTextEncoder):
-                found = [encoder.unused(job.text) for job in jobs]
+                sees = context.card.does.text_sees_image
+                found = [encoder.unused(job.text, beside_image=sees and job.image is not None) for job in jobs]
     return tuple(tuple(words) for words in context.team.agree(found))
 
 

@@ -32,8 +32,13 @@ class TextEncoder(Protocol):
 class ReadingTextEncoder(TextEncoder, Protocol):
     """Also reports what it did not understand."""
 
-    def unused(self, prompt: str) -> tuple[str, ...]:
-        """Words of a prompt that have no influence on the result, in their order."""
+    def unused(self, prompt: str, *, beside_image: bool = False) -> tuple[str, ...]:
+        """Words of a prompt that have no influence on the result, in their order.
+
+        Args:
+            prompt: The prompt.
+            beside_image: Whether the result begins with an image that the encoder has seen.
+        """
         ...
 
 

@@ -31,7 +31,7 @@ from kandinsky.engine.parallel import demand_of
 from kandinsky.engine.request import Job, parse_size, resolve
 from kandinsky.engine.stages import states_of, tensors_of
 from kandinsky.errors import BackendError, KandinskyError, RequestError
-from kandinsky.files import local_path, remove
+from kandinsky.files import beside, local_path, remove
 from kandinsky.model.card import Card, Component, Source
 from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.family import Part
@@ -533,7 +533,10 @@ class Prepared:
             files = encoded.fingerprint
         else:
             clips, self.empty = encode_together(self.context, examples, job, self.lesson, together)
-            self.examples, files = HeldClips(clips, self.empty), sources.fingerprint(examples)
+            usable = _usable(clips)
+            # a file that could be read again would be another clip under a number that was another's
+            files = sources.fingerprint(examples) + _left_out(clips)
+            self.examples = HeldClips(usable, self.empty)
         self.network = self._network()
         self.scaling = Scaling(recipe.scale, run.device, self._divisible(job))
         self.batches = self.batches_of(self.examples)
@@ -723,18 +726,25 @@ def drawn(build: Callable[[], nn.Module], seed: int, folder: Path) -> nn.Module:
     hosts, rank = collect(platform.node(), HOST), dist.get_rank()
     first = hosts.index(hosts[rank])
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f".start-{first}.safetensors"
-    if rank == first:
-        with loop.seeded(seed):
-            state = build().state_dict()
-        write_state(state, path, layout="official")
-        del state
-    collect(None, HOST)  # the file is there
-    with torch.device("meta"):
-        network = build()
-    load_into(network, path)
-    collect(None, HOST)  # what is mapped stays when its name is gone
-    if rank == first:
+    path = beside(folder / "start.safetensors")
+    try:
+        problem = None
+        if rank == first:
+            try:
+                with loop.seeded(seed):
+                    state = build().state_dict()
+                write_state(state, path, layout="official")
+                del state
+            except (KandinskyError, OSError) as error:
+                problem = str(error)
+        told = collect((str(path), problem), HOST)  # the files are there
+        if problems := [one for _, one in told if one is not None]:
+            raise BackendError(problems[0])
+        with torch.device("meta"):
+            network = build()
+        load_into(network, Path(told[first][0]))
+        collect(None, HOST)  # what is mapped stays when its name is gone
+    finally:
         remove(path)
     return network
 
@@ -818,16 +828,16 @@ def encode(
 
 def encode_together(
     context: Context, examples: Sequence[Example], job: Job, lesson: Lesson, together: int = 1
-) -> tuple[list[Clip], Untold]:
-    """As ``encode``, without those that cannot be used; several processes each encode a share, and all get the whole.
+) -> tuple[list[Clip | str], Untold]:
+    """As ``encode``; several processes each encode a share, and all get the whole.
 
     Raises:
-        RequestError: None can be used, or the encoders cannot be; raised in all processes.
+        RequestError: The encoders cannot be used; raised in all processes.
     """
     each = len(lesson.pairs) or 1  # files of an example
     if not dist.is_initialized() or dist.get_world_size() == 1:
         clips, empty = encode(context, examples, job, lesson, together)
-        return _usable(clips), empty
+        return clips, empty
     rank, world = dist.get_rank(), dist.get_world_size()
     counts = [one * together for one in shares(len(examples) // each // together, world)]
     spans = [span(counts, place) for place in range(world)]
@@ -860,7 +870,7 @@ def encode_together(
             tensors = {name: x for name, x in zip(names, others, strict=True) if x is not None}
             captioned = [text for text in states[:-1] if text is not None]
             found.append(Clip(latent, captioned, example.captions, tensors, states[-1]))
-    return _usable(found), nothing
+    return found, nothing
 
 
 def _usable(clips: Sequence[Clip | str]) -> list[Clip]:
@@ -872,6 +882,11 @@ def _usable(clips: Sequence[Clip | str]) -> list[Clip]:
     if not found:
         raise RequestError(f"nothing is left of the data: {whys[0]}")
     return found
+
+
+def _left_out(clips: Sequence[Clip | str]) -> str:
+    """Places of those that cannot be used, for a fingerprint; nothing if all can."""
+    return "".join(f"-{place}" for place, clip in enumerate(clips) if isinstance(clip, str))
 
 
 def check(recipe: ModelRecipe, card: Card, processes: int = 1) -> None:

@@ -101,6 +101,11 @@ class KnownWords:
         own = self.concepts[chosen["concept"]]
         return frozenset(said | {"concept"} if any(word in own for word in words) else said)
 
+    def beside_filler(self, prompt: str) -> tuple[str, ...]:
+        """The words of a prompt that mean something, in their order, each once."""
+        words = dict.fromkeys(re.findall(r"[^\W_]+", prompt))
+        return tuple(word for word in words if stem(word) not in self.filler)
+
     def unused(self, prompt: str, chosen: Choice, read: Callable[[str], Choice], *, end: int) -> tuple[str, ...]:
         """Words of a prompt that have no influence on what will be shown, in their order, each once.
 

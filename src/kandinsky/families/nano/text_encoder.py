@@ -82,10 +82,12 @@ class NanoTextEncoder:
         said = torch.tensor([bool(p.strip()) for p in prompts], device=device)
         return ids, mask, said
 
-    def unused(self, prompt: str) -> tuple[str, ...]:
+    def unused(self, prompt: str, *, beside_image: bool = False) -> tuple[str, ...]:
         """Words of a prompt that have no influence on what is shown; none if no word list came with the weights."""
         if self.known is None or not prompt.strip():
             return ()
+        if beside_image and "concept" not in self.known.said(prompt, self._choice(prompt)):
+            return self.known.beside_filler(prompt)  # then the picture decides alone
         end = max(stop for _, stop in self.tokenizer.encode(prompt).offsets)
         return self.known.unused(prompt, self._choice(prompt), self._choice, end=end)
 
