@@ -173,7 +173,7 @@ def test_it_is_cancelled_and_refused_in_words(pipes: dict[str, GenerationPipelin
         ("a cat", -1, "above 0"),
         ([], None, "list of prompts is empty"),
         ([("a cat", 1)], None, "begin one at 0"),
-        ([("a cat", 0), ("a dog", 0)], None, "place them apart"),
+        ([("a cat", 0), ("a dog", 0)], None, "use two times"),
         ([("a cat", 0), ("a dog", 3)], 2, "outside of a clip of 2 s"),
         ([("a cat", -1)], None, "seconds from 0 on"),
         ([3], None, "no prompt with its time"),

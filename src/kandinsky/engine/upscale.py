@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kandinsky.errors import RequestError
 from kandinsky.media.image import LONGEST_SIDE, nearest_shape
 from kandinsky.model.checks import shown
+from kandinsky.printing import escaped
 
 if TYPE_CHECKING:
     from kandinsky.engine.windows import Long
@@ -194,6 +195,12 @@ def upscale_of(
         raise RequestError(
             f"upscale `{width}x{height}` is not larger than {shape.width}x{shape.height}, which `{card.id}` makes at "
             "once: ask for more, or leave `upscale=…` out"
+        )
+    if source is not None and (width < base[0] or height < base[1] or (width, height) == base):
+        name = "the video" if source.file is None else f"`{escaped(source.file)}`"
+        raise RequestError(
+            f"upscale `{width}x{height}` is not larger than {base[0]}x{base[1]}, the size of {name}: ask for more, or "
+            "leave `upscale=…` out"
         )
     strength = STRENGTH if request.upscale_strength is None else request.upscale_strength
     return Upscale(width, height, strength, long, source)

@@ -193,7 +193,7 @@ def timeline(
     for a, b in itertools.pairwise(spans):
         if b[0] == a[0] or (a[1] is not None and b[0] < a[1]):
             raise RequestError(
-                f"the prompts `{shown(a[2])}` and `{shown(b[2])}` are both asked for at {b[0]:g} s: place them apart"
+                f"the prompts `{shown(a[2])}` and `{shown(b[2])}` are both asked for at {b[0]:g} s: use two times"
             )
     changes = [(0.0, prompt)]
     for number, (begin, end, text) in enumerate(spans):

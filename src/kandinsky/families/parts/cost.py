@@ -119,6 +119,7 @@ def _climb(
     resnets: int,
     kernel: int,
     doubling: int,
+    doubled: Sequence[float] | None = None,
     told: int = 0,
     along: int = 0,
 ) -> Operations:
@@ -131,16 +132,18 @@ def _climb(
         resnets: Residual blocks per level.
         kernel: Size of convolution kernels.
         doubling: Size of the kernel after each upsampling.
+        doubled: Positions at which that kernel is computed; those of the next level by default.
         told: As for ``_residual``.
         along: As for ``_residual``.
     """
     block = partial(_residual, kernel=kernel, told=told, along=along)
     before = widths[0]
+    doubled = positions[1:] if doubled is None else doubled
     products = positions[0] * (kernel * latent_channels * before + 2 * block(before, before))
     for number, (width, size) in enumerate(zip(widths, positions, strict=True)):
         products += size * (block(before, width) + (resnets - 1) * block(width, width))
         if number + 1 < len(widths):
-            products += positions[number + 1] * doubling * width * width
+            products += doubled[number] * doubling * width * width
         before = width
     products += positions[-1] * (kernel * before * 3 + 2 * told * before)
     return Operations(convolution=2.0 * products, kernels=10.0 * len(widths) * resnets)
@@ -235,6 +238,8 @@ def cogvideox(card: Card, component: Component, load: Load) -> Cost:
         resnets=params.layers_per_block + 1,
         kernel=CUBE,
         doubling=PLANE,
+        # frames are repeated behind the convolution
+        doubled=[time * rows * columns * 4 ** (level + 1) for level, time in enumerate(times[:-1])],
         told=params.latent_channels,
     )
     # what is left over joins the first piece
