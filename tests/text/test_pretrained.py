@@ -111,7 +111,7 @@ def test_the_command_refuses_code_with_one_line(
     code = main(["generate", "a panda", "-m", str(conf), "--steps", "1", "--seed", "1", "--seconds", "0",
                  "-o", str(tmp_path / "x.png"), "--device", "cpu"])  # fmt: skip
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert code == 2 and len(errors) == 1 and "trust_remote_code" in errors[0]
+    assert code == 2 and len(errors) == 1 and "--trust-remote-code" in errors[0]
     assert not mark.exists() and not asked
 
 
