@@ -83,5 +83,4 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled(x.device.type)  # which rounds what goes through F.linear
         and not torch.compiler.is_compiling()
-        and LIBRARY.get(x.dtype, "onednn") == "onednn"
     )
