@@ -151,7 +151,6 @@ def build(
         offload=options.offload or "none",
         types={"dit": precision.compute},
         quantized=bool(schemes),
-        within=partial(tuning.within, choices, precision.compute),
     )
     store = None
     if "text" in found and (tensors := card.part("text").tensors):
@@ -173,6 +172,7 @@ def build(
         text_store=store,
         settings={key: value for key, value in named.items() if value},
         team=team,
+        within=partial(tuning.within, choices, precision.compute),
     )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from kandinsky.diffusion.caching import CacheSettings
+from kandinsky.diffusion.guidance import Denoising, X
 from kandinsky.engine.attention import attention_for
 from kandinsky.engine.branches import LoadedBranches
 from kandinsky.media import recipe
@@ -45,6 +48,7 @@ class Context:
         text_store: Text embeddings on disk.
         settings: Further entries of every recipe.
         team: The processes that work together; each makes the same calls and gets the same results.
+        within: What the denoiser is called within, such as chosen backends.
         cancelling: Set by any thread to stop the current run.
     """
 
@@ -61,6 +65,7 @@ class Context:
     text_store: TextStore | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     team: Team = field(default_factory=Team)
+    within: Callable[[], AbstractContextManager[None]] = nullcontext
     cancelling: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -71,6 +76,15 @@ class Context:
     def part(self, name: str) -> Part:
         """What the family says of a network, by its name in the card."""
         return self.card.part(name)
+
+    def computing(self, denoiser: Denoising[X]) -> Denoising[X]:
+        """A guided denoiser whose calls run ``within``."""
+
+        def called(x: X, t: Tensor) -> X:
+            with self.within():
+                return denoiser(x, t)
+
+        return called
 
     def with_card(self, card: Card) -> Context:
         """The same networks under another card's values."""
