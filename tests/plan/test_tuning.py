@@ -11,7 +11,9 @@ import pytest
 import torch
 
 import kandinsky
+from kandinsky.catalogue import find
 from kandinsky.cli.main import main
+from kandinsky.engine.attention import attention_for
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.media import recipe as recipes
@@ -161,9 +163,20 @@ def test_pipelines_in_turns_keep_to_their_own(cache: Path, monkeypatch: pytest.M
 def test_a_chosen_attention_is_that_of_the_recipe(cache: Path, seconds: dict[str, float]) -> None:
     seconds["math"] = 0.5
     pipe = kandinsky.load("nano-t2v", device="cpu", backends="tuned")
-    assert pipe.context.attention == "math" and "backends" not in pipe.context.settings
+    job = pipe.resolve(Request("nano-t2v", "a panda"))
+    assert pipe.attention_of(job).backend == "math" and "backends" not in pipe.context.settings
+    assert pipe.recipe(job)["attention"] == "dense:backend=math"
     pipe = kandinsky.load("nano-t2v", device="cpu", backends="tuned", attention="sdpa")
-    assert pipe.context.attention == "sdpa", "what was asked for stays"
+    assert pipe.attention_of(job).backend == "sdpa", "what was asked for stays"
+
+
+@pytest.mark.parametrize("way", ["math", "sdpa"])
+def test_a_chosen_attention_is_for_sizes_with_dense_attention_alone(way: str) -> None:
+    card = find("kandinsky5-pro-t2v-sft-5s")
+    sparse = attention_for(card, card.sampling_for(1280, 768), "auto", dense_backend=way)
+    assert (sparse.type, sparse.backend) == ("nabla", "auto")
+    dense = attention_for(card, card.sampling_for(768, 512), "auto", dense_backend=way)
+    assert (dense.type, dense.backend) == ("dense", way)
 
 
 def test_a_model_of_audio_is_refused(cache: Path, seconds: dict[str, float]) -> None:

@@ -115,11 +115,7 @@ def build(
     adapters = Adapters(card.id, partial(linear_shapes, card), keymap=keymap, quantised=schemes.get("dit", ""))
     load_loras(adapters, options.lora)
     card = options.applied_to(card)
-    choices = tuning.Choices()
-    if options.backends != tuning.DEFAULT:
-        choices = tuning.settle(options.backends, partial(shape_of, card, precision, places["dit"]))
-        if choices.attention is not None and options.attention == "auto" and _is_dense(card):
-            options = options.changed(attention=choices.attention)
+    choices = tuning.settle(options.backends, partial(shape_of, card, precision, places["dit"]))
     team = _team(card, options.parallel, options.attention, places["dit"])
     if team.layout.cuts_weights:
         check_whole(team.layout, offload=options.offload or "none", lora=options.lora, quantize=bool(schemes))
@@ -164,6 +160,7 @@ def build(
         placement,
         precision,
         attention=options.attention,
+        dense_backend=choices.attention or "auto",
         name=name or card.id,
         revision=revision(card.dit, root=root),
         noise_device=noise_device,
@@ -214,11 +211,6 @@ def shape_of(card: Card, precision: Precision, device: torch.device) -> tuning.S
     widths = Counter(inputs for _, inputs in linear_shapes(card).values())
     width = widths.most_common(1)[0][0] if widths else 1
     return tuning.Shape(demand.tokens, width, demand.heads, precision.name, device.type)
-
-
-def _is_dense(card: Card) -> bool:
-    """Whether the attention of a card's default request is dense."""
-    return AttentionSpec.from_dict(card.sampling.attention).type == "dense"
 
 
 def linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:

@@ -38,6 +38,7 @@ class Context:
         placement: Holds its networks by name: `text`, `dit`, `vae` and further ones.
         precision: Number types it runs in.
         attention: Choice of visual self attention, as in ``AttentionSpec.chosen``; `auto` is the card's.
+        dense_backend: Backend of dense attention where neither that choice nor the card names one.
         name: What ``load`` finds the model by.
         revision: Revision of the weights.
         noise_device: Device of the noise generator. None = CPU, so that a seed means the same result on every machine;
@@ -56,6 +57,7 @@ class Context:
     placement: Placement
     precision: Precision
     attention: str = "auto"
+    dense_backend: str = "auto"
     name: str = ""
     revision: str = "main"
     noise_device: torch.device | None = None
@@ -101,7 +103,7 @@ class Context:
             BackendError: It cannot run on this device.
         """
         device = self.placement.device("dit").type if "dit" in self.placement else None  # it may be absent
-        return attention_for(self.card, job.sampling, self.attention, device)
+        return attention_for(self.card, job.sampling, self.attention, device, dense_backend=self.dense_backend)
 
     def recipe(
         self, job: Job, cache: Mapping[str, Any] | None = None, kept: float | None = None, *, part: str = "dit"
