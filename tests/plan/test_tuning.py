@@ -14,12 +14,15 @@ import kandinsky
 from kandinsky.catalogue import find
 from kandinsky.cli.main import main
 from kandinsky.engine.attention import attention_for
+from kandinsky.engine.build import _choices
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.media import recipe as recipes
 from kandinsky.model.values import Request
 from kandinsky.ops import linear
 from kandinsky.runtime import tuning
+from kandinsky.runtime.parallel.team import Team
+from kandinsky.runtime.placement import Precision
 from kandinsky.runtime.tuning import Choices, Shape
 
 SHAPE = Shape(tokens=40, width=60, heads=4, dtype="float32", device="cpu")
@@ -177,6 +180,26 @@ def test_a_chosen_attention_is_for_sizes_with_dense_attention_alone(way: str) ->
     assert (sparse.type, sparse.backend) == ("nabla", "auto")
     dense = attention_for(card, card.sampling_for(768, 512), "auto", dense_backend=way)
     assert (dense.type, dense.backend) == ("dense", way)
+
+
+@pytest.mark.parametrize(("told", "choices"), [("linear=torch", Choices(linear="torch")), ("", Choices())])
+def test_a_team_takes_what_its_first_process_found(
+    cache: Path, seconds: dict[str, float], told: str, choices: Choices
+) -> None:
+    seconds["onednn" if told else "torch"] = 0.1  # this process would choose otherwise
+    asked: list[str | None] = []
+
+    class Told(Team):
+        is_first = False
+
+        def agree(self, value: Any) -> Any:
+            asked.append(value)
+            return told
+
+    team, device = Told(), torch.device("cpu")
+    team.size = 2
+    assert _choices(find("nano-t2v"), "tuned", Precision.choose(None, device), device, team) == choices
+    assert asked == [None] and tuning.answers() == {}, "it measures nothing"
 
 
 def test_a_model_of_audio_is_refused(cache: Path, seconds: dict[str, float]) -> None:

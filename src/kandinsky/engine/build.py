@@ -115,8 +115,8 @@ def build(
     adapters = Adapters(card.id, partial(linear_shapes, card), keymap=keymap, quantised=schemes.get("dit", ""))
     load_loras(adapters, options.lora)
     card = options.applied_to(card)
-    choices = tuning.settle(options.backends, partial(shape_of, card, precision, places["dit"]))
     team = _team(card, options.parallel, options.attention, places["dit"])
+    choices = _choices(card, options.backends, precision, places["dit"], team)
     if team.layout.cuts_weights:
         check_whole(team.layout, offload=options.offload or "none", lora=options.lora, quantize=bool(schemes))
     split = card.part("dit").split
@@ -188,6 +188,20 @@ def _team(card: Card, parallel: str | Layout | None, attention: str, device: tor
     if layout.size > 1:
         launch.meet(device.type)
     return Team(layout, device)
+
+
+def _choices(card: Card, backends: str, precision: Precision, device: torch.device, team: Team) -> tuning.Choices:
+    """The backends that all processes of a team compute with: one measures, since two might find different ones.
+
+    Raises:
+        RequestError: They are no choices, or measured for models of another kind.
+    """
+    work = partial(shape_of, card, precision, device)
+    if backends != tuning.TUNED or team.size == 1:
+        return tuning.settle(backends, work)
+    shape = work()  # refused on all, or on none
+    told = team.agree(str(tuning.settle(backends, lambda: shape)) if team.is_first else None)
+    return tuning.settle(told or tuning.DEFAULT, work)
 
 
 def _quantised(builder: Callable[[], Any], scheme: str, device: torch.device) -> Any:
