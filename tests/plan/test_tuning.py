@@ -11,12 +11,18 @@ import pytest
 import torch
 
 import kandinsky
+from kandinsky.catalogue import find
 from kandinsky.cli.main import main
+from kandinsky.engine.attention import attention_for
+from kandinsky.engine.build import _choices
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.media import recipe as recipes
+from kandinsky.model.values import Request
 from kandinsky.ops import linear
 from kandinsky.runtime import tuning
+from kandinsky.runtime.parallel.team import Team
+from kandinsky.runtime.placement import Precision
 from kandinsky.runtime.tuning import Choices, Shape
 
 SHAPE = Shape(tokens=40, width=60, heads=4, dtype="float32", device="cpu")
@@ -99,7 +105,7 @@ def test_every_way_is_measured_and_gives_the_same_up_to_rounding() -> None:
         for other in others:
             torch.testing.assert_close(other, first, rtol=1e-4, atol=1e-5)
     taken = tuning._in_turns(works["linear"], torch.device("cpu"), is_alone=True)
-    assert all(one >= 0 for one in taken.values()) and linear.LIBRARY == {}
+    assert all(one >= 0 for one in taken.values()) and linear.library(torch.float32) == linear.usual(torch.float32)
 
 
 def test_a_choice_is_in_the_recipe_and_the_recipes_command_repeats_it(
@@ -107,16 +113,17 @@ def test_a_choice_is_in_the_recipe_and_the_recipes_command_repeats_it(
 ) -> None:
     seconds["torch"] = 0.5
     request = {"prompt": "a panda", "seed": 3, "steps": 2, "seconds": 0, "progress": False}
-    seen: list[str | None] = []
+    seen: list[str] = []
     plain = linear._is_for_onednn
 
     def noted(x: torch.Tensor, weight: torch.Tensor) -> bool:
-        seen.append(linear.LIBRARY.get(torch.float32))
+        seen.append(linear.library(torch.float32))
         return plain(x, weight)
 
     monkeypatch.setattr(linear, "_is_for_onednn", noted)
+    monkeypatch.setattr(linear, "usual", lambda dtype: "onednn")
     usual = kandinsky.load("nano-t2v", device="cpu")(**request)
-    assert "backends" not in usual.recipe and set(seen) == {None}
+    assert "backends" not in usual.recipe and set(seen) == {"onednn"}
     seen.clear()
     tuned = kandinsky.load("nano-t2v", device="cpu", backends="tuned")(**request)
     assert tuned.recipe["backends"] == "linear=torch" and "torch" in seen
@@ -126,17 +133,73 @@ def test_a_choice_is_in_the_recipe_and_the_recipes_command_repeats_it(
     tuning.forget()  # another machine would choose otherwise; a replay does as the recipe says
     again = kandinsky.load("nano-t2v", device="cpu", backends="linear=torch")(**request)
     assert (again.frames == tuned.frames).all() and again.recipe == tuned.recipe
-    assert linear.LIBRARY == {}, "the choice ends with the run"
+    assert linear.library(torch.float32) == "onednn", "the choice ends with the run"
     gap = abs(usual.frames.astype(int) - tuned.frames.astype(int))
     assert gap.max() <= 3
+
+
+def test_pipelines_in_turns_keep_to_their_own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    plain = linear._is_for_onednn
+
+    def noted(x: torch.Tensor, weight: torch.Tensor) -> bool:
+        seen.append(linear.library(torch.float32))
+        return plain(x, weight)
+
+    monkeypatch.setattr(linear, "_is_for_onednn", noted)
+    monkeypatch.setattr(linear, "usual", lambda dtype: "usual")
+    request = Request("nano-t2v", "a panda", seed=3, steps=2, seconds=0)
+    ways = ("torch", "onednn")
+    pipes = [kandinsky.load("nano-t2v", device="cpu", backends=f"linear={way}") for way in ways]
+    running = [pipe.engine.run([pipe.resolve(request)]) for pipe in pipes]
+    used, ended = dict.fromkeys(ways, 0), False
+    while not ended:
+        for way, one in zip(ways, running, strict=True):
+            seen.clear()
+            ended = next(one, None) is None
+            assert set(seen) <= {way}, "each keeps to its own"
+            used[way] += len(seen)
+            assert linear.library(torch.float32) == "usual", "and leaves nothing behind"
+    assert used["torch"] == used["onednn"] > 0
 
 
 def test_a_chosen_attention_is_that_of_the_recipe(cache: Path, seconds: dict[str, float]) -> None:
     seconds["math"] = 0.5
     pipe = kandinsky.load("nano-t2v", device="cpu", backends="tuned")
-    assert pipe.context.attention == "math" and "backends" not in pipe.context.settings
+    job = pipe.resolve(Request("nano-t2v", "a panda"))
+    assert pipe.attention_of(job).backend == "math" and "backends" not in pipe.context.settings
+    assert pipe.recipe(job)["attention"] == "dense:backend=math"
     pipe = kandinsky.load("nano-t2v", device="cpu", backends="tuned", attention="sdpa")
-    assert pipe.context.attention == "sdpa", "what was asked for stays"
+    assert pipe.attention_of(job).backend == "sdpa", "what was asked for stays"
+
+
+@pytest.mark.parametrize("way", ["math", "sdpa"])
+def test_a_chosen_attention_is_for_sizes_with_dense_attention_alone(way: str) -> None:
+    card = find("kandinsky5-pro-t2v-sft-5s")
+    sparse = attention_for(card, card.sampling_for(1280, 768), "auto", dense_backend=way)
+    assert (sparse.type, sparse.backend) == ("nabla", "auto")
+    dense = attention_for(card, card.sampling_for(768, 512), "auto", dense_backend=way)
+    assert (dense.type, dense.backend) == ("dense", way)
+
+
+@pytest.mark.parametrize(("told", "choices"), [("linear=torch", Choices(linear="torch")), ("", Choices())])
+def test_a_team_takes_what_its_first_process_found(
+    cache: Path, seconds: dict[str, float], told: str, choices: Choices
+) -> None:
+    seconds["onednn" if told else "torch"] = 0.1  # this process would choose otherwise
+    asked: list[str | None] = []
+
+    class Told(Team):
+        is_first = False
+
+        def agree(self, value: Any) -> Any:
+            asked.append(value)
+            return told
+
+    team, device = Told(), torch.device("cpu")
+    team.size = 2
+    assert _choices(find("nano-t2v"), "tuned", Precision.choose(None, device), device, team) == choices
+    assert asked == [None] and tuning.answers() == {}, "it measures nothing"
 
 
 def test_a_model_of_audio_is_refused(cache: Path, seconds: dict[str, float]) -> None:

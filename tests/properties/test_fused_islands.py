@@ -73,11 +73,11 @@ def test_an_activation_in_place_and_behind_a_hook() -> None:
 def test_the_library_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = Linear(D, 32), numbers(4, D)
     with torch.no_grad():
-        monkeypatch.setitem(products.LIBRARY, torch.float32, "torch")
-        assert not products._is_for_onednn(x, layer.weight)
-        plain = layer(x)
-        monkeypatch.setitem(products.LIBRARY, torch.float32, "onednn")
-        torch.testing.assert_close(layer(x), plain, rtol=1e-5, atol=1e-5)
+        with products.taking(torch.float32, "torch"):
+            assert not products._is_for_onednn(x, layer.weight)
+            plain = layer(x)
+        with products.taking(torch.float32, "onednn"):
+            torch.testing.assert_close(layer(x), plain, rtol=1e-5, atol=1e-5)
     for vendor, by_type in {True: ("onednn", "torch"), False: ("torch", "onednn")}.items():
         monkeypatch.setattr(products, "_processor_is", lambda name, answer=vendor: answer)
         assert (products.usual(torch.float32), products.usual(torch.bfloat16)) == by_type

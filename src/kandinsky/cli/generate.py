@@ -490,9 +490,10 @@ def _going_on(job: Job, target: Path, request: Request) -> Job:
     """The job with the seed of the windows that an earlier run left, if none was asked for."""
     import dataclasses
 
-    from kandinsky.engine.latent_names import ENDING, windows_path
+    from kandinsky.engine.latent_names import window_name, windows_path
 
-    first = windows_path(target) / f"{0:05d}{ENDING}"
+    of_file = job.upscale is not None and job.upscale.source is not None  # then there is no first stage
+    first = windows_path(target) / window_name(0, is_large=of_file)
     if request.seed is not None or not first.is_file():
         return job
     from kandinsky.engine.latents import read_latent

@@ -5,12 +5,16 @@ Imports torch only if a device is named, so that the command line refuses a wron
 
 from __future__ import annotations
 
+import dataclasses
+
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.model.card import Card, Sampling
 from kandinsky.ops.attention_spec import AttentionSpec
 
 
-def attention_for(card: Card, sampling: Sampling, choice: str, device_type: str | None = None) -> AttentionSpec:
+def attention_for(
+    card: Card, sampling: Sampling, choice: str, device_type: str | None = None, *, dense_backend: str = "auto"
+) -> AttentionSpec:
     """The visual self attention under a card's sampling values.
 
     Args:
@@ -18,6 +22,7 @@ def attention_for(card: Card, sampling: Sampling, choice: str, device_type: str 
         sampling: The card's values for the size.
         choice: `auto`, or what ``AttentionSpec.chosen`` reads.
         device_type: Where it must run, such as `cuda`; None skips that check.
+        dense_backend: Backend of dense attention where neither the card nor the choice names one.
 
     Returns:
         The attention.
@@ -29,6 +34,8 @@ def attention_for(card: Card, sampling: Sampling, choice: str, device_type: str 
     spec = AttentionSpec.from_dict(sampling.attention).chosen(choice)
     if spec.type not in card.part("dit").attention:
         raise RequestError(f"attention `{choice}` is not for `{card.id}`: use `dense` or one of its backends")
+    if spec.type == "dense" and spec.backend == "auto":
+        spec = dataclasses.replace(spec, backend=dense_backend)
     if device_type is not None and spec.backend != "auto":
         from kandinsky.ops.attention import require
 

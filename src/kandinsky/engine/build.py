@@ -115,12 +115,8 @@ def build(
     adapters = Adapters(card.id, partial(linear_shapes, card), keymap=keymap, quantised=schemes.get("dit", ""))
     load_loras(adapters, options.lora)
     card = options.applied_to(card)
-    choices = tuning.Choices()
-    if options.backends != tuning.DEFAULT:
-        choices = tuning.settle(options.backends, partial(shape_of, card, precision, places["dit"]))
-        if choices.attention is not None and options.attention == "auto" and _is_dense(card):
-            options = options.changed(attention=choices.attention)
     team = _team(card, options.parallel, options.attention, places["dit"])
+    choices = _choices(card, options.backends, precision, places["dit"], team)
     if team.layout.cuts_weights:
         check_whole(team.layout, offload=options.offload or "none", lora=options.lora, quantize=bool(schemes))
     split = card.part("dit").split
@@ -151,7 +147,6 @@ def build(
         offload=options.offload or "none",
         types={"dit": precision.compute},
         quantized=bool(schemes),
-        within=partial(tuning.within, choices, precision.compute),
     )
     store = None
     if "text" in found and (tensors := card.part("text").tensors):
@@ -165,6 +160,7 @@ def build(
         placement,
         precision,
         attention=options.attention,
+        dense_backend=choices.attention or "auto",
         name=name or card.id,
         revision=revision(card.dit, root=root),
         noise_device=noise_device,
@@ -173,6 +169,7 @@ def build(
         text_store=store,
         settings={key: value for key, value in named.items() if value},
         team=team,
+        within=partial(tuning.within, choices, precision.compute),
     )
 
 
@@ -191,6 +188,20 @@ def _team(card: Card, parallel: str | Layout | None, attention: str, device: tor
     if layout.size > 1:
         launch.meet(device.type)
     return Team(layout, device)
+
+
+def _choices(card: Card, backends: str, precision: Precision, device: torch.device, team: Team) -> tuning.Choices:
+    """The backends that all processes of a team compute with: one measures, since two might find different ones.
+
+    Raises:
+        RequestError: They are no choices, or measured for models of another kind.
+    """
+    work = partial(shape_of, card, precision, device)
+    if backends != tuning.TUNED or team.size == 1:
+        return tuning.settle(backends, work)
+    shape = work()  # refused on all, or on none
+    told = team.agree(str(tuning.settle(backends, lambda: shape)) if team.is_first else None)
+    return tuning.settle(told or tuning.DEFAULT, work)
 
 
 def _quantised(builder: Callable[[], Any], scheme: str, device: torch.device) -> Any:
@@ -214,11 +225,6 @@ def shape_of(card: Card, precision: Precision, device: torch.device) -> tuning.S
     widths = Counter(inputs for _, inputs in linear_shapes(card).values())
     width = widths.most_common(1)[0][0] if widths else 1
     return tuning.Shape(demand.tokens, width, demand.heads, precision.name, device.type)
-
-
-def _is_dense(card: Card) -> bool:
-    """Whether the attention of a card's default request is dense."""
-    return AttentionSpec.from_dict(card.sampling.attention).type == "dense"
 
 
 def linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:

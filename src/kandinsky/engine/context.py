@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from kandinsky.diffusion.caching import CacheSettings
+from kandinsky.diffusion.guidance import Denoising, X
 from kandinsky.engine.attention import attention_for
 from kandinsky.engine.branches import LoadedBranches
 from kandinsky.media import recipe
@@ -35,6 +38,7 @@ class Context:
         placement: Holds its networks by name: `text`, `dit`, `vae` and further ones.
         precision: Number types it runs in.
         attention: Choice of visual self attention, as in ``AttentionSpec.chosen``; `auto` is the card's.
+        dense_backend: Backend of dense attention where neither that choice nor the card names one.
         name: What ``load`` finds the model by.
         revision: Revision of the weights.
         noise_device: Device of the noise generator. None = CPU, so that a seed means the same result on every machine;
@@ -45,6 +49,7 @@ class Context:
         text_store: Text embeddings on disk.
         settings: Further entries of every recipe.
         team: The processes that work together; each makes the same calls and gets the same results.
+        within: What the denoiser is called within, such as chosen backends.
         cancelling: Set by any thread to stop the current run.
     """
 
@@ -52,6 +57,7 @@ class Context:
     placement: Placement
     precision: Precision
     attention: str = "auto"
+    dense_backend: str = "auto"
     name: str = ""
     revision: str = "main"
     noise_device: torch.device | None = None
@@ -61,6 +67,7 @@ class Context:
     text_store: TextStore | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     team: Team = field(default_factory=Team)
+    within: Callable[[], AbstractContextManager[None]] = nullcontext
     cancelling: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -71,6 +78,15 @@ class Context:
     def part(self, name: str) -> Part:
         """What the family says of a network, by its name in the card."""
         return self.card.part(name)
+
+    def computing(self, denoiser: Denoising[X]) -> Denoising[X]:
+        """A guided denoiser whose calls run ``within``."""
+
+        def called(x: X, t: Tensor) -> X:
+            with self.within():
+                return denoiser(x, t)
+
+        return called
 
     def with_card(self, card: Card) -> Context:
         """The same networks under another card's values."""
@@ -87,7 +103,7 @@ class Context:
             BackendError: It cannot run on this device.
         """
         device = self.placement.device("dit").type if "dit" in self.placement else None  # it may be absent
-        return attention_for(self.card, job.sampling, self.attention, device)
+        return attention_for(self.card, job.sampling, self.attention, device, dense_backend=self.dense_backend)
 
     def recipe(
         self, job: Job, cache: Mapping[str, Any] | None = None, kept: float | None = None, *, part: str = "dit"

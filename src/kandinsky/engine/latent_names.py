@@ -10,6 +10,7 @@ from kandinsky.printing import shell_command
 
 ENDING = ".latent.safetensors"
 WINDOWS = ".windows"
+_LARGE = "-large"  # in the names of windows of a second stage
 LONGEST_NAME = 255  # bytes
 _SHORTENED = ".shortened"
 
@@ -30,6 +31,16 @@ def windows_path(target: Path) -> Path:
     """The folder that keeps the finished windows of ``target``, a clip that is made in windows, until it is written."""
     latent = latent_path(target)
     return latent.with_name(latent.name.removesuffix(ENDING) + WINDOWS)
+
+
+def window_name(number: int, *, is_large: bool) -> str:
+    """The file of a finished window, in the folder of its clip.
+
+    Args:
+        number: Of the window, from 0.
+        is_large: Whether it is of a second stage, whose windows lie beside those of the first.
+    """
+    return f"{number:05d}{_LARGE if is_large else ''}{ENDING}"
 
 
 def windows_hint(folder: Path, seed: int) -> str:

@@ -26,7 +26,7 @@ from kandinsky.diffusion.noise import chunk_seed
 from kandinsky.engine import stages
 from kandinsky.engine.context import Context
 from kandinsky.engine.events import Event, Phase, Step
-from kandinsky.engine.latent_names import ENDING
+from kandinsky.engine.latent_names import window_name
 from kandinsky.engine.latents import read_latent, write_latent
 from kandinsky.engine.request import Job
 from kandinsky.engine.stages import Finish, Made, PromptEmbeddings, Running, Stage
@@ -40,8 +40,6 @@ from kandinsky.model.values import TextEmbeddings, VideoStream
 if TYPE_CHECKING:
     from kandinsky.diffusion.tiles import Tiles
     from kandinsky.engine.windows import Long
-
-LARGE = "-large"  # in the names of windows of a second stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +157,7 @@ def frames(
     before: Before | None = None
     for window in plan:
         own = job_of(job, window) if second is None else second.job_of(job_of(job, window))
-        name = f"{window.number:05d}{'' if second is None else LARGE}{ENDING}"
-        path = None if keep is None else keep / name
+        path = None if keep is None else keep / window_name(window.number, is_large=second is not None)
         told = {**recipe, "window": [window.start, window.known, window.stop]}
         latents = None if path is None else _kept(path, told)
         if latents is None:

@@ -223,7 +223,7 @@ def _past(
             return bind(network.net, own, run)
 
         passes = [bound(text, memory) for text, memory in zip(on_device, memories, strict=True)]
-        return guidance.guide(*passes)({VIDEO: x_BTHWC}, t)[VIDEO]
+        return context.computing(guidance.guide(*passes))({VIDEO: x_BTHWC}, t)[VIDEO]
 
     return CachedPast(ask, memories, level)
 

@@ -685,7 +685,7 @@ def denoise(
         latents: State = yield from watched(
             context,
             steps(
-                guided,
+                context.computing(guided),
                 follows.begin(times[start]),
                 times,
                 step=walk,

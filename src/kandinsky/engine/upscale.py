@@ -139,7 +139,7 @@ def check_upscale(request: Request, card: Card) -> None:
         raise RequestError(
             f"`{card.id}` cannot make its result larger in a second stage, since it takes no video to change: leave "
             "`upscale=…` out, or use a model for `text-to-video` or `image-to-video`",
-            hint="`nano-t2v` is the smallest; `kandinsky models` lists them all",
+            hint="`kandinsky models` lists them all",
         )
     strength = request.upscale_strength
     if strength is not None and not 0 < strength <= 1:

@@ -1,14 +1,18 @@
 """Matrix products with weights, by the faster of two libraries.
 
 On processors PyTorch hands products to MKL in float32, and to oneDNN behind a conversion in bfloat16. oneDNN's own
-linear layer does the same. Which is faster depends on the processor: ``LIBRARY`` says which is taken, by type.
+linear layer does the same. Which is faster depends on the processor: ``library`` says which is taken, by type.
 Gradients, autocast and compilation keep to ``F.linear``.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -17,8 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 Library = Literal["onednn", "torch"]
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# What is taken for products of a type, where it was chosen (``runtime/tuning.py``); else ``usual``.
-LIBRARY: dict[torch.dtype, Library] = {}
+_TAKEN: ContextVar[Mapping[torch.dtype, Library]] = ContextVar("taken", default=MappingProxyType({}))
 
 
 class Linear(nn.Linear):
@@ -49,6 +52,21 @@ def linear_gelu(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.gelu(out)
 
 
+@contextmanager
+def taking(dtype: torch.dtype, way: Library) -> Iterator[None]:
+    """Within the block, and in its thread alone, products of a type are computed by a library; never around a yield."""
+    before = _TAKEN.set({**_TAKEN.get(), dtype: way})
+    try:
+        yield
+    finally:
+        _TAKEN.reset(before)
+
+
+def library(dtype: torch.dtype) -> Library:
+    """What is taken for products of a type: what was chosen (``taking``), else the usual one."""
+    return _TAKEN.get().get(dtype) or usual(dtype)
+
+
 def usual(dtype: torch.dtype) -> Library:
     """What is taken where nobody measured.
 
@@ -62,8 +80,10 @@ def usual(dtype: torch.dtype) -> Library:
 @functools.cache
 def _computes(dtype: torch.dtype) -> bool:
     """Whether oneDNN has products of a type here; of bfloat16 only with vectors of 512 bits."""
+    if dtype is not torch.bfloat16:
+        return dtype is torch.float32
     has_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return dtype is torch.float32 or (dtype is torch.bfloat16 and has_bfloat16)
+    return has_bfloat16
 
 
 @functools.cache
@@ -77,11 +97,10 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         _ONEDNN
         and x.is_cpu
         and x.dtype is weight.dtype
-        and (LIBRARY.get(x.dtype) or usual(x.dtype)) == "onednn"
+        and not torch.compiler.is_compiling()  # asked before what a compiler need not see
+        and library(x.dtype) == "onednn"
         and _computes(x.dtype)
         and type(weight) in (Tensor, nn.Parameter)  # cut and quantised weights have products of their own
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled(x.device.type)  # which rounds what goes through F.linear
-        and not torch.compiler.is_compiling()
-        and LIBRARY.get(x.dtype, "onednn") == "onednn"
     )

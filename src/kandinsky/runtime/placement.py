@@ -16,7 +16,7 @@ import copy
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -78,7 +78,6 @@ class Placement:
         offload: `none`, `module` or `block`.
         types: Compute types of networks whose builder, for `block`, leaves weights as they were read.
         quantized: Whether weights are quantised already, for the advice when memory runs out.
-        within: What networks run within, such as chosen backends.
 
     Raises:
         RequestError: The offload mode is unknown, or a device is given for a network that does not exist.
@@ -93,7 +92,6 @@ class Placement:
         offload: str = "none",
         types: Mapping[str, torch.dtype] | None = None,
         quantized: bool = False,
-        within: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         check_offload(offload)
         self.offload = offload
@@ -103,7 +101,6 @@ class Placement:
             raise RequestError(f"device given for `{unknown[0]}`: use one of {', '.join(builders)}")
         self._types = dict(types or {})
         self.quantized = quantized
-        self._within = within
         self._built: dict[str, Any] = {}
         self._swaps: dict[str, list[BlockSwap]] = {}
         self._held: Counter[str] = Counter()
@@ -199,7 +196,7 @@ class Placement:
         Raises:
             OutOfMemory: Memory ran out, also inside the block; the message names the placement to try.
         """
-        with self._memory_errors(name), self._within():
+        with self._memory_errors(name):
             if name in self._lent:
                 with self._lent[name]() as net:
                     yield net

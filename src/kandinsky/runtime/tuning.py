@@ -18,8 +18,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -134,21 +134,13 @@ def settle(text: str, work: Callable[[], Shape]) -> Choices:
     return Choices(**{name: answer["chosen"].get(name) for name in WAYS})
 
 
-@contextmanager
-def within(choices: Choices, dtype: Any) -> Iterator[None]:
-    """Within the block, linear layers of a type compute as was chosen."""
+def within(choices: Choices, dtype: torch.dtype) -> AbstractContextManager[None]:
+    """A block in which linear layers of a type compute as was chosen: around one call of a network."""
     if choices.linear is None:
-        yield
-        return
+        return nullcontext()
     from kandinsky.ops import linear
 
-    before = dict(linear.LIBRARY)
-    linear.LIBRARY[dtype] = "torch" if choices.linear == "torch" else "onednn"
-    try:
-        yield
-    finally:
-        linear.LIBRARY.clear()
-        linear.LIBRARY.update(before)
+    return linear.taking(dtype, "torch" if choices.linear == "torch" else "onednn")
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
@@ -245,7 +237,7 @@ def _works(shape: Shape) -> dict[str, dict[str, Callable[[], object]]]:
             return linear.linear(x, weight, bias)
 
     if device.type == "cpu":
-        usual = linear.LIBRARY.get(dtype) or linear.usual(dtype)
+        usual = linear.library(dtype)
         ways = sorted(WAYS["linear"], key=lambda way: way != usual)
         found["linear"] = {way: _call(product, way) for way in ways}
     if shape.heads and width % shape.heads == 0 and 2 * shape.heads * tokens**2 <= 2**29:
@@ -262,7 +254,7 @@ def _works(shape: Shape) -> dict[str, dict[str, Callable[[], object]]]:
         def with_threads(count: str) -> object:
             torch.set_num_threads(int(count))
             try:
-                return product(linear.LIBRARY.get(dtype) or linear.usual(dtype))
+                return product(linear.library(dtype))
             finally:
                 torch.set_num_threads(own)
 

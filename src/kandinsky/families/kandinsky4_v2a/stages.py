@@ -240,7 +240,7 @@ def denoise(
             negative = bound(clips.negative_1LE, clips.black_1TE)
         guided = context.team.guide(weight, bound(clips.text_1LE, clips.frames_NTE), negative)
         begin: State = {AUDIO: rules.start(draws_NBTHWC, times).to(device, context.precision.islands)}
-        walk = sampling(guided, begin, times, step=step)
+        walk = sampling(context.computing(guided), begin, times, step=step)
         latents = yield from watched(context, walk, done=done, total=total)
     return latents[AUDIO]
 
