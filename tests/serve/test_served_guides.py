@@ -203,7 +203,9 @@ def test_what_is_wrong_with_branches_is_said(client: TestClient) -> None:
     refused(client, "name one as `branch`: `edges`", files=still, branch=["subject"])
     refused(client, "`control_strength`", param="control_strength", control_strength=0.5)
     for name in ("no", "/etc/hostname", "../branches/edges", "edges.safetensors"):
-        refused(client, "there is no branch", files={"a": png()}, conditions=[{"control": "a", "branch": name}])
+        inside = post(client, files={"a": png()}, conditions=[{"control": "a", "branch": name}])
+        said = f"there is no branch `{name}` here: there are `broken`, `edges`, `other`, `subject`"  # no word of a file
+        assert inside.status_code == 400 and said in inside.json()["error"]["message"], inside.text
         assert post(client, files=still, branch=[name]).status_code == 400
     assert post(client, conditions=[{"control": "/etc/hostname", "branch": "edges"}]).status_code == 400
 
