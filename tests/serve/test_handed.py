@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kandinsky import files
 from kandinsky.catalogue import source_of
 from kandinsky.cli import handed
 from kandinsky.cli.main import main
@@ -86,8 +87,10 @@ def announce(folder: Path, *, mode: int = 0o600, **facts: Any) -> Path:
     made = announced.announcement("http://127.0.0.1:9", {}, RunOptions(), {}, needs_key=False)
     place = folder / "kandinsky"
     place.mkdir(exist_ok=True)
-    path = place / f"server-{len(list(place.iterdir()))}.json"
-    values = {name: getattr(made, name) for name in ("url", "pid", "started", "needs_key", "models", "way")} | facts
+    path = place / f"server-{facts.get('host', made.host)}-{len(list(place.iterdir()))}.json"
+    values = {
+        name: getattr(made, name) for name in ("url", "host", "pid", "started", "needs_key", "models", "way")
+    } | facts
     path.write_text(json.dumps(values))
     path.chmod(mode)
     return path
@@ -100,10 +103,27 @@ def test_stale_and_foreign_files_are_passed_over(tmp_path: Path, monkeypatch: py
     gone = announce(tmp_path, pid=2**22 + 1)
     readable = announce(tmp_path, mode=0o644)
     broken = announce(tmp_path, more="of a newer version")
-    empty = alive.with_name("server-9.json")
+    empty = alive.with_name(f"server-{files.host()}-9.json")
     empty.touch(0o600)
     assert [one.url for one in announced.running()] == ["http://127.0.0.1:1"]
     assert not reused.exists() and not gone.exists() and readable.exists() and broken.exists()
+
+
+def test_servers_of_other_machines_are_not_asked_and_their_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announced, "folder", lambda: tmp_path / "kandinsky")  # as in a home that machines share
+    alive = announce(tmp_path, host="0a1b2c3d")  # its number and start are those of a process here
+    gone = announce(tmp_path, host="0a1b2c3d", pid=2**22 + 1)
+    renamed = gone.with_name(f"server-{files.host()}-1.json")
+    renamed.write_bytes(gone.read_bytes())
+    renamed.chmod(0o600)
+    assert list(announced.running()) == []
+    assert alive.exists() and gone.exists() and renamed.exists()
+    made = announced.announcement("http://127.0.0.1:1", {}, RunOptions(), {}, needs_key=False)
+    with announced.announced(made):
+        assert [one.url for one in announced.running()] == [made.url]
+        assert (tmp_path / "kandinsky" / f"server-{files.host()}-{os.getpid()}.json").exists()
 
 
 def test_a_server_that_does_not_answer_is_no_failure(
