@@ -1,5 +1,6 @@
 """`kandinsky generate` beside a server of the same user: handed over where the result is the same, else made here."""
 
+import dataclasses
 import json
 import os
 import stat
@@ -88,9 +89,7 @@ def announce(folder: Path, *, mode: int = 0o600, **facts: Any) -> Path:
     place = folder / "kandinsky"
     place.mkdir(exist_ok=True)
     path = place / f"server-{facts.get('host', made.host)}-{len(list(place.iterdir()))}.json"
-    values = {
-        name: getattr(made, name) for name in ("url", "host", "pid", "started", "needs_key", "models", "way")
-    } | facts
+    values = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)} | facts
     path.write_text(json.dumps(values))
     path.chmod(mode)
     return path
