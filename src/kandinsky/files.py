@@ -321,7 +321,7 @@ def sweep(folder: Path) -> list[Path]:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             found = _PART.search(entry.name) if entry.name.startswith(".") else None
-            if found is None or found["host"] != _host():
+            if found is None or found["host"] != host():
                 continue
             with suppress(OSError):
                 is_mine = not hasattr(os, "getuid") or entry.stat(follow_symlinks=False).st_uid == os.getuid()
@@ -334,7 +334,7 @@ def sweep(folder: Path) -> list[Path]:
 def is_left_over(path: Path) -> bool:
     """Whether a temporary name as ``beside`` makes it belongs to a process of this machine that has ended."""
     found = _PART.search(path.name)
-    if found is None or found["host"] != _host():
+    if found is None or found["host"] != host():
         return False
     return not is_running(int(found["pid"]), found["started"])
 
@@ -395,7 +395,7 @@ def beside(path: Path) -> Path:
     ``sweep`` knows by it what the process that made it left when it was killed.
     """
     pid = os.getpid()
-    ending = f".part-{pid}-{started_at(pid)}-{_host()}-{next(_numbers)}"
+    ending = f".part-{pid}-{started_at(pid)}-{host()}-{next(_numbers)}"
     if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX:
         ending += path.suffix
     longest = _name_max(path.parent)
@@ -441,7 +441,7 @@ def _fsync(path: Path, flags: int) -> None:
 
 
 @functools.cache
-def _host() -> str:
+def host() -> str:
     """This machine, and the container if process ids have a namespace of their own."""
     try:
         space = str(Path("/proc/self/ns/pid").readlink())

@@ -170,8 +170,8 @@ def test_parts_of_dead_processes_are_swept() -> None:
     dead.wait()
     from kandinsky import files
 
-    left = Path(f".x.mp4.part-{dead.pid}-1-{files._host()}-0.mp4")
-    ours = Path(f".y.mp4.part-{os.getpid()}-{files.started_at(os.getpid())}-{files._host()}-0.mp4")
+    left = Path(f".x.mp4.part-{dead.pid}-1-{files.host()}-0.mp4")
+    ours = Path(f".y.mp4.part-{os.getpid()}-{files.started_at(os.getpid())}-{files.host()}-0.mp4")
     left.write_bytes(b"x" * 1000)
     ours.write_bytes(b"x")
     assert shell('k "$@"', *STILL, "-o", "z.png", python=command_line.client())[0] == 0

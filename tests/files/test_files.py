@@ -198,9 +198,9 @@ def test_leftovers_of_killed_processes_go_and_others_stay(tmp_path: Path) -> Non
         writer.send_signal(signal.SIGKILL)
         writer.wait()
     foreign = tmp_path / ".a.mp4.part-999999-5-00000000-0.mp4"  # of another machine
-    reused = tmp_path / f".a.mp4.part-{os.getpid()}-1-{files._host()}-0.mp4"  # its number is now another process's
-    own = tmp_path / f".a.mp4.part-{os.getpid()}-{files.started_at(os.getpid())}-{files._host()}-9.mp4"
-    similar = tmp_path / f"a.part-999999-5-{files._host()}-0.mp4"  # a person's own file
+    reused = tmp_path / f".a.mp4.part-{os.getpid()}-1-{files.host()}-0.mp4"  # its number is now another process's
+    own = tmp_path / f".a.mp4.part-{os.getpid()}-{files.started_at(os.getpid())}-{files.host()}-9.mp4"
+    similar = tmp_path / f"a.part-999999-5-{files.host()}-0.mp4"  # a person's own file
     for path in (foreign, reused, own, similar):
         path.write_text("x")
     write(tmp_path / "b.mp4")

@@ -107,6 +107,7 @@ def test_a_whole_study_is_blind_in_two_phases_and_counted(server: Server) -> Non
     assert rows["visual quality"]["p_value"] == 0.25  # three prompts of three: 2 / 2^3
     assert report["agreement"]["motion"]["share"] == 0.0 and report["agreement"]["text alignment"]["alpha"] == 1.0
     assert [one["model"] for one in report["ranking"]] == ["ours", "theirs"]
+    assert report["attention"] == {}  # no checks in this study
     assert report["ranking"][0]["games"] == 18 and report["texts"]["motion"]["ru"]
 
 

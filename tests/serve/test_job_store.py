@@ -71,6 +71,17 @@ def test_a_job_from_beginning_to_end(store: SqliteStore) -> None:
     assert store.pace("nano-t2v") == 1.5 and store.pace("other") is None
 
 
+def test_a_worker_that_died_right_after_a_result_leaves_no_latent(store: SqliteStore) -> None:
+    job, _ = store.add(new())
+    claim = the_claim(store, "a")
+    job_files.windows_of(store.folder, job.id).mkdir(parents=True)
+    folder = job_files.folder_of(store.folder, job.id)
+    for name in ("a1-result.mp4", job_files.PREVIEW, job_files.latent_of(store.folder, job.id, 1).name):
+        (folder / name).touch()
+    store.complete(claim, {"file": "a1-result.mp4"}, run_s=1.0, size=0)
+    assert store.bury("a") == [] and [path.name for path in folder.iterdir()] == ["a1-result.mp4"]
+
+
 def test_priorities_then_arrival(store: SqliteStore) -> None:
     late, first, second = (store.add(new(priority=priority))[0] for priority in (-1, 5, 5))
     place = store.place(late.id)

@@ -10,10 +10,19 @@ from typing import Any
 import httpx
 import pytest
 
+from kandinsky.jobs import job_files
 from kandinsky.media import recipe as recipes
-from serve.conftest import Server
+from serve.conftest import LIMIT_S, Server
 
 JOBS = 6
+
+
+def settled(folder: Path) -> list[str]:
+    """The files of a completed job, once its worker, or the server of a killed one, has removed what led to them."""
+    end = time.monotonic() + LIMIT_S
+    while any(job_files.LATENT.fullmatch(one.name) for one in folder.iterdir()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return sorted(one.name for one in folder.iterdir())
 
 
 def survive(folder: Path, kills: int, seed: int) -> dict[str, Any]:
@@ -67,7 +76,7 @@ def survive(folder: Path, kills: int, seed: int) -> dict[str, Any]:
                 if line == "event: completed"
             ]
             assert len(told) == 1  # done once
-            files = sorted(one.name for one in (folder / "jobs" / "files" / job_id).iterdir())
+            files = settled(folder / "jobs" / "files" / job_id)
             assert len(files) == 3 and len({name.partition("-")[0] for name in files}) == 1, files
         listed = server.client.get("/v1/videos", params={"limit": 100}).json()["data"]
         assert sorted(job["id"] for job in listed) == sorted(made)

@@ -24,6 +24,7 @@ from kandinsky.jobs import live_line
 from kandinsky.jobs.live import Prompter
 from kandinsky.jobs.live import Session as WorkersSession
 from kandinsky.jobs.records import NewJob, State
+from kandinsky.jobs.sqlite_store import HELD_S
 from kandinsky.serve import live
 from kandinsky.serve.app import create_app, guarded
 from kandinsky.serve.guard import Guard
@@ -198,7 +199,11 @@ def test_another_server_leaves_sessions_alone_and_sweeps_what_dead_ones_left(
         assert not dead.exists() and mine.exists() and elsewhere.exists() and not Path(other.address).parent.exists()
         seen.send_json({"type": "stop"})
         rest(seen)
-    lives.store.cancel(ids[1])
+    elsewhere.rmdir()
+    monkeypatch.setattr(lives.store, "clock", lambda: time.time() + 2 * HELD_S)  # a container of another name, gone
+    asyncio.run(run())
+    found = lives.store.get(ids[1])
+    assert found is not None and found.state == State.CANCELLED
     assert is_left_over(dead) and not is_left_over(mine) and not is_left_over(elsewhere) and not is_left_over(short)
 
 

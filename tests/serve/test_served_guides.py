@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import io
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,9 @@ def test_what_is_wrong_with_branches_is_said(client: TestClient) -> None:
     refused(client, "name one as `branch`: `edges`", files=still, branch=["subject"])
     refused(client, "`control_strength`", param="control_strength", control_strength=0.5)
     for name in ("no", "/etc/hostname", "../branches/edges", "edges.safetensors"):
-        refused(client, "there is no branch", files={"a": png()}, conditions=[{"control": "a", "branch": name}])
+        inside = post(client, files={"a": png()}, conditions=[{"control": "a", "branch": name}])
+        said = f"there is no branch `{name}` here: there are `broken`, `edges`, `other`, `subject`"  # no word of a file
+        assert inside.status_code == 400 and said in inside.json()["error"]["message"], inside.text
         assert post(client, files=still, branch=[name]).status_code == 400
     assert post(client, conditions=[{"control": "/etc/hostname", "branch": "edges"}]).status_code == 400
 
@@ -242,6 +245,27 @@ def test_a_process_that_ends_early_is_told(client: TestClient, clip: Path, monke
     with pytest.raises(ApiError) as failed:
         uploads.confined("kandinsky.serve.no_module")
     assert failed.value.status == 500 and failed.value.code == "internal_error"
+
+
+def test_what_decodes_runs_no_code_of_its_folder_and_holds_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("KANDINSKY_API_KEY", "secret")
+    monkeypatch.setenv("KANDINSKY_WEIGHTS", str(tmp_path))
+    run, given = subprocess.run, {}
+
+    def started(command: list[str], **more: Any) -> Any:
+        given.update(more["env"])
+        return run(command, **more)
+
+    monkeypatch.setattr(subprocess, "run", started)
+    with pytest.raises(ApiError):
+        uploads.confined("kandinsky.serve.resolving", given=b"{}")
+    assert not (tmp_path / "ran").exists()
+    assert given["KANDINSKY_WEIGHTS"] == str(tmp_path) and "secret" not in given.values()
 
 
 # -- clients -----------------------------------------------------------------------------------------------------------

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import Job
-from kandinsky.errors import BackendError, RequestError
+from kandinsky.errors import BackendError, KandinskyError
 from kandinsky.jobs.order import FORMATS
 from kandinsky.model.card import Source
 from kandinsky.model.values import Request
@@ -27,6 +28,7 @@ SENT = (
 )  # fmt: skip
 OWN = ("model", "prompt", "width", "height", "seconds", "seed")
 LOOK_S = 10.0  # for an answer of a server on this machine
+CLEAR_S = 10.0  # for a job that is stopped to end, within a step
 
 
 def handed(
@@ -43,11 +45,12 @@ def handed(
         quiet: Whether nothing is shown but errors.
 
     Returns:
-        The recipe of the file that was written; None if this process is to make it: no server suits, it is busy, or
-        it refuses.
+        The recipe of the file that was written; None if this process is to make it: no server suits, all its workers
+        are busy, it refuses, or it is lost before the file is here.
 
     Raises:
-        KandinskyError: The server has accepted the request and failed.
+        JobFailed: The server has begun the job, which failed or was cancelled: so it would here.
+        RequestError: The file cannot be written.
     """
     fields = _fields(request, job, options, target)
     if fields is None:
@@ -61,26 +64,26 @@ def handed(
 
     try:
         with Client(server.url, timeout_s=LOOK_S) as client:
-            if client.list(limit=1, status="queued"):
-                log.info("the server at %s has jobs that wait: made here", server.url)
+            if not client.is_free():
+                log.info("all workers of the server at %s are busy: made here", server.url)
                 return None
             ordered = _ordered(client, job, fields, target)
-            if not quiet:
-                say(f"made by the server at {server.url} (process {server.pid}); --no-server makes it here")
-            with patient(job.prompt, quiet=quiet) as tell:
+            is_over = False
+            try:
+                if not quiet:
+                    say(f"made by the server at {server.url} (process {server.pid}); --no-server makes it here")
+                with patient(job.prompt, quiet=quiet) as tell:
 
-                def on_event(event: Event) -> None:
-                    if tell is not None and event.kind == "step":
-                        tell(event.data["step"], event.data["steps"], None)
+                    def on_event(event: Event) -> None:
+                        if tell is not None and event.kind == "step":
+                            tell(event.data["step"], event.data["steps"], None)
 
-                try:
                     done = client.wait(ordered, on_event=on_event)
-                except BaseException:
-                    _abandon(client, ordered)
-                    raise
-            client.save(done, target)
-            client.delete(done)
-            return dict(done.recipe)
+                is_over = True
+                client.save(done, target)
+                return dict(done.recipe)
+            finally:
+                _clear(client, ordered, is_over=is_over)
     except (ApiError, BackendError) as error:
         log.warning("the server at %s does not make it, this process does: %s", server.url, error)
         return None
@@ -118,8 +121,15 @@ def _ordered(client: Client, job: Job, fields: dict[str, Any], target: Path) -> 
     return client.create(job.prompt, format=form, **fields)
 
 
-def _abandon(client: Client, ordered: Ordered) -> None:
+def _clear(client: Client, ordered: Ordered, *, is_over: bool) -> None:
+    """Leave nothing of a job at the server, which stops it first if it is not over. What fails here is only noted."""
+    end = time.monotonic() + CLEAR_S
     try:
-        client.cancel(ordered)
-    except (BackendError, RequestError, OSError) as error:
-        log.info("the server's job `%s` could not be cancelled: %s", ordered.id, error)
+        if not is_over:
+            left = client.cancel(ordered)
+            while not left.is_over and time.monotonic() < end:
+                time.sleep(0.05)
+                left = client.get(ordered)
+        client.delete(ordered)
+    except (KandinskyError, OSError) as error:
+        log.info("the server keeps the job `%s`: %s", ordered.id, error)

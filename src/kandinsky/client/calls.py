@@ -232,6 +232,17 @@ def load(model: str) -> Call[Job]:
     return Call("POST", f"/v1/models/{_part(model, 'model')}/load", _job)
 
 
+def is_free(answer: httpx.Response) -> bool:
+    """Whether what answers `/ready` has a worker that would begin a job at once."""
+    if answer.status_code != 200:
+        return False
+    try:
+        told = answer.json()
+        return bool(told["queued"] == 0 and told["running"] < told["workers"])
+    except (ValueError, KeyError, TypeError):  # no server of this library
+        return False
+
+
 def _told(prompt: str | Sequence[Timed], fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields, with the prompt; of a list of prompts by time the first is the clip's own, as in Python.
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
 from kandinsky.client import calls
-from kandinsky.client.failures import error_of
+from kandinsky.client.failures import error_of, nobody_answers
 from kandinsky.client.values import Event, Job
 from kandinsky.errors import needs_extra
 from kandinsky.files import replacing
@@ -156,6 +156,20 @@ class Client:
     def is_ready(self) -> bool:
         """Whether a worker is there."""
         return bool((self._http.get("/ready")).status_code == 200)
+
+    def is_free(self) -> bool:
+        """Whether a worker is there that has nothing to do, and no job of anybody waits.
+
+        Raises:
+            BackendError: No server answers.
+        """
+        import httpx
+
+        try:
+            answer = self._http.get("/ready")
+        except httpx.TransportError as error:
+            raise nobody_answers(self.url, error) from error
+        return calls.is_free(answer)
 
     def _ask(self, call: calls.Call[T]) -> T:
         """Send a call; one that the server cannot take now is repeated, under one idempotency key."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -109,6 +110,13 @@ def windows_of(store: Path, job_id: str) -> Path:
 def remove_windows(store: Path, job_id: str) -> None:
     """Remove finished windows."""
     shutil.rmtree(windows_of(store, job_id), ignore_errors=True)
+
+
+def remove_steps(store: Path, job_id: str) -> None:
+    """Remove what led to the result of a finished job: its preview, latents and windows."""
+    (folder_of(store, job_id) / PREVIEW).unlink(missing_ok=True)
+    remove_latents(store, job_id, upto=sys.maxsize)
+    remove_windows(store, job_id)
 
 
 def size_of(store: Path, job_id: str) -> int:

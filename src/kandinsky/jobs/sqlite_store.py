@@ -636,8 +636,16 @@ class SqliteStore:
             ).fetchall()
             jobs = [_record(row) for row in rows]
             if on_purpose:
-                return [self._given_back(at, job) for job in jobs]
-            return [self._lost(at, job, "its worker died") for job in jobs]
+                ended = [self._given_back(at, job) for job in jobs]
+            else:
+                ended = [self._lost(at, job, "its worker died") for job in jobs]
+            last = at.execute(
+                "SELECT id FROM jobs WHERE state='completed' AND worker=? AND holder='' ORDER BY finished DESC LIMIT 1",
+                (worker,),
+            ).fetchone()
+        if last is not None:  # it may have died between storing the result and removing what led to it
+            job_files.remove_steps(self._folder, last["id"])
+        return ended
 
     # -- upkeep --------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """A server of the same user, found without being named: each one leaves a file that says what it serves, and how.
 
 The files lie in the user's runtime folder (`XDG_RUNTIME_DIR`), else in the cache folder, and nobody else can read them.
-They hold no key: who wants something of a server with keys has one. A file whose process has gone is passed over.
+They hold no key: who wants something of a server with keys has one. A file whose process has gone is removed. The
+folder may be one that several machines or containers share: files of others are passed over, and stay.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import kandinsky
 from kandinsky.catalogue import to_dict
 from kandinsky.engine.options import RunOptions
-from kandinsky.files import beside, cache_folder, is_running, started_at
+from kandinsky.files import beside, cache_folder, host, is_running, started_at
 from kandinsky.media.recipe import versions
 from kandinsky.model.card import Source
 
@@ -36,6 +37,7 @@ class Announcement:
 
     Attributes:
         url: Its address.
+        host: Sign of its machine or container, see ``files.host``.
         pid: Its process.
         started: When that started, in the system's own units.
         needs_key: Whether requests need a key.
@@ -44,6 +46,7 @@ class Announcement:
     """
 
     url: str
+    host: str
     pid: int
     started: str
     needs_key: bool
@@ -93,7 +96,7 @@ def way_of(options: RunOptions, environment: Mapping[str, str] | None = None) ->
 def announced(made: Announcement) -> Iterator[None]:
     """A server's file, for the duration of a `with` block. A folder that cannot be written is no failure."""
     place = folder()
-    path = None if place is None else place / f"server-{made.pid}.json"
+    path = None if place is None else place / f"server-{made.host}-{made.pid}.json"
     try:
         if path is not None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -122,7 +125,7 @@ def announcement(
     """What the server in this process says of itself; arguments as for ``Announcement`` and ``way_of``."""
     pid = os.getpid()
     models = {name: digest(source) for name, source in sources.items()}
-    return Announcement(url, pid, started_at(pid), needs_key, models, way_of(options, environment))
+    return Announcement(url, host(), pid, started_at(pid), needs_key, models, way_of(options, environment))
 
 
 def running() -> Iterator[Announcement]:
@@ -131,7 +134,7 @@ def running() -> Iterator[Announcement]:
     if place is None or not hasattr(os, "getuid"):
         return
     try:
-        paths = sorted(place.glob("server-*.json"))
+        paths = sorted(place.glob(f"server-{host()}-*.json"))
     except OSError:
         return
     for path in paths:
@@ -142,6 +145,8 @@ def running() -> Iterator[Announcement]:
                     continue  # not what a server of ours has written
                 values = json.load(file)
             found = Announcement(**values)
+            if found.host != host():
+                continue
             is_alive = is_running(int(found.pid), str(found.started))
         except (OSError, ValueError, TypeError) as error:
             log.info("`%s` says nothing of a server: %s", path, error)

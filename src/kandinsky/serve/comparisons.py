@@ -173,6 +173,7 @@ class ReportObject(BaseModel):
     comparisons: list[dict[str, Any]]
     agreement: dict[str, dict[str, float | None]]
     ranking: list[dict[str, Any]]
+    attention: dict[str, dict[str, int]] = Field(description="Attention checks by annotator: `right` answers of `all`")
     problem: str
     texts: dict[str, dict[str, str]] = Field(description="Questions by language")
 

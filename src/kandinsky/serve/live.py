@@ -32,7 +32,7 @@ from kandinsky.files import beside, is_left_over, remove, sweep
 from kandinsky.jobs import job_files, live_line
 from kandinsky.jobs.order import Order, work_of
 from kandinsky.jobs.records import JobRecord, NewJob, State
-from kandinsky.jobs.sqlite_store import SqliteStore, new_id
+from kandinsky.jobs.sqlite_store import HELD_S, SqliteStore, new_id
 from kandinsky.model.values import Request as Wanted
 from kandinsky.serve import live_messages
 from kandinsky.serve.access import Access, owner_of_connection
@@ -337,7 +337,7 @@ class Lives:
         sweep(place)
         for state in (State.QUEUED, State.RUNNING):
             for job in self.store.list(states=(state,), source=live_line.KIND, limit=100).jobs:
-                if is_left_over(Path(str(job.order.get("address"))).parent):
+                if self._is_lost(job):
                     self.store.cancel(job.id)
         if not any(offer.streams for offer in self.offers.all.values()):
             return
@@ -349,6 +349,18 @@ class Lives:
         folder.mkdir(mode=0o700)  # which nobody else may enter
         self._folder = str(folder)
         self._server = await asyncio.start_unix_server(self._called, path=self.address)
+
+    def _is_lost(self, job: JobRecord) -> bool:
+        """Whether the server of a session that has not ended has gone.
+
+        A container that is started again has another name and does not know its own leftovers. Then the socket is
+        missing; but it is, too, for a server in another container of the same store, so a session has time to begin.
+        Once a worker has it, that worker's lease says whether it lives.
+        """
+        line = Path(str(job.order.get("address")))
+        if is_left_over(line.parent):
+            return True
+        return job.state == State.QUEUED and not line.exists() and self.store.clock() - job.created > HELD_S
 
     @property
     def address(self) -> str:

@@ -109,7 +109,7 @@ def server_command(settings: ServeSettings) -> list[str]:
     default = next(f.default for f in dataclasses.fields(ServeSettings) if f.name == "port")
     own = dataclasses.replace(settings, mcp=False, results=None, port=0 if settings.port == default else settings.port)
     words: Sequence[str] = (*settings.models, *flags_of(own), *flags_of(own.options))
-    return [sys.executable, "-m", "kandinsky", "serve", *words, "--quiet", "--parent", str(os.getpid())]
+    return [sys.executable, "-P", "-m", "kandinsky", "serve", *words, "--quiet", "--parent", str(os.getpid())]
 
 
 def serve_stdio(settings: ServeSettings) -> None:

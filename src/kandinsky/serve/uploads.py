@@ -24,7 +24,6 @@ from kandinsky import errors
 from kandinsky.errors import KandinskyError
 from kandinsky.jobs.records import NewJob
 from kandinsky.serve.envelope import ApiError
-from kandinsky.serve.keys import VARIABLE
 from kandinsky.serve.resolving import Query
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,11 @@ DEADLINE_S = 60.0
 AT_ONCE = threading.BoundedSemaphore(2)
 CHUNK = 2**20
 LONGEST_LOG = 4000
-PLACES = ("KANDINSKY_", "HF_", "XDG_", "HOME", "TMPDIR")  # variables that say where cards and weights are
+# the variables that say where cards and weights are: what holds a secret, as HF_TOKEN does, goes to no decoder
+PLACES = (
+    "KANDINSKY_CARDS", "KANDINSKY_FAMILIES", "KANDINSKY_WEIGHTS", "KANDINSKY_CACHE",
+    "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "HOME", "TMPDIR",
+)  # fmt: skip
 _READING = ThreadPoolExecutor(8, thread_name_prefix="upload")
 T = TypeVar("T")
 
@@ -120,7 +123,7 @@ def confined(module: str, words: Sequence[str] = (), *, given: bytes = b"", home
     Raises:
         ApiError: 500, since it failed.
     """
-    places = {name: value for name, value in os.environ.items() if name.startswith(PLACES) and name != VARIABLE}
+    places = {name: os.environ[name] for name in PLACES if name in os.environ}
     environment = {
         **(places if home is None else {"HOME": str(home)}),
         "PATH": os.environ.get("PATH", ""),
@@ -129,7 +132,7 @@ def confined(module: str, words: Sequence[str] = (), *, given: bytes = b"", home
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", module, *words]
+    command = [sys.executable, "-P", "-m", module, *words]  # no modules out of the folder in which it works
     try:
         done = subprocess.run(
             command, input=given, capture_output=True, timeout=DEADLINE_S, env=environment, check=False, cwd=home,

@@ -46,7 +46,7 @@ def worker_command(settings: ServeSettings, *, name: str, models: Sequence[str],
         The words of the command line.
     """
     options = settings.options if device is None else settings.options.changed(device=device)
-    words = [sys.executable, "-m", "kandinsky", "worker", *models]
+    words = [sys.executable, "-P", "-m", "kandinsky", "worker", *models]
     words += ["--name", name, "--parent", str(os.getpid()), "--batch", str(settings.batch)]
     words += ["--preview-every", f"{settings.preview_every:g}"]
     words += ["--keep-days", f"{settings.keep_days:g}"]
