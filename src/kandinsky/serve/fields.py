@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    create_model,
+    field_validator,
+)
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request as HttpRequest
 
@@ -61,10 +70,23 @@ DIFFUSERS: dict[str, Any] = {
 Sizes = r"^\s*(\d{1,5}\s*[xX×]\s*\d{1,5}|auto)\s*$"
 
 
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The plain types that a hint allows, at any depth."""
+    return (hint,) if isinstance(hint, type) else tuple(kind for one in get_args(hint) for kind in _kinds(one))
+
+
 class Asked(BaseModel):
     """What came in a request, checked by type but not yet against a model's card."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false for numbers, which pydantic takes for 1 and 0; a form sends texts."""
+        if isinstance(value, bool) and bool not in _kinds(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError(f"must not be {str(value).lower()}")
+        return value
 
 
 def _declared() -> dict[str, Any]:
