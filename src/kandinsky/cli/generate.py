@@ -6,7 +6,7 @@ import contextlib
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -324,14 +324,7 @@ def _run(
         taken = time.monotonic() - begun
         for job, video, path, sheet in zip(jobs[some], videos, written, sheets[some], strict=True):
             if not quiet:
-                if job.expand:
-                    say(f"expanded prompt: {video.recipe['expanded_prompt']}")
-                if (kept := video.recipe.get("kept_blocks")) is not None:
-                    say(f"attention {video.recipe['attention']}: kept {kept:.0%} of the blocks")
-                if unused := video.recipe.get("unused_words"):
-                    words = ", ".join(f"`{escaped(word)}`" for word in unused)
-                    say(f"words of the prompt that the model does not use: {words}")
-                say(f"seed {video.seed}, {counted(video.num_frames, 'frame')}, {taken:.1f} s")
+                _say_made(job, video.recipe, video.num_frames, taken)
             facts = {"path": str(path), "sheet": str(sheet) if sheet else None, "taken_s": round(taken, 3)}
             if sound is None:
                 tell({**facts, "recipe": video.recipe})
@@ -377,11 +370,21 @@ def _is_handed(
         return False
     taken = time.monotonic() - begun
     if not quiet:
-        if job.expand:
-            say(f"expanded prompt: {recipe['expanded_prompt']}")
-        say(f"seed {job.seed}, {counted(job.shape.frames, 'frame')}, {taken:.1f} s")
+        _say_made(job, recipe, job.shape.frames, taken)
     tell({"path": str(path), "sheet": None, "taken_s": round(taken, 3), "recipe": recipe})
     return True
+
+
+def _say_made(job: Job, recipe: Mapping[str, Any], frames: int, taken: float) -> None:
+    """What a result's recipe says of how it came about."""
+    if job.expand:
+        say(f"expanded prompt: {recipe['expanded_prompt']}")
+    if (kept := recipe.get("kept_blocks")) is not None:
+        say(f"attention {recipe['attention']}: kept {kept:.0%} of the blocks")
+    if unused := recipe.get("unused_words"):
+        words = ", ".join(f"`{escaped(word)}`" for word in unused)
+        say(f"words of the prompt that the model does not use: {words}")
+    say(f"seed {job.seed}, {counted(frames, 'frame')}, {taken:.1f} s")
 
 
 def _say_path(result: dict[str, Any]) -> None:

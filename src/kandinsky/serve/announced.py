@@ -24,10 +24,21 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.files import beside, cache_folder, host, is_running, started_at
 from kandinsky.media.recipe import versions
 from kandinsky.model.card import Source
+from kandinsky.weights.locate import places
 
 log = logging.getLogger(__name__)
 # what else decides the bits of a result, or where its weights lie
-ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KANDINSKY_WEIGHTS", "HF_HOME", "HF_HUB_CACHE")
+ENVIRONMENT = (
+    *(
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "MKL_CBWR",
+        "ATEN_CPU_CAPABILITY",
+        "ONEDNN_MAX_CPU_ISA",
+        "DNNL_MAX_CPU_ISA",
+    ),
+    *("CUDA_VISIBLE_DEVICES", "KANDINSKY_WEIGHTS", "HF_HOME", "HF_HUB_CACHE"),
+)
 ANYWHERE = ("0.0.0.0", "::")
 
 
@@ -67,9 +78,22 @@ def folder() -> Path | None:
 
 
 def digest(source: Source) -> str:
-    """What tells a model from another of its name: its card, and the folder of its files."""
-    facts = json.dumps([to_dict(source.card), str(source.root)], sort_keys=True, default=str)
+    """What tells a model from another of its name: its card, the folder of its files, and their state."""
+    facts = json.dumps([to_dict(source.card), str(source.root), _states(source)], sort_keys=True, default=str)
     return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def _states(source: Source) -> list[tuple[str, int, int]]:
+    """Size and time of change of a model's files, where they are on this machine."""
+    found = []
+    for component in source.card.components.values():
+        for part in component.parts:
+            here = next((one for one in places(part, root=source.root) if not one.missing()), None)
+            for path in () if here is None else here.files:
+                for file in sorted(path.iterdir()) if path.is_dir() else (path,):
+                    facts = file.stat()
+                    found.append((str(file), facts.st_size, facts.st_mtime_ns))
+    return found
 
 
 def way_of(options: RunOptions, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -88,7 +112,7 @@ def way_of(options: RunOptions, environment: Mapping[str, str] | None = None) ->
         if not f.metadata.get("served") and (value := getattr(options, f.name)) != f.default
     }
     own = {**os.environ, **(environment or {})}
-    told = {name: own[name] for name in ENVIRONMENT if own.get(name)}
+    told = {name: own[name] for name in ENVIRONMENT if name in own}
     return {"options": chosen, "environment": told, "versions": {"kandinsky": kandinsky.__version__, **versions()}}
 
 
