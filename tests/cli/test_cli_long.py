@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from kandinsky.engine import long
-from kandinsky.engine.latent_names import window_name, windows_path
+from kandinsky.engine.latent_names import windows_path
 from kandinsky.media.video import read_video
-from kandinsky.model.values import Video
 
 Call = Callable[..., "Done"]  # noqa: F821
 QUICK = ("--steps", "1", "--guidance", "1", "--device", "cpu")
@@ -132,33 +131,3 @@ def test_prompt_files_name_prompts_by_time(tiny: Path, call: Call) -> None:
     done = call("generate", "--prompts", "rows.jsonl", *QUICK, "--store", "off")
     assert done.code == 0, done.err
     assert read_video("one.mp4").recipe["prompt_at"] == [{"prompt": "a cat", "at": 1.4}]
-
-
-def test_an_input_video_that_is_made_larger_goes_on_too(
-    tiny: Path, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It has no first stage, so the windows that are left are those of the second."""
-    write = long.write_latent
-
-    def once(path: Path, *given: object) -> Path:
-        if path.name.startswith("00001"):
-            raise KeyboardInterrupt
-        return write(path, *given)
-
-    Video(np.full((37, 32, 32, 3), 90, np.uint8), 12).save("small.mp4")
-    words = ("generate", "a panda", "--video", "small.mp4", "--upscale", "2", "--upscale-strength", "0.1", *QUICK)
-    monkeypatch.setattr(long, "write_latent", once)
-    stopped = call(*words, "--seed", "11", "-o", "large.mp4")
-    assert "the same request with seed" in stopped.err, stopped.err
-    (kept,) = windows_path(Path("large.mp4")).iterdir()
-    assert kept.name == window_name(0, is_large=True)
-    written: list[str] = []
-
-    def noted(path: Path, *given: object) -> Path:
-        written.append(path.name)
-        return write(path, *given)
-
-    monkeypatch.setattr(long, "write_latent", noted)
-    again = call(*words, "-o", "large.mp4")
-    assert again.code == 0, again.err
-    assert read_video("large.mp4").seed == 11 and written and kept.name not in written
