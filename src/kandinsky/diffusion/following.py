@@ -26,6 +26,11 @@ def first_step(known: Known, times: Tensor, strength: float) -> int:
     """
     if not known.begin:
         return 0
+    return first_step_from(times, strength)
+
+
+def first_step_from(times: Tensor, strength: float) -> int:
+    """The first step that is taken of a run that begins from what is known; as ``first_step``."""
     return min(int((times > strength + 1e-6).sum()), len(times) - 2)
 
 

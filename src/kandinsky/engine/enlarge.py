@@ -11,7 +11,7 @@ Legend: B batch; T H W C frames, rows, columns, channels (of latents or pixels, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kandinsky.diffusion.following import first_step_from
 from kandinsky.diffusion.noise import chunk_seed
+from kandinsky.diffusion.samplers import sampler
 from kandinsky.diffusion.tiles import Tiles
 from kandinsky.engine import long
 from kandinsky.engine.context import Context
@@ -53,12 +55,14 @@ class Enlarge:
     def results(self, context: Context, made: Made) -> list[VideoStream]:
         scripts = made.scripts or tuple(_script(made, row) for row in range(len(made.jobs)))
         keep = made.keep or [None] * len(made.jobs)
-        counts = [_Counted(made.tell, job) for job in made.jobs]
+        counts = [_Counted(made.tell, job, _taken(context, job)) for job in made.jobs]
         if made.jobs[0].upscale is not None and made.jobs[0].upscale.source is not None:
             small = [_frames_of(context, job) for job in made.jobs]
         else:
-            told = dataclasses.replace(made, tell=lambda event: _of_first(counts, event))
-            small = [one.pieces for one in self.first.results(context, told) if isinstance(one, VideoStream)]
+            turn = _Turn(counts[0])
+            told = dataclasses.replace(made, tell=lambda event: turn.of.first(event))
+            results = [one for one in self.first.results(context, told) if isinstance(one, VideoStream)]
+            small = [_in_turn(turn, count, one.pieces) for count, one in zip(counts, results, strict=True)]
         return [
             VideoStream(
                 enlarged(context, job, script, pieces, folder if job.long else None, recipe, count.second),
@@ -194,30 +198,72 @@ class _Pieces:
 
 @dataclass
 class _Counted:
-    """Counts the steps of both stages, which are taken in turns."""
+    """Counts the steps of both stages of a clip, which are taken in turns.
+
+    Attributes:
+        tell: Called with what was counted.
+        job: The clip.
+        taken: Steps of the sampler that a window of the second stage takes.
+        done: Steps of both stages so far.
+    """
 
     tell: Callable[[Event], None]
     job: Job
+    taken: int
     done: list[int] = field(default_factory=lambda: [0, 0])
 
+    def __post_init__(self) -> None:
+        if self.job.long is None:
+            self.done[0] = self._before  # its only window was sampled with the batch
+
+    @property
+    def _before(self) -> int:
+        """Steps of the first stage."""
+        if _upscale(self.job).source is not None:
+            return 0
+        return self.job.steps * (1 if self.job.long is None else len(self.job.long.windows))
+
     def first(self, event: Event) -> None:
-        self._told(0, event)
+        if isinstance(event, Step):
+            self.done[0] = event.step
+            self._told(event)
+        else:
+            self.tell(event)
 
     def second(self, event: Event) -> None:
-        self._told(1, event)
-
-    def _told(self, stage: int, event: Event) -> None:
-        if not isinstance(event, Step):
+        if isinstance(event, Step):  # of a sampler's steps, a window takes the last
+            window, step = divmod(event.step - 1, self.job.steps)
+            self.done[1] = window * self.taken + step + 1 - (self.job.steps - self.taken)
+            self._told(event)
+        else:
             self.tell(event)
-            return
-        self.done[stage] = event.step
-        made_before = 0 if self.job.long is None or _upscale(self.job).source else len(self.job.long.windows)
-        total = made_before * self.job.steps + len(_upscale(self.job).long.windows) * self.job.steps
+
+    def _told(self, event: Step) -> None:
+        total = self._before + len(_upscale(self.job).long.windows) * self.taken
         self.tell(dataclasses.replace(event, step=sum(self.done), total=total))
 
 
-def _of_first(counts: Sequence[_Counted], event: Event) -> None:
-    counts[0].first(event)
+def _taken(context: Context, job: Job) -> int:
+    """The steps that each window of the second stage takes."""
+    times = sampler(job.sampling.sampler).times(job.steps, job.shift)
+    return job.steps - first_step_from(times, _upscale(job).strength)
+
+
+@dataclass
+class _Turn:
+    """The clip of a batch whose first stage runs at present."""
+
+    of: _Counted
+
+
+def _in_turn(turn: _Turn, count: _Counted, pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The pieces of a clip, whose events are its own while it is asked for them."""
+    while True:
+        turn.of = count
+        if (piece := next(pieces, None)) is None:
+            return
+        yield piece
+        del piece
 
 
 def _upscale(job: Job) -> Upscale:

@@ -489,7 +489,7 @@ class GenerationPipeline(Pipeline):
             NotFinite: Numbers overflowed.
             Cancelled: ``cancel`` was called.
         """
-        rolling.roll_of(self.card)
+        rolling.check_stream(self.card)
         script = rolling.script_of(prompt, seconds, self.card.clip.fps)
         given = translated(cast("Mapping[str, Any]", options), CALL, self.card)
         given["width"], given["height"] = _one_size(given.get("width"), given.get("height"), given.pop("size", None))

@@ -33,7 +33,6 @@ from kandinsky.engine.events import Phase, Step
 from kandinsky.engine.request import Job, common
 from kandinsky.engine.stages import GENERATE, Finish, Made, Running, Stage
 from kandinsky.errors import RequestError
-from kandinsky.model.autoencoder import CarryingAutoencoder
 from kandinsky.model.card import Card, Roll
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
 from kandinsky.model.timeline import PromptAt, prompts_at, timeline
@@ -95,6 +94,17 @@ def roll_of(card: Card) -> Roll:
             hint="`kandinsky live --list` names those of the catalogue; recipes/nano-live.yaml trains one",
         )
     return card.roll
+
+
+def check_stream(card: Card) -> None:
+    """Refuse a card whose clips cannot be made and decoded without an end; nothing is loaded.
+
+    Raises:
+        RequestError: Its denoiser or autoencoder needs whole clips.
+    """
+    roll_of(card)
+    if not card.part("vae").carries:
+        raise RequestError(f"`{card.id}` cannot be streamed: its autoencoder `{card.vae.kind}` decodes whole clips")
 
 
 def spec_of(context: Context, job: Job) -> AttentionSpec:
@@ -373,8 +383,8 @@ def stream(
         RequestError: The model cannot be streamed.
         NotFinite: Numbers overflowed.
     """
+    check_stream(context.card)
     clip, spec = context.card.clip, spec_of(context, job)
-    roll_of(context.card)
     wanted = None if script.seconds is None else max(1, round(script.seconds * job.fps))  # pixel frames
     chunks = None if wanted is None else -(-(1 + -(-(wanted - 1) // clip.temporal)) // spec.frames)
     tell = partial(_tell, context, job, script.prompt, _Last())
@@ -385,11 +395,6 @@ def stream(
             continue
         # text encoder, denoiser and autoencoder are held in turn, each only while it runs
         with context.placement.hold("vae") as vae, torch.no_grad():
-            if not isinstance(vae, CarryingAutoencoder):
-                raise RequestError(
-                    f"`{context.card.id}` cannot be streamed: its autoencoder `{context.card.vae.kind}` decodes whole "
-                    "clips"
-                )
             latents = event.latents_BTHWC.to(context.placement.device("vae")).contiguous()
             pixels, carried = vae.decode_more(latents, carried)
             stages.check_pixels(context, pixels, f"from frame {done} on")

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kandinsky.diffusion.tile_starts import starts
 from kandinsky.errors import RequestError
 from kandinsky.media.image import LONGEST_SIDE, nearest_shape
 from kandinsky.model.checks import shown
@@ -64,7 +65,8 @@ class Upscale:
             spatial: Pixels for each of its places, along a side.
         """
         rows, columns = self.height // spatial, self.width // spatial
-        return tiles_along(rows, tile.height) * tiles_along(columns, tile.width)
+        sides = ((rows, min(tile.height, rows)), (columns, min(tile.width, columns)))
+        return math.prod(len(starts(size, side, overlap_of(side))) for size, side in sides)
 
     def share(self, steps: int, shift: float, *, is_flow: bool) -> float:
         """The share of the sampler's steps that are taken, for plans; exact for flow matching."""
@@ -77,12 +79,6 @@ class Upscale:
 def overlap_of(tile: int) -> int:
     """What neighbouring tiles share at least, in the places of their size."""
     return max(1, int(tile * SHARE)) if tile > 1 else 0
-
-
-def tiles_along(size: int, tile: int) -> int:
-    """How many tiles cover a side."""
-    tile = min(tile, size)
-    return 1 + -(-(size - tile) // (tile - overlap_of(tile)))
 
 
 def is_of_file(request: Request) -> bool:

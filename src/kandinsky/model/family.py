@@ -170,6 +170,7 @@ class Part:
         caches: Whether step caches can work between its blocks.
         tilings: Ways in which an autoencoder's clips can be cut into tiles.
         decodes_together: Whether several processes can share the decoding of one clip.
+        carries: Whether an autoencoder decodes a clip whose end is not known yet (``CarryingAutoencoder``).
         contrasting: Whether a text encoder uses the prompt when it encodes the negative prompt.
         expands: Tasks for which a text encoder can expand a prompt.
         tells_unused: Whether a text encoder reports the words of a prompt that it does not use.
@@ -202,6 +203,7 @@ class Part:
     caches: bool = False
     tilings: tuple[str, ...] = ()
     decodes_together: bool = False
+    carries: bool = False
     contrasting: bool = False
     expands: tuple[str, ...] = ()
     tells_unused: bool = False

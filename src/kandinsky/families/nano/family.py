@@ -27,7 +27,10 @@ FAMILY = Family(
             cost=_SMALL,
         ),
         "nano.vae": Part(
-            network=Lazy(f"{_HERE}.networks:autoencoder"), decodes_together=True, cost=Lazy(f"{_HERE}.cost:autoencoder")
+            network=Lazy(f"{_HERE}.networks:autoencoder"),
+            decodes_together=True,
+            carries=True,
+            cost=Lazy(f"{_HERE}.cost:autoencoder"),
         ),
         "nano.clip": Part(network=Lazy(f"{_HERE}.networks:clip_encoder"), cost=_SMALL),
     },

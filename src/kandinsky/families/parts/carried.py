@@ -11,13 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 Memory = dict[str, Tensor]
+
+
+@runtime_checkable
+class Carrying(Protocol):
+    """A layer that can be told the frames before a piece."""
+
+    @property
+    def past(self) -> int:
+        """How many of them it needs."""
+        ...
+
+    def behind(self, past: Tensor, x: Tensor, *, first: bool) -> Tensor:
+        """What it gives of a piece behind them."""
+        ...
 
 
 def run_piece(
@@ -43,13 +57,12 @@ def run_piece(
 def _carrying(network: nn.Module, memory: Memory | None, kept: Memory) -> Iterator[None]:
     changed = []
     for name, layer in network.named_modules():
-        match type(layer).__name__:
-            case "HunyuanVideoCausalConv3d":
-                layer.forward = _convolution(name, layer, memory, kept)
-            case "Enlarge":
-                layer.forward = _enlargement(name, layer, memory, kept)
-            case _:
-                continue
+        if type(layer).__name__ == "HunyuanVideoCausalConv3d":  # of Diffusers, which is optional
+            layer.forward = _convolution(name, layer, memory, kept)
+        elif isinstance(layer, Carrying):
+            layer.forward = _enlargement(name, layer, memory, kept)
+        else:
+            continue
         changed.append(layer)
     try:
         yield
@@ -74,7 +87,7 @@ def _convolution(name: str, layer: Any, memory: Memory | None, kept: Memory) -> 
     return forward
 
 
-def _enlargement(name: str, layer: Any, memory: Memory | None, kept: Memory) -> Callable[[Tensor], Tensor]:
+def _enlargement(name: str, layer: Carrying, memory: Memory | None, kept: Memory) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         past = x[:, :, :1].expand(-1, -1, layer.past, -1, -1) if memory is None else memory[name]
         kept[name] = torch.cat((past, x), dim=2)[:, :, -layer.past :]

@@ -50,7 +50,7 @@ class CausalMidBlock(nn.Module):
         return x
 
 
-class Enlarge(nn.Module):
+class EnlargingConv(nn.Module):
     """Diffusers' layer that enlarges by the nearest pixel and convolves causally, its tensors and names.
 
     In time every frame is doubled but a clip's first.
@@ -155,7 +155,7 @@ class HunyuanAutoencoder(nn.Module):
             coder.mid_block = CausalMidBlock(coder.mid_block)
         for block in net.decoder.up_blocks:
             if block.upsamplers is not None:
-                block.upsamplers = nn.ModuleList(map(Enlarge, block.upsamplers))
+                block.upsamplers = nn.ModuleList(map(EnlargingConv, block.upsamplers))
         self.net = net
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ HUNYUAN = Part(
     keymap=_INSIDE,
     tilings=("none", "auto", "official"),
     decodes_together=True,
+    carries=True,
     cost=Lazy(f"{_HERE}.cost:hunyuan"),
     rivals={"diffusers": Lazy(f"{_HERE}.rivals:hunyuan")},
 )
