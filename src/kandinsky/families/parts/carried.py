@@ -24,6 +24,8 @@ Memory = dict[str, Tensor]
 class Carrying(Protocol):
     """A layer that can be told the frames before a piece."""
 
+    forward: Callable[[Tensor], Tensor]
+
     @property
     def past(self) -> int:
         """How many of them it needs."""
