@@ -1,7 +1,6 @@
 """`kandinsky generate` beside a server of the same user: handed over where the result is the same, else made here."""
 
 import dataclasses
-import functools
 import json
 import os
 import stat
@@ -184,8 +183,8 @@ def hand(answers: Answers, folder: Path, monkeypatch: pytest.MonkeyPatch, *, tar
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
     source = source_of("nano-t2v")
     announce(folder, models={source.name: announced.digest(source)})
-    transport = httpx.MockTransport(answers)
-    monkeypatch.setattr("kandinsky.client.Client", functools.partial(Client, transport=transport))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # is not asked: the key and the prompt stay here
+    monkeypatch.setattr(httpx, "HTTPTransport", lambda: httpx.MockTransport(answers))
     request = Request("nano-t2v", "a panda", seconds=0, seed=1)
     return handed.handed(source, RunOptions(), request, resolve(request, source.card), folder / target, quiet=True)
 

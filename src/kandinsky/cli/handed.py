@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import Job
-from kandinsky.errors import BackendError, KandinskyError
+from kandinsky.errors import BackendError, KandinskyError, RequestError
 from kandinsky.jobs.order import FORMATS
 from kandinsky.model.card import Source
 from kandinsky.model.values import Request
@@ -88,6 +88,8 @@ def handed(
                 return dict(done.recipe)
             finally:
                 _clear(client, ordered, is_over=is_over)
+    except RequestError:  # the file cannot be written
+        raise
     except (ApiError, BackendError, ValueError, LookupError, TypeError) as error:  # the last: it is no server of ours
         log.warning("the server at %s does not make it, this process does: %s", server.url, error)
         return None
