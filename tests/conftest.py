@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from processor_seconds import cases
+
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
 
@@ -64,8 +66,13 @@ def group_of(node: str) -> str | None:
     return next((name for name, parts in GROUPS.items() if any(part in path for part in parts)), None)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest groups come first, so that no process of `pytest -n` ends long before the other."""
+    """What was measured to take long is slow; the longest groups come first, so that all processes end together."""
+    long = cases()
+    for item in items:
+        if item.nodeid in long:
+            item.add_marker(pytest.mark.slow)
     order = [*GROUPS, None]
     items.sort(key=lambda item: order.index(group_of(item.nodeid)))
 
