@@ -225,7 +225,7 @@ def _check_taken(one: Given, card: Card) -> None:
             raise RequestError(
                 f"`{card.id}` takes no {kind}, since no branch can stand beside its network: leave it out, or use a "
                 "model of Kandinsky 4 or 5",
-                hint="`nano-t2v` is the smallest; `kandinsky models` lists them all",
+                hint="`kandinsky models` lists them all",
             )
         if card.roll is not None:
             raise RequestError(f"`{card.id}` makes its frames along time and takes no {kind} yet: leave it out")
@@ -236,7 +236,7 @@ def _check_taken(one: Given, card: Card) -> None:
     named = "video to change" if what == "source" else "known frames"
     raise RequestError(
         f"`{card.id}` takes no {named}: leave it out, or use a model for `text-to-video` or `image-to-video`",
-        hint="`nano-t2v` is the smallest; `kandinsky models` lists them all",
+        hint="`kandinsky models` lists them all",
     )
 
 

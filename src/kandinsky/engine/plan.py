@@ -36,7 +36,7 @@ OTHER_CARD = "cuda"  # the GPU assumed if only its memory is given
 PROCESS_BYTES = 500_000_000  # Python with torch and its libraries
 # Seconds that processes on a CPU take longer to begin than one: the launcher imports torch before it starts them, and
 # each of them does so beside the others (docs/benchmarks.md, Processes).
-TOGETHER_S = 6.0
+TOGETHER_S = 4.0
 _RESERVE = 0.9  # share of free memory that plans may use
 _TIMES = ((60, "seconds"), (600, "minutes"), (3600, "tens of minutes"), (86400, "hours"))
 

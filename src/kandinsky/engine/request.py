@@ -412,7 +412,7 @@ def _image(image: object, card: Card, needs_image: bool) -> InputImage | None:
         raise RequestError(
             f"`{card.id}` makes {_a(task.makes)} from text alone and takes no image: leave it out, or use a model for "
             "`image-to-video` or `image-editing`",
-            hint="`nano-i2v` is the smallest; `kandinsky models` lists them all",
+            hint="`kandinsky models` lists them all",
         )
     return open_image(image)
 
