@@ -30,7 +30,8 @@ from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.linear import fit_linear
-from kandinsky.lab.nano2.memorise import Mix, SceneObjective, network_params, sample
+from kandinsky.lab.nano2.memorise import KeptScenes, Mix, SceneObjective, network_params, sample
+from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.scenes import MOTIONS, Scene, Subject, draw_scene, plain_scene
 from kandinsky.lab.nano2.words import said_of
 from kandinsky.train.steady import Steady, run_steadily
@@ -134,7 +135,9 @@ def train(
     sources = Sources(data)
     linear: LinearPatches = fit_linear(sources, out.parent / "linear.safetensors")
     torch.manual_seed(0)
-    objective = SceneObjective(sources, linear, network_params(), mix or Mix(), kept=out / "latents")
+    portraits = Portraits.of(sources, out.parent / "portraits.pt")
+    scenes = KeptScenes(sources, linear, mix or Mix(), kept=out / "latents")
+    objective = SceneObjective(scenes, network_params(), portraits)
     out.mkdir(parents=True, exist_ok=True)
     probe = Probe(objective, out)
 
@@ -171,11 +174,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--cooldown", type=int, help="let the rates fall to zero over so many steps")
     parser.add_argument("--still-steps", type=int, default=Mix().still_steps)
+    parser.add_argument("--ahead", action="store_true", help="only draw and encode what a run beside this one needs next")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)  # here and not in the loop: it holds for the whole process
+    if options.ahead:
+        sources = Sources(options.data)
+        linear = fit_linear(sources, options.out.parent / "linear.safetensors")
+        KeptScenes(sources, linear, Mix(still_steps=options.still_steps), kept=options.out / "latents").draw_ahead()
     settings = Steady()
     if options.cooldown:
         found = options.out / "checkpoint.pt"

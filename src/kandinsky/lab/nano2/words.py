@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano2.scenes import ARRANGEMENTS, BACKDROPS, CAMERAS, MOST_SUBJECTS, MOTIONS, PLACES, SIZES, Scene
@@ -77,36 +77,53 @@ NOTHING = Said((0,), dict.fromkeys(ROLES, 0))
 """The empty prompt."""
 
 
+class RowMemory(nn.Module):
+    """Tokens and a pooled vector of every concept as rows of their own: what a release keeps.
+
+    Args:
+        concepts: How many there are; one more row is "not said".
+    """
+
+    def __init__(self, concepts: int, *, tokens: int, dim: int) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(torch.randn(concepts + 1, tokens, dim))
+        self.pooled = nn.Parameter(torch.randn(concepts + 1, dim))
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Of subjects [B, S]: tokens [B, S, L, C], pooled [B, S, C]."""
+        return self.tokens[rows], self.pooled[rows]
+
+
 class SceneWords(nn.Module):
     """The memory.
 
     Args:
-        concepts: How many there are; one more row is "not said".
-        tokens: Of each concept.
+        memory: Tokens and pooled vectors of subjects, by their number plus one.
+        tokens: Of each subject.
         dim: Channels of a token and of the pooled vector.
     """
 
-    def __init__(self, concepts: int, *, tokens: int = 8, dim: int = 256) -> None:
+    def __init__(self, memory: nn.Module, *, tokens: int, dim: int) -> None:
         super().__init__()
-        self.tokens = tokens
-        self.concept_tokens = nn.Parameter(torch.randn(concepts + 1, tokens, dim))
-        self.concept_pooled = nn.Parameter(torch.randn(concepts + 1, dim))
+        self.tokens, self.memory = tokens, memory
+        self.place = nn.Parameter(torch.randn(tokens, dim))
         self.which = nn.Parameter(torch.randn(MOST_SUBJECTS, 1, dim))
         self.word_tokens = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, dim)) for r, n in ROLES.items()})
         self.word_pooled = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, dim) / 4) for r, n in ROLES.items()})
 
     def forward(self, said: Sequence[Said]) -> TextEmbeddings:
-        """States of B clips: tokens [B, 3·8 + 9, C]; the mask leaves out subjects that are not there."""
-        B = len(said)
-        rows = torch.zeros(B, MOST_SUBJECTS, dtype=torch.long)
-        there = torch.zeros(B, MOST_SUBJECTS, dtype=torch.bool)
+        """States of B clips: tokens [B, S·L + 9, C]; the mask leaves out subjects that are not there."""
+        B, most = len(said), max(len(one.subjects) for one in said)
+        rows = torch.zeros(B, most, dtype=torch.long)
+        there = torch.zeros(B, most, dtype=torch.bool)
         for b, one in enumerate(said):
             rows[b, : len(one.subjects)] = torch.tensor(one.subjects)
             there[b, : len(one.subjects)] = True
-        subjects = (self.concept_tokens[rows] + self.which).flatten(1, 2)
+        concept_tokens, concept_pooled = self.memory(rows)
+        subjects = (concept_tokens + self.place + self.which[:most]).flatten(1, 2)
         words = torch.tensor([[one.words[role] for role in ROLES] for one in said])
         others = torch.stack([self.word_tokens[role][words[:, r]] for r, role in enumerate(ROLES)], dim=1)
-        pooled = (self.concept_pooled[rows] * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+        pooled = (concept_pooled * there[..., None]).sum(1) / there.sum(1, keepdim=True)
         for r, role in enumerate(ROLES):
             pooled = pooled + self.word_pooled[role][words[:, r]]
         mask = torch.cat([there.repeat_interleave(self.tokens, 1), torch.ones(B, len(ROLES), dtype=torch.bool)], 1)
