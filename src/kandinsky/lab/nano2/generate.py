@@ -84,7 +84,7 @@ def main() -> None:
     sys.stdout.write(json.dumps(told(options.prompt, understood), ensure_ascii=False) + "\n")
     if understood.scene is None and options.image is None:
         raise RequestError(f"nothing of the prompt is known; the nearest are {', '.join(nearest(options.prompt))}")
-    trained = Trained(options.run, concepts=len(catalogue()))
+    trained = Trained(options.run)
     if options.image is not None:
         said, images = said_with_image(understood), [read_image(options.image)]
         clip = trained.make([said], [None], steps=options.steps, images=images)[0]

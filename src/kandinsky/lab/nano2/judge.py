@@ -30,6 +30,7 @@ from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.fidelity import Clip, fidelity, jumps
 from kandinsky.lab.nano2.measure import fixed_prompts, strips
 from kandinsky.lab.nano2.memorise import SceneDenoiser, network_params, sample
+from kandinsky.lab.nano2.portraits import PortraitMemory, Portraits
 from kandinsky.lab.nano2.reader import read
 from kandinsky.lab.nano2.scenes import (
     ARRANGEMENTS,
@@ -85,15 +86,17 @@ class Trained:
     """A run's networks.
 
     Args:
-        run: Folder with ``linear.safetensors``, ``denoiser/checkpoint.pt`` and, where it is done,
+        run: Folder with ``linear.safetensors``, ``portraits.pt``, ``denoiser/checkpoint.pt`` and, where it is done,
             ``decoder/vae.safetensors``; without it clips show the borders of the linear decoder's patches.
         average: Which of the averaged weights.
     """
 
-    def __init__(self, run: Path, *, concepts: int, average: int = 0) -> None:
+    def __init__(self, run: Path, *, average: int = 0) -> None:
         state = torch.load(run / "denoiser" / "checkpoint.pt", weights_only=True, mmap=True)
         self.step = int(state["step"])
-        self.network = SceneDenoiser(network_params(), concepts)
+        params = network_params()
+        memory = PortraitMemory(Portraits.read(run / "portraits.pt"), dim=params.in_text_dim)
+        self.network = SceneDenoiser(params, memory)
         self.network.load_state_dict(state["averages"][average])
         self.network.eval()
         self.linear = LinearPatches()
@@ -195,9 +198,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     sources = Sources(options.data)
-    judge(
-        Trained(options.run, concepts=len(sources), average=options.average), sources, options.out, count=options.clips
-    )
+    judge(Trained(options.run, average=options.average), sources, options.out, count=options.clips)
 
 
 if __name__ == "__main__":

@@ -212,7 +212,8 @@ class SceneObjective:
             if name.startswith("words.") and "memory." not in name:
                 result["rows"].append(p)
             else:
-                result["muon" if p.ndim == 2 and any(b in name for b in blocks) and len(p) > PLACES else "plain"].append(p)
+                matrix = p.ndim == 2 and any(b in name for b in blocks) and len(p) > PLACES
+                result["muon" if matrix else "plain"].append(p)
         return result
 
     def batch(self, step: int, generator: torch.Generator) -> SceneBatch:

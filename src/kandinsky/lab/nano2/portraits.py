@@ -1,9 +1,9 @@
 """Portraits: what a concept looks like, as 36 tokens that an encoder makes of its own images.
 
-A memory row that only its own concept trains is seen a few hundred times in a run, so most of a network's weights went
-into learning 574 subjects by heart. An encoder that is shared by all of them learns at every clip how a subject becomes
-tokens, and the denoiser how tokens become a subject anywhere on the canvas; what a release keeps is the encoder's answer
-for each concept. Images of no concept train it as well, and one that was never seen has tokens too.
+A memory row that only its own concept trains is seen a few hundred times in a run, so most of a network's weights
+went into learning 574 subjects by heart. An encoder that is shared by all of them learns at every clip how a subject
+becomes tokens, and the denoiser how tokens become a subject anywhere on the canvas; what a release keeps is the
+encoder's answer for each concept. Images of no concept train it as well, and one that was never seen has tokens too.
 
 Legend: N subjects, T frames, P places of the portrait's grid in rows, F features of a place, C channels of a token.
 """
@@ -48,6 +48,9 @@ class Portraits(nn.Module):
     """
 
     features: Tensor
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
     start: Tensor
 
     def __init__(self, subjects: int) -> None:
@@ -64,14 +67,21 @@ class Portraits(nn.Module):
         return ((places - self.mean) @ self.basis).flatten(1) * self.scale
 
     @classmethod
+    def read(cls, path: Path) -> Portraits:
+        """What ``of`` wrote."""
+        state = torch.load(path, weights_only=True, mmap=True)
+        result = cls(len(state["features"]))
+        result.load_state_dict(state, assign=True)
+        return result
+
+    @classmethod
     @torch.no_grad()
     def of(cls, sources: Sources, target: Path) -> Portraits:
         """Read them from ``target``, or compute and write them there."""
+        if target.exists():
+            return cls.read(target)
         images = [(number, None) for number in range(len(sources))] + [(None, row) for row in sources.wordless]
         result = cls(len(images))
-        if target.exists():
-            result.load_state_dict(torch.load(target, weights_only=True))
-            return result
         sample = [places_of(own_frame(sources.frames(c, r))).flatten(0, 1)[::11] for c, r in images[::2]]
         x = torch.cat(sample)
         result.mean.copy_(x.mean(0))
@@ -120,9 +130,11 @@ class PortraitMemory(nn.Module):
         portraits: Of all subjects that train; they are not part of the weights.
     """
 
+    portraits: Portraits
+    start: Tensor
+
     def __init__(self, portraits: Portraits, *, dim: int = STATES, width: int = 384, blocks: int = 2) -> None:
         super().__init__()
-        self.start: Tensor
         self.__dict__["portraits"] = portraits  # data beside the network, not a part of it
         self.inner = nn.Linear(FRAMES * SPATIAL, width)
         self.place = nn.Parameter(torch.randn(PLACES, width) * 0.5)

@@ -174,7 +174,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--cooldown", type=int, help="let the rates fall to zero over so many steps")
     parser.add_argument("--still-steps", type=int, default=Mix().still_steps)
-    parser.add_argument("--ahead", action="store_true", help="only draw and encode what a run beside this one needs next")
+    parser.add_argument(
+        "--ahead", action="store_true", help="only draw and encode what a run beside this one needs next"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
