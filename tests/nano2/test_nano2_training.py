@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from kandinsky.errors import RequestError
 from kandinsky.families.nano.linear import LinearPatches, LinearPatchParams
+from kandinsky.families.nano.scene_words import NOTHING, ROLES, RowMemory, SceneWords, said_of, unsaid
+from kandinsky.families.nano.scenes import Scene, Subject, plain_scene
 from kandinsky.lab.nano2.memorise import AHEAD, KeptScenes, Mix, SceneObjective, draw_times, network_params, sample
 from kandinsky.lab.nano2.portraits import PortraitMemory, Portraits
-from kandinsky.lab.nano2.scenes import Scene, Subject, plain_scene
-from kandinsky.lab.nano2.words import NOTHING, ROLES, RowMemory, SceneWords, said_of, unsaid
 from kandinsky.train.muon import Muon, orthogonalise
 from kandinsky.train.steady import Steady, run_steadily
 

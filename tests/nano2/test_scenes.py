@@ -9,12 +9,21 @@ import pytest
 import torch
 from scenes_for_tests import DrawnSources
 
+from kandinsky.families.nano.geometry import (
+    CANVAS,
+    CHANNELS,
+    OCTAVES,
+    condition_channels,
+    latent_track,
+    packed,
+    subject_channels,
+)
+from kandinsky.families.nano.scenes import CAMERAS, MOTIONS, Scene, Subject, track
 from kandinsky.lab.nano.captions import COLOURS, held_colours
 from kandinsky.lab.nano.concepts import load_concepts
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.compose import render
-from kandinsky.lab.nano2.geometry import CANVAS, CHANNELS, OCTAVES, condition_channels, subject_channels
-from kandinsky.lab.nano2.scenes import CAMERAS, MOTIONS, Scene, Subject, draw_scene, track
+from kandinsky.lab.nano2.scenes import draw_scene
 
 BLACK = next(i for i, c in enumerate(COLOURS) if c.en == "black")
 WAVES = 4 * OCTAVES
@@ -112,7 +121,7 @@ def test_coordinates_are_the_subjects_own() -> None:
     """The same place on the subject has the same waves, wherever it stands, however large and turned it is."""
 
     def at(x: float, y: float, size: float, column: int) -> torch.Tensor:
-        channels = subject_channels(Scene((Subject(0, x, y, size),)), 1, 12, 12)
+        channels = subject_channels(latent_track(Scene((Subject(0, x, y, size),))), 12, 12)
         return channels[0, 5, column, :WAVES]
 
     left = at((3 + 0.5) / 12, 5.5 / 12, 0.4, 4)  # one place to the right of the middle, at 0.4 of the side
@@ -123,12 +132,12 @@ def test_coordinates_are_the_subjects_own() -> None:
 
 def test_each_place_belongs_to_the_nearest_subject() -> None:
     scene = Scene((Subject(0, 0.25, 0.5, 0.4), Subject(1, 0.75, 0.5, 0.4)), arrangement="side by side")
-    which = subject_channels(scene, 4, 12, 12)[..., WAVES : WAVES + 3]
+    which = subject_channels(latent_track(scene), 12, 12)[..., WAVES : WAVES + 3]
     assert (which[:, :, :6, 0] == 1).all() and (which[:, :, 6:, 1] == 1).all()
 
 
 def test_unknown_places_leave_the_canvas_alone() -> None:
-    channels = condition_channels([None, Scene((Subject(0),))], frames=4, rows=12, columns=12, channels=192)
+    channels = condition_channels(packed([None, Scene((Subject(0),))]), frames=4, rows=12, columns=12, channels=192)
     assert channels.shape == (2, 4, 12, 12, 193)
     assert torch.equal(channels[0, ..., :CANVAS], channels[1, ..., :CANVAS])
     assert not channels[0, ..., CANVAS:].any() and channels[1, ..., CANVAS:CHANNELS].any()

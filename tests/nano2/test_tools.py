@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kandinsky.families.nano.scene_words import NOTHING, ROLES
 from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2.catalogue import catalogue
-from kandinsky.lab.nano2.generate import nearest, read_image, said_with_image, told
+from kandinsky.lab.nano2.generate import read_image, said_with_image, told
 from kandinsky.lab.nano2.judge import scene_groups
 from kandinsky.lab.nano2.measure import fixed_prompts, strips, thinned
-from kandinsky.lab.nano2.reader import read
+from kandinsky.lab.nano2.reader import read, reader
 from kandinsky.lab.nano2.train import probe_scenes
-from kandinsky.lab.nano2.words import NOTHING, ROLES
 
 
 def test_measured_scenes_show_colours_no_training_had() -> None:
@@ -45,7 +45,7 @@ def test_an_image_decides_what_words_leave_open() -> None:
 
 
 def test_unknown_prompts_name_the_nearest() -> None:
-    assert "penguin" in nearest("a pengiun") and len(nearest("zzz")) == 3
+    assert "penguin" in reader().nearest("a pengiun") and len(reader().nearest("zzz")) == 3
     report = told("a green owl", read("a green owl"))
     assert report["subjects"] == ["owl"] and report["ignored"] == ["green"] and "colour" in report["left open"]
 

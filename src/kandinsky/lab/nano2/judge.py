@@ -24,6 +24,8 @@ from torch import Tensor
 
 from kandinsky.families.nano.decoder import NanoDecoder
 from kandinsky.families.nano.linear import LinearPatches
+from kandinsky.families.nano.scene_words import NOTHING, Said, said_of
+from kandinsky.families.nano.scenes import ARRANGEMENTS, CAMERAS, MOTIONS, PLACES, Scene, Subject, plain_scene
 from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.compose import render
@@ -32,16 +34,6 @@ from kandinsky.lab.nano2.measure import fixed_prompts, strips
 from kandinsky.lab.nano2.memorise import SceneDenoiser, network_params, sample
 from kandinsky.lab.nano2.portraits import PortraitMemory, Portraits
 from kandinsky.lab.nano2.reader import read
-from kandinsky.lab.nano2.scenes import (
-    ARRANGEMENTS,
-    CAMERAS,
-    MOTIONS,
-    PLACES,
-    Scene,
-    Subject,
-    plain_scene,
-)
-from kandinsky.lab.nano2.words import NOTHING, Said, said_of
 
 
 def scene_groups(count: int) -> dict[str, list[Scene]]:

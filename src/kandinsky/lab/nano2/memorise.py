@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.kandinsky5.params import DiTParams
+from kandinsky.families.nano.geometry import condition_channels, packed
 from kandinsky.families.nano.linear import LinearPatches
+from kandinsky.families.nano.scene_words import NOTHING, ROLES, Said, SceneWords, said_of, unsaid
+from kandinsky.families.nano.scenes import Scene
 from kandinsky.lab.nano2.catalogue import Sources
 from kandinsky.lab.nano2.compose import render
-from kandinsky.lab.nano2.geometry import condition_channels
 from kandinsky.lab.nano2.portraits import PLACES, PortraitMemory, Portraits
-from kandinsky.lab.nano2.scenes import Scene, draw_scene
-from kandinsky.lab.nano2.words import NOTHING, ROLES, Said, SceneWords, said_of, unsaid
+from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 
@@ -261,7 +262,7 @@ class SceneObjective:
         noise = torch.randn(clean.shape, generator=generator)
         noisy = torch.lerp(clean, noise, t.view(-1, 1, 1, 1, 1))
         noisy[given, 0] = clean[given, 0]
-        condition = condition_channels(batch.places, frames=T, rows=H, columns=W, channels=C)
+        condition = condition_channels(packed(batch.places), frames=T, rows=H, columns=W, channels=C)
         condition[given, 0, ..., -1] = 1
         guess = self.network(noisy, condition, t, self.network.words(batch.said))
         error_BT = ((guess - clean).pow(2) * self.weight_TC[:T, None, None]).mean(dim=(2, 3, 4))
@@ -320,7 +321,7 @@ def sample(
     B = len(said)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(B, frames, side, side, channels, generator=generator)
-    condition = condition_channels(places, frames=frames, rows=side, columns=side, channels=channels)
+    condition = condition_channels(packed(places), frames=frames, rows=side, columns=side, channels=channels)
     if first_BHWC is not None:
         condition[:, 0, ..., -1] = 1
     times = torch.linspace(1, 0, steps + 1)

@@ -26,14 +26,15 @@ from PIL import Image
 from torch import Tensor
 
 from kandinsky.families.nano.linear import LinearPatches
+from kandinsky.families.nano.scene_words import said_of
+from kandinsky.families.nano.scenes import MOTIONS, Scene, Subject, plain_scene
 from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.linear import fit_linear
 from kandinsky.lab.nano2.memorise import KeptScenes, Mix, SceneObjective, network_params, sample
 from kandinsky.lab.nano2.portraits import Portraits
-from kandinsky.lab.nano2.scenes import MOTIONS, Scene, Subject, draw_scene, plain_scene
-from kandinsky.lab.nano2.words import said_of
+from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.train.steady import Steady, run_steadily
 
 SEEN = 24
