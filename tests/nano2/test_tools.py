@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kandinsky.families.nano.scene_encoder import said_beside_image
 from kandinsky.families.nano.scene_words import NOTHING, ROLES
 from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2.catalogue import catalogue
-from kandinsky.lab.nano2.generate import read_image, said_with_image, told
+from kandinsky.lab.nano2.generate import read_image, told
 from kandinsky.lab.nano2.judge import scene_groups
 from kandinsky.lab.nano2.measure import fixed_prompts, strips, thinned
 from kandinsky.lab.nano2.reader import read, reader
@@ -37,11 +38,11 @@ def test_fixed_prompts_are_48_in_two_languages_and_all_are_read() -> None:
 
 
 def test_an_image_decides_what_words_leave_open() -> None:
-    said = said_with_image(read("a panda jumps"))
+    said = said_beside_image(read("a panda jumps"))
     assert said.subjects[0] > 0 and said.words["motion"] > 1
     for role in ("colour", "backdrop", "place", "size", "arrangement"):
         assert said.words[role] == 0, role
-    assert said_with_image(read("qwrtz")) == NOTHING and set(said.words) == set(ROLES)
+    assert said_beside_image(read("qwrtz")) == NOTHING and set(said.words) == set(ROLES)
 
 
 def test_unknown_prompts_name_the_nearest() -> None:

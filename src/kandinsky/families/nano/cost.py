@@ -1,8 +1,8 @@
-"""What Nano's own autoencoder costs. No torch."""
+"""What Nano's own autoencoders cost. No torch."""
 
 from __future__ import annotations
 
-from kandinsky.families.nano.params import NanoAutoencoderParams
+from kandinsky.families.nano.params import NanoAutoencoderParams, NanoPatchParams
 from kandinsky.model.card import Card, Component
 from kandinsky.model.cost import Cost, Load, Operations
 
@@ -20,3 +20,19 @@ def autoencoder(card: Card, component: Component, load: Load) -> Cost:
     work = shape.frames * shape.height * shape.width * 3 * 4 * COPIES
     convolution = 2.0 * (coarse * products + fine * detail)
     return Cost(work, Operations(convolution=convolution, kernels=10.0 * (p.blocks + p.fine_blocks)))
+
+
+def patch_autoencoder(card: Card, component: Component, load: Load) -> Cost:
+    """The cost of decoding one clip with the second Nano's autoencoder."""
+    p, latent, shape = NanoPatchParams.from_dict(component.params), load.latent, load.shape
+    block = 9 + 2  # a 3x3 convolution, and a look at two frames, for each pair of channels
+    area, last = latent.height * latent.width, len(p.widths) - 1
+    places = [area * 4**stage * (shape.frames if stage else latent.frames) for stage in range(last + 1)]
+    products = places[0] * p.latent_channels * (p.temporal * p.spatial**2 * 3 + 9 * p.widths[0])
+    products += places[last] * 2 * 9 * 12 * p.widths[last]  # what the linear decoder made, and what is added to it
+    for stage, (width, depth) in enumerate(zip(p.widths, p.depths, strict=True)):
+        products += places[stage] * depth * block * width**2
+        if stage < last:
+            products += places[stage] * width * p.widths[stage + 1] * 4 * (1 if stage else p.temporal)
+    work = max(shape.frames * shape.height * shape.width * 3 * 4 * COPIES, places[last] * p.widths[last] * 4 * COPIES)
+    return Cost(work, Operations(convolution=2.0 * products, kernels=10.0 * sum(p.depths)))

@@ -98,12 +98,13 @@ class RowMemory(nn.Module):
 
     def __init__(self, concepts: int, *, tokens: int, dim: int) -> None:
         super().__init__()
-        self.tokens = nn.Parameter(torch.randn(concepts + 1, tokens, dim))
+        # a matrix, so that each token can be stored as a row of its own scale
+        self.tokens = nn.Parameter(torch.randn((concepts + 1) * tokens, dim))
         self.pooled = nn.Parameter(torch.randn(concepts + 1, dim))
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Of subjects [B, S]: tokens [B, S, L, C], pooled [B, S, C]."""
-        return self.tokens[rows], self.pooled[rows]
+        return self.tokens.unflatten(0, (len(self.pooled), -1))[rows], self.pooled[rows]
 
 
 class SceneWords(nn.Module):

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from kandinsky.errors import RequestError
 from kandinsky.families.nano.reader import Understood
-from kandinsky.families.nano.scene_words import NOTHING, Said, said_of, unsaid
+from kandinsky.families.nano.scene_encoder import said_beside_image
+from kandinsky.families.nano.scene_words import said_of
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.judge import Trained
 from kandinsky.lab.nano2.memorise import SIDE
@@ -39,14 +40,6 @@ def told(text: str, understood: Understood) -> dict[str, Any]:
         "ignored": list(understood.ignored),
         "left open": list(understood.left_open),
     }
-
-
-def said_with_image(understood: Understood) -> Said:
-    """What is said beside an image: what the words leave open stays open, for the image decides it."""
-    if understood.scene is None:
-        return NOTHING
-    silent = [r for r in ("arrangement",) if len(understood.scene.subjects) == 1]
-    return unsaid(said_of(understood.scene, still=False), [*understood.left_open, *silent])
 
 
 def read_image(path: Path) -> Tensor:
@@ -76,7 +69,7 @@ def main() -> None:
         )
     trained = Trained(options.run)
     if options.image is not None:
-        said, images = said_with_image(understood), [read_image(options.image)]
+        said, images = said_beside_image(understood), [read_image(options.image)]
         clip = trained.make([said], [None], steps=options.steps, images=images)[0]
     else:
         assert understood.scene is not None
