@@ -20,6 +20,7 @@ from torch import Tensor
 from kandinsky.lab.nano2.scenes import MOST_SUBJECTS, Scene, track
 
 OCTAVES = 6
+GRID = 6  # of a portrait's tokens
 TEMPORAL = 8  # frames of a latent frame, but the first
 CANVAS = 28  # rows, columns and frames, one channel each
 SUBJECT = 4 * OCTAVES + MOST_SUBJECTS + 13
@@ -47,18 +48,55 @@ def latent_track(scene: Scene, frames: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(middle, axis=1), np.stack(change, axis=1)
 
 
-def subject_channels(scene: Scene, frames: int, rows: int, columns: int) -> Tensor:
-    """What each place is to its subject: [T, H, W, SUBJECT]."""
-    middle, change = (torch.from_numpy(x).float() for x in latent_track(scene, frames))
+def own_frame(scene: Scene, frames: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Where each place is in the frame of its subject, and which that is.
+
+    Returns:
+        Coordinates from the subject's middle in its sizes, [T, H, W, 2], and the number of the subject, [T, H, W].
+    """
+    middle = torch.from_numpy(latent_track(scene, frames)[0]).float()
     y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
     at = torch.stack([x, y], dim=-1)  # [H, W, 2]
-    S = len(middle)
     centre, size, angle = middle[..., None, None, :2], middle[..., 2], middle[..., 3]
     apart = (at - centre) / size[..., None, None, None]  # [S, T, H, W, 2]
     cos, sin = (f(angle)[..., None, None] for f in (torch.cos, torch.sin))
     own = torch.stack([cos * apart[..., 0] + sin * apart[..., 1], cos * apart[..., 1] - sin * apart[..., 0]], dim=-1)
     nearest = own.square().sum(-1).argmin(0)  # [T, H, W]
-    own = own.gather(0, nearest[None, ..., None].expand(1, *nearest.shape, 2))[0]
+    return own.gather(0, nearest[None, ..., None].expand(1, *nearest.shape, 2))[0], nearest
+
+
+def textures(tokens_BLC: Tensor, scenes: Sequence[Scene | None], *, frames: int, rows: int, columns: int) -> Tensor:
+    """What the portraits of the subjects hold for each place: [B, T, H, W, C / 4].
+
+    The grid of a portrait's tokens, each cut into 2 x 2 places of a quarter of its channels, is looked up between its
+    places at each place's coordinates in its subject's frame, as the texture of a surface is (deferred neural
+    rendering, Thies et al. 2019, arXiv 1904.12356). Zero beyond a subject's frame, and where no place is known.
+
+    Args:
+        tokens_BLC: Text states, the tokens of the subjects first.
+    """
+    B, C = len(scenes), tokens_BLC.shape[-1]
+    most = max((len(scene.subjects) for scene in scenes if scene is not None), default=1)
+    grid = torch.full((B, frames, rows, columns, 3), 2.0)  # outside
+    for row, scene in zip(grid, scenes, strict=True):
+        if scene is not None:
+            own, nearest = own_frame(scene, frames, rows, columns)
+            row[..., :2] = 2 * own
+            row[..., 2] = (2 * nearest + 1) / most - 1
+    side = GRID
+    planes = tokens_BLC[:, : most * side * side].float().view(B, most, side, side, 2, 2, C // 4)
+    planes = planes.permute(0, 6, 1, 2, 4, 3, 5).reshape(B, C // 4, most, 2 * side, 2 * side)
+    with torch.autocast(planes.device.type, enabled=False):
+        seen = torch.nn.functional.grid_sample(planes, grid.to(planes.device), align_corners=False)
+    return seen.permute(0, 2, 3, 4, 1)
+
+
+def subject_channels(scene: Scene, frames: int, rows: int, columns: int) -> Tensor:
+    """What each place is to its subject: [T, H, W, SUBJECT]."""
+    middle, change = (torch.from_numpy(x).float() for x in latent_track(scene, frames))
+    S = len(middle)
+    size, angle = middle[..., 2], middle[..., 3]
+    own, nearest = own_frame(scene, frames, rows, columns)
     waves = own[..., None] * (math.pi * 2.0 ** torch.arange(OCTAVES))
     numbers = torch.stack(
         [

@@ -24,7 +24,7 @@ from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.lab.nano2.catalogue import Sources
 from kandinsky.lab.nano2.compose import render
-from kandinsky.lab.nano2.geometry import condition_channels
+from kandinsky.lab.nano2.geometry import CHANNELS, condition_channels, textures
 from kandinsky.lab.nano2.portraits import PLACES, PortraitMemory, Portraits
 from kandinsky.lab.nano2.scenes import Scene, draw_scene
 from kandinsky.lab.nano2.words import NOTHING, ROLES, Said, SceneWords, said_of, unsaid
@@ -262,7 +262,9 @@ class SceneObjective:
         noisy[given, 0] = clean[given, 0]
         condition = condition_channels(batch.places, frames=T, rows=H, columns=W, channels=C)
         condition[given, 0, ..., -1] = 1
-        guess = self.network(noisy, condition, t, self.network.words(batch.said))
+        text = self.network.words(batch.said)
+        condition = textured(condition, text, batch.places)
+        guess = self.network(noisy, condition, t, text)
         error_BT = ((guess - clean).pow(2) * self.weight_TC[:T, None, None]).mean(dim=(2, 3, 4))
         weight = torch.ones_like(error_BT)
         weight[given, 0] = 0
@@ -274,6 +276,14 @@ class SceneObjective:
             if chosen.any():
                 figures[f"{name}_{T}"] = float(rows[chosen].mean())
         return loss, figures
+
+
+def textured(condition_BTHWC: Tensor, text: TextEmbeddings, places: Sequence[Scene | None]) -> Tensor:
+    """Condition channels with what the subjects' portraits hold for each place."""
+    B, T, H, W, _ = condition_BTHWC.shape
+    seen = textures(text.tokens_BLC, places, frames=T, rows=H, columns=W)
+    end = CHANNELS + seen.shape[-1]
+    return torch.cat([condition_BTHWC[..., :CHANNELS], seen, condition_BTHWC[..., end:]], dim=-1)
 
 
 def _kept(folder: Path | None, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
@@ -325,6 +335,7 @@ def sample(
     times = torch.linspace(1, 0, steps + 1)
     times = shift * times / (1 + (shift - 1) * times)
     text = network.words(said)
+    condition = textured(condition, text, places)
     for now, after in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         if first_BHWC is not None:
             x[:, 0] = first_BHWC

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.lab.nano2.catalogue import Sources
+from kandinsky.lab.nano2.geometry import GRID
 
 log = logging.getLogger(__name__)
 
-SIDE, GRID, FRAMES = 96, 6, 25
+SIDE, FRAMES = 96, 25
 PLACES = GRID * GRID
 SPATIAL, STATES = 128, 256
 """Components of a place in one frame, and of its 25 frames together: the start of a token."""
