@@ -3,7 +3,7 @@
 A place belongs to the subject that is nearest, counted in its sizes. For the place and that subject: waves of the
 place in the subject's frame (turned and scaled with it), which of the subjects it is, its size, angle and opacity,
 and how far they change within the latent frame. The waves make "which part of the concept is here" a thing to read,
-not to work out.
+not to work out. Beside them stands what the subject's portrait holds for that part: ``textures``.
 
 A text encoder hands the subjects' numbers to the denoiser behind the channels of its pooled vector, so whatever
 carries text embeddings carries them: ``packed`` has, for each of three subjects, whether it is there, and then, for
@@ -28,6 +28,7 @@ from kandinsky.families.nano.scenes import MOST_SUBJECTS, Scene, track
 OCTAVES = 6
 TEMPORAL = 8  # frames of a latent frame, but the first
 LATENT_FRAMES = 4  # of the clip that a scene is meant for
+GRID = 6  # of a portrait's tokens, along each side
 CANVAS = 28  # rows, columns and frames, one channel each
 SUBJECT = 4 * OCTAVES + MOST_SUBJECTS + 13
 CHANNELS = CANVAS + SUBJECT
@@ -67,18 +68,49 @@ def packed(scenes: Sequence[Scene | None]) -> Tensor:
     return out
 
 
-def subject_channels(numbers_STN: Tensor, rows: int, columns: int) -> Tensor:
-    """What each place is to its subject: [T, H, W, SUBJECT]; see ``latent_track``."""
-    middle, change = numbers_STN.chunk(2, dim=-1)
-    down, across = ((torch.arange(n, device=middle.device) + 0.5) / n for n in (rows, columns))
+def own_frame(numbers_STN: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Where each place is in the frame of its subject, and which that is.
+
+    Returns:
+        Coordinates from the subject's middle in its sizes, [T, H, W, 2], and the number of the subject, [T, H, W].
+    """
+    down, across = ((torch.arange(n, device=numbers_STN.device) + 0.5) / n for n in (rows, columns))
     y, x = torch.meshgrid(down, across, indexing="ij")
     at = torch.stack([x, y], dim=-1)  # [H, W, 2]
-    centre, size, angle = middle[..., None, None, :2], middle[..., 2], middle[..., 3]
+    centre, size, angle = numbers_STN[..., None, None, :2], numbers_STN[..., 2], numbers_STN[..., 3]
     apart = (at - centre) / size[..., None, None, None]  # [S, T, H, W, 2]
     cos, sin = (f(angle)[..., None, None] for f in (torch.cos, torch.sin))
     own = torch.stack([cos * apart[..., 0] + sin * apart[..., 1], cos * apart[..., 1] - sin * apart[..., 0]], dim=-1)
     nearest = own.square().sum(-1).argmin(0)  # [T, H, W]
-    own = own.gather(0, nearest[None, ..., None].expand(1, *nearest.shape, 2))[0]
+    return own.gather(0, nearest[None, ..., None].expand(1, *nearest.shape, 2))[0], nearest
+
+
+def textures(tokens_BLC: Tensor, own_BTHW2: Tensor, nearest_BTHW: Tensor) -> Tensor:
+    """What the portraits of the subjects hold for each place: [B, T, H, W, C / 4].
+
+    The grid of a portrait's tokens, each cut into 2 x 2 places of a quarter of its channels, is looked up between its
+    places at each place's coordinates in its subject's frame, as the texture of a surface is. Zero beyond a subject's
+    frame. Source: deferred neural rendering, Thies et al. 2019, arXiv 1904.12356.
+
+    Args:
+        tokens_BLC: Text states, the tokens of three subjects first.
+        own_BTHW2: See ``own_frame``; beyond ±0.5 for clips of which no place is known.
+        nearest_BTHW: See ``own_frame``.
+    """
+    B, C = len(tokens_BLC), tokens_BLC.shape[-1]
+    plane = (2 * nearest_BTHW[..., None].float() + 1) / MOST_SUBJECTS - 1
+    grid = torch.cat([2 * own_BTHW2, plane], dim=-1)
+    planes = tokens_BLC[:, : MOST_SUBJECTS * GRID**2].float().view(B, MOST_SUBJECTS, GRID, GRID, 2, 2, C // 4)
+    planes = planes.permute(0, 6, 1, 2, 4, 3, 5).reshape(B, C // 4, MOST_SUBJECTS, 2 * GRID, 2 * GRID)
+    with torch.autocast(planes.device.type, enabled=False):
+        seen = F.grid_sample(planes, grid, align_corners=False)
+    return seen.permute(0, 2, 3, 4, 1)
+
+
+def subject_channels(numbers_STN: Tensor, own_THW2: Tensor, nearest_THW: Tensor) -> Tensor:
+    """What each place is to its subject: [T, H, W, SUBJECT]; see ``latent_track`` and ``own_frame``."""
+    middle, change = numbers_STN.chunk(2, dim=-1)
+    size, angle, own = middle[..., 2], middle[..., 3], own_THW2
     waves = own[..., None] * (math.pi * 2.0 ** torch.arange(OCTAVES, device=own.device))
     told = torch.stack(
         [
@@ -96,23 +128,35 @@ def subject_channels(numbers_STN: Tensor, rows: int, columns: int) -> Tensor:
         dim=-1,
     )
     frame = torch.arange(numbers_STN.shape[1], device=own.device)[:, None, None]
-    told = told[nearest, frame]  # [T, H, W, 10]
-    which = F.one_hot(nearest, MOST_SUBJECTS).float()
+    told = told[nearest_THW, frame]  # [T, H, W, 10]
+    which = F.one_hot(nearest_THW, MOST_SUBJECTS).float()
     inside = (own.abs().amax(-1, keepdim=True) < 0.5).float()
     return torch.cat([waves.sin().flatten(-2), waves.cos().flatten(-2), which, told, inside, own.clamp(-1, 1)], -1)
 
 
-def condition_channels(packed_BG: Tensor, *, frames: int, rows: int, columns: int, channels: int) -> Tensor:
+def condition_channels(
+    packed_BG: Tensor, tokens_BLC: Tensor, *, frames: int, rows: int, columns: int, channels: int
+) -> Tensor:
     """Condition channels of a batch, with an empty mask: [B, T, H, W, channels + 1], float32.
 
     Args:
         packed_BG: See ``packed``; the channels of clips in which no subject is there are zero but for the canvas's.
+        tokens_BLC: Text states of the same prompts.
         frames: At most four.
+        rows: Of the latent.
+        columns: Of the latent.
+        channels: Of the latent.
     """
+    B, device = len(packed_BG), packed_BG.device
     numbers = packed_BG[:, MOST_SUBJECTS:].float().unflatten(1, (MOST_SUBJECTS, LATENT_FRAMES, NUMBERS))[:, :, :frames]
-    out = torch.zeros(len(packed_BG), frames, rows, columns, channels + 1, device=packed_BG.device)
-    out[..., :CANVAS] = canvas_channels(frames, rows, columns).to(out.device)
-    for row, one, there in zip(out, numbers, packed_BG[:, :MOST_SUBJECTS].sum(1).long().tolist(), strict=True):
+    told = torch.zeros(B, frames, rows, columns, CHANNELS, device=device)
+    told[..., :CANVAS] = canvas_channels(frames, rows, columns).to(device)
+    own = torch.full((B, frames, rows, columns, 2), float(MOST_SUBJECTS), device=device)  # outside of every subject
+    nearest = torch.zeros(B, frames, rows, columns, dtype=torch.long, device=device)
+    for b, there in enumerate(packed_BG[:, :MOST_SUBJECTS].sum(1).long().tolist()):
         if there:
-            row[..., CANVAS:CHANNELS] = subject_channels(one[:there], rows, columns)
-    return out
+            own[b], nearest[b] = own_frame(numbers[b, :there], rows, columns)
+            told[b, ..., CANVAS:] = subject_channels(numbers[b, :there], own[b], nearest[b])
+    seen = textures(tokens_BLC, own, nearest)
+    rest = told.new_zeros(B, frames, rows, columns, channels + 1 - CHANNELS - seen.shape[-1])
+    return torch.cat([told, seen, rest], dim=-1)

@@ -45,8 +45,9 @@ class SceneVelocity:
                 f"frames of {columns}x{rows}: ask for no longer clip and no other size"
             )
         assert channels >= CHANNELS
+        tokens = self.inner.text.expand(B).tokens_BLC.to(x_BTHWC.device)
         packed = self.packed_BG.to(x_BTHWC.device).expand(B, -1)
-        found = condition_channels(packed, frames=frames, rows=rows, columns=columns, channels=channels)
+        found = condition_channels(packed, tokens, frames=frames, rows=rows, columns=columns, channels=channels)
         if (mask := self.known.mask.get(VIDEO)) is not None:
             found[..., -1:] = mask.to(found)[..., :1]
         return found

@@ -262,9 +262,11 @@ class SceneObjective:
         noise = torch.randn(clean.shape, generator=generator)
         noisy = torch.lerp(clean, noise, t.view(-1, 1, 1, 1, 1))
         noisy[given, 0] = clean[given, 0]
-        condition = condition_channels(packed(batch.places), frames=T, rows=H, columns=W, channels=C)
+        text = self.network.words(batch.said)
+        places = packed(batch.places)
+        condition = condition_channels(places, text.tokens_BLC, frames=T, rows=H, columns=W, channels=C)
         condition[given, 0, ..., -1] = 1
-        guess = self.network(noisy, condition, t, self.network.words(batch.said))
+        guess = self.network(noisy, condition, t, text)
         error_BT = ((guess - clean).pow(2) * self.weight_TC[:T, None, None]).mean(dim=(2, 3, 4))
         weight = torch.ones_like(error_BT)
         weight[given, 0] = 0
@@ -321,12 +323,12 @@ def sample(
     B = len(said)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(B, frames, side, side, channels, generator=generator)
-    condition = condition_channels(packed(places), frames=frames, rows=side, columns=side, channels=channels)
+    text, known = network.words(said), packed(places)
+    condition = condition_channels(known, text.tokens_BLC, frames=frames, rows=side, columns=side, channels=channels)
     if first_BHWC is not None:
         condition[:, 0, ..., -1] = 1
     times = torch.linspace(1, 0, steps + 1)
     times = shift * times / (1 + (shift - 1) * times)
-    text = network.words(said)
     for now, after in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         if first_BHWC is not None:
             x[:, 0] = first_BHWC

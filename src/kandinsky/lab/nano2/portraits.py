@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from kandinsky.families.nano.geometry import GRID
 from kandinsky.lab.nano2.catalogue import Sources
 
 log = logging.getLogger(__name__)
 
-SIDE, GRID, FRAMES = 96, 6, 25
+SIDE, FRAMES = 96, 25
 PLACES = GRID * GRID
 SPATIAL, STATES = 128, 256
 """Components of a place in one frame, and of its 25 frames together: the start of a token."""
