@@ -310,6 +310,8 @@ def sample(
     shift: float = 4.0,
     frames: int = LATENT_FRAMES,
     first_BHWC: Tensor | None = None,
+    noise: Tensor | None = None,
+    exact: bool = False,
 ) -> Tensor:
     """Latents of clips by Euler's method; the last step returns the network's guess.
 
@@ -318,11 +320,13 @@ def sample(
         places: Scenes whose places are known, None where not.
         shift: Of the times, towards noise.
         first_BHWC: Latents of given first frames.
+        noise: Where it begins; None draws it.
+        exact: In float32, not in bfloat16.
     """
     side, channels = SIDE // 16, network.dit.params.in_visual_dim
     B = len(said)
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(B, frames, side, side, channels, generator=generator)
+    x = torch.randn(B, frames, side, side, channels, generator=generator) if noise is None else noise
     text, known = network.words(said), packed(places)
     condition = condition_channels(known, text.tokens_BLC, frames=frames, rows=side, columns=side, channels=channels)
     if first_BHWC is not None:
@@ -332,7 +336,7 @@ def sample(
     for now, after in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         if first_BHWC is not None:
             x[:, 0] = first_BHWC
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=not exact):
             guess = network(x, condition, torch.full((B,), now), text)
         x = guess + (x - guess) * (after / now)
     if first_BHWC is not None:
