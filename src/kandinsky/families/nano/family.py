@@ -34,6 +34,7 @@ FAMILY = Family(
         ),
         "nano.scene-dit": replace(
             TRANSFORMER,
+            network=Lazy(f"{_HERE}.networks:scene_transformer"),
             bind=Lazy(f"{_HERE}.scene_denoiser:bind"),
             attention=("dense",),
             conditions=("scenes",),

@@ -37,6 +37,13 @@ def vocabulary(component: Component, files: Files, text: str) -> list[tuple[str,
     return KnownWords.read(files["words"]).found(text) if "words" in files else []
 
 
+def scene_transformer(component: Component, path: Path) -> nn.Module:
+    from kandinsky.families.kandinsky5.params import DiTParams
+    from kandinsky.families.nano.scene_transformer import SceneTransformer
+
+    return SceneTransformer(DiTParams.from_dict(component.params))
+
+
 def patch_autoencoder(component: Component, path: Path) -> nn.Module:
     from kandinsky.families.nano.decoder import NanoDecoder
     from kandinsky.families.nano.linear import LinearPatches

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.geometry import condition_channels, packed
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.families.nano.scene_words import NOTHING, ROLES, Said, SceneWords, said_of, unsaid
+from kandinsky.families.nano.scene_transformer import SceneTransformer
 from kandinsky.families.nano.scenes import Scene
 from kandinsky.lab.nano2.catalogue import Sources
 from kandinsky.lab.nano2.compose import render
@@ -62,7 +62,7 @@ class SceneDenoiser(nn.Module):
 
     def __init__(self, params: DiTParams, memory: nn.Module) -> None:
         super().__init__()
-        self.dit = DiffusionTransformer3D(params)
+        self.dit = SceneTransformer(params)
         self.words = SceneWords(memory, tokens=PLACES, dim=params.in_text_dim)
 
     def forward(self, x_BTHWC: Tensor, condition_BTHWC: Tensor, time_B: Tensor, text: TextEmbeddings) -> Tensor:
@@ -207,7 +207,7 @@ class SceneObjective:
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by pace, see ``SteadyObjective``."""
-        blocks = ("self_attention", "cross_attention", "feed_forward", "words.memory.")
+        blocks = ("self_attention", "cross_attention", "feed_forward", "words.memory.", "dit.local.")
         result: dict[str, list[nn.Parameter]] = {"muon": [], "plain": [], "rows": []}
         for name, p in self.network.named_parameters():
             if name.startswith("words.") and "memory." not in name:

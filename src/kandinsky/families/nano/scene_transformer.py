@@ -1,0 +1,64 @@
+"""The second Nano's network: the Kandinsky 5 transformer, and beside it a small head that sees one latent place.
+
+The transformer's tokens are 2 × 2 places of 192 channels in a width of 384, so it cannot say everything of a place.
+What is left is local: the noisy latent, what the subject's portrait holds for that place, and where that is. A head of
+three layers turns these into what the transformer adds to.
+
+Legend: B batch; T H W C latent frames, rows, columns, channels; D width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.families.kandinsky5.params import DiTParams
+from kandinsky.model.values import TextEmbeddings
+from kandinsky.ops.linear import Linear
+
+TIMES = 8  # waves of the time
+FEATURES, WIDTH = 512, 768
+
+
+class LocalHead(nn.Module):
+    """Of each place by itself: latent, condition channels, prompt and time to an estimate of the clean latent.
+
+    Its last layer starts at zero.
+    """
+
+    def __init__(self, params: DiTParams) -> None:
+        super().__init__()
+        self.told = Linear(params.in_text_dim2, FEATURES - TIMES - params.input_channels)
+        self.in_layer = Linear(FEATURES, WIDTH)
+        self.inner = Linear(WIDTH, WIDTH)
+        self.out_layer = Linear(WIDTH, params.out_visual_dim, bias=False)
+        nn.init.zeros_(self.out_layer.weight)
+
+    def forward(self, x_BTHWC: Tensor, pooled_BC: Tensor, time_B: Tensor) -> Tensor:
+        """The estimate; ``x_BTHWC`` with its condition channels, time in [0, 1]."""
+        waves = time_B.float()[:, None] * (math.pi * torch.arange(TIMES // 2, device=time_B.device))
+        told = torch.cat([self.told(pooled_BC), waves.sin().to(pooled_BC), waves.cos().to(pooled_BC)], dim=-1)
+        B, T, H, W, _ = x_BTHWC.shape
+        x = torch.cat([x_BTHWC, told.to(x_BTHWC)[:, None, None, None].expand(B, T, H, W, -1)], dim=-1)
+        x = F.silu(self.in_layer(x.to(self.in_layer.weight.dtype)))
+        out: Tensor = self.out_layer(F.silu(self.inner(x)))
+        return out
+
+
+class SceneTransformer(DiffusionTransformer3D):
+    """Predicts the clean latent."""
+
+    def __init__(self, params: DiTParams) -> None:
+        super().__init__(params)
+        self.local = LocalHead(params)
+
+    def forward(self, x_BTHWC: Tensor, time: Tensor, text: TextEmbeddings, **ways: Any) -> Tensor:
+        """As ``DiffusionTransformer3D.forward``, of whole clips."""
+        seen: Tensor = super().forward(x_BTHWC, time, text, **ways)
+        local: Tensor = self.local(x_BTHWC, text.pooled_BC.expand(len(x_BTHWC), -1), time / 1000)
+        return seen + local
