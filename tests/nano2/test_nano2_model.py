@@ -15,7 +15,6 @@ import kandinsky
 from kandinsky.catalogue import find, plan
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError, WeightsError
-from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.decoder import NanoDecoder
 from kandinsky.families.nano.geometry import CHANNELS, LATENT_FRAMES, PACKED, packed
@@ -23,6 +22,7 @@ from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.families.nano.params import NanoPatchParams
 from kandinsky.families.nano.scene_denoiser import bind
 from kandinsky.families.nano.scene_encoder import NanoSceneEncoder
+from kandinsky.families.nano.scene_transformer import SceneTransformer
 from kandinsky.families.nano.scene_words import NOTHING, RowMemory, SceneWords, said_of
 from kandinsky.families.nano.scenes import COLOURS, WHITE
 from kandinsky.lab.nano import captions
@@ -65,14 +65,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in (linear.still, linear.moving):
         part.basis.copy_(torch.linalg.qr(torch.randn(part.basis.shape).T)[0].T)
     networks: dict[str, nn.Module] = {
-        "dit": DiffusionTransformer3D(DiTParams.from_dict(DIT)),
+        "dit": SceneTransformer(DiTParams.from_dict(DIT)),
         "rows": words(),
         "vae": NanoDecoder(linear, params.decoder),
     }
     for name, network in networks.items():
         with torch.no_grad():
-            for p in network.parameters():
-                p.copy_(torch.randn(p.shape) * (0.05 if name == "vae" else 0.2))
+            for own, p in network.named_parameters():  # of the head every layer makes its input larger
+                p.copy_(torch.randn(p.shape) * (0.05 if name == "vae" else 0.03 if "local." in own else 0.2))
         write_state(network.state_dict(), place / f"{name}.safetensors")
     (place / "words.json").write_text(json.dumps(scene_words()), encoding="utf-8")
     for task in ("t2v", "i2v"):
@@ -338,6 +338,6 @@ def test_the_plan_and_the_cards(cards: Path) -> None:
     assert card.sampling.steps == 8 and card.sampling.guidance == 1 and card.does.makes == "video"
     assert find("nano2-i2v").dit == card.dit and find("nano2-i2v").does.image == "required"
     with torch.device("meta"):
-        network = DiffusionTransformer3D(DiTParams.from_dict(card.dit.params))
+        network = SceneTransformer(DiTParams.from_dict(card.dit.params))
     assert sum(p.numel() for p in network.parameters()) == card.parameters
     assert plan("tiny2-t2v", seconds=2) is not None

@@ -36,6 +36,8 @@ FAMILY = Family(
             TRANSFORMER,
             network=Lazy(f"{_HERE}.networks:scene_transformer"),
             bind=Lazy(f"{_HERE}.scene_denoiser:bind"),
+            cost=Lazy(f"{_HERE}.cost:scene_transformer"),
+            flops=Lazy(f"{_HERE}.cost:scene_flops"),
             attention=("dense",),
             conditions=("scenes",),
             frame_times=False,

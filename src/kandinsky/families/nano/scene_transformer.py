@@ -18,11 +18,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.kandinsky5.params import DiTParams
+from kandinsky.families.nano.cost import LOCAL_FEATURES, LOCAL_WIDTH
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.linear import Linear
 
 TIMES = 8  # waves of the time
-FEATURES, WIDTH = 512, 768
 
 
 class LocalHead(nn.Module):
@@ -33,10 +33,10 @@ class LocalHead(nn.Module):
 
     def __init__(self, params: DiTParams) -> None:
         super().__init__()
-        self.told = Linear(params.in_text_dim2, FEATURES - TIMES - params.input_channels)
-        self.in_layer = Linear(FEATURES, WIDTH)
-        self.inner = Linear(WIDTH, WIDTH)
-        self.out_layer = Linear(WIDTH, params.out_visual_dim, bias=False)
+        self.told = Linear(params.in_text_dim2, LOCAL_FEATURES - TIMES - params.input_channels)
+        self.in_layer = Linear(LOCAL_FEATURES, LOCAL_WIDTH)
+        self.inner = Linear(LOCAL_WIDTH, LOCAL_WIDTH)
+        self.out_layer = Linear(LOCAL_WIDTH, params.out_visual_dim, bias=False)
         nn.init.zeros_(self.out_layer.weight)
 
     def forward(self, x_BTHWC: Tensor, pooled_BC: Tensor, time_B: Tensor) -> Tensor:

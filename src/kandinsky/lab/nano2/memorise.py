@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.geometry import condition_channels, packed
 from kandinsky.families.nano.linear import LinearPatches
-from kandinsky.families.nano.scene_words import NOTHING, ROLES, Said, SceneWords, said_of, unsaid
 from kandinsky.families.nano.scene_transformer import SceneTransformer
+from kandinsky.families.nano.scene_words import NOTHING, ROLES, Said, SceneWords, said_of, unsaid
 from kandinsky.families.nano.scenes import Scene
 from kandinsky.lab.nano2.catalogue import Sources
 from kandinsky.lab.nano2.compose import render
@@ -31,6 +31,7 @@ from kandinsky.lab.nano2.portraits import PLACES, PortraitMemory, Portraits
 from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
+from kandinsky.train.muon import BLOCK
 
 SIDE, FRAMES, LATENT_FRAMES = 192, 25, 4
 ROPE_SCALE = (0.25, 0.25, 0.25)
@@ -214,7 +215,7 @@ class SceneObjective:
                 result["rows"].append(p)
             else:
                 matrix = p.ndim == 2 and any(b in name for b in blocks) and len(p) > PLACES
-                result["muon" if matrix else "plain"].append(p)
+                result["muon" if matrix and max(p.shape) % BLOCK == 0 else "plain"].append(p)
         return result
 
     def batch(self, step: int, generator: torch.Generator) -> SceneBatch:
