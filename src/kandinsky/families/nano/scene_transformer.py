@@ -50,6 +50,20 @@ class LocalHead(nn.Module):
         return out
 
 
+def wiener(x_BTHWC: Tensor, time_B: Tensor, channels: int) -> Tensor:
+    """The noisy latent scaled to the best linear guess of a clean one of variance 1; known frames stay as they are.
+
+    With x = (1 - t) * clean + t * noise that is x * (1 - t) / ((1 - t)^2 + t^2): at t = 1 nothing is left of the noise,
+    which a network would otherwise have to learn to overlook where what it is told is all there is.
+
+    Args:
+        channels: Of the latent; condition channels follow, the last of which marks known frames.
+    """
+    kept = ((1 - time_B) / ((1 - time_B) ** 2 + time_B**2)).to(x_BTHWC).view(-1, 1, 1, 1, 1)
+    scale = torch.lerp(kept, torch.ones_like(kept), x_BTHWC[..., -1:])
+    return torch.cat([x_BTHWC[..., :channels] * scale, x_BTHWC[..., channels:]], dim=-1)
+
+
 class SceneTransformer(DiffusionTransformer3D):
     """Predicts the clean latent."""
 
@@ -59,6 +73,7 @@ class SceneTransformer(DiffusionTransformer3D):
 
     def forward(self, x_BTHWC: Tensor, time: Tensor, text: TextEmbeddings, **ways: Any) -> Tensor:
         """As ``DiffusionTransformer3D.forward``, of whole clips."""
+        x_BTHWC = wiener(x_BTHWC, time / 1000, self.params.in_visual_dim)
         seen: Tensor = super().forward(x_BTHWC, time, text, **ways)
         local: Tensor = self.local(x_BTHWC, text.pooled_BC.expand(len(x_BTHWC), -1), time / 1000)
         return seen + local
