@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import kandinsky
+from kandinsky.bench.fit_preview import samples
 from kandinsky.catalogue import find, plan
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError, WeightsError
@@ -340,4 +341,12 @@ def test_the_plan_and_the_cards(cards: Path) -> None:
     with torch.device("meta"):
         network = SceneTransformer(DiTParams.from_dict(card.dit.params))
     assert sum(p.numel() for p in network.parameters()) == card.parameters
-    assert plan("tiny2-t2v", seconds=2) is not None
+    assert card.preview is not None and len(card.preview.weights) == card.clip.channels
+    told = plan("tiny2-t2v", seconds=2)
+    assert told.tokens == 4 * 6 * 6 and told.passes == 8 and 0 < told.seconds < 60
+
+
+def test_previews_are_fitted_without_the_first_latent_frame(pipe: GenerationPipeline) -> None:
+    whole, later = (samples(pipe, "a cat on red", 1, first=first) for first in (True, False))
+    assert [len(x) for x in (*whole, *later)] == [4 * 144] * 2 + [3 * 144] * 2
+    assert torch.equal(whole[0][144:], later[0]) and torch.equal(whole[1][144:], later[1])
