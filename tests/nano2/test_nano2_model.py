@@ -301,6 +301,15 @@ def test_clips_of_every_length_and_stills(pipe: GenerationPipeline, seconds: flo
     assert np.array_equal(video.frames, pipe("a panda on a blue background", seconds=seconds, seed=3, steps=2).frames)
 
 
+def test_it_generates_in_bfloat16(cards: Path) -> None:
+    """As on a GPU: weights and matrix products have eight bits of precision, and the clip is about the same."""
+    exact, low = (
+        kandinsky.load("tiny2-t2v", device="cpu", dtype=dtype)("a cat left of a dog", seed=1, steps=2).frames
+        for dtype in ("float32", "bfloat16")
+    )
+    assert np.abs(exact.astype(float) - low).mean() < 0.05 * exact.std()
+
+
 def test_longer_clips_and_other_sizes_are_refused(pipe: GenerationPipeline) -> None:
     for wrong in ({"seconds": 4}, {"width": 256, "height": 256}):
         with pytest.raises(RequestError):

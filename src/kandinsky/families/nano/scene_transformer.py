@@ -42,7 +42,8 @@ class LocalHead(nn.Module):
     def forward(self, x_BTHWC: Tensor, pooled_BC: Tensor, time_B: Tensor) -> Tensor:
         """The estimate; ``x_BTHWC`` with its condition channels, time in [0, 1]."""
         waves = time_B.float()[:, None] * (math.pi * torch.arange(TIMES // 2, device=time_B.device))
-        told = torch.cat([self.told(pooled_BC), waves.sin().to(pooled_BC), waves.cos().to(pooled_BC)], dim=-1)
+        words = self.told(pooled_BC.to(self.told.weight.dtype))
+        told = torch.cat([words, waves.sin().to(words), waves.cos().to(words)], dim=-1)
         B, T, H, W, _ = x_BTHWC.shape
         x = torch.cat([x_BTHWC, told.to(x_BTHWC)[:, None, None, None].expand(B, T, H, W, -1)], dim=-1)
         x = F.silu(self.in_layer(x.to(self.in_layer.weight.dtype)))
