@@ -23,6 +23,7 @@ FAMILY = Family(
             reader=Lazy(f"{_HERE}.networks:text_encoder"),
             tensors=("network",),
             tells_unused=True,
+            acts=Lazy(f"{_HERE}.actions:told"),
             vocabulary=Lazy(f"{_HERE}.networks:vocabulary"),
             cost=_SMALL,
         ),
