@@ -295,7 +295,10 @@ class LiveObjective(Objective):
         if batch.switch is not None:
             kind = "switch"
         value = error_KB.mean()
-        figures = {f"loss_{kind}_{last + 1}of{steps}": float(value.detach()), "last_frame": float(error_KB[-1].detach().mean())}
+        figures = {
+            f"loss_{kind}_{last + 1}of{steps}": float(value.detach()),
+            "last_frame": float(error_KB[-1].detach().mean()),
+        }
         timed = at_times(torch.full((len(clean),), self.times[last]), error_KB.detach().mean(0))
         return Loss(value, len(clean), figures=figures, timed=timed)
 
