@@ -344,8 +344,9 @@ def _read_network(
     precision: Precision | None,
     added: Path | None = None,
 ) -> nn.Module:
-    """Read a network anew, with the update in ``added``; the first reading takes the one in ``spare``, which was built
-    to check the file.
+    """Read a network anew, with the update in ``added``.
+
+    The first reading takes the network in ``spare``, which was built to check the file.
     """
     try:
         net = spare.pop()

@@ -133,8 +133,8 @@ def roll(
 ) -> Generator[Step | Chunk, None, None]:
     """Make chunk after chunk.
 
-    When the prompt changes, the chunks that the next one sees go through the network again, under the new one, each with
-    the action that led to it. A new action holds for the next chunk alone, and what is remembered stays.
+    When the prompt changes, the chunks that the next one sees go through the network again, under the new one, each
+    with the action that led to it. A new action holds for the next chunk alone, and what is remembered stays.
 
     Args:
         context: The model.

@@ -1,10 +1,12 @@
-"""Recipes of kind `nano-live`: a causal Nano of two steps a latent frame, on real clips and its own past.
+"""Recipes of kind `nano-live`: a causal Nano of few steps a latent frame, on real clips and its own past.
 
 The student goes on from what it made itself, by the roll-out of generation (``diffusion/roll.py``), and is held against
 the clip itself: an emoji is a loop, so the right next frame is known for as long as it runs, and no teacher is asked.
-In some roll-outs the prompt changes on the way: what is remembered is seen again under the new prompt, as in generation,
-and from then on the other clip is right. In clips of the small world each latent frame is told the action that led to
-it, and where the subject stands is known from the frames alone.
+Each latent frame of a roll-out is asked for once, from noise alone or from the clip at a time of its own, and what is
+answered is what the next ones see.
+In some roll-outs the prompt changes on the way: what is remembered is seen again under the new prompt, as in
+generation, and from then on the other clip is right. In clips of the small world each latent frame is told the action
+that led to it, and where the subject stands is known from the frames alone.
 
 What learns are low-rank updates of every linear layer, so that the student is a small file beside the shipped network.
 
@@ -43,7 +45,7 @@ from kandinsky.ops.key_values import KeyValues
 from kandinsky.ops.lora import LowRank, linear_layers
 from kandinsky.train import loop
 from kandinsky.train.denoising import Denoising, Given
-from kandinsky.train.objective import Loss, Objective, Portion, Rng, Update, at_times
+from kandinsky.train.objective import Loss, Objective, Portion, Rng, Timed, Update, at_times
 from kandinsky.train.recipe import Run
 from kandinsky.train.work import done
 from kandinsky.weights.read import load_into, read_state
@@ -70,24 +72,26 @@ class RollSettings:
     """How roll-outs go.
 
     Attributes:
-        times: Falling times of the steps of a latent frame.
         frames: Latent frames of a roll-out.
         batch: Roll-outs of a step.
         context_noise: As ``ChunkSettings``.
         beginning: So many begin with nothing, the others after frames of the clip.
         switches: So many of those others change their prompt on the way.
         world: So many are of the small world.
-        last: How often each step is the last one of a frame, which is the one that learns.
+        noise: So many latent frames are asked for from noise alone, the others from a time between ``least`` and 1.
+        shift: Of these times: more than 1 draws more of much noise.
+        least: The least of them.
     """
 
-    times: tuple[float, ...] = (1.0, 0.6)
     frames: int = field(default=8, metadata=_COUNT)
     batch: int = field(default=12, metadata=_COUNT)
     context_noise: float = field(default=0.05, metadata=_SHARE)
     beginning: float = field(default=0.35, metadata=_SHARE)
     switches: float = field(default=0.35, metadata=_SHARE)
     world: float = field(default=0.0, metadata=_SHARE)
-    last: tuple[float, ...] = (0.4, 0.6)
+    noise: float = field(default=0.5, metadata=_SHARE)
+    shift: float = field(default=2.0, metadata={"above": 0})
+    least: float = field(default=0.2, metadata=_SHARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +227,6 @@ class LiveObjective(Objective):
         self.rest, self.world, self.settings = rest, world, settings
         self.attention = denoising.attention
         self.reach = self.attention.reach
-        self.times = (*settings.times, 0.0)
 
     @property
     def updates(self) -> tuple[Update, ...]:
@@ -258,12 +261,11 @@ class LiveObjective(Objective):
         return Rolled(clean, before, tuple(texts), switch)
 
     def loss(self, update: str, batch: Rolled, rng: Rng) -> Loss:
-        generator, steps = rng.generator(1), len(self.settings.times)
-        last = int(torch.multinomial(torch.tensor(self.settings.last), 1, generator=generator))
+        generator = rng.generator(1)
         clean, level = batch.clean_BKHWC, self.settings.context_noise
         noise = torch.randn(clean.shape, generator=generator)
         seen = as_context(self.denoising.noised, clean, torch.randn(clean.shape, generator=generator), level)
-        errors = []
+        errors, rows = list[Tensor](), list[Timed]()
         with parametrize.cached():
             for layer in linear_layers(self.student).values():
                 layer.weight  # made once, and now: where no gradient is kept it would be one without  # noqa: B018
@@ -276,31 +278,33 @@ class LiveObjective(Objective):
                     past = self._past(batch)
                     for place in range(max(0, k - self.reach), k):
                         past.keep(Finished(k, kept[place]))
-                x = noise[:, k : k + 1]
-                for number in range(last + 1):
-                    t = torch.full((len(x),), self.times[number])
-                    with torch.set_grad_enabled(number == last):
-                        prediction = past.ask(x, t, k)
-                    if number < last:
-                        x = self.denoising.moved(prediction, x, t, torch.full_like(t, self.times[number + 1]))
-                made = self.denoising.clean_of(prediction, x, t)
-                errors.append((made - clean[:, k : k + 1]).pow(2).mean(dim=(1, 2, 3, 4)))
-                own = torch.randn(made.shape, generator=generator)
-                kept.append(as_context(self.denoising.noised, made.detach(), own, level))
+                right, own_noise, t = clean[:, k : k + 1], noise[:, k : k + 1], self._times(len(clean), generator)
+                x = self.denoising.noised(right, own_noise, t)
+                prediction = past.ask(x, t, k)
+                target = self.denoising.target(right, own_noise, t)
+                errors.append((prediction - target).pow(2).mean(dim=(1, 2, 3, 4)))
+                rows += at_times(t, errors[-1].detach())
                 if k + 1 < clean.shape[1]:
+                    made = self.denoising.clean_of(prediction.detach(), x, t)
+                    own = torch.randn(made.shape, generator=generator)
+                    kept.append(as_context(self.denoising.noised, made, own, level))
                     past.keep(Finished(k, kept[-1]))
-        error_KB = torch.stack(errors)
+        value = torch.stack(errors).mean()
         done(len(clean), len(errors) * clean[:, 0, ..., 0].numel() // 4)
         kind = "world" if batch.texts[0].tokens_BLC.shape[1] > 6 else "begin" if not batch.before else "on"
         if batch.switch is not None:
             kind = "switch"
-        value = error_KB.mean()
-        figures = {
-            f"loss_{kind}_{last + 1}of{steps}": float(value.detach()),
-            "last_frame": float(error_KB[-1].detach().mean()),
-        }
-        timed = at_times(torch.full((len(clean),), self.times[last]), error_KB.detach().mean(0))
+        figures = {f"loss_{kind}": float(value.detach())}
+        if from_noise := [row.error for row in rows if row.time == 1]:
+            figures[f"noise_{kind}"] = sum(from_noise) / len(from_noise)
+        timed = [one._replace(weight=1 / len(errors)) for one in rows]
         return Loss(value, len(clean), figures=figures, timed=timed)
+
+    def _times(self, count: int, generator: torch.Generator) -> Tensor:
+        settings, u = self.settings, torch.rand(2, count, generator=generator)
+        shifted = settings.shift * u[0] / (1 + (settings.shift - 1) * u[0])
+        between = settings.least + (1 - settings.least) * shifted
+        return torch.where(u[1] < settings.noise, torch.ones(count), between)
 
     def _past(self, batch: Rolled) -> CachedPast:
         memory = KeyValues(self.attention)

@@ -2,9 +2,9 @@
 
 A script of actions is played, and what is seen of each is told from the frames alone: where the subject stands (its
 centre, against the background's colour), how high it rose, and how large it is, in shares of what the rules of
-``streams.World`` say. What is right is what the rules do, so a step against the wall is to stay. The same reading of
-clips that were composited by the rules is the best that can be measured, and of clips to which nothing was told the
-worst. Retrieval says whether the subject is still the one that was asked for.
+``streams.World`` say. What is right is what the rules do: a step against the wall is to stay, and half a step counts as
+neither. The same reading of clips that were composited by the rules is the best that can be measured, and of clips to
+which nothing was told the worst. Retrieval says whether the subject is still the one that was asked for.
 
 Legend: T frames of a chunk; H W C rows, columns, channels.
 """
@@ -89,17 +89,19 @@ def seen(before: Place, during: Sequence[Place], world: World) -> str:
     return most if shares[most] > 0.5 else STAYS
 
 
-def done(actions: Sequence[str], world: World) -> list[str]:
-    """What the rules do of each action: at a wall, or at full size, nothing."""
+def done(actions: Sequence[str], world: World) -> list[str | None]:
+    """What the rules do of each action: at a wall, or at full size, nothing; None where it is half of it."""
     places = world.places(actions)
-    steps = list(zip(actions, places[::TEMPORAL], places[TEMPORAL::TEMPORAL], strict=False))
 
-    def of(action: str, before: Place, after: Place) -> str:
-        if action in ("left", "right") and abs(after.x - before.x) < world.step / 2:
-            return STAYS
-        return STAYS if action == "grow" and after.scale - before.scale < world.growth / 2 else action
+    def of(action: str, before: Place, after: Place) -> str | None:
+        share = {
+            "left": (before.x - after.x) / world.step,
+            "right": (after.x - before.x) / world.step,
+            "grow": (after.scale - before.scale) / world.growth,
+        }.get(action, 1.0)
+        return action if share > 0.9 else STAYS if share < 0.1 else None
 
-    return [of(*step) for step in steps]
+    return [of(*step) for step in zip(actions, places[::TEMPORAL], places[TEMPORAL::TEMPORAL], strict=False)]
 
 
 def judged(clips: Sequence[tuple[Sequence[str], np.ndarray]], world: World, right: int | None = None) -> WorldFigures:
@@ -114,6 +116,8 @@ def judged(clips: Sequence[tuple[Sequence[str], np.ndarray]], world: World, righ
     for actions, frames in clips:
         places = [stands(frame) for frame in frames]
         for number, wanted in enumerate(done(actions, world)):
+            if wanted is None:
+                continue
             begin = number * TEMPORAL
             found = seen(places[begin], places[begin + 1 : begin + 1 + TEMPORAL], world)
             hits[wanted].append(found == wanted)
