@@ -129,7 +129,7 @@ def test_a_damaged_timeline_is_named(changed: dict[str, Any], words: str) -> Non
     ("args", "words"),
     [
         ((), "no prompt was given"),
-        (("a panda", "-m", "tiny"), "cannot be streamed: use `live`"),
+        (("a panda", "-m", "tiny"), "cannot be streamed: use `nano-live`, `nano-world`, `live`"),
         (("a panda", "-o", "x.mp4"), "raw video, .y4m"),
         (("a panda", "--seconds", "-1", "-o", "x.y4m"), "must be a number above 0"),
         (("a panda",), "standard output is no terminal"),

@@ -6,7 +6,6 @@ unit variance, drawn once. What they do is learned by the denoiser alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +15,7 @@ from kandinsky.model.values import TextEmbeddings
 
 ACTIONS = ("stay", "left", "right", "jump", "grow")
 ACTION_SEED = 20261130
+SHARE = 0.5  # of an action in the pooled state, in which the concept shall stay the loudest
 
 
 def told(text: TextEmbeddings, actions: Sequence[str]) -> TextEmbeddings:
@@ -38,5 +38,5 @@ def told(text: TextEmbeddings, actions: Sequence[str]) -> TextEmbeddings:
     tokens_VC, pooled_VC = (torch.randn(len(ACTIONS), width, generator=generator) for width in widths)
     chosen = [ACTIONS.index(action) for action in actions]
     token_B1C = tokens_VC[chosen][:, None].to(text.tokens_BLC)
-    pooled_BC = (text.pooled_BC + pooled_VC[chosen].to(text.pooled_BC)) / math.sqrt(2.0)
+    pooled_BC = text.pooled_BC + SHARE * pooled_VC[chosen].to(text.pooled_BC)
     return TextEmbeddings(torch.cat((text.tokens_BLC, token_B1C), dim=1), pooled_BC, text.mask_BL)
