@@ -155,7 +155,7 @@ def adapt(network: nn.Module, rank: int) -> nn.Module:
     for name, layer in linear_layers(network).items():
         update = LowRankUpdate(layer.weight, rank, rounds=any(part in name for part in ROUNDED))
         parametrize.register_parametrization(layer, "weight", update)
-        layer.parametrizations.weight.original.requires_grad_(False)  # type: ignore[union-attr, operator]
+        layer.parametrizations.weight.original.requires_grad_(False)  # type: ignore[union-attr]
     return network
 
 

@@ -208,11 +208,10 @@ def _centred(frame_HWC: np.ndarray, at: Place, size: int) -> np.ndarray:
     from PIL import Image
 
     half = max(at.scale, 0.1) * size / 2
-    middle = ((at.x + 0.5) * size, (at.y + 0.5) * size)
-    box = (middle[0] - half, middle[1] - half, middle[0] + half, middle[1] + half)
+    x, y = (at.x + 1) * size, (at.y + 1) * size  # in a picture of twice the size, so that nothing is cut off
     picture = Image.fromarray(frame_HWC)
     edge = tuple(int(v) for v in np.median(frame_HWC[:2].reshape(-1, 3), axis=0))
     wide = Image.new("RGB", (2 * size, 2 * size), edge)
     wide.paste(picture, (size // 2, size // 2))
-    moved = tuple(value + size // 2 for value in box)
-    return np.asarray(wide.resize((size, size), Image.Resampling.BILINEAR, box=moved))
+    box = (x - half, y - half, x + half, y + half)
+    return np.asarray(wide.resize((size, size), Image.Resampling.BILINEAR, box=box))

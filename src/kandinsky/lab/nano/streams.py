@@ -126,10 +126,10 @@ def at_rest(number: int, entry: Concept, colours: int) -> list[Stream]:
     rng = np.random.default_rng(70_000 + number)
     shown = captions.TRAIN_COLOURS(entry)
     made = [Stream(number, int(colour)) for colour in rng.permutation(shown)[:colours]]
-    words: dict[str, str] = {}
-    kind = ("position", "scale")[int(rng.integers(2))]
-    words[kind] = str(rng.choice(captions.POSITIONS if kind == "position" else captions.SCALES))
-    return [*made, Stream(number, int(rng.choice(shown)), **words)]
+    is_moved = bool(rng.integers(2) == 0)
+    word = str(rng.choice(captions.POSITIONS if is_moved else captions.SCALES))
+    colour = int(rng.choice(shown))
+    return [*made, Stream(number, colour, position=word if is_moved else None, scale=None if is_moved else word)]
 
 
 def in_world(number: int, entry: Concept, clips: int) -> list[Stream]:
