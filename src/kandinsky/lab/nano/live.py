@@ -61,10 +61,10 @@ AFTER_SWITCH = 10  # latent frame of a clip that is right behind a change to it:
 
 @dataclass(frozen=True, slots=True)
 class StreamData:
-    """Clips, made once: of each concept over so many colours, and in the small world; see ``streams.py``."""
+    """Clips, made once: of each concept over so many colours; so many of each that lives in the small world."""
 
     colours: int = field(default=5, metadata=_COUNT)
-    world: int = field(default=3, metadata={"least": 0})
+    world: int = field(default=15, metadata={"least": 0})
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +208,7 @@ class LiveObjective(Objective):
         student: What learns, see ``adapt``.
         denoising: Its noise process, under causal attention.
         words: Nano's text network: its memory of slots.
+        weights_C: Of each channel of the latent in the error.
         rest: Clips of subjects that stay where they are.
         world: Clips of the small world.
         settings: See ``RollSettings``.
@@ -218,13 +219,14 @@ class LiveObjective(Objective):
         student: nn.Module,
         denoising: Denoising,
         words: NanoTextNetwork,
+        weights_C: Tensor,
         rest: Latents,
         world: Latents | None,
         settings: RollSettings,
     ) -> None:
         assert denoising.attention is not None
         self.student, self.denoising, self.words = student, denoising, words.requires_grad_(False)
-        self.rest, self.world, self.settings = rest, world, settings
+        self.weights_C, self.rest, self.world, self.settings = weights_C, rest, world, settings
         self.attention = denoising.attention
         self.reach = self.attention.reach
 
@@ -282,7 +284,7 @@ class LiveObjective(Objective):
                 x = self.denoising.noised(right, own_noise, t)
                 prediction = past.ask(x, t, k)
                 target = self.denoising.target(right, own_noise, t)
-                errors.append((prediction - target).pow(2).mean(dim=(1, 2, 3, 4)))
+                errors.append(((prediction - target).pow(2) * self.weights_C).mean(dim=(1, 2, 3, 4)))
                 rows += at_times(t, errors[-1].detach())
                 if k + 1 < clean.shape[1]:
                     made = self.denoising.clean_of(prediction.detach(), x, t)
@@ -352,6 +354,7 @@ def train(recipe: LiveRecipe, run: Run) -> Path:
         student,
         denoising.under(AttentionSpec().chosen(recipe.attention)),
         words,
+        seen_weights(frozen.to_latent.weight),
         Latents(rest),
         Latents(world) if recipe.roll.world else None,
         recipe.roll,
@@ -362,6 +365,20 @@ def train(recipe: LiveRecipe, run: Run) -> Path:
     student.load_state_dict(made, strict=False)
     write_state(merged(student), run.out / "dit.safetensors", layout="official")
     return write_update(updates_of(student), run.out / "update.safetensors")
+
+
+@torch.no_grad()
+def seen_weights(to_latent_CP: Tensor) -> Tensor:
+    """How much of a channel of the latent is seen: roots of the energies that it has in pixels, 1 on average.
+
+    Channels are nearly whitened, but the first ones hold colours and places, and the last ones texture.
+
+    Args:
+        to_latent_CP: The autoencoder's projection of the pixels of a patch.
+    """
+    energies_C = torch.linalg.pinv(to_latent_CP.float()).pow(2).sum(0)
+    weights_C: Tensor = energies_C.sqrt() / energies_C.sqrt().mean()
+    return weights_C
 
 
 def _update_of(layer: nn.Module) -> LowRankUpdate:

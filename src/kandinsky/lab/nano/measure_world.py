@@ -20,7 +20,7 @@ import numpy as np
 from kandinsky.families.nano.actions import ACTIONS
 from kandinsky.lab.nano import captions
 from kandinsky.lab.nano.captions import Prompt, evaluation_prompts
-from kandinsky.lab.nano.streams import TEMPORAL, Place, World, drawn_actions, placed
+from kandinsky.lab.nano.streams import INHABITANTS, TEMPORAL, Place, World, drawn_actions, placed
 from kandinsky.model.timeline import Play
 
 if TYPE_CHECKING:
@@ -162,7 +162,12 @@ def measure_world(
     Returns:
         Figures by group: as told; the same scripts judged by clips to which nothing was told; real clips.
     """
-    world, asked = World(), [one for one in evaluation_prompts() if one.lang == "en" and one.kind == "label"]
+    world, names = World(), [entry.en.lower() for entry in judge.entries]
+    asked = [
+        one
+        for one in evaluation_prompts()
+        if one.lang == "en" and one.kind == "label" and names[one.concept_index] in INHABITANTS
+    ]
     asked = asked[:: max(1, len(asked) // prompts)][:prompts] if prompts else asked
     told, untold, real, right = list[Any](), list[Any](), list[Any](), 0
     for number, one in enumerate(asked):

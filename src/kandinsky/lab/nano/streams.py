@@ -30,6 +30,11 @@ log = logging.getLogger(__name__)
 LATENTS, TEMPORAL, SIDE = 19, 4, 96
 """Latent frames of a clip, frames of each but the first, and pixels."""
 FRAMES = 1 + TEMPORAL * (LATENTS - 1)
+INHABITANTS = (
+    *("panda", "cat face", "dog face", "robot", "snowman", "octopus", "fox", "pig face", "frog", "ghost", "koala"),
+    *("lion", "penguin", "monkey face", "jack-o-lantern", "unicorn"),
+)
+"""Concepts of the small world, by their English names."""
 SOURCE = 112  # pixels of the pictures that are composited
 
 
@@ -56,13 +61,13 @@ class World:
         most: Its largest size.
     """
 
-    scale: float = 0.6
-    step: float = 0.1
-    wall: float = 0.25
-    hop: tuple[float, ...] = (0.1, 0.15, 0.1, 0.0)
-    growth: float = 0.15
-    shrinkage: float = 0.1
-    most: float = 1.0
+    scale: float = 0.55
+    step: float = 1 / 6
+    wall: float = 1 / 3
+    hop: tuple[float, ...] = (1 / 12, 1 / 6, 1 / 12, 0.0)
+    growth: float = 0.18
+    shrinkage: float = 0.18
+    most: float = 0.91
 
     def places(self, actions: Sequence[str]) -> list[Place]:
         """Of every frame: the first one is at rest in the middle, then each action has ``TEMPORAL`` of them."""
@@ -133,9 +138,11 @@ def at_rest(number: int, entry: Concept, colours: int) -> list[Stream]:
 
 
 def in_world(number: int, entry: Concept, clips: int) -> list[Stream]:
-    """Clips of a concept that actions move."""
+    """Clips of a concept that actions move; none of those that do not live in the world."""
+    if entry.en.lower() not in INHABITANTS:
+        return []
     rng = np.random.default_rng(80_000 + number)
-    colours = rng.permutation(captions.TRAIN_COLOURS(entry))[:clips]
+    colours = np.resize(rng.permutation(captions.TRAIN_COLOURS(entry)), clips)
     return [Stream(number, int(colour), actions=tuple(drawn_actions(rng, LATENTS - 1))) for colour in colours]
 
 
@@ -160,6 +167,8 @@ def encode_streams(
     plan = [scenes(number, entry) for number, entry in enumerate(entries)]
     part, out, at = target.with_suffix(".part.npy"), None, 0
     for entry, streams in zip(entries, plan, strict=True):
+        if not streams:
+            continue
         loop = decode_one(cache / "packages" / entry.file, SOURCE, FRAMES)
         for stream in streams:
             frames = placed(loop, captions.COLOURS[stream.colour].rgb, stream.places(rules))
