@@ -13,6 +13,7 @@ import dataclasses
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -56,7 +57,7 @@ class Told:
         text: Embeddings of them.
         negative: Embeddings for the unconditional pass of guidance; None without it.
         unused: Of each job, the words that the text encoder does not use.
-        action: What is done in the chunk, of a model whose card has `roll.actions`; the embeddings are without it.
+        action: What is done in the chunk, of a model whose card has `roll.actions`; the embeddings know nothing of it.
     """
 
     prompts: tuple[str, ...]
@@ -134,7 +135,7 @@ def roll(
     """Make chunk after chunk.
 
     When the prompt changes, the chunks that the next one sees go through the network again, under the new one, each
-    with the action that led to it. A new action holds for the next chunk alone, and what is remembered stays.
+    with what led to it. A new action leads to the next chunk alone, and what is remembered stays.
 
     Args:
         context: The model.
@@ -155,7 +156,8 @@ def roll(
     spec, rules = spec_of(context, first), sampler(first.sampling.sampler)
     times = _times(rules, settings, first)
     noised = rules.noising(first.shift).noised
-    done: list[tuple[Finished, str]] = []  # what the next chunk sees, and the actions
+    done: list[tuple[Finished, Tensor | None]] = []  # what the next chunk sees, and what led to it
+    last: Tensor | None = None  # the newest latent frame
     past: Past | None = None
     told: Told | None = None
     network = _Held()
@@ -164,6 +166,7 @@ def roll(
         before, told = told, tell(begin)
         if told is None:
             return
+        led = _led(context, told, last)
         # held chunk by chunk, so that text encoder and autoencoder can have its place in between
         with context.placement.hold("dit") as network.net:
             context.adapters.apply(network.net, dtype=context.precision.compute)
@@ -171,10 +174,10 @@ def roll(
             if again:
                 past = _past(context, first, network, told, known, spec, settings.context_noise)
             assert past is not None
-            for chunk, action in done if again else done[-1:]:
-                network.action = action
+            for chunk, where in done if again else done[-1:]:
+                network.led = where
                 past.keep(chunk)
-            network.action = told.action
+            network.led = led
             draws = _draws(context, jobs, rules, number, spec.frames)
             fresh = draws[rules.unused + 1 : -1] if rules.fresh else None
             pinned = _of_chunk(known, begin, spec.frames)
@@ -189,7 +192,7 @@ def roll(
             counted = (number + 1 if chunks is None else chunks) * first.steps
             latents = (yield from stages.watched(context, walk, done=number * first.steps, total=counted))[VIDEO]
             seen = as_context(noised, latents, draws[-1], settings.context_noise)
-            done = spec.kept([*done, (Finished(begin, seen), told.action)])
+            done, last = spec.kept([*done, (Finished(begin, seen), led)]), latents[:, -1]
             network.net = None
         yield Chunk(number, begin, latents, told)
 
@@ -200,11 +203,20 @@ class _Held:
 
     Attributes:
         net: The network; None between chunks.
-        action: Of the chunk that it is asked for.
+        led: What the action of the chunk that it is asked for leads to, in a world.
     """
 
     net: Any = None
-    action: str = ""
+    led: Tensor | None = None
+
+
+def _led(context: Context, told: Told, last_BHWC: Tensor | None) -> Tensor | None:
+    """What the action of a chunk leads to from the frames before it; None where there are no actions."""
+    if not told.action:
+        return None
+    with context.placement.hold("text") as encoder:
+        out: Tensor = encoder.steer(last_BHWC, [told.action] * len(told.prompts))
+        return out
 
 
 def _times(rules: Sampler, settings: Roll, job: Job) -> Tensor:
@@ -222,17 +234,24 @@ def _past(
     bind, layouts = part.bind(), dict[str, Any]()
     texts = [told.text] if told.negative is None else [told.text, told.negative]
     memories = [KeyValues(spec) for _ in texts]
-    acts = context.part("text").acts if told.action else None
-    on_device: dict[str, list[TextEmbeddings]] = {}  # by action
+    on_device: dict[bytes, tuple[list[TextEmbeddings], dict[str, Tensor]]] = {}  # by what led to a chunk
     guidance = Guidance(job.guidance)
 
     def ask(x_BTHWC: Tensor, t: Tensor, begin: int) -> Tensor:
-        if (action := network.action) not in on_device:
-            acting = texts if acts is None else [acts()(text, [action] * len(text.tokens_BLC)) for text in texts]
-            on_device[action] = [text.to(device) for text in acting]
+        key = b"" if network.led is None else network.led.numpy().tobytes()
+        if key not in on_device:
+            led, extra = texts, dict[str, Tensor]()
+            if network.led is not None:
+                with context.placement.hold("text") as encoder:
+                    text, place = encoder.encode_in_world(told.prompts, network.led)
+                led, extra = [text, *texts[1:]], {"place": place.to(device)}
+            on_device[key] = [text.to(device) for text in led], extra
+        chosen, extra = on_device[key]
         # what passes share is that of a chunk, but for its places
         shared: dict[Any, Any] = {"layouts": layouts}
         own = _of_chunk(known, begin, x_BTHWC.shape[1]).over(lambda x: x.to(device))
+        if extra:
+            own = dataclasses.replace(own, extra={**own.extra, **extra})
 
         def bound(text: TextEmbeddings, memory: KeyValues) -> Denoiser:
             run = Pass(
@@ -245,7 +264,7 @@ def _past(
             )
             return bind(network.net, own, run)
 
-        passes = [bound(text, memory) for text, memory in zip(on_device[action], memories, strict=True)]
+        passes = [bound(text, memory) for text, memory in zip(chosen, memories, strict=True)]
         return context.computing(guidance.guide(*passes))({VIDEO: x_BTHWC}, t)[VIDEO]
 
     return CachedPast(ask, memories, level)
@@ -299,7 +318,8 @@ class Rolling:
         told = Told(tuple(job.prompt for job in made.jobs), made.text, made.negative, made.unused, rest)
         frames, parts = first.latent.frames, list[Tensor]()
         chunks = -(-frames // spec_of(context, first).frames)
-        with context.placement.hold("dit"):  # once for all chunks, since nothing else runs between them
+        # once for all chunks, where nothing else runs between them
+        with nullcontext() if rest else context.placement.hold("dit"):
             for event in roll(context, made.jobs, lambda begin: told, known=made.known, chunks=chunks):
                 if isinstance(event, Chunk):
                     parts.append(event.latents_BTHWC)

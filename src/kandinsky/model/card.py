@@ -551,7 +551,7 @@ def _check_roll(card: Card, where: str) -> None:
         raise RequestError(f"{where}: roll is of models that make video, and task `{card.task}` does not")
     if not 0 <= roll.context_noise < 1:
         raise RequestError(f"{where}: roll.context_noise `{roll.context_noise:g}` must be from 0 to below 1")
-    if roll.actions and card.part("text").acts is None:
+    if roll.actions and not card.part("text").steers:
         raise RequestError(f"{where}: roll.actions: text network `{card.text.kind}` cannot tell of actions")
     times = (*roll.times, 0.0)
     if roll.times and (

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kandinsky.model.card import Card, Component
     from kandinsky.model.cost import Cost, Load
     from kandinsky.model.denoiser import Bind
-    from kandinsky.model.values import LatentShape, TextEmbeddings
+    from kandinsky.model.values import LatentShape
     from kandinsky.runtime.parallel.layout import Demand
     from kandinsky.runtime.parallel.split import SplitRules
     from kandinsky.runtime.placement import Precision
@@ -50,18 +50,6 @@ class Vocabulary(Protocol):
     """Names of what a text encoder can name, in each of its languages, as far as a text speaks of it; "": of all."""
 
     def __call__(self, component: Component, files: Files, text: str) -> list[tuple[str, ...]]: ...
-
-
-class Acts(Protocol):
-    """Tells a denoiser what is done in a chunk of a world that can be played."""
-
-    def __call__(self, text: TextEmbeddings, actions: Sequence[str]) -> TextEmbeddings:
-        """Embeddings of B prompts, each with its action.
-
-        Raises:
-            RequestError: There is no such action.
-        """
-        ...
 
 
 class MadeUp(Protocol):
@@ -186,7 +174,7 @@ class Part:
         contrasting: Whether a text encoder uses the prompt when it encodes the negative prompt.
         expands: Tasks for which a text encoder can expand a prompt.
         tells_unused: Whether a text encoder reports the words of a prompt that it does not use.
-        acts: Tells of the actions of a card's `roll.actions`, behind what a text encoder gives.
+        steers: Whether a text encoder tells what the actions of a card's `roll.actions` lead to (``SteeringEncoder``).
         vocabulary: Lists what a text encoder with a closed vocabulary can name; None if it is open. Imports no torch.
         remote_code: Whether its classes come from its own repository and run only if that was allowed.
         stored_dtype: Whether it runs in the type its files have, whatever the others do.
@@ -220,7 +208,7 @@ class Part:
     contrasting: bool = False
     expands: tuple[str, ...] = ()
     tells_unused: bool = False
-    acts: Lazy[Acts] | None = None
+    steers: bool = False
     vocabulary: Lazy[Vocabulary] | None = None
     remote_code: bool = False
     stored_dtype: bool = False

@@ -23,7 +23,7 @@ FAMILY = Family(
             reader=Lazy(f"{_HERE}.networks:text_encoder"),
             tensors=("network",),
             tells_unused=True,
-            acts=Lazy(f"{_HERE}.actions:told"),
+            steers=True,
             vocabulary=Lazy(f"{_HERE}.networks:vocabulary"),
             cost=_SMALL,
         ),

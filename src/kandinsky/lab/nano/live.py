@@ -5,8 +5,8 @@ the clip itself: an emoji is a loop, so the right next frame is known for as lon
 Each latent frame of a roll-out is asked for once, from noise alone or from the clip at a time of its own, and what is
 answered is what the next ones see.
 In some roll-outs the prompt changes on the way: what is remembered is seen again under the new prompt, as in
-generation, and from then on the other clip is right. In clips of the small world each latent frame is told the action
-that led to it, and where the subject stands is known from the frames alone.
+generation, and from then on the other clip is right. In clips of the small world each latent frame is told where its
+subject will stand; that is learned by a small network of its own, from the frame before and the action (``steering``).
 
 What learns are low-rank updates of every linear layer, so that the student is a small file beside the shipped network.
 
@@ -34,11 +34,12 @@ from kandinsky.diffusion.roll import CachedPast, Finished, as_context
 from kandinsky.engine.build import build
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import resolve
-from kandinsky.families.nano import actions
-from kandinsky.families.nano.text import NanoTextNetwork
+from kandinsky.families.nano.text import ROLES, NanoTextNetwork
+from kandinsky.families.nano.world import ACTIONS, COLUMNS, PLAIN, SMALL, STEP, Steering
 from kandinsky.lab.nano.flow import slots_of, spoken
 from kandinsky.lab.nano.streams import World, at_rest, encode_streams, in_world
 from kandinsky.lab.nano.train import TrainedAutoencoder, TrainedText, frozen_autoencoder
+from kandinsky.model.denoiser import Known
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.ops.key_values import KeyValues
@@ -55,7 +56,6 @@ from kandinsky.weights.write import write_state
 _COUNT = {"least": 1}
 _SHARE = {"least": 0, "most": 1}
 ROUNDED = ("attention.", "feed_forward.")  # layers whose products autocast rounds, whatever the stream's type
-AT_REST = actions.ACTIONS[0]
 AFTER_SWITCH = 10  # latent frame of a clip that is right behind a change to it: its loop begins again there
 
 
@@ -175,13 +175,21 @@ class Rolled:
         clean_BKHWC: The clips, from the first latent frame that is seen on.
         before: How many frames of them are seen before the roll-out.
         texts: What is told for each latent frame.
+        places_KBP: Where the subject stands at the end of each, of clips of the world; see ``Steering.after``.
         switch: Latent frame at which the prompt changes.
     """
 
     clean_BKHWC: Tensor
     before: int
     texts: tuple[TextEmbeddings, ...]
+    places_KBP: Tensor | None = None
     switch: int | None = None
+
+    def given(self, k: int) -> Given:
+        """What the network is told of a latent frame."""
+        if self.places_KBP is None:
+            return Given(self.texts[k])
+        return Given(self.texts[k], Known(extra={"place": self.places_KBP[k, :, :2]}))
 
 
 class Latents:
@@ -191,7 +199,9 @@ class Latents:
         self.latents_MKHWC = np.load(path, mmap_mode="r")
         rows: list[dict[str, Any]] = json.loads(path.with_suffix(".json").read_text())
         self.slots_MR = torch.tensor([slots_of(row) for row in rows])
-        self.actions_MK: list[list[str]] = [row["actions"] for row in rows]
+        self.actions = [row["actions"] for row in rows]
+        states = [World().states(actions) for actions in self.actions if actions]
+        self.states_MKS = torch.tensor([[[one.column, one.air, one.grown] for one in clip] for clip in states])
 
     def __len__(self) -> int:
         return len(self.latents_MKHWC)
@@ -247,20 +257,23 @@ class LiveObjective(Objective):
         end = begin + settings.frames
         clean, before = clips.of(rows, first, end), begin - first
         slots = clips.slots_MR[rows]
-        switch, texts = None, [self._told(slots)] * (end - first)
-        if in_world:  # the first frame of all is at rest
-            plain = texts[0]
-            texts = [
-                actions.told(plain, [clips.actions_MK[row][k - 1] if k else AT_REST for row in rows])
-                for k in range(first, end)
-            ]
+        switch, places, texts = None, None, [self._told(slots)] * (end - first)
+        if in_world:
+            states_KBS = clips.states_MKS[rows, first:end].transpose(0, 1)
+            scale = torch.tensor([STEP, -STEP, 1.0])
+            places = states_KBS * scale
+            texts = []
+            for grown_B in states_KBS[..., 2]:
+                sized = slots.clone()
+                sized[:, ROLES.index("size")] = torch.where(grown_B > 0, PLAIN, SMALL)
+                texts.append(self._told(sized))
         elif begin and own.random() < settings.switches:
             switch = before + int(own.integers(0, max(1, settings.frames - 3)))
             others = own.integers(len(clips), size=settings.batch)
             count = len(texts) - switch
             clean[:, switch:] = clips.of(others, AFTER_SWITCH, AFTER_SWITCH + count)
             texts[switch:] = [self._told(clips.slots_MR[others])] * count
-        return Rolled(clean, before, tuple(texts), switch)
+        return Rolled(clean, before, tuple(texts), places, switch)
 
     def loss(self, update: str, batch: Rolled, rng: Rng) -> Loss:
         generator = rng.generator(1)
@@ -293,7 +306,7 @@ class LiveObjective(Objective):
                     past.keep(Finished(k, kept[-1]))
         value = torch.stack(errors).mean()
         done(len(clean), len(errors) * clean[:, 0, ..., 0].numel() // 4)
-        kind = "world" if batch.texts[0].tokens_BLC.shape[1] > 6 else "begin" if not batch.before else "on"
+        kind = "world" if batch.places_KBP is not None else "begin" if not batch.before else "on"
         if batch.switch is not None:
             kind = "switch"
         figures = {f"loss_{kind}": float(value.detach())}
@@ -312,7 +325,7 @@ class LiveObjective(Objective):
         memory = KeyValues(self.attention)
         predict = partial(self.denoising.predict, self.student)
         return CachedPast(
-            lambda x, t, begin: predict(x, t.expand(len(x)), Given(batch.texts[begin]), memory=memory),
+            lambda x, t, begin: predict(x, t.expand(len(x)), batch.given(begin), memory=memory),
             [memory],
             self.settings.context_noise,
         )
@@ -348,6 +361,11 @@ def train(recipe: LiveRecipe, run: Run) -> Path:
         adapt(student, recipe.rank)
     if recipe.start is not None:
         begin_with(student, read_state(Path(recipe.start)))
+    moved = Latents(world) if recipe.roll.world else None
+    if moved is not None:
+        write_state(
+            steering(moved).state_dict(), run.out / "steering.safetensors", layout="official", int8=["where.weight"]
+        )
     words = NanoTextNetwork(recipe.text.params)
     load_into(words, Path(recipe.text.weights))
     objective = LiveObjective(
@@ -356,7 +374,7 @@ def train(recipe: LiveRecipe, run: Run) -> Path:
         words,
         seen_weights(frozen.to_latent.weight),
         Latents(rest),
-        Latents(world) if recipe.roll.world else None,
+        moved,
         recipe.roll,
     )
     made = loop.run(
@@ -365,6 +383,42 @@ def train(recipe: LiveRecipe, run: Run) -> Path:
     student.load_state_dict(made, strict=False)
     write_state(merged(student), run.out / "dit.safetensors", layout="official")
     return write_update(updates_of(student), run.out / "update.safetensors")
+
+
+def steering(world: Latents, steps: int = 600, batch: int = 96, seed: int = 0) -> Steering:
+    """Learn what actions do, from clips that they moved.
+
+    Frames are made coarser at random, as those of a denoiser may be: later channels of the latent are left out,
+    neighbours are mixed, contrast is taken away and noise added.
+    """
+    with loop.seeded(seed):
+        network = Steering()
+        rng, optimiser = np.random.default_rng(seed), torch.optim.Adam(network.parameters(), lr=2e-3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        total = world.states_MKS.shape[1] - 1
+        for _ in range(steps):
+            rows, at = rng.integers(len(world), size=batch), rng.integers(total, size=batch)
+            frames = np.stack([world.latents_MKHWC[row, k] for row, k in zip(rows, at, strict=True)])
+            seen = torch.from_numpy(frames).float()
+            finest = torch.from_numpy(rng.integers(4, seen.shape[-1] + 1, size=batch))
+            seen = seen * (torch.arange(seen.shape[-1]) < finest[:, None])[:, None, None]
+            soft = torch.nn.functional.avg_pool2d(seen.movedim(-1, 1), 3, 1, 1, count_include_pad=False).movedim(1, -1)
+            shares = torch.rand(3, batch)[..., None, None, None]
+            seen = torch.lerp(seen, soft, shares[0]) * (0.6 + 0.45 * shares[1])
+            seen = seen + torch.randn(seen.shape) * shares[2] * 0.5
+            done_B = torch.tensor([ACTIONS.index(world.actions[row][k]) for row, k in zip(rows, at, strict=True)])
+            column, air, grown = network(seen, done_B)
+            right = world.states_MKS[rows, at + 1]
+            loss = (
+                torch.nn.functional.cross_entropy(column, right[:, 0] + COLUMNS // 2)
+                + torch.nn.functional.cross_entropy(air, right[:, 1])
+                + torch.nn.functional.cross_entropy(grown, right[:, 2])
+            )
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+    return network.eval().requires_grad_(False)
 
 
 @torch.no_grad()

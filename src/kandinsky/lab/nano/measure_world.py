@@ -2,9 +2,9 @@
 
 A script of actions is played, and what is seen of each is told from the frames alone: where the subject stands (its
 centre, against the background's colour), how high it rose, and how large it is, in shares of what the rules of
-``streams.World`` say. What is right is what the rules do: a step against the wall is to stay, and half a step counts as
-neither. The same reading of clips that were composited by the rules is the best that can be measured, and of clips to
-which nothing was told the worst. Retrieval says whether the subject is still the one that was asked for.
+``streams.World`` say. What is right is what the rules do, so a step against the wall is to stay. The same reading of
+clips that were composited by the rules is the best that can be measured, and of clips to which nothing was told the
+worst. Retrieval says whether the subject is still the one that was asked for.
 
 Legend: T frames of a chunk; H W C rows, columns, channels.
 """
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kandinsky.families.nano.actions import ACTIONS
+from kandinsky.families.nano.world import ACTIONS, STEP
 from kandinsky.lab.nano import captions
 from kandinsky.lab.nano.captions import Prompt, evaluation_prompts
-from kandinsky.lab.nano.streams import INHABITANTS, TEMPORAL, Place, World, drawn_actions, placed
+from kandinsky.lab.nano.streams import INHABITANTS, TEMPORAL, Place, State, World, drawn_actions, placed
 from kandinsky.model.timeline import Play
 
 if TYPE_CHECKING:
@@ -77,31 +77,31 @@ def seen(before: Place, during: Sequence[Place], world: World) -> str:
         during: Its frames.
         world: Its rules.
     """
-    moved = (during[-1].x - before.x) / world.step
-    rise = before.y - min(one.y for one in during[:-1])
+    moved = (during[-1].x - before.x) / STEP
     shares = {
         "left": -moved,
         "right": moved,
-        "jump": rise / max(world.hop),
-        "grow": (during[-1].scale / before.scale - 1) / (world.growth / world.scale),
+        "jump": (before.y - during[-1].y) / STEP,
+        "grow": (during[-1].scale / before.scale - 1) / (world.grown / world.scale - 1),
     }
     most = max(shares, key=lambda action: shares[action])
     return most if shares[most] > 0.5 else STAYS
 
 
-def done(actions: Sequence[str], world: World) -> list[str | None]:
-    """What the rules do of each action: at a wall, or at full size, nothing; None where it is half of it."""
-    places = world.places(actions)
+def done(actions: Sequence[str], world: World) -> list[str]:
+    """What the rules do of each action: nothing of a step at the wall, a jump in the air, or growing when grown."""
+    states = world.states(actions)
 
-    def of(action: str, before: Place, after: Place) -> str | None:
-        share = {
-            "left": (before.x - after.x) / world.step,
-            "right": (after.x - before.x) / world.step,
-            "grow": (after.scale - before.scale) / world.growth,
-        }.get(action, 1.0)
-        return action if share > 0.9 else STAYS if share < 0.1 else None
+    def of(action: str, before: State, after: State) -> str:
+        changed = {
+            "left": after.column < before.column,
+            "right": after.column > before.column,
+            "jump": after.air > before.air,
+            "grow": after.grown > before.grown,
+        }.get(action, True)
+        return action if changed else STAYS
 
-    return [of(*step) for step in zip(actions, places[::TEMPORAL], places[TEMPORAL::TEMPORAL], strict=False)]
+    return [of(*step) for step in zip(actions, states, states[1:], strict=False)]
 
 
 def judged(clips: Sequence[tuple[Sequence[str], np.ndarray]], world: World, right: int | None = None) -> WorldFigures:
@@ -116,8 +116,6 @@ def judged(clips: Sequence[tuple[Sequence[str], np.ndarray]], world: World, righ
     for actions, frames in clips:
         places = [stands(frame) for frame in frames]
         for number, wanted in enumerate(done(actions, world)):
-            if wanted is None:
-                continue
             begin = number * TEMPORAL
             found = seen(places[begin], places[begin + 1 : begin + 1 + TEMPORAL], world)
             hits[wanted].append(found == wanted)

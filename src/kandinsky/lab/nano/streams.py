@@ -13,14 +13,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from kandinsky.families.nano.actions import ACTIONS
 from kandinsky.families.nano.autoencoder import NanoAutoencoder
+from kandinsky.families.nano.world import ACTIONS, COLUMNS, STEP
 from kandinsky.lab.nano import captions
 from kandinsky.lab.nano.concepts import Concept, load_concepts
 from kandinsky.lab.nano.emoji import POSITIONS, SCALES, decode_one, window
@@ -48,41 +49,56 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """What a latent frame of the world ends with: the subject's column from the middle, in the air or not, grown."""
+
+    column: int = 0
+    air: int = 0
+    grown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """The rules by which actions move a subject; each action holds for one latent frame, a third of a second.
 
+    Left and right move it by a column, as far as the last ones. A jump ends in the air, and whatever is done next, it
+    falls. It is grown for as long as it is told to grow.
+
     Attributes:
-        scale: Size at rest, of what a plain clip shows.
-        step: What left and right move it by, of the frame's width.
-        wall: How far from the middle it can go.
-        hop: Heights of the frames of a jump, of the frame's height; it lands in the last one.
-        growth: What growing adds to its size.
-        shrinkage: What it loses of that in every other latent frame, until it has its size at rest again.
-        most: Its largest size.
+        scale: Size at rest, of what a plain clip shows; that of the word "small".
+        grown: Size when it is grown.
     """
 
-    scale: float = 0.55
-    step: float = 1 / 6
-    wall: float = 1 / 3
-    hop: tuple[float, ...] = (1 / 12, 1 / 6, 1 / 12, 0.0)
-    growth: float = 0.18
-    shrinkage: float = 0.18
-    most: float = 0.91
+    scale: float = SCALES["small"]
+    grown: float = 1.0
+
+    def after(self, state: State, action: str) -> State:
+        """What an action leads to."""
+        most = COLUMNS // 2
+        column = state.column + {"left": -1, "right": 1}.get(action, 0)
+        air = int(action == "jump" and not state.air)
+        return State(min(most, max(-most, column)), air, int(action == "grow"))
+
+    def states(self, actions: Sequence[str]) -> list[State]:
+        """Of every latent frame; the first one is at rest in the middle."""
+        made = [State()]
+        for action in actions:
+            made.append(self.after(made[-1], action))
+        return made
+
+    def place(self, state: State) -> Place:
+        """Where the subject stands."""
+        return Place(state.column * STEP, -state.air * STEP, self.grown if state.grown else self.scale)
 
     def places(self, actions: Sequence[str]) -> list[Place]:
-        """Of every frame: the first one is at rest in the middle, then each action has ``TEMPORAL`` of them."""
-        x, scale = 0.0, self.scale
-        made = [Place(x, 0.0, scale)]
-        for action in actions:
-            aim = x + {"left": -self.step, "right": self.step}.get(action, 0.0)
-            aim = min(self.wall, max(-self.wall, aim))
-            size = scale + self.growth if action == "grow" else max(self.scale, scale - self.shrinkage)
-            size = min(self.most, size)
+        """Of every frame: the first one, and ``TEMPORAL`` that lead to each state."""
+        states = [self.place(state) for state in self.states(actions)]
+        made = [states[0]]
+        for old, new in pairwise(states):
             for part in range(1, TEMPORAL + 1):
                 share = part / TEMPORAL
-                high = self.hop[part - 1] if action == "jump" else 0.0
-                made.append(Place(x + (aim - x) * share, -high, scale + (size - scale) * share))
-            x, scale = aim, size
+                between = ((1 - share) * a + share * b for a, b in zip(astuple(old), astuple(new), strict=True))
+                made.append(Place(*between))
         return made
 
 
