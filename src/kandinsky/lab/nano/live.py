@@ -56,6 +56,7 @@ from kandinsky.weights.write import write_state
 _COUNT = {"least": 1}
 _SHARE = {"least": 0, "most": 1}
 ROUNDED = ("attention.", "feed_forward.")  # layers whose products autocast rounds, whatever the stream's type
+OWN_CLIPS = 64  # of the student, from which the small network of the world learns what its frames look like
 AFTER_SWITCH = 10  # latent frame of a clip that is right behind a change to it: its loop begins again there
 
 
@@ -259,14 +260,7 @@ class LiveObjective(Objective):
         slots = clips.slots_MR[rows]
         switch, places, texts = None, None, [self._told(slots)] * (end - first)
         if in_world:
-            states_KBS = clips.states_MKS[rows, first:end].transpose(0, 1)
-            scale = torch.tensor([STEP, -STEP, 1.0])
-            places = states_KBS * scale
-            texts = []
-            for grown_B in states_KBS[..., 2]:
-                sized = slots.clone()
-                sized[:, ROLES.index("size")] = torch.where(grown_B > 0, PLAIN, SMALL)
-                texts.append(self._told(sized))
+            places, texts = self._in_world(clips, rows, first, end)
         elif begin and own.random() < settings.switches:
             switch = before + int(own.integers(0, max(1, settings.frames - 3)))
             others = own.integers(len(clips), size=settings.batch)
@@ -321,6 +315,32 @@ class LiveObjective(Objective):
         between = settings.least + (1 - settings.least) * shifted
         return torch.where(u[1] < settings.noise, torch.ones(count), between)
 
+    def _in_world(self, world: Latents, rows: np.ndarray, first: int, end: int) -> tuple[Tensor, list[TextEmbeddings]]:
+        """Where subjects of the world stand in some latent frames, and the texts, which say their size."""
+        states_KBS, texts = world.states_MKS[rows, first:end].transpose(0, 1), []
+        for grown_B in states_KBS[..., 2]:
+            sized = world.slots_MR[rows].clone()
+            sized[:, ROLES.index("size")] = torch.where(grown_B > 0, PLAIN, SMALL)
+            texts.append(self._told(sized))
+        return states_KBS * torch.tensor([STEP, -STEP, 1.0]), texts
+
+    @torch.no_grad()
+    def own_frames(self, rows: np.ndarray, seed: int = 0) -> Tensor:
+        """Clips of the world as the student makes them of the same places, [B, K, H, W, C]."""
+        assert self.world is not None
+        right = self.world.of(rows, 0, self.world.latents_MKHWC.shape[1])
+        places, texts = self._in_world(self.world, rows, 0, right.shape[1])
+        generator, made = torch.Generator().manual_seed(seed), list[Tensor]()
+        with parametrize.cached():
+            past = self._past(Rolled(right, 0, tuple(texts), places))
+            for k in range(right.shape[1]):
+                noise, own = (torch.randn(right[:, :1].shape, generator=generator) for _ in range(2))
+                t = torch.ones(len(rows))
+                made.append(self.denoising.clean_of(past.ask(noise, t, k), noise, t))
+                level = self.settings.context_noise
+                past.keep(Finished(k, as_context(self.denoising.noised, made[-1], own, level)))
+        return torch.cat(made, dim=1)
+
     def _past(self, batch: Rolled) -> CachedPast:
         memory = KeyValues(self.attention)
         predict = partial(self.denoising.predict, self.student)
@@ -362,10 +382,6 @@ def train(recipe: LiveRecipe, run: Run) -> Path:
     if recipe.start is not None:
         begin_with(student, read_state(Path(recipe.start)))
     moved = Latents(world) if recipe.roll.world else None
-    if moved is not None:
-        write_state(
-            steering(moved).state_dict(), run.out / "steering.safetensors", layout="official", int8=["where.weight"]
-        )
     words = NanoTextNetwork(recipe.text.params)
     load_into(words, Path(recipe.text.weights))
     objective = LiveObjective(
@@ -381,12 +397,27 @@ def train(recipe: LiveRecipe, run: Run) -> Path:
         objective, recipe.loop, run.out, resume=run.resume, device=run.device, recipe=run.recipe, on_log=run.on_log
     )["student"]
     student.load_state_dict(made, strict=False)
+    if moved is not None:
+        rows = np.random.default_rng(recipe.loop.seed).permutation(len(moved))[:OWN_CLIPS]
+        with torch.autocast(run.device, torch.bfloat16, enabled=recipe.loop.computes_bf16(run.device)):
+            own = torch.cat([objective.own_frames(some) for some in np.array_split(rows, -(-len(rows) // 16))])
+        network = steering(moved, own.float(), rows)
+        path = run.out / "steering.safetensors"
+        write_state(network.state_dict(), path, layout="official", int8=["where.weight"])
     write_state(merged(student), run.out / "dit.safetensors", layout="official")
     return write_update(updates_of(student), run.out / "update.safetensors")
 
 
-def steering(world: Latents, steps: int = 600, batch: int = 96, seed: int = 0) -> Steering:
-    """Learn what actions do, from clips that they moved.
+def steering(
+    world: Latents,
+    own_MKHWC: Tensor | None = None,
+    own_rows: np.ndarray | None = None,
+    *,
+    steps: int = 600,
+    batch: int = 96,
+    seed: int = 0,
+) -> Steering:
+    """Learn what actions do, from clips that they moved, and from what the denoiser makes of the same places.
 
     Frames are made coarser at random, as those of a denoiser may be: later channels of the latent are left out,
     neighbours are mixed, contrast is taken away and noise added.
@@ -398,8 +429,14 @@ def steering(world: Latents, steps: int = 600, batch: int = 96, seed: int = 0) -
         total = world.states_MKS.shape[1] - 1
         for _ in range(steps):
             rows, at = rng.integers(len(world), size=batch), rng.integers(total, size=batch)
+            half = 0 if own_MKHWC is None or own_rows is None else batch // 2
+            picked = rng.integers(len(own_MKHWC), size=half) if own_MKHWC is not None else rows[:0]
+            if half and own_rows is not None:
+                rows[:half] = own_rows[picked]
             frames = np.stack([world.latents_MKHWC[row, k] for row, k in zip(rows, at, strict=True)])
             seen = torch.from_numpy(frames).float()
+            if half and own_MKHWC is not None:
+                seen[:half] = own_MKHWC[torch.from_numpy(picked), torch.from_numpy(at[:half])]
             finest = torch.from_numpy(rng.integers(4, seen.shape[-1] + 1, size=batch))
             seen = seen * (torch.arange(seen.shape[-1]) < finest[:, None])[:, None, None]
             soft = torch.nn.functional.avg_pool2d(seen.movedim(-1, 1), 3, 1, 1, count_include_pad=False).movedim(1, -1)
