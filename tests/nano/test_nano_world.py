@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -100,7 +100,7 @@ def test_a_timeline_keeps_actions() -> None:
 
 @pytest.fixture(scope="module")
 def pipe() -> GenerationPipeline:
-    return cast("GenerationPipeline", kandinsky.load("nano-world", device="cpu", dtype="float32"))
+    return kandinsky.load("nano-world", device="cpu", dtype="float32")
 
 
 def played(pipe: GenerationPipeline, script: list[str], prompt: str = "a panda") -> list[Any]:

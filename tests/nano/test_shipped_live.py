@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ BLUE, PINK = 5, 7  # of captions.COLOURS
 
 @pytest.fixture(scope="module")
 def live() -> GenerationPipeline:
-    return cast("GenerationPipeline", kandinsky.load("nano-live", device="cpu"))
+    return kandinsky.load("nano-live", device="cpu")
 
 
 def shown(pipe: GenerationPipeline, prompts: Any, seconds: float) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_a_stream_turns_into_what_is_asked_within_a_second(live: GenerationPipel
 
 
 def test_the_world_obeys() -> None:
-    pipe = cast("GenerationPipeline", kandinsky.load("nano-world", device="cpu"))
+    pipe = kandinsky.load("nano-world", device="cpu")
     ends = {}
     for key in ("left", "right", "stay"):
         ends[key] = stands(played(pipe, "a panda on a blue background", ["stay", "stay", key, key, "stay"], 2)[-1])

@@ -452,7 +452,7 @@ def steering(
                 + torch.nn.functional.cross_entropy(grown, right[:, 2])
             )
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             schedule.step()
     return network.eval().requires_grad_(False)
