@@ -197,7 +197,7 @@ def test_the_report_says_what_the_check_found(videos: Path) -> None:
     found = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", line) for line in lines]
     assert [(cells[0].partition(":")[0], *cells[1:]) for cells in found[1:]] == [
         ("all", "2", "1"), ("without a fault", "1", "1"), ("wrong_script", "1", "0"), ("repeats", "1", "0"),
-        ("too_short", "1", "0"),
+        ("too_short", "1", "0"), ("unfinished", "1", "0"),
     ]  # fmt: skip
     for path in (videos / "raw").glob("*.txt"):
         path.unlink()
