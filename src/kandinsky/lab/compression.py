@@ -54,7 +54,7 @@ PATCHES = 20_000  # that PCA sees
 RATIOS = ((4, 8), (8, 8), (8, 16))
 WIDTH = 16
 KINDS = ("nano", "hunyuan")
-RATE = {"nano": 1.5e-3, "hunyuan": 2e-3}
+RATE = {"nano": 1e-3, "hunyuan": 2e-3}
 SHIPPED_SIDE, SHIPPED_STEPS = 96, 5000  # of nano-t2v's autoencoder, by its recipe
 WHITENING = 0.6  # as Nano's autoencoder has it
 
@@ -233,7 +233,7 @@ class ResidualObjective(Objective):
 
 
 def residual_network(cell: Cell, known: Principal) -> NanoAutoencoder:
-    """Nano's autoencoder at another ratio, with seeded weights: at its beginning it is PCA."""
+    """Nano's autoencoder at another ratio, with seeded weights: it begins as PCA, which stays beside what it learns."""
     with loop.seeded(0):
         network = NanoAutoencoder(
             NanoAutoencoderParams(latent_channels=cell.channels, temporal=cell.temporal, spatial=cell.spatial)
@@ -245,6 +245,8 @@ def residual_network(cell: Cell, known: Principal) -> NanoAutoencoder:
         network.to_latent.bias.copy_(-(known.mean @ known.base) * scale)
         network.from_latent.weight.copy_(known.base / scale)
         network.from_latent.bias.copy_(known.mean)
+    for linear in (network.to_latent, network.from_latent):  # a rate that networks learn at would shake it apart
+        linear.requires_grad_(False)
     return network
 
 
