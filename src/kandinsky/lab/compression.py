@@ -374,7 +374,7 @@ def rows(
 
 
 def curve(found: Sequence[Row]) -> str:
-    """PSNR against compression as SVG: lines of equal ratio, trained full and PCA dashed."""
+    """PSNR against compression as SVG: lines of equal ratio, trained ones full and those of PCA dashed."""
     wide, high, left, low = 560, 320, 46, 34
     x = [np.log2(1 / row.cell.share) for row in found]
     y = [value for row in found for value in (row.trained, row.pca)]
@@ -384,13 +384,18 @@ def curve(found: Sequence[Row]) -> str:
         across = left + (np.log2(1 / share) - x0) / (x1 - x0) * (wide - left - 10)
         return f"{across:.1f},{10 + (y1 - value) / (y1 - y0) * (high - low - 10):.1f}"
 
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" font-family="sans-serif">']
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" font-family="sans-serif">',
+           '<rect width="100%" height="100%" fill="white"/>']  # fmt: skip
     for number, ratio in enumerate(RATIOS):
         some = sorted((r for r in found if (r.cell.temporal, r.cell.spatial) == ratio), key=lambda r: r.cell.share)
         colour = ("#0b62a4", "#c2410c", "#15803d")[number]
         for name, dash in (("trained", ""), ("pca", ' stroke-dasharray="5 4"')):
             points = " ".join(at(row.cell.share, getattr(row, name)) for row in some)
             out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+            for row in some:
+                x_place, y_place = at(row.cell.share, getattr(row, name)).split(",")
+                inside = colour if name == "trained" else "white"
+                out.append(f'<circle cx="{x_place}" cy="{y_place}" r="4" fill="{inside}" stroke="{colour}"/>')
         label = f"{ratio[0]}×{ratio[1]}×{ratio[1]}"
         out.append(f'<text x="{wide - 90}" y="{24 + 16 * number}" font-size="12" fill="{colour}">{label}</text>')
     for value in np.linspace(y0, y1, 5):
@@ -402,7 +407,7 @@ def curve(found: Sequence[Row]) -> str:
             f'<text x="{place}" y="{high - 18}" font-size="11" text-anchor="middle">{1 / row.cell.share:.0f}</text>'
         )
     out.append(f'<text x="{wide / 2}" y="{high - 3}" font-size="12" text-anchor="middle">numbers of a clip for one of '
-               "its latent; dB; dashed: PCA</text></svg>")  # fmt: skip
+               "its latent; dB; dashed, hollow: PCA</text></svg>")  # fmt: skip
     return "".join(out)
 
 
