@@ -125,7 +125,8 @@ def ingest(source: str | Path, *, dataset_name: str = "", fetch: Fetch | None = 
         where = {"file": str(example.path), "offset": example.offset, "bytes": example.bytes}
         rows.append(row | where | {"lineage": seen, "digest": seen, "captions": texts})
     if all(row["unusable"] for row in rows):
-        why = f": {(faults or [Fault('', rows[0]['unusable'])])[0].reason}" if faults or rows else ""
+        whys = [*(row["unusable"] for row in rows), *(fault.reason for fault in faults)]
+        why = f": {whys[0]}" + (f" (and {len(whys) - 1} more)" if len(whys) > 1 else "") if whys else ""
         raise RequestError(f"source `{escaped(source)}` holds no files that can be used{why}")
     if len({row["id"] for row in rows}) < len(rows):
         raise RequestError(f"source `{escaped(source)}`: two rows have one `id`: give each its own")
