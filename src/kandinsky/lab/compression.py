@@ -4,7 +4,7 @@
 
 trains one autoencoder after the other on clips that are drawn, and on the emoji of ``kandinsky data nano`` where their
 cache is named; measures PSNR on clips that it never saw; and prints a table, and writes it with its curve into FOLDER.
-What was done is kept there: a run that was stopped goes on. PCA takes the patches that become one latent place, and
+What was done is kept there: a run that was stopped goes on, and the curve shows all that the folder holds. PCA takes the patches that become one latent place, and
 keeps as many components as there are channels.
 
 Two kinds of network: Nano's, which is PCA plus a residual network that begins at zero, so that it is above PCA from the
@@ -373,6 +373,16 @@ def rows(
         yield Row(cell, told["trained"], told["pca"], gains, steps, seconds)
 
 
+def kept_rows(out: Path, kind: str) -> list[Row]:
+    """All that was measured in a folder, whatever the numbers of steps."""
+    told = [json.loads(path.read_text()) for path in sorted(out.glob(f"{kind}-*/result.json"))]
+    return [
+        Row(Cell(**one["settings"]["cell"]), one["trained"], one["pca"], one["gains"], one["settings"]["steps"],
+            one["seconds"])
+        for one in told
+    ]  # fmt: skip
+
+
 def curve(found: Sequence[Row]) -> str:
     """PSNR against compression as SVG: lines of equal ratio, trained ones full and those of PCA dashed."""
     wide, high, left, low = 560, 320, 46, 34
@@ -433,14 +443,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.shipped:
         sys.stdout.write(f"{shipped(options.emoji)}\n")
         return 0
-    found, lr = [], RATE[options.network] if options.lr is None else options.lr
+    lr = RATE[options.network] if options.lr is None else options.lr
     chosen = [CELLS[number] for number in options.cell]
     for row in rows(chosen, options.out, emoji=options.emoji, steps=options.steps, lr=lr, kind=options.network):
         sys.stdout.write(f"{row}\n")
         sys.stdout.flush()
-        found.append(row)
     with replacing(options.out / "compression.svg") as part_:
-        part_.write_text(curve(found))
+        part_.write_text(curve(kept_rows(options.out, options.network)))
     return 0
 
 
