@@ -3,9 +3,9 @@
     python -m kandinsky.lab.compression --out FOLDER [--emoji CACHE] [--network nano|hunyuan]
 
 trains one autoencoder after the other on clips that are drawn, and on the emoji of ``kandinsky data nano`` where their
-cache is named; measures PSNR on clips that it never saw; and prints a table, and writes it with its curve into FOLDER.
-What was done is kept there: a run that was stopped goes on, and the curve shows all that the folder holds. PCA takes the patches that become one latent place, and
-keeps as many components as there are channels.
+cache is named; measures PSNR on clips that it never saw; and prints a table, and writes its curve into FOLDER.
+What was done is kept there: a run that was stopped goes on, and the curve shows all that the folder holds. PCA takes
+the patches that become one latent place, and keeps as many components as there are channels.
 
 Two kinds of network: Nano's, which is PCA plus a residual network that begins at zero, so that it is above PCA from the
 first step on, and costs an eighth of the work; and HunyuanVideo's, by the code of recipes of kind `autoencoder`, which
