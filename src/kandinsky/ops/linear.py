@@ -8,7 +8,7 @@ Gradients, autocast and compilation keep to ``F.linear``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -75,6 +75,14 @@ def usual(dtype: torch.dtype) -> Library:
     """
     is_amd = _processor_is("AuthenticAMD")
     return "onednn" if is_amd == (dtype is torch.float32) else "torch"
+
+
+def products(a: Tensor) -> list[Callable[[], Tensor]]:
+    """A square matrix times itself by each library that there is for it, to measure them."""
+    found: list[Callable[[], Tensor]] = [lambda: a @ a]
+    if _ONEDNN and a.is_cpu and _computes(a.dtype):
+        found.append(lambda: torch.ops.mkldnn._linear_pointwise(a, a, None, "none", [], ""))
+    return found
 
 
 @functools.cache

@@ -13,8 +13,8 @@ from kandinsky.ops.native import library
 
 TILE = 64  # tokens that the kernel takes at once: blocks are a multiple of it
 WIDEST = 512
-# least scores of a head: what is smaller takes as long to call as to compute, and its numbers stay PyTorch's
-LEAST_SCORES = 2**16
+# least multiplications of queries and keys: what is smaller takes as long to call as to compute
+LEAST = 2**22
 
 
 def fits(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, mask: Tensor | None, blocks: BlockMask | None) -> bool:
@@ -36,7 +36,7 @@ def fits(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, mask: Tensor | None, bl
 
 def pays(q_BSNK: Tensor, k_BLNK: Tensor) -> bool:
     """Whether there is enough work that calling the kernels is worth it."""
-    return q_BSNK.is_cpu and q_BSNK.shape[1] * k_BLNK.shape[1] >= LEAST_SCORES
+    return q_BSNK.is_cpu and q_BSNK.numel() * k_BLNK.shape[1] >= LEAST
 
 
 def dense(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, mask: Tensor | None) -> Tensor:

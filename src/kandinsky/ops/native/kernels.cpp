@@ -426,6 +426,19 @@ template <class T, class M> void attend(const Attention& work) {
 
 // -- between the products ---------------------------------------------------------------------------------------------
 
+// calls work(first row, rows) for stretches of the rows, as many as there are threads and as are worth one
+template <class Do> void in_stretches(long rows, long numbers_of_row, long threads, const Do& work) {
+    constexpr long LEAST = 1 << 17;  // numbers of a thread
+    long count = rows * numbers_of_row / LEAST;
+    count = count < 1 ? 1 : count < threads ? count : threads;
+    const long each = (rows + count - 1) / count;
+    std::vector<std::thread> others;
+    for (long first = each; first < rows; first += each)
+        others.emplace_back([&work, first, each, rows] { work(first, first + each < rows ? each : rows - first); });
+    work(0, each < rows ? each : rows);
+    for (auto& other : others) other.join();
+}
+
 inline float sum_of(__m512 x) { return _mm512_reduce_add_ps(x); }
 
 // RMSNorm of each head and its turn, in place; table [positions][K] holds cosine and sine of each pair, or is null
@@ -493,19 +506,29 @@ int kandinsky_attention(const Attention* work, int is_bfloat16) {
 }
 
 void kandinsky_normed_heads(void* x, const float* weight, const float* table, long tokens, long heads, long K, float eps,
-                            int is_bfloat16) {
-    if (is_bfloat16) normed_heads(static_cast<bf16*>(x), weight, table, tokens, heads, K, eps);
-    else normed_heads(static_cast<float*>(x), weight, table, tokens, heads, K, eps);
+                            int is_bfloat16, long threads) {
+    in_stretches(tokens, heads * K, threads, [=](long first, long rows) {
+        const float* turns = table ? table + first * K : nullptr;
+        if (is_bfloat16) normed_heads(static_cast<bf16*>(x) + first * heads * K, weight, turns, rows, heads, K, eps);
+        else normed_heads(static_cast<float*>(x) + first * heads * K, weight, turns, rows, heads, K, eps);
+    });
 }
 
 void kandinsky_modulated(const void* x, const float* scale, const float* shift, void* out, long rows, long D, float eps,
-                         int is_bfloat16) {
-    if (is_bfloat16) modulated(static_cast<const bf16*>(x), scale, shift, static_cast<bf16*>(out), rows, D, eps);
-    else modulated(static_cast<const float*>(x), scale, shift, static_cast<float*>(out), rows, D, eps);
+                         int is_bfloat16, long threads) {
+    in_stretches(rows, D, threads, [=](long first, long count) {
+        const long at = first * D;
+        if (is_bfloat16)
+            modulated(static_cast<const bf16*>(x) + at, scale, shift, static_cast<bf16*>(out) + at, count, D, eps);
+        else modulated(static_cast<const float*>(x) + at, scale, shift, static_cast<float*>(out) + at, count, D, eps);
+    });
 }
 
-void kandinsky_gated(const void* x, const float* gate, void* update, long rows, long D, int is_bfloat16) {
-    if (is_bfloat16) gated(static_cast<const bf16*>(x), gate, static_cast<bf16*>(update), rows, D);
-    else gated(static_cast<const float*>(x), gate, static_cast<float*>(update), rows, D);
+void kandinsky_gated(const void* x, const float* gate, void* update, long rows, long D, int is_bfloat16, long threads) {
+    in_stretches(rows, D, threads, [=](long first, long count) {
+        const long at = first * D;
+        if (is_bfloat16) gated(static_cast<const bf16*>(x) + at, gate, static_cast<bf16*>(update) + at, count, D);
+        else gated(static_cast<const float*>(x) + at, gate, static_cast<float*>(update) + at, count, D);
+    });
 }
 }

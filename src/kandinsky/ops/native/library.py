@@ -66,9 +66,9 @@ class Kernels:
         except AttributeError as error:
             raise OSError(f"`{path}` is no library of these kernels: {error}") from error
         self.attention.argtypes = [ctypes.POINTER(Work), word]
-        self.normed_heads.argtypes = [place, place, place, number, number, number, small, word]
-        self.modulated.argtypes = [place, place, place, place, number, number, small, word]
-        self.gated.argtypes = [place, place, place, number, number, word]
+        self.normed_heads.argtypes = [place, place, place, number, number, number, small, word, number]
+        self.modulated.argtypes = [place, place, place, place, number, number, small, word, number]
+        self.gated.argtypes = [place, place, place, number, number, word, number]
         for function in (self.normed_heads, self.modulated, self.gated):
             function.restype = None
 
