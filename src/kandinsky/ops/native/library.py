@@ -92,16 +92,14 @@ def serves(*tensors: Tensor) -> bool:
     operations.
     """
     first = tensors[0]
-    return (
-        first.is_cpu
-        and first.dtype in (torch.bfloat16, torch.float32)
-        and all(type(x) in (Tensor, torch.nn.Parameter) and x.is_cpu and x.dtype is first.dtype for x in tensors)
-        and not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and torch._C._len_torch_dispatch_stack() == 0  # type: ignore[attr-defined]
-        and kernels() is not None
-    )
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or first.dtype not in (torch.bfloat16, torch.float32):
+        return False
+    for x in tensors:
+        if type(x) not in (Tensor, torch.nn.Parameter) or not x.is_cpu or x.dtype is not first.dtype:
+            return False
+    if torch.is_autocast_enabled("cpu") or torch._C._len_torch_dispatch_stack():
+        return False
+    return kernels() is not None
 
 
 @functools.cache
