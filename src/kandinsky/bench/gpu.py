@@ -66,6 +66,7 @@ def items(device: str = "cuda", *, tiny: bool = False) -> list[Item]:
         bench("Lite, 5 s of 768x512", LITE_5, "dit", "--steps", "2", limit_s=100, rival=True),
         bench("Image Lite, 1024x1024", IMAGE, "dit", "--steps", "10", limit_s=60, rival=True),
         bench("Lite, 10 s of 768x512", LITE_10, "dit", "--steps", "2", limit_s=80, repeats=1),
+        bench("Lite, 10 s, blocks by Triton", LITE_10, "dit", "--steps", "2", "--attention", "triton", limit_s=70, repeats=1),
         bench("Kandinsky 4 Flash, 12 s of 672x384", FLASH, "dit", "--size", "672x384", "--seconds", "12", limit_s=60),
         bench("Decoding 5 s of 768x512", LITE_5, "vae", limit_s=100, repeats=1, rival=True),
         bench("Decoding an image of 1024x1024", IMAGE, "vae", limit_s=30, rival=True),

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import BackendError
-from kandinsky.ops import block_sparse
+from kandinsky.ops import block_sparse, triton_blocks
 from kandinsky.ops.attention_spec import AttentionSpec, current_backend
 from kandinsky.ops.block_sparse import BlockMask, DenseKernel
 from kandinsky.ops.engines import ENGINES
@@ -196,6 +196,7 @@ _BACKENDS: dict[str, Backend] = {
     "plain": Backend(_plain, partial(block_sparse.expanded, _plain)),
     "native": Backend(native.dense, native.sparse, library.missing),
     "gathered": Backend(blocks=block_sparse.gathered),
+    "triton": Backend(blocks=triton_blocks.sparse, missing=triton_blocks.missing),
     "flex": Backend(blocks=block_sparse.flex, missing=block_sparse.flex_missing),
     **{name: Backend(engine, missing=engine.missing) for name, engine in ENGINES.items()},
 }
