@@ -103,9 +103,7 @@ def test_own_kernels_are_the_plain_forms(
     taken = []
     for name in ("modulated", "gated", "normed_heads"):
         real = getattr(islands, name)
-        monkeypatch.setattr(
-            islands, name, lambda *given, name=name, real=real: taken.append(name) or real(*given)
-        )
+        monkeypatch.setattr(islands, name, lambda *given, name=name, real=real: taken.append(name) or real(*given))
     rounding = {"rtol": 1e-5, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 8e-3, "atol": 1e-3}
     before, own = x.clone(), torch.get_num_threads()
     torch.set_num_threads(threads)

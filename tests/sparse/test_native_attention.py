@@ -1,4 +1,4 @@
-"""Our own attention kernel against the definition: dense, masked keys, blocks with padding, both types; and who falls back."""
+"""Our own attention kernel against the definition: dense, masked keys, blocks, both types; and what falls back."""
 
 from __future__ import annotations
 

@@ -70,9 +70,9 @@ def library(dtype: torch.dtype) -> Library:
 def usual(dtype: torch.dtype) -> Library:
     """What is taken where nobody measured.
 
-    In float32 oneDNN took 0.5 of MKL's time on an AMD with vectors of 512 bits, which MKL does not use there, and 0.67 to
-    1.08 of it on others without them; on an Intel 1.12 to 1.18. In bfloat16, where PyTorch itself reaches oneDNN and the
-    bits are the same, it took 0.72 to 0.83 of PyTorch's time on that Intel and 0.89 to 0.99 on that AMD.
+    In float32 oneDNN took 0.5 of MKL's time on an AMD with vectors of 512 bits, which MKL does not use there, 0.67 to
+    1.08 of it on others without them, and 1.12 to 1.18 on an Intel. In bfloat16, where PyTorch itself ends at oneDNN
+    and the bits are the same, it took 0.72 to 0.83 of PyTorch's time on that Intel and 0.89 to 0.99 on that AMD.
     """
     return "onednn" if dtype is torch.bfloat16 or _processor_is("AuthenticAMD") else "torch"
 

@@ -38,7 +38,7 @@ def sparse(q_BSNK: Tensor, k_BSNK: Tensor, v_BSNK: Tensor, blocks: BlockMask) ->
     Raises:
         BackendError: Gradients are wanted, or the kernel has no such heads or blocks.
     """
-    (B, S, N, K), size = q_BSNK.shape, blocks.size
+    (B, _, N, K), size = q_BSNK.shape, blocks.size
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BSNK, k_BSNK, v_BSNK)):
         raise BackendError("attention `triton` has no gradients: use `flex` or `gathered`")
     if K not in WIDTHS or size not in SIZES:

@@ -3,7 +3,6 @@
 Legend: as there.
 """
 # mypy: ignore-errors
-# ruff: noqa: ANN001, ANN202, N803
 
 import triton
 import triton.language as tl

@@ -14,7 +14,7 @@ from kandinsky.ops.native import library
 TILE = 64  # tokens that the kernel takes at once: blocks are a multiple of it
 WIDEST = 512
 # least multiplications of queries and keys: what is smaller takes as long to call as to compute
-LEAST = 2**18
+LEAST = 2**22
 
 
 def fits(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, mask: Tensor | None, blocks: BlockMask | None) -> bool:

@@ -26,12 +26,22 @@ def modulated(x_BSD: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor
     assert made is not None
     out = torch.empty_like(x_BSD)
     rows, is_half = x_BSD.numel() // D, x_BSD.dtype is torch.bfloat16
-    made.modulated(x_BSD.data_ptr(), scale.data_ptr(), shift.data_ptr(), out.data_ptr(), rows, D, eps, is_half, torch.get_num_threads())
+    made.modulated(
+        x_BSD.data_ptr(),
+        scale.data_ptr(),
+        shift.data_ptr(),
+        out.data_ptr(),
+        rows,
+        D,
+        eps,
+        is_half,
+        torch.get_num_threads(),
+    )
     return out
 
 
 def gated(x_BSD: Tensor, gate: Tensor, update_BSD: Tensor) -> Tensor | None:
-    """x + gate·update, written over the update; the gate holds D numbers."""
+    """The sum x + gate·update, written over the update; the gate holds D numbers."""
     D = x_BSD.shape[-1]
     if x_BSD.shape != update_BSD.shape or not _are_vectors(D, gate):
         return None

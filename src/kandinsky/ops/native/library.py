@@ -38,7 +38,7 @@ VERSION = 1
 class Work(ctypes.Structure):
     """Arguments of the attention; see `struct Attention` in ``kernels.cpp``."""
 
-    _fields_ = [  # noqa: RUF012 - as ctypes wants it
+    _fields_ = [
         *((name, ctypes.c_void_p) for name in ("q", "k", "v", "out", "counted", "firsts", "kept", "counts")),
         *((name, ctypes.c_int64 * 3) for name in ("q_strides", "k_strides", "v_strides")),
         *((name, ctypes.c_int64) for name in ("B", "S", "L", "N", "K", "size", "threads")),
@@ -79,7 +79,7 @@ def kernels() -> Kernels | None:
 
 
 def missing(device_type: str = "cpu") -> str | None:
-    """Why there are no kernels for a kind of device; None where there are. Compiles them if they are needed for that."""
+    """Why there are no kernels for a kind of device; None where there are. They are compiled to know it."""
     if device_type != "cpu":
         return "it runs on processors only"
     return _found()[1]
@@ -182,7 +182,7 @@ def _built() -> Path:
 
 
 def _distance(made: Kernels) -> float:
-    """How far its attention is from the definition on a small problem, of the definition's norm; the larger of both types."""
+    """How far its attention is from the definition on a small problem, relative to it; the larger of both types."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 80, 2, 64, generator=generator) for _ in range(3))
     worst = 0.0
