@@ -145,7 +145,7 @@ def _fastest(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, mask: Tensor | None
 
 def _fastest_for_blocks(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, blocks: BlockMask) -> str:
     """Our own kernel, FlexAttention on CUDA only (on CPU, compiling takes longer than a small clip), else gathering."""
-    if native.pays(q_BSNK, k_BLNK) and native.fits(q_BSNK, k_BLNK, v_BLNK, None, blocks):
+    if native.pays(q_BSNK, k_BLNK, in_blocks=True) and native.fits(q_BSNK, k_BLNK, v_BLNK, None, blocks):
         return "native"
     compiles = q_BSNK.is_cuda and q_BSNK.shape[-1] >= block_sparse.FLEX_MIN_WIDTH
     return "flex" if compiles and block_sparse.flex_missing(q_BSNK.device.type) is None else "gathered"

@@ -15,6 +15,7 @@ TILE = 64  # tokens that the kernel takes at once: blocks are a multiple of it
 WIDEST = 512
 # least multiplications of queries and keys: what is smaller takes as long to call as to compute
 LEAST = 2**22
+LEAST_IN_BLOCKS = 2**27  # as if none were left out
 
 
 def fits(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, mask: Tensor | None, blocks: BlockMask | None) -> bool:
@@ -34,9 +35,14 @@ def fits(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, mask: Tensor | None, bl
     return all(x.stride(-1) == 1 for x in (q_BSNK, k_BLNK, v_BLNK)) and library.serves(q_BSNK, k_BLNK, v_BLNK)
 
 
-def pays(q_BSNK: Tensor, k_BLNK: Tensor) -> bool:
-    """Whether there is enough work that calling the kernels is worth it."""
-    return q_BSNK.is_cpu and q_BSNK.numel() * k_BLNK.shape[1] >= LEAST
+def pays(q_BSNK: Tensor, k_BLNK: Tensor, *, in_blocks: bool = False) -> bool:
+    """Whether the kernels are taken where nobody chose: for much work, and where they were measured to be faster.
+
+    In bfloat16 PyTorch's kernel has the tiles of AMX, which ours has not; there `kandinsky tune` may find either.
+    """
+    if q_BSNK.dtype is torch.bfloat16 and library.has_tiles():
+        return False
+    return q_BSNK.is_cpu and q_BSNK.numel() * k_BLNK.shape[1] >= (LEAST_IN_BLOCKS if in_blocks else LEAST)
 
 
 def dense(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, mask: Tensor | None) -> Tensor:

@@ -148,6 +148,11 @@ def _flags() -> frozenset[str]:
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
+def has_tiles() -> bool:
+    """Whether the processor multiplies tiles of bfloat16 (AMX)."""
+    return "amx_bf16" in _flags()
+
+
 def _run(command: Sequence[str]) -> str:
     """What a command prints.
 
