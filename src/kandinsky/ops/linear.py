@@ -80,14 +80,14 @@ def usual(dtype: torch.dtype) -> Library:
 def products(a: Tensor) -> list[Callable[[], Tensor]]:
     """A square matrix times itself by each library that there is for it, to measure them."""
     found: list[Callable[[], Tensor]] = [lambda: a @ a]
-    if _ONEDNN and a.is_cpu and _computes(a.dtype):
+    if _ONEDNN and a.is_cpu and computes(a.dtype):
         found.append(lambda: torch.ops.mkldnn._linear_pointwise(a, a, None, "none", [], ""))
     return found
 
 
 @functools.cache
-def _computes(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has products of a type here; of bfloat16 only with vectors of 512 bits."""
+def computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has products and convolutions of a type here; of bfloat16 only with vectors of 512 bits."""
     if dtype is not torch.bfloat16:
         return dtype is torch.float32
     has_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -107,7 +107,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.dtype is weight.dtype
         and not torch.compiler.is_compiling()  # asked before what a compiler need not see
         and library(x.dtype) == "onednn"
-        and _computes(x.dtype)
+        and computes(x.dtype)
         and type(weight) in (Tensor, nn.Parameter)  # cut and quantised weights have products of their own
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled(x.device.type)  # which rounds what goes through F.linear
