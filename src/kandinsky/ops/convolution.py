@@ -57,7 +57,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and min(weight.shape[:2]) >= LEAST_CHANNELS
         and min(weight.shape[2:]) >= 1
         and type(weight) in (Tensor, nn.Parameter)
-        and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled(x.device.type)
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and computes(x.dtype)
         and torch._C._len_torch_dispatch_stack() == 0

@@ -78,9 +78,9 @@ def kernels() -> Kernels | None:
     return _found()[0]
 
 
-def missing(device_type: str = "cpu") -> str | None:
+def missing(device_type: str | None = None) -> str | None:
     """Why there are no kernels for a kind of device; None where there are. They are compiled to know it."""
-    if device_type != "cpu":
+    if device_type is not None and device_type != "cpu":
         return "it runs on processors only"
     return _found()[1]
 
@@ -97,7 +97,7 @@ def serves(*tensors: Tensor) -> bool:
     for x in tensors:
         if type(x) not in (Tensor, torch.nn.Parameter) or not x.is_cpu or x.dtype is not first.dtype:
             return False
-    if torch.is_autocast_enabled("cpu") or torch._C._len_torch_dispatch_stack():
+    if torch.is_autocast_enabled(first.device.type) or torch._C._len_torch_dispatch_stack():
         return False
     return kernels() is not None
 
