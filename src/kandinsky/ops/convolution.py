@@ -1,8 +1,8 @@
 """Convolutions in time and space by oneDNN where PyTorch would not ask it.
 
-PyTorch keeps small convolutions on one thread (at most 20,480 for batch · channels · frames · rows) from oneDNN and goes
-through a matrix of patches instead. On a processor with AVX-512 that was 45 % of a small HunyuanVideo decode. Few channels
-stay where they are: there is little to win, and their numbers stay. The result is the same up to rounding.
+PyTorch keeps small convolutions on one thread (at most 20,480 for batch · channels · frames · rows) from oneDNN and
+goes through a matrix of patches instead. On a processor with AVX-512 that was 45 % of a small HunyuanVideo decode. Few
+channels stay where they are: there is little to win, and their numbers stay. The result is the same up to rounding.
 """
 
 from __future__ import annotations
