@@ -21,7 +21,8 @@ class Conv3d(nn.Conv3d):
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros" or isinstance(self.padding, str) or self.groups != 1:
-            return super()._conv_forward(x, weight, bias)
+            out: Tensor = super()._conv_forward(x, weight, bias)
+            return out
         return convolve(x, weight, bias, self.stride, self.padding, self.dilation)
 
 
